@@ -1,0 +1,35 @@
+"""Field helpers of the configuration: a default together with the values that are allowed."""
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any
+
+
+def number(
+    default: float, minimum: float | None = None, maximum: float | None = None, above: float | None = None
+) -> Any:
+    """A number with bounds: `minimum` and `maximum` are inclusive, `above` is exclusive."""
+    return field(default=default, metadata={"minimum": minimum, "maximum": maximum, "above": above})
+
+
+def choice(default: str, *others: str) -> Any:
+    """A string out of a fixed set; the first one is the default."""
+    return field(default=default, metadata={"choices": (default, *others)})
+
+
+def violation(key: str, value: Any, metadata: Mapping[str, Any]) -> str | None:
+    """Says what is wrong with `value` under a field's `metadata`, or returns None."""
+    choices = metadata.get("choices")
+    if choices and value not in choices:
+        return f"{key} is {value!r}; allowed: {', '.join(choices)}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    rules = {
+        ">=": (metadata.get("minimum"), lambda bound: value >= bound),
+        ">": (metadata.get("above"), lambda bound: value > bound),
+        "<=": (metadata.get("maximum"), lambda bound: value <= bound),
+    }
+    rules = {sign: rule for sign, rule in rules.items() if rule[0] is not None}
+    if all(holds(bound) for bound, holds in rules.values()):
+        return None
+    return f"{key} is {value}; allowed: " + " and ".join(f"{sign} {bound}" for sign, (bound, _) in rules.items())

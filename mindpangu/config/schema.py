@@ -1,0 +1,198 @@
+"""Every key of a run, as dataclasses: one class a section, a docstring under each field.
+
+Only declarations and the checks that need a single section live here; reading files, overrides and
+checks across sections are in `loader.py`. Names follow MindSpore's users (seq_length, num_layers,
+local_batch_size …). A value of 0 or "" that stands for "derived" says so in its docstring.
+"""
+
+from dataclasses import dataclass, field
+
+from mindpangu.config.fields import choice, number
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    num_layers: int = number(4, minimum=1)
+    """Transformer layers, the query layer on top included."""
+    rre_layers: int = number(2, minimum=0)
+    """How many of the top layers hold Random Routed Experts; 0 is the dense PanGu-α."""
+    hidden_size: int = number(256, minimum=1)
+    """Width of the residual stream."""
+    ffn_hidden_size: int = number(0, minimum=0)
+    """Inner width of a feed-forward network and of one expert; 0 means 4 × hidden_size."""
+    num_heads: int = number(4, minimum=1)
+    """Attention heads; must divide hidden_size."""
+    seq_length: int = number(128, minimum=2)
+    """Tokens a sample; also the number of learned positions."""
+    vocab_size: int = number(8000, minimum=1)
+    """Rows of the embedding when there is one embedding slot; the tokenizer is trained to this size."""
+    layernorm_epsilon: float = number(1e-5, above=0)
+    """Added to the variance in LayerNorm."""
+    init_std: float = number(0.02, above=0)
+    """Standard deviation of the initial weights; output projections use init_std / sqrt(2 · num_layers) (ours)."""
+
+
+@dataclass(frozen=True)
+class EmbeddingSlotConfig:
+    name: str = ""
+    """Name of the slot."""
+    vocab_size: int = number(1, minimum=1)
+    """Rows of the slot: the vocabulary of its tokenizer."""
+    tokenizer: str = ""
+    """The slot's sentencepiece model; "" means the run's own tokenizer."""
+    domains: list[str] = field(default_factory=list)
+    """Domains whose tokens are rows of this slot."""
+
+
+@dataclass(frozen=True)
+class DomainsConfig:
+    preset: str = choice("sigma_4", "sigma_40")
+    """The domains to choose from: the four major ones, or all 40 of PanGu-Σ."""
+    names: list[str] = field(default_factory=list)
+    """The domains of this run, a part of the preset; empty means all of it."""
+    experts_per_domain: int = number(16, minimum=1, maximum=65535)
+    """Experts in each domain's group, in every RRE layer."""
+    experts: dict[str, int] = field(default_factory=dict)
+    """Group sizes that differ from experts_per_domain, by domain name."""
+    embedding_slots: list[EmbeddingSlotConfig] = field(default_factory=list)
+    """Row ranges of the embedding with a vocabulary of their own; empty means one slot for all domains."""
+
+
+@dataclass(frozen=True)
+class RoutingConfig:
+    assignment: str = choice("balanced", "random")
+    """balanced: greedy by token frequency (ours); random: shuffle and deal (PanGu-Σ, Algorithm 1)."""
+    seed: int = number(0, minimum=0)
+    """Seed of the assignment. The table itself is saved with the model and never rebuilt from the seed."""
+    jitter: float = number(0.5, minimum=0)
+    """balanced only: relative noise on the frequencies, per layer, so that layers group tokens differently."""
+
+
+@dataclass(frozen=True)
+class ExpertsConfig:
+    update_threads: int = number(2, minimum=1)
+    """Host threads that apply Adam to the activated experts."""
+    block_rows: int = number(0, minimum=0)
+    """Rows of one block of the composed grouped FFN; 0 means the mean number of tokens an expert receives."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    corpus: list[str] = field(default_factory=lambda: ["recipes/corpus/*.jsonl"])
+    """jsonl files (glob patterns, relative to the current directory), one record a line."""
+    tokenizer: str = ""
+    """A sentencepiece model to use; "" trains one on the training split."""
+    heldout_fraction: float = number(0.05, above=0, maximum=0.5)
+    """Share of each domain's text that is held out, by whole documents."""
+    max_bad_records: int = number(0, minimum=0)
+    """How many unusable records are skipped (and reported) before the job stops."""
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Relative weight of each domain in the training stream; empty means equal weights."""
+    domains_per_step: int = number(1, minimum=1)
+    """Domain slots of a micro-batch; each takes an equal part of its samples, all of one domain."""
+    eod_reset: bool = False
+    """Attention and positions restart after the end of a document (PanGu-α: on; PanGu-Σ: off)."""
+    seed: int = number(0, minimum=0)
+    """Seed of the held-out split and of the order of the samples."""
+
+
+@dataclass(frozen=True)
+class ParallelismConfig:
+    data_parallel: int = number(1, minimum=1)
+    """Replicas that read different samples."""
+    tensor_parallel: int = number(1, minimum=1)
+    """Ranks that share one layer's matrices."""
+    expert_parallel: int = number(1, minimum=1)
+    """Ranks that share the experts; they are the data-parallel ranks."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    """Decay of Adam's first and second moment."""
+    eps: float = number(1e-8, above=0)
+    """Adam's epsilon of the dense parameters."""
+    expert_eps: float = number(1e-20, above=0)
+    """Adam's epsilon of the experts in RRE layers (PanGu-Σ's hybrid epsilon)."""
+    weight_decay: float = number(0.1, minimum=0)
+    """Decoupled weight decay; biases and LayerNorms are not decayed."""
+
+
+@dataclass(frozen=True)
+class LrSchedulerConfig:
+    learning_rate: float = number(1e-3, above=0)
+    """Peak learning rate, reached at the end of the warm-up."""
+    lr_end: float = number(1e-5, minimum=0)
+    """Learning rate after the decay."""
+    warmup_steps: int = number(10, minimum=0)
+    """Steps of linear warm-up."""
+    decay_steps: int = number(0, minimum=0)
+    """Step at which the cosine decay ends; 0 means training.steps."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    run_name: str = "run"
+    """The run folder is output_dir/run_name."""
+    output_dir: str = "output"
+    """Where run folders are made."""
+    steps: int = number(100, minimum=1)
+    """Optimizer steps."""
+    local_batch_size: int = number(8, minimum=1)
+    """Samples of one micro-batch on one rank."""
+    global_batch_size: int = number(0, minimum=0)
+    """Samples of one step on all ranks; a multiple of local_batch_size · data_parallel (the rest is gradient
+    accumulation); 0 means no accumulation."""
+    max_norm: float = number(1.0, above=0)
+    """Global gradient norm above which gradients are scaled down."""
+    seed: int = number(0, minimum=0)
+    """Seed of the initial weights."""
+    spike_sigma: float = number(6.0, minimum=0)
+    """A step whose loss or gradient norm exceeds the recent mean by this many standard deviations is skipped;
+    0 switches this off. Non-finite steps are always skipped."""
+    spike_window: int = number(128, minimum=8)
+    """Steps over which that mean is taken; nothing is judged before half of them are there."""
+    max_skipped_steps: int = number(20, minimum=1)
+    """Training stops with an error after this many skipped steps in a row."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    save_steps: int = number(100, minimum=1)
+    """Steps between checkpoints; the last step is always saved."""
+    keep_last: int = number(2, minimum=1)
+    """How many checkpoints stay on disk."""
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    log_steps: int = number(1, minimum=1)
+    """Steps between step lines; metrics.jsonl has every step."""
+    heldout_samples: int = number(64, minimum=1)
+    """Samples a domain in the held-out evaluation (fewer if the split is smaller)."""
+
+
+@dataclass(frozen=True)
+class ContextConfig:
+    device_target: str = choice("CPU", "Ascend")
+    """Device that computes the step."""
+    precision: str = choice("fp32", "fp16", "bf16")
+    """Number format of the device computation; on the CPU only fp32."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run. Sections and keys are those of the YAML file and of the dotted overrides."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    domains: DomainsConfig = field(default_factory=DomainsConfig)
+    routing: RoutingConfig = field(default_factory=RoutingConfig)
+    experts: ExpertsConfig = field(default_factory=ExpertsConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    parallelism: ParallelismConfig = field(default_factory=ParallelismConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lr_scheduler: LrSchedulerConfig = field(default_factory=LrSchedulerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    context: ContextConfig = field(default_factory=ContextConfig)

@@ -1,0 +1,129 @@
+"""The domains of a model: what text they hold, which control tokens it gets, and how many experts serve it.
+
+A domain is the first level of PanGu-Σ's routing: every sample belongs to one, and its tokens can only reach
+that domain's group of experts. The paper names 4 major domains and 36 others (26 natural languages,
+6 programming languages, finance, health, law, poetry); which languages, and how the control tokens are
+spelled, is not published: those choices are ours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mindpangu.config import Config
+from mindpangu.errors import ConfigError
+
+END_OF_TEXT = "<eot>"
+CHINESE, ENGLISH = "<cn>", "<en>"
+
+_LANGUAGES = "ar bg cs da de el es fa fi fr he hi hu id it ja ko nl pl pt ro ru sv th tr vi".split()
+_PROGRAMMING_LANGUAGES = "c cpp go javascript php rust".split()
+_CHINESE_TOPICS = "finance health law poetry".split()
+
+MAIN_SLOT = "main"
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One domain of a run.
+
+    Attributes:
+        name: unique name; records, tables and expert files carry it.
+        kind: "monolingual", "bilingual" or "code"; decides how a record becomes a document (`data.formats`).
+        control_tokens: the tokens that open the parts of a document. Bilingual: (Chinese, English).
+            Code: one for each programming language, the first is the default.
+        num_experts: size of the domain's expert group, the same in every RRE layer.
+        embedding_slot: the row range of the embedding that holds its tokens.
+    """
+
+    name: str
+    kind: str
+    control_tokens: tuple[str, ...]
+    num_experts: int = 1
+    embedding_slot: str = MAIN_SLOT
+
+
+_SIGMA_4 = (
+    Domain("bilingual", "bilingual", (CHINESE, ENGLISH)),
+    Domain("zh", "monolingual", (CHINESE,)),
+    Domain("en", "monolingual", (ENGLISH,)),
+    Domain("code", "code", ("<python>", "<java>")),
+)
+_SIGMA_40 = (
+    *_SIGMA_4,
+    *(Domain(name, "monolingual", (f"<{name}>",)) for name in _LANGUAGES),
+    *(Domain(f"code_{name}", "code", (f"<{name}>",)) for name in _PROGRAMMING_LANGUAGES),
+    *(Domain(name, "monolingual", (CHINESE,)) for name in _CHINESE_TOPICS),
+)
+PRESETS: dict[str, tuple[Domain, ...]] = {"sigma_4": _SIGMA_4, "sigma_40": _SIGMA_40}
+
+
+def build_domains(config: Config) -> tuple[Domain, ...]:
+    """The run's domains in the order of the preset; a domain's position is its domain id.
+
+    Raises:
+        ConfigError: a name that the preset does not have, or embedding slots that do not cover the domains.
+    """
+    section = config.domains
+    preset = {domain.name: domain for domain in PRESETS[section.preset]}
+    names = section.names or list(preset)
+    if len(set(names)) != len(names):
+        raise ConfigError(f"domains.names is {names}; a domain may appear once")
+    _require_known("domains.names", names, preset)
+    _require_known("domains.experts", section.experts, names)
+    _require_known("data.mixture", config.data.mixture, names)
+    for name, size in section.experts.items():
+        if not 1 <= size <= 65535:
+            raise ConfigError(f"domains.experts.{name} is {size}; allowed: >= 1 and <= 65535")
+    slots = _slot_of_each_domain(config, names)
+    return tuple(
+        Domain(
+            name=domain.name,
+            kind=domain.kind,
+            control_tokens=domain.control_tokens,
+            num_experts=section.experts.get(domain.name, section.experts_per_domain),
+            embedding_slot=slots[domain.name],
+        )
+        for domain in preset.values()
+        if domain.name in names
+    )
+
+
+def control_tokens_of(domains: Sequence[Domain]) -> list[str]:
+    """Every control token that the domains need, `<eot>` first, without repetition, in a stable order."""
+    tokens = [END_OF_TEXT]
+    for domain in domains:
+        tokens += [token for token in domain.control_tokens if token not in tokens]
+    return tokens
+
+
+def domain_named(domains: Sequence[Domain], name: str) -> tuple[int, Domain]:
+    """(domain id, domain) of a name. Raises ConfigError that lists the known names."""
+    for index, domain in enumerate(domains):
+        if domain.name == name:
+            return index, domain
+    raise ConfigError(f"unknown domain {name!r}; this model has: {', '.join(domain.name for domain in domains)}")
+
+
+def _require_known(key: str, names: Sequence[str] | dict, known: Sequence[str] | dict) -> None:
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{key} names {name!r}; known domains: {', '.join(known)}")
+
+
+def _slot_of_each_domain(config: Config, names: Sequence[str]) -> dict[str, str]:
+    slots = config.domains.embedding_slots
+    if not slots:
+        return dict.fromkeys(names, MAIN_SLOT)
+    owner: dict[str, str] = {}
+    for slot in slots:
+        if not slot.name or [other.name for other in slots].count(slot.name) > 1:
+            raise ConfigError(f"domains.embedding_slots: {slot.name!r} must be a name that no other slot has")
+        _require_known(f"domains.embedding_slots {slot.name}", slot.domains, names)
+        for name in slot.domains:
+            if name in owner:
+                raise ConfigError(f"domain {name!r} is in two embedding slots: {owner[name]} and {slot.name}")
+            owner[name] = slot.name
+    missing = [name for name in names if name not in owner]
+    if missing:
+        raise ConfigError(f"domains.embedding_slots leave out {', '.join(missing)}; every domain needs a slot")
+    return owner
