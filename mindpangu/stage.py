@@ -79,3 +79,23 @@ def hash_files(paths: Iterable[Path]) -> str:
                 digest.update(chunk)
         total.update(digest.digest())
     return total.hexdigest()
+
+
+class ResultFile:
+    """A stage whose whole output is one JSON file, `inputs` included."""
+
+    def __init__(self, path: Path, inputs: Mapping[str, Any]):
+        self.path = path
+        self.inputs = json.loads(json.dumps(inputs))
+
+    def is_current(self) -> bool:
+        try:
+            return json.loads(self.path.read_text(encoding="utf-8")).get("inputs") == self.inputs
+        except (OSError, ValueError):
+            return False
+
+    def write(self, result: Mapping[str, Any]) -> None:
+        scratch = self.path.with_name(f".{self.path.name}.building")
+        text = json.dumps({"inputs": self.inputs, **result}, indent=1, ensure_ascii=False)
+        scratch.write_text(text + "\n", encoding="utf-8")
+        scratch.replace(self.path)

@@ -1,0 +1,32 @@
+"""NumPy reference of rre_dispatch, forward and backward."""
+
+import numpy as np
+
+
+def rre_dispatch(
+    x_TH: np.ndarray, token_ids_T: np.ndarray, slot_ids_T: np.ndarray, table_DV: np.ndarray, num_experts: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """See `ascend_ops.rre_dispatch.composed.rre_dispatch`; any float dtype.
+
+    Raises:
+        ValueError: a token or slot id outside the table, or an entry of the table outside the experts.
+    """
+    num_slots, vocab_size = table_DV.shape
+    for name, ids, bound in (("token id", token_ids_T, vocab_size), ("slot id", slot_ids_T, num_slots)):
+        if len(ids) and not (0 <= ids.min() and ids.max() < bound):
+            bad = ids[(ids < 0) | (ids >= bound)][0]
+            raise ValueError(f"rre_dispatch: {name} {bad} is outside the table of {bound}")
+    experts_T = table_DV[slot_ids_T, token_ids_T].astype(np.int64)
+    if len(experts_T) and experts_T.max() >= num_experts:
+        raise ValueError(f"rre_dispatch: the table names expert {experts_T.max()} of {num_experts}")
+    groups_T = slot_ids_T.astype(np.int64) * num_experts + experts_T
+    order_T = np.argsort(groups_T, kind="stable")
+    positions_T = np.empty(len(order_T), np.int32)
+    positions_T[order_T] = np.arange(len(order_T))
+    counts_G = np.bincount(groups_T, minlength=num_slots * num_experts).astype(np.int32)
+    return x_TH[order_T], counts_G, positions_T
+
+
+def rre_dispatch_backward(drows_TH: np.ndarray, positions_T: np.ndarray) -> np.ndarray:
+    """Gradient with respect to x_TH: the rows go back to where they came from."""
+    return drows_TH[positions_T]

@@ -1,0 +1,42 @@
+"""The checkpoint: a directory of safetensors files with a manifest of hashes.
+
+    iteration_00000200/
+        manifest.json                           format version, step, and size and hash of every file
+        state.json                              step counts, loader state, spike window, digests of data and tables
+        config.yaml                             the resolved configuration
+        dense_00000_of_00001.safetensors        dense parameters and their Adam moments
+        experts/rre_00.zh.003.safetensors       one file per (RRE layer, domain, index in the group), self-describing
+        routing/zh.safetensors                  one routing-table file per domain
+        tokenizer/main.model                    one tokenizer per embedding slot
+
+`writer.py` makes one beside its place and renames it, `reader.py` verifies and reads, `directory.py` finds and prunes,
+`experts.py` is the format of an expert file, `compatibility.py` says what must agree before a run is resumed. The model's
+files are written in `language_model.files`, the training state in `train.saving`.
+"""
+
+from mindpangu.checkpoint.compatibility import input_digests, is_finished, refuse_differences
+from mindpangu.checkpoint.directory import (
+    clean_interrupted,
+    iteration_folder,
+    latest_iteration,
+    list_iterations,
+    prune,
+)
+from mindpangu.checkpoint.experts import ExpertFile, expert_file_name
+from mindpangu.checkpoint.reader import CheckpointReader
+from mindpangu.checkpoint.writer import CheckpointWriter
+
+__all__ = [
+    "CheckpointReader",
+    "CheckpointWriter",
+    "ExpertFile",
+    "clean_interrupted",
+    "expert_file_name",
+    "input_digests",
+    "is_finished",
+    "iteration_folder",
+    "latest_iteration",
+    "list_iterations",
+    "prune",
+    "refuse_differences",
+]

@@ -1,0 +1,72 @@
+"""What must agree before a run goes on from a checkpoint, and whether there is anything left to do."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from mindpangu.checkpoint.directory import latest_iteration
+from mindpangu.checkpoint.reader import CheckpointReader
+from mindpangu.config import Config, keys_that_differ, to_yaml
+from mindpangu.errors import CheckpointError
+from mindpangu.routing import RoutingTable
+from mindpangu.tokenizer import Tokenizer
+
+# What may differ between a run and its resumption: nothing here changes the model or a bit of its training.
+_FREE_SECTIONS = ("checkpoint", "monitor", "context", "parallelism")
+_FREE_KEYS = (
+    "training.steps",
+    "training.run_name",
+    "training.output_dir",
+    "experts.update_threads",
+    "data.corpus",  # the digest of the token shards decides
+    "data.tokenizer",
+    "data.max_bad_records",
+)
+
+
+def input_digests(data_digest: str, table: RoutingTable | None, tokenizers: Mapping[str, Tokenizer]) -> dict[str, str]:
+    """Hashes of what may not change under a run's checkpoints, by the name that a message uses."""
+    return {
+        "data (token shards)": data_digest,
+        "routing table": table.digest if table is not None else "none",
+        **{f"tokenizer of embedding slot {slot}": tokenizer.digest for slot, tokenizer in tokenizers.items()},
+    }
+
+
+def refuse_differences(reader: CheckpointReader, config: Config, digests: Mapping[str, str]) -> None:
+    """Raises CheckpointError naming everything that decides the training and is not as it was saved."""
+    changed = [f"{key} was {then!r}, is {now!r}" for key, (now, then) in _changed_keys(reader, config).items()]
+    saved = reader.json("state.json")["digests"]
+    changed += [
+        f"the {name} changed (hash {saved.get(name)} then, {digests.get(name)} now)"
+        for name in sorted({*saved, *digests})
+        if saved.get(name) != digests.get(name)
+    ]
+    if changed:
+        raise CheckpointError(
+            f"cannot resume {reader.folder}: {'; '.join(changed)}. Restore this, or start a new run from these weights "
+            "with --load"
+        )
+
+
+def is_finished(checkpoints: Path, config: Config, digests: Mapping[str, str]) -> bool:
+    """Whether the newest checkpoint is the last step of exactly this training."""
+    newest = latest_iteration(checkpoints)
+    if newest is None:
+        return False
+    reader = CheckpointReader(newest)
+    try:
+        refuse_differences(reader, config, digests)
+    except CheckpointError:
+        return False
+    return reader.step == config.training.steps
+
+
+def _changed_keys(reader: CheckpointReader, config: Config) -> dict[str, tuple]:
+    ours, theirs = (yaml.safe_load(to_yaml(each)) for each in (config, reader.config()))
+    return {
+        key: values
+        for key, values in keys_that_differ(ours, theirs).items()
+        if key not in _FREE_KEYS and key.split(".")[0] not in _FREE_SECTIONS
+    }

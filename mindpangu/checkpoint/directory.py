@@ -1,0 +1,50 @@
+"""The folder that holds a run's checkpoints: naming, finding the newest, removing old and interrupted ones."""
+
+import re
+import shutil
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+_ITERATION = re.compile(r"iteration_(\d{8,})")
+
+
+def iteration_folder(parent: Path, step: int) -> Path:
+    return parent / f"iteration_{step:08d}"
+
+
+def list_iterations(parent: Path) -> list[Path]:
+    """Complete checkpoints, oldest first. A folder takes this name only when everything in it is on disk."""
+    found = {}
+    for path in parent.glob("iteration_*"):
+        match = _ITERATION.fullmatch(path.name)
+        if match and (path / MANIFEST).is_file():
+            found[int(match[1])] = path
+    return [found[step] for step in sorted(found)]
+
+
+def latest_iteration(parent: Path) -> Path | None:
+    iterations = list_iterations(parent)
+    return iterations[-1] if iterations else None
+
+
+def prune(parent: Path, keep_last: int) -> list[Path]:
+    """Removes all but the newest `keep_last` checkpoints; returns what was removed."""
+    old = list_iterations(parent)[:-keep_last]
+    for path in old:
+        remove(path)
+    return old
+
+
+def remove(path: Path) -> None:
+    """Removes a checkpoint in two moves, so that an interruption leaves no incomplete folder under its name."""
+    doomed = path.with_name(f".{path.name}.deleting")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def clean_interrupted(parent: Path) -> None:
+    """Removes what a killed process left half-written or half-deleted."""
+    for pattern in (".iteration_*.writing", ".iteration_*.deleting"):
+        for path in parent.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,69 @@
+"""The file of one expert: weights, Adam moments, and a header that says whose they are.
+
+Named by layer, domain and index *inside the domain's group*, never by a global number: adding or removing a domain
+renames nobody, and a sub-model is made of the files themselves.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save as encode_tensors
+
+from mindpangu.checkpoint.reader import decode_tensors
+from mindpangu.errors import CheckpointError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ExpertFile:
+    """What an expert file says of itself, beside the tensors' names, shapes and dtypes.
+
+    Attributes:
+        layer: index among the RRE layers, from the bottom. domain: its domain's name. index: inside the group.
+        step_count: how often the expert was updated.
+        table: digest of the domain's routing table. tokenizer: digest of the tokenizer that made the tokens.
+    """
+
+    layer: int
+    domain: str
+    index: int
+    step_count: int
+    table: str
+    tokenizer: str
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def name(self) -> str:
+        return expert_file_name(self.layer, self.domain, self.index)
+
+    def encode(self, tensors: Mapping[str, np.ndarray]) -> bytes:
+        return encode_tensors(dict(tensors), metadata={key: str(value) for key, value in asdict(self).items()})
+
+    @staticmethod
+    def decode(path: Path, data: bytes) -> tuple["ExpertFile", dict[str, np.ndarray]]:
+        """The header and the tensors. Raises CheckpointError if the file is not a whole expert file."""
+        tensors = decode_tensors(path, data)
+        metadata = _metadata(data)
+        try:
+            header = ExpertFile(**{item.name: item.type(metadata[item.name]) for item in fields(ExpertFile)})
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"{path} has no valid expert header: {error}") from None
+        if header.format_version != FORMAT_VERSION:
+            raise CheckpointError(f"{path} has expert format {header.format_version}; this version reads 1")
+        return header, tensors
+
+
+def expert_file_name(layer: int, domain: str, index: int) -> str:
+    return f"experts/rre_{layer:02d}.{domain}.{index:03d}.safetensors"
+
+
+def _metadata(data: bytes) -> dict[str, Any]:
+    """safetensors: 8 bytes of header length, then JSON; the library reads metadata only from files on disk."""
+    (length,) = struct.unpack_from("<Q", data)
+    return json.loads(data[8 : 8 + length]).get("__metadata__", {})

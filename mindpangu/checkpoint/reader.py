@@ -1,0 +1,104 @@
+"""Reading a checkpoint: nothing is used before its size and hash agree with the manifest."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+
+from mindpangu.checkpoint.directory import MANIFEST, latest_iteration
+from mindpangu.checkpoint.writer import FORMAT_VERSION
+from mindpangu.config import Config, load_config
+from mindpangu.errors import CheckpointError
+
+
+class CheckpointReader:
+    """One checkpoint folder.
+
+    Attributes:
+        folder, step: where it lies and after which step it was saved.
+        files: name → size and hash. digest: hash of the manifest, and so of everything.
+
+    Args:
+        path: an `iteration_…` folder, or a run folder or its `checkpoint` folder, whose newest one is taken.
+
+    Raises:
+        CheckpointError: there is none, or its manifest cannot be read or is of another format version.
+    """
+
+    def __init__(self, path: Path):
+        self.folder = _find(path)
+        try:
+            data = (self.folder / MANIFEST).read_bytes()
+            manifest = json.loads(data)
+            self.files: dict[str, dict[str, Any]] = manifest["files"]
+            self.step: int = manifest["step"]
+            version = manifest["format_version"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.folder / MANIFEST} cannot be read: {error}") from None
+        self.digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+        if version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{self.folder} has checkpoint format {version}; this version of mindpangu reads {FORMAT_VERSION}"
+            )
+
+    def read(self, name: str) -> bytes:
+        """The verified content of one file.
+
+        Raises:
+            CheckpointError: not in the manifest, missing, truncated or altered.
+        """
+        entry = self.files.get(name)
+        if entry is None:
+            raise CheckpointError(f"{self.folder} has no {name}")
+        try:
+            data = (self.folder / name).read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{self.folder / name} cannot be read: {error.strerror}") from None
+        if len(data) != entry["bytes"]:
+            raise CheckpointError(f"{self.folder / name} has {len(data)} bytes, its manifest says {entry['bytes']}")
+        if hashlib.blake2b(data, digest_size=16).hexdigest() != entry["blake2b"]:
+            raise CheckpointError(f"{self.folder / name} was altered: its hash is not the one in the manifest")
+        return data
+
+    def json(self, name: str) -> Any:
+        try:
+            return json.loads(self.read(name))
+        except ValueError as error:
+            raise CheckpointError(f"{self.folder / name} is not JSON: {error}") from None
+
+    def config(self) -> Config:
+        """The resolved configuration that the checkpoint was saved with."""
+        self.read("config.yaml")
+        return load_config(self.folder / "config.yaml")
+
+    def tensors(self, name: str) -> dict[str, np.ndarray]:
+        return decode_tensors(self.folder / name, self.read(name))
+
+    def read_all(self, names: Iterable[str], use, threads: int = 2) -> None:
+        """Reads files in threads and hands each to `use(name, data)`; memory stays at a few files."""
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(lambda name: use(name, self.read(name)), list(names)):
+                pass
+
+
+def decode_tensors(path: Path, data: bytes) -> dict[str, np.ndarray]:
+    try:
+        return load_tensors(data)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
+
+
+def _find(path: Path) -> Path:
+    if (path / MANIFEST).is_file():
+        return path
+    for parent in (path, path / "checkpoint"):
+        latest = latest_iteration(parent)
+        if latest is not None:
+            return latest
+    raise CheckpointError(f"there is no complete checkpoint in {path}")

@@ -1,0 +1,113 @@
+"""Writing a checkpoint: every file beside its place, hashed and fsynced, then one rename."""
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+from types import TracebackType
+
+from mindpangu.checkpoint.directory import MANIFEST, iteration_folder, remove
+from mindpangu.errors import CheckpointError
+
+FORMAT_VERSION = 1
+
+
+class CheckpointWriter:
+    """Context manager that makes one checkpoint; nothing appears under its name unless everything is on disk.
+
+        with CheckpointWriter(run.checkpoints, step=200) as writer:
+            writer.write("state.json", data)
+
+    `write` may be called from several threads.
+
+    Raises:
+        CheckpointError: the disk is full or cannot be written; earlier checkpoints are untouched.
+    """
+
+    def __init__(self, parent: Path, step: int):
+        self.parent, self.step = parent, step
+        self.folder = iteration_folder(parent, step)
+        self.scratch = parent / f".{self.folder.name}.writing"
+        self._files: dict[str, dict[str, int | str]] = {}
+        self._lock = threading.Lock()
+
+    def require_space(self, num_bytes: int) -> None:
+        """Refuses early when the disk cannot take `num_bytes` more."""
+        free = shutil.disk_usage(self.parent).free
+        if num_bytes > free:
+            raise CheckpointError(
+                f"{self.folder} needs {num_bytes / 1e6:.0f} MB, but the disk has {free / 1e6:.0f} MB left; free some, "
+                "or lower checkpoint.keep_last; earlier checkpoints are untouched"
+            )
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes one file, `name` relative to the checkpoint."""
+        path = self.scratch / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_durably(path, data)
+        except OSError as error:
+            raise self._failure(error) from None
+        entry = {"bytes": len(data), "blake2b": hashlib.blake2b(data, digest_size=16).hexdigest()}
+        with self._lock:
+            self._files[name] = entry
+
+    def __enter__(self) -> "CheckpointWriter":
+        try:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            self.scratch.mkdir(parents=True)
+        except OSError as error:
+            raise self._failure(error) from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        except OSError as failure:
+            raise self._failure(failure) from None
+        finally:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _publish(self) -> None:
+        manifest = {"format_version": FORMAT_VERSION, "step": self.step, "files": dict(sorted(self._files.items()))}
+        _write_durably(self.scratch / MANIFEST, json.dumps(manifest, indent=1).encode())
+        for folder in (self.scratch, *(path for path in self.scratch.rglob("*") if path.is_dir())):
+            _sync_folder(folder)
+        if self.folder.exists():
+            remove(self.folder)
+        self.scratch.rename(self.folder)
+        _sync_folder(self.parent)
+
+    def _failure(self, error: OSError) -> CheckpointError:
+        return CheckpointError(
+            f"checkpoint {self.folder} cannot be written: {error.strerror or error}; "
+            "free disk space or change training.output_dir; earlier checkpoints are untouched"
+        )
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replaces a small file in one move."""
+    scratch = path.with_name(f".{path.name}.writing")
+    _write_durably(scratch, text.encode())
+    scratch.replace(path)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename or a new name is durable only when its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,28 @@
+"""Print the resolved configuration, one of its values, or all keys with what they mean."""
+
+import argparse
+from functools import reduce
+
+from mindpangu.config import Config, describe, to_yaml
+from mindpangu.config.run_folder import RunFolder
+from mindpangu.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--get", metavar="KEY", help="print one value: a dotted key, or run_folder")
+    parser.add_argument("--keys", action="store_true", help="list every key with type, default and meaning")
+
+
+def run(options: argparse.Namespace, config: Config) -> None:
+    if options.keys:
+        for key, kind, default, meaning in describe():
+            print(f"--{key}  ({kind}, default {default!r})\n    {meaning}")
+    elif options.get == "run_folder":
+        print(RunFolder.of(config).root)
+    elif options.get:
+        try:
+            print(reduce(getattr, options.get.split("."), config))
+        except AttributeError:
+            raise ConfigError(f"unknown key {options.get}; `mindpangu config --keys` lists them") from None
+    else:
+        print(to_yaml(config), end="")

@@ -1,0 +1,82 @@
+"""mindpangu VERB …: options, dotted overrides, and errors as one message instead of a traceback."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from mindpangu import __version__
+from mindpangu.cli import config, data, evaluate, generate, routing, tokenizer, train
+from mindpangu.config import load_config
+from mindpangu.errors import ConfigError, MindPanguError
+
+VERBS = (tokenizer, data, routing, train, evaluate, generate, config)
+
+_EPILOG = """\
+Every verb takes --config FILE and overrides of single keys, for example
+
+  mindpangu train --config recipes/cpu_smoke.yaml --training.steps 20 --optimizer.betas '[0.8, 0.95]'
+
+`mindpangu config --keys` lists all keys with what they mean. The whole main job is `bash recipes/run_910.sh`.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code: 0 done, 1 a mistake that the message names, 2 usage, 130 interrupted."""
+    parser = _build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    os.environ.setdefault("GLOG_v", "3")  # MindSpore's own warnings are about itself, not about the run
+    try:
+        settings = load_config(options.config, _parse_overrides(rest))
+        return options.verb.run(options, settings) or 0
+    except MindPanguError as error:
+        print(f"mindpangu: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mindpangu: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mindpangu",
+        description="Trains, evaluates and samples PanGu-Σ (Random Routed Experts) and PanGu-α models.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mindpangu {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for verb in VERBS:
+        name = verb.__name__.rsplit(".", 1)[1]
+        summary = verb.__doc__.strip().splitlines()[0]
+        subparser = verbs.add_parser(
+            name,
+            help=summary,
+            description=verb.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog="Single keys: --section.key value; `mindpangu config --keys` lists them.",
+            allow_abbrev=False,
+        )
+        subparser.add_argument("--config", metavar="FILE", help="YAML file of the run; defaults apply to absent keys")
+        verb.add_arguments(subparser)
+        subparser.set_defaults(verb=verb)
+    return parser
+
+
+def _parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
+    """--section.key value and --section.key=value. Raises ConfigError for anything else."""
+    overrides: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        key, separator, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or "." not in key:
+            raise ConfigError(f"unknown option {word}; overrides are written --section.key value (see --help)")
+        if not separator:
+            if not rest:
+                raise ConfigError(f"{word} has no value; write {word} VALUE")
+            value = rest.pop(0)
+        overrides[key] = value
+    return overrides

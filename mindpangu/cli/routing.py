@@ -1,0 +1,22 @@
+"""Build the routing table, or show the load that it gives the experts.
+
+build      writes output/<run>/routing/; skipped when data and settings have not changed
+stats      prints the load of every expert group again, and draws output/<run>/routing.png
+"""
+
+import argparse
+
+from mindpangu.config import Config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("build", "stats"))
+
+
+def run(options: argparse.Namespace, config: Config) -> None:
+    from mindpangu.data.prepare import prepare_routing, show_routing
+
+    if options.action == "build":
+        prepare_routing(config)
+    else:
+        show_routing(config)

@@ -1,0 +1,64 @@
+"""Where everything of a run lies: output/<run>/…, the layout that MindSpore users know."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mindpangu.config.schema import Config
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run folder; nothing is created here."""
+
+    root: Path
+
+    @staticmethod
+    def of(config: Config) -> "RunFolder":
+        return RunFolder(Path(config.training.output_dir) / config.training.run_name)
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.root / "tokenizer"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def routing(self) -> Path:
+        return self.root / "routing"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoint"
+
+    @property
+    def latest(self) -> Path:
+        return self.root / "latest_checkpointed_iteration.txt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.root / "evaluation.json"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.md"
+
+    @property
+    def loss_plot(self) -> Path:
+        return self.root / "loss.png"
+
+    def log(self, rank: int = 0) -> Path:
+        return self.root / "log" / f"rank_{rank}"

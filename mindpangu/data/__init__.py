@@ -1,0 +1,45 @@
+"""From text on disk to batches of token ids; nothing here knows of models or of MindSpore.
+
+The journey of a document:
+
+    reader = CorpusReader(config, domains)                  # jsonl → Record, bad records counted and named
+    split = split_corpus(reader)                            # which source documents are held out
+    tokenizer = train_tokenizer(training_texts(reader, split), vocab_size, control_tokens_of(domains), path)
+    shards = write_shards(folder, reader, split, tokenizer) # <python> code <eot> → code.train.bin
+    loader = Loader(shards, domains, config)                # cut at seq_length, shuffled, mixed
+    step = loader.next_step()                               # StepBatches: micro-batches, and the state to save
+"""
+
+from mindpangu.data.batch import Batch
+from mindpangu.data.corpus import CorpusReader, CorpusReport, Record
+from mindpangu.data.formats import document_parts, encode_documents, prompt_ids
+from mindpangu.data.loader import Loader, LoaderState, StepBatches, heldout_batches
+from mindpangu.data.mixture import Mixture, mixture_weights
+from mindpangu.data.packing import loss_mask, positions
+from mindpangu.data.shards import TokenShards, write_shards
+from mindpangu.data.split import HELDOUT, TRAIN, HeldoutSplit, split_corpus, training_texts
+
+__all__ = [
+    "HELDOUT",
+    "TRAIN",
+    "Batch",
+    "CorpusReader",
+    "CorpusReport",
+    "HeldoutSplit",
+    "Loader",
+    "LoaderState",
+    "Mixture",
+    "Record",
+    "StepBatches",
+    "TokenShards",
+    "document_parts",
+    "encode_documents",
+    "heldout_batches",
+    "loss_mask",
+    "mixture_weights",
+    "positions",
+    "prompt_ids",
+    "split_corpus",
+    "training_texts",
+    "write_shards",
+]

@@ -1,0 +1,59 @@
+"""A micro-batch: the arrays a model step takes, assembled out of token windows.
+
+Which windows are chosen is up to `loader.py`; positions and the loss mask are defined in `packing.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mindpangu.data.packing import loss_mask, positions
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's micro-batch of B samples of S tokens. Arrays are contiguous, so tensors can share their memory.
+
+    Attributes:
+        tokens_BS: input ids, int32.
+        targets_BS: the id that follows each input, int32.
+        positions_BS: position of each input in its sample or, with data.eod_reset, in its document, int32.
+        loss_mask_BS: 1.0 where the target counts, float32.
+        domain_of_slot: domain id of each of the data.domains_per_step slots; slot s owns samples
+            s·B/slots … (s+1)·B/slots − 1.
+        sample_ids_B2: (domain id, index within the domain's split) of each sample, int64; names a bad batch. The index
+            of a sample that is only padding is −1.
+    """
+
+    tokens_BS: npt.NDArray[np.int32]
+    targets_BS: npt.NDArray[np.int32]
+    positions_BS: npt.NDArray[np.int32]
+    loss_mask_BS: npt.NDArray[np.float32]
+    domain_of_slot: tuple[int, ...]
+    sample_ids_B2: npt.NDArray[np.int64]
+
+
+def assemble_batch(
+    windows: Sequence[npt.NDArray],
+    sample_ids_B2: npt.NDArray[np.int64],
+    domain_of_slot: tuple[int, ...],
+    seq_length: int,
+    pad_id: int,
+    eot_id: int,
+    eod_reset: bool,
+) -> Batch:
+    """A batch out of windows of S + 1 tokens each. Rows of `sample_ids_B2` without a window are padding."""
+    block = np.full((len(sample_ids_B2), seq_length + 1), pad_id, np.int32)
+    for row, window in zip(block, windows, strict=False):
+        row[:] = window
+    tokens_BS, targets_BS = block[:, :-1].copy(), block[:, 1:].copy()
+    return Batch(
+        tokens_BS=tokens_BS,
+        targets_BS=targets_BS,
+        positions_BS=positions(tokens_BS, eot_id, eod_reset),
+        loss_mask_BS=loss_mask(tokens_BS, targets_BS, pad_id, eot_id, eod_reset),
+        domain_of_slot=domain_of_slot,
+        sample_ids_B2=sample_ids_B2,
+    )

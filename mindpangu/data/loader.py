@@ -1,0 +1,178 @@
+"""Batches in their order: the endless, shuffled, mixed training stream, and the held-out samples of one domain.
+
+The training stream is a sequence of micro-batches that depends only on the shards, the mixture, data.seed and
+training.local_batch_size. Step t takes the next global_batch_size / local_batch_size of them, dealt in turn to the
+data-parallel replicas, so a step trains on the same samples however many replicas share the work.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mindpangu.config import Config
+from mindpangu.data.batch import Batch, assemble_batch
+from mindpangu.data.mixture import Mixture, mixture_weights
+from mindpangu.data.packing import num_samples, sample_window
+from mindpangu.data.shards import TokenShards
+from mindpangu.data.shuffle import SampleOrder
+from mindpangu.data.split import HELDOUT, TRAIN
+from mindpangu.domains import Domain
+from mindpangu.errors import DataError
+
+LoaderState = dict[str, list[int]]
+"""JSON-able. samples_taken: how many training samples of each domain all replicas together have consumed."""
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """What one replica trains on in one step.
+
+    Attributes:
+        micro_batches: global_batch_size / (local_batch_size · data_parallel) batches.
+        next_state: the loader's state after this step; what a checkpoint of the step saves, even if the loader has
+            already been asked for later steps.
+    """
+
+    micro_batches: tuple[Batch, ...]
+    next_state: LoaderState
+
+
+class Loader:
+    """The training stream. The whole state is the number of samples taken from each domain.
+
+    Args:
+        shards: the token shards.
+        domains: the run's domains; they must be those of the shards.
+        config: a resolved configuration.
+        state: where to go on, from `state` or `StepBatches.next_state`; None starts from the beginning.
+        replica: which of parallelism.data_parallel replicas this loader serves.
+
+    Raises:
+        DataError: other domains than the shards', a domain with less than one sample, or a state that does not fit.
+        ConfigError: mixture weights that cannot be met.
+    """
+
+    def __init__(
+        self,
+        shards: TokenShards,
+        domains: Sequence[Domain],
+        config: Config,
+        state: LoaderState | None = None,
+        replica: int = 0,
+    ):
+        names = tuple(domain.name for domain in domains)
+        if names != shards.domain_names:
+            raise DataError(
+                f"token shards in {shards.folder} are of the domains {', '.join(shards.domain_names)}, this run has "
+                f"{', '.join(names)}; prepare the data again (`mindpangu data`)"
+            )
+        self._shards, self._config, self._replica = shards, config, replica
+        self._slot_samples = config.training.local_batch_size // config.data.domains_per_step
+        self._mixture = Mixture(mixture_weights(config, domains), config.data.domains_per_step)
+        # A plain view of the memory map: slicing np.memmap itself costs more than copying a sample.
+        self._tokens = [np.asarray(shards.tokens(name, TRAIN)) for name in names]
+        self._orders = [
+            SampleOrder(_samples_of(shards, name, TRAIN, config.model.seq_length), config.data.seed, name)
+            for name in names
+        ]
+        self._samples_taken = [0] * len(names)
+        if state is not None:
+            self.load_state(state)
+
+    def next_step(self) -> StepBatches:
+        """The micro-batches of the next step; moves the state past it."""
+        replicas = self._config.parallelism.data_parallel
+        mine = []
+        for number in range(self._micro_batches_per_step()):
+            domain_of_slot = self._mixture.next_slots([taken // self._slot_samples for taken in self._samples_taken])
+            if number % replicas == self._replica:
+                mine.append(self._batch(domain_of_slot))
+            for domain in domain_of_slot:
+                self._samples_taken[domain] += self._slot_samples
+        return StepBatches(tuple(mine), self.state())
+
+    def state(self) -> LoaderState:
+        """Where the stream stands, as a few integers that JSON can hold."""
+        return {"samples_taken": list(self._samples_taken)}
+
+    def load_state(self, state: LoaderState) -> None:
+        """Goes on where `state` was taken. Raises DataError if it is not of this run's domains and batch sizes."""
+        taken = state.get("samples_taken")
+        per_step = self._micro_batches_per_step() * self._config.training.local_batch_size
+        fits = (
+            isinstance(taken, list)
+            and len(taken) == len(self._samples_taken)
+            and all(type(count) is int and count >= 0 and count % self._slot_samples == 0 for count in taken)
+            and sum(taken) % per_step == 0
+        )
+        if not fits:
+            raise DataError(
+                f"loader state {dict(state)} does not fit {len(self._samples_taken)} domains, slots of "
+                f"{self._slot_samples} samples and steps of {per_step}; resume with the domains and batch sizes of "
+                "the run that saved it"
+            )
+        self._samples_taken = list(taken)
+
+    def _micro_batches_per_step(self) -> int:
+        return self._config.training.global_batch_size // self._config.training.local_batch_size
+
+    def _batch(self, domain_of_slot: tuple[int, ...]) -> Batch:
+        config, seq_length = self._config, self._config.model.seq_length
+        sample_ids_B2 = np.empty((config.training.local_batch_size, 2), np.int64)
+        first = list(self._samples_taken)
+        for slot, domain in enumerate(domain_of_slot):
+            rows = slice(slot * self._slot_samples, (slot + 1) * self._slot_samples)
+            sample_ids_B2[rows, 0] = domain
+            sample_ids_B2[rows, 1] = self._orders[domain].indices(first[domain], self._slot_samples)
+            first[domain] += self._slot_samples  # a domain may fill two slots
+        windows = [sample_window(self._tokens[domain], index, seq_length) for domain, index in sample_ids_B2.tolist()]
+        return assemble_batch(
+            windows,
+            sample_ids_B2,
+            domain_of_slot,
+            seq_length,
+            self._shards.pad_id,
+            self._shards.eot_id,
+            config.data.eod_reset,
+        )
+
+
+def heldout_batches(shards: TokenShards, domain_name: str, config: Config, batch_size: int) -> Iterator[Batch]:
+    """The held-out samples of one domain, in order, at most monitor.heldout_samples of them.
+
+    Batches are full: an incomplete last one is dropped, unless it is the only one; then it is filled with padding
+    whose loss mask is 0. All slots of a batch hold the same domain.
+
+    Raises:
+        DataError: the held-out split has less than one sample.
+    """
+    seq_length, domain = config.model.seq_length, shards.domain_names.index(domain_name)
+    available = _samples_of(shards, domain_name, HELDOUT, seq_length)
+    tokens = np.asarray(shards.tokens(domain_name, HELDOUT))
+    count = min(available, config.monitor.heldout_samples)
+    for start in range(0, max(1, count // batch_size) * batch_size, batch_size):
+        indices = range(start, min(start + batch_size, count))
+        sample_ids_B2 = np.full((batch_size, 2), (domain, -1), np.int64)
+        sample_ids_B2[: len(indices), 1] = indices
+        yield assemble_batch(
+            [sample_window(tokens, index, seq_length) for index in indices],
+            sample_ids_B2,
+            (domain,) * config.data.domains_per_step,
+            seq_length,
+            shards.pad_id,
+            shards.eot_id,
+            config.data.eod_reset,
+        )
+
+
+def _samples_of(shards: TokenShards, domain_name: str, split: str, seq_length: int) -> int:
+    tokens = shards.num_tokens(domain_name, split)
+    count = num_samples(tokens, seq_length)
+    if count < 1:
+        raise DataError(
+            f"the {split} split of domain {domain_name!r} has {tokens} tokens, less than one sample of "
+            f"model.seq_length + 1 = {seq_length + 1}; add text, shorten model.seq_length, or take the domain out of "
+            "domains.names"
+        )
+    return count

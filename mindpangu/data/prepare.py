@@ -1,0 +1,142 @@
+"""The stages before training: tokenizer, token shards, routing table. Each is skipped when nothing it depends on changed.
+
+No MindSpore is loaded here, so that a run whose stages are up to date starts at once.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mindpangu.config import Config
+from mindpangu.config.run_folder import RunFolder
+from mindpangu.data.corpus import CorpusReader
+from mindpangu.data.shards import TokenShards, write_shards
+from mindpangu.data.split import HELDOUT, TRAIN, split_corpus, training_texts
+from mindpangu.domains import MAIN_SLOT, Domain, build_domains, control_tokens_of
+from mindpangu.routing import LoadStatistics, RoutingTable, compute_statistics, plot_load
+from mindpangu.stage import Stage, hash_files
+from mindpangu.tokenizer import Tokenizer, train_tokenizer
+
+Say = Callable[[str], None]
+
+
+def prepare_tokenizer(config: Config, say: Say = print) -> None:
+    """Trains the run's tokenizer on the training split, or takes the one that data.tokenizer names."""
+    folder, domains = RunFolder.of(config).tokenizer, build_domains(config)
+    slots = [slot.name for slot in config.domains.embedding_slots] or [MAIN_SLOT]
+    inputs = {"slots": slots, "control_tokens": control_tokens_of(domains)}
+    if config.data.tokenizer:
+        stage = Stage(folder, inputs | {"file": Tokenizer.load(Path(config.data.tokenizer)).digest})
+    else:
+        reader = CorpusReader(config, domains)
+        stage = Stage(folder, inputs | _corpus_inputs(config, reader) | {"vocab_size": config.model.vocab_size})
+    if stage.is_current():
+        say(f"tokenizer: up to date ({folder})")
+        return
+    with stage.building() as scratch:
+        path = scratch / f"{slots[0]}.model"
+        if config.data.tokenizer:
+            shutil.copy(config.data.tokenizer, path)
+            tokenizer = Tokenizer.load(path)
+        else:
+            split = split_corpus(reader)
+            say(f"tokenizer: training {config.model.vocab_size} pieces on {reader.total_bytes / 1e6:.1f} MB of text …")
+            texts = training_texts(reader, split)
+            tokenizer = train_tokenizer(texts, config.model.vocab_size, control_tokens_of(domains), path)
+        for slot in slots[1:]:
+            shutil.copy(path, scratch / f"{slot}.model")
+    say(f"tokenizer: {tokenizer.vocab_size} pieces → {folder}")
+
+
+def prepare_shards(config: Config, say: Say = print) -> None:
+    """Writes the token shards of both splits."""
+    run, domains = RunFolder.of(config), build_domains(config)
+    reader = CorpusReader(config, domains)
+    tokenizer = Tokenizer.load(_tokenizer_path(run))
+    stage = Stage(run.data, _corpus_inputs(config, reader) | {"tokenizer": tokenizer.digest})
+    if stage.is_current():
+        say(f"data: up to date ({run.data})")
+        return
+    with stage.building() as scratch:
+        shards = write_shards(scratch, reader, split_corpus(reader), tokenizer)
+    say(reader.report.summary())
+    rows = [f"{'domain':>12} {'train tokens':>14} {'held-out tokens':>16} {'bytes/token':>12}"]
+    for name in shards.domain_names:
+        train, heldout = (shards.num_tokens(name, split) for split in (TRAIN, HELDOUT))
+        density = shards.text_bytes(name, TRAIN) / max(train, 1)
+        rows.append(f"{name:>12} {train:>14,} {heldout:>16,} {density:>12.2f}")
+    say("\n".join(rows))
+    say(f"data: token shards → {run.data}")
+
+
+def prepare_routing(config: Config, say: Say = print) -> None:
+    """Builds the routing table and says what load it promises."""
+    run = RunFolder.of(config)
+    if config.model.rre_layers == 0:
+        say("routing: a dense model has no routing table")
+        return
+    shards, domains = TokenShards.open(run.data), build_domains(config)
+    groups = {domain.name: domain.num_experts for domain in domains}
+    inputs = {
+        "data": shards.digest,
+        "experts": groups,
+        "layers": config.model.rre_layers,
+        "vocab_size": config.model.vocab_size,
+        "assignment": [config.routing.assignment, config.routing.seed, config.routing.jitter],
+    }
+    stage = Stage(run.routing, inputs)
+    if stage.is_current():
+        say(f"routing: up to date ({run.routing})")
+        return
+    counts = {domain.name: shards.token_counts(domain.name, TRAIN, _vocab_size(config, domain)) for domain in domains}
+    with stage.building() as scratch:
+        RoutingTable.build(domains, counts, config.model.rre_layers, config.routing).save(scratch)
+    show_routing(config, say)
+    say(f"routing: {config.routing.assignment} table → {run.routing}")
+
+
+def show_routing(config: Config, say: Say = print) -> None:
+    """Prints the expected load of the experts, and draws it beside that of a random table."""
+    run, domains = RunFolder.of(config), build_domains(config)
+    table = RoutingTable.load(run.routing, [domain.name for domain in domains])
+    statistics = _statistics(config, table)
+    say(statistics.format_table(Tokenizer.load(_tokenizer_path(run)).piece))
+    compared = [statistics]
+    if table.assignment != "random":
+        counts = {domain.name: np.zeros(table.vocab_size(domain.name), np.int64) for domain in domains}
+        settings = replace(config.routing, assignment="random")
+        compared.insert(0, _statistics(config, RoutingTable.build(domains, counts, table.num_layers, settings)))
+    (run.routing / "statistics.json").write_text(json.dumps(statistics.to_dict(), indent=1))
+    plot_load(compared, run.root / "routing.png")
+    say(f"routing: load of the experts drawn → {run.root / 'routing.png'}")
+
+
+def _statistics(config: Config, table: RoutingTable) -> LoadStatistics:
+    shards = TokenShards.open(RunFolder.of(config).data)
+    train, heldout = ({name: shards.tokens(name, split) for name in shards.domain_names} for split in (TRAIN, HELDOUT))
+    tokens_of_a_slot = config.training.local_batch_size * config.model.seq_length // config.data.domains_per_step
+    return compute_statistics(table, train, heldout, tokens_of_a_slot)
+
+
+def _corpus_inputs(config: Config, reader: CorpusReader) -> dict:
+    return {
+        "corpus": hash_files(reader.files),
+        "domains": [[domain.name, domain.kind, list(domain.control_tokens)] for domain in reader.domains],
+        "heldout_fraction": config.data.heldout_fraction,
+        "seed": config.data.seed,
+    }
+
+
+def _vocab_size(config: Config, domain: Domain) -> int:
+    sizes = {slot.name: slot.vocab_size for slot in config.domains.embedding_slots}
+    return sizes.get(domain.embedding_slot, config.model.vocab_size)
+
+
+def _tokenizer_path(run: RunFolder) -> Path:
+    """All embedding slots of the data pipeline share one tokenizer; any of its copies will do."""
+    found = sorted(run.tokenizer.glob("*.model"))
+    return found[0] if found else run.tokenizer / f"{MAIN_SLOT}.model"

@@ -1,0 +1,1 @@
+"""Continuing a prompt: `sampling.py` picks a token from scores, `generate.py` is the loop around the model."""

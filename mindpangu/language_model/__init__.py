@@ -1,0 +1,20 @@
+"""A model with everything that must travel together: domains, tokenizers, routing tables, decoder, experts.
+
+`model.py` holds it and computes with it, `inputs.py` turns host arrays into its tensors, `files.py` writes it into a
+checkpoint and reads it back. Training, evaluation and generation all stand on this room.
+"""
+
+from mindpangu.language_model.files import load_model, read_dense, read_experts, write_model
+from mindpangu.language_model.inputs import ModelInputs, as_tensor, group_by_domain
+from mindpangu.language_model.model import LanguageModel
+
+__all__ = [
+    "LanguageModel",
+    "ModelInputs",
+    "as_tensor",
+    "group_by_domain",
+    "load_model",
+    "read_dense",
+    "read_experts",
+    "write_model",
+]

@@ -1,0 +1,116 @@
+"""LanguageModel: the parts of a model, and its forward passes without gradients."""
+
+from collections.abc import Mapping, Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import ops
+
+from mindpangu.config import Config
+from mindpangu.data import Batch
+from mindpangu.data.route_plan import RoutePlan, plan_routes
+from mindpangu.domains import Domain, build_domains
+from mindpangu.errors import ConfigError, TokenizerError
+from mindpangu.experts import ExpertStore
+from mindpangu.language_model.inputs import ModelInputs, as_tensor
+from mindpangu.model.decoder import Decoder
+from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.routing import RoutingTable
+from mindpangu.tokenizer import Tokenizer
+
+
+class LanguageModel:
+    """Everything that decides what a token becomes.
+
+    Args:
+        config: the resolved configuration.
+        tokenizers: embedding slot → tokenizer.
+        table: the routing table; None for a dense model.
+
+    Raises:
+        TokenizerError: a tokenizer that does not fit its slot's vocabulary.
+        ConfigError: a table that does not fit the configuration.
+    """
+
+    def __init__(self, config: Config, tokenizers: Mapping[str, Tokenizer], table: RoutingTable | None):
+        self.config, self.table = config, table
+        self.domains: tuple[Domain, ...] = build_domains(config)
+        self.slots = EmbeddingSlots.build(config, self.domains)
+        self.tokenizers = dict(tokenizers)
+        self._check_parts()
+        self.decoder = Decoder(config, self.slots)
+        self.store = ExpertStore(config, self.domains)
+        self._compile_forward()
+
+    def tokenizer_of(self, domain: Domain) -> Tokenizer:
+        return self.tokenizers[domain.embedding_slot]
+
+    def plan(self, tokens_BS: np.ndarray, domain_of_slot: Sequence[int]) -> RoutePlan:
+        return plan_routes(tokens_BS, domain_of_slot, self.domains, self.table)
+
+    def inputs(self, tokens_BS: np.ndarray, positions_BS: np.ndarray, plan: RoutePlan) -> ModelInputs:
+        return ModelInputs.build(tokens_BS, positions_BS, plan, self.slots, self.store)
+
+    def token_losses(self, batch: Batch, domain_of_slot: Sequence[int] | None = None) -> np.ndarray:
+        """float32 [B, S]: −log p of every target, masked or not.
+
+        Args:
+            domain_of_slot: routes the batch as if it were of these domains; None takes the batch's own.
+        """
+        plan = self.plan(batch.tokens_BS, domain_of_slot or batch.domain_of_slot)
+        inputs = self.inputs(batch.tokens_BS, batch.positions_BS, plan)
+        losses_BS = self._token_losses(
+            inputs.slot, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
+            inputs.sample_slots_B, inputs.tables_LDV, *inputs.slabs,
+        )  # fmt: skip
+        return losses_BS.asnumpy()
+
+    def next_token_logits(self, tokens_BS: np.ndarray, domain: int, last: int) -> np.ndarray:
+        """float32 [B, V]: scores of the token after position `last`; what stands behind it does not count."""
+        batch, length = tokens_BS.shape
+        positions_BS = np.tile(np.arange(length, dtype=np.int32), (batch, 1))
+        inputs = self.inputs(tokens_BS, positions_BS, self.plan(tokens_BS, (domain,)))
+        last_B = np.arange(batch, dtype=np.int32) * length + np.int32(last)
+        logits_BV = self._next_token_logits(
+            inputs.slot, as_tensor(last_B), inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS,
+            inputs.sample_slots_B, inputs.tables_LDV, *inputs.slabs,
+        )  # fmt: skip
+        return logits_BV.asnumpy()
+
+    def _check_parts(self) -> None:
+        for name, size in zip(self.slots.names, self.slots.sizes, strict=True):
+            if name not in self.tokenizers:
+                raise TokenizerError(f"embedding slot {name!r} has no tokenizer")
+            found = self.tokenizers[name].vocab_size
+            if found > size:
+                raise TokenizerError(
+                    f"the tokenizer of embedding slot {name!r} has {found} pieces, but the embedding has {size} rows; "
+                    f"set model.vocab_size (or the slot's vocab_size) to {found} or more"
+                )
+        if self.config.model.rre_layers == 0:
+            return
+        if self.table is None or self.table.num_layers != self.config.model.rre_layers:
+            found = "none" if self.table is None else f"one of {self.table.num_layers} layers"
+            raise ConfigError(f"model.rre_layers is {self.config.model.rre_layers}, but the routing table is {found}")
+        for domain in self.domains:
+            found = self.table.num_experts(domain.name)
+            if found != domain.num_experts:
+                raise ConfigError(
+                    f"domain {domain.name} has {domain.num_experts} experts in the configuration, "
+                    f"but {found} in its routing table; build the table again or load the matching one"
+                )
+
+    def _compile_forward(self) -> None:
+        lower, upper = self.decoder.lower, self.decoder.upper
+
+        @ms.jit
+        def token_losses(slot, rows_BS, tokens_BS, positions_BS, targets_BS, sample_slots_B, tables, *slabs):
+            x_TH = upper(lower(rows_BS, positions_BS), tokens_BS, positions_BS, tables, slabs)
+            return upper.token_losses(x_TH, targets_BS, slot, sample_slots_B)
+
+        @ms.jit
+        def next_token_logits(slot, last_B, rows_BS, tokens_BS, positions_BS, sample_slots_B, tables, *slabs):
+            x_TH = upper(lower(rows_BS, positions_BS), tokens_BS, positions_BS, tables, slabs)
+            return upper.logits(ops.gather(x_TH, last_B, 0), slot, sample_slots_B)
+
+        self._token_losses, self._next_token_logits = token_losses, next_token_logits

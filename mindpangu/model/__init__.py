@@ -1,0 +1,4 @@
+"""The network: `decoder.py` with its `layers.py`, `embedding_slots.py`, `initialization.py`, `parameter_count.py`.
+
+Nothing is imported here, so that what needs no MindSpore (parameter counts, slots) does not load it.
+"""

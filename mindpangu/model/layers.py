@@ -1,0 +1,107 @@
+"""The dense parts of a Transformer layer: LayerNorm, attention, feed-forward network (PanGu-α, pre-norm).
+
+Cells take rows x_TH (tokens by hidden) and use `ops.*` only, which runs on the CPU and on Ascend alike.
+Every parameter is drawn from a random stream of its own name, so a model's initial weights do not depend
+on the order in which its parts are built. Shapes: B batch, S sequence, T = B·S, H hidden, N heads, K head, F FFN.
+"""
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from ascend_ops.grouped_ffn import fast_gelu
+from mindpangu.config import Config
+from mindpangu.model.initialization import normal
+
+
+class Init:
+    """Makes the parameters of one model: names, shapes and initial values."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.std = config.model.init_std
+        # residual branches start smaller, so that the sum over layers keeps its scale (ours, after GPT-2)
+        self.output_std = self.std / np.sqrt(2 * config.model.num_layers)
+
+    def weight(self, name: str, *shape: int, std: float | None = None) -> Parameter:
+        values = normal(self.config.training.seed, name, shape, self.std if std is None else std)
+        return Parameter(Tensor(values), name=name)
+
+    def constant(self, name: str, size: int, value: float) -> Parameter:
+        return Parameter(Tensor(np.full(size, value, np.float32)), name=name)
+
+
+class LayerNorm(nn.Cell):
+    def __init__(self, init: Init, name: str):
+        super().__init__(auto_prefix=False)
+        size = init.config.model.hidden_size
+        self.gamma = init.constant(f"{name}.gamma", size, 1.0)
+        self.beta = init.constant(f"{name}.beta", size, 0.0)
+        self.normalize = ops.LayerNorm(-1, -1, init.config.model.layernorm_epsilon)
+
+    def construct(self, x_TH):
+        return self.normalize(x_TH, self.gamma, self.beta)[0]
+
+
+class Linear(nn.Cell):
+    """x · weight + bias, weight [in, out]."""
+
+    def __init__(self, init: Init, name: str, inputs: int, outputs: int, std: float):
+        super().__init__(auto_prefix=False)
+        self.weight = init.weight(f"{name}.weight", inputs, outputs, std=std)
+        self.bias = init.constant(f"{name}.bias", outputs, 0.0)
+
+    def construct(self, x):
+        return ops.matmul(x, self.weight) + self.bias
+
+
+class Attention(nn.Cell):
+    """Multi-head causal attention. Queries may come from elsewhere than keys and values (the query layer)."""
+
+    def __init__(self, init: Init, name: str):
+        super().__init__(auto_prefix=False)
+        model = init.config.model
+        hidden = model.hidden_size
+        self.num_heads, self.head_size = model.num_heads, hidden // model.num_heads
+        self.scale = self.head_size**-0.5
+        self.eod_reset = init.config.data.eod_reset
+        self.query = Linear(init, f"{name}.query", hidden, hidden, init.std)
+        self.key = Linear(init, f"{name}.key", hidden, hidden, init.std)
+        self.value = Linear(init, f"{name}.value", hidden, hidden, init.std)
+        self.output = Linear(init, f"{name}.output", hidden, hidden, init.output_std)
+        self.scores = ops.BatchMatMul(transpose_b=True)
+        self.mix = ops.BatchMatMul()
+        self.softmax = ops.Softmax(-1)
+        self.future_SS = Tensor(np.triu(np.full((model.seq_length, model.seq_length), -1e9, np.float32), 1))
+        self.index_S = Tensor(np.arange(model.seq_length, dtype=np.int32))
+
+    def construct(self, query_TH, x_TH, positions_BS):
+        batch, length = positions_BS.shape
+        query = self._heads(self.query(query_TH), batch, length)
+        key = self._heads(self.key(x_TH), batch, length)
+        value = self._heads(self.value(x_TH), batch, length)
+        scores_BNSS = self.scores(query, key) * self.scale + self.future_SS[:length, :length]
+        if self.eod_reset:
+            scores_BNSS = scores_BNSS + self._other_documents(positions_BS)
+        mixed = self.mix(self.softmax(scores_BNSS), value)
+        return self.output(mixed.transpose((0, 2, 1, 3)).reshape((batch * length, -1)))
+
+    def _heads(self, x_TH, batch, length):
+        return x_TH.reshape((batch, length, self.num_heads, self.head_size)).transpose((0, 2, 1, 3))
+
+    def _other_documents(self, positions_BS):
+        """[B, 1, S, S]: -1e9 where a key stands before the start of the query's document."""
+        index_S = self.index_S[: positions_BS.shape[1]]
+        start_BS = index_S - positions_BS
+        earlier_BSS = index_S.reshape((1, 1, -1)) < ops.expand_dims(start_BS, 2)
+        return ops.expand_dims(ops.cast(earlier_BSS, self.future_SS.dtype) * -1e9, 1)
+
+
+class FeedForward(nn.Cell):
+    def __init__(self, init: Init, name: str):
+        super().__init__(auto_prefix=False)
+        hidden, inner = init.config.model.hidden_size, init.config.model.ffn_hidden_size
+        self.up = Linear(init, f"{name}.up", hidden, inner, init.std)
+        self.down = Linear(init, f"{name}.down", inner, hidden, init.output_std)
+
+    def construct(self, x_TH):
+        return self.down(fast_gelu(self.up(x_TH)))

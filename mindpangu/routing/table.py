@@ -1,0 +1,243 @@
+"""The routing table: for every (RRE layer, domain) the expert of each token id, in memory and on disk.
+
+A saved table belongs to the weights that were trained with it: it travels with them and is never rebuilt from a seed.
+How a table is drawn is in `assignment.py`, what load it gives in `statistics.py`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from mindpangu.config import RoutingConfig
+from mindpangu.domains import Domain
+from mindpangu.errors import RoutingError
+from mindpangu.routing.assignment import assign_layers
+
+FORMAT_VERSION = "1"
+_TENSOR = "expert_of_token"
+
+
+@dataclass(frozen=True, eq=False)
+class DomainTable:
+    """One domain's part of the table; nothing in it refers to another domain.
+
+    Attributes:
+        name: the domain.
+        num_experts: E, experts in its group, the same in every layer.
+        assignment: how the table was drawn: "random" or "balanced".
+        experts_LV: uint16 [L, V], read-only: index of the expert inside the group.
+    """
+
+    name: str
+    num_experts: int
+    assignment: str
+    experts_LV: np.ndarray
+
+    def __post_init__(self) -> None:
+        experts_LV = np.ascontiguousarray(self.experts_LV).view()
+        if experts_LV.dtype != np.uint16 or experts_LV.ndim != 2:
+            raise RoutingError(
+                f"the table of domain {self.name!r} is {experts_LV.dtype} of shape {experts_LV.shape}; "
+                "it must be uint16 [layers, token ids]"
+            )
+        if experts_LV.size and experts_LV.max() >= self.num_experts:
+            raise RoutingError(
+                f"the table of domain {self.name!r} names expert {experts_LV.max()}, "
+                f"but its group has {self.num_experts} experts (0 to {self.num_experts - 1})"
+            )
+        experts_LV.setflags(write=False)
+        object.__setattr__(self, "experts_LV", experts_LV)
+
+    @property
+    def header(self) -> dict[str, str]:
+        """What the file says about its content; safetensors headers hold strings only."""
+        num_layers, vocab_size = self.experts_LV.shape
+        return {
+            "format_version": FORMAT_VERSION,
+            "domain": self.name,
+            "num_experts": str(self.num_experts),
+            "num_layers": str(num_layers),
+            "vocab_size": str(vocab_size),
+            "assignment": self.assignment,
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """BLAKE2 hash over header and content, 32 hex digits."""
+        total = hashlib.blake2b(json.dumps(self.header, sort_keys=True).encode(), digest_size=16)
+        total.update(self.experts_LV.astype("<u2", copy=False).tobytes())
+        return total.hexdigest()
+
+
+class RoutingTable:
+    """The tables of all domains of a model. A domain's position is its domain id.
+
+    Args:
+        tables: one for each domain, all with the same number of layers.
+
+    Raises:
+        RoutingError: no domain, a domain twice, or domains that differ in their number of layers.
+    """
+
+    def __init__(self, tables: Iterable[DomainTable]):
+        self._tables: dict[str, DomainTable] = {}
+        for table in tables:
+            if table.name in self._tables:
+                raise RoutingError(f"domain {table.name!r} has two routing tables; a domain may appear once")
+            self._tables[table.name] = table
+        if not self._tables:
+            raise RoutingError("a routing table needs at least one domain; see domains.names")
+        layers = {name: table.experts_LV.shape[0] for name, table in self._tables.items()}
+        if len(set(layers.values())) > 1:
+            raise RoutingError(f"the domains' tables differ in their number of RRE layers: {layers}; model.rre_layers")
+
+    @classmethod
+    def build(
+        cls,
+        domains: Sequence[Domain],
+        token_counts: Mapping[str, np.ndarray],
+        num_layers: int,
+        routing: RoutingConfig,
+    ) -> "RoutingTable":
+        """Draws a new table.
+
+        Args:
+            domains: the model's domains in the order of their ids.
+            token_counts: domain name → int64 [V], occurrences in the domain's training text. V may differ between
+                domains (embedding slots). `random` takes only V from it.
+            num_layers: L, RRE layers.
+            routing: assignment, seed and jitter.
+
+        Raises:
+            RoutingError: a domain without counts, unusable counts, or more experts than token ids.
+        """
+        tables = []
+        for domain in domains:
+            if domain.name not in token_counts:
+                raise RoutingError(f"no token counts for domain {domain.name!r}; got: {', '.join(token_counts)}")
+            counts_V = token_counts[domain.name]
+            try:
+                experts_LV = assign_layers(counts_V, domain.num_experts, num_layers, domain.name, routing)
+            except RoutingError as error:
+                raise RoutingError(f"domain {domain.name!r}: {error}") from error
+            tables.append(DomainTable(domain.name, domain.num_experts, routing.assignment, experts_LV))
+        return cls(tables)
+
+    @property
+    def domain_names(self) -> tuple[str, ...]:
+        """The domains in the order of their ids."""
+        return tuple(self._tables)
+
+    @property
+    def num_layers(self) -> int:
+        """L, RRE layers."""
+        return next(iter(self._tables.values())).experts_LV.shape[0]
+
+    @property
+    def assignment(self) -> str:
+        """ "random" or "balanced"; "balanced+random" if domains that came at different times differ."""
+        return "+".join(sorted({table.assignment for table in self._tables.values()}))
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash over all domains' digests in the order of their ids, 32 hex digits."""
+        digests = "".join(table.digest for table in self._tables.values())
+        return hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()
+
+    def array(self, layer: int, domain_name: str) -> np.ndarray:
+        """uint16 [V], read-only: index inside the domain's group of each token id's expert.
+
+        Raises:
+            RoutingError: a domain or layer that the table does not have.
+        """
+        if not 0 <= layer < self.num_layers:
+            raise RoutingError(f"the routing table has no RRE layer {layer}; it has {self.num_layers}, from 0")
+        return self._of(domain_name).experts_LV[layer]
+
+    def num_experts(self, domain_name: str) -> int:
+        """Experts in the domain's group."""
+        return self._of(domain_name).num_experts
+
+    def vocab_size(self, domain_name: str) -> int:
+        """Token ids of the domain's embedding slot."""
+        return self._of(domain_name).experts_LV.shape[1]
+
+    def domain_digest(self, domain_name: str) -> str:
+        """Hash of one domain's table; other domains do not enter it."""
+        return self._of(domain_name).digest
+
+    def stacked(self, domain_names: Sequence[str]) -> np.ndarray:
+        """int32 [L, D, V]: the tables of some domains as one array, as the compiled step takes it.
+
+        V is the largest of their vocabularies; shorter rows end in zeros, which no valid token id reads.
+        """
+        stacked_LDV = np.zeros((self.num_layers, len(domain_names), max(map(self.vocab_size, domain_names))), np.int32)
+        for position, name in enumerate(domain_names):
+            stacked_LDV[:, position, : self.vocab_size(name)] = self._of(name).experts_LV
+        return stacked_LDV
+
+    def save(self, folder: Path) -> None:
+        """Writes one file for each domain, `{domain}.safetensors`, into `folder`, which is made if it is absent."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for table in self._tables.values():
+            metadata = table.header | {"digest": table.digest}
+            save_file({_TENSOR: table.experts_LV}, table_file(folder, table.name), metadata)
+
+    @classmethod
+    def load(cls, folder: Path, domain_names: Sequence[str]) -> "RoutingTable":
+        """Reads the tables of some domains, in the order of their ids; files of other domains are not touched.
+
+        Raises:
+            RoutingError: a file that is missing, cut off, of another format version or of another domain, or whose
+                content does not match its digest.
+        """
+        return cls(_read(folder, name) for name in domain_names)
+
+    def _of(self, domain_name: str) -> DomainTable:
+        if domain_name not in self._tables:
+            raise RoutingError(f"the routing table has no domain {domain_name!r}; it has: {', '.join(self._tables)}")
+        return self._tables[domain_name]
+
+
+def table_file(folder: Path, domain_name: str) -> Path:
+    """Where a domain's table lies in a folder of tables."""
+    return folder / f"{domain_name}.safetensors"
+
+
+def _read(folder: Path, domain_name: str) -> DomainTable:
+    path = table_file(folder, domain_name)
+    if not path.is_file():
+        present = ", ".join(sorted(file.stem for file in folder.glob("*.safetensors"))) or "no tables"
+        raise RoutingError(f"no routing table of domain {domain_name!r}: {path} is missing; {folder} holds: {present}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            same_format = header.get("format_version") == FORMAT_VERSION
+            if same_format:
+                table = DomainTable(
+                    header["domain"], int(header["num_experts"]), header["assignment"], file.get_tensor(_TENSOR)
+                )
+    except (OSError, SafetensorError, KeyError, ValueError, RoutingError) as error:
+        raise RoutingError(
+            f"{path} is not a whole routing table ({error}); copy it again from its checkpoint"
+        ) from error
+    if not same_format:
+        raise RoutingError(
+            f"{path} has routing table format {header.get('format_version')}; "
+            f"this version of mindpangu reads format {FORMAT_VERSION}"
+        )
+    if header != table.header | {"digest": table.digest}:
+        raise RoutingError(
+            f"{path} was changed after it was written: its content does not match the digest in its header "
+            f"({header.get('digest')}); copy it again from its checkpoint"
+        )
+    if table.name != domain_name:
+        raise RoutingError(f"{path} holds the table of domain {table.name!r}, not of {domain_name!r}; was it renamed?")
+    return table

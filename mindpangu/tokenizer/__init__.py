@@ -1,0 +1,9 @@
+"""Tokenizers: text ↔ token ids with sentencepiece. `training.py` makes a model, the other file uses one.
+
+Which control tokens open the parts of a document is not known here: see `mindpangu.data.formats`.
+"""
+
+from mindpangu.tokenizer.sentencepiece_tokenizer import END_OF_TEXT, Tokenizer
+from mindpangu.tokenizer.training import RESERVED_CONTROL_TOKENS, train_tokenizer
+
+__all__ = ["END_OF_TEXT", "RESERVED_CONTROL_TOKENS", "Tokenizer", "train_tokenizer"]

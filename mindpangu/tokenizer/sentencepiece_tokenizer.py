@@ -1,0 +1,121 @@
+"""Text ↔ token ids with a trained sentencepiece model. Training one is in `training.py`.
+
+Control tokens (`<eot>`, `<cn>`, `<pad>` …) are sentencepiece *control* symbols: they have an id but no text, so a
+document that contains the characters "<eot>" is spelled out in ordinary pieces and can never end a document.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from mindpangu.errors import TokenizerError
+
+END_OF_TEXT = "<eot>"
+
+
+class Tokenizer:
+    """A loaded sentencepiece model.
+
+    Every text whose characters are valid Unicode round-trips through `encode` and `decode`, except for the
+    character U+2581 (▁), which sentencepiece itself uses for a blank and which decodes as one.
+
+    Attributes:
+        vocab_size: number of token ids, control tokens included.
+        pad_id, eot_id: ids of padding and of the end of a document.
+        unk_id: id of what cannot be spelled; with byte fallback `encode` never gives it.
+        model_bytes: the model file's content.
+        digest: hex hash of `model_bytes`; two tokenizers with one digest are the same.
+    """
+
+    def __init__(self, model_bytes: bytes, name: str):
+        """`name` stands for the model in error messages. Raises TokenizerError like `load`."""
+        self._name = name
+        self._processor = _parse(model_bytes, name)
+        self.model_bytes = model_bytes
+        self.digest = hashlib.blake2b(model_bytes, digest_size=16).hexdigest()
+        self.vocab_size: int = self._processor.vocab_size()
+        self.unk_id: int = self._processor.unk_id()
+        self.pad_id: int = self._processor.pad_id()
+        if self.pad_id < 0:
+            raise TokenizerError(f"tokenizer {name} has no padding token; train it with `mindpangu tokenizer`")
+        self.eot_id = self.control_id(END_OF_TEXT)
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """Reads a model file.
+
+        Raises:
+            TokenizerError: the file is missing or damaged, or lacks the padding or end-of-text control token.
+        """
+        try:
+            model_bytes = Path(path).read_bytes()
+        except OSError as error:
+            raise TokenizerError(f"tokenizer {path} cannot be read: {error.strerror}; check data.tokenizer") from None
+        return cls(model_bytes, str(path))
+
+    def control_id(self, token: str) -> int:
+        """The id of a control token. Raises TokenizerError if the model lacks it, or has it as ordinary text."""
+        index = self._processor.piece_to_id(token)
+        if self._processor.id_to_piece(index) != token or not self._processor.is_control(index):
+            raise TokenizerError(
+                f"tokenizer {self._name} has no control token {token!r}; "
+                "train it for the domains of this run, or leave data.tokenizer empty"
+            )
+        return index
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without any control token. Raises TokenizerError on lone surrogates."""
+        return self.encode_batch([text], threads=1)[0]
+
+    def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
+        """`encode` of many texts on `threads` threads; the result does not depend on their number."""
+        try:
+            return self._processor.encode(list(texts), out_type=int, num_threads=threads)
+        except (RuntimeError, TypeError):  # sentencepiece cannot convert a string; say which and where
+            for text in texts:
+                _require_unicode(text)
+            raise
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids. Control tokens and padding give nothing; bytes that are not UTF-8 give U+FFFD.
+
+        Raises:
+            TokenizerError: an id outside [0, vocab_size).
+        """
+        plain = [int(index) for index in ids]
+        for index in plain:
+            self._require_id(index)
+        return self._processor.decode(plain)
+
+    def piece(self, index: int) -> str:
+        """The vocabulary's spelling of an id, for people to read (blanks appear as ▁)."""
+        self._require_id(index)
+        return self._processor.id_to_piece(int(index))
+
+    def _require_id(self, index: int) -> None:
+        if not 0 <= index < self.vocab_size:
+            raise TokenizerError(f"token id {index} is outside the vocabulary [0, {self.vocab_size}) of {self._name}")
+
+
+def _parse(model_bytes: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
+    try:
+        if not model_bytes:  # sentencepiece takes this for "load nothing"
+            raise RuntimeError("the file is empty")
+        return sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
+    except RuntimeError as error:
+        raise TokenizerError(
+            f"tokenizer {name} is damaged or not a sentencepiece model ({error}); train it again"
+        ) from None
+
+
+def _require_unicode(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        character = text[error.start]
+        raise TokenizerError(
+            f"the text holds a lone surrogate U+{ord(character):04X} at character {error.start}, which is not valid "
+            "Unicode; pass UTF-8 text"
+        ) from None

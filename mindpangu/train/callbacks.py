@@ -1,0 +1,132 @@
+"""What happens around the steps: small hooks, called in order. Each does one thing and knows nothing of the others."""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mindpangu.checkpoint.writer import write_text_atomically
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One line of metrics.jsonl.
+
+    Attributes:
+        loss: mean over the step's targets, natural logarithm. lr: learning rate. global_norm: before clipping.
+        overflow, loss_scale: of mixed precision; False and 1.0 in fp32.
+        per_step_time: seconds. tokens_per_s: training tokens per second.
+        imbalance: largest over mean load of an expert, averaged over layers.
+        experts_updated: experts that Adam touched. domains: loss of each domain in the step, by name.
+        skipped: why the step was not taken, or None.
+    """
+
+    step: int
+    loss: float
+    lr: float
+    global_norm: float
+    overflow: bool
+    loss_scale: float
+    per_step_time: float
+    tokens_per_s: float
+    imbalance: float
+    experts_updated: int
+    domains: dict[str, float]
+    skipped: str | None
+
+
+class Callback:
+    """Hooks of the training loop; the default of each is to do nothing."""
+
+    def on_start(self, first_step: int, last_step: int) -> None: ...
+
+    def on_step(self, record: StepRecord) -> None: ...
+
+    def on_message(self, text: str) -> None: ...
+
+    def on_end(self) -> None: ...
+
+
+class MetricsFile(Callback):
+    """metrics.jsonl: a JSON object a step. A resumed run drops the lines that it is about to compute again."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file = None
+
+    def on_start(self, first_step: int, last_step: int) -> None:
+        kept = [json.dumps(record) for record in read_metrics(self.path) if record["step"] < first_step]
+        write_text_atomically(self.path, "".join(f"{line}\n" for line in kept))
+        self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 - open for the whole training
+
+    def on_step(self, record: StepRecord) -> None:
+        self._file.write(json.dumps(asdict(record)) + "\n")
+
+    def on_end(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl; a last line that a kill cut off is left out."""
+    records = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+    return records
+
+
+class Progress(Callback):
+    """Step lines for people: under a progress bar on a terminal, plain in a log."""
+
+    def __init__(self, every: int, log_file: Path | None = None):
+        self.every = every
+        self.log_path = log_file
+        self._bar: tqdm | None = None
+        self._log = None
+
+    def on_start(self, first_step: int, last_step: int) -> None:
+        self.last_step = last_step
+        if self.log_path is not None:
+            self.log_path.parent.mkdir(parents=True, exist_ok=True)
+            self._log = open(self.log_path, "a", buffering=1)  # noqa: SIM115 - open for the whole training
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=last_step, initial=first_step - 1, unit="step", desc="train", dynamic_ncols=True)
+
+    def on_step(self, record: StepRecord) -> None:
+        if self._bar is not None:
+            self._bar.update()
+        if record.step % self.every == 0 or record.step == self.last_step or record.skipped:
+            self.on_message(step_line(record, self.last_step))
+
+    def on_message(self, text: str) -> None:
+        # the bar, if there is one, stays below the lines
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+        if self._log is not None:
+            self._log.write(text + "\n")
+
+    def on_end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if self._log is not None:
+            self._log.close()
+
+
+def step_line(record: StepRecord, last_step: int) -> str:
+    """The step line, with the field names that MindSpore users search their logs for."""
+    width = len(str(last_step))
+    domains = " ".join(f"{name} {loss:.3f}" for name, loss in record.domains.items())
+    line = (
+        f"step:[{record.step:>{width}}/{last_step}], loss: {record.loss:.4f}, lr: {record.lr:.3e}, "
+        f"global_norm: {record.global_norm:.3f}, overflow cond: {record.overflow}, loss_scale: {record.loss_scale:g}, "
+        f"per_step_time: {1000 * record.per_step_time:.0f}ms, tokens/s: {record.tokens_per_s:.0f}, "
+        f"imbalance: {record.imbalance:.2f}, domains: {domains}"
+    )
+    return line if record.skipped is None else f"{line}, SKIPPED: {record.skipped}"

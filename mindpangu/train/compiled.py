@@ -1,0 +1,107 @@
+"""The compiled functions of a training step: forward and gradients of the two halves of the decoder.
+
+    lower_forward(rows, positions) → h
+    upper_step(slot, h, tokens, …, slabs) → loss, per-sample losses, dh, upper gradients, slab gradients
+    lower_backward(rows, positions, dh) → lower gradients         (recomputes the lower half)
+
+A graph takes all its inputs at launch, and experts must be able to move while the dense bottom runs; so PanGu-Σ's step
+is cut at the border of the halves. A dense model has nothing to move and is compiled as one function. The results
+are the same bit for bit (tests/train/test_step.py).
+"""
+
+import mindspore as ms
+from mindspore import ParameterTuple, nn
+
+from mindpangu.experts import SLAB_TENSORS
+from mindpangu.model.decoder import Decoder
+
+# Inputs of UpperLoss before the slabs: slot, h, tokens, positions, targets, loss weights, sample slots, tables.
+_UPPER_FIXED_INPUTS = 8
+
+
+class UpperLoss(nn.Cell):
+    """Weighted loss of the upper half; differentiable in h_TH and the slabs."""
+
+    def __init__(self, decoder: Decoder):
+        super().__init__(auto_prefix=False)
+        self.upper = decoder.upper
+
+    def construct(self, slot, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, tables, *slabs):
+        x_TH = self.upper(h_TH, tokens_BS, positions_BS, tables, slabs)
+        losses_BS = self.upper.token_losses(x_TH, targets_BS, slot, sample_slots_B) * weights_BS
+        losses_B = losses_BS.sum(1)
+        return losses_B.sum(), losses_B
+
+
+class LowerProduct(nn.Cell):
+    """⟨lower(rows), dh⟩, whose gradient is the lower half's share of the loss gradient."""
+
+    def __init__(self, decoder: Decoder):
+        super().__init__(auto_prefix=False)
+        self.lower = decoder.lower
+
+    def construct(self, rows_BS, positions_BS, dh_TH):
+        return (self.lower(rows_BS, positions_BS) * dh_TH).sum()
+
+
+class WholeLoss(nn.Cell):
+    """Both halves as one function: the dense model's step, and the check of the three-function step."""
+
+    def __init__(self, decoder: Decoder):
+        super().__init__(auto_prefix=False)
+        self.lower, self.loss = decoder.lower, UpperLoss(decoder)
+
+    def construct(self, slot, rows_BS, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, tables, *slabs):
+        h_TH = self.lower(rows_BS, positions_BS)
+        return self.loss(slot, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, tables, *slabs)
+
+
+class CompiledFunctions:
+    """The compiled functions of one decoder; each is compiled at its first call for a shape.
+
+    Args:
+        decoder: the model.
+        num_slabs: tensors of all slabs that a step takes (layers × slots × 4; 0 for a dense model).
+    """
+
+    def __init__(self, decoder: Decoder, num_slabs: int):
+        slabs = tuple(range(_UPPER_FIXED_INPUTS, _UPPER_FIXED_INPUTS + num_slabs))
+        lower, upper = ParameterTuple(decoder.lower_parameters), ParameterTuple(decoder.upper_parameters)
+        upper_gradient = ms.value_and_grad(UpperLoss(decoder), (1, *slabs), upper, has_aux=True)
+        lower_gradient = ms.grad(LowerProduct(decoder), None, lower)
+        everything = ParameterTuple(list(decoder.parameters.values()))
+        whole_position = slabs or None
+        whole_gradient = ms.value_and_grad(WholeLoss(decoder), whole_position, everything, has_aux=True)
+        lower_cell = decoder.lower
+
+        @ms.jit
+        def lower_forward(rows_BS, positions_BS):
+            return lower_cell(rows_BS, positions_BS)
+
+        @ms.jit
+        def upper_step(slot, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, tables, *slabs):
+            return upper_gradient(
+                slot, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, tables, *slabs
+            )
+
+        @ms.jit
+        def lower_backward(rows_BS, positions_BS, dh_TH):
+            return lower_gradient(rows_BS, positions_BS, dh_TH)
+
+        @ms.jit
+        def whole_step(slot, rows_BS, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, tables, *slabs):
+            return whole_gradient(
+                slot, rows_BS, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, tables, *slabs
+            )
+
+        self.lower_forward, self.upper_step, self.lower_backward = lower_forward, upper_step, lower_backward
+        self.whole_step = whole_step
+
+
+def slabs_of_layers(gradients, num_layers: int, num_slots: int):
+    """Yields (layer, slot, the four gradients of the slab) from a flat sequence in the order of ExpertStore.lookup."""
+    size = len(SLAB_TENSORS)
+    for layer in range(num_layers):
+        for slot in range(num_slots):
+            start = (layer * num_slots + slot) * size
+            yield layer, slot, gradients[start : start + size]

@@ -1,0 +1,130 @@
+"""The training loop: takes planned steps, one after the other, and tells the callbacks. No setting up, no files."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from mindpangu.errors import TrainingError
+from mindpangu.train.callbacks import Callback, StepRecord
+from mindpangu.train.schedule import learning_rate
+from mindpangu.train.step import StepResult, TrainStep
+from mindpangu.train.stream import PlannedStep, StepStream
+
+
+def run_steps(
+    train_step: TrainStep,
+    stream: StepStream,
+    first_step: int,
+    callbacks: Sequence[Callback],
+    save: Callable[[int, PlannedStep], None],
+) -> int:
+    """Trains from `first_step` to training.steps, or until a signal asks to stop.
+
+    Args:
+        save: writes a checkpoint after a step; called every checkpoint.save_steps and at the end.
+
+    Returns:
+        The last finished step; its checkpoint is saved.
+
+    Raises:
+        TrainingError: too many steps in a row were skipped; names the last one's batch.
+    """
+    config = train_step.config
+    last_step, skipped_in_a_row, finished = config.training.steps, 0, first_step - 1
+    for callback in callbacks:
+        callback.on_start(first_step, last_step)
+    try:
+        with StopOnSignal() as stop:
+            for step in range(first_step, last_step + 1):
+                started = time.perf_counter()
+                planned = stream.next()
+                rate = learning_rate(config.lr_scheduler, step)
+                result = train_step.run(planned.batches, planned.plans, rate)
+                record = _record(train_step, step, rate, result, planned, time.perf_counter() - started)
+                for callback in callbacks:
+                    callback.on_step(record)
+                skipped_in_a_row = _count_skipped(skipped_in_a_row, train_step, step, result, planned, callbacks)
+                if step % config.checkpoint.save_steps == 0 or step == last_step or stop.requested:
+                    save(step, planned)
+                finished = step
+                if stop.requested:
+                    break
+    finally:
+        for callback in callbacks:
+            callback.on_end()
+    return finished
+
+
+class StopOnSignal:
+    """Ctrl-C or SIGTERM lets the step finish, so that its checkpoint can be saved; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "StopOnSignal":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: object) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+def _count_skipped(
+    in_a_row: int,
+    train_step: TrainStep,
+    step: int,
+    result: StepResult,
+    planned: PlannedStep,
+    callbacks: Sequence[Callback],
+) -> int:
+    if result.skipped is None:
+        return 0
+    batch = name_batch(planned, [domain.name for domain in train_step.model.domains])
+    for callback in callbacks:
+        callback.on_message(f"step {step} was skipped ({result.skipped}); its batch: {batch}")
+    if in_a_row + 1 >= train_step.config.training.max_skipped_steps:
+        raise TrainingError(
+            f"{in_a_row + 1} steps in a row were skipped, the last one because {result.skipped}; its batch: {batch}. "
+            "Lower lr_scheduler.learning_rate, or look at this data"
+        )
+    return in_a_row + 1
+
+
+def name_batch(planned: PlannedStep, domain_names: Sequence[str]) -> str:
+    """Which samples a step was made of: enough to find them in the token shards."""
+    samples: dict[str, list[int]] = {}
+    for batch in planned.batches:
+        for domain, index in batch.sample_ids_B2.tolist():
+            samples.setdefault(domain_names[domain], []).append(index)
+    return "; ".join(f"{name} samples {indices}" for name, indices in samples.items())
+
+
+def _record(
+    train_step: TrainStep, step: int, rate: float, result: StepResult, planned: PlannedStep, seconds: float
+) -> StepRecord:
+    tokens = sum(batch.tokens_BS.size for batch in planned.batches)
+    names = [domain.name for domain in train_step.model.domains]
+    return StepRecord(
+        step=step,
+        loss=result.loss,
+        lr=rate,
+        global_norm=result.global_norm,
+        overflow=False,
+        loss_scale=1.0,
+        per_step_time=seconds,
+        tokens_per_s=tokens / seconds,
+        imbalance=sum(plan.imbalance() for plan in planned.plans) / len(planned.plans),
+        experts_updated=result.experts_updated,
+        domains={names[domain]: loss for domain, loss in sorted(result.domain_loss.items())},
+        skipped=result.skipped,
+    )

@@ -1,0 +1,112 @@
+"""report.md and loss.png of a run: what people look at first. Made from the files of the run folder, at any time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mindpangu.config.run_folder import RunFolder
+from mindpangu.train.callbacks import read_metrics
+
+
+def write_report(run: RunFolder) -> None:
+    """Writes the report and the plot from whatever of metrics, evaluation and samples is there."""
+    records = read_metrics(run.metrics)
+    if records:
+        plot_loss(records, run.loss_plot)
+    evaluation, samples = (_read(path) for path in (run.evaluation, run.samples))
+    parts = [f"# {run.root.name}", *_training(records), *_evaluation(evaluation), *_samples(samples)]
+    run.report.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
+    """Training loss of every step, coloured by domain where a step has one, and the gradient norm below it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (above, below) = pyplot.subplots(
+        2, 1, figsize=(8, 6), sharex=True, height_ratios=(3, 1), layout="constrained"
+    )
+    domains = sorted({name for record in records for name in record["domains"]})
+    for name in domains:
+        steps = [record["step"] for record in records if name in record["domains"]]
+        losses = [record["domains"][name] for record in records if name in record["domains"]]
+        line = above.plot(steps, losses, ".", markersize=3, alpha=0.4)[0]
+        above.plot(steps, _smooth(losses), color=line.get_color(), label=name)
+    above.set_ylabel("training loss (nats per token)")
+    above.set_title(f"{path.parent.name}: loss by domain")
+    above.legend(frameon=False)
+    below.plot([record["step"] for record in records], [record["global_norm"] for record in records], color="0.4", lw=1)
+    below.set_ylabel("gradient norm")
+    below.set_yscale("log")
+    below.set_xlabel("step")
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _smooth(values: list[float]) -> np.ndarray:
+    """Exponential moving average over about ten points, free of start-up bias."""
+    total, weight, smoothed = 0.0, 0.0, []
+    for value in values:
+        total, weight = 0.9 * total + value, 0.9 * weight + 1
+        smoothed.append(total / weight)
+    return np.array(smoothed)
+
+
+def _training(records: list[dict[str, Any]]) -> list[str]:
+    if not records:
+        return []
+    steady = [record for record in records[2:] if not record["skipped"]] or records
+    median = {key: float(np.median([record[key] for record in steady])) for key in ("per_step_time", "tokens_per_s")}
+    skipped = sum(record["skipped"] is not None for record in records)
+    rows = [
+        ("steps", f"{records[-1]['step']:,}"),
+        ("last loss", f"{records[-1]['loss']:.4f}"),
+        ("median step", f"{1000 * median['per_step_time']:.0f} ms"),
+        ("median tokens/s", f"{median['tokens_per_s']:,.0f}"),
+        ("expert imbalance (max/mean)", f"{np.mean([record['imbalance'] for record in steady]):.2f}"),
+        ("skipped steps", str(skipped)),
+    ]
+    return ["## Training", "![loss](loss.png)", _table(("", "value"), rows)]
+
+
+def _evaluation(evaluation: dict[str, Any] | None) -> list[str]:
+    if evaluation is None:
+        return []
+    rows = [
+        (
+            result["domain"],
+            f"{result['tokens']:,}",
+            f"{result['perplexity']:.1f}",
+            f"{result['unigram_perplexity']:.1f}",
+            f"{result['ratio']:.3f}",
+            ", ".join(f"{name} {value:.0f}" for name, value in result["perplexity_as"].items()) or "–",
+        )
+        for result in evaluation["domains"]
+    ]
+    head = ("domain", "tokens", "perplexity", "unigram", "ratio", "routed as another domain")
+    return [f"## Held-out text (step {evaluation['step']})", _table(head, rows)]
+
+
+def _samples(samples: dict[str, Any] | None) -> list[str]:
+    if samples is None:
+        return []
+    parts = ["## Continuations"]
+    for sample in samples["samples"]:
+        parts.append(f"**{sample['domain']}**\n\n```text\n{sample['prompt']}⟶{sample['continuation']}\n```")
+    return parts
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

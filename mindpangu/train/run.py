@@ -1,0 +1,124 @@
+"""A training run from its folder: opens what the earlier stages made, restores or starts, trains, writes the plot."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import mindspore as ms
+
+from mindpangu.checkpoint import CheckpointReader, clean_interrupted, input_digests, latest_iteration
+from mindpangu.config import Config, to_yaml
+from mindpangu.config.run_folder import RunFolder
+from mindpangu.data import Loader, TokenShards
+from mindpangu.domains import build_domains
+from mindpangu.errors import ConfigError, TrainingError
+from mindpangu.language_model import LanguageModel
+from mindpangu.routing import RoutingTable
+from mindpangu.tokenizer import Tokenizer
+from mindpangu.train.callbacks import MetricsFile, Progress
+from mindpangu.train.loop import run_steps
+from mindpangu.train.saving import load_weights, resume_training, save_training
+from mindpangu.train.step import TrainStep
+from mindpangu.train.stream import PlannedStep, StepStream
+
+
+@dataclass
+class Run:
+    """The opened parts of a run."""
+
+    config: Config
+    folder: RunFolder
+    shards: TokenShards
+    model: LanguageModel
+
+
+def open_run(config: Config) -> Run:
+    """Opens tokenizer, shards and routing table of a run folder and builds the model on them (weights not drawn).
+
+    Raises:
+        MindPanguError: a stage's output is missing or does not fit another's.
+    """
+    require_supported(config)
+    folder = RunFolder.of(config)
+    shards = TokenShards.open(folder.data, verify=True)
+    tokenizers = {path.stem: Tokenizer.load(path) for path in sorted(folder.tokenizer.glob("*.model"))}
+    table = None
+    if config.model.rre_layers:
+        table = RoutingTable.load(folder.routing, [domain.name for domain in build_domains(config)])
+    model = LanguageModel(config, tokenizers, table)
+    return Run(config, folder, shards, model)
+
+
+def require_supported(config: Config) -> None:
+    """Refuses what this version cannot do yet, before anything is built."""
+    parallelism = config.parallelism
+    ranks = parallelism.data_parallel * parallelism.tensor_parallel
+    if ranks > 1:
+        raise ConfigError(
+            f"parallelism asks for {ranks} ranks (data_parallel {parallelism.data_parallel} × tensor_parallel "
+            f"{parallelism.tensor_parallel}); this version trains in one process. Set both to 1"
+        )
+    if config.context.precision != "fp32":
+        raise ConfigError(f"context.precision is {config.context.precision}; this version trains in fp32")
+
+
+def set_device(config: Config) -> None:
+    """PyNative context with compiled functions, on the configured device."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    ms.set_device(config.context.device_target)
+
+
+def train(run: Run, resume: bool = False, load: Path | None = None, say: Callable[[str], None] = print) -> int:
+    """Trains a run to its last step, or until a signal; returns the last finished step.
+
+    Args:
+        resume: go on from the newest checkpoint of the run folder, bit for bit.
+        load: start anew, from the weights of this checkpoint.
+        say: where messages go.
+
+    Raises:
+        TrainingError: the run folder already holds a training and `resume` is not given.
+        CheckpointError: a checkpoint that cannot be used, or cannot be written.
+    """
+    config, folder, model = run.config, run.folder, run.model
+    folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    clean_interrupted(folder.checkpoints)
+    newest = latest_iteration(folder.checkpoints)
+    if newest is not None and not resume:
+        raise TrainingError(
+            f"{folder.root} already holds a training (newest checkpoint: {newest.name}). Go on with --resume, "
+            "or choose another --training.run_name, or remove that folder"
+        )
+    train_step = TrainStep(model)
+    loader = Loader(run.shards, model.domains, config)
+    digests = input_digests(run.shards.digest, model.table, model.tokenizers)
+    finished = 0
+    if newest is not None:
+        finished, state = resume_training(CheckpointReader(newest), train_step, digests)
+        loader.load_state(state)
+        say(f"resumed from {newest} after step {finished}")
+    else:
+        if resume:
+            say(f"there is no checkpoint in {folder.checkpoints} to resume from: starting at step 1")
+        model.store.initialize()
+        if load is not None:
+            reader = CheckpointReader(load)
+            load_weights(reader, model)
+            say(f"started from the weights of {reader.folder}")
+    folder.config.write_text(to_yaml(config))
+    if finished >= config.training.steps:
+        say(f"nothing to train: step {finished} of {config.training.steps} is done")
+        return finished
+
+    def save(step: int, planned: PlannedStep) -> None:
+        started = time.perf_counter()
+        save_training(folder, step, train_step, planned.loader_state, digests)
+        progress.on_message(f"saved checkpoint of step {step} in {time.perf_counter() - started:.1f} s")
+
+    progress = Progress(config.monitor.log_steps, folder.log() / "info.log")
+    stream = StepStream(loader, model)
+    try:
+        return run_steps(train_step, stream, finished + 1, [MetricsFile(folder.metrics), progress], save)
+    finally:
+        stream.close()

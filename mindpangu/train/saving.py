@@ -1,0 +1,77 @@
+"""What a training checkpoint holds beyond the model: optimizer state, position in the data, the spike window."""
+
+import json
+from collections.abc import Mapping
+
+from mindspore import Parameter
+
+from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, prune, refuse_differences
+from mindpangu.checkpoint.writer import write_text_atomically
+from mindpangu.config.run_folder import RunFolder
+from mindpangu.data import LoaderState
+from mindpangu.errors import CheckpointError
+from mindpangu.language_model import LanguageModel, read_dense, read_experts, write_model
+from mindpangu.train.optimizer import DenseAdam
+from mindpangu.train.step import TrainStep
+
+STATE_FILE = "state.json"
+
+
+def save_training(
+    run: RunFolder, step: int, train_step: TrainStep, loader_state: LoaderState, digests: Mapping[str, str]
+) -> None:
+    """Writes the checkpoint after `step`, then removes the oldest ones.
+
+    Args:
+        digests: of data, table and tokenizers (`checkpoint.input_digests`); a resumed run must have the same.
+    """
+    model, optimizer = train_step.model, train_step.optimizer
+    state = {
+        "step": step,
+        "updates": train_step.updates,
+        "loader": loader_state,
+        "spikes": train_step.guard.state(),
+        "digests": dict(digests),
+    }
+    with CheckpointWriter(run.checkpoints, step) as writer:
+        write_model(writer, model, _moments(optimizer))
+        writer.write(STATE_FILE, json.dumps(state, indent=1).encode())
+    write_text_atomically(run.latest, f"{step}\n")
+    prune(run.checkpoints, model.config.checkpoint.keep_last)
+
+
+def resume_training(
+    reader: CheckpointReader, train_step: TrainStep, digests: Mapping[str, str]
+) -> tuple[int, LoaderState]:
+    """Restores model, optimizer, experts and spike window; returns (last finished step, loader state).
+
+    Raises:
+        CheckpointError: data, table, tokenizer, model, optimizer or schedule differ; the message says which and how.
+    """
+    model = train_step.model
+    refuse_differences(reader, model.config, digests)
+    state = reader.json(STATE_FILE)
+    read_dense(reader, {**model.decoder.parameters, **_moments(train_step.optimizer)})
+    read_experts(reader, model, with_adam=True)
+    train_step.guard.load_state(state["spikes"])
+    train_step.updates = state["updates"]
+    return state["step"], state["loader"]
+
+
+def load_weights(reader: CheckpointReader, model: LanguageModel) -> None:
+    """Weights alone, for a new run: no optimizer state, no position in the data.
+
+    Raises:
+        CheckpointError: the model's shape, routing table or tokenizer is another one.
+    """
+    theirs = reader.config()
+    for section in ("model", "domains"):
+        now, then = getattr(model.config, section), getattr(theirs, section)
+        if now != then:
+            raise CheckpointError(f"cannot load {reader.folder}: its {section} section is {then}, this run's is {now}")
+    read_dense(reader, model.decoder.parameters)
+    read_experts(reader, model, with_adam=False)
+
+
+def _moments(optimizer: DenseAdam) -> dict[str, Parameter]:
+    return {p.name: p for p in (*optimizer.moment1.values(), *optimizer.moment2.values())}

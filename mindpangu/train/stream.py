@@ -1,0 +1,41 @@
+"""The stream of planned steps: loader and route plan run in a thread, ahead of the step that uses them."""
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from mindpangu.data import Batch, Loader, LoaderState
+from mindpangu.data.route_plan import RoutePlan
+from mindpangu.language_model import LanguageModel
+
+_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step's micro-batches and their plans, and the loader's state after them (what a checkpoint saves)."""
+
+    batches: tuple[Batch, ...]
+    plans: tuple[RoutePlan, ...]
+    loader_state: LoaderState
+
+
+class StepStream:
+    """Yields PlannedSteps without end. Only its own thread touches the loader."""
+
+    def __init__(self, loader: Loader, model: LanguageModel):
+        self._loader, self._model = loader, model
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._queue: deque[Future[PlannedStep]] = deque(self._thread.submit(self._make) for _ in range(_AHEAD))
+
+    def next(self) -> PlannedStep:
+        self._queue.append(self._thread.submit(self._make))
+        return self._queue.popleft().result()
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def _make(self) -> PlannedStep:
+        step = self._loader.next_step()
+        plans = tuple(self._model.plan(batch.tokens_BS, batch.domain_of_slot) for batch in step.micro_batches)
+        return PlannedStep(step.micro_batches, plans, step.next_state)

@@ -1,0 +1,91 @@
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mindpangu.data import HELDOUT, TRAIN, CorpusReader, split_corpus, training_texts
+from mindpangu.data.split import choose_heldout, document_order
+from mindpangu.domains import build_domains
+from mindpangu.errors import DataError
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(st.integers(0, 2**64 - 1), st.integers(1, 1000), min_size=2), st.floats(0.001, 0.5))
+def test_held_out_fills_its_budget_and_never_takes_everything(sizes, fraction):
+    chosen = choose_heldout(sizes, fraction)
+    assert 0 < len(chosen) < len(sizes)
+    taken, budget = sum(sizes[order] for order in chosen), fraction * sum(sizes.values())
+    if taken <= budget:
+        assert all(size > budget - taken for order, size in sizes.items() if order not in chosen)
+    else:  # nothing fits: the smallest document
+        assert chosen == {min(sizes, key=lambda order: (sizes[order], order))}
+        assert min(sizes.values()) > budget
+
+
+def test_documents_are_taken_in_the_order_of_their_hash():
+    assert choose_heldout({30: 10, 10: 10, 20: 10, 40: 70}, 0.2) == {10, 20}
+    assert choose_heldout({1: 60, 2: 15, 3: 25}, 0.2) == {2}  # what does not fit is passed over
+    assert choose_heldout({1: 60, 2: 45}, 0.1) == {2}
+
+
+def test_the_order_depends_on_seed_domain_and_document():
+    base = (0, "en", ("a", "b"))
+    others = [(1, "en", ("a", "b")), (0, "zh", ("a", "b")), (0, "en", ("ab", "")), (0, "en", ("a", "c"))]
+    assert len({document_order(*key) for key in [base, *others]}) == 5
+    assert document_order(*base) == document_order(*base)
+
+
+def heldout_texts(make_config, write_jsonl, path, records, **data):
+    config = make_config([write_jsonl(path, records)], heldout_fraction=0.2, **data)
+    reader = CorpusReader(config, build_domains(config))
+    split = split_corpus(reader)
+    parts = {HELDOUT: set(), TRAIN: set()}
+    for record in reader:
+        parts[split.part_of(record)].add((record.domain_id, record.source_document, record.parts))
+    assert sorted(training_texts(reader, split)) == sorted(
+        text for _, _, document in (split_part for split_part in parts[TRAIN]) for _, text in document
+    )
+    return parts
+
+
+def test_records_of_a_document_stay_together_and_file_order_does_not_matter(
+    tmp_path, make_config, write_jsonl, tiny_records
+):
+    shuffled = random.Random(0).sample(tiny_records, len(tiny_records))
+    unique = [record | {"doc": record["doc"], "n": i} for i, record in enumerate(shuffled)]
+    a = heldout_texts(make_config, write_jsonl, tmp_path / "a.jsonl", dedupe(tiny_records))
+    b = heldout_texts(make_config, write_jsonl, tmp_path / "b.jsonl", dedupe(unique))
+    assert a == b
+    for domain in range(4):
+        sides = [{document for d, document, _ in a[part] if d == domain} for part in (HELDOUT, TRAIN)]
+        assert 1 <= len(sides[0]) < len(sides[1])
+        assert not sides[0] & sides[1]
+
+
+def dedupe(records):
+    """Records whose (domain, document, text) is unique, so that sets lose nothing."""
+    return list({(r["domain"], r["doc"], r.get("text"), r.get("zh"), r.get("en")): r for r in records}.values())
+
+
+def test_another_seed_holds_out_other_documents(tmp_path, make_config, write_jsonl, tiny_records):
+    records = dedupe(tiny_records)
+    a, b = (
+        heldout_texts(make_config, write_jsonl, tmp_path / "a.jsonl", records, seed=seed)[HELDOUT] for seed in (0, 1)
+    )
+    assert a != b
+
+
+def test_domains_that_cannot_be_split_are_named(tmp_path, make_config, write_jsonl):
+    records = [{"domain": "en", "text": "a"}, {"domain": "en", "text": "b"}]
+
+    def split(extra, names):
+        config = make_config([write_jsonl(tmp_path / "c.jsonl", records + extra)], names)
+        return split_corpus(CorpusReader(config, build_domains(config)))
+
+    assert len(split([], ["en"]).heldout[0]) == 1
+    with pytest.raises(DataError, match="no record of domain 'zh'"):
+        split([], ["en", "zh"])
+    single = [{"domain": "zh", "text": text, "source": "s", "doc": "same"} for text in "天地"]
+    with pytest.raises(DataError, match="'zh' has a single source document"):
+        split(single, ["en", "zh"])

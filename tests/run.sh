@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# The tests, from a bare machine: sets up .venv with the dev extra if needed, then runs pytest.
+#
+#     bash tests/run.sh                     all but the slow ones
+#     bash tests/run.sh --slow              only the slow ones: whole runs, repeated kills
+#     bash tests/run.sh tests/model -k rre  any arguments of pytest, relative to the project folder
+set -euo pipefail
+CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+source recipes/environment.sh
+prepare_environment dev
+
+pytest=("$PYTHON" -m pytest)
+for argument in "$@"; do
+    if [ "$argument" = --slow ]; then pytest+=(-m slow); else pytest+=("$argument"); fi
+done
+exec "${pytest[@]}"
