@@ -11,7 +11,8 @@
 #      the folder and the version of Python stay the same. pip writes to .venv/install.log.
 #
 # Without a network: PIP_FIND_LINKS=/folder/of/wheels PIP_NO_INDEX=1. pip builds this package in isolation, so the
-# folder needs setuptools as well as the dependencies; a machine with a network fills it, from this folder, with
+# folder needs setuptools as well as the dependencies. A machine with a network, the same Python and the same kind of
+# processor fills it, from the project folder, with
 #
 #     python3 -m pip wheel --wheel-dir /folder/of/wheels '.[dev]' setuptools
 #
@@ -290,7 +291,7 @@ lock_venv() {
             # Renaming first: of several that find it dead, one removes it.
             mv "$lock" "$lock.$$" 2>/dev/null && rm -rf "$lock.$$"
         fi
-        sleep 1
+        sleep 0.2
     done
     echo "$(uname -n) $$" >"$lock/owner"
 }

@@ -163,8 +163,7 @@ mindpangu_on_all_ranks() {
     [ "$("$folder/python" -c "$identity" 2>/dev/null)" = "$("$PYTHON" -c "$identity")" ] ||
         die "msrun starts workers as 'python', but $folder/python is not $PYTHON: use an environment that has it"
     PATH=$folder:$PATH command -v msrun >/dev/null || die "no msrun in $folder and none on PATH: is MindSpore whole?"
-    log_folder=$(mindpangu config "${options[@]}" --get training.output_dir)/$(
-        mindpangu config "${options[@]}" --get training.run_name)/msrun_log
+    log_folder=$(mindpangu config "${options[@]}" --get run_folder)/msrun_log
     say "Every rank logs to $log_folder; below: the first one of this node."
     PATH=$folder:$PATH msrun --worker_num="$processes" --local_worker_num="$NPROC" --node_rank="$NODE_RANK" \
         --master_addr="$MASTER_ADDR" --master_port="$MASTER_PORT" --cluster_time_out="${CLUSTER_TIMEOUT:-600}" \

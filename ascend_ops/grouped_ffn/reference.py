@@ -4,15 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+SLOPE = float(np.float32(1.702))  # frameworks keep the constant in float32, whatever the tensor's dtype is
+
 
 def fast_gelu(u: np.ndarray) -> np.ndarray:
     """u · sigmoid(1.702 u), PanGu-α's activation."""
-    return u / (1 + np.exp(-1.702 * u))
+    return u / (1 + np.exp(-SLOPE * u))
 
 
 def fast_gelu_derivative(u: np.ndarray) -> np.ndarray:
-    sigmoid = 1 / (1 + np.exp(-1.702 * u))
-    return sigmoid + 1.702 * u * sigmoid * (1 - sigmoid)
+    sigmoid = 1 / (1 + np.exp(-SLOPE * u))
+    return sigmoid + SLOPE * u * sigmoid * (1 - sigmoid)
 
 
 def _groups(counts_G: np.ndarray, slabs: Sequence[np.ndarray]):

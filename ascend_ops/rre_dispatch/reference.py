@@ -13,7 +13,7 @@ def rre_dispatch(
     """
     num_slots, vocab_size = table_DV.shape
     for name, ids, bound in (("token id", token_ids_T, vocab_size), ("slot id", slot_ids_T, num_slots)):
-        if len(ids) and not (0 <= ids.min() and ids.max() < bound):
+        if len(ids) and (ids.min() < 0 or ids.max() >= bound):
             bad = ids[(ids < 0) | (ids >= bound)][0]
             raise ValueError(f"rre_dispatch: {name} {bad} is outside the table of {bound}")
     experts_T = table_DV[slot_ids_T, token_ids_T].astype(np.int64)

@@ -10,8 +10,8 @@
         tokenizer/main.model                    one tokenizer per embedding slot
 
 `writer.py` makes one beside its place and renames it, `reader.py` verifies and reads, `directory.py` finds and prunes,
-`experts.py` is the format of an expert file, `compatibility.py` says what must agree before a run is resumed. The model's
-files are written in `language_model.files`, the training state in `train.saving`.
+`experts.py` is the format of an expert file, `compatibility.py` says what must agree before a run is resumed. What goes
+in is decided above: the model's files in `language_model.files`, the training state in `train.saving`.
 """
 
 from mindpangu.checkpoint.compatibility import input_digests, is_finished, refuse_differences

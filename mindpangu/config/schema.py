@@ -65,7 +65,8 @@ class RoutingConfig:
     seed: int = number(0, minimum=0)
     """Seed of the assignment. The table itself is saved with the model and never rebuilt from the seed."""
     jitter: float = number(0.5, minimum=0)
-    """balanced only: relative noise on the frequencies, per layer, so that layers group tokens differently."""
+    """balanced only: relative noise on the order in which tokens are placed, per layer, so that layers group tokens
+    differently; 0 makes them alike, above 1 costs balance."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The stages before training: tokenizer, token shards, routing table. Each is skipped when nothing it depends on changed.
+"""The stages before training: tokenizer, token shards, routing table. Each is skipped when nothing it needs changed.
 
 No MindSpore is loaded here, so that a run whose stages are up to date starts at once.
 """

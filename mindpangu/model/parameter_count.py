@@ -46,7 +46,7 @@ def count_parameters(config: Config) -> ParameterCount:
         LayerNorms of a layer  4·H
 
     PanGu-Σ 1.085T (32 dense and 8 RRE layers, H 5120, F 20480, 40 domains × 16 experts): 8 · 640 experts of 209.7 M
-    are 1.0739T, everything else is 11.4 G (notes on the paper's section 3; layers and experts are reconstructed).
+    are 1.0739T, everything else is 11.4 G (which layers and experts: recipes/pangu_sigma_1t.yaml has the sources).
 
     Raises:
         ConfigError: the domains of `config` do not fit together.

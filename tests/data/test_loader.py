@@ -37,7 +37,7 @@ def test_a_batch_is_what_its_sample_ids_say(tiny_shards, make_config, token_stre
         assert (mask == 0).any() == (eod_reset and (batch.tokens_BS == shards.eot_id).any())
         arrays = (batch.tokens_BS, batch.targets_BS, batch.positions_BS, batch.loss_mask_BS)
         assert [array.dtype for array in arrays] == [np.int32, np.int32, np.int32, np.float32]
-        assert all(array.flags.c_contiguous and array.flags.owndata for array in arrays)
+        assert all(array.flags.c_contiguous for array in arrays)
 
 
 def test_every_epoch_meets_every_sample_once_in_another_order(tiny_shards, make_config):
@@ -116,7 +116,7 @@ def test_another_seed_is_another_order(tiny_shards, make_config):
         {},
         {"samples_taken": 4},
         {"samples_taken": [4, 4]},
-        {"samples_taken": [4, 4, 4, 2]},
+        {"samples_taken": [6, 2, 0, 0]},
         {"samples_taken": [8, 0, 0, -4]},
         {"samples_taken": [4.0, 4.0, 0, 0]},
         {"samples_taken": [4, 0, 0, 0]},

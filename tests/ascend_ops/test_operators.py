@@ -1,0 +1,161 @@
+"""Dispatch, combine and grouped FFN: composed against reference, forward and backward, in graph and PyNative mode."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mindspore import Tensor
+
+from ascend_ops.grouped_ffn import grouped_ffn, overflow_blocks
+from ascend_ops.grouped_ffn import reference as ffn_reference
+from ascend_ops.rre_combine import reference as combine_reference
+from ascend_ops.rre_combine import rre_combine
+from ascend_ops.rre_dispatch import reference as dispatch_reference
+from ascend_ops.rre_dispatch import rre_dispatch
+
+ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def random_case(seed, tokens, slots, experts, hidden, inner, skew, dtype):
+    """x, token ids, slot ids, table, slabs and an output gradient. `skew` puts every token on one expert."""
+    chance = np.random.default_rng(seed)
+    vocab = 11
+    table_DV = chance.integers(0, experts, (slots, vocab)).astype(np.int32)
+    if skew:
+        table_DV[:] = experts - 1
+    shapes = ((experts, hidden, inner), (experts, inner), (experts, inner, hidden), (experts, hidden))
+    return {
+        "x_TH": chance.standard_normal((tokens * slots, hidden)).astype(dtype),
+        "token_ids_T": chance.integers(0, vocab, tokens * slots).astype(np.int32),
+        "slot_ids_T": np.repeat(np.arange(slots, dtype=np.int32), tokens),
+        "table_DV": table_DV,
+        "dout_TH": chance.standard_normal((tokens * slots, hidden)).astype(dtype),
+        "slabs": [(0.5 * chance.standard_normal(shape)).astype(dtype) for _ in range(slots) for shape in shapes],
+    }
+
+
+def layer_of_operators(case, experts, block_rows, graph):
+    """(output, counts, positions, gradients of x and slabs) of dispatch → FFN → combine, composed."""
+
+    def weighted(x_TH, token_ids_T, slot_ids_T, table_DV, dout_TH, *slabs):
+        rows_TH, counts_G, positions_T = rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, experts)
+        out_TH = rre_combine(grouped_ffn(rows_TH, counts_G, slabs, block_rows), positions_T, x_TH)
+        return (out_TH * dout_TH).sum(), out_TH, counts_G, positions_T
+
+    inputs = [case[name] for name in ("x_TH", "token_ids_T", "slot_ids_T", "table_DV", "dout_TH")] + case["slabs"]
+    wanted = (0, *range(5, 5 + len(case["slabs"])))
+    gradient = ms.value_and_grad(weighted, wanted, has_aux=True)
+
+    def run(*tensors):
+        return gradient(*tensors)
+
+    function = ms.jit(run) if graph else run
+    (_, out_TH, counts_G, positions_T), gradients = function(*(Tensor(array) for array in inputs))
+    return out_TH.asnumpy(), counts_G.asnumpy(), positions_T.asnumpy(), [g.asnumpy() for g in gradients]
+
+
+def layer_of_references(case, experts):
+    """The same in NumPy, float64."""
+    x_TH, dout_TH = case["x_TH"].astype(np.float64), case["dout_TH"].astype(np.float64)
+    slabs = [slab.astype(np.float64) for slab in case["slabs"]]
+    rows_TH, counts_G, positions_T = dispatch_reference.rre_dispatch(
+        x_TH, case["token_ids_T"], case["slot_ids_T"], case["table_DV"], experts
+    )
+    out_TH = combine_reference.rre_combine(ffn_reference.grouped_ffn(rows_TH, counts_G, slabs), positions_T, x_TH)
+    dsorted_TH, dresidual_TH = combine_reference.rre_combine_backward(dout_TH, positions_T)
+    drows_TH, dslabs = ffn_reference.grouped_ffn_backward(dsorted_TH, rows_TH, counts_G, slabs)
+    dx_TH = dresidual_TH + dispatch_reference.rre_dispatch_backward(drows_TH, positions_T)
+    return out_TH, counts_G, positions_T, [dx_TH, *dslabs]
+
+
+def largest_error(found, expected):
+    """Relative to the largest expected value."""
+    return np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)
+
+
+CASES = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 2**32 - 1),
+        "tokens": st.integers(1, 23),
+        "slots": st.integers(1, 3),
+        "experts": st.integers(1, 5),
+        "hidden": st.integers(1, 6),
+        "inner": st.integers(1, 7),
+        "skew": st.booleans(),
+    }
+)
+
+
+@given(shape=CASES, block_rows=st.integers(0, 9))
+@settings(max_examples=25, deadline=None)
+def test_pynative_matches_reference_on_random_shapes(shape, block_rows):
+    case = random_case(**shape, dtype=np.float64)
+    found, expected = (
+        layer_of_operators(case, shape["experts"], block_rows, False),
+        layer_of_references(case, shape["experts"]),
+    )
+    np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_array_equal(found[2], expected[2])
+    assert largest_error(found[0], expected[0]) < 1e-12
+    for gradient, wanted in zip(found[3], expected[3], strict=True):
+        assert largest_error(gradient, wanted) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("tokens", "slots", "experts", "skew", "block_rows"),
+    [(13, 1, 4, False, 0), (13, 1, 4, True, 3), (8, 2, 3, False, 0), (5, 1, 1, False, 0), (1, 2, 5, False, 2)],
+)
+def test_graph_matches_reference(dtype, tokens, slots, experts, skew, block_rows):
+    case = random_case(0, tokens, slots, experts, 6, 10, skew, dtype)
+    found, expected = layer_of_operators(case, experts, block_rows, True), layer_of_references(case, experts)
+    bound = 1e-12 if dtype == np.float64 else 3e-6
+    np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_array_equal(found[2], expected[2])
+    assert largest_error(found[0], expected[0]) < bound
+    for gradient, wanted in zip(found[3], expected[3], strict=True):
+        assert largest_error(gradient, wanted) < bound
+
+
+def test_reference_gradients_match_finite_differences():
+    case = random_case(1, 7, 2, 3, 4, 5, False, np.float64)
+
+    def value():
+        return (layer_of_references(case, 3)[0] * case["dout_TH"]).sum()
+
+    gradients = layer_of_references(case, 3)[3]
+    step = 1e-6
+    for array, gradient in zip([case["x_TH"], *case["slabs"]], gradients, strict=True):
+        for index in np.ndindex(array.shape):
+            kept = array[index]
+            array[index] = kept + step
+            above = value()
+            array[index] = kept - step
+            below = value()
+            array[index] = kept
+            assert abs((above - below) / (2 * step) - gradient[index]) < 1e-7 * max(1, abs(gradient[index]))
+
+
+@given(counts=st.lists(st.integers(0, 40), min_size=1, max_size=9), block_rows=st.integers(1, 50))
+def test_overflow_blocks_suffice_for_every_distribution(counts, block_rows):
+    needed = sum(max(-(-count // block_rows) - 1, 0) for count in counts)
+    assert needed <= max(overflow_blocks(sum(counts), block_rows), 0)
+
+
+def test_reference_refuses_ids_outside_the_table():
+    case = random_case(2, 5, 1, 3, 2, 2, False, np.float64)
+    case["token_ids_T"][2] = 11
+    with pytest.raises(ValueError, match="token id 11 is outside the table of 11"):
+        layer_of_references(case, 3)
+
+
+def test_composed_refuses_wrong_shapes():
+    x_TH, ids = Tensor(np.zeros((4, 2), np.float32)), Tensor(np.zeros(3, np.int32))
+    table = Tensor(np.zeros((1, 5), np.int32))
+    with pytest.raises(ValueError, match="rre_dispatch: expected"):
+        rre_dispatch(x_TH, ids, ids, table, 1)
+    with pytest.raises(ValueError, match="rre_combine: expected"):
+        rre_combine(x_TH, ids, x_TH)
+    with pytest.raises(ValueError, match="grouped_ffn: expected"):
+        grouped_ffn(x_TH, ids, [Tensor(np.zeros((1, 2, 2), np.float32))] * 4)

@@ -1,0 +1,129 @@
+"""The checkpoint directory: whole or absent, verified before use, refused with a reason."""
+
+import json
+import resource
+
+import numpy as np
+import pytest
+
+from mindpangu.checkpoint import (
+    CheckpointReader,
+    CheckpointWriter,
+    ExpertFile,
+    clean_interrupted,
+    latest_iteration,
+    list_iterations,
+    prune,
+)
+from mindpangu.errors import CheckpointError
+
+
+def save(parent, step, content=b"content"):
+    with CheckpointWriter(parent, step) as writer:
+        writer.write("a.bin", content)
+        writer.write("experts/b.bin", content * 2)
+
+
+def test_written_files_read_back(tmp_path):
+    save(tmp_path, 7)
+    reader = CheckpointReader(tmp_path)
+    assert reader.step == 7
+    assert reader.folder.name == "iteration_00000007"
+    assert reader.read("experts/b.bin") == b"contentcontent"
+
+
+def test_nothing_appears_before_everything_is_written(tmp_path):
+    save(tmp_path, 1)
+    with pytest.raises(RuntimeError), CheckpointWriter(tmp_path, 2) as writer:
+        writer.write("a.bin", b"x")
+        assert latest_iteration(tmp_path).name == "iteration_00000001"
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["iteration_00000001"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(b"conte"), r"a\.bin has 5 bytes, its manifest says 7"),
+        (lambda path: path.write_bytes(b"Content"), r"a\.bin was altered"),
+        (lambda path: path.unlink(), r"a\.bin cannot be read"),
+    ],
+)
+def test_damage_is_named(tmp_path, damage, message):
+    save(tmp_path, 1)
+    damage(tmp_path / "iteration_00000001" / "a.bin")
+    with pytest.raises(CheckpointError, match=message):
+        CheckpointReader(tmp_path).read("a.bin")
+
+
+def test_bad_manifests_and_missing_checkpoints(tmp_path):
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        CheckpointReader(tmp_path)
+    save(tmp_path, 1)
+    manifest = tmp_path / "iteration_00000001" / "manifest.json"
+    kept = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(kept | {"format_version": 99}))
+    with pytest.raises(CheckpointError, match="has checkpoint format 99"):
+        CheckpointReader(tmp_path)
+    manifest.write_text('{"files": ')
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        CheckpointReader(tmp_path)
+    with pytest.raises(CheckpointError, match="has no absent"):
+        manifest.write_text(json.dumps(kept))
+        CheckpointReader(tmp_path).read("absent")
+
+
+def test_prune_keeps_the_newest_and_ignores_the_unfinished(tmp_path):
+    for step in (5, 20, 100):
+        save(tmp_path, step)
+    (tmp_path / ".iteration_00000200.writing").mkdir()
+    (tmp_path / ".iteration_00000001.deleting").mkdir()
+    (tmp_path / "iteration_00000300").mkdir()  # no manifest: not a checkpoint
+    assert [path.name for path in prune(tmp_path, 2)] == ["iteration_00000005"]
+    assert [path.name for path in list_iterations(tmp_path)] == ["iteration_00000020", "iteration_00000100"]
+    clean_interrupted(tmp_path)
+    assert not list(tmp_path.glob(".iteration_*"))
+
+
+def test_saving_a_step_again_replaces_it(tmp_path):
+    save(tmp_path, 3, b"old")
+    save(tmp_path, 3, b"new")
+    assert CheckpointReader(tmp_path).read("a.bin") == b"new"
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path):
+    save(tmp_path, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    import signal
+
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with (
+            pytest.raises(CheckpointError, match="cannot be written: File too large; free disk space"),
+            CheckpointWriter(tmp_path, 2) as writer,
+        ):
+            writer.write("big.bin", b"x" * 2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert [path.name for path in tmp_path.iterdir()] == ["iteration_00000001"]
+    with pytest.raises(CheckpointError, match="the disk has"), CheckpointWriter(tmp_path, 2) as writer:
+        writer.require_space(1 << 60)
+
+
+def test_expert_file_describes_itself(tmp_path):
+    header = ExpertFile(layer=1, domain="zh", index=3, step_count=9, table="t", tokenizer="k")
+    tensors = {"up": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    data = header.encode(tensors)
+    path = tmp_path / "expert"
+    found, loaded = ExpertFile.decode(path, data)
+    assert found == header
+    assert found.name == "experts/rre_01.zh.003.safetensors"
+    np.testing.assert_array_equal(loaded["up"], tensors["up"])
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        ExpertFile.decode(path, data[:-1])
+    with pytest.raises(CheckpointError, match="no valid expert header"):
+        from safetensors.numpy import save as encode
+
+        ExpertFile.decode(path, encode(tensors, metadata={"layer": "1"}))

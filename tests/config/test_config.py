@@ -1,0 +1,80 @@
+"""The configuration: strict, with messages that help, and round-tripping through YAML."""
+
+from pathlib import Path
+
+import pytest
+
+from mindpangu.config import Config, describe, load_config, to_yaml
+from mindpangu.errors import ConfigError
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model.hiden_size": "3"}, "unknown key model.hiden_size; did you mean model.hidden_size?"),
+        ({"modle.hidden_size": "3"}, "unknown key modle; did you mean model?"),
+        ({"training.steps": "0"}, "training.steps is 0; allowed: >= 1"),
+        ({"training.steps": "many"}, r"training.steps is 'many' \(str\); expected int"),
+        ({"training.steps": "1.5"}, "expected int"),
+        ({"data.eod_reset": "1"}, "expected bool"),
+        ({"data.corpus": "a.jsonl"}, "expected a list"),
+        ({"data.corpus": "[1]"}, r"data.corpus\[0\] is 1 \(int\); expected str"),
+        ({"data.mixture": "[en]"}, "expected name: value pairs"),
+        ({"routing.assignment": "learned"}, "allowed: balanced, random"),
+        ({"model.num_heads": "3"}, "model.num_heads is 3, which does not divide model.hidden_size 256"),
+        ({"model.rre_layers": "9"}, "more than model.num_layers"),
+        ({"training.global_batch_size": "12"}, "not a multiple of training.local_batch_size 8"),
+        ({"data.domains_per_step": "3"}, "does not divide training.local_batch_size"),
+        ({"lr_scheduler.warmup_steps": "100"}, "not more than lr_scheduler.warmup_steps"),
+        ({"lr_scheduler.lr_end": "1"}, "above lr_scheduler.learning_rate"),
+        ({"optimizer.betas": "[0.9]"}, "two numbers"),
+        ({"context.precision": "fp16"}, "on the CPU only fp32"),
+        ({"training.run_name": "a/b"}, "the name of one folder"),
+        ({"model": "3"}, "expected keys of ModelConfig"),
+        ({"training.steps.x": "3"}, "training.steps is"),
+        ({"data.heldout_fraction": ".nan"}, "allowed: > 0 and <= 0.5"),
+        ({"model.vocab_size": "[1"}, "not a YAML value"),
+        ({"domains.embedding_slots": "[{nam: a}]"}, r"did you mean domains.embedding_slots\[0\].name"),
+    ],
+)
+def test_every_mistake_is_named(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, overrides)
+
+
+def test_overrides_win_over_the_file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("training:\n  steps: 7\nmodel:\n")
+    config = load_config(path, {"lr_scheduler.learning_rate": "2e-3", "lr_scheduler.warmup_steps": "2"})
+    assert config.training.steps == 7
+    assert config.lr_scheduler.learning_rate == 0.002
+    assert config.lr_scheduler.decay_steps == 7  # derived
+    assert config.model.ffn_hidden_size == 1024  # derived
+
+
+@pytest.mark.parametrize("text", ["- a\n", "just words", "a: [", "\xff"])
+def test_unreadable_files(tmp_path, text):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load_config(path)
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_config(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_saved_configuration_reads_back_equal(recipe, tmp_path):
+    config = load_config(recipe)
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    assert load_config(path) == config
+
+
+def test_every_key_has_a_docstring():
+    listed = list(describe())
+    assert len(listed) > 50
+    for key, _, _, meaning in listed:
+        assert len(meaning) > 15, key
+    assert {key.split(".")[0] for key, *_ in listed} == set(Config.__dataclass_fields__)

@@ -1,0 +1,76 @@
+"""What tests of several rooms share: a corpus of four tiny domains, and a run folder prepared from it."""
+
+import json
+import os
+import random
+
+import pytest
+
+os.environ.setdefault("GLOG_v", "3")
+
+TINY = {
+    "model.num_layers": "3",
+    "model.rre_layers": "2",
+    "model.hidden_size": "16",
+    "model.num_heads": "2",
+    "model.seq_length": "16",
+    "model.vocab_size": "420",
+    "domains.experts_per_domain": "3",
+    "training.local_batch_size": "4",
+    "training.steps": "6",
+    "lr_scheduler.warmup_steps": "2",
+    "checkpoint.save_steps": "2",
+    "monitor.heldout_samples": "4",
+    "data.heldout_fraction": "0.2",
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory):
+    """A jsonl file with 60 documents in each of the four domains, the same in every session."""
+    chance = random.Random(0)
+    english = ["open", "close", "the", "window", "table", "red", "blue", "file", "row", "and", "then", "save"]
+    chinese = ["打开", "关闭", "窗口", "表格", "红色", "文件", "保存", "然后", "，", "。"]
+    records = []
+    for doc in range(60):
+        words = " ".join(chance.choices(english, k=30))
+        signs = "".join(chance.choices(chinese, k=30))
+        code = "".join(f"def f{chance.randrange(9)}(x):\n    return x + {chance.randrange(99)}\n" for _ in range(5))
+        records += [
+            {"domain": "en", "doc": str(doc), "source": "tiny", "text": words},
+            {"domain": "zh", "doc": str(doc), "source": "tiny", "text": signs},
+            {"domain": "bilingual", "doc": str(doc), "source": "tiny", "en": words, "zh": signs},
+            {"domain": "code", "doc": str(doc), "source": "tiny", "text": code, "lang": "python"},
+        ]
+    path = tmp_path_factory.mktemp("corpus") / "tiny.jsonl"
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_overrides(tiny_corpus, tmp_path_factory):
+    """Overrides of a tiny Σ whose tokenizer, data and routing table are prepared; copy and change run_name freely."""
+    from mindpangu.config import load_config
+    from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
+
+    output = tmp_path_factory.mktemp("output")
+    overrides = TINY | {
+        "data.corpus": f"[{tiny_corpus}]",
+        "training.output_dir": str(output),
+        "training.run_name": "prepared",
+    }
+    config = load_config(None, overrides)
+    for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
+        prepare(config, say=lambda text: None)
+    return overrides
+
+
+@pytest.fixture
+def tiny_run(tiny_overrides, tmp_path):
+    """(overrides, run folder) of a fresh copy of the prepared run, to train in."""
+    import shutil
+    from pathlib import Path
+
+    source = Path(tiny_overrides["training.output_dir"]) / "prepared"
+    shutil.copytree(source, tmp_path / "run")
+    return tiny_overrides | {"training.output_dir": str(tmp_path), "training.run_name": "run"}, tmp_path / "run"

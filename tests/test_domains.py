@@ -1,0 +1,54 @@
+"""The domain presets and what a configuration makes of them."""
+
+import pytest
+
+from mindpangu.config import load_config
+from mindpangu.domains import PRESETS, build_domains, control_tokens_of
+from mindpangu.errors import ConfigError
+
+
+def test_the_forty_domains_of_the_paper():
+    domains = PRESETS["sigma_40"]
+    assert len(domains) == len({domain.name for domain in domains}) == 40
+    kinds = [domain.kind for domain in domains[4:]]
+    assert kinds.count("code") == 6
+    assert kinds.count("monolingual") == 26 + 4
+    assert [domain.name for domain in domains[-4:]] == ["finance", "health", "law", "poetry"]
+    assert domains[:4] == PRESETS["sigma_4"]
+
+
+def test_control_tokens_are_shared_and_ordered():
+    tokens = control_tokens_of(PRESETS["sigma_4"])
+    assert tokens == ["<eot>", "<cn>", "<en>", "<python>", "<java>"]
+    assert len(control_tokens_of(PRESETS["sigma_40"])) == 5 + 26 + 6
+
+
+def test_order_is_that_of_the_preset_and_sizes_may_differ():
+    config = load_config(None, {"domains.names": "[en, zh]", "domains.experts": "{en: 4}"})
+    assert [(domain.name, domain.num_experts) for domain in build_domains(config)] == [("zh", 16), ("en", 4)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"domains.names": "[zh, klingon]"}, "klingon"),
+        ({"domains.names": "[zh, zh]"}, "may appear once"),
+        ({"domains.experts": "{fr: 3}"}, "domains.experts names 'fr'"),
+        ({"domains.experts": "{zh: 0}"}, "domains.experts.zh is 0"),
+        ({"data.mixture": "{fr: 1.0}"}, "data.mixture names 'fr'"),
+        (
+            {"domains.names": "[zh, en]", "domains.embedding_slots": "[{name: a, vocab_size: 9, domains: [zh]}]"},
+            "leave out en",
+        ),
+        (
+            {
+                "domains.names": "[zh]",
+                "domains.embedding_slots": "[{name: a, domains: [zh]}, {name: b, domains: [zh]}]",
+            },
+            "in two embedding slots",
+        ),
+    ],
+)
+def test_impossible_domains(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        build_domains(load_config(None, overrides))

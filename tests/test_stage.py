@@ -1,0 +1,50 @@
+"""Stages: skipped when nothing changed, rebuilt when something did, never half-written."""
+
+import pytest
+
+from mindpangu.stage import ResultFile, Stage, hash_files
+
+
+def build(stage, text="x"):
+    with stage.building() as folder:
+        (folder / "out.txt").write_text(text)
+
+
+def test_current_until_an_input_or_an_output_changes(tmp_path):
+    folder = tmp_path / "stage"
+    assert not Stage(folder, {"a": 1}).is_current()
+    build(Stage(folder, {"a": 1}))
+    assert Stage(folder, {"a": 1}).is_current()
+    assert not Stage(folder, {"a": 2}).is_current()
+    (folder / "out.txt").write_text("cut off")
+    assert not Stage(folder, {"a": 1}).is_current()
+    (folder / "out.txt").unlink()
+    assert not Stage(folder, {"a": 1}).is_current()
+
+
+def test_a_failing_build_keeps_the_old_folder(tmp_path):
+    folder = tmp_path / "stage"
+    build(Stage(folder, {"a": 1}), "old")
+    with pytest.raises(RuntimeError), Stage(folder, {"a": 2}).building() as scratch:
+        (scratch / "out.txt").write_text("new")
+        raise RuntimeError
+    assert Stage(folder, {"a": 1}).is_current()
+    assert (folder / "out.txt").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".stage.lock", "stage"]
+
+
+def test_result_file(tmp_path):
+    result = ResultFile(tmp_path / "result.json", {"a": (1, 2)})
+    assert not result.is_current()
+    result.write({"value": "中"})
+    assert ResultFile(tmp_path / "result.json", {"a": [1, 2]}).is_current()
+    assert not ResultFile(tmp_path / "result.json", {"a": [2]}).is_current()
+
+
+def test_hash_depends_on_content_and_order_alone(tmp_path):
+    first, second, copy = (tmp_path / name for name in "abc")
+    first.write_text("one")
+    second.write_text("two")
+    copy.write_text("one")
+    assert hash_files([first, second]) == hash_files([copy, second])
+    assert hash_files([first, second]) != hash_files([second, first])

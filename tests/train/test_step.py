@@ -1,0 +1,156 @@
+"""The training step: three functions equal one graph, accumulation, tied head, dense twin, overfitting, skipping."""
+
+import numpy as np
+import pytest
+
+from mindpangu.config import load_config
+from mindpangu.data import Loader
+from mindpangu.experts import SLAB_TENSORS
+from mindpangu.language_model import as_tensor
+from mindpangu.train.run import open_run, set_device
+from mindpangu.train.step import TrainStep
+
+
+def open_tiny(tiny_overrides, **changes):
+    """(model, loader) of the prepared tiny run, weights drawn."""
+    overrides = tiny_overrides | {key.replace("__", "."): value for key, value in changes.items()}
+    config = load_config(None, overrides)
+    set_device(config)
+    run = open_run(config)
+    run.model.store.initialize()
+    return run.model, Loader(run.shards, run.model.domains, config)
+
+
+def planned(model, loader):
+    batches = loader.next_step().micro_batches
+    return batches, [model.plan(batch.tokens_BS, batch.domain_of_slot) for batch in batches]
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_three_functions_equal_one_graph_bit_for_bit(tiny_overrides, slots):
+    model, loader = open_tiny(tiny_overrides, data__domains_per_step=str(slots))
+    step = TrainStep(model)
+    batches, plans = planned(model, loader)
+    found = step.gradients(batches, plans)
+    batch, plan = batches[0], plans[0]
+    weights_BS = batch.loss_mask_BS / np.float32(batch.loss_mask_BS.sum())
+    inputs = model.inputs(batch.tokens_BS, batch.positions_BS, plan)
+    (loss, _), (slabs, dense) = step.functions.whole_step(
+        inputs.slot, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
+        as_tensor(weights_BS), inputs.sample_slots_B, inputs.tables_LDV, *inputs.slabs,
+    )  # fmt: skip
+    assert found.loss == float(loss.asnumpy())
+    assert set(found.dense) == set(model.decoder.parameters)
+    for name, gradient in zip(model.decoder.parameters, dense, strict=True):
+        np.testing.assert_array_equal(found.dense[name].asnumpy(), gradient.asnumpy(), err_msg=name)
+    assert np.abs(found.dense["word_embedding"].asnumpy()).max() > 0
+    position = 0
+    for layer in range(2):
+        for domain in plan.domain_of_slot:
+            for mine in found.experts[layer, domain]:
+                np.testing.assert_array_equal(mine, slabs[position].asnumpy())
+                position += 1
+    assert position == len(slabs) == 2 * slots * len(SLAB_TENSORS)
+
+
+def test_accumulated_micro_batches_equal_one_large_batch(tiny_overrides):
+    large_model, large = open_tiny(tiny_overrides, training__local_batch_size="8", data__domains_per_step="2")
+    small_model, small = open_tiny(tiny_overrides, training__global_batch_size="8", data__domains_per_step="1")
+    one = TrainStep(large_model).gradients(*planned(large_model, large))
+    batches, plans = planned(small_model, small)
+    assert len(batches) == 2
+    two = TrainStep(small_model).gradients(batches, plans)
+    assert two.loss == pytest.approx(one.loss, rel=1e-5)
+    assert set(one.experts) == set(two.experts)
+    np.testing.assert_array_equal(one.activated_LDA, two.activated_LDA)
+    for name, gradient in one.dense.items():
+        np.testing.assert_allclose(two.dense[name].asnumpy(), gradient.asnumpy(), atol=2e-6, err_msg=name)
+    for key, gradients in one.experts.items():
+        for mine, other in zip(gradients, two.experts[key], strict=True):
+            np.testing.assert_allclose(mine, other, atol=2e-6)
+
+
+def test_a_layer_of_one_expert_equals_a_dense_layer(tiny_overrides):
+    rre_model, loader = open_tiny(tiny_overrides, domains__experts_per_domain="3")
+    batches, _plans = planned(rre_model, loader)
+    dense_model, _ = open_tiny(tiny_overrides, model__rre_layers="0")
+    # every expert of the batch's domain becomes the dense model's FFN of that layer
+    (domain,) = batches[0].domain_of_slot
+    for layer, name in enumerate(("blocks.1", "query_layer")):
+        slab = rre_model.store.weights[layer][domain]
+        for part, parameter in (
+            ("up", "up.weight"), ("up_bias", "up.bias"), ("down", "down.weight"), ("down_bias", "down.bias"),
+        ):  # fmt: skip
+            slab[part][:] = dense_model.decoder.parameters[f"{name}.ffn.{parameter}"].asnumpy()
+    for name, parameter in rre_model.decoder.parameters.items():
+        np.testing.assert_array_equal(parameter.asnumpy(), dense_model.decoder.parameters[name].asnumpy())
+    rre = rre_model.token_losses(batches[0])
+    dense = dense_model.token_losses(batches[0])
+    np.testing.assert_allclose(rre, dense, atol=2e-6)
+
+
+def test_overfits_one_batch(tiny_overrides):
+    model, loader = open_tiny(tiny_overrides, training__spike_sigma="0", model__hidden_size="32")
+    step = TrainStep(model)
+    batches, plans = planned(model, loader)
+    losses = [step.run(batches, plans, 1e-2).loss for _ in range(60)]
+    assert losses[0] > 5
+    assert losses[-1] < 0.5
+
+
+def test_a_skipped_step_leaves_every_bit(tiny_overrides):
+    model, loader = open_tiny(tiny_overrides)
+    step = TrainStep(model)
+    batches, plans = planned(model, loader)
+    step.run(batches, plans, 1e-3)
+    (domain,) = batches[0].domain_of_slot
+    model.store.weights[0][domain]["up"][:] = np.nan
+    before = {name: parameter.asnumpy().copy() for name, parameter in model.decoder.parameters.items()}
+    moments = {name: parameter.asnumpy().copy() for name, parameter in step.optimizer.moment2.items()}
+    counts = model.store.step_counts.copy()
+    result = step.run(batches, plans, 1e-3)
+    assert result.skipped == "loss is nan"
+    assert step.updates == 1
+    np.testing.assert_array_equal(counts, model.store.step_counts)
+    for name, parameter in model.decoder.parameters.items():
+        np.testing.assert_array_equal(before[name], parameter.asnumpy())
+        np.testing.assert_array_equal(moments[name], step.optimizer.moment2[name].asnumpy())
+
+
+def test_dense_adam_matches_the_formula(tiny_overrides):
+    model, _loader = open_tiny(tiny_overrides)
+    step = TrainStep(model)
+    chance = np.random.default_rng(0)
+    beta1, beta2 = model.config.optimizer.betas
+    names = ["blocks.0.ffn.up.weight", "blocks.0.ffn.up.bias", "final_norm.gamma"]
+    expected = {name: [model.decoder.parameters[name].asnumpy().astype(float), 0.0, 0.0] for name in names}
+    for count in range(1, 4):
+        gradients = {
+            name: chance.standard_normal(parameter.shape).astype(np.float32)
+            for name, parameter in model.decoder.parameters.items()
+        }
+        step.optimizer.update([as_tensor(gradient) for gradient in gradients.values()], count, 0.01, 0.5)
+        for name in names:
+            w, m, v = expected[name]
+            g = 0.5 * gradients[name].astype(float)
+            m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
+            decay = 0.1 if name.endswith("weight") else 0.0
+            m_hat, v_hat = m / (1 - beta1**count), v / (1 - beta2**count)
+            w = w - 0.01 * decay * w - 0.01 * m_hat / (np.sqrt(v_hat) + 1e-8)
+            expected[name] = [w, m, v]
+            np.testing.assert_allclose(model.decoder.parameters[name].asnumpy(), w, rtol=3e-5, atol=1e-6)
+
+
+def test_plan_and_device_agree_on_the_permutation(tiny_overrides):
+    """The device derives counts from tokens and table itself; they must be the plan's."""
+    from ascend_ops.rre_dispatch import rre_dispatch
+
+    model, loader = open_tiny(tiny_overrides, data__domains_per_step="2")
+    (batch,), (plan,) = planned(model, loader)
+    tokens_T = batch.tokens_BS.reshape(-1)
+    slots_T = np.repeat(np.arange(2, dtype=np.int32), len(tokens_T) // 2)
+    x_TH = np.zeros((len(tokens_T), 1), np.float32)
+    for layer in range(2):
+        table_DV = np.ascontiguousarray(plan.tables_LDV[layer])
+        _, counts_G, _ = rre_dispatch(*(as_tensor(array) for array in (x_TH, tokens_T, slots_T, table_DV)), 3)
+        np.testing.assert_array_equal(counts_G.asnumpy().reshape(2, 3), plan.counts_LDA[layer])
