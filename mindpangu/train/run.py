@@ -66,7 +66,8 @@ def require_supported(config: Config) -> None:
 def set_device(config: Config) -> None:
     """PyNative context with compiled functions, on the configured device."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
-    ms.set_device(config.context.device_target)
+    if ms.get_context("device_target") != config.context.device_target:  # it may be set once only
+        ms.set_device(config.context.device_target)
 
 
 def train(run: Run, resume: bool = False, load: Path | None = None, say: Callable[[str], None] = print) -> int:

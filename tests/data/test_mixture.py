@@ -41,8 +41,8 @@ def test_shares_follow_the_weights_within_one_slot_and_domains_are_distinct(num_
 @pytest.mark.parametrize(
     ("weights", "num_slots"),
     [
-        ([3, 3, 3, 4, 5], 3),  # fails if ties of deadlines are not broken by overlapping windows
-        ([3, 20, 20, 20, 20, 3, 29, 6, 29], 5),  # fails if they are not broken by group deadlines
+        ([3, 3, 3, 4, 5], 3),  # fails if ties of deadlines are broken by domain id alone
+        ([3, 20, 20, 20, 20, 3, 29, 6, 29], 5),  # fails if they are broken by overlapping windows alone
     ],
 )
 def test_crowded_schedules_that_a_plain_earliest_deadline_gets_wrong(weights, num_slots):

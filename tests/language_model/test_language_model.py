@@ -1,0 +1,176 @@
+"""What travels together: loading from a checkpoint alone, embedding slots, end-of-document resets, domains."""
+
+import numpy as np
+import pytest
+
+from mindpangu.checkpoint import CheckpointReader
+from mindpangu.config import load_config
+from mindpangu.data import Batch, heldout_batches
+from mindpangu.errors import ConfigError, TokenizerError
+from mindpangu.generation.generate import generate, heldout_prompt
+from mindpangu.generation.sampling import SamplingSettings
+from mindpangu.language_model import LanguageModel, load_model
+from mindpangu.train.heldout import evaluate_heldout, format_results, unigram_loss
+from mindpangu.train.run import open_run, set_device, train
+
+
+def open_model(overrides):
+    config = load_config(None, overrides)
+    set_device(config)
+    run = open_run(config)
+    run.model.store.initialize()
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_overrides, tmp_path_factory):
+    import shutil
+    from pathlib import Path
+
+    parent = tmp_path_factory.mktemp("trained")
+    shutil.copytree(Path(tiny_overrides["training.output_dir"]) / "prepared", parent / "run")
+    overrides = tiny_overrides | {
+        "training.output_dir": str(parent),
+        "training.run_name": "run",
+        "training.steps": "160",
+        "lr_scheduler.learning_rate": "1e-2",
+    }
+    config = load_config(None, overrides)
+    set_device(config)
+    run = open_run(config)
+    train(run, say=lambda text: None)
+    return run
+
+
+def test_a_loaded_model_computes_the_same_bits(trained):
+    loaded = load_model(CheckpointReader(trained.folder.root))
+    for name in trained.shards.domain_names:
+        for batch in heldout_batches(trained.shards, name, trained.config, 4):
+            np.testing.assert_array_equal(loaded.token_losses(batch), trained.model.token_losses(batch))
+
+
+def test_heldout_loss_beats_unigram_and_wrong_domains(trained):
+    results = evaluate_heldout(trained.model, trained.shards, trained.config)
+    assert [result.domain for result in results] == list(trained.shards.domain_names)
+    for result in results:
+        assert result.ratio < 0.95, format_results(results)
+        assert set(result.loss_as) == set(trained.shards.domain_names) - {result.domain}
+        assert all(loss > result.loss for loss in result.loss_as.values())
+    table = format_results(results)
+    assert all(name in table for name in trained.shards.domain_names)
+
+
+def test_unigram_baseline_by_hand():
+    tokens = np.array([[0, 1]], np.int32)
+    batch = Batch(tokens, np.array([[1, 3]], np.int32), tokens, np.array([[1.0, 1.0]], np.float32), (0,), tokens)
+    counts_V = np.array([5, 3, 2, 0])
+    expected = -(np.log(3.1 / 10.4) + np.log(0.1 / 10.4)) / 2
+    assert unigram_loss(counts_V, [batch]) == pytest.approx(expected)
+
+
+def test_generation_is_deterministic_and_stops(trained):
+    model, greedy = trained.model, SamplingSettings()
+    prompt = heldout_prompt(model, trained.shards, model.domains[2])
+    once = generate(model, "en", prompt, 20, greedy)
+    assert once == generate(model, "en", prompt, 20, greedy)
+    assert once != ""
+    drawn = {generate(model, "en", prompt, 8, SamplingSettings(temperature=2.0, seed=seed)) for seed in range(3)}
+    assert len(drawn) > 1
+    long = "open the window " * 20  # longer than the window of 16 tokens
+    assert isinstance(generate(model, "en", long, 2, greedy), str)
+    with pytest.raises(ConfigError, match="unknown domain 'fr'; this model has: bilingual, zh, en, code"):
+        generate(model, "fr", prompt, 1, greedy)
+
+
+def test_what_stands_behind_a_position_does_not_reach_it(trained):
+    model = trained.model
+    tokens_BS = np.full((1, 16), 10, np.int32)
+    first = model.next_token_logits(tokens_BS, 2, last=5)
+    tokens_BS[0, 6:] = 33
+    np.testing.assert_array_equal(first, model.next_token_logits(tokens_BS, 2, last=5))
+    tokens_BS[0, 5] = 34
+    assert not np.array_equal(first, model.next_token_logits(tokens_BS, 2, last=5))
+
+
+def test_eod_reset_separates_documents(tiny_overrides):
+    run = open_model(tiny_overrides | {"data.eod_reset": "true"})
+    (batch, *_) = heldout_batches(run.shards, "en", run.config, 4)
+    eot = run.shards.eot_id
+    tokens = batch.tokens_BS.copy()
+    tokens[:, 7] = eot
+    from mindpangu.data import loss_mask, positions
+
+    def with_tokens(tokens_BS):
+        return Batch(
+            tokens_BS, batch.targets_BS, positions(tokens_BS, eot, True),
+            loss_mask(tokens_BS, batch.targets_BS, run.shards.pad_id, eot, True), batch.domain_of_slot,
+            batch.sample_ids_B2,
+        )  # fmt: skip
+
+    losses = run.model.token_losses(with_tokens(tokens))
+    changed = tokens.copy()
+    changed[:, :7] = np.where(changed[:, :7] == 20, 21, 20)
+    other = run.model.token_losses(with_tokens(changed))
+    np.testing.assert_allclose(losses[:, 8:], other[:, 8:], atol=1e-6)
+    assert np.abs(losses[:, :8] - other[:, :8]).max() > 1e-4
+
+    plain = open_model(tiny_overrides)
+    assert np.abs(plain.model.token_losses(with_tokens(tokens)) - losses)[:, 8:].max() > 1e-5
+
+
+SLOTS = "[{name: a, vocab_size: 420, domains: [bilingual, zh]}, {name: b, vocab_size: 430, domains: [en, code]}]"
+
+
+def two_slots(tiny_overrides, tmp_path, **changes):
+    """A run of its own, whose domains use two embedding slots."""
+    from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
+
+    overrides = tiny_overrides | {
+        "domains.embedding_slots": SLOTS,
+        "training.output_dir": str(tmp_path),
+        "training.run_name": "slots",
+        **changes,
+    }
+    config = load_config(None, overrides)
+    for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
+        prepare(config, say=lambda text: None)
+    return open_model(overrides)
+
+
+def test_embedding_slots_train_and_mixed_batches_mask_other_slots(tiny_overrides, tmp_path):
+    run = two_slots(tiny_overrides, tmp_path, **{"data.domains_per_step": "2"})
+    model = run.model
+    assert model.decoder.parameters["word_embedding"].shape[0] == 850
+    pure = next(iter(heldout_batches(run.shards, "en", run.config, 4)))
+    foreign = next(iter(heldout_batches(run.shards, "zh", run.config, 4)))
+    # two samples of en and two of zh in one batch: slots b and a
+    halves = [np.concatenate([x[:2], y[:2]]) for x, y in (
+        (pure.tokens_BS, foreign.tokens_BS), (pure.targets_BS, foreign.targets_BS),
+        (pure.positions_BS, foreign.positions_BS), (pure.loss_mask_BS, foreign.loss_mask_BS),
+        (pure.sample_ids_B2, foreign.sample_ids_B2),
+    )]  # fmt: skip
+    en, zh = pure.domain_of_slot[0], foreign.domain_of_slot[0]
+    mixed = Batch(halves[0], halves[1], halves[2], halves[3], (en, zh), halves[4])
+    losses = model.token_losses(mixed)
+    np.testing.assert_allclose(losses[:2], model.token_losses(pure)[:2], atol=1e-5)
+    np.testing.assert_allclose(losses[2:], model.token_losses(foreign)[:2], atol=1e-5)
+    # the two slots' rows are different weights: the same ids score differently as the other slot's
+    assert np.abs(model.token_losses(pure) - model.token_losses(pure, (zh, zh))).max() > 1e-4
+    train(run, say=lambda text: None)
+    results = evaluate_heldout(model, run.shards, run.config)
+    assert all(set(result.loss_as) <= {"bilingual", "zh", "en", "code"} - {result.domain} for result in results)
+    assert [len(result.loss_as) for result in results] == [1, 1, 1, 1]
+
+
+def test_parts_that_do_not_fit_are_refused(tiny_overrides):
+    with pytest.raises(TokenizerError, match="has 420 pieces, but the embedding has 400 rows"):
+        open_model(tiny_overrides | {"model.vocab_size": "400"})
+    with pytest.raises(ConfigError, match="has 5 experts in the configuration, but 3 in its routing table"):
+        open_model(tiny_overrides | {"domains.experts": "{zh: 5}"})
+    with pytest.raises(ConfigError, match="model.rre_layers is 1, but the routing table is one of 2 layers"):
+        open_model(tiny_overrides | {"model.rre_layers": "1"})
+    with pytest.raises(ConfigError, match=r"8 ranks \(data_parallel 8"):
+        open_model(tiny_overrides | {"parallelism.data_parallel": "8"})
+    run = open_model(tiny_overrides)
+    with pytest.raises(TokenizerError, match="embedding slot 'main' has no tokenizer"):
+        LanguageModel(run.config, {}, run.model.table)

@@ -1,0 +1,235 @@
+"""A resumed run is the run that was never stopped, bit for bit; a run that is not the same is refused."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mindpangu.config import load_config
+from mindpangu.errors import CheckpointError, DataError, TrainingError
+from mindpangu.train.callbacks import read_metrics
+from mindpangu.train.run import open_run, set_device, train
+
+
+def run_training(overrides, resume=False, load=None, **changes):
+    overrides = overrides | {key.replace("__", "."): value for key, value in changes.items()}
+    config = load_config(None, overrides)
+    set_device(config)
+    opened = open_run(config)
+    said = []
+    train(opened, resume, load, say=said.append)
+    return opened, said
+
+
+def losses(folder):
+    return {
+        record["step"]: (record["loss"], record["global_norm"]) for record in read_metrics(folder / "metrics.jsonl")
+    }
+
+
+def weights(folder):
+    newest = max((folder / "checkpoint").glob("iteration_*"))
+    manifest = json.loads((newest / "manifest.json").read_text())
+    return {name: entry["blake2b"] for name, entry in manifest["files"].items() if name != "config.yaml"}
+
+
+def test_stop_and_resume_equals_one_run(tiny_run, tmp_path):
+    overrides, folder = tiny_run
+    run_training(overrides)
+    expected, final = losses(folder), weights(folder)
+    assert sorted(expected) == [1, 2, 3, 4, 5, 6]
+
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(folder, other, ignore=shutil.ignore_patterns("checkpoint", "metrics.jsonl"))
+    schedule = {"training__run_name": "other", "lr_scheduler__decay_steps": "6"}
+    run_training(overrides, training__steps="3", **schedule)
+    assert len(losses(other)) == 3
+    _, said = run_training(overrides, resume=True, **schedule)
+    assert "resumed from" in said[0]
+    assert losses(other) == expected
+    assert weights(other) == final
+
+
+def test_metrics_after_the_checkpoint_are_computed_again(tiny_run):
+    overrides, folder = tiny_run
+    run_training(overrides, training__steps="4", lr_scheduler__decay_steps="6")
+    metrics = folder / "metrics.jsonl"
+    lines = metrics.read_text().splitlines()
+    metrics.write_text("\n".join([*lines, lines[-1].replace('"step": 4', '"step": 5'), '{"step": 6, "lo']))
+    run_training(overrides, resume=True)
+    assert sorted(losses(folder)) == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in read_metrics(metrics)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_overrides, tmp_path_factory):
+    """A finished tiny run; tests copy it before they change it."""
+    import shutil
+
+    parent = tmp_path_factory.mktemp("finished")
+    shutil.copytree(Path(tiny_overrides["training.output_dir"]) / "prepared", parent / "run")
+    overrides = tiny_overrides | {"training.output_dir": str(parent), "training.run_name": "run"}
+    run_training(overrides, training__steps="2", lr_scheduler__decay_steps="6", lr_scheduler__warmup_steps="1")
+    return overrides | {"lr_scheduler.decay_steps": "6", "lr_scheduler.warmup_steps": "1"}, parent / "run"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr_scheduler__learning_rate": "0.5"}, "lr_scheduler.learning_rate was 0.001, is 0.5"),
+        ({"optimizer__betas": "[0.8, 0.9]"}, r"optimizer.betas was \[0.9, 0.95\], is \[0.8, 0.9\]"),
+        ({"model__hidden_size": "32"}, "model.ffn_hidden_size was 64, is 128; model.hidden_size was 16, is 32"),
+        ({"data__seed": "3"}, "data.seed was 0, is 3"),
+        ({"training__max_norm": "2.0"}, "training.max_norm was 1.0, is 2.0"),
+    ],
+)
+def test_a_changed_run_is_refused(finished, changes, message):
+    overrides, _ = finished
+    with pytest.raises(CheckpointError, match=message):
+        run_training(overrides, resume=True, **changes)
+
+
+def copy_of(finished, tmp_path):
+    import shutil
+
+    overrides, folder = finished
+    shutil.copytree(folder, tmp_path / "copy")
+    return overrides | {"training.output_dir": str(tmp_path), "training.run_name": "copy"}, tmp_path / "copy"
+
+
+def test_another_table_or_tokenizer_or_data_is_refused(finished, tmp_path):
+    from mindpangu.data.prepare import prepare_routing
+
+    overrides, _ = copy_of(finished, tmp_path)
+    prepare_routing(load_config(None, overrides | {"routing.seed": "5"}), say=lambda text: None)
+    with pytest.raises(CheckpointError, match="the routing table changed"):
+        run_training(overrides, resume=True)
+
+
+def test_altered_shards_are_refused(finished, tmp_path):
+    overrides, folder = copy_of(finished, tmp_path)
+    shard = folder / "data" / "en.train.bin"
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match=r"en\.train\.bin was altered"):
+        run_training(overrides, resume=True)
+
+
+def test_a_damaged_or_swapped_expert_is_refused(finished, tmp_path):
+    overrides, folder = copy_of(finished, tmp_path)
+    experts = max((folder / "checkpoint").glob("iteration_*")) / "experts"
+    one, other = sorted(experts.iterdir())[:2]
+    kept = one.read_bytes()
+    one.write_bytes(kept[:-8])
+    with pytest.raises(CheckpointError, match=rf"{one.name} has \d+ bytes"):
+        run_training(overrides, resume=True)
+    one.write_bytes(other.read_bytes())
+    with pytest.raises(CheckpointError, match=f"{one.name} was altered"):
+        run_training(overrides, resume=True)
+
+
+def test_an_existing_training_is_not_overwritten(finished):
+    overrides, folder = finished
+    before = weights(folder)
+    with pytest.raises(TrainingError, match="already holds a training .* Go on with --resume"):
+        run_training(overrides)
+    assert weights(folder) == before
+
+
+def test_load_starts_a_new_run_from_the_weights(finished, tiny_run):
+    _, source = finished
+    overrides, folder = tiny_run
+    opened, said = run_training(overrides, load=source, training__steps="3", lr_scheduler__learning_rate="1e-9",
+                                lr_scheduler__lr_end="0")  # fmt: skip
+    assert "started from the weights of" in said[0]
+    assert sorted(losses(folder)) == [1, 2, 3]
+    from mindpangu.checkpoint import CheckpointReader
+    from mindpangu.language_model import load_model
+
+    loaded = load_model(CheckpointReader(source))
+    for name, parameter in loaded.decoder.parameters.items():
+        np.testing.assert_allclose(opened.model.decoder.parameters[name].asnumpy(), parameter.asnumpy(), atol=1e-7)
+    with pytest.raises(CheckpointError, match="its model section is"):
+        run_training(overrides, load=source, training__run_name="run", model__hidden_size="32", training__steps="3")
+
+
+def command(overrides, *extra):
+    options = [word for key, value in overrides.items() for word in (f"--{key}", value)]
+    return [sys.executable, "-m", "mindpangu", "train", *options, *extra]
+
+
+def kill_and_resume(overrides, folder, expected, kills, seconds, seed):
+    """Kills a training `kills` times at random moments, the last ones while a checkpoint is written; then lets it end."""
+    chance = random.Random(seed)
+    writing_kills = 0
+    for number in range(kills):
+        process = subprocess.Popen(command(overrides, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        if number % 2:
+            # the moment in which a checkpoint is being written
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline and process.poll() is None:
+                if list((folder / "checkpoint").glob(".iteration_*.writing/*")):
+                    time.sleep(chance.uniform(0, 0.05))
+                    writing_kills += 1
+                    break
+                time.sleep(0.0005)
+        else:
+            time.sleep(chance.uniform(*seconds))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if process.returncode == 0:
+            break
+    done = subprocess.run(command(overrides, "--resume"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert losses(folder) == expected
+    return writing_kills
+
+
+def test_killed_runs_resume_exactly(tiny_run):
+    overrides, folder = tiny_run
+    overrides = overrides | {"training.steps": "40", "checkpoint.save_steps": "3"}
+    run_training(overrides)
+    expected = losses(folder)
+    import shutil
+
+    shutil.rmtree(folder / "checkpoint")
+    (folder / "metrics.jsonl").unlink()
+    assert kill_and_resume(overrides, folder, expected, kills=2, seconds=(4, 9), seed=0) == 1
+
+
+@pytest.mark.slow
+def test_ten_random_kills_resume_exactly(tiny_run):
+    overrides, folder = tiny_run
+    overrides = overrides | {"training.steps": "400", "checkpoint.save_steps": "7", "lr_scheduler.warmup_steps": "20"}
+    run_training(overrides)
+    expected = losses(folder)
+    import shutil
+
+    shutil.rmtree(folder / "checkpoint")
+    (folder / "metrics.jsonl").unlink()
+    assert kill_and_resume(overrides, folder, expected, kills=10, seconds=(5, 10), seed=int(os.environ.get("SEED", 0)))
+
+
+def test_a_signal_saves_a_checkpoint_first(tiny_run):
+    overrides, folder = tiny_run
+    overrides = overrides | {"training.steps": "5000", "checkpoint.save_steps": "5000"}
+    process = subprocess.Popen(command(overrides), stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("step:[") and int(line[6:].split("/")[0]) >= 3:
+            break
+    process.send_signal(signal.SIGTERM)
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "--resume goes on" in rest
+    last = max(losses(folder))
+    assert (folder / "latest_checkpointed_iteration.txt").read_text() == f"{last}\n"
