@@ -7,7 +7,7 @@ renames nobody, and a sub-model is made of the files themselves.
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mindpangu.checkpoint.reader import decode_tensors
 from mindpangu.errors import CheckpointError
 
 FORMAT_VERSION = 1
+_HEADER = "expert"
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,16 @@ class ExpertFile:
         return expert_file_name(self.layer, self.domain, self.index)
 
     def encode(self, tensors: Mapping[str, np.ndarray]) -> bytes:
-        return encode_tensors(dict(tensors), metadata={key: str(value) for key, value in asdict(self).items()})
+        # one entry, because safetensors writes several in any order: equal experts are equal files
+        return encode_tensors(dict(tensors), metadata={_HEADER: json.dumps(asdict(self), sort_keys=True)})
 
     @staticmethod
     def decode(path: Path, data: bytes) -> tuple["ExpertFile", dict[str, np.ndarray]]:
         """The header and the tensors. Raises CheckpointError if the file is not a whole expert file."""
         tensors = decode_tensors(path, data)
-        metadata = _metadata(data)
         try:
-            header = ExpertFile(**{item.name: item.type(metadata[item.name]) for item in fields(ExpertFile)})
-        except (KeyError, ValueError) as error:
+            header = ExpertFile(**json.loads(_metadata(data)[_HEADER]))
+        except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path} has no valid expert header: {error}") from None
         if header.format_version != FORMAT_VERSION:
             raise CheckpointError(f"{path} has expert format {header.format_version}; this version reads 1")

@@ -22,6 +22,7 @@ from mindpangu.routing.assignment import assign_layers
 
 FORMAT_VERSION = "1"
 _TENSOR = "expert_of_token"
+_HEADER = "routing_table"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ class DomainTable:
 
     @property
     def header(self) -> dict[str, str]:
-        """What the file says about its content; safetensors headers hold strings only."""
+        """What the file says about its content, as strings."""
         num_layers, vocab_size = self.experts_LV.shape
         return {
             "format_version": FORMAT_VERSION,
@@ -187,8 +188,9 @@ class RoutingTable:
         """Writes one file for each domain, `{domain}.safetensors`, into `folder`, which is made if it is absent."""
         folder.mkdir(parents=True, exist_ok=True)
         for table in self._tables.values():
-            metadata = table.header | {"digest": table.digest}
-            save_file({_TENSOR: table.experts_LV}, table_file(folder, table.name), metadata)
+            # one entry, because safetensors writes several in any order: equal tables are equal files
+            header = json.dumps(table.header | {"digest": table.digest}, sort_keys=True)
+            save_file({_TENSOR: table.experts_LV}, table_file(folder, table.name), {_HEADER: header})
 
     @classmethod
     def load(cls, folder: Path, domain_names: Sequence[str]) -> "RoutingTable":
@@ -218,7 +220,7 @@ def _read(folder: Path, domain_name: str) -> DomainTable:
         raise RoutingError(f"no routing table of domain {domain_name!r}: {path} is missing; {folder} holds: {present}")
     try:
         with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
             same_format = header.get("format_version") == FORMAT_VERSION
             if same_format:
                 table = DomainTable(

@@ -119,6 +119,7 @@ def test_expert_file_describes_itself(tmp_path):
     path = tmp_path / "expert"
     found, loaded = ExpertFile.decode(path, data)
     assert found == header
+    assert header.encode(tensors) == data
     assert found.name == "experts/rre_01.zh.003.safetensors"
     np.testing.assert_array_equal(loaded["up"], tensors["up"])
     with pytest.raises(CheckpointError, match="not a safetensors file"):
@@ -126,4 +127,4 @@ def test_expert_file_describes_itself(tmp_path):
     with pytest.raises(CheckpointError, match="no valid expert header"):
         from safetensors.numpy import save as encode
 
-        ExpertFile.decode(path, encode(tensors, metadata={"layer": "1"}))
+        ExpertFile.decode(path, encode(tensors, metadata={"expert": "{}"}))

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,8 +47,6 @@ def test_stop_and_resume_equals_one_run(tiny_run, tmp_path):
     expected, final = losses(folder), weights(folder)
     assert sorted(expected) == [1, 2, 3, 4, 5, 6]
 
-    import shutil
-
     other = tmp_path / "other"
     shutil.copytree(folder, other, ignore=shutil.ignore_patterns("checkpoint", "metrics.jsonl"))
     schedule = {"training__run_name": "other", "lr_scheduler__decay_steps": "6"}
@@ -73,8 +72,6 @@ def test_metrics_after_the_checkpoint_are_computed_again(tiny_run):
 @pytest.fixture(scope="module")
 def finished(tiny_overrides, tmp_path_factory):
     """A finished tiny run; tests copy it before they change it."""
-    import shutil
-
     parent = tmp_path_factory.mktemp("finished")
     shutil.copytree(Path(tiny_overrides["training.output_dir"]) / "prepared", parent / "run")
     overrides = tiny_overrides | {"training.output_dir": str(parent), "training.run_name": "run"}
@@ -99,8 +96,6 @@ def test_a_changed_run_is_refused(finished, changes, message):
 
 
 def copy_of(finished, tmp_path):
-    import shutil
-
     overrides, folder = finished
     shutil.copytree(folder, tmp_path / "copy")
     return overrides | {"training.output_dir": str(tmp_path), "training.run_name": "copy"}, tmp_path / "copy"
@@ -141,7 +136,7 @@ def test_a_damaged_or_swapped_expert_is_refused(finished, tmp_path):
 def test_an_existing_training_is_not_overwritten(finished):
     overrides, folder = finished
     before = weights(folder)
-    with pytest.raises(TrainingError, match="already holds a training .* Go on with --resume"):
+    with pytest.raises(TrainingError, match=r"already holds a training .* Go on with --resume"):
         run_training(overrides)
     assert weights(folder) == before
 
@@ -159,8 +154,9 @@ def test_load_starts_a_new_run_from_the_weights(finished, tiny_run):
     loaded = load_model(CheckpointReader(source))
     for name, parameter in loaded.decoder.parameters.items():
         np.testing.assert_allclose(opened.model.decoder.parameters[name].asnumpy(), parameter.asnumpy(), atol=1e-7)
+    shutil.rmtree(folder / "checkpoint")
     with pytest.raises(CheckpointError, match="its model section is"):
-        run_training(overrides, load=source, training__run_name="run", model__hidden_size="32", training__steps="3")
+        run_training(overrides, load=source, model__hidden_size="32", training__steps="3")
 
 
 def command(overrides, *extra):
@@ -169,7 +165,7 @@ def command(overrides, *extra):
 
 
 def kill_and_resume(overrides, folder, expected, kills, seconds, seed):
-    """Kills a training `kills` times at random moments, the last ones while a checkpoint is written; then lets it end."""
+    """Kills a training `kills` times, every second time while it writes a checkpoint; then lets it end."""
     chance = random.Random(seed)
     writing_kills = 0
     for number in range(kills):
@@ -200,8 +196,6 @@ def test_killed_runs_resume_exactly(tiny_run):
     overrides = overrides | {"training.steps": "40", "checkpoint.save_steps": "3"}
     run_training(overrides)
     expected = losses(folder)
-    import shutil
-
     shutil.rmtree(folder / "checkpoint")
     (folder / "metrics.jsonl").unlink()
     assert kill_and_resume(overrides, folder, expected, kills=2, seconds=(4, 9), seed=0) == 1
@@ -213,8 +207,6 @@ def test_ten_random_kills_resume_exactly(tiny_run):
     overrides = overrides | {"training.steps": "400", "checkpoint.save_steps": "7", "lr_scheduler.warmup_steps": "20"}
     run_training(overrides)
     expected = losses(folder)
-    import shutil
-
     shutil.rmtree(folder / "checkpoint")
     (folder / "metrics.jsonl").unlink()
     assert kill_and_resume(overrides, folder, expected, kills=10, seconds=(5, 10), seed=int(os.environ.get("SEED", 0)))
