@@ -1,4 +1,4 @@
-"""Measures the data loader: tokens a second from warm shards, positions and loss masks included.
+"""Measures the data loader: tokens a second from warm shards, positions and loss masks included; then with route plans.
 
 Two ways to call it:
 
@@ -11,15 +11,18 @@ import hashlib
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mindpangu.config import Config, DataConfig, ModelConfig, TrainingConfig, resolve
+from mindpangu.config import Config, DataConfig, ModelConfig, RoutingConfig, TrainingConfig, resolve
 from mindpangu.data import Loader, TokenShards
+from mindpangu.data.route_plan import plan_routes
 from mindpangu.data.shards import FORMAT_VERSION, INDEX
 from mindpangu.data.split import SPLITS
 from mindpangu.domains import Domain, build_domains
+from mindpangu.routing import RoutingTable
 
 
 def main() -> None:
@@ -29,6 +32,7 @@ def main() -> None:
     parser.add_argument("--local-batch-size", type=int, default=8)
     parser.add_argument("--seq-length", type=int, default=1024)
     parser.add_argument("--domains-per-step", type=int, default=1)
+    parser.add_argument("--rre-layers", type=int, default=8, help="layers of the route plan (%(default)s)")
     parser.add_argument("--eod-reset", action="store_true", help="positions and mask restart after each document")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of each of 5 runs (%(default)s)")
     arguments = parser.parse_args()
@@ -45,17 +49,31 @@ def main() -> None:
             write_synthetic_shards(Path(scratch), domains, arguments.tokens)
         shards = TokenShards.open(arguments.shards or Path(scratch), verify=True)  # reads, and so warms, every file
         if arguments.shards is not None:
-            domains = [Domain(name, "monolingual", ()) for name in shards.domain_names]
-        rates = sorted(measure(Loader(shards, domains, config), arguments.seconds) for _ in range(5))
+            domains = [Domain(name, "monolingual", (), 16) for name in shards.domain_names]
+        table = RoutingTable.build(
+            domains,
+            {domain.name: np.ones(shards.vocab_size, np.int64) for domain in domains},
+            arguments.rre_layers,
+            RoutingConfig(assignment="random"),
+        )
+        report = {}
+        for name, with_table in (("loader", None), ("loader and route plan", table)):
+            loader = Loader(shards, domains, config)
+            report[name] = sorted(measure(loader, domains, with_table, arguments.seconds) for _ in range(5))
     shape = {key: value for key, value in vars(arguments).items() if key not in ("shards", "tokens", "seconds")}
-    print(f"{rates[2] / 1e6:.1f} M tokens/s (5 runs: {rates[0] / 1e6:.1f} … {rates[-1] / 1e6:.1f})  {shape}")
+    print(shape)
+    for name, rates in report.items():
+        print(f"{name:>22}: {rates[2] / 1e6:6.1f} M tokens/s (5 runs: {rates[0] / 1e6:.1f} … {rates[-1] / 1e6:.1f})")
 
 
-def measure(loader: Loader, seconds: float) -> float:
-    """Tokens a second over about `seconds`, on one core."""
+def measure(loader: Loader, domains: Sequence[Domain], table: RoutingTable | None, seconds: float) -> float:
+    """Tokens a second over about `seconds`, on one core; with a table, the steps' route plans are made too."""
     tokens, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
-        tokens += sum(batch.tokens_BS.size for batch in loader.next_step().micro_batches)
+        for batch in loader.next_step().micro_batches:
+            tokens += batch.tokens_BS.size
+            if table is not None:
+                plan_routes(batch.tokens_BS, batch.domain_of_slot, domains, table)
     return tokens / elapsed
 
 

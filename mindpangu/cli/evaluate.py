@@ -58,6 +58,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
 
     set_device(config)
     model = load_model(reader)
+    model.require_data(shards)
     results = evaluate_heldout(
         model, shards, config, wrong, progress=lambda items: tqdm(items, desc="evaluate", unit="domain", disable=None)
     )

@@ -80,6 +80,7 @@ def _continue_every_domain(options, folder: RunFolder, reader, settings) -> None
     from mindpangu.train.report import write_report
 
     model = _load(reader)
+    model.require_data(shards)
     samples = []
     for domain in tqdm(model.domains, desc="generate", unit="domain", disable=None):
         prompt = heldout_prompt(model, shards, domain)

@@ -65,7 +65,7 @@ class Loader:
         if names != shards.domain_names:
             raise DataError(
                 f"token shards in {shards.folder} are of the domains {', '.join(shards.domain_names)}, this run has "
-                f"{', '.join(names)}; prepare the data again (`mindpangu data`)"
+                f"{', '.join(names)}; prepare the data again (`mindpangu data prepare`)"
             )
         self._shards, self._config, self._replica = shards, config, replica
         self._slot_samples = config.training.local_batch_size // config.data.domains_per_step

@@ -30,7 +30,7 @@ INDEX = "index.json"
 
 _BATCH_BYTES = 1 << 20  # text that is tokenized at once
 _CHUNK_TOKENS = 1 << 22  # tokens that are counted or hashed at once
-_REMEDY = "prepare the data again (`mindpangu data`)"
+_REMEDY = "prepare the data again (`mindpangu data prepare`)"
 
 
 def write_shards(folder: Path, reader: CorpusReader, split: HeldoutSplit, tokenizer: Tokenizer) -> "TokenShards":
@@ -161,6 +161,14 @@ class TokenShards:
                 )
             counts_V += chunk
         return counts_V
+
+    def require_tokenizer(self, digest: str) -> None:
+        """Raises DataError unless these tokens were made by the tokenizer with this digest."""
+        if digest != self.tokenizer_digest:
+            raise DataError(
+                f"the token shards in {self.folder} were made by another tokenizer (hash {self.tokenizer_digest}) than "
+                f"the model's ({digest}); take the run folder of that model, or {_REMEDY}"
+            )
 
     def _check_file(self, name: str, part: str, verify: bool) -> None:
         path, entry = self.folder / _file_name(name, part), self._files[name][part]

@@ -7,10 +7,10 @@ import numpy as np
 from mindspore import ops
 
 from mindpangu.config import Config
-from mindpangu.data import Batch
+from mindpangu.data import Batch, TokenShards
 from mindpangu.data.route_plan import RoutePlan, plan_routes
 from mindpangu.domains import Domain, build_domains
-from mindpangu.errors import ConfigError, TokenizerError
+from mindpangu.errors import ConfigError, DataError, TokenizerError
 from mindpangu.experts import ExpertStore
 from mindpangu.language_model.inputs import ModelInputs, as_tensor
 from mindpangu.model.decoder import Decoder
@@ -44,6 +44,17 @@ class LanguageModel:
 
     def tokenizer_of(self, domain: Domain) -> Tokenizer:
         return self.tokenizers[domain.embedding_slot]
+
+    def require_data(self, shards: TokenShards) -> None:
+        """Raises DataError unless the shards hold this model's domains, in its own tokens."""
+        names = tuple(domain.name for domain in self.domains)
+        if shards.domain_names != names:
+            raise DataError(
+                f"the token shards in {shards.folder} are of the domains {', '.join(shards.domain_names)}; "
+                f"this model has {', '.join(names)}"
+            )
+        for tokenizer in self.tokenizers.values():
+            shards.require_tokenizer(tokenizer.digest)
 
     def plan(self, tokens_BS: np.ndarray, domain_of_slot: Sequence[int]) -> RoutePlan:
         return plan_routes(tokens_BS, domain_of_slot, self.domains, self.table)

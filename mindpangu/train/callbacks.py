@@ -20,7 +20,8 @@ class StepRecord:
         overflow, loss_scale: of mixed precision; False and 1.0 in fp32.
         per_step_time: seconds. tokens_per_s: training tokens per second.
         imbalance: largest over mean load of an expert, averaged over layers.
-        experts_updated: experts that Adam touched. domains: loss of each domain in the step, by name.
+        experts_updated: experts that Adam touched. peak_memory: of the process so far, GiB.
+        domains: loss of each domain in the step, by name.
         skipped: why the step was not taken, or None.
     """
 
@@ -34,6 +35,7 @@ class StepRecord:
     tokens_per_s: float
     imbalance: float
     experts_updated: int
+    peak_memory: float
     domains: dict[str, float]
     skipped: str | None
 

@@ -1,5 +1,6 @@
 """The training loop: takes planned steps, one after the other, and tells the callbacks. No setting up, no files."""
 
+import resource
 import signal
 import threading
 import time
@@ -125,6 +126,8 @@ def _record(
         tokens_per_s=tokens / seconds,
         imbalance=sum(plan.imbalance() for plan in planned.plans) / len(planned.plans),
         experts_updated=result.experts_updated,
+        # Linux counts in KiB
+        peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20),
         domains={names[domain]: loss for domain, loss in sorted(result.domain_loss.items())},
         skipped=result.skipped,
     )

@@ -70,6 +70,8 @@ def _training(records: list[dict[str, Any]]) -> list[str]:
         ("last loss", f"{records[-1]['loss']:.4f}"),
         ("median step", f"{1000 * median['per_step_time']:.0f} ms"),
         ("median tokens/s", f"{median['tokens_per_s']:,.0f}"),
+        ("first step, compilation included", f"{records[0]['per_step_time']:.1f} s"),
+        ("peak memory", f"{max(record['peak_memory'] for record in records):.2f} GiB"),
         ("expert imbalance (max/mean)", f"{np.mean([record['imbalance'] for record in steady]):.2f}"),
         ("skipped steps", str(skipped)),
     ]

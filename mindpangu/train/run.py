@@ -37,7 +37,7 @@ def open_run(config: Config) -> Run:
     """Opens tokenizer, shards and routing table of a run folder and builds the model on them (weights not drawn).
 
     Raises:
-        MindPanguError: a stage's output is missing or does not fit another's.
+        MindPanguError: the output of a stage is missing, or does not fit that of another one.
     """
     require_supported(config)
     folder = RunFolder.of(config)
@@ -47,6 +47,7 @@ def open_run(config: Config) -> Run:
     if config.model.rre_layers:
         table = RoutingTable.load(folder.routing, [domain.name for domain in build_domains(config)])
     model = LanguageModel(config, tokenizers, table)
+    model.require_data(shards)
     return Run(config, folder, shards, model)
 
 

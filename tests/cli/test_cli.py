@@ -1,0 +1,127 @@
+"""The command line: the whole path on a tiny corpus, skipping, help, and mistakes as one message."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mindpangu.cli.main import VERBS, main
+
+STAGES = (
+    ["tokenizer", "train"],
+    ["data", "prepare"],
+    ["routing", "build"],
+    ["train"],
+    ["evaluate"],
+    ["generate", "--every-domain", "--max-new-tokens", "4"],
+)
+
+
+def options(overrides):
+    return [word for key, value in overrides.items() for word in (f"--{key}", value)]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tiny_overrides, tmp_path_factory):
+    """(options, run folder) of a run that went through all stages on the command line."""
+    output = tmp_path_factory.mktemp("cli")
+    words = options(tiny_overrides | {"training.output_dir": str(output), "training.run_name": "whole"})
+    for stage in STAGES:
+        assert main([*stage, *words]) == 0
+    return words, output / "whole"
+
+
+def test_the_run_folder_is_as_documented(whole_run):
+    _, folder = whole_run
+    for name in (
+        "config.yaml", "metrics.jsonl", "report.md", "loss.png", "routing.png", "log/rank_0/info.log",
+        "latest_checkpointed_iteration.txt", "checkpoint/iteration_00000006/manifest.json", "evaluation.json",
+        "samples.json",
+    ):  # fmt: skip
+        assert (folder / name).stat().st_size > 0, name
+    report = (folder / "report.md").read_text()
+    assert "## Held-out text (step 6)" in report
+    assert "**code**" in report
+
+
+def test_every_stage_is_skipped_the_second_time_without_mindspore(whole_run):
+    words, folder = whole_run
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    script = (
+        "import sys, json; from mindpangu.cli.main import main\n"
+        f"for stage in {STAGES!r}: assert main([*stage, *{words!r}]) == 0\n"
+        "assert 'mindspore' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("up to date") == len(STAGES)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_changed_setting_runs_its_stage_again(whole_run, capsys):
+    words, _ = whole_run
+    assert main(["evaluate", *words, "--monitor.heldout_samples", "2"]) == 0
+    assert "up to date" not in capsys.readouterr().out
+    assert main(["evaluate", *words]) == 0  # back to what the other tests expect
+
+
+def test_generate_continues_a_prompt(whole_run, capsys):
+    _, folder = whole_run
+    arguments = ["generate", "--checkpoint", str(folder), "--domain", "en", "--prompt", "open the", "--max-new-tokens"]
+    assert main([*arguments, "3"]) == 0
+    assert capsys.readouterr().out.startswith("open the")
+
+
+def test_routing_stats(whole_run, capsys):
+    words, _ = whole_run
+    assert main(["routing", "stats", *words]) == 0
+    assert "expected load (balanced)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--training.step", "3"], "unknown key training.step; did you mean training.steps?"),
+        (["train", "--training.steps"], "--training.steps has no value"),
+        (["train", "--steps", "3"], "unknown option --steps"),
+        (["train", "--config", "absent.yaml"], "absent.yaml does not exist"),
+        (["train", "--training.run_name", "nothing_there"], "no token shards"),
+        (["data", "prepare", "--data.corpus", "[absent/*.jsonl]"], "'absent/*.jsonl' matches no file"),
+        (["data", "prepare", "--training.run_name", "nothing_there"], "tokenizer"),
+        (["routing", "build", "--training.run_name", "nothing_there"], "no token shards"),
+        (["evaluate", "--checkpoint", "nowhere"], "no complete checkpoint in nowhere"),
+        (["generate", "--every-domain", "--prompt", "x"], "give either --domain NAME --prompt TEXT"),
+        (["generate", "--prompt", "x"], "--prompt needs --domain"),
+        (["generate", "--domain", "en", "--prompt", "x", "--top-p", "2"], "top_p is 2.0"),
+        (["config", "--get", "model.depth"], "unknown key model.depth"),
+    ],
+)
+def test_mistakes_are_one_message(arguments, message, capsys, tmp_path, monkeypatch):
+    corpus = tmp_path / "recipes" / "corpus"
+    corpus.mkdir(parents=True)
+    (corpus / "a.jsonl").write_text('{"domain": "en", "text": "a"}\n')
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("mindpangu: error: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("verb", [verb.__name__.rsplit(".", 1)[1] for verb in VERBS])
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "--help"])
+    assert stopped.value.code == 0
+    assert "--config FILE" in capsys.readouterr().out
+
+
+def test_config_prints_values_and_keys(capsys):
+    assert main(["config", "--get", "training.steps", "--training.steps=70"]) == 0
+    assert capsys.readouterr().out == "70\n"
+    assert main(["config", "--get", "run_folder", "--training.run_name", "a"]) == 0
+    assert capsys.readouterr().out == "output/a\n"
+    assert main(["config", "--keys"]) == 0
+    assert "--data.domains_per_step  (int, default 1)" in capsys.readouterr().out
+    assert main(["config"]) == 0
+    assert "hidden_size: 256" in capsys.readouterr().out

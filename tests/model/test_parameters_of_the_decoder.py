@@ -1,0 +1,44 @@
+"""The count from the configuration is the number of weights that the model really has."""
+
+import numpy as np
+import pytest
+
+from mindpangu.config import load_config
+from mindpangu.domains import build_domains
+from mindpangu.experts import ExpertStore
+from mindpangu.model.decoder import Decoder
+from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.model.parameter_count import count_parameters
+
+SLOTS = "[{name: a, vocab_size: 30, domains: [zh]}, {name: b, vocab_size: 50, domains: [en]}]"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model.rre_layers": "0"},
+        {"model.rre_layers": "3"},
+        {"domains.experts": "{code: 5}"},
+        {"domains.names": "[zh, en]", "domains.embedding_slots": SLOTS},
+    ],
+)
+def test_count_equals_the_tensors(changes):
+    config = load_config(
+        None,
+        {
+            "model.num_layers": "3",
+            "model.hidden_size": "8",
+            "model.num_heads": "2",
+            "model.seq_length": "6",
+            "model.vocab_size": "40",
+            "domains.experts_per_domain": "2",
+        }
+        | changes,
+    )
+    domains = build_domains(config)
+    decoder = Decoder(config, EmbeddingSlots.build(config, domains))
+    store = ExpertStore(config, domains)
+    dense = sum(int(np.prod(parameter.shape)) for parameter in decoder.parameters.values())
+    one_expert = sum(int(np.prod(shape)) for shape in store.shapes.values())
+    assert count_parameters(config).total == dense + one_expert * len(store.experts())
