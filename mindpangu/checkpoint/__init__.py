@@ -14,7 +14,7 @@
 in is decided above: the model's files in `language_model.files`, the training state in `train.saving`.
 """
 
-from mindpangu.checkpoint.compatibility import input_digests, is_finished, refuse_differences
+from mindpangu.checkpoint.compatibility import differences, input_digests, is_finished, refuse_differences
 from mindpangu.checkpoint.directory import (
     clean_interrupted,
     iteration_folder,
@@ -31,6 +31,7 @@ __all__ = [
     "CheckpointWriter",
     "ExpertFile",
     "clean_interrupted",
+    "differences",
     "expert_file_name",
     "input_digests",
     "is_finished",

@@ -13,7 +13,7 @@ from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
 
 # What may differ between a run and its resumption: nothing here changes the model or a bit of its training.
-_FREE_SECTIONS = ("checkpoint", "monitor", "context", "parallelism")
+_FREE_SECTIONS = ("checkpoint", "monitor", "parallelism")
 _FREE_KEYS = (
     "training.steps",
     "training.run_name",
@@ -36,18 +36,23 @@ def input_digests(data_digest: str, table: RoutingTable | None, tokenizers: Mapp
 
 def refuse_differences(reader: CheckpointReader, config: Config, digests: Mapping[str, str]) -> None:
     """Raises CheckpointError naming everything that decides the training and is not as it was saved."""
-    changed = [f"{key} was {then!r}, is {now!r}" for key, (now, then) in _changed_keys(reader, config).items()]
-    saved = reader.json("state.json")["digests"]
-    changed += [
-        f"the {name} changed (hash {saved.get(name)} then, {digests.get(name)} now)"
-        for name in sorted({*saved, *digests})
-        if saved.get(name) != digests.get(name)
-    ]
+    changed = differences(reader, config, digests)
     if changed:
         raise CheckpointError(
             f"cannot resume {reader.folder}: {'; '.join(changed)}. Restore this, or start a new run from these weights "
             "with --load"
         )
+
+
+def differences(reader: CheckpointReader, config: Config, digests: Mapping[str, str]) -> list[str]:
+    """One phrase for everything that decides the training and is not as it was saved; empty if nothing differs."""
+    changed = [f"{key} was {then!r}, is {now!r}" for key, (now, then) in _changed_keys(reader, config).items()]
+    saved = reader.json("state.json")["digests"]
+    return changed + [
+        f"the {name} changed (hash {saved.get(name)} then, {digests.get(name)} now)"
+        for name in sorted({*saved, *digests})
+        if saved.get(name) != digests.get(name)
+    ]
 
 
 def is_finished(checkpoints: Path, config: Config, digests: Mapping[str, str]) -> bool:
@@ -56,11 +61,7 @@ def is_finished(checkpoints: Path, config: Config, digests: Mapping[str, str]) -
     if newest is None:
         return False
     reader = CheckpointReader(newest)
-    try:
-        refuse_differences(reader, config, digests)
-    except CheckpointError:
-        return False
-    return reader.step == config.training.steps
+    return reader.step == config.training.steps and not differences(reader, config, digests)
 
 
 def _changed_keys(reader: CheckpointReader, config: Config) -> dict[str, tuple]:

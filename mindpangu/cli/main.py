@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mindpangu import __version__
 from mindpangu.cli import config, data, evaluate, generate, routing, tokenizer, train
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     os.environ.setdefault("GLOG_v", "3")  # MindSpore's own warnings are about itself, not about the run
     try:
-        settings = load_config(options.config, _parse_overrides(rest))
+        settings = load_config(_config_file(options), _parse_overrides(rest))
         return options.verb.run(options, settings) or 0
     except MindPanguError as error:
         print(f"mindpangu: error: {error}", file=sys.stderr)
@@ -59,10 +60,22 @@ def _build_parser() -> argparse.ArgumentParser:
             epilog="Single keys: --section.key value; `mindpangu config --keys` lists them.",
             allow_abbrev=False,
         )
-        subparser.add_argument("--config", metavar="FILE", help="YAML file of the run; defaults apply to absent keys")
+        subparser.add_argument(
+            "--config", metavar="FILE", type=Path, help="YAML file of the run; defaults apply to absent keys"
+        )
         verb.add_arguments(subparser)
         subparser.set_defaults(verb=verb)
     return parser
+
+
+def _config_file(options: argparse.Namespace) -> Path | None:
+    """--config, or else the configuration that a given checkpoint was saved with."""
+    checkpoint = getattr(options, "checkpoint", None)
+    if options.config is None and checkpoint is not None:
+        from mindpangu.checkpoint import CheckpointReader
+
+        return CheckpointReader(checkpoint).folder / "config.yaml"
+    return options.config
 
 
 def _parse_overrides(arguments: Sequence[str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What happens around the steps: small hooks, called in order. Each does one thing and knows nothing of the others."""
 
 import json
+import math
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ class StepRecord:
 
     Attributes:
         loss: mean over the step's targets, natural logarithm. lr: learning rate. global_norm: before clipping.
-        overflow, loss_scale: of mixed precision; False and 1.0 in fp32.
+        overflow: loss or gradient norm is not finite. loss_scale: of mixed precision; 1.0 in fp32.
         per_step_time: seconds. tokens_per_s: training tokens per second.
         imbalance: largest over mean load of an expert, averaged over layers.
         experts_updated: experts that Adam touched. peak_memory: of the process so far, GiB.
@@ -65,7 +66,9 @@ class MetricsFile(Callback):
         self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 - open for the whole training
 
     def on_step(self, record: StepRecord) -> None:
-        self._file.write(json.dumps(asdict(record)) + "\n")
+        # JSON knows no NaN and no infinity
+        fields = {key: None if _is_not_finite(value) else value for key, value in asdict(record).items()}
+        self._file.write(json.dumps(fields) + "\n")
 
     def on_end(self) -> None:
         if self._file is not None:
@@ -119,6 +122,10 @@ class Progress(Callback):
             self._bar.close()
         if self._log is not None:
             self._log.close()
+
+
+def _is_not_finite(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def step_line(record: StepRecord, last_step: int) -> str:

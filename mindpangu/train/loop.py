@@ -1,5 +1,6 @@
 """The training loop: takes planned steps, one after the other, and tells the callbacks. No setting up, no files."""
 
+import math
 import resource
 import signal
 import threading
@@ -120,7 +121,7 @@ def _record(
         loss=result.loss,
         lr=rate,
         global_norm=result.global_norm,
-        overflow=False,
+        overflow=not (math.isfinite(result.loss) and math.isfinite(result.global_norm)),
         loss_scale=1.0,
         per_step_time=seconds,
         tokens_per_s=tokens / seconds,

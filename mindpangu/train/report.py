@@ -1,6 +1,7 @@
 """report.md and loss.png of a run: what people look at first. Made from the files of the run folder, at any time."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,17 @@ def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
     figure, (above, below) = pyplot.subplots(
         2, 1, figsize=(8, 6), sharex=True, height_ratios=(3, 1), layout="constrained"
     )
+    taken = [record for record in records if record["skipped"] is None]
     domains = sorted({name for record in records for name in record["domains"]})
     for name in domains:
-        steps = [record["step"] for record in records if name in record["domains"]]
-        losses = [record["domains"][name] for record in records if name in record["domains"]]
+        points = [(record["step"], record["domains"][name]) for record in taken if name in record["domains"]]
+        steps, losses = zip(*points, strict=True) if points else ((), ())
         line = above.plot(steps, losses, ".", markersize=3, alpha=0.4)[0]
         above.plot(steps, _smooth(losses), color=line.get_color(), label=name)
     above.set_ylabel("training loss (nats per token)")
     above.set_title(f"{path.parent.name}: loss by domain")
     above.legend(frameon=False)
-    below.plot([record["step"] for record in records], [record["global_norm"] for record in records], color="0.4", lw=1)
+    below.plot([record["step"] for record in taken], [record["global_norm"] for record in taken], color="0.4", lw=1)
     below.set_ylabel("gradient norm")
     below.set_yscale("log")
     below.set_xlabel("step")
@@ -50,11 +52,11 @@ def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _smooth(values: list[float]) -> np.ndarray:
-    """Exponential moving average over about ten points, free of start-up bias."""
+def _smooth(values: Sequence[float]) -> np.ndarray:
+    """Exponential moving average over about five points, free of start-up bias."""
     total, weight, smoothed = 0.0, 0.0, []
     for value in values:
-        total, weight = 0.9 * total + value, 0.9 * weight + 1
+        total, weight = 0.8 * total + value, 0.8 * weight + 1
         smoothed.append(total / weight)
     return np.array(smoothed)
 
@@ -62,12 +64,15 @@ def _smooth(values: list[float]) -> np.ndarray:
 def _training(records: list[dict[str, Any]]) -> list[str]:
     if not records:
         return []
-    steady = [record for record in records[2:] if not record["skipped"]] or records
+    taken = [record for record in records if record["skipped"] is None]
+    if not taken:
+        return []
+    steady = taken[2:] or taken
     median = {key: float(np.median([record[key] for record in steady])) for key in ("per_step_time", "tokens_per_s")}
     skipped = sum(record["skipped"] is not None for record in records)
     rows = [
         ("steps", f"{records[-1]['step']:,}"),
-        ("last loss", f"{records[-1]['loss']:.4f}"),
+        ("last loss", f"{taken[-1]['loss']:.4f}"),
         ("median step", f"{1000 * median['per_step_time']:.0f} ms"),
         ("median tokens/s", f"{median['tokens_per_s']:,.0f}"),
         ("first step, compilation included", f"{records[0]['per_step_time']:.1f} s"),

@@ -1,13 +1,14 @@
 """A training run from its folder: opens what the earlier stages made, restores or starts, trains, writes the plot."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import mindspore as ms
 
-from mindpangu.checkpoint import CheckpointReader, clean_interrupted, input_digests, latest_iteration
+from mindpangu.checkpoint import CheckpointReader, clean_interrupted, differences, input_digests, latest_iteration
+from mindpangu.checkpoint.writer import write_text_atomically
 from mindpangu.config import Config, to_yaml
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import Loader, TokenShards
@@ -87,14 +88,11 @@ def train(run: Run, resume: bool = False, load: Path | None = None, say: Callabl
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
     clean_interrupted(folder.checkpoints)
     newest = latest_iteration(folder.checkpoints)
+    digests = input_digests(run.shards.digest, model.table, model.tokenizers)
     if newest is not None and not resume:
-        raise TrainingError(
-            f"{folder.root} already holds a training (newest checkpoint: {newest.name}). Go on with --resume, "
-            "or choose another --training.run_name, or remove that folder"
-        )
+        raise TrainingError(_already_there(folder, CheckpointReader(newest), config, digests))
     train_step = TrainStep(model)
     loader = Loader(run.shards, model.domains, config)
-    digests = input_digests(run.shards.digest, model.table, model.tokenizers)
     finished = 0
     if newest is not None:
         finished, state = resume_training(CheckpointReader(newest), train_step, digests)
@@ -108,7 +106,7 @@ def train(run: Run, resume: bool = False, load: Path | None = None, say: Callabl
             reader = CheckpointReader(load)
             load_weights(reader, model)
             say(f"started from the weights of {reader.folder}")
-    folder.config.write_text(to_yaml(config))
+    write_text_atomically(folder.config, to_yaml(config))
     if finished >= config.training.steps:
         say(f"nothing to train: step {finished} of {config.training.steps} is done")
         return finished
@@ -124,3 +122,12 @@ def train(run: Run, resume: bool = False, load: Path | None = None, say: Callabl
         return run_steps(train_step, stream, finished + 1, [MetricsFile(folder.metrics), progress], save)
     finally:
         stream.close()
+
+
+def _already_there(folder: RunFolder, reader: CheckpointReader, config: Config, digests: Mapping[str, str]) -> str:
+    changed = differences(reader, config, digests)
+    if changed:
+        remedy = f"of another kind ({'; '.join(changed)}). Choose another --training.run_name"
+    else:
+        remedy = "of this kind. Go on with --resume, or choose another --training.run_name"
+    return f"{folder.root} already holds a training up to step {reader.step}, {remedy}, or remove {folder.checkpoints}"
