@@ -136,8 +136,10 @@ def test_a_damaged_or_swapped_expert_is_refused(finished, tmp_path):
 def test_an_existing_training_is_not_overwritten(finished):
     overrides, folder = finished
     before = weights(folder)
-    with pytest.raises(TrainingError, match=r"already holds a training up to step 2, of another kind \(lr_sch"):
+    with pytest.raises(TrainingError, match=r"up to step 2, of this kind\. Go on with --resume"):
         run_training(overrides)
+    with pytest.raises(TrainingError, match=r"of another kind \(optimizer.eps was 1e-08, is 0.1\)\. Choose another"):
+        run_training(overrides, optimizer__eps="0.1")
     assert weights(folder) == before
 
 
