@@ -13,6 +13,10 @@ class ConfigError(MindPanguError):
     """A configuration that cannot be used: unknown key, wrong type, out of range, impossible combination."""
 
 
+class StageError(MindPanguError):
+    """A stage of the main job whose output cannot be written."""
+
+
 class DataError(MindPanguError):
     """Text, records or token shards that cannot be used."""
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mindpangu.errors import StageError
+
 STAMP = "stage.json"
 
 
@@ -55,6 +57,11 @@ class Stage:
                 (scratch / STAMP).write_text(json.dumps({"inputs": self.inputs, "files": files}, indent=1))
                 shutil.rmtree(self.folder, ignore_errors=True)
                 scratch.rename(self.folder)
+            except OSError as error:
+                raise StageError(
+                    f"{self.folder} cannot be written: {error.strerror or error}; "
+                    "free disk space or change training.output_dir; what was there before is untouched"
+                ) from error
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
 

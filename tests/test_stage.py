@@ -1,7 +1,11 @@
 """Stages: skipped when nothing changed, rebuilt when something did, never half-written."""
 
+import errno
+import os
+
 import pytest
 
+from mindpangu.errors import StageError
 from mindpangu.stage import ResultFile, Stage, hash_files
 
 
@@ -48,3 +52,12 @@ def test_hash_depends_on_content_and_order_alone(tmp_path):
     copy.write_text("one")
     assert hash_files([first, second]) == hash_files([copy, second])
     assert hash_files([first, second]) != hash_files([second, first])
+
+
+def test_a_full_disk_names_the_folder_and_keeps_what_was_there(tmp_path):
+    folder = tmp_path / "stage"
+    build(Stage(folder, {"a": 1}), "old")
+    with pytest.raises(StageError, match=r"stage cannot be written: No space left on device; free disk space"):
+        with Stage(folder, {"a": 2}).building():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert Stage(folder, {"a": 1}).is_current()

@@ -38,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
+    except OSError as error:  # a full disk, a folder that may not be written: the user's to mend, and not a defect
+        where = error.filename or "writing to training.output_dir"
+        print(f"mindpangu: error: {where}: {error.strerror or error}", file=sys.stderr)
+        return 1
 
 
 def _build_parser() -> argparse.ArgumentParser:
