@@ -186,7 +186,7 @@ mindpangu routing build "${options[@]}"
 if [ "$processes" -eq 1 ]; then
     mindpangu train "${train_options[@]}"
     mindpangu evaluate "${options[@]}"
-    mindpangu generate --every-domain "${options[@]}"
+    mindpangu generate --every-domain --temperature 0.6 --top-k 20 "${options[@]}"
 else
     # The model is spread over all ranks; its held-out losses are measured while it trains.
     mindpangu_on_all_ranks train "${train_options[@]}"

@@ -65,6 +65,17 @@ def test_a_changed_setting_runs_its_stage_again(whole_run, capsys):
     assert main(["evaluate", *words]) == 0  # back to what the other tests expect
 
 
+def test_a_dense_model_goes_the_same_way(tiny_overrides, tmp_path, capsys):
+    changes = {"training.output_dir": str(tmp_path), "training.run_name": "dense", "model.rre_layers": "0"}
+    words = options(tiny_overrides | changes)
+    for stage in STAGES:
+        assert main([*stage, *words]) == 0
+    assert "a dense model has no routing table" in capsys.readouterr().out
+    assert not (tmp_path / "dense" / "routing").exists()
+    assert main(["train", *words]) == 0
+    assert "up to date" in capsys.readouterr().out
+
+
 def test_generate_continues_a_prompt(whole_run, capsys):
     _, folder = whole_run
     arguments = ["generate", "--checkpoint", str(folder), "--domain", "en", "--prompt", "open the", "--max-new-tokens"]

@@ -1,0 +1,159 @@
+"""The documentation does what it says: its commands run, its links lead somewhere, the keys it names exist.
+
+The `bash` and `python` blocks of a page run in their order, in a copy of the project's recipes and tools whose
+`recipes/cpu_smoke.yaml` is tiny and already trained into `output/cpu_smoke`, so they run as they are written.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).parents[2]
+PAGES = sorted((PROJECT / "docs").glob("*.md"))
+LINKING = [*(PROJECT / name for name in ("README.md", "README_CN.md", "CONTRIBUTING.md")), *PAGES]
+RECIPE = "recipes/cpu_smoke.yaml"
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_FILE_ENDINGS = ("md", "py", "yaml", "png", "json", "jsonl", "cc")
+
+
+def blocks_of(path):
+    """(language, text) of every fenced block."""
+    return _FENCE.findall(path.read_text(encoding="utf-8"))
+
+
+def without_blocks(path):
+    return _FENCE.sub("", path.read_text(encoding="utf-8"))
+
+
+# ---- Commands --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def project(tiny_corpus, tiny_overrides, tmp_path_factory):
+    """A folder like the project's, in which the recipe of the main job is tiny and has been trained."""
+    from mindpangu.cli.main import main
+
+    folder = tmp_path_factory.mktemp("project")
+    corpus = folder / "recipes" / "corpus"
+    shutil.copytree(PROJECT / "recipes", folder / "recipes", ignore=shutil.ignore_patterns("corpus"))
+    corpus.mkdir()
+    shutil.copy(tiny_corpus, corpus / "tiny.jsonl")
+    (folder / "tools").symlink_to(PROJECT / "tools")
+
+    recipe = {}
+    for key, text in tiny_overrides.items():
+        section, name = key.split(".")
+        recipe.setdefault(section, {})[name] = yaml.safe_load(text)
+    recipe["data"]["corpus"] = ["recipes/corpus/*.jsonl"]
+    recipe["training"] |= {"output_dir": "output", "run_name": "cpu_smoke"}
+    (folder / RECIPE).write_text(yaml.safe_dump(recipe))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for stage in (["tokenizer", "train"], ["data", "prepare"], ["routing", "build"], ["train"]):
+            assert main([*stage, "--config", RECIPE]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Variables under which `python` and `mindpangu` are those that run this test."""
+    programs = tmp_path_factory.mktemp("bin")
+    beside = Path(sys.executable).parent
+    for name, arguments in (("python", ""), ("mindpangu", " -m mindpangu")):
+        if not (beside / name).exists():
+            (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{arguments} "$@"\n')
+            (programs / name).chmod(0o755)
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("MINDPANGU_")}
+    path = os.pathsep.join((str(beside), str(programs), os.environ["PATH"]))
+    return variables | {"PATH": path, "PYTHONPATH": str(PROJECT)}
+
+
+def run_block(language, text, folder, environment):
+    command = ["bash", "-euo", "pipefail", "-c", text] if language == "bash" else ["python", "-c", text]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_of_a_page_run(page, project, environment):
+    for language, text in blocks_of(page):
+        if language in ("bash", "python"):
+            done = run_block(language, text, project, environment)
+            assert done.returncode == 0, f"{page.name}:\n{text}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_has_a_language_and_bash_blocks_hold_only_our_commands(page):
+    for language, text in blocks_of(page):
+        assert language in ("bash", "python", "console", "text"), f"{page.name}: {language or 'none'}\n{text}"
+        if language == "bash":
+            assert all(line.startswith(("mindpangu ", "python ")) for line in text.splitlines()), text
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("bash", "mindpangu config --get training.step"),
+        ("bash", "mindpangu config --training.step 3\nmindpangu config --keys"),
+        ("bash", "python tools/no_such_tool.py"),
+        ("python", "from mindpangu.config import no_such_name"),
+    ],
+)
+def test_a_wrong_command_is_noticed(language, text, project, environment):
+    assert run_block(language, text, project, environment).returncode != 0
+
+
+# ---- Links and keys --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
+def test_every_relative_link_leads_to_a_file(page):
+    for link in _LINK.findall(without_blocks(page)):
+        if link.startswith(("https://", "http://")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name) if name else page
+        assert target.exists(), f"{page.name}: {link}"
+        if anchor:
+            assert anchor in anchors_of(target), f"{page.name}: {link}; {target.name} has {sorted(anchors_of(target))}"
+
+
+def anchors_of(page):
+    """The anchors that a renderer makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", without_blocks(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def unknown_keys(text):
+    """Dotted keys of a known section that the configuration does not have."""
+    from mindpangu.config import describe
+
+    known = {key for key, *_ in describe()}
+    sections = "|".join(sorted({key.split(".")[0] for key in known}))
+    # a file (data.md), a path (model/…) or a module (mindpangu.model…) is no key
+    pattern = rf"(?<![\w./])({sections})\.([a-z_]\w*)"
+    found = {(section, name) for section, name in re.findall(pattern, text) if name not in _FILE_ENDINGS}
+    return sorted(f"{section}.{name}" for section, name in found if f"{section}.{name}" not in known)
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
+def test_every_key_that_is_named_exists(page):
+    commands = [text for language, text in blocks_of(page) if language in ("bash", "console")]
+    assert unknown_keys("\n".join([without_blocks(page), *commands])) == []
+
+
+def test_an_unknown_key_is_noticed():
+    assert unknown_keys("`training.stepz`, --model.depth 3, data.md, `data.seed`, mindpangu.data.loader") == [
+        "model.depth",
+        "training.stepz",
+    ]
