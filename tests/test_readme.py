@@ -21,6 +21,7 @@ MAIN_JOB = "bash recipes/run_910.sh"
 
 # Narrower, with smaller batches and less evaluation, so that the test is quick; all else is as in the recipe.
 SMALLER = {
+    "model.num_layers": "3",
     "model.hidden_size": "64",
     "model.ffn_hidden_size": "128",
     "model.seq_length": "48",

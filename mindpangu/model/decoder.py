@@ -18,40 +18,44 @@ from mindpangu.config import Config
 from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.layers import Attention, FeedForward, Init, LayerNorm
 
-TENSORS_PER_SLAB = 4
 
+class Block(nn.Cell):
+    """What dense and RRE blocks share: pre-norm attention, and the norm before the feed-forward network.
 
-class DenseBlock(nn.Cell):
-    """Pre-norm attention and feed-forward. `query_TH` replaces the attention's queries in the query layer."""
+    `query_TH` replaces the attention's queries; the query layer passes its learned ones.
+    """
 
     def __init__(self, init: Init, name: str):
         super().__init__(auto_prefix=False)
         self.attention_norm = LayerNorm(init, f"{name}.attention_norm")
         self.attention = Attention(init, f"{name}.attention")
         self.ffn_norm = LayerNorm(init, f"{name}.ffn_norm")
+
+    def attend(self, x_TH, positions_BS, query_TH):
+        h_TH = self.attention_norm(x_TH)
+        queries_TH = h_TH if query_TH is None else query_TH
+        return x_TH + self.attention(queries_TH, h_TH, positions_BS)
+
+
+class DenseBlock(Block):
+    def __init__(self, init: Init, name: str):
+        super().__init__(init, name)
         self.ffn = FeedForward(init, f"{name}.ffn")
 
     def construct(self, x_TH, positions_BS, query_TH=None):
-        h_TH = self.attention_norm(x_TH)
-        queries_TH = h_TH if query_TH is None else query_TH
-        x_TH = x_TH + self.attention(queries_TH, h_TH, positions_BS)
+        x_TH = self.attend(x_TH, positions_BS, query_TH)
         return x_TH + self.ffn(self.ffn_norm(x_TH))
 
 
-class RREBlock(nn.Cell):
-    """A block whose feed-forward network is the expert that (layer, domain, token id) names."""
+class RREBlock(Block):
+    """A block whose feed-forward network is the expert that (layer, domain, token id) names: top 1, no gate."""
 
     def __init__(self, init: Init, name: str):
-        super().__init__(auto_prefix=False)
-        self.attention_norm = LayerNorm(init, f"{name}.attention_norm")
-        self.attention = Attention(init, f"{name}.attention")
-        self.ffn_norm = LayerNorm(init, f"{name}.ffn_norm")
+        super().__init__(init, name)
         self.block_rows = init.config.experts.block_rows
 
     def construct(self, x_TH, positions_BS, tokens_T, table_DV, slabs, query_TH=None):
-        h_TH = self.attention_norm(x_TH)
-        queries_TH = h_TH if query_TH is None else query_TH
-        x_TH = x_TH + self.attention(queries_TH, h_TH, positions_BS)
+        x_TH = self.attend(x_TH, positions_BS, query_TH)
         # domain slots take equal, consecutive parts of the batch
         slot_ids_T = ops.floor_div(ops.arange(tokens_T.shape[0]), tokens_T.shape[0] // table_DV.shape[0])
         slot_ids_T = ops.cast(slot_ids_T, tokens_T.dtype)
