@@ -311,6 +311,6 @@ set_runtime_defaults() {
     fi
     unset MS_COMPILER_CACHE_ENABLE
     if ! command -v "${CXX:-g++}" >/dev/null; then
-        say "No C++ compiler (${CXX:-g++}): operators run in their composed form, which is slower but the same."
+        say "No C++ compiler (${CXX:-g++}): the operators run in their composed form."
     fi
 }

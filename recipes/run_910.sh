@@ -26,7 +26,7 @@ small PanGu-Σ on the CPU in minutes, or recipes/pangu_sigma_node.yaml where NPU
 options (paths are relative to the project folder)
     --config FILE          the run: a YAML file, see recipes/
     --resume               continue the run from its last checkpoint
-    --load DIR             start a new run from the weights of a checkpoint
+    --load DIR             start a new run from the weights, tables and tokenizer of a checkpoint
     --section.key value    change one key of the configuration, e.g. --training.steps 20
 
 environment: installation
@@ -66,7 +66,14 @@ while [ $# -gt 0 ]; do
     [ $# -ge 2 ] || die "$1 needs a value"
     case $1 in
         --config) config=$2 ;;
-        --load) train_options+=("$1" "$2") ;;
+        --load)
+            # weights fit only the table and the tokenizer that they were trained with; later options still win
+            train_options+=("$1" "$2")
+            if [ -d "$2/routing" ]; then options=(--routing.table "$2/routing" ${options[@]+"${options[@]}"}); fi
+            if [ -f "$2/tokenizer/main.model" ]; then
+                options=(--data.tokenizer "$2/tokenizer/main.model" ${options[@]+"${options[@]}"})
+            fi
+            ;;
         --*.*) options+=("$1" "$2") ;;
         *) die "unknown option $1; bash recipes/run_910.sh --help lists what there is" ;;
     esac

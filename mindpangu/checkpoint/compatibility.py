@@ -22,7 +22,9 @@ _FREE_KEYS = (
     "data.corpus",  # the digest of the token shards decides
     "data.tokenizer",
     "data.max_bad_records",
+    "routing.table",
 )
+_NOTES = {"lr_scheduler.decay_steps": " (it follows training.steps unless it is set)"}
 
 
 def input_digests(data_digest: str, table: RoutingTable | None, tokenizers: Mapping[str, Tokenizer]) -> dict[str, str]:
@@ -46,7 +48,8 @@ def refuse_differences(reader: CheckpointReader, config: Config, digests: Mappin
 
 def differences(reader: CheckpointReader, config: Config, digests: Mapping[str, str]) -> list[str]:
     """One phrase for everything that decides the training and is not as it was saved; empty if nothing differs."""
-    changed = [f"{key} was {then!r}, is {now!r}" for key, (now, then) in _changed_keys(reader, config).items()]
+    keys = _changed_keys(reader, config)
+    changed = [f"{key} was {then!r}, is {now!r}{_NOTES.get(key, '')}" for key, (now, then) in keys.items()]
     saved = reader.json("state.json")["digests"]
     return changed + [
         f"the {name} changed (hash {saved.get(name)} then, {digests.get(name)} now)"

@@ -60,6 +60,8 @@ class DomainsConfig:
 
 @dataclass(frozen=True)
 class RoutingConfig:
+    table: str = ""
+    """A folder of routing tables to take, e.g. a checkpoint's routing/; "" draws one as the other keys say."""
     assignment: str = choice("balanced", "random")
     """balanced: greedy by token frequency (ours); random: shuffle and deal (PanGu-Σ, Algorithm 1)."""
     seed: int = number(0, minimum=0)

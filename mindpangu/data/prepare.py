@@ -5,7 +5,7 @@ No MindSpore is loaded here, so that a run whose stages are up to date starts at
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,23 +80,20 @@ def prepare_routing(config: Config, say: Say = print) -> None:
         say("routing: a dense model has no routing table")
         return
     shards, domains = TokenShards.open(run.data), build_domains(config)
-    groups = {domain.name: domain.num_experts for domain in domains}
-    inputs = {
-        "data": shards.digest,
-        "experts": groups,
-        "layers": config.model.rre_layers,
-        "vocab_size": config.model.vocab_size,
-        "assignment": [config.routing.assignment, config.routing.seed, config.routing.jitter],
-    }
-    stage = Stage(run.routing, inputs)
+    given = None
+    if config.routing.table:
+        given = RoutingTable.load(Path(config.routing.table), [domain.name for domain in domains])
+        stage = Stage(run.routing, {"table": given.digest})
+    else:
+        stage = Stage(run.routing, _routing_inputs(config, shards, domains))
     if stage.is_current():
         say(f"routing: up to date ({run.routing})")
         return
-    counts = {domain.name: shards.token_counts(domain.name, TRAIN, _vocab_size(config, domain)) for domain in domains}
     with stage.building() as scratch:
-        RoutingTable.build(domains, counts, config.model.rre_layers, config.routing).save(scratch)
+        table = given or _draw_table(config, shards, domains)
+        table.save(scratch)
     show_routing(config, say)
-    say(f"routing: {config.routing.assignment} table → {run.routing}")
+    say(f"routing: {table.assignment} table → {run.routing}")
 
 
 def show_routing(config: Config, say: Say = print) -> None:
@@ -120,6 +117,21 @@ def _statistics(config: Config, table: RoutingTable) -> LoadStatistics:
     train, heldout = ({name: shards.tokens(name, split) for name in shards.domain_names} for split in (TRAIN, HELDOUT))
     tokens_of_a_slot = config.training.local_batch_size * config.model.seq_length // config.data.domains_per_step
     return compute_statistics(table, train, heldout, tokens_of_a_slot)
+
+
+def _routing_inputs(config: Config, shards: TokenShards, domains: Sequence[Domain]) -> dict:
+    return {
+        "data": shards.digest,
+        "experts": {domain.name: domain.num_experts for domain in domains},
+        "layers": config.model.rre_layers,
+        "vocab_size": config.model.vocab_size,
+        "assignment": [config.routing.assignment, config.routing.seed, config.routing.jitter],
+    }
+
+
+def _draw_table(config: Config, shards: TokenShards, domains: Sequence[Domain]) -> RoutingTable:
+    counts = {domain.name: shards.token_counts(domain.name, TRAIN, _vocab_size(config, domain)) for domain in domains}
+    return RoutingTable.build(domains, counts, config.model.rre_layers, config.routing)
 
 
 def _corpus_inputs(config: Config, reader: CorpusReader) -> dict:

@@ -151,7 +151,7 @@ def _domain_id(model: LanguageModel, name: str) -> int:
 
 
 def _write_table(writer: CheckpointWriter, table: RoutingTable) -> None:
-    with tempfile.TemporaryDirectory(dir=writer.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=writer.scratch) as folder:
         table.save(Path(folder))
         for path in sorted(Path(folder).iterdir()):
             writer.write(f"routing/{path.name}", path.read_bytes())

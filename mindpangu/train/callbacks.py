@@ -66,9 +66,7 @@ class MetricsFile(Callback):
         self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 - open for the whole training
 
     def on_step(self, record: StepRecord) -> None:
-        # JSON knows no NaN and no infinity
-        fields = {key: None if _is_not_finite(value) else value for key, value in asdict(record).items()}
-        self._file.write(json.dumps(fields) + "\n")
+        self._file.write(json.dumps(_without_nan(asdict(record))) + "\n")
 
     def on_end(self) -> None:
         if self._file is not None:
@@ -124,8 +122,11 @@ class Progress(Callback):
             self._log.close()
 
 
-def _is_not_finite(value: object) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+def _without_nan(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def step_line(record: StepRecord, last_step: int) -> str:

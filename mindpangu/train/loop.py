@@ -30,7 +30,7 @@ def run_steps(
         The last finished step; its checkpoint is saved.
 
     Raises:
-        TrainingError: too many steps in a row were skipped; names the last one's batch.
+        TrainingError: too many steps in a row were skipped; a checkpoint is saved first.
     """
     config = train_step.config
     last_step, skipped_in_a_row, finished = config.training.steps, 0, first_step - 1
@@ -46,10 +46,18 @@ def run_steps(
                 record = _record(train_step, step, rate, result, planned, time.perf_counter() - started)
                 for callback in callbacks:
                     callback.on_step(record)
-                skipped_in_a_row = _count_skipped(skipped_in_a_row, train_step, step, result, planned, callbacks)
-                if step % config.checkpoint.save_steps == 0 or step == last_step or stop.requested:
+                skipped_in_a_row = skipped_in_a_row + 1 if result.skipped else 0
+                give_up = skipped_in_a_row >= config.training.max_skipped_steps
+                if result.skipped:
+                    _tell_skipped(callbacks, train_step, step, result, planned)
+                if step % config.checkpoint.save_steps == 0 or step == last_step or stop.requested or give_up:
                     save(step, planned)
                 finished = step
+                if give_up:
+                    raise TrainingError(
+                        f"{skipped_in_a_row} steps in a row were skipped, the last one because {result.skipped}; "
+                        "their batches are named above. Lower lr_scheduler.learning_rate, or look at this data"
+                    )
                 if stop.requested:
                     break
     finally:
@@ -81,25 +89,12 @@ class StopOnSignal:
         self.requested = True
 
 
-def _count_skipped(
-    in_a_row: int,
-    train_step: TrainStep,
-    step: int,
-    result: StepResult,
-    planned: PlannedStep,
-    callbacks: Sequence[Callback],
-) -> int:
-    if result.skipped is None:
-        return 0
+def _tell_skipped(
+    callbacks: Sequence[Callback], train_step: TrainStep, step: int, result: StepResult, planned: PlannedStep
+) -> None:
     batch = name_batch(planned, [domain.name for domain in train_step.model.domains])
     for callback in callbacks:
         callback.on_message(f"step {step} was skipped ({result.skipped}); its batch: {batch}")
-    if in_a_row + 1 >= train_step.config.training.max_skipped_steps:
-        raise TrainingError(
-            f"{in_a_row + 1} steps in a row were skipped, the last one because {result.skipped}; its batch: {batch}. "
-            "Lower lr_scheduler.learning_rate, or look at this data"
-        )
-    return in_a_row + 1
 
 
 def name_batch(planned: PlannedStep, domain_names: Sequence[str]) -> str:

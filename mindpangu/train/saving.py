@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from mindspore import Parameter
 
 from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, prune, refuse_differences
 from mindpangu.checkpoint.writer import write_text_atomically
+from mindpangu.config import keys_that_differ
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import LoaderState
 from mindpangu.errors import CheckpointError
 from mindpangu.language_model import LanguageModel, read_dense, read_experts, write_model
+from mindpangu.routing import RoutingTable
 from mindpangu.train.optimizer import DenseAdam
 from mindpangu.train.step import TrainStep
 
@@ -61,16 +64,31 @@ def resume_training(
 def load_weights(reader: CheckpointReader, model: LanguageModel) -> None:
     """Weights alone, for a new run: no optimizer state, no position in the data.
 
+    The run may have fewer domains than the checkpoint, but the same model section, and each domain as many experts.
+
     Raises:
         CheckpointError: the model's shape, routing table or tokenizer is another one.
     """
     theirs = reader.config()
-    for section in ("model", "domains"):
-        now, then = getattr(model.config, section), getattr(theirs, section)
-        if now != then:
-            raise CheckpointError(f"cannot load {reader.folder}: its {section} section is {then}, this run's is {now}")
+    changed = keys_that_differ(asdict(model.config.model), asdict(theirs.model), "model.")
+    if changed:
+        listing = "; ".join(f"{key} is {then!r} there, {now!r} here" for key, (now, then) in changed.items())
+        raise CheckpointError(f"cannot load {reader.folder}: {listing}")
+    if model.table is not None:
+        for domain in model.domains:
+            if _saved_table_digest(reader, domain.name) != model.table.domain_digest(domain.name):
+                raise CheckpointError(
+                    f"cannot load {reader.folder}: its routing table of domain {domain.name} is not this run's. "
+                    f"Take its table and tokenizer: --routing.table {reader.folder}/routing "
+                    f"--data.tokenizer {reader.folder}/tokenizer/main.model"
+                )
     read_dense(reader, model.decoder.parameters)
     read_experts(reader, model, with_adam=False)
+
+
+def _saved_table_digest(reader: CheckpointReader, domain: str) -> str:
+    reader.read(f"routing/{domain}.safetensors")
+    return RoutingTable.load(reader.folder / "routing", [domain]).domain_digest(domain)
 
 
 def _moments(optimizer: DenseAdam) -> dict[str, Parameter]:

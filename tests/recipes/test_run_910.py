@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-STAGES = ["tokenizer train", "data prepare", "routing build", "train", "evaluate", "generate --every-domain"]
+GENERATE = "generate --every-domain --temperature 0.6 --top-k 20"
+STAGES = ["tokenizer train", "data prepare", "routing build", "train", "evaluate", GENERATE]
 
 PYTHON = f"""#!/usr/bin/env bash
 echo "$*" >> "$NOTES/python"

@@ -157,8 +157,35 @@ def test_load_starts_a_new_run_from_the_weights(finished, tiny_run):
     for name, parameter in loaded.decoder.parameters.items():
         np.testing.assert_allclose(opened.model.decoder.parameters[name].asnumpy(), parameter.asnumpy(), atol=1e-7)
     shutil.rmtree(folder / "checkpoint")
-    with pytest.raises(CheckpointError, match="its model section is"):
+    with pytest.raises(CheckpointError, match=r"model\.hidden_size is 16 there"):
         run_training(overrides, load=source, model__hidden_size="32", training__steps="3")
+
+
+def test_load_takes_table_and_tokenizer_for_other_data_and_fewer_domains(finished, tiny_corpus, tmp_path):
+    from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
+
+    overrides, source = finished
+    lines = [line for line in tiny_corpus.read_text().splitlines() if '"zh"' in line or '"en"' in line]
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(lines[::2]))
+    overrides = overrides | {
+        "training.output_dir": str(tmp_path),
+        "training.run_name": "sub",
+        "data.corpus": f"[{other}]",
+        "domains.names": "[zh, en]",
+    }
+    taken = {"data.tokenizer": f"{source}/tokenizer/main.model", "routing.table": f"{source}/routing"}
+    for keys in (overrides | {"data.tokenizer": taken["data.tokenizer"]}, overrides | taken):
+        for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
+            prepare(load_config(None, keys), say=lambda text: None)
+        if "routing.table" not in keys:
+            with pytest.raises(CheckpointError, match="its routing table of domain zh is not"):
+                run_training(keys, load=source)
+    opened, _ = run_training(overrides | taken, load=source, training__steps="3")
+    assert [domain.name for domain in opened.model.domains] == ["zh", "en"]
+    # and it resumes, for its own table is the one that was taken
+    run_training(overrides | taken, resume=True, training__steps="4")
+    assert sorted(losses(tmp_path / "sub")) == [1, 2, 3, 4]
 
 
 def command(overrides, *extra):

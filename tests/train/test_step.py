@@ -154,3 +154,23 @@ def test_plan_and_device_agree_on_the_permutation(tiny_overrides):
         table_DV = np.ascontiguousarray(plan.tables_LDV[layer])
         _, counts_G, _ = rre_dispatch(*(as_tensor(array) for array in (x_TH, tokens_T, slots_T, table_DV)), 3)
         np.testing.assert_array_equal(counts_G.asnumpy().reshape(2, 3), plan.counts_LDA[layer])
+
+
+def test_training_gives_up_after_many_skipped_steps(tiny_run):
+    from mindpangu.errors import TrainingError
+    from mindpangu.train.run import train
+
+    overrides, folder = tiny_run
+    changes = {"training.max_skipped_steps": "2", "lr_scheduler.learning_rate": "1e30", "training.max_norm": "1e30"}
+    config = load_config(None, overrides | changes)
+    set_device(config)
+    run = open_run(config)
+    said = []
+    with pytest.raises(TrainingError, match="2 steps in a row were skipped, the last one because"):
+        train(run, say=said.append)
+    log = (folder / "log" / "rank_0" / "info.log").read_text()
+    assert "was skipped (" in log
+    assert "its batch: " in log
+    assert " samples [" in log
+    assert list((folder / "checkpoint").glob("iteration_*"))
+    assert "NaN" not in (folder / "metrics.jsonl").read_text()
