@@ -9,7 +9,8 @@ CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 source recipes/environment.sh
 prepare_environment dev
 
-pytest=("$PYTHON" -m pytest)
+# two processes, a file each: compiling a graph keeps one core busy
+pytest=("$PYTHON" -m pytest --numprocesses 2 --dist loadfile)
 for argument in "$@"; do
     if [ "$argument" = --slow ]; then pytest+=(-m slow); else pytest+=("$argument"); fi
 done
