@@ -9,9 +9,14 @@ CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 source recipes/environment.sh
 prepare_environment dev
 
-# two processes, a file each: compiling a graph keeps one core busy
-pytest=("$PYTHON" -m pytest --numprocesses 2 --dist loadfile)
+processes=2 # a file each: compiling a graph keeps one core busy
+arguments=()
 for argument in "$@"; do
-    if [ "$argument" = --slow ]; then pytest+=(-m slow); else pytest+=("$argument"); fi
+    if [ "$argument" = --slow ]; then
+        processes=0 # the whole main job is timed: nothing runs beside it
+        arguments+=(-m slow)
+    else
+        arguments+=("$argument")
+    fi
 done
-exec "${pytest[@]}"
+exec "$PYTHON" -m pytest --numprocesses "$processes" --dist loadfile ${arguments[@]+"${arguments[@]}"}
