@@ -21,6 +21,10 @@ STAMP = "stage.json"
 class Stage:
     """One folder and the inputs it is made from.
 
+        with stage.locked():
+            if not stage.is_current():
+                with stage.building() as folder: ...
+
     Args:
         folder: where the output belongs.
         inputs: JSON-able description of everything that decides the output (settings, hashes of input files).
@@ -30,50 +34,70 @@ class Stage:
         self.folder = folder
         self.inputs = json.loads(json.dumps(inputs))
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Two processes that want the same stage take turns; the second one then finds it done."""
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = open(self.folder.with_name(f".{self.folder.name}.lock"), "a")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise self._failure(error) from error
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def is_current(self) -> bool:
-        """True when the folder is there, was built from these inputs, and none of its files is missing."""
-        stamp = read_stamp(self.folder)
+        """True when the folder was built from these inputs and every file in it is still as it was written."""
+        stamp = read_json_object(self.folder / STAMP)
+        files = stamp.get("files")
         return (
-            stamp is not None
-            and stamp["inputs"] == self.inputs
-            and all((self.folder / name).stat().st_size == size for name, size in stamp["files"].items())
+            stamp.get("inputs") == self.inputs
+            and isinstance(files, dict)
+            and all((self.folder / name).is_file() for name in files)
+            and all(hash_files([self.folder / name]) == digest for name, digest in files.items())
         )
+
+    def has_other_inputs(self) -> bool:
+        """True when the folder is there and says that it was built from something else."""
+        stamp = read_json_object(self.folder / STAMP)
+        return "inputs" in stamp and stamp["inputs"] != self.inputs
 
     @contextlib.contextmanager
     def building(self) -> Iterator[Path]:
         """Yields an empty folder to write into; on success it replaces the stage's folder.
 
-        Two processes that build the same stage take turns (a lock file beside the folder).
+        Raises:
+            StageError: the disk is full or cannot be written.
         """
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = self.folder.with_name(f".{self.folder.name}.building")
-        with open(self.folder.with_name(f".{self.folder.name}.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
-            try:
-                yield scratch
-                files = {str(p.relative_to(scratch)): p.stat().st_size for p in scratch.rglob("*") if p.is_file()}
-                (scratch / STAMP).write_text(json.dumps({"inputs": self.inputs, "files": files}, indent=1))
-                shutil.rmtree(self.folder, ignore_errors=True)
-                scratch.rename(self.folder)
-            except OSError as error:
-                raise StageError(
-                    f"{self.folder} cannot be written: {error.strerror or error}; "
-                    "free disk space or change training.output_dir; what was there before is untouched"
-                ) from error
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+            yield scratch
+            written = sorted(path for path in scratch.rglob("*") if path.is_file())
+            files = {str(path.relative_to(scratch)): hash_files([path]) for path in written}
+            (scratch / STAMP).write_text(json.dumps({"inputs": self.inputs, "files": files}, indent=1))
+            shutil.rmtree(self.folder, ignore_errors=True)
+            scratch.rename(self.folder)
+        except OSError as error:
+            raise self._failure(error) from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _failure(self, error: OSError) -> StageError:
+        return StageError(
+            f"{self.folder} cannot be written: {error.strerror or error}; "
+            "free disk space or change training.output_dir; what was there before is untouched"
+        )
 
 
-def read_stamp(folder: Path) -> dict[str, Any] | None:
-    """The stamp of a finished stage, or None if the folder is absent, unfinished or incomplete."""
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if the file is absent, unreadable or holds something else."""
     try:
-        stamp = json.loads((folder / STAMP).read_text())
-    except (OSError, ValueError):
-        return None
-    complete = all((folder / name).is_file() for name in stamp["files"])
-    return stamp if complete else None
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def hash_files(paths: Iterable[Path]) -> str:
@@ -96,10 +120,7 @@ class ResultFile:
         self.inputs = json.loads(json.dumps(inputs))
 
     def is_current(self) -> bool:
-        try:
-            return json.loads(self.path.read_text(encoding="utf-8")).get("inputs") == self.inputs
-        except (OSError, ValueError):
-            return False
+        return read_json_object(self.path).get("inputs") == self.inputs
 
     def write(self, result: Mapping[str, Any]) -> None:
         scratch = self.path.with_name(f".{self.path.name}.building")

@@ -15,8 +15,6 @@
 # processor fills it, from the project folder, with
 #
 #     python3 -m pip wheel --wheel-dir /folder/of/wheels '.[dev]' setuptools
-#
-# g++ is optional: without it the operators run in their composed form.
 
 PROJECT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 VENV=$PROJECT/.venv
@@ -310,7 +308,4 @@ set_runtime_defaults() {
         warn "MS_COMPILER_CACHE_ENABLE=1 is unset: MindSpore's compile cache gives wrong losses."
     fi
     unset MS_COMPILER_CACHE_ENABLE
-    if ! command -v "${CXX:-g++}" >/dev/null; then
-        say "No C++ compiler (${CXX:-g++}): the operators run in their composed form."
-    fi
 }

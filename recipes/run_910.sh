@@ -9,7 +9,7 @@ trap 'exit 130' INT
 
 usage() {
     cat <<'END'
-usage: bash recipes/run_910.sh [--config FILE] [--resume | --load DIR] [--section.key value …]
+usage: bash recipes/run_910.sh [--config FILE] [--resume] [--load DIR] [--section.key value …]
 
 Trains a PanGu model, from text to text:
 
@@ -26,7 +26,8 @@ small PanGu-Σ on the CPU in minutes, or recipes/pangu_sigma_node.yaml where NPU
 options (paths are relative to the project folder)
     --config FILE          the run: a YAML file, see recipes/
     --resume               continue the run from its last checkpoint
-    --load DIR             start a new run from the weights, tables and tokenizer of a checkpoint
+    --load DIR             start a new run from the weights, tables and tokenizer of a checkpoint; give it again
+                           together with --resume
     --section.key value    change one key of the configuration, e.g. --training.steps 20
 
 environment: installation

@@ -10,7 +10,7 @@ from mindpangu.stage import ResultFile, Stage, hash_files
 
 
 def build(stage, text="x"):
-    with stage.building() as folder:
+    with stage.locked(), stage.building() as folder:
         (folder / "out.txt").write_text(text)
 
 
@@ -23,6 +23,18 @@ def test_current_until_an_input_or_an_output_changes(tmp_path):
     (folder / "out.txt").write_text("cut off")
     assert not Stage(folder, {"a": 1}).is_current()
     (folder / "out.txt").unlink()
+    assert not Stage(folder, {"a": 1}).is_current()
+
+
+@pytest.mark.parametrize("stamp", ["", "[]", "null", "{}", '{"inputs": {"a": 1}, "files": 5}', '{"inputs": {"a": 1}}'])
+def test_a_damaged_stamp_or_file_means_building_again(tmp_path, stamp):
+    folder = tmp_path / "stage"
+    build(Stage(folder, {"a": 1}), "one")
+    (folder / "out.txt").write_text("two")  # of the same size
+    assert not Stage(folder, {"a": 1}).is_current()
+    assert not Stage(folder, {"a": 1}).has_other_inputs()
+    build(Stage(folder, {"a": 1}))
+    (folder / "stage.json").write_text(stamp)
     assert not Stage(folder, {"a": 1}).is_current()
 
 

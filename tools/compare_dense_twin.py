@@ -32,7 +32,8 @@ def main() -> None:
     parser.add_argument("--config", default="recipes/cpu_smoke.yaml")
     parser.add_argument("--seeds", type=int, default=3, choices=range(2, 11), metavar="2…10", help="default: 3")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    arguments, overrides = parser.parse_known_args()
+    arguments, words = parser.parse_known_args()
+    overrides = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     losses: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
     runs = [(variant, seed) for seed in range(arguments.seeds) for variant in VARIANTS]
     for variant, seed in tqdm(runs, unit="run", disable=None):

@@ -17,6 +17,7 @@ in is decided above: the model's files in `language_model.files`, the training s
 from mindpangu.checkpoint.compatibility import differences, input_digests, is_finished, refuse_differences
 from mindpangu.checkpoint.directory import (
     clean_interrupted,
+    finish_publishing,
     iteration_folder,
     latest_iteration,
     list_iterations,
@@ -33,6 +34,7 @@ __all__ = [
     "clean_interrupted",
     "differences",
     "expert_file_name",
+    "finish_publishing",
     "input_digests",
     "is_finished",
     "iteration_folder",

@@ -58,13 +58,21 @@ def differences(reader: CheckpointReader, config: Config, digests: Mapping[str, 
     ]
 
 
-def is_finished(checkpoints: Path, config: Config, digests: Mapping[str, str]) -> bool:
-    """Whether the newest checkpoint is the last step of exactly this training."""
+def is_finished(checkpoints: Path, config: Config, digests: Mapping[str, str], loaded: str | None) -> bool:
+    """Whether the newest checkpoint is the last step of exactly this training.
+
+    Args:
+        loaded: digest of the checkpoint whose weights it starts from, if any.
+    """
     newest = latest_iteration(checkpoints)
     if newest is None:
         return False
     reader = CheckpointReader(newest)
-    return reader.step == config.training.steps and not differences(reader, config, digests)
+    return (
+        reader.step == config.training.steps
+        and reader.json("state.json")["loaded"] == loaded
+        and not differences(reader, config, digests)
+    )
 
 
 def _changed_keys(reader: CheckpointReader, config: Config) -> dict[str, tuple]:

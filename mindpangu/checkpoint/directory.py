@@ -4,6 +4,8 @@ import re
 import shutil
 from pathlib import Path
 
+from mindpangu.checkpoint.durable import write_text_atomically
+
 MANIFEST = "manifest.json"
 _ITERATION = re.compile(r"iteration_(\d{8,})")
 
@@ -33,6 +35,16 @@ def prune(parent: Path, keep_last: int) -> list[Path]:
     for path in old:
         remove(path)
     return old
+
+
+def finish_publishing(parent: Path, pointer: Path, keep_last: int) -> None:
+    """After a new checkpoint is in its place: the file that names the newest one, and the removal of the oldest."""
+    newest = latest_iteration(parent)
+    if newest is not None:
+        step = int(_ITERATION.fullmatch(newest.name)[1])
+        if not pointer.exists() or pointer.read_text() != f"{step}\n":
+            write_text_atomically(pointer, f"{step}\n")
+    prune(parent, keep_last)
 
 
 def remove(path: Path) -> None:

@@ -16,6 +16,8 @@ from mindpangu.checkpoint.writer import FORMAT_VERSION
 from mindpangu.config import Config, load_config
 from mindpangu.errors import CheckpointError
 
+_REMEDY = "copy it again, or remove this checkpoint to go on from an earlier one"
+
 
 class CheckpointReader:
     """One checkpoint folder.
@@ -36,11 +38,14 @@ class CheckpointReader:
         try:
             data = (self.folder / MANIFEST).read_bytes()
             manifest = json.loads(data)
-            self.files: dict[str, dict[str, Any]] = manifest["files"]
+            self.files: dict[str, dict[str, Any]] = {
+                name: {"bytes": entry["bytes"], "blake2b": entry["blake2b"]}
+                for name, entry in manifest["files"].items()
+            }
             self.step: int = manifest["step"]
             version = manifest["format_version"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{self.folder / MANIFEST} cannot be read: {error}") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{self.folder / MANIFEST} cannot be read: {error!r}; {_REMEDY}") from None
         self.digest = hashlib.blake2b(data, digest_size=16).hexdigest()
         if version != FORMAT_VERSION:
             raise CheckpointError(
@@ -59,11 +64,15 @@ class CheckpointReader:
         try:
             data = (self.folder / name).read_bytes()
         except OSError as error:
-            raise CheckpointError(f"{self.folder / name} cannot be read: {error.strerror}") from None
+            raise CheckpointError(f"{self.folder / name} cannot be read: {error.strerror}; {_REMEDY}") from None
         if len(data) != entry["bytes"]:
-            raise CheckpointError(f"{self.folder / name} has {len(data)} bytes, its manifest says {entry['bytes']}")
+            raise CheckpointError(
+                f"{self.folder / name} has {len(data)} bytes, its manifest says {entry['bytes']}; {_REMEDY}"
+            )
         if hashlib.blake2b(data, digest_size=16).hexdigest() != entry["blake2b"]:
-            raise CheckpointError(f"{self.folder / name} was altered: its hash is not the one in the manifest")
+            raise CheckpointError(
+                f"{self.folder / name} was altered: its hash is not the one in the manifest; {_REMEDY}"
+            )
         return data
 
     def json(self, name: str) -> Any:

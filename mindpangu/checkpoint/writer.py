@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 import shutil
 import threading
 from pathlib import Path
 from types import TracebackType
 
 from mindpangu.checkpoint.directory import MANIFEST, iteration_folder, remove
+from mindpangu.checkpoint.durable import sync_folder, write_durably
 from mindpangu.errors import CheckpointError
 
 FORMAT_VERSION = 1
@@ -47,7 +47,7 @@ class CheckpointWriter:
         path = self.scratch / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_durably(path, data)
+            write_durably(path, data)
         except OSError as error:
             raise self._failure(error) from None
         entry = {"bytes": len(data), "blake2b": hashlib.blake2b(data, digest_size=16).hexdigest()}
@@ -75,39 +75,16 @@ class CheckpointWriter:
 
     def _publish(self) -> None:
         manifest = {"format_version": FORMAT_VERSION, "step": self.step, "files": dict(sorted(self._files.items()))}
-        _write_durably(self.scratch / MANIFEST, json.dumps(manifest, indent=1).encode())
+        write_durably(self.scratch / MANIFEST, json.dumps(manifest, indent=1).encode())
         for folder in (self.scratch, *(path for path in self.scratch.rglob("*") if path.is_dir())):
-            _sync_folder(folder)
+            sync_folder(folder)
         if self.folder.exists():
             remove(self.folder)
         self.scratch.rename(self.folder)
-        _sync_folder(self.parent)
+        sync_folder(self.parent)
 
     def _failure(self, error: OSError) -> CheckpointError:
         return CheckpointError(
             f"checkpoint {self.folder} cannot be written: {error.strerror or error}; "
             "free disk space or change training.output_dir; earlier checkpoints are untouched"
         )
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Replaces a small file in one move."""
-    scratch = path.with_name(f".{path.name}.writing")
-    _write_durably(scratch, text.encode())
-    scratch.replace(path)
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename or a new name is durable only when its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

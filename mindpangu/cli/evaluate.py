@@ -5,7 +5,6 @@ Skipped when this checkpoint was already evaluated on this data.
 
 import argparse
 from dataclasses import asdict, replace
-from math import exp
 from pathlib import Path
 
 from mindpangu.config import Config
@@ -38,7 +37,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     wrong = options.wrong_domains
     if wrong is None:
         wrong = len(build_domains(config)) <= _DOMAINS_TO_CROSS
-    shards = TokenShards.open(folder.data)
+    shards = TokenShards.open(folder.data, verify=True)
     inputs = {
         "checkpoint": reader.digest,
         "data": shards.digest,
@@ -52,13 +51,15 @@ def run(options: argparse.Namespace, config: Config) -> None:
     from tqdm import tqdm
 
     from mindpangu.language_model import load_model
-    from mindpangu.train.heldout import evaluate_heldout, format_results
+    from mindpangu.train.heldout import evaluate_heldout, format_results, perplexity
     from mindpangu.train.report import write_report
     from mindpangu.train.run import set_device
 
     set_device(config)
     model = load_model(reader)
     model.require_data(shards)
+    if reader.json("state.json")["digests"]["data (token shards)"] != shards.digest:
+        print("evaluate: these token shards are not the ones it was trained on; it may have seen the held-out text")
     results = evaluate_heldout(
         model, shards, config, wrong, progress=lambda items: tqdm(items, desc="evaluate", unit="domain", disable=None)
     )
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
                     "perplexity": each.perplexity,
                     "unigram_perplexity": each.unigram_perplexity,
                     "ratio": each.ratio,
-                    "perplexity_as": {name: exp(loss) for name, loss in each.loss_as.items()},
+                    "perplexity_as": {name: perplexity(loss) for name, loss in each.loss_as.items()},
                 }
                 for each in results
             ],

@@ -65,7 +65,7 @@ def _continue_every_domain(options, folder: RunFolder, reader, settings) -> None
     from mindpangu.data import TokenShards
     from mindpangu.stage import ResultFile
 
-    shards = TokenShards.open(folder.data)
+    shards = TokenShards.open(folder.data, verify=True)
     inputs = {
         "checkpoint": reader.digest,
         "data": shards.digest,

@@ -1,6 +1,7 @@
 """mindpangu VERB …: options, dotted overrides, and errors as one message instead of a traceback."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,8 @@ from pathlib import Path
 from mindpangu import __version__
 from mindpangu.cli import config, data, evaluate, generate, routing, tokenizer, train
 from mindpangu.config import load_config
-from mindpangu.errors import ConfigError, MindPanguError
+from mindpangu.domains import build_domains
+from mindpangu.errors import MindPanguError
 
 VERBS = (tokenizer, data, routing, train, evaluate, generate, config)
 
@@ -24,24 +26,32 @@ Every verb takes --config FILE and overrides of single keys, for example
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 done, 1 a mistake that the message names, 2 usage, 130 interrupted."""
-    parser = _build_parser()
-    options, rest = parser.parse_known_args(arguments)
     os.environ.setdefault("GLOG_v", "3")  # MindSpore's own warnings are about itself, not about the run
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale without UTF-8 must not end a training
+            stream.reconfigure(errors="backslashreplace")
+    words, overrides = _split_overrides(sys.argv[1:] if arguments is None else arguments)
+    options = _build_parser().parse_args(words)
     try:
-        settings = load_config(_config_file(options), _parse_overrides(rest))
+        settings = load_config(_config_file(options), dict(overrides))
+        build_domains(settings)
         return options.verb.run(options, settings) or 0
     except MindPanguError as error:
-        print(f"mindpangu: error: {error}", file=sys.stderr)
-        return 1
+        return _fail(str(error))
     except KeyboardInterrupt:
         print("mindpangu: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 1
     except OSError as error:  # a full disk, a folder that may not be written: the user's to mend, and not a defect
-        where = error.filename or "writing to training.output_dir"
-        print(f"mindpangu: error: {where}: {error.strerror or error}", file=sys.stderr)
-        return 1
+        return _fail(f"{error.filename or 'writing to training.output_dir'}: {error.strerror or error}")
+    except MemoryError as error:
+        return _fail(f"not enough memory: {error}. Make the model or the batch smaller")
+
+
+def _fail(message: str) -> int:
+    print(f"mindpangu: error: {message}", file=sys.stderr)
+    return 1
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -82,18 +92,20 @@ def _config_file(options: argparse.Namespace) -> Path | None:
     return options.config
 
 
-def _parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """--section.key value and --section.key=value. Raises ConfigError for anything else."""
-    overrides: dict[str, str] = {}
+def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """(options of the verb, dotted overrides). --section.key value and --section.key=value may stand anywhere."""
+    words: list[str] = []
+    overrides: list[tuple[str, str]] = []
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
         key, separator, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or "." not in key:
-            raise ConfigError(f"unknown option {word}; overrides are written --section.key value (see --help)")
-        if not separator:
-            if not rest:
-                raise ConfigError(f"{word} has no value; write {word} VALUE")
-            value = rest.pop(0)
-        overrides[key] = value
-    return overrides
+            words.append(word)
+        elif separator:
+            overrides.append((key, value))
+        elif rest:
+            overrides.append((key, rest.pop(0)))
+        else:
+            words.append(word)  # without a value: argparse refuses it by name
+    return words, overrides

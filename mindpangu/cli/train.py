@@ -11,14 +11,19 @@ from mindpangu.config.run_folder import RunFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    start = parser.add_mutually_exclusive_group()
-    start.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint, bit for bit")
-    start.add_argument("--load", metavar="DIR", type=Path, help="start a new training from a checkpoint's weights")
+    parser.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint, bit for bit")
+    parser.add_argument(
+        "--load",
+        metavar="DIR",
+        type=Path,
+        help="start a new training from a checkpoint's weights; with --resume only if there is nothing to resume",
+    )
 
 
 def run(options: argparse.Namespace, config: Config) -> int:
     folder = RunFolder.of(config)
-    if not options.load and _is_finished(config):
+    if _is_finished(config, options):
+        _mend(folder, config)
         print(f"train: up to date, step {config.training.steps} is done ({folder.checkpoints})")
         return 0
     from mindpangu.train import run as training
@@ -35,20 +40,36 @@ def run(options: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-def _is_finished(config: Config) -> bool:
+def _is_finished(config: Config, options: argparse.Namespace) -> bool:
     """Without loading MindSpore, so that a second start is quick."""
-    from mindpangu.checkpoint import input_digests, is_finished, latest_iteration
+    from mindpangu.checkpoint import CheckpointReader, input_digests, is_finished, latest_iteration
     from mindpangu.data import TokenShards
     from mindpangu.domains import build_domains
     from mindpangu.routing import RoutingTable
     from mindpangu.tokenizer import Tokenizer
 
     folder = RunFolder.of(config)
-    if latest_iteration(folder.checkpoints) is None:
+    newest = latest_iteration(folder.checkpoints)
+    if newest is None:
         return False
     tokenizers = {path.stem: Tokenizer.load(path) for path in sorted(folder.tokenizer.glob("*.model"))}
     table = None
     if config.model.rre_layers:
         table = RoutingTable.load(folder.routing, [domain.name for domain in build_domains(config)])
     digests = input_digests(TokenShards.open(folder.data).digest, table, tokenizers)
-    return is_finished(folder.checkpoints, config, digests)
+    if options.load:
+        loaded = CheckpointReader(options.load).digest
+    else:
+        # --resume goes on with whatever the training started from
+        loaded = CheckpointReader(newest).json("state.json")["loaded"] if options.resume else None
+    return is_finished(folder.checkpoints, config, digests, loaded)
+
+
+def _mend(folder: RunFolder, config: Config) -> None:
+    """What a kill between the last checkpoint and the end of the program left undone."""
+    from mindpangu.checkpoint import finish_publishing
+    from mindpangu.train.report import write_report
+
+    finish_publishing(folder.checkpoints, folder.latest, config.checkpoint.keep_last)
+    if not folder.report.exists() or not folder.loss_plot.exists():
+        write_report(folder)

@@ -1,5 +1,6 @@
 """Field helpers of the configuration: a default together with the values that are allowed."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
@@ -24,6 +25,8 @@ def violation(key: str, value: Any, metadata: Mapping[str, Any]) -> str | None:
         return f"{key} is {value!r}; allowed: {', '.join(choices)}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
+    if not math.isfinite(value):
+        return f"{key} is {value}; allowed: a finite number"
     rules = {
         ">=": (metadata.get("minimum"), lambda bound: value >= bound),
         ">": (metadata.get("above"), lambda bound: value > bound),

@@ -26,7 +26,7 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, str] | N
 
     Args:
         path: a YAML file, or None for the defaults alone.
-        overrides: dotted key → value as YAML text, e.g. {"training.steps": "200"}.
+        overrides: dotted key → value, e.g. {"training.steps": "200"}; YAML, but for keys of type str the text itself.
 
     Raises:
         ConfigError: the file cannot be read, or a key or value cannot be used.
@@ -138,10 +138,12 @@ def keys_that_differ(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeysLoader)
     except FileNotFoundError:
         raise ConfigError(f"configuration file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except ConfigError as error:
+        raise ConfigError(f"configuration file {path}: {error}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, TypeError) as error:
         raise ConfigError(f"configuration file {path} cannot be read: {error}") from None
     if tree is None:
         return {}
@@ -150,7 +152,31 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+class _UniqueKeysLoader(yaml.SafeLoader):
+    """YAML silently keeps the last of two equal keys; here that is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        repeated = next((key for key in keys if keys.count(key) > 1), None)
+        if repeated is not None:
+            raise ConfigError(
+                f"key {repeated!r} stands twice in one section (line {node.start_mark.line + 1} and after)"
+            )
+        return super().construct_mapping(node, deep)
+
+
+def _is_text(key: str) -> bool:
+    """Whether a dotted key takes a string."""
+    kind: Any = Config
+    for name in key.split("."):
+        types = {item.name: item.type for item in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
+        kind = types.get(name)
+    return kind is str
+
+
 def _parse_value(key: str, text: str) -> Any:
+    if _is_text(key):
+        return text
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -60,5 +60,9 @@ class RunFolder:
     def loss_plot(self) -> Path:
         return self.root / "loss.png"
 
+    @property
+    def load_plot(self) -> Path:
+        return self.root / "routing.png"
+
     def log(self, rank: int = 0) -> Path:
         return self.root / "log" / f"rank_{rank}"

@@ -24,7 +24,7 @@ class ModelConfig:
     """Attention heads; must divide hidden_size."""
     seq_length: int = number(128, minimum=2)
     """Tokens a sample; also the number of learned positions."""
-    vocab_size: int = number(8000, minimum=1)
+    vocab_size: int = number(8000, minimum=1, maximum=10_000_000)
     """Rows of the embedding when there is one embedding slot; the tokenizer is trained to this size."""
     layernorm_epsilon: float = number(1e-5, above=0)
     """Added to the variance in LayerNorm."""

@@ -17,6 +17,7 @@ from mindpangu.data.corpus import CorpusReader
 from mindpangu.data.shards import TokenShards, write_shards
 from mindpangu.data.split import HELDOUT, TRAIN, split_corpus, training_texts
 from mindpangu.domains import MAIN_SLOT, Domain, build_domains, control_tokens_of
+from mindpangu.errors import StageError, TokenizerError
 from mindpangu.routing import LoadStatistics, RoutingTable, compute_statistics, plot_load
 from mindpangu.stage import Stage, hash_files
 from mindpangu.tokenizer import Tokenizer, train_tokenizer
@@ -34,22 +35,36 @@ def prepare_tokenizer(config: Config, say: Say = print) -> None:
     else:
         reader = CorpusReader(config, domains)
         stage = Stage(folder, inputs | _corpus_inputs(config, reader) | {"vocab_size": config.model.vocab_size})
-    if stage.is_current():
-        say(f"tokenizer: up to date ({folder})")
-        return
+    with stage.locked():
+        if stage.is_current():
+            say(f"tokenizer: up to date ({folder})")
+            return
+        _refuse_to_replace(config, stage)
+        tokenizer = _build_tokenizer(config, stage, slots, say)
+    say(f"tokenizer: {tokenizer.vocab_size} pieces → {folder}")
+
+
+def _build_tokenizer(config: Config, stage: Stage, slots: Sequence[str], say: Say) -> Tokenizer:
     with stage.building() as scratch:
         path = scratch / f"{slots[0]}.model"
         if config.data.tokenizer:
             shutil.copy(config.data.tokenizer, path)
             tokenizer = Tokenizer.load(path)
+            if tokenizer.vocab_size > config.model.vocab_size and not config.domains.embedding_slots:
+                raise TokenizerError(
+                    f"data.tokenizer {config.data.tokenizer} has {tokenizer.vocab_size} pieces, but "
+                    f"model.vocab_size is {config.model.vocab_size}; set it to {tokenizer.vocab_size} or more"
+                )
         else:
+            domains = build_domains(config)
+            reader = CorpusReader(config, domains)
             split = split_corpus(reader)
             say(f"tokenizer: training {config.model.vocab_size} pieces on {reader.total_bytes / 1e6:.1f} MB of text …")
             texts = training_texts(reader, split)
             tokenizer = train_tokenizer(texts, config.model.vocab_size, control_tokens_of(domains), path)
         for slot in slots[1:]:
             shutil.copy(path, scratch / f"{slot}.model")
-    say(f"tokenizer: {tokenizer.vocab_size} pieces → {folder}")
+    return tokenizer
 
 
 def prepare_shards(config: Config, say: Say = print) -> None:
@@ -58,11 +73,13 @@ def prepare_shards(config: Config, say: Say = print) -> None:
     reader = CorpusReader(config, domains)
     tokenizer = Tokenizer.load(_tokenizer_path(run))
     stage = Stage(run.data, _corpus_inputs(config, reader) | {"tokenizer": tokenizer.digest})
-    if stage.is_current():
-        say(f"data: up to date ({run.data})")
-        return
-    with stage.building() as scratch:
-        shards = write_shards(scratch, reader, split_corpus(reader), tokenizer)
+    with stage.locked():
+        if stage.is_current():
+            say(f"data: up to date ({run.data})")
+            return
+        _refuse_to_replace(config, stage)
+        with stage.building() as scratch:
+            shards = write_shards(scratch, reader, split_corpus(reader), tokenizer)
     say(reader.report.summary())
     rows = [f"{'domain':>12} {'train tokens':>14} {'held-out tokens':>16} {'bytes/token':>12}"]
     for name in shards.domain_names:
@@ -83,40 +100,55 @@ def prepare_routing(config: Config, say: Say = print) -> None:
     given = None
     if config.routing.table:
         given = RoutingTable.load(Path(config.routing.table), [domain.name for domain in domains])
-        stage = Stage(run.routing, {"table": given.digest})
+        stage = Stage(run.routing, {"table": given.digest, "data": shards.digest})
     else:
         stage = Stage(run.routing, _routing_inputs(config, shards, domains))
-    if stage.is_current():
-        say(f"routing: up to date ({run.routing})")
-        return
-    with stage.building() as scratch:
-        table = given or _draw_table(config, shards, domains)
-        table.save(scratch)
+    with stage.locked():
+        if stage.is_current():
+            if not run.load_plot.exists():
+                _draw_load(config, RoutingTable.load(run.routing, shards.domain_names))
+            say(f"routing: up to date ({run.routing})")
+            return
+        _refuse_to_replace(config, stage)
+        with stage.building() as scratch:
+            table = given or _draw_table(config, shards, domains)
+            table.save(scratch)
+            statistics = _statistics(config, table)
+            (scratch / "statistics.json").write_text(json.dumps(statistics.to_dict(), indent=1))
     show_routing(config, say)
     say(f"routing: {table.assignment} table → {run.routing}")
 
 
 def show_routing(config: Config, say: Say = print) -> None:
     """Prints the expected load of the experts, and draws it beside that of a random table."""
-    run, domains = RunFolder.of(config), build_domains(config)
-    table = RoutingTable.load(run.routing, [domain.name for domain in domains])
+    run = RunFolder.of(config)
+    table = RoutingTable.load(run.routing, [domain.name for domain in build_domains(config)])
+    say(_draw_load(config, table).format_table(Tokenizer.load(_tokenizer_path(run)).piece))
+    say(f"routing: load of the experts drawn → {run.load_plot}")
+
+
+def _draw_load(config: Config, table: RoutingTable) -> LoadStatistics:
+    """Draws a table's load, and that of a random one for comparison; returns the table's."""
     statistics = _statistics(config, table)
-    say(statistics.format_table(Tokenizer.load(_tokenizer_path(run)).piece))
     compared = [statistics]
     if table.assignment != "random":
+        domains = build_domains(config)
         counts = {domain.name: np.zeros(table.vocab_size(domain.name), np.int64) for domain in domains}
         settings = replace(config.routing, assignment="random")
         compared.insert(0, _statistics(config, RoutingTable.build(domains, counts, table.num_layers, settings)))
-    (run.routing / "statistics.json").write_text(json.dumps(statistics.to_dict(), indent=1))
-    plot_load(compared, run.root / "routing.png")
-    say(f"routing: load of the experts drawn → {run.root / 'routing.png'}")
+    plot_load(compared, RunFolder.of(config).load_plot)
+    return statistics
 
 
 def _statistics(config: Config, table: RoutingTable) -> LoadStatistics:
     shards = TokenShards.open(RunFolder.of(config).data)
     train, heldout = ({name: shards.tokens(name, split) for name in shards.domain_names} for split in (TRAIN, HELDOUT))
-    tokens_of_a_slot = config.training.local_batch_size * config.model.seq_length // config.data.domains_per_step
-    return compute_statistics(table, train, heldout, tokens_of_a_slot)
+    return compute_statistics(table, train, heldout, _tokens_of_a_slot(config))
+
+
+def _tokens_of_a_slot(config: Config) -> int:
+    """Tokens of one domain in a micro-batch."""
+    return config.training.local_batch_size * config.model.seq_length // config.data.domains_per_step
 
 
 def _routing_inputs(config: Config, shards: TokenShards, domains: Sequence[Domain]) -> dict:
@@ -126,6 +158,7 @@ def _routing_inputs(config: Config, shards: TokenShards, domains: Sequence[Domai
         "layers": config.model.rre_layers,
         "vocab_size": config.model.vocab_size,
         "assignment": [config.routing.assignment, config.routing.seed, config.routing.jitter],
+        "tokens_of_a_slot": _tokens_of_a_slot(config),
     }
 
 
@@ -151,4 +184,16 @@ def _vocab_size(config: Config, domain: Domain) -> int:
 def _tokenizer_path(run: RunFolder) -> Path:
     """All embedding slots of the data pipeline share one tokenizer; any of its copies will do."""
     found = sorted(run.tokenizer.glob("*.model"))
-    return found[0] if found else run.tokenizer / f"{MAIN_SLOT}.model"
+    if not found:
+        raise TokenizerError(f"there is no tokenizer in {run.tokenizer}; run `mindpangu tokenizer train` first")
+    return found[0]
+
+
+def _refuse_to_replace(config: Config, stage: Stage) -> None:
+    """A trained model stays together with what it was trained on."""
+    run = RunFolder.of(config)
+    if stage.has_other_inputs() and any(run.checkpoints.glob("iteration_*")):
+        raise StageError(
+            f"{stage.folder} belongs to the training in {run.root}, and the corpus or the settings it was made from "
+            f"have changed. Choose another --training.run_name, or remove {run.checkpoints}"
+        )

@@ -243,9 +243,25 @@ def _read_index(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} does not exist, so there are no token shards in {path.parent}; {_REMEDY}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read ({error!r}); {_REMEDY}") from None
+    if version == FORMAT_VERSION and not _is_whole(index):
+        raise DataError(f"{path} is not a whole index of token shards; {_REMEDY}")
     if version != FORMAT_VERSION:
         raise DataError(f"{path} has format version {version}, expected {FORMAT_VERSION}; {_REMEDY}")
     return index
+
+
+def _is_whole(index: dict[str, Any]) -> bool:
+    try:
+        return (
+            all(
+                isinstance(index["files"][name][part]["tokens"], int)
+                for name in index["domain_names"]
+                for part in SPLITS
+            )
+            and {"dtype", "vocab_size", "pad_id", "eot_id", "tokenizer_digest"} <= index.keys()
+        )
+    except (KeyError, TypeError):
+        return False
 
 
 def _file_name(domain_name: str, split: str) -> str:

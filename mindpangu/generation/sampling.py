@@ -28,7 +28,8 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         for name, holds, allowed in (
-            ("temperature", np.isfinite(self.temperature) and self.temperature >= 0, ">= 0"),
+            ("temperature", self.temperature == 0 or 1e-3 <= self.temperature <= 1e3, "0, or 0.001 to 1000"),
+            ("seed", self.seed >= 0, ">= 0"),
             ("top_k", self.top_k >= 0, ">= 0"),
             ("top_p", 0 < self.top_p <= 1, "> 0 and <= 1"),
         ):

@@ -3,13 +3,13 @@
 import json
 import math
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from mindpangu.checkpoint.writer import write_text_atomically
+from mindpangu.checkpoint.durable import write_text_atomically
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ class StepRecord:
     peak_memory: float
     domains: dict[str, float]
     skipped: str | None
+
+
+_FIELDS = {item.name for item in fields(StepRecord)}
 
 
 class Callback:
@@ -74,14 +77,17 @@ class MetricsFile(Callback):
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl; a last line that a kill cut off is left out."""
+    """The records of metrics.jsonl, up to the first line that is not one (a kill may have cut it off)."""
     records = []
     if path.exists():
-        for line in path.read_text().splitlines():
+        for line in path.read_bytes().splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(record, dict) or not record.keys() >= _FIELDS:
+                break
+            records.append(record)
     return records
 
 

@@ -1,8 +1,8 @@
 """Held-out loss by domain, beside what word frequencies alone would reach, and under the wrong domain ids."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import exp
 
 import numpy as np
 
@@ -11,6 +11,11 @@ from mindpangu.data import TRAIN, Batch, TokenShards, heldout_batches
 from mindpangu.language_model import LanguageModel
 
 UNIGRAM_PRIOR = 0.1
+
+
+def perplexity(loss: float) -> float:
+    """exp of a loss in nats; infinite where a float cannot hold it."""
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 @dataclass(frozen=True)
@@ -31,15 +36,15 @@ class DomainResult:
 
     @property
     def perplexity(self) -> float:
-        return exp(self.loss)
+        return perplexity(self.loss)
 
     @property
     def unigram_perplexity(self) -> float:
-        return exp(self.unigram_loss)
+        return perplexity(self.unigram_loss)
 
     @property
     def ratio(self) -> float:
-        return exp(self.loss - self.unigram_loss)
+        return perplexity(self.loss - self.unigram_loss)
 
 
 def evaluate_heldout(
@@ -97,7 +102,7 @@ def format_results(results: Sequence[DomainResult]) -> str:
         + ("   perplexity when routed as another domain" if wrong else "")
     ]
     for result in results:
-        others = "  ".join(f"{name} {exp(loss):.0f}" for name, loss in result.loss_as.items())
+        others = "  ".join(f"{name} {perplexity(loss):.0f}" for name, loss in result.loss_as.items())
         lines.append(
             f"{result.domain:>12} {result.tokens:>8,} {result.perplexity:>11.1f} {result.unigram_perplexity:>9.1f} "
             f"{result.ratio:>6.3f}" + (f"   {others}" if wrong else "")

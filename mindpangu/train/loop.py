@@ -50,7 +50,8 @@ def run_steps(
                 give_up = skipped_in_a_row >= config.training.max_skipped_steps
                 if result.skipped:
                     _tell_skipped(callbacks, train_step, step, result, planned)
-                if step % config.checkpoint.save_steps == 0 or step == last_step or stop.requested or give_up:
+                stopping = stop.requested  # read once: a signal may come between two readings
+                if step % config.checkpoint.save_steps == 0 or step == last_step or stopping or give_up:
                     save(step, planned)
                 finished = step
                 if give_up:
@@ -58,7 +59,7 @@ def run_steps(
                         f"{skipped_in_a_row} steps in a row were skipped, the last one because {result.skipped}; "
                         "their batches are named above. Lower lr_scheduler.learning_rate, or look at this data"
                     )
-                if stop.requested:
+                if stopping:
                     break
     finally:
         for callback in callbacks:

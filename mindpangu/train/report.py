@@ -1,13 +1,14 @@
 """report.md and loss.png of a run: what people look at first. Made from the files of the run folder, at any time."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mindpangu.checkpoint.durable import write_text_atomically
 from mindpangu.config.run_folder import RunFolder
+from mindpangu.stage import read_json_object
 from mindpangu.train.callbacks import read_metrics
 
 
@@ -16,9 +17,9 @@ def write_report(run: RunFolder) -> None:
     records = read_metrics(run.metrics)
     if records:
         plot_loss(records, run.loss_plot)
-    evaluation, samples = (_read(path) for path in (run.evaluation, run.samples))
+    evaluation, samples = (read_json_object(path) for path in (run.evaluation, run.samples))
     parts = [f"# {run.root.name}", *_training(records), *_evaluation(evaluation), *_samples(samples)]
-    run.report.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_text_atomically(run.report, "\n\n".join(parts) + "\n")
 
 
 def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
@@ -83,8 +84,8 @@ def _training(records: list[dict[str, Any]]) -> list[str]:
     return ["## Training", "![loss](loss.png)", _table(("", "value"), rows)]
 
 
-def _evaluation(evaluation: dict[str, Any] | None) -> list[str]:
-    if evaluation is None:
+def _evaluation(evaluation: dict[str, Any]) -> list[str]:
+    if not evaluation.get("domains"):
         return []
     rows = [
         (
@@ -101,8 +102,8 @@ def _evaluation(evaluation: dict[str, Any] | None) -> list[str]:
     return [f"## Held-out text (step {evaluation['step']})", _table(head, rows)]
 
 
-def _samples(samples: dict[str, Any] | None) -> list[str]:
-    if samples is None:
+def _samples(samples: dict[str, Any]) -> list[str]:
+    if not samples.get("samples"):
         return []
     parts = ["## Continuations"]
     for sample in samples["samples"]:
@@ -113,7 +114,3 @@ def _samples(samples: dict[str, Any] | None) -> list[str]:
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -1,5 +1,6 @@
 """A training run from its folder: opens what the earlier stages made, restores or starts, trains, writes the plot."""
 
+import fcntl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 import mindspore as ms
 
 from mindpangu.checkpoint import CheckpointReader, clean_interrupted, differences, input_digests, latest_iteration
-from mindpangu.checkpoint.writer import write_text_atomically
+from mindpangu.checkpoint.durable import write_text_atomically
 from mindpangu.config import Config, to_yaml
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import Loader, TokenShards
@@ -77,15 +78,25 @@ def train(run: Run, resume: bool = False, load: Path | None = None, say: Callabl
 
     Args:
         resume: go on from the newest checkpoint of the run folder, bit for bit.
-        load: start anew, from the weights of this checkpoint.
+        load: start from the weights of this checkpoint, unless there is something to resume.
         say: where messages go.
 
     Raises:
         TrainingError: the run folder already holds a training and `resume` is not given.
         CheckpointError: a checkpoint that cannot be used, or cannot be written.
     """
-    config, folder, model = run.config, run.folder, run.model
+    folder = run.folder
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    with open(folder.root / ".train.lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(f"another process is training in {folder.root}; wait for it or stop it") from None
+        return _train_alone(run, resume, load, say)
+
+
+def _train_alone(run: Run, resume: bool, load: Path | None, say: Callable[[str], None]) -> int:
+    config, folder, model = run.config, run.folder, run.model
     clean_interrupted(folder.checkpoints)
     newest = latest_iteration(folder.checkpoints)
     digests = input_digests(run.shards.digest, model.table, model.tokenizers)
@@ -93,9 +104,9 @@ def train(run: Run, resume: bool = False, load: Path | None = None, say: Callabl
         raise TrainingError(_already_there(folder, CheckpointReader(newest), config, digests))
     train_step = TrainStep(model)
     loader = Loader(run.shards, model.domains, config)
-    finished = 0
+    finished, loaded = 0, None
     if newest is not None:
-        finished, state = resume_training(CheckpointReader(newest), train_step, digests)
+        finished, state, loaded = resume_training(CheckpointReader(newest), train_step, digests)
         loader.load_state(state)
         say(f"resumed from {newest} after step {finished}")
     else:
@@ -105,6 +116,7 @@ def train(run: Run, resume: bool = False, load: Path | None = None, say: Callabl
         if load is not None:
             reader = CheckpointReader(load)
             load_weights(reader, model)
+            loaded = reader.digest
             say(f"started from the weights of {reader.folder}")
     write_text_atomically(folder.config, to_yaml(config))
     if finished >= config.training.steps:
@@ -113,7 +125,7 @@ def train(run: Run, resume: bool = False, load: Path | None = None, say: Callabl
 
     def save(step: int, planned: PlannedStep) -> None:
         started = time.perf_counter()
-        save_training(folder, step, train_step, planned.loader_state, digests)
+        save_training(folder, step, train_step, planned.loader_state, digests, loaded)
         progress.on_message(f"saved checkpoint of step {step} in {time.perf_counter() - started:.1f} s")
 
     progress = Progress(config.monitor.log_steps, folder.log() / "info.log")

@@ -6,13 +6,14 @@ from dataclasses import asdict
 
 from mindspore import Parameter
 
-from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, prune, refuse_differences
-from mindpangu.checkpoint.writer import write_text_atomically
+from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, finish_publishing, refuse_differences
 from mindpangu.config import keys_that_differ
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import LoaderState
+from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError
 from mindpangu.language_model import LanguageModel, read_dense, read_experts, write_model
+from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.routing import RoutingTable
 from mindpangu.train.optimizer import DenseAdam
 from mindpangu.train.step import TrainStep
@@ -21,12 +22,18 @@ STATE_FILE = "state.json"
 
 
 def save_training(
-    run: RunFolder, step: int, train_step: TrainStep, loader_state: LoaderState, digests: Mapping[str, str]
+    run: RunFolder,
+    step: int,
+    train_step: TrainStep,
+    loader_state: LoaderState,
+    digests: Mapping[str, str],
+    loaded: str | None,
 ) -> None:
     """Writes the checkpoint after `step`, then removes the oldest ones.
 
     Args:
         digests: of data, table and tokenizers (`checkpoint.input_digests`); a resumed run must have the same.
+        loaded: digest of the checkpoint whose weights the training started from, if any.
     """
     model, optimizer = train_step.model, train_step.optimizer
     state = {
@@ -35,18 +42,21 @@ def save_training(
         "loader": loader_state,
         "spikes": train_step.guard.state(),
         "digests": dict(digests),
+        "loaded": loaded,
     }
     with CheckpointWriter(run.checkpoints, step) as writer:
         write_model(writer, model, _moments(optimizer))
         writer.write(STATE_FILE, json.dumps(state, indent=1).encode())
-    write_text_atomically(run.latest, f"{step}\n")
-    prune(run.checkpoints, model.config.checkpoint.keep_last)
+    finish_publishing(run.checkpoints, run.latest, model.config.checkpoint.keep_last)
 
 
 def resume_training(
     reader: CheckpointReader, train_step: TrainStep, digests: Mapping[str, str]
-) -> tuple[int, LoaderState]:
-    """Restores model, optimizer, experts and spike window; returns (last finished step, loader state).
+) -> tuple[int, LoaderState, str | None]:
+    """Restores model, optimizer, experts and spike window.
+
+    Returns:
+        (last finished step, loader state, digest of the checkpoint that the training once started from).
 
     Raises:
         CheckpointError: data, table, tokenizer, model, optimizer or schedule differ; the message says which and how.
@@ -58,7 +68,7 @@ def resume_training(
     read_experts(reader, model, with_adam=True)
     train_step.guard.load_state(state["spikes"])
     train_step.updates = state["updates"]
-    return state["step"], state["loader"]
+    return state["step"], state["loader"], state["loaded"]
 
 
 def load_weights(reader: CheckpointReader, model: LanguageModel) -> None:
@@ -74,6 +84,7 @@ def load_weights(reader: CheckpointReader, model: LanguageModel) -> None:
     if changed:
         listing = "; ".join(f"{key} is {then!r} there, {now!r} here" for key, (now, then) in changed.items())
         raise CheckpointError(f"cannot load {reader.folder}: {listing}")
+    _refuse_other_vocabulary(reader, model)
     if model.table is not None:
         for domain in model.domains:
             if _saved_table_digest(reader, domain.name) != model.table.domain_digest(domain.name):
@@ -84,6 +95,30 @@ def load_weights(reader: CheckpointReader, model: LanguageModel) -> None:
                 )
     read_dense(reader, model.decoder.parameters)
     read_experts(reader, model, with_adam=False)
+
+
+def _refuse_other_vocabulary(reader: CheckpointReader, model: LanguageModel) -> None:
+    """A word embedding means something only with the tokenizer and the rows that it was trained with."""
+    theirs = reader.config()
+    saved = EmbeddingSlots.build(theirs, build_domains(theirs))
+    if (saved.names, saved.sizes) != (model.slots.names, model.slots.sizes):
+        raise CheckpointError(
+            f"cannot load {reader.folder}: its embedding slots are {saved.names} of {saved.sizes} rows, this run's are "
+            f"{model.slots.names} of {model.slots.sizes}"
+        )
+    slot_of = {domain.name: domain.embedding_slot for domain in build_domains(theirs)}
+    for domain in model.domains:
+        if slot_of.get(domain.name) != domain.embedding_slot:
+            raise CheckpointError(
+                f"cannot load {reader.folder}: domain {domain.name} is in embedding slot {slot_of.get(domain.name)!r} "
+                f"there, in {domain.embedding_slot!r} here"
+            )
+    for slot, tokenizer in model.tokenizers.items():
+        if reader.read(f"tokenizer/{slot}.model") != tokenizer.model_bytes:
+            raise CheckpointError(
+                f"cannot load {reader.folder}: its tokenizer is not this run's. Take it over and prepare the data with "
+                f"it: --data.tokenizer {reader.folder}/tokenizer/{slot}.model"
+            )
 
 
 def _saved_table_digest(reader: CheckpointReader, domain: str) -> str:

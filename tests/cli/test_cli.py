@@ -1,5 +1,6 @@
 """The command line: the whole path on a tiny corpus, skipping, help, and mistakes as one message."""
 
+import shutil
 import subprocess
 import sys
 
@@ -93,8 +94,6 @@ def test_routing_stats(whole_run, capsys):
     ("arguments", "message"),
     [
         (["train", "--training.step", "3"], "unknown key training.step; did you mean training.steps?"),
-        (["train", "--training.steps"], "--training.steps has no value"),
-        (["train", "--steps", "3"], "unknown option --steps"),
         (["train", "--config", "absent.yaml"], "absent.yaml does not exist"),
         (["train", "--training.run_name", "nothing_there"], "no token shards"),
         (["data", "prepare", "--data.corpus", "[absent/*.jsonl]"], "'absent/*.jsonl' matches no file"),
@@ -117,6 +116,80 @@ def test_mistakes_are_one_message(arguments, message, capsys, tmp_path, monkeypa
     assert error.startswith("mindpangu: error: ")
     assert message in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train", "--training.steps"], ["train", "--steps", "3"], ["learn"], ["data", "unprepare"]]
+)
+def test_usage_is_refused_by_name(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert arguments[1 if len(arguments) > 1 else 0] in capsys.readouterr().err
+
+
+def test_overrides_may_stand_anywhere(capsys):
+    assert main(["--training.steps", "70", "config", "--model.seq_length=-3"]) == 1
+    assert "model.seq_length is -3; allowed: >= 2" in capsys.readouterr().err
+    assert main(["config", "--training.steps", "70", "--get", "training.steps"]) == 0
+    assert capsys.readouterr().out == "70\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("evaluation.json", "[]"),
+        ("evaluation.json", '{"domains": null}'),
+        ("samples.json", "{"),
+        ("metrics.jsonl", '{"step": 1}\n'),
+        ("metrics.jsonl", "\xff\xfe"),
+        ("report.md", None),
+        ("routing.png", None),
+        ("latest_checkpointed_iteration.txt", "3\n"),
+        ("routing/stage.json", "{}"),
+        ("data/stage.json", "[]"),
+    ],
+)
+def test_damaged_results_are_made_again(whole_run, tmp_path, name, content):
+    words, folder = whole_run
+    shutil.copytree(folder, tmp_path / "whole")
+    path = tmp_path / "whole" / name
+    kept = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content.encode("latin-1"))
+    words = [str(tmp_path) if word == str(folder.parent) else word for word in words]
+    for stage in STAGES:
+        assert main([*stage, *words]) == 0
+    if name.endswith((".txt", ".md", ".png", "stage.json")):
+        assert path.read_bytes() == kept
+
+
+def test_stages_do_not_replace_what_a_training_stands_on(whole_run, capsys):
+    words, folder = whole_run
+    before = (folder / "tokenizer" / "main.model").read_bytes()
+    for stage, change in (
+        (["tokenizer", "train"], ["--data.seed", "1"]),
+        (["data", "prepare"], ["--data.seed", "1"]),
+        (["routing", "build"], ["--routing.seed", "1"]),
+    ):
+        assert main([*stage, *words, *change]) == 1
+        assert "belongs to the training in" in capsys.readouterr().err
+    assert (folder / "tokenizer" / "main.model").read_bytes() == before
+
+
+def test_an_altered_shard_is_mended_by_its_stage_and_refused_by_the_others(whole_run, tmp_path, capsys):
+    words, folder = whole_run
+    shutil.copytree(folder, tmp_path / "whole")
+    words = [str(tmp_path) if word == str(folder.parent) else word for word in words]
+    shard = tmp_path / "whole" / "data" / "zh.heldout.bin"
+    kept = bytearray(shard.read_bytes())
+    shard.write_bytes(bytes([kept[0] ^ 1]) + kept[1:])
+    assert main(["evaluate", *words]) == 1
+    assert "zh.heldout.bin was altered" in capsys.readouterr().err
+    assert main(["data", "prepare", *words]) == 0
+    assert shard.read_bytes() == kept
+    assert main(["evaluate", *words]) == 0
 
 
 @pytest.mark.parametrize("verb", [verb.__name__.rsplit(".", 1)[1] for verb in VERBS])

@@ -34,7 +34,9 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
         ({"training.run_name": "a/b"}, "the name of one folder"),
         ({"model": "3"}, "expected keys of ModelConfig"),
         ({"training.steps.x": "3"}, "training.steps is"),
-        ({"data.heldout_fraction": ".nan"}, "allowed: > 0 and <= 0.5"),
+        ({"data.heldout_fraction": ".nan"}, "allowed: a finite number"),
+        ({"lr_scheduler.learning_rate": ".inf"}, "allowed: a finite number"),
+        ({"data.heldout_fraction": "0.6"}, "allowed: > 0 and <= 0.5"),
         ({"model.vocab_size": "[1"}, "not a YAML value"),
         ({"domains.embedding_slots": "[{nam: a}]"}, r"did you mean domains.embedding_slots\[0\].name"),
     ],
@@ -78,3 +80,15 @@ def test_every_key_has_a_docstring():
     for key, _, _, meaning in listed:
         assert len(meaning) > 15, key
     assert {key.split(".")[0] for key, *_ in listed} == set(Config.__dataclass_fields__)
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("training:\n  steps: 70\nmodel:\n  num_layers: 3\ntraining:\n  seed: 1\n")
+    with pytest.raises(ConfigError, match="'training' stands twice"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("text", ["/a #b", "a: b", "'quoted'", "007"])
+def test_a_text_override_is_taken_as_it_stands(text):
+    assert load_config(None, {"training.output_dir": text}).training.output_dir == text

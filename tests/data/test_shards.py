@@ -122,7 +122,7 @@ def test_altered_ids_are_found_when_verifying(copied):
         ("{", "cannot be read"),
         ("[]", "cannot be read"),
         ('{"format_version": 99}', "has format version 99, expected 1"),
-        ('{"format_version": 1}', "lacks or garbles 'domain_names'"),
+        ('{"format_version": 1}', "is not a whole index"),
     ],
 )
 def test_an_index_that_cannot_be_used_is_named(copied, content, message):

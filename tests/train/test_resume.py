@@ -101,11 +101,15 @@ def copy_of(finished, tmp_path):
     return overrides | {"training.output_dir": str(tmp_path), "training.run_name": "copy"}, tmp_path / "copy"
 
 
-def test_another_table_or_tokenizer_or_data_is_refused(finished, tmp_path):
-    from mindpangu.data.prepare import prepare_routing
+def test_another_table_is_refused(finished, tmp_path):
+    from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
 
-    overrides, _ = copy_of(finished, tmp_path)
-    prepare_routing(load_config(None, overrides | {"routing.seed": "5"}), say=lambda text: None)
+    overrides, folder = copy_of(finished, tmp_path)
+    other = load_config(None, overrides | {"routing.seed": "5", "training.run_name": "other"})
+    for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
+        prepare(other, say=lambda text: None)
+    shutil.rmtree(folder / "routing")
+    shutil.copytree(tmp_path / "other" / "routing", folder / "routing")
     with pytest.raises(CheckpointError, match="the routing table changed"):
         run_training(overrides, resume=True)
 
@@ -186,6 +190,43 @@ def test_load_takes_table_and_tokenizer_for_other_data_and_fewer_domains(finishe
     # and it resumes, for its own table is the one that was taken
     run_training(overrides | taken, resume=True, training__steps="4")
     assert sorted(losses(tmp_path / "sub")) == [1, 2, 3, 4]
+
+
+def test_load_refuses_another_tokenizer_and_other_embedding_slots(finished, tiny_corpus, tmp_path):
+    from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
+
+    overrides, _ = finished
+    text = tmp_path / "other.jsonl"
+    text.write_text(tiny_corpus.read_text().replace("window", "widow"))
+    overrides = overrides | {"training.output_dir": str(tmp_path), "model.rre_layers": "0"}
+
+    def prepared(**changes):
+        words = overrides | {key.replace("__", "."): value for key, value in changes.items()}
+        for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
+            prepare(load_config(None, words), say=lambda text: None)
+        return words
+
+    dense = prepared(training__run_name="dense")
+    run_training(dense, training__steps="2")
+    other = prepared(training__run_name="other", data__corpus=f"[{text}]")
+    with pytest.raises(CheckpointError, match="its tokenizer is not this run's"):
+        run_training(other, load=tmp_path / "dense")
+    slots = "[{{name: a, vocab_size: 420, domains: [{}]}}, {{name: b, vocab_size: 420, domains: [{}]}}]"
+    one = prepared(training__run_name="one", domains__embedding_slots=slots.format("zh, bilingual", "en, code"))
+    run_training(one, training__steps="2")
+    two = prepared(training__run_name="two", domains__embedding_slots=slots.format("en, code", "zh, bilingual"))
+    with pytest.raises(CheckpointError, match="domain bilingual is in embedding slot 'a' there, in 'b' here"):
+        run_training(two, load=tmp_path / "one")
+
+
+def test_two_trainings_do_not_share_a_folder(finished):
+    import fcntl
+
+    overrides, folder = finished
+    with open(folder / ".train.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(TrainingError, match="another process is training in"):
+            run_training(overrides, resume=True)
 
 
 def command(overrides, *extra):

@@ -1,0 +1,28 @@
+"""Files that are on the disk when the call returns."""
+
+import os
+from pathlib import Path
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replaces a small file in one move."""
+    scratch = path.with_name(f".{path.name}.writing")
+    write_durably(scratch, text.encode())
+    scratch.replace(path)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Returns when the content is on the disk."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """A rename or a new name is durable only when its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
