@@ -5,6 +5,7 @@ import pytest
 
 from mindpangu.config import load_config
 from mindpangu.data import Loader
+from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
 from mindpangu.experts import SLAB_TENSORS
 from mindpangu.language_model import as_tensor
 from mindpangu.train.run import open_run, set_device
@@ -70,23 +71,32 @@ def test_accumulated_micro_batches_equal_one_large_batch(tiny_overrides):
             np.testing.assert_allclose(mine, other, atol=2e-6)
 
 
-def test_a_layer_of_one_expert_equals_a_dense_layer(tiny_overrides):
-    rre_model, loader = open_tiny(tiny_overrides, domains__experts_per_domain="3")
-    batches, _plans = planned(rre_model, loader)
-    dense_model, _ = open_tiny(tiny_overrides, model__rre_layers="0")
-    # every expert of the batch's domain becomes the dense model's FFN of that layer
+def test_a_layer_of_one_expert_equals_a_dense_layer(tiny_overrides, tmp_path):
+    """Losses and gradients of a model with one expert a layer and domain are those of the dense model."""
+    changes = {"domains.experts_per_domain": "1", "training.output_dir": str(tmp_path), "training.run_name": "one"}
+    overrides = tiny_overrides | changes
+    for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
+        prepare(load_config(None, overrides), say=lambda text: None)
+    rre_model, loader = open_tiny(overrides)
+    dense_model, _ = open_tiny(overrides, model__rre_layers="0")
+    batches, plans = planned(rre_model, loader)
     (domain,) = batches[0].domain_of_slot
-    for layer, name in enumerate(("blocks.1", "query_layer")):
+    parts = {"up": "up.weight", "up_bias": "up.bias", "down": "down.weight", "down_bias": "down.bias"}
+    layers = ("blocks.1", "query_layer")
+    for layer, name in enumerate(layers):
         slab = rre_model.store.weights[layer][domain]
-        for part, parameter in (
-            ("up", "up.weight"), ("up_bias", "up.bias"), ("down", "down.weight"), ("down_bias", "down.bias"),
-        ):  # fmt: skip
-            slab[part][:] = dense_model.decoder.parameters[f"{name}.ffn.{parameter}"].asnumpy()
-    for name, parameter in rre_model.decoder.parameters.items():
-        np.testing.assert_array_equal(parameter.asnumpy(), dense_model.decoder.parameters[name].asnumpy())
-    rre = rre_model.token_losses(batches[0])
-    dense = dense_model.token_losses(batches[0])
-    np.testing.assert_allclose(rre, dense, atol=2e-6)
+        assert len(slab["up"]) == 1
+        for part, parameter in parts.items():
+            slab[part][0] = dense_model.decoder.parameters[f"{name}.ffn.{parameter}"].asnumpy()
+    np.testing.assert_allclose(rre_model.token_losses(batches[0]), dense_model.token_losses(batches[0]), atol=2e-6)
+    rre = TrainStep(rre_model).gradients(batches, plans)
+    dense = TrainStep(dense_model).gradients(batches, [dense_model.plan(batches[0].tokens_BS, (domain,))])
+    for name, gradient in rre.dense.items():
+        np.testing.assert_allclose(gradient.asnumpy(), dense.dense[name].asnumpy(), atol=2e-6, err_msg=name)
+    for layer, name in enumerate(layers):
+        for gradient, parameter in zip(rre.experts[layer, domain], parts.values(), strict=True):
+            expected = dense.dense[f"{name}.ffn.{parameter}"].asnumpy()
+            np.testing.assert_allclose(gradient[0], expected, atol=2e-6)
 
 
 def test_overfits_one_batch(tiny_overrides):
