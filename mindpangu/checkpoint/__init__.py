@@ -14,7 +14,13 @@
 in is decided above: the model's files in `language_model.files`, the training state in `train.saving`.
 """
 
-from mindpangu.checkpoint.compatibility import differences, input_digests, is_finished, refuse_differences
+from mindpangu.checkpoint.compatibility import (
+    differences,
+    input_digests,
+    is_finished,
+    refuse_differences,
+    refuse_other_model,
+)
 from mindpangu.checkpoint.directory import (
     clean_interrupted,
     finish_publishing,
@@ -42,4 +48,5 @@ __all__ = [
     "list_iterations",
     "prune",
     "refuse_differences",
+    "refuse_other_model",
 ]

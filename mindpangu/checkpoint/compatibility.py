@@ -58,6 +58,16 @@ def differences(reader: CheckpointReader, config: Config, digests: Mapping[str, 
     ]
 
 
+def refuse_other_model(reader: CheckpointReader, config: Config) -> None:
+    """Raises CheckpointError if `config` asks for another model than the checkpoint holds; it would be ignored."""
+    changed = {
+        key: values for key, values in _changed_keys(reader, config).items() if key.startswith(("model.", "domains."))
+    }
+    if changed:
+        listing = "; ".join(f"{key} is {then!r} there, {now!r} here" for key, (now, then) in changed.items())
+        raise CheckpointError(f"{reader.folder} holds another model: {listing}. Leave these keys as they were")
+
+
 def is_finished(checkpoints: Path, config: Config, digests: Mapping[str, str], loaded: str | None) -> bool:
     """Whether the newest checkpoint is the last step of exactly this training.
 

@@ -26,13 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, config: Config) -> None:
-    from mindpangu.checkpoint import CheckpointReader
+    from mindpangu.checkpoint import CheckpointReader, refuse_other_model
     from mindpangu.data import TokenShards
     from mindpangu.domains import build_domains
     from mindpangu.stage import ResultFile
 
     folder = RunFolder.of(config)
     reader = CheckpointReader(options.checkpoint or folder.root)
+    refuse_other_model(reader, config)
     config = replace(reader.config(), monitor=config.monitor)
     wrong = options.wrong_domains
     if wrong is None:

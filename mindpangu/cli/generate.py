@@ -28,16 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, config: Config) -> None:
-    from mindpangu.checkpoint import CheckpointReader
+    from mindpangu.checkpoint import CheckpointReader, refuse_other_model
     from mindpangu.generation.sampling import SamplingSettings
 
     settings = SamplingSettings(options.temperature, options.top_k, options.top_p, options.seed)
-    if options.every_domain == (options.prompt is not None):
+    if options.every_domain == (options.prompt is not None or options.domain is not None):
         raise GenerationError("give either --domain NAME --prompt TEXT, or --every-domain")
     if options.prompt is not None and options.domain is None:
         raise GenerationError("--prompt needs --domain NAME: the domain decides which experts continue it")
     folder = RunFolder.of(config)
     reader = CheckpointReader(options.checkpoint or folder.root)
+    refuse_other_model(reader, config)
     if options.every_domain:
         _continue_every_domain(options, folder, reader, settings)
     else:

@@ -41,7 +41,7 @@ class Record:
 
 @dataclass
 class CorpusReport:
-    """What one reading of the corpus found. `bad_records` lists the first few as "file:line: reason"."""
+    """What one reading found. `bad_records` names every one as "file:line: reason"; data.max_bad_records bounds it."""
 
     num_records: int = 0
     num_bad: int = 0
@@ -58,8 +58,9 @@ class CorpusReport:
 
     def listing(self) -> str:
         """The number of bad records and the first few of them."""
-        more = self.num_bad - len(self.bad_records)
-        return "\n  ".join([f"{self.num_bad:,} bad records:", *self.bad_records] + [f"and {more:,} more"] * bool(more))
+        shown = self.bad_records[:_LISTED]
+        more = self.num_bad - len(shown)
+        return "\n  ".join([f"{self.num_bad:,} bad records:", *shown] + [f"and {more:,} more"] * bool(more))
 
 
 class CorpusReader:
@@ -131,8 +132,7 @@ class CorpusReader:
     def _count_bad(self, description: str) -> None:
         report, limit = self.report, self.config.data.max_bad_records
         report.num_bad += 1
-        if len(report.bad_records) < _LISTED:
-            report.bad_records.append(description)
+        report.bad_records.append(description)
         if report.num_bad > limit:
             raise DataError(
                 f"more than data.max_bad_records = {limit} records cannot be used; {report.listing()}\n"

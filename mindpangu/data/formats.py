@@ -4,7 +4,7 @@
     bilingual     {"zh", "en"}         <cn> zh <en> en <eot>
     code          {"text", "lang"}     <lang> code <eot>      e.g. <python>; without "lang" the domain's first language
 
-PanGu-Σ (section on data; notes: papers.md 1.6) inserts language or code control tokens and an `<EOT>` and then
+PanGu-Σ (section on data) inserts language or code control tokens and an `<EOT>` and then
 concatenates. That much is published. Ours are the spellings of the tokens and the leading token of monolingual
 documents. The domain id is no token: it travels beside the sample.
 """

@@ -9,7 +9,7 @@ the first is a target exactly once; the tail that does not fill a sample is drop
  * `eod_reset` is on and its input is `<eot>`: the target opens a new document, of which that position sees nothing.
 PanGu-α's published code masks inputs equal to its padding id, and gets the second rule only because it uses one id (6)
 for padding and end of document; its tokenizer's `<eot>` is another (9). Here the ids differ and both rules are
-explicit (notes: papers.md 2.4, 2.5).
+explicit.
 """
 
 import numpy as np

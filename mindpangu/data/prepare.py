@@ -24,6 +24,8 @@ from mindpangu.tokenizer import Tokenizer, train_tokenizer
 
 Say = Callable[[str], None]
 
+BAD_RECORDS = "bad_records.txt"
+
 
 def prepare_tokenizer(config: Config, say: Say = print) -> None:
     """Trains the run's tokenizer on the training split, or takes the one that data.tokenizer names."""
@@ -80,7 +82,9 @@ def prepare_shards(config: Config, say: Say = print) -> None:
         _refuse_to_replace(config, stage)
         with stage.building() as scratch:
             shards = write_shards(scratch, reader, split_corpus(reader), tokenizer)
-    say(reader.report.summary())
+            if reader.report.bad_records:
+                (scratch / BAD_RECORDS).write_text("\n".join(reader.report.bad_records) + "\n", encoding="utf-8")
+    say(reader.report.summary() + (f"\n  all of them: {run.data / BAD_RECORDS}" if reader.report.num_bad else ""))
     rows = [f"{'domain':>12} {'train tokens':>14} {'held-out tokens':>16} {'bytes/token':>12}"]
     for name in shards.domain_names:
         train, heldout = (shards.num_tokens(name, split) for split in (TRAIN, HELDOUT))

@@ -84,6 +84,25 @@ def test_generate_continues_a_prompt(whole_run, capsys):
     assert capsys.readouterr().out.startswith("open the")
 
 
+def test_another_model_than_the_checkpoints_is_refused(whole_run, capsys):
+    _, folder = whole_run
+    for verb in (["evaluate"], ["generate", "--every-domain"]):
+        assert main([*verb, "--checkpoint", str(folder), "--model.hidden_size", "32"]) == 1
+        assert "model.hidden_size is 16 there, 32 here" in capsys.readouterr().err
+
+
+def test_bad_records_are_all_named_in_a_file(tiny_overrides, tiny_corpus, tmp_path, capsys):
+    corpus = tmp_path / "bad.jsonl"
+    corpus.write_text(tiny_corpus.read_text() + "{}\n" * 7)
+    changes = {"data.corpus": f"[{corpus}]", "training.output_dir": str(tmp_path), "data.max_bad_records": "7"}
+    words = options(tiny_overrides | changes)
+    assert main(["tokenizer", "train", *words]) == 0
+    assert main(["data", "prepare", *words]) == 0
+    assert "7 bad records" in capsys.readouterr().out
+    named = (tmp_path / "prepared" / "data" / "bad_records.txt").read_text().splitlines()
+    assert [line.split(":")[1] for line in named] == [str(number) for number in range(241, 248)]
+
+
 def test_routing_stats(whole_run, capsys):
     words, _ = whole_run
     assert main(["routing", "stats", *words]) == 0
