@@ -234,52 +234,59 @@ def command(overrides, *extra):
     return [sys.executable, "-m", "mindpangu", "train", *options, *extra]
 
 
-def kill_and_resume(overrides, folder, expected, kills, seconds, seed):
-    """Kills a training `kills` times, every second time while it writes a checkpoint; then lets it end."""
+def kill_once(overrides, folder, chance, while_writing):
+    """Starts or resumes a training, kills it after it has taken steps; True if a checkpoint was half-written then."""
+    process = subprocess.Popen(command(overrides, "--resume"), stdout=subprocess.PIPE, text=True)
+    steps = (line for line in process.stdout if line.startswith("step:["))
+    for _ in range(1 if while_writing else chance.randint(1, 20)):
+        next(steps)
+    if while_writing:
+        deadline = time.monotonic() + 60
+        while not list((folder / "checkpoint").glob(".iteration_*.writing/*")) and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        time.sleep(chance.uniform(0, 0.01))
+    else:
+        time.sleep(chance.uniform(0, 0.1))
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL  # it was running, and did not end by itself
+    return bool(list((folder / "checkpoint").glob(".iteration_*.writing")))
+
+
+def kill_and_resume(overrides, folder, expected, kills, seed):
+    """Kills a training at random moments, half of them with a checkpoint half-written; then lets it end."""
     chance = random.Random(seed)
-    writing_kills = 0
-    for number in range(kills):
-        process = subprocess.Popen(command(overrides, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        if number % 2:
-            # the moment in which a checkpoint is being written
-            deadline = time.monotonic() + 120
-            while time.monotonic() < deadline and process.poll() is None:
-                if list((folder / "checkpoint").glob(".iteration_*.writing/*")):
-                    time.sleep(chance.uniform(0, 0.05))
-                    writing_kills += 1
-                    break
-                time.sleep(0.0005)
-        else:
-            time.sleep(chance.uniform(*seconds))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        if process.returncode == 0:
-            break
+    half_written = 0
+    for _ in range(kills // 2):
+        kill_once(overrides, folder, chance, while_writing=False)
+        # the write takes milliseconds, so some kills come too late
+        half_written += any(kill_once(overrides, folder, chance, while_writing=True) for _ in range(5))
     done = subprocess.run(command(overrides, "--resume"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "resumed from" in done.stdout
     assert losses(folder) == expected
-    return writing_kills
+    assert half_written == kills // 2
 
 
 def test_killed_runs_resume_exactly(tiny_run):
     overrides, folder = tiny_run
-    overrides = overrides | {"training.steps": "40", "checkpoint.save_steps": "3"}
+    overrides = overrides | {"training.steps": "200", "checkpoint.save_steps": "3"}
     run_training(overrides)
     expected = losses(folder)
     shutil.rmtree(folder / "checkpoint")
     (folder / "metrics.jsonl").unlink()
-    assert kill_and_resume(overrides, folder, expected, kills=2, seconds=(4, 9), seed=0) == 1
+    kill_and_resume(overrides, folder, expected, kills=2, seed=0)
 
 
 @pytest.mark.slow
 def test_ten_random_kills_resume_exactly(tiny_run):
     overrides, folder = tiny_run
-    overrides = overrides | {"training.steps": "400", "checkpoint.save_steps": "7", "lr_scheduler.warmup_steps": "20"}
+    overrides = overrides | {"training.steps": "600", "checkpoint.save_steps": "7", "lr_scheduler.warmup_steps": "20"}
     run_training(overrides)
     expected = losses(folder)
     shutil.rmtree(folder / "checkpoint")
     (folder / "metrics.jsonl").unlink()
-    assert kill_and_resume(overrides, folder, expected, kills=10, seconds=(5, 10), seed=int(os.environ.get("SEED", 0)))
+    kill_and_resume(overrides, folder, expected, kills=10, seed=int(os.environ.get("SEED", 0)))
 
 
 def test_a_signal_saves_a_checkpoint_first(tiny_run):
