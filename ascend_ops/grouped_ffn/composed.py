@@ -21,21 +21,22 @@ def fast_gelu(u):
 
 
 class MoveToBlocks(nn.Cell):
-    """Rows into blocks and back: `index` names the row of each block place (R stands for none), `place` the reverse."""
+    """Rows into blocks and back: `index` names the row of each of P block places (R stands for none), `place` the place
+    of each row (P stands for none: padding)."""
 
     def construct(self, rows_RH, index_P, place_R):
         return ops.gather(_with_zero_row(rows_RH), index_P, 0)
 
     def bprop(self, rows_RH, index_P, place_R, out, dout):
         zeros = ops.ZerosLike()
-        return ops.gather(dout, place_R, 0), zeros(index_P), zeros(place_R)
+        return ops.gather(_with_zero_row(dout), place_R, 0), zeros(index_P), zeros(place_R)
 
 
 class MoveFromBlocks(nn.Cell):
     """The transpose of MoveToBlocks."""
 
     def construct(self, places_PH, index_P, place_R):
-        return ops.gather(places_PH, place_R, 0)
+        return ops.gather(_with_zero_row(places_PH), place_R, 0)
 
     def bprop(self, places_PH, index_P, place_R, out, dout):
         zeros = ops.ZerosLike()
@@ -62,23 +63,9 @@ def _with_zero_row(rows):
 
 
 def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0):
-    """fast_gelu(rows · up + up_bias) · down + down_bias, each group of rows with its own expert's weights.
-
-    Args:
-        rows_TH: float [T, H], sorted by group (slot · E + expert); every slot holds T/D rows.
-        counts_G: int32 [D·E], rows of each group.
-        slabs: for each of the D slots up [E, H, F], up_bias [E, F], down [E, F, H], down_bias [E, H]: 4·D tensors.
-        block_rows: C, rows an expert computes before it overflows; 0 takes the mean load ⌈T/(D·E)⌉.
-
-    Returns:
-        float [T, H], in the order of rows_TH.
-
-    Supported modes: graph (@ms.jit) and PyNative; differentiable with respect to rows_TH and all slabs.
-    """
+    """See `ascend_ops.grouped_ffn`."""
     num_slots, num_experts = len(slabs) // 4, slabs[0].shape[0]
     rows_in_slot = rows_TH.shape[0] // num_slots
-    if rows_TH.shape[0] % num_slots != 0 or counts_G.shape != (num_slots * num_experts,):
-        raise ValueError("grouped_ffn: expected T rows that D slots divide, and counts_G of D·E groups")
     block_rows = block_rows or -(-rows_in_slot // num_experts)
     outputs = ()
     for slot in range(num_slots):
@@ -114,7 +101,7 @@ def _block_layout(counts_E, num_rows, block_rows, num_overflow):
 
     Returns:
         index_P: int32 [(E+X)·C], the row at each place of the blocks, num_rows where there is none.
-        place_R: int32 [R], the place of each row.
+        place_R: int32 [R], the place of each row, (E+X)·C for padding.
         owner_X: int32 [X], the expert that each overflow block serves (the last one for unused blocks).
     """
     num_experts = counts_E.shape[0]
@@ -139,11 +126,14 @@ def _block_layout(counts_E, num_rows, block_rows, num_overflow):
     index_P = ops.select(used_BC, index_BC, ops.ones_like(index_BC) * num_rows).reshape((-1,))
 
     rows_R = _range(num_rows)
-    expert_R = _count_reached(rows_R, ends_E)
+    reached_R = _count_reached(rows_R, ends_E)
+    expert_R = ops.minimum(reached_R, num_experts - 1)
     offset_R = rows_R - ops.gather(starts_E, expert_R, 0)
     overflow_R = num_experts + ops.gather(extra_starts_E, expert_R, 0) + ops.floor_div(offset_R, block_rows) - 1
     block_R = ops.select(offset_R < block_rows, expert_R, overflow_R)
-    return index_P, block_R * block_rows + ops.floor_mod(offset_R, block_rows), owner_X
+    place_R = block_R * block_rows + ops.floor_mod(offset_R, block_rows)
+    nowhere_R = ops.ones_like(place_R) * ((num_experts + num_overflow) * block_rows)
+    return index_P, ops.select(reached_R < num_experts, place_R, nowhere_R), owner_X
 
 
 def _range(size):

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def rre_combine(rows_TH: np.ndarray, positions_T: np.ndarray, residual_TH: np.ndarray) -> np.ndarray:
-    """See `ascend_ops.rre_combine.composed.rre_combine`; any float dtype, added in at least float32."""
+    """See `ascend_ops.rre_combine`; any float dtype, added in at least float32."""
     accumulator = np.promote_types(rows_TH.dtype, np.float32)
     out_TH = residual_TH.astype(accumulator) + rows_TH[positions_T].astype(accumulator)
     return out_TH.astype(rows_TH.dtype)

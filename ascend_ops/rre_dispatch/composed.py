@@ -25,35 +25,20 @@ def inverse_permutation(positions_T):
 
 
 def rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, num_experts):
-    """Sorts rows by the expert that a fixed table names for each token (PanGu-Σ's RRE: no gate, nothing learned).
-
-    Args:
-        x_TH: float [T, H], one row a token.
-        token_ids_T: int32 [T], token ids, below V.
-        slot_ids_T: int32 [T], which domain slot each token belongs to, below D.
-        table_DV: int32 [D, V], the expert of a token inside its slot's group, below num_experts.
-        num_experts: E, experts of a slot.
-
-    Returns:
-        rows_TH: x's rows ordered by group (slot · E + expert), in token order inside a group.
-        counts_G: int32 [D·E], rows of each group.
-        positions_T: int32 [T], where each token's row went.
-
-    Ids are checked on the host, where the plan is made; here an id outside the table is clamped into it.
-
-    Supported modes: graph (@ms.jit) and PyNative; differentiable with respect to x_TH.
-    """
+    """See `ascend_ops.rre_dispatch`. Ids outside the table are moved into it, and counted."""
     num_slots, vocab_size = table_DV.shape
-    if x_TH.ndim != 2 or token_ids_T.shape != (x_TH.shape[0],) or slot_ids_T.shape != (x_TH.shape[0],):
-        raise ValueError("rre_dispatch: expected x_TH [T, H] with token_ids_T and slot_ids_T both [T]")
     tokens_T = ops.clamp(token_ids_T, 0, vocab_size - 1)
-    experts_T = ops.gather(table_DV.reshape((-1,)), slot_ids_T * vocab_size + tokens_T, 0)
-    groups_T = slot_ids_T * num_experts + experts_T
+    slots_T = ops.clamp(slot_ids_T, 0, num_slots - 1)
+    named_T = ops.gather(table_DV.reshape((-1,)), slots_T * vocab_size + tokens_T, 0)
+    experts_T = ops.clamp(named_T, 0, num_experts - 1)
+    wrong_T = ops.logical_or(tokens_T != token_ids_T, ops.logical_or(slots_T != slot_ids_T, experts_T != named_T))
+    invalid = ops.cast(ops.cast(wrong_T, ms.int32).sum(), ms.int32).reshape((1,))
+
+    groups_T = slots_T * num_experts + experts_T
     member_TG = ops.cast(ops.expand_dims(groups_T, 1) == ops.arange(num_slots * num_experts), ms.int32)
     seen_TG = ops.cumsum(member_TG, 0)
     counts_G = seen_TG[-1]
     start_G = ops.cumsum(counts_G, 0) - counts_G
-    positions_T = (member_TG * (seen_TG - 1 + start_G)).sum(1)
-    positions_T = ops.cast(positions_T, ms.int32)
+    positions_T = ops.cast((member_TG * (seen_TG - 1 + start_G)).sum(1), ms.int32)
     rows_TH = move_rows(x_TH, inverse_permutation(positions_T), positions_T)
-    return rows_TH, ops.cast(counts_G, ms.int32), positions_T
+    return rows_TH, ops.cast(counts_G, ms.int32), positions_T, invalid

@@ -3,22 +3,27 @@
 import numpy as np
 
 
+def check_ids(token_ids_T: np.ndarray, slot_ids_T: np.ndarray, table_DV: np.ndarray, num_experts: int) -> None:
+    """Raises ValueError for a token or slot id outside the table, or an entry of the table outside the experts."""
+    num_slots, vocab_size = table_DV.shape
+    for name, ids, bound in (
+        ("token id", token_ids_T, vocab_size),
+        ("slot id", slot_ids_T, num_slots),
+        ("expert", table_DV, num_experts),
+    ):
+        if ids.size and (ids.min() < 0 or ids.max() >= bound):
+            bad = ids[(ids < 0) | (ids >= bound)].flat[0]
+            place = f"the table names expert {bad} of" if name == "expert" else f"{name} {bad} is outside the table of"
+            raise ValueError(f"rre_dispatch: {place} {bound}")
+
+
 def rre_dispatch(
     x_TH: np.ndarray, token_ids_T: np.ndarray, slot_ids_T: np.ndarray, table_DV: np.ndarray, num_experts: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """See `ascend_ops.rre_dispatch.composed.rre_dispatch`; any float dtype.
-
-    Raises:
-        ValueError: a token or slot id outside the table, or an entry of the table outside the experts.
-    """
-    num_slots, vocab_size = table_DV.shape
-    for name, ids, bound in (("token id", token_ids_T, vocab_size), ("slot id", slot_ids_T, num_slots)):
-        if len(ids) and (ids.min() < 0 or ids.max() >= bound):
-            bad = ids[(ids < 0) | (ids >= bound)][0]
-            raise ValueError(f"rre_dispatch: {name} {bad} is outside the table of {bound}")
+    """See `ascend_ops.rre_dispatch`; any float dtype. Returns rows, counts and positions; raises as `check_ids`."""
+    check_ids(token_ids_T, slot_ids_T, table_DV, num_experts)
+    num_slots = len(table_DV)
     experts_T = table_DV[slot_ids_T, token_ids_T].astype(np.int64)
-    if len(experts_T) and experts_T.max() >= num_experts:
-        raise ValueError(f"rre_dispatch: the table names expert {experts_T.max()} of {num_experts}")
     groups_T = slot_ids_T.astype(np.int64) * num_experts + experts_T
     order_T = np.argsort(groups_T, kind="stable")
     positions_T = np.empty(len(order_T), np.int32)

@@ -5,7 +5,7 @@ checkpoint and reads it back. Training, evaluation and generation all stand on t
 """
 
 from mindpangu.language_model.files import load_model, read_dense, read_experts, write_model
-from mindpangu.language_model.inputs import ModelInputs, as_tensor, group_by_domain
+from mindpangu.language_model.inputs import ModelInputs, as_tensor, group_by_domain, refuse_invalid_ids
 from mindpangu.language_model.model import LanguageModel
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "load_model",
     "read_dense",
     "read_experts",
+    "refuse_invalid_ids",
     "write_model",
 ]

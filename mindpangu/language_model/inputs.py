@@ -7,6 +7,7 @@ import numpy as np
 from mindspore import Tensor
 
 from mindpangu.data.route_plan import RoutePlan
+from mindpangu.errors import RoutingError
 from mindpangu.experts import ExpertStore
 from mindpangu.model.embedding_slots import EmbeddingSlots
 
@@ -48,6 +49,22 @@ class ModelInputs:
             sample_slots_B=as_tensor(sample_slots_B),
             tables_LDV=as_tensor(plan.tables_LDV),
             slabs=tuple(as_tensor(slab) for slab in store.lookup(plan.domain_of_slot)),
+        )
+
+
+def refuse_invalid_ids(invalid: Tensor) -> None:
+    """Raises RoutingError where a compiled function met ids outside its routing tables.
+
+    Plans check ids on the host, so this means that tokens or tables changed between the plan and the device.
+
+    Args:
+        invalid: int32 [1], what `rre_dispatch` counted.
+    """
+    count = int(invalid.asnumpy()[0])
+    if count:
+        raise RoutingError(
+            f"{count} tokens had an id outside the routing tables on the device, though their plan was made: "
+            "the batch or the tables were changed in memory; the step's result was discarded"
         )
 
 

@@ -12,7 +12,7 @@ from mindpangu.data.route_plan import RoutePlan, plan_routes
 from mindpangu.domains import Domain, build_domains
 from mindpangu.errors import ConfigError, DataError, TokenizerError
 from mindpangu.experts import ExpertStore
-from mindpangu.language_model.inputs import ModelInputs, as_tensor
+from mindpangu.language_model.inputs import ModelInputs, as_tensor, refuse_invalid_ids
 from mindpangu.model.decoder import Decoder
 from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.routing import RoutingTable
@@ -70,10 +70,11 @@ class LanguageModel:
         """
         plan = self.plan(batch.tokens_BS, domain_of_slot or batch.domain_of_slot)
         inputs = self.inputs(batch.tokens_BS, batch.positions_BS, plan)
-        losses_BS = self._token_losses(
+        losses_BS, invalid = self._token_losses(
             inputs.slot, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
             inputs.sample_slots_B, inputs.tables_LDV, *inputs.slabs,
         )  # fmt: skip
+        refuse_invalid_ids(invalid)
         return losses_BS.asnumpy()
 
     def next_token_logits(self, tokens_BS: np.ndarray, domain: int, last: int) -> np.ndarray:
@@ -82,10 +83,11 @@ class LanguageModel:
         positions_BS = np.tile(np.arange(length, dtype=np.int32), (batch, 1))
         inputs = self.inputs(tokens_BS, positions_BS, self.plan(tokens_BS, (domain,)))
         last_B = np.arange(batch, dtype=np.int32) * length + np.int32(last)
-        logits_BV = self._next_token_logits(
+        logits_BV, invalid = self._next_token_logits(
             inputs.slot, as_tensor(last_B), inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS,
             inputs.sample_slots_B, inputs.tables_LDV, *inputs.slabs,
         )  # fmt: skip
+        refuse_invalid_ids(invalid)
         return logits_BV.asnumpy()
 
     def _check_parts(self) -> None:
@@ -116,12 +118,12 @@ class LanguageModel:
 
         @ms.jit
         def token_losses(slot, rows_BS, tokens_BS, positions_BS, targets_BS, sample_slots_B, tables, *slabs):
-            x_TH = upper(lower(rows_BS, positions_BS), tokens_BS, positions_BS, tables, slabs)
-            return upper.token_losses(x_TH, targets_BS, slot, sample_slots_B)
+            x_TH, invalid = upper(lower(rows_BS, positions_BS), tokens_BS, positions_BS, tables, slabs)
+            return upper.token_losses(x_TH, targets_BS, slot, sample_slots_B), invalid
 
         @ms.jit
         def next_token_logits(slot, last_B, rows_BS, tokens_BS, positions_BS, sample_slots_B, tables, *slabs):
-            x_TH = upper(lower(rows_BS, positions_BS), tokens_BS, positions_BS, tables, slabs)
-            return upper.logits(ops.gather(x_TH, last_B, 0), slot, sample_slots_B)
+            x_TH, invalid = upper(lower(rows_BS, positions_BS), tokens_BS, positions_BS, tables, slabs)
+            return upper.logits(ops.gather(x_TH, last_B, 0), slot, sample_slots_B), invalid
 
         self._token_losses, self._next_token_logits = token_losses, next_token_logits

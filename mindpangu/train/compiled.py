@@ -1,7 +1,7 @@
 """The compiled functions of a training step: forward and gradients of the two halves of the decoder.
 
     lower_forward(rows, positions) → h
-    upper_step(slot, h, tokens, …, slabs) → loss, per-sample losses, dh, upper gradients, slab gradients
+    upper_step(slot, h, tokens, …, slabs) → loss, per-sample losses, invalid ids, dh, upper gradients, slab gradients
     lower_backward(rows, positions, dh) → lower gradients         (recomputes the lower half)
 
 A graph takes all its inputs at launch, and experts must be able to move while the dense bottom runs; so PanGu-Σ's step
@@ -27,10 +27,10 @@ class UpperLoss(nn.Cell):
         self.upper = decoder.upper
 
     def construct(self, slot, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, tables, *slabs):
-        x_TH = self.upper(h_TH, tokens_BS, positions_BS, tables, slabs)
+        x_TH, invalid = self.upper(h_TH, tokens_BS, positions_BS, tables, slabs)
         losses_BS = self.upper.token_losses(x_TH, targets_BS, slot, sample_slots_B) * weights_BS
         losses_B = losses_BS.sum(1)
-        return losses_B.sum(), losses_B
+        return losses_B.sum(), losses_B, invalid
 
 
 class LowerProduct(nn.Cell):

@@ -9,7 +9,7 @@ from mindspore import Tensor
 
 from mindpangu.data import Batch
 from mindpangu.data.route_plan import RoutePlan
-from mindpangu.language_model import LanguageModel, ModelInputs, as_tensor, group_by_domain
+from mindpangu.language_model import LanguageModel, ModelInputs, as_tensor, group_by_domain, refuse_invalid_ids
 from mindpangu.train.compiled import CompiledFunctions, slabs_of_layers
 from mindpangu.train.optimizer import DenseAdam
 from mindpangu.train.spikes import SpikeGuard
@@ -86,7 +86,10 @@ class TrainStep:
         for batch, plan in zip(batches, plans, strict=True):
             weights_BS = batch.loss_mask_BS / np.float32(max(num_targets, 1))
             inputs = self.model.inputs(batch.tokens_BS, batch.positions_BS, plan)
-            loss, losses_B, dense, slabs = self._micro_step(inputs, as_tensor(batch.targets_BS), as_tensor(weights_BS))
+            loss, losses_B, invalid, dense, slabs = self._micro_step(
+                inputs, as_tensor(batch.targets_BS), as_tensor(weights_BS)
+            )
+            refuse_invalid_ids(invalid)
             _accumulate_dense(total.dense, dense)
             total.loss += float(loss.asnumpy())
             self._add_experts(total, plan, slabs)
@@ -94,22 +97,22 @@ class TrainStep:
         return total
 
     def _micro_step(self, inputs: ModelInputs, targets_BS: Tensor, weights_BS: Tensor):
-        """(loss, per-sample losses, dense gradients by name, slab gradients in the order of the lookup)."""
+        """(loss, per-sample losses, invalid ids, dense gradients by name, slab gradients in the lookup's order)."""
         functions, decoder = self.functions, self.decoder
         upper_inputs = (
             inputs.tokens_BS, inputs.positions_BS, targets_BS, weights_BS, inputs.sample_slots_B, inputs.tables_LDV,
             *inputs.slabs,
         )  # fmt: skip
         if self.config.model.rre_layers == 0:
-            (loss, losses_B), gradients = functions.whole_step(inputs.slot, inputs.rows_BS, *upper_inputs)
-            return loss, losses_B, dict(zip(decoder.parameters, gradients, strict=True)), ()
+            (loss, losses_B, invalid), gradients = functions.whole_step(inputs.slot, inputs.rows_BS, *upper_inputs)
+            return loss, losses_B, invalid, dict(zip(decoder.parameters, gradients, strict=True)), ()
         h_TH = functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
-        (loss, losses_B), ((dh_TH, *slabs), upper) = functions.upper_step(inputs.slot, h_TH, *upper_inputs)
+        outputs, ((dh_TH, *slabs), upper) = functions.upper_step(inputs.slot, h_TH, *upper_inputs)
         lower = functions.lower_backward(inputs.rows_BS, inputs.positions_BS, dh_TH)
         dense = {p.name: gradient for p, gradient in zip(decoder.lower_parameters, lower, strict=True)}
         # the word embedding is in both halves: looked up below, multiplied by above
         _accumulate_dense(dense, {p.name: g for p, g in zip(decoder.upper_parameters, upper, strict=True)})
-        return loss, losses_B, dense, slabs
+        return *outputs, dense, slabs
 
     def _add_experts(self, total: Gradients, plan: RoutePlan, slabs: Sequence[Tensor]) -> None:
         """Sums the gradients of a domain that several slots or micro-batches use, and notes the activated experts."""

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor
 
-from ascend_ops.grouped_ffn import grouped_ffn, overflow_blocks
+from ascend_ops.grouped_ffn import grouped_ffn
 from ascend_ops.grouped_ffn import reference as ffn_reference
+from ascend_ops.grouped_ffn.composed import overflow_blocks
 from ascend_ops.rre_combine import reference as combine_reference
 from ascend_ops.rre_combine import rre_combine
 from ascend_ops.rre_dispatch import reference as dispatch_reference
@@ -39,7 +40,7 @@ def layer_of_operators(case, experts, block_rows, graph):
     """(output, counts, positions, gradients of x and slabs) of dispatch → FFN → combine, composed."""
 
     def weighted(x_TH, token_ids_T, slot_ids_T, table_DV, dout_TH, *slabs):
-        rows_TH, counts_G, positions_T = rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, experts)
+        rows_TH, counts_G, positions_T, _ = rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, experts)
         out_TH = rre_combine(grouped_ffn(rows_TH, counts_G, slabs, block_rows), positions_T, x_TH)
         return (out_TH * dout_TH).sum(), out_TH, counts_G, positions_T
 

@@ -36,7 +36,7 @@ def test_three_functions_equal_one_graph_bit_for_bit(tiny_overrides, slots):
     batch, plan = batches[0], plans[0]
     weights_BS = batch.loss_mask_BS / np.float32(batch.loss_mask_BS.sum())
     inputs = model.inputs(batch.tokens_BS, batch.positions_BS, plan)
-    (loss, _), (slabs, dense) = step.functions.whole_step(
+    (loss, _, _), (slabs, dense) = step.functions.whole_step(
         inputs.slot, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
         as_tensor(weights_BS), inputs.sample_slots_B, inputs.tables_LDV, *inputs.slabs,
     )  # fmt: skip
@@ -162,7 +162,7 @@ def test_plan_and_device_agree_on_the_permutation(tiny_overrides):
     x_TH = np.zeros((len(tokens_T), 1), np.float32)
     for layer in range(2):
         table_DV = np.ascontiguousarray(plan.tables_LDV[layer])
-        _, counts_G, _ = rre_dispatch(*(as_tensor(array) for array in (x_TH, tokens_T, slots_T, table_DV)), 3)
+        _, counts_G, _, _ = rre_dispatch(*(as_tensor(array) for array in (x_TH, tokens_T, slots_T, table_DV)), 3)
         np.testing.assert_array_equal(counts_G.asnumpy().reshape(2, 3), plan.counts_LDA[layer])
 
 

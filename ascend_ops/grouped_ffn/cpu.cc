@@ -1,0 +1,264 @@
+// grouped_ffn on the host: every expert's two matmuls on its own rows, float32, by the oneDNN of the MindSpore wheel.
+//
+// oneDNN's sgemm runs on the calling thread there, so the threads share out pieces of groups. How a group is cut
+// depends on its size alone, never on the number of threads: results repeat bit for bit on any machine of one kind.
+#include <atomic>
+
+#include "../cpu_kernel.h"
+
+using namespace ascend_ops;
+
+extern "C" int dnnl_sgemm(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k, float alpha,
+                          const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc);
+
+namespace {
+
+constexpr int64_t kPieceRows = 256;     // rows of a group that one call multiplies
+constexpr int64_t kTileColumns = 512;   // columns of F of which one call computes the weight gradient
+constexpr float kSlope = 1.702f;
+
+// Products of matrices. A thread of a parallel region must not throw, so what oneDNN says is kept until the end.
+class Multiplier {
+ public:
+  // c [m, n] = a · b, with a [m, k] or its transpose and b [k, n] or its transpose; rows are ld* floats apart.
+  void operator()(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k, const float* a, int64_t lda,
+                  const float* b, int64_t ldb, float* c, int64_t ldc) {
+    const int status = dnnl_sgemm(transpose_a, transpose_b, m, n, k, 1.0f, a, lda, b, ldb, 0.0f, c, ldc);
+    if (status != 0) status_ = status;
+  }
+
+  void check() const {
+    if (status_ != 0) fail("grouped_ffn: oneDNN's sgemm failed with status %d", status_.load());
+  }
+
+ private:
+  std::atomic<int> status_{0};
+};
+
+// e^x to 2 units in the last place, in arithmetic that compilers vectorize: 2^n · p(r), x = n·ln 2 + r, |r| ≤ ln 2 / 2.
+inline float exponential(float x) {
+  x = std::min(std::max(x, -87.0f), 88.0f);
+  const float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 · 2²³: the addition rounds to a whole number
+  const float whole = shifted - 12582912.0f;
+  const float r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  uint32_t bits;
+  std::memcpy(&bits, &shifted, 4);
+  bits = (bits + 127u) << 23;  // the low bits of `shifted` are n
+  float power;
+  std::memcpy(&power, &bits, 4);
+  return p * power;
+}
+
+inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+
+struct Weights {
+  const float *up, *up_bias, *down, *down_bias;
+};
+struct Gradients {
+  float *up, *up_bias, *down, *down_bias;
+};
+
+// The problem: T rows in D regions of equal size, each sorted by expert.
+struct Groups {
+  int64_t num_rows, hidden, inner, num_experts, num_slots;
+  std::vector<int64_t> starts, sizes;
+
+  Groups(const Array& rows, const Array& counts, const Array& up, int64_t slots)
+      : num_rows(rows.shape[0]), hidden(rows.shape[1]), inner(up.shape[2]), num_experts(up.shape[0]), num_slots(slots) {
+    const int32_t* count = counts.as<int32_t>();
+    const int64_t region = num_rows / num_slots;
+    for (int64_t slot = 0; slot < num_slots; ++slot) {
+      int64_t used = 0;
+      for (int64_t expert = 0; expert < num_experts; ++expert) {
+        const int64_t group = slot * num_experts + expert;
+        if (count[group] < 0) fail("grouped_ffn: group %ld has %d rows", group, count[group]);
+        starts.push_back(slot * region + used);
+        sizes.push_back(count[group]);
+        used += count[group];
+      }
+      if (used > region) fail("grouped_ffn: the counts of slot %ld add up to %ld rows of %ld", slot, used, region);
+    }
+  }
+
+  int64_t size() const { return static_cast<int64_t>(sizes.size()); }
+};
+
+// Rows [start, start + count) of one group.
+struct Piece {
+  int64_t group, start, count;
+};
+
+std::vector<Piece> cut_into_pieces(const Groups& groups) {
+  std::vector<Piece> pieces;
+  for (int64_t group = 0; group < groups.size(); ++group) {
+    const int64_t size = groups.sizes[group], number = (size + kPieceRows - 1) / kPieceRows;
+    for (int64_t i = 0; i < number; ++i) {
+      const int64_t first = size * i / number, last = size * (i + 1) / number;
+      pieces.push_back({group, groups.starts[group] + first, last - first});
+    }
+  }
+  // the largest first, so that the threads end together
+  std::stable_sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.count > b.count; });
+  return pieces;
+}
+
+// Rows that belong to no group are padding: zero.
+void clear_padding(const Groups& groups, float* rows) {
+  const int64_t region = groups.num_rows / groups.num_slots;
+  for (int64_t slot = 0; slot < groups.num_slots; ++slot) {
+    const int64_t last = slot * groups.num_experts + groups.num_experts - 1;
+    const int64_t begin = groups.starts[last] + groups.sizes[last], end = (slot + 1) * region;
+    std::fill(rows + begin * groups.hidden, rows + end * groups.hidden, 0.0f);
+  }
+}
+
+// `slabs` are 4 arrays a slot.
+template <typename Pointers, typename Pointer>
+Pointers of_group(const Groups& groups, const std::vector<Pointer>& slabs, int64_t group) {
+  const int64_t slot = group / groups.num_experts, expert = group % groups.num_experts;
+  const int64_t matrix = groups.hidden * groups.inner;
+  return {slabs[4 * slot] + expert * matrix, slabs[4 * slot + 1] + expert * groups.inner,
+          slabs[4 * slot + 2] + expert * matrix, slabs[4 * slot + 3] + expert * groups.hidden};
+}
+
+void add_bias(float* rows, const float* bias, int64_t count, int64_t width) {
+  for (int64_t row = 0; row < count; ++row) {
+    float* values = rows + row * width;
+#pragma omp simd
+    for (int64_t i = 0; i < width; ++i) values[i] += bias[i];
+  }
+}
+
+void sum_rows(const float* rows, int64_t count, int64_t width, int64_t begin, int64_t end, float* sums) {
+  std::fill(sums + begin, sums + end, 0.0f);
+  for (int64_t row = 0; row < count; ++row) {
+    const float* values = rows + row * width;
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) sums[i] += values[i];
+  }
+}
+
+}  // namespace
+
+// in: rows [T, H], counts int32 [D·E], for each of D slots up [E, H, F], up bias [E, F], down [E, F, H], down bias [E, H]
+// out: [T, H], u [T, F]: what the activation was applied to, for the backward pass
+ASCEND_OP int grouped_ffn(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*, void*) {
+  const Arguments arguments(count, data, ranks, shapes, dtypes);
+  const int64_t num_slots = (count - 4) / 4;
+  const Groups groups(arguments[0], arguments[1], arguments[2], num_slots);
+  const int64_t hidden = groups.hidden, inner = groups.inner;
+  std::vector<const float*> slabs;
+  for (int64_t i = 0; i < 4 * num_slots; ++i) slabs.push_back(arguments[2 + i].as<float>());
+  const float* rows = arguments[0].as<float>();
+  float* out = arguments[count - 2].as<float>();
+  float* inputs_of_activation = arguments[count - 1].as<float>();
+
+  clear_padding(groups, out);
+  const std::vector<Piece> pieces = cut_into_pieces(groups);
+  Multiplier multiply;
+#pragma omp parallel
+  {
+    static thread_local std::vector<float> activated;
+    activated.resize(kPieceRows * inner);
+#pragma omp for schedule(dynamic, 1)
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      const Piece piece = pieces[i];
+      const auto weights = of_group<Weights>(groups, slabs, piece.group);
+      float* u = inputs_of_activation + piece.start * inner;
+      multiply('N', 'N', piece.count, inner, hidden, rows + piece.start * hidden, hidden, weights.up, inner, u, inner);
+      for (int64_t row = 0; row < piece.count; ++row) {
+        float* values = u + row * inner;
+        float* activations = activated.data() + row * inner;
+#pragma omp simd
+        for (int64_t j = 0; j < inner; ++j) {
+          values[j] += weights.up_bias[j];
+          activations[j] = values[j] * sigmoid(kSlope * values[j]);
+        }
+      }
+      float* y = out + piece.start * hidden;
+      multiply('N', 'N', piece.count, hidden, inner, activated.data(), inner, weights.down, hidden, y, hidden);
+      add_bias(y, weights.down_bias, piece.count, hidden);
+    }
+  }
+  multiply.check();
+  return 0;
+}
+
+// in: dout [T, H], u [T, F], then rows, counts and slabs as above
+// out: drows [T, H], the gradient of every slab tensor, and two [T, F] to work in
+ASCEND_OP int grouped_ffn_backward(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*,
+                                   void*) {
+  const Arguments arguments(count, data, ranks, shapes, dtypes);
+  const int64_t num_slots = (count - 7) / 8;
+  const Groups groups(arguments[2], arguments[3], arguments[4], num_slots);
+  const int64_t hidden = groups.hidden, inner = groups.inner, first_output = 4 + 4 * num_slots;
+  std::vector<const float*> slabs;
+  std::vector<float*> gradients;
+  for (int64_t i = 0; i < 4 * num_slots; ++i) {
+    slabs.push_back(arguments[4 + i].as<float>());
+    gradients.push_back(arguments[first_output + 1 + i].as<float>());
+  }
+  const float* dout = arguments[0].as<float>();
+  const float* inputs_of_activation = arguments[1].as<float>();
+  const float* rows = arguments[2].as<float>();
+  float* drows = arguments[first_output].as<float>();
+  float* du = arguments[count - 2].as<float>();
+  float* activated = arguments[count - 1].as<float>();
+
+  clear_padding(groups, drows);
+  const std::vector<Piece> pieces = cut_into_pieces(groups);
+  Multiplier multiply;
+  const int64_t num_tiles = (inner + kTileColumns - 1) / kTileColumns;
+#pragma omp parallel
+  {
+    // back through the activation to the rows
+#pragma omp for schedule(dynamic, 1)
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      const Piece piece = pieces[i];
+      const auto weights = of_group<Weights>(groups, slabs, piece.group);
+      const float* u = inputs_of_activation + piece.start * inner;
+      float* gradient = du + piece.start * inner;
+      float* activations = activated + piece.start * inner;
+      multiply('N', 'T', piece.count, inner, hidden, dout + piece.start * hidden, hidden, weights.down, hidden,
+               gradient, inner);
+#pragma omp simd
+      for (int64_t j = 0; j < piece.count * inner; ++j) {
+        const float gate = sigmoid(kSlope * u[j]);
+        activations[j] = u[j] * gate;
+        gradient[j] *= gate + kSlope * u[j] * gate * (1.0f - gate);
+      }
+      multiply('N', 'T', piece.count, hidden, inner, gradient, inner, weights.up, inner, drows + piece.start * hidden,
+               hidden);
+    }
+    // weights: a tile of F at a time, so that few large groups occupy all threads too
+#pragma omp for schedule(dynamic, 1) collapse(2)
+    for (int64_t group = 0; group < groups.size(); ++group) {
+      for (int64_t tile = 0; tile < num_tiles; ++tile) {
+        const int64_t begin = tile * kTileColumns, end = std::min(begin + kTileColumns, inner), width = end - begin;
+        const int64_t start = groups.starts[group], size = groups.sizes[group];
+        const auto gradient = of_group<Gradients>(groups, gradients, group);
+        if (size == 0) {
+          for (int64_t row = 0; row < hidden; ++row)
+            std::fill(gradient.up + row * inner + begin, gradient.up + row * inner + end, 0.0f);
+          std::fill(gradient.down + begin * hidden, gradient.down + end * hidden, 0.0f);
+        } else {
+          multiply('T', 'N', hidden, width, size, rows + start * hidden, hidden, du + start * inner + begin, inner,
+                   gradient.up + begin, inner);
+          multiply('T', 'N', width, hidden, size, activated + start * inner + begin, inner, dout + start * hidden,
+                   hidden, gradient.down + begin * hidden, hidden);
+        }
+        sum_rows(du + start * inner, size, inner, begin, end, gradient.up_bias);
+        if (tile == 0) sum_rows(dout + start * hidden, size, hidden, 0, hidden, gradient.down_bias);
+      }
+    }
+  }
+  multiply.check();
+  return 0;
+}

@@ -1,0 +1,41 @@
+"""grouped_ffn by the kernels of cpu.cc, in float32; other dtypes are left to the composed form."""
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from ascend_ops.backends import custom_op
+from ascend_ops.grouped_ffn import composed
+
+_forward = custom_op(
+    "grouped_ffn",
+    "grouped_ffn",
+    lambda rows, counts, *slabs: (rows, (rows[0], slabs[0][2])),
+    lambda rows, *_: (rows, rows),
+)
+_backward = custom_op(
+    "grouped_ffn",
+    "grouped_ffn_backward",
+    lambda dout, u, rows, counts, *slabs: (rows, *slabs, u, u),
+    lambda dout, u, rows, counts, *slabs: (rows, *slabs, u, u),
+)
+
+
+class _GroupedFFN(nn.Cell):
+    """A Cell, because the bprop of a custom op cannot take a variable number of inputs in graph mode."""
+
+    def construct(self, rows_TH, counts_G, slabs):
+        return _forward(rows_TH, counts_G, *slabs)
+
+    def bprop(self, rows_TH, counts_G, slabs, out, dout):
+        gradients = _backward(dout[0], out[1], rows_TH, counts_G, *slabs)
+        return gradients[0], ops.ZerosLike()(counts_G), gradients[1 : 1 + len(slabs)]
+
+
+_grouped_ffn = _GroupedFFN()
+
+
+def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0):
+    """See `ascend_ops.grouped_ffn`; block_rows is of no use here."""
+    if rows_TH.dtype != ms.float32:
+        return composed.grouped_ffn(rows_TH, counts_G, slabs, block_rows)
+    return _grouped_ffn(rows_TH, counts_G, slabs)[0]

@@ -1,0 +1,141 @@
+"""Compiles an operator's cpu.cc into a library: at installation, and again whenever what goes into it has changed.
+
+A library's name carries a hash of its sources, the compiler, the flags and the kind of processor, so nodes that share
+the project folder never load one another's code, and an unchanged source is never compiled twice.
+
+    python -m ascend_ops.native        compiles all of them and says where they are
+"""
+
+import fcntl
+import functools
+import hashlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+OPERATORS = tuple(sorted(source.parent.name for source in PACKAGE.glob("*/cpu.cc")))
+
+# No fused multiply-add behind our back: Adam on the host gives NumPy's bits. Matmuls are oneDNN's and do fuse.
+FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-Wall")
+TUNING = {"x86_64": "-march=native", "aarch64": "-mcpu=native"}
+
+
+class CompileError(RuntimeError):
+    """A kernel that cannot be compiled; the message says why and what to do."""
+
+
+def library(operator: str) -> Path:
+    """The compiled kernels of an operator, made first if they are not there.
+
+    Several processes may ask at once: one compiles, the others wait. A library appears whole or not at all.
+
+    Raises:
+        CompileError: no compiler, a source that does not compile, or a folder that cannot be written.
+    """
+    compiler = _compiler()
+    command = [compiler, *FLAGS, *TUNING.get(platform.machine(), "").split(), "cpu.cc", *_link_flags(operator)]
+    name = f"{operator}-{_content_hash(operator, command)}.so"
+    folder = _build_folder()
+    path = folder / name
+    if path.exists():
+        return path
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            _compile(operator, command, path)
+    return path
+
+
+def _compile(operator: str, command: list[str], path: Path) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    try:
+        done = subprocess.run(
+            [*command, "-o", str(unfinished)], cwd=PACKAGE / operator, capture_output=True, text=True, errors="replace"
+        )
+        if done.returncode != 0:
+            complaint = "\n".join(done.stderr.strip().splitlines()[-8:])
+            raise CompileError(f"{operator}/cpu.cc does not compile with {command[0]}:\n{complaint}")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise CompileError(f"{operator}/cpu.cc could not be compiled into {path.parent}: {error}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@functools.cache
+def _compiler() -> str:
+    name = os.environ.get("CXX") or "g++"
+    path = shutil.which(name)
+    if path is None:
+        raise CompileError(f"no C++ compiler: {name} is not on PATH (on Debian: apt install g++; or set CXX)")
+    return path
+
+
+@functools.cache
+def _identity_of_compiler() -> str:
+    return subprocess.run([_compiler(), "--version"], capture_output=True, text=True, errors="replace").stdout
+
+
+@functools.cache
+def _kind_of_processor() -> str:
+    """What -march=native looks at: machine and instruction sets."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return platform.machine()
+    wanted = ("vendor_id", "cpu family", "model\t", "flags", "Features", "CPU implementer", "CPU part")
+    return platform.machine() + "".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def _link_flags(operator: str) -> list[str]:
+    if operator != "grouped_ffn":
+        return []
+    # found without importing it, which takes seconds
+    spec = importlib.util.find_spec("mindspore")
+    folder = Path(spec.origin).parent / "lib" if spec and spec.origin else None
+    if folder is None or not list(folder.glob("libdnnl.so.*")):
+        raise CompileError("grouped_ffn needs the oneDNN of the MindSpore wheel (lib/libdnnl.so), which is not there")
+    dnnl = min(folder.glob("libdnnl.so.*"), key=lambda file: len(file.name))
+    return [str(dnnl), f"-Wl,-rpath,{folder}"]
+
+
+def _content_hash(operator: str, command: list[str]) -> str:
+    digest = hashlib.sha256()
+    for source in (PACKAGE / operator / "cpu.cc", *sorted(PACKAGE.glob("*.h"))):
+        digest.update(source.read_bytes())
+    digest.update("\0".join([*command, _identity_of_compiler(), _kind_of_processor()]).encode())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _build_folder() -> Path:
+    """ascend_ops/_build, or the user's cache where the package is not writable."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ascend_ops"
+    for folder in (PACKAGE / "_build", cache):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError as error:
+            problem = error
+    raise CompileError(f"no folder to keep compiled kernels in: {problem}")
+
+
+def main() -> int:
+    """Compiles every operator; exit code 0 also without a compiler, as the composed operators then serve."""
+    for operator in OPERATORS:
+        try:
+            print(f"{operator}: {library(operator)}")
+        except CompileError as error:
+            print(f"{operator}: {error}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

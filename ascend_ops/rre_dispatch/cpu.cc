@@ -1,0 +1,60 @@
+// rre_dispatch on the host: lookup, histogram, stable counting sort and row move in one launch.
+#include "../cpu_kernel.h"
+
+using namespace ascend_ops;
+
+// in: x [T, H], token ids int32 [T], slot ids int32 [T], table int32 [D, V], any int32 [D·E]
+// out: rows [T, H], counts int32 [D·E], positions int32 [T], invalid int32 [1], always 0: a bad id is refused here
+ASCEND_OP int rre_dispatch(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*, void*) {
+  const Arguments arguments(count, data, ranks, shapes, dtypes);
+  const Array x = arguments[0], table = arguments[3];
+  const int64_t num_tokens = x.shape[0], row_bytes = x.row_bytes();
+  const int64_t num_slots = table.shape[0], vocab_size = table.shape[1];
+  const int64_t num_groups = arguments[4].size(), num_experts = num_groups / num_slots;
+  const int32_t* token_ids = arguments[1].as<int32_t>();
+  const int32_t* slot_ids = arguments[2].as<int32_t>();
+  const int32_t* experts = table.as<int32_t>();
+  char* rows = arguments[5].as<char>();
+  int32_t* counts = arguments[6].as<int32_t>();
+  int32_t* positions = arguments[7].as<int32_t>();
+  *arguments[8].as<int32_t>() = 0;
+
+  // One thread: this is a hundredth of the time that moving rows of 1,024 floats takes. positions hold the group first.
+  std::fill(counts, counts + num_groups, 0);
+  for (int64_t t = 0; t < num_tokens; ++t) {
+    const int64_t slot = slot_ids[t], token = token_ids[t];
+    if (slot < 0 || slot >= num_slots)
+      fail("rre_dispatch: slot id %ld of row %ld is outside the table of %ld slots", slot, t, num_slots);
+    if (token < 0 || token >= vocab_size)
+      fail("rre_dispatch: token id %ld of row %ld is outside the table of %ld tokens", token, t, vocab_size);
+    const int32_t expert = experts[slot * vocab_size + token];
+    if (expert < 0 || expert >= num_experts)
+      fail("rre_dispatch: the table names expert %d of %ld for token %ld in slot %ld", expert, num_experts, token, slot);
+    positions[t] = static_cast<int32_t>(slot * num_experts + expert);
+    ++counts[positions[t]];
+  }
+  std::vector<int32_t> next(num_groups, 0);
+  for (int64_t group = 1; group < num_groups; ++group) next[group] = next[group - 1] + counts[group - 1];
+  for (int64_t t = 0; t < num_tokens; ++t) positions[t] = next[positions[t]]++;
+
+  // Reading in order and writing anywhere is faster than the reverse.
+  const char* source = x.as<char>();
+#pragma omp parallel for schedule(static)
+  for (int64_t t = 0; t < num_tokens; ++t)
+    std::memcpy(rows + positions[t] * row_bytes, source + t * row_bytes, row_bytes);
+  return 0;
+}
+
+// in: drows [T, H], positions int32 [T]   out: dx [T, H]
+ASCEND_OP int rre_dispatch_backward(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*,
+                                    void*) {
+  const Arguments arguments(count, data, ranks, shapes, dtypes);
+  const int64_t num_tokens = arguments[0].shape[0], row_bytes = arguments[0].row_bytes();
+  const char* drows = arguments[0].as<char>();
+  const int32_t* positions = arguments[1].as<int32_t>();
+  char* dx = arguments[2].as<char>();
+#pragma omp parallel for schedule(static)
+  for (int64_t t = 0; t < num_tokens; ++t)
+    std::memcpy(dx + t * row_bytes, drows + positions[t] * row_bytes, row_bytes);
+  return 0;
+}

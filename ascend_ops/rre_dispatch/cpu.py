@@ -1,0 +1,35 @@
+"""rre_dispatch by the kernels of cpu.cc."""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+from ascend_ops.backends import custom_op
+
+_backward = custom_op("rre_dispatch", "rre_dispatch_backward", lambda drows, positions: drows, lambda x, _: x)
+
+
+def _bprop(x_TH, token_ids_T, slot_ids_T, table_DV, groups_G, out, dout):
+    zeros = ops.ZerosLike()
+    dx_TH = _backward(dout[0], out[2])
+    return dx_TH, zeros(token_ids_T), zeros(slot_ids_T), zeros(table_DV), zeros(groups_G)
+
+
+_forward = custom_op(
+    "rre_dispatch",
+    "rre_dispatch",
+    lambda x, tokens, slots, table, groups: (x, groups, tokens, [1]),
+    lambda x, *_: (x, ms.int32, ms.int32, ms.int32),
+    _bprop,
+)
+
+
+@ops.constexpr
+def _groups(size):
+    """A custom op infers shapes from shapes: this tensor tells it the number of groups."""
+    return Tensor(np.zeros(size, np.int32))
+
+
+def rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, num_experts):
+    """See `ascend_ops.rre_dispatch`."""
+    return _forward(x_TH, token_ids_T, slot_ids_T, table_DV, _groups(table_DV.shape[0] * num_experts))
