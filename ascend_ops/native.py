@@ -107,7 +107,7 @@ def _link_flags(operator: str) -> list[str]:
 
 def _content_hash(operator: str, command: list[str]) -> str:
     digest = hashlib.sha256()
-    for source in (PACKAGE / operator / "cpu.cc", *sorted(PACKAGE.glob("*.h"))):
+    for source in sorted([*PACKAGE.glob("*.h"), *(PACKAGE / operator).glob("*.h"), PACKAGE / operator / "cpu.cc"]):
         digest.update(source.read_bytes())
     digest.update("\0".join([*command, _identity_of_compiler(), _kind_of_processor()]).encode())
     return digest.hexdigest()[:16]

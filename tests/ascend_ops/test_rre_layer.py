@@ -1,4 +1,4 @@
-"""Dispatch, combine and grouped FFN: composed against reference, forward and backward, in graph and PyNative mode."""
+"""Dispatch → grouped FFN → combine, as the model uses them: the chosen backends against the references."""
 
 import mindspore as ms
 import numpy as np
@@ -9,7 +9,6 @@ from mindspore import Tensor
 
 from ascend_ops.grouped_ffn import grouped_ffn
 from ascend_ops.grouped_ffn import reference as ffn_reference
-from ascend_ops.grouped_ffn.composed import overflow_blocks
 from ascend_ops.rre_combine import reference as combine_reference
 from ascend_ops.rre_combine import rre_combine
 from ascend_ops.rre_dispatch import reference as dispatch_reference
@@ -136,27 +135,3 @@ def test_reference_gradients_match_finite_differences():
             below = value()
             array[index] = kept
             assert abs((above - below) / (2 * step) - gradient[index]) < 1e-7 * max(1, abs(gradient[index]))
-
-
-@given(counts=st.lists(st.integers(0, 40), min_size=1, max_size=9), block_rows=st.integers(1, 50))
-def test_overflow_blocks_suffice_for_every_distribution(counts, block_rows):
-    needed = sum(max(-(-count // block_rows) - 1, 0) for count in counts)
-    assert needed <= max(overflow_blocks(sum(counts), block_rows), 0)
-
-
-def test_reference_refuses_ids_outside_the_table():
-    case = random_case(2, 5, 1, 3, 2, 2, False, np.float64)
-    case["token_ids_T"][2] = 11
-    with pytest.raises(ValueError, match="token id 11 is outside the table of 11"):
-        layer_of_references(case, 3)
-
-
-def test_composed_refuses_wrong_shapes():
-    x_TH, ids = Tensor(np.zeros((4, 2), np.float32)), Tensor(np.zeros(3, np.int32))
-    table = Tensor(np.zeros((1, 5), np.int32))
-    with pytest.raises(ValueError, match="rre_dispatch: expected"):
-        rre_dispatch(x_TH, ids, ids, table, 1)
-    with pytest.raises(ValueError, match="rre_combine: expected"):
-        rre_combine(x_TH, ids, x_TH)
-    with pytest.raises(ValueError, match="grouped_ffn: expected"):
-        grouped_ffn(x_TH, ids, [Tensor(np.zeros((1, 2, 2), np.float32))] * 4)

@@ -1,0 +1,123 @@
+"""grouped_ffn: every ragged group with its own weights, padding included."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mindspore import Tensor
+
+from ascend_ops.grouped_ffn import grouped_ffn, reference
+from ascend_ops.grouped_ffn.composed import overflow_blocks
+
+CASES = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 2**32 - 1),
+        "rows": st.integers(1, 40),
+        "slots": st.integers(1, 3),
+        "experts": st.integers(1, 5),
+        "hidden": st.integers(1, 19),
+        "inner": st.integers(1, 35),
+        "fill": st.sampled_from(["all", "some", "one expert", "none"]),
+    }
+)
+
+
+def random_case(seed, rows, slots, experts, hidden, inner, fill, dtype):
+    """(rows, counts, output gradient, slabs); `fill`: how much of a slot's rows belongs to experts."""
+    chance = np.random.default_rng(seed)
+    counts_DE = np.zeros((slots, experts), np.int32)
+    for slot in range(slots):
+        used = {"all": rows, "one expert": rows, "none": 0, "some": chance.integers(0, rows + 1)}[fill]
+        owners = np.full(used, experts - 1) if fill == "one expert" else chance.integers(0, experts, used)
+        counts_DE[slot] = np.bincount(owners, minlength=experts)
+    shapes = ((experts, hidden, inner), (experts, inner), (experts, inner, hidden), (experts, hidden))
+    slabs = [(0.5 * chance.standard_normal(shape)).astype(dtype) for _ in range(slots) for shape in shapes]
+    rows_TH, dout_TH = (chance.standard_normal((rows * slots, hidden)).astype(dtype) for _ in range(2))
+    return rows_TH, counts_DE.reshape(-1), dout_TH, slabs
+
+
+def check(backend, differentiate, error_of, case, block_rows, bound):
+    rows_TH, counts_G, dout_TH, slabs = case
+    ffn = backend("grouped_ffn").grouped_ffn
+
+    def function(rows_TH, counts_G, *slabs):
+        return (ffn(rows_TH, counts_G, slabs, block_rows),)
+
+    wanted = [0, *range(2, 2 + len(slabs))]
+    (out_TH,), gradients = differentiate(function, (rows_TH, counts_G, *slabs), wanted, dout_TH)
+    exact = [array.astype(np.float64) for array in (rows_TH, dout_TH, *slabs)]
+    expected = reference.grouped_ffn(exact[0], counts_G, exact[2:])
+    drows_TH, dslabs = reference.grouped_ffn_backward(exact[1], exact[0], counts_G, exact[2:])
+    assert error_of(out_TH, expected) < bound
+    for mine, gradient in zip(gradients, (drows_TH, *dslabs), strict=True):
+        assert error_of(mine, gradient) < bound
+        np.testing.assert_array_equal(mine == 0, gradient == 0)  # padding and idle experts: exactly nothing
+
+
+@given(shape=CASES, block_rows=st.integers(0, 9))
+@settings(max_examples=8, deadline=None)
+def test_equals_reference(backend, differentiate, error_of, shape, block_rows):
+    # float64 is the composed form's precision test; the kernel computes in float32
+    dtype, bound = (np.float64, 1e-12) if backend.name == "composed" else (np.float32, 3e-6)
+    case = random_case(**shape, dtype=dtype)
+    check(backend, differentiate, error_of, case, block_rows, bound)
+
+
+@pytest.mark.parametrize("experts", [1, 3])
+def test_groups_of_many_pieces_and_tiles(backend, differentiate, error_of, experts):
+    """More rows than a piece and more columns than a tile of the kernel."""
+    case = random_case(3, 700, 2, experts, 24, 1100, "one expert", np.float32)
+    check(backend, differentiate, error_of, case, 0, 3e-6)
+
+
+def test_other_dtypes_have_a_result_with_every_backend(backend):
+    rows_TH, counts_G, _, slabs = random_case(4, 9, 1, 3, 4, 5, "all", np.float16)
+    out_TH = backend("grouped_ffn").grouped_ffn(Tensor(rows_TH), Tensor(counts_G), [Tensor(slab) for slab in slabs])
+    exact = reference.grouped_ffn(rows_TH.astype(float), counts_G, [slab.astype(float) for slab in slabs])
+    assert np.abs(out_TH.asnumpy() - exact).max() < 1e-2
+
+
+def test_extreme_activations(backend):
+    """e^x neither overflows nor loses its sign at either end."""
+    identity = [np.eye(1, dtype=np.float32)[None], np.zeros((1, 1), np.float32)] * 2
+    rows_TH = np.array([[-1e4], [-60.0], [-0.0], [1e-30], [60.0], [1e4]], np.float32)
+    out_TH = backend("grouped_ffn").grouped_ffn(
+        Tensor(rows_TH), Tensor(np.array([6], np.int32)), [Tensor(tensor) for tensor in identity]
+    )
+    expected = reference.fast_gelu(np.clip(rows_TH.astype(np.float64), -400, None))
+    np.testing.assert_allclose(out_TH.asnumpy(), expected, rtol=1e-6, atol=1e-30)
+
+
+@given(counts=st.lists(st.integers(0, 40), min_size=1, max_size=9), block_rows=st.integers(1, 50))
+def test_overflow_blocks_suffice_for_every_distribution(counts, block_rows):
+    needed = sum(max(-(-count // block_rows) - 1, 0) for count in counts)
+    assert needed <= max(overflow_blocks(sum(counts), block_rows), 0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"), [([3, -1], "group 1 has -1 rows"), ([3, 2], "slot 0 add up to 5 rows of 4")]
+)
+def test_the_kernel_refuses_counts_that_do_not_fit(backend, counts, message):
+    if backend.name != "cpu":
+        pytest.skip("the composed form cannot look at counts")
+    rows_TH, _, _, slabs = random_case(5, 4, 1, 2, 3, 3, "all", np.float32)
+    with pytest.raises(RuntimeError, match=message):
+        backend("grouped_ffn").grouped_ffn(
+            Tensor(rows_TH), Tensor(np.array(counts, np.int32)), [Tensor(slab) for slab in slabs]
+        ).asnumpy()
+
+
+def test_wrong_arguments_are_refused():
+    rows_TH, counts_G, _, slabs = random_case(6, 4, 1, 2, 3, 5, "all", np.float32)
+    rows_TH, counts_G, slabs = Tensor(rows_TH), Tensor(counts_G), [Tensor(slab) for slab in slabs]
+    with pytest.raises(ValueError, match="4 slabs a slot"):
+        grouped_ffn(rows_TH, counts_G, slabs[:3])
+    with pytest.raises(ValueError, match=r"for each slot up \[E, H, F\].*got .*\(2, 5\)"):
+        grouped_ffn(rows_TH, counts_G, [slabs[0], slabs[1], slabs[0], slabs[3]])
+    with pytest.raises(ValueError, match=r"counts_G \[D·E\]"):
+        grouped_ffn(rows_TH, counts_G[:1], slabs)
+    with pytest.raises(TypeError, match="slabs of one dtype"):
+        grouped_ffn(rows_TH.astype(ms.float16), counts_G, slabs)
+    with pytest.raises(ValueError, match="block_rows is -1"):
+        grouped_ffn(rows_TH, counts_G, slabs, -1)
