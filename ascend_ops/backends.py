@@ -31,12 +31,13 @@ def choose(operator: str, device: str | None = None) -> ModuleType:
         device: where it runs; None asks MindSpore for its device target, "CPU" is for host-only operators.
 
     Raises:
-        ValueError: MINDPANGU_OPS names no backend.
-        CompileError: MINDPANGU_OPS=cpu, and the kernels cannot be compiled.
+        OperatorError: MINDPANGU_OPS names no backend, or asks for kernels that cannot be compiled.
     """
     wanted = os.environ.get(VARIABLE, "")
     if wanted and wanted not in BACKENDS:
-        raise ValueError(f"{VARIABLE}={wanted}: allowed is {' or '.join(BACKENDS)}, or nothing for the fastest")
+        raise native.OperatorError(
+            f"{VARIABLE}={wanted}: allowed is {' or '.join(BACKENDS)}, or nothing for the fastest that is there"
+        )
     backend = wanted or ("cpu" if (device or _device_target()) == "CPU" else "composed")
     if backend == "cpu":
         try:
@@ -49,6 +50,12 @@ def choose(operator: str, device: str | None = None) -> ModuleType:
     chosen[operator] = backend
     _log.info("%s: %s", operator, backend)
     return importlib.import_module(f"ascend_ops.{operator}.{backend}")
+
+
+def describe() -> str:
+    """The choice in words, e.g. "cpu (grouped_ffn, rre_dispatch)"."""
+    names = {backend: sorted(name for name, each in chosen.items() if each == backend) for backend in BACKENDS}
+    return ", ".join(f"{backend} ({', '.join(names[backend])})" for backend in reversed(BACKENDS) if names[backend])
 
 
 def custom_op(operator: str, function: str, out_shape, out_dtype, bprop=None):

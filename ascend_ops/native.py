@@ -26,8 +26,12 @@ FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidd
 TUNING = {"x86_64": "-march=native", "aarch64": "-mcpu=native"}
 
 
-class CompileError(RuntimeError):
-    """A kernel that cannot be compiled; the message says why and what to do."""
+class OperatorError(RuntimeError):
+    """An operator that cannot be had as it was asked for; the message says why and what to do."""
+
+
+class CompileError(OperatorError):
+    """A kernel that cannot be compiled."""
 
 
 def library(operator: str) -> Path:
@@ -94,13 +98,13 @@ def _kind_of_processor() -> str:
 
 
 def _link_flags(operator: str) -> list[str]:
-    if operator != "grouped_ffn":
+    if operator not in ("grouped_ffn", "bench"):
         return []
     # found without importing it, which takes seconds
     spec = importlib.util.find_spec("mindspore")
     folder = Path(spec.origin).parent / "lib" if spec and spec.origin else None
     if folder is None or not list(folder.glob("libdnnl.so.*")):
-        raise CompileError("grouped_ffn needs the oneDNN of the MindSpore wheel (lib/libdnnl.so), which is not there")
+        raise CompileError(f"{operator} needs the oneDNN of the MindSpore wheel (lib/libdnnl.so), which is not there")
     dnnl = min(folder.glob("libdnnl.so.*"), key=lambda file: len(file.name))
     return [str(dnnl), f"-Wl,-rpath,{folder}"]
 

@@ -253,6 +253,15 @@ install_project() {
         if [ -n "${PIP_NO_INDEX:-}" ]; then warn 'the wheel folder needs setuptools too: see recipes/environment.sh'; fi
         die 'the installation failed; all of it is in .venv/install.log'
     fi
+    compile_operators
+}
+
+# The operators' CPU kernels, so that the first run need not. A source that changes later is compiled when it is next
+# used; without a compiler the composed operators serve, which are slower.
+compile_operators() {
+    say "Compiling the operators' CPU kernels."
+    (cd "$PROJECT" && "$VENV/bin/python" -m ascend_ops.native >>"$VENV/install.log") ||
+        warn 'the CPU kernels were not compiled; see above'
 }
 
 # Every 15 s: the seconds since $2 and what pip is doing now, from its log $1. Ends with the script that started it.

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ascend_ops.native import OperatorError
 from mindpangu import __version__
 from mindpangu.cli import config, data, evaluate, generate, routing, tokenizer, train
 from mindpangu.config import load_config
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_config(_config_file(options), dict(overrides))
         build_domains(settings)
         return options.verb.run(options, settings) or 0
-    except MindPanguError as error:
+    except (MindPanguError, OperatorError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         print("mindpangu: interrupted", file=sys.stderr)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mindspore as ms
 
+from ascend_ops import backends
 from mindpangu.checkpoint import CheckpointReader, clean_interrupted, differences, input_digests, latest_iteration
 from mindpangu.checkpoint.durable import write_text_atomically
 from mindpangu.config import Config, to_yaml
@@ -118,6 +119,7 @@ def _train_alone(run: Run, resume: bool, load: Path | None, say: Callable[[str],
             load_weights(reader, model)
             loaded = reader.digest
             say(f"started from the weights of {reader.folder}")
+    say(f"operators: {backends.describe()}")
     write_text_atomically(folder.config, to_yaml(config))
     if finished >= config.training.steps:
         say(f"nothing to train: step {finished} of {config.training.steps} is done")

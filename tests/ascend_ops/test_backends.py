@@ -1,0 +1,55 @@
+"""The choice of a backend: the fastest that is there, a notice where it is not, an order where one is given."""
+
+import logging
+
+import pytest
+
+import ascend_ops.rre_dispatch  # noqa: F401 - imported by other operators, it would choose in the midst of a test
+from ascend_ops import backends, native
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    monkeypatch.delenv(backends.VARIABLE, raising=False)
+    monkeypatch.setattr(backends, "chosen", {})
+    backends._notice.cache_clear()
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    def library(operator):
+        raise native.CompileError("no C++ compiler: g++ is not on PATH")
+
+    monkeypatch.setattr(native, "library", library)
+
+
+def test_without_a_compiler_the_composed_form_serves_with_one_notice(no_compiler, caplog):
+    with caplog.at_level(logging.WARNING):
+        modules = [backends.choose(operator).__name__ for operator in ("rre_combine", "rre_regroup")]
+    assert modules == ["ascend_ops.rre_combine.composed", "ascend_ops.rre_regroup.composed"]
+    notices = [record.getMessage() for record in caplog.records]
+    assert notices == ["The composed operators are used, which are slower: no C++ compiler: g++ is not on PATH"]
+    assert backends.describe() == "composed (rre_combine, rre_regroup)"
+
+
+def test_an_order_that_cannot_be_followed_is_an_error(no_compiler, monkeypatch):
+    monkeypatch.setenv(backends.VARIABLE, "cpu")
+    with pytest.raises(native.CompileError, match="no C"):
+        backends.choose("rre_combine")
+
+
+def test_an_order_for_the_composed_form_needs_no_compiler(no_compiler, monkeypatch, caplog):
+    monkeypatch.setenv(backends.VARIABLE, "composed")
+    assert backends.choose("rre_combine").__name__ == "ascend_ops.rre_combine.composed"
+    assert not caplog.records
+
+
+def test_kernels_of_the_host_are_not_for_graphs_of_an_npu(monkeypatch):
+    monkeypatch.setattr(backends, "_device_target", lambda: "Ascend")
+    assert backends.choose("rre_combine").__name__ == "ascend_ops.rre_combine.composed"
+
+
+def test_an_unknown_backend_is_refused(monkeypatch):
+    monkeypatch.setenv(backends.VARIABLE, "fast")
+    with pytest.raises(native.OperatorError, match="MINDPANGU_OPS=fast: allowed is composed or cpu"):
+        backends.choose("rre_combine")
