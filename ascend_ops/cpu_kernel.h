@@ -95,8 +95,8 @@ class half {
     uint32_t bits;
     std::memcpy(&bits, &value, 4);
     const uint32_t sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
-    if (magnitude > 0x7f800000u) {  // NaN
-      bits_ = static_cast<uint16_t>(sign | 0x7e00u);
+    if (magnitude > 0x7f800000u) {  // NaN: keeps what fits of its payload, and stays one
+      bits_ = static_cast<uint16_t>(sign | std::max(0x7c01u, (magnitude >> 13) & 0x7fffu));
     } else if (magnitude >= 0x477ff000u) {  // rounds to infinity
       bits_ = static_cast<uint16_t>(sign | 0x7c00u);
     } else if (magnitude >= 0x38800000u) {  // normal

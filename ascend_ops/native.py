@@ -22,7 +22,9 @@ PACKAGE = Path(__file__).parent
 OPERATORS = tuple(sorted(source.parent.name for source in PACKAGE.glob("*/cpu.cc")))
 
 # No fused multiply-add behind our back: Adam on the host gives NumPy's bits. Matmuls are oneDNN's and do fuse.
-FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-Wall")
+# A square root that may set errno is not vectorized.
+ARITHMETIC = ("-ffp-contract=off", "-fno-math-errno")
+FLAGS = ("-std=c++17", "-O3", *ARITHMETIC, "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall")
 TUNING = {"x86_64": "-march=native", "aarch64": "-mcpu=native"}
 
 

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from ascend_ops.expert_adam import expert_adam
 from mindpangu.config import Config
 from mindpangu.domains import Domain
-from mindpangu.experts.adam import AdamSettings, adam_in_place
 from mindpangu.model.initialization import normal
 
 SLAB_TENSORS = ("up", "up_bias", "down", "down_bias")
@@ -39,7 +39,7 @@ class ExpertStore:
         self.shapes = {"up": (hidden, inner), "up_bias": (inner,), "down": (inner, hidden), "down_bias": (hidden,)}
         self._std = {"up": model.init_std, "down": model.init_std / np.sqrt(2 * model.num_layers)}
         self._seed = config.training.seed
-        self.adam = AdamSettings(*optimizer.betas, optimizer.expert_eps, optimizer.weight_decay)
+        self._optimizer = optimizer
         self.weights, self.moment1, self.moment2 = (
             [[self._zero_slab() for _ in domains] for _ in range(self.num_layers)] for _ in range(3)
         )
@@ -92,26 +92,26 @@ class ExpertStore:
         Returns:
             How many experts were updated.
         """
-        touched = [tuple(int(i) for i in where) for where in np.argwhere(activated_LDA)]
-        for where in touched:
-            self.step_counts[where] += 1
-
-        def update(layer: int, domain: int, index: int) -> None:
-            for position, name in enumerate(SLAB_TENSORS):
-                adam_in_place(
-                    self.weights[layer][domain][name][index],
-                    self.moment1[layer][domain][name][index],
-                    self.moment2[layer][domain][name][index],
-                    gradients[layer, domain][position][index],
-                    settings=self.adam,
-                    step_count=int(self.step_counts[layer, domain, index]),
+        beta1, beta2 = self._optimizer.betas
+        for layer, domain in np.argwhere(activated_LDA.any(-1)).tolist():
+            experts = np.flatnonzero(activated_LDA[layer, domain])
+            self.step_counts[layer, domain, experts] += 1
+            for name, gradient in zip(SLAB_TENSORS, gradients[layer, domain], strict=True):
+                expert_adam(
+                    self.weights[layer][domain][name],
+                    self.moment1[layer][domain][name],
+                    self.moment2[layer][domain][name],
+                    gradient,
+                    experts,
+                    self.step_counts[layer, domain, experts],
                     learning_rate=learning_rate,
+                    beta1=beta1,
+                    beta2=beta2,
+                    eps=self._optimizer.expert_eps,
+                    weight_decay=self._optimizer.weight_decay if name in DECAYED else 0.0,
                     gradient_scale=gradient_scale,
-                    decay=name in DECAYED,
                 )
-
-        self._in_threads(update, touched)
-        return len(touched)
+        return int(activated_LDA.sum())
 
     def squared_norm(self, gradients: Mapping[tuple[int, int], Sequence[np.ndarray]]) -> float:
         """Sum of squares over all gradients, added up in float64 in a fixed order."""

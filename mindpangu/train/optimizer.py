@@ -1,4 +1,4 @@
-"""AdamW of the dense parameters: compiled, in place on the device. The experts' twin is `experts.adam`."""
+"""AdamW of the dense parameters: compiled, in place on the device. The experts' twin is `ascend_ops.expert_adam`."""
 
 import mindspore as ms
 import numpy as np

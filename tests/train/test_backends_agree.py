@@ -1,0 +1,114 @@
+"""The CPU kernels and the composed operators train the same model; what only a compiled form can notice is an error."""
+
+import dataclasses
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ascend_ops import native
+from mindpangu.config import load_config
+from mindpangu.data import Loader
+from mindpangu.errors import RoutingError
+from mindpangu.train.run import open_run, set_device
+from mindpangu.train.step import TrainStep
+
+IN_THE_GRAPH = ("rre_dispatch", "rre_combine", "grouped_ffn")
+
+
+def opened(overrides, backend, monkeypatch):
+    """(train step whose graphs will be compiled with this backend, model, loader)."""
+    for operator in IN_THE_GRAPH:
+        module = importlib.import_module(f"ascend_ops.{operator}.{backend}")
+        monkeypatch.setattr(importlib.import_module(f"ascend_ops.{operator}"), "implementation", module)
+    config = load_config(None, overrides)
+    set_device(config)
+    run = open_run(config)
+    run.model.store.initialize()
+    return TrainStep(run.model), run.model, Loader(run.shards, run.model.domains, config)
+
+
+def planned(model, loader):
+    batches = loader.next_step().micro_batches
+    return batches, [model.plan(batch.tokens_BS, batch.domain_of_slot) for batch in batches]
+
+
+@pytest.fixture
+def compiler():
+    try:
+        native.library("grouped_ffn")
+    except native.CompileError as error:
+        pytest.skip(str(error))
+
+
+def test_losses_and_gradients_agree(compiler, tiny_overrides, monkeypatch):
+    """From the same weights at every step, and over the first 30 steps of two runs."""
+    overrides = tiny_overrides | {"data.domains_per_step": "2", "lr_scheduler.learning_rate": "0.01"}
+    kernels, kernel_model, kernel_loader = opened(overrides, "cpu", monkeypatch)
+    first = kernels.gradients(*planned(kernel_model, kernel_loader))  # compiles now, with the kernels
+    composed, composed_model, composed_loader = opened(overrides, "composed", monkeypatch)
+    twin = composed.gradients(*planned(composed_model, composed_loader))
+    assert first.loss == pytest.approx(twin.loss, rel=1e-5)
+    for name, gradient in twin.dense.items():
+        np.testing.assert_allclose(first.dense[name].asnumpy(), gradient.asnumpy(), atol=3e-6, err_msg=name)
+    for key, gradients in twin.experts.items():
+        for mine, other in zip(first.experts[key], gradients, strict=True):
+            np.testing.assert_allclose(mine, other, atol=3e-6)
+    for _ in range(30):
+        step = planned(kernel_model, kernel_loader)
+        mine = kernels.run(*step, learning_rate=0.002)
+        other = composed.run(*step, learning_rate=0.002)
+        assert mine.loss == pytest.approx(other.loss, rel=1e-5)
+        assert mine.experts_updated == other.experts_updated > 0
+    # from the same weights: the composed run's, in both
+    for name, parameter in composed_model.decoder.parameters.items():
+        kernel_model.decoder.parameters[name].set_data(parameter)
+    slots = range(len(composed_model.domains))
+    for mine, other in zip(kernel_model.store.lookup(slots), composed_model.store.lookup(slots), strict=True):
+        mine[...] = other
+    step = planned(kernel_model, kernel_loader)
+    assert kernels.gradients(*step).loss == pytest.approx(composed.gradients(*step).loss, rel=1e-5)
+
+
+def test_the_step_refuses_what_a_compiled_form_flags(tiny_overrides, monkeypatch):
+    """Tables that change between the plan and the device: the composed form counts the ids, the step raises."""
+    step, model, loader = opened(tiny_overrides, "composed", monkeypatch)
+    batches, (plan,) = planned(model, loader)
+    tables_LDV = plan.tables_LDV.copy()
+    tables_LDV[1, 0, batches[0].tokens_BS[0, 3]] = model.store.group_size
+    before = [slab.copy() for slab in model.store.lookup(range(len(model.domains)))]
+    with pytest.raises(RoutingError, match=r"\d+ tokens had an id outside the routing tables"):
+        step.run(batches, [dataclasses.replace(plan, tables_LDV=tables_LDV)], learning_rate=0.1)
+    for mine, other in zip(model.store.lookup(range(len(model.domains))), before, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    assert step.updates == 0
+
+
+@pytest.mark.slow
+def test_the_first_steps_of_the_main_job_agree(compiler, tmp_path):
+    """30 steps of recipes/cpu_smoke.yaml on the real corpus, in two processes."""
+    options = [
+        "--config", "recipes/cpu_smoke.yaml", "--training.output_dir", str(tmp_path), "--training.steps", "30",
+        "--lr_scheduler.decay_steps", "150",
+    ]  # fmt: skip
+
+    def mindpangu(*words, backend="cpu"):
+        environment = {**os.environ, "MINDPANGU_OPS": backend}
+        subprocess.run([sys.executable, "-m", "mindpangu", *words, *options], check=True, env=environment)
+
+    for stage in (("tokenizer", "train"), ("data", "prepare"), ("routing", "build")):
+        mindpangu(*stage, "--training.run_name", "cpu")
+    shutil.copytree(tmp_path / "cpu", tmp_path / "composed")
+    losses = {}
+    for backend in ("cpu", "composed"):
+        mindpangu("train", "--training.run_name", backend, backend=backend)
+        lines = (tmp_path / backend / "metrics.jsonl").read_text().splitlines()
+        losses[backend] = [json.loads(line)["loss"] for line in lines]
+    assert len(losses["cpu"]) == 30
+    np.testing.assert_allclose(losses["cpu"], losses["composed"], rtol=1e-5)
+    assert losses["cpu"] != losses["composed"]  # equal bits would mean that both ran one backend
