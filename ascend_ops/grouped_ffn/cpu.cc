@@ -4,6 +4,7 @@
 // depends on its size alone, never on the number of threads: results repeat bit for bit on any machine of one kind.
 #include <atomic>
 
+#include "../activation.h"
 #include "../cpu_kernel.h"
 
 using namespace ascend_ops;
@@ -15,7 +16,6 @@ namespace {
 
 constexpr int64_t kPieceRows = 256;     // rows of a group that one call multiplies
 constexpr int64_t kTileColumns = 512;   // columns of F of which one call computes the weight gradient
-constexpr float kSlope = 1.702f;
 
 // Products of matrices. A thread of a parallel region must not throw, so what oneDNN says is kept until the end.
 class Multiplier {
@@ -34,29 +34,6 @@ class Multiplier {
  private:
   std::atomic<int> status_{0};
 };
-
-// e^x to 2 units in the last place, in arithmetic that compilers vectorize: 2^n · p(r), x = n·ln 2 + r, |r| ≤ ln 2 / 2.
-inline float exponential(float x) {
-  x = std::min(std::max(x, -87.0f), 88.0f);
-  const float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 · 2²³: the addition rounds to a whole number
-  const float whole = shifted - 12582912.0f;
-  const float r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  uint32_t bits;
-  std::memcpy(&bits, &shifted, 4);
-  bits = (bits + 127u) << 23;  // the low bits of `shifted` are n
-  float power;
-  std::memcpy(&power, &bits, 4);
-  return p * power;
-}
-
-inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
 struct Weights {
   const float *up, *up_bias, *down, *down_bias;

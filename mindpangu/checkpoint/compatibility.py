@@ -18,7 +18,7 @@ _FREE_KEYS = (
     "training.steps",
     "training.run_name",
     "training.output_dir",
-    "experts.update_threads",
+    "experts.host_threads",
     "data.corpus",  # the digest of the token shards decides
     "data.tokenizer",
     "data.max_bad_records",

@@ -73,8 +73,8 @@ class RoutingConfig:
 
 @dataclass(frozen=True)
 class ExpertsConfig:
-    update_threads: int = number(2, minimum=1)
-    """Host threads that draw the experts' initial weights and sum up their gradients' norm; Adam takes every core."""
+    host_threads: int = number(2, minimum=1)
+    """Threads that draw the experts' initial weights and add up the norm of their gradients; Adam takes every core."""
     block_rows: int = number(0, minimum=0)
     """Rows of one block of the composed grouped FFN; 0 means the mean number of tokens an expert receives."""
 

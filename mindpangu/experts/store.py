@@ -44,7 +44,7 @@ class ExpertStore:
             [[self._zero_slab() for _ in domains] for _ in range(self.num_layers)] for _ in range(3)
         )
         self.step_counts = np.zeros((self.num_layers, len(domains), self.group_size), np.int64)
-        self._threads = ThreadPoolExecutor(config.experts.update_threads, thread_name_prefix="experts")
+        self._threads = ThreadPoolExecutor(config.experts.host_threads, thread_name_prefix="experts")
 
     def initialize(self) -> None:
         """Draws the initial weights; each expert from a random stream of its own (layer, domain name, index)."""

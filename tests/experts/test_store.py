@@ -97,7 +97,7 @@ def test_steps_do_not_depend_on_the_number_of_threads(store):
     for threads in (1, 4):
         config = load_config(
             None,
-            {"model.hidden_size": "8", "experts.update_threads": str(threads), "domains.experts_per_domain": "3"},
+            {"model.hidden_size": "8", "experts.host_threads": str(threads), "domains.experts_per_domain": "3"},
         )
         each = ExpertStore(config, build_domains(config))
         each.initialize()
