@@ -9,7 +9,7 @@
 
 A folder holds `__init__.py` (the function and its meaning), `reference.py` (NumPy, the truth that every backend is
 tested against), `composed.py` (built-in MindSpore ops: runs anywhere), `cpu.cc` with `cpu.py` (C++ for the host) and
-`bench.py`. `backends.py` chooses, `native.py` compiles. Shape suffixes: T tokens, H hidden, F FFN, V vocabulary, D domain
-slots, E experts of a slot, G = D·E groups, R ranks, S rows to send, C rows of a buffer or block, X overflow blocks, A
-activated experts. Imports nothing of mindpangu.
+`bench.py`. `backends.py` chooses, `native.py` compiles. Shape suffixes: T tokens, H hidden, F FFN, V vocabulary, D
+domain slots, E experts of a slot, G = D·E groups, R ranks, S rows to send, C rows of a buffer or block, X overflow
+blocks, A activated experts. Imports nothing of mindpangu.
 """

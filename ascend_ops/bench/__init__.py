@@ -1,0 +1,1 @@
+"""The microbenchmark of the operators: `python -m ascend_ops.bench --help`."""

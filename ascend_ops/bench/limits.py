@@ -1,0 +1,98 @@
+"""What a kernel could reach at best, measured by the functions of cpu.cc in the same minute as the kernel itself.
+
+Every limit is a function without arguments that runs on all threads; there is none where cpu.cc does not compile. The
+arrays are made and touched once, so that no page is faulted in while the clock runs.
+"""
+
+import ctypes
+import functools
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from ascend_ops import native
+from ascend_ops.bench.case import BOTH, FORWARD, Work
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(str(native.library("bench")))
+    except native.CompileError:
+        return None
+
+
+def num_threads() -> int:
+    """Threads of an OpenMP region; 1 where cpu.cc does not compile."""
+    library = _library()
+    return library.num_threads() if library else 1
+
+
+def _pointer(array: np.ndarray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def copy(moved_bytes: int) -> Callable[[], None] | None:
+    """memcpy that reads and writes as many bytes in all as the operator does: half of them each."""
+    library = _library()
+    if library is None:
+        return None
+    size = moved_bytes // 2
+    source, destination = np.ones(size, np.uint8), np.ones(size, np.uint8)
+    return lambda: library.copy(_pointer(destination), _pointer(source), ctypes.c_int64(size))
+
+
+def stream(size: int) -> Callable[[], None] | None:
+    """Four float32 arrays read and three written: the traffic of Adam with next to no arithmetic."""
+    library = _library()
+    if library is None:
+        return None
+    arrays = [np.ones(size, np.float32) for _ in range(4)]
+    return lambda: library.stream(*map(_pointer, arrays), ctypes.c_int64(size))
+
+
+class DenseChain:
+    """One expert's network on all rows by the same GEMM: what grouped_ffn would take if its groups cost nothing."""
+
+    def __init__(self, num_rows: int, hidden: int, inner: int):
+        chance = np.random.default_rng(0)
+
+        def normal(*shape):
+            return np.float32(0.05) * chance.standard_normal(shape, np.float32)
+
+        self.rows, self.dout = normal(num_rows, hidden), normal(num_rows, hidden)
+        self.weights = [normal(hidden, inner), normal(inner), normal(inner, hidden), normal(hidden)]
+        # a block of 256 rows for each thread is the least that `activated` needs
+        self._activated = np.ones((max(num_rows, 256 * num_threads()), inner), np.float32)
+        self._u, self._du = (np.ones((num_rows, inner), np.float32) for _ in range(2))
+        self.out, self.drows = np.ones_like(self.rows), np.ones_like(self.rows)
+        self.gradients = [np.ones_like(weight) for weight in self.weights]
+        self._sizes = [ctypes.c_int64(size) for size in (num_rows, hidden, inner)]
+
+    def forward(self) -> None:
+        self._call("dense_forward", self.rows, *self.weights, self._u, self._activated, self.out)
+
+    def forward_and_backward(self) -> None:
+        self.forward()
+        up, _, down, _ = self.weights
+        arrays = (self.dout, self._u, self.rows, up, down, self._du, self._activated, self.drows, *self.gradients)
+        self._call("dense_backward", *arrays)
+
+    def _call(self, function, *arrays):
+        status = getattr(_library(), function)(*map(_pointer, arrays), *self._sizes)
+        if status != 0:
+            raise RuntimeError(f"oneDNN's sgemm failed with status {status}")
+
+
+def dense_chain(num_rows: int, hidden: int, inner: int) -> dict[str, Callable[[], None]]:
+    """direction → the chain; {} if it cannot be had."""
+    if _library() is None:
+        return {}
+    chain = DenseChain(num_rows, hidden, inner)
+    return {FORWARD: chain.forward, BOTH: chain.forward_and_backward}
+
+
+def copies(work: Mapping[str, Work]) -> dict[str, Callable[[], None]]:
+    """For each direction, a copy of the bytes that it moves at least."""
+    functions = {direction: copy(of.moved_bytes) for direction, of in work.items()}
+    return {direction: function for direction, function in functions.items() if function is not None}

@@ -1,0 +1,127 @@
+"""grouped_all_to_all of built-in MindSpore ops.
+
+AllReduce is the one collective that MindSpore compiles for sub-groups on the CPU, so it carries everything: each rank
+puts its rows, its counts and the order token into its own part of a buffer [R, …] of zeros, and the sum over the ranks
+is all of them side by side. R times the traffic of an exchange, but it runs anywhere.
+"""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from ascend_ops.rre_dispatch.composed import inverse_permutation, move_rows
+
+
+class Exchange(nn.Cell):
+    """The exchange of one group, by the index of every row that it yields.
+
+    Only primitives: functions of `ops` that branch cannot be compiled inside a bprop.
+    """
+
+    def __init__(self, name, rank, size):
+        super().__init__()
+        self.rank, self.size = rank, size
+        self.all_reduce = ops.AllReduce(group=name) if size > 1 else None
+        self.concat, self.gather, self.sum = ops.Concat(0), ops.Gather(), ops.ReduceSum()
+        self.cast, self.zeros = ops.Cast(), ops.ZerosLike()
+
+    def construct(self, rows_SH, index_C, index_S, order):
+        return self.exchange(rows_SH, index_C, order)
+
+    def bprop(self, rows_SH, index_C, index_S, order, out, dout):
+        # ordered after the backward of the next exchange (dout) and after this exchange itself (out)
+        drows_SH, order = self.exchange(dout[0], index_S, dout[1] + out[1])
+        return drows_SH, self.zeros(index_C), self.zeros(index_S), order
+
+    def exchange(self, rows_SH, index_C, order):
+        """rows_CH, and the order token. Row r · (S+1) + s of what the index points into is row s of rank r; the last
+        row of each rank, s = S, is the order token's zeros."""
+        num_rows, hidden = rows_SH.shape
+        # half precision is exact in float32, which every AllReduce can add
+        dtype = ms.float64 if rows_SH.dtype == ms.float64 else ms.float32
+        token = self.cast(_zeros(hidden) + order, dtype)
+        rows = self.concat((self.cast(rows_SH, dtype), token))
+        if self.size > 1:
+            nothing = self.zeros(rows)
+            rows = self.concat((nothing,) * self.rank + (rows,) + (nothing,) * (self.size - 1 - self.rank))
+            rows = self.all_reduce(rows)
+        last = _range(self.size * (num_rows + 1))[-1:]
+        out_CH = self.cast(self.gather(rows, index_C, 0), rows_SH.dtype)
+        return out_CH, self.cast(self.sum(self.gather(rows, last, 0), 1), ms.float32)
+
+    def all_counts(self, send_counts_R, order):
+        """int32 [R, R]: rows from rank (first axis) to rank. Runs after what `order` waits for."""
+        # float32 holds counts below 2²⁴ exactly
+        counts = ops.expand_dims(ops.cast(send_counts_R, ms.float32) + ops.stop_gradient(order), 0)
+        if self.size > 1:
+            nothing = self.zeros(counts)
+            counts = self.concat((nothing,) * self.rank + (counts,) + (nothing,) * (self.size - 1 - self.rank))
+            counts = self.all_reduce(counts)
+        return ops.stop_gradient(ops.cast(counts, ms.int32))
+
+
+@ops.constexpr
+def _check_dtype(dtype, size):
+    if dtype == ms.float64 and size > 1:
+        raise TypeError("grouped_all_to_all: the composed form takes no float64, for AllReduce takes none")
+
+
+@ops.constexpr
+def _range(size):
+    return Tensor(np.arange(size, dtype=np.int32))
+
+
+@ops.constexpr
+def _zeros(hidden):
+    return Tensor(np.zeros((1, hidden), np.float32))
+
+
+def _index(num_wanted, counts_R, starts_R, num_rows):
+    """int32 [num_wanted], for Exchange: counts_R rows from each rank, which begin at starts_R among its num_rows."""
+    size = counts_R.shape[0]
+    ends_R = ops.cumsum(counts_R, 0)
+    wanted = _range(num_wanted)
+    reached = ops.cast(ops.cast(ops.expand_dims(wanted, 1) >= ends_R, ms.int32).sum(1), ms.int32)
+    source = ops.minimum(reached, size - 1)
+    row = wanted - ops.gather(ends_R - counts_R, source, 0) + ops.gather(starts_R, source, 0)
+    nothing = ops.ones_like(row) * (size * (num_rows + 1) - 1)
+    return ops.select(reached < size, source * (num_rows + 1) + row, nothing)
+
+
+def grouped_all_to_all(rows_SH, send_counts_R, receive_counts_R, capacity, group, order):
+    """See `ascend_ops.grouped_all_to_all`."""
+    _check_dtype(rows_SH.dtype, group.size)
+    num_rows = rows_SH.shape[0]
+    counts_RR = group.exchange.all_counts(send_counts_R, order)
+    # where the rows for this rank begin in what the others send, and where its rows begin in what they receive
+    sent_R = (ops.cumsum(counts_RR, 1) - counts_RR)[:, group.rank]
+    received_R = (ops.cumsum(counts_RR, 0) - counts_RR)[group.rank]
+    index_C = _index(capacity, receive_counts_R, sent_R, num_rows)
+    index_S = _index(num_rows, send_counts_R, received_R, capacity)
+    return group.exchange(rows_SH, index_C, index_S, order)
+
+
+def dispatch_all_to_all(
+    x_TH, token_ids_T, slot_ids_T, table_DV, num_experts, send_counts_R, receive_counts_R, capacity, group, order
+):
+    """See `ascend_ops.grouped_all_to_all`. Ids outside the table are moved into it, and counted."""
+    num_slots, vocab_size = table_DV.shape
+    local_experts = num_experts // group.size
+    tokens_T = ops.clamp(token_ids_T, 0, vocab_size - 1)
+    slots_T = ops.clamp(slot_ids_T, 0, num_slots - 1)
+    named_T = ops.gather(table_DV.reshape((-1,)), slots_T * vocab_size + tokens_T, 0)
+    experts_T = ops.clamp(named_T, 0, num_experts - 1)
+    wrong_T = ops.logical_or(tokens_T != token_ids_T, ops.logical_or(slots_T != slot_ids_T, experts_T != named_T))
+    invalid = ops.cast(ops.cast(wrong_T, ms.int32).sum(), ms.int32).reshape((1,))
+
+    ranks_T, local_T = ops.floor_div(experts_T, local_experts), ops.floor_mod(experts_T, local_experts)
+    groups_T = (ranks_T * num_slots + slots_T) * local_experts + local_T
+    member_TG = ops.cast(ops.expand_dims(groups_T, 1) == _range(num_slots * num_experts), ms.int32)
+    seen_TG = ops.cumsum(member_TG, 0)
+    counts_G = seen_TG[-1]
+    start_G = ops.cumsum(counts_G, 0) - counts_G
+    positions_T = ops.cast((member_TG * (seen_TG - 1 + start_G)).sum(1), ms.int32)
+    rows_TH = move_rows(x_TH, inverse_permutation(positions_T), positions_T)
+    rows_CH, order = grouped_all_to_all(rows_TH, send_counts_R, receive_counts_R, capacity, group, order)
+    counts_RG = ops.cast(counts_G, ms.int32).reshape((group.size, -1))
+    return rows_CH, counts_RG, positions_T, invalid, order

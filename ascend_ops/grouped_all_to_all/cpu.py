@@ -1,0 +1,97 @@
+"""grouped_all_to_all by the kernels of cpu.cc."""
+
+import functools
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+from ascend_ops.backends import custom_op
+
+# In a bprop, dout[1] orders the backward exchange after that of the next forward one, and out[1] after its own forward
+# exchange: the gradient of a linear function would depend on no forward exchange at all.
+
+
+def _exchange_bprop(rows_SH, send_counts_R, receive_counts_R, shape_C, handle, order, out, dout):
+    zeros = ops.ZerosLike()
+    drows_SH, order = _exchange(
+        dout[0], receive_counts_R, send_counts_R, _shape((rows_SH.shape[0],)), handle, dout[1] + out[1]
+    )
+    return drows_SH, zeros(send_counts_R), zeros(receive_counts_R), zeros(shape_C), zeros(handle), order
+
+
+_exchange = custom_op(
+    "grouped_all_to_all",
+    "grouped_all_to_all",
+    lambda rows, send, receive, capacity, handle, order: ((capacity[0], rows[1]), order),
+    lambda rows, *_: (rows, ms.float32),
+    _exchange_bprop,
+)
+
+_dispatch_backward = custom_op(
+    "grouped_all_to_all",
+    "dispatch_all_to_all_backward",
+    lambda drows, send, receive, positions, handle, order: ((positions[0], drows[1]), order),
+    lambda drows, *_: (drows, ms.float32),
+)
+
+
+def _dispatch_bprop(
+    x_TH,
+    token_ids_T,
+    slot_ids_T,
+    table_DV,
+    shape_RG,
+    send_counts_R,
+    receive_counts_R,
+    shape_C,
+    handle,
+    order,
+    out,
+    dout,
+):
+    zeros = ops.ZerosLike()
+    dx_TH, order = _dispatch_backward(dout[0], send_counts_R, receive_counts_R, out[2], handle, dout[4] + out[4])
+    ids = (zeros(token_ids_T), zeros(slot_ids_T), zeros(table_DV), zeros(shape_RG))
+    return dx_TH, *ids, zeros(send_counts_R), zeros(receive_counts_R), zeros(shape_C), zeros(handle), order
+
+
+_dispatch = custom_op(
+    "grouped_all_to_all",
+    "dispatch_all_to_all",
+    lambda x, tokens, slots, table, groups, send, receive, capacity, handle, order: (
+        (capacity[0], x[1]),
+        groups,
+        tokens,
+        [1],
+        order,
+    ),
+    lambda x, *_: (x, ms.int32, ms.int32, ms.int32, ms.float32),
+    _dispatch_bprop,
+)
+
+
+@ops.constexpr
+def _shape(shape):
+    """A custom op infers shapes from shapes: this tensor, whose entries nobody reads, tells it one."""
+    return _tensor_of_shape(shape)
+
+
+@functools.cache
+def _tensor_of_shape(shape):
+    return Tensor(np.zeros(shape, np.int8))
+
+
+def grouped_all_to_all(rows_SH, send_counts_R, receive_counts_R, capacity, group, order):
+    """See `ascend_ops.grouped_all_to_all`."""
+    return _exchange(rows_SH, send_counts_R, receive_counts_R, _shape((capacity,)), group.handle, order)
+
+
+def dispatch_all_to_all(
+    x_TH, token_ids_T, slot_ids_T, table_DV, num_experts, send_counts_R, receive_counts_R, capacity, group, order
+):
+    """See `ascend_ops.grouped_all_to_all`."""
+    shape_RG = _shape((group.size, table_DV.shape[0] * num_experts // group.size))
+    ids = (token_ids_T, slot_ids_T, table_DV)
+    shape_C = _shape((capacity,))
+    return _dispatch(x_TH, *ids, shape_RG, send_counts_R, receive_counts_R, shape_C, group.handle, order)

@@ -1,0 +1,246 @@
+"""One rank of the processes that test_grouped_all_to_all.py starts: python exchange_worker.py SCENARIO RANK FOLDER
+
+What it has found goes to FOLDER/RANK.json, check by check: "ok", numbers, or what went wrong.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from exchange_checks import (
+    CAPACITY,
+    HIDDEN,
+    ROWS,
+    counts_of_chunk,
+    dispatch_case,
+    dispatch_check,
+    exchange_check,
+    expert_parallel_check,
+    many_rounds_check,
+    two_exchanges_check,
+)
+from mindspore import Tensor
+
+from ascend_ops.grouped_all_to_all import dispatch_all_to_all, first_order, grouped_all_to_all, join
+
+SCENARIO, FOLDER = sys.argv[1], Path(sys.argv[3])
+RANK = int(sys.argv[2]) if SCENARIO != "composed" else int(os.environ["RANK_ID"])  # which msrun sets
+found = {}
+
+
+def check(function):
+    """Runs it now; its result is what is found, "ok" if it has none."""
+    try:
+        found[function.__name__] = function() or "ok"
+    except Exception:
+        found[function.__name__] = traceback.format_exc()
+    # renamed, so that whoever looks sees a whole file
+    (FOLDER / f"{RANK}.part").write_text(json.dumps(found))
+    (FOLDER / f"{RANK}.part").rename(FOLDER / f"{RANK}.json")
+
+
+def refusal(function, *arguments, error=Exception):
+    """The message with which it refuses, and after how long."""
+    started = time.monotonic()
+    try:
+        function(*arguments)
+    except error as problem:
+        return [str(problem).split("\n")[0], time.monotonic() - started]
+    return ["nothing was refused", 0.0]
+
+
+def everything(pair, quad, rounds, repeats, chunkings=(2, 3)):
+    """The checks that hold for every backend."""
+    patterns = ("ragged", "nobody to 0", "all to the last")
+    for graph in (True, False):
+        mode = "graph" if graph else "pynative"
+        for group in (pair, quad):
+            named(f"{mode} exchange of {group.size}", exchange_check, group, graph, "float32", patterns)
+        # AllReduce, of which the composed form is made, takes no float64
+        for dtype in ("float16",) if SCENARIO == "composed" else ("float16", "float64"):
+            named(f"{mode} {dtype}", exchange_check, pair, graph, dtype, patterns[:1])
+        named(f"{mode} two exchanges", two_exchanges_check, pair, quad, graph, repeats)
+        named(f"{mode} dispatch", dispatch_check, quad, graph, chunkings)
+        for group in (pair, quad):
+            named(f"{mode} expert parallel layer of {group.size}", expert_parallel_check, group, graph)
+    named("many rounds", many_rounds_check, quad, rounds)
+
+
+def fork_check(group):
+    """A child that closes the descriptors it has inherited does not end the life of its parent."""
+    if group.rank == 1:
+        subprocess.run(["true"], check=True)
+        child = os.fork()
+        if child == 0:
+            os.closerange(3, 4096)
+            os._exit(0)
+        os.waitpid(child, 0)
+        time.sleep(0.1)  # the other is waiting, and looks whether this one lives
+    exchange(group, (1, 1), (1, 1))
+
+
+def named(name, function, *arguments):
+    def run():
+        return function(*arguments)
+
+    run.__name__ = name
+    check(run)
+
+
+def counts_of(*numbers):
+    return Tensor(np.array(numbers, np.int32))
+
+
+def exchange(group, send, receive, rows=ROWS, hidden=HIDDEN):
+    """An eager exchange of ones; waits for the result."""
+    rows_SH = Tensor(np.ones((rows, hidden), np.float32))
+    out, order = grouped_all_to_all(rows_SH, counts_of(*send), counts_of(*receive), CAPACITY, group, first_order())
+    return out.asnumpy(), order.asnumpy()
+
+
+def refusals():
+    """What ranks refuse, and what the other rank then says: each in a group of its own, of two."""
+    me = RANK % 2
+
+    def pair_of(name, **options):
+        return join(f"{name}{RANK // 2}", me, 2, **({"timeout": 20} | options))
+
+    cases = {
+        "plans differ": [((1, 2), (1, 3)), ((2, 1), (2, 1))],
+        "widths differ": [((1, 2), (1, 2)), ((2, 1), (2, 1))],
+        "negative": [((1, -2), (1, 2)), ((2, 1), (2, 1))],
+        "sends too much": [((1, ROWS), (1, 2)), ((2, 1), (ROWS, 1))],
+        "receives too much": [((1, 2), (1, CAPACITY)), ((2, 1), (2, 1))],
+        "oversize": [((1, 11), (1, 1)), ((1, 1), (11, 1))],
+    }
+    for name, plans in cases.items():
+        group = pair_of(name, capacity_bytes=100 if name == "oversize" else 1 << 20)
+        hidden = 200 if name == "oversize" else HIDDEN + (me if name == "widths differ" else 0)
+        found[name] = refusal(exchange, group, *plans[me], ROWS, hidden)
+        found[f"{name}, again"] = refusal(exchange, group, (1, 1), (1, 1))
+        group.close()
+    group = pair_of("ids")
+    case = dispatch_case(2)
+    case["token_ids"][1][3] = 99 if me else 3
+
+    def compiled_dispatch():
+        plan = counts_of_chunk(dispatch_case(2), 2, 0, 1)
+        names = ("x", "token_ids", "slot_ids")
+        inputs = [Tensor(case[name][me]) for name in names] + [Tensor(case["table"]), Tensor(plan[me])]
+
+        def run(x, ids, slots, table, send_R, receive_R):
+            return dispatch_all_to_all(
+                x, ids, slots, table, case["experts"], send_R, receive_R, 48, group, first_order()
+            )[0]
+
+        ms.jit(run)(*inputs, Tensor(plan[:, me].copy())).asnumpy()
+
+    found["bad id"] = refusal(compiled_dispatch)
+    found["left"] = refusal(leave_or_exchange, pair_of("left"), me)
+    found["closed"] = refusal(exchange, group_closed(), (1,), (1,))
+
+
+def leave_or_exchange(group, me):
+    if me == 1:
+        group.close()
+    else:
+        exchange(group, (1, 1), (1, 1))
+
+
+def group_closed():
+    group = join("solo", 0, 1)
+    group.close()
+    return group
+
+
+def meet(name, rank, size):
+    """Returns when all are here: processes do not start at once."""
+    join(name, rank, size).close()
+
+
+def joins():
+    """Groups that cannot be."""
+    meet("start", RANK, 4)
+    if RANK < 3:  # rank 3 never comes
+        found["absent"] = refusal(lambda: join("absent", RANK, 4, timeout=2))
+    if RANK > 0:  # nor does rank 0
+        found["absent host"] = refusal(lambda: join("absent host", RANK, 4, timeout=2))
+    if RANK < 3:
+        found["same rank"] = refusal(lambda: join("same rank", min(RANK, 1), 4, timeout=10))
+        meet("all three", RANK, 3)
+    if RANK in (0, 2):
+        found["other size"] = refusal(lambda: join("other size", RANK, 3 + (RANK == 2), timeout=10))
+    group = join("open", RANK, 4)
+    if RANK == 0:
+        found["open already"] = refusal(lambda: join("open", 0, 4, timeout=1))
+    exchange(group, (1, 1, 1, 1), (1, 1, 1, 1))
+    group.close()
+    group = join("open", RANK, 4)  # the name is free again
+    exchange(group, (1, 1, 1, 1), (1, 1, 1, 1))
+    group.close()
+    del os.environ["MINDPANGU_JOB_ID"]
+    found["no job"] = refusal(lambda: join("no job", 0, 2))
+
+
+def fates():
+    """Rank 3 is killed, rank 2 stopped, each in the middle of exchanges with ranks 0 and 1."""
+
+    def until_refused(group, fate):
+        if group.rank == 2:
+            threading.Timer(0.3, os.kill, (os.getpid(), fate)).start()
+        ones = [1] * group.size
+
+        def forever():
+            while True:
+                exchange(group, ones, ones)
+
+        return refusal(forever)
+
+    meet("start", RANK, 4)
+    if RANK != 2:
+        group = join("killed", {0: 0, 1: 1, 3: 2}[RANK], 3, timeout=20)
+        found["killed"] = until_refused(group, signal.SIGKILL)
+    if RANK != 3:
+        meet("after the kill", RANK, 3)
+        group = join("stopped", RANK, 3, timeout=2)
+        found["stopped"] = until_refused(group, signal.SIGSTOP)
+
+
+def hold():
+    """Each rank fills 64 MB of the group's memory, says so, and waits for its end."""
+    group = join("hold", RANK, 2)
+    for _ in range(2):
+        exchange(group, (ROWS, 0) if RANK else (0, ROWS), (0, ROWS) if RANK == 0 else (ROWS, 0), ROWS, 1 << 20)
+    named("held", group.statistics)
+    time.sleep(120)
+
+
+def main():
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    if SCENARIO == "checks":
+        pair = join(f"pair{RANK // 2}", RANK % 2, 2)
+        everything(pair, join("quad", RANK, 4), rounds=1000, repeats=30)
+        named("fork", fork_check, pair)
+    elif SCENARIO == "composed":
+        ms.communication.init()
+        first = RANK // 2 * 2
+        pair = join(f"pair{RANK // 2}", RANK % 2, 2, ranks=[first, first + 1])
+        everything(pair, join("quad", RANK, 4, ranks=[0, 1, 2, 3]), rounds=10, repeats=3, chunkings=(2,))
+    else:
+        {"refusals": refusals, "joins": joins, "fates": fates, "hold": hold}[SCENARIO]()
+
+    def finished():
+        return "ok"
+
+    check(finished)
+
+
+main()
