@@ -92,7 +92,15 @@ def dense_chain(num_rows: int, hidden: int, inner: int) -> dict[str, Callable[[]
     return {FORWARD: chain.forward, BOTH: chain.forward_and_backward}
 
 
-def copies(work: Mapping[str, Work]) -> dict[str, Callable[[], None]]:
-    """For each direction, a copy of the bytes that it moves at least."""
+def copies(work: Mapping[str, Work], repeats: int = 1) -> dict[str, Callable[[], None]]:
+    """For each direction, a copy of the bytes that it moves at least, as often as the run does its work."""
+
+    def repeated(function):
+        def run():
+            for _ in range(repeats):
+                function()
+
+        return run
+
     functions = {direction: copy(of.moved_bytes) for direction, of in work.items()}
-    return {direction: function for direction, function in functions.items() if function is not None}
+    return {direction: repeated(function) for direction, function in functions.items() if function is not None}

@@ -4,15 +4,15 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-PAUSE = 0.002  # before every timed run: threads that another library left spinning are asleep by then
 FEWEST_ROUNDS = 3
 
 
 def measure(runs: Mapping[str, Callable], rounds: int, seconds: float) -> dict[str, float]:
     """Median microseconds of each run.
 
-    The first run of each, which compiles and allocates, is not counted. In every round each runs once, and each round
-    begins with another one.
+    The first run of each, which compiles and allocates, is not counted. In every round each runs twice, and the second
+    run is timed: by then the threads that another library left spinning are asleep, and its own are awake, as they are
+    in a model. Each round begins with another one.
 
     Args:
         rounds: how many.
@@ -27,7 +27,7 @@ def measure(runs: Mapping[str, Callable], rounds: int, seconds: float) -> dict[s
             break
         first = number % max(len(names), 1)
         for name in names[first:] + names[:first]:
-            time.sleep(PAUSE)
+            runs[name]()
             start = time.perf_counter()
             runs[name]()
             times[name].append(time.perf_counter() - start)

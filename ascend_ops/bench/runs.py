@@ -12,6 +12,7 @@ from mindspore import Tensor, nn
 from ascend_ops import native
 from ascend_ops.bench import limits
 from ascend_ops.bench.case import BOTH, FORWARD
+from ascend_ops.waiting import wait_for
 
 _log = logging.getLogger("ascend_ops")
 
@@ -76,18 +77,40 @@ def mindspore_runs(
     compiled_forward, compiled_both = ms.jit(function), ms.jit(both)
 
     def run_forward():
-        return _wait(list(compiled_forward(*inputs)))
+        return list(compiled_forward(*inputs))
 
     def run_both():
         outputs, gradients = compiled_both(dout, *inputs)
-        return _wait([*outputs, *(gradients if isinstance(gradients, tuple | list) else (gradients,))])
+        return [*outputs, *(gradients if isinstance(gradients, tuple | list) else (gradients,))]
 
-    return {FORWARD: run_forward, BOTH: run_both}
+    return {FORWARD: _finished(run_forward), BOTH: _finished(run_both)}
 
 
-def _wait(tensors: list[Tensor]) -> list[Tensor]:
-    tensors[0].asnumpy()  # waits for the whole graph, copies nothing
-    return tensors
+def _finished(run: Callable[[], list[Tensor]]) -> Callable[[], list[Tensor]]:
+    def run_to_the_end():
+        tensors = run()
+        wait_for(tensors[0])  # and so for the whole graph; copies nothing
+        return tensors
+
+    return run_to_the_end
+
+
+def chain_length(array_bytes: int) -> int:
+    """How many applications of an operator that moves arrays of this size make a run: a quarter of a GiB, 2 to 32."""
+    return min(max((1 << 28) // max(array_bytes, 1), 2), 32)
+
+
+def chained(function: Callable, length: int) -> Callable:
+    """The function applied to its own first output, again and again: launching a graph costs as much as a small kernel,
+    and in a model it is done once for many kernels."""
+
+    def chain(first, *others):
+        outputs = function(first, *others)
+        for _ in range(length - 1):
+            outputs = function(outputs[0], *others)
+        return outputs
+
+    return chain
 
 
 def torch_runs(function: Callable, inputs: Sequence, dout, differentiate: Sequence[int]) -> dict[str, Callable]:

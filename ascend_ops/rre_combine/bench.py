@@ -37,26 +37,35 @@ def _prepare(tokens, hidden, experts, slots, work):
     arrays = [rows_TH, positions_T, residual_TH]
     # without the residual's gradient, which is dout itself: MindSpore would copy what a graph returns as it came
     inputs, dout = [Tensor(array) for array in arrays], Tensor(dout_TH)
+    length = runs.chain_length(rows_TH.nbytes)
     backends = {
-        name: runs.mindspore_runs(_bound(module), inputs, dout, [0])
+        name: runs.mindspore_runs(runs.chained(_bound(module), length), inputs, dout, [0])
         for name, module in runs.implementations("rre_combine").items()
     }
-    # index_select, whose gradient, index_add_, is twice as fast as the one of rows[positions]
     backends["torch"] = runs.torch_runs(
-        lambda rows_TH, positions_T, residual_TH: (residual_TH + rows_TH.index_select(0, positions_T),),
+        runs.chained(_torch_function, length),
         arrays,
         dout_TH,
         [0],
     )
-    backends["limit"] = limits.copies(work)
+    backends["limit"] = limits.copies(work, length)
 
     def expected(direction):
-        out_TH = reference.rre_combine(rows_TH.astype(np.float64), positions_T, residual_TH.astype(np.float64))
+        out_TH, drows_TH = rows_TH.astype(np.float64), dout_TH.astype(np.float64)
+        for _ in range(length):
+            out_TH = reference.rre_combine(out_TH, positions_T, residual_TH.astype(np.float64))
         if direction == FORWARD:
             return [out_TH]
-        return [out_TH, reference.rre_combine_backward(dout_TH.astype(np.float64), positions_T)[0]]
+        for _ in range(length):
+            drows_TH = reference.rre_combine_backward(drows_TH, positions_T)[0]
+        return [out_TH, drows_TH]
 
-    return Prepared(runs.by_direction(backends), expected)
+    return Prepared(runs.by_direction(backends), expected, repeats=length)
+
+
+def _torch_function(rows_TH, positions_T, residual_TH):
+    # index_select, whose gradient, index_add_, is twice as fast as the one of rows[positions]
+    return (residual_TH + rows_TH.index_select(0, positions_T),)
 
 
 def _bound(module):

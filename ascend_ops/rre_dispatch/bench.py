@@ -47,21 +47,26 @@ def _prepare(tokens, hidden, experts, slots, work):
     dout_TH = chance.standard_normal((tokens, hidden), np.float32)
     ids = random_routing(tokens, experts, slots)
     inputs, dout = [Tensor(array) for array in (x_TH, *ids)], Tensor(dout_TH)
+    length = runs.chain_length(x_TH.nbytes)
     backends = {
-        name: runs.mindspore_runs(_bound(module, experts), inputs, dout, [0])
+        name: runs.mindspore_runs(runs.chained(_bound(module, experts), length), inputs, dout, [0])
         for name, module in runs.implementations("rre_dispatch").items()
     }
-    backends["torch"] = runs.torch_runs(_torch_function(experts, slots), [x_TH, *ids], dout_TH, [0])
-    backends["limit"] = limits.copies(work)
+    torch_function = runs.chained(_torch_function(experts, slots), length)
+    backends["torch"] = runs.torch_runs(torch_function, [x_TH, *ids], dout_TH, [0])
+    backends["limit"] = limits.copies(work, length)
 
     def expected(direction):
-        rows_TH, counts_G, positions_T = reference.rre_dispatch(x_TH.astype(np.float64), *ids, experts)
+        rows_TH, dx_TH = x_TH.astype(np.float64), dout_TH.astype(np.float64)
+        for _ in range(length):
+            rows_TH, counts_G, positions_T = reference.rre_dispatch(rows_TH, *ids, experts)
         if direction == FORWARD:
             return [rows_TH, counts_G, positions_T, np.zeros(1)]
-        dx_TH = reference.rre_dispatch_backward(dout_TH.astype(np.float64), positions_T)
+        for _ in range(length):
+            dx_TH = reference.rre_dispatch_backward(dx_TH, positions_T)
         return [rows_TH, counts_G, positions_T, np.zeros(1), dx_TH]
 
-    return Prepared(runs.by_direction(backends), expected)
+    return Prepared(runs.by_direction(backends), expected, repeats=length)
 
 
 def _bound(module, experts):

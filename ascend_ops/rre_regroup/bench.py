@@ -38,20 +38,25 @@ def _prepare(rows, hidden, sources, groups, work):
     blocks = np.full(sources * groups, 1 / (sources * groups))
     counts_AB = chance.multinomial(rows - rows // 16, blocks).reshape(sources, groups).astype(np.int32)
     inputs, dout = [Tensor(rows_CH), Tensor(counts_AB)], Tensor(dout_CH)
+    length = runs.chain_length(rows_CH.nbytes)
     backends = {
-        name: runs.mindspore_runs(_bound(module), inputs, dout, [0])
+        name: runs.mindspore_runs(runs.chained(_bound(module), length), inputs, dout, [0])
         for name, module in runs.implementations("rre_regroup").items()
     }
-    backends["torch"] = runs.torch_runs(_torch_function(), [rows_CH, counts_AB], dout_CH, [0])
-    backends["limit"] = limits.copies(work)
+    backends["torch"] = runs.torch_runs(runs.chained(_torch_function(), length), [rows_CH, counts_AB], dout_CH, [0])
+    backends["limit"] = limits.copies(work, length)
 
     def expected(direction):
-        out_CH = reference.rre_regroup(rows_CH.astype(np.float64), counts_AB)
+        out_CH, drows_CH = rows_CH.astype(np.float64), dout_CH.astype(np.float64)
+        for _ in range(length):
+            out_CH = reference.rre_regroup(out_CH, counts_AB)
         if direction == FORWARD:
             return [out_CH]
-        return [out_CH, reference.rre_regroup_backward(dout_CH.astype(np.float64), counts_AB)]
+        for _ in range(length):
+            drows_CH = reference.rre_regroup_backward(drows_CH, counts_AB)
+        return [out_CH, drows_CH]
 
-    return Prepared(runs.by_direction(backends), expected)
+    return Prepared(runs.by_direction(backends), expected, repeats=length)
 
 
 def _bound(module):

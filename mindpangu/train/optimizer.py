@@ -4,6 +4,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, ops
 
+from ascend_ops.waiting import wait_for
 from mindpangu.config import OptimizerConfig
 
 
@@ -52,7 +53,7 @@ class DenseAdam:
         self._apply, self._squared_norm = apply, squared_norm
 
     def squared_norm(self, gradients: list[Tensor]) -> float:
-        return float(self._squared_norm(*gradients).asnumpy())
+        return float(wait_for(self._squared_norm(*gradients)))
 
     def update(self, gradients: list[Tensor], step_count: int, learning_rate: float, gradient_scale: float) -> None:
         """One step. `step_count` counts the updates that were applied, this one included (≥ 1)."""
