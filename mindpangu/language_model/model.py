@@ -6,7 +6,6 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
-from ascend_ops.waiting import wait_for
 from mindpangu.config import Config
 from mindpangu.data import Batch, TokenShards
 from mindpangu.data.route_plan import RoutePlan, plan_routes
@@ -75,7 +74,6 @@ class LanguageModel:
             inputs.slot, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
             inputs.sample_slots_B, inputs.tables_LDV, *inputs.slabs,
         )  # fmt: skip
-        wait_for(losses_BS)
         refuse_invalid_ids(invalid)
         return losses_BS.asnumpy()
 
@@ -89,7 +87,6 @@ class LanguageModel:
             inputs.slot, as_tensor(last_B), inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS,
             inputs.sample_slots_B, inputs.tables_LDV, *inputs.slabs,
         )  # fmt: skip
-        wait_for(logits_BV)
         refuse_invalid_ids(invalid)
         return logits_BV.asnumpy()
 

@@ -4,7 +4,6 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, ops
 
-from ascend_ops.waiting import wait_for
 from mindpangu.config import OptimizerConfig
 
 
@@ -53,7 +52,7 @@ class DenseAdam:
         self._apply, self._squared_norm = apply, squared_norm
 
     def squared_norm(self, gradients: list[Tensor]) -> float:
-        return float(wait_for(self._squared_norm(*gradients)))
+        return float(self._squared_norm(*gradients).asnumpy())
 
     def update(self, gradients: list[Tensor], step_count: int, learning_rate: float, gradient_scale: float) -> None:
         """One step. `step_count` counts the updates that were applied, this one included (≥ 1)."""

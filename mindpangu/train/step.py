@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from mindspore import Tensor
 
-from ascend_ops.waiting import wait_for
 from mindpangu.data import Batch
 from mindpangu.data.route_plan import RoutePlan
 from mindpangu.language_model import LanguageModel, ModelInputs, as_tensor, group_by_domain, refuse_invalid_ids
@@ -90,7 +89,6 @@ class TrainStep:
             loss, losses_B, invalid, dense, slabs = self._micro_step(
                 inputs, as_tensor(batch.targets_BS), as_tensor(weights_BS)
             )
-            wait_for(loss)
             refuse_invalid_ids(invalid)
             _accumulate_dense(total.dense, dense)
             total.loss += float(loss.asnumpy())

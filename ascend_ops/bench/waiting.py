@@ -1,9 +1,9 @@
 """Waiting for what a compiled function computes, without taking a core away from it.
 
 A call of a compiled function returns at once. MindSpore lets the thread that then asks for a result spin until it is
-there; on two cores that makes a kernel with two threads up to a third slower. Sleeping instead is worse on virtual
-machines, whose idle processors take long to wake. So a thread of the lowest priority spins: it runs where nothing else
-wants to, and gives way at once.
+there; on two cores that makes one kernel with two threads up to a third slower (a whole training step hardly). Sleeping
+instead is worse on virtual machines, whose idle processors take long to wake. So a thread of the lowest priority spins:
+it runs where nothing else wants to, and gives way at once.
 """
 
 import functools
