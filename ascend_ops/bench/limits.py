@@ -32,14 +32,24 @@ def _pointer(array: np.ndarray) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def copy(moved_bytes: int) -> Callable[[], None] | None:
-    """memcpy that reads and writes as many bytes in all as the operator does: half of them each."""
+def copy(moved_bytes: int, repeats: int = 1) -> Callable[[], None] | None:
+    """memcpy that reads and writes as many bytes in all as the operator does: half of them each.
+
+    A chain of operators reads what the one before has written and needs a third array while two are in use; so do
+    repeated copies, which would else run in a smaller part of the cache.
+    """
     library = _library()
     if library is None:
         return None
     size = moved_bytes // 2
-    source, destination = np.ones(size, np.uint8), np.ones(size, np.uint8)
-    return lambda: library.copy(_pointer(destination), _pointer(source), ctypes.c_int64(size))
+    arrays = [np.ones(size, np.uint8) for _ in range(min(1 + repeats, 3))]
+
+    def run():
+        for number in range(repeats):
+            source, destination = arrays[number % len(arrays)], arrays[(number + 1) % len(arrays)]
+            library.copy(_pointer(destination), _pointer(source), ctypes.c_int64(size))
+
+    return run
 
 
 def stream(size: int) -> Callable[[], None] | None:
@@ -95,12 +105,5 @@ def dense_chain(num_rows: int, hidden: int, inner: int) -> dict[str, Callable[[]
 def copies(work: Mapping[str, Work], repeats: int = 1) -> dict[str, Callable[[], None]]:
     """For each direction, a copy of the bytes that it moves at least, as often as the run does its work."""
 
-    def repeated(function):
-        def run():
-            for _ in range(repeats):
-                function()
-
-        return run
-
-    functions = {direction: copy(of.moved_bytes) for direction, of in work.items()}
-    return {direction: repeated(function) for direction, function in functions.items() if function is not None}
+    functions = {direction: copy(of.moved_bytes, repeats) for direction, of in work.items()}
+    return {direction: function for direction, function in functions.items() if function is not None}
