@@ -15,7 +15,7 @@ For every operator, at several shapes (PanGu-Σ's hidden size of 5,120 among the
 Machines are shared and noisy: times of backends that ran in turn compare with one another, far less with those of
 another day. A result that the reference refutes ends the benchmark with exit code 1.
 
-    python -m ascend_ops.bench                                  # everything, about 5 minutes on two cores
+    python -m ascend_ops.bench                                  # everything, 7 to 8 minutes on two cores
     python -m ascend_ops.bench --quick --op rre_dispatch
     python -m ascend_ops.bench --json bench.json --plot bench.png
 """
