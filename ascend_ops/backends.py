@@ -6,7 +6,6 @@
 MINDPANGU_OPS=composed|cpu overrides; then a kernel that is not to be had is an error, not a notice.
 """
 
-import functools
 import importlib
 import logging
 import os
@@ -71,6 +70,11 @@ def _device_target() -> str:
     return mindspore.get_context("device_target")
 
 
-@functools.cache  # one notice for one reason
+_noticed: set[str] = set()
+
+
 def _notice(reason: str) -> None:
-    _log.warning("The composed operators are used, which are slower: %s", reason)
+    """One for all operators: what fails for the first fails for most."""
+    if not _noticed:
+        _log.warning("The composed operators are used, which are slower: %s", reason)
+    _noticed.add(reason)

@@ -49,13 +49,25 @@ def library(operator: str) -> Path:
     name = f"{operator}-{_content_hash(operator, command)}.so"
     folder = _build_folder()
     path = folder / name
-    if path.exists():
+    if _is_whole(path):
         return path
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
-            _compile(operator, command, path)
+    try:
+        with (folder / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_whole(path):
+                _compile(operator, command, path)
+    except OSError as error:
+        raise CompileError(f"{operator}/cpu.cc could not be compiled into {folder}: {error}") from None
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a library is there as it was compiled: a power cut or a full disk may have cut it, and a process that
+    loads such a file dies without a word."""
+    try:
+        return path.with_suffix(".sha256").read_text() == hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return False
 
 
 def _compile(operator: str, command: list[str], path: Path) -> None:
@@ -68,8 +80,7 @@ def _compile(operator: str, command: list[str], path: Path) -> None:
             complaint = "\n".join(done.stderr.strip().splitlines()[-8:])
             raise CompileError(f"{operator}/cpu.cc does not compile with {command[0]}:\n{complaint}")
         os.replace(unfinished, path)
-    except OSError as error:
-        raise CompileError(f"{operator}/cpu.cc could not be compiled into {path.parent}: {error}") from None
+        path.with_suffix(".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -85,7 +96,10 @@ def _compiler() -> str:
 
 @functools.cache
 def _identity_of_compiler() -> str:
-    return subprocess.run([_compiler(), "--version"], capture_output=True, text=True, errors="replace").stdout
+    try:
+        return subprocess.run([_compiler(), "--version"], capture_output=True, text=True, errors="replace").stdout
+    except OSError as error:
+        raise CompileError(f"the C++ compiler {_compiler()} does not run: {error}") from None
 
 
 @functools.cache

@@ -50,7 +50,11 @@ FULL, QUICK = Effort(15, 6), Effort(5, 1)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 1 if a result is wrong."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    for path in filter(None, (arguments.json, arguments.plot)):
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            parser.error(f"{path} cannot be written: it is a folder, or its folder does not exist")
     ms.set_context(mode=ms.PYNATIVE_MODE, device_target="CPU")
     wanted = arguments.op or bench_case.operators()
     cases = [case for operator in wanted for case in bench_case.cases_of(operator, arguments.quick)]

@@ -27,7 +27,8 @@ def coefficients(
 
     Raises:
         TypeError: step counts that are not integers.
-        ValueError: step counts below 1, betas outside [0, 1), an epsilon that float32 cannot hold.
+        ValueError: step counts below 1, betas outside [0, 1), an epsilon that float32 cannot hold, a learning rate,
+            decay or scale that is not finite.
     """
     step_counts_A = np.asarray(step_counts_A)
     if step_counts_A.dtype.kind not in "iu":
@@ -39,6 +40,10 @@ def coefficients(
     for name, beta in (("beta1", beta1), ("beta2", beta2)):
         if not 0 <= beta < 1:
             raise ValueError(f"expert_adam: {name} is {beta}; expected at least 0 and below 1")
+    numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay, "gradient_scale": gradient_scale}
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise ValueError(f"expert_adam: {name} is {number}; expected a finite number")
     if np.shape(eps) not in ((), step_counts_A.shape):
         raise ValueError(f"expert_adam: eps has shape {np.shape(eps)}; expected one number or {step_counts_A.shape}")
     steps = step_counts_A.tolist()

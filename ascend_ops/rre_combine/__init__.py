@@ -1,7 +1,8 @@
 """rre_combine: rows sorted by expert back in token order, with the residual added."""
 
 import mindspore as ms
-from mindspore import ops
+import numpy as np
+from mindspore import nn, ops
 
 from ascend_ops import backends
 
@@ -20,13 +21,15 @@ def rre_combine(rows_TH, positions_T, residual_TH):
         float [T, H] of rows_TH's dtype: residual_TH + rows_TH[positions_T].
 
     Raises:
-        TypeError, ValueError: wrong dtypes or shapes, when the operator is built.
+        TypeError, ValueError: wrong dtypes or shapes, when the operator is built; positions that are no permutation,
+            in an eager call. The compiled CPU kernel raises RuntimeError for a position outside the rows; the compiled
+            composed form stays inside them.
 
     Supported modes: graph (@ms.jit) and PyNative; differentiable with respect to rows_TH and residual_TH.
     """
     dtypes = (rows_TH.dtype, positions_T.dtype, residual_TH.dtype)
     _check(dtypes, (rows_TH.shape, positions_T.shape, residual_TH.shape))
-    return implementation.rre_combine(rows_TH, positions_T, residual_TH)
+    return _combine(rows_TH, positions_T, residual_TH)
 
 
 @ops.constexpr
@@ -42,3 +45,19 @@ def _check(dtypes, shapes):
             "rre_combine: expected rows_TH and residual_TH both [T, H] and positions_T [T], "
             f"got {', '.join(map(str, shapes))}"
         )
+
+
+class _Combine(nn.Cell):
+    """The chosen implementation. Only an eager call runs `__call__`: there, and only there, positions can be read."""
+
+    def __call__(self, rows_TH, positions_T, residual_TH):
+        positions = positions_T.asnumpy()
+        if not np.array_equal(np.sort(positions), np.arange(len(positions))):
+            raise ValueError(f"rre_combine: positions_T is no permutation of {len(positions)} rows: {positions}")
+        return super().__call__(rows_TH, positions_T, residual_TH)
+
+    def construct(self, rows_TH, positions_T, residual_TH):
+        return implementation.rre_combine(rows_TH, positions_T, residual_TH)
+
+
+_combine = _Combine()

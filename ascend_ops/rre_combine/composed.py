@@ -8,6 +8,7 @@ from ascend_ops.rre_dispatch.composed import inverse_permutation, move_rows
 
 def rre_combine(rows_TH, positions_T, residual_TH):
     """See `ascend_ops.rre_combine`."""
+    positions_T = ops.clamp(positions_T, 0, rows_TH.shape[0] - 1)
     tokens_TH = move_rows(rows_TH, positions_T, inverse_permutation(positions_T))
     if rows_TH.dtype == ms.float64:
         return residual_TH + tokens_TH

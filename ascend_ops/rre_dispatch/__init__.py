@@ -27,8 +27,9 @@ def rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, num_experts):
 
     Raises:
         TypeError, ValueError: wrong dtypes or shapes, when the operator is built; an id outside the table, in an eager
-            call. The compiled CPU kernel raises RuntimeError for such an id; the compiled composed form stays inside
-            the table, goes on, and counts it in `invalid`, which whoever compiled it has to look at.
+            call. The compiled CPU kernel raises RuntimeError for such an id, after which MindSpore cannot run that
+            compiled function again; the compiled composed form stays inside the table, goes on, and counts it in
+            `invalid`, which whoever compiled it has to look at.
 
     Supported modes: graph (@ms.jit) and PyNative; differentiable with respect to x_TH.
     """

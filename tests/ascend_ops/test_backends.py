@@ -12,7 +12,7 @@ from ascend_ops import backends, native
 def fresh(monkeypatch):
     monkeypatch.delenv(backends.VARIABLE, raising=False)
     monkeypatch.setattr(backends, "chosen", {})
-    backends._notice.cache_clear()
+    monkeypatch.setattr(backends, "_noticed", set())
 
 
 @pytest.fixture

@@ -98,6 +98,13 @@ def test_every_operator_with_a_bench_is_found():
             assert all(case.op == operator and case.work for case in cases)
 
 
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_a_path_that_cannot_be_written_is_refused_before_anything_is_measured(option, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--quick", option, str(tmp_path / "nowhere" / "file")])
+    assert "cannot be written" in capsys.readouterr().err
+
+
 def test_unknown_operator_is_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["--op", "nothing"])

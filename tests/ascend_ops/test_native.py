@@ -69,7 +69,25 @@ def test_of_several_processes_one_compiles(package):
     printed = {process.communicate(timeout=60)[0] for process in processes}
     assert len(printed) == 1
     assert calls(package) == 1
-    assert [path.suffix for path in (package / "_build").glob("tiny*")] == [".so"]
+    assert sorted(path.suffix for path in (package / "_build").glob("tiny*")) == [".sha256", ".so"]
+
+
+def test_a_library_that_was_cut_short_is_compiled_again(package):
+    path = native.library("tiny")
+    path.write_bytes(path.read_bytes()[:5000])
+    assert native.library("tiny") == path
+    assert ctypes.CDLL(str(path)).answer() == 42
+    assert calls(package) == 2
+
+
+def test_a_compiler_that_is_no_program_is_named(package, monkeypatch, tmp_path):
+    (tmp_path / "no-program").write_text("?")
+    (tmp_path / "no-program").chmod(0o755)
+    monkeypatch.setenv("CXX", str(tmp_path / "no-program"))
+    native._compiler.cache_clear()
+    native._identity_of_compiler.cache_clear()
+    with pytest.raises(native.CompileError, match="no-program does not run"):
+        native.library("tiny")
 
 
 def test_a_source_that_does_not_compile_is_quoted_and_leaves_nothing(package):
