@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ascend_ops.rre_dispatch.composed import inverse_permutation, move_rows
+from ascend_ops.rre_dispatch.composed import look_up, sort_rows
 
 
 class Exchange(nn.Cell):
@@ -105,23 +105,10 @@ def dispatch_all_to_all(
     x_TH, token_ids_T, slot_ids_T, table_DV, num_experts, send_counts_R, receive_counts_R, capacity, group, order
 ):
     """See `ascend_ops.grouped_all_to_all`. Ids outside the table are moved into it, and counted."""
-    num_slots, vocab_size = table_DV.shape
-    local_experts = num_experts // group.size
-    tokens_T = ops.clamp(token_ids_T, 0, vocab_size - 1)
-    slots_T = ops.clamp(slot_ids_T, 0, num_slots - 1)
-    named_T = ops.gather(table_DV.reshape((-1,)), slots_T * vocab_size + tokens_T, 0)
-    experts_T = ops.clamp(named_T, 0, num_experts - 1)
-    wrong_T = ops.logical_or(tokens_T != token_ids_T, ops.logical_or(slots_T != slot_ids_T, experts_T != named_T))
-    invalid = ops.cast(ops.cast(wrong_T, ms.int32).sum(), ms.int32).reshape((1,))
-
+    num_slots, local_experts = table_DV.shape[0], num_experts // group.size
+    slots_T, experts_T, invalid = look_up(token_ids_T, slot_ids_T, table_DV, num_experts)
     ranks_T, local_T = ops.floor_div(experts_T, local_experts), ops.floor_mod(experts_T, local_experts)
     groups_T = (ranks_T * num_slots + slots_T) * local_experts + local_T
-    member_TG = ops.cast(ops.expand_dims(groups_T, 1) == _range(num_slots * num_experts), ms.int32)
-    seen_TG = ops.cumsum(member_TG, 0)
-    counts_G = seen_TG[-1]
-    start_G = ops.cumsum(counts_G, 0) - counts_G
-    positions_T = ops.cast((member_TG * (seen_TG - 1 + start_G)).sum(1), ms.int32)
-    rows_TH = move_rows(x_TH, inverse_permutation(positions_T), positions_T)
+    rows_TH, counts_G, positions_T = sort_rows(x_TH, groups_T, num_slots * num_experts)
     rows_CH, order = grouped_all_to_all(rows_TH, send_counts_R, receive_counts_R, capacity, group, order)
-    counts_RG = ops.cast(counts_G, ms.int32).reshape((group.size, -1))
-    return rows_CH, counts_RG, positions_T, invalid, order
+    return rows_CH, counts_G.reshape((group.size, -1)), positions_T, invalid, order

@@ -1,6 +1,7 @@
 // grouped_all_to_all on the host: rows go straight from their place into shared memory, and from there to their place.
 #include <numeric>
 
+#include "../routing.h"
 #include "group.h"
 
 using namespace ascend_ops;
@@ -84,10 +85,8 @@ ASCEND_OP int dispatch_all_to_all(int count, void** data, int* ranks, int64_t** 
                                   void*) {
   const Arguments arguments(count, data, ranks, shapes, dtypes);
   const Array x = arguments[0], table = arguments[3], out = arguments[10];
-  const int64_t num_tokens = x.shape[0], num_slots = table.shape[0], vocab_size = table.shape[1];
-  const int64_t groups_of_rank = arguments[4].shape[1], local_experts = groups_of_rank / num_slots;
-  const int32_t* token_ids = arguments[1].as<int32_t>();
-  const int32_t* slot_ids = arguments[2].as<int32_t>();
+  const int64_t num_tokens = x.shape[0];
+  const int64_t groups_of_rank = arguments[4].shape[1], local_experts = groups_of_rank / table.shape[0];
   int32_t* counts = arguments[11].as<int32_t>();
   int32_t* positions = arguments[12].as<int32_t>();
   *arguments[13].as<int32_t>() = 0;
@@ -95,20 +94,13 @@ ASCEND_OP int dispatch_all_to_all(int count, void** data, int* ranks, int64_t** 
   const int me = group->rank, size = group->size;
   group->exchange([&] {
     const Plan plan = group->plan(arguments[5], arguments[6], num_tokens, out.shape[0], x.row_bytes());
-    const int64_t num_groups = size * groups_of_rank, row_bytes = plan.row_bytes, num_experts = size * local_experts;
+    const int64_t num_groups = size * groups_of_rank, row_bytes = plan.row_bytes;
+    const Router route("dispatch_all_to_all", arguments[1], arguments[2], table, size * local_experts);
 
     std::fill(counts, counts + num_groups, 0);
     std::vector<int32_t> group_of(num_tokens);  // in send order: (rank, slot, local expert)
     for (int64_t t = 0; t < num_tokens; ++t) {
-      const int64_t slot = slot_ids[t], token = token_ids[t];
-      if (slot < 0 || slot >= num_slots)
-        fail("dispatch_all_to_all: slot id %ld of row %ld is outside the table of %ld slots", slot, t, num_slots);
-      if (token < 0 || token >= vocab_size)
-        fail("dispatch_all_to_all: token id %ld of row %ld is outside the table of %ld tokens", token, t, vocab_size);
-      const int32_t expert = table.as<int32_t>()[slot * vocab_size + token];
-      if (expert < 0 || expert >= num_experts)
-        fail("dispatch_all_to_all: the table names expert %d of %ld for token %ld in slot %ld", expert, num_experts,
-             token, slot);
+      const auto [slot, expert] = route(t);
       group_of[t] = expert / local_experts * groups_of_rank + slot * local_experts + expert % local_experts;
       ++counts[group_of[t]];
     }

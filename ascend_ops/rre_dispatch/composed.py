@@ -24,21 +24,30 @@ def inverse_permutation(positions_T):
     return ops.tensor_scatter_update(ops.ZerosLike()(positions_T), ops.expand_dims(positions_T, 1), indices)
 
 
-def rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, num_experts):
-    """See `ascend_ops.rre_dispatch`. Ids outside the table are moved into it, and counted."""
+def look_up(token_ids_T, slot_ids_T, table_DV, num_experts):
+    """Slot and expert of every token, and how many ids were outside the table: those are moved into it."""
     num_slots, vocab_size = table_DV.shape
     tokens_T = ops.clamp(token_ids_T, 0, vocab_size - 1)
     slots_T = ops.clamp(slot_ids_T, 0, num_slots - 1)
     named_T = ops.gather(table_DV.reshape((-1,)), slots_T * vocab_size + tokens_T, 0)
     experts_T = ops.clamp(named_T, 0, num_experts - 1)
     wrong_T = ops.logical_or(tokens_T != token_ids_T, ops.logical_or(slots_T != slot_ids_T, experts_T != named_T))
-    invalid = ops.cast(ops.cast(wrong_T, ms.int32).sum(), ms.int32).reshape((1,))
+    return slots_T, experts_T, ops.cast(ops.cast(wrong_T, ms.int32).sum(), ms.int32).reshape((1,))
 
-    groups_T = slots_T * num_experts + experts_T
-    member_TG = ops.cast(ops.expand_dims(groups_T, 1) == ops.arange(num_slots * num_experts), ms.int32)
+
+def sort_rows(x_TH, groups_T, num_groups):
+    """x's rows ordered by group, rows of each group, and where each row went."""
+    member_TG = ops.cast(ops.expand_dims(groups_T, 1) == ops.arange(num_groups), ms.int32)
     seen_TG = ops.cumsum(member_TG, 0)
     counts_G = seen_TG[-1]
     start_G = ops.cumsum(counts_G, 0) - counts_G
     positions_T = ops.cast((member_TG * (seen_TG - 1 + start_G)).sum(1), ms.int32)
     rows_TH = move_rows(x_TH, inverse_permutation(positions_T), positions_T)
-    return rows_TH, ops.cast(counts_G, ms.int32), positions_T, invalid
+    return rows_TH, ops.cast(counts_G, ms.int32), positions_T
+
+
+def rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, num_experts):
+    """See `ascend_ops.rre_dispatch`. Ids outside the table are moved into it, and counted."""
+    slots_T, experts_T, invalid = look_up(token_ids_T, slot_ids_T, table_DV, num_experts)
+    rows_TH, counts_G, positions_T = sort_rows(x_TH, slots_T * num_experts + experts_T, table_DV.shape[0] * num_experts)
+    return rows_TH, counts_G, positions_T, invalid

@@ -1,5 +1,5 @@
 // rre_dispatch on the host: lookup, histogram, stable counting sort and row move in one launch.
-#include "../cpu_kernel.h"
+#include "../routing.h"
 
 using namespace ascend_ops;
 
@@ -9,11 +9,8 @@ ASCEND_OP int rre_dispatch(int count, void** data, int* ranks, int64_t** shapes,
   const Arguments arguments(count, data, ranks, shapes, dtypes);
   const Array x = arguments[0], table = arguments[3];
   const int64_t num_tokens = x.shape[0], row_bytes = x.row_bytes();
-  const int64_t num_slots = table.shape[0], vocab_size = table.shape[1];
-  const int64_t num_groups = arguments[4].size(), num_experts = num_groups / num_slots;
-  const int32_t* token_ids = arguments[1].as<int32_t>();
-  const int32_t* slot_ids = arguments[2].as<int32_t>();
-  const int32_t* experts = table.as<int32_t>();
+  const int64_t num_groups = arguments[4].size(), num_experts = num_groups / table.shape[0];
+  const Router route("rre_dispatch", arguments[1], arguments[2], table, num_experts);
   char* rows = arguments[5].as<char>();
   int32_t* counts = arguments[6].as<int32_t>();
   int32_t* positions = arguments[7].as<int32_t>();
@@ -22,14 +19,7 @@ ASCEND_OP int rre_dispatch(int count, void** data, int* ranks, int64_t** shapes,
   // One thread: this is a hundredth of the time that moving rows of 1,024 floats takes. positions hold the group first.
   std::fill(counts, counts + num_groups, 0);
   for (int64_t t = 0; t < num_tokens; ++t) {
-    const int64_t slot = slot_ids[t], token = token_ids[t];
-    if (slot < 0 || slot >= num_slots)
-      fail("rre_dispatch: slot id %ld of row %ld is outside the table of %ld slots", slot, t, num_slots);
-    if (token < 0 || token >= vocab_size)
-      fail("rre_dispatch: token id %ld of row %ld is outside the table of %ld tokens", token, t, vocab_size);
-    const int32_t expert = experts[slot * vocab_size + token];
-    if (expert < 0 || expert >= num_experts)
-      fail("rre_dispatch: the table names expert %d of %ld for token %ld in slot %ld", expert, num_experts, token, slot);
+    const auto [slot, expert] = route(t);
     positions[t] = static_cast<int32_t>(slot * num_experts + expert);
     ++counts[positions[t]];
   }
