@@ -29,6 +29,10 @@ class RoutingError(MindPanguError):
     """A routing table that cannot be built, or that does not fit the model or the tokens."""
 
 
+class ExpertStoreError(MindPanguError):
+    """Host memory for the experts that cannot be had."""
+
+
 class CheckpointError(MindPanguError):
     """A checkpoint that is missing, damaged, or not of this run."""
 

@@ -19,6 +19,10 @@ _FREE_KEYS = (
     "training.run_name",
     "training.output_dir",
     "experts.host_threads",
+    "experts.overlap",
+    "experts.staging",
+    "experts.storage",
+    "experts.storage_folder",
     "data.corpus",  # the digest of the token shards decides
     "data.tokenizer",
     "data.max_bad_records",

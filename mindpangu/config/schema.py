@@ -73,8 +73,20 @@ class RoutingConfig:
 
 @dataclass(frozen=True)
 class ExpertsConfig:
+    mode: str = choice("host_ecss", "host_full", "device")
+    """host_ecss: experts live on the host, and only those that a step activates move and are updated (PanGu-Σ);
+    host_full: every expert moves and is updated in each step (plain heterogeneous training, to compare with);
+    device: all experts stay where the step computes (for tests)."""
+    overlap: bool = True
+    """Experts move, and Adam runs on them, while the device computes; the result is the same bit for bit."""
+    staging: bool = False
+    """CPU only: copy experts into buffers of their own, as to a device, though the store could be read in place."""
+    storage: str = choice("memory", "mapped")
+    """memory: the store must fit into it; mapped: a scratch file, of which memory holds what is in use."""
+    storage_folder: str = ""
+    """Where the scratch file of a mapped store is made, best on a local SSD; "" means the run folder."""
     host_threads: int = number(2, minimum=1)
-    """Threads that draw the experts' initial weights and add up the norm of their gradients; Adam takes every core."""
+    """Threads that draw initial weights, copy experts and add up the norm of their gradients; Adam takes every core."""
     block_rows: int = number(0, minimum=0)
     """Rows of one block of the composed grouped FFN; 0 means the mean number of tokens an expert receives."""
 

@@ -1,5 +1,13 @@
-"""Experts live on the host: `store.py` holds all of them and updates those that a step activated."""
+"""ECSS: experts are stored on the host, computed on the device, and only the activated ones move and are updated.
 
+`store.py` holds all experts; `ecss.py` decides when they move; `modes.py` builds what the configuration asks for.
+"""
+
+from mindpangu.experts.ecss import ECSS
+from mindpangu.experts.link import Link
+from mindpangu.experts.modes import open_experts
+from mindpangu.experts.resident import ResidentExperts
 from mindpangu.experts.store import SLAB_TENSORS, ExpertStore
+from mindpangu.experts.traffic import ExpertTraffic
 
-__all__ = ["SLAB_TENSORS", "ExpertStore"]
+__all__ = ["ECSS", "SLAB_TENSORS", "ExpertStore", "ExpertTraffic", "Link", "ResidentExperts", "open_experts"]

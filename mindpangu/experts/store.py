@@ -1,19 +1,22 @@
 """ExpertStore: weights and Adam state of every expert, in host memory, one copy.
 
 One contiguous array ("slab") per (RRE layer, domain, tensor) with the experts of the group along the first axis, so
-an expert is a row range, and the experts that a compiled step takes as inputs are the slabs themselves, not copies.
-All slabs have the size of the largest group: the compiled step has one shape. NumPy only; the step turns slabs
-into tensors.
+an expert is a row range, and the experts that a compiled step takes as inputs can be the slabs themselves, not copies.
+All slabs have the size of the largest group: the compiled step has one shape. NumPy only; when experts move and who
+waits for whom is decided in `ecss.py`.
 """
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
 from ascend_ops.expert_adam import expert_adam
 from mindpangu.config import Config
+from mindpangu.config.run_folder import RunFolder
 from mindpangu.domains import Domain
+from mindpangu.experts.host_memory import HostMemory, page_rounded
 from mindpangu.model.initialization import normal
 
 SLAB_TENSORS = ("up", "up_bias", "down", "down_bias")
@@ -29,6 +32,10 @@ class ExpertStore:
         weights, moment1, moment2: [layer][domain id] → slab: up [A, H, F], up_bias [A, F], down [A, F, H],
             down_bias [A, H], float32, A = the largest group of any domain.
         step_counts: int64 [L, D, A], how often each expert was updated.
+        exists_LDA: bool [L, D, A], False for the places that a domain of fewer than A experts leaves empty.
+
+    Raises:
+        ExpertStoreError: a mapped store whose file cannot be made.
     """
 
     def __init__(self, config: Config, domains: Sequence[Domain]):
@@ -40,10 +47,14 @@ class ExpertStore:
         self._std = {"up": model.init_std, "down": model.init_std / np.sqrt(2 * model.num_layers)}
         self._seed = config.training.seed
         self._optimizer = optimizer
+        self._memory = HostMemory(self._num_bytes(), _scratch_folder(config))
         self.weights, self.moment1, self.moment2 = (
             [[self._zero_slab() for _ in domains] for _ in range(self.num_layers)] for _ in range(3)
         )
         self.step_counts = np.zeros((self.num_layers, len(domains), self.group_size), np.int64)
+        self.exists_LDA = np.zeros(self.step_counts.shape, bool)
+        for domain_id, domain in enumerate(domains):
+            self.exists_LDA[:, domain_id, : domain.num_experts] = True
         self._threads = ThreadPoolExecutor(config.experts.host_threads, thread_name_prefix="experts")
 
     def initialize(self) -> None:
@@ -54,16 +65,18 @@ class ExpertStore:
                 stream = f"experts/{layer}/{self.domains[domain].name}/{index}/{name}"
                 self.weights[layer][domain][name][index] = normal(self._seed, stream, self.shapes[name], std)
 
-        self._in_threads(fill, self.experts())
+        for _ in self._threads.map(lambda expert: fill(*expert), self.experts()):
+            pass
 
     def experts(self) -> list[tuple[int, int, int]]:
         """(layer, domain id, index in the group) of every expert that exists."""
-        return [
-            (layer, domain_id, index)
-            for layer in range(self.num_layers)
-            for domain_id, domain in enumerate(self.domains)
-            for index in range(domain.num_experts)
-        ]
+        return [tuple(expert) for expert in np.argwhere(self.exists_LDA).tolist()]
+
+    def describe(self) -> str:
+        """How many experts, how large with their Adam state, and where."""
+        return (
+            f"{int(self.exists_LDA.sum())}, {self._num_bytes() / 1e9:.2f} GB with Adam's moments, {self._memory.place}"
+        )
 
     def lookup(self, domain_of_slot: Sequence[int]) -> list[np.ndarray]:
         """The slabs that a step takes as inputs: per layer, per slot, the four tensors of SLAB_TENSORS; no copy."""
@@ -74,18 +87,32 @@ class ExpertStore:
             for name in SLAB_TENSORS
         ]
 
+    def will_need(self, experts_LDA: np.ndarray) -> None:
+        """A mapped store starts to read these experts, moments included; for a store in memory nothing is to be done.
+
+        Args:
+            experts_LDA: bool [L, D, A].
+        """
+        if not self._memory.mapped:
+            return
+        for layer, domain in np.argwhere(experts_LDA.any(-1)).tolist():
+            for group in (self.weights, self.moment1, self.moment2):
+                for tensor in group[layer][domain].values():
+                    for rows in runs(experts_LDA[layer, domain]):
+                        self._memory.will_need(tensor[rows])
+
     def update(
         self,
         gradients: Mapping[tuple[int, int], Sequence[np.ndarray]],
-        activated_LDA: np.ndarray,
+        updated_LDA: np.ndarray,
         learning_rate: float,
         gradient_scale: float,
     ) -> int:
-        """Adam on the activated experts; all others keep every bit.
+        """Adam on some experts; all others keep every bit.
 
         Args:
             gradients: (layer, domain id) → the four gradients of its slab.
-            activated_LDA: bool [L, D, A], the experts that received a token in this step.
+            updated_LDA: bool [L, D, A], the experts to update: those that received a token in this step.
             learning_rate: of this step.
             gradient_scale: factor for the gradients (clipping).
 
@@ -93,8 +120,8 @@ class ExpertStore:
             How many experts were updated.
         """
         beta1, beta2 = self._optimizer.betas
-        for layer, domain in np.argwhere(activated_LDA.any(-1)).tolist():
-            experts = np.flatnonzero(activated_LDA[layer, domain])
+        for layer, domain in np.argwhere(updated_LDA.any(-1)).tolist():
+            experts = np.flatnonzero(updated_LDA[layer, domain])
             self.step_counts[layer, domain, experts] += 1
             for name, gradient in zip(SLAB_TENSORS, gradients[layer, domain], strict=True):
                 expert_adam(
@@ -111,19 +138,38 @@ class ExpertStore:
                     weight_decay=self._optimizer.weight_decay if name in DECAYED else 0.0,
                     gradient_scale=gradient_scale,
                 )
-        return int(activated_LDA.sum())
+        return int(updated_LDA.sum())
 
-    def squared_norm(self, gradients: Mapping[tuple[int, int], Sequence[np.ndarray]]) -> float:
-        """Sum of squares over all gradients, added up in float64 in a fixed order."""
-        arrays = [gradient.reshape(-1) for key in sorted(gradients) for gradient in gradients[key]]
-        return float(sum(self._threads.map(_squared_norm, arrays)))
+    def squared_norm(
+        self, gradients: Mapping[tuple[int, int], Sequence[np.ndarray]], activated_LDA: np.ndarray
+    ) -> float:
+        """Sum of squares over the gradients of the activated experts, added up in float64 in a fixed order."""
+        parts = [
+            gradient[rows].reshape(-1)
+            for layer, domain in np.argwhere(activated_LDA.any(-1)).tolist()
+            for gradient in gradients[layer, domain]
+            for rows in runs(activated_LDA[layer, domain])
+        ]
+        return float(sum(self._threads.map(_squared_norm, parts)))
+
+    def _num_bytes(self) -> int:
+        slab = sum(page_rounded(4 * self.group_size * int(np.prod(shape))) for shape in self.shapes.values())
+        return 3 * self.num_layers * len(self.domains) * slab
 
     def _zero_slab(self) -> Slab:
-        return {name: np.zeros((self.group_size, *shape), np.float32) for name, shape in self.shapes.items()}
+        return {name: self._memory.zeros((self.group_size, *shape)) for name, shape in self.shapes.items()}
 
-    def _in_threads(self, work, arguments) -> None:
-        for _ in self._threads.map(lambda each: work(*each), arguments):
-            pass
+
+def runs(chosen_A: np.ndarray) -> list[slice]:
+    """The runs of True in a bool [A]: few large pieces of memory instead of many small ones."""
+    edges = np.flatnonzero(np.diff(chosen_A.astype(np.int8), prepend=0, append=0))
+    return [slice(start, end) for start, end in edges.reshape(-1, 2).tolist()]
+
+
+def _scratch_folder(config: Config) -> Path | None:
+    if config.experts.storage == "memory":
+        return None
+    return Path(config.experts.storage_folder or RunFolder.of(config).root)
 
 
 def _squared_norm(flat: np.ndarray) -> float:

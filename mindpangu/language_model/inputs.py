@@ -8,7 +8,6 @@ from mindspore import Tensor
 
 from mindpangu.data.route_plan import RoutePlan
 from mindpangu.errors import RoutingError
-from mindpangu.experts import ExpertStore
 from mindpangu.model.embedding_slots import EmbeddingSlots
 
 
@@ -19,13 +18,12 @@ def as_tensor(array: np.ndarray) -> Tensor:
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """What a forward pass takes, whoever asks for it: training, held-out loss, generation.
+    """What a forward pass takes beside the experts, whoever asks for it: training, held-out loss, generation.
 
     Attributes:
         slot: embedding slot of the whole batch, or -1 (`EmbeddingSlots.common`).
         rows_BS, tokens_BS, positions_BS: int32 [B, S]; rows of the embedding table, ids local to the slot, positions.
         sample_slots_B: int32 [B]. tables_LDV: int32 [L, D, V].
-        slabs: the experts' tensors in the order of `ExpertStore.lookup`.
     """
 
     slot: int
@@ -34,12 +32,9 @@ class ModelInputs:
     positions_BS: Tensor
     sample_slots_B: Tensor
     tables_LDV: Tensor
-    slabs: tuple[Tensor, ...]
 
     @staticmethod
-    def build(
-        tokens_BS: np.ndarray, positions_BS: np.ndarray, plan: RoutePlan, slots: EmbeddingSlots, store: ExpertStore
-    ) -> "ModelInputs":
+    def build(tokens_BS: np.ndarray, positions_BS: np.ndarray, plan: RoutePlan, slots: EmbeddingSlots) -> "ModelInputs":
         sample_slots_B = slots.of_samples(plan.domain_of_slot, len(tokens_BS))
         return ModelInputs(
             slot=slots.common(plan.domain_of_slot),
@@ -48,7 +43,6 @@ class ModelInputs:
             positions_BS=as_tensor(positions_BS),
             sample_slots_B=as_tensor(sample_slots_B),
             tables_LDV=as_tensor(plan.tables_LDV),
-            slabs=tuple(as_tensor(slab) for slab in store.lookup(plan.domain_of_slot)),
         )
 
 

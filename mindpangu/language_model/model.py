@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import mindspore as ms
 import numpy as np
-from mindspore import ops
+from mindspore import Tensor, ops
 
 from mindpangu.config import Config
 from mindpangu.data import Batch, TokenShards
@@ -60,7 +60,7 @@ class LanguageModel:
         return plan_routes(tokens_BS, domain_of_slot, self.domains, self.table)
 
     def inputs(self, tokens_BS: np.ndarray, positions_BS: np.ndarray, plan: RoutePlan) -> ModelInputs:
-        return ModelInputs.build(tokens_BS, positions_BS, plan, self.slots, self.store)
+        return ModelInputs.build(tokens_BS, positions_BS, plan, self.slots)
 
     def token_losses(self, batch: Batch, domain_of_slot: Sequence[int] | None = None) -> np.ndarray:
         """float32 [B, S]: −log p of every target, masked or not.
@@ -72,7 +72,7 @@ class LanguageModel:
         inputs = self.inputs(batch.tokens_BS, batch.positions_BS, plan)
         losses_BS, invalid = self._token_losses(
             inputs.slot, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
-            inputs.sample_slots_B, inputs.tables_LDV, *inputs.slabs,
+            inputs.sample_slots_B, inputs.tables_LDV, *self._slabs(plan),
         )  # fmt: skip
         refuse_invalid_ids(invalid)
         return losses_BS.asnumpy()
@@ -81,14 +81,18 @@ class LanguageModel:
         """float32 [B, V]: scores of the token after position `last`; what stands behind it does not count."""
         batch, length = tokens_BS.shape
         positions_BS = np.tile(np.arange(length, dtype=np.int32), (batch, 1))
-        inputs = self.inputs(tokens_BS, positions_BS, self.plan(tokens_BS, (domain,)))
+        plan = self.plan(tokens_BS, (domain,))
+        inputs = self.inputs(tokens_BS, positions_BS, plan)
         last_B = np.arange(batch, dtype=np.int32) * length + np.int32(last)
         logits_BV, invalid = self._next_token_logits(
             inputs.slot, as_tensor(last_B), inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS,
-            inputs.sample_slots_B, inputs.tables_LDV, *inputs.slabs,
+            inputs.sample_slots_B, inputs.tables_LDV, *self._slabs(plan),
         )  # fmt: skip
         refuse_invalid_ids(invalid)
         return logits_BV.asnumpy()
+
+    def _slabs(self, plan: RoutePlan) -> list[Tensor]:
+        return [as_tensor(slab) for slab in self.store.lookup(plan.domain_of_slot)]
 
     def _check_parts(self) -> None:
         for name, size in zip(self.slots.names, self.slots.sizes, strict=True):

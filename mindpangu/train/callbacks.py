@@ -21,7 +21,8 @@ class StepRecord:
         overflow: loss or gradient norm is not finite. loss_scale: of mixed precision; 1.0 in fp32.
         per_step_time: seconds. tokens_per_s: training tokens per second.
         imbalance: largest over mean load of an expert, averaged over layers.
-        experts_updated: experts that Adam touched. peak_memory: of the process so far, GiB.
+        experts_activated, bytes_to_device, bytes_to_host, lookup_s, update_s, wait_s: see `experts.ExpertTraffic`.
+        peak_memory: of the process so far, GiB.
         domains: loss of each domain in the step, by name.
         skipped: why the step was not taken, or None.
     """
@@ -35,7 +36,12 @@ class StepRecord:
     per_step_time: float
     tokens_per_s: float
     imbalance: float
-    experts_updated: int
+    experts_activated: int
+    bytes_to_device: int
+    bytes_to_host: int
+    lookup_s: float
+    update_s: float
+    wait_s: float
     peak_memory: float
     domains: dict[str, float]
     skipped: str | None
@@ -143,6 +149,8 @@ def step_line(record: StepRecord, last_step: int) -> str:
         f"step:[{record.step:>{width}}/{last_step}], loss: {record.loss:.4f}, lr: {record.lr:.3e}, "
         f"global_norm: {record.global_norm:.3f}, overflow cond: {record.overflow}, loss_scale: {record.loss_scale:g}, "
         f"per_step_time: {1000 * record.per_step_time:.0f}ms, tokens/s: {record.tokens_per_s:.0f}, "
-        f"imbalance: {record.imbalance:.2f}, domains: {domains}"
+        f"imbalance: {record.imbalance:.2f}, experts: {record.experts_activated}, "
+        f"to_device: {record.bytes_to_device / 1e6:.1f}MB, to_host: {record.bytes_to_host / 1e6:.1f}MB, "
+        f"wait: {1000 * record.wait_s:.0f}ms, domains: {domains}"
     )
     return line if record.skipped is None else f"{line}, SKIPPED: {record.skipped}"

@@ -12,7 +12,6 @@ are the same bit for bit (tests/train/test_step.py).
 import mindspore as ms
 from mindspore import ParameterTuple, nn
 
-from mindpangu.experts import SLAB_TENSORS
 from mindpangu.model.decoder import Decoder
 
 # Inputs of UpperLoss before the slabs: slot, h, tokens, positions, targets, loss weights, sample slots, tables.
@@ -96,12 +95,3 @@ class CompiledFunctions:
 
         self.lower_forward, self.upper_step, self.lower_backward = lower_forward, upper_step, lower_backward
         self.whole_step = whole_step
-
-
-def slabs_of_layers(gradients, num_layers: int, num_slots: int):
-    """Yields (layer, slot, the four gradients of the slab) from a flat sequence in the order of ExpertStore.lookup."""
-    size = len(SLAB_TENSORS)
-    for layer in range(num_layers):
-        for slot in range(num_slots):
-            start = (layer * num_slots + slot) * size
-            yield layer, slot, gradients[start : start + size]

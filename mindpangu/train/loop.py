@@ -42,7 +42,8 @@ def run_steps(
                 started = time.perf_counter()
                 planned = stream.next()
                 rate = learning_rate(config.lr_scheduler, step)
-                result = train_step.run(planned.batches, planned.plans, rate)
+                upcoming = stream.peek().plans if step < last_step else None
+                result = train_step.run(planned.batches, planned.plans, rate, upcoming)
                 record = _record(train_step, step, rate, result, planned, time.perf_counter() - started)
                 for callback in callbacks:
                     callback.on_step(record)
@@ -52,6 +53,7 @@ def run_steps(
                     _tell_skipped(callbacks, train_step, step, result, planned)
                 stopping = stop.requested  # read once: a signal may come between two readings
                 if step % config.checkpoint.save_steps == 0 or step == last_step or stopping or give_up:
+                    train_step.finish()
                     save(step, planned)
                 finished = step
                 if give_up:
@@ -122,7 +124,12 @@ def _record(
         per_step_time=seconds,
         tokens_per_s=tokens / seconds,
         imbalance=sum(plan.imbalance() for plan in planned.plans) / len(planned.plans),
-        experts_updated=result.experts_updated,
+        experts_activated=result.traffic.activated,
+        bytes_to_device=result.traffic.bytes_to_device,
+        bytes_to_host=result.traffic.bytes_to_host,
+        lookup_s=result.traffic.lookup_s,
+        update_s=result.traffic.update_s,
+        wait_s=result.traffic.wait_s,
         # Linux counts in KiB
         peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20),
         domains={names[domain]: loss for domain, loss in sorted(result.domain_loss.items())},

@@ -120,6 +120,8 @@ def _train_alone(run: Run, resume: bool, load: Path | None, say: Callable[[str],
             loaded = reader.digest
             say(f"started from the weights of {reader.folder}")
     say(f"operators: {backends.describe()}")
+    if config.model.rre_layers:
+        say(f"experts: {model.store.describe()}, mode {config.experts.mode}")
     write_text_atomically(folder.config, to_yaml(config))
     if finished >= config.training.steps:
         say(f"nothing to train: step {finished} of {config.training.steps} is done")

@@ -9,8 +9,9 @@ from mindspore import Tensor
 
 from mindpangu.data import Batch
 from mindpangu.data.route_plan import RoutePlan
-from mindpangu.language_model import LanguageModel, ModelInputs, as_tensor, group_by_domain, refuse_invalid_ids
-from mindpangu.train.compiled import CompiledFunctions, slabs_of_layers
+from mindpangu.experts import ExpertTraffic, Link, open_experts
+from mindpangu.language_model import LanguageModel, as_tensor, group_by_domain, refuse_invalid_ids
+from mindpangu.train.compiled import CompiledFunctions
 from mindpangu.train.optimizer import DenseAdam
 from mindpangu.train.spikes import SpikeGuard
 
@@ -19,18 +20,16 @@ from mindpangu.train.spikes import SpikeGuard
 class Gradients:
     """Sum over the micro-batches of a step. The loss is a mean over the step's tokens, so nothing is divided later.
 
+    The experts' gradients are not here: they go to the host as they come (`TrainStep.experts`).
+
     Attributes:
         loss: mean loss of the step's unmasked targets.
         dense: name → gradient on the device.
-        experts: (layer, domain id) → the four gradients of the slab on the host.
-        activated_LDA: bool [L, all domains, A], experts that received a token.
         domain_loss: domain id → [sum of losses, number of targets].
     """
 
     loss: float = 0.0
     dense: dict[str, Tensor] = field(default_factory=dict)
-    experts: dict[tuple[int, int], list[np.ndarray]] = field(default_factory=dict)
-    activated_LDA: np.ndarray | None = None
     domain_loss: dict[int, list[float]] = field(default_factory=dict)
 
 
@@ -42,87 +41,103 @@ class StepResult:
     global_norm: float
     skipped: str | None
     domain_loss: dict[int, float]
-    experts_updated: int
+    traffic: ExpertTraffic
 
 
 class TrainStep:
     """The step of one model. Owns the compiled functions; changes the model's parameters and its expert store.
 
     Attributes:
+        experts: moves and updates experts. With overlap it goes on after `run` has returned: call `finish` before
+            anybody else reads or changes the store.
         updates: how many steps have been applied (skipped ones do not count); drives Adam's bias correction.
+
+    Args:
+        link: copies experts between host and device; None takes the usual one.
     """
 
-    def __init__(self, model: LanguageModel):
+    def __init__(self, model: LanguageModel, link: Link | None = None):
         config, decoder = model.config, model.decoder
-        self.config, self.model, self.decoder, self.store = config, model, decoder, model.store
+        self.config, self.model, self.decoder = config, model, decoder
+        self.experts = open_experts(model.store, config, link)
         any_slots = (0,) * config.data.domains_per_step
         self.functions = CompiledFunctions(decoder, len(model.store.lookup(any_slots)))
         self.optimizer = DenseAdam(decoder.parameters, config.optimizer)
         self.guard = SpikeGuard(config.training.spike_sigma, config.training.spike_window)
         self.updates = 0
 
-    def run(self, batches: Sequence[Batch], plans: Sequence[RoutePlan], learning_rate: float) -> StepResult:
-        """Takes one step on its micro-batches, or skips it, leaving every bit as it was."""
-        gradients = self.gradients(batches, plans)
+    def run(
+        self,
+        batches: Sequence[Batch],
+        plans: Sequence[RoutePlan],
+        learning_rate: float,
+        upcoming: Sequence[RoutePlan] | None = None,
+    ) -> StepResult:
+        """Takes one step on its micro-batches, or skips it, leaving every bit as it was.
+
+        Args:
+            upcoming: the next step's plans, so that its experts can be fetched meanwhile.
+        """
+        gradients = self.gradients(batches, plans, upcoming)
         dense = list(gradients.dense.values())
-        squared = self.optimizer.squared_norm(dense) + self.store.squared_norm(gradients.experts)
+        squared = self.experts.squared_norm() + self.optimizer.squared_norm(dense)
         global_norm = math.sqrt(squared) if squared >= 0 else math.nan
         skipped = self.guard.reason_to_skip({"loss": gradients.loss, "global_norm": global_norm})
-        updated = 0
         if skipped is None:
             self.updates += 1
             scale = min(1.0, self.config.training.max_norm / (global_norm + 1e-6))
             self.optimizer.update(dense, self.updates, learning_rate, scale)
-            updated = self.store.update(gradients.experts, gradients.activated_LDA, learning_rate, scale)
+            self.experts.update(learning_rate, scale)
         domain_loss = {domain: total / max(count, 1) for domain, (total, count) in gradients.domain_loss.items()}
-        return StepResult(gradients.loss, global_norm, skipped, domain_loss, updated)
+        return StepResult(gradients.loss, global_norm, skipped, domain_loss, self.experts.traffic)
 
-    def gradients(self, batches: Sequence[Batch], plans: Sequence[RoutePlan]) -> Gradients:
+    def finish(self) -> None:
+        """Returns when the experts of the last step are updated."""
+        self.experts.finish()
+
+    def gradients(
+        self,
+        batches: Sequence[Batch],
+        plans: Sequence[RoutePlan],
+        upcoming: Sequence[RoutePlan] | None = None,
+    ) -> Gradients:
         """Loss and gradients summed over micro-batches; each target weighs 1 / targets of the whole step."""
         total = Gradients()
-        store = self.store
-        total.activated_LDA = np.zeros((store.num_layers, len(store.domains), store.group_size), bool)
+        self.experts.begin(plans, upcoming)
         num_targets = sum(float(batch.loss_mask_BS.sum()) for batch in batches)
         for batch, plan in zip(batches, plans, strict=True):
             weights_BS = batch.loss_mask_BS / np.float32(max(num_targets, 1))
-            inputs = self.model.inputs(batch.tokens_BS, batch.positions_BS, plan)
-            loss, losses_B, invalid, dense, slabs = self._micro_step(
-                inputs, as_tensor(batch.targets_BS), as_tensor(weights_BS)
-            )
-            refuse_invalid_ids(invalid)
-            _accumulate_dense(total.dense, dense)
-            total.loss += float(loss.asnumpy())
-            self._add_experts(total, plan, slabs)
-            self._add_domain_losses(total, batch, plan, losses_B.asnumpy() * num_targets)
+            loss, losses_B = self._micro_step(batch, plan, as_tensor(weights_BS), total.dense)
+            total.loss += loss
+            self._add_domain_losses(total, batch, plan, losses_B * num_targets)
         return total
 
-    def _micro_step(self, inputs: ModelInputs, targets_BS: Tensor, weights_BS: Tensor):
-        """(loss, per-sample losses, invalid ids, dense gradients by name, slab gradients in the lookup's order)."""
+    def _micro_step(
+        self, batch: Batch, plan: RoutePlan, weights_BS: Tensor, dense: dict[str, Tensor]
+    ) -> tuple[float, np.ndarray]:
+        """Adds a micro-batch's gradients to `dense` and to the experts'; returns its loss and per-sample losses."""
         functions, decoder = self.functions, self.decoder
+        inputs = self.model.inputs(batch.tokens_BS, batch.positions_BS, plan)
         upper_inputs = (
-            inputs.tokens_BS, inputs.positions_BS, targets_BS, weights_BS, inputs.sample_slots_B, inputs.tables_LDV,
-            *inputs.slabs,
+            inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS), weights_BS, inputs.sample_slots_B,
+            inputs.tables_LDV,
         )  # fmt: skip
         if self.config.model.rre_layers == 0:
-            (loss, losses_B, invalid), gradients = functions.whole_step(inputs.slot, inputs.rows_BS, *upper_inputs)
-            return loss, losses_B, invalid, dict(zip(decoder.parameters, gradients, strict=True)), ()
+            outputs, gradients = functions.whole_step(inputs.slot, inputs.rows_BS, *upper_inputs)
+            _accumulate(dense, dict(zip(decoder.parameters, gradients, strict=True)))
+            return _read(*outputs)
         h_TH = functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
-        outputs, ((dh_TH, *slabs), upper) = functions.upper_step(inputs.slot, h_TH, *upper_inputs)
+        slabs = [as_tensor(slab) for slab in self.experts.slabs(plan)]
+        outputs, ((dh_TH, *slabs), upper) = functions.upper_step(inputs.slot, h_TH, *upper_inputs, *slabs)
+        # read before the next launch: reading later would wait for that as well
+        loss, losses_B = _read(*outputs)
+        slab_gradients = [slab.asnumpy() for slab in slabs]
         lower = functions.lower_backward(inputs.rows_BS, inputs.positions_BS, dh_TH)
-        dense = {p.name: gradient for p, gradient in zip(decoder.lower_parameters, lower, strict=True)}
+        self.experts.receive(plan, slab_gradients)
+        _accumulate(dense, {p.name: gradient for p, gradient in zip(decoder.lower_parameters, lower, strict=True)})
         # the word embedding is in both halves: looked up below, multiplied by above
-        _accumulate_dense(dense, {p.name: g for p, g in zip(decoder.upper_parameters, upper, strict=True)})
-        return *outputs, dense, slabs
-
-    def _add_experts(self, total: Gradients, plan: RoutePlan, slabs: Sequence[Tensor]) -> None:
-        """Sums the gradients of a domain that several slots or micro-batches use, and notes the activated experts."""
-        for layer, slot, tensors in slabs_of_layers(slabs, self.store.num_layers, len(plan.domain_of_slot)):
-            key = (layer, plan.domain_of_slot[slot])
-            arrays = [tensor.asnumpy() for tensor in tensors]
-            if key in total.experts:
-                arrays = [mine + other for mine, other in zip(total.experts[key], arrays, strict=True)]
-            total.experts[key] = arrays
-            total.activated_LDA[key] |= plan.counts_LDA[layer, slot] > 0
+        _accumulate(dense, {p.name: g for p, g in zip(decoder.upper_parameters, upper, strict=True)})
+        return loss, losses_B
 
     def _add_domain_losses(self, total: Gradients, batch: Batch, plan: RoutePlan, losses_B: np.ndarray) -> None:
         losses = group_by_domain(losses_B, plan.domain_of_slot)
@@ -133,6 +148,11 @@ class TrainStep:
             entry[1] += float(counts[domain].sum())
 
 
-def _accumulate_dense(total: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:
+def _read(loss: Tensor, losses_B: Tensor, invalid: Tensor) -> tuple[float, np.ndarray]:
+    refuse_invalid_ids(invalid)
+    return float(loss.asnumpy()), losses_B.asnumpy()
+
+
+def _accumulate(total: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:
     for name, gradient in gradients.items():
         total[name] = total[name] + gradient if name in total else gradient

@@ -32,6 +32,10 @@ class StepStream:
         self._queue.append(self._thread.submit(self._make))
         return self._queue.popleft().result()
 
+    def peek(self) -> PlannedStep:
+        """What `next` will return; waits until it is planned."""
+        return self._queue[0].result()
+
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
 

@@ -88,8 +88,11 @@ def test_initial_weights_of_a_domain_do_not_depend_on_the_others(store):
 
 
 def test_squared_norm(store):
-    gradients = {(0, 1): [np.full((3, 5), 2.0, np.float32)], (1, 0): [np.full(100_000, 0.5, np.float32)]}
-    assert store.squared_norm(gradients) == pytest.approx(15 * 4 + 25_000, rel=1e-6)
+    gradients = {(0, 1): [np.full((3, 5), 2.0, np.float32)], (1, 0): [np.full((3, 100_000), 0.5, np.float32)]}
+    gradients[1, 0][0][1] = np.nan  # of an expert that received nothing
+    activated = np.zeros((2, 2, 3), bool)
+    activated[0, 1], activated[1, 0, [0, 2]] = True, True
+    assert store.squared_norm(gradients, activated) == pytest.approx(15 * 4 + 50_000, rel=1e-6)
 
 
 def test_steps_do_not_depend_on_the_number_of_threads(store):
@@ -110,6 +113,6 @@ def test_steps_do_not_depend_on_the_number_of_threads(store):
             for domain in range(4)
         }
         each.update(gradients, np.ones((2, 4, 3), bool), 0.1, 0.5)
-        results.append((snapshot(each), each.squared_norm(gradients)))
+        results.append((snapshot(each), each.squared_norm(gradients, np.ones((2, 4, 3), bool))))
     assert results[0][1] == results[1][1]
     assert all(np.array_equal(a, b) for a, b in zip(results[0][0], results[1][0], strict=True))

@@ -1,0 +1,76 @@
+"""The experts as the compiled step reads them: the store itself, or copies on the device.
+
+Both classes have the same three functions, in the order of their use: `reserve` places for the domains of two
+consecutive steps, `fetch` experts into them, `lookup` the slabs of a micro-batch.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mindpangu.experts.link import Link
+from mindpangu.experts.store import SLAB_TENSORS, ExpertStore, runs
+
+
+class StoreViews:
+    """A CPU that computes from the store's own memory: nothing moves."""
+
+    def __init__(self, store: ExpertStore):
+        self._store = store
+
+    def reserve(self, domains: set[int]) -> None: ...
+
+    def fetch(self, experts_LDA: np.ndarray) -> int:
+        self._store.will_need(experts_LDA)
+        return 0
+
+    def lookup(self, domain_of_slot: Sequence[int]) -> list[np.ndarray]:
+        return self._store.lookup(domain_of_slot)
+
+
+class StagedSlabs:
+    """Copies of experts in buffers of their own, one slab for each layer and domain in use.
+
+    A buffer has rows for all experts of its domain, but only those that were fetched are current; the others hold what
+    was left there (zeros at first). No output depends on an expert without tokens, and its gradient is not read.
+
+    Args:
+        dtype: of the device's computation; the host rounds while it copies.
+    """
+
+    def __init__(self, store: ExpertStore, link: Link, dtype: type = np.float32):
+        self._store, self._link, self._dtype = store, link, dtype
+        self._slabs: dict[int, list[dict[str, np.ndarray]]] = {}  # domain id → one slab a layer
+        self._free: list[list[dict[str, np.ndarray]]] = []
+
+    def reserve(self, domains: set[int]) -> None:
+        """Gives each of these domains a place; all others lose theirs."""
+        for domain in [domain for domain in self._slabs if domain not in domains]:
+            self._free.append(self._slabs.pop(domain))
+        for domain in sorted(domains - self._slabs.keys()):
+            self._slabs[domain] = self._free.pop() if self._free else self._new_slabs()
+
+    def fetch(self, experts_LDA: np.ndarray) -> int:
+        """Copies experts (bool [L, D, A]) of reserved domains to the device; returns the bytes."""
+        pairs = []
+        for layer, domain in np.argwhere(experts_LDA.any(-1)).tolist():
+            source, target = self._store.weights[layer][domain], self._slabs[domain][layer]
+            rows = runs(experts_LDA[layer, domain])
+            pairs += [(target[name][each], source[name][each]) for name in SLAB_TENSORS for each in rows]
+        return self._link.copy(pairs)
+
+    def lookup(self, domain_of_slot: Sequence[int]) -> list[np.ndarray]:
+        """The slabs in the order of `ExpertStore.lookup`."""
+        return [
+            self._slabs[domain][layer][name]
+            for layer in range(self._store.num_layers)
+            for domain in domain_of_slot
+            for name in SLAB_TENSORS
+        ]
+
+    def _new_slabs(self) -> list[dict[str, np.ndarray]]:
+        store = self._store
+        return [
+            {name: np.zeros((store.group_size, *shape), self._dtype) for name, shape in store.shapes.items()}
+            for _ in range(store.num_layers)
+        ]

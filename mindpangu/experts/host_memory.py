@@ -1,0 +1,70 @@
+"""Where the arrays of an expert store lie: in anonymous memory, or in a mapped scratch file larger than memory."""
+
+import mmap
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mindpangu.errors import ExpertStoreError
+
+
+class HostMemory:
+    """Hands out float32 arrays of zeros.
+
+    Args:
+        num_bytes: of all arrays together, each rounded up to whole pages (`page_rounded`).
+        folder: where a scratch file of this size is made and mapped; None for anonymous memory. The file has no name,
+            so nothing is left of it when the process ends, however it ends.
+
+    Raises:
+        ExpertStoreError: the disk has no room for the file, or the folder cannot be written.
+    """
+
+    def __init__(self, num_bytes: int, folder: Path | None = None):
+        self.folder, self._used = folder, 0
+        self._map: mmap.mmap | None = None
+        if folder is None or num_bytes == 0:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                # takes the blocks now: a disk that is full later would kill the process in the middle of a step
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
+                self._map = mmap.mmap(file.fileno(), num_bytes)
+        except OSError as error:
+            raise ExpertStoreError(
+                f"the expert store needs a scratch file of {num_bytes / 1e9:.2f} GB in {folder}: "
+                f"{error.strerror or error}; free space there, or set experts.storage_folder to another disk"
+            ) from None
+
+    @property
+    def mapped(self) -> bool:
+        return self._map is not None
+
+    @property
+    def place(self) -> str:
+        return f"mapped from {self.folder}" if self.mapped else "in memory"
+
+    def zeros(self, shape: Sequence[int]) -> np.ndarray:
+        """float32, contiguous; in a mapped file it begins at a page."""
+        if self._map is None:
+            return np.zeros(shape, np.float32)
+        count = int(np.prod(shape))
+        array = np.frombuffer(self._map, np.float32, count, self._used).reshape(shape)
+        self._used += page_rounded(4 * count)
+        return array
+
+    def will_need(self, rows: np.ndarray) -> None:
+        """Asks the kernel to read a part of an array from the file ahead of its use; does not wait for it."""
+        if self._map is None:
+            return
+        start = rows.ctypes.data - np.frombuffer(self._map, np.uint8, 1).ctypes.data
+        first_page = start // mmap.PAGESIZE * mmap.PAGESIZE
+        self._map.madvise(mmap.MADV_WILLNEED, first_page, start + rows.nbytes - first_page)
+
+
+def page_rounded(num_bytes: int) -> int:
+    return -(-num_bytes // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -1,0 +1,55 @@
+"""Mode `device`: all experts stay in the memory that the step computes from. Nothing moves, nothing overlaps.
+
+It has the functions of `ECSS`, in the plainest form, and is what tests compare ECSS with.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mindpangu.data.route_plan import RoutePlan
+from mindpangu.experts.gradients import SlabGradient
+from mindpangu.experts.store import ExpertStore
+from mindpangu.experts.traffic import ExpertTraffic, activated_experts, slab_gradients
+
+
+class ResidentExperts:
+    """See `ECSS` for the functions.
+
+    Args:
+        dtype: of the computation; the store holds float32.
+    """
+
+    def __init__(self, store: ExpertStore, dtype: type = np.float32):
+        self._store, self._dtype = store, dtype
+        self._gradients: dict[tuple[int, int], SlabGradient] = {}
+        self._activated_LDA = np.zeros(store.step_counts.shape, bool)
+        self.traffic = ExpertTraffic()
+
+    def begin(self, plans: Sequence[RoutePlan], upcoming: Sequence[RoutePlan] | None = None) -> None:
+        self._gradients = {}
+        self._activated_LDA = activated_experts(plans, self._store)
+        self.traffic = ExpertTraffic(activated=int(self._activated_LDA.sum()))
+
+    def slabs(self, plan: RoutePlan) -> list[np.ndarray]:
+        with np.errstate(over="ignore"):
+            return [slab.astype(self._dtype, copy=False) for slab in self._store.lookup(plan.domain_of_slot)]
+
+    def receive(self, plan: RoutePlan, gradients: Sequence[np.ndarray]) -> None:
+        for layer, domain, _, arrays in slab_gradients(plan, gradients):
+            arrays = [array.astype(np.float32, copy=False) for array in arrays]
+            former = self._gradients.get((layer, domain))
+            if former is not None:
+                arrays = [mine + array for mine, array in zip(former, arrays, strict=True)]
+            self._gradients[layer, domain] = arrays
+
+    def squared_norm(self) -> float:
+        return self._store.squared_norm(self._gradients, self._activated_LDA)
+
+    def gradients(self) -> dict[tuple[int, int], SlabGradient]:
+        return self._gradients
+
+    def update(self, learning_rate: float, gradient_scale: float) -> None:
+        self._store.update(self._gradients, self._activated_LDA, learning_rate, gradient_scale)
+
+    def finish(self) -> None: ...

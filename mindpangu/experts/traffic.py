@@ -1,0 +1,51 @@
+"""Which experts a step needs, and what moving and updating them cost."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mindpangu.data.route_plan import RoutePlan
+from mindpangu.experts.store import SLAB_TENSORS, ExpertStore
+
+
+@dataclass
+class ExpertTraffic:
+    """What a step's experts cost.
+
+    Attributes:
+        activated: experts that received a token.
+        bytes_to_device, bytes_to_host: moved for this step.
+        lookup_s: seconds that copying the step's experts to the device took.
+        update_s: seconds of Adam on experts while this step ran: with overlap, that of the step before.
+        wait_s: seconds that the training thread waited for experts or their gradients.
+    """
+
+    activated: int = 0
+    bytes_to_device: int = 0
+    bytes_to_host: int = 0
+    lookup_s: float = 0.0
+    update_s: float = 0.0
+    wait_s: float = 0.0
+
+
+def activated_experts(plans: Sequence[RoutePlan], store: ExpertStore) -> np.ndarray:
+    """bool [L, D, A]: the experts that receive a token in a step of these micro-batches."""
+    activated_LDA = np.zeros(store.step_counts.shape, bool)
+    for plan in plans:
+        for slot, domain in enumerate(plan.domain_of_slot):
+            activated_LDA[:, domain] |= plan.counts_LDA[:, slot] > 0
+    return activated_LDA
+
+
+def slab_gradients(
+    plan: RoutePlan, gradients: Sequence[np.ndarray]
+) -> Iterator[tuple[int, int, np.ndarray, Sequence[np.ndarray]]]:
+    """Yields (layer, domain id, bool [A] experts with tokens, the slab's four gradients) of a micro-batch."""
+    size, slots = len(SLAB_TENSORS), len(plan.domain_of_slot)
+    for layer, counts_DA in enumerate(plan.counts_LDA):
+        for slot, domain in enumerate(plan.domain_of_slot):
+            experts_A = counts_DA[slot] > 0
+            if experts_A.any():
+                start = (layer * slots + slot) * size
+                yield layer, domain, experts_A, gradients[start : start + size]

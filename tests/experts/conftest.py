@@ -1,0 +1,69 @@
+"""A store of a few tiny experts, and steps on it whose gradients depend on the weights that the step saw."""
+
+import numpy as np
+import pytest
+
+from mindpangu.config import load_config
+from mindpangu.data.route_plan import RoutePlan
+from mindpangu.domains import build_domains
+from mindpangu.experts import ExpertStore, open_experts
+
+LAYERS, DOMAINS, GROUP = 2, 4, 3
+
+
+def open_store(**changes):
+    """(config, store) of 4 domains with 3, 2, 3 and 3 experts in 2 layers, weights drawn."""
+    overrides = {"model.hidden_size": "8", "domains.experts": "{zh: 2}", "domains.experts_per_domain": "3"}
+    config = load_config(None, overrides | {key.replace("__", "."): value for key, value in changes.items()})
+    store = ExpertStore(config, build_domains(config))
+    store.initialize()
+    return config, store
+
+
+def state(store):
+    """Copies of everything that an update may change."""
+    groups = (store.weights, store.moment1, store.moment2)
+    arrays = [array.copy() for group in groups for layer in group for slab in layer for array in slab.values()]
+    return [*arrays, store.step_counts.copy()]
+
+
+def random_plan(chance, store, domains):
+    counts_LDA = chance.integers(0, 3, (LAYERS, len(domains), GROUP))
+    for slot, domain in enumerate(domains):
+        counts_LDA[:, slot, store.domains[domain].num_experts :] = 0
+    experts_D = np.array([store.domains[domain].num_experts for domain in domains])
+    return RoutePlan(tuple(domains), np.zeros((LAYERS, len(domains), 1), np.int32), counts_LDA, experts_D)
+
+
+def pretend_step(plan, slabs, position):
+    """Slab gradients of the kind that a compiled step gives: of the weights it saw, zero for experts without tokens."""
+    chance = np.random.default_rng(position)
+    gradients = []
+    for index, slab in enumerate(slabs):
+        layer, slot = divmod(index // 4, len(plan.domain_of_slot))
+        used_A = plan.counts_LDA[layer, slot] > 0
+        gradient = slab.astype(np.float32) + chance.standard_normal(slab.shape, dtype=np.float32)
+        gradient[~used_A] = 0
+        gradients.append(gradient.astype(slab.dtype))
+    return gradients
+
+
+def run_steps(config, store, steps, announce=True, link=None, skipped=()):
+    """Runs steps (lists of plans); returns (norms, traffics, final state)."""
+    experts, norms, traffics = open_experts(store, config, link), [], []
+    for number, plans in enumerate(steps):
+        upcoming = steps[number + 1] if announce and number + 1 < len(steps) else None
+        experts.begin(plans, upcoming)
+        for position, plan in enumerate(plans):
+            experts.receive(plan, pretend_step(plan, experts.slabs(plan), 10 * number + position))
+        norms.append(experts.squared_norm())
+        if number not in skipped:
+            experts.update(0.01, 0.5)
+        traffics.append(experts.traffic)
+    experts.finish()
+    return norms, traffics, state(store)
+
+
+@pytest.fixture
+def store():
+    return open_store()[1]

@@ -1,0 +1,203 @@
+"""ECSS: whatever moves when, the result is that of experts which never move; and what moves is what was planned."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mindpangu.errors import ExpertStoreError
+from mindpangu.experts import Link, open_experts
+from tests.experts.conftest import DOMAINS, open_store, pretend_step, random_plan, run_steps, state
+
+VARIANTS = {
+    "views": {},
+    "staged": {"experts__staging": "true"},
+    "views, no overlap": {"experts__overlap": "false"},
+    "staged, no overlap": {"experts__staging": "true", "experts__overlap": "false"},
+}
+
+
+class SlowLink(Link):
+    """Takes its time, so that what is not waited for is seen."""
+
+    def __init__(self, seed):
+        super().__init__(2)
+        self._chance = np.random.default_rng(seed)
+
+    def _move(self, operation, pairs):
+        time.sleep(self._chance.choice([0, 0, 0.002]))
+        moved = super()._move(operation, pairs)
+        time.sleep(self._chance.choice([0, 0, 0.002]))
+        return moved
+
+
+@st.composite
+def schedules(draw):
+    """A seed, and for each step the domains of its micro-batches' slots: repeated, duplicated, overlapping."""
+    slots = draw(st.integers(1, 3))
+    micro_batch = st.lists(st.integers(0, DOMAINS - 1), min_size=slots, max_size=slots)
+    return draw(st.integers(0, 1000)), draw(st.lists(st.lists(micro_batch, min_size=1, max_size=3), min_size=2))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@settings(max_examples=25, deadline=None)
+@given(schedules(), st.booleans())
+def test_equals_experts_that_never_move(variant, schedule, announce):
+    seed, domains = schedule
+    config, store = open_store(experts__mode="device")
+    chance = np.random.default_rng(seed)
+    steps = [[random_plan(chance, store, each) for each in step] for step in domains]
+    skipped = set(chance.integers(0, len(steps), 1).tolist())
+    expected = run_steps(config, store, steps, skipped=skipped)
+
+    config, store = open_store(**VARIANTS[variant])
+    norms, _, final = run_steps(config, store, steps, announce, SlowLink(seed), skipped)
+    assert norms == expected[0]
+    for mine, other in zip(final, expected[2], strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def expert_bytes(store):
+    return sum(4 * int(np.prod(shape)) for shape in store.shapes.values())
+
+
+@settings(max_examples=10, deadline=None)
+@given(schedules())
+def test_exactly_the_planned_bytes_move(schedule):
+    """Down once for the union of a step's micro-batches; up once for every slot that used the expert."""
+    seed, domains = schedule
+    config, store = open_store(experts__staging="true")
+    chance = np.random.default_rng(seed)
+    steps = [[random_plan(chance, store, each) for each in step] for step in domains]
+    _, traffics, _ = run_steps(config, store, steps)
+    for plans, traffic in zip(steps, traffics, strict=True):
+        used = {
+            (layer, plan.domain_of_slot[slot], expert)
+            for plan in plans
+            for layer, slot, expert in np.argwhere(plan.counts_LDA).tolist()
+        }
+        assert traffic.activated == len(used)
+        assert traffic.bytes_to_device == len(used) * expert_bytes(store)
+        assert traffic.bytes_to_host == sum(int((plan.counts_LDA > 0).sum()) for plan in plans) * expert_bytes(store)
+
+
+def test_host_full_moves_and_updates_every_expert():
+    config, store = open_store(experts__mode="host_full")
+    chance = np.random.default_rng(0)
+    steps = [[random_plan(chance, store, [0, 1])], [random_plan(chance, store, [1, 3])]]
+    norms, traffics, _ = run_steps(config, store, steps)
+    num_experts = 2 * (3 + 2 + 3 + 3)
+    for traffic in traffics:
+        assert traffic.bytes_to_device == traffic.bytes_to_host == num_experts * expert_bytes(store)
+    assert (store.step_counts[store.exists_LDA] == 2).all()
+    assert (store.step_counts[~store.exists_LDA] == 0).all()
+    # an expert without tokens decays, and its moments with it; ECSS leaves it alone
+    config, twin = open_store()
+    assert run_steps(config, twin, steps)[0][0] == norms[0]
+    idle = 2
+    assert (twin.step_counts[:, idle] == 0).all()
+    np.testing.assert_allclose(store.weights[0][idle]["up"], (1 - 0.01 * 0.1) ** 2 * twin.weights[0][idle]["up"], 1e-6)
+
+
+def test_modes_agree_where_every_expert_receives_tokens():
+    results = []
+    for mode in ("device", "host_full", "host_ecss"):
+        config, store = open_store(experts__mode=mode)
+        plan = random_plan(np.random.default_rng(0), store, range(DOMAINS))
+        plan.counts_LDA[:] = store.exists_LDA
+        results.append(run_steps(config, store, [[plan]] * 3))
+    for norms, _, final in results[1:]:
+        assert norms == results[0][0]
+        for mine, other in zip(final, results[0][2], strict=True):
+            np.testing.assert_array_equal(mine, other)
+
+
+def test_untouched_experts_are_fetched_ahead_and_touched_ones_after_their_update():
+    """Alternating domains: everything but the first fetch is done in the step before; repeated ones: nothing is."""
+    events = []
+
+    class Recorder(Link):
+        def copy(self, pairs):
+            events.append(("copy", sum(target.nbytes for target, _ in pairs)))
+            return super().copy(pairs)
+
+    config, store = open_store(experts__staging="true", experts__overlap="false")
+    update = store.update
+    store.update = lambda *arguments: events.append(("update", 0)) or update(*arguments)
+    chance = np.random.default_rng(1)
+    one, other = (random_plan(chance, store, [domain]) for domain in (0, 2))
+    one.counts_LDA[:], other.counts_LDA[:] = 0, 1
+    one.counts_LDA[:, 0, 1] = 4
+    sizes = [int((plan.counts_LDA > 0).sum()) * expert_bytes(store) for plan in (one, other)]
+    run_steps(config, store, [[one], [other], [other]], link=Recorder(1))
+    # gradients are copied slab by slab, fetches in one call, so their sizes tell them apart
+    fetches = [event for event in events if event[0] == "update" or event[1] in sizes]
+    assert fetches == [
+        ("copy", sizes[0]), ("copy", sizes[1]), ("update", 0), ("update", 0), ("copy", sizes[1]), ("update", 0)
+    ]  # fmt: skip
+
+
+def test_experts_that_were_not_fetched_keep_their_place_and_are_not_read():
+    config, store = open_store(experts__staging="true")
+    plan = random_plan(np.random.default_rng(0), store, [0])
+    plan.counts_LDA[:] = 0
+    plan.counts_LDA[:, 0, 1] = 5
+    for layer in store.weights:
+        layer[0]["up"][[0, 2]] = np.nan  # would show in the norm, if it moved
+    experts = open_experts(store, config)
+    experts.begin([plan])
+    slabs = experts.slabs(plan)
+    assert np.isfinite(slabs[0]).all()
+    assert not slabs[0][[0, 2]].any()
+    np.testing.assert_array_equal(slabs[0][1], store.weights[0][0]["up"][1])
+    gradients = [np.full_like(slab, np.nan) for slab in slabs]
+    for gradient in gradients:
+        gradient[1] = 2
+    experts.receive(plan, gradients)
+    assert experts.squared_norm() == 2 * 4 * expert_bytes(store) / 4
+
+
+def test_an_error_in_the_thread_reaches_the_training_thread():
+    config, store = open_store(experts__staging="true")
+    experts = open_experts(store, config)
+    plan = random_plan(np.random.default_rng(0), store, [0])
+    experts.begin([plan])
+    experts.receive(plan, pretend_step(plan, experts.slabs(plan), 0))
+    experts.squared_norm()
+
+    def fail(*arguments):
+        raise ExpertStoreError("the update failed")
+
+    store.update = fail
+    experts.update(0.1, 1.0)
+    with pytest.raises(ExpertStoreError, match="the update failed"):
+        experts.finish()
+
+
+def test_a_mapped_store_is_a_store(tmp_path):
+    results = []
+    for storage in ("memory", "mapped"):
+        config, store = open_store(experts__storage=storage, experts__storage_folder=str(tmp_path / "scratch"))
+        chance = np.random.default_rng(0)
+        steps = [[random_plan(chance, store, [step % DOMAINS])] for step in range(6)]
+        results.append(run_steps(config, store, steps))
+        assert ("mapped from" in store.describe()) == (storage == "mapped")
+    assert list((tmp_path / "scratch").iterdir()) == []  # the file has no name: nothing to clean up after a kill
+    for mine, other in zip(results[0][2], results[1][2], strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_a_step_that_failed_leaves_room_for_the_next():
+    config, store = open_store(experts__staging="true")
+    before = state(store)
+    experts = open_experts(store, config)
+    chance = np.random.default_rng(0)
+    for domains in ([0, 1], [2, 3], [1, 2]):
+        plan = random_plan(chance, store, domains)
+        experts.begin([plan], [random_plan(chance, store, [3])])
+        experts.slabs(plan)  # and then the step raises
+    experts.finish()
+    for mine, other in zip(state(store), before, strict=True):
+        np.testing.assert_array_equal(mine, other)
