@@ -1,0 +1,95 @@
+"""Measures ECSS against plain heterogeneous training, in PanGu-Σ's layout: 8 RRE layers × 40 domains × 16 experts.
+
+    python tools/bench_ecss.py --quick                          # minutes, narrow
+    python tools/bench_ecss.py --json ecss.json --plot ecss.png # all cases; needs 20 GB of memory and half an hour
+
+Cases:
+    sigma     both host modes, staging through buffers of their own, from 1k to 64k tokens a step; 4 domains active.
+              The ratio is measured. A linear model of bytes, Adam rows and FLOPs, fitted to the ends of the curve in
+              the same run, predicts the points between.
+    active    2 domains active, of 4 and of 40: the time follows the active experts, not all of them.
+    mapped    a store of three times the memory that a control group allows.
+    overlap   a link slowed down to a set speed: what of it hides behind the computation.
+
+Everything is measured on this machine's processors: a "device" is memory of its own here, and nothing is said of an
+NPU's time.
+"""
+
+import argparse
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from ecss_bench.curve import crossing, sigma_curve
+from ecss_bench.overlap import overlap_cases
+from ecss_bench.plot import draw
+from ecss_bench.records import Record
+from ecss_bench.scaling import active_cases, mapped_case
+from ecss_bench.workload import Workload
+
+CASES = ("sigma", "active", "mapped", "overlap")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="narrow models and few steps: mechanics, not figures")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="default: all")
+    parser.add_argument("--hidden", type=int, default=0, help="width of case sigma (default: 128; quick: 32)")
+    parser.add_argument("--layers", type=int, default=0, help="layers of case sigma, 8 of them RRE (default: 9)")
+    parser.add_argument("--tokens", type=int, nargs="+", help="tokens a step of case sigma")
+    parser.add_argument("--paced", type=float, nargs="+", default=[], help="GB/s of case overlap (default: two speeds)")
+    parser.add_argument("--folder", type=Path, help="where the mapped store lies (default: a temporary folder)")
+    parser.add_argument("--json", type=Path, help="write the records here")
+    parser.add_argument("--plot", type=Path, help="draw the ratio over tokens a step here")
+    arguments = parser.parse_args()
+    for file in filter(None, (arguments.json, arguments.plot)):
+        if not file.parent.is_dir():
+            parser.error(f"there is no folder {file.parent}")
+    if arguments.plot and "sigma" not in arguments.cases:
+        parser.error("--plot draws case sigma; add it to --cases")
+    records = run(arguments)
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(each) for each in records], indent=1) + "\n")
+
+
+def run(arguments: argparse.Namespace) -> list[Record]:
+    quick = arguments.quick
+    rounds, steps = (2, 3) if quick else (5, 4)
+    records: list[Record] = []
+    if "sigma" in arguments.cases:
+        workload = Workload(arguments.hidden or (32 if quick else 128), arguments.layers or 9)
+        tokens = arguments.tokens or ([1024, 2048, 4096] if quick else [1024, 2048, 4096, 8192, 16384, 32768, 65536])
+        print(f"sigma: {workload.store.describe()}", flush=True)
+        curve, model = sigma_curve(workload, sorted(tokens), rounds, steps, say)
+        for each in curve:
+            if not each.calibrates:
+                print(
+                    f"  predicted: {each.mode} at {each.tokens_per_step}: {each.predicted_s / each.step_s:.2f} × measured"
+                )
+        say(crossing(curve, model, workload))
+        records += curve
+        if arguments.plot:
+            draw(curve, model, workload, arguments.plot)
+        del workload
+    if "active" in arguments.cases:
+        print("active")
+        records += active_cases(32 if quick else 144, 512, rounds, steps, say)
+    if "mapped" in arguments.cases:
+        print("mapped")
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            records += mapped_case(96 if quick else 128, 1024, steps, Path(folder), say)
+    if "overlap" in arguments.cases:
+        print("overlap")
+        workload = Workload(32 if quick else 64, 12 if quick else 40, domains=8)
+        for speed in arguments.paced or ((0.02,) if quick else (0.1, 0.02)):
+            records += overlap_cases(workload, 1024, speed, rounds, steps, say)
+    return records
+
+
+def say(text: str) -> None:
+    print(f"  {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

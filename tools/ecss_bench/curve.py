@@ -1,0 +1,100 @@
+"""Case `sigma`: both host modes in Σ's layout, from few tokens a step to many; and what a linear model makes of it."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+
+import numpy as np
+
+from ecss_bench.linear_model import LinearModel, Work, calibrate
+from ecss_bench.records import Record, record
+from ecss_bench.workload import Workload
+from mindpangu.experts import Link
+
+MODES = ("host_full", "host_ecss")
+PAPER_RATIO = 6.3
+
+
+def sigma_curve(
+    workload: Workload, tokens: Sequence[int], rounds: int, steps: int, say: Callable[[str], None]
+) -> tuple[list[Record], LinearModel]:
+    """Both modes at each number of tokens, in turns; the records carry the ratio and the model's prediction.
+
+    The model is fitted to the smallest and the largest number of tokens and predicts those between them.
+
+    Args:
+        rounds: how often the modes take turns. steps: measured steps of a turn (one more is not counted).
+    """
+    experts = {mode: workload.experts(mode) for mode in MODES}
+    records = []
+    for count in tokens:
+        measured = {mode: [] for mode in MODES}
+        for turn in range(rounds + 1):
+            for mode in MODES:
+                run = workload.run(experts[mode], workload.steps(count, steps + 1))[1:]
+                if turn:  # the first turn compiles
+                    measured[mode] += run
+        pair = {mode: record("sigma", mode, workload, count, measured[mode]) for mode in MODES}
+        ratio = pair["host_full"].step_s / pair["host_ecss"].step_s
+        pair["host_ecss"] = dataclasses.replace(pair["host_ecss"], ratio_to_host_full=ratio)
+        pair["host_full"] = dataclasses.replace(pair["host_full"], ratio_to_host_full=1.0)
+        records += pair.values()
+        say(f"{count} tokens a step: host_full {pair['host_full'].step_s:.3f} s, "
+            f"host_ecss {pair['host_ecss'].step_s:.3f} s, ratio {ratio:.2f}")  # fmt: skip
+    ends = {min(tokens), max(tokens)}
+    records = [dataclasses.replace(each, calibrates=each.tokens_per_step in ends) for each in records]
+    known = [each for each in records if each.calibrates]
+    model = calibrate([work_of(each, workload) for each in known], [each.step_s for each in known], *alone(workload))
+    records = [dataclasses.replace(each, predicted_s=model.seconds(work_of(each, workload))) for each in records]
+    return records, model
+
+
+def work_of(each: Record, workload: Workload) -> Work:
+    return Work(
+        bytes_moved=each.bytes_to_device + each.bytes_to_host,
+        adam_parameters=each.experts_updated * workload.expert_parameters,
+        flops=each.tokens_per_step * workload.flops_per_token(),
+    )
+
+
+def alone(workload: Workload) -> tuple[float, float]:
+    """Seconds of one byte over the link, and of one parameter in Adam, with nothing beside them."""
+    store, link = workload.store, Link(workload.config.experts.host_threads)
+    slabs = [slab["up"] for layer in store.weights for slab in layer]
+    target = np.ones_like(slabs[0])
+    copying = _median_seconds(lambda: [link.copy([(target, slab)]) for slab in slabs]) / sum(s.nbytes for s in slabs)
+    chosen_LDA = np.zeros_like(store.exists_LDA)
+    chosen_LDA[:, 0] = store.exists_LDA[:, 0]
+    gradient = [np.full((store.group_size, *shape), 1e-3, np.float32) for shape in store.shapes.values()]
+    gradients = {(layer, 0): gradient for layer in range(store.num_layers)}
+    updating = _median_seconds(lambda: store.update(gradients, chosen_LDA, 1e-4, 1.0))
+    return copying, updating / (int(chosen_LDA.sum()) * workload.expert_parameters)
+
+
+def crossing(records: Sequence[Record], model: LinearModel, workload: Workload) -> str:
+    """Where the ratio falls below the paper's, by measurement and by the model."""
+    curve = sorted((r.tokens_per_step, r.ratio_to_host_full) for r in records if r.mode == "host_ecss")
+    measured = next(
+        (
+            np.exp(np.interp(-PAPER_RATIO, [-first[1], -second[1]], np.log([first[0], second[0]])))
+            for first, second in zip(curve, curve[1:], strict=False)
+            if first[1] >= PAPER_RATIO > second[1]
+        ),
+        None,
+    )
+    smallest = {r.mode: r for r in records if r.tokens_per_step == curve[0][0]}
+    few, every = (work_of(smallest[mode], workload) for mode in ("host_ecss", "host_full"))
+    modelled = model.tokens_at_ratio(PAPER_RATIO, few, every, workload.flops_per_token())
+    texts = [f"{tokens:.0f}" if tokens else "none" for tokens in (measured, modelled)]
+    return f"{PAPER_RATIO} × is crossed at {texts[0]} tokens a step as measured, at {texts[1]} by the linear model"
+
+
+def _median_seconds(work: Callable[[], object], repetitions: int = 5) -> float:
+    work()
+    seconds = []
+    for _ in range(repetitions):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return median(seconds)

@@ -1,0 +1,52 @@
+"""The figure of `--plot`: the ratio to plain heterogeneous training over tokens a step, measured and predicted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ecss_bench.curve import PAPER_RATIO, work_of
+from ecss_bench.linear_model import LinearModel, Work
+from ecss_bench.records import Record
+from ecss_bench.workload import Workload
+
+
+def draw(records: Sequence[Record], model: LinearModel, workload: Workload, file: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    curve = [each for each in records if each.case == "sigma"]
+    few, every = ([r for r in curve if r.mode == mode] for mode in ("host_ecss", "host_full"))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.5))
+    for rows, colour in ((every, "#888888"), (few, "#3465a4")):
+        tokens = [each.tokens_per_step for each in rows]
+        left.plot(tokens, [each.step_s for each in rows], "o", color=colour, label=f"{rows[0].mode}, measured")
+        left.plot(tokens, [each.predicted_s for each in rows], "-", color=colour, linewidth=1, label="linear model")
+    left.set_ylabel("seconds a step")
+    left.set_yscale("log")
+    right.plot(
+        [each.tokens_per_step for each in few], [each.ratio_to_host_full for each in few], "o", color="#3465a4",
+        label="measured",
+    )  # fmt: skip
+    tokens = np.geomspace(min(r.tokens_per_step for r in few), max(r.tokens_per_step for r in few), 100)
+    works = [work_of(rows[0], workload) for rows in (every, few)]
+    right.plot(tokens, [_ratio(model, *works, workload, each) for each in tokens], "-", color="#3465a4", linewidth=1,
+               label="linear model")  # fmt: skip
+    right.axhline(PAPER_RATIO, color="black", linewidth=0.8, linestyle=":", label=f"PanGu-Σ's {PAPER_RATIO} ×")
+    right.set_ylabel("time of host_full / time of host_ecss")
+    for axes in (left, right):
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("tokens a step")
+        axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)
+
+
+def _ratio(model: LinearModel, every: Work, few: Work, workload: Workload, tokens: float) -> float:
+    flops = tokens * workload.flops_per_token()
+    return model.seconds(Work(every.bytes_moved, every.adam_parameters, flops)) / model.seconds(
+        Work(few.bytes_moved, few.adam_parameters, flops)
+    )

@@ -1,0 +1,99 @@
+"""Cases `active` and `mapped`: cost follows the experts that are active; a store may be larger than memory."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import psutil
+
+from ascend_ops.bench.report import last_level_cache_bytes
+from ecss_bench.records import Record, record
+from ecss_bench.workload import Workload
+
+
+def active_cases(hidden: int, tokens: int, rounds: int, steps: int, say: Callable[[str], None]) -> list[Record]:
+    """Two domains active, rotating over 4 and over 40: the same work a step, ten times the experts in the store."""
+    workloads = {domains: Workload(hidden, 10, domains=domains, active=2) for domains in (4, 40)}
+    experts = {domains: workload.experts("host_ecss") for domains, workload in workloads.items()}
+    measured = {domains: [] for domains in workloads}
+    for turn in range(rounds + 1):
+        for domains, workload in workloads.items():
+            run = workload.run(experts[domains], workload.steps(tokens, steps + 1))[1:]
+            if turn:
+                measured[domains] += run
+    active_bytes = 12 * workloads[4].expert_parameters * workloads[4].active_experts
+    note = (
+        f"active weights and moments {active_bytes / 1e6:.0f} MB, last-level cache "
+        f"{last_level_cache_bytes() / 1e6:.0f} MB"
+    )
+    say(note)
+    records = [
+        replace(record(f"active, {domains} domains", "host_ecss", workload, tokens, measured[domains]), note=note)
+        for domains, workload in workloads.items()
+    ]
+    say(
+        f"{records[0].experts_total} experts {records[0].step_s:.3f} s, {records[1].experts_total} experts "
+        f"{records[1].step_s:.3f} s a step: ratio {records[1].step_s / records[0].step_s:.2f}"
+    )
+    return records
+
+
+def mapped_case(hidden: int, tokens: int, steps: int, folder: Path, say: Callable[[str], None]) -> list[Record]:
+    """A mapped store of three times the memory that a control group leaves to a process of its own."""
+    expert_bytes = 12 * (8 * hidden * hidden + 5 * hidden)
+    store_bytes = 5120 * expert_bytes
+    limit = store_bytes // 3
+    command = [sys.executable, __file__, json.dumps([hidden, tokens, steps, str(folder)])]
+    with memory_limit(limit) as (enter, reason):
+        if enter is None:
+            say(f"mapped store: skipped, {reason}")
+            return []
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run(command, preexec_fn=enter, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"training in {limit / 1e9:.2f} GB failed ({done.returncode}): {done.stderr[-2000:]}")
+    each = Record(**json.loads(done.stdout.splitlines()[-1]))
+    each = replace(each, note=f"store {store_bytes / 1e9:.2f} GB, memory limit {limit / 1e9:.2f} GB; {each.note}")
+    say(f"mapped store: {each.step_s:.3f} s a step; {each.note}")
+    return [each]
+
+
+@contextmanager
+def memory_limit(num_bytes: int):
+    """A control group with so much memory: yields (what a child calls to enter it, None), or (None, why not)."""
+    name = f"mindpangu_bench_{os.getpid()}"
+    for root, file in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        group = Path(root) / name
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            (group / file).write_text(str(num_bytes))
+        except OSError:
+            group.rmdir()
+            continue
+        try:
+            yield lambda group=group: (group / "cgroup.procs").write_text(str(os.getpid())), None
+        finally:
+            group.rmdir()
+        return
+    yield None, "no control group that limits memory can be made here (it takes root, or a delegated group)"
+
+
+def _child(hidden: int, tokens: int, steps: int, folder: str) -> None:
+    workload = Workload(hidden, 10, active=4, storage_folder=folder)
+    experts = workload.experts("host_ecss", staging=False)
+    measured = workload.run(experts, workload.steps(tokens, steps + 2))[2:]
+    memory = psutil.Process().memory_full_info()
+    note = f"resident {memory.rss / 1e9:.2f} GB, of it shared with the file {memory.shared / 1e9:.2f} GB"
+    print(json.dumps(asdict(record("mapped", "host_ecss", workload, tokens, measured, note=note))))
+
+
+if __name__ == "__main__":
+    _child(*json.loads(sys.argv[1]))
