@@ -6,7 +6,7 @@ All slabs have the size of the largest group: the compiled step has one shape. N
 into tensors.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -29,6 +29,7 @@ class ExpertStore:
         weights, moment1, moment2: [layer][domain id] → slab: up [A, H, F], up_bias [A, F], down [A, F, H],
             down_bias [A, H], float32, A = the largest group of any domain.
         step_counts: int64 [L, D, A], how often each expert was updated.
+        before_update: called with (layer, domain id, indices of experts) before `update` changes these experts.
     """
 
     def __init__(self, config: Config, domains: Sequence[Domain]):
@@ -44,6 +45,7 @@ class ExpertStore:
             [[self._zero_slab() for _ in domains] for _ in range(self.num_layers)] for _ in range(3)
         )
         self.step_counts = np.zeros((self.num_layers, len(domains), self.group_size), np.int64)
+        self.before_update: Callable[[int, int, np.ndarray], None] | None = None
         self._threads = ThreadPoolExecutor(config.experts.host_threads, thread_name_prefix="experts")
 
     def initialize(self) -> None:
@@ -95,6 +97,8 @@ class ExpertStore:
         beta1, beta2 = self._optimizer.betas
         for layer, domain in np.argwhere(activated_LDA.any(-1)).tolist():
             experts = np.flatnonzero(activated_LDA[layer, domain])
+            if (hook := self.before_update) is not None:  # read once: another thread may take it away
+                hook(layer, domain, experts)
             self.step_counts[layer, domain, experts] += 1
             for name, gradient in zip(SLAB_TENSORS, gradients[layer, domain], strict=True):
                 expert_adam(
