@@ -48,7 +48,13 @@ class CheckpointSaver:
         Raises:
             CheckpointError: the former checkpoint, or without async_save this one, cannot be written.
         """
-        self._wait_for_former(step)
+        waits, started = self._saving is not None and not self._saving.done(), time.perf_counter()
+        self._finish()
+        if waits:
+            self._say(
+                f"step {step} waited {time.perf_counter() - started:.1f} s for the checkpoint of step "
+                f"{self._writer.step} before saving its own; a larger checkpoint.save_steps avoids this"
+            )
         started = time.perf_counter()
         snapshot = take_snapshot(self._train_step, step, loader_state, self._digests, self._loaded)
         self._writer = CheckpointWriter(self._run.checkpoints, step)
@@ -77,17 +83,6 @@ class CheckpointSaver:
             self._say(str(failure))  # beside the error that ended the training
         finally:
             self._thread.shutdown()
-
-    def _wait_for_former(self, step: int) -> None:
-        if self._saving is None or self._saving.done():
-            self.poll()
-            return
-        started = time.perf_counter()
-        self._finish()
-        self._say(
-            f"step {step} waited {time.perf_counter() - started:.1f} s for the checkpoint of step {self._writer.step}, "
-            "to save its own; a larger checkpoint.save_steps avoids this"
-        )
 
     def _finish(self) -> None:
         """Waits for the checkpoint under way, if there is one; says that it is saved, or raises what went wrong."""
