@@ -93,7 +93,6 @@ class CheckpointSaver:
             wait([saving])
         except KeyboardInterrupt:
             self._writer.cancel()
-            wait([saving])
             raise
         seconds = saving.result()
         self._say(f"saved checkpoint of step {self._writer.step} in {seconds:.1f} s")
