@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -20,10 +22,10 @@ class CheckpointWriter:
         with CheckpointWriter(run.checkpoints, step=200) as writer:
             writer.write("state.json", data)
 
-    `write` may be called from several threads.
+    `write`, `link` and `cancel` may be called from several threads.
 
     Raises:
-        CheckpointError: the disk is full or cannot be written; earlier checkpoints are untouched.
+        CheckpointError: the disk is full or cannot be written, or it was cancelled; earlier checkpoints are untouched.
     """
 
     def __init__(self, parent: Path, step: int):
@@ -32,6 +34,7 @@ class CheckpointWriter:
         self.scratch = parent / f".{self.folder.name}.writing"
         self._files: dict[str, dict[str, int | str]] = {}
         self._lock = threading.Lock()
+        self._cancelled = False
 
     def require_space(self, num_bytes: int) -> None:
         """Refuses early when the disk cannot take `num_bytes` more."""
@@ -42,17 +45,42 @@ class CheckpointWriter:
                 "or lower checkpoint.keep_last; earlier checkpoints are untouched"
             )
 
+    def cancel(self) -> None:
+        """Makes the next `write` fail, so that the checkpoint is not made."""
+        self._cancelled = True
+
     def write(self, name: str, data: bytes) -> None:
         """Writes one file, `name` relative to the checkpoint."""
+        if self._cancelled:
+            raise CheckpointError(f"checkpoint {self.folder} was given up; earlier checkpoints are untouched")
         path = self.scratch / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_durably(path, data)
         except OSError as error:
             raise self._failure(error) from None
-        entry = {"bytes": len(data), "blake2b": hashlib.blake2b(data, digest_size=16).hexdigest()}
-        with self._lock:
-            self._files[name] = entry
+        self._add(name, {"bytes": len(data), "blake2b": hashlib.blake2b(data, digest_size=16).hexdigest()})
+
+    def link(self, name: str, from_folder: Path, entry: Mapping[str, int | str]) -> bool:
+        """Takes over a file of an earlier checkpoint, as a second name of the same file on disk.
+
+        Args:
+            from_folder: the earlier checkpoint. entry: what its manifest says of the file.
+
+        Returns:
+            False if this cannot be: another file system, one without links, a file that is gone or has another size.
+            Then nothing is there under this name, and it must be written.
+        """
+        source, path = from_folder / name, self.scratch / name
+        try:
+            if source.lstat().st_size != entry["bytes"]:
+                return False
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(source, path)
+        except OSError:
+            return False
+        self._add(name, dict(entry))
+        return True
 
     def __enter__(self) -> "CheckpointWriter":
         try:
@@ -72,6 +100,10 @@ class CheckpointWriter:
             raise self._failure(failure) from None
         finally:
             shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _add(self, name: str, entry: dict[str, int | str]) -> None:
+        with self._lock:
+            self._files[name] = entry
 
     def _publish(self) -> None:
         manifest = {"format_version": FORMAT_VERSION, "step": self.step, "files": dict(sorted(self._files.items()))}

@@ -177,6 +177,8 @@ class CheckpointConfig:
     """Steps between checkpoints; the last step is always saved."""
     keep_last: int = number(2, minimum=1)
     """How many checkpoints stay on disk."""
+    async_save: bool = True
+    """Write checkpoints in a thread while training goes on; the files are the same either way."""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,24 @@
 """ECSS: experts are stored on the host, computed on the device, and only the activated ones move and are updated.
 
-`store.py` holds all experts; `ecss.py` decides when they move; `modes.py` builds what the configuration asks for.
+`store.py` holds all experts; `ecss.py` decides when they move; `modes.py` builds what the configuration asks for;
+`snapshot.py` is the store at one moment, for a checkpoint that is written while training goes on.
 """
 
 from mindpangu.experts.ecss import ECSS
 from mindpangu.experts.link import Link
 from mindpangu.experts.modes import open_experts
 from mindpangu.experts.resident import ResidentExperts
+from mindpangu.experts.snapshot import StoreSnapshot
 from mindpangu.experts.store import SLAB_TENSORS, ExpertStore
 from mindpangu.experts.traffic import ExpertTraffic
 
-__all__ = ["ECSS", "SLAB_TENSORS", "ExpertStore", "ExpertTraffic", "Link", "ResidentExperts", "open_experts"]
+__all__ = [
+    "ECSS",
+    "SLAB_TENSORS",
+    "ExpertStore",
+    "ExpertTraffic",
+    "Link",
+    "ResidentExperts",
+    "StoreSnapshot",
+    "open_experts",
+]

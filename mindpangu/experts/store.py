@@ -6,7 +6,7 @@ All slabs have the size of the largest group: the compiled step has one shape. N
 waits for whom is decided in `ecss.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,6 +33,7 @@ class ExpertStore:
             down_bias [A, H], float32, A = the largest group of any domain.
         step_counts: int64 [L, D, A], how often each expert was updated.
         exists_LDA: bool [L, D, A], False for the places that a domain of fewer than A experts leaves empty.
+        before_update: called with (layer, domain id, indices of experts) before `update` changes these experts.
 
     Raises:
         ExpertStoreError: a mapped store whose file cannot be made.
@@ -55,6 +56,7 @@ class ExpertStore:
         self.exists_LDA = np.zeros(self.step_counts.shape, bool)
         for domain_id, domain in enumerate(domains):
             self.exists_LDA[:, domain_id, : domain.num_experts] = True
+        self.before_update: Callable[[int, int, np.ndarray], None] | None = None
         self._threads = ThreadPoolExecutor(config.experts.host_threads, thread_name_prefix="experts")
 
     def initialize(self) -> None:
@@ -122,6 +124,8 @@ class ExpertStore:
         beta1, beta2 = self._optimizer.betas
         for layer, domain in np.argwhere(updated_LDA.any(-1)).tolist():
             experts = np.flatnonzero(updated_LDA[layer, domain])
+            if (hook := self.before_update) is not None:  # read once: another thread may take it away
+                hook(layer, domain, experts)
             self.step_counts[layer, domain, experts] += 1
             for name, gradient in zip(SLAB_TENSORS, gradients[layer, domain], strict=True):
                 expert_adam(

@@ -4,13 +4,14 @@
 checkpoint and reads it back. Training, evaluation and generation all stand on this room.
 """
 
-from mindpangu.language_model.files import load_model, read_dense, read_experts, write_model
+from mindpangu.language_model.files import SavedExperts, load_model, read_dense, read_experts, write_model
 from mindpangu.language_model.inputs import ModelInputs, as_tensor, group_by_domain, refuse_invalid_ids
 from mindpangu.language_model.model import LanguageModel
 
 __all__ = [
     "LanguageModel",
     "ModelInputs",
+    "SavedExperts",
     "as_tensor",
     "group_by_domain",
     "load_model",

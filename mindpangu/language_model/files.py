@@ -1,8 +1,8 @@
 """A LanguageModel into a checkpoint and back. Which file holds what is listed in `checkpoint/__init__.py`."""
 
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, ExpertFile,
 from mindpangu.config import to_yaml
 from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError
-from mindpangu.experts import SLAB_TENSORS
+from mindpangu.experts import SLAB_TENSORS, StoreSnapshot
 from mindpangu.language_model.model import LanguageModel
 from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
@@ -22,22 +22,58 @@ DENSE_FILE = "dense_00000_of_00001.safetensors"
 _WRITERS = 2
 
 
-def write_model(writer: CheckpointWriter, model: LanguageModel, moments: Mapping[str, Parameter]) -> None:
-    """Writes all of a model: configuration, tokenizers, tables, dense parameters, experts with their Adam state.
+@dataclass(frozen=True)
+class SavedExperts:
+    """The experts of a run's latest checkpoint. Those whose step count is still the same need not be written again.
+
+    Attributes:
+        reader: the checkpoint. step_counts: int64 [L, D, A], the store's when it was saved or resumed from.
+    """
+
+    reader: CheckpointReader
+    step_counts: np.ndarray
+
+    def link(self, writer: CheckpointWriter, name: str, where: tuple[int, int, int], step_count: int) -> bool:
+        """Takes over an unchanged expert's file; False if it changed or cannot be linked."""
+        same = self.step_counts[where] == step_count
+        return bool(same and writer.link(name, self.reader.folder, self.reader.files[name]))
+
+
+def write_model(
+    writer: CheckpointWriter,
+    model: LanguageModel,
+    dense: Mapping[str, np.ndarray],
+    experts: StoreSnapshot,
+    previous: SavedExperts | None,
+) -> None:
+    """Writes all of a model: configuration, tokenizers, tables, dense tensors, experts with their Adam state.
+
+    Of `model` only what never changes is read, so training may go on meanwhile.
 
     Args:
-        moments: Adam moments of the dense parameters, by the name they get in the file.
+        dense: dense parameters and their moments, by the name that they get in the file.
+        experts: read to its end.
+        previous: the checkpoint whose unchanged expert files are linked; None writes all of them.
     """
-    writer.require_space(_num_bytes(model, moments))
+    changed = []
+    for where in model.store.experts():
+        layer, domain, index = where
+        name = expert_file_name(layer, model.domains[domain].name, index)
+        if previous is not None and previous.link(writer, name, where, experts.step_counts[where]):
+            experts.release(where)
+        else:
+            changed.append(where)
+    expert_bytes = 3 * 4 * sum(int(np.prod(shape)) for shape in model.store.shapes.values())
+    writer.require_space(sum(array.nbytes for array in dense.values()) + expert_bytes * len(changed))
     writer.write("config.yaml", to_yaml(model.config).encode())
     for slot, tokenizer in model.tokenizers.items():
         writer.write(f"tokenizer/{slot}.model", tokenizer.model_bytes)
     if model.table is not None:
-        _write_table(writer, model.table)
-    dense = {name: parameter.asnumpy() for name, parameter in {**model.decoder.parameters, **moments}.items()}
-    writer.write(DENSE_FILE, encode_tensors(dense, metadata={"format_version": "1"}))
+        for name, data in model.table.encode().items():
+            writer.write(f"routing/{name}", data)
+    writer.write(DENSE_FILE, encode_tensors(dict(dense), metadata={"format_version": "1"}))
     with ThreadPoolExecutor(_WRITERS) as pool:
-        for _ in pool.map(lambda where: _write_expert(writer, model, *where), model.store.experts()):
+        for _ in pool.map(lambda where: _write_expert(writer, model, experts, where), changed):
             pass
 
 
@@ -92,7 +128,7 @@ def read_experts(reader: CheckpointReader, model: LanguageModel, with_adam: bool
         path = reader.folder / name
         header, tensors = ExpertFile.decode(path, data)
         where = (header.layer, _domain_id(model, header.domain), header.index)
-        expected = _expert_header(model, *where)
+        expected = _expert_header(model, *where, header.step_count)
         for item in ("layer", "domain", "index", "table", "tokenizer"):
             found, wanted = getattr(header, item), getattr(expected, item)
             if found != wanted:
@@ -122,22 +158,21 @@ def _copy_tensors(path: Path, tensors: Mapping, prefix: str, slab: Mapping[str, 
         slab[name][index] = tensor
 
 
-def _write_expert(writer: CheckpointWriter, model: LanguageModel, layer: int, domain: int, index: int) -> None:
-    store = model.store
-    groups = {"": store.weights, "adam_m.": store.moment1, "adam_v.": store.moment2}
-    tensors = {
-        prefix + name: group[layer][domain][name][index] for prefix, group in groups.items() for name in SLAB_TENSORS
-    }
-    header = _expert_header(model, layer, domain, index)
-    writer.write(header.name, header.encode(tensors))
+def _write_expert(
+    writer: CheckpointWriter, model: LanguageModel, experts: StoreSnapshot, where: tuple[int, int, int]
+) -> None:
+    header = _expert_header(model, *where, step_count=int(experts.step_counts[where]))
+    with experts.read(where) as tensors:
+        data = header.encode(tensors)
+    writer.write(header.name, data)
 
 
-def _expert_header(model: LanguageModel, layer: int, domain: int, index: int) -> ExpertFile:
+def _expert_header(model: LanguageModel, layer: int, domain: int, index: int, step_count: int) -> ExpertFile:
     return ExpertFile(
         layer=layer,
         domain=model.domains[domain].name,
         index=index,
-        step_count=int(model.store.step_counts[layer, domain, index]),
+        step_count=step_count,
         table=model.table.domain_digest(model.domains[domain].name),
         tokenizer=model.tokenizer_of(model.domains[domain]).digest,
     )
@@ -148,18 +183,3 @@ def _domain_id(model: LanguageModel, name: str) -> int:
     if name not in names:
         raise CheckpointError(f"an expert of domain {name!r}, which this model does not have ({', '.join(names)})")
     return names.index(name)
-
-
-def _write_table(writer: CheckpointWriter, table: RoutingTable) -> None:
-    with tempfile.TemporaryDirectory(dir=writer.scratch) as folder:
-        table.save(Path(folder))
-        for path in sorted(Path(folder).iterdir()):
-            writer.write(f"routing/{path.name}", path.read_bytes())
-
-
-def _num_bytes(model: LanguageModel, moments: Mapping[str, Parameter]) -> int:
-    def size(parameters: Iterable) -> int:
-        return sum(4 * int(np.prod(p.shape)) for p in parameters)
-
-    expert = sum(4 * int(np.prod(shape)) for shape in model.store.shapes.values())
-    return size(model.decoder.parameters.values()) + size(moments.values()) + 3 * expert * len(model.store.experts())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as encode_tensors
 
 from mindpangu.config import RoutingConfig
 from mindpangu.domains import Domain
@@ -187,10 +187,19 @@ class RoutingTable:
     def save(self, folder: Path) -> None:
         """Writes one file for each domain, `{domain}.safetensors`, into `folder`, which is made if it is absent."""
         folder.mkdir(parents=True, exist_ok=True)
-        for table in self._tables.values():
-            # one entry, because safetensors writes several in any order: equal tables are equal files
-            header = json.dumps(table.header | {"digest": table.digest}, sort_keys=True)
-            save_file({_TENSOR: table.experts_LV}, table_file(folder, table.name), {_HEADER: header})
+        for name, data in self.encode().items():
+            (folder / name).write_bytes(data)
+
+    def encode(self) -> dict[str, bytes]:
+        """File name → content of each domain's file."""
+        # one header entry, because safetensors writes several in any order: equal tables are equal files
+        return {
+            f"{table.name}.safetensors": encode_tensors(
+                {_TENSOR: table.experts_LV},
+                {_HEADER: json.dumps(table.header | {"digest": table.digest}, sort_keys=True)},
+            )
+            for table in self._tables.values()
+        }
 
     @classmethod
     def load(cls, folder: Path, domain_names: Sequence[str]) -> "RoutingTable":

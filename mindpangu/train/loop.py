@@ -5,10 +5,11 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from mindpangu.errors import TrainingError
 from mindpangu.train.callbacks import Callback, StepRecord
+from mindpangu.train.saver import CheckpointSaver
 from mindpangu.train.schedule import learning_rate
 from mindpangu.train.step import StepResult, TrainStep
 from mindpangu.train.stream import PlannedStep, StepStream
@@ -19,25 +20,26 @@ def run_steps(
     stream: StepStream,
     first_step: int,
     callbacks: Sequence[Callback],
-    save: Callable[[int, PlannedStep], None],
+    saver: CheckpointSaver,
 ) -> int:
     """Trains from `first_step` to training.steps, or until a signal asks to stop.
 
     Args:
-        save: writes a checkpoint after a step; called every checkpoint.save_steps and at the end.
+        saver: saves a checkpoint every checkpoint.save_steps and at the end.
 
     Returns:
         The last finished step; its checkpoint is saved.
 
     Raises:
         TrainingError: too many steps in a row were skipped; a checkpoint is saved first.
+        CheckpointError: a checkpoint cannot be written.
     """
     config = train_step.config
     last_step, skipped_in_a_row, finished = config.training.steps, 0, first_step - 1
     for callback in callbacks:
         callback.on_start(first_step, last_step)
     try:
-        with StopOnSignal() as stop:
+        with StopOnSignal() as stop, saver:
             for step in range(first_step, last_step + 1):
                 started = time.perf_counter()
                 planned = stream.next()
@@ -51,10 +53,10 @@ def run_steps(
                 give_up = skipped_in_a_row >= config.training.max_skipped_steps
                 if result.skipped:
                     _tell_skipped(callbacks, train_step, step, result, planned)
+                saver.poll()
                 stopping = stop.requested  # read once: a signal may come between two readings
                 if step % config.checkpoint.save_steps == 0 or step == last_step or stopping or give_up:
-                    train_step.finish()
-                    save(step, planned)
+                    saver.save(step, planned.loader_state)
                 finished = step
                 if give_up:
                     raise TrainingError(

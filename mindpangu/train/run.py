@@ -1,7 +1,6 @@
 """A training run from its folder: opens what the earlier stages made, restores or starts, trains, writes the plot."""
 
 import fcntl
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,15 @@ from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import Loader, TokenShards
 from mindpangu.domains import build_domains
 from mindpangu.errors import ConfigError, TrainingError
-from mindpangu.language_model import LanguageModel
+from mindpangu.language_model import LanguageModel, SavedExperts
 from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
 from mindpangu.train.callbacks import MetricsFile, Progress
 from mindpangu.train.loop import run_steps
-from mindpangu.train.saving import load_weights, resume_training, save_training
+from mindpangu.train.saver import CheckpointSaver
+from mindpangu.train.saving import load_weights, resume_training
 from mindpangu.train.step import TrainStep
-from mindpangu.train.stream import PlannedStep, StepStream
+from mindpangu.train.stream import StepStream
 
 
 @dataclass
@@ -105,10 +105,12 @@ def _train_alone(run: Run, resume: bool, load: Path | None, say: Callable[[str],
         raise TrainingError(_already_there(folder, CheckpointReader(newest), config, digests))
     train_step = TrainStep(model)
     loader = Loader(run.shards, model.domains, config)
-    finished, loaded = 0, None
+    finished, loaded, previous = 0, None, None
     if newest is not None:
-        finished, state, loaded = resume_training(CheckpointReader(newest), train_step, digests)
+        reader = CheckpointReader(newest)
+        finished, state, loaded = resume_training(reader, train_step, digests)
         loader.load_state(state)
+        previous = SavedExperts(reader, model.store.step_counts.copy())
         say(f"resumed from {newest} after step {finished}")
     else:
         if resume:
@@ -127,15 +129,11 @@ def _train_alone(run: Run, resume: bool, load: Path | None, say: Callable[[str],
         say(f"nothing to train: step {finished} of {config.training.steps} is done")
         return finished
 
-    def save(step: int, planned: PlannedStep) -> None:
-        started = time.perf_counter()
-        save_training(folder, step, train_step, planned.loader_state, digests, loaded)
-        progress.on_message(f"saved checkpoint of step {step} in {time.perf_counter() - started:.1f} s")
-
     progress = Progress(config.monitor.log_steps, folder.log() / "info.log")
+    saver = CheckpointSaver(folder, train_step, digests, loaded, previous, progress.on_message)
     stream = StepStream(loader, model)
     try:
-        return run_steps(train_step, stream, finished + 1, [MetricsFile(folder.metrics), progress], save)
+        return run_steps(train_step, stream, finished + 1, [MetricsFile(folder.metrics), progress], saver)
     finally:
         stream.close()
 

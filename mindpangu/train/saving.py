@@ -1,9 +1,13 @@
-"""What a training checkpoint holds beyond the model: optimizer state, position in the data, the spike window."""
+"""What a training checkpoint holds beyond the model: optimizer state, position in the data, the spike window.
+
+When and in which thread it is written is in `saver.py`.
+"""
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
+import numpy as np
 from mindspore import Parameter
 
 from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, finish_publishing, refuse_differences
@@ -12,7 +16,8 @@ from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import LoaderState
 from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError
-from mindpangu.language_model import LanguageModel, read_dense, read_experts, write_model
+from mindpangu.experts import StoreSnapshot
+from mindpangu.language_model import LanguageModel, SavedExperts, read_dense, read_experts, write_model
 from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.routing import RoutingTable
 from mindpangu.train.optimizer import DenseAdam
@@ -21,21 +26,30 @@ from mindpangu.train.step import TrainStep
 STATE_FILE = "state.json"
 
 
-def save_training(
-    run: RunFolder,
-    step: int,
-    train_step: TrainStep,
-    loader_state: LoaderState,
-    digests: Mapping[str, str],
-    loaded: str | None,
-) -> None:
-    """Writes the checkpoint after `step`, then removes the oldest ones.
+@dataclass(frozen=True)
+class TrainingSnapshot:
+    """A training after one step, which may go on while this is written.
+
+    Attributes:
+        state: content of state.json. dense: copies of the dense parameters and their moments, by their names in the
+            file. experts: copied only where an update comes before they are written.
+    """
+
+    state: bytes
+    dense: dict[str, np.ndarray]
+    experts: StoreSnapshot
+
+
+def take_snapshot(
+    train_step: TrainStep, step: int, loader_state: LoaderState, digests: Mapping[str, str], loaded: str | None
+) -> TrainingSnapshot:
+    """The training after `step`, whose last update is waited for.
 
     Args:
         digests: of data, table and tokenizers (`checkpoint.input_digests`); a resumed run must have the same.
         loaded: digest of the checkpoint whose weights the training started from, if any.
     """
-    model, optimizer = train_step.model, train_step.optimizer
+    train_step.finish()
     state = {
         "step": step,
         "updates": train_step.updates,
@@ -44,10 +58,38 @@ def save_training(
         "digests": dict(digests),
         "loaded": loaded,
     }
-    with CheckpointWriter(run.checkpoints, step) as writer:
-        write_model(writer, model, _moments(optimizer))
-        writer.write(STATE_FILE, json.dumps(state, indent=1).encode())
-    finish_publishing(run.checkpoints, run.latest, model.config.checkpoint.keep_last)
+    parameters = {**train_step.decoder.parameters, **_moments(train_step.optimizer)}
+    # a copy, because on the CPU asnumpy is a view of what the optimizer changes
+    dense = {name: parameter.asnumpy().copy() for name, parameter in parameters.items()}
+    return TrainingSnapshot(json.dumps(state, indent=1).encode(), dense, StoreSnapshot(train_step.model.store))
+
+
+def write_training(
+    run: RunFolder,
+    writer: CheckpointWriter,
+    model: LanguageModel,
+    snapshot: TrainingSnapshot,
+    previous: SavedExperts | None,
+) -> SavedExperts:
+    """Writes a checkpoint, then removes the oldest ones; returns what the next checkpoint may link.
+
+    Raises:
+        CheckpointError: it cannot be written. Earlier checkpoints are whole.
+    """
+    try:
+        with writer:
+            write_model(writer, model, snapshot.dense, snapshot.experts, previous)
+            writer.write(STATE_FILE, snapshot.state)
+    finally:
+        snapshot.experts.close()
+    try:
+        finish_publishing(run.checkpoints, run.latest, model.config.checkpoint.keep_last)
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {writer.folder} is complete, but {run.latest.name} cannot be written or older checkpoints "
+            f"cannot be removed: {error.strerror or error}; see to this, then go on with --resume"
+        ) from None
+    return SavedExperts(CheckpointReader(writer.folder), snapshot.experts.step_counts)
 
 
 def resume_training(

@@ -1,5 +1,6 @@
 """The checkpoint directory: whole or absent, verified before use, refused with a reason."""
 
+import errno
 import json
 import resource
 
@@ -110,6 +111,84 @@ def test_a_full_disk_is_one_clear_error(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["iteration_00000001"]
     with pytest.raises(CheckpointError, match="the disk has"), CheckpointWriter(tmp_path, 2) as writer:
         writer.require_space(1 << 60)
+
+
+def link_a(tmp_path, step, source):
+    """Saves a checkpoint whose `a.bin` is the source's if it can be; returns whether it was linked."""
+    with CheckpointWriter(tmp_path, step) as writer:
+        linked = writer.link("a.bin", source.folder, source.files["a.bin"])
+        if not linked:
+            writer.write("a.bin", b"written")
+    return linked
+
+
+def test_a_linked_file_is_one_file_with_two_names(tmp_path):
+    save(tmp_path, 1)
+    first = CheckpointReader(tmp_path)
+    assert link_a(tmp_path, 2, first)
+    second = CheckpointReader(tmp_path)
+    assert (first.folder / "a.bin").stat().st_ino == (second.folder / "a.bin").stat().st_ino
+    assert second.files == {"a.bin": first.files["a.bin"]}
+    prune(tmp_path, 1)
+    assert second.read("a.bin") == b"content"
+    (second.folder / "a.bin").write_bytes(b"Content")
+    with pytest.raises(CheckpointError, match=r"iteration_00000002/a\.bin was altered"):
+        second.read("a.bin")
+
+
+def test_damage_of_a_linked_file_is_found_under_both_names(tmp_path):
+    save(tmp_path, 1)
+    first = CheckpointReader(tmp_path)
+    link_a(tmp_path, 2, first)
+    (first.folder / "a.bin").write_bytes(b"Content")
+    for reader in (first, CheckpointReader(tmp_path)):
+        with pytest.raises(CheckpointError, match=rf"{reader.folder.name}/a\.bin was altered"):
+            reader.read("a.bin")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path, patch: path.unlink(),
+        lambda path, patch: path.write_bytes(b"conte"),
+        lambda path, patch: patch.setattr("os.link", refuse_link),
+    ],
+)
+def test_what_cannot_be_linked_is_said(tmp_path, monkeypatch, spoil):
+    save(tmp_path, 1)
+    first = CheckpointReader(tmp_path)
+    spoil(first.folder / "a.bin", monkeypatch)
+    before = {path: path.read_bytes() for path in first.folder.rglob("*.bin")}
+    assert not link_a(tmp_path, 2, first)
+    assert CheckpointReader(tmp_path).read("a.bin") == b"written"
+    assert {path: path.read_bytes() for path in first.folder.rglob("*.bin")} == before
+
+
+def refuse_link(*_, **__):
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+
+def test_links_are_synced_with_their_folder(tmp_path, monkeypatch):
+    """A new name is on the disk only when its folder is."""
+    synced = []
+    monkeypatch.setattr("mindpangu.checkpoint.writer.sync_folder", synced.append)
+    save(tmp_path, 1)
+    first = CheckpointReader(tmp_path)
+    synced.clear()
+    with CheckpointWriter(tmp_path, 2) as writer:
+        assert writer.link("experts/b.bin", first.folder, first.files["experts/b.bin"])
+        assert not synced
+    assert writer.scratch / "experts" in synced
+
+
+def test_a_cancelled_checkpoint_is_not_made(tmp_path):
+    save(tmp_path, 1)
+    with pytest.raises(CheckpointError, match="iteration_00000002 was given up"):
+        with CheckpointWriter(tmp_path, 2) as writer:
+            writer.write("a.bin", b"x")
+            writer.cancel()
+            writer.write("b.bin", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["iteration_00000001"]
 
 
 def test_expert_file_describes_itself(tmp_path):

@@ -266,6 +266,7 @@ def kill_and_resume(overrides, folder, expected, kills, seed):
     assert "resumed from" in done.stdout
     assert losses(folder) == expected
     assert half_written == kills // 2
+    assert not list((folder / "checkpoint").glob(".*"))
 
 
 def test_killed_runs_resume_exactly(tiny_run):
