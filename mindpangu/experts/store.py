@@ -127,5 +127,6 @@ class ExpertStore:
 
 
 def _squared_norm(flat: np.ndarray) -> float:
-    # pieces bound the float32 rounding of a long dot product
-    return float(sum(float(np.dot(piece, piece)) for piece in np.split(flat, range(1 << 16, flat.size, 1 << 16))))
+    # pieces bound the float32 rounding of a long dot product; squares of fp16 numbers need the range of float32
+    pieces = np.split(flat, range(1 << 16, flat.size, 1 << 16))
+    return float(sum(float(np.dot(piece, piece)) for piece in (p.astype(np.float32, copy=False) for p in pieces)))

@@ -25,7 +25,7 @@ class ModelInputs:
         slot: embedding slot of the whole batch, or -1 (`EmbeddingSlots.common`).
         rows_BS, tokens_BS, positions_BS: int32 [B, S]; rows of the embedding table, ids local to the slot, positions.
         sample_slots_B: int32 [B]. tables_LDV: int32 [L, D, V].
-        slabs: the experts' tensors in the order of `ExpertStore.lookup`.
+        slabs: the experts' tensors in the order of `ExpertStore.lookup`, in the compute dtype.
     """
 
     slot: int
@@ -38,7 +38,12 @@ class ModelInputs:
 
     @staticmethod
     def build(
-        tokens_BS: np.ndarray, positions_BS: np.ndarray, plan: RoutePlan, slots: EmbeddingSlots, store: ExpertStore
+        tokens_BS: np.ndarray,
+        positions_BS: np.ndarray,
+        plan: RoutePlan,
+        slots: EmbeddingSlots,
+        store: ExpertStore,
+        expert_dtype: type[np.floating] = np.float32,
     ) -> "ModelInputs":
         sample_slots_B = slots.of_samples(plan.domain_of_slot, len(tokens_BS))
         return ModelInputs(
@@ -48,7 +53,7 @@ class ModelInputs:
             positions_BS=as_tensor(positions_BS),
             sample_slots_B=as_tensor(sample_slots_B),
             tables_LDV=as_tensor(plan.tables_LDV),
-            slabs=tuple(as_tensor(slab) for slab in store.lookup(plan.domain_of_slot)),
+            slabs=tuple(as_tensor(slab.astype(expert_dtype, copy=False)) for slab in store.lookup(plan.domain_of_slot)),
         )
 
 

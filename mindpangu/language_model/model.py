@@ -15,6 +15,7 @@ from mindpangu.experts import ExpertStore
 from mindpangu.language_model.inputs import ModelInputs, as_tensor, refuse_invalid_ids
 from mindpangu.model.decoder import Decoder
 from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.model.precision import expert_dtype
 from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
 
@@ -60,7 +61,7 @@ class LanguageModel:
         return plan_routes(tokens_BS, domain_of_slot, self.domains, self.table)
 
     def inputs(self, tokens_BS: np.ndarray, positions_BS: np.ndarray, plan: RoutePlan) -> ModelInputs:
-        return ModelInputs.build(tokens_BS, positions_BS, plan, self.slots, self.store)
+        return ModelInputs.build(tokens_BS, positions_BS, plan, self.slots, self.store, expert_dtype(self.config))
 
     def token_losses(self, batch: Batch, domain_of_slot: Sequence[int] | None = None) -> np.ndarray:
         """float32 [B, S]: −log p of every target, masked or not.

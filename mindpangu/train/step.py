@@ -11,6 +11,7 @@ from mindpangu.data import Batch
 from mindpangu.data.route_plan import RoutePlan
 from mindpangu.language_model import LanguageModel, ModelInputs, as_tensor, group_by_domain, refuse_invalid_ids
 from mindpangu.train.compiled import CompiledFunctions, slabs_of_layers
+from mindpangu.train.loss_scale import LossScale
 from mindpangu.train.optimizer import DenseAdam
 from mindpangu.train.spikes import SpikeGuard
 
@@ -19,10 +20,12 @@ from mindpangu.train.spikes import SpikeGuard
 class Gradients:
     """Sum over the micro-batches of a step. The loss is a mean over the step's tokens, so nothing is divided later.
 
+    dense and experts are those of the loss times the loss scale.
+
     Attributes:
         loss: mean loss of the step's unmasked targets.
         dense: name → gradient on the device.
-        experts: (layer, domain id) → the four gradients of the slab on the host.
+        experts: (layer, domain id) → the four gradients of the slab on the host; sums of several are fp32.
         activated_LDA: bool [L, all domains, A], experts that received a token.
         domain_loss: domain id → [sum of losses, number of targets].
     """
@@ -36,13 +39,20 @@ class Gradients:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step reports. `skipped` says why it was not taken, or is None."""
+    """What a step reports: the values without the loss scale.
+
+    Attributes:
+        skipped: why the step was not taken, or None.
+        loss_scale: the one that it used. loss_scale_lowered: it overflowed, and the next step's is smaller.
+    """
 
     loss: float
     global_norm: float
     skipped: str | None
     domain_loss: dict[int, float]
     experts_updated: int
+    loss_scale: float
+    loss_scale_lowered: bool
 
 
 class TrainStep:
@@ -59,41 +69,45 @@ class TrainStep:
         self.functions = CompiledFunctions(decoder, len(model.store.lookup(any_slots)))
         self.optimizer = DenseAdam(decoder.parameters, config.optimizer)
         self.guard = SpikeGuard(config.training.spike_sigma, config.training.spike_window)
+        self.loss_scale = LossScale.of(config)
         self.updates = 0
 
     def run(self, batches: Sequence[Batch], plans: Sequence[RoutePlan], learning_rate: float) -> StepResult:
         """Takes one step on its micro-batches, or skips it, leaving every bit as it was."""
-        gradients = self.gradients(batches, plans)
+        loss_scale, gradients = self.loss_scale.value, self.gradients(batches, plans)
         dense = list(gradients.dense.values())
         squared = self.optimizer.squared_norm(dense) + self.store.squared_norm(gradients.experts)
-        global_norm = math.sqrt(squared) if squared >= 0 else math.nan
+        global_norm = math.sqrt(squared) / loss_scale if squared >= 0 else math.nan
         skipped = self.guard.reason_to_skip({"loss": gradients.loss, "global_norm": global_norm})
-        updated = 0
+        overflow = not (math.isfinite(gradients.loss) and math.isfinite(global_norm))
+        lowered, updated = self.loss_scale.update(overflow), 0
+        if lowered:
+            skipped = f"{skipped}; the loss scale goes from {loss_scale:g} to {self.loss_scale.value:g}"
         if skipped is None:
             self.updates += 1
-            scale = min(1.0, self.config.training.max_norm / (global_norm + 1e-6))
+            scale = min(1.0, self.config.training.max_norm / (global_norm + 1e-6)) / loss_scale
             self.optimizer.update(dense, self.updates, learning_rate, scale)
             updated = self.store.update(gradients.experts, gradients.activated_LDA, learning_rate, scale)
         domain_loss = {domain: total / max(count, 1) for domain, (total, count) in gradients.domain_loss.items()}
-        return StepResult(gradients.loss, global_norm, skipped, domain_loss, updated)
+        return StepResult(gradients.loss, global_norm, skipped, domain_loss, updated, loss_scale, lowered)
 
     def gradients(self, batches: Sequence[Batch], plans: Sequence[RoutePlan]) -> Gradients:
         """Loss and gradients summed over micro-batches; each target weighs 1 / targets of the whole step."""
         total = Gradients()
-        store = self.store
+        store, loss_scale = self.store, self.loss_scale.value
         total.activated_LDA = np.zeros((store.num_layers, len(store.domains), store.group_size), bool)
         num_targets = sum(float(batch.loss_mask_BS.sum()) for batch in batches)
         for batch, plan in zip(batches, plans, strict=True):
-            weights_BS = batch.loss_mask_BS / np.float32(max(num_targets, 1))
+            weights_BS = batch.loss_mask_BS / np.float32(max(num_targets, 1)) * np.float32(loss_scale)
             inputs = self.model.inputs(batch.tokens_BS, batch.positions_BS, plan)
             loss, losses_B, invalid, dense, slabs = self._micro_step(
                 inputs, as_tensor(batch.targets_BS), as_tensor(weights_BS)
             )
             refuse_invalid_ids(invalid)
             _accumulate_dense(total.dense, dense)
-            total.loss += float(loss.asnumpy())
+            total.loss += float(loss.asnumpy()) / loss_scale
             self._add_experts(total, plan, slabs)
-            self._add_domain_losses(total, batch, plan, losses_B.asnumpy() * num_targets)
+            self._add_domain_losses(total, batch, plan, losses_B.asnumpy() * (num_targets / loss_scale))
         return total
 
     def _micro_step(self, inputs: ModelInputs, targets_BS: Tensor, weights_BS: Tensor):
@@ -120,7 +134,8 @@ class TrainStep:
             key = (layer, plan.domain_of_slot[slot])
             arrays = [tensor.asnumpy() for tensor in tensors]
             if key in total.experts:
-                arrays = [mine + other for mine, other in zip(total.experts[key], arrays, strict=True)]
+                pairs = zip(total.experts[key], arrays, strict=True)
+                arrays = [np.add(mine, other, dtype=np.float32) for mine, other in pairs]
             total.experts[key] = arrays
             total.activated_LDA[key] |= plan.counts_LDA[layer, slot] > 0
 
