@@ -135,8 +135,12 @@ def test_stop_and_resume_equals_one_run(tiny_run, tmp_path):
     overrides, folder = tiny_run
     other = tmp_path / "other"
     shutil.copytree(folder, other)
-    schedule = {"training__loss_scale": str(2**30), "training__loss_scale_window": "4", "training__max_skipped_steps": "1",
-                "lr_scheduler__decay_steps": "40"}  # fmt: skip
+    schedule = {
+        "training__loss_scale": str(2**30),
+        "training__loss_scale_window": "4",
+        "training__max_skipped_steps": "1",
+        "lr_scheduler__decay_steps": "40",
+    }
     train(fp16(overrides, training__steps="24", **schedule), say=lambda text: None)
     expected = records(folder)
     scales = [scale for _, _, scale, _, _ in expected.values()]
@@ -158,6 +162,7 @@ def test_stop_and_resume_equals_one_run(tiny_run, tmp_path):
         assert (newest[0] / path).read_bytes() == (newest[1] / path).read_bytes(), path
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_only_overflows_at_a_scale_of_1_end_the_training(tiny_run):
     overrides, folder = tiny_run
     run = fp16(
