@@ -92,15 +92,8 @@ def _slot_ffn(rows_RH, counts_E, slab, block_rows):
 
 
 def _block_ffn(blocks, up, up_bias, down, down_bias):
-    u = _add_bias(ops.bmm(blocks, up), up_bias)
-    return _add_bias(ops.bmm(fast_gelu(u), down), down_bias)
-
-
-def _add_bias(blocks, bias):
-    """In at least fp32: the bias's gradient is a sum over rows, which the CPU would add up in fp16."""
-    if blocks.dtype != ms.float16:
-        return blocks + ops.expand_dims(bias, 1)
-    return ops.cast(ops.cast(blocks, ms.float32) + ops.expand_dims(ops.cast(bias, ms.float32), 1), ms.float16)
+    u = ops.bmm(blocks, up) + ops.expand_dims(up_bias, 1)
+    return ops.bmm(fast_gelu(u), down) + ops.expand_dims(down_bias, 1)
 
 
 def _block_layout(counts_E, num_rows, block_rows, num_overflow):

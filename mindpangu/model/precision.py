@@ -1,11 +1,12 @@
 """Mixed precision, after PanGu-α: what is computed in which number format.
 
-    fp32            Parameters and their gradients, Adam, LayerNorm, softmax, additions of a bias, loss
+    fp32            Parameters and their gradients, Adam, embeddings, LayerNorm, softmax, additions of a bias, loss
     compute dtype   matrix products, attention's mixing, activations, the residual stream, experts and their gradients
 
 The compute dtype is `context.precision`; with fp32 both rows are the same and no cast is in the graph. A Parameter is
-cast where it is used, so its gradient comes back in fp32. Sums over many tokens (gradients of biases and embeddings)
-are fp32 for a reason: the CPU adds them up in fp16 one by one, where 2048 + 1 is 2048.
+cast where it is used, so its gradient comes back in fp32. Biases and looked-up embeddings are cast afterwards: their
+gradients are sums over tokens, and the CPU adds up the gradient of a gather in its own format, where in fp16 2048 + 1
+is 2048.
 """
 
 import mindspore as ms

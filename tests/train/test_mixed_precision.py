@@ -3,7 +3,7 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.config import load_config
@@ -107,7 +107,7 @@ class Recorder(nn.Cell):
         return self.function(x, *others)
 
 
-def test_norms_softmax_and_loss_are_fp32_and_matrix_products_fp16(tiny_overrides, monkeypatch):
+def test_norms_softmax_loss_and_embeddings_are_fp32_and_matrix_products_fp16(tiny_overrides, monkeypatch):
     """Run operator by operator (PyNative), with the operators recorded."""
     step, planned = opened(tiny_overrides, "fp16")
     decoder, ((batch,), (plan,)) = step.decoder, planned()
@@ -120,7 +120,7 @@ def test_norms_softmax_and_loss_are_fp32_and_matrix_products_fp16(tiny_overrides
                     function = getattr(cell, name)
                     delattr(cell, name)
                     setattr(cell, name, Recorder(function, seen))
-    matmul, log_softmax = ops.matmul, ops.log_softmax
+    matmul, log_softmax, gather, gathered = ops.matmul, ops.log_softmax, ops.gather, []
 
     def recorded(name, function):
         def call(x, *others):
@@ -129,12 +129,20 @@ def test_norms_softmax_and_loss_are_fp32_and_matrix_products_fp16(tiny_overrides
 
         return call
 
+    def gather_and_record(table, *others):
+        if isinstance(table, Parameter):
+            gathered.append(table.name)
+        return gather(table, *others)
+
+    monkeypatch.setattr(ops, "gather", gather_and_record)
     monkeypatch.setattr(ops, "matmul", recorded("matmul", matmul))
     monkeypatch.setattr(ops, "log_softmax", recorded("log_softmax", log_softmax))
     h_TH = decoder.lower(inputs.rows_BS, inputs.positions_BS)
     x_TH, _ = decoder.upper(h_TH, inputs.tokens_BS, inputs.positions_BS, inputs.tables_LDV, inputs.slabs)
     losses_BS = decoder.upper.token_losses(x_TH, Tensor(batch.targets_BS), inputs.slot, inputs.sample_slots_B)
     assert (x_TH.dtype, losses_BS.dtype) == (ms.float16, ms.float32)
+    # the tables themselves, not fp16 copies, in which the gradients of frequent tokens would stop growing
+    assert gathered == ["word_embedding", "position_embedding", "query_embedding"]
     assert set(seen) == {
         ("LayerNorm", "Float32"),
         ("Softmax", "Float32"),
@@ -200,7 +208,7 @@ def test_scores_beyond_the_range_of_fp16(tiny_overrides):
 
 
 def test_a_bias_gradient_over_many_tokens(tiny_overrides):
-    """In fp16 the CPU counts to 2048 and no further."""
+    """Is summed in fp32: 5001 is no number of fp16."""
     linear = Linear(Init(config_of(tiny_overrides, "fp16")), "linear", 4, 3, 0.02)
     sums = ms.grad(lambda x: linear(x).sum(), None, linear.trainable_params())(Tensor(np.ones((5001, 4), np.float16)))
     np.testing.assert_array_equal(sums[1].asnumpy(), np.full(3, 5001, np.float32))
