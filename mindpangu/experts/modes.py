@@ -9,6 +9,7 @@ from mindpangu.experts.gradients import HostGradients
 from mindpangu.experts.link import Link
 from mindpangu.experts.resident import ResidentExperts
 from mindpangu.experts.store import ExpertStore
+from mindpangu.model.precision import expert_dtype
 
 
 def open_experts(store: ExpertStore, config: Config, link: Link | None = None) -> ECSS | ResidentExperts:
@@ -17,7 +18,7 @@ def open_experts(store: ExpertStore, config: Config, link: Link | None = None) -
     Args:
         link: copies between host and device; None makes one.
     """
-    settings, dtype = config.experts, np.float32
+    settings, dtype = config.experts, expert_dtype(config)
     if settings.mode == "device":
         return ResidentExperts(store, dtype)
     link, every_expert = link or Link(settings.host_threads), settings.mode == "host_full"

@@ -15,6 +15,7 @@ from mindpangu.experts import ExpertStore
 from mindpangu.language_model.inputs import ModelInputs, as_tensor, refuse_invalid_ids
 from mindpangu.model.decoder import Decoder
 from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.model.precision import expert_dtype
 from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
 
@@ -92,7 +93,8 @@ class LanguageModel:
         return logits_BV.asnumpy()
 
     def _slabs(self, plan: RoutePlan) -> list[Tensor]:
-        return [as_tensor(slab) for slab in self.store.lookup(plan.domain_of_slot)]
+        dtype = expert_dtype(self.config)
+        return [as_tensor(slab.astype(dtype, copy=False)) for slab in self.store.lookup(plan.domain_of_slot)]
 
     def _check_parts(self) -> None:
         for name, size in zip(self.slots.names, self.slots.sizes, strict=True):

@@ -8,6 +8,7 @@ The final LayerNorm stands *before* the query layer, and nothing after it, as in
 (its pipeline-parallel code has it the other way round). Experts are inputs, never Parameters: see `experts`.
 """
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
@@ -17,6 +18,7 @@ from ascend_ops.rre_dispatch import rre_dispatch
 from mindpangu.config import Config
 from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.layers import Attention, FeedForward, Init, LayerNorm
+from mindpangu.model.precision import cast
 
 
 class Block(nn.Cell):
@@ -74,7 +76,7 @@ class Lower(nn.Cell):
     def __init__(self, init: Init, word_embedding, num_blocks: int):
         super().__init__(auto_prefix=False)
         model = init.config.model
-        self.word_embedding = word_embedding
+        self.word_embedding, self.compute_dtype = word_embedding, init.compute_dtype
         self.position_embedding = init.weight("position_embedding", model.seq_length, model.hidden_size)
         self.blocks = nn.CellList([DenseBlock(init, f"blocks.{i}") for i in range(num_blocks)], auto_prefix=False)
 
@@ -82,7 +84,7 @@ class Lower(nn.Cell):
         """rows_BS: int32 rows of the embedding table. Returns h_TH."""
         hidden = self.word_embedding.shape[1]
         x_BSH = ops.gather(self.word_embedding, rows_BS, 0) + ops.gather(self.position_embedding, positions_BS, 0)
-        x_TH = x_BSH.reshape((-1, hidden))
+        x_TH = cast(x_BSH, self.compute_dtype).reshape((-1, hidden))
         for block in self.blocks:
             x_TH = block(x_TH, positions_BS)
         return x_TH
@@ -94,7 +96,7 @@ class Upper(nn.Cell):
     def __init__(self, init: Init, word_embedding, slots: EmbeddingSlots):
         super().__init__(auto_prefix=False)
         model = init.config.model
-        self.word_embedding, self.rre_layers = word_embedding, model.rre_layers
+        self.word_embedding, self.rre_layers, self.compute_dtype = word_embedding, model.rre_layers, init.compute_dtype
         first, last = model.num_layers - model.rre_layers, model.num_layers - 1
         self.blocks = nn.CellList([RREBlock(init, f"blocks.{i}") for i in range(first, last)], auto_prefix=False)
         self.final_norm = LayerNorm(init, "final_norm")
@@ -117,7 +119,7 @@ class Upper(nn.Cell):
             h_TH, invalid_here = block(h_TH, positions_BS, tokens_T, tables_LDV[i], layer_slabs)
             invalid = invalid + invalid_here
         x_TH = self.final_norm(h_TH)
-        query_TH = ops.gather(self.query_embedding, positions_BS.reshape((-1,)), 0)
+        query_TH = cast(ops.gather(self.query_embedding, positions_BS.reshape((-1,)), 0), self.compute_dtype)
         if self.rre_layers == 0:
             return self.query_layer(x_TH, positions_BS, query_TH), invalid
         x_TH, invalid_here = self.query_layer(
@@ -126,7 +128,7 @@ class Upper(nn.Cell):
         return x_TH, invalid + invalid_here
 
     def logits(self, x_TH, slot, sample_slots_B):
-        """Scores of the next token.
+        """Scores of the next token, float32.
 
         Args:
             slot: the embedding slot of the whole batch, a Python int; the head then multiplies by its rows alone.
@@ -137,11 +139,14 @@ class Upper(nn.Cell):
             rows_VH = self.word_embedding
             if len(self.slot_starts) > 1:
                 rows_VH = rows_VH[self.slot_starts[slot] : self.slot_ends[slot]]
-            return self.head(x_TH, rows_VH)
-        logits_TV = self.head(x_TH, self.word_embedding)
+            return self._scores(x_TH, rows_VH)
+        logits_TV = self._scores(x_TH, self.word_embedding)
         slot_T = ops.repeat_elements(sample_slots_B, x_TH.shape[0] // sample_slots_B.shape[0], 0)
         foreign_TV = ops.expand_dims(slot_T, 1) != self.slot_of_row_V
         return ops.masked_fill(logits_TV, foreign_TV, -1e9)
+
+    def _scores(self, x_TH, rows_VH):
+        return cast(self.head(x_TH, cast(rows_VH, self.compute_dtype)), ms.float32)
 
     def token_losses(self, x_TH, targets_BS, slot, sample_slots_B):
         """float32 [B, S]: −log p of each target (ids local to the slot)."""

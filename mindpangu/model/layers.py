@@ -2,22 +2,25 @@
 
 Cells take rows x_TH (tokens by hidden) and use `ops.*` only, which runs on the CPU and on Ascend alike.
 Every parameter is drawn from a random stream of its own name, so a model's initial weights do not depend
-on the order in which its parts are built. Shapes: B batch, S sequence, T = B·S, H hidden, N heads, K head, F FFN.
+on the order in which its parts are built; `precision.py` says which number format computes what.
+Shapes: B batch, S sequence, T = B·S, H hidden, N heads, K head, F FFN.
 """
 
+import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from ascend_ops.grouped_ffn import fast_gelu
 from mindpangu.config import Config
 from mindpangu.model.initialization import normal
+from mindpangu.model.precision import cast, compute_dtype
 
 
 class Init:
-    """Makes the parameters of one model: names, shapes and initial values."""
+    """Makes the parameters of one model: names, shapes and initial values, all fp32; says what they compute in."""
 
     def __init__(self, config: Config):
-        self.config = config
+        self.config, self.compute_dtype = config, compute_dtype(config)
         self.std = config.model.init_std
         # residual branches start smaller, so that the sum over layers keeps its scale (ours, after GPT-2)
         self.output_std = self.std / np.sqrt(2 * config.model.num_layers)
@@ -37,9 +40,10 @@ class LayerNorm(nn.Cell):
         self.gamma = init.constant(f"{name}.gamma", size, 1.0)
         self.beta = init.constant(f"{name}.beta", size, 0.0)
         self.normalize = ops.LayerNorm(-1, -1, init.config.model.layernorm_epsilon)
+        self.compute_dtype = init.compute_dtype
 
     def construct(self, x_TH):
-        return self.normalize(x_TH, self.gamma, self.beta)[0]
+        return cast(self.normalize(cast(x_TH, ms.float32), self.gamma, self.beta)[0], self.compute_dtype)
 
 
 class Linear(nn.Cell):
@@ -49,9 +53,11 @@ class Linear(nn.Cell):
         super().__init__(auto_prefix=False)
         self.weight = init.weight(f"{name}.weight", inputs, outputs, std=std)
         self.bias = init.constant(f"{name}.bias", outputs, 0.0)
+        self.compute_dtype = init.compute_dtype
 
     def construct(self, x):
-        return ops.matmul(x, self.weight) + self.bias
+        product = ops.matmul(x, cast(self.weight, self.compute_dtype))
+        return cast(cast(product, ms.float32) + self.bias, self.compute_dtype)
 
 
 class Attention(nn.Cell):
@@ -63,6 +69,9 @@ class Attention(nn.Cell):
         hidden = model.hidden_size
         self.num_heads, self.head_size = model.num_heads, hidden // model.num_heads
         self.scale = self.head_size**-0.5
+        self.compute_dtype = init.compute_dtype
+        # fp16 ends at 65504: scale the queries, before the product, instead of the scores after it
+        self.scale_queries = init.compute_dtype == ms.float16
         self.eod_reset = init.config.data.eod_reset
         self.query = Linear(init, f"{name}.query", hidden, hidden, init.std)
         self.key = Linear(init, f"{name}.key", hidden, hidden, init.std)
@@ -79,10 +88,14 @@ class Attention(nn.Cell):
         query = self._heads(self.query(query_TH), batch, length)
         key = self._heads(self.key(x_TH), batch, length)
         value = self._heads(self.value(x_TH), batch, length)
-        scores_BNSS = self.scores(query, key) * self.scale + self.future_SS[:length, :length]
+        if self.scale_queries:
+            scores_BNSS = cast(self.scores(query * self.scale, key), ms.float32)
+        else:
+            scores_BNSS = cast(self.scores(query, key), ms.float32) * self.scale
+        scores_BNSS = scores_BNSS + self.future_SS[:length, :length]
         if self.eod_reset:
             scores_BNSS = scores_BNSS + self._other_documents(positions_BS)
-        mixed = self.mix(self.softmax(scores_BNSS), value)
+        mixed = self.mix(cast(self.softmax(scores_BNSS), self.compute_dtype), value)
         return self.output(mixed.transpose((0, 2, 1, 3)).reshape((batch * length, -1)))
 
     def _heads(self, x_TH, batch, length):

@@ -18,7 +18,7 @@ class StepRecord:
 
     Attributes:
         loss: mean over the step's targets, natural logarithm. lr: learning rate. global_norm: before clipping.
-        overflow: loss or gradient norm is not finite. loss_scale: of mixed precision; 1.0 in fp32.
+        overflow: loss or gradient norm is not finite. loss_scale: the one that the step used; 1.0 in fp32.
         per_step_time: seconds. tokens_per_s: training tokens per second.
         imbalance: largest over mean load of an expert, averaged over layers.
         experts_activated, bytes_to_device, bytes_to_host, lookup_s, update_s, wait_s: see `experts.ExpertTraffic`.

@@ -49,7 +49,8 @@ def run_steps(
                 record = _record(train_step, step, rate, result, planned, time.perf_counter() - started)
                 for callback in callbacks:
                     callback.on_step(record)
-                skipped_in_a_row = skipped_in_a_row + 1 if result.skipped else 0
+                if not result.loss_scale_lowered:
+                    skipped_in_a_row = skipped_in_a_row + 1 if result.skipped else 0
                 give_up = skipped_in_a_row >= config.training.max_skipped_steps
                 if result.skipped:
                     _tell_skipped(callbacks, train_step, step, result, planned)
@@ -122,7 +123,7 @@ def _record(
         lr=rate,
         global_norm=result.global_norm,
         overflow=not (math.isfinite(result.loss) and math.isfinite(result.global_norm)),
-        loss_scale=1.0,
+        loss_scale=result.loss_scale,
         per_step_time=seconds,
         tokens_per_s=tokens / seconds,
         imbalance=sum(plan.imbalance() for plan in planned.plans) / len(planned.plans),

@@ -63,8 +63,8 @@ def require_supported(config: Config) -> None:
             f"parallelism asks for {ranks} ranks (data_parallel {parallelism.data_parallel} × tensor_parallel "
             f"{parallelism.tensor_parallel}); this version trains in one process. Set both to 1"
         )
-    if config.context.precision != "fp32":
-        raise ConfigError(f"context.precision is {config.context.precision}; this version trains in fp32")
+    if config.context.precision == "bf16":
+        raise ConfigError("context.precision is bf16; this version computes in fp32 or fp16")
 
 
 def set_device(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""What a training checkpoint holds beyond the model: optimizer state, position in the data, the spike window.
+"""What a training checkpoint holds beyond the model: optimizer state, position in the data, spikes, loss scale.
 
 When and in which thread it is written is in `saver.py`.
 """
@@ -55,6 +55,7 @@ def take_snapshot(
         "updates": train_step.updates,
         "loader": loader_state,
         "spikes": train_step.guard.state(),
+        "loss_scale": train_step.loss_scale.state(),
         "digests": dict(digests),
         "loaded": loaded,
     }
@@ -95,7 +96,7 @@ def write_training(
 def resume_training(
     reader: CheckpointReader, train_step: TrainStep, digests: Mapping[str, str]
 ) -> tuple[int, LoaderState, str | None]:
-    """Restores model, optimizer, experts and spike window.
+    """Restores model, optimizer, experts, spike window and loss scale.
 
     Returns:
         (last finished step, loader state, digest of the checkpoint that the training once started from).
@@ -109,6 +110,8 @@ def resume_training(
     read_dense(reader, {**model.decoder.parameters, **_moments(train_step.optimizer)})
     read_experts(reader, model, with_adam=True)
     train_step.guard.load_state(state["spikes"])
+    if "loss_scale" in state:  # fp32 checkpoints of earlier versions have none
+        train_step.loss_scale.load_state(state["loss_scale"])
     train_step.updates = state["updates"]
     return state["step"], state["loader"], state["loaded"]
 

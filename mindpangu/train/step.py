@@ -12,6 +12,7 @@ from mindpangu.data.route_plan import RoutePlan
 from mindpangu.experts import ExpertTraffic, Link, open_experts
 from mindpangu.language_model import LanguageModel, as_tensor, group_by_domain, refuse_invalid_ids
 from mindpangu.train.compiled import CompiledFunctions
+from mindpangu.train.loss_scale import LossScale
 from mindpangu.train.optimizer import DenseAdam
 from mindpangu.train.spikes import SpikeGuard
 
@@ -20,7 +21,8 @@ from mindpangu.train.spikes import SpikeGuard
 class Gradients:
     """Sum over the micro-batches of a step. The loss is a mean over the step's tokens, so nothing is divided later.
 
-    The experts' gradients are not here: they go to the host as they come (`TrainStep.experts`).
+    Gradients are those of the loss times the loss scale. The experts' are not here: they go to the host as they come
+    (`TrainStep.experts`).
 
     Attributes:
         loss: mean loss of the step's unmasked targets.
@@ -35,13 +37,20 @@ class Gradients:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step reports. `skipped` says why it was not taken, or is None."""
+    """What a step reports: the values without the loss scale.
+
+    Attributes:
+        skipped: why the step was not taken, or None.
+        loss_scale: the one that it used. loss_scale_lowered: it overflowed, and the next step's is smaller.
+    """
 
     loss: float
     global_norm: float
     skipped: str | None
     domain_loss: dict[int, float]
     traffic: ExpertTraffic
+    loss_scale: float
+    loss_scale_lowered: bool
 
 
 class TrainStep:
@@ -64,6 +73,7 @@ class TrainStep:
         self.functions = CompiledFunctions(decoder, len(model.store.lookup(any_slots)))
         self.optimizer = DenseAdam(decoder.parameters, config.optimizer)
         self.guard = SpikeGuard(config.training.spike_sigma, config.training.spike_window)
+        self.loss_scale = LossScale.of(config)
         self.updates = 0
 
     def run(
@@ -78,18 +88,24 @@ class TrainStep:
         Args:
             upcoming: the next step's plans, so that its experts can be fetched meanwhile.
         """
-        gradients = self.gradients(batches, plans, upcoming)
+        loss_scale, gradients = self.loss_scale.value, self.gradients(batches, plans, upcoming)
         dense = list(gradients.dense.values())
         squared = self.experts.squared_norm() + self.optimizer.squared_norm(dense)
-        global_norm = math.sqrt(squared) if squared >= 0 else math.nan
+        global_norm = math.sqrt(squared) / loss_scale if squared >= 0 else math.nan
         skipped = self.guard.reason_to_skip({"loss": gradients.loss, "global_norm": global_norm})
+        overflow = not (math.isfinite(gradients.loss) and math.isfinite(global_norm))
+        lowered = self.loss_scale.update(overflow)
+        if lowered:
+            skipped = f"{skipped}; the loss scale goes from {loss_scale:g} to {self.loss_scale.value:g}"
         if skipped is None:
             self.updates += 1
-            scale = min(1.0, self.config.training.max_norm / (global_norm + 1e-6))
+            scale = min(1.0, self.config.training.max_norm / (global_norm + 1e-6)) / loss_scale
             self.optimizer.update(dense, self.updates, learning_rate, scale)
             self.experts.update(learning_rate, scale)
         domain_loss = {domain: total / max(count, 1) for domain, (total, count) in gradients.domain_loss.items()}
-        return StepResult(gradients.loss, global_norm, skipped, domain_loss, self.experts.traffic)
+        return StepResult(
+            gradients.loss, global_norm, skipped, domain_loss, self.experts.traffic, loss_scale, lowered
+        )
 
     def finish(self) -> None:
         """Returns when the experts of the last step are updated."""
@@ -104,12 +120,13 @@ class TrainStep:
         """Loss and gradients summed over micro-batches; each target weighs 1 / targets of the whole step."""
         total = Gradients()
         self.experts.begin(plans, upcoming)
+        loss_scale = self.loss_scale.value
         num_targets = sum(float(batch.loss_mask_BS.sum()) for batch in batches)
         for batch, plan in zip(batches, plans, strict=True):
-            weights_BS = batch.loss_mask_BS / np.float32(max(num_targets, 1))
+            weights_BS = batch.loss_mask_BS / np.float32(max(num_targets, 1)) * np.float32(loss_scale)
             loss, losses_B = self._micro_step(batch, plan, as_tensor(weights_BS), total.dense)
-            total.loss += loss
-            self._add_domain_losses(total, batch, plan, losses_B * num_targets)
+            total.loss += loss / loss_scale
+            self._add_domain_losses(total, batch, plan, losses_B * (num_targets / loss_scale))
         return total
 
     def _micro_step(

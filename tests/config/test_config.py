@@ -30,7 +30,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
         ({"lr_scheduler.warmup_steps": "100"}, "not more than lr_scheduler.warmup_steps"),
         ({"lr_scheduler.lr_end": "1"}, "above lr_scheduler.learning_rate"),
         ({"optimizer.betas": "[0.9]"}, "two numbers"),
-        ({"context.precision": "fp16"}, "on the CPU only fp32"),
+        ({"context.precision": "bf16"}, "the CPU has no bf16 kernels"),
         ({"training.run_name": "a/b"}, "the name of one folder"),
         ({"model": "3"}, "expected keys of ModelConfig"),
         ({"training.steps.x": "3"}, "training.steps is"),

@@ -43,7 +43,7 @@ class Training:
         self.folder = RunFolder.of(config)
         self.folder.checkpoints.mkdir()
         self.step = TrainStep(open_run(config).model)
-        self.store = self.step.store
+        self.store = self.step.model.store
         self.store.initialize()
         self.said = []
 

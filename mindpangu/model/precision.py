@@ -1,0 +1,33 @@
+"""Mixed precision, after PanGu-α: what is computed in which number format.
+
+    fp32            Parameters and their gradients, Adam, embeddings, LayerNorm, softmax, additions of a bias, loss
+    compute dtype   matrix products, attention's mixing, activations, the residual stream, experts and their gradients
+
+The compute dtype is `context.precision`; with fp32 both rows are the same and no cast is in the graph. A Parameter is
+cast where it is used, so its gradient comes back in fp32. Biases and looked-up embeddings are cast afterwards: their
+gradients are sums over tokens, and the CPU adds up the gradient of a gather in its own format, where in fp16 2048 + 1
+is 2048.
+"""
+
+import mindspore as ms
+import numpy as np
+from mindspore import ops
+
+from mindpangu.config import Config
+
+_COMPUTE_DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
+
+
+def compute_dtype(config: Config):
+    """MindSpore's type of the matrix products and of the residual stream."""
+    return _COMPUTE_DTYPES[config.context.precision]
+
+
+def expert_dtype(config: Config) -> type[np.floating]:
+    """NumPy's type in which experts enter the compiled functions and their gradients come back."""
+    return np.float16 if config.context.precision == "fp16" else np.float32
+
+
+def cast(x, dtype):
+    """x in another number format; where it has it already, x itself."""
+    return x if x.dtype == dtype else ops.cast(x, dtype)

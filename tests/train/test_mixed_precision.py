@@ -1,0 +1,283 @@
+"""fp16: which parts compute in it, how far its losses and gradients are from fp32's, and that fp32 is left alone."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn, ops
+
+from mindpangu.checkpoint import CheckpointReader
+from mindpangu.config import load_config
+from mindpangu.data import Loader, heldout_batches
+from mindpangu.domains import build_domains
+from mindpangu.errors import CheckpointError, ConfigError
+from mindpangu.language_model import load_model
+from mindpangu.model.decoder import Decoder
+from mindpangu.model.embedding_slots import MIXED, EmbeddingSlots
+from mindpangu.model.layers import Attention, Init, LayerNorm, Linear
+from mindpangu.train.run import open_run, set_device, train
+from mindpangu.train.saving import load_weights
+from mindpangu.train.step import TrainStep
+
+
+def config_of(overrides, precision, **changes):
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    config = load_config(None, overrides | {"context.precision": precision} | changes)
+    set_device(config)
+    return config
+
+
+def opened(overrides, precision, **changes):
+    """(train step, its next batches and plans) of the prepared tiny run, weights drawn."""
+    config = config_of(overrides, precision, **changes)
+    run = open_run(config)
+    run.model.store.initialize()
+    loader = Loader(run.shards, run.model.domains, config)
+
+    def planned():
+        batches = loader.next_step().micro_batches
+        return batches, [run.model.plan(batch.tokens_BS, batch.domain_of_slot) for batch in batches]
+
+    return TrainStep(run.model), planned
+
+
+def unscaled(step, gradients):
+    """name → float64 gradient without the loss scale, experts included."""
+    found = {name: gradient.asnumpy() for name, gradient in gradients.dense.items()}
+    for (layer, domain), arrays in gradients.experts.items():
+        found |= {f"experts.{layer}.{domain}.{i}": array for i, array in enumerate(arrays)}
+    return {name: array.astype(np.float64) / step.loss_scale.value for name, array in found.items()}
+
+
+def relative_error(found, expected):
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("rre_layers", ["2", "0"])
+def test_gradients_and_losses_follow_those_of_fp32(tiny_overrides, rre_layers):
+    exact, next_exact = opened(tiny_overrides, "fp32", model__rre_layers=rre_layers)
+    half, next_half = opened(tiny_overrides, "fp16", model__rre_layers=rre_layers)
+    batches, plans = next_exact()
+    next_half()
+    expected, found = (unscaled(step, step.gradients(batches, plans)) for step in (exact, half))
+    assert expected.keys() == found.keys()
+    total = np.sqrt(sum(np.square(gradient).sum() for gradient in expected.values()))
+    for name, gradient in expected.items():
+        if name.endswith("key.bias"):  # zero, for softmax does not see it: nothing but rounding
+            assert max(np.linalg.norm(gradient), np.linalg.norm(found[name])) < 1e-7 * total
+        else:
+            assert relative_error(found[name], gradient) < 3e-3, name
+    assert relative_error(found["word_embedding"], expected["word_embedding"]) > 1e-5  # it was fp16
+
+    distances = []
+    for _ in range(20):
+        one, other = exact.run(batches, plans, 3e-3), half.run(batches, plans, 3e-3)
+        assert (one.skipped, other.skipped) == (None, None)
+        assert (one.loss_scale, other.loss_scale) == (1.0, 65536.0)
+        assert other.global_norm == pytest.approx(one.global_norm, rel=5e-3)
+        assert other.domain_loss == pytest.approx(one.domain_loss, abs=2e-3)
+        assert other.experts_updated == one.experts_updated
+        distances.append(abs(one.loss - other.loss))
+        (batches, plans), _ = next_exact(), next_half()
+    assert 0 < max(distances) < 1e-3
+    assert other.loss < 5.8  # from 6.0
+
+
+def test_number_formats(tiny_overrides):
+    step, planned = opened(tiny_overrides, "fp16")
+    model, ((batch,), (plan,)) = step.model, planned()
+    inputs = model.inputs(batch.tokens_BS, batch.positions_BS, plan)
+    assert {slab.dtype for slab in inputs.slabs} == {ms.float16}
+    h_TH = step.functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
+    assert h_TH.dtype == ms.float16
+    gradients = step.gradients([batch], [plan])
+    assert {gradient.dtype for gradient in gradients.dense.values()} == {ms.float32}
+    assert {array.dtype for arrays in gradients.experts.values() for array in arrays} == {np.dtype(np.float16)}
+    step.run([batch], [plan], 1e-3)
+    assert {parameter.dtype for parameter in model.decoder.parameters.values()} == {ms.float32}
+    assert {slab.dtype for slab in model.store.lookup((0,))} == {np.dtype(np.float32)}
+
+
+class Recorder(nn.Cell):
+    def __init__(self, function, seen):
+        super().__init__()
+        self.function, self.seen = function, seen
+
+    def construct(self, x, *others):
+        self.seen.append((type(self.function).__name__, str(x.dtype)))
+        return self.function(x, *others)
+
+
+def test_norms_softmax_loss_and_embeddings_are_fp32_and_matrix_products_fp16(tiny_overrides, monkeypatch):
+    """Run operator by operator (PyNative), with the operators recorded."""
+    step, planned = opened(tiny_overrides, "fp16")
+    decoder, ((batch,), (plan,)) = step.decoder, planned()
+    inputs = step.model.inputs(batch.tokens_BS, batch.positions_BS, plan)
+    seen = []
+    for half in (decoder.lower, decoder.upper):
+        for _, cell in half.cells_and_names():
+            for name in ("normalize", "softmax", "scores", "mix", "head"):
+                if isinstance(cell, LayerNorm | Attention | type(decoder.upper)) and hasattr(cell, name):
+                    function = getattr(cell, name)
+                    delattr(cell, name)
+                    setattr(cell, name, Recorder(function, seen))
+    matmul, log_softmax, gather, gathered = ops.matmul, ops.log_softmax, ops.gather, []
+
+    def recorded(name, function):
+        def call(x, *others):
+            seen.append((name, *(str(each.dtype) for each in (x, *others) if isinstance(each, Tensor))))
+            return function(x, *others)
+
+        return call
+
+    def gather_and_record(table, *others):
+        if isinstance(table, Parameter):
+            gathered.append(table.name)
+        return gather(table, *others)
+
+    monkeypatch.setattr(ops, "gather", gather_and_record)
+    monkeypatch.setattr(ops, "matmul", recorded("matmul", matmul))
+    monkeypatch.setattr(ops, "log_softmax", recorded("log_softmax", log_softmax))
+    h_TH = decoder.lower(inputs.rows_BS, inputs.positions_BS)
+    x_TH, _ = decoder.upper(h_TH, inputs.tokens_BS, inputs.positions_BS, inputs.tables_LDV, inputs.slabs)
+    losses_BS = decoder.upper.token_losses(x_TH, Tensor(batch.targets_BS), inputs.slot, inputs.sample_slots_B)
+    assert (x_TH.dtype, losses_BS.dtype) == (ms.float16, ms.float32)
+    # the tables themselves, not fp16 copies, in which the gradients of frequent tokens would stop growing
+    assert gathered == ["word_embedding", "position_embedding", "query_embedding"]
+    assert set(seen) == {
+        ("LayerNorm", "Float32"),
+        ("Softmax", "Float32"),
+        ("log_softmax", "Float32"),
+        ("BatchMatMul", "Float16"),
+        ("MatMul", "Float16"),
+        ("matmul", "Float16", "Float16"),
+    }
+
+
+class PlainLayerNorm:
+    def construct(self, x_TH):
+        return self.normalize(x_TH, self.gamma, self.beta)[0]
+
+
+class PlainLinear:
+    def construct(self, x):
+        return ops.matmul(x, self.weight) + self.bias
+
+
+class PlainAttention:
+    def construct(self, query_TH, x_TH, positions_BS):
+        batch, length = positions_BS.shape
+        query = self._heads(self.query(query_TH), batch, length)
+        key = self._heads(self.key(x_TH), batch, length)
+        value = self._heads(self.value(x_TH), batch, length)
+        scores_BNSS = self.scores(query, key) * self.scale + self.future_SS[:length, :length]
+        mixed = self.mix(self.softmax(scores_BNSS), value)
+        return self.output(mixed.transpose((0, 2, 1, 3)).reshape((batch * length, -1)))
+
+
+def no_cast(x, dtype):
+    return x
+
+
+def test_fp32_computes_the_bits_of_a_model_without_precisions(tiny_overrides, monkeypatch):
+    def bits(step, planned):
+        results = [step.run(*planned(), 1e-3) for _ in range(2)]
+        batches, plans = planned()
+        losses_BS = step.model.token_losses(batches[0])
+        return results, losses_BS, unscaled(step, step.gradients(batches, plans))
+
+    found, losses_BS, gradients = bits(*opened(tiny_overrides, "fp32", training__loss_scale="1024"))
+    for cell, plain in ((LayerNorm, PlainLayerNorm), (Linear, PlainLinear), (Attention, PlainAttention)):
+        monkeypatch.setattr(cell, "construct", plain.construct)
+    monkeypatch.setattr("mindpangu.model.decoder.cast", no_cast)
+    expected, plain_losses_BS, plain_gradients = bits(*opened(tiny_overrides, "fp32"))
+    assert found == expected
+    np.testing.assert_array_equal(losses_BS, plain_losses_BS)
+    for name, gradient in plain_gradients.items():
+        np.testing.assert_array_equal(gradients[name], gradient, err_msg=name)
+
+
+def test_scores_beyond_the_range_of_fp16(tiny_overrides):
+    """Queries and keys of 100: their product over 8 dimensions is 80,000, scaled it is 28,000."""
+    config = config_of(tiny_overrides, "fp16")
+    attention = Attention(Init(config), "attention")
+    for linear in (attention.query, attention.key, attention.value):
+        linear.weight.set_data(Tensor(np.eye(16, dtype=np.float32)))
+    x_TH = Tensor(np.full((4, 16), 100, np.float16))
+    out_TH = attention(x_TH, x_TH, Tensor(np.arange(4, dtype=np.int32)[None]))
+    assert np.isfinite(out_TH.asnumpy()).all()
+
+
+def test_a_bias_gradient_over_many_tokens(tiny_overrides):
+    """Is summed in fp32: 5001 is no number of fp16."""
+    linear = Linear(Init(config_of(tiny_overrides, "fp16")), "linear", 4, 3, 0.02)
+    sums = ms.grad(lambda x: linear(x).sum(), None, linear.trainable_params())(Tensor(np.ones((5001, 4), np.float16)))
+    np.testing.assert_array_equal(sums[1].asnumpy(), np.full(3, 5001, np.float32))
+
+
+def test_logits_of_a_batch_that_mixes_slots_are_finite(tiny_overrides):
+    slots = "[{name: a, vocab_size: 5, domains: [zh, en]}, {name: b, vocab_size: 4, domains: [bilingual, code]}]"
+    config = config_of(tiny_overrides, "fp16", domains__embedding_slots=slots)
+    upper = Decoder(config, EmbeddingSlots.build(config, build_domains(config))).upper
+    x_TH, slots_B = Tensor(np.ones((4, 16), np.float16)), Tensor(np.array([0, 1], np.int32))
+    logits_TV = upper.logits(x_TH, MIXED, slots_B)
+    assert logits_TV.dtype == ms.float32
+    assert (logits_TV.asnumpy()[:2, 5:] == -1e9).all()
+    assert (logits_TV.asnumpy()[2:, :5] == -1e9).all()
+
+
+def test_micro_batches_add_up_in_fp32(tiny_overrides):
+    """One batch twice is that batch: each half has exactly half its gradient."""
+    step, planned = opened(tiny_overrides, "fp16")
+    batches, plans = planned()
+    one, two = step.gradients(batches, plans), step.gradients(batches * 2, plans * 2)
+    assert two.loss == one.loss
+    for key, arrays in two.experts.items():
+        for mine, other in zip(arrays, one.experts[key], strict=True):
+            assert mine.dtype == np.float32
+            np.testing.assert_allclose(mine, other.astype(np.float32), rtol=2e-3, atol=1e-6)
+    assert step.run(batches * 2, plans * 2, 1e-3).skipped is None
+
+
+def test_the_norm_of_fp16_gradients_does_not_overflow(tiny_overrides):
+    step, _ = opened(tiny_overrides, "fp16")
+    arrays = [np.full((3, 50_001), 60_000, np.float16), np.full((7,), 0.001, np.float16)]
+    exact = sum(np.square(array.astype(np.float64)).sum() for array in arrays)
+    assert step.store.squared_norm({(0, 0): arrays}) == pytest.approx(exact, rel=1e-5)
+
+
+def test_a_checkpoint_holds_fp32_and_loads_in_either_precision(tiny_run):
+    overrides, folder = tiny_run
+    config = config_of(overrides, "fp16", training__steps="2", lr_scheduler__warmup_steps="1")
+    run = open_run(config)
+    train(run, say=lambda text: None)
+    reader = CheckpointReader(folder / "checkpoint" / "iteration_00000002")
+    half = load_model(reader)
+    assert half.config.context.precision == "fp16"
+    exact = open_run(config_of(overrides, "fp32")).model
+    load_weights(reader, exact)
+    for name, parameter in run.model.decoder.parameters.items():
+        for model in (half, exact):
+            np.testing.assert_array_equal(model.decoder.parameters[name].asnumpy(), parameter.asnumpy())
+    np.testing.assert_array_equal(half.store.weights[0][1]["up"], run.model.store.weights[0][1]["up"])
+
+    (batch, *_) = heldout_batches(run.shards, "en", config, 4)
+    losses_BS, logits_BV = half.token_losses(batch), half.next_token_logits(batch.tokens_BS, 1, 9)
+    np.testing.assert_array_equal(losses_BS, run.model.token_losses(batch))
+    assert (losses_BS.dtype, logits_BV.dtype) == (np.float32, np.float32)
+    for found, expected in (
+        (losses_BS, exact.token_losses(batch)),
+        (logits_BV, exact.next_token_logits(batch.tokens_BS, 1, 9)),
+    ):
+        assert 0 < np.abs(found - expected).max() < 2e-3
+
+    changed = config_of(overrides, "fp32", training__steps="3", training__loss_scale="1024")
+    with pytest.raises(CheckpointError, match=r"precision was 'fp16', is 'fp32'.*training\.loss_scale was 65536"):
+        train(open_run(changed), resume=True, say=lambda text: None)
+
+
+def test_bf16_is_refused(tiny_overrides):
+    with pytest.raises(ConfigError, match="the CPU has no bf16 kernels"):
+        config_of(tiny_overrides, "bf16")
+    config = load_config(None, tiny_overrides | {"context.precision": "bf16", "context.device_target": "Ascend"})
+    with pytest.raises(ConfigError, match="bf16; this version computes in fp32 or fp16"):
+        open_run(config)
