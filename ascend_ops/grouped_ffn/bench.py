@@ -76,8 +76,8 @@ def _bound(module):
 
 
 def _torch_function():
-    """A loop over the experts of all slots. split and unbind, as the gradient of up[expert] fills E matrices with zeros each time;
-    addmm for matmul and bias in one."""
+    """A loop over the experts of all slots. split and unbind, as the gradient of up[expert] fills E matrices with zeros
+    each time; addmm for matmul and bias in one."""
     torch = runs.torch_or_none()
 
     def function(rows_TH, counts_G, *slabs):

@@ -100,8 +100,8 @@ class TrainStep:
         """(loss, per-sample losses, invalid ids, dense gradients by name, slab gradients in the lookup's order)."""
         functions, decoder = self.functions, self.decoder
         upper_inputs = (
-            inputs.tokens_BS, inputs.positions_BS, targets_BS, weights_BS, inputs.sample_slots_B, inputs.tables_LDV,
-            *inputs.slabs,
+            inputs.tokens_BS, inputs.positions_BS, targets_BS, weights_BS, inputs.sample_slots_B,
+            inputs.domain_slots_B, inputs.tables_LDV, *inputs.slabs,
         )  # fmt: skip
         if self.config.model.rre_layers == 0:
             (loss, losses_B, invalid), gradients = functions.whole_step(inputs.slot, inputs.rows_BS, *upper_inputs)
@@ -117,6 +117,8 @@ class TrainStep:
     def _add_experts(self, total: Gradients, plan: RoutePlan, slabs: Sequence[Tensor]) -> None:
         """Sums the gradients of a domain that several slots or micro-batches use, and notes the activated experts."""
         for layer, slot, tensors in slabs_of_layers(slabs, self.store.num_layers, len(plan.domain_of_slot)):
+            if not plan.counts_LDA[layer, slot].any():
+                continue  # an unused slot: its gradients are zero
             key = (layer, plan.domain_of_slot[slot])
             arrays = [tensor.asnumpy() for tensor in tensors]
             if key in total.experts:
@@ -125,8 +127,8 @@ class TrainStep:
             total.activated_LDA[key] |= plan.counts_LDA[layer, slot] > 0
 
     def _add_domain_losses(self, total: Gradients, batch: Batch, plan: RoutePlan, losses_B: np.ndarray) -> None:
-        losses = group_by_domain(losses_B, plan.domain_of_slot)
-        counts = group_by_domain(batch.loss_mask_BS.sum(1), plan.domain_of_slot)
+        losses = group_by_domain(losses_B, plan.domain_of_slot, plan.slot_of_sample_B)
+        counts = group_by_domain(batch.loss_mask_BS.sum(1), plan.domain_of_slot, plan.slot_of_sample_B)
         for domain, values in losses.items():
             entry = total.domain_loss.setdefault(domain, [0.0, 0.0])
             entry[0] += float(values.sum())
