@@ -192,6 +192,8 @@ def test_heldout_batches_are_in_order_full_and_limited(tiny_shards, make_config,
         batches = list(heldout_batches(shards, "code", config, batch_size))
         assert all(batch.tokens_BS.shape == (batch_size, seq_length) for batch in batches)
         assert all(batch.domain_of_slot == (3, 3) for batch in batches)
+        half = batch_size // 2
+        assert all(batch.slot_of_sample_B.tolist() == [0] * half + [1] * half for batch in batches)
         for batch in batches:
             for row, (domain, index) in enumerate(batch.sample_ids_B2):
                 assert domain == 3
