@@ -64,9 +64,8 @@ def run(arguments: argparse.Namespace) -> list[Record]:
         curve, model = sigma_curve(workload, sorted(tokens), rounds, steps, say)
         for each in curve:
             if not each.calibrates:
-                print(
-                    f"  predicted: {each.mode} at {each.tokens_per_step}: {each.predicted_s / each.step_s:.2f} × measured"
-                )
+                share = each.predicted_s / each.step_s
+                say(f"linear model, {each.mode} at {each.tokens_per_step} tokens: {share:.2f} × measured")
         say(crossing(curve, model, workload))
         records += curve
         if arguments.plot:

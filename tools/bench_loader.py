@@ -73,7 +73,7 @@ def measure(loader: Loader, domains: Sequence[Domain], table: RoutingTable | Non
         for batch in loader.next_step().micro_batches:
             tokens += batch.tokens_BS.size
             if table is not None:
-                plan_routes(batch.tokens_BS, batch.domain_of_slot, domains, table)
+                plan_routes(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B, domains, table)
     return tokens / elapsed
 
 

@@ -17,16 +17,17 @@ def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0):
     fast_gelu(u) = u · sigmoid(1.702 u), PanGu-α's activation.
 
     Args:
-        rows_TH: float [T, H]; slot d's rows begin at row d · T/D, sorted by expert. What its counts leave of its T/D
-            rows is padding.
-        counts_G: int32 [D·E], rows of each group (slot · E + expert).
+        rows_TH: float [T, H], sorted by group, without gaps: a slot may have any number of rows, also none. What the
+            counts leave of the T rows stands at the end and is padding.
+        counts_G: int32 [D·E], rows of each group (slot · E + expert), at most T in all.
         slabs: for each of the D slots up [E, H, F], up_bias [E, F], down [E, F, H], down_bias [E, H]: 4·D tensors of
             rows_TH's dtype, which are read where they are.
         block_rows: C, rows that the composed form computes for every expert before it overflows; 0 takes the mean load
             ⌈T/(D·E)⌉. The result is the same for any.
 
     Returns:
-        float [T, H], in the order of rows_TH; padding gives zeros. An expert without rows has a gradient of zeros.
+        float [T, H], in the order of rows_TH; padding gives zeros. An expert without rows has a gradient of zeros, and
+        the CPU kernel does not read its weights.
 
     Raises:
         TypeError, ValueError: wrong dtypes or shapes, when the operator is built.
@@ -54,12 +55,12 @@ def _check(dtypes, shapes, block_rows):
             "grouped_ffn: expected rows_TH [T, H] and 4 slabs a slot, the first of them [E, H, F], "
             f"got {', '.join(map(str, shapes))}"
         )
-    (num_rows, hidden), (num_experts, _, inner) = rows, slabs[0]
+    hidden, (num_experts, _, inner) = rows[1], slabs[0]
     one_slot = [(num_experts, hidden, inner), (num_experts, inner), (num_experts, inner, hidden), (num_experts, hidden)]
-    if slabs != one_slot * num_slots or counts != (num_slots * num_experts,) or num_rows % num_slots:
+    if slabs != one_slot * num_slots or counts != (num_slots * num_experts,):
         raise ValueError(
-            "grouped_ffn: expected T rows that D slots divide, counts_G [D·E], and for each slot up [E, H, F], "
-            f"up_bias [E, F], down [E, F, H] and down_bias [E, H], got {', '.join(map(str, shapes))}"
+            "grouped_ffn: expected counts_G [D·E], and for each slot up [E, H, F], up_bias [E, F], "
+            f"down [E, F, H] and down_bias [E, H], got {', '.join(map(str, shapes))}"
         )
     if not isinstance(block_rows, int) or block_rows < 0:
         raise ValueError(f"grouped_ffn: block_rows is {block_rows}; expected an int of at least 0")

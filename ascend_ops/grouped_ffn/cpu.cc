@@ -42,26 +42,22 @@ struct Gradients {
   float *up, *up_bias, *down, *down_bias;
 };
 
-// The problem: T rows in D regions of equal size, each sorted by expert.
+// The problem: T rows sorted by group, slot after slot and expert after expert; those after the last group are padding.
 struct Groups {
-  int64_t num_rows, hidden, inner, num_experts, num_slots;
+  int64_t num_rows, hidden, inner, num_experts;
+  int64_t used = 0;  // rows that belong to a group
   std::vector<int64_t> starts, sizes;
 
-  Groups(const Array& rows, const Array& counts, const Array& up, int64_t slots)
-      : num_rows(rows.shape[0]), hidden(rows.shape[1]), inner(up.shape[2]), num_experts(up.shape[0]), num_slots(slots) {
+  Groups(const Array& rows, const Array& counts, const Array& up)
+      : num_rows(rows.shape[0]), hidden(rows.shape[1]), inner(up.shape[2]), num_experts(up.shape[0]) {
     const int32_t* count = counts.as<int32_t>();
-    const int64_t region = num_rows / num_slots;
-    for (int64_t slot = 0; slot < num_slots; ++slot) {
-      int64_t used = 0;
-      for (int64_t expert = 0; expert < num_experts; ++expert) {
-        const int64_t group = slot * num_experts + expert;
-        if (count[group] < 0) fail("grouped_ffn: group %ld has %d rows", group, count[group]);
-        starts.push_back(slot * region + used);
-        sizes.push_back(count[group]);
-        used += count[group];
-      }
-      if (used > region) fail("grouped_ffn: the counts of slot %ld add up to %ld rows of %ld", slot, used, region);
+    for (int64_t group = 0; group < counts.size(); ++group) {
+      if (count[group] < 0) fail("grouped_ffn: group %ld has %d rows", group, count[group]);
+      starts.push_back(used);
+      sizes.push_back(count[group]);
+      used += count[group];
     }
+    if (used > num_rows) fail("grouped_ffn: the counts add up to %ld rows of %ld", used, num_rows);
   }
 
   int64_t size() const { return static_cast<int64_t>(sizes.size()); }
@@ -88,12 +84,7 @@ std::vector<Piece> cut_into_pieces(const Groups& groups) {
 
 // Rows that belong to no group are padding: zero.
 void clear_padding(const Groups& groups, float* rows) {
-  const int64_t region = groups.num_rows / groups.num_slots;
-  for (int64_t slot = 0; slot < groups.num_slots; ++slot) {
-    const int64_t last = slot * groups.num_experts + groups.num_experts - 1;
-    const int64_t begin = groups.starts[last] + groups.sizes[last], end = (slot + 1) * region;
-    std::fill(rows + begin * groups.hidden, rows + end * groups.hidden, 0.0f);
-  }
+  std::fill(rows + groups.used * groups.hidden, rows + groups.num_rows * groups.hidden, 0.0f);
 }
 
 // `slabs` are 4 arrays a slot.
@@ -129,7 +120,7 @@ void sum_rows(const float* rows, int64_t count, int64_t width, int64_t begin, in
 ASCEND_OP int grouped_ffn(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*, void*) {
   const Arguments arguments(count, data, ranks, shapes, dtypes);
   const int64_t num_slots = (count - 4) / 4;
-  const Groups groups(arguments[0], arguments[1], arguments[2], num_slots);
+  const Groups groups(arguments[0], arguments[1], arguments[2]);
   const int64_t hidden = groups.hidden, inner = groups.inner;
   std::vector<const float*> slabs;
   for (int64_t i = 0; i < 4 * num_slots; ++i) slabs.push_back(arguments[2 + i].as<float>());
@@ -174,7 +165,7 @@ ASCEND_OP int grouped_ffn_backward(int count, void** data, int* ranks, int64_t**
                                    void*) {
   const Arguments arguments(count, data, ranks, shapes, dtypes);
   const int64_t num_slots = (count - 7) / 8;
-  const Groups groups(arguments[2], arguments[3], arguments[4], num_slots);
+  const Groups groups(arguments[2], arguments[3], arguments[4]);
   const int64_t hidden = groups.hidden, inner = groups.inner, first_output = 4 + 4 * num_slots;
   std::vector<const float*> slabs;
   std::vector<float*> gradients;

@@ -17,20 +17,19 @@ def fast_gelu_derivative(u: np.ndarray) -> np.ndarray:
     return sigmoid + SLOPE * u * sigmoid * (1 - sigmoid)
 
 
-def _groups(num_rows: int, counts_G: np.ndarray, slabs: Sequence[np.ndarray]):
+def _groups(counts_G: np.ndarray, slabs: Sequence[np.ndarray]):
     """Yields (rows of the group, index of its slab's first tensor, expert inside the slab)."""
-    num_slots, num_experts = len(slabs) // 4, len(slabs[0])
-    for slot, counts_E in enumerate(counts_G.reshape(num_slots, num_experts)):
-        start = slot * (num_rows // num_slots)
-        for expert, count in enumerate(counts_E):
-            yield slice(start, start + count), 4 * slot, expert
-            start += count
+    num_experts, start = len(slabs[0]), 0
+    for group, count in enumerate(counts_G):
+        slot, expert = divmod(group, num_experts)
+        yield slice(start, start + count), 4 * slot, expert
+        start += count
 
 
 def grouped_ffn(rows_TH: np.ndarray, counts_G: np.ndarray, slabs: Sequence[np.ndarray]) -> np.ndarray:
     """See `ascend_ops.grouped_ffn`; any float dtype."""
     out_TH = np.zeros_like(rows_TH)
-    for rows, slab, expert in _groups(len(rows_TH), counts_G, slabs):
+    for rows, slab, expert in _groups(counts_G, slabs):
         up, up_bias, down, down_bias = (slabs[slab + i][expert] for i in range(4))
         out_TH[rows] = fast_gelu(rows_TH[rows] @ up + up_bias) @ down + down_bias
     return out_TH
@@ -42,7 +41,7 @@ def grouped_ffn_backward(
     """Gradients with respect to rows_TH and to each of the slabs' tensors."""
     drows_TH = np.zeros_like(rows_TH)
     dslabs = [np.zeros_like(tensor) for tensor in slabs]
-    for rows, slab, expert in _groups(len(rows_TH), counts_G, slabs):
+    for rows, slab, expert in _groups(counts_G, slabs):
         up, up_bias, down, _ = (slabs[slab + i][expert] for i in range(4))
         x, dout = rows_TH[rows], dout_TH[rows]
         u = x @ up + up_bias

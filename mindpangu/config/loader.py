@@ -72,9 +72,9 @@ def check(config: Config) -> None:
             f"{local} × parallelism.data_parallel {replicas}",
         ),
         (
-            local % data.domains_per_step == 0,
+            data.schedule != "rotating" or local % data.domains_per_step == 0,
             f"data.domains_per_step is {data.domains_per_step}, which does not divide "
-            f"training.local_batch_size {local}",
+            f"training.local_batch_size {local}, as data.schedule rotating needs",
         ),
         (
             config.lr_scheduler.decay_steps > config.lr_scheduler.warmup_steps,

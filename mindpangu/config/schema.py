@@ -103,8 +103,12 @@ class DataConfig:
     """How many unusable records are skipped (and reported) before the job stops."""
     mixture: dict[str, float] = field(default_factory=dict)
     """Relative weight of each domain in the training stream; empty means equal weights."""
+    schedule: str = choice("rotating", "mixed")
+    """rotating: a step trains on domains_per_step domains in equal parts, chosen once for all its micro-batches; equal
+    weights take turns (PanGu-Σ). mixed: every sample's domain follows the weights (ours)."""
     domains_per_step: int = number(1, minimum=1)
-    """Domain slots of a micro-batch; each takes an equal part of its samples, all of one domain."""
+    """Domain slots of a micro-batch, of one domain each. rotating: must divide training.local_batch_size. mixed: at
+    least the domains with a weight above 0, or training.local_batch_size if that is less; some may stay unused."""
     eod_reset: bool = False
     """Attention and positions restart after the end of a document (PanGu-α: on; PanGu-Σ: off)."""
     seed: int = number(0, minimum=0)

@@ -10,7 +10,7 @@ The journey of a document:
     step = loader.next_step()                               # StepBatches: micro-batches, and the state to save
 """
 
-from mindpangu.data.batch import Batch
+from mindpangu.data.batch import Batch, equal_parts
 from mindpangu.data.corpus import CorpusReader, CorpusReport, Record
 from mindpangu.data.formats import document_parts, encode_documents, prompt_ids
 from mindpangu.data.loader import Loader, LoaderState, StepBatches, heldout_batches
@@ -34,6 +34,7 @@ __all__ = [
     "TokenShards",
     "document_parts",
     "encode_documents",
+    "equal_parts",
     "heldout_batches",
     "loss_mask",
     "mixture_weights",

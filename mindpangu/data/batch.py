@@ -21,8 +21,9 @@ class Batch:
         targets_BS: the id that follows each input, int32.
         positions_BS: position of each input in its sample or, with data.eod_reset, in its document, int32.
         loss_mask_BS: 1.0 where the target counts, float32.
-        domain_of_slot: domain id of each of the data.domains_per_step slots; slot s owns samples
-            s·B/slots … (s+1)·B/slots − 1.
+        domain_of_slot: domain id of each of the data.domains_per_step slots.
+        slot_of_sample_B: the slot of each sample, ascending, int32. A slot may have any number of samples; one that has
+            none is unused, and names a domain of a used slot (`schedule.py`).
         sample_ids_B2: (domain id, index within the domain's split) of each sample, int64; names a bad batch. The index
             of a sample that is only padding is −1.
     """
@@ -32,13 +33,20 @@ class Batch:
     positions_BS: npt.NDArray[np.int32]
     loss_mask_BS: npt.NDArray[np.float32]
     domain_of_slot: tuple[int, ...]
+    slot_of_sample_B: npt.NDArray[np.int32]
     sample_ids_B2: npt.NDArray[np.int64]
+
+
+def equal_parts(batch_size: int, num_slots: int) -> npt.NDArray[np.int32]:
+    """slot_of_sample_B of slots that own equal, consecutive parts of a batch, or sizes that differ by one at most."""
+    return (np.arange(batch_size) * num_slots // batch_size).astype(np.int32)
 
 
 def assemble_batch(
     windows: Sequence[npt.NDArray],
     sample_ids_B2: npt.NDArray[np.int64],
     domain_of_slot: tuple[int, ...],
+    slot_of_sample_B: npt.NDArray[np.int32],
     seq_length: int,
     pad_id: int,
     eot_id: int,
@@ -55,5 +63,6 @@ def assemble_batch(
         positions_BS=positions(tokens_BS, eot_id, eod_reset),
         loss_mask_BS=loss_mask(tokens_BS, targets_BS, pad_id, eot_id, eod_reset),
         domain_of_slot=domain_of_slot,
+        slot_of_sample_B=slot_of_sample_B,
         sample_ids_B2=sample_ids_B2,
     )

@@ -1,8 +1,8 @@
 """Batches in their order: the endless, shuffled, mixed training stream, and the held-out samples of one domain.
 
-The training stream is a sequence of micro-batches that depends only on the shards, the mixture, data.seed and
-training.local_batch_size. Step t takes the next global_batch_size / local_batch_size of them, dealt in turn to the
-data-parallel replicas, so a step trains on the same samples however many replicas share the work.
+The training stream depends only on the shards, data.schedule, the mixture, data.seed and the batch sizes. A step has
+global_batch_size / local_batch_size micro-batches, dealt in turn to the data-parallel replicas, so it trains on the
+same samples however many replicas share the work.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mindpangu.config import Config
-from mindpangu.data.batch import Batch, assemble_batch
-from mindpangu.data.mixture import Mixture, mixture_weights
+from mindpangu.data.batch import Batch, assemble_batch, equal_parts
 from mindpangu.data.packing import num_samples, sample_window
+from mindpangu.data.schedule import DomainSlots, build_schedule
 from mindpangu.data.shards import TokenShards
 from mindpangu.data.shuffle import SampleOrder
 from mindpangu.data.split import HELDOUT, TRAIN
@@ -50,7 +50,7 @@ class Loader:
 
     Raises:
         DataError: other domains than the shards', a domain with less than one sample, or a state that does not fit.
-        ConfigError: mixture weights that cannot be met.
+        ConfigError: mixture weights that the schedule cannot follow.
     """
 
     def __init__(
@@ -68,8 +68,7 @@ class Loader:
                 f"{', '.join(names)}; prepare the data again (`mindpangu data prepare`)"
             )
         self._shards, self._config, self._replica = shards, config, replica
-        self._slot_samples = config.training.local_batch_size // config.data.domains_per_step
-        self._mixture = Mixture(mixture_weights(config, domains), config.data.domains_per_step)
+        self._schedule = build_schedule(config, domains)
         # A plain view of the memory map: slicing np.memmap itself costs more than copying a sample.
         self._tokens = [np.asarray(shards.tokens(name, TRAIN)) for name in names]
         self._orders = [
@@ -84,12 +83,11 @@ class Loader:
         """The micro-batches of the next step; moves the state past it."""
         replicas = self._config.parallelism.data_parallel
         mine = []
-        for number in range(self._micro_batches_per_step()):
-            domain_of_slot = self._mixture.next_slots([taken // self._slot_samples for taken in self._samples_taken])
+        for number, slots in enumerate(self._schedule.step(self._samples_taken)):
             if number % replicas == self._replica:
-                mine.append(self._batch(domain_of_slot))
-            for domain in domain_of_slot:
-                self._samples_taken[domain] += self._slot_samples
+                mine.append(self._batch(slots))
+            for domain in slots.domains_B().tolist():
+                self._samples_taken[domain] += 1
         return StepBatches(tuple(mine), self.state())
 
     def state(self) -> LoaderState:
@@ -98,39 +96,36 @@ class Loader:
 
     def load_state(self, state: LoaderState) -> None:
         """Goes on where `state` was taken. Raises DataError if it is not of this run's domains and batch sizes."""
-        taken = state.get("samples_taken")
-        per_step = self._micro_batches_per_step() * self._config.training.local_batch_size
+        taken, unit = state.get("samples_taken"), self._schedule.unit
+        per_step = self._config.training.global_batch_size
         fits = (
             isinstance(taken, list)
             and len(taken) == len(self._samples_taken)
-            and all(type(count) is int and count >= 0 and count % self._slot_samples == 0 for count in taken)
+            and all(type(count) is int and count >= 0 and count % unit == 0 for count in taken)
             and sum(taken) % per_step == 0
         )
         if not fits:
             raise DataError(
-                f"loader state {dict(state)} does not fit {len(self._samples_taken)} domains, slots of "
-                f"{self._slot_samples} samples and steps of {per_step}; resume with the domains and batch sizes of "
-                "the run that saved it"
+                f"loader state {dict(state)} does not fit {len(self._samples_taken)} domains, parts of {unit} "
+                f"samples and steps of {per_step}; resume with the domains, schedule and batch sizes of the run that "
+                "saved it"
             )
         self._samples_taken = list(taken)
 
-    def _micro_batches_per_step(self) -> int:
-        return self._config.training.global_batch_size // self._config.training.local_batch_size
-
-    def _batch(self, domain_of_slot: tuple[int, ...]) -> Batch:
+    def _batch(self, slots: DomainSlots) -> Batch:
         config, seq_length = self._config, self._config.model.seq_length
-        sample_ids_B2 = np.empty((config.training.local_batch_size, 2), np.int64)
-        first = list(self._samples_taken)
-        for slot, domain in enumerate(domain_of_slot):
-            rows = slice(slot * self._slot_samples, (slot + 1) * self._slot_samples)
-            sample_ids_B2[rows, 0] = domain
-            sample_ids_B2[rows, 1] = self._orders[domain].indices(first[domain], self._slot_samples)
-            first[domain] += self._slot_samples  # a domain may fill two slots
+        domains_B = slots.domains_B()
+        sample_ids_B2 = np.empty((len(domains_B), 2), np.int64)
+        sample_ids_B2[:, 0] = domains_B
+        for domain in np.unique(domains_B).tolist():  # a domain may fill two slots
+            rows = domains_B == domain
+            sample_ids_B2[rows, 1] = self._orders[domain].indices(self._samples_taken[domain], int(rows.sum()))
         windows = [sample_window(self._tokens[domain], index, seq_length) for domain, index in sample_ids_B2.tolist()]
         return assemble_batch(
             windows,
             sample_ids_B2,
-            domain_of_slot,
+            slots.domain_of_slot,
+            slots.slot_of_sample_B,
             seq_length,
             self._shards.pad_id,
             self._shards.eot_id,
@@ -142,7 +137,7 @@ def heldout_batches(shards: TokenShards, domain_name: str, config: Config, batch
     """The held-out samples of one domain, in order, at most monitor.heldout_samples of them.
 
     Batches are full: an incomplete last one is dropped, unless it is the only one; then it is filled with padding
-    whose loss mask is 0. All slots of a batch hold the same domain.
+    whose loss mask is 0. All slots of a batch hold the same domain, in equal parts.
 
     Raises:
         DataError: the held-out split has less than one sample.
@@ -159,6 +154,7 @@ def heldout_batches(shards: TokenShards, domain_name: str, config: Config, batch
             [sample_window(tokens, index, seq_length) for index in indices],
             sample_ids_B2,
             (domain,) * config.data.domains_per_step,
+            equal_parts(batch_size, config.data.domains_per_step),
             seq_length,
             shards.pad_id,
             shards.eot_id,

@@ -1,9 +1,11 @@
-"""Which domain fills which slot of each micro-batch, so that the shares follow the mixture weights.
+"""Which domain fills which slot, round after round, so that the shares follow the mixture weights.
+
+A round is what `schedule.py` makes it: a step with its domain slots, or a micro-batch with its samples for slots.
 
 This is proportionate-progress scheduling: slots are processors, domains are tasks, a domain's share of the slots is its
 utilisation. The rule is PD² (Anderson & Srinivasan 2000, after Baruah et al. 1996), which is proven to keep every
-domain less than one slot away from its exact share after every micro-batch. Largest deficit first does not: with a
-dozen domains it strays further. All arithmetic is exact (integers), and the only state is the slots taken so far.
+domain less than one slot away from its exact share after every round. Largest deficit first does not: with a dozen
+domains it strays further. All arithmetic is exact (integers), and the only state is the slots taken so far.
 """
 
 import math
@@ -16,19 +18,19 @@ from mindpangu.errors import ConfigError
 
 
 class Mixture:
-    """The schedule of the domains.
+    """The order of the domains.
 
-    With at least as many domains (of positive weight) as slots, the domains of a micro-batch are distinct. With
-    fewer, a domain gets its share rounded down or up in each micro-batch.
+    A domain gets its share of a round's slots, rounded down or up; so where no share is above one slot, the domains of
+    a round are distinct.
 
     Args:
         weights: relative weight of each domain, >= 0, not all 0.
-        num_slots: slots of a micro-batch.
+        num_slots: slots of a round.
     """
 
     def __init__(self, weights: Sequence[Fraction | int], num_slots: int):
         weights = [Fraction(weight) for weight in weights]
-        shares = [weight * num_slots / sum(weights) for weight in weights]  # slots in a micro-batch
+        shares = [weight * num_slots / sum(weights) for weight in weights]  # slots in a round
         self._num_slots = num_slots
         self._whole = [math.floor(share) for share in shares]
         self._unit = math.lcm(*(share.denominator for share in shares))
@@ -36,7 +38,7 @@ class Mixture:
         self._floating_slots = num_slots - sum(self._whole)
 
     def next_slots(self, slots_taken: Sequence[int]) -> tuple[int, ...]:
-        """The domain of each slot of the next micro-batch, ascending.
+        """The domain of each slot of the next round, ascending.
 
         Args:
             slots_taken: how many slots each domain has had since the start.
@@ -71,10 +73,20 @@ def mixture_weights(config: Config, domains: Sequence[Domain]) -> list[Fraction]
     """data.mixture as exact numbers, one a domain.
 
     Raises:
-        ConfigError: a weight that is missing, negative or not finite, all weights 0, or a weight that distinct
-            domains in each micro-batch cannot meet (a share of more than 1 / data.domains_per_step).
+        ConfigError: a weight that is missing, negative or not finite, all weights 0, or what data.schedule cannot meet:
+            rotating, a share above 1 / data.domains_per_step, as the domains of a step are distinct where there are
+            enough; mixed, more domains in a micro-batch than data.domains_per_step.
     """
-    mixture, num_slots = config.data.mixture, config.data.domains_per_step
+    weights = _parse_weights(config, domains)
+    if config.data.schedule == "mixed":
+        _refuse_too_few_slots(config, weights)
+    else:
+        _refuse_large_shares(config, domains, weights)
+    return weights
+
+
+def _parse_weights(config: Config, domains: Sequence[Domain]) -> list[Fraction]:
+    mixture = config.data.mixture
     if not mixture:
         return [Fraction(1)] * len(domains)
     weights = []
@@ -85,18 +97,34 @@ def mixture_weights(config: Config, domains: Sequence[Domain]) -> list[Fraction]
         if not (math.isfinite(weight) and weight >= 0):
             raise ConfigError(f"data.mixture.{domain.name} is {weight}; allowed: >= 0 and finite")
         weights.append(Fraction(str(weight)))  # the decimal number the user wrote, not its binary neighbour
-    total = sum(weights)
-    if total == 0:
+    if sum(weights) == 0:
         raise ConfigError("data.mixture gives every domain the weight 0; allowed: at least one above 0")
-    if sum(weight > 0 for weight in weights) >= num_slots:
-        for domain, weight in zip(domains, weights, strict=True):
-            if weight * num_slots > total:
-                raise ConfigError(
-                    f"data.mixture gives domain {domain.name!r} {float(weight / total):.1%} of the tokens, but it can "
-                    f"fill only one of the {num_slots} slots of a micro-batch ({1 / num_slots:.1%}); lower its weight "
-                    "or data.domains_per_step"
-                )
     return weights
+
+
+def _refuse_large_shares(config: Config, domains: Sequence[Domain], weights: Sequence[Fraction]) -> None:
+    num_slots, total = config.data.domains_per_step, sum(weights)
+    if sum(weight > 0 for weight in weights) < num_slots:
+        return
+    for domain, weight in zip(domains, weights, strict=True):
+        if weight * num_slots > total:
+            raise ConfigError(
+                f"data.mixture gives domain {domain.name!r} {float(weight / total):.1%} of the tokens, but it can "
+                f"fill only one of the {num_slots} slots of a step ({1 / num_slots:.1%}); lower its weight or "
+                "data.domains_per_step, or set data.schedule to mixed"
+            )
+
+
+def _refuse_too_few_slots(config: Config, weights: Sequence[Fraction]) -> None:
+    num_slots, local = config.data.domains_per_step, config.training.local_batch_size
+    positive = sum(weight > 0 for weight in weights)
+    needed = min(positive, local)
+    if num_slots < needed:
+        raise ConfigError(
+            f"data.domains_per_step is {num_slots}, but with data.schedule mixed a micro-batch may need {needed} slots "
+            f"({positive} domains have a weight above 0, training.local_batch_size is {local}); set "
+            f"data.domains_per_step to {needed}, or data.schedule to rotating"
+        )
 
 
 def _ceil_divide(numerator: int, denominator: int) -> int:

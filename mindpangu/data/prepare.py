@@ -151,7 +151,7 @@ def _statistics(config: Config, table: RoutingTable) -> LoadStatistics:
 
 
 def _tokens_of_a_slot(config: Config) -> int:
-    """Tokens of one domain in a micro-batch."""
+    """Tokens of one domain in a micro-batch; where slots are of different sizes, of a mean one."""
     return config.training.local_batch_size * config.model.seq_length // config.data.domains_per_step
 
 

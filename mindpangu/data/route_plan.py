@@ -16,45 +16,62 @@ class RoutePlan:
 
     Attributes:
         domain_of_slot: the domain id in each domain slot.
+        slot_of_sample_B: int32 [B], the domain slot of each sample; a slot that is not named here is unused.
         tables_LDV: int32 [L, D, V], the slots' routing tables as the compiled step takes them.
-        counts_LDA: int64 [L, D, A], tokens of each expert of each slot; A = the largest group.
+        counts_LDA: int64 [L, D, A], tokens of each expert of each slot; A = the largest group. An unused slot has none.
         experts_D: int64 [D], experts that each slot's domain really has.
     """
 
     domain_of_slot: tuple[int, ...]
+    slot_of_sample_B: np.ndarray
     tables_LDV: np.ndarray
     counts_LDA: np.ndarray
     experts_D: np.ndarray
 
     def imbalance(self) -> float:
-        """Largest over mean number of tokens of an expert, averaged over layers and slots; 1 for a dense model."""
+        """Largest over mean number of tokens of an expert, averaged over layers and used slots; 1 for a dense
+        model."""
         if len(self.counts_LDA) == 0:
             return 1.0
-        mean_LD = self.counts_LDA.sum(2) / self.experts_D
-        return float((self.counts_LDA.max(2) / mean_LD).mean())
+        used = np.unique(self.slot_of_sample_B)
+        mean_LD = self.counts_LDA[:, used].sum(2) / self.experts_D[used]
+        return float((self.counts_LDA[:, used].max(2) / mean_LD).mean())
 
 
 def plan_routes(
-    tokens_BS: np.ndarray, domain_of_slot: Sequence[int], domains: Sequence[Domain], table: RoutingTable | None
+    tokens_BS: np.ndarray,
+    domain_of_slot: Sequence[int],
+    slot_of_sample_B: np.ndarray,
+    domains: Sequence[Domain],
+    table: RoutingTable | None,
 ) -> RoutePlan:
     """Plans a micro-batch.
 
     Args:
-        tokens_BS: int32 token ids; domain slots own equal, consecutive parts of the samples.
+        tokens_BS: int32 token ids.
         domain_of_slot: domain id of each slot.
+        slot_of_sample_B: int32, the slot of each sample.
         table: the routing table; None for a dense model, which gets an empty plan.
 
     Raises:
-        RoutingError: a token id that the table does not know.
+        RoutingError: a token id that the table does not know, or slots that do not fit the samples.
     """
+    num_slots = len(domain_of_slot)
+    slots = slot_of_sample_B.tolist()
+    if len(slots) != len(tokens_BS) or min(slots) < 0 or max(slots) >= num_slots:
+        raise RoutingError(
+            f"the slots of {len(tokens_BS)} samples are {slots}; allowed: one for each, below {num_slots}"
+        )
     group_size = max(domain.num_experts for domain in domains)
     experts_D = np.array([domains[domain].num_experts for domain in domain_of_slot])
     if table is None:
-        counts_LDA = np.zeros((0, len(domain_of_slot), group_size), np.int64)
-        return RoutePlan(tuple(domain_of_slot), np.zeros((1, 1, 1), np.int32), counts_LDA, experts_D)
+        counts_LDA = np.zeros((0, num_slots, group_size), np.int64)
+        tables_LDV = np.zeros((1, 1, 1), np.int32)
+        return RoutePlan(tuple(domain_of_slot), slot_of_sample_B, tables_LDV, counts_LDA, experts_D)
     names = [domains[domain].name for domain in domain_of_slot]
-    counts_LDA = np.empty((table.num_layers, len(names), group_size), np.int64)
-    for slot, (name, tokens) in enumerate(zip(names, np.split(tokens_BS, len(names)), strict=True)):
+    counts_LDA = np.zeros((table.num_layers, num_slots, group_size), np.int64)
+    for slot in np.unique(slot_of_sample_B).tolist():
+        name, tokens = names[slot], tokens_BS[slot_of_sample_B == slot]
         size = table.vocab_size(name)
         if tokens.min() < 0 or tokens.max() >= size:
             bad = tokens[(tokens < 0) | (tokens >= size)][0]
@@ -62,4 +79,4 @@ def plan_routes(
         for layer in range(table.num_layers):
             experts_T = table.array(layer, name)[tokens.reshape(-1)]
             counts_LDA[layer, slot] = np.bincount(experts_T, minlength=group_size)
-    return RoutePlan(tuple(domain_of_slot), table.stacked(names), counts_LDA, experts_D)
+    return RoutePlan(tuple(domain_of_slot), slot_of_sample_B, table.stacked(names), counts_LDA, experts_D)

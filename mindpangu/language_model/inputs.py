@@ -23,7 +23,8 @@ class ModelInputs:
     Attributes:
         slot: embedding slot of the whole batch, or -1 (`EmbeddingSlots.common`).
         rows_BS, tokens_BS, positions_BS: int32 [B, S]; rows of the embedding table, ids local to the slot, positions.
-        sample_slots_B: int32 [B]. tables_LDV: int32 [L, D, V].
+        sample_slots_B, domain_slots_B: int32 [B]; embedding slot and domain slot of each sample.
+        tables_LDV: int32 [L, D, V].
     """
 
     slot: int
@@ -31,17 +32,19 @@ class ModelInputs:
     tokens_BS: Tensor
     positions_BS: Tensor
     sample_slots_B: Tensor
+    domain_slots_B: Tensor
     tables_LDV: Tensor
 
     @staticmethod
     def build(tokens_BS: np.ndarray, positions_BS: np.ndarray, plan: RoutePlan, slots: EmbeddingSlots) -> "ModelInputs":
-        sample_slots_B = slots.of_samples(plan.domain_of_slot, len(tokens_BS))
+        sample_slots_B = slots.of_samples(plan.domain_of_slot, plan.slot_of_sample_B)
         return ModelInputs(
-            slot=slots.common(plan.domain_of_slot),
+            slot=slots.common(sample_slots_B),
             rows_BS=as_tensor(slots.rows(tokens_BS, sample_slots_B)),
             tokens_BS=as_tensor(tokens_BS),
             positions_BS=as_tensor(positions_BS),
             sample_slots_B=as_tensor(sample_slots_B),
+            domain_slots_B=as_tensor(plan.slot_of_sample_B),
             tables_LDV=as_tensor(plan.tables_LDV),
         )
 
@@ -62,9 +65,9 @@ def refuse_invalid_ids(invalid: Tensor) -> None:
         )
 
 
-def group_by_domain(values_B: np.ndarray, domain_of_slot: Sequence[int]) -> dict[int, np.ndarray]:
-    """domain id → the samples' values, for slots that own equal, consecutive parts of a batch."""
-    parts: dict[int, list[np.ndarray]] = {}
-    for domain, part in zip(domain_of_slot, np.split(values_B, len(domain_of_slot)), strict=True):
-        parts.setdefault(domain, []).append(part)
-    return {domain: np.concatenate(pieces) for domain, pieces in parts.items()}
+def group_by_domain(
+    values_B: np.ndarray, domain_of_slot: Sequence[int], slot_of_sample_B: np.ndarray
+) -> dict[int, np.ndarray]:
+    """domain id → the values of its samples, for the domains that have any."""
+    domains_B = np.array(domain_of_slot)[slot_of_sample_B]
+    return {domain: values_B[domains_B == domain] for domain in np.unique(domains_B).tolist()}

@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from mindpangu.config import Config
-from mindpangu.data import Batch, TokenShards
+from mindpangu.data import Batch, TokenShards, equal_parts
 from mindpangu.data.route_plan import RoutePlan, plan_routes
 from mindpangu.domains import Domain, build_domains
 from mindpangu.errors import ConfigError, DataError, TokenizerError
@@ -57,8 +57,8 @@ class LanguageModel:
         for tokenizer in self.tokenizers.values():
             shards.require_tokenizer(tokenizer.digest)
 
-    def plan(self, tokens_BS: np.ndarray, domain_of_slot: Sequence[int]) -> RoutePlan:
-        return plan_routes(tokens_BS, domain_of_slot, self.domains, self.table)
+    def plan(self, tokens_BS: np.ndarray, domain_of_slot: Sequence[int], slot_of_sample_B: np.ndarray) -> RoutePlan:
+        return plan_routes(tokens_BS, domain_of_slot, slot_of_sample_B, self.domains, self.table)
 
     def inputs(self, tokens_BS: np.ndarray, positions_BS: np.ndarray, plan: RoutePlan) -> ModelInputs:
         return ModelInputs.build(tokens_BS, positions_BS, plan, self.slots)
@@ -69,11 +69,11 @@ class LanguageModel:
         Args:
             domain_of_slot: routes the batch as if it were of these domains; None takes the batch's own.
         """
-        plan = self.plan(batch.tokens_BS, domain_of_slot or batch.domain_of_slot)
+        plan = self.plan(batch.tokens_BS, domain_of_slot or batch.domain_of_slot, batch.slot_of_sample_B)
         inputs = self.inputs(batch.tokens_BS, batch.positions_BS, plan)
         losses_BS, invalid = self._token_losses(
             inputs.slot, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
-            inputs.sample_slots_B, inputs.tables_LDV, *self._slabs(plan),
+            inputs.sample_slots_B, inputs.domain_slots_B, inputs.tables_LDV, *self._slabs(plan),
         )  # fmt: skip
         refuse_invalid_ids(invalid)
         return losses_BS.asnumpy()
@@ -82,12 +82,12 @@ class LanguageModel:
         """float32 [B, V]: scores of the token after position `last`; what stands behind it does not count."""
         batch, length = tokens_BS.shape
         positions_BS = np.tile(np.arange(length, dtype=np.int32), (batch, 1))
-        plan = self.plan(tokens_BS, (domain,))
+        plan = self.plan(tokens_BS, (domain,), equal_parts(batch, 1))
         inputs = self.inputs(tokens_BS, positions_BS, plan)
         last_B = np.arange(batch, dtype=np.int32) * length + np.int32(last)
         logits_BV, invalid = self._next_token_logits(
             inputs.slot, as_tensor(last_B), inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS,
-            inputs.sample_slots_B, inputs.tables_LDV, *self._slabs(plan),
+            inputs.sample_slots_B, inputs.domain_slots_B, inputs.tables_LDV, *self._slabs(plan),
         )  # fmt: skip
         refuse_invalid_ids(invalid)
         return logits_BV.asnumpy()
@@ -123,13 +123,19 @@ class LanguageModel:
         lower, upper = self.decoder.lower, self.decoder.upper
 
         @ms.jit
-        def token_losses(slot, rows_BS, tokens_BS, positions_BS, targets_BS, sample_slots_B, tables, *slabs):
-            x_TH, invalid = upper(lower(rows_BS, positions_BS), tokens_BS, positions_BS, tables, slabs)
+        def token_losses(
+            slot, rows_BS, tokens_BS, positions_BS, targets_BS, sample_slots_B, domain_slots_B, tables, *slabs
+        ):
+            h_TH = lower(rows_BS, positions_BS)
+            x_TH, invalid = upper(h_TH, tokens_BS, positions_BS, domain_slots_B, tables, slabs)
             return upper.token_losses(x_TH, targets_BS, slot, sample_slots_B), invalid
 
         @ms.jit
-        def next_token_logits(slot, last_B, rows_BS, tokens_BS, positions_BS, sample_slots_B, tables, *slabs):
-            x_TH, invalid = upper(lower(rows_BS, positions_BS), tokens_BS, positions_BS, tables, slabs)
+        def next_token_logits(
+            slot, last_B, rows_BS, tokens_BS, positions_BS, sample_slots_B, domain_slots_B, tables, *slabs
+        ):
+            h_TH = lower(rows_BS, positions_BS)
+            x_TH, invalid = upper(h_TH, tokens_BS, positions_BS, domain_slots_B, tables, slabs)
             return upper.logits(ops.gather(x_TH, last_B, 0), slot, sample_slots_B), invalid
 
         self._token_losses, self._next_token_logits = token_losses, next_token_logits

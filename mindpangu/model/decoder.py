@@ -56,12 +56,10 @@ class RREBlock(Block):
         super().__init__(init, name)
         self.block_rows = init.config.experts.block_rows
 
-    def construct(self, x_TH, positions_BS, tokens_T, table_DV, slabs, query_TH=None):
+    def construct(self, x_TH, positions_BS, tokens_T, domain_slots_B, table_DV, slabs, query_TH=None):
         """Returns (x_TH, int32 [1]: tokens whose id was outside the table; see `rre_dispatch`)."""
         x_TH = self.attend(x_TH, positions_BS, query_TH)
-        # domain slots take equal, consecutive parts of the batch
-        slot_ids_T = ops.floor_div(ops.arange(tokens_T.shape[0]), tokens_T.shape[0] // table_DV.shape[0])
-        slot_ids_T = ops.cast(slot_ids_T, tokens_T.dtype)
+        slot_ids_T = ops.repeat_elements(domain_slots_B, tokens_T.shape[0] // domain_slots_B.shape[0], 0)
         num_experts = slabs[0].shape[0]
         rows_TH, counts_G, positions_T, invalid = rre_dispatch(
             self.ffn_norm(x_TH), tokens_T, slot_ids_T, table_DV, num_experts
@@ -110,20 +108,24 @@ class Upper(nn.Cell):
         self.starts = Tensor(np.array(slots.starts, np.int32))
         self.none_invalid = Tensor(np.zeros(1, np.int32))
 
-    def construct(self, h_TH, tokens_BS, positions_BS, tables_LDV, slabs):
-        """Returns (x_TH, from which the head predicts the next token; the layers' sum of tokens with invalid ids)."""
+    def construct(self, h_TH, tokens_BS, positions_BS, domain_slots_B, tables_LDV, slabs):
+        """Returns (x_TH, from which the head predicts the next token; the layers' sum of tokens with invalid ids).
+
+        Args:
+            domain_slots_B: int32 [B], the domain slot of each sample: whose table and slab its tokens use.
+        """
         tokens_T, invalid = tokens_BS.reshape((-1,)), self.none_invalid
         per_layer = len(slabs) // self.rre_layers if self.rre_layers else 0
         for i, block in enumerate(self.blocks):
             layer_slabs = slabs[i * per_layer : (i + 1) * per_layer]
-            h_TH, invalid_here = block(h_TH, positions_BS, tokens_T, tables_LDV[i], layer_slabs)
+            h_TH, invalid_here = block(h_TH, positions_BS, tokens_T, domain_slots_B, tables_LDV[i], layer_slabs)
             invalid = invalid + invalid_here
         x_TH = self.final_norm(h_TH)
         query_TH = cast(ops.gather(self.query_embedding, positions_BS.reshape((-1,)), 0), self.compute_dtype)
         if self.rre_layers == 0:
             return self.query_layer(x_TH, positions_BS, query_TH), invalid
         x_TH, invalid_here = self.query_layer(
-            x_TH, positions_BS, tokens_T, tables_LDV[-1], slabs[-per_layer:], query_TH
+            x_TH, positions_BS, tokens_T, domain_slots_B, tables_LDV[-1], slabs[-per_layer:], query_TH
         )
         return x_TH, invalid + invalid_here
 

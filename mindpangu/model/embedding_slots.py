@@ -36,14 +36,14 @@ class EmbeddingSlots:
     def num_rows(self) -> int:
         return sum(self.sizes)
 
-    def of_samples(self, domain_of_slot: Sequence[int], batch: int) -> np.ndarray:
-        """int32 [B]: the embedding slot of each sample; domain slots take equal, consecutive parts of the batch."""
+    def of_samples(self, domain_of_slot: Sequence[int], slot_of_sample_B: np.ndarray) -> np.ndarray:
+        """int32 [B]: the embedding slot of each sample, from the domain in its domain slot."""
         slots = [self.slot_of_domain[domain] for domain in domain_of_slot]
-        return np.repeat(np.array(slots, np.int32), batch // len(slots))
+        return np.array(slots, np.int32)[slot_of_sample_B]
 
-    def common(self, domain_of_slot: Sequence[int]) -> int:
-        """The one slot that all these domains share, or MIXED."""
-        slots = {self.slot_of_domain[domain] for domain in domain_of_slot}
+    def common(self, sample_slots_B: np.ndarray) -> int:
+        """The one embedding slot that all these samples share, or MIXED."""
+        slots = set(sample_slots_B.tolist())
         return slots.pop() if len(slots) == 1 else MIXED
 
     def rows(self, tokens_BS: np.ndarray, sample_slots_B: np.ndarray) -> np.ndarray:

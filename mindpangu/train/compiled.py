@@ -14,8 +14,9 @@ from mindspore import ParameterTuple, nn
 
 from mindpangu.model.decoder import Decoder
 
-# Inputs of UpperLoss before the slabs: slot, h, tokens, positions, targets, loss weights, sample slots, tables.
-_UPPER_FIXED_INPUTS = 8
+# Inputs of UpperLoss before the slabs: slot, h, tokens, positions, targets, loss weights, sample and domain slots,
+# tables.
+_UPPER_FIXED_INPUTS = 9
 
 
 class UpperLoss(nn.Cell):
@@ -25,8 +26,11 @@ class UpperLoss(nn.Cell):
         super().__init__(auto_prefix=False)
         self.upper = decoder.upper
 
-    def construct(self, slot, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, tables, *slabs):
-        x_TH, invalid = self.upper(h_TH, tokens_BS, positions_BS, tables, slabs)
+    def construct(
+        self, slot, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, domain_slots_B, tables,
+        *slabs,
+    ):  # fmt: skip
+        x_TH, invalid = self.upper(h_TH, tokens_BS, positions_BS, domain_slots_B, tables, slabs)
         losses_BS = self.upper.token_losses(x_TH, targets_BS, slot, sample_slots_B) * weights_BS
         losses_B = losses_BS.sum(1)
         return losses_B.sum(), losses_B, invalid
@@ -50,9 +54,14 @@ class WholeLoss(nn.Cell):
         super().__init__(auto_prefix=False)
         self.lower, self.loss = decoder.lower, UpperLoss(decoder)
 
-    def construct(self, slot, rows_BS, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, tables, *slabs):
+    def construct(
+        self, slot, rows_BS, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, domain_slots_B, tables,
+        *slabs,
+    ):  # fmt: skip
         h_TH = self.lower(rows_BS, positions_BS)
-        return self.loss(slot, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, tables, *slabs)
+        return self.loss(
+            slot, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, domain_slots_B, tables, *slabs
+        )
 
 
 class CompiledFunctions:
@@ -78,20 +87,27 @@ class CompiledFunctions:
             return lower_cell(rows_BS, positions_BS)
 
         @ms.jit
-        def upper_step(slot, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, tables, *slabs):
+        def upper_step(
+            slot, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, domain_slots_B, tables, *slabs
+        ):
             return upper_gradient(
-                slot, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, tables, *slabs
-            )
+                slot, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, domain_slots_B, tables,
+                *slabs,
+            )  # fmt: skip
 
         @ms.jit
         def lower_backward(rows_BS, positions_BS, dh_TH):
             return lower_gradient(rows_BS, positions_BS, dh_TH)
 
         @ms.jit
-        def whole_step(slot, rows_BS, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, tables, *slabs):
+        def whole_step(
+            slot, rows_BS, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, domain_slots_B, tables,
+            *slabs,
+        ):  # fmt: skip
             return whole_gradient(
-                slot, rows_BS, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, tables, *slabs
-            )
+                slot, rows_BS, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, domain_slots_B, tables,
+                *slabs,
+            )  # fmt: skip
 
         self.lower_forward, self.upper_step, self.lower_backward = lower_forward, upper_step, lower_backward
         self.whole_step = whole_step

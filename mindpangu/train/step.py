@@ -103,9 +103,7 @@ class TrainStep:
             self.optimizer.update(dense, self.updates, learning_rate, scale)
             self.experts.update(learning_rate, scale)
         domain_loss = {domain: total / max(count, 1) for domain, (total, count) in gradients.domain_loss.items()}
-        return StepResult(
-            gradients.loss, global_norm, skipped, domain_loss, self.experts.traffic, loss_scale, lowered
-        )
+        return StepResult(gradients.loss, global_norm, skipped, domain_loss, self.experts.traffic, loss_scale, lowered)
 
     def finish(self) -> None:
         """Returns when the experts of the last step are updated."""
@@ -137,7 +135,7 @@ class TrainStep:
         inputs = self.model.inputs(batch.tokens_BS, batch.positions_BS, plan)
         upper_inputs = (
             inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS), weights_BS, inputs.sample_slots_B,
-            inputs.tables_LDV,
+            inputs.domain_slots_B, inputs.tables_LDV,
         )  # fmt: skip
         if self.config.model.rre_layers == 0:
             outputs, gradients = functions.whole_step(inputs.slot, inputs.rows_BS, *upper_inputs)
@@ -157,8 +155,8 @@ class TrainStep:
         return loss, losses_B
 
     def _add_domain_losses(self, total: Gradients, batch: Batch, plan: RoutePlan, losses_B: np.ndarray) -> None:
-        losses = group_by_domain(losses_B, plan.domain_of_slot)
-        counts = group_by_domain(batch.loss_mask_BS.sum(1), plan.domain_of_slot)
+        losses = group_by_domain(losses_B, plan.domain_of_slot, plan.slot_of_sample_B)
+        counts = group_by_domain(batch.loss_mask_BS.sum(1), plan.domain_of_slot, plan.slot_of_sample_B)
         for domain, values in losses.items():
             entry = total.domain_loss.setdefault(domain, [0.0, 0.0])
             entry[0] += float(values.sum())

@@ -41,5 +41,8 @@ class StepStream:
 
     def _make(self) -> PlannedStep:
         step = self._loader.next_step()
-        plans = tuple(self._model.plan(batch.tokens_BS, batch.domain_of_slot) for batch in step.micro_batches)
+        plans = tuple(
+            self._model.plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B)
+            for batch in step.micro_batches
+        )
         return PlannedStep(step.micro_batches, plans, step.next_state)

@@ -201,12 +201,15 @@ def dispatch_check(group, graph, chunkings):
 
 def expert_parallel_check(group, graph):
     """The RRE layer with its experts spread over the ranks: every rank's output, and every expert's gradient, are those
-    of one process that has all tokens and all experts."""
-    case, me, size = dispatch_case(group.size, slots=1), group.rank, group.size
+    of one process that has all tokens and all experts. Two domain slots of different sizes, and one that is unused."""
+    slots, size, me = 3, group.size, group.rank
+    case = dispatch_case(size, slots=slots)
+    for ids in case["slot_ids"]:
+        ids[ids == 1] = 2
     experts, local, capacity = case["experts"], case["experts"] // size, size * case["tokens"]
     chance, inner = np.random.default_rng(9), 7
     shapes = ((experts, HIDDEN, inner), (experts, inner), (experts, inner, HIDDEN), (experts, HIDDEN))
-    slabs = [(0.5 * chance.standard_normal(shape)).astype(np.float32) for shape in shapes]
+    slabs = [(0.5 * chance.standard_normal(shape)).astype(np.float32) for shape in shapes * slots]
     plans = [
         reference.send_order(ids, slots, case["table"], experts, size)[0]
         for ids, slots in zip(case["token_ids"], case["slot_ids"], strict=True)
@@ -228,7 +231,7 @@ def expert_parallel_check(group, graph):
     mine = [slab[me * local : (me + 1) * local] for slab in slabs]
     inputs = (case["x"][me], case["token_ids"][me], case["slot_ids"][me], case["table"], send_R, receive_R)
     inputs = map(Tensor, (*inputs, received_RG, case["dout"][me], *mine))
-    (_, out_TH), (dx_TH, *dslabs) = differentiate(weighted, graph, (0, 8, 9, 10, 11))(*inputs)
+    (_, out_TH), (dx_TH, *dslabs) = differentiate(weighted, graph, (0, *range(8, 8 + 4 * slots)))(*inputs)
 
     x_NH, dout_NH = (np.concatenate(case[name]).astype(np.float64) for name in ("x", "dout"))
     wide = [slab.astype(np.float64) for slab in slabs]

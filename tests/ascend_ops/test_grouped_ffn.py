@@ -1,5 +1,7 @@
 """grouped_ffn: every ragged group with its own weights, padding included."""
 
+import importlib
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor
 
+from ascend_ops import native
 from ascend_ops.grouped_ffn import grouped_ffn, reference
 from ascend_ops.grouped_ffn.composed import overflow_blocks
 
@@ -14,27 +17,29 @@ CASES = st.fixed_dictionaries(
     {
         "seed": st.integers(0, 2**32 - 1),
         "rows": st.integers(1, 40),
-        "slots": st.integers(1, 3),
+        "slots": st.integers(1, 4),
         "experts": st.integers(1, 5),
         "hidden": st.integers(1, 19),
         "inner": st.integers(1, 35),
         "fill": st.sampled_from(["all", "some", "one expert", "none"]),
+        "used_slots": st.integers(1, 4),
     }
 )
 
 
-def random_case(seed, rows, slots, experts, hidden, inner, fill, dtype):
-    """(rows, counts, output gradient, slabs); `fill`: how much of a slot's rows belongs to experts."""
+def random_case(seed, rows, slots, experts, hidden, inner, fill, dtype, used_slots=None):
+    """(rows, counts, output gradient, slabs); `fill`: how many of the rows belong to experts; the others are padding.
+    At most `used_slots` slots, wherever they are, have rows, as many as chance gives them; None: any."""
     chance = np.random.default_rng(seed)
-    counts_DE = np.zeros((slots, experts), np.int32)
-    for slot in range(slots):
-        used = {"all": rows, "one expert": rows, "none": 0, "some": chance.integers(0, rows + 1)}[fill]
-        owners = np.full(used, experts - 1) if fill == "one expert" else chance.integers(0, experts, used)
-        counts_DE[slot] = np.bincount(owners, minlength=experts)
+    used = {"all": rows, "one expert": rows, "none": 0, "some": chance.integers(0, rows + 1)}[fill]
+    choices = chance.permutation(slots)[:used_slots]
+    slot_of_row = chance.choice(choices, used, p=chance.dirichlet(np.ones(len(choices))))
+    expert_of_row = np.full(used, experts - 1) if fill == "one expert" else chance.integers(0, experts, used)
+    counts_G = np.bincount(slot_of_row * experts + expert_of_row, minlength=slots * experts).astype(np.int32)
     shapes = ((experts, hidden, inner), (experts, inner), (experts, inner, hidden), (experts, hidden))
     slabs = [(0.5 * chance.standard_normal(shape)).astype(dtype) for _ in range(slots) for shape in shapes]
-    rows_TH, dout_TH = (chance.standard_normal((rows * slots, hidden)).astype(dtype) for _ in range(2))
-    return rows_TH, counts_DE.reshape(-1), dout_TH, slabs
+    rows_TH, dout_TH = (chance.standard_normal((rows, hidden)).astype(dtype) for _ in range(2))
+    return rows_TH, counts_G, dout_TH, slabs
 
 
 def check(backend, differentiate, error_of, case, block_rows, bound):
@@ -67,8 +72,45 @@ def test_equals_reference(backend, differentiate, error_of, shape, block_rows):
 @pytest.mark.parametrize("experts", [1, 3])
 def test_groups_of_many_pieces_and_tiles(backend, differentiate, error_of, experts):
     """More rows than a piece and more columns than a tile of the kernel."""
-    case = random_case(3, 700, 2, experts, 24, 1100, "one expert", np.float32)
+    case = random_case(3, 1400, 2, experts, 24, 1100, "one expert", np.float32)
     check(backend, differentiate, error_of, case, 0, 3e-6)
+
+
+def test_slots_of_any_size_by_hand(backend):
+    """Rows of slot 1 begin where slot 0's end; a slot in the middle has none; the last row is padding."""
+    rows_TH = np.arange(1, 8, dtype=np.float32)[:, None]
+    slabs = []
+    for slot in range(4):  # expert e of slot s adds 100 s + 10 e to a large row, which the activation leaves as it is
+        biases = np.array([[100 * slot], [100 * slot + 10]], np.float32)
+        slabs += [np.ones((2, 1, 1), np.float32), np.full((2, 1), 50, np.float32)]
+        slabs += [np.ones((2, 1, 1), np.float32), biases]
+    counts_G = Tensor(np.array([0, 3, 1, 1, 0, 0, 1, 0], np.int32))
+    out_TH = backend("grouped_ffn").grouped_ffn(Tensor(rows_TH), counts_G, [Tensor(slab) for slab in slabs])
+    assert out_TH.asnumpy().ravel().tolist() == [61, 62, 63, 154, 165, 356, 0]
+
+
+def test_the_kernel_does_not_read_weights_of_experts_without_rows(differentiate):
+    """NaN in an unused slot's slab and in a used slot's idle expert reaches nothing: they take part in no product."""
+    try:
+        ffn = importlib.import_module("ascend_ops.grouped_ffn.cpu").grouped_ffn
+    except native.CompileError as error:
+        pytest.skip(str(error))
+    rows_TH, _, dout_TH, slabs = random_case(7, 40, 3, 2, 6, 9, "all", np.float32)
+    counts_G = np.array([11, 0, 0, 0, 20, 6], np.int32)  # slot 0's expert 1 and all of slot 1 have no rows
+
+    def run(slabs):
+        wanted = [0, *range(2, 2 + len(slabs))]
+        function = lambda rows_TH, counts_G, *slabs: (ffn(rows_TH, counts_G, slabs),)  # noqa: E731
+        (out_TH,), gradients = differentiate(function, (rows_TH, counts_G, *slabs), wanted, dout_TH)
+        return [out_TH, *gradients]
+
+    poisoned = [slab.copy() for slab in slabs]
+    for tensor in poisoned[:4]:
+        tensor[1] = np.nan
+    for tensor in poisoned[4:8]:
+        tensor[:] = np.nan
+    for expected, found in zip(run(slabs), run(poisoned), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_other_dtypes_have_a_result_with_every_backend(backend):
@@ -96,7 +138,7 @@ def test_overflow_blocks_suffice_for_every_distribution(counts, block_rows):
 
 
 @pytest.mark.parametrize(
-    ("counts", "message"), [([3, -1], "group 1 has -1 rows"), ([3, 2], "slot 0 add up to 5 rows of 4")]
+    ("counts", "message"), [([3, -1], "group 1 has -1 rows"), ([3, 2], "the counts add up to 5 rows of 4")]
 )
 def test_the_kernel_refuses_counts_that_do_not_fit(backend, counts, message):
     if backend.name != "cpu":

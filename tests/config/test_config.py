@@ -26,7 +26,8 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
         ({"model.num_heads": "3"}, "model.num_heads is 3, which does not divide model.hidden_size 256"),
         ({"model.rre_layers": "9"}, "more than model.num_layers"),
         ({"training.global_batch_size": "12"}, "not a multiple of training.local_batch_size 8"),
-        ({"data.domains_per_step": "3"}, "does not divide training.local_batch_size"),
+        ({"data.domains_per_step": "3"}, "not divide training.local_batch_size 8, as data.schedule rotating needs"),
+        ({"data.schedule": "random"}, "data.schedule is 'random'; allowed: rotating, mixed"),
         ({"lr_scheduler.warmup_steps": "100"}, "not more than lr_scheduler.warmup_steps"),
         ({"lr_scheduler.lr_end": "1"}, "above lr_scheduler.learning_rate"),
         ({"optimizer.betas": "[0.9]"}, "two numbers"),
@@ -44,6 +45,10 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 def test_every_mistake_is_named(overrides, message):
     with pytest.raises(ConfigError, match=message):
         load_config(None, overrides)
+
+
+def test_a_mixed_schedule_may_have_any_number_of_slots():
+    assert load_config(None, {"data.schedule": "mixed", "data.domains_per_step": "3"}).data.domains_per_step == 3
 
 
 def test_overrides_win_over_the_file(tmp_path):

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindpangu.data import HELDOUT, TRAIN, Loader, heldout_batches, loss_mask, positions
+from mindpangu.data.shuffle import SampleOrder
 from mindpangu.errors import DataError
 
 
@@ -26,6 +27,7 @@ def test_a_batch_is_what_its_sample_ids_say(tiny_shards, make_config, token_stre
     config = make_config(seq_length=seq_length, local=6, domains_per_step=3, eod_reset=eod_reset)
     for batch in stream(Loader(shards, domains, config), 30):
         assert len(set(batch.domain_of_slot)) == 3
+        assert batch.slot_of_sample_B.tolist() == [0, 0, 1, 1, 2, 2]
         for row, (domain, index) in enumerate(batch.sample_ids_B2):
             assert domain == batch.domain_of_slot[row // 2]
             window = token_stream(domains[domain].name, TRAIN)[index * seq_length :][: seq_length + 1]
@@ -35,8 +37,10 @@ def test_a_batch_is_what_its_sample_ids_say(tiny_shards, make_config, token_stre
         mask = loss_mask(batch.tokens_BS, batch.targets_BS, shards.pad_id, shards.eot_id, eod_reset)
         np.testing.assert_array_equal(batch.loss_mask_BS, mask)
         assert (mask == 0).any() == (eod_reset and (batch.tokens_BS == shards.eot_id).any())
-        arrays = (batch.tokens_BS, batch.targets_BS, batch.positions_BS, batch.loss_mask_BS)
-        assert [array.dtype for array in arrays] == [np.int32, np.int32, np.int32, np.float32]
+        arrays = (
+            batch.tokens_BS, batch.targets_BS, batch.positions_BS, batch.loss_mask_BS, batch.slot_of_sample_B,
+        )  # fmt: skip
+        assert [array.dtype for array in arrays] == [np.int32, np.int32, np.int32, np.float32, np.int32]
         assert all(array.flags.c_contiguous for array in arrays)
 
 
@@ -53,11 +57,16 @@ def test_every_epoch_meets_every_sample_once_in_another_order(tiny_shards, make_
 
 @settings(max_examples=25, deadline=None)
 @given(
-    before=st.integers(0, 40), after=st.integers(1, 8), slots=st.sampled_from([1, 2, 4]), accumulate=st.integers(1, 3)
+    before=st.integers(0, 40),
+    after=st.integers(1, 8),
+    schedule=st.sampled_from([("rotating", 1), ("rotating", 2), ("rotating", 4), ("mixed", 4)]),
+    accumulate=st.integers(1, 3),
 )
-def test_a_restored_loader_goes_on_exactly(tiny_shards, make_config, before, after, slots, accumulate):
+def test_a_restored_loader_goes_on_exactly(tiny_shards, make_config, before, after, schedule, accumulate):
     shards, domains = tiny_shards
-    config = make_config(local=4, world=4 * accumulate, domains_per_step=slots, seed=5)
+    kind, slots = schedule
+    mixture = {"bilingual": 3, "zh": 4, "en": 5, "code": 8} if kind == "mixed" else {}
+    config = make_config(local=4, world=4 * accumulate, domains_per_step=slots, seed=5, schedule=kind, mixture=mixture)
     uninterrupted = Loader(shards, domains, config)
     states = [uninterrupted.state()] + [uninterrupted.next_step().next_state for _ in range(before)]
     assert states[-1] == uninterrupted.state()
@@ -69,11 +78,12 @@ def test_a_restored_loader_goes_on_exactly(tiny_shards, make_config, before, aft
     assert_same(stream(restored, 1)[0], stream(Loader(shards, domains, config), 1)[0])
 
 
-def test_a_step_has_the_same_samples_however_many_replicas_share_it(tiny_shards, make_config):
+@pytest.mark.parametrize("schedule", ["rotating", "mixed"])
+def test_a_step_has_the_same_samples_however_many_replicas_share_it(tiny_shards, make_config, schedule):
     shards, domains = tiny_shards
 
     def samples(replicas, steps=6):
-        config = make_config(local=2, world=8, replicas=replicas, domains_per_step=2)
+        config = make_config(local=2, world=8, replicas=replicas, domains_per_step=2, schedule=schedule)
         loaders = [Loader(shards, domains, config, replica=replica) for replica in range(replicas)]
         result = []
         for _ in range(steps):
@@ -87,12 +97,32 @@ def test_a_step_has_the_same_samples_however_many_replicas_share_it(tiny_shards,
     assert samples(1) == samples(2) == samples(4)
 
 
-def test_the_mixture_is_followed(tiny_shards, make_config):
+@pytest.mark.parametrize(("schedule", "slots"), [("rotating", 1), ("mixed", 2)])
+def test_the_mixture_is_followed(tiny_shards, make_config, schedule, slots):
     shards, domains = tiny_shards
-    config = make_config(local=2, mixture={"bilingual": 1, "zh": 2, "en": 3, "code": 4})
+    mixture = {"bilingual": 1, "zh": 2, "en": 3, "code": 4}
+    config = make_config(local=2, mixture=mixture, schedule=schedule, domains_per_step=slots)
     loader = Loader(shards, domains, config)
     stream(loader, 100)
     assert loader.state() == {"samples_taken": [20, 40, 60, 80]}
+
+
+def test_a_mixed_batch_is_ordered_by_domain_and_reads_on_in_every_domain(tiny_shards, make_config):
+    shards, domains = tiny_shards
+    mixture = {"bilingual": 1, "zh": 2, "en": 0, "code": 10}
+    config = make_config(local=5, world=15, mixture=mixture, schedule="mixed", domains_per_step=4)
+    read = {domain: [] for domain in range(4)}
+    for batch in stream(Loader(shards, domains, config), 8):
+        domains_B = batch.sample_ids_B2[:, 0]
+        assert (np.diff(domains_B) >= 0).all()
+        np.testing.assert_array_equal(np.array(batch.domain_of_slot)[batch.slot_of_sample_B], domains_B)
+        for domain, index in batch.sample_ids_B2.tolist():
+            read[domain].append(index)
+    assert [len(indices) for indices in read.values()] == pytest.approx([120 / 13, 240 / 13, 0, 1200 / 13], abs=1)
+    assert read[2] == []
+    for domain, indices in read.items():
+        order = SampleOrder((shards.num_tokens(domains[domain].name, TRAIN) - 1) // 8, 0, domains[domain].name)
+        assert indices == (order.indices(0, len(indices)).tolist() if indices else [])
 
 
 def test_one_domain_may_fill_two_slots_with_different_samples(tiny_shards, make_config):
@@ -124,10 +154,18 @@ def test_another_seed_is_another_order(tiny_shards, make_config):
 )
 def test_a_state_of_another_run_is_refused(tiny_shards, make_config, state):
     shards, domains = tiny_shards
-    config = make_config(local=4, world=8)
+    config = make_config(local=4, world=8, domains_per_step=2)
     Loader(shards, domains, config, {"samples_taken": [4, 4, 0, 0]})
-    with pytest.raises(DataError, match=r"loader state .* does not fit 4 domains, slots of 4 samples and steps of 8"):
+    with pytest.raises(DataError, match=r"loader state .* does not fit 4 domains, parts of 4 samples and steps of 8"):
         Loader(shards, domains, config, state)
+
+
+def test_a_mixed_state_counts_single_samples(tiny_shards, make_config):
+    shards, domains = tiny_shards
+    config = make_config(local=4, world=8, domains_per_step=4, schedule="mixed")
+    Loader(shards, domains, config, {"samples_taken": [3, 3, 1, 1]})
+    with pytest.raises(DataError, match="parts of 1 samples and steps of 8"):
+        Loader(shards, domains, config, {"samples_taken": [3, 3, 1, 0]})
 
 
 def test_other_domains_and_too_short_splits_are_named(tiny_shards, make_config):
@@ -154,6 +192,8 @@ def test_heldout_batches_are_in_order_full_and_limited(tiny_shards, make_config,
         batches = list(heldout_batches(shards, "code", config, batch_size))
         assert all(batch.tokens_BS.shape == (batch_size, seq_length) for batch in batches)
         assert all(batch.domain_of_slot == (3, 3) for batch in batches)
+        half = batch_size // 2
+        assert all(batch.slot_of_sample_B.tolist() == [0] * half + [1] * half for batch in batches)
         for batch in batches:
             for row, (domain, index) in enumerate(batch.sample_ids_B2):
                 assert domain == 3

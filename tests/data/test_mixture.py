@@ -9,11 +9,11 @@ from mindpangu.domains import build_domains
 from mindpangu.errors import ConfigError
 
 
-def run(weights, num_slots, micro_batches):
-    """The schedule; checks after every micro-batch that each domain is less than one slot from its share."""
+def run(weights, num_slots, rounds):
+    """The schedule; checks after every round that each domain is less than one slot from its share."""
     mixture, taken, schedule = Mixture(weights, num_slots), [0] * len(weights), []
     total = sum(weights)
-    for time in range(1, micro_batches + 1):
+    for time in range(1, rounds + 1):
         slots = mixture.next_slots(taken)
         assert len(slots) == num_slots
         assert list(slots) == sorted(slots)
@@ -26,16 +26,16 @@ def run(weights, num_slots, micro_batches):
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.integers(1, 5), st.lists(st.integers(0, 60), min_size=1, max_size=14))
+@given(st.integers(1, 12), st.lists(st.integers(0, 60), min_size=1, max_size=14))
 def test_shares_follow_the_weights_within_one_slot_and_domains_are_distinct(num_slots, weights):
     total = sum(weights)
     assume(total > 0)
-    positive = sum(weight > 0 for weight in weights)
-    assume(positive < num_slots or max(weights) * num_slots <= total)
     for slots in run(weights, num_slots, 80):
         assert all(weights[domain] > 0 for domain in slots)
-        if positive >= num_slots:
+        if max(weights) * num_slots <= total:
             assert len(set(slots)) == num_slots
+        for domain, weight in enumerate(weights):  # a share of a round, rounded down or up
+            assert abs(slots.count(domain) - Fraction(weight * num_slots, total)) < 1
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_fewer_domains_than_slots_repeat():
     assert run([1, 1], 3, 2) == [(0, 0, 1), (0, 1, 1)]
 
 
-def configured(make_config, mixture, num_slots=1, names=("zh", "en", "code")):
-    config = make_config(names=names, domains_per_step=num_slots, mixture=mixture)
+def configured(make_config, mixture, num_slots=1, names=("zh", "en", "code"), **options):
+    config = make_config(names=names, domains_per_step=num_slots, mixture=mixture, **options)
     return mixture_weights(config, build_domains(config))
 
 
@@ -81,12 +81,34 @@ def test_weights_are_the_decimal_numbers_of_the_configuration(make_config):
         ({"zh": -1.0, "en": 1.0, "code": 1.0}, 1, "data.mixture.zh is -1.0"),
         ({"zh": float("nan"), "en": 1.0, "code": 1.0}, 1, "data.mixture.zh is nan"),
         ({"zh": 0.0, "en": 0.0, "code": 0.0}, 1, "weight 0"),
-        ({"zh": 3.0, "en": 1.0, "code": 1.0}, 2, r"'zh' 60.0% .* only one of the 2 slots"),
+        (
+            {"zh": 3.0, "en": 1.0, "code": 1.0},
+            2,
+            r"'zh' 60.0% .* only one of the 2 slots of a step .*data.schedule to mixed",
+        ),
     ],
 )
 def test_weights_that_cannot_be_met_are_refused(make_config, mixture, num_slots, message):
     with pytest.raises(ConfigError, match=message):
         configured(make_config, mixture, num_slots)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "local", "num_slots", "message"),
+    [
+        ({}, 8, 2, "domains_per_step is 2, .* need 3 slots .3 domains .*local_batch_size is 8.; set .* to 3, or"),
+        ({"zh": 1, "en": 1, "code": 1}, 2, 1, "need 2 slots .3 domains .*local_batch_size is 2.; set .* to 2, or"),
+        ({"zh": 1, "en": 9, "code": 0}, 8, 1, "need 2 slots .2 domains"),
+    ],
+)
+def test_a_mixed_schedule_needs_a_slot_for_every_domain_of_a_micro_batch(
+    make_config, mixture, local, num_slots, message
+):
+    options = {"local": local, "schedule": "mixed"}
+    with pytest.raises(ConfigError, match=message):
+        configured(make_config, mixture, num_slots, **options)
+    weights = configured(make_config, mixture, num_slots + 1, **options)  # one more is enough, whatever the weights
+    assert weights == [1, 1, 1] or weights == list(mixture.values())
 
 
 def test_a_domain_may_dominate_when_there_are_too_few_for_the_slots(make_config):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mindpangu.config import load_config
+from mindpangu.data import equal_parts
 from mindpangu.data.route_plan import RoutePlan
 from mindpangu.domains import build_domains
 from mindpangu.experts import ExpertStore, open_experts
@@ -32,7 +33,8 @@ def random_plan(chance, store, domains):
     for slot, domain in enumerate(domains):
         counts_LDA[:, slot, store.domains[domain].num_experts :] = 0
     experts_D = np.array([store.domains[domain].num_experts for domain in domains])
-    return RoutePlan(tuple(domains), np.zeros((LAYERS, len(domains), 1), np.int32), counts_LDA, experts_D)
+    tables_LDV = np.zeros((LAYERS, len(domains), 1), np.int32)
+    return RoutePlan(tuple(domains), equal_parts(len(domains), len(domains)), tables_LDV, counts_LDA, experts_D)
 
 
 def pretend_step(plan, slabs, position):

@@ -5,7 +5,7 @@ import pytest
 
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.config import load_config
-from mindpangu.data import Batch, heldout_batches
+from mindpangu.data import Batch, equal_parts, heldout_batches
 from mindpangu.errors import ConfigError, TokenizerError
 from mindpangu.generation.generate import generate, heldout_prompt
 from mindpangu.generation.sampling import SamplingSettings
@@ -62,7 +62,8 @@ def test_heldout_loss_beats_unigram_and_wrong_domains(trained):
 
 def test_unigram_baseline_by_hand():
     tokens = np.array([[0, 1]], np.int32)
-    batch = Batch(tokens, np.array([[1, 3]], np.int32), tokens, np.array([[1.0, 1.0]], np.float32), (0,), tokens)
+    targets, mask = np.array([[1, 3]], np.int32), np.array([[1.0, 1.0]], np.float32)
+    batch = Batch(tokens, targets, tokens, mask, (0,), equal_parts(1, 1), tokens)
     counts_V = np.array([5, 3, 2, 0])
     expected = -(np.log(3.1 / 10.4) + np.log(0.1 / 10.4)) / 2
     assert unigram_loss(counts_V, [batch]) == pytest.approx(expected)
@@ -104,7 +105,7 @@ def test_eod_reset_separates_documents(tiny_overrides):
         return Batch(
             tokens_BS, batch.targets_BS, positions(tokens_BS, eot, True),
             loss_mask(tokens_BS, batch.targets_BS, run.shards.pad_id, eot, True), batch.domain_of_slot,
-            batch.sample_ids_B2,
+            batch.slot_of_sample_B, batch.sample_ids_B2,
         )  # fmt: skip
 
     losses = run.model.token_losses(with_tokens(tokens))
@@ -143,17 +144,17 @@ def test_embedding_slots_train_and_mixed_batches_mask_other_slots(tiny_overrides
     assert model.decoder.parameters["word_embedding"].shape[0] == 850
     pure = next(iter(heldout_batches(run.shards, "en", run.config, 4)))
     foreign = next(iter(heldout_batches(run.shards, "zh", run.config, 4)))
-    # two samples of en and two of zh in one batch: slots b and a
-    halves = [np.concatenate([x[:2], y[:2]]) for x, y in (
+    # one sample of en and three of zh in one batch: slots b and a
+    parts = [np.concatenate([x[:1], y[:3]]) for x, y in (
         (pure.tokens_BS, foreign.tokens_BS), (pure.targets_BS, foreign.targets_BS),
         (pure.positions_BS, foreign.positions_BS), (pure.loss_mask_BS, foreign.loss_mask_BS),
         (pure.sample_ids_B2, foreign.sample_ids_B2),
     )]  # fmt: skip
     en, zh = pure.domain_of_slot[0], foreign.domain_of_slot[0]
-    mixed = Batch(halves[0], halves[1], halves[2], halves[3], (en, zh), halves[4])
+    mixed = Batch(*parts[:4], (en, zh), np.array([0, 1, 1, 1], np.int32), parts[4])
     losses = model.token_losses(mixed)
-    np.testing.assert_allclose(losses[:2], model.token_losses(pure)[:2], atol=1e-5)
-    np.testing.assert_allclose(losses[2:], model.token_losses(foreign)[:2], atol=1e-5)
+    np.testing.assert_allclose(losses[:1], model.token_losses(pure)[:1], atol=1e-5)
+    np.testing.assert_allclose(losses[1:], model.token_losses(foreign)[:3], atol=1e-5)
     # the two slots' rows are different weights: the same ids score differently as the other slot's
     assert np.abs(model.token_losses(pure) - model.token_losses(pure, (zh, zh))).max() > 1e-4
     train(run, say=lambda text: None)

@@ -35,7 +35,7 @@ def opened(overrides, backend, monkeypatch):
 
 def planned(model, loader):
     batches = loader.next_step().micro_batches
-    return batches, [model.plan(batch.tokens_BS, batch.domain_of_slot) for batch in batches]
+    return batches, [model.plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B) for batch in batches]
 
 
 @pytest.fixture

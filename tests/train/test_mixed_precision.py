@@ -10,7 +10,7 @@ from mindpangu.config import load_config
 from mindpangu.data import Loader, heldout_batches
 from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError, ConfigError
-from mindpangu.language_model import load_model
+from mindpangu.language_model import as_tensor, load_model
 from mindpangu.model.decoder import Decoder
 from mindpangu.model.embedding_slots import MIXED, EmbeddingSlots
 from mindpangu.model.layers import Attention, Init, LayerNorm, Linear
@@ -35,7 +35,7 @@ def opened(overrides, precision, **changes):
 
     def planned():
         batches = loader.next_step().micro_batches
-        return batches, [run.model.plan(batch.tokens_BS, batch.domain_of_slot) for batch in batches]
+        return batches, [run.model.plan(each.tokens_BS, each.domain_of_slot, each.slot_of_sample_B) for each in batches]
 
     return TrainStep(run.model), planned
 
@@ -43,7 +43,7 @@ def opened(overrides, precision, **changes):
 def unscaled(step, gradients):
     """name → float64 gradient without the loss scale, experts included."""
     found = {name: gradient.asnumpy() for name, gradient in gradients.dense.items()}
-    for (layer, domain), arrays in gradients.experts.items():
+    for (layer, domain), arrays in step.experts.gradients().items():
         found |= {f"experts.{layer}.{domain}.{i}": array for i, array in enumerate(arrays)}
     return {name: array.astype(np.float64) / step.loss_scale.value for name, array in found.items()}
 
@@ -75,23 +75,26 @@ def test_gradients_and_losses_follow_those_of_fp32(tiny_overrides, rre_layers):
         assert (one.loss_scale, other.loss_scale) == (1.0, 65536.0)
         assert other.global_norm == pytest.approx(one.global_norm, rel=5e-3)
         assert other.domain_loss == pytest.approx(one.domain_loss, abs=2e-3)
-        assert other.experts_updated == one.experts_updated
+        assert other.traffic.activated == one.traffic.activated
         distances.append(abs(one.loss - other.loss))
         (batches, plans), _ = next_exact(), next_half()
     assert 0 < max(distances) < 1e-3
     assert other.loss < 5.8  # from 6.0
 
 
-def test_number_formats(tiny_overrides):
+def test_number_formats(tiny_overrides, monkeypatch):
     step, planned = opened(tiny_overrides, "fp16")
     model, ((batch,), (plan,)) = step.model, planned()
     inputs = model.inputs(batch.tokens_BS, batch.positions_BS, plan)
-    assert {slab.dtype for slab in inputs.slabs} == {ms.float16}
     h_TH = step.functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
     assert h_TH.dtype == ms.float16
+    received = []
+    monkeypatch.setattr(step.experts, "receive", lambda plan, gradients: received.extend(gradients))
     gradients = step.gradients([batch], [plan])
+    assert {slab.dtype for slab in step.experts.slabs(plan)} == {np.dtype(np.float16)}
     assert {gradient.dtype for gradient in gradients.dense.values()} == {ms.float32}
-    assert {array.dtype for arrays in gradients.experts.values() for array in arrays} == {np.dtype(np.float16)}
+    assert {gradient.dtype for gradient in received} == {np.dtype(np.float16)}
+    monkeypatch.undo()
     step.run([batch], [plan], 1e-3)
     assert {parameter.dtype for parameter in model.decoder.parameters.values()} == {ms.float32}
     assert {slab.dtype for slab in model.store.lookup((0,))} == {np.dtype(np.float32)}
@@ -112,6 +115,7 @@ def test_norms_softmax_loss_and_embeddings_are_fp32_and_matrix_products_fp16(tin
     step, planned = opened(tiny_overrides, "fp16")
     decoder, ((batch,), (plan,)) = step.decoder, planned()
     inputs = step.model.inputs(batch.tokens_BS, batch.positions_BS, plan)
+    slabs = [as_tensor(slab.astype(np.float16)) for slab in step.model.store.lookup(plan.domain_of_slot)]
     seen = []
     for half in (decoder.lower, decoder.upper):
         for _, cell in half.cells_and_names():
@@ -138,7 +142,9 @@ def test_norms_softmax_loss_and_embeddings_are_fp32_and_matrix_products_fp16(tin
     monkeypatch.setattr(ops, "matmul", recorded("matmul", matmul))
     monkeypatch.setattr(ops, "log_softmax", recorded("log_softmax", log_softmax))
     h_TH = decoder.lower(inputs.rows_BS, inputs.positions_BS)
-    x_TH, _ = decoder.upper(h_TH, inputs.tokens_BS, inputs.positions_BS, inputs.tables_LDV, inputs.slabs)
+    x_TH, _ = decoder.upper(
+        h_TH, inputs.tokens_BS, inputs.positions_BS, inputs.domain_slots_B, inputs.tables_LDV, slabs
+    )
     losses_BS = decoder.upper.token_losses(x_TH, Tensor(batch.targets_BS), inputs.slot, inputs.sample_slots_B)
     assert (x_TH.dtype, losses_BS.dtype) == (ms.float16, ms.float32)
     # the tables themselves, not fp16 copies, in which the gradients of frequent tokens would stop growing
@@ -229,20 +235,27 @@ def test_micro_batches_add_up_in_fp32(tiny_overrides):
     """One batch twice is that batch: each half has exactly half its gradient."""
     step, planned = opened(tiny_overrides, "fp16")
     batches, plans = planned()
-    one, two = step.gradients(batches, plans), step.gradients(batches * 2, plans * 2)
+    one = step.gradients(batches, plans)
+    alone = {key: [array.copy() for array in arrays] for key, arrays in step.experts.gradients().items()}
+    two = step.gradients(batches * 2, plans * 2)
     assert two.loss == one.loss
-    for key, arrays in two.experts.items():
-        for mine, other in zip(arrays, one.experts[key], strict=True):
+    for key, arrays in step.experts.gradients().items():
+        for mine, other in zip(arrays, alone[key], strict=True):
             assert mine.dtype == np.float32
-            np.testing.assert_allclose(mine, other.astype(np.float32), rtol=2e-3, atol=1e-6)
+            np.testing.assert_allclose(mine, other, rtol=2e-3, atol=1e-6)
     assert step.run(batches * 2, plans * 2, 1e-3).skipped is None
 
 
 def test_the_norm_of_fp16_gradients_does_not_overflow(tiny_overrides):
-    step, _ = opened(tiny_overrides, "fp16")
-    arrays = [np.full((3, 50_001), 60_000, np.float16), np.full((7,), 0.001, np.float16)]
-    exact = sum(np.square(array.astype(np.float64)).sum() for array in arrays)
-    assert step.store.squared_norm({(0, 0): arrays}) == pytest.approx(exact, rel=1e-5)
+    """Their squares are beyond fp16, and their sum beyond 65504 times the largest."""
+    step, planned = opened(tiny_overrides, "fp16")
+    _, (plan,) = planned()
+    step.experts.begin([plan])
+    gradients = [np.full_like(slab, 60_000) for slab in step.experts.slabs(plan)]
+    step.experts.receive(plan, gradients)
+    expert = sum(int(np.prod(shape)) for shape in step.model.store.shapes.values())
+    exact = float(np.float16(60_000)) ** 2 * expert * step.experts.traffic.activated
+    assert step.experts.squared_norm() == pytest.approx(exact, rel=1e-5)
 
 
 def test_a_checkpoint_holds_fp32_and_loads_in_either_precision(tiny_run):

@@ -41,18 +41,32 @@ def weights(folder):
     return {name: entry["blake2b"] for name, entry in manifest["files"].items() if name != "config.yaml"}
 
 
-def test_stop_and_resume_equals_one_run(tiny_run, tmp_path):
+SCHEDULES = {
+    "rotating": {},
+    "rotating, accumulated": {"data.domains_per_step": "2", "training.global_batch_size": "8"},
+    "mixed, accumulated": {
+        "data.schedule": "mixed",
+        "data.domains_per_step": "4",
+        "data.mixture": "{bilingual: 1, zh: 2, en: 9, code: 0.3}",
+        "training.global_batch_size": "8",
+    },
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_stop_and_resume_equals_one_run(tiny_run, tmp_path, schedule):
     overrides, folder = tiny_run
+    overrides = overrides | SCHEDULES[schedule]
     run_training(overrides)
     expected, final = losses(folder), weights(folder)
     assert sorted(expected) == [1, 2, 3, 4, 5, 6]
 
     other = tmp_path / "other"
     shutil.copytree(folder, other, ignore=shutil.ignore_patterns("checkpoint", "metrics.jsonl"))
-    schedule = {"training__run_name": "other", "lr_scheduler__decay_steps": "6"}
-    run_training(overrides, training__steps="3", **schedule)
+    changes = {"training__run_name": "other", "lr_scheduler__decay_steps": "6"}
+    run_training(overrides, training__steps="3", **changes)
     assert len(losses(other)) == 3
-    _, said = run_training(overrides, resume=True, **schedule)
+    _, said = run_training(overrides, resume=True, **changes)
     assert "resumed from" in said[0]
     assert losses(other) == expected
     assert weights(other) == final
@@ -86,6 +100,7 @@ def finished(tiny_overrides, tmp_path_factory):
         ({"optimizer__betas": "[0.8, 0.9]"}, r"optimizer.betas was \[0.9, 0.95\], is \[0.8, 0.9\]"),
         ({"model__hidden_size": "32"}, "model.ffn_hidden_size was 64, is 128; model.hidden_size was 16, is 32"),
         ({"data__seed": "3"}, "data.seed was 0, is 3"),
+        ({"data__schedule": "mixed", "data__domains_per_step": "4"}, "data.schedule was 'rotating', is 'mixed'"),
         ({"training__max_norm": "2.0"}, "training.max_norm was 1.0, is 2.0"),
     ],
 )

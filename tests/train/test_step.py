@@ -24,7 +24,7 @@ def open_tiny(tiny_overrides, **changes):
 
 def planned(model, loader):
     batches = loader.next_step().micro_batches
-    return batches, [model.plan(batch.tokens_BS, batch.domain_of_slot) for batch in batches]
+    return batches, [model.plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B) for batch in batches]
 
 
 @pytest.mark.parametrize("slots", [1, 2])
@@ -39,7 +39,7 @@ def test_three_functions_equal_one_graph_bit_for_bit(tiny_overrides, slots):
     slab_tensors = [as_tensor(slab) for slab in model.store.lookup(plan.domain_of_slot)]
     (loss, _, _), (slabs, dense) = step.functions.whole_step(
         inputs.slot, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
-        as_tensor(weights_BS), inputs.sample_slots_B, inputs.tables_LDV, *slab_tensors,
+        as_tensor(weights_BS), inputs.sample_slots_B, inputs.domain_slots_B, inputs.tables_LDV, *slab_tensors,
     )  # fmt: skip
     assert found.loss == float(loss.asnumpy())
     assert set(found.dense) == set(model.decoder.parameters)
@@ -57,7 +57,7 @@ def test_three_functions_equal_one_graph_bit_for_bit(tiny_overrides, slots):
 
 def test_accumulated_micro_batches_equal_one_large_batch(tiny_overrides):
     large_model, large = open_tiny(tiny_overrides, training__local_batch_size="8", data__domains_per_step="2")
-    small_model, small = open_tiny(tiny_overrides, training__global_batch_size="8", data__domains_per_step="1")
+    small_model, small = open_tiny(tiny_overrides, training__global_batch_size="8", data__domains_per_step="2")
     one_step, two_step = TrainStep(large_model), TrainStep(small_model)
     one = one_step.gradients(*planned(large_model, large))
     batches, plans = planned(small_model, small)
@@ -93,7 +93,8 @@ def test_a_layer_of_one_expert_equals_a_dense_layer(tiny_overrides, tmp_path):
     np.testing.assert_allclose(rre_model.token_losses(batches[0]), dense_model.token_losses(batches[0]), atol=2e-6)
     rre_step = TrainStep(rre_model)
     rre = rre_step.gradients(batches, plans)
-    dense = TrainStep(dense_model).gradients(batches, [dense_model.plan(batches[0].tokens_BS, (domain,))])
+    dense_plan = dense_model.plan(batches[0].tokens_BS, (domain,), batches[0].slot_of_sample_B)
+    dense = TrainStep(dense_model).gradients(batches, [dense_plan])
     for name, gradient in rre.dense.items():
         np.testing.assert_allclose(gradient.asnumpy(), dense.dense[name].asnumpy(), atol=2e-6, err_msg=name)
     for layer, name in enumerate(layers):

@@ -1,6 +1,7 @@
 """Case `sigma`: both host modes in Σ's layout, from few tokens a step to many; and what a linear model makes of it."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -78,7 +79,7 @@ def crossing(records: Sequence[Record], model: LinearModel, workload: Workload) 
     measured = next(
         (
             np.exp(np.interp(-PAPER_RATIO, [-first[1], -second[1]], np.log([first[0], second[0]])))
-            for first, second in zip(curve, curve[1:], strict=False)
+            for first, second in itertools.pairwise(curve)
             if first[1] >= PAPER_RATIO > second[1]
         ),
         None,

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from mindpangu.config import load_config
-from mindpangu.data import Batch
+from mindpangu.data import Batch, equal_parts
 from mindpangu.data.batch import assemble_batch
 from mindpangu.domains import PRESETS, build_domains
 from mindpangu.experts import ExpertTraffic, Link, open_experts
@@ -130,10 +130,13 @@ class Workload:
     def _step(self, tokens: int, group: Sequence[int]):
         micro = min(tokens, self.largest_micro_batch)
         batches = [self._batch(micro, group) for _ in range(tokens // micro)]
-        return batches, [self.model.plan(batch.tokens_BS, batch.domain_of_slot) for batch in batches]
+        plan = self.model.plan
+        return batches, [plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B) for batch in batches]
 
     def _batch(self, tokens: int, group: Sequence[int]) -> Batch:
         size = tokens // SEQ_LENGTH
         windows = self._chance.integers(0, VOCABULARY, (size, SEQ_LENGTH + 1)).astype(np.int32)
         sample_ids_B2 = np.zeros((size, 2), np.int64)
-        return assemble_batch(windows, sample_ids_B2, tuple(group), SEQ_LENGTH, 0, 0, False)
+        return assemble_batch(
+            windows, sample_ids_B2, tuple(group), equal_parts(size, len(group)), SEQ_LENGTH, 0, 0, False
+        )

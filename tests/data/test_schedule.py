@@ -1,0 +1,98 @@
+"""The two schedules of domains: what a step trains on, as a function of the samples taken so far."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from mindpangu.data import equal_parts
+from mindpangu.data.mixture import Mixture
+from mindpangu.data.schedule import Mixed, Rotating, build_schedule
+from mindpangu.domains import build_domains
+
+
+def advance(taken, slots):
+    for domain in slots.domains_B().tolist():
+        taken[domain] += 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=9), st.integers(1, 11), st.integers(1, 3), st.data())
+def test_mixed_shares_stay_within_one_sample_at_any_time(weights, local, micro_batches, data):
+    """For any weights, after every micro-batch; its domains stand in ascending slots, the rest repeats the last one."""
+    total, positive = sum(weights), sum(weight > 0 for weight in weights)
+    assume(total > 0)
+    num_slots = min(positive, local) + data.draw(st.integers(0, 2))
+    schedule, taken = Mixed(weights, local, num_slots, micro_batches), [0] * len(weights)
+    for _ in range(30):
+        step = schedule.step(taken)
+        assert len(step) == micro_batches
+        for slots in step:
+            advance(taken, slots)
+            for domain, weight in enumerate(weights):
+                assert abs(taken[domain] - Fraction(weight * sum(taken), total)) < 1
+            used = sorted(set(slots.slot_of_sample_B.tolist()))
+            assert used == list(range(len(used)))
+            assert len(slots.domain_of_slot) == num_slots
+            domains = slots.domain_of_slot[: len(used)]
+            assert list(domains) == sorted(set(domains))
+            assert set(slots.domain_of_slot[len(used) :]) <= {domains[-1]}
+            assert slots.slot_of_sample_B.shape == (local,)
+            assert slots.slot_of_sample_B.dtype == np.int32
+            assert (np.diff(slots.slot_of_sample_B) >= 0).all()
+
+
+def test_rotating_without_accumulation_chooses_for_every_micro_batch():
+    """The sequence of the first versions, which had no schedules: a run without accumulation must not change."""
+    weights, schedule, taken, found = [1, 2, 3, 4], Rotating([1, 2, 3, 4], 6, 2, 1), [0] * 4, []
+    for _ in range(10):
+        (slots,) = schedule.step(taken)
+        found.append(slots.domain_of_slot)
+        np.testing.assert_array_equal(slots.slot_of_sample_B, [0, 0, 0, 1, 1, 1])
+        advance(taken, slots)
+    assert found == [(2, 3), (1, 3), (2, 3), (2, 3), (0, 1), (2, 3), (1, 3), (2, 3), (2, 3), (0, 1)]
+    assert taken == [3 * 2 * weight for weight in weights]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=6), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4))
+def test_rotating_chooses_once_a_step(weights, num_slots, part, micro_batches):
+    total = sum(weights)
+    assume(total > 0)
+    schedule, taken = Rotating(weights, num_slots * part, num_slots, micro_batches), [0] * len(weights)
+    mixture, slots_taken = Mixture(weights, num_slots), [0] * len(weights)
+    assert schedule.unit == part * micro_batches
+    for _ in range(25):
+        step = schedule.step(taken)
+        chosen = mixture.next_slots(slots_taken)
+        assert [slots.domain_of_slot for slots in step] == [chosen] * micro_batches
+        for slots in step:
+            np.testing.assert_array_equal(slots.slot_of_sample_B, np.repeat(np.arange(num_slots), part))
+            advance(taken, slots)
+        for domain in chosen:
+            slots_taken[domain] += 1
+        for domain, weight in enumerate(weights):  # within one domain slot of a step
+            assert abs(taken[domain] - Fraction(weight * sum(taken), total)) < schedule.unit
+
+
+def test_equal_weights_rotate_over_all_domains_step_by_step(make_config):
+    config = make_config(local=4, world=12, domains_per_step=2)
+    schedule, taken, found = build_schedule(config, build_domains(config)), [0] * 4, []
+    for _ in range(4):
+        step = schedule.step(taken)
+        assert len(step) == 3
+        found.append({slots.domain_of_slot for slots in step})
+        for slots in step:
+            advance(taken, slots)
+    assert found == [{(0, 1)}, {(2, 3)}] * 2
+
+
+@pytest.mark.parametrize(
+    ("batch", "slots", "expected"),
+    [(4, 2, [0, 0, 1, 1]), (3, 3, [0, 1, 2]), (5, 2, [0, 0, 0, 1, 1]), (2, 4, [0, 2]), (1, 1, [0])],
+)
+def test_equal_parts(batch, slots, expected):
+    assert equal_parts(batch, slots).tolist() == expected
+    assert equal_parts(batch, slots).dtype == np.int32
