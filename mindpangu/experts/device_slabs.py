@@ -1,12 +1,14 @@
-"""The experts as the compiled step reads them: the store itself, or copies on the device.
+"""The experts as the compiled step reads them: the store itself, or copies in buffers of their own.
 
-Both classes have the same three functions, in the order of their use: `reserve` places for the domains of two
-consecutive steps, `fetch` experts into them, `lookup` the slabs of a micro-batch.
+These classes and `npu_slabs.NpuSlabs` have the same functions, in the order of their use: `reserve` places for the
+domains of two consecutive steps, `fetch` experts into them, `lookup` the slabs of a micro-batch, and bring the slabs'
+gradients `to_host`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from mindspore import Tensor
 
 from mindpangu.experts.link import Link
 from mindpangu.experts.store import SLAB_TENSORS, ExpertStore, runs
@@ -24,11 +26,16 @@ class StoreViews:
         self._store.will_need(experts_LDA)
         return 0
 
-    def lookup(self, domain_of_slot: Sequence[int]) -> list[np.ndarray]:
-        return self._store.lookup(domain_of_slot)
+    def lookup(self, domain_of_slot: Sequence[int]) -> list[Tensor]:
+        return [Tensor.from_numpy(slab) for slab in self._store.lookup(domain_of_slot)]
+
+    def to_host(self, gradients: Sequence[Tensor]) -> Callable[[], list[np.ndarray]]:
+        """What gives the gradients as arrays. They are made here, as asking later would wait for the next launch."""
+        arrays = [gradient.asnumpy() for gradient in gradients]
+        return lambda: arrays
 
 
-class StagedSlabs:
+class StagedSlabs(StoreViews):
     """Copies of experts in buffers of their own, one slab for each layer and domain in use.
 
     A buffer has rows for all experts of its domain, but only those that were fetched are current; the others hold what
@@ -39,7 +46,8 @@ class StagedSlabs:
     """
 
     def __init__(self, store: ExpertStore, link: Link, dtype: type = np.float32):
-        self._store, self._link, self._dtype = store, link, dtype
+        super().__init__(store)
+        self._link, self._dtype = link, dtype
         self._slabs: dict[int, list[dict[str, np.ndarray]]] = {}  # domain id → one slab a layer
         self._free: list[list[dict[str, np.ndarray]]] = []
 
@@ -59,10 +67,10 @@ class StagedSlabs:
             pairs += [(target[name][each], source[name][each]) for name in SLAB_TENSORS for each in rows]
         return self._link.copy(pairs)
 
-    def lookup(self, domain_of_slot: Sequence[int]) -> list[np.ndarray]:
+    def lookup(self, domain_of_slot: Sequence[int]) -> list[Tensor]:
         """The slabs in the order of `ExpertStore.lookup`."""
         return [
-            self._slabs[domain][layer][name]
+            Tensor.from_numpy(self._slabs[domain][layer][name])
             for layer in range(self._store.num_layers)
             for domain in domain_of_slot
             for name in SLAB_TENSORS

@@ -19,10 +19,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
+from mindspore import Tensor
 
 from mindpangu.data.route_plan import RoutePlan
 from mindpangu.experts.device_slabs import StagedSlabs, StoreViews
 from mindpangu.experts.gradients import HostGradients, SlabGradient
+from mindpangu.experts.npu_slabs import NpuSlabs
 from mindpangu.experts.store import ExpertStore
 from mindpangu.experts.traffic import ExpertTraffic, activated_experts, slab_gradients
 
@@ -41,7 +43,7 @@ class ECSS:
     def __init__(
         self,
         store: ExpertStore,
-        slabs: StagedSlabs | StoreViews,
+        slabs: StoreViews | StagedSlabs | NpuSlabs,
         gradients: HostGradients,
         *,
         every_expert: bool = False,
@@ -87,15 +89,15 @@ class ECSS:
         self._announced, self._ahead_LDA = upcoming, upcoming_LDA & ~self._needed(self._activated_LDA)
         self._fetched_ahead = self._submit(self._fetch, self._ahead_LDA, self._next_traffic)
 
-    def slabs(self, plan: RoutePlan) -> list[np.ndarray]:
+    def slabs(self, plan: RoutePlan) -> list[Tensor]:
         """A micro-batch's slabs in the order of `ExpertStore.lookup`; waits until its experts are there."""
         for job in self._ready:
             self._wait(job)
         return self._slabs.lookup(plan.domain_of_slot)
 
-    def receive(self, plan: RoutePlan, gradients: Sequence[np.ndarray]) -> None:
-        """Takes a micro-batch's slab gradients, in the order of `slabs`."""
-        self._submit(self._receive, plan, gradients)
+    def receive(self, plan: RoutePlan, gradients: Sequence[Tensor]) -> None:
+        """Takes a micro-batch's slab gradients, in the order of `slabs`, once they are computed."""
+        self._submit(self._receive, plan, self._slabs.to_host(gradients))
 
     def squared_norm(self) -> float:
         """Of the sum over the step's micro-batches; waits for the gradients."""
@@ -129,8 +131,8 @@ class ECSS:
         traffic.bytes_to_device += self._slabs.fetch(experts_LDA)
         traffic.lookup_s += time.perf_counter() - started
 
-    def _receive(self, plan: RoutePlan, gradients: Sequence[np.ndarray]) -> None:
-        for layer, domain, experts_A, arrays in slab_gradients(plan, gradients):
+    def _receive(self, plan: RoutePlan, bring: Callable[[], Sequence[np.ndarray]]) -> None:
+        for layer, domain, experts_A, arrays in slab_gradients(plan, bring()):
             self._traffic.bytes_to_host += self._gradients.add(layer, domain, experts_A, arrays)
         if self._every:
             idle_LDA = self._store.exists_LDA & ~activated_experts((plan,), self._store)

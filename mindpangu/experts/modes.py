@@ -7,9 +7,10 @@ from mindpangu.experts.device_slabs import StagedSlabs, StoreViews
 from mindpangu.experts.ecss import ECSS
 from mindpangu.experts.gradients import HostGradients
 from mindpangu.experts.link import Link
+from mindpangu.experts.npu_slabs import NpuSlabs
 from mindpangu.experts.resident import ResidentExperts
 from mindpangu.experts.store import ExpertStore
-from mindpangu.model.precision import expert_dtype
+from mindpangu.model.precision import compute_dtype, expert_dtype
 
 
 def open_experts(store: ExpertStore, config: Config, link: Link | None = None) -> ECSS | ResidentExperts:
@@ -22,7 +23,9 @@ def open_experts(store: ExpertStore, config: Config, link: Link | None = None) -
     if settings.mode == "device":
         return ResidentExperts(store, dtype)
     link, every_expert = link or Link(settings.host_threads), settings.mode == "host_full"
-    if settings.staging or every_expert or dtype != np.float32:
+    if config.context.device_target == "Ascend":
+        slabs, gradients = NpuSlabs(store, compute_dtype(config)), HostGradients(store, link, dtype)
+    elif settings.staging or every_expert or dtype != np.float32:
         slabs, gradients = StagedSlabs(store, link, dtype), HostGradients(store, link, dtype)
     else:
         slabs, gradients = StoreViews(store), HostGradients(store, link)

@@ -6,6 +6,7 @@ It has the functions of `ECSS`, in the plainest form, and is what tests compare 
 from collections.abc import Sequence
 
 import numpy as np
+from mindspore import Tensor
 
 from mindpangu.data.route_plan import RoutePlan
 from mindpangu.experts.gradients import SlabGradient
@@ -31,17 +32,18 @@ class ResidentExperts:
         self._activated_LDA = activated_experts(plans, self._store)
         self.traffic = ExpertTraffic(activated=int(self._activated_LDA.sum()))
 
-    def slabs(self, plan: RoutePlan) -> list[np.ndarray]:
+    def slabs(self, plan: RoutePlan) -> list[Tensor]:
         with np.errstate(over="ignore"):
-            return [slab.astype(self._dtype, copy=False) for slab in self._store.lookup(plan.domain_of_slot)]
+            slabs = [slab.astype(self._dtype, copy=False) for slab in self._store.lookup(plan.domain_of_slot)]
+        return [Tensor.from_numpy(slab) for slab in slabs]
 
-    def receive(self, plan: RoutePlan, gradients: Sequence[np.ndarray]) -> None:
-        for layer, domain, _, arrays in slab_gradients(plan, gradients):
-            arrays = [array.astype(np.float32, copy=False) for array in arrays]
+    def receive(self, plan: RoutePlan, gradients: Sequence[Tensor]) -> None:
+        on_host = [gradient.asnumpy().astype(np.float32, copy=False) for gradient in gradients]
+        for layer, domain, _, arrays in slab_gradients(plan, on_host):
             former = self._gradients.get((layer, domain))
             if former is not None:
                 arrays = [mine + array for mine, array in zip(former, arrays, strict=True)]
-            self._gradients[layer, domain] = arrays
+            self._gradients[layer, domain] = list(arrays)
 
     def squared_norm(self) -> float:
         return self._store.squared_norm(self._gradients, self._activated_LDA)

@@ -142,13 +142,12 @@ class TrainStep:
             _accumulate(dense, dict(zip(decoder.parameters, gradients, strict=True)))
             return _read(*outputs)
         h_TH = functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
-        slabs = [as_tensor(slab) for slab in self.experts.slabs(plan)]
-        outputs, ((dh_TH, *slabs), upper) = functions.upper_step(inputs.slot, h_TH, *upper_inputs, *slabs)
+        slabs = self.experts.slabs(plan)
+        outputs, ((dh_TH, *slab_gradients), upper) = functions.upper_step(inputs.slot, h_TH, *upper_inputs, *slabs)
         # read before the next launch: reading later would wait for that as well
         loss, losses_B = _read(*outputs)
-        slab_gradients = [slab.asnumpy() for slab in slabs]
-        lower = functions.lower_backward(inputs.rows_BS, inputs.positions_BS, dh_TH)
         self.experts.receive(plan, slab_gradients)
+        lower = functions.lower_backward(inputs.rows_BS, inputs.positions_BS, dh_TH)
         _accumulate(dense, {p.name: gradient for p, gradient in zip(decoder.lower_parameters, lower, strict=True)})
         # the word embedding is in both halves: looked up below, multiplied by above
         _accumulate(dense, {p.name: g for p, g in zip(decoder.upper_parameters, upper, strict=True)})

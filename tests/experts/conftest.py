@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from mindspore import Tensor
 
 from mindpangu.config import load_config
 from mindpangu.data import equal_parts
@@ -44,9 +45,10 @@ def pretend_step(plan, slabs, position):
     for index, slab in enumerate(slabs):
         layer, slot = divmod(index // 4, len(plan.domain_of_slot))
         used_A = plan.counts_LDA[layer, slot] > 0
+        slab = slab.asnumpy()
         gradient = slab.astype(np.float32) + chance.standard_normal(slab.shape, dtype=np.float32)
         gradient[~used_A] = 0
-        gradients.append(gradient.astype(slab.dtype))
+        gradients.append(Tensor.from_numpy(gradient.astype(slab.dtype)))
     return gradients
 
 

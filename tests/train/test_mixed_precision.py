@@ -91,9 +91,9 @@ def test_number_formats(tiny_overrides, monkeypatch):
     received = []
     monkeypatch.setattr(step.experts, "receive", lambda plan, gradients: received.extend(gradients))
     gradients = step.gradients([batch], [plan])
-    assert {slab.dtype for slab in step.experts.slabs(plan)} == {np.dtype(np.float16)}
+    assert {slab.dtype for slab in step.experts.slabs(plan)} == {ms.float16}
     assert {gradient.dtype for gradient in gradients.dense.values()} == {ms.float32}
-    assert {gradient.dtype for gradient in received} == {np.dtype(np.float16)}
+    assert {gradient.dtype for gradient in received} == {ms.float16}
     monkeypatch.undo()
     step.run([batch], [plan], 1e-3)
     assert {parameter.dtype for parameter in model.decoder.parameters.values()} == {ms.float32}
@@ -251,7 +251,7 @@ def test_the_norm_of_fp16_gradients_does_not_overflow(tiny_overrides):
     step, planned = opened(tiny_overrides, "fp16")
     _, (plan,) = planned()
     step.experts.begin([plan])
-    gradients = [np.full_like(slab, 60_000) for slab in step.experts.slabs(plan)]
+    gradients = [ops.full_like(slab, 60_000) for slab in step.experts.slabs(plan)]
     step.experts.receive(plan, gradients)
     expert = sum(int(np.prod(shape)) for shape in step.model.store.shapes.values())
     exact = float(np.float16(60_000)) ** 2 * expert * step.experts.traffic.activated

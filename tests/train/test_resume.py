@@ -295,14 +295,20 @@ def test_killed_runs_resume_exactly(tiny_run):
 
 
 @pytest.mark.slow
-def test_ten_random_kills_resume_exactly(tiny_run):
+def test_thirty_random_kills_resume_exactly(tiny_run):
+    """With experts that move: copied to the device and back, fetched ahead, updated and saved beside the steps."""
     overrides, folder = tiny_run
-    overrides = overrides | {"training.steps": "600", "checkpoint.save_steps": "7", "lr_scheduler.warmup_steps": "20"}
+    overrides = overrides | {
+        "training.steps": "1500",
+        "checkpoint.save_steps": "7",
+        "lr_scheduler.warmup_steps": "20",
+        "experts.staging": "true",
+    }
     run_training(overrides)
     expected = losses(folder)
     shutil.rmtree(folder / "checkpoint")
     (folder / "metrics.jsonl").unlink()
-    kill_and_resume(overrides, folder, expected, kills=10, seed=int(os.environ.get("SEED", 0)))
+    kill_and_resume(overrides, folder, expected, kills=30, seed=int(os.environ.get("SEED", 0)))
 
 
 def test_a_signal_saves_a_checkpoint_first(tiny_run):

@@ -1,0 +1,124 @@
+"""The experts in an NPU's memory: `StagedSlabs` with pinned host buffers and copies on a stream of their own.
+
+Unverified on hardware. Tests run it on a CPU, where nothing is pinned, there are no streams, and MindSpore loses copies
+into a part of a tensor: there whole slabs are fetched.
+The host rounds to the device's number format before the copy, so half the bytes cross. All copies of a call are queued
+and awaited once, in the host's thread, while the device computes on its default stream.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+from mindpangu.experts.store import SLAB_TENSORS, ExpertStore, runs
+
+TensorSlab = list[Tensor]
+"""up, up_bias, down, down_bias of all experts of one layer and domain."""
+
+
+class NpuSlabs:
+    """See `StagedSlabs` for `reserve`, `fetch` and `lookup`, which returns device tensors here.
+
+    Args:
+        dtype: mindspore.float16 or mindspore.bfloat16, of the device's computation.
+        device: "Ascend"; tests say "CPU".
+    """
+
+    def __init__(self, store: ExpertStore, dtype, device: str = "Ascend"):
+        self._store, self._dtype, self._device = store, dtype, device
+        self._slabs: dict[int, list[TensorSlab]] = {}  # domain id → one slab a layer
+        self._free: list[list[TensorSlab]] = []
+        self._pinned: dict[int, TensorSlab] = {}  # number of a slab within one call → its host buffers
+        self._stream = ms.runtime.Stream()
+
+    def reserve(self, domains: set[int]) -> None:
+        for domain in [domain for domain in self._slabs if domain not in domains]:
+            self._free.append(self._slabs.pop(domain))
+        for domain in sorted(domains - self._slabs.keys()):
+            layers = range(self._store.num_layers)
+            self._slabs[domain] = self._free.pop() if self._free else [self._new_slab() for _ in layers]
+
+    def fetch(self, experts_LDA: np.ndarray) -> int:
+        moved = 0
+        with ms.runtime.StreamCtx(self._stream):
+            for number, (layer, domain) in enumerate(np.argwhere(experts_LDA.any(-1)).tolist()):
+                weights = self._store.weights[layer][domain]
+                for name, pinned, slab in zip(
+                    SLAB_TENSORS, self._host_buffers(number), self._slabs[domain][layer], strict=True
+                ):
+                    for rows in runs(experts_LDA[layer, domain]):
+                        write_rounded(pinned, rows, weights[name][rows])
+                        moved += 2 * weights[name][rows].size
+                        if rows == slice(0, self._store.group_size):
+                            slab.copy_(pinned, non_blocking=True)
+                        else:
+                            slab[rows].copy_(pinned[rows], non_blocking=True)
+        self._stream.synchronize()
+        return moved
+
+    def lookup(self, domain_of_slot: Sequence[int]) -> list[Tensor]:
+        return [
+            tensor
+            for layer in range(self._store.num_layers)
+            for domain in domain_of_slot
+            for tensor in self._slabs[domain][layer]
+        ]
+
+    def to_host(self, gradients: Sequence[Tensor]) -> Callable[[], list[np.ndarray]]:
+        """What brings slab gradients to the host, as float16 or float32; to be called in the host's thread."""
+        computed = ms.runtime.Event()
+        computed.record()  # behind what computes them, on the device's default stream
+
+        def bring() -> list[np.ndarray]:
+            computed.wait(self._stream)
+            size = len(SLAB_TENSORS)
+            buffers = [self._host_buffers(i // size)[i % size] for i in range(len(gradients))]
+            with ms.runtime.StreamCtx(self._stream):
+                for pinned, gradient in zip(buffers, gradients, strict=True):
+                    pinned.copy_(gradient, non_blocking=True)
+            self._stream.synchronize()
+            return [read_rounded(pinned) for pinned in buffers]
+
+        return bring
+
+    def _host_buffers(self, number: int) -> TensorSlab:
+        if number not in self._pinned:
+            self._pinned[number] = self._empty_slab("CPU", pin_memory=self._device == "Ascend")
+        return self._pinned[number]
+
+    def _new_slab(self) -> TensorSlab:
+        """Zeros: rows that are never fetched must be finite."""
+        return [tensor.copy_(ops.zeros(tensor.shape, self._dtype)) for tensor in self._empty_slab(self._device)]
+
+    def _empty_slab(self, device: str, pin_memory: bool = False) -> TensorSlab:
+        shapes = [(self._store.group_size, *self._store.shapes[name]) for name in SLAB_TENSORS]
+        return [ms.mint.empty(shape, dtype=self._dtype, device=device, pin_memory=pin_memory) for shape in shapes]
+
+
+def write_rounded(pinned: Tensor, rows: slice, values: np.ndarray) -> None:
+    """Rounds float32 values (to nearest, ties to even) into rows of a float16 or bfloat16 host tensor."""
+    if pinned.dtype == ms.float16:
+        with np.errstate(over="ignore"):
+            np.copyto(_memory(pinned, np.float16)[rows], values, casting="same_kind")
+        return
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
+    # a NaN must not become an infinity by carrying over
+    np.copyto(_memory(pinned, np.uint16)[rows], np.where(np.isnan(values), 0x7FC0, rounded), casting="unsafe")
+
+
+def read_rounded(pinned: Tensor) -> np.ndarray:
+    """The numbers of a float16 or bfloat16 host tensor: a float16 view, or a float32 copy of bfloat16."""
+    if pinned.dtype == ms.float16:
+        return _memory(pinned, np.float16)
+    return (_memory(pinned, np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def _memory(tensor: Tensor, dtype: type) -> np.ndarray:
+    """The memory of a host tensor as an array, without a copy (NumPy has no bfloat16)."""
+    count = int(np.prod(tensor.shape))
+    address = ctypes.c_uint16 * count
+    return np.frombuffer(address.from_address(tensor.data_ptr()), dtype, count).reshape(tensor.shape)
