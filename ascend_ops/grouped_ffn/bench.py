@@ -31,7 +31,7 @@ def _case(rows, hidden, inner, experts, slots, skewed):
     return Case(
         op="grouped_ffn",
         shape=f"T{rows} H{hidden} F{inner} E{experts}"
-        + (f" D{len(slots)} ragged" if len(slots) > 1 else "")
+        + (f" D{len(slots)}" if len(slots) > 1 else "")
         + (" skewed" if skewed else ""),
         limit="all rows through one expert's weights by the same GEMM, all threads; gradients included",
         work={FORWARD: Work(flops=flops), BOTH: Work(flops=3 * flops)},

@@ -28,7 +28,7 @@ def random_case(seed, tokens, slots, experts, hidden, inner, skew, dtype):
     return {
         "x_TH": chance.standard_normal((tokens * slots, hidden)).astype(dtype),
         "token_ids_T": chance.integers(0, vocab, tokens * slots).astype(np.int32),
-        "slot_ids_T": np.repeat(np.arange(slots, dtype=np.int32), tokens),
+        "slot_ids_T": chance.integers(0, slots, tokens * slots).astype(np.int32),  # slots of any size
         "table_DV": table_DV,
         "dout_TH": chance.standard_normal((tokens * slots, hidden)).astype(dtype),
         "slabs": [(0.5 * chance.standard_normal(shape)).astype(dtype) for _ in range(slots) for shape in shapes],
