@@ -83,6 +83,10 @@ class Workload:
         self.model = LanguageModel(self.config, {"main": tokenizer}, table)
         self.store = self.model.store
         self.store.initialize()
+        if storage_folder is None:
+            for group in (self.store.moment1, self.store.moment2):
+                for array in (each for layer in group for slab in layer for each in slab.values()):
+                    array[:] = 0  # the kernel gives memory when it is written first, which is not to be measured
         self.step = TrainStep(self.model)
         self.num_experts = int(self.store.exists_LDA.sum())
         self.expert_parameters = sum(int(np.prod(shape)) for shape in self.store.shapes.values())
