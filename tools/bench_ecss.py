@@ -5,6 +5,7 @@
 
 Cases:
     sigma     both host modes, staging through buffers of their own, from 1k to 64k tokens a step; 4 domains active.
+              Twice: over a link at the speed of memory, and over one that is slowed down, as links are beside an NPU.
               The ratio is measured. A linear model of bytes, Adam rows and FLOPs, fitted to the ends of the curve in
               the same run, predicts the points between.
     active    2 domains active, of 4 and of 40: the time follows the active experts, not all of them.
@@ -35,9 +36,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="narrow models and few steps: mechanics, not figures")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="default: all")
-    parser.add_argument("--hidden", type=int, default=0, help="width of case sigma (default: 128; quick: 32)")
+    parser.add_argument("--hidden", type=int, default=0, help="width of case sigma (default: 64; quick: 32)")
     parser.add_argument("--layers", type=int, default=0, help="layers of case sigma, 8 of them RRE (default: 9)")
     parser.add_argument("--tokens", type=int, nargs="+", help="tokens a step of case sigma")
+    parser.add_argument("--link", type=float, default=0.25, help="GB/s of case sigma's second curve (%(default)s)")
     parser.add_argument("--paced", type=float, nargs="+", default=[], help="GB/s of case overlap (default: two speeds)")
     parser.add_argument("--folder", type=Path, help="where the mapped store lies (default: a temporary folder)")
     parser.add_argument("--json", type=Path, help="write the records here")
@@ -55,20 +57,22 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> list[Record]:
     quick = arguments.quick
-    rounds, steps = (2, 3) if quick else (5, 4)
+    rounds, steps = (2, 2) if quick else (3, 3)
     records: list[Record] = []
     if "sigma" in arguments.cases:
-        workload = Workload(arguments.hidden or (32 if quick else 128), arguments.layers or 9)
-        tokens = arguments.tokens or ([1024, 2048, 4096] if quick else [1024, 2048, 4096, 8192, 16384, 32768, 65536])
+        workload = Workload(arguments.hidden or (32 if quick else 64), arguments.layers or 9)
+        tokens = sorted(arguments.tokens or ([1024, 2048, 4096] if quick else [2**power for power in range(10, 17)]))
         print(f"sigma: {workload.store.describe()}", flush=True)
-        curve, model = sigma_curve(workload, sorted(tokens), rounds, steps, say)
-        for each in curve:
-            if not each.calibrates:
-                share = each.predicted_s / each.step_s
-                say(f"linear model, {each.mode} at {each.tokens_per_step} tokens: {share:.2f} × measured")
-        say(crossing(curve, model, workload))
-        records += curve
-        if arguments.plot:
+        for speed in (None, arguments.link):
+            say(f"link: {speed or 'memory'}{' GB/s' * bool(speed)}")
+            curve, model = sigma_curve(workload, tokens, speed, rounds, steps, say)
+            for each in curve:
+                if not each.calibrates:
+                    share = each.predicted_s / each.step_s
+                    say(f"linear model, {each.mode} at {each.tokens_per_step} tokens: {share:.2f} × measured")
+            say(crossing(curve, model, workload))
+            records += curve
+        if arguments.plot:  # of the slow link: there transfers dominate
             draw(curve, model, workload, arguments.plot)
         del workload
     if "active" in arguments.cases:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -28,8 +29,7 @@ class HostGradients:
 
     def __init__(self, store: ExpertStore, link: Link, device_dtype: type | None = None):
         self._store, self._link, self._staged = store, link, device_dtype is not None
-        # written, not only allocated: unwritten pages are one page of zeros in the processor's cache
-        self._zeros = [np.full((store.group_size, *store.shapes[n]), 0, device_dtype) for n in SLAB_TENSORS]
+        self._device_dtype = device_dtype
         self.slabs: dict[tuple[int, int], SlabGradient] = {}
         self.received_LDA = np.zeros(store.step_counts.shape, bool)
         self._arrivals: Counter[int] = Counter()
@@ -67,6 +67,12 @@ class HostGradients:
         """
         where = np.argwhere(experts_LDA.any(-1)).tolist()
         return sum(self.add(layer, domain, experts_LDA[layer, domain], self._zeros) for layer, domain in where)
+
+    @cached_property
+    def _zeros(self) -> SlabGradient:
+        # written, not only allocated: unwritten pages are one page of zeros in the processor's cache
+        shapes = self._store.shapes
+        return [np.full((self._store.group_size, *shapes[name]), 0, self._device_dtype) for name in SLAB_TENSORS]
 
     def _pairs(self, key: tuple[int, int], experts_A: np.ndarray, arrived: Sequence[np.ndarray]) -> list:
         mine = self.slabs[key]

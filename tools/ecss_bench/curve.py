@@ -1,4 +1,4 @@
-"""Case `sigma`: both host modes in Σ's layout, from few tokens a step to many; and what a linear model makes of it."""
+"""Cases `sigma …`: both host modes in Σ's layout, from few tokens a step to many; what a linear model makes of it."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ import numpy as np
 
 from ecss_bench.linear_model import LinearModel, Work, calibrate
 from ecss_bench.records import Record, record
-from ecss_bench.workload import Workload
+from ecss_bench.workload import PacedLink, Workload
 from mindpangu.experts import Link
 
 MODES = ("host_full", "host_ecss")
@@ -18,16 +18,25 @@ PAPER_RATIO = 6.3
 
 
 def sigma_curve(
-    workload: Workload, tokens: Sequence[int], rounds: int, steps: int, say: Callable[[str], None]
+    workload: Workload,
+    tokens: Sequence[int],
+    gigabytes_per_s: float | None,
+    rounds: int,
+    steps: int,
+    say: Callable[[str], None],
 ) -> tuple[list[Record], LinearModel]:
     """Both modes at each number of tokens, in turns; the records carry the ratio and the model's prediction.
 
     The model is fitted to the smallest and the largest number of tokens and predicts those between them.
 
     Args:
+        gigabytes_per_s: speed of the link; None for that of the memory.
         rounds: how often the modes take turns. steps: measured steps of a turn (one more is not counted).
     """
-    experts = {mode: workload.experts(mode) for mode in MODES}
+    threads = workload.config.experts.host_threads
+    links = {mode: PacedLink(threads, gigabytes_per_s) if gigabytes_per_s else Link(threads) for mode in MODES}
+    experts = {mode: workload.experts(mode, link=links[mode]) for mode in MODES}
+    case = f"sigma {gigabytes_per_s} GB/s" if gigabytes_per_s else "sigma"
     records = []
     for count in tokens:
         measured = {mode: [] for mode in MODES}
@@ -36,7 +45,7 @@ def sigma_curve(
                 run = workload.run(experts[mode], workload.steps(count, steps + 1))[1:]
                 if turn:  # the first turn compiles
                     measured[mode] += run
-        pair = {mode: record("sigma", mode, workload, count, measured[mode]) for mode in MODES}
+        pair = {mode: record(case, mode, workload, count, measured[mode]) for mode in MODES}
         ratio = pair["host_full"].step_s / pair["host_ecss"].step_s
         pair["host_ecss"] = dataclasses.replace(pair["host_ecss"], ratio_to_host_full=ratio)
         pair["host_full"] = dataclasses.replace(pair["host_full"], ratio_to_host_full=1.0)
@@ -46,23 +55,30 @@ def sigma_curve(
     ends = {min(tokens), max(tokens)}
     records = [dataclasses.replace(each, calibrates=each.tokens_per_step in ends) for each in records]
     known = [each for each in records if each.calibrates]
-    model = calibrate([work_of(each, workload) for each in known], [each.step_s for each in known], *alone(workload))
+    costs = alone(workload, links["host_ecss"])
+    model = calibrate([work_of(each, workload) for each in known], [each.step_s for each in known], *costs)
     records = [dataclasses.replace(each, predicted_s=model.seconds(work_of(each, workload))) for each in records]
     return records, model
 
 
 def work_of(each: Record, workload: Workload) -> Work:
+    """The step's work as far as it takes time.
+
+    A slow link sleeps, so what it brings ahead of its use, beside the step before, costs nothing: all that goes to the
+    device where the domains alternate. A link at the speed of memory takes the processors' time in any case.
+    """
+    hidden = each.mode == "host_ecss" and each.case != "sigma"
     return Work(
-        bytes_moved=each.bytes_to_device + each.bytes_to_host,
+        bytes_moved=each.bytes_to_host + (0 if hidden else each.bytes_to_device),
         adam_parameters=each.experts_updated * workload.expert_parameters,
         flops=each.tokens_per_step * workload.flops_per_token(),
     )
 
 
-def alone(workload: Workload) -> tuple[float, float]:
+def alone(workload: Workload, link: Link) -> tuple[float, float]:
     """Seconds of one byte over the link, and of one parameter in Adam, with nothing beside them."""
-    store, link = workload.store, Link(workload.config.experts.host_threads)
-    slabs = [slab["up"] for layer in store.weights for slab in layer]
+    store = workload.store
+    slabs = [slab["up"] for slab in store.weights[0]]
     target = np.ones_like(slabs[0])
     copying = _median_seconds(lambda: [link.copy([(target, slab)]) for slab in slabs]) / sum(s.nbytes for s in slabs)
     chosen_LDA = np.zeros_like(store.exists_LDA)

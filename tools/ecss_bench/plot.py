@@ -17,13 +17,13 @@ def draw(records: Sequence[Record], model: LinearModel, workload: Workload, file
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    curve = [each for each in records if each.case == "sigma"]
-    few, every = ([r for r in curve if r.mode == mode] for mode in ("host_ecss", "host_full"))
+    few, every = ([r for r in records if r.mode == mode] for mode in ("host_ecss", "host_full"))
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.5))
     for rows, colour in ((every, "#888888"), (few, "#3465a4")):
         tokens = [each.tokens_per_step for each in rows]
         left.plot(tokens, [each.step_s for each in rows], "o", color=colour, label=f"{rows[0].mode}, measured")
         left.plot(tokens, [each.predicted_s for each in rows], "-", color=colour, linewidth=1, label="linear model")
+    left.set_title(few[0].case)
     left.set_ylabel("seconds a step")
     left.set_yscale("log")
     right.plot(

@@ -1,0 +1,115 @@
+"""tools/bench_ecss.py: its linear model, its slow link, its records; the figures themselves are nobody's test."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TOOLS = Path(__file__).parents[2] / "tools"
+sys.path.insert(0, str(TOOLS))
+
+from ecss_bench.curve import PAPER_RATIO, crossing  # noqa: E402
+from ecss_bench.linear_model import LinearModel, Work, calibrate  # noqa: E402
+from ecss_bench.records import Record  # noqa: E402
+from ecss_bench.workload import PacedLink  # noqa: E402
+
+
+def test_the_linear_model_finds_its_coefficients_again():
+    truth = LinearModel(constant=0.1, per_byte=2e-10, per_parameter=5e-9, per_flop=3e-11)
+    works = [Work(8.0 * rows, rows, flops) for rows in (1e7, 1e8) for flops in (1e9, 5e10)]
+    seconds = [truth.seconds(work) for work in works]
+    found = calibrate(works, seconds, byte_seconds=2e-10 * 7, parameter_seconds=5e-9 * 7)  # only the proportion counts
+    for name in ("constant", "per_byte", "per_parameter", "per_flop"):
+        assert getattr(found, name) == pytest.approx(getattr(truth, name), rel=1e-6)
+    unseen = Work(8 * 4e7, 4e7, 2e10)
+    assert found.seconds(unseen) == pytest.approx(truth.seconds(unseen))
+
+
+def test_no_coefficient_is_negative():
+    works = [Work(1e6, 1e6, 1e9), Work(1e7, 1e7, 2e9), Work(1e6, 1e6, 4e9)]
+    model = calibrate(works, [1.0, 1.0, 0.5], 1e-9, 1e-9)
+    assert min(model.constant, model.per_byte, model.per_parameter, model.per_flop) >= 0
+
+
+def test_the_point_where_the_ratio_is_crossed_solves_the_model():
+    model = LinearModel(0.0, 1e-10, 1e-9, 1e-11)
+    few, every = Work(1e8, 1e7, 0), Work(1e9, 1e8, 0)
+    tokens = model.tokens_at_ratio(PAPER_RATIO, few, every, flops_per_token=1e6)
+    ratio = [model.seconds(Work(w.bytes_moved, w.adam_parameters, tokens * 1e6)) for w in (every, few)]
+    assert ratio[0] / ratio[1] == pytest.approx(PAPER_RATIO)
+    assert model.tokens_at_ratio(20, few, every, 1e6) is None  # ten times the bytes cannot take twenty times as long
+
+
+def test_the_crossing_is_named_between_its_neighbours():
+    model = LinearModel(0.0, 1e-10, 1e-9, 1e-11)
+
+    class Workload:
+        expert_parameters = 100
+
+        def flops_per_token(self):
+            return 1e6
+
+    def each(mode, tokens, ratio):
+        return Record("sigma", mode, 640, 64, tokens, 1, 1, 0, 10**8, 10**8, 2 * 10**8, ratio, 64)
+
+    records = [
+        each(mode, tokens, ratio) for mode in ("host_ecss", "host_full") for tokens, ratio in ((1024, 8), (4096, 4))
+    ]
+    text = crossing(records, model, Workload())
+    tokens = int(text.split(" is crossed at ")[1].split()[0])
+    assert 1024 < tokens < 4096
+
+
+def test_a_paced_link_takes_its_time_and_copies():
+    link = PacedLink(1, gigabytes_per_s=0.01)
+    source, target = np.arange(250_000, dtype=np.float32), np.zeros(250_000, np.float32)
+    started = time.perf_counter()
+    assert link.copy([(target, source)]) == 1_000_000
+    assert time.perf_counter() - started >= 0.1
+    np.testing.assert_array_equal(target, source)
+
+
+def test_a_wrong_place_for_a_result_is_said_before_anything_is_measured(tmp_path):
+    for option in ("--json", "--plot"):
+        done = bench(option, str(tmp_path / "missing" / "file"))
+        assert done.returncode == 2
+        assert f"there is no folder {tmp_path / 'missing'}" in done.stderr
+
+
+def bench(*options):
+    return subprocess.run([sys.executable, str(TOOLS / "bench_ecss.py"), *options], capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_quick_bench(tmp_path):
+    done = bench("--quick", "--json", str(tmp_path / "records.json"), "--plot", str(tmp_path / "plot.png"))
+    assert done.returncode == 0, done.stderr
+    assert "6.3 × is crossed at" in done.stdout
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
+    records = [Record(**each) for each in json.loads((tmp_path / "records.json").read_text())]
+    assert [field.name for field in fields(Record)][:12] == [
+        "case", "mode", "experts_total", "experts_active", "tokens_per_step", "tokens_per_s", "step_s", "wait_s",
+        "bytes_to_device", "bytes_to_host", "bytes_planned", "ratio_to_host_full",
+    ]  # fmt: skip
+    assert {each.case.split()[0].strip(",") for each in records} >= {"sigma", "active", "overlap"}
+    sigma = [each for each in records if each.case.startswith("sigma")]
+    curve = {(each.case, each.mode, each.tokens_per_step): each for each in sigma}
+    assert len(curve) == len(sigma) == 2 * 2 * 3
+    for (case, mode, tokens), few in curve.items():
+        if mode != "host_ecss":
+            continue
+        every = curve[case, "host_full", tokens]
+        ratio = few.experts_active / few.experts_total
+        assert ratio == 0.1
+        for each in (few, every):
+            assert each.bytes_to_device + each.bytes_to_host == each.bytes_planned
+        for name in ("bytes_to_device", "bytes_to_host", "experts_updated"):
+            assert getattr(few, name) == pytest.approx(ratio * getattr(every, name), rel=0.01)
+        assert few.ratio_to_host_full == pytest.approx(every.step_s / few.step_s)
+    active = [each for each in records if each.case.startswith("active")]
+    assert [(each.experts_active, each.experts_total) for each in active] == [(256, 512), (256, 5120)]
