@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> list[Record]:
             records += mapped_case(96 if quick else 128, 1024, steps, Path(folder), say)
     if "overlap" in arguments.cases:
         print("overlap")
-        workload = Workload(32 if quick else 64, 12 if quick else 40, domains=8)
+        workload = Workload(32 if quick else 64, 12, domains=8)
         for speed in arguments.paced or ((0.02,) if quick else (0.1, 0.05)):
             records += overlap_cases(workload, 1024, speed, rounds, steps, say)
     return records

@@ -53,7 +53,7 @@ def arrays(step, gradients):
     return {"loss": np.float64(gradients.loss), **dense, **experts}
 
 
-@pytest.mark.parametrize("backend", ["cpu", "composed"])
+@pytest.mark.parametrize("backend", ["cpu", pytest.param("composed", marks=pytest.mark.slow)])
 def test_a_mixed_batch_is_the_weighted_sum_of_its_domains(tiny_overrides, monkeypatch, backend):
     step, model, loader = opened(tiny_overrides | MIXED, backend, monkeypatch)
     batch, plan = planned(model, loader)
@@ -101,7 +101,7 @@ def slab_gradients(step, model, batch, plan):
     ]
 
 
-@pytest.mark.parametrize("backend", ["cpu", "composed"])
+@pytest.mark.parametrize("backend", ["cpu", pytest.param("composed", marks=pytest.mark.slow)])
 def test_an_unused_slot_changes_nothing(tiny_overrides, monkeypatch, backend):
     """Against the same batch without that slot; and whatever experts stand in it, the kernels do not touch them."""
     step, model, loader = opened(tiny_overrides | MIXED, backend, monkeypatch)

@@ -54,7 +54,7 @@ def relative_error(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("rre_layers", ["2", "0"])
+@pytest.mark.parametrize("rre_layers", ["2", pytest.param("0", marks=pytest.mark.slow)])
 def test_gradients_and_losses_follow_those_of_fp32(tiny_overrides, rre_layers):
     exact, next_exact = opened(tiny_overrides, "fp32", model__rre_layers=rre_layers)
     half, next_half = opened(tiny_overrides, "fp16", model__rre_layers=rre_layers)
@@ -186,6 +186,7 @@ def no_cast(x, dtype):
     return x
 
 
+@pytest.mark.slow
 def test_fp32_computes_the_bits_of_a_model_without_precisions(tiny_overrides, monkeypatch):
     def bits(step, planned):
         results = [dataclasses.replace(step.run(*planned(), 1e-3), traffic=None) for _ in range(2)]
