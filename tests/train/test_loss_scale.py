@@ -130,6 +130,7 @@ def records(folder):
     return {record["step"]: [record[key] for key in keys] for record in read_metrics(folder / "metrics.jsonl")}
 
 
+@pytest.mark.slow
 def test_stop_and_resume_equals_one_run(tiny_run, tmp_path):
     """Stopped after overflows and in the middle of a window."""
     overrides, folder = tiny_run
