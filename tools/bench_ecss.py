@@ -65,15 +65,15 @@ def run(arguments: argparse.Namespace) -> list[Record]:
         print(f"sigma: {workload.store.describe()}", flush=True)
         for speed in (None, arguments.link):
             say(f"link: {speed or 'memory'}{' GB/s' * bool(speed)}")
-            curve, model = sigma_curve(workload, tokens, speed, rounds, steps, say)
+            curve = sigma_curve(workload, tokens, speed, rounds, steps, say)
             for each in curve:
                 if not each.calibrates:
                     share = each.predicted_s / each.step_s
                     say(f"linear model, {each.mode} at {each.tokens_per_step} tokens: {share:.2f} × measured")
-            say(crossing(curve, model, workload))
+            say(crossing(curve))
             records += curve
         if arguments.plot:  # of the slow link: there transfers dominate
-            draw(curve, model, workload, arguments.plot)
+            draw(curve, arguments.plot)
         del workload
     if "active" in arguments.cases:
         print("active")

@@ -1,7 +1,6 @@
 """The CPU kernels and the composed operators train the same model; what only a compiled form can notice is an error."""
 
 import dataclasses
-import importlib
 import json
 import os
 import shutil
@@ -12,25 +11,7 @@ import numpy as np
 import pytest
 
 from ascend_ops import native
-from mindpangu.config import load_config
-from mindpangu.data import Loader
 from mindpangu.errors import RoutingError
-from mindpangu.train.run import open_run, set_device
-from mindpangu.train.step import TrainStep
-
-IN_THE_GRAPH = ("rre_dispatch", "rre_combine", "grouped_ffn")
-
-
-def opened(overrides, backend, monkeypatch):
-    """(train step whose graphs will be compiled with this backend, model, loader)."""
-    for operator in IN_THE_GRAPH:
-        module = importlib.import_module(f"ascend_ops.{operator}.{backend}")
-        monkeypatch.setattr(importlib.import_module(f"ascend_ops.{operator}"), "implementation", module)
-    config = load_config(None, overrides)
-    set_device(config)
-    run = open_run(config)
-    run.model.store.initialize()
-    return TrainStep(run.model), run.model, Loader(run.shards, run.model.domains, config)
 
 
 def planned(model, loader):
@@ -46,12 +27,12 @@ def compiler():
         pytest.skip(str(error))
 
 
-def test_losses_and_gradients_agree(compiler, tiny_overrides, monkeypatch):
+def test_losses_and_gradients_agree(opened, tiny_overrides):
     """From the same weights at every step, and over the first 30 steps of two runs."""
     overrides = tiny_overrides | {"data.domains_per_step": "2", "lr_scheduler.learning_rate": "0.01"}
-    kernels, kernel_model, kernel_loader = opened(overrides, "cpu", monkeypatch)
+    kernels, kernel_model, kernel_loader = opened(overrides, "cpu")
     first = kernels.gradients(*planned(kernel_model, kernel_loader))  # compiles now, with the kernels
-    composed, composed_model, composed_loader = opened(overrides, "composed", monkeypatch)
+    composed, composed_model, composed_loader = opened(overrides, "composed")
     twin = composed.gradients(*planned(composed_model, composed_loader))
     assert first.loss == pytest.approx(twin.loss, rel=1e-5)
     for name, gradient in twin.dense.items():
@@ -77,9 +58,9 @@ def test_losses_and_gradients_agree(compiler, tiny_overrides, monkeypatch):
     assert kernels.gradients(*step).loss == pytest.approx(composed.gradients(*step).loss, rel=1e-5)
 
 
-def test_the_step_refuses_what_a_compiled_form_flags(tiny_overrides, monkeypatch):
+def test_the_step_refuses_what_a_compiled_form_flags(opened, tiny_overrides):
     """Tables that change between the plan and the device: the composed form counts the ids, the step raises."""
-    step, model, loader = opened(tiny_overrides, "composed", monkeypatch)
+    step, model, loader = opened(tiny_overrides, "composed")
     batches, (plan,) = planned(model, loader)
     tables_LDV = plan.tables_LDV.copy()
     tables_LDV[1, 0, batches[0].tokens_BS[0, 3]] = model.store.group_size

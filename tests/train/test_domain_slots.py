@@ -1,19 +1,13 @@
 """Domain slots of any size in the training step: each domain's share of a mixed batch, and what is unused."""
 
 import dataclasses
-import importlib
 
 import numpy as np
 import pytest
 from mindspore.graph.api import ms_compile_cache
 
-from ascend_ops import native
 from ascend_ops.rre_dispatch import rre_dispatch
-from mindpangu.config import load_config
-from mindpangu.data import Loader
 from mindpangu.language_model import as_tensor, group_by_domain
-from mindpangu.train.run import open_run, set_device
-from mindpangu.train.step import TrainStep
 
 EXPERTS = 3
 MIXED = {
@@ -23,21 +17,6 @@ MIXED = {
     "data.mixture": "{bilingual: 1, zh: 2, en: 5, code: 0}",
     "data.eod_reset": "true",  # masks the ends of documents: domains have different numbers of targets
 }
-
-
-def opened(overrides, backend, monkeypatch):
-    """(train step whose graphs will be compiled with this backend, model, loader)."""
-    for operator in ("rre_dispatch", "rre_combine", "grouped_ffn"):
-        try:
-            module = importlib.import_module(f"ascend_ops.{operator}.{backend}")
-        except native.CompileError as error:
-            pytest.skip(str(error))
-        monkeypatch.setattr(importlib.import_module(f"ascend_ops.{operator}"), "implementation", module)
-    config = load_config(None, overrides)
-    set_device(config)
-    run = open_run(config)
-    run.model.store.initialize()
-    return TrainStep(run.model), run.model, Loader(run.shards, run.model.domains, config)
 
 
 def planned(model, loader):
@@ -54,8 +33,8 @@ def arrays(step, gradients):
 
 
 @pytest.mark.parametrize("backend", ["cpu", pytest.param("composed", marks=pytest.mark.slow)])
-def test_a_mixed_batch_is_the_weighted_sum_of_its_domains(tiny_overrides, monkeypatch, backend):
-    step, model, loader = opened(tiny_overrides | MIXED, backend, monkeypatch)
+def test_a_mixed_batch_is_the_weighted_sum_of_its_domains(opened, tiny_overrides, backend):
+    step, model, loader = opened(tiny_overrides | MIXED, backend)
     batch, plan = planned(model, loader)
     assert batch.domain_of_slot == (0, 1, 2, 2)
     assert batch.slot_of_sample_B.tolist() == [0, 1, 1, 2, 2, 2, 2, 2]
@@ -102,9 +81,9 @@ def slab_gradients(step, model, batch, plan):
 
 
 @pytest.mark.parametrize("backend", ["cpu", pytest.param("composed", marks=pytest.mark.slow)])
-def test_an_unused_slot_changes_nothing(tiny_overrides, monkeypatch, backend):
+def test_an_unused_slot_changes_nothing(opened, tiny_overrides, backend):
     """Against the same batch without that slot; and whatever experts stand in it, the kernels do not touch them."""
-    step, model, loader = opened(tiny_overrides | MIXED, backend, monkeypatch)
+    step, model, loader = opened(tiny_overrides | MIXED, backend)
     batch, plan = planned(model, loader)
     assert plan.counts_LDA.shape == (2, 4, EXPERTS)
     assert not plan.counts_LDA[:, 3].any()
@@ -116,7 +95,7 @@ def test_an_unused_slot_changes_nothing(tiny_overrides, monkeypatch, backend):
         for tensor in layer[3]:
             np.testing.assert_array_equal(tensor, 0)
 
-    other_step, other_model, _ = opened(tiny_overrides | MIXED | {"data.domains_per_step": "3"}, backend, monkeypatch)
+    other_step, other_model, _ = opened(tiny_overrides | MIXED | {"data.domains_per_step": "3"}, backend)
     without = dataclasses.replace(batch, domain_of_slot=batch.domain_of_slot[:3])
     other_plan = other_model.plan(without.tokens_BS, without.domain_of_slot, without.slot_of_sample_B)
     assert other_plan.imbalance() == plan.imbalance()
@@ -137,10 +116,10 @@ def test_an_unused_slot_changes_nothing(tiny_overrides, monkeypatch, backend):
 
 
 @pytest.mark.parametrize("schedule", ["rotating", "mixed"])
-def test_the_plan_counts_what_the_device_counts(tiny_overrides, monkeypatch, schedule):
+def test_the_plan_counts_what_the_device_counts(opened, tiny_overrides, schedule):
     mixture = {"rotating": "{}", "mixed": "{bilingual: 0.3, zh: 3, en: 1, code: 2}"}[schedule]
     overrides = tiny_overrides | MIXED | {"data.schedule": schedule, "data.mixture": mixture}
-    _, model, loader = opened(overrides, "composed", monkeypatch)
+    _, model, loader = opened(overrides, "composed")
     sizes = set()
     for _ in range(6):
         batch, plan = planned(model, loader)
@@ -156,9 +135,9 @@ def test_the_plan_counts_what_the_device_counts(tiny_overrides, monkeypatch, sch
     assert sizes == {(2, 2, 2, 2)} if schedule == "rotating" else len(sizes) > 2
 
 
-def test_other_slots_are_not_compiled_again(tiny_overrides, monkeypatch):
+def test_other_slots_are_not_compiled_again(opened, tiny_overrides):
     mixture = {"data.mixture": "{bilingual: 0.3, zh: 3, en: 1, code: 2}"}
-    step, model, loader = opened(tiny_overrides | MIXED | mixture, "composed", monkeypatch)
+    step, model, loader = opened(tiny_overrides | MIXED | mixture, "composed")
     sizes, compiled = set(), None
     for _ in range(5):
         batch, plan = planned(model, loader)
@@ -169,8 +148,8 @@ def test_other_slots_are_not_compiled_again(tiny_overrides, monkeypatch):
     assert len(sizes) > 2
 
 
-def test_imbalance_is_that_of_the_used_slots(tiny_overrides, monkeypatch):
-    _, model, loader = opened(tiny_overrides | MIXED, "composed", monkeypatch)
+def test_imbalance_is_that_of_the_used_slots(opened, tiny_overrides):
+    _, model, loader = opened(tiny_overrides | MIXED, "composed")
     _, plan = planned(model, loader)
     loads = [plan.counts_LDA[layer, slot] for layer in range(2) for slot in range(3)]
     expected = np.mean([load.max() / (load.sum() / EXPERTS) for load in loads])

@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from ecss_bench.linear_model import LinearModel, Work, calibrate
+from ecss_bench.linear_model import Work, calibrate
 from ecss_bench.records import Record, record
 from ecss_bench.workload import PacedLink, Workload
 from mindpangu.experts import Link
@@ -24,7 +24,7 @@ def sigma_curve(
     rounds: int,
     steps: int,
     say: Callable[[str], None],
-) -> tuple[list[Record], LinearModel]:
+) -> list[Record]:
     """Both modes at each number of tokens, in turns; the records carry the ratio and the model's prediction.
 
     The model is fitted to the smallest and the largest number of tokens and predicts those between them.
@@ -54,20 +54,22 @@ def sigma_curve(
             f"host_ecss {pair['host_ecss'].step_s:.3f} s, ratio {ratio:.2f}")  # fmt: skip
     ends = {min(tokens), max(tokens)}
     records = [dataclasses.replace(each, calibrates=each.tokens_per_step in ends) for each in records]
-    known = [each for each in records if each.calibrates]
+    works = [_work(each, workload, paced=gigabytes_per_s is not None) for each in records]
+    known = [position for position, each in enumerate(records) if each.calibrates]
     costs = alone(workload, links["host_ecss"])
-    model = calibrate([work_of(each, workload) for each in known], [each.step_s for each in known], *costs)
-    records = [dataclasses.replace(each, predicted_s=model.seconds(work_of(each, workload))) for each in records]
-    return records, model
+    model = calibrate([works[position] for position in known], [records[position].step_s for position in known], *costs)
+    return [
+        dataclasses.replace(each, predicted_s=model.seconds(work)) for each, work in zip(records, works, strict=True)
+    ]
 
 
-def work_of(each: Record, workload: Workload) -> Work:
+def _work(each: Record, workload: Workload, paced: bool) -> Work:
     """The step's work as far as it takes time.
 
     A slow link sleeps, so what it brings ahead of its use, beside the step before, costs nothing: all that goes to the
     device where the domains alternate. A link at the speed of memory takes the processors' time in any case.
     """
-    hidden = each.mode == "host_ecss" and each.case != "sigma"
+    hidden = paced and each.mode == "host_ecss"
     return Work(
         bytes_moved=each.bytes_to_host + (0 if hidden else each.bytes_to_device),
         adam_parameters=each.experts_updated * workload.expert_parameters,
@@ -89,21 +91,24 @@ def alone(workload: Workload, link: Link) -> tuple[float, float]:
     return copying, updating / (int(chosen_LDA.sum()) * workload.expert_parameters)
 
 
-def crossing(records: Sequence[Record], model: LinearModel, workload: Workload) -> str:
+def ratios(records: Sequence[Record], seconds: str) -> list[tuple[int, float]]:
+    """(tokens a step, time of host_full over that of host_ecss), by `step_s` or `predicted_s`."""
+    times = {(each.mode, each.tokens_per_step): getattr(each, seconds) for each in records}
+    tokens = sorted({each.tokens_per_step for each in records})
+    return [(count, times["host_full", count] / times["host_ecss", count]) for count in tokens]
+
+
+def crossing(records: Sequence[Record]) -> str:
     """Where the ratio falls below the paper's, by measurement and by the model."""
-    curve = sorted((r.tokens_per_step, r.ratio_to_host_full) for r in records if r.mode == "host_ecss")
-    measured = next(
-        (
-            np.exp(np.interp(-PAPER_RATIO, [-first[1], -second[1]], np.log([first[0], second[0]])))
-            for first, second in itertools.pairwise(curve)
-            if first[1] >= PAPER_RATIO > second[1]
-        ),
-        None,
-    )
-    smallest = {r.mode: r for r in records if r.tokens_per_step == curve[0][0]}
-    few, every = (work_of(smallest[mode], workload) for mode in ("host_ecss", "host_full"))
-    modelled = model.tokens_at_ratio(PAPER_RATIO, few, every, workload.flops_per_token())
-    texts = [f"{tokens:.0f}" if tokens else "none" for tokens in (measured, modelled)]
+    texts = []
+    for seconds in ("step_s", "predicted_s"):
+        curve = ratios(records, seconds)
+        found = "none"
+        for (tokens, ratio), (more_tokens, lower_ratio) in itertools.pairwise(curve):
+            if ratio >= PAPER_RATIO > lower_ratio:
+                share = (ratio - PAPER_RATIO) / (ratio - lower_ratio)
+                found = f"{tokens * (more_tokens / tokens) ** share:.0f}"
+        texts.append(found)
     return f"{PAPER_RATIO} × is crossed at {texts[0]} tokens a step as measured, at {texts[1]} by the linear model"
 
 

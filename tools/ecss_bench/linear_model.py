@@ -38,15 +38,6 @@ class LinearModel:
             + self.per_flop * work.flops
         )
 
-    def tokens_at_ratio(self, ratio: float, few: Work, all_: Work, flops_per_token: float) -> float | None:
-        """Tokens a step at which host_full (`all_`) takes `ratio` times as long as ECSS (`few`); FLOPs not counted.
-
-        None if no number of tokens above zero does.
-        """
-        fixed = [self.seconds(Work(work.bytes_moved, work.adam_parameters, 0.0)) for work in (few, all_)]
-        tokens = (fixed[1] - ratio * fixed[0]) / ((ratio - 1) * self.per_flop * flops_per_token)
-        return tokens if tokens > 0 else None
-
 
 def calibrate(
     works: Sequence[Work], seconds: Sequence[float], byte_seconds: float, parameter_seconds: float

@@ -3,15 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from ecss_bench.curve import PAPER_RATIO, work_of
-from ecss_bench.linear_model import LinearModel, Work
+from ecss_bench.curve import PAPER_RATIO, ratios
 from ecss_bench.records import Record
-from ecss_bench.workload import Workload
 
 
-def draw(records: Sequence[Record], model: LinearModel, workload: Workload, file: Path) -> None:
+def draw(records: Sequence[Record], file: Path) -> None:
+    """Draws the records of one curve."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -26,14 +23,8 @@ def draw(records: Sequence[Record], model: LinearModel, workload: Workload, file
     left.set_title(few[0].case)
     left.set_ylabel("seconds a step")
     left.set_yscale("log")
-    right.plot(
-        [each.tokens_per_step for each in few], [each.ratio_to_host_full for each in few], "o", color="#3465a4",
-        label="measured",
-    )  # fmt: skip
-    tokens = np.geomspace(min(r.tokens_per_step for r in few), max(r.tokens_per_step for r in few), 100)
-    works = [work_of(rows[0], workload) for rows in (every, few)]
-    right.plot(tokens, [_ratio(model, *works, workload, each) for each in tokens], "-", color="#3465a4", linewidth=1,
-               label="linear model")  # fmt: skip
+    for seconds, style, label in (("step_s", "o", "measured"), ("predicted_s", "-", "linear model")):
+        right.plot(*zip(*ratios(records, seconds), strict=True), style, color="#3465a4", linewidth=1, label=label)
     right.axhline(PAPER_RATIO, color="black", linewidth=0.8, linestyle=":", label=f"PanGu-Σ's {PAPER_RATIO} ×")
     right.set_ylabel("time of host_full / time of host_ecss")
     for axes in (left, right):
@@ -43,10 +34,3 @@ def draw(records: Sequence[Record], model: LinearModel, workload: Workload, file
     figure.tight_layout()
     figure.savefig(file, dpi=120)
     pyplot.close(figure)
-
-
-def _ratio(model: LinearModel, every: Work, few: Work, workload: Workload, tokens: float) -> float:
-    flops = tokens * workload.flops_per_token()
-    return model.seconds(Work(every.bytes_moved, every.adam_parameters, flops)) / model.seconds(
-        Work(few.bytes_moved, few.adam_parameters, flops)
-    )

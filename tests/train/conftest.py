@@ -1,0 +1,33 @@
+"""Opening a run whose graphs will be compiled with one backend of the operators."""
+
+import importlib
+
+import pytest
+
+from ascend_ops import native
+from mindpangu.config import load_config
+from mindpangu.data import Loader
+from mindpangu.train.run import open_run, set_device
+from mindpangu.train.step import TrainStep
+
+IN_THE_GRAPH = ("rre_dispatch", "rre_combine", "grouped_ffn")
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """opened(overrides, backend) → (train step, model with drawn weights, loader); skips without its compiler."""
+
+    def open_with(overrides, backend):
+        for operator in IN_THE_GRAPH:
+            try:
+                module = importlib.import_module(f"ascend_ops.{operator}.{backend}")
+            except native.CompileError as error:
+                pytest.skip(f"no C++ compiler: {error}")
+            monkeypatch.setattr(importlib.import_module(f"ascend_ops.{operator}"), "implementation", module)
+        config = load_config(None, overrides)
+        set_device(config)
+        run = open_run(config)
+        run.model.store.initialize()
+        return TrainStep(run.model), run.model, Loader(run.shards, run.model.domains, config)
+
+    return open_with
