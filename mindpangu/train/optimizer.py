@@ -21,19 +21,20 @@ class DenseAdam:
 
     def __init__(self, parameters: dict[str, Parameter], settings: OptimizerConfig):
         self.settings = settings
-        self._decayed, self._one = [is_decayed(name) for name in parameters], Tensor(1.0, ms.float32)
         self.moment1 = {name: _zeros_like(p, f"adam_m.{name}") for name, p in parameters.items()}
         self.moment2 = {name: _zeros_like(p, f"adam_v.{name}") for name, p in parameters.items()}
         weights, moments1, moments2 = (
             ParameterTuple(list(group.values())) for group in (parameters, self.moment1, self.moment2)
         )
+        decayed = ParameterTuple([parameter for name, parameter in parameters.items() if is_decayed(name)])
         beta1, beta2 = (Tensor(beta, ms.float32) for beta in settings.betas)
         for_each = ops.HyperMap()
 
         @ms.jit
-        def apply(power1, power2, step_size, eps, scale, keep, *gradients):
-            update = ops.partial(_update, power1, power2, step_size, beta1, beta2, eps, scale)
-            for_each(update, weights, moments1, moments2, gradients, keep)
+        def apply(power1, power2, step_size, eps, keep, scale, *gradients):
+            for_each(ops.partial(_decay, keep), decayed)
+            adam = ops.partial(_adam, power1, power2, step_size, beta1, beta2, eps, scale)
+            for_each(adam, weights, moments1, moments2, gradients)
             return step_size
 
         @ms.jit
@@ -50,21 +51,23 @@ class DenseAdam:
         beta1, beta2 = self.settings.betas
         # the kernel adds its epsilon to √v, not to √v̂: scale it by the same correction
         eps = self.settings.eps * np.sqrt(1 - beta2**step_count)
-        kept = Tensor(np.float32(1 - learning_rate * self.settings.weight_decay))
-        keep = tuple(kept if decayed else self._one for decayed in self._decayed)
-        scalars = (beta1**step_count, beta2**step_count, learning_rate, eps, gradient_scale)
-        self._apply(*(Tensor(np.float32(value)) for value in scalars), keep, *gradients)
+        keep = 1 - learning_rate * self.settings.weight_decay
+        scalars = (beta1**step_count, beta2**step_count, learning_rate, eps, keep, gradient_scale)
+        self._apply(*(Tensor(np.float32(value)) for value in scalars), *gradients)
 
 
 # Maps over all parameters, not loops: compiling a loop nests one call into the next, and some 500 are too deep. A
 # function that is mapped may have no free variables but globals.
 
-_adam = ops.Adam()
+_adam_in_place = ops.Adam()
 
 
-def _update(power1, power2, step_size, beta1, beta2, eps, scale, weight, moment1, moment2, gradient, keep):
-    ops.assign(weight, weight * keep)
-    return _adam(weight, moment1, moment2, power1, power2, step_size, beta1, beta2, eps, gradient * scale)
+def _decay(keep, weight):
+    return ops.assign(weight, weight * keep)
+
+
+def _adam(power1, power2, step_size, beta1, beta2, eps, scale, weight, moment1, moment2, gradient):
+    return _adam_in_place(weight, moment1, moment2, power1, power2, step_size, beta1, beta2, eps, gradient * scale)
 
 
 def _sum_of_squares(gradient):

@@ -1,0 +1,60 @@
+"""Dense Adam equals AdamW's formula; it is compiled once, for as many parameters as a deep model has."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor
+from mindspore.graph.api import ms_compile_cache
+
+from mindpangu.config import OptimizerConfig
+from mindpangu.train.optimizer import DenseAdam
+
+SETTINGS = OptimizerConfig(betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1)
+
+
+def made(count):
+    """(dense Adam of `count` parameters, the parameters); every fourth one is a bias."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    random = np.random.default_rng(0)
+    names = [f"layer.{index}.{'bias' if index % 4 == 3 else 'weight'}" for index in range(count)]
+    parameters = {
+        name: Parameter(Tensor(random.standard_normal((2, 3)).astype(np.float32)), name=name) for name in names
+    }
+    return DenseAdam(parameters, SETTINGS), parameters
+
+
+def some_gradients(parameters, seed):
+    random = np.random.default_rng(seed)
+    return [Tensor(random.standard_normal(p.shape).astype(np.float32)) for p in parameters.values()]
+
+
+def test_it_is_adamw():
+    optimizer, parameters = made(4)
+    state = {name: [p.asnumpy().astype(np.float64), 0.0, 0.0] for name, p in parameters.items()}
+    for step in (1, 2, 3):
+        gradients, rate, scale = some_gradients(parameters, step), 0.1 / step, 0.5
+        optimizer.update(gradients, step, rate, scale)
+        for (name, (weight, first, second)), gradient in zip(state.items(), gradients, strict=True):
+            gradient = gradient.asnumpy().astype(np.float64) * scale
+            if not name.endswith("bias"):
+                weight = weight * (1 - rate * 0.1)
+            first, second = 0.8 * first + 0.2 * gradient, 0.95 * second + 0.05 * gradient**2
+            corrected = np.sqrt(second / (1 - 0.95**step)) + 1e-3
+            state[name] = [weight - rate * first / (1 - 0.8**step) / corrected, first, second]
+    for name, (weight, first, second) in state.items():
+        np.testing.assert_allclose(parameters[name].asnumpy(), weight, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(optimizer.moment1[name].asnumpy(), first, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(optimizer.moment2[name].asnumpy(), second, rtol=1e-5, atol=1e-6)
+
+
+def test_a_deep_model_is_compiled_and_only_once():
+    """A 40-layer decoder has some 700 parameters; a step with other values must not compile anything."""
+    optimizer, parameters = made(700)
+    compiled = None
+    for step in (1, 2, 3):
+        gradients = some_gradients(parameters, step)
+        optimizer.update(gradients, step, 0.1 / step, 1.0 / step)
+        norm = optimizer.squared_norm(gradients)
+        assert norm == pytest.approx(sum(float((g.asnumpy() ** 2).sum()) for g in gradients), rel=1e-5)
+        compiled = compiled or len(ms_compile_cache)
+        assert len(ms_compile_cache) == compiled
