@@ -15,7 +15,13 @@ from mindpangu.experts.store import SLAB_TENSORS, ExpertStore, runs
 
 
 class StoreViews:
-    """A CPU that computes from the store's own memory: nothing moves."""
+    """A CPU that computes from the store's own memory: nothing moves.
+
+    Attributes:
+        moves: False if gradients already are where the host reads them, so that reading need not begin early.
+    """
+
+    moves = False
 
     def __init__(self, store: ExpertStore):
         self._store = store
@@ -30,9 +36,8 @@ class StoreViews:
         return [Tensor.from_numpy(slab) for slab in self._store.lookup(domain_of_slot)]
 
     def to_host(self, gradients: Sequence[Tensor]) -> Callable[[], list[np.ndarray]]:
-        """What gives the gradients as arrays. They are made here, as asking later would wait for the next launch."""
-        arrays = [gradient.asnumpy() for gradient in gradients]
-        return lambda: arrays
+        """What gives the gradients as arrays, once all functions that are launched have ended."""
+        return lambda: [gradient.asnumpy() for gradient in gradients]
 
 
 class StagedSlabs(StoreViews):
@@ -44,6 +49,8 @@ class StagedSlabs(StoreViews):
     Args:
         dtype: of the device's computation; the host rounds while it copies.
     """
+
+    moves = True
 
     def __init__(self, store: ExpertStore, link: Link, dtype: type = np.float32):
         super().__init__(store)
@@ -75,6 +82,11 @@ class StagedSlabs(StoreViews):
             for domain in domain_of_slot
             for name in SLAB_TENSORS
         ]
+
+    def to_host(self, gradients: Sequence[Tensor]) -> Callable[[], list[np.ndarray]]:
+        """What gives the gradients as arrays. They are made here, as asking later would wait for the next launch."""
+        arrays = [gradient.asnumpy() for gradient in gradients]
+        return lambda: arrays
 
     def _new_slabs(self) -> list[dict[str, np.ndarray]]:
         store = self._store

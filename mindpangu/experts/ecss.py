@@ -15,6 +15,7 @@ only after its gradients of t were read. Without overlap the same calls run at o
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -53,6 +54,7 @@ class ECSS:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ecss") if overlap else None
         self._jobs: list[Future] = []  # those whose errors nobody has seen yet
         self._ready: list[Future] = []  # what this step's slabs wait for
+        self._arriving: deque[tuple[RoutePlan, Callable]] = deque()  # gradients that nobody has read yet
         self._announced: Sequence[RoutePlan] | None = None  # the step of which `_ahead_LDA` is fetched
         self._fetched_ahead: Future | None = None
         self._ahead_LDA = self._activated_LDA = np.zeros(store.step_counts.shape, bool)
@@ -67,6 +69,7 @@ class ECSS:
         """
         self._raise_errors()
         self._traffic, self._next_traffic = self._next_traffic, ExpertTraffic()
+        self._arriving = deque()  # a new one: a step that ended in an error may have left something
         self._activated_LDA = activated_experts(plans, self._store)
         self._traffic.activated = int(self._activated_LDA.sum())
         needed_LDA = self._needed(self._activated_LDA)
@@ -93,11 +96,14 @@ class ECSS:
         """A micro-batch's slabs in the order of `ExpertStore.lookup`; waits until its experts are there."""
         for job in self._ready:
             self._wait(job)
+        self._submit(self._receive, self._arriving)  # the former micro-batch's
         return self._slabs.lookup(plan.domain_of_slot)
 
     def receive(self, plan: RoutePlan, gradients: Sequence[Tensor]) -> None:
         """Takes a micro-batch's slab gradients, in the order of `slabs`, once they are computed."""
-        self._submit(self._receive, plan, self._slabs.to_host(gradients))
+        self._arriving.append((plan, self._slabs.to_host(gradients)))
+        if self._slabs.moves:
+            self._submit(self._receive, self._arriving)
 
     def squared_norm(self) -> float:
         """Of the sum over the step's micro-batches; waits for the gradients."""
@@ -105,6 +111,7 @@ class ECSS:
 
     def gradients(self) -> dict[tuple[int, int], SlabGradient]:
         """(layer, domain id) → gradients summed over the micro-batches so far; only activated experts' rows count."""
+        self._submit(self._receive, self._arriving)
         self.finish()
         return self._gradients.slabs
 
@@ -131,14 +138,17 @@ class ECSS:
         traffic.bytes_to_device += self._slabs.fetch(experts_LDA)
         traffic.lookup_s += time.perf_counter() - started
 
-    def _receive(self, plan: RoutePlan, bring: Callable[[], Sequence[np.ndarray]]) -> None:
-        for layer, domain, experts_A, arrays in slab_gradients(plan, bring()):
-            self._traffic.bytes_to_host += self._gradients.add(layer, domain, experts_A, arrays)
-        if self._every:
-            idle_LDA = self._store.exists_LDA & ~activated_experts((plan,), self._store)
-            self._traffic.bytes_to_host += self._gradients.add_zeros(idle_LDA)
+    def _receive(self, arriving: deque[tuple[RoutePlan, Callable]]) -> None:
+        while arriving:
+            plan, bring = arriving.popleft()
+            for layer, domain, experts_A, arrays in slab_gradients(plan, bring()):
+                self._traffic.bytes_to_host += self._gradients.add(layer, domain, experts_A, arrays)
+            if self._every:
+                idle_LDA = self._store.exists_LDA & ~activated_experts((plan,), self._store)
+                self._traffic.bytes_to_host += self._gradients.add_zeros(idle_LDA)
 
     def _finish_gradients(self) -> float:
+        self._receive(self._arriving)
         return self._store.squared_norm(self._gradients.slabs, self._gradients.received_LDA)
 
     def _update(self, experts_LDA: np.ndarray, learning_rate: float, scale: float, traffic: ExpertTraffic) -> None:

@@ -27,6 +27,8 @@ class NpuSlabs:
         device: "Ascend"; tests say "CPU".
     """
 
+    moves = True
+
     def __init__(self, store: ExpertStore, dtype, device: str = "Ascend"):
         self._store, self._dtype, self._device = store, dtype, device
         self._slabs: dict[int, list[TensorSlab]] = {}  # domain id → one slab a layer

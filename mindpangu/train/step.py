@@ -144,14 +144,13 @@ class TrainStep:
         h_TH = functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
         slabs = self.experts.slabs(plan)
         outputs, ((dh_TH, *slab_gradients), upper) = functions.upper_step(inputs.slot, h_TH, *upper_inputs, *slabs)
-        # read before the next launch: reading later would wait for that as well
-        loss, losses_B = _read(*outputs)
         self.experts.receive(plan, slab_gradients)
+        # launched before anything is read: a CPU begins with it while the last kernels of upper_step run
         lower = functions.lower_backward(inputs.rows_BS, inputs.positions_BS, dh_TH)
         _accumulate(dense, {p.name: gradient for p, gradient in zip(decoder.lower_parameters, lower, strict=True)})
         # the word embedding is in both halves: looked up below, multiplied by above
         _accumulate(dense, {p.name: g for p, g in zip(decoder.upper_parameters, upper, strict=True)})
-        return loss, losses_B
+        return _read(*outputs)
 
     def _add_domain_losses(self, total: Gradients, batch: Batch, plan: RoutePlan, losses_B: np.ndarray) -> None:
         losses = group_by_domain(losses_B, plan.domain_of_slot, plan.slot_of_sample_B)

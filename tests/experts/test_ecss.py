@@ -15,6 +15,7 @@ from tests.experts.conftest import DOMAINS, open_store, pretend_step, random_pla
 VARIANTS = {
     "views": {},
     "staged": {"experts__staging": "true"},
+    "staged, fp16": {"context__precision": "fp16"},
     "views, no overlap": {"experts__overlap": "false"},
     "staged, no overlap": {"experts__staging": "true", "experts__overlap": "false"},
 }
@@ -47,7 +48,8 @@ def schedules(draw):
 @given(schedules(), st.booleans())
 def test_equals_experts_that_never_move(variant, schedule, announce):
     seed, domains = schedule
-    config, store = open_store(experts__mode="device")
+    precision = {key: value for key, value in VARIANTS[variant].items() if key == "context__precision"}
+    config, store = open_store(experts__mode="device", **precision)
     chance = np.random.default_rng(seed)
     steps = [[random_plan(chance, store, each) for each in step] for step in domains]
     skipped = set(chance.integers(0, len(steps), 1).tolist())
@@ -190,15 +192,22 @@ def test_a_mapped_store_is_a_store(tmp_path):
         np.testing.assert_array_equal(mine, other)
 
 
-def test_a_step_that_failed_leaves_room_for_the_next():
-    config, store = open_store(experts__staging="true")
+@pytest.mark.parametrize("staging", ["false", "true"])
+def test_a_step_that_failed_leaves_nothing(staging):
+    """Neither in the store nor in the next step, which equals that of experts for which nothing had failed."""
+    config, store = open_store(experts__staging=staging)
     before = state(store)
     experts = open_experts(store, config)
     chance = np.random.default_rng(0)
     for domains in ([0, 1], [2, 3], [1, 2]):
-        plan = random_plan(chance, store, domains)
-        experts.begin([plan], [random_plan(chance, store, [3])])
-        experts.slabs(plan)  # and then the step raises
+        plan, upcoming = random_plan(chance, store, domains), random_plan(chance, store, [1, 3])
+        experts.begin([plan], [upcoming])
+        experts.receive(plan, pretend_step(plan, experts.slabs(plan), 0))  # and then the step raises
     experts.finish()
     for mine, other in zip(state(store), before, strict=True):
         np.testing.assert_array_equal(mine, other)
+    untouched = open_experts(store, config)
+    for each in (experts, untouched):
+        each.begin([upcoming])
+        each.receive(upcoming, pretend_step(upcoming, each.slabs(upcoming), 1))
+    assert experts.squared_norm() == untouched.squared_norm() > 0
