@@ -52,11 +52,16 @@ def pretend_step(plan, slabs, position):
     return gradients
 
 
-def run_steps(config, store, steps, announce=True, link=None, skipped=()):
-    """Runs steps (lists of plans); returns (norms, traffics, final state)."""
+def run_steps(config, store, steps, announced=1, link=None, skipped=()):
+    """Runs steps (lists of plans); returns (norms, traffics, final state).
+
+    Args:
+        announced: as upcoming: the step that is so many further; 1 is right, 2 is wrong, None announces nothing.
+    """
     experts, norms, traffics = open_experts(store, config, link), [], []
     for number, plans in enumerate(steps):
-        upcoming = steps[number + 1] if announce and number + 1 < len(steps) else None
+        further = number + announced if announced else len(steps)
+        upcoming = steps[further] if further < len(steps) else None
         experts.begin(plans, upcoming)
         for position, plan in enumerate(plans):
             experts.receive(plan, pretend_step(plan, experts.slabs(plan), 10 * number + position))
