@@ -142,6 +142,19 @@ def test_untouched_experts_are_fetched_ahead_and_touched_ones_after_their_update
     ]  # fmt: skip
 
 
+def test_gradients_of_a_store_in_place_are_used_where_they_are():
+    config, store = open_store()
+    experts = open_experts(store, config)
+    plan = random_plan(np.random.default_rng(0), store, [0, 2])
+    plan.counts_LDA[:] = 1
+    for position in range(2):
+        experts.begin([plan])
+        tensors = pretend_step(plan, experts.slabs(plan), position)
+        experts.receive(plan, tensors)
+        found = experts.gradients()[0, 2][0]
+        assert np.shares_memory(found, tensors[4].asnumpy())  # layer 0, slot 1, the first of four
+
+
 def test_experts_that_were_not_fetched_keep_their_place_and_are_not_read():
     config, store = open_store(experts__staging="true")
     plan = random_plan(np.random.default_rng(0), store, [0])
