@@ -94,5 +94,8 @@ def _changed_keys(reader: CheckpointReader, config: Config) -> dict[str, tuple]:
     return {
         key: values
         for key, values in keys_that_differ(ours, theirs).items()
-        if key not in _FREE_KEYS and key.split(".")[0] not in _FREE_SECTIONS
+        if key not in _FREE_KEYS
+        and key.split(".")[0] not in _FREE_SECTIONS
+        # the other two modes give the same bits
+        and not (key == "experts.mode" and "host_full" not in values)
     }

@@ -29,6 +29,16 @@ def latest_iteration(parent: Path) -> Path | None:
     return iterations[-1] if iterations else None
 
 
+def sharing(folder: Path, name: str) -> list[Path]:
+    """The other complete checkpoints beside `folder` whose file `name` is the same file on disk, oldest first."""
+    file = folder / name
+    return [
+        other
+        for other in list_iterations(folder.parent)
+        if other != folder and (other / name).exists() and file.exists() and (other / name).samefile(file)
+    ]
+
+
 def prune(parent: Path, keep_last: int) -> list[Path]:
     """Removes all but the newest `keep_last` checkpoints; returns what was removed."""
     old = list_iterations(parent)[:-keep_last]

@@ -11,8 +11,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
-from mindpangu.checkpoint.directory import MANIFEST, latest_iteration
-from mindpangu.checkpoint.writer import FORMAT_VERSION
+from mindpangu.checkpoint.directory import MANIFEST, latest_iteration, sharing
+from mindpangu.checkpoint.writer import FORMAT_VERSION, matches
 from mindpangu.config import Config, load_config
 from mindpangu.errors import CheckpointError
 
@@ -67,13 +67,22 @@ class CheckpointReader:
             raise CheckpointError(f"{self.folder / name} cannot be read: {error.strerror}; {_REMEDY}") from None
         if len(data) != entry["bytes"]:
             raise CheckpointError(
-                f"{self.folder / name} has {len(data)} bytes, its manifest says {entry['bytes']}; {_REMEDY}"
+                f"{self.folder / name} has {len(data)} bytes, its manifest says {entry['bytes']}; {self._remedy(name)}"
             )
-        if hashlib.blake2b(data, digest_size=16).hexdigest() != entry["blake2b"]:
+        if not matches(data, entry):
             raise CheckpointError(
-                f"{self.folder / name} was altered: its hash is not the one in the manifest; {_REMEDY}"
+                f"{self.folder / name} was altered: its hash is not the one in the manifest; {self._remedy(name)}"
             )
         return data
+
+    def _remedy(self, name: str) -> str:
+        linked = sharing(self.folder, name)
+        if not linked:
+            return _REMEDY
+        return (
+            f"{', '.join(folder.name for folder in linked)} {'has' if len(linked) == 1 else 'have'} the same file on "
+            "disk (a hard link): copy it again from another disk, or remove all of these to go on from an earlier one"
+        )
 
     def json(self, name: str) -> Any:
         try:

@@ -16,6 +16,11 @@ from mindpangu.errors import CheckpointError
 FORMAT_VERSION = 1
 
 
+def matches(data: bytes, entry: Mapping[str, int | str]) -> bool:
+    """Whether a file's content is what its manifest entry says."""
+    return len(data) == entry["bytes"] and hashlib.blake2b(data, digest_size=16).hexdigest() == entry["blake2b"]
+
+
 class CheckpointWriter:
     """Context manager that makes one checkpoint; nothing appears under its name unless everything is on disk.
 
@@ -64,16 +69,18 @@ class CheckpointWriter:
     def link(self, name: str, from_folder: Path, entry: Mapping[str, int | str]) -> bool:
         """Takes over a file of an earlier checkpoint, as a second name of the same file on disk.
 
+        Its hash is checked first: damage must not travel into checkpoints that could still be whole.
+
         Args:
             from_folder: the earlier checkpoint. entry: what its manifest says of the file.
 
         Returns:
-            False if this cannot be: another file system, one without links, a file that is gone or has another size.
+            False if this cannot be: another file system, one without links, a file that is gone or was altered.
             Then nothing is there under this name, and it must be written.
         """
         source, path = from_folder / name, self.scratch / name
         try:
-            if source.lstat().st_size != entry["bytes"]:
+            if not matches(source.read_bytes(), entry):
                 return False
             path.parent.mkdir(parents=True, exist_ok=True)
             os.link(source, path)

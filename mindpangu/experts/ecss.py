@@ -6,12 +6,13 @@ What happens during step t, where `→` is the host's thread and the rest is the
     lower_forward
     slabs            waits for t's experts
     upper_step
-    receive          → gradients to the host, their squared norm       (under lower_backward)
+    receive          → gradients to the host, then their squared norm  (under lower_backward)
     squared_norm     waits for it; norm and skip decision, dense update
     update           → Adam on t's experts                             (under the next lower_forward)
 
 The thread takes its work in this order, so an expert is fetched for t+1 only after its update in t, and is updated
-only after its gradients of t were read. Without overlap the same calls run at once, in the same order.
+only after its gradients of t were read. Without overlap the same calls run at once, in the same order. Gradients that
+already are in the host's memory need no bringing; they are read when `squared_norm` asks for them.
 """
 
 import time
@@ -55,6 +56,7 @@ class ECSS:
         self._jobs: list[Future] = []  # those whose errors nobody has seen yet
         self._ready: list[Future] = []  # what this step's slabs wait for
         self._arriving: deque[tuple[RoutePlan, Callable]] = deque()  # gradients that nobody has read yet
+        self._awaited, self._norm = 0, None  # micro-batches whose gradients are to come; the norm of all, once they are
         self._announced: Sequence[RoutePlan] | None = None  # the step of which `_ahead_LDA` is fetched
         self._fetched_ahead: Future | None = None
         self._ahead_LDA = self._activated_LDA = np.zeros(store.step_counts.shape, bool)
@@ -70,6 +72,7 @@ class ECSS:
         self._raise_errors()
         self._traffic, self._next_traffic = self._next_traffic, ExpertTraffic()
         self._arriving = deque()  # a new one: a step that ended in an error may have left something
+        self._awaited, self._norm = len(plans), None
         self._activated_LDA = activated_experts(plans, self._store)
         self._traffic.activated = int(self._activated_LDA.sum())
         needed_LDA = self._needed(self._activated_LDA)
@@ -102,12 +105,15 @@ class ECSS:
     def receive(self, plan: RoutePlan, gradients: Sequence[Tensor]) -> None:
         """Takes a micro-batch's slab gradients, in the order of `slabs`, once they are computed."""
         self._arriving.append((plan, self._slabs.to_host(gradients)))
-        if self._slabs.moves:
+        self._awaited -= 1
+        if self._slabs.moves and self._awaited:
             self._submit(self._receive, self._arriving)
+        elif self._slabs.moves:
+            self._norm = self._submit(self._squared_norm, self._arriving)
 
     def squared_norm(self) -> float:
         """Of the sum over the step's micro-batches; waits for the gradients."""
-        return self._wait(self._submit(self._finish_gradients))
+        return self._wait(self._norm or self._submit(self._squared_norm, self._arriving))
 
     def gradients(self) -> dict[tuple[int, int], SlabGradient]:
         """(layer, domain id) → gradients summed over the micro-batches so far; only activated experts' rows count."""
@@ -147,8 +153,8 @@ class ECSS:
                 idle_LDA = self._store.exists_LDA & ~activated_experts((plan,), self._store)
                 self._traffic.bytes_to_host += self._gradients.add_zeros(idle_LDA)
 
-    def _finish_gradients(self) -> float:
-        self._receive(self._arriving)
+    def _squared_norm(self, arriving: deque[tuple[RoutePlan, Callable]]) -> float:
+        self._receive(arriving)
         return self._store.squared_norm(self._gradients.slabs, self._gradients.received_LDA)
 
     def _update(self, experts_LDA: np.ndarray, learning_rate: float, scale: float, traffic: ExpertTraffic) -> None:

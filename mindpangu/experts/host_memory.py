@@ -20,11 +20,11 @@ class HostMemory:
             so nothing is left of it when the process ends, however it ends.
 
     Raises:
-        ExpertStoreError: the disk has no room for the file, or the folder cannot be written.
+        ExpertStoreError: the disk has no room for the file, the folder cannot be written, or memory is refused.
     """
 
     def __init__(self, num_bytes: int, folder: Path | None = None):
-        self.folder, self._used = folder, 0
+        self.folder, self._num_bytes, self._used = folder, num_bytes, 0
         self._map: mmap.mmap | None = None
         if folder is None or num_bytes == 0:
             return
@@ -36,8 +36,8 @@ class HostMemory:
                 self._map = mmap.mmap(file.fileno(), num_bytes)
         except OSError as error:
             raise ExpertStoreError(
-                f"the expert store needs a scratch file of {num_bytes / 1e9:.2f} GB in {folder}: "
-                f"{error.strerror or error}; free space there, or set experts.storage_folder to another disk"
+                f"the expert store needs a scratch file of {num_bytes / 1e6:,.1f} MB in {folder}: "
+                f"{error.strerror or error}; free space there, or set experts.storage_folder to a folder with room"
             ) from None
 
     @property
@@ -51,7 +51,13 @@ class HostMemory:
     def zeros(self, shape: Sequence[int]) -> np.ndarray:
         """float32, contiguous; in a mapped file it begins at a page."""
         if self._map is None:
-            return np.zeros(shape, np.float32)
+            try:
+                return np.zeros(shape, np.float32)
+            except MemoryError as error:
+                raise ExpertStoreError(
+                    f"the expert store needs {self._num_bytes / 1e6:,.1f} MB of memory: {error}; "
+                    "set experts.storage to mapped, or make the model smaller"
+                ) from None
         count = int(np.prod(shape))
         array = np.frombuffer(self._map, np.float32, count, self._used).reshape(shape)
         self._used += page_rounded(4 * count)

@@ -31,12 +31,16 @@ class Link:
         return sum(min(target.nbytes, source.nbytes) for target, source in pairs)
 
 
+# A number beyond float16 becomes infinite: no warning, it is what the loss scale looks for.
+
+
 def _copy(pair: tuple[np.ndarray, np.ndarray]) -> None:
     target, source = pair
-    with np.errstate(over="ignore"):  # a number beyond float16 becomes infinite, and the loss scale's business
+    with np.errstate(over="ignore"):
         np.copyto(target, source, casting="same_kind")
 
 
 def _add(pair: tuple[np.ndarray, np.ndarray]) -> None:
     target, source = pair
-    np.add(target, source, out=target)
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.add(target, source, out=target)

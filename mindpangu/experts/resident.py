@@ -42,7 +42,8 @@ class ResidentExperts:
         for layer, domain, _, arrays in slab_gradients(plan, on_host):
             former = self._gradients.get((layer, domain))
             if former is not None:
-                arrays = [mine + array for mine, array in zip(former, arrays, strict=True)]
+                with np.errstate(over="ignore", invalid="ignore"):
+                    arrays = [mine + array for mine, array in zip(former, arrays, strict=True)]
             self._gradients[layer, domain] = list(arrays)
 
     def squared_norm(self) -> float:

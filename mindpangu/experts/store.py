@@ -77,7 +77,7 @@ class ExpertStore:
     def describe(self) -> str:
         """How many experts, how large with their Adam state, and where."""
         return (
-            f"{int(self.exists_LDA.sum())}, {self._num_bytes() / 1e9:.2f} GB with Adam's moments, {self._memory.place}"
+            f"{int(self.exists_LDA.sum())}, {self._num_bytes() / 1e6:,.1f} MB with Adam's moments, {self._memory.place}"
         )
 
     def lookup(self, domain_of_slot: Sequence[int]) -> list[np.ndarray]:

@@ -175,6 +175,23 @@ def test_experts_that_were_not_fetched_keep_their_place_and_are_not_read():
     assert experts.squared_norm() == 2 * 4 * expert_bytes(store) / 4
 
 
+def test_the_norm_is_taken_as_soon_as_the_last_gradients_are_there():
+    """Not when it is asked for: by then lower_backward, beside which it is to run, has ended."""
+    config, store = open_store(experts__staging="true")
+    experts, taken = open_experts(store, config), []
+    squared_norm = store.squared_norm
+    store.squared_norm = lambda *arguments: taken.append(0) or squared_norm(*arguments)
+    chance = np.random.default_rng(0)
+    plans = [random_plan(chance, store, [0]), random_plan(chance, store, [0])]
+    experts.begin(plans)
+    for number, plan in enumerate(plans):
+        experts.receive(plan, pretend_step(plan, experts.slabs(plan), number))
+        experts.finish()
+        assert len(taken) == number
+    assert experts.squared_norm() > 0
+    assert len(taken) == 1
+
+
 def test_an_error_in_the_thread_reaches_the_training_thread():
     config, store = open_store(experts__staging="true")
     experts = open_experts(store, config)

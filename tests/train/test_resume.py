@@ -1,5 +1,6 @@
 """A resumed run is the run that was never stopped, bit for bit; a run that is not the same is refused."""
 
+import itertools
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from mindpangu.config import load_config
 from mindpangu.errors import CheckpointError, DataError, TrainingError
 from mindpangu.train.callbacks import read_metrics
 from mindpangu.train.run import open_run, set_device, train
+from mindpangu.train.step import TrainStep
 
 
 def run_training(overrides, resume=False, load=None, **changes):
@@ -64,12 +66,27 @@ def test_stop_and_resume_equals_one_run(tiny_run, tmp_path, schedule):
     other = tmp_path / "other"
     shutil.copytree(folder, other, ignore=shutil.ignore_patterns("checkpoint", "metrics.jsonl"))
     changes = {"training__run_name": "other", "lr_scheduler__decay_steps": "6"}
-    run_training(overrides, training__steps="3", **changes)
+    run_training(overrides, training__steps="3", experts__mode="device", **changes)
     assert len(losses(other)) == 3
-    _, said = run_training(overrides, resume=True, **changes)
+    _, said = run_training(overrides, resume=True, experts__staging="true", **changes)
     assert "resumed from" in said[0]
     assert losses(other) == expected
     assert weights(other) == final
+
+
+def test_every_step_knows_the_next_ones_experts(tiny_run, monkeypatch):
+    overrides, _ = tiny_run
+    calls, run = [], TrainStep.run
+
+    def recorded(self, batches, plans, learning_rate, upcoming=None):
+        calls.append((plans, upcoming))
+        return run(self, batches, plans, learning_rate, upcoming)
+
+    monkeypatch.setattr(TrainStep, "run", recorded)
+    run_training(overrides, training__steps="3")
+    assert len(calls) == 3
+    assert all(upcoming is plans for (_, upcoming), (plans, _) in itertools.pairwise(calls))
+    assert calls[-1][1] is None
 
 
 def test_metrics_after_the_checkpoint_are_computed_again(tiny_run):
@@ -101,6 +118,7 @@ def finished(tiny_overrides, tmp_path_factory):
         ({"model__hidden_size": "32"}, "model.ffn_hidden_size was 64, is 128; model.hidden_size was 16, is 32"),
         ({"data__seed": "3"}, "data.seed was 0, is 3"),
         ({"data__schedule": "mixed", "data__domains_per_step": "4"}, "data.schedule was 'rotating', is 'mixed'"),
+        ({"experts__mode": "host_full"}, "experts.mode was 'host_ecss', is 'host_full'"),
         ({"training__max_norm": "2.0"}, "training.max_norm was 1.0, is 2.0"),
     ],
 )
