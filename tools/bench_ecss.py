@@ -18,18 +18,24 @@ NPU's time.
 
 import argparse
 import json
+import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from ecss_bench.bounds import bounds
 from ecss_bench.curve import crossing, sigma_curve
 from ecss_bench.overlap import overlap_cases
 from ecss_bench.plot import draw
 from ecss_bench.records import Record
 from ecss_bench.scaling import active_cases, mapped_case
-from ecss_bench.workload import Workload
+from ecss_bench.workload import LARGEST_MICRO_BATCH, SEQ_LENGTH, Workload
+
+from mindpangu.errors import MindPanguError
 
 CASES = ("sigma", "active", "mapped", "overlap")
+SMALLEST = 4 * SEQ_LENGTH  # case sigma has 4 domains a step, each with whole samples
 
 
 def main() -> None:
@@ -45,20 +51,48 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the records here")
     parser.add_argument("--plot", type=Path, help="draw the ratio over tokens a step here")
     arguments = parser.parse_args()
+    problem = wrong(arguments)
+    if problem:
+        parser.error(problem)
+    records: list[Record] = []
+    try:
+        for case in run(arguments):
+            records += case
+            if arguments.json:  # after every case: one that fails must not lose those before it
+                arguments.json.write_text(json.dumps([asdict(each) for each in records], indent=1) + "\n")
+    except (MindPanguError, RuntimeError) as error:
+        sys.exit(f"bench_ecss: {error}")
+    print("bounds" + " (of narrow models and few steps: mechanics, not figures)" * arguments.quick)
+    for bound in bounds(records):
+        say(str(bound))
+
+
+def wrong(arguments: argparse.Namespace) -> str | None:
+    """What cannot be measured with these arguments, said before anything is."""
     for file in filter(None, (arguments.json, arguments.plot)):
         if not file.parent.is_dir():
-            parser.error(f"there is no folder {file.parent}")
+            return f"there is no folder {file.parent}"
+        if file.is_dir():
+            return f"{file} is a folder"
+    if arguments.folder and not arguments.folder.is_dir():
+        return f"there is no folder {arguments.folder}"
     if arguments.plot and "sigma" not in arguments.cases:
-        parser.error("--plot draws case sigma; add it to --cases")
-    records = run(arguments)
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(each) for each in records], indent=1) + "\n")
+        return "--plot draws case sigma; add it to --cases"
+    if min([arguments.link, *arguments.paced]) <= 0:
+        return "--link and --paced are speeds in GB/s, above 0"
+    for tokens in arguments.tokens or ():
+        if tokens <= 0 or tokens % SMALLEST or (tokens > LARGEST_MICRO_BATCH and tokens % LARGEST_MICRO_BATCH):
+            return (
+                f"--tokens {tokens}: a step has a multiple of {SMALLEST} tokens (a sample of each domain), and above "
+                f"{LARGEST_MICRO_BATCH} a multiple of that (its micro-batches)"
+            )
+    return None
 
 
-def run(arguments: argparse.Namespace) -> list[Record]:
+def run(arguments: argparse.Namespace) -> Iterator[list[Record]]:
+    """Yields the records of one case after the other."""
     quick = arguments.quick
     rounds, steps = (2, 2) if quick else (3, 3)
-    records: list[Record] = []
     if "sigma" in arguments.cases:
         workload = Workload(arguments.hidden or (32 if quick else 64), arguments.layers or 9)
         tokens = sorted(arguments.tokens or ([1024, 2048, 4096] if quick else [2**power for power in range(10, 17)]))
@@ -68,26 +102,26 @@ def run(arguments: argparse.Namespace) -> list[Record]:
             curve = sigma_curve(workload, tokens, speed, rounds, steps, say)
             for each in curve:
                 if not each.calibrates:
-                    share = each.predicted_s / each.step_s
-                    say(f"linear model, {each.mode} at {each.tokens_per_step} tokens: {share:.2f} × measured")
+                    share, moving = each.predicted_s / each.step_s, each.moving_share
+                    say(f"linear model, {each.mode} at {each.tokens_per_step} tokens: {share:.2f} × measured, "
+                        f"{moving:.0%} of it transfer and update")  # fmt: skip
             say(crossing(curve))
-            records += curve
+            yield curve
         if arguments.plot:  # of the slow link: there transfers dominate
             draw(curve, arguments.plot)
         del workload
     if "active" in arguments.cases:
         print("active")
-        records += active_cases(32 if quick else 144, 512, rounds, steps, say)
+        yield active_cases(32 if quick else 144, 512, rounds, steps, say)
     if "mapped" in arguments.cases:
         print("mapped")
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            records += mapped_case(96 if quick else 128, 1024, steps, Path(folder), say)
+            yield mapped_case(96 if quick else 128, 1024, steps, Path(folder), say)
     if "overlap" in arguments.cases:
         print("overlap")
         workload = Workload(32 if quick else 64, 12, domains=8)
         for speed in arguments.paced or ((0.02,) if quick else (0.1, 0.05)):
-            records += overlap_cases(workload, 1024, speed, rounds, steps, say)
-    return records
+            yield overlap_cases(workload, 1024, speed, rounds, steps, say)
 
 
 def say(text: str) -> None:

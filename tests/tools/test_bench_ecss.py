@@ -13,6 +13,7 @@ import pytest
 TOOLS = Path(__file__).parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))
 
+from ecss_bench.bounds import bounds  # noqa: E402
 from ecss_bench.curve import PAPER_RATIO, crossing  # noqa: E402
 from ecss_bench.linear_model import LinearModel, Work, calibrate  # noqa: E402
 from ecss_bench.records import Record  # noqa: E402
@@ -62,6 +63,45 @@ def test_a_wrong_place_for_a_result_is_said_before_anything_is_measured(tmp_path
         done = bench(option, str(tmp_path / "missing" / "file"))
         assert done.returncode == 2
         assert f"there is no folder {tmp_path / 'missing'}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tokens", "300"], "--tokens 300: a step has a multiple of 1024 tokens"),
+        (["--tokens", "20480"], "above 16384 a multiple of that"),
+        (["--tokens", "0"], "--tokens 0"),
+        (["--link", "0"], "above 0"),
+        (["--paced", "0"], "above 0"),
+        (["--folder", "/missing/folder"], "there is no folder /missing/folder"),
+        (["--cases", "sigma", "--hidden", "-8"], "model.hidden_size"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_message(options, message):
+    done = bench("--quick", *options)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def sigma(mode, tokens, step_s, predicted_s, bytes_moved, **others):
+    active = 64 if mode == "host_ecss" else 640
+    return Record("sigma", mode, 640, 64, tokens, 1, step_s, 0, bytes_moved, bytes_moved, 2 * bytes_moved,
+                  experts_updated=active, predicted_s=predicted_s, **others)  # fmt: skip
+
+
+def test_bounds_hold_or_not():
+    records = [
+        sigma("host_full", 1024, 10.0, 10.0, 1000, moving_share=0.95, calibrates=True),
+        sigma("host_ecss", 1024, 1.0, 1.0, 100, moving_share=0.5, calibrates=True),
+        sigma("host_full", 2048, 12.0, 10.0, 1000, moving_share=0.85),
+        sigma("host_ecss", 2048, 3.0, 2.0, 102, moving_share=0.3),
+    ]
+    found = {bound.text: bound for bound in bounds(records)}
+    assert [bound.holds for bound in found.values()] == [False, False, True, False, True]
+    assert found["sigma: bytes_to_host over host_full's, relative to ρ, off by"].value == pytest.approx(0.02)
+    assert found["sigma: predicted ratio where the model was not fitted, off by"].value == pytest.approx(0.25)
+    assert found["sigma: ratio to host_full where transfer and update dominate ([1024] tokens)"].value == 10
 
 
 def bench(*options):

@@ -59,7 +59,10 @@ def sigma_curve(
     costs = alone(workload, links["host_ecss"])
     model = calibrate([works[position] for position in known], [records[position].step_s for position in known], *costs)
     return [
-        dataclasses.replace(each, predicted_s=model.seconds(work)) for each, work in zip(records, works, strict=True)
+        dataclasses.replace(
+            each, predicted_s=model.seconds(work), moving_share=model.moving_seconds(work) / model.seconds(work)
+        )
+        for each, work in zip(records, works, strict=True)
     ]
 
 

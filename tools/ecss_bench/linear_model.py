@@ -31,12 +31,11 @@ class LinearModel:
     per_flop: float
 
     def seconds(self, work: Work) -> float:
-        return (
-            self.constant
-            + self.per_byte * work.bytes_moved
-            + self.per_parameter * work.adam_parameters
-            + self.per_flop * work.flops
-        )
+        return self.constant + self.moving_seconds(work) + self.per_flop * work.flops
+
+    def moving_seconds(self, work: Work) -> float:
+        """Of transfer and update alone."""
+        return self.per_byte * work.bytes_moved + self.per_parameter * work.adam_parameters
 
 
 def calibrate(

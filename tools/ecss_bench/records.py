@@ -20,6 +20,7 @@ class Record:
         experts_updated: rows of Adam in a step, counted in experts.
         predicted_s: step time by the linear model, or the bound that the case is held against; None if there is none.
         calibrates: whether the linear model was fitted to this record.
+        moving_share: of predicted_s, the part of bytes and Adam rows, in the linear model; None without one.
         note: what else to know.
     """
 
@@ -38,6 +39,7 @@ class Record:
     experts_updated: int = 0
     predicted_s: float | None = None
     calibrates: bool = False
+    moving_share: float | None = None
     note: str = ""
 
 

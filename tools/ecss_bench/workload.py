@@ -20,6 +20,7 @@ from mindpangu.train.step import TrainStep
 
 SEQ_LENGTH = 256
 VOCABULARY = 2048
+LARGEST_MICRO_BATCH = 16384
 RRE_LAYERS, EXPERTS_PER_DOMAIN = 8, 16
 
 
@@ -61,7 +62,7 @@ class Workload:
         layers: int,
         domains: int = 40,
         active: int = 4,
-        largest_micro_batch: int = 16384,
+        largest_micro_batch: int = LARGEST_MICRO_BATCH,
         storage_folder: str | None = None,
     ):
         names = [domain.name for domain in PRESETS["sigma_40"][:domains]]
