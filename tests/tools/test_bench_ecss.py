@@ -69,7 +69,7 @@ def test_a_wrong_place_for_a_result_is_said_before_anything_is_measured(tmp_path
     ("options", "message"),
     [
         (["--tokens", "300"], "--tokens 300: a step has a multiple of 1024 tokens"),
-        (["--tokens", "20480"], "above 16384 a multiple of that"),
+        (["--tokens", "69632"], "above 65536 a multiple of that"),
         (["--tokens", "0"], "--tokens 0"),
         (["--link", "0"], "above 0"),
         (["--paced", "0"], "above 0"),

@@ -20,7 +20,7 @@ from mindpangu.train.step import TrainStep
 
 SEQ_LENGTH = 256
 VOCABULARY = 2048
-LARGEST_MICRO_BATCH = 16384
+LARGEST_MICRO_BATCH = 65536  # all of case sigma: with accumulation the bytes would grow with the tokens
 RRE_LAYERS, EXPERTS_PER_DOMAIN = 8, 16
 
 
