@@ -81,7 +81,8 @@ class CheckpointReader:
             return _REMEDY
         return (
             f"{', '.join(folder.name for folder in linked)} {'has' if len(linked) == 1 else 'have'} the same file on "
-            "disk (a hard link): copy it again from another disk, or remove all of these to go on from an earlier one"
+            "disk (a hard link): copy it again from another disk, or remove this checkpoint and "
+            f"{'that' if len(linked) == 1 else 'those'} to go on from one without it"
         )
 
     def json(self, name: str) -> Any:
