@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from ecss_bench.workload import Measured, Workload
+from ecss_bench.workload import LARGEST_MICRO_BATCH, Measured, Workload
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def record(case: str, mode: str, workload: Workload, tokens: int, measured: Sequ
     """The record of a mode's measured steps."""
     seconds = median(each.seconds for each in measured)
     moving = workload.num_experts if mode == "host_full" else workload.active_experts
-    trips = 1 + max(1, tokens // workload.largest_micro_batch)  # to the device once, back after each micro-batch
+    trips = 1 + max(1, tokens // LARGEST_MICRO_BATCH)  # to the device once, back after each micro-batch
     return Record(
         case=case,
         mode=mode,

@@ -28,11 +28,12 @@ def active_cases(hidden: int, tokens: int, rounds: int, steps: int, say: Callabl
                 measured[domains] += run
     active_bytes = 12 * workloads[4].expert_parameters * workloads[4].active_experts
     cache_bytes = last_level_cache_bytes()
+    store_bytes = sum(12 * workload.expert_parameters * workload.num_experts for workload in workloads.values())
     larger = "larger" if active_bytes > 2 * cache_bytes else "not larger"
     note = (
         f"active weights and moments {active_bytes / 1e6:.0f} MB, {larger} than twice the last-level cache "
-        f"({cache_bytes / 1e6:.0f} MB); both stores {sum(_store_bytes(each) for each in workloads.values()) / 1e9:.1f} "
-        f"GB, {sum(_store_bytes(each) for each in workloads.values()) / psutil.virtual_memory().total:.0%} of memory"
+        f"({cache_bytes / 1e6:.0f} MB); both stores {store_bytes / 1e9:.1f} GB, "
+        f"{store_bytes / psutil.virtual_memory().total:.0%} of memory"
     )
     say(note)
     records = [
@@ -44,10 +45,6 @@ def active_cases(hidden: int, tokens: int, rounds: int, steps: int, say: Callabl
         f"{records[1].step_s:.3f} s a step: ratio {records[1].step_s / records[0].step_s:.2f}"
     )
     return records
-
-
-def _store_bytes(workload: Workload) -> int:
-    return 12 * workload.expert_parameters * workload.num_experts
 
 
 def mapped_case(hidden: int, tokens: int, steps: int, folder: Path, say: Callable[[str], None]) -> list[Record]:

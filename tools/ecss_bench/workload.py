@@ -20,7 +20,7 @@ from mindpangu.train.step import TrainStep
 
 SEQ_LENGTH = 256
 VOCABULARY = 2048
-LARGEST_MICRO_BATCH = 65536  # all of case sigma: with accumulation the bytes would grow with the tokens
+LARGEST_MICRO_BATCH = 65536  # tokens; a step of more is accumulated, and its bytes grow with the micro-batches
 RRE_LAYERS, EXPERTS_PER_DOMAIN = 8, 16
 
 
@@ -52,7 +52,6 @@ class Workload:
 
     Args:
         hidden: width. layers: in all, 8 of them RRE. domains: how many of Σ's 40. active: of them in each step.
-        largest_micro_batch: tokens; a step of more is accumulated.
         storage_folder: of a mapped store; None keeps it in memory.
     """
 
@@ -62,7 +61,6 @@ class Workload:
         layers: int,
         domains: int = 40,
         active: int = 4,
-        largest_micro_batch: int = LARGEST_MICRO_BATCH,
         storage_folder: str | None = None,
     ):
         names = [domain.name for domain in PRESETS["sigma_40"][:domains]]
@@ -92,7 +90,6 @@ class Workload:
         self.num_experts = int(self.store.exists_LDA.sum())
         self.expert_parameters = sum(int(np.prod(shape)) for shape in self.store.shapes.values())
         self.active_experts = RRE_LAYERS * active * EXPERTS_PER_DOMAIN
-        self.largest_micro_batch = largest_micro_batch
         groups = [range(start, start + active) for start in range(0, domains, active)]
         self._groups = itertools.cycle(groups)
         self._chance = np.random.default_rng(0)
@@ -133,7 +130,7 @@ class Workload:
         return layer * (3 * RRE_LAYERS + 4 * (model.num_layers - RRE_LAYERS)) + 3 * head
 
     def _step(self, tokens: int, group: Sequence[int]):
-        micro = min(tokens, self.largest_micro_batch)
+        micro = min(tokens, LARGEST_MICRO_BATCH)
         batches = [self._batch(micro, group) for _ in range(tokens // micro)]
         plan = self.model.plan
         return batches, [plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B) for batch in batches]
