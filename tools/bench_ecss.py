@@ -24,8 +24,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from ecss_bench.apart import run_apart
 from ecss_bench.bounds import bounds
-from ecss_bench.curve import crossing, sigma_curve
+from ecss_bench.curve import crossing, sigma_curve, sigma_point
 from ecss_bench.overlap import overlap_cases
 from ecss_bench.plot import draw
 from ecss_bench.records import Record
@@ -94,12 +95,20 @@ def run(arguments: argparse.Namespace) -> Iterator[list[Record]]:
     quick = arguments.quick
     rounds, steps = (2, 2) if quick else (3, 3)
     if "sigma" in arguments.cases:
-        workload = Workload(arguments.hidden or (32 if quick else 64), arguments.layers or 9)
+        shape = arguments.hidden or (32 if quick else 64), arguments.layers or 9
         tokens = sorted(arguments.tokens or ([1024, 2048, 4096] if quick else [2**power for power in range(10, 17)]))
-        print(f"sigma: {workload.store.describe()}", flush=True)
-        for speed in (None, arguments.link):
-            say(f"link: {speed or 'memory'}{' GB/s' * bool(speed)}")
-            curve = sigma_curve(workload, tokens, speed, rounds, steps, say)
+        speeds = (None, arguments.link)
+        print(f"sigma: 5,120 experts of width {shape[0]}, 4 of 40 domains a step", flush=True)
+        points = []
+        for count in tokens:
+            points.append(run_apart(sigma_point, *shape, count, speeds, rounds, steps))
+            for speed, point in zip(speeds, points[-1], strict=True):
+                full, few = point.records
+                link = f"{speed} GB/s" if speed else "memory"
+                say(f"{count} tokens a step, link of {link}: host_full {full.step_s:.3f} s, "
+                    f"host_ecss {few.step_s:.3f} s, ratio {few.ratio_to_host_full:.2f}")  # fmt: skip
+        for curve in map(sigma_curve, zip(*points, strict=True)):
+            say(f"{curve[0].case}:")
             for each in curve:
                 if not each.calibrates:
                     share, moving = each.predicted_s / each.step_s, each.moving_share
@@ -109,7 +118,6 @@ def run(arguments: argparse.Namespace) -> Iterator[list[Record]]:
             yield curve
         if arguments.plot:  # of the slow link: there transfers dominate
             draw(curve, arguments.plot)
-        del workload
     if "active" in arguments.cases:
         print("active")
         yield active_cases(32 if quick else 144, 512, rounds, steps, say)

@@ -17,47 +17,62 @@ MODES = ("host_full", "host_ecss")
 PAPER_RATIO = 6.3
 
 
-def sigma_curve(
-    workload: Workload,
-    tokens: Sequence[int],
-    gigabytes_per_s: float | None,
-    rounds: int,
-    steps: int,
-    say: Callable[[str], None],
-) -> list[Record]:
-    """Both modes at each number of tokens, in turns; the records carry the ratio and the model's prediction.
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """Both modes at one number of tokens over one link.
 
-    The model is fitted to the smallest and the largest number of tokens and predicts those between them.
+    Attributes:
+        records, works: of host_full and of host_ecss.
+        byte_seconds, parameter_seconds: of one byte over the link and one parameter in Adam, measured alone.
+    """
+
+    records: tuple[Record, Record]
+    works: tuple[Work, Work]
+    byte_seconds: float
+    parameter_seconds: float
+
+
+def sigma_point(
+    hidden: int, layers: int, tokens: int, speeds: Sequence[float | None], rounds: int, steps: int
+) -> list[Point]:
+    """Both modes in turns, over links of these speeds in GB/s (None: that of the memory).
 
     Args:
-        gigabytes_per_s: speed of the link; None for that of the memory.
         rounds: how often the modes take turns. steps: measured steps of a turn (one more is not counted).
     """
+    workload = Workload(hidden, layers)
+    return [_measure(workload, tokens, speed, rounds, steps) for speed in speeds]
+
+
+def _measure(workload: Workload, tokens: int, gigabytes_per_s: float | None, rounds: int, steps: int) -> Point:
     threads = workload.config.experts.host_threads
     links = {mode: PacedLink(threads, gigabytes_per_s) if gigabytes_per_s else Link(threads) for mode in MODES}
     experts = {mode: workload.experts(mode, link=links[mode]) for mode in MODES}
+    measured = {mode: [] for mode in MODES}
+    for turn in range(rounds + 1):
+        for mode in MODES:
+            run = workload.run(experts[mode], workload.steps(tokens, steps + 1))[1:]
+            if turn:  # the first turn compiles
+                measured[mode] += run
     case = f"sigma {gigabytes_per_s} GB/s" if gigabytes_per_s else "sigma"
-    records = []
-    # the largest first: what MindSpore keeps of its memory then serves the others, and never the reverse
-    for count in sorted(tokens, reverse=True):
-        measured = {mode: [] for mode in MODES}
-        for turn in range(rounds + 1):
-            for mode in MODES:
-                run = workload.run(experts[mode], workload.steps(count, steps + 1))[1:]
-                if turn:  # the first turn compiles
-                    measured[mode] += run
-        pair = {mode: record(case, mode, workload, count, measured[mode]) for mode in MODES}
-        ratio = pair["host_full"].step_s / pair["host_ecss"].step_s
-        pair["host_ecss"] = dataclasses.replace(pair["host_ecss"], ratio_to_host_full=ratio)
-        pair["host_full"] = dataclasses.replace(pair["host_full"], ratio_to_host_full=1.0)
-        records += pair.values()
-        say(f"{count} tokens a step: host_full {pair['host_full'].step_s:.3f} s, "
-            f"host_ecss {pair['host_ecss'].step_s:.3f} s, ratio {ratio:.2f}")  # fmt: skip
-    ends = {min(tokens), max(tokens)}
+    full, few = (record(case, mode, workload, tokens, measured[mode]) for mode in MODES)
+    few = dataclasses.replace(few, ratio_to_host_full=full.step_s / few.step_s)
+    full = dataclasses.replace(full, ratio_to_host_full=1.0)
+    works = tuple(_work(each, workload, paced=gigabytes_per_s is not None) for each in (full, few))
+    return Point((full, few), works, *alone(workload, links["host_ecss"]))
+
+
+def sigma_curve(points: Sequence[Point]) -> list[Record]:
+    """The records of the points over one link, with what a linear model makes of them.
+
+    The model is fitted to the smallest and the largest number of tokens and predicts those between them.
+    """
+    records = [each for point in points for each in point.records]
+    works = [each for point in points for each in point.works]
+    ends = {function(each.tokens_per_step for each in records) for function in (min, max)}
     records = [dataclasses.replace(each, calibrates=each.tokens_per_step in ends) for each in records]
-    works = [_work(each, workload, paced=gigabytes_per_s is not None) for each in records]
     known = [position for position, each in enumerate(records) if each.calibrates]
-    costs = alone(workload, links["host_ecss"])
+    costs = (median(getattr(point, name) for point in points) for name in ("byte_seconds", "parameter_seconds"))
     model = calibrate([works[position] for position in known], [records[position].step_s for position in known], *costs)
     return [
         dataclasses.replace(
