@@ -1,12 +1,15 @@
 """Which implementation of an operator runs: chosen per operator, once, when its package is imported.
 
     cpu         the C++ kernels of cpu.cc, where MindSpore runs on the CPU and they compile
+    ascend      the AscendC kernels of ascend/, where their operator package is installed (unverified on hardware)
     composed    built-in MindSpore ops (NumPy for host-only operators): everywhere else
 
-MINDPANGU_OPS=composed|cpu overrides; then a kernel that is not to be had is an error, not a notice.
+MINDPANGU_OPS=composed|cpu|ascend overrides; then a kernel that is not to be had is an error, not a notice. With
+`ascend` on a CPU the emulator runs the AscendC kernels, for tests; operators without them keep their usual backend.
 """
 
 import importlib
+import importlib.util
 import logging
 import os
 from types import ModuleType
@@ -14,7 +17,7 @@ from types import ModuleType
 from ascend_ops import native
 
 VARIABLE = "MINDPANGU_OPS"
-BACKENDS = ("composed", "cpu")
+BACKENDS = ("composed", "cpu", "ascend")
 
 # operator → backend, of every operator that has been imported
 chosen: dict[str, str] = {}
@@ -30,25 +33,46 @@ def choose(operator: str, device: str | None = None) -> ModuleType:
         device: where it runs; None asks MindSpore for its device target, "CPU" is for host-only operators.
 
     Raises:
-        OperatorError: MINDPANGU_OPS names no backend, or asks for kernels that cannot be compiled.
+        OperatorError: MINDPANGU_OPS names no backend, or asks for kernels that are not to be had.
     """
     wanted = os.environ.get(VARIABLE, "")
     if wanted and wanted not in BACKENDS:
         raise native.OperatorError(
             f"{VARIABLE}={wanted}: allowed is {' or '.join(BACKENDS)}, or nothing for the fastest that is there"
         )
-    backend = wanted or ("cpu" if (device or _device_target()) == "CPU" else "composed")
+    device = device or _device_target()
+    backend = wanted or {"CPU": "cpu", "Ascend": "ascend"}.get(device, "composed")
+    if backend == "ascend" and not has_ascend_form(operator):
+        backend = "cpu" if device == "CPU" else "composed"
+    problem = _why_not(operator, backend, device)
+    if problem and backend == wanted:
+        raise problem
+    if problem:
+        _notice(str(problem))
+        backend = "composed"
+    chosen[operator] = backend
+    _log.info("%s: %s", operator, backend)
+    return importlib.import_module(f"ascend_ops.{operator}.{backend}")
+
+
+def has_ascend_form(operator: str) -> bool:
+    """Whether there is an `ascend` module."""
+    return importlib.util.find_spec(f"ascend_ops.{operator}.ascend") is not None
+
+
+def _why_not(operator: str, backend: str, device: str) -> native.OperatorError | None:
+    """What stands against a backend, if anything does."""
     if backend == "cpu":
         try:
             native.library(operator)
         except native.CompileError as error:
-            if wanted:
-                raise
-            _notice(str(error))
-            backend = "composed"
-    chosen[operator] = backend
-    _log.info("%s: %s", operator, backend)
-    return importlib.import_module(f"ascend_ops.{operator}.{backend}")
+            return error
+    if backend == "ascend" and device == "Ascend":
+        from ascend_ops.ascend.operators import find_package
+
+        missing = find_package()
+        return native.OperatorError(missing) if missing else None
+    return None
 
 
 def describe() -> str:

@@ -44,10 +44,9 @@ def library(operator: str) -> Path:
     Raises:
         CompileError: no compiler, a source that does not compile, or a folder that cannot be written.
     """
-    compiler = _compiler()
-    command = [compiler, *FLAGS, *TUNING.get(platform.machine(), "").split(), "cpu.cc", *_link_flags(operator)]
+    command = [compiler(), *FLAGS, *TUNING.get(platform.machine(), "").split(), "cpu.cc", *_link_flags(operator)]
     name = f"{operator}-{_content_hash(operator, command)}.so"
-    folder = _build_folder()
+    folder = build_folder()
     path = folder / name
     if _is_whole(path):
         return path
@@ -86,7 +85,12 @@ def _compile(operator: str, command: list[str], path: Path) -> None:
 
 
 @functools.cache
-def _compiler() -> str:
+def compiler() -> str:
+    """The path of the C++ compiler: CXX, or g++.
+
+    Raises:
+        CompileError: there is none.
+    """
     name = os.environ.get("CXX") or "g++"
     path = shutil.which(name)
     if path is None:
@@ -97,9 +101,9 @@ def _compiler() -> str:
 @functools.cache
 def _identity_of_compiler() -> str:
     try:
-        return subprocess.run([_compiler(), "--version"], capture_output=True, text=True, errors="replace").stdout
+        return subprocess.run([compiler(), "--version"], capture_output=True, text=True, errors="replace").stdout
     except OSError as error:
-        raise CompileError(f"the C++ compiler {_compiler()} does not run: {error}") from None
+        raise CompileError(f"the C++ compiler {compiler()} does not run: {error}") from None
 
 
 @functools.cache
@@ -134,7 +138,7 @@ def _content_hash(operator: str, command: list[str]) -> str:
 
 
 @functools.cache
-def _build_folder() -> Path:
+def build_folder() -> Path:
     """ascend_ops/_build, or the user's cache where the package is not writable."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ascend_ops"
     for folder in (PACKAGE / "_build", cache):

@@ -2,7 +2,7 @@
 
 AllReduce is the one collective that MindSpore compiles for sub-groups on the CPU, so it carries everything: each rank
 puts its rows, its counts and the order token into its own part of a buffer [R, …] of zeros, and the sum over the ranks
-is all of them side by side. R times the traffic of an exchange, but it runs anywhere.
+is all of them side by side. R times the traffic of an exchange, but it runs anywhere. On Ascend AllGather does that.
 """
 
 import mindspore as ms
@@ -18,10 +18,11 @@ class Exchange(nn.Cell):
     Only primitives: functions of `ops` that branch cannot be compiled inside a bprop.
     """
 
-    def __init__(self, name, rank, size):
+    def __init__(self, name, rank, size, all_gather=False):
         super().__init__()
         self.rank, self.size = rank, size
-        self.all_reduce = ops.AllReduce(group=name) if size > 1 else None
+        self.all_gather = ops.AllGather(group=name) if all_gather else None
+        self.all_reduce = ops.AllReduce(group=name) if size > 1 and not all_gather else None
         self.concat, self.gather, self.sum = ops.Concat(0), ops.Gather(), ops.ReduceSum()
         self.cast, self.zeros = ops.Cast(), ops.ZerosLike()
 
@@ -41,10 +42,7 @@ class Exchange(nn.Cell):
         dtype = ms.float64 if rows_SH.dtype == ms.float64 else ms.float32
         token = self.cast(_zeros(hidden) + order, dtype)
         rows = self.concat((self.cast(rows_SH, dtype), token))
-        if self.size > 1:
-            nothing = self.zeros(rows)
-            rows = self.concat((nothing,) * self.rank + (rows,) + (nothing,) * (self.size - 1 - self.rank))
-            rows = self.all_reduce(rows)
+        rows = self.side_by_side(rows)
         last = _range(self.size * (num_rows + 1))[-1:]
         out_CH = self.cast(self.gather(rows, index_C, 0), rows_SH.dtype)
         return out_CH, self.cast(self.sum(self.gather(rows, last, 0), 1), ms.float32)
@@ -53,11 +51,16 @@ class Exchange(nn.Cell):
         """int32 [R, R]: rows from rank (first axis) to rank. Runs after what `order` waits for."""
         # float32 holds counts below 2²⁴ exactly
         counts = ops.expand_dims(ops.cast(send_counts_R, ms.float32) + ops.stop_gradient(order), 0)
-        if self.size > 1:
-            nothing = self.zeros(counts)
-            counts = self.concat((nothing,) * self.rank + (counts,) + (nothing,) * (self.size - 1 - self.rank))
-            counts = self.all_reduce(counts)
-        return ops.stop_gradient(ops.cast(counts, ms.int32))
+        return ops.stop_gradient(ops.cast(self.side_by_side(counts), ms.int32))
+
+    def side_by_side(self, rows):
+        """Those of all ranks, one after the other."""
+        if self.size == 1:
+            return rows
+        if self.all_gather is not None:
+            return self.all_gather(rows)
+        nothing = self.zeros(rows)
+        return self.all_reduce(self.concat((nothing,) * self.rank + (rows,) + (nothing,) * (self.size - 1 - self.rank)))
 
 
 @ops.constexpr

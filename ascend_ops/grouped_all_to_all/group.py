@@ -24,14 +24,16 @@ class Group:
         name: of the group, unique in its job.
         rank: this process's, inside the group.
         size: R, the number of ranks.
-        handle: int64 [1], what the CPU kernels know it by; −1 for the composed form.
-        exchange: the composed form's exchange; None on the CPU.
+        handle: int64 [1], what the CPU kernels know it by; −1 for others.
+        exchange: that of the composed or of the Ascend form; None for the CPU kernels.
+        by_all_to_all: whether `exchange` takes counts (AlltoAllV), or indices of what all ranks have.
     """
 
     def __init__(self, name, rank, size, handle, exchange=None, descriptor=-1, listener=None):
         self.name, self.rank, self.size = name, rank, size
         self.handle = Tensor(np.array([handle], np.int64))
         self.exchange = exchange
+        self.by_all_to_all = exchange is not None and not isinstance(exchange, Exchange)
         self._handle, self._descriptor, self._listener = handle, descriptor, listener
 
     def statistics(self) -> dict[str, int]:
@@ -77,7 +79,7 @@ def join(
         rank: this process's place in the group.
         size: R, the number of ranks. A group of one needs nothing of what follows.
         job: tells the groups of jobs on one machine apart; None takes it from MINDPANGU_JOB_ID.
-        ranks: the members' global ranks, which only the composed form needs (after mindspore's init()).
+        ranks: the members' global ranks, which only the CPU kernels do not need (after mindspore's init()).
         timeout: seconds that joining may take, and that an exchange waits for a rank.
         capacity_bytes: what a rank can send to others in one exchange. Memory is only taken as far as it is used.
 
@@ -90,8 +92,9 @@ def join(
         raise ValueError(f"join: rank {rank} of group {name} is outside its {size} ranks")
     if capacity_bytes < 1 or timeout <= 0:
         raise ValueError(f"join: capacity_bytes is {capacity_bytes}, timeout {timeout}; expected more than 0")
-    if backends.chosen["grouped_all_to_all"] == "composed":
-        return _join_composed(name, rank, size, ranks)
+    backend = backends.chosen["grouped_all_to_all"]
+    if backend != "cpu":
+        return _join_by_collectives(name, rank, size, ranks, backend)
     if size == 1:
         return Group(name, rank, size, _register(name, -1, rank, size, capacity_bytes, timeout))
     job = job or os.environ.get(JOB_VARIABLE)
@@ -100,15 +103,19 @@ def join(
     return _join_shared(name, rank, size, job, timeout, capacity_bytes)
 
 
-def _join_composed(name, rank, size, ranks):
+def _join_by_collectives(name, rank, size, ranks, backend):
     if size > 1:
         if ranks is None or len(ranks) != size:
             raise ValueError(
-                f"join: the composed group {name} of {size} needs the global ranks of its members: {ranks}"
+                f"join: the {backend} group {name} of {size} needs the global ranks of its members: {ranks}"
             )
         from mindspore.communication import create_group
 
         create_group(name, list(ranks))
+    if backend == "ascend":
+        from ascend_ops.grouped_all_to_all.ascend import exchange_of_group
+
+        return Group(name, rank, size, -1, exchange_of_group(name, rank, size))
     return Group(name, rank, size, -1, Exchange(name, rank, size))
 
 

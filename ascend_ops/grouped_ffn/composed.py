@@ -67,7 +67,7 @@ def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0):
     (num_rows, hidden), num_groups = rows_TH.shape, counts_G.shape[0]
     block_rows = block_rows or -(-num_rows // num_groups)
     num_overflow = overflow_blocks(num_rows, block_rows)
-    weights = _joined(slabs)
+    weights = joined(slabs)
     index_P, place_T, owner_X = _block_layout(counts_G, num_rows, block_rows, num_overflow)
     blocks = move_to_blocks(rows_TH, index_P, place_T).reshape((-1, block_rows, hidden))
     out = _block_ffn(blocks[:num_groups], *weights)
@@ -80,7 +80,7 @@ def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0):
     return move_from_blocks(out.reshape((-1, hidden)), index_P, place_T)
 
 
-def _joined(slabs):
+def joined(slabs):
     """up [G, H, F], up_bias [G, F], down [G, F, H] and down_bias [G, H]: the experts of all slots as one set."""
     if len(slabs) == 4:
         return slabs

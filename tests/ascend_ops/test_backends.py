@@ -6,6 +6,7 @@ import pytest
 
 import ascend_ops.rre_dispatch  # noqa: F401 - imported by other operators, it would choose in the midst of a test
 from ascend_ops import backends, native
+from ascend_ops.ascend import operators
 
 
 @pytest.fixture(autouse=True)
@@ -44,12 +45,35 @@ def test_an_order_for_the_composed_form_needs_no_compiler(no_compiler, monkeypat
     assert not caplog.records
 
 
-def test_kernels_of_the_host_are_not_for_graphs_of_an_npu(monkeypatch):
+def test_on_an_npu_without_the_operator_package_the_composed_form_serves(monkeypatch, caplog, tmp_path):
     monkeypatch.setattr(backends, "_device_target", lambda: "Ascend")
-    assert backends.choose("rre_combine").__name__ == "ascend_ops.rre_combine.composed"
+    monkeypatch.setattr(operators, "PACKAGE", tmp_path / "none")
+    monkeypatch.delenv(operators.VARIABLE, raising=False)
+    with caplog.at_level(logging.WARNING):
+        assert backends.choose("rre_combine").__name__ == "ascend_ops.rre_combine.composed"
+    assert "build it with bash ascend_ops/build_opp.sh" in caplog.text
+    monkeypatch.setenv(backends.VARIABLE, "ascend")
+    with pytest.raises(native.OperatorError, match="no operator package"):
+        backends.choose("rre_combine")
+
+
+def test_on_an_npu_with_the_operator_package_the_ascend_form_serves(monkeypatch, tmp_path):
+    monkeypatch.setattr(backends, "_device_target", lambda: "Ascend")
+    monkeypatch.setattr(operators, "PACKAGE", tmp_path)
+    monkeypatch.delenv(operators.VARIABLE, raising=False)
+    config = tmp_path / "op_impl/ai_core/tbe/config/ascend910/aic-ascend910-ops-info.json"
+    config.parent.mkdir(parents=True)
+    config.write_text('{"RreDispatch": {}}')
+    assert backends.choose("rre_combine").__name__ == "ascend_ops.rre_combine.ascend"
+
+
+def test_the_emulated_kernels_serve_where_they_are_asked_for(monkeypatch):
+    monkeypatch.setenv(backends.VARIABLE, "ascend")
+    assert backends.choose("rre_combine").__name__ == "ascend_ops.rre_combine.ascend"
+    assert backends.choose("expert_adam", "CPU").__name__ == "ascend_ops.expert_adam.cpu"
 
 
 def test_an_unknown_backend_is_refused(monkeypatch):
     monkeypatch.setenv(backends.VARIABLE, "fast")
-    with pytest.raises(native.OperatorError, match="MINDPANGU_OPS=fast: allowed is composed or cpu"):
+    with pytest.raises(native.OperatorError, match="MINDPANGU_OPS=fast: allowed is composed or cpu or ascend"):
         backends.choose("rre_combine")

@@ -32,10 +32,10 @@ def package(tmp_path, monkeypatch):
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setattr(native, "PACKAGE", folder)
-    for cached in (native._compiler, native._identity_of_compiler, native._build_folder):
+    for cached in (native.compiler, native._identity_of_compiler, native.build_folder):
         cached.cache_clear()
     yield folder
-    for cached in (native._compiler, native._identity_of_compiler, native._build_folder):
+    for cached in (native.compiler, native._identity_of_compiler, native.build_folder):
         cached.cache_clear()
 
 
@@ -84,7 +84,7 @@ def test_a_compiler_that_is_no_program_is_named(package, monkeypatch, tmp_path):
     (tmp_path / "no-program").write_text("?")
     (tmp_path / "no-program").chmod(0o755)
     monkeypatch.setenv("CXX", str(tmp_path / "no-program"))
-    native._compiler.cache_clear()
+    native.compiler.cache_clear()
     native._identity_of_compiler.cache_clear()
     with pytest.raises(native.CompileError, match="no-program does not run"):
         native.library("tiny")
@@ -99,7 +99,7 @@ def test_a_source_that_does_not_compile_is_quoted_and_leaves_nothing(package):
 
 def test_no_compiler_is_named_with_the_remedy(package, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    native._compiler.cache_clear()
+    native.compiler.cache_clear()
     with pytest.raises(native.CompileError, match=r"no-such-compiler is not on PATH .*install g\+\+"):
         native.library("tiny")
 

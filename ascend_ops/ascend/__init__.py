@@ -1,0 +1,1 @@
+"""What the AscendC operators share: their call by name, and the headers of kernels and host side."""

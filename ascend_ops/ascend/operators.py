@@ -1,0 +1,65 @@
+"""The AscendC operators of this project, called by name. Unverified on hardware.
+
+On Ascend the name is looked up in the operator package that build_opp.sh installs. On a CPU the emulator runs the same
+sources, thread by thread: slow, and made for tests.
+"""
+
+import os
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+PACKAGE = Path(__file__).parent.parent / "_build" / "opp" / "vendors" / "mindpangu"
+VARIABLE = "ASCEND_CUSTOM_OPP_PATH"
+EMULATED_CHIP = "ascend910"
+
+GRANULE_BYTES = 32
+TYPES = {ms.float16: 2, ms.float32: 4, ms.bfloat16: 2}
+
+
+def find_package() -> str | None:
+    """Makes a package that build_opp.sh has installed known to CANN. Returns why there is none, or None."""
+    if PACKAGE.is_dir() and str(PACKAGE) not in os.environ.get(VARIABLE, ""):
+        os.environ[VARIABLE] = os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get(VARIABLE))))
+    for folder in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+        configs = Path(folder).glob("op_impl/ai_core/tbe/config/*/aic-*-ops-info.json")
+        if any("RreDispatch" in config.read_text() for config in configs):
+            return None
+    return f"no operator package in {PACKAGE} or {VARIABLE}: build it with bash ascend_ops/build_opp.sh"
+
+
+def custom_op(operator, out_shape, out_dtype, bprop=None):
+    """The operator of this name ("RreDispatch"); shapes, dtypes and bprop as `ops.Custom` takes them."""
+    if ms.get_context("device_target") == "Ascend":
+        return ops.Custom(f"aclnn{operator}", out_shape, out_dtype, func_type="aot", bprop=bprop)
+    from ascend_ops import emulator
+
+    kernel = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in operator).lstrip("_")
+    function = f"{emulator.library(kernel, EMULATED_CHIP)}:emulator_aot"
+    return ops.Custom(function, out_shape, out_dtype, func_type="aot", bprop=bprop)
+
+
+def takes(shape, dtype) -> bool:
+    """Whether rows of this shape and dtype are made of whole granules, of a type that the kernels know."""
+    return dtype in TYPES and shape[-1] * TYPES[dtype] % GRANULE_BYTES == 0
+
+
+@ops.constexpr
+def takes_rows(shape, dtype):
+    """`takes`, where a graph is compiled."""
+    return takes(shape, dtype)
+
+
+def padded(array_N, multiple, fill=0):
+    """The last axis filled up to a multiple; nothing is added where it is one."""
+    missing = -array_N.shape[-1] % multiple
+    if missing == 0:
+        return array_N
+    return ops.concat((array_N, ops.cast(_filled((*array_N.shape[:-1], missing), fill), array_N.dtype)), -1)
+
+
+@ops.constexpr
+def _filled(shape, value):
+    return Tensor(np.full(shape, value, np.int32))

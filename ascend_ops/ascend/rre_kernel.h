@@ -1,0 +1,147 @@
+// What the AscendC kernels share: order between pipes, SyncAll on every chip, equal shares of work, rows on the move.
+//
+// One source serves ascend910 (dav-c100), ascend910b and ascend910_93 (dav-c220): DMAs of whole 32-byte granules only,
+// no atomics, no single elements of global memory. What differs is in this file.
+#pragma once
+
+#include "kernel_operator.h"
+
+namespace rre {
+
+using namespace AscendC;
+
+constexpr uint32_t kGranule = 32;                       // bytes that a DMA moves at least
+constexpr uint32_t kInts = kGranule / sizeof(int32_t);  // in a granule
+constexpr uint32_t kTileTokens = 256;                   // whose ids or positions a core looks at together
+#if __CCE_AICORE__ == 100
+constexpr bool kHardwareSync = false;
+#else
+constexpr bool kHardwareSync = true;
+#endif
+
+__aicore__ inline uint32_t Min(uint32_t a, uint32_t b) { return a < b ? a : b; }
+__aicore__ inline uint32_t RoundUp(uint32_t value, uint32_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// What follows on the second pipe of the event waits for what the first was given so far.
+template <HardEvent kEvent>
+__aicore__ inline void Order() {
+  const TEventID id = GetTPipePtr()->FetchEventID(kEvent);
+  SetFlag<kEvent>(id);
+  WaitFlag<kEvent>(id);
+}
+
+struct Range {
+  uint32_t begin, end;
+};
+
+// This core's part of `units`, in steps of `granule` units: no two cores differ by more than one step.
+__aicore__ inline Range ShareOfCore(uint32_t units, uint32_t granule) {
+  const uint32_t steps = (units + granule - 1) / granule;
+  const uint32_t cores = GetBlockNum(), core = GetBlockIdx();
+  const uint32_t each = steps / cores, more = steps % cores;
+  const uint32_t begin = core * each + Min(core, more);
+  const uint32_t end = begin + each + (core < more ? 1 : 0);
+  return {Min(begin * granule, units), Min(end * granule, units)};
+}
+
+// All cores wait for each other, and see what the others stored. On dav-c100 they count in `counters`, which the host
+// has set to zero.
+class CoreSync {
+ public:
+  __aicore__ inline void Init(TPipe& pipe, GM_ADDR counters) {
+    if (kHardwareSync) return;
+    const uint32_t size = static_cast<uint32_t>(GetBlockNum()) * kInts;
+    counters_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(counters), size);
+    pipe.InitBuffer(scratch_, size * sizeof(int32_t));
+  }
+
+  __aicore__ inline void operator()() {
+    if (kHardwareSync) {
+      SyncAll();
+    } else {
+      SyncAll(counters_, scratch_.Get<int32_t>());
+    }
+  }
+
+ private:
+  GlobalTensor<int32_t> counters_;
+  TBuf<TPosition::VECCALC> scratch_;
+};
+
+// Rows on their way through the unified buffer: while one batch is stored, the next is loaded. Rows are moved as int32
+// words, whatever they hold. Several rows share a DMA where they lie side by side; a row that does not fit is cut into
+// column tiles.
+class RowMover {
+ public:
+  // Rows of `row_words`, `batch` at a time in tiles of `tile_words`; batch is 1 where tile_words is less than
+  // row_words.
+  __aicore__ inline void Init(TPipe& pipe, uint32_t row_words, uint32_t tile_words, uint32_t batch) {
+    row_words_ = row_words;
+    tile_words_ = tile_words;
+    batch_ = batch;
+    pipe.InitBuffer(queue_, 2, batch * tile_words * sizeof(int32_t));
+  }
+
+  // Rows that lie side by side, each to a place of its own: to[places[i]] = from[i].
+  __aicore__ inline void Scatter(const GlobalTensor<int32_t>& to, const LocalTensor<int32_t>& places,
+                                 const GlobalTensor<int32_t>& from, uint32_t rows) {
+    for (uint32_t row = 0; row < rows; row += batch_) {
+      const uint32_t now = Min(batch_, rows - row);
+      for (uint32_t column = 0; column < row_words_; column += tile_words_) {
+        const uint32_t width = Min(tile_words_, row_words_ - column);
+        LocalTensor<int32_t> loaded = queue_.AllocTensor<int32_t>();
+        DataCopy(loaded, from[Word(row, column)], now * width);
+        queue_.EnQue(loaded);
+        LocalTensor<int32_t> stored = queue_.DeQue<int32_t>();
+        for (uint32_t i = 0; i < now; ++i)
+          DataCopy(to[Word(places.GetValue(row + i), column)], stored[i * width], width);
+        queue_.FreeTensor(stored);
+      }
+    }
+  }
+
+  // The reverse: to[i] = from[places[i]].
+  __aicore__ inline void Gather(const GlobalTensor<int32_t>& to, const GlobalTensor<int32_t>& from,
+                                const LocalTensor<int32_t>& places, uint32_t rows) {
+    for (uint32_t row = 0; row < rows; row += batch_) {
+      const uint32_t now = Min(batch_, rows - row);
+      for (uint32_t column = 0; column < row_words_; column += tile_words_) {
+        const uint32_t width = Min(tile_words_, row_words_ - column);
+        LocalTensor<int32_t> loaded = queue_.AllocTensor<int32_t>();
+        for (uint32_t i = 0; i < now; ++i)
+          DataCopy(loaded[i * width], from[Word(places.GetValue(row + i), column)], width);
+        queue_.EnQue(loaded);
+        LocalTensor<int32_t> stored = queue_.DeQue<int32_t>();
+        DataCopy(to[Word(row, column)], stored, now * width);
+        queue_.FreeTensor(stored);
+      }
+    }
+  }
+
+  // Side by side on both sides: to[i] = from[i].
+  __aicore__ inline void Copy(const GlobalTensor<int32_t>& to, const GlobalTensor<int32_t>& from, uint32_t rows) {
+    for (uint32_t row = 0; row < rows; row += batch_) {
+      const uint32_t now = Min(batch_, rows - row);
+      for (uint32_t column = 0; column < row_words_; column += tile_words_) {
+        const uint32_t width = Min(tile_words_, row_words_ - column);
+        LocalTensor<int32_t> loaded = queue_.AllocTensor<int32_t>();
+        DataCopy(loaded, from[Word(row, column)], now * width);
+        queue_.EnQue(loaded);
+        LocalTensor<int32_t> stored = queue_.DeQue<int32_t>();
+        DataCopy(to[Word(row, column)], stored, now * width);
+        queue_.FreeTensor(stored);
+      }
+    }
+  }
+
+  // The word at which a column of a row stands.
+  __aicore__ inline uint64_t Word(uint64_t row, uint32_t column) const { return row * row_words_ + column; }
+
+ private:
+  TQueBind<TPosition::VECIN, TPosition::VECOUT, 2> queue_;
+  uint32_t row_words_, tile_words_, batch_;
+};
+
+}  // namespace rre

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Builds and installs the operator package of the AscendC kernels, on a host with CANN. Unverified on hardware.
+#
+#   bash ascend_ops/build_opp.sh [--soc "ascend910;ascend910b;ascend910_93"] [--output DIR]
+#
+# Afterwards the operators are used by name: `recipes/run_910.sh` finds the package in ascend_ops/_build/opp, other
+# programs through the variable that is printed at the end. MindSpore's own custom_compiler does the work, with CANN's
+# project template; nothing of CANN is needed to run the same sources in the emulator (docs/kernels.md).
+set -eu
+
+FOLDER=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+SOC='ascend910;ascend910b;ascend910_93'
+OUTPUT=$FOLDER/_build/opp
+VENDOR=mindpangu
+OLDEST_CANN=8.2
+
+say() { printf '%s\n' "$*"; }
+die() { printf 'build_opp: %s\n' "$*" >&2; exit 1; }
+
+while [ $# -gt 0 ]; do
+    case $1 in
+        --soc) SOC=${2:?--soc needs a value}; shift 2 ;;
+        --output) OUTPUT=${2:?--output needs a folder}; shift 2 ;;
+        -h|--help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) die "unknown argument $1; --help tells the known ones" ;;
+    esac
+done
+
+# The folder of CANN, which its set_env.sh announces.
+find_cann() {
+    local folder
+    for folder in "${ASCEND_HOME_PATH:-}" /usr/local/Ascend/cann /usr/local/Ascend/ascend-toolkit/latest; do
+        if [ -n "$folder" ] && [ -d "$folder" ]; then echo "$folder"; return; fi
+    done
+    die "no CANN here: source its set_env.sh, which sets ASCEND_HOME_PATH, or install the toolkit ($OLDEST_CANN or newer)"
+}
+
+# Refuses a CANN that MindSpore 2.10 does not work with, or whose project template is missing.
+check_cann() {
+    local info version=''
+    for info in "$1"/version.cfg "$1"/compiler/version.info "$1"/version.info; do
+        if [ -r "$info" ]; then
+            version=$(grep -oE '[0-9]+\.[0-9]+' "$info" | head -n 1)
+            break
+        fi
+    done
+    [ -n "$version" ] || die "$1 has no version file: is it the toolkit of CANN?"
+    [ "$(printf '%s\n%s\n' "$OLDEST_CANN" "$version" | sort -V | head -n 1)" = "$OLDEST_CANN" ] ||
+        die "CANN $version is too old: MindSpore 2.10 takes $OLDEST_CANN or newer"
+    [ -d "$1/tools/op_project_templates/ascendc" ] || [ -d "$1/tools/msopgen" ] ||
+        die "$1 has no operator project template (tools/op_project_templates): install the toolkit, not the runtime alone"
+    say "CANN $version in $1"
+}
+
+# MindSpore's folder custom_compiler.
+find_compiler() {
+    local python=${MINDPANGU_PYTHON:-python3} folder
+    folder=$("$python" -c 'import importlib.util as u; print(u.find_spec("mindspore").submodule_search_locations[0])' \
+        2>/dev/null) || die "$python has no MindSpore: activate its environment, or set MINDPANGU_PYTHON"
+    folder=$folder/lib/plugin/ascend/custom_compiler
+    [ -r "$folder/setup.py" ] || die "this MindSpore has no $folder: it is a build without Ascend"
+    echo "$folder"
+}
+
+CANN=$(find_cann)
+check_cann "$CANN"
+COMPILER=$(find_compiler)
+mkdir -p "$OUTPUT"
+OUTPUT=$(CDPATH='' cd -- "$OUTPUT" && pwd -P)
+
+# All operators in one project; the compiler writes beside itself, so it works on a copy.
+WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+cp -r "$COMPILER" "$WORK/compiler"
+mkdir "$WORK/op_host" "$WORK/op_kernel"
+cp "$FOLDER"/*/ascend/op_host/*.cpp "$FOLDER"/*/ascend/op_host/*.h "$FOLDER"/ascend/rre_host.h "$WORK/op_host/"
+cp "$FOLDER"/*/ascend/op_kernel/*.cpp "$FOLDER"/ascend/rre_kernel.h "$WORK/op_kernel/"
+cp "$FOLDER"/*/ascend/op_kernel/*.h "$WORK/op_kernel/"
+
+say "Building for $SOC (minutes)."
+(cd "$WORK/compiler" && "${MINDPANGU_PYTHON:-python3}" setup.py --op_host_path "$WORK/op_host" \
+    --op_kernel_path "$WORK/op_kernel" --soc_version "$SOC" --ascend_cann_package_path "$CANN" \
+    --vendor_name "$VENDOR" --install_path "$OUTPUT") || {
+    cp "$WORK"/compiler/*.log "$OUTPUT/" 2>/dev/null || true
+    die "the build failed; what the compiler said is in $OUTPUT/build.log"
+}
+[ -d "$OUTPUT/vendors/$VENDOR" ] || die "the build ended without a package in $OUTPUT/vendors/$VENDOR"
+say "Built. Other programs than this project's find the operators with"
+say "  export ASCEND_CUSTOM_OPP_PATH=$OUTPUT/vendors/$VENDOR:\$ASCEND_CUSTOM_OPP_PATH"

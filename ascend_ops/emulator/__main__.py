@@ -1,0 +1,159 @@
+"""What the AscendC kernels cost, counted by the emulator: bytes, DMA launches, scalar operations, and how evenly.
+
+    python -m ascend_ops.emulator [--chip NAME …] [--json FILE]
+
+× least   bytes of global memory over those of reading every input and writing every output once
+uneven    of bytes, of scalar operations: how far the core with the most or the least is from the mean
+DMA       launches of all cores, and those of CANN's own operators for 910B, which move rows one by one
+scalar    operations of the scalar unit for a token: single elements of the unified buffer, instructions it hands on
+budget    nanoseconds that a token has on its core while the chip's memory moves the rows at its nominal bandwidth
+CANN      bytes of CANN's own operators for 910B over ours: arithmetic from their sources, not measured
+
+Nothing here was measured on a device.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ascend_ops.emulator import CHIPS, Report, compile_operator
+from ascend_ops.emulator.cases import CHECKS, Shape, random_counts
+
+# nominal bandwidth of the chip's memory, bytes a second
+BANDWIDTH = {"ascend910": 1.2e12, "ascend910b": 1.6e12, "ascend910_93": 1.6e12}
+DTYPE, ITEM_BYTES, SEED = "float16", 2, 0
+
+SHAPES = (
+    Shape(tokens=8192, hidden=2048, experts=16, slots=4, vocab_size=40_000, ranks=8),
+    Shape(tokens=8192, hidden=4096, experts=16, slots=4, vocab_size=40_000, ranks=8),
+    Shape(tokens=8192, hidden=5120, experts=16, slots=40, vocab_size=40_000),
+    Shape(tokens=8200, hidden=2048, experts=16, slots=1, vocab_size=40_000, skew=1.0),
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One kernel at one shape; bytes and launches of all cores together.
+
+    `bytes_cann`, `dma_cann`: of CANN's operators for 910B that do the same; None where there are none.
+    """
+
+    kernel: str
+    chip: str
+    shape: str
+    cores: int
+    bytes_moved: int
+    bytes_least: int
+    bytes_uneven: float
+    dma: int
+    scalar_per_token: float
+    scalar_uneven: float
+    budget_ns: float
+    bytes_cann: int | None
+    dma_cann: int | None
+
+
+def costs(chip: str) -> Iterator[Cost]:
+    """Of every kernel at every shape; each result is also checked."""
+    for shape in SHAPES:
+        for kernel, checks in CHECKS.items():
+            yield _cost(kernel, chip, shape, checks[0](compile_operator(kernel, chip), shape, DTYPE, SEED))
+
+
+def least_bytes(kernel: str, shape: Shape) -> int:
+    """Every input read once and every output written once; of the table, the entries that are asked for."""
+    rows, ids = ITEM_BYTES * shape.tokens * shape.hidden, 4 * shape.tokens
+    groups = shape.slots * shape.experts
+    if kernel == "rre_dispatch":
+        return 2 * rows + 3 * ids + 2 * shape.tokens + 4 * groups
+    if kernel == "rre_combine":
+        return 3 * rows + ids
+    if kernel.startswith("rre_regroup"):  # padding is written, not read
+        counts_AB = random_counts(np.random.default_rng(SEED), shape)
+        return rows + ITEM_BYTES * int(counts_AB.sum()) * shape.hidden + counts_AB.nbytes
+    return 2 * rows + ids
+
+
+def cann(kernel: str, shape: Shape) -> tuple[int, int] | tuple[None, None]:
+    """Bytes and DMA launches of CANN's operators for 910B, by arithmetic.
+
+    Dispatch: moe_init_routing_v2 sorts pairs of expert and index (8 bytes each, in and out of global memory once in the
+    sort and once in the merge, read again for the counts), after an operation that looks the experts up. Combine:
+    moe_token_unpermute, then an addition of the residual. Each of them loads and stores row by row. Backward passes
+    move as many rows as ours; nothing of theirs regroups.
+    """
+    rows, ids = ITEM_BYTES * shape.tokens * shape.hidden, 4 * shape.tokens
+    if kernel == "rre_dispatch":
+        return 2 * rows + 4 * ids + 5 * 2 * ids, 2 * shape.tokens
+    if kernel == "rre_combine":
+        return 5 * rows + ids, 2 * shape.tokens
+    if kernel.startswith("rre_regroup"):
+        return None, None
+    return 2 * rows + ids, 2 * shape.tokens
+
+
+def _cost(kernel: str, chip: str, shape: Shape, report: Report) -> Cost:
+    cores, least = len(report.loads), least_bytes(kernel, shape)
+    bytes_cann, dma_cann = cann(kernel, shape)
+    return Cost(
+        kernel=kernel,
+        chip=chip,
+        shape=f"T{shape.tokens} H{shape.hidden} E{shape.experts} D{shape.slots} R{shape.ranks}",
+        cores=cores,
+        bytes_moved=int(report.bytes_moved.sum()),
+        bytes_least=least,
+        bytes_uneven=uneven(report.bytes_moved),
+        dma=int(report.loads.sum() + report.stores.sum()),
+        scalar_per_token=float(report.scalar_operations.sum() / shape.tokens),
+        scalar_uneven=uneven(report.scalar_operations),
+        budget_ns=1e9 * least / BANDWIDTH[chip] * cores / shape.tokens,
+        bytes_cann=bytes_cann,
+        dma_cann=dma_cann,
+    )
+
+
+def uneven(counts: np.ndarray) -> float:
+    """How far the core with the most or the least is from the mean, relative to it."""
+    return float(np.abs(counts / counts.mean() - 1).max())
+
+
+def table(rows: list[Cost]) -> str:
+    """One line for each."""
+    head = ("kernel", "cores", "bytes", "× least", "uneven", "DMA", "CANN's", "scalar", "uneven", "budget", "CANN")
+    lines = ["{:18}{:>6}{:>10}{:>9}{:>8}{:>8}{:>8}{:>8}{:>8}{:>9}{:>7}".format(*head)]
+    for each in rows:
+        theirs = each.bytes_cann / each.bytes_moved if each.bytes_cann else None
+        lines.append(
+            f"{each.kernel:18}{each.cores:>6}{each.bytes_moved / 1e6:>7.1f} MB"
+            f"{each.bytes_moved / each.bytes_least:>9.3f}{each.bytes_uneven:>8.1%}{each.dma:>8}"
+            f"{each.dma_cann or '–':>8}{each.scalar_per_token:>8.1f}{each.scalar_uneven:>8.1%}"
+            f"{each.budget_ns:>6.0f} ns{f'{theirs:.2f}' if theirs else '–':>7}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--chip", nargs="+", choices=CHIPS, default=["ascend910", "ascend910b"], help="default: the first two"
+    )
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    arguments = parser.parse_args()
+    found = []
+    for chip in arguments.chip:
+        rows = list(costs(chip))
+        for shape in dict.fromkeys(each.shape for each in rows):
+            print(f"\n{chip}, {shape}, {DTYPE}")
+            print(table([each for each in rows if each.shape == shape]))
+        found += rows
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

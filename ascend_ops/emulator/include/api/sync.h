@@ -1,0 +1,74 @@
+// Flags, barriers and SyncAll.
+#pragma once
+
+#include "tensor.h"
+
+namespace AscendC {
+
+inline int64_t GetBlockIdx() { return emulator::this_core->index; }
+inline int64_t GetBlockNum() { return emulator::this_core->count; }
+
+// The part of the workspace that is the operator's own; here there is no other.
+inline GM_ADDR GetUserWorkspace(GM_ADDR workspace) { return workspace; }
+
+template <HardEvent kEvent>
+void SetFlag(TEventID id) {
+  emulator::this_core->set_flag(emulator::kind_of(kEvent), id);
+}
+
+template <HardEvent kEvent>
+void WaitFlag(TEventID id) {
+  emulator::this_core->wait_flag(emulator::kind_of(kEvent), id);
+}
+
+template <pipe_t kPipe>
+void PipeBarrier() {
+  emulator::Core& core = *emulator::this_core;
+  ++core.counters.flags;
+  switch (kPipe) {
+    case PIPE_V:
+      return core.pipes.barrier(emulator::Pipe::kVector);
+    case PIPE_MTE2:
+      return core.pipes.barrier(emulator::Pipe::kLoad);
+    case PIPE_MTE3:
+      return core.pipes.barrier(emulator::Pipe::kStore);
+    case PIPE_ALL:
+      return core.pipes.barrier_all();
+    default:
+      emulator::violate(emulator::rule::kChip, "PipeBarrier<PIPE_S>: the scalar unit needs none");
+  }
+}
+
+// By hardware.
+inline void SyncAll() {
+  emulator::Core& core = *emulator::this_core;
+  if (!core.chip.hardware_sync_all)
+    emulator::violate(emulator::rule::kSyncAll, "SyncAll without a workspace: %s has no hardware for it",
+                      core.chip.name);
+  emulator::this_launch->sync_all(core);
+}
+
+// By counting in global memory: 32 bytes of `global` and of `local` for each core, `global` zeros before the first.
+inline void SyncAll(const GlobalTensor<int32_t>& global, const LocalTensor<int32_t>& local, int32_t used_cores = 0) {
+  emulator::Core& core = *emulator::this_core;
+  const uint32_t cores = used_cores ? static_cast<uint32_t>(used_cores) : core.count;
+  const uint64_t needed = cores * emulator::kGranule / sizeof(int32_t);
+  if (cores != core.count)
+    emulator::violate(emulator::rule::kSyncAll, "SyncAll of %u cores of %u: the others are not waited for", cores,
+                      core.count);
+  if (global.GetSize() < needed || local.GetSize() < needed)
+    emulator::violate(emulator::rule::kSyncAll,
+                      "SyncAll of %u cores needs %lu int32 of workspace, got %lu global and %lu local", cores, needed,
+                      global.GetSize(), local.GetSize());
+  if (core.counters.sync_alls == 0) {
+    core.memory.read(global.GetPhyAddr(), needed * sizeof(int32_t), "SyncAll");
+    for (uint64_t i = 0; i < needed; ++i)
+      if (global.GetPhyAddr()[i] != 0)
+        emulator::violate(emulator::rule::kSyncAll, "SyncAll: its global workspace is not zero at the first call");
+  }
+  core.pipes.barrier_all();
+  local.write(core.start(emulator::Pipe::kScalar), 0, needed, "SyncAll");
+  emulator::this_launch->sync_all(core);
+}
+
+}  // namespace AscendC

@@ -1,0 +1,40 @@
+// What differs between the chips that the kernels are written for. The figures are those of CANN's open headers and
+// product pages; nothing here was measured on a device.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+// dav-c100 is the core of Ascend 910A, dav-c220 that of 910B and 910_93. A kernel may ask for the macro, as under CANN.
+#ifndef __CCE_AICORE__
+#error "compile with -D__CCE_AICORE__=100 (ascend910) or 220 (ascend910b, ascend910_93)"
+#endif
+
+namespace emulator {
+
+struct Chip {
+  const char* name;        // as AddConfig takes it
+  int architecture;        // __CCE_AICORE__
+  uint32_t vector_cores;   // that a kernel without matrix products may use
+  uint64_t ub_bytes;       // of the unified buffer of a core, less what the compiler keeps
+  uint32_t events;         // flags of one kind (from pipe, to pipe) that there are: QUE_MAX_EVENT
+  bool hardware_sync_all;  // SyncAll() without a workspace
+  bool bfloat16;           // the vector unit knows it
+};
+
+constexpr Chip kChips[] = {
+    {"ascend910", 100, 32, 256 * 1024, 4, false, false},
+    {"ascend910b", 220, 48, 192 * 1024 - 256, 8, true, true},
+    {"ascend910_93", 220, 48, 192 * 1024 - 256, 8, true, true},
+};
+
+// The chip of this name, or nullptr.
+inline const Chip* find_chip(const char* name) {
+  for (const Chip& chip : kChips)
+    if (std::strcmp(chip.name, name) == 0) return &chip;
+  return nullptr;
+}
+
+constexpr uint64_t kGranule = 32;  // bytes: what a DMA moves at least, and how it wants addresses aligned
+
+}  // namespace emulator

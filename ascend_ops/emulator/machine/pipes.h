@@ -1,0 +1,67 @@
+// The pipes of a core and what each of them may rely on.
+//
+// A core has one scalar unit, which reads the program and hands work to the others, a vector unit and two DMA engines;
+// they run at the same time. Nothing is ordered but what a flag, a barrier or a queue orders: also two operations of
+// one pipe (other than the scalar unit) need PipeBarrier before one may use what the other wrote. Vector clocks tell.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+namespace emulator {
+
+enum class Pipe : uint8_t { kScalar, kVector, kLoad, kStore };  // S, V, MTE2 (to the core), MTE3 (from it)
+constexpr int kPipes = 4;
+constexpr const char* kPipeNames[kPipes] = {"S", "V", "MTE2", "MTE3"};
+
+inline const char* name(Pipe pipe) { return kPipeNames[static_cast<int>(pipe)]; }
+
+// For each pipe, how many of its operations are known to be finished.
+using Clock = std::array<uint64_t, kPipes>;
+
+inline void merge(Clock& into, const Clock& other) {
+  for (int pipe = 0; pipe < kPipes; ++pipe) into[pipe] = std::max(into[pipe], other[pipe]);
+}
+
+// One operation: the how-manieth of its pipe, 0 for none.
+struct Stamp {
+  Pipe pipe = Pipe::kScalar;
+  uint64_t number = 0;
+};
+
+class Pipes {
+ public:
+  Stamp start(Pipe pipe) { return {pipe, ++started_[index(pipe)]}; }
+
+  // Whether the next operation of `pipe` finds that one finished.
+  bool finished(const Stamp& earlier, Pipe pipe) const { return finished(earlier, pipe, known_[index(pipe)]); }
+
+  static bool finished(const Stamp& earlier, Pipe pipe, const Clock& known) {
+    if (earlier.pipe == Pipe::kScalar && pipe == Pipe::kScalar) return true;
+    return known[index(earlier.pipe)] >= earlier.number;
+  }
+
+  const Clock& known(Pipe pipe) const { return known_[index(pipe)]; }
+
+  // What is known when everything that `pipe` was given so far is finished.
+  Clock after(Pipe pipe) const {
+    Clock clock = known_[index(pipe)];
+    clock[index(pipe)] = started_[index(pipe)];
+    return clock;
+  }
+
+  void learn(Pipe pipe, const Clock& clock) { merge(known_[index(pipe)], clock); }
+
+  void barrier(Pipe pipe) { known_[index(pipe)][index(pipe)] = started_[index(pipe)]; }
+
+  void barrier_all() { known_.fill(started_); }
+
+ private:
+  static int index(Pipe pipe) { return static_cast<int>(pipe); }
+
+  Clock started_{};
+  std::array<Clock, kPipes> known_{};
+};
+
+}  // namespace emulator

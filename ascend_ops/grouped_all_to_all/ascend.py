@@ -1,0 +1,108 @@
+"""grouped_all_to_all by HCCL's AlltoAllV, with the AscendC kernel that puts rows in the order of sending.
+
+Unverified on hardware. Old versions of CANN return zeros from AlltoAllV without a word (seen by others on 910A): a
+group is tested when it is joined, and one that fails exchanges by AllGather, with R times the traffic and a warning.
+"""
+
+import logging
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from ascend_ops.ascend.operators import takes_rows
+from ascend_ops.grouped_all_to_all import composed
+from ascend_ops.rre_dispatch.ascend import dispatch_to_ranks
+
+_log = logging.getLogger("ascend_ops")
+
+
+class AllToAll(nn.Cell):
+    """The exchange of one group, of rows and counts as `grouped_all_to_all` takes them."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.group = name
+
+    def construct(self, rows_SH, send_counts_R, receive_counts_R, zeros_CH, order):
+        return self.exchange(rows_SH, send_counts_R, receive_counts_R, zeros_CH, order)
+
+    def bprop(self, rows_SH, send_counts_R, receive_counts_R, zeros_CH, order, out, dout):
+        zeros = ops.ZerosLike()
+        # ordered after the backward of the next exchange (dout) and after this exchange itself (out)
+        drows_SH, order = self.exchange(dout[0], receive_counts_R, send_counts_R, zeros(rows_SH), dout[1] + out[1])
+        return drows_SH, zeros(send_counts_R), zeros(receive_counts_R), zeros(zeros_CH), order
+
+    def exchange(self, rows, send_counts_R, receive_counts_R, zeros, order):
+        """As many rows as `zeros` has: what arrives, then zeros; and the order token."""
+        hidden = rows.shape[1]
+        sent = ops.Depend()(ops.Reshape()(rows, (-1,)), order)
+        arrived = ops.AlltoAllV(group=self.group, block_size=hidden)(sent, send_counts_R, receive_counts_R)
+        # how many arrive is not known when the graph is compiled; how many rows there are is
+        filled = ops.Concat(0)((arrived, ops.Reshape()(zeros, (-1,))))
+        out = ops.Reshape()(ops.Slice()(filled, (0,), (zeros.shape[0] * hidden,)), zeros.shape)
+        return out, ops.Depend()(order, out)
+
+
+def exchange_of_group(name, rank, size):
+    """What a `Group` of this name exchanges with: AlltoAllV where it works, AllGather or AllReduce where not."""
+    if size == 1 or ms.get_context("device_target") != "Ascend":
+        return composed.Exchange(name, rank, size)
+    exchange = AllToAll(name)
+    problem = self_test(exchange, rank, size)
+    if problem is None:
+        return exchange
+    _log.warning(
+        "group %s: AlltoAllV %s. Rows are exchanged by AllGather, which moves %d times as much; CANN 8.5 may help",
+        name,
+        problem,
+        size,
+    )
+    return composed.Exchange(name, rank, size, all_gather=True)
+
+
+def self_test(exchange, rank, size):
+    """Sends rank r's row r · R + t to rank t, t + 1 times. Returns what is wrong with what arrives, or None."""
+    send = np.arange(1, size + 1, dtype=np.int32)
+    receive = np.full(size, rank + 1, np.int32)
+    rows = np.repeat(rank * size + np.arange(size, dtype=np.float32) + 1, send)[:, None] * np.ones((1, 16), np.float32)
+    wanted = np.repeat(np.arange(size, dtype=np.float32) * size + rank + 1, receive)
+    try:
+        out, _ = exchange(
+            *map(Tensor, (rows, send, receive, np.zeros((len(wanted) + 1, 16), np.float32), np.zeros(1, np.float32)))
+        )
+        arrived = out.asnumpy()
+    except (RuntimeError, ValueError, TypeError) as error:
+        return f"fails ({str(error).splitlines()[0]})"
+    if not arrived.any():
+        return "returns zeros"
+    return (
+        None
+        if np.array_equal(arrived[:-1], np.broadcast_to(wanted[:, None], (len(wanted), 16)))
+        else "returns wrong rows"
+    )
+
+
+@ops.constexpr
+def _zeros(shape, dtype):
+    return Tensor(np.zeros(shape, np.float32)).astype(dtype)
+
+
+def grouped_all_to_all(rows_SH, send_counts_R, receive_counts_R, capacity, group, order):
+    """See `ascend_ops.grouped_all_to_all`."""
+    if not group.by_all_to_all:
+        return composed.grouped_all_to_all(rows_SH, send_counts_R, receive_counts_R, capacity, group, order)
+    zeros_CH = _zeros((capacity, rows_SH.shape[1]), rows_SH.dtype)
+    return group.exchange(rows_SH, send_counts_R, receive_counts_R, zeros_CH, order)
+
+
+def dispatch_all_to_all(
+    x_TH, token_ids_T, slot_ids_T, table_DV, num_experts, send_counts_R, receive_counts_R, capacity, group, order
+):
+    """See `ascend_ops.grouped_all_to_all`."""
+    ids = (token_ids_T, slot_ids_T, table_DV, num_experts)
+    if not takes_rows(x_TH.shape, x_TH.dtype):
+        return composed.dispatch_all_to_all(x_TH, *ids, send_counts_R, receive_counts_R, capacity, group, order)
+    rows_TH, counts_G, positions_T, invalid = dispatch_to_ranks(x_TH, *ids, group.size)
+    rows_CH, order = grouped_all_to_all(rows_TH, send_counts_R, receive_counts_R, capacity, group, order)
+    return rows_CH, counts_G.reshape((group.size, -1)), positions_T, invalid, order

@@ -1,0 +1,93 @@
+"""grouped_ffn by MindSpore's GroupedMatmul, on chips that have it; else the composed form. Unverified on hardware.
+
+Rows stay where they are: no blocks, no overflow. The slots' slabs are joined, a copy when there are several; on a
+cluster a sub-group activates one domain, so there is one.
+"""
+
+import mindspore as ms
+from mindspore import nn, ops
+from mindspore.ops.auto_generate import GroupedMatmul
+
+from ascend_ops.grouped_ffn import composed
+
+WITHOUT_GROUPED_MATMUL = ("CPU", "ascend910")
+
+
+class GroupedProduct(nn.Cell):
+    """Rows of group g times matrix g. Of rows after the last group nothing is promised.
+
+    Args:
+        product, with_transposed: rows [T, K], matrices [G, K, N] (or [G, N, K]) and where groups end → [T, N].
+        of_rows: rows [T, K], rows [T, N] and where groups end → [G, K, N].
+    """
+
+    def __init__(self, product, with_transposed, of_rows):
+        super().__init__()
+        self.product, self.with_transposed, self.of_rows = product, with_transposed, of_rows
+
+    def construct(self, rows_TK, matrices_GKN, ends_G):
+        return self.product(rows_TK, matrices_GKN, ends_G)
+
+    def bprop(self, rows_TK, matrices_GKN, ends_G, out, dout):
+        drows_TK = self.with_transposed(dout, matrices_GKN, ends_G)
+        return drows_TK, self.of_rows(rows_TK, dout, ends_G), ops.ZerosLike()(ends_G)
+
+
+class _Primitive(nn.Cell):
+    """GroupedMatmul of one tensor by one tensor."""
+
+    def __init__(self, **settings):
+        super().__init__()
+        self.primitive = GroupedMatmul(split_item=3, **settings)
+
+    def construct(self, left, right, ends_G):
+        return self.primitive((left,), (right,), None, None, None, None, None, ends_G)[0]
+
+
+def chip() -> str:
+    """ "ascend910b", "ascend910" …, or "CPU"."""
+    if ms.get_context("device_target") != "Ascend":
+        return "CPU"
+    from mindspore._c_expression import MSContext
+
+    return MSContext.get_instance().get_ascend_soc_version()
+
+
+_product = None
+if chip() not in WITHOUT_GROUPED_MATMUL:
+    _product = GroupedProduct(
+        _Primitive(group_type=0),
+        _Primitive(group_type=0, transpose_b=True),
+        _Primitive(group_type=2, transpose_a=True),
+    )
+
+
+def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0):
+    """See `ascend_ops.grouped_ffn`."""
+    if _product is None:
+        return composed.grouped_ffn(rows_TH, counts_G, slabs, block_rows)
+    return by_product(_product, rows_TH, counts_G, slabs)
+
+
+def by_product(product, rows_TH, counts_G, slabs):
+    """The network of every group by a `GroupedProduct`."""
+    up, up_bias, down, down_bias = composed.joined(slabs)
+    ends_G = ops.cumsum(counts_G, 0)
+    owner_TG = _owners(counts_G, ends_G, rows_TH.shape[0], rows_TH.dtype)
+    real_T1 = ops.cast(owner_TG.sum(1, keepdims=True), ms.bool_)
+    ends_G = ops.cast(ends_G, ms.int64)
+    # a product with the owners picks each row's bias; its gradient sums over a group's rows
+    u = _only(real_T1, product(_only(real_T1, rows_TH), up, ends_G) + ops.matmul(owner_TG, up_bias))
+    return _only(real_T1, product(composed.fast_gelu(u), down, ends_G) + ops.matmul(owner_TG, down_bias))
+
+
+def _only(real_T1, rows):
+    """Zeros instead of padding, whatever stands there: forward, and in the gradient."""
+    return ops.select(ops.broadcast_to(real_T1, rows.shape), rows, ops.zeros_like(rows))
+
+
+def _owners(counts_G, ends_G, num_rows, dtype):
+    """[T, G]: 1 where a row is of a group; rows of padding have none."""
+    rows_T1 = ops.expand_dims(ops.cast(ops.arange(num_rows), ms.int32), 1)
+    inside_TG = ops.logical_and(rows_T1 >= ends_G - counts_G, rows_T1 < ends_G)
+    return ops.cast(inside_TG, dtype)

@@ -1,0 +1,24 @@
+"""rre_combine by the AscendC kernels in op_kernel/; rows that are not whole granules go to the composed form."""
+
+from mindspore import ops
+
+from ascend_ops.ascend.operators import custom_op, padded, takes_rows
+from ascend_ops.rre_combine import composed
+
+POSITIONS_IN_GRANULE = 8
+
+_scatter_rows = custom_op("RreScatterRows", lambda rows, positions: rows, lambda rows, _: rows)
+
+
+def _bprop(rows_TH, positions_T, residual_TH, out, dout):
+    return _scatter_rows(dout, positions_T), ops.ZerosLike()(positions_T), dout
+
+
+_forward = custom_op("RreCombine", lambda rows, positions, residual: rows, lambda rows, *_: rows, _bprop)
+
+
+def rre_combine(rows_TH, positions_T, residual_TH):
+    """See `ascend_ops.rre_combine`."""
+    if not takes_rows(rows_TH.shape, rows_TH.dtype):
+        return composed.rre_combine(rows_TH, positions_T, residual_TH)
+    return _forward(rows_TH, padded(positions_T, POSITIONS_IN_GRANULE), residual_TH)

@@ -1,0 +1,73 @@
+// RreCombine: definition, shapes and tiling. Meaning and arguments: ascend_ops/rre_combine/__init__.py.
+#include "rre_combine_tiling.h"
+
+#include "rre_host.h"
+
+namespace {
+
+enum Input { kRows, kPositions, kResidual };
+
+}  // namespace
+
+namespace optiling {
+
+static ge::graphStatus TilingOfRreCombine(gert::TilingContext* context) {
+  const gert::Shape& rows = context->GetInputShape(kRows)->GetStorageShape();
+  const gert::Shape& positions = context->GetInputShape(kPositions)->GetStorageShape();
+  const int64_t padding = positions.GetDim(0) - rows.GetDim(0);
+  if (positions.GetDim(0) % rre_host::kInts != 0 || padding < 0 || padding >= 8) return ge::GRAPH_FAILED;
+
+  const rre_host::Platform platform(context);
+  const uint64_t item = ge::GetSizeByDataType(context->GetInputDesc(kRows)->GetDataType());
+  // Of each row: rows and residual, loaded twice over; the sum, stored twice over; and both as float, where they are
+  // not: 6 copies, or 6 and 4 halves more.
+  const uint64_t copies = item == sizeof(float) ? 6 : 10;
+  rre_host::RowTiles tiles;
+  const uint64_t scratch = rre_host::kTileTokens * sizeof(int32_t);
+  if (!tiles.Fit(rows.GetDim(1) * item, platform.ub_bytes - scratch, copies)) return ge::GRAPH_FAILED;
+
+  RreCombineTilingData tiling;
+  tiling.set_tokens(rows.GetDim(0));
+  tiling.set_hidden(rows.GetDim(1));
+  tiling.set_tile_columns(tiles.tile_bytes / item);
+  tiling.set_batch(tiles.batch);
+  rre_host::Save(context, tiling);
+  rre_host::SetWorkspace(context, platform, 0);
+  context->SetBlockDim(rre_host::CoresFor(positions.GetDim(0), rre_host::kInts, platform.cores));
+  return ge::GRAPH_SUCCESS;
+}
+
+}  // namespace optiling
+
+namespace ge {
+
+static graphStatus InferShapeOfRreCombine(gert::InferShapeContext* context) {
+  *context->GetOutputShape(0) = *context->GetInputShape(kRows);
+  return GRAPH_SUCCESS;
+}
+
+static graphStatus InferTypeOfRreCombine(gert::InferDataTypeContext* context) {
+  return context->SetOutputDataType(0, context->GetInputDataType(kRows));
+}
+
+}  // namespace ge
+
+namespace ops {
+
+class RreCombine : public OpDef {
+ public:
+  explicit RreCombine(const char* name) : OpDef(name) {
+    this->SetInferShape(ge::InferShapeOfRreCombine).SetInferDataType(ge::InferTypeOfRreCombine);
+    this->AICore().SetTiling(optiling::TilingOfRreCombine);
+    rre_host::DefineOnAllChips(*this, [](auto& definition, const rre_host::Types& rows) {
+      rre_host::Plain(definition.Input("rows"), rows);
+      rre_host::Plain(definition.Input("positions"), rre_host::Integers(rows));
+      rre_host::Plain(definition.Input("residual"), rows);
+      rre_host::Plain(definition.Output("sum"), rows);
+    });
+  }
+};
+
+OP_ADD(RreCombine);
+
+}  // namespace ops

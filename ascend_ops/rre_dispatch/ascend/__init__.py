@@ -1,0 +1,55 @@
+"""rre_dispatch by the AscendC kernels in op_kernel/; rows that are not whole granules go to the composed form."""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+from ascend_ops.ascend.operators import custom_op, padded, takes_rows
+from ascend_ops.rre_dispatch import composed
+
+GROUPS_IN_GRANULE, IDS_IN_GRANULE, ENTRIES_IN_GRANULE, BARRIER = 8, 8, 16, 512
+
+gather_rows = custom_op("RreGatherRows", lambda rows, positions: rows, lambda rows, _: rows)
+
+
+def _bprop(x_TH, token_ids_T, slot_ids_T, table_DV, layout_RE, out, dout):
+    zeros = ops.ZerosLike()
+    dx_TH = gather_rows(dout[0], out[2])
+    return dx_TH, zeros(token_ids_T), zeros(slot_ids_T), zeros(table_DV), zeros(layout_RE)
+
+
+def _out_shapes(x, token_ids, slot_ids, table, layout):
+    num_groups = table[0] * layout[0] * layout[1]
+    counts = -(-num_groups // GROUPS_IN_GRANULE) * GROUPS_IN_GRANULE
+    return x, [counts], token_ids, [GROUPS_IN_GRANULE], [BARRIER]
+
+
+_forward = custom_op("RreDispatch", _out_shapes, lambda x, *_: (x, ms.int32, ms.int32, ms.int32, ms.int32), _bprop)
+
+
+@ops.constexpr
+def _layout(num_ranks, experts_of_rank):
+    """The operator reads ranks and experts from the shape of this tensor."""
+    return Tensor(np.zeros((num_ranks, experts_of_rank), np.int32))
+
+
+def dispatch_to_ranks(x_TH, token_ids_T, slot_ids_T, table_DV, num_experts, num_ranks):
+    """rows_TH, counts_G, positions_T and invalid, in the order (rank, slot, expert of the rank)."""
+    num_tokens, num_groups = x_TH.shape[0], table_DV.shape[0] * num_experts
+    # what fills the table up names no expert, so ids beyond the vocabulary are noticed
+    table_DV = ops.cast(padded(table_DV, ENTRIES_IN_GRANULE, num_experts), ms.uint16)
+    rows_TH, counts_G, positions_T, invalid, _ = _forward(
+        x_TH,
+        padded(token_ids_T, IDS_IN_GRANULE),
+        padded(slot_ids_T, IDS_IN_GRANULE),
+        table_DV,
+        _layout(num_ranks, num_experts // num_ranks),
+    )
+    return rows_TH, counts_G[:num_groups], positions_T[:num_tokens], invalid[:1]
+
+
+def rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, num_experts):
+    """See `ascend_ops.rre_dispatch`."""
+    if not takes_rows(x_TH.shape, x_TH.dtype):
+        return composed.rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, num_experts)
+    return dispatch_to_ranks(x_TH, token_ids_T, slot_ids_T, table_DV, num_experts, 1)

@@ -1,0 +1,107 @@
+// RreDispatch: definition, shapes and tiling. Meaning and arguments: ascend_ops/rre_dispatch/__init__.py; what the
+// kernel makes of it: op_kernel/rre_dispatch.cpp.
+#include "rre_dispatch_tiling.h"
+
+#include "rre_host.h"
+
+namespace {
+
+enum Input { kX, kTokenIds, kSlotIds, kTable, kLayout };
+enum Output { kRows, kCounts, kPositions, kInvalid, kBarrier };
+
+// `layout` is [ranks, experts of a rank]: it is there for its shape.
+int64_t Groups(const gert::Shape& table, const gert::Shape& layout) {
+  return table.GetDim(0) * layout.GetDim(0) * layout.GetDim(1);
+}
+
+}  // namespace
+
+namespace optiling {
+
+static ge::graphStatus TilingOfRreDispatch(gert::TilingContext* context) {
+  const gert::Shape& x = context->GetInputShape(kX)->GetStorageShape();
+  const gert::Shape& ids = context->GetInputShape(kTokenIds)->GetStorageShape();
+  const gert::Shape& table = context->GetInputShape(kTable)->GetStorageShape();
+  const gert::Shape& layout = context->GetInputShape(kLayout)->GetStorageShape();
+  const int64_t padding = ids.GetDim(0) - x.GetDim(0);
+  if (ids.GetDim(0) % rre_host::kInts != 0 || padding < 0 || padding >= 8) return ge::GRAPH_FAILED;
+  if (table.GetDim(1) % 16 != 0 || Groups(table, layout) == 0) return ge::GRAPH_FAILED;
+
+  const rre_host::Platform platform(context);
+  const uint32_t cores = rre_host::CoresFor(ids.GetDim(0), rre_host::kInts, platform.cores);
+  // of every core a row of counts: a granule for ids that are wrong, then one of each group
+  const uint64_t columns = rre_host::kInts + rre_host::RoundUp(Groups(table, layout), rre_host::kInts);
+  // in the unified buffer: two such rows, the slices of all cores twice, ids, table entries and groups of a tile
+  const uint64_t scratch = columns * 8 + 2 * (cores + rre_host::kMostCores) * rre_host::kGranule +
+                           rre_host::kTileTokens * (3 * sizeof(int32_t) + rre_host::kGranule) +
+                           rre_host::kMostCores * rre_host::kGranule;
+  rre_host::RowTiles tiles;
+  const uint64_t row_bytes = x.GetDim(1) * ge::GetSizeByDataType(context->GetInputDesc(kX)->GetDataType());
+  if (scratch >= platform.ub_bytes || !tiles.Fit(row_bytes, platform.ub_bytes - scratch, 2)) return ge::GRAPH_FAILED;
+
+  RreDispatchTilingData tiling;
+  tiling.set_tokens(x.GetDim(0));
+  tiling.set_slots(table.GetDim(0));
+  tiling.set_vocab_size(table.GetDim(1));
+  tiling.set_experts(layout.GetDim(0) * layout.GetDim(1));
+  tiling.set_ranks(layout.GetDim(0));
+  tiling.set_row_words(row_bytes / sizeof(int32_t));
+  tiling.set_tile_words(tiles.tile_bytes / sizeof(int32_t));
+  tiling.set_batch(tiles.batch);
+  rre_host::Save(context, tiling);
+  rre_host::SetWorkspace(context, platform, cores * columns * sizeof(int32_t));
+  context->SetBlockDim(cores);
+  context->SetNeedAtomic(true);  // the barrier is zeroed before the launch
+  context->SetScheduleMode(1);   // all cores at once: they wait for each other
+  return ge::GRAPH_SUCCESS;
+}
+
+}  // namespace optiling
+
+namespace ge {
+
+static graphStatus InferShapeOfRreDispatch(gert::InferShapeContext* context) {
+  const int64_t groups = Groups(*context->GetInputShape(kTable), *context->GetInputShape(kLayout));
+  *context->GetOutputShape(kRows) = *context->GetInputShape(kX);
+  *context->GetOutputShape(kCounts) = gert::Shape({static_cast<int64_t>(rre_host::RoundUp(groups, rre_host::kInts))});
+  *context->GetOutputShape(kPositions) = *context->GetInputShape(kTokenIds);
+  *context->GetOutputShape(kInvalid) = gert::Shape({static_cast<int64_t>(rre_host::kInts)});
+  *context->GetOutputShape(kBarrier) = gert::Shape({static_cast<int64_t>(rre_host::kMostCores * rre_host::kInts)});
+  return GRAPH_SUCCESS;
+}
+
+static graphStatus InferTypeOfRreDispatch(gert::InferDataTypeContext* context) {
+  context->SetOutputDataType(kRows, context->GetInputDataType(kX));
+  for (const int output : {kCounts, kPositions, kInvalid, kBarrier}) context->SetOutputDataType(output, DT_INT32);
+  return GRAPH_SUCCESS;
+}
+
+}  // namespace ge
+
+namespace ops {
+
+class RreDispatch : public OpDef {
+ public:
+  explicit RreDispatch(const char* name) : OpDef(name) {
+    this->SetInferShape(ge::InferShapeOfRreDispatch).SetInferDataType(ge::InferTypeOfRreDispatch);
+    this->AICore().SetTiling(optiling::TilingOfRreDispatch);
+    rre_host::DefineOnAllChips(*this, [](auto& definition, const rre_host::Types& rows) {
+      using rre_host::Plain;
+      const rre_host::Types integers = rre_host::Integers(rows), entries(rows.size(), ge::DT_UINT16);
+      Plain(definition.Input("x"), rows);
+      Plain(definition.Input("token_ids"), integers);
+      Plain(definition.Input("slot_ids"), integers);
+      Plain(definition.Input("table"), entries);
+      Plain(definition.Input("layout"), integers);
+      Plain(definition.Output("rows"), rows);
+      Plain(definition.Output("counts"), integers);
+      Plain(definition.Output("positions"), integers);
+      Plain(definition.Output("invalid"), integers);
+      Plain(definition.Output("barrier"), integers).InitValue(0);
+    });
+  }
+};
+
+OP_ADD(RreDispatch);
+
+}  // namespace ops

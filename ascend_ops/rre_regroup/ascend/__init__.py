@@ -1,0 +1,24 @@
+"""rre_regroup by the AscendC kernels in op_kernel/; rows that are not whole granules go to the composed form."""
+
+from mindspore import ops
+
+from ascend_ops.ascend.operators import custom_op, padded, takes_rows
+from ascend_ops.rre_regroup import composed
+
+COUNTS_IN_GRANULE = 8
+
+_back = custom_op("RreRegroupBack", lambda dout, counts: dout, lambda dout, _: dout)
+
+
+def _bprop(rows_CH, counts_AB, out, dout):
+    return _back(dout, counts_AB), ops.ZerosLike()(counts_AB)
+
+
+_forward = custom_op("RreRegroup", lambda rows, counts: rows, lambda rows, _: rows, _bprop)
+
+
+def rre_regroup(rows_CH, counts_AB):
+    """See `ascend_ops.rre_regroup`."""
+    if not takes_rows(rows_CH.shape, rows_CH.dtype):
+        return composed.rre_regroup(rows_CH, counts_AB)
+    return _forward(rows_CH, padded(counts_AB, COUNTS_IN_GRANULE))  # blocks without rows change nothing

@@ -1,0 +1,100 @@
+// Of RreRegroup and RreRegroupBack: blocks of rows from the order (outer, inner) into the order (inner, outer), or
+// back; padding becomes zeros.
+//
+//   rows, regrouped [C, H]; counts int32 [outer, inner], rows of each block; a multiple of 8 blocks
+//
+// Every core walks all blocks in the order (inner, outer) and moves what falls into its range of those rows, a block's
+// rows side by side; the ranges of padding are shared likewise. Counts that make no sense never lead outside.
+#pragma once
+
+#include "rre_kernel.h"
+
+namespace rre {
+
+class Regroup {
+ public:
+  __aicore__ inline void Init(GM_ADDR rows, GM_ADDR counts, GM_ADDR regrouped, uint32_t num_rows, uint32_t outer,
+                              uint32_t inner, uint32_t row_words, uint32_t tile_words, uint32_t batch) {
+    num_rows_ = num_rows;
+    outer_ = outer;
+    inner_ = inner;
+    blocks_ = outer * inner;
+    zero_words_ = batch * tile_words;
+    row_words_ = row_words;
+    const uint64_t words = static_cast<uint64_t>(num_rows) * row_words;
+    rows_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(rows), words);
+    regrouped_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(regrouped), words);
+    counts_in_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(counts), blocks_);
+    mover_.Init(pipe_, row_words, tile_words, batch);
+    pipe_.InitBuffer(counts_, blocks_ * sizeof(int32_t));
+    pipe_.InitBuffer(starts_, blocks_ * sizeof(int32_t));
+    pipe_.InitBuffer(zeros_, zero_words_ * sizeof(int32_t));
+  }
+
+  __aicore__ inline void Process(bool back) {
+    const uint32_t total = FindBlocks();
+    MoveBlocks(ShareOfCore(total, 1), back);
+    const Range padding = ShareOfCore(num_rows_ - total, 1);
+    Clear(total + padding.begin, total + padding.end);
+  }
+
+ private:
+  // Where each block starts in the order (outer, inner). Returns the rows of all blocks.
+  __aicore__ inline uint32_t FindBlocks() {
+    const LocalTensor<int32_t> counts = counts_.Get<int32_t>(), starts = starts_.Get<int32_t>();
+    DataCopy(counts, counts_in_, blocks_);
+    Order<HardEvent::MTE2_S>();
+    uint32_t start = 0;
+    for (uint32_t block = 0; block < blocks_; ++block) {
+      starts.SetValue(block, static_cast<int32_t>(start));
+      start += Rows(counts, block, start);
+    }
+    return start;
+  }
+
+  // Rows of a block of which `before` are taken: what the count says, if there are so many.
+  __aicore__ inline uint32_t Rows(const LocalTensor<int32_t>& counts, uint32_t block, uint32_t before) const {
+    const int32_t count = counts.GetValue(block);
+    return count < 0 ? 0 : Min(count, num_rows_ - before);
+  }
+
+  __aicore__ inline void MoveBlocks(Range share, bool back) {
+    const LocalTensor<int32_t> counts = counts_.Get<int32_t>(), starts = starts_.Get<int32_t>();
+    uint32_t regrouped = 0;  // rows of the blocks so far, in the order (inner, outer)
+    for (uint32_t b = 0; b < inner_; ++b) {
+      for (uint32_t a = 0; a < outer_; ++a) {
+        const uint32_t block = a * inner_ + b, count = Rows(counts, block, regrouped);
+        const uint32_t begin = regrouped < share.begin ? share.begin : regrouped;
+        const uint32_t end = Min(regrouped + count, share.end);
+        const uint32_t start = starts.GetValue(block);
+        if (begin < end && start + end - regrouped <= num_rows_) {
+          const uint64_t there = mover_.Word(begin, 0), here = mover_.Word(start + begin - regrouped, 0);
+          if (back) {
+            mover_.Copy(regrouped_[here], rows_[there], end - begin);
+          } else {
+            mover_.Copy(regrouped_[there], rows_[here], end - begin);
+          }
+        }
+        regrouped += count;
+      }
+    }
+  }
+
+  __aicore__ inline void Clear(uint32_t begin, uint32_t end) {
+    if (begin >= end) return;
+    const LocalTensor<int32_t> zeros = zeros_.Get<int32_t>();
+    Duplicate(zeros, 0, zero_words_);
+    Order<HardEvent::V_MTE3>();
+    const uint64_t last = mover_.Word(end, 0);
+    for (uint64_t word = mover_.Word(begin, 0); word < last; word += zero_words_)
+      DataCopy(regrouped_[word], zeros, last - word < zero_words_ ? last - word : zero_words_);
+  }
+
+  TPipe pipe_;
+  RowMover mover_;
+  TBuf<TPosition::VECCALC> counts_, starts_, zeros_;
+  GlobalTensor<int32_t> rows_, regrouped_, counts_in_;
+  uint32_t num_rows_, outer_, inner_, blocks_, zero_words_, row_words_;
+};
+
+}  // namespace rre

@@ -1,0 +1,127 @@
+"""The Python side of the AscendC operators: padding, shapes and gradients, with the kernels in the emulator."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ascend_ops.grouped_all_to_all import reference as exchange_reference
+from ascend_ops.rre_combine import ascend as combine
+from ascend_ops.rre_combine import reference as combine_reference
+from ascend_ops.rre_dispatch import ascend as dispatch
+from ascend_ops.rre_dispatch import reference as dispatch_reference
+from ascend_ops.rre_regroup import ascend as regroup
+from ascend_ops.rre_regroup import reference as regroup_reference
+
+SHAPES = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 2**32 - 1),
+        "tokens": st.integers(1, 70),
+        "hidden": st.sampled_from([16, 48, 5]),  # rows of 5 go to the composed form
+        "slots": st.integers(1, 3),
+        "local_experts": st.integers(1, 5),
+        "ranks": st.sampled_from([1, 2, 4]),
+        "dtype": st.sampled_from([np.float16, np.float32]),
+    }
+)
+few = settings(max_examples=6, deadline=None)
+
+
+def rows(chance, shape):
+    return [chance.standard_normal((shape["tokens"], shape["hidden"])).astype(shape["dtype"]) for _ in range(2)]
+
+
+@given(shape=SHAPES)
+@few
+def test_dispatch(differentiate, shape):
+    chance = np.random.default_rng(shape["seed"])
+    x_TH, drows_TH = rows(chance, shape)
+    num_experts, vocab = shape["ranks"] * shape["local_experts"], 19
+    token_ids_T = chance.integers(0, vocab, shape["tokens"]).astype(np.int32)
+    slot_ids_T = chance.integers(0, shape["slots"], shape["tokens"]).astype(np.int32)
+    table_DV = chance.integers(0, num_experts, (shape["slots"], vocab)).astype(np.int32)
+    inputs = (x_TH, token_ids_T, slot_ids_T, table_DV)
+
+    def function(*inputs):
+        return dispatch.rre_dispatch(*inputs, num_experts)
+
+    found, (dx_TH,) = differentiate(function, inputs, [0], drows_TH)
+    wanted = dispatch_reference.rre_dispatch(*inputs, num_experts)
+    for mine, theirs in zip(found, (*wanted, np.zeros(1, np.int32)), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+        assert mine.dtype == theirs.dtype
+    np.testing.assert_array_equal(dx_TH, dispatch_reference.rre_dispatch_backward(drows_TH, wanted[2]))
+
+
+@given(shape=SHAPES.filter(lambda shape: shape["hidden"] % 16 == 0))
+@few
+def test_dispatch_in_the_order_of_sending(shape):
+    chance = np.random.default_rng(shape["seed"])
+    x_TH, _ = rows(chance, shape)
+    num_experts, vocab = shape["ranks"] * shape["local_experts"], 19
+    ids = (
+        chance.integers(0, vocab, shape["tokens"]).astype(np.int32),
+        chance.integers(0, shape["slots"], shape["tokens"]).astype(np.int32),
+        chance.integers(0, num_experts, (shape["slots"], vocab)).astype(np.int32),
+    )
+    tensors = map(ms.Tensor, (x_TH, *ids))
+    rows_TH, counts_G, positions_T, _ = dispatch.dispatch_to_ranks(*tensors, num_experts, shape["ranks"])
+    counts_RG, wanted_T = exchange_reference.send_order(*ids, num_experts, shape["ranks"])
+    np.testing.assert_array_equal(counts_G.asnumpy(), counts_RG.reshape(-1))
+    np.testing.assert_array_equal(positions_T.asnumpy(), wanted_T)
+    np.testing.assert_array_equal(rows_TH.asnumpy()[wanted_T], x_TH)
+
+
+@given(shape=SHAPES)
+@few
+def test_combine(differentiate, shape):
+    chance = np.random.default_rng(shape["seed"])
+    rows_TH, residual_TH = rows(chance, shape)
+    dout_TH, _ = rows(chance, shape)
+    positions_T = chance.permutation(shape["tokens"]).astype(np.int32)
+
+    def function(*inputs):
+        return (combine.rre_combine(*inputs),)
+
+    (out_TH,), gradients = differentiate(function, (rows_TH, positions_T, residual_TH), [0, 2], dout_TH)
+    np.testing.assert_array_equal(out_TH, combine_reference.rre_combine(rows_TH, positions_T, residual_TH))
+    for mine, theirs in zip(gradients, combine_reference.rre_combine_backward(dout_TH, positions_T), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@given(shape=SHAPES)
+@few
+def test_regroup(differentiate, shape):
+    chance = np.random.default_rng(shape["seed"])
+    rows_CH, dout_CH = rows(chance, shape)
+    blocks = (shape["ranks"], shape["slots"] * shape["local_experts"])
+    counts_AB = chance.multinomial(
+        chance.integers(0, shape["tokens"] + 1), np.full(blocks, 1 / np.prod(blocks)).ravel()
+    )
+    counts_AB = counts_AB.reshape(blocks).astype(np.int32)
+
+    def function(*inputs):
+        return (regroup.rre_regroup(*inputs),)
+
+    (out_CH,), (drows_CH,) = differentiate(function, (rows_CH, counts_AB), [0], dout_CH)
+    np.testing.assert_array_equal(out_CH, regroup_reference.rre_regroup(rows_CH, counts_AB))
+    np.testing.assert_array_equal(drows_CH, regroup_reference.rre_regroup_backward(dout_CH, counts_AB))
+
+
+def test_ids_outside_the_table_are_counted():
+    x_TH = ms.Tensor(np.ones((9, 16), np.float16))
+    token_ids_T = ms.Tensor(np.array([0, 18, 19, 31, -1, 5, 5, 5, 5], np.int32))
+    slot_ids_T = ms.Tensor(np.array([0, 0, 0, 0, 0, 1, -1, 0, 0], np.int32))
+    table_DV = ms.Tensor(np.zeros((1, 19), np.int32))
+    *_, positions_T, invalid = dispatch.rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, 4)
+    assert invalid.asnumpy() == [5]
+    assert sorted(positions_T.asnumpy()) == list(range(9))
+
+
+@pytest.mark.parametrize(("shape", "dtype", "takes"), [((4, 16), ms.float16, True), ((4, 15), ms.float16, False),
+                                                 ((4, 8), ms.float32, True), ((4, 16), ms.float64, False)])  # fmt: skip
+def test_which_rows_the_kernels_take(shape, dtype, takes):
+    from ascend_ops.ascend import operators
+
+    assert operators.takes(shape, dtype) is takes

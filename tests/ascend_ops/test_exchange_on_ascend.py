@@ -1,0 +1,68 @@
+"""The exchange on Ascend as far as a CPU can tell: the test of a group, what follows from it, and the words."""
+
+import logging
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from ascend_ops.grouped_all_to_all import ascend, composed
+
+
+def arriving(rank, size):
+    """What AlltoAllV has to bring rank `rank` in the test of a group: rank r sends it the number r·R + rank + 1."""
+    values = np.repeat(np.arange(size) * size + rank + 1.0, rank + 1)
+    return np.concatenate([values, [0.0]])[:, None] * np.ones((1, 16))
+
+
+def exchange_that_gives(rows):
+    def exchange(rows_SH, send_counts_R, receive_counts_R, zeros_CH, order):
+        assert rows_SH.shape[0] == send_counts_R.asnumpy().sum()
+        assert zeros_CH.shape == rows.shape
+        return Tensor(rows.astype(np.float32)), order
+
+    return exchange
+
+
+@pytest.mark.parametrize(("rank", "size"), [(0, 2), (1, 2), (5, 8)])
+def test_an_exchange_that_works_passes(rank, size):
+    assert ascend.self_test(exchange_that_gives(arriving(rank, size)), rank, size) is None
+
+
+def test_zeros_are_noticed():
+    wrong = np.zeros_like(arriving(1, 2))
+    assert ascend.self_test(exchange_that_gives(wrong), 1, 2) == "returns zeros"
+
+
+def test_rows_of_another_rank_are_noticed():
+    assert ascend.self_test(exchange_that_gives(arriving(1, 2)[::-1].copy()), 1, 2) == "returns wrong rows"
+
+
+def test_an_error_is_named():
+    def exchange(*_):
+        raise RuntimeError("HcclAlltoAllV failed\nmore")
+
+    assert ascend.self_test(exchange, 1, 2) == "fails (HcclAlltoAllV failed)"
+
+
+def test_a_group_that_fails_the_test_gathers_with_a_warning(monkeypatch, caplog):
+    made = []
+    monkeypatch.setattr(ascend.ms, "get_context", lambda name: "Ascend")
+    monkeypatch.setattr(ascend, "AllToAll", lambda name: exchange_that_gives(np.zeros_like(arriving(1, 2))))
+    monkeypatch.setattr(composed, "Exchange", lambda *arguments, **named: made.append((arguments, named)) or "gathers")
+    with caplog.at_level(logging.WARNING):
+        assert ascend.exchange_of_group("experts", 1, 2) == "gathers"
+    assert made == [(("experts", 1, 2), {"all_gather": True})]
+    assert "group experts: AlltoAllV returns zeros. Rows are exchanged by AllGather" in caplog.text
+
+
+def test_a_group_that_passes_the_test_uses_all_to_all(monkeypatch, caplog):
+    works = exchange_that_gives(arriving(1, 2))
+    monkeypatch.setattr(ascend.ms, "get_context", lambda name: "Ascend")
+    monkeypatch.setattr(ascend, "AllToAll", lambda name: works)
+    assert ascend.exchange_of_group("experts", 1, 2) is works
+    assert not caplog.records
+
+
+def test_a_group_of_one_exchanges_with_itself():
+    assert isinstance(ascend.exchange_of_group("alone", 0, 1), composed.Exchange)

@@ -1,0 +1,59 @@
+"""The Ascend form of grouped_ffn, with a stand-in for MindSpore's GroupedMatmul, which a CPU has not."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, ops
+
+from ascend_ops.grouped_ffn import ascend, reference
+from ascend_ops.grouped_ffn.ascend import GroupedProduct, by_product
+
+
+def slices(ends_G):
+    ends = ends_G.asnumpy().tolist()
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def product(rows, matrices, ends_G):
+    """As GroupedMatmul does it: rows after the last group are garbage."""
+    parts = [ops.matmul(rows[a:b], matrices[g]) for g, (a, b) in enumerate(slices(ends_G)) if b > a]
+    rest = rows.shape[0] - int(ends_G.asnumpy()[-1])
+    return ops.concat([*parts, ops.ones((rest, matrices.shape[2]), rows.dtype) * float("nan")] if rest else parts, 0)
+
+
+def with_transposed(rows, matrices, ends_G):
+    return product(rows, ops.transpose(matrices, (0, 2, 1)), ends_G)
+
+
+def of_rows(rows, other, ends_G):
+    return ops.stack([ops.matmul(rows[a:b].T, other[a:b]) if b > a else ops.zeros((rows.shape[1], other.shape[1]))
+                      for a, b in slices(ends_G)])  # fmt: skip
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 4, 2], [0, 0, 9, 0], [1, 2, 3, 1]])
+@pytest.mark.parametrize("slots", [1, 2])
+def test_equals_the_reference_forward_and_backward(counts, slots):
+    chance = np.random.default_rng(0)
+    hidden, inner, experts = 6, 8, 4 // slots
+    shapes = ((experts, hidden, inner), (experts, inner), (experts, inner, hidden), (experts, hidden))
+    slabs = [chance.standard_normal(shape).astype(np.float32) for _ in range(slots) for shape in shapes]
+    rows_TH, dout_TH = (chance.standard_normal((9, hidden)).astype(np.float32) for _ in range(2))
+    counts_G = np.array(counts, np.int32)
+    cell = GroupedProduct(product, with_transposed, of_rows)
+
+    def weighted(rows, *weights):
+        out_TH = by_product(cell, rows, Tensor(counts_G), weights)
+        return (out_TH * Tensor(dout_TH)).sum(), out_TH
+
+    inputs = [Tensor(each) for each in (rows_TH, *slabs)]
+    (_, out_TH), gradients = ms.value_and_grad(weighted, tuple(range(len(inputs))), has_aux=True)(*inputs)
+    np.testing.assert_allclose(out_TH.asnumpy(), reference.grouped_ffn(rows_TH, counts_G, slabs), atol=1e-5)
+    wanted = reference.grouped_ffn_backward(dout_TH, rows_TH, counts_G, slabs)
+    flat = [wanted[0], *wanted[1]]
+    for mine, theirs in zip(gradients, flat, strict=True):
+        np.testing.assert_allclose(mine.asnumpy(), theirs, atol=1e-4)
+
+
+def test_a_chip_without_grouped_matmul_gets_the_composed_form():
+    assert ascend.chip() == "CPU"
+    assert ascend._product is None
