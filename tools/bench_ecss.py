@@ -1,7 +1,7 @@
 """Measures ECSS against plain heterogeneous training, in PanGu-Σ's layout: 8 RRE layers × 40 domains × 16 experts.
 
     python tools/bench_ecss.py --quick                          # minutes, narrow
-    python tools/bench_ecss.py --json ecss.json --plot ecss.png # all cases; needs 20 GB of memory and half an hour
+    python tools/bench_ecss.py --json ecss.json --plot ecss.png # all cases; needs 20 GB of memory and most of an hour
 
 Cases:
     sigma     both host modes, staging through buffers of their own, from 1k to 64k tokens a step; 4 domains active.
