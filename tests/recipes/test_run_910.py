@@ -154,7 +154,12 @@ def test_a_failing_stage_ends_the_job_with_its_exit_code(machine, verb):
 def test_nothing_starts_after_ctrl_c_even_if_the_stage_ends_well(machine):
     command = ["bash", str(PROJECT / "recipes/run_910.sh")]
     job = subprocess.Popen(
-        command, env=machine.environment(SLOW_VERB="train"), start_new_session=True, stdout=subprocess.DEVNULL
+        command,
+        env=machine.environment(SLOW_VERB="train"),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        # a shell that puts the tests into the background ignores Ctrl-C on their behalf
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 20
     while not (machine.notes / "started").exists() and time.monotonic() < deadline:

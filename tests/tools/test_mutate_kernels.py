@@ -21,7 +21,7 @@ def test_there_are_enough_of_every_kind():
 
 
 def test_some_are_rejected_by_the_rule_that_they_break():
-    done = mutate("--only", "SetFlag", "short output", "sum over cores one core")
+    done = mutate("--only", "SetFlag", "short output", "gather instead of scatter")
     assert done.returncode == 0, done.stdout + done.stderr
     rules = {line.split()[-1] for line in done.stdout.splitlines()[:-1]}
     assert rules == {"event", "gm-bounds", "result"}
