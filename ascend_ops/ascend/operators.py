@@ -24,7 +24,7 @@ def find_package() -> str | None:
     if PACKAGE.is_dir() and str(PACKAGE) not in os.environ.get(VARIABLE, ""):
         os.environ[VARIABLE] = os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get(VARIABLE))))
     for folder in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
-        configs = Path(folder).glob("op_impl/ai_core/tbe/config/*/aic-*-ops-info.json")
+        configs = Path(folder).glob("op_impl/ai_core/tbe/config/**/aic-*-ops-info.json")
         if any("RreDispatch" in config.read_text() for config in configs):
             return None
     return f"no operator package in {PACKAGE} or {VARIABLE}: build it with bash ascend_ops/build_opp.sh"

@@ -106,7 +106,9 @@ def _definition(name: str, readable: str) -> str:
 
 def _missing_libraries(plugins: list[Path], root: Path) -> list[str]:
     lines = [
-        line for path in plugins for line in _run("ldd", str(path), env={"LD_LIBRARY_PATH": str(root)}).splitlines()
+        line
+        for path in plugins
+        for line in _run("ldd", str(path), check=False, env={"LD_LIBRARY_PATH": str(root)}).splitlines()
     ]
     names = {line.split()[0] for line in lines if "not found" in line}
     return sorted(name for name in names if not name.startswith(("libmindspore", "libd_collective")))

@@ -1,11 +1,11 @@
 """Compiles an Ascend graph with the AscendC operators in it, on a machine without NPU and CANN.
 
-    python tools/ascend_offline/compile_operators.py [--chip ascend910b] [--download]
+    python tools/ascend_offline/compile_operators.py [--chip ascend910] [--download]
 
 MindSpore loads its Ascend plugin over stubs of CANN's libraries, looks the operators up in a package that holds their
-definitions alone, compiles the call of each against ACL's headers, and infers shapes and gradients. Without those headers
-(CANN has them, and torch-npu's wheel, which --download fetches) the graph is compiled with the composed forms. Nothing is
-executed; that the same graph runs on a card is unverified on hardware.
+definitions alone, compiles the call of each against ACL's headers, and infers shapes and gradients. Without those
+headers (CANN has them, and torch-npu's wheel, which --download fetches) the graph is compiled with the composed forms.
+Nothing is executed; that the same graph runs on a card is unverified on hardware.
 """
 
 import argparse
@@ -18,7 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from ascend_offline import acl_headers, cann_stub, operator_package  # noqa: E402
+from ascend_offline import acl_headers, cann_stub, operator_package
+from ascend_ops import emulator
 
 TOKENS, HIDDEN, EXPERTS, VOCABULARY = 24, 32, 4, 40
 
@@ -26,7 +27,12 @@ TOKENS, HIDDEN, EXPERTS, VOCABULARY = 24, 32, 4, 40
 def main() -> None:
     """Prepares what stands in for CANN, and compiles in a process that finds it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chip", default="ascend910b", help="whose operator definitions are looked up (%(default)s)")
+    parser.add_argument(
+        "--chip",
+        choices=emulator.CHIPS,
+        default="ascend910",
+        help="whose definitions of the operators are looked up (%(default)s)",
+    )
     parser.add_argument("--download", action="store_true", help=f"fetch ACL's headers from {acl_headers.WHEEL}")
     parser.add_argument("--cache", type=Path, default=Path("output/ascend_offline"), help="where headers stay")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
@@ -48,8 +54,9 @@ def main() -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     if headers is None:
         print(f"no headers of ACL ({acl_headers.WHEEL} has them: --download), so the composed forms were compiled")
+    counts = ", ".join(f"{name} × {count}" for name, count in found["custom"].items())
     print(f"operators: {found['operators']}")
-    print(f"in the graph of {found['target']}: {', '.join(f'{name} × {count}' for name, count in found['custom'].items())}")
+    print(f"in the graph of {found['target']}: {counts or 'no custom operator'}")
 
 
 def prepare(folder: Path, chip: str, headers: Path | None) -> dict[str, str]:
@@ -57,7 +64,7 @@ def prepare(folder: Path, chip: str, headers: Path | None) -> dict[str, str]:
     libraries = folder / "stub"
     cann_stub.build(libraries)
     toolkit = folder / "toolkit"
-    (toolkit / "opp" / "built-in" / "op_impl" / "ai_core" / "tbe" / "config" / chip).mkdir(parents=True)
+    (toolkit / "opp" / "built-in" / "op_impl" / "ai_core" / "tbe" / "config").mkdir(parents=True)
     environment = {
         **os.environ,
         "LD_LIBRARY_PATH": str(libraries),
@@ -72,7 +79,7 @@ def prepare(folder: Path, chip: str, headers: Path | None) -> dict[str, str]:
     if headers is None:
         environment["MINDPANGU_OPS"] = "composed"
     else:
-        (toolkit / "include").symlink_to(headers)
+        (toolkit / "include").symlink_to(headers.resolve())
         operator_package.write(folder / "package", chip)
         environment["ASCEND_CUSTOM_OPP_PATH"] = str(folder / "package")
     return environment
@@ -103,7 +110,7 @@ def compile_graph() -> dict:
             self.layer, self.gradient = layer, ops.GradOperation()
 
         def construct(self, *inputs):
-            return self.gradient(self.layer)(*inputs)
+            return self.layer(*inputs), self.gradient(self.layer)(*inputs)
 
     ids_T = np.zeros(TOKENS, np.int32)
     arrays = np.ones((TOKENS, HIDDEN), np.float16), ids_T, ids_T, np.zeros((1, VOCABULARY), np.int32)
@@ -115,7 +122,7 @@ def compile_graph() -> dict:
     return {
         "operators": backends.describe(),
         "target": ms.get_context("device_target"),
-        "custom": {name: count for name, count in custom.items() if count} or {"no custom operator": 0},
+        "custom": {name: count for name, count in custom.items() if count},
     }
 
 

@@ -8,11 +8,12 @@ from ascend_ops import emulator
 
 
 def write(folder: Path, chip: str) -> None:
-    """A package for a chip, for ASCEND_CUSTOM_OPP_PATH to name."""
+    """A package with the definitions for a chip, for ASCEND_CUSTOM_OPP_PATH to name."""
     definitions = {}
     for kernel in emulator.KERNELS:
         name = "".join(part.capitalize() for part in kernel.split("_"))
         definitions[name] = emulator.compile_operator(kernel, chip).definition()
-    config = folder / "op_impl" / "ai_core" / "tbe" / "config" / chip / f"aic-{chip}-ops-info.json"
+    # without a device MindSpore knows no chip, and looks for the one with no name
+    config = folder / "op_impl" / "ai_core" / "tbe" / "config" / "aic--ops-info.json"
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(json.dumps(definitions, indent=1))
