@@ -84,15 +84,15 @@ def self_test(exchange, rank, size):
 
 
 @ops.constexpr
-def _zeros(shape, dtype):
-    return Tensor(np.zeros(shape, np.float32)).astype(dtype)
+def _zeros(shape):
+    return Tensor(np.zeros(shape, np.float32))
 
 
 def grouped_all_to_all(rows_SH, send_counts_R, receive_counts_R, capacity, group, order):
     """See `ascend_ops.grouped_all_to_all`."""
     if not group.by_all_to_all:
         return composed.grouped_all_to_all(rows_SH, send_counts_R, receive_counts_R, capacity, group, order)
-    zeros_CH = _zeros((capacity, rows_SH.shape[1]), rows_SH.dtype)
+    zeros_CH = ops.cast(_zeros((capacity, rows_SH.shape[1])), rows_SH.dtype)
     return group.exchange(rows_SH, send_counts_R, receive_counts_R, zeros_CH, order)
 
 

@@ -34,13 +34,19 @@ class GroupedProduct(nn.Cell):
 
 
 class _Primitive(nn.Cell):
-    """GroupedMatmul of one tensor by one tensor."""
+    """GroupedMatmul of one tensor by one tensor. It transposes nothing itself: `left_axes`, `right_axes` are given to
+    ops.transpose before."""
 
-    def __init__(self, **settings):
+    def __init__(self, group_type, left_axes=None, right_axes=None):
         super().__init__()
-        self.primitive = GroupedMatmul(split_item=3, **settings)
+        self.primitive = GroupedMatmul(split_item=3, group_type=group_type)
+        self.left_axes, self.right_axes = left_axes, right_axes
 
     def construct(self, left, right, ends_G):
+        if self.left_axes is not None:
+            left = ops.Transpose()(left, self.left_axes)
+        if self.right_axes is not None:
+            right = ops.Transpose()(right, self.right_axes)
         return self.primitive((left,), (right,), None, None, None, None, None, ends_G)[0]
 
 
@@ -57,8 +63,8 @@ _product = None
 if chip() not in WITHOUT_GROUPED_MATMUL:
     _product = GroupedProduct(
         _Primitive(group_type=0),
-        _Primitive(group_type=0, transpose_b=True),
-        _Primitive(group_type=2, transpose_a=True),
+        _Primitive(group_type=0, right_axes=(0, 2, 1)),
+        _Primitive(group_type=2, left_axes=(1, 0)),
     )
 
 

@@ -1,11 +1,12 @@
-"""Compiles an Ascend graph with the AscendC operators in it, on a machine without NPU and CANN.
+"""Compiles an RRE layer of 8 ranks for Ascend, with the AscendC operators in it, on a machine without NPU and CANN.
 
     python tools/ascend_offline/compile_operators.py [--chip ascend910] [--download]
 
 MindSpore loads its Ascend plugin over stubs of CANN's libraries, looks the operators up in a package that holds their
 definitions alone, compiles the call of each against ACL's headers, and infers shapes and gradients. Without those
 headers (CANN has them, and torch-npu's wheel, which --download fetches) the graph is compiled with the composed forms.
-Nothing is executed; that the same graph runs on a card is unverified on hardware.
+Nothing is executed; that the same graph runs on a card is unverified on hardware. Without a device MindSpore knows no
+chip, so GroupedMatmul is compiled for ascend910 too, which on a card gets the composed form.
 """
 
 import argparse
@@ -21,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from ascend_offline import acl_headers, cann_stub, operator_package
 from ascend_ops import emulator
 
-TOKENS, HIDDEN, EXPERTS, VOCABULARY = 24, 32, 4, 40
+TOKENS, HIDDEN, INNER, EXPERTS, VOCABULARY, RANKS, CAPACITY = 24, 32, 64, 8, 40, 8, 64
 
 
 def main() -> None:
@@ -69,7 +70,7 @@ def prepare(folder: Path, chip: str, headers: Path | None) -> dict[str, str]:
         **os.environ,
         "LD_LIBRARY_PATH": str(libraries),
         "MS_SIMULATION_LEVEL": "0",
-        "RANK_SIZE": "1",
+        "RANK_SIZE": str(RANKS),
         "RANK_ID": "0",
         "GLOG_v": "3",
         "ASCEND_OPP_PATH": str(toolkit / "opp"),
@@ -86,39 +87,64 @@ def prepare(folder: Path, chip: str, headers: Path | None) -> dict[str, str]:
 
 
 def compile_graph() -> dict:
-    """What is in the graph of dispatch, combine and regroup with their gradients."""
+    """What is in the graph of one rank: the layer and its gradient."""
     import mindspore as ms
     import numpy as np
-    from mindspore import Tensor, nn, ops
+    from mindspore import Tensor, communication, nn, ops
 
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("Ascend")
+    communication.GlobalComm.CHECK_ENVS = False
+    communication.init()
     from ascend_ops import backends
+    from ascend_ops.grouped_all_to_all import Group, dispatch_all_to_all, first_order, grouped_all_to_all
+    from ascend_ops.grouped_all_to_all.ascend import AllToAll
+    from ascend_ops.grouped_ffn import grouped_ffn
     from ascend_ops.rre_combine import rre_combine
     from ascend_ops.rre_dispatch import rre_dispatch
     from ascend_ops.rre_regroup import rre_regroup
 
     class Layer(nn.Cell):
-        def construct(self, x_TH, token_ids_T, slot_ids_T, table_DV):
-            rows_TH, counts_G, positions_T, _ = rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, EXPERTS)
-            regrouped_TH = rre_regroup(rows_TH, ops.expand_dims(counts_G, 0))
-            return rre_combine(regrouped_TH, positions_T, x_TH)
+        """Dispatch to the ranks, their experts' networks, and the way back."""
+
+        def __init__(self, group):
+            super().__init__()
+            self.group = group
+
+        def construct(self, x_TH, token_ids_T, slot_ids_T, table_DV, sent_R, received_R, counts_RE, *slabs):
+            ids, counts = (token_ids_T, slot_ids_T, table_DV), (sent_R, received_R)
+            rows_CH, _, positions_T, _, order = dispatch_all_to_all(
+                x_TH, *ids, EXPERTS, *counts, CAPACITY, self.group, first_order()
+            )
+            rows_CH = grouped_ffn(rre_regroup(rows_CH, counts_RE), ops.cast(counts_RE.sum(0), ms.int32), slabs)
+            rows_CH = rre_regroup(rows_CH, ops.transpose(counts_RE, (1, 0)))
+            rows_TH, _ = grouped_all_to_all(rows_CH, received_R, sent_R, TOKENS, self.group, order)
+            rows_TH, _, positions_T, _ = rre_dispatch(rre_combine(rows_TH, positions_T, x_TH), *ids, EXPERTS)
+            return rre_combine(rows_TH, positions_T, x_TH)
 
     class Gradient(nn.Cell):
         def __init__(self, layer):
             super().__init__()
-            self.layer, self.gradient = layer, ops.GradOperation()
+            self.layer, self.gradient = layer, ops.GradOperation(get_all=True)
 
         def construct(self, *inputs):
             return self.layer(*inputs), self.gradient(self.layer)(*inputs)
 
     ids_T = np.zeros(TOKENS, np.int32)
+    local = EXPERTS // RANKS
+    shapes = (local, HIDDEN, INNER), (local, INNER), (local, INNER, HIDDEN), (local, HIDDEN)
+    slabs = [np.ones(shape, np.float16) for shape in shapes]
     arrays = np.ones((TOKENS, HIDDEN), np.float16), ids_T, ids_T, np.zeros((1, VOCABULARY), np.int32)
+    counts_R = np.full(RANKS, TOKENS // RANKS, np.int32)
+    arrays += counts_R, counts_R, counts_R[:, None], *slabs
     ms.set_context(save_graphs=1, save_graphs_path="graphs")
-    Gradient(Layer()).compile(*map(Tensor, arrays))
+    world = Group("hccl_world_group", 0, RANKS, -1, AllToAll("hccl_world_group"))
+    Gradient(Layer(world)).compile(*map(Tensor, arrays))
     text = max(Path("graphs").rglob("*validate*.ir"), key=lambda path: path.stat().st_mtime).read_text()
     names = ("RreDispatch", "RreGatherRows", "RreRegroup", "RreRegroupBack", "RreCombine", "RreScatterRows")
     custom = {name: text.count(f'func_name: "aclnn{name}"') for name in names}
+    for name in ("GroupedMatmul", "AlltoAllV"):
+        custom[name] = text.count(f"{name}(")
     return {
         "operators": backends.describe(),
         "target": ms.get_context("device_target"),
