@@ -19,8 +19,10 @@ die() { printf 'build_opp: %s\n' "$*" >&2; exit 1; }
 
 while [ $# -gt 0 ]; do
     case $1 in
-        --soc) SOC=${2:?--soc needs a value}; shift 2 ;;
-        --output) OUTPUT=${2:?--output needs a folder}; shift 2 ;;
+        --soc|--output)
+            [ $# -gt 1 ] || die "$1 needs a value"
+            if [ "$1" = --soc ]; then SOC=$2; else OUTPUT=$2; fi
+            shift 2 ;;
         -h|--help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) die "unknown argument $1; --help tells the known ones" ;;
     esac
@@ -81,7 +83,7 @@ say "Building for $SOC (minutes)."
 (cd "$WORK/compiler" && "${MINDPANGU_PYTHON:-python3}" setup.py --op_host_path "$WORK/op_host" \
     --op_kernel_path "$WORK/op_kernel" --soc_version "$SOC" --ascend_cann_package_path "$CANN" \
     --vendor_name "$VENDOR" --install_path "$OUTPUT") || {
-    cp "$WORK"/compiler/*.log "$OUTPUT/" 2>/dev/null || true
+    cp "$WORK"/compiler/build.log "$OUTPUT/" 2>/dev/null || die "the build did not start; its reason stands above"
     die "the build failed; what the compiler said is in $OUTPUT/build.log"
 }
 [ -d "$OUTPUT/vendors/$VENDOR" ] || die "the build ended without a package in $OUTPUT/vendors/$VENDOR"

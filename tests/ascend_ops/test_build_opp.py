@@ -1,0 +1,93 @@
+"""build_opp.sh: what it refuses, and what it hands to MindSpore's custom_compiler (of which a stand-in is enough here)."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "ascend_ops" / "build_opp.sh"
+
+COMPILER = """
+import argparse, os, shutil
+parser = argparse.ArgumentParser()
+for name in "op_host_path op_kernel_path soc_version ascend_cann_package_path vendor_name install_path".split():
+    parser.add_argument("--" + name)
+arguments = parser.parse_args()
+if os.environ.get("BUILD_FAILS"):
+    open("build.log", "w").write("ccec: error")
+    raise SystemExit(1)
+package = os.path.join(arguments.install_path, "vendors", arguments.vendor_name)
+shutil.copytree(arguments.op_host_path, os.path.join(package, "op_host"))
+shutil.copytree(arguments.op_kernel_path, os.path.join(package, "op_kernel"))
+open(os.path.join(package, "soc"), "w").write(arguments.soc_version)
+"""
+
+
+@pytest.fixture
+def host(tmp_path):
+    """A host with CANN 8.3 and a MindSpore; `host(*arguments, **environment)` runs the script."""
+    cann = tmp_path / "cann"
+    (cann / "tools" / "op_project_templates" / "ascendc").mkdir(parents=True)
+    (cann / "version.cfg").write_text("toolkit_running_version=[8.3.RC1:8.3.RC1]\n")
+    mindspore = tmp_path / "site" / "mindspore"
+    compiler = mindspore / "lib" / "plugin" / "ascend" / "custom_compiler"
+    compiler.mkdir(parents=True)
+    (mindspore / "__init__.py").write_text("")
+    (compiler / "setup.py").write_text(COMPILER)
+
+    def run(*arguments, **environment):
+        named = {"PATH": os.environ["PATH"], "ASCEND_HOME_PATH": str(cann), "PYTHONPATH": str(tmp_path / "site")}
+        command = ["bash", str(SCRIPT), "--output", str(tmp_path / "opp"), *arguments]
+        return subprocess.run(command, env=named | environment, capture_output=True, text=True)
+
+    run.cann, run.package = cann, tmp_path / "opp" / "vendors" / "mindpangu"
+    return run
+
+
+def test_all_operators_and_what_they_share_are_built(host):
+    done = host()
+    assert done.returncode == 0, done.stderr
+    assert f"export ASCEND_CUSTOM_OPP_PATH={host.package}" in done.stdout
+    kernels = {path.name for path in (host.package / "op_kernel").iterdir()}
+    assert {"rre_dispatch.cpp", "rre_gather_rows.cpp", "rre_combine.cpp", "rre_regroup.cpp", "rre_kernel.h"} <= kernels
+    hosts = {path.name for path in (host.package / "op_host").iterdir()}
+    assert {"rre_dispatch.cpp", "rre_move_rows.cpp", "rre_combine.cpp", "rre_regroup.cpp", "rre_host.h"} <= hosts
+    assert (host.package / "soc").read_text() == "ascend910;ascend910b;ascend910_93"
+
+
+def test_one_chip_can_be_chosen(host):
+    assert host("--soc", "ascend910").returncode == 0
+    assert (host.package / "soc").read_text() == "ascend910"
+
+
+@pytest.mark.skipif(Path("/usr/local/Ascend").exists(), reason="this host may have CANN")
+def test_no_cann(host, tmp_path):
+    done = host(ASCEND_HOME_PATH=str(tmp_path / "missing"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("build_opp: no CANN here: source its set_env.sh")
+
+
+def test_an_old_cann(host):
+    (host.cann / "version.cfg").write_text("Version=7.0.0\n")
+    assert "build_opp: CANN 7.0 is too old: MindSpore 2.10 takes 8.2 or newer" in host().stderr
+
+
+def test_no_mindspore(host):
+    assert "has no MindSpore: activate its environment" in host(PYTHONPATH="", MINDPANGU_PYTHON="/usr/bin/env").stderr
+
+
+def test_a_build_that_fails(host):
+    done = host(BUILD_FAILS="1")
+    assert done.returncode == 1
+    assert "what the compiler said is in" in done.stderr
+    assert (host.package.parents[1] / "build.log").read_text() == "ccec: error"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [(["--soc"], "--soc needs a value"), (["--chip"], "unknown argument --chip")]
+)
+def test_wrong_arguments(host, arguments, words):
+    done = host(*arguments)
+    assert done.returncode == 1
+    assert words in done.stderr
