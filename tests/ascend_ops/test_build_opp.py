@@ -1,4 +1,4 @@
-"""build_opp.sh: what it refuses, and what it hands to MindSpore's custom_compiler (of which a stand-in is enough here)."""
+"""build_opp.sh: what it refuses, and what it hands to the custom_compiler of MindSpore, here a stand-in."""
 
 import os
 import subprocess
