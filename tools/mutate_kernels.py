@@ -120,23 +120,14 @@ def mutants() -> Iterator[Mutant]:
         text = (OPERATORS / file).read_text()
         for found in STATEMENTS.finditer(text):
             line = text.count("\n", 0, found.start(1)) + 1
-            kernel = KERNEL_OF.get(file) or kernel_that_uses(text[: found.start()])
             name = f"{Path(file).name}:{line} without {found.group(1)}"
-            yield Mutant(name, file, found.start(1), found.group(1), ";", kernel)
+            yield Mutant(name, file, found.start(1), found.group(1), ";", KERNEL_OF.get(file, MOVE))
     for name, kernel, file, old, new in CHANGES:
         file = file or HEADER_OF[kernel]
         text = (OPERATORS / file).read_text()
         if old not in text:
             raise SystemExit(f"mutate_kernels: {name}: {file} has no {old!r} any more")
         yield Mutant(name, file, text.index(old), old, new, kernel)
-
-
-def kernel_that_uses(before: str) -> str:
-    """Of a statement in the shared header, by what stands before it: the kernel that runs it."""
-    for function, kernel in (("Copy(", REGROUP), ("Gather(", "rre_gather_rows"), ("Scatter(", MOVE)):
-        if f"void {function}" in before:
-            return kernel
-    return MOVE
 
 
 def verdict(mutant: Mutant, folder: Path) -> str:

@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).parent.parent / "_build" / "opp" / "vendors" / "mindpan
 VARIABLE = "ASCEND_CUSTOM_OPP_PATH"
 EMULATED_CHIP = "ascend910"
 
-GRANULE_BYTES = 32
+GRANULE_BYTES = 32  # what a DMA moves at least
+INTS, SHORTS = GRANULE_BYTES // 4, GRANULE_BYTES // 2  # int32 and uint16 in a granule
 TYPES = {ms.float16: 2, ms.float32: 4, ms.bfloat16: 2}
 
 

@@ -77,6 +77,21 @@ void DefineOnAllChips(ops::OpDef& definition, Define define) {
   }
 }
 
+// Whether `positions` has an entry for each row of `rows`, filled up to whole granules.
+inline bool AreOf(const gert::Shape& positions, const gert::Shape& rows) {
+  const int64_t padding = positions.GetDim(0) - rows.GetDim(0);
+  return positions.GetDim(0) % kInts == 0 && padding >= 0 && padding < static_cast<int64_t>(kInts);
+}
+
+// Of an operator whose one output is like its first input.
+inline ge::graphStatus ShapeOfFirst(gert::InferShapeContext* context) {
+  *context->GetOutputShape(0) = *context->GetInputShape(0);
+  return ge::GRAPH_SUCCESS;
+}
+inline ge::graphStatus TypeOfFirst(gert::InferDataTypeContext* context) {
+  return context->SetOutputDataType(0, context->GetInputDataType(0));
+}
+
 // Hands the tiling data over.
 template <typename Tiling>
 void Save(gert::TilingContext* context, Tiling& tiling) {

@@ -87,59 +87,52 @@ class RowMover {
   // Rows that lie side by side, each to a place of its own: to[places[i]] = from[i].
   __aicore__ inline void Scatter(const GlobalTensor<int32_t>& to, const LocalTensor<int32_t>& places,
                                  const GlobalTensor<int32_t>& from, uint32_t rows) {
-    for (uint32_t row = 0; row < rows; row += batch_) {
-      const uint32_t now = Min(batch_, rows - row);
-      for (uint32_t column = 0; column < row_words_; column += tile_words_) {
-        const uint32_t width = Min(tile_words_, row_words_ - column);
-        LocalTensor<int32_t> loaded = queue_.AllocTensor<int32_t>();
-        DataCopy(loaded, from[Word(row, column)], now * width);
-        queue_.EnQue(loaded);
-        LocalTensor<int32_t> stored = queue_.DeQue<int32_t>();
-        for (uint32_t i = 0; i < now; ++i)
-          DataCopy(to[Word(places.GetValue(row + i), column)], stored[i * width], width);
-        queue_.FreeTensor(stored);
-      }
-    }
+    Move<false, true>(to, from, places, rows);
   }
 
   // The reverse: to[i] = from[places[i]].
   __aicore__ inline void Gather(const GlobalTensor<int32_t>& to, const GlobalTensor<int32_t>& from,
                                 const LocalTensor<int32_t>& places, uint32_t rows) {
-    for (uint32_t row = 0; row < rows; row += batch_) {
-      const uint32_t now = Min(batch_, rows - row);
-      for (uint32_t column = 0; column < row_words_; column += tile_words_) {
-        const uint32_t width = Min(tile_words_, row_words_ - column);
-        LocalTensor<int32_t> loaded = queue_.AllocTensor<int32_t>();
-        for (uint32_t i = 0; i < now; ++i)
-          DataCopy(loaded[i * width], from[Word(places.GetValue(row + i), column)], width);
-        queue_.EnQue(loaded);
-        LocalTensor<int32_t> stored = queue_.DeQue<int32_t>();
-        DataCopy(to[Word(row, column)], stored, now * width);
-        queue_.FreeTensor(stored);
-      }
-    }
+    Move<true, false>(to, from, places, rows);
   }
 
   // Side by side on both sides: to[i] = from[i].
   __aicore__ inline void Copy(const GlobalTensor<int32_t>& to, const GlobalTensor<int32_t>& from, uint32_t rows) {
-    for (uint32_t row = 0; row < rows; row += batch_) {
-      const uint32_t now = Min(batch_, rows - row);
-      for (uint32_t column = 0; column < row_words_; column += tile_words_) {
-        const uint32_t width = Min(tile_words_, row_words_ - column);
-        LocalTensor<int32_t> loaded = queue_.AllocTensor<int32_t>();
-        DataCopy(loaded, from[Word(row, column)], now * width);
-        queue_.EnQue(loaded);
-        LocalTensor<int32_t> stored = queue_.DeQue<int32_t>();
-        DataCopy(to[Word(row, column)], stored, now * width);
-        queue_.FreeTensor(stored);
-      }
-    }
+    Move<false, false>(to, from, LocalTensor<int32_t>(), rows);
   }
 
   // The word at which a column of a row stands.
   __aicore__ inline uint64_t Word(uint64_t row, uint32_t column) const { return row * row_words_ + column; }
 
  private:
+  // Where rows lie side by side one DMA takes a batch; where places name them, each row has its own.
+  template <bool kFromPlaces, bool kToPlaces>
+  __aicore__ inline void Move(const GlobalTensor<int32_t>& to, const GlobalTensor<int32_t>& from,
+                              const LocalTensor<int32_t>& places, uint32_t rows) {
+    for (uint32_t row = 0; row < rows; row += batch_) {
+      const uint32_t now = Min(batch_, rows - row);
+      for (uint32_t column = 0; column < row_words_; column += tile_words_) {
+        const uint32_t width = Min(tile_words_, row_words_ - column);
+        LocalTensor<int32_t> loaded = queue_.AllocTensor<int32_t>();
+        if constexpr (kFromPlaces) {
+          for (uint32_t i = 0; i < now; ++i)
+            DataCopy(loaded[i * width], from[Word(places.GetValue(row + i), column)], width);
+        } else {
+          DataCopy(loaded, from[Word(row, column)], now * width);
+        }
+        queue_.EnQue(loaded);
+        LocalTensor<int32_t> stored = queue_.DeQue<int32_t>();
+        if constexpr (kToPlaces) {
+          for (uint32_t i = 0; i < now; ++i)
+            DataCopy(to[Word(places.GetValue(row + i), column)], stored[i * width], width);
+        } else {
+          DataCopy(to[Word(row, column)], stored, now * width);
+        }
+        queue_.FreeTensor(stored);
+      }
+    }
+  }
+
   TQueBind<TPosition::VECIN, TPosition::VECOUT, 2> queue_;
   uint32_t row_words_, tile_words_, batch_;
 };

@@ -2,10 +2,8 @@
 
 from mindspore import ops
 
-from ascend_ops.ascend.operators import custom_op, padded, takes_rows
+from ascend_ops.ascend.operators import INTS, custom_op, padded, takes_rows
 from ascend_ops.rre_combine import composed
-
-POSITIONS_IN_GRANULE = 8
 
 _scatter_rows = custom_op("RreScatterRows", lambda rows, positions: rows, lambda rows, _: rows)
 
@@ -21,4 +19,4 @@ def rre_combine(rows_TH, positions_T, residual_TH):
     """See `ascend_ops.rre_combine`."""
     if not takes_rows(rows_TH.shape, rows_TH.dtype):
         return composed.rre_combine(rows_TH, positions_T, residual_TH)
-    return _forward(rows_TH, padded(positions_T, POSITIONS_IN_GRANULE), residual_TH)
+    return _forward(rows_TH, padded(positions_T, INTS), residual_TH)

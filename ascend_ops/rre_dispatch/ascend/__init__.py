@@ -4,10 +4,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from ascend_ops.ascend.operators import custom_op, padded, takes_rows
+from ascend_ops.ascend.operators import INTS, SHORTS, custom_op, padded, takes_rows
 from ascend_ops.rre_dispatch import composed
 
-GROUPS_IN_GRANULE, IDS_IN_GRANULE, ENTRIES_IN_GRANULE, BARRIER = 8, 8, 16, 512
+BARRIER = 64 * INTS  # a granule for each core that any chip has
 
 gather_rows = custom_op("RreGatherRows", lambda rows, positions: rows, lambda rows, _: rows)
 
@@ -20,8 +20,8 @@ def _bprop(x_TH, token_ids_T, slot_ids_T, table_DV, layout_RE, out, dout):
 
 def _out_shapes(x, token_ids, slot_ids, table, layout):
     num_groups = table[0] * layout[0] * layout[1]
-    counts = -(-num_groups // GROUPS_IN_GRANULE) * GROUPS_IN_GRANULE
-    return x, [counts], token_ids, [GROUPS_IN_GRANULE], [BARRIER]
+    counts = -(-num_groups // INTS) * INTS
+    return x, [counts], token_ids, [INTS], [BARRIER]
 
 
 _forward = custom_op("RreDispatch", _out_shapes, lambda x, *_: (x, ms.int32, ms.int32, ms.int32, ms.int32), _bprop)
@@ -37,11 +37,11 @@ def dispatch_to_ranks(x_TH, token_ids_T, slot_ids_T, table_DV, num_experts, num_
     """rows_TH, counts_G, positions_T and invalid, in the order (rank, slot, expert of the rank)."""
     num_tokens, num_groups = x_TH.shape[0], table_DV.shape[0] * num_experts
     # what fills the table up names no expert, so ids beyond the vocabulary are noticed
-    table_DV = ops.cast(padded(table_DV, ENTRIES_IN_GRANULE, num_experts), ms.uint16)
+    table_DV = ops.cast(padded(table_DV, SHORTS, num_experts), ms.uint16)
     rows_TH, counts_G, positions_T, invalid, _ = _forward(
         x_TH,
-        padded(token_ids_T, IDS_IN_GRANULE),
-        padded(slot_ids_T, IDS_IN_GRANULE),
+        padded(token_ids_T, INTS),
+        padded(slot_ids_T, INTS),
         table_DV,
         _layout(num_ranks, num_experts // num_ranks),
     )

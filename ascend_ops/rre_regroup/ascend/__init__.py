@@ -2,10 +2,8 @@
 
 from mindspore import ops
 
-from ascend_ops.ascend.operators import custom_op, padded, takes_rows
+from ascend_ops.ascend.operators import INTS, custom_op, padded, takes_rows
 from ascend_ops.rre_regroup import composed
-
-COUNTS_IN_GRANULE = 8
 
 _back = custom_op("RreRegroupBack", lambda dout, counts: dout, lambda dout, _: dout)
 
@@ -21,4 +19,4 @@ def rre_regroup(rows_CH, counts_AB):
     """See `ascend_ops.rre_regroup`."""
     if not takes_rows(rows_CH.shape, rows_CH.dtype):
         return composed.rre_regroup(rows_CH, counts_AB)
-    return _forward(rows_CH, padded(counts_AB, COUNTS_IN_GRANULE))  # blocks without rows change nothing
+    return _forward(rows_CH, padded(counts_AB, INTS))  # blocks without rows change nothing

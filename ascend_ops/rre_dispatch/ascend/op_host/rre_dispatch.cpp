@@ -23,8 +23,7 @@ static ge::graphStatus TilingOfRreDispatch(gert::TilingContext* context) {
   const gert::Shape& ids = context->GetInputShape(kTokenIds)->GetStorageShape();
   const gert::Shape& table = context->GetInputShape(kTable)->GetStorageShape();
   const gert::Shape& layout = context->GetInputShape(kLayout)->GetStorageShape();
-  const int64_t padding = ids.GetDim(0) - x.GetDim(0);
-  if (ids.GetDim(0) % rre_host::kInts != 0 || padding < 0 || padding >= 8) return ge::GRAPH_FAILED;
+  if (!rre_host::AreOf(ids, x)) return ge::GRAPH_FAILED;
   if (table.GetDim(1) % 16 != 0 || Groups(table, layout) == 0) return ge::GRAPH_FAILED;
 
   const rre_host::Platform platform(context);

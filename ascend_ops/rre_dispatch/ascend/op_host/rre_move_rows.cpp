@@ -15,8 +15,7 @@ namespace optiling {
 static ge::graphStatus TilingOfMoveRows(gert::TilingContext* context) {
   const gert::Shape& rows = context->GetInputShape(kRows)->GetStorageShape();
   const gert::Shape& positions = context->GetInputShape(kPositions)->GetStorageShape();
-  const int64_t padding = positions.GetDim(0) - rows.GetDim(0);
-  if (positions.GetDim(0) % rre_host::kInts != 0 || padding < 0 || padding >= 8) return ge::GRAPH_FAILED;
+  if (!rre_host::AreOf(positions, rows)) return ge::GRAPH_FAILED;
 
   const rre_host::Platform platform(context);
   const uint64_t row_bytes = rows.GetDim(1) * ge::GetSizeByDataType(context->GetInputDesc(kRows)->GetDataType());
@@ -36,25 +35,12 @@ static ge::graphStatus TilingOfMoveRows(gert::TilingContext* context) {
 
 }  // namespace optiling
 
-namespace ge {
-
-static graphStatus InferShapeOfMoveRows(gert::InferShapeContext* context) {
-  *context->GetOutputShape(0) = *context->GetInputShape(kRows);
-  return GRAPH_SUCCESS;
-}
-
-static graphStatus InferTypeOfMoveRows(gert::InferDataTypeContext* context) {
-  return context->SetOutputDataType(0, context->GetInputDataType(kRows));
-}
-
-}  // namespace ge
-
 namespace ops {
 
 class MoveRows : public OpDef {
  public:
   explicit MoveRows(const char* name) : OpDef(name) {
-    this->SetInferShape(ge::InferShapeOfMoveRows).SetInferDataType(ge::InferTypeOfMoveRows);
+    this->SetInferShape(rre_host::ShapeOfFirst).SetInferDataType(rre_host::TypeOfFirst);
     this->AICore().SetTiling(optiling::TilingOfMoveRows);
     rre_host::DefineOnAllChips(*this, [](auto& definition, const rre_host::Types& rows) {
       rre_host::Plain(definition.Input("rows"), rows);

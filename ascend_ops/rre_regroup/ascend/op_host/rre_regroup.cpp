@@ -40,25 +40,12 @@ static ge::graphStatus TilingOfRegroup(gert::TilingContext* context) {
 
 }  // namespace optiling
 
-namespace ge {
-
-static graphStatus InferShapeOfRegroup(gert::InferShapeContext* context) {
-  *context->GetOutputShape(0) = *context->GetInputShape(kRows);
-  return GRAPH_SUCCESS;
-}
-
-static graphStatus InferTypeOfRegroup(gert::InferDataTypeContext* context) {
-  return context->SetOutputDataType(0, context->GetInputDataType(kRows));
-}
-
-}  // namespace ge
-
 namespace ops {
 
 class Regroup : public OpDef {
  public:
   explicit Regroup(const char* name) : OpDef(name) {
-    this->SetInferShape(ge::InferShapeOfRegroup).SetInferDataType(ge::InferTypeOfRegroup);
+    this->SetInferShape(rre_host::ShapeOfFirst).SetInferDataType(rre_host::TypeOfFirst);
     this->AICore().SetTiling(optiling::TilingOfRegroup);
     rre_host::DefineOnAllChips(*this, [](auto& definition, const rre_host::Types& rows) {
       rre_host::Plain(definition.Input("rows"), rows);
