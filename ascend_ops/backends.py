@@ -41,38 +41,38 @@ def choose(operator: str, device: str | None = None) -> ModuleType:
             f"{VARIABLE}={wanted}: allowed is {' or '.join(BACKENDS)}, or nothing for the fastest that is there"
         )
     device = device or _device_target()
-    backend = wanted or {"CPU": "cpu", "Ascend": "ascend"}.get(device, "composed")
-    if backend == "ascend" and not has_ascend_form(operator):
-        backend = "cpu" if device == "CPU" else "composed"
-    problem = _why_not(operator, backend, device)
-    if problem and backend == wanted:
-        raise problem
-    if problem:
-        _notice(str(problem))
-        backend = "composed"
+    usual = {"CPU": "cpu", "Ascend": "ascend"}.get(device, "composed")
+    # an operator without an AscendC form keeps its usual backend; the composed form can always serve
+    for backend in (wanted or usual, usual if wanted == "ascend" else "composed", "composed"):
+        try:
+            _refuse_what_is_missing(operator, backend, device)
+        except native.OperatorError as problem:
+            if backend == wanted:
+                raise
+            _notice(str(problem))
+            continue
+        if has_form(operator, backend):
+            break
     chosen[operator] = backend
     _log.info("%s: %s", operator, backend)
     return importlib.import_module(f"ascend_ops.{operator}.{backend}")
 
 
-def has_ascend_form(operator: str) -> bool:
-    """Whether there is an `ascend` module."""
-    return importlib.util.find_spec(f"ascend_ops.{operator}.ascend") is not None
+def has_form(operator: str, backend: str) -> bool:
+    """Whether the operator has this form, and the chip has what it is made of (`ON_THIS_CHIP` of the form)."""
+    name = f"ascend_ops.{operator}.{backend}"
+    return importlib.util.find_spec(name) is not None and getattr(importlib.import_module(name), "ON_THIS_CHIP", True)
 
 
-def _why_not(operator: str, backend: str, device: str) -> native.OperatorError | None:
-    """What stands against a backend, if anything does."""
+def _refuse_what_is_missing(operator: str, backend: str, device: str) -> None:
+    """Raises OperatorError where there is no compiler for the CPU, or no operator package for Ascend."""
     if backend == "cpu":
-        try:
-            native.library(operator)
-        except native.CompileError as error:
-            return error
-    if backend == "ascend" and device == "Ascend":
+        native.library(operator)
+    elif backend == "ascend" and device == "Ascend":
         from ascend_ops.ascend.operators import find_package
 
-        missing = find_package()
-        return native.OperatorError(missing) if missing else None
-    return None
+        if missing := find_package():
+            raise native.OperatorError(missing)
 
 
 def describe() -> str:

@@ -22,6 +22,7 @@ import numpy as np
 
 from ascend_ops.emulator import CHIPS, Report, compile_operator
 from ascend_ops.emulator.cases import CHECKS, Shape, random_counts
+from ascend_ops.native import OperatorError
 
 # nominal bandwidth of the chip's memory, bytes a second
 BANDWIDTH = {"ascend910": 1.2e12, "ascend910b": 1.6e12, "ascend910_93": 1.6e12}
@@ -145,14 +146,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
     found = []
-    for chip in arguments.chip:
-        rows = list(costs(chip))
-        for shape in dict.fromkeys(each.shape for each in rows):
-            print(f"\n{chip}, {shape}, {DTYPE}")
-            print(table([each for each in rows if each.shape == shape]))
-        found += rows
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
+    try:
+        for chip in arguments.chip:
+            rows = list(costs(chip))
+            for shape in dict.fromkeys(each.shape for each in rows):
+                print(f"\n{chip}, {shape}, {DTYPE}")
+                print(table([each for each in rows if each.shape == shape]))
+            found += rows
+        if arguments.json:
+            arguments.json.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
+    except (OperatorError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

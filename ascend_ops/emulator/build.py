@@ -119,13 +119,16 @@ static void emulator_start(const std::string& type, const std::vector<uint8_t*>&
 
 
 def _compile(command: list[str], unit: str, library: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-        source, unfinished = Path(scratch) / "unit.cpp", Path(scratch) / library.name
-        source.write_text(unit)
-        done = subprocess.run(
-            [*command, str(source), "-o", str(unfinished)], capture_output=True, text=True, errors="replace"
-        )
-        if done.returncode != 0:
-            errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
-            raise EmulatorError("compile", "\n".join(errors[:8]))
-        os.replace(unfinished, library)
+    try:
+        with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+            source, unfinished = Path(scratch) / "unit.cpp", Path(scratch) / library.name
+            source.write_text(unit)
+            done = subprocess.run(
+                [*command, str(source), "-o", str(unfinished)], capture_output=True, text=True, errors="replace"
+            )
+            if done.returncode != 0:
+                errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+                raise EmulatorError("compile", "\n".join(errors[:8]))
+            os.replace(unfinished, library)
+    except OSError as error:
+        raise EmulatorError("compile", f"{library.name} cannot be written to {library.parent}: {error}") from None

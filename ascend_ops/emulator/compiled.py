@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ascend_ops.native import OperatorError
+
 # NumPy has no bfloat16: these are its bits, and no integers
 BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 
@@ -21,7 +23,7 @@ _TYPES = {
 _MOST_OUTPUTS, _MOST_CORES, _GRANULE = 8, 64, 32
 
 
-class EmulatorError(RuntimeError):
+class EmulatorError(OperatorError):
     """A rule that a kernel broke, or a kernel that does not compile.
 
     Attributes:

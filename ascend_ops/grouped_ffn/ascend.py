@@ -1,4 +1,4 @@
-"""grouped_ffn by MindSpore's GroupedMatmul, on chips that have it; else the composed form. Unverified on hardware.
+"""grouped_ffn by MindSpore's GroupedMatmul, on chips that have it (not 910A). Unverified on hardware.
 
 Rows stay where they are: no blocks, no overflow. The slots' slabs are joined, a copy when there are several; on a
 cluster a sub-group activates one domain, so there is one.
@@ -59,8 +59,9 @@ def chip() -> str:
     return MSContext.get_instance().get_ascend_soc_version()
 
 
-_product = None
-if chip() not in WITHOUT_GROUPED_MATMUL:
+ON_THIS_CHIP = chip() not in WITHOUT_GROUPED_MATMUL
+
+if ON_THIS_CHIP:
     _product = GroupedProduct(
         _Primitive(group_type=0),
         _Primitive(group_type=0, right_axes=(0, 2, 1)),
@@ -70,8 +71,6 @@ if chip() not in WITHOUT_GROUPED_MATMUL:
 
 def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0):
     """See `ascend_ops.grouped_ffn`."""
-    if _product is None:
-        return composed.grouped_ffn(rows_TH, counts_G, slabs, block_rows)
     return by_product(_product, rows_TH, counts_G, slabs)
 
 

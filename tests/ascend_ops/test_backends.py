@@ -4,7 +4,8 @@ import logging
 
 import pytest
 
-import ascend_ops.rre_dispatch  # noqa: F401 - imported by other operators, it would choose in the midst of a test
+import ascend_ops.grouped_ffn.ascend
+import ascend_ops.rre_dispatch  # imported by other operators, it would choose in the midst of a test
 from ascend_ops import backends, native
 from ascend_ops.ascend import operators
 
@@ -57,13 +58,18 @@ def test_on_an_npu_without_the_operator_package_the_composed_form_serves(monkeyp
         backends.choose("rre_combine")
 
 
-def test_on_an_npu_with_the_operator_package_the_ascend_form_serves(monkeypatch, tmp_path):
+@pytest.fixture
+def package(monkeypatch, tmp_path):
+    """An NPU with an operator package."""
     monkeypatch.setattr(backends, "_device_target", lambda: "Ascend")
     monkeypatch.setattr(operators, "PACKAGE", tmp_path)
     monkeypatch.delenv(operators.VARIABLE, raising=False)
     config = tmp_path / "op_impl/ai_core/tbe/config/ascend910/aic-ascend910-ops-info.json"
     config.parent.mkdir(parents=True)
     config.write_text('{"RreDispatch": {}}')
+
+
+def test_on_an_npu_with_the_operator_package_the_ascend_form_serves(package):
     assert backends.choose("rre_combine").__name__ == "ascend_ops.rre_combine.ascend"
 
 
@@ -71,6 +77,14 @@ def test_the_emulated_kernels_serve_where_they_are_asked_for(monkeypatch):
     monkeypatch.setenv(backends.VARIABLE, "ascend")
     assert backends.choose("rre_combine").__name__ == "ascend_ops.rre_combine.ascend"
     assert backends.choose("expert_adam", "CPU").__name__ == "ascend_ops.expert_adam.cpu"
+    # GroupedMatmul is MindSpore's own and not on this chip
+    assert backends.choose("grouped_ffn").__name__ == "ascend_ops.grouped_ffn.cpu"
+
+
+def test_a_chip_without_grouped_matmul_has_the_composed_form(monkeypatch, package):
+    assert backends.choose("grouped_ffn").__name__ == "ascend_ops.grouped_ffn.composed"
+    monkeypatch.setattr(ascend_ops.grouped_ffn.ascend, "ON_THIS_CHIP", True)
+    assert backends.choose("grouped_ffn").__name__ == "ascend_ops.grouped_ffn.ascend"
 
 
 def test_an_unknown_backend_is_refused(monkeypatch):

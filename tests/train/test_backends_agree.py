@@ -27,10 +27,11 @@ def compiler():
         pytest.skip(str(error))
 
 
-def test_losses_and_gradients_agree(opened, tiny_overrides):
-    """From the same weights at every step, and over the first 30 steps of two runs."""
+@pytest.mark.parametrize(("backend", "steps"), [("cpu", 30), ("ascend", 3)])  # the emulator is slow
+def test_losses_and_gradients_agree(opened, tiny_overrides, backend, steps):
+    """With the composed operators: from the same weights at every step, and over the first steps of two runs."""
     overrides = tiny_overrides | {"data.domains_per_step": "2", "lr_scheduler.learning_rate": "0.01"}
-    kernels, kernel_model, kernel_loader = opened(overrides, "cpu")
+    kernels, kernel_model, kernel_loader = opened(overrides, backend)
     first = kernels.gradients(*planned(kernel_model, kernel_loader))  # compiles now, with the kernels
     composed, composed_model, composed_loader = opened(overrides, "composed")
     twin = composed.gradients(*planned(composed_model, composed_loader))
@@ -40,7 +41,7 @@ def test_losses_and_gradients_agree(opened, tiny_overrides):
     for key, gradients in composed.experts.gradients().items():
         for mine, other in zip(kernels.experts.gradients()[key], gradients, strict=True):
             np.testing.assert_allclose(mine, other, atol=3e-6)
-    for _ in range(30):
+    for _ in range(steps):
         step = planned(kernel_model, kernel_loader)
         mine = kernels.run(*step, learning_rate=0.002)
         other = composed.run(*step, learning_rate=0.002)

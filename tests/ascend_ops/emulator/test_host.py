@@ -73,6 +73,11 @@ def test_combine_knows_bfloat16_where_the_chip_does():
         emulator.compile_operator("rre_combine", "ascend910")(rows, positions, rows)
 
 
+def test_a_folder_that_cannot_be_written_is_one_error(tmp_path):
+    with pytest.raises(emulator.EmulatorError, match=r"compile: emulated-rre_combine-100-.*\.so cannot be written to"):
+        emulator.compile_operator("rre_combine", "ascend910", folder=tmp_path / "missing")
+
+
 def test_a_source_that_does_not_compile_is_one_error(tmp_path):
     for folder in ("ascend", "rre_combine"):
         shutil.copytree(OPERATORS / folder, tmp_path / folder)
