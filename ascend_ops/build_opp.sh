@@ -28,6 +28,17 @@ while [ $# -gt 0 ]; do
     esac
 done
 
+# Refuses a chip that the kernels have no definition for.
+check_soc() {
+    local soc
+    for soc in $(tr ';,' '  ' <<<"$1"); do
+        case $soc in
+            ascend910 | ascend910b | ascend910_93) ;;
+            *) die "--soc $soc is not known; allowed: ascend910, ascend910b, ascend910_93, several with ; between" ;;
+        esac
+    done
+}
+
 # The folder of CANN, which its set_env.sh announces.
 find_cann() {
     local folder
@@ -49,8 +60,10 @@ check_cann() {
     [ -n "$version" ] || die "$1 has no version file: is it the toolkit of CANN?"
     [ "$(printf '%s\n%s\n' "$OLDEST_CANN" "$version" | sort -V | head -n 1)" = "$OLDEST_CANN" ] ||
         die "CANN $version is too old: MindSpore 2.10 takes $OLDEST_CANN or newer"
-    [ -d "$1/tools/op_project_templates/ascendc" ] || [ -d "$1/tools/msopgen" ] ||
-        die "$1 has no operator project template (tools/op_project_templates): install the toolkit, not the runtime alone"
+    local template=$1/tools/op_project_templates/ascendc
+    { [ -d "$template/customize" ] && [ -d "$template/common" ]; } ||
+        [ -d "$1/tools/msopgen/template/operator_demo_projects/ascendc_operator_sample" ] ||
+        die "no operator project in $template/customize and common: install the toolkit, not the runtime alone"
     say "CANN $version in $1"
 }
 
@@ -64,6 +77,7 @@ find_compiler() {
     echo "$folder"
 }
 
+check_soc "$SOC"
 CANN=$(find_cann)
 check_cann "$CANN"
 COMPILER=$(find_compiler)
@@ -72,6 +86,7 @@ OUTPUT=$(CDPATH='' cd -- "$OUTPUT" && pwd -P)
 
 # All operators in one project; the compiler writes beside itself, so it works on a copy.
 WORK=$(mktemp -d)
+case $WORK in *[!A-Za-z0-9_./-]*) die "the compiler takes no folder like $WORK: set TMPDIR to a plain path" ;; esac
 trap 'rm -rf "$WORK"' EXIT
 cp -r "$COMPILER" "$WORK/compiler"
 mkdir "$WORK/op_host" "$WORK/op_kernel"
@@ -83,8 +98,9 @@ say "Building for $SOC (minutes)."
 (cd "$WORK/compiler" && "${MINDPANGU_PYTHON:-python3}" setup.py --op_host_path "$WORK/op_host" \
     --op_kernel_path "$WORK/op_kernel" --soc_version "$SOC" --ascend_cann_package_path "$CANN" \
     --vendor_name "$VENDOR" --install_path "$OUTPUT") || {
-    cp "$WORK"/compiler/build.log "$OUTPUT/" 2>/dev/null || die "the build did not start; its reason stands above"
-    die "the build failed; what the compiler said is in $OUTPUT/build.log"
+    kept=$(find "$WORK/compiler" -maxdepth 1 -name '*.log' -size +0 -exec cp {} "$OUTPUT/" \; -print | xargs -r -n 1 basename)
+    [ -n "$kept" ] || die "the build did not start; its reason stands above"
+    die "the build failed; what was said is in $OUTPUT: $(echo $kept)"
 }
 [ -d "$OUTPUT/vendors/$VENDOR" ] || die "the build ended without a package in $OUTPUT/vendors/$VENDOR"
 say "Built. Other programs than this project's find the operators with"

@@ -36,6 +36,7 @@ class Mutant:
         position: where in the file.
         old, new: text.
         kernel: that is run; chip: that it is run on.
+        tight: run on rows that fill the unified buffer to its last granule.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Mutant:
     new: str
     kernel: str
     chip: str = "ascend910"
+    tight: bool = False
 
 
 # where the kernels are, and which of them shows what was broken
@@ -57,6 +59,10 @@ KERNEL_OF = {
 MOVE, DISPATCH, COMBINE, REGROUP = "rre_scatter_rows", "rre_dispatch", "rre_combine", "rre_regroup"
 HEADER_OF = {kernel: file for file, kernel in KERNEL_OF.items()}
 DISPATCH_HOST = "rre_dispatch/ascend/op_host/rre_dispatch.cpp"
+MOVE_HOST = "rre_dispatch/ascend/op_host/rre_move_rows.cpp"
+COMBINE_HOST = "rre_combine/ascend/op_host/rre_combine.cpp"
+REGROUP_HOST = "rre_regroup/ascend/op_host/rre_regroup.cpp"
+HOST = "ascend/rre_host.h"
 
 # statements that are left out, wherever they stand
 STATEMENTS = re.compile(
@@ -107,10 +113,29 @@ CHANGES = (
     ("float buffer of one row", COMBINE, None, "2 * tile_ * sizeof(float)", "tile_ * sizeof(float)"),
     ("more copies than the tiling knows", COMBINE, None, "pipe_.InitBuffer(out_, 2,", "pipe_.InitBuffer(out_, 4,"),
     ("block starts one block too late", REGROUP, None, "starts.SetValue(block, static_cast<int32_t>(start));\n      start += Rows(counts, block, start);", "start += Rows(counts, block, start);\n      starts.SetValue(block, static_cast<int32_t>(start));"),
-    ("blocks in their old order", REGROUP, None, "block = a * inner_ + b, count", "block = b * outer_ + a, count"),
-    ("share of blocks of all cores", REGROUP, None, "MoveBlocks(ShareOfCore(total, 1), back)", "MoveBlocks({0, total}, back)"),
+    ("blocks in their old order", REGROUP, None, "block = a * inner_ + b, end", "block = b * outer_ + a, end"),
+    ("turn of the first core", REGROUP, None, "mine = turn_ * static_cast<uint32_t>(GetBlockIdx())", "mine = 0"),
+    ("turns overlap", REGROUP, None, "stride = turn_ *", "stride = (turn_ - 1) *"),
+    ("turn does not go on", REGROUP, None, "if (mine + turn_ > end) break;", ""),
     ("padding not cleared", REGROUP, None, "Clear(total + padding.begin, total + padding.end);", ""),
+    ("too few zeros before the slices", DISPATCH, None, "kMostShift = 32", "kMostShift = 4"),
     ("clears one row too many", REGROUP, None, "mover_.Word(end, 0)", "mover_.Word(end + 1, 0)"),
+)  # fmt: skip
+
+# what the host forgets when it divides the unified buffer
+FORGOTTEN = (
+    ("tile of other tokens than the kernel's", MOVE, SHARED, "kTileTokens = 256", "kTileTokens = 512"),
+    ("library's part", MOVE, HOST, "ub_bytes -= kUbOfLibrary;", ""),
+    ("places of a tile", MOVE, MOVE_HOST, "platform.ub_bytes - rre_host::kTileTokens * sizeof(int32_t)", "platform.ub_bytes"),
+    ("places of a tile of combine", COMBINE, COMBINE_HOST, "platform.ub_bytes - scratch", "platform.ub_bytes"),
+    ("copies as float", COMBINE, COMBINE_HOST, "? 6 : 10", "? 6 : 6"),
+    ("where blocks start", REGROUP, REGROUP_HOST, "2 * blocks * sizeof(int32_t)", "blocks * sizeof(int32_t)"),
+    ("the zeros' batch", REGROUP, REGROUP_HOST, "platform.ub_bytes - scratch, 3", "platform.ub_bytes - scratch, 2"),
+    ("histogram", DISPATCH, DISPATCH_HOST, "2 * columns * sizeof(int32_t)", "columns * sizeof(int32_t)"),
+    ("slices", DISPATCH, DISPATCH_HOST, "2 * (kMostShift + cores)", "(kMostShift + cores)"),
+    ("counters of SyncAll", DISPATCH, DISPATCH_HOST, "cores * rre_host::kGranule +", ""),
+    ("table entries", DISPATCH, DISPATCH_HOST, "(3 * sizeof(int32_t) + rre_host::kGranule)", "3 * sizeof(int32_t)"),
+    ("one array of ids", DISPATCH, DISPATCH_HOST, "3 * sizeof(int32_t)", "2 * sizeof(int32_t)"),
 )  # fmt: skip
 
 
@@ -128,6 +153,11 @@ def mutants() -> Iterator[Mutant]:
         if old not in text:
             raise SystemExit(f"mutate_kernels: {name}: {file} has no {old!r} any more")
         yield Mutant(name, file, text.index(old), old, new, kernel)
+    for name, kernel, file, old, new in FORGOTTEN:
+        text = (OPERATORS / file).read_text()
+        if old not in text:
+            raise SystemExit(f"mutate_kernels: {name}: {file} has no {old!r} any more")
+        yield Mutant(f"forgotten on the host: {name}", file, text.index(old), old, new, kernel, tight=True)
 
 
 def verdict(mutant: Mutant, folder: Path) -> str:
@@ -140,7 +170,7 @@ def verdict(mutant: Mutant, folder: Path) -> str:
     (sources / mutant.file).write_text(text[: mutant.position] + mutant.new + text[end:])
     try:
         operator = emulator.compile_operator(mutant.kernel, mutant.chip, sources=sources, folder=folder)
-        for seed, shape in enumerate(SHAPES):
+        for seed, shape in enumerate(TIGHT if mutant.tight else SHAPES):
             check(operator, shape, "float16", seed)
     except emulator.EmulatorError as error:
         return error.rule
@@ -154,7 +184,10 @@ SHAPES = (
     Shape(tokens=1500, hidden=64, experts=8, slots=3, ranks=4, cores=2),
     Shape(tokens=203, hidden=48, experts=6, slots=2, ranks=2, skew=0.5, cores=7),
     Shape(tokens=20, hidden=80_016, experts=2, cores=3),
+    Shape(tokens=700, hidden=32, experts=4, slots=2),
 )
+# some of these rows fill the buffers to the last granules
+TIGHT = tuple(Shape(tokens=250, hidden=hidden, experts=64, slots=8) for hidden in range(3_200, 12_800, 48))
 
 
 def run(mutant: Mutant) -> str:

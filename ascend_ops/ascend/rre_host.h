@@ -10,10 +10,11 @@
 
 namespace rre_host {
 
-constexpr uint64_t kGranule = 32;      // bytes that a DMA moves at least
-constexpr uint64_t kInts = 8;          // int32 in a granule
-constexpr uint64_t kMostCores = 64;    // that any of the chips has
-constexpr uint64_t kTileTokens = 256;  // as in rre_kernel.h
+constexpr uint64_t kGranule = 32;            // bytes that a DMA moves at least
+constexpr uint64_t kUbOfLibrary = 8 * 1024;  // of the unified buffer: AscendC keeps its end for itself (TMP_UB_SIZE)
+constexpr uint64_t kInts = 8;                // int32 in a granule
+constexpr uint64_t kMostCores = 64;          // that any of the chips has
+constexpr uint64_t kTileTokens = 256;        // as in rre_kernel.h
 
 inline uint64_t RoundUp(uint64_t value, uint64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -23,6 +24,7 @@ struct Platform {
     const auto platform = platform_ascendc::PlatformAscendC(context->GetPlatformInfo());
     cores = platform.GetCoreNumAiv();
     platform.GetCoreMemSize(platform_ascendc::CoreMemType::UB, ub_bytes);
+    ub_bytes -= kUbOfLibrary;
     library_workspace = platform.GetLibApiWorkSpaceSize();
   }
   uint64_t cores = 0, ub_bytes = 0, library_workspace = 0;
@@ -65,14 +67,18 @@ inline ops::OpParamDef& Plain(ops::OpParamDef& parameter, const Types& types) {
       .Format(std::vector<ge::Format>(types.size(), ge::FORMAT_ND));
 }
 
-// `define(definition, types of the rows)` states inputs and outputs: of the operator, and where a chip has more types.
+// `Define{}(definition, types of the rows)` states inputs and outputs: of the operator, and where a chip has more
+// types. Written for C++11, which CANN's template of an operator project compiles.
 template <typename Define>
-void DefineOnAllChips(ops::OpDef& definition, Define define) {
-  define(definition, Types{ge::DT_FLOAT16, ge::DT_FLOAT});
+void DefineOnAllChips(ops::OpDef& definition) {
+  Define{}(definition, Types{ge::DT_FLOAT16, ge::DT_FLOAT});
   definition.AICore().AddConfig("ascend910");  // no bfloat16
   for (const char* chip : {"ascend910b", "ascend910_93"}) {
     ops::OpAICoreConfig config;
-    define(config, Types{ge::DT_FLOAT16, ge::DT_FLOAT, ge::DT_BF16});
+    Define{}(config, Types{ge::DT_FLOAT16, ge::DT_FLOAT, ge::DT_BF16});
+    // what AddConfig sets by itself where it is given no configuration
+    config.DynamicCompileStaticFlag(true).DynamicFormatFlag(true).DynamicRankSupportFlag(true);
+    config.DynamicShapeSupportFlag(true).NeedCheckSupportFlag(false).PrecisionReduceFlag(true);
     definition.AICore().AddConfig(chip, config);
   }
 }

@@ -5,7 +5,8 @@
 × least   bytes of global memory over those of reading every input and writing every output once
 uneven    of bytes, of scalar operations: how far the core with the most or the least is from the mean
 DMA       launches of all cores, and those of CANN's own operators for 910B, which move rows one by one
-scalar    operations of the scalar unit for a token: single elements of the unified buffer, instructions it hands on
+scalar    operations of the scalar unit for a token: single elements of the unified buffer, instructions it hands on;
+          arithmetic in registers and branches are not seen
 budget    nanoseconds that a token has on its core while the chip's memory moves the rows at its nominal bandwidth
 CANN      bytes of CANN's own operators for 910B over ours: arithmetic from their sources, not measured
 
@@ -31,7 +32,9 @@ DTYPE, ITEM_BYTES, SEED = "float16", 2, 0
 SHAPES = (
     Shape(tokens=8192, hidden=2048, experts=16, slots=4, vocab_size=40_000, ranks=8),
     Shape(tokens=8192, hidden=4096, experts=16, slots=4, vocab_size=40_000, ranks=8),
-    Shape(tokens=8192, hidden=5120, experts=16, slots=40, vocab_size=40_000),
+    Shape(tokens=8192, hidden=5120, experts=16, slots=40, vocab_size=40_000, ranks=8),
+    Shape(tokens=8192, hidden=2048, experts=64, slots=64, vocab_size=40_000),
+    Shape(tokens=8192, hidden=2048, experts=16, slots=6, vocab_size=40_000, ranks=8, skew=0.7),
     Shape(tokens=8200, hidden=2048, experts=16, slots=1, vocab_size=40_000, skew=1.0),
 )
 
@@ -100,10 +103,11 @@ def cann(kernel: str, shape: Shape) -> tuple[int, int] | tuple[None, None]:
 def _cost(kernel: str, chip: str, shape: Shape, report: Report) -> Cost:
     cores, least = len(report.loads), least_bytes(kernel, shape)
     bytes_cann, dma_cann = cann(kernel, shape)
+    skew = f" skew {shape.skew:g}" if shape.skew else ""
     return Cost(
         kernel=kernel,
         chip=chip,
-        shape=f"T{shape.tokens} H{shape.hidden} E{shape.experts} D{shape.slots} R{shape.ranks}",
+        shape=f"T{shape.tokens} H{shape.hidden} E{shape.experts} D{shape.slots} R{shape.ranks}{skew}",
         cores=cores,
         bytes_moved=int(report.bytes_moved.sum()),
         bytes_least=least,

@@ -26,6 +26,7 @@ FLAGS = (
     "-g1",
     "-fPIC",
     "-shared",
+    "-fvisibility=hidden",  # kernels that are loaded together share nothing
     "-pthread",
     "-Wall",
     "-Wno-unknown-pragmas",

@@ -19,7 +19,8 @@ class Shape:
     Attributes:
         tokens, hidden, experts, slots, vocab_size: T, H, E, D, V.
         ranks: that the experts lie on.
-        skew: 0 spreads tokens over all ids, 1 gives all of them one id.
+        skew: 0 spreads tokens over all ids, 1 gives all of them one id; of blocks to regroup, this share of the rows
+            is in one, and this share of the others is empty.
         cores: that tiling may use; 0: all.
     """
 
@@ -54,10 +55,12 @@ def random_ids(chance: np.random.Generator, shape: Shape) -> tuple[np.ndarray, n
 
 
 def random_counts(chance: np.random.Generator, shape: Shape, fill: float = 0.9) -> np.ndarray:
-    """int32 [ranks, slots · experts], rows of each block; `fill` of the rows at most, `skew` of the blocks empty."""
+    """int32 [ranks, slots · experts], rows of each block; `fill` of the rows at most."""
     blocks = (shape.ranks, shape.slots * shape.experts)
     weights = chance.random(blocks) * (chance.random(blocks) >= shape.skew)
-    return np.floor(weights / max(weights.sum(), 1e-9) * fill * shape.tokens).astype(np.int32)
+    weights *= (1 - shape.skew) / max(weights.sum(), 1e-9)
+    weights[0, -1] += shape.skew
+    return np.floor(weights * fill * shape.tokens).astype(np.int32)
 
 
 def check_dispatch(operator: Operator, shape: Shape, dtype: str, seed: int) -> Report:

@@ -1,4 +1,4 @@
-"""grouped_all_to_all by HCCL's AlltoAllV, with the AscendC kernel that puts rows in the order of sending.
+"""grouped_all_to_all by HCCL's AlltoAllV. The AscendC kernel puts rows in the order of sending, where it was built.
 
 Unverified on hardware. Old versions of CANN return zeros from AlltoAllV without a word (seen by others on 910A): a
 group is tested when it is joined, and one that fails exchanges by AllGather, with R times the traffic and a warning.
@@ -10,9 +10,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from ascend_ops import backends
 from ascend_ops.ascend.operators import takes_rows
 from ascend_ops.grouped_all_to_all import composed
-from ascend_ops.rre_dispatch.ascend import dispatch_to_ranks
 
 _log = logging.getLogger("ascend_ops")
 
@@ -83,6 +83,11 @@ def self_test(exchange, rank, size):
     )
 
 
+_dispatch = backends.choose("rre_dispatch")
+if not hasattr(_dispatch, "dispatch_to_ranks"):
+    _dispatch = None  # not the AscendC kernel
+
+
 @ops.constexpr
 def _zeros(shape):
     return Tensor(np.zeros(shape, np.float32))
@@ -101,8 +106,9 @@ def dispatch_all_to_all(
 ):
     """See `ascend_ops.grouped_all_to_all`."""
     ids = (token_ids_T, slot_ids_T, table_DV, num_experts)
-    if not takes_rows(x_TH.shape, x_TH.dtype):
-        return composed.dispatch_all_to_all(x_TH, *ids, send_counts_R, receive_counts_R, capacity, group, order)
-    rows_TH, counts_G, positions_T, invalid = dispatch_to_ranks(x_TH, *ids, group.size)
+    if _dispatch is not None and takes_rows(x_TH.shape, x_TH.dtype):
+        rows_TH, counts_G, positions_T, invalid = _dispatch.dispatch_to_ranks(x_TH, *ids, group.size)
+    else:
+        rows_TH, counts_G, positions_T, invalid = composed.dispatch_to_ranks(x_TH, *ids, group.size)
     rows_CH, order = grouped_all_to_all(rows_TH, send_counts_R, receive_counts_R, capacity, group, order)
     return rows_CH, counts_G.reshape((group.size, -1)), positions_T, invalid, order

@@ -104,14 +104,22 @@ def grouped_all_to_all(rows_SH, send_counts_R, receive_counts_R, capacity, group
     return group.exchange(rows_SH, index_C, index_S, order)
 
 
-def dispatch_all_to_all(
-    x_TH, token_ids_T, slot_ids_T, table_DV, num_experts, send_counts_R, receive_counts_R, capacity, group, order
-):
-    """See `ascend_ops.grouped_all_to_all`. Ids outside the table are moved into it, and counted."""
-    num_slots, local_experts = table_DV.shape[0], num_experts // group.size
+def dispatch_to_ranks(x_TH, token_ids_T, slot_ids_T, table_DV, num_experts, num_ranks):
+    """rows_TH, counts_G, positions_T and invalid, in the order (rank, slot, expert of the rank)."""
+    num_slots, local_experts = table_DV.shape[0], num_experts // num_ranks
     slots_T, experts_T, invalid = look_up(token_ids_T, slot_ids_T, table_DV, num_experts)
     ranks_T, local_T = ops.floor_div(experts_T, local_experts), ops.floor_mod(experts_T, local_experts)
     groups_T = (ranks_T * num_slots + slots_T) * local_experts + local_T
     rows_TH, counts_G, positions_T = sort_rows(x_TH, groups_T, num_slots * num_experts)
+    return rows_TH, counts_G, positions_T, invalid
+
+
+def dispatch_all_to_all(
+    x_TH, token_ids_T, slot_ids_T, table_DV, num_experts, send_counts_R, receive_counts_R, capacity, group, order
+):
+    """See `ascend_ops.grouped_all_to_all`. Ids outside the table are moved into it, and counted."""
+    rows_TH, counts_G, positions_T, invalid = dispatch_to_ranks(
+        x_TH, token_ids_T, slot_ids_T, table_DV, num_experts, group.size
+    )
     rows_CH, order = grouped_all_to_all(rows_TH, send_counts_R, receive_counts_R, capacity, group, order)
     return rows_CH, counts_G.reshape((group.size, -1)), positions_T, invalid, order

@@ -54,6 +54,17 @@ def test_dispatch(differentiate, shape):
     np.testing.assert_array_equal(dx_TH, dispatch_reference.rre_dispatch_backward(drows_TH, wanted[2]))
 
 
+def test_a_table_that_names_no_expert_is_counted_also_where_16_bits_would_make_it_one(differentiate):
+    x_TH, ids_T = np.ones((9, 16), np.float32), np.arange(9, dtype=np.int32)
+    table_DV = np.array([[0, 1, 2, 3, 4, -1, 65536, 65537, 2**31 - 1]], np.int32)
+
+    def function(*inputs):
+        return dispatch.rre_dispatch(*inputs, 4)
+
+    (*_, invalid), _ = differentiate(function, (x_TH, ids_T, 0 * ids_T, table_DV), [0], x_TH)
+    assert invalid == [5]
+
+
 @given(shape=SHAPES.filter(lambda shape: shape["hidden"] % 16 == 0))
 @few
 def test_dispatch_in_the_order_of_sending(shape):

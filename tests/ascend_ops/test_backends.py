@@ -58,6 +58,15 @@ def test_on_an_npu_without_the_operator_package_the_composed_form_serves(monkeyp
         backends.choose("rre_combine")
 
 
+def test_what_is_made_of_mindspores_own_operators_needs_no_package(monkeypatch, tmp_path):
+    monkeypatch.setattr(backends, "_device_target", lambda: "Ascend")
+    monkeypatch.setattr(operators, "PACKAGE", tmp_path / "none")
+    monkeypatch.delenv(operators.VARIABLE, raising=False)
+    monkeypatch.setattr(ascend_ops.grouped_ffn.ascend, "ON_THIS_CHIP", True)
+    assert backends.choose("grouped_ffn").__name__ == "ascend_ops.grouped_ffn.ascend"
+    assert backends.choose("grouped_all_to_all").__name__ == "ascend_ops.grouped_all_to_all.ascend"
+
+
 @pytest.fixture
 def package(monkeypatch, tmp_path):
     """An NPU with an operator package."""

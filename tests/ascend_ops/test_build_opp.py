@@ -28,7 +28,8 @@ open(os.path.join(package, "soc"), "w").write(arguments.soc_version)
 def host(tmp_path):
     """A host with CANN 8.3 and a MindSpore; `host(*arguments, **environment)` runs the script."""
     cann = tmp_path / "cann"
-    (cann / "tools" / "op_project_templates" / "ascendc").mkdir(parents=True)
+    for part in ("customize", "common"):
+        (cann / "tools" / "op_project_templates" / "ascendc" / part).mkdir(parents=True)
     (cann / "version.cfg").write_text("toolkit_running_version=[8.3.RC1:8.3.RC1]\n")
     mindspore = tmp_path / "site" / "mindspore"
     compiler = mindspore / "lib" / "plugin" / "ascend" / "custom_compiler"
@@ -80,12 +81,32 @@ def test_no_mindspore(host):
 def test_a_build_that_fails(host):
     done = host(BUILD_FAILS="1")
     assert done.returncode == 1
-    assert "what the compiler said is in" in done.stderr
+    assert f"what was said is in {host.package.parents[1]}: build.log" in done.stderr
     assert (host.package.parents[1] / "build.log").read_text() == "ccec: error"
 
 
+def test_a_toolkit_without_the_template(host):
+    (host.cann / "tools" / "op_project_templates" / "ascendc" / "common").rmdir()
+    done = host()
+    assert done.returncode == 1
+    assert "ascendc/customize and common: install the toolkit" in done.stderr
+
+
+def test_a_folder_that_the_compiler_does_not_take(host, tmp_path):
+    odd = tmp_path / "a b"
+    odd.mkdir()
+    done = host(TMPDIR=str(odd))
+    assert done.returncode == 1
+    assert "set TMPDIR to a plain path" in done.stderr
+
+
 @pytest.mark.parametrize(
-    ("arguments", "words"), [(["--soc"], "--soc needs a value"), (["--chip"], "unknown argument --chip")]
+    ("arguments", "words"),
+    [
+        (["--soc", "ascend910;910c"], "--soc 910c is not known; allowed: ascend910, "),
+        (["--soc"], "--soc needs a value"),
+        (["--chip"], "unknown argument --chip"),
+    ],
 )
 def test_wrong_arguments(host, arguments, words):
     done = host(*arguments)

@@ -40,7 +40,9 @@ def test_without_headers_the_composed_forms_compile_and_that_is_said(stubs, tmp_
     done = compile_operators("--cache", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "so the composed forms were compiled" in done.stdout
-    assert "no custom operator" in done.stdout
+    assert "composed (rre_combine, rre_dispatch, rre_regroup)" in done.stdout
+    assert "AlltoAllV × 8" in done.stdout
+    assert "Rre" not in done.stdout.splitlines()[-1]
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@
 
 MindSpore loads its Ascend plugin over stubs of CANN's libraries, looks the operators up in a package that holds their
 definitions alone, compiles the call of each against ACL's headers, and infers shapes and gradients. Without those
-headers (CANN has them, and torch-npu's wheel, which --download fetches) the graph is compiled with the composed forms.
+headers (CANN has them, and torch-npu's wheel, which --download fetches) the graph has the composed forms of ours.
 Nothing is executed; that the same graph runs on a card is unverified on hardware. Without a device MindSpore knows no
 chip, so GroupedMatmul is compiled for ascend910 too, which on a card gets the composed form.
 """
@@ -77,9 +77,8 @@ def prepare(folder: Path, chip: str, headers: Path | None) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
     environment.pop("MINDPANGU_OPS", None)
-    if headers is None:
-        environment["MINDPANGU_OPS"] = "composed"
-    else:
+    environment.pop("ASCEND_CUSTOM_OPP_PATH", None)
+    if headers is not None:
         (toolkit / "include").symlink_to(headers.resolve())
         operator_package.write(folder / "package", chip)
         environment["ASCEND_CUSTOM_OPP_PATH"] = str(folder / "package")

@@ -16,7 +16,7 @@ struct Chip {
   const char* name;        // as AddConfig takes it
   int architecture;        // __CCE_AICORE__
   uint32_t vector_cores;   // that a kernel without matrix products may use
-  uint64_t ub_bytes;       // of the unified buffer of a core, less what the compiler keeps
+  uint64_t ub_bytes;       // of the unified buffer of a core, less what the compiler keeps: what tiling is told
   uint32_t events;         // flags of one kind (from pipe, to pipe) that there are: QUE_MAX_EVENT
   bool hardware_sync_all;  // SyncAll() without a workspace
   bool bfloat16;           // the vector unit knows it
@@ -35,6 +35,8 @@ inline const Chip* find_chip(const char* name) {
   return nullptr;
 }
 
-constexpr uint64_t kGranule = 32;  // bytes: what a DMA moves at least, and how it wants addresses aligned
+constexpr uint64_t kUbOfLibrary = 8 * 1024;   // of the unified buffer: AscendC keeps its end for temporaries of its own
+constexpr uint64_t kLibraryWorkspace = 4096;  // of global memory, before the operator's own; CANN's is larger
+constexpr uint64_t kGranule = 32;             // bytes: what a DMA moves at least, and how it wants addresses aligned
 
 }  // namespace emulator

@@ -46,6 +46,7 @@ class Core {
   // A DMA's burst in global memory.
   void touch(const Stamp& stamp, const void* address, uint64_t bytes, bool write, const char* what) {
     const uint8_t* begin = static_cast<const uint8_t*>(address);
+    memory.refuse_counters(address, bytes, what);
     if (write)
       memory.write(address, bytes, what);
     else
@@ -104,7 +105,8 @@ class Core {
   Pipes pipes;
   UnifiedBuffer unified_buffer;
   std::vector<Buffer> buffers;
-  std::vector<Access> accesses;  // of global memory, since the last SyncAll
+  const void* pipe_object = nullptr;  // the TPipe: one, as each would hand out the unified buffer from its start
+  std::vector<Access> accesses;       // of global memory, since the last SyncAll
   Counters counters;
   int outstanding_tensors = 0;
 
@@ -121,6 +123,6 @@ class Core {
 };
 
 // The core that this thread plays.
-inline thread_local Core* this_core = nullptr;
+static thread_local Core* this_core = nullptr;
 
 }  // namespace emulator

@@ -59,6 +59,8 @@ EMULATOR_EXPORT int emulator_run(const char* chip_name, int cores, const emulato
                                  const emulator::Tensor* outputs, int num_outputs, emulator::Counters* counters,
                                  char* problem, int problem_size) {
   using namespace emulator;
+  static std::mutex one_at_a_time;  // Python lets other threads in while this runs
+  const std::lock_guard<std::mutex> lock(one_at_a_time);
   try {
     host.cores = static_cast<uint32_t>(cores);
     Call operator_call(*find_chip(chip_name), EMULATOR_OPERATOR, {inputs, inputs + num_inputs});

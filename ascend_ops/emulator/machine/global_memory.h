@@ -4,8 +4,10 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -41,6 +43,7 @@ class GlobalMemory {
  public:
   explicit GlobalMemory(std::vector<Array> arrays) : arrays_(std::move(arrays)) {}
 
+  // The array that holds these bytes.
   Array& find(const void* address, uint64_t count, const char* what) {
     for (Array& array : arrays_)
       if (array.holds(address, count)) return array;
@@ -53,12 +56,33 @@ class GlobalMemory {
     violate(rule::kGmBounds, "%s touches %lu bytes that belong to no array of the operator", what, count);
   }
 
+  // All cores count SyncAlls in the same bytes, which begin as zeros and are nobody else's from then on.
+  void count_in(const void* address, uint64_t count) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const uint8_t* first = static_cast<const uint8_t*>(address);
+    if (counters_ != nullptr && counters_ != first)
+      violate(rule::kSyncAll, "SyncAll: another global workspace than before, or than another core's");
+    if (counters_ != nullptr) return;
+    read(address, count, "SyncAll");
+    for (uint64_t i = 0; i < count; ++i)
+      if (first[i] != 0) violate(rule::kSyncAll, "SyncAll: its global workspace is not zero at the first call");
+    counters_end_ = first + count;
+    counters_ = first;
+  }
+
   void read(const void* address, uint64_t count, const char* what) {
     Array& array = find(address, count, what);
     const uint64_t offset = static_cast<const uint8_t*>(address) - array.data;
     if (!array.written.empty() && std::memchr(array.written.data() + offset, 0, count))
       violate(rule::kUninitialised, "%s reads bytes %lu to %lu of %s, which nothing has written", what, offset,
               offset + count, array.name.c_str());
+  }
+
+  // A DMA keeps away from what SyncAll counts in.
+  void refuse_counters(const void* address, uint64_t count, const char* what) const {
+    const uint8_t* first = static_cast<const uint8_t*>(address);
+    if (counters_ != nullptr && first < counters_end_ && first + count > counters_)
+      violate(rule::kSyncAll, "%s touches what SyncAll counts in", what);
   }
 
   void write(const void* address, uint64_t count, const char* what) {
@@ -75,6 +99,8 @@ class GlobalMemory {
 
  private:
   std::vector<Array> arrays_;
+  std::mutex mutex_;
+  std::atomic<const uint8_t*> counters_{nullptr}, counters_end_{nullptr};  // of SyncAll
 };
 
 // A pipe of one core must not pass another, or itself, in global memory either.

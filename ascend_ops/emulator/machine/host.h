@@ -139,6 +139,12 @@ class Call {
     if (inputs_.size() != definition_.inputs.size())
       violate(rule::kHost, "%s has %zu inputs, got %zu", definition_.name.c_str(), definition_.inputs.size(),
               inputs_.size());
+    const std::map<std::string, bool>& flags = definition_.core.configs.at(chip_.name).flags;
+    for (const char* flag : {"dynamicCompileStatic", "dynamicFormat", "dynamicRankSupport", "dynamicShapeSupport",
+                             "needCheckSupport", "precisionReduce"})
+      if (!flags.count(flag))
+        violate(rule::kHost, "%s on %s: %s is not set, and CANN has no default for a configuration of our own",
+                definition_.name.c_str(), chip_.name, flag);
     const size_t combinations = input_on_chip(0).types.size();
     for (const bool input : {true, false})
       for (const ops::OpParamDef& common : input ? definition_.inputs : definition_.outputs) {

@@ -117,6 +117,6 @@ class Launch {
 };
 
 // The launch that is running; one at a time.
-inline Launch* this_launch = nullptr;
+static Launch* this_launch = nullptr;
 
 }  // namespace emulator

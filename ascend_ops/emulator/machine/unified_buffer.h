@@ -24,9 +24,9 @@ class UnifiedBuffer {
   // Takes the next bytes, whole granules; returns their offset.
   uint64_t allocate(uint64_t bytes) {
     const uint64_t offset = used_, whole = (bytes + kGranule - 1) / kGranule * kGranule;
-    if (offset + whole > chip_.ub_bytes)
-      violate(rule::kCapacity, "InitBuffer of %lu bytes: %lu are taken already, and %s has %lu", whole, offset,
-              chip_.name, chip_.ub_bytes);
+    if (offset + whole > chip_.ub_bytes - kUbOfLibrary)
+      violate(rule::kCapacity, "InitBuffer of %lu bytes: %lu are taken already, and %s has %lu, the library's excluded",
+              whole, offset, chip_.name, chip_.ub_bytes - kUbOfLibrary);
     used_ += whole;
     return offset;
   }

@@ -36,7 +36,10 @@ def _layout(num_ranks, experts_of_rank):
 def dispatch_to_ranks(x_TH, token_ids_T, slot_ids_T, table_DV, num_experts, num_ranks):
     """rows_TH, counts_G, positions_T and invalid, in the order (rank, slot, expert of the rank)."""
     num_tokens, num_groups = x_TH.shape[0], table_DV.shape[0] * num_experts
-    # what fills the table up names no expert, so ids beyond the vocabulary are noticed
+    # what fills the table up names no expert, so ids beyond the vocabulary are noticed; nor may a cast make an expert
+    # of what is none
+    wrong_DV = ops.logical_or(table_DV < 0, table_DV > num_experts)
+    table_DV = ops.select(wrong_DV, ops.ones_like(table_DV) * num_experts, table_DV)
     table_DV = ops.cast(padded(table_DV, SHORTS, num_experts), ms.uint16)
     rows_TH, counts_G, positions_T, invalid, _ = _forward(
         x_TH,

@@ -450,6 +450,42 @@ KERNEL(a_core_reads_what_another_writes, "race", 2) {
   }
 }
 
+// ---- more of queues and of the vector unit
+
+KERNEL(a_second_pipe, "queue", 1) {
+  Tensors t;
+  TPipe another;
+}
+
+KERNEL(more_buffers_than_a_pipe_has, "queue", 1) {
+  Tensors t;
+  for (int i = 0; i < 65; ++i) t.buffer(8);
+}
+
+KERNEL(buffers_for_a_queue_that_has_some, "queue", 1) {
+  Tensors t;
+  Bind queue;
+  t.pipe.InitBuffer(queue, 1, 256);
+  t.pipe.InitBuffer(queue, 1, 256);
+}
+
+KERNEL(a_result_across_its_input, "ub-bounds", 1) {
+  Tensors t;
+  auto a = t.buffer(256);
+  Duplicate(a, 1, 256);
+  PipeBarrier<PIPE_V>();
+  Add(a[8], a, a, 200);
+}
+
+KERNEL(a_cast_onto_its_input, "ub-bounds", 1) {
+  Tensors t;
+  TBuf<TPosition::VECCALC> buffer;
+  t.pipe.InitBuffer(buffer, 256);
+  Duplicate(buffer.Get<half>(), half(1.0f), 128);
+  PipeBarrier<PIPE_V>();
+  Cast(buffer.Get<float>(), buffer.Get<half>(), RoundMode::CAST_NONE, 64);
+}
+
 // ---- sync-all, chip
 
 KERNEL(a_core_does_not_come, "sync-all", 4) {
@@ -472,6 +508,38 @@ KERNEL(a_workspace_that_is_not_zero, "sync-all", 4) {
 KERNEL(a_workspace_that_nobody_set, "uninitialised", 4) {
   Tensors t;
   SyncAll(t.other, t.buffer());
+}
+
+KERNEL(a_second_sync_all_counts_where_the_first_did, "", 4) {
+  Tensors t;
+  auto scratch = t.buffer();
+  SyncAll(t.zeros, scratch);
+  SyncAll(t.zeros, scratch);
+}
+
+KERNEL(another_workspace_the_second_time, "sync-all", 4) {
+  Tensors t;
+  auto scratch = t.buffer();
+  SyncAll(t.zeros, scratch);
+  SyncAll(t.zeros[64], scratch);
+}
+
+KERNEL(a_workspace_for_each_core, "sync-all", 4) {
+  Tensors t;
+  SyncAll(t.zeros[GetBlockIdx() * 64], t.buffer());
+}
+
+KERNEL(a_workspace_off_its_granule, "sync-all", 4) {
+  Tensors t;
+  SyncAll(t.zeros[1], t.buffer());
+}
+
+KERNEL(a_copy_into_the_counters, "sync-all", 4) {
+  Tensors t;
+  auto scratch = t.buffer(), copied = t.buffer();
+  Duplicate(copied, 1, 64);
+  SyncAll(t.zeros, scratch);
+  DataCopy(t.zeros[8 * GetBlockIdx()], copied, 8);
 }
 
 KERNEL(sync_all_of_some_cores, "sync-all", 4) {

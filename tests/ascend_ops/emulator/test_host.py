@@ -1,13 +1,15 @@
 """What op_host refuses, and what it says of an operator."""
 
 import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from ascend_ops import emulator
-from ascend_ops.emulator.build import OPERATORS
-from ascend_ops.emulator.cases import Shape, random_ids, random_rows
+from ascend_ops import emulator, native
+from ascend_ops.emulator.build import HERE, OPERATORS
+from ascend_ops.emulator.cases import Shape, check, random_ids, random_rows
 
 T, H, E = 24, 32, 4
 
@@ -71,6 +73,52 @@ def test_combine_knows_bfloat16_where_the_chip_does():
     emulator.compile_operator("rre_combine", "ascend910b")(rows, positions, rows)
     with pytest.raises(emulator.EmulatorError, match="no such types on ascend910"):
         emulator.compile_operator("rre_combine", "ascend910")(rows, positions, rows)
+
+
+@pytest.mark.parametrize("source", sorted(OPERATORS.glob("*/ascend/op_host/*.cpp")), ids=lambda path: path.stem)
+def test_the_host_side_is_cpp_11(source):
+    """Which CANN's template of an operator project may compile."""
+    includes = [f"-I{folder}" for folder in (HERE / "include", OPERATORS / "ascend", source.parent)]
+    command = [native.compiler(), "-std=c++11", "-fsyntax-only", "-w", "-D__CCE_AICORE__=220", *includes, str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_kernels_that_are_loaded_together_share_nothing(tmp_path):
+    """The second one's own tiling is used, though it has the first one's names."""
+    for folder in ("ascend", "rre_combine"):
+        shutil.copytree(OPERATORS / folder, tmp_path / folder)
+    source = tmp_path / "rre_combine" / "ascend" / "op_host" / "rre_combine.cpp"
+    text = source.read_text()
+    source.write_text(
+        text.replace("context->SetBlockDim(rre_host::CoresFor(", "context->SetBlockDim(64 + rre_host::CoresFor(")
+    )
+    rows, positions = np.zeros((8, 32), np.float16), np.arange(8, dtype=np.int32)
+    emulator.compile_operator("rre_combine", "ascend910")(rows, positions, rows)
+    changed = emulator.compile_operator("rre_combine", "ascend910", sources=tmp_path, folder=tmp_path)
+    with pytest.raises(emulator.EmulatorError, match="sync-all: launched on 65 cores"):
+        changed(rows, positions, rows)
+
+
+def test_threads_take_turns():
+    operator = emulator.compile_operator("rre_dispatch", "ascend910")
+
+    def each(seed):
+        check(operator, Shape(300, 32, experts=4, slots=2), "float16", seed)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(each, range(12)))
+
+
+def test_a_configuration_without_its_flags_is_refused(tmp_path):
+    for folder in ("ascend", "rre_combine"):
+        shutil.copytree(OPERATORS / folder, tmp_path / folder)
+    header = tmp_path / "ascend" / "rre_host.h"
+    header.write_text(header.read_text().replace(".DynamicShapeSupportFlag(true)", "; config"))
+    rows, positions = np.zeros((8, 32), np.float16), np.arange(8, dtype=np.int32)
+    operator = emulator.compile_operator("rre_combine", "ascend910b", sources=tmp_path, folder=tmp_path)
+    with pytest.raises(emulator.EmulatorError, match=r"op-host: .*dynamicShapeSupport is not set"):
+        operator(rows, positions, rows)
 
 
 def test_a_folder_that_cannot_be_written_is_one_error(tmp_path):

@@ -119,11 +119,17 @@ class TBuf {
 
 class TPipe {
  public:
-  TPipe() { current_ = this; }
+  TPipe() {
+    emulator::Core& core = *emulator::this_core;
+    if (core.pipe_object != nullptr)
+      emulator::violate(emulator::rule::kQueue, "a second TPipe: its buffers would be those of the first");
+    core.pipe_object = current_ = this;
+  }
 
   template <TPosition kSource, TPosition kDestination, int kDepth>
   void InitBuffer(TQueBind<kSource, kDestination, kDepth>& queue, uint32_t number, uint32_t bytes) {
     using Queue = TQueBind<kSource, kDestination, kDepth>;
+    if (!queue.slots_.empty()) emulator::violate(emulator::rule::kQueue, "InitBuffer of a queue that has its buffers");
     emulator::this_core->reserve_events({Queue::kProducer, Queue::kConsumer}, number);
     emulator::this_core->reserve_events({Queue::kConsumer, Queue::kProducer}, number);
     for (uint32_t i = 0; i < number; ++i) queue.slots_.push_back({take(bytes)});
@@ -144,10 +150,13 @@ class TPipe {
   static int take(uint64_t bytes) {
     emulator::Core& core = *emulator::this_core;
     if (bytes == 0) emulator::violate(emulator::rule::kCapacity, "InitBuffer of 0 bytes");
+    if (core.buffers.size() == kMostBuffers)
+      emulator::violate(emulator::rule::kQueue, "InitBuffer: a TPipe has %zu buffers at most", kMostBuffers);
     core.buffers.push_back({core.unified_buffer.allocate(bytes), bytes});
     return static_cast<int>(core.buffers.size()) - 1;
   }
 
+  static constexpr size_t kMostBuffers = 64;
   static inline thread_local TPipe* current_ = nullptr;
 };
 

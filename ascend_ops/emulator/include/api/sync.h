@@ -8,8 +8,8 @@ namespace AscendC {
 inline int64_t GetBlockIdx() { return emulator::this_core->index; }
 inline int64_t GetBlockNum() { return emulator::this_core->count; }
 
-// The part of the workspace that is the operator's own; here there is no other.
-inline GM_ADDR GetUserWorkspace(GM_ADDR workspace) { return workspace; }
+// The part of the workspace that is the operator's own, behind the library's.
+inline GM_ADDR GetUserWorkspace(GM_ADDR workspace) { return workspace + emulator::kLibraryWorkspace; }
 
 template <HardEvent kEvent>
 void SetFlag(TEventID id) {
@@ -60,12 +60,9 @@ inline void SyncAll(const GlobalTensor<int32_t>& global, const LocalTensor<int32
     emulator::violate(emulator::rule::kSyncAll,
                       "SyncAll of %u cores needs %lu int32 of workspace, got %lu global and %lu local", cores, needed,
                       global.GetSize(), local.GetSize());
-  if (core.counters.sync_alls == 0) {
-    core.memory.read(global.GetPhyAddr(), needed * sizeof(int32_t), "SyncAll");
-    for (uint64_t i = 0; i < needed; ++i)
-      if (global.GetPhyAddr()[i] != 0)
-        emulator::violate(emulator::rule::kSyncAll, "SyncAll: its global workspace is not zero at the first call");
-  }
+  if (reinterpret_cast<uintptr_t>(global.GetPhyAddr()) % emulator::kGranule || local.offset() % emulator::kGranule)
+    emulator::violate(emulator::rule::kSyncAll, "SyncAll: its workspaces begin at multiples of 32 bytes");
+  core.memory.count_in(global.GetPhyAddr(), needed * sizeof(int32_t));
   core.pipes.barrier_all();
   local.write(core.start(emulator::Pipe::kScalar), 0, needed, "SyncAll");
   emulator::this_launch->sync_all(core);

@@ -26,6 +26,17 @@ void check_vector_address(const AscendC::LocalTensor<T>& tensor, const char* wha
     violate(rule::kAlignment, "%s: address %lu in the unified buffer is no multiple of 32", what, tensor.offset());
 }
 
+// The vector unit works repeat by repeat: what it writes may be what it reads, element for element, or something else.
+template <typename To, typename From>
+void check_overlap(const AscendC::LocalTensor<To>& out, const AscendC::LocalTensor<From>& in, uint64_t count,
+                   const char* what) {
+  const uint64_t to = out.offset(), from = in.offset();
+  const bool apart = to + count * sizeof(To) <= from || from + count * sizeof(From) <= to;
+  if (!apart && (to != from || sizeof(To) != sizeof(From)))
+    violate(rule::kUbBounds, "%s: its result lies across its input, bytes %lu and %lu of the unified buffer", what, to,
+            from);
+}
+
 }  // namespace emulator
 
 namespace AscendC {
@@ -50,6 +61,7 @@ void Add(const LocalTensor<T>& out, const LocalTensor<T>& left, const LocalTenso
       "Add takes half, float, int16 or int32");
   const Stamp now = start_vector_operation(count, "Add");
   for (const auto& tensor : {out, left, right}) check_vector_address(tensor, "Add");
+  for (const auto& tensor : {left, right}) check_overlap(out, tensor, count, "Add");
   const T* a = left.read(now, 0, count, "Add");
   const T* b = right.read(now, 0, count, "Add");
   T* to = out.write(now, 0, count, "Add");
@@ -68,6 +80,7 @@ void Cast(const LocalTensor<To>& out, const LocalTensor<From>& in, RoundMode mod
   check_vector_type<From>("Cast");
   check_vector_address(out, "Cast");
   check_vector_address(in, "Cast");
+  check_overlap(out, in, count, "Cast");
   const RoundMode wanted = std::is_same_v<To, bfloat16_t> ? RoundMode::CAST_RINT : RoundMode::CAST_NONE;
   if (mode != wanted)
     violate(rule::kChip, "Cast with a rounding mode that is not common to all chips; expected %s",

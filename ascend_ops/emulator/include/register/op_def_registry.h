@@ -183,7 +183,21 @@ class OpAICoreConfig {
  public:
   OpParamDef& Input(const char* name) { return inputs[name] = OpParamDef(name); }
   OpParamDef& Output(const char* name) { return outputs[name] = OpParamDef(name); }
+  OpAICoreConfig& DynamicCompileStaticFlag(bool flag) { return set("dynamicCompileStatic", flag); }
+  OpAICoreConfig& DynamicFormatFlag(bool flag) { return set("dynamicFormat", flag); }
+  OpAICoreConfig& DynamicRankSupportFlag(bool flag) { return set("dynamicRankSupport", flag); }
+  OpAICoreConfig& DynamicShapeSupportFlag(bool flag) { return set("dynamicShapeSupport", flag); }
+  OpAICoreConfig& NeedCheckSupportFlag(bool flag) { return set("needCheckSupport", flag); }
+  OpAICoreConfig& PrecisionReduceFlag(bool flag) { return set("precisionReduce", flag); }
+
   std::map<std::string, OpParamDef> inputs, outputs;
+  std::map<std::string, bool> flags;
+
+ private:
+  OpAICoreConfig& set(const char* flag, bool value) {
+    flags[flag] = value;
+    return *this;
+  }
 };
 
 class OpAICoreDef {
@@ -192,9 +206,12 @@ class OpAICoreDef {
     tiling = function;
     return *this;
   }
+  // CANN sets the flags of a configuration that it makes itself, and of no other.
   OpAICoreDef& AddConfig(const char* chip) {
-    configs[chip] = {};
-    return *this;
+    OpAICoreConfig config;
+    config.DynamicCompileStaticFlag(true).DynamicFormatFlag(true).DynamicRankSupportFlag(true);
+    config.DynamicShapeSupportFlag(true).NeedCheckSupportFlag(false).PrecisionReduceFlag(true);
+    return AddConfig(chip, config);
   }
   OpAICoreDef& AddConfig(const char* chip, OpAICoreConfig config) {
     configs[chip] = std::move(config);
@@ -242,7 +259,7 @@ struct Host {
   std::map<std::string, const ops::OpDef*> operators;
   uint32_t cores = 0;
 };
-inline Host host;
+static Host host;
 
 }  // namespace emulator
 

@@ -40,17 +40,22 @@ static ge::graphStatus TilingOfRreCombine(gert::TilingContext* context) {
 
 namespace ops {
 
+struct CombineParameters {
+  template <typename Definition>
+  void operator()(Definition& definition, const rre_host::Types& rows) const {
+    rre_host::Plain(definition.Input("rows"), rows);
+    rre_host::Plain(definition.Input("positions"), rre_host::Integers(rows));
+    rre_host::Plain(definition.Input("residual"), rows);
+    rre_host::Plain(definition.Output("sum"), rows);
+  }
+};
+
 class RreCombine : public OpDef {
  public:
   explicit RreCombine(const char* name) : OpDef(name) {
     this->SetInferShape(rre_host::ShapeOfFirst).SetInferDataType(rre_host::TypeOfFirst);
     this->AICore().SetTiling(optiling::TilingOfRreCombine);
-    rre_host::DefineOnAllChips(*this, [](auto& definition, const rre_host::Types& rows) {
-      rre_host::Plain(definition.Input("rows"), rows);
-      rre_host::Plain(definition.Input("positions"), rre_host::Integers(rows));
-      rre_host::Plain(definition.Input("residual"), rows);
-      rre_host::Plain(definition.Output("sum"), rows);
-    });
+    rre_host::DefineOnAllChips<CombineParameters>(*this);
   }
 };
 

@@ -9,9 +9,18 @@ namespace {
 enum Input { kX, kTokenIds, kSlotIds, kTable, kLayout };
 enum Output { kRows, kCounts, kPositions, kInvalid, kBarrier };
 
+constexpr uint64_t kMostShift = 32;  // as in the kernel
+
 // `layout` is [ranks, experts of a rank]: it is there for its shape.
 int64_t Groups(const gert::Shape& table, const gert::Shape& layout) {
   return table.GetDim(0) * layout.GetDim(0) * layout.GetDim(1);
+}
+
+// Counts of a core go to global memory and back twice, and those of all groups are read once more. Where that is more
+// than a thirtieth of what the rows move, some of the cores stay away, half of them at most.
+uint64_t CoresWorthCounting(uint64_t cores, uint64_t columns, uint64_t rows_bytes) {
+  const uint64_t counting = 5 * columns * sizeof(int32_t);  // bytes of a core
+  return std::min(cores, std::max((cores + 1) / 2, 2 * rows_bytes / 30 / counting));
 }
 
 }  // namespace
@@ -27,15 +36,17 @@ static ge::graphStatus TilingOfRreDispatch(gert::TilingContext* context) {
   if (table.GetDim(1) % 16 != 0 || Groups(table, layout) == 0) return ge::GRAPH_FAILED;
 
   const rre_host::Platform platform(context);
-  const uint32_t cores = rre_host::CoresFor(ids.GetDim(0), rre_host::kInts, platform.cores);
   // of every core a row of counts: a granule for ids that are wrong, then one of each group
   const uint64_t columns = rre_host::kInts + rre_host::RoundUp(Groups(table, layout), rre_host::kInts);
-  // in the unified buffer: two such rows, the slices of all cores twice, ids, table entries and groups of a tile
-  const uint64_t scratch = columns * 8 + 2 * (cores + rre_host::kMostCores) * rre_host::kGranule +
-                           rre_host::kTileTokens * (3 * sizeof(int32_t) + rre_host::kGranule) +
-                           rre_host::kMostCores * rre_host::kGranule;
-  rre_host::RowTiles tiles;
   const uint64_t row_bytes = x.GetDim(1) * ge::GetSizeByDataType(context->GetInputDesc(kX)->GetDataType());
+  const uint32_t cores = rre_host::CoresFor(ids.GetDim(0), rre_host::kInts,
+                                            CoresWorthCounting(platform.cores, columns, x.GetDim(0) * row_bytes));
+  // in the unified buffer: two such rows; twice the slices of all cores, and zeros before them; what cores without
+  // SyncAll count in; ids, groups and table entries of a tile
+  const uint64_t scratch = 2 * columns * sizeof(int32_t) + 2 * (kMostShift + cores) * rre_host::kGranule +
+                           cores * rre_host::kGranule +
+                           rre_host::kTileTokens * (3 * sizeof(int32_t) + rre_host::kGranule);
+  rre_host::RowTiles tiles;
   if (scratch >= platform.ub_bytes || !tiles.Fit(row_bytes, platform.ub_bytes - scratch, 2)) return ge::GRAPH_FAILED;
 
   RreDispatchTilingData tiling;
@@ -79,25 +90,30 @@ static graphStatus InferTypeOfRreDispatch(gert::InferDataTypeContext* context) {
 
 namespace ops {
 
+struct DispatchParameters {
+  template <typename Definition>
+  void operator()(Definition& definition, const rre_host::Types& rows) const {
+    using rre_host::Plain;
+    const rre_host::Types integers = rre_host::Integers(rows), entries(rows.size(), ge::DT_UINT16);
+    Plain(definition.Input("x"), rows);
+    Plain(definition.Input("token_ids"), integers);
+    Plain(definition.Input("slot_ids"), integers);
+    Plain(definition.Input("table"), entries);
+    Plain(definition.Input("layout"), integers);
+    Plain(definition.Output("rows"), rows);
+    Plain(definition.Output("counts"), integers);
+    Plain(definition.Output("positions"), integers);
+    Plain(definition.Output("invalid"), integers);
+    Plain(definition.Output("barrier"), integers).InitValue(0);
+  }
+};
+
 class RreDispatch : public OpDef {
  public:
   explicit RreDispatch(const char* name) : OpDef(name) {
     this->SetInferShape(ge::InferShapeOfRreDispatch).SetInferDataType(ge::InferTypeOfRreDispatch);
     this->AICore().SetTiling(optiling::TilingOfRreDispatch);
-    rre_host::DefineOnAllChips(*this, [](auto& definition, const rre_host::Types& rows) {
-      using rre_host::Plain;
-      const rre_host::Types integers = rre_host::Integers(rows), entries(rows.size(), ge::DT_UINT16);
-      Plain(definition.Input("x"), rows);
-      Plain(definition.Input("token_ids"), integers);
-      Plain(definition.Input("slot_ids"), integers);
-      Plain(definition.Input("table"), entries);
-      Plain(definition.Input("layout"), integers);
-      Plain(definition.Output("rows"), rows);
-      Plain(definition.Output("counts"), integers);
-      Plain(definition.Output("positions"), integers);
-      Plain(definition.Output("invalid"), integers);
-      Plain(definition.Output("barrier"), integers).InitValue(0);
-    });
+    rre_host::DefineOnAllChips<DispatchParameters>(*this);
   }
 };
 

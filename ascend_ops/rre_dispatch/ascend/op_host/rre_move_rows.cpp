@@ -37,16 +37,21 @@ static ge::graphStatus TilingOfMoveRows(gert::TilingContext* context) {
 
 namespace ops {
 
+struct MoveRowsParameters {
+  template <typename Definition>
+  void operator()(Definition& definition, const rre_host::Types& rows) const {
+    rre_host::Plain(definition.Input("rows"), rows);
+    rre_host::Plain(definition.Input("positions"), rre_host::Integers(rows));
+    rre_host::Plain(definition.Output("moved"), rows);
+  }
+};
+
 class MoveRows : public OpDef {
  public:
   explicit MoveRows(const char* name) : OpDef(name) {
     this->SetInferShape(rre_host::ShapeOfFirst).SetInferDataType(rre_host::TypeOfFirst);
     this->AICore().SetTiling(optiling::TilingOfMoveRows);
-    rre_host::DefineOnAllChips(*this, [](auto& definition, const rre_host::Types& rows) {
-      rre_host::Plain(definition.Input("rows"), rows);
-      rre_host::Plain(definition.Input("positions"), rre_host::Integers(rows));
-      rre_host::Plain(definition.Output("moved"), rows);
-    });
+    rre_host::DefineOnAllChips<MoveRowsParameters>(*this);
   }
 };
 

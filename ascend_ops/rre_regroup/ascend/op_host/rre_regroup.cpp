@@ -42,16 +42,21 @@ static ge::graphStatus TilingOfRegroup(gert::TilingContext* context) {
 
 namespace ops {
 
+struct RegroupParameters {
+  template <typename Definition>
+  void operator()(Definition& definition, const rre_host::Types& rows) const {
+    rre_host::Plain(definition.Input("rows"), rows);
+    rre_host::Plain(definition.Input("counts"), rre_host::Integers(rows));
+    rre_host::Plain(definition.Output("regrouped"), rows);
+  }
+};
+
 class Regroup : public OpDef {
  public:
   explicit Regroup(const char* name) : OpDef(name) {
     this->SetInferShape(rre_host::ShapeOfFirst).SetInferDataType(rre_host::TypeOfFirst);
     this->AICore().SetTiling(optiling::TilingOfRegroup);
-    rre_host::DefineOnAllChips(*this, [](auto& definition, const rre_host::Types& rows) {
-      rre_host::Plain(definition.Input("rows"), rows);
-      rre_host::Plain(definition.Input("counts"), rre_host::Integers(rows));
-      rre_host::Plain(definition.Output("regrouped"), rows);
-    });
+    rre_host::DefineOnAllChips<RegroupParameters>(*this);
   }
 };
 

@@ -3,8 +3,8 @@
 //
 //   rows, regrouped [C, H]; counts int32 [outer, inner], rows of each block; a multiple of 8 blocks
 //
-// Every core walks all blocks in the order (inner, outer) and moves what falls into its range of those rows, a block's
-// rows side by side; the ranges of padding are shared likewise. Counts that make no sense never lead outside.
+// Every core walks all blocks in the order (inner, outer) and moves the rows that are its turn, side by side; of the
+// padding it clears a range. Counts that make no sense never lead outside.
 #pragma once
 
 #include "rre_kernel.h"
@@ -20,6 +20,7 @@ class Regroup {
     inner_ = inner;
     blocks_ = outer * inner;
     zero_words_ = batch * tile_words;
+    turn_ = Min(batch, kRowsOfTurn);
     row_words_ = row_words;
     const uint64_t words = static_cast<uint64_t>(num_rows) * row_words;
     rows_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(rows), words);
@@ -33,7 +34,7 @@ class Regroup {
 
   __aicore__ inline void Process(bool back) {
     const uint32_t total = FindBlocks();
-    MoveBlocks(ShareOfCore(total, 1), back);
+    MoveBlocks(back);
     const Range padding = ShareOfCore(num_rows_ - total, 1);
     Clear(total + padding.begin, total + padding.end);
   }
@@ -58,25 +59,35 @@ class Regroup {
     return count < 0 ? 0 : Min(count, num_rows_ - before);
   }
 
-  __aicore__ inline void MoveBlocks(Range share, bool back) {
+  // The rows in the order (inner, outer) go round the cores, a few at a time: a core that had a run of them could have
+  // one large block, or hundreds of small ones, which cost its scalar unit more.
+  __aicore__ inline void MoveBlocks(bool back) {
     const LocalTensor<int32_t> counts = counts_.Get<int32_t>(), starts = starts_.Get<int32_t>();
-    uint32_t regrouped = 0;  // rows of the blocks so far, in the order (inner, outer)
+    const uint32_t stride = turn_ * static_cast<uint32_t>(GetBlockNum());
+    uint32_t mine = turn_ * static_cast<uint32_t>(GetBlockIdx());  // where this core's turn begins
+    uint32_t regrouped = 0;                                        // rows of the blocks so far
     for (uint32_t b = 0; b < inner_; ++b) {
       for (uint32_t a = 0; a < outer_; ++a) {
-        const uint32_t block = a * inner_ + b, count = Rows(counts, block, regrouped);
-        const uint32_t begin = regrouped < share.begin ? share.begin : regrouped;
-        const uint32_t end = Min(regrouped + count, share.end);
-        const uint32_t start = starts.GetValue(block);
-        if (begin < end && start + end - regrouped <= num_rows_) {
-          const uint64_t there = mover_.Word(begin, 0), here = mover_.Word(start + begin - regrouped, 0);
-          if (back) {
-            mover_.Copy(regrouped_[here], rows_[there], end - begin);
-          } else {
-            mover_.Copy(regrouped_[there], rows_[here], end - begin);
-          }
+        const uint32_t block = a * inner_ + b, end = regrouped + Rows(counts, block, regrouped);
+        if (end == regrouped) continue;
+        for (; mine < end; mine += stride) {
+          MoveRows(regrouped < mine ? mine : regrouped, Min(mine + turn_, end), regrouped, starts.GetValue(block),
+                   back);
+          if (mine + turn_ > end) break;  // the turn goes on in the next block
         }
-        regrouped += count;
+        regrouped = end;
       }
+    }
+  }
+
+  // Rows begin…end of the order (inner, outer), of the block whose rows begin at `regrouped` there and at `start` here.
+  __aicore__ inline void MoveRows(uint32_t begin, uint32_t end, uint32_t regrouped, uint32_t start, bool back) {
+    if (start + end - regrouped > num_rows_) return;
+    const uint64_t there = mover_.Word(begin, 0), here = mover_.Word(start + begin - regrouped, 0);
+    if (back) {
+      mover_.Copy(regrouped_[here], rows_[there], end - begin);
+    } else {
+      mover_.Copy(regrouped_[there], rows_[here], end - begin);
     }
   }
 
@@ -90,11 +101,13 @@ class Regroup {
       DataCopy(regrouped_[word], zeros, last - word < zero_words_ ? last - word : zero_words_);
   }
 
+  static constexpr uint32_t kRowsOfTurn = 8;
+
   TPipe pipe_;
   RowMover mover_;
   TBuf<TPosition::VECCALC> counts_, starts_, zeros_;
   GlobalTensor<int32_t> rows_, regrouped_, counts_in_;
-  uint32_t num_rows_, outer_, inner_, blocks_, zero_words_, row_words_;
+  uint32_t num_rows_, outer_, inner_, blocks_, zero_words_, row_words_, turn_;
 };
 
 }  // namespace rre

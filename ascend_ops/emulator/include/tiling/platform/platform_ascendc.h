@@ -12,7 +12,7 @@ class PlatformAscendC {
   explicit PlatformAscendC(const emulator::Chip* chip) : chip_(chip) {}
   uint32_t GetCoreNumAiv() const { return emulator::host.cores ? emulator::host.cores : chip_->vector_cores; }
   void GetCoreMemSize(CoreMemType, uint64_t& bytes) const { bytes = chip_->ub_bytes; }
-  uint32_t GetLibApiWorkSpaceSize() const { return 0; }
+  uint32_t GetLibApiWorkSpaceSize() const { return emulator::kLibraryWorkspace; }
 
  private:
   const emulator::Chip* chip_;
