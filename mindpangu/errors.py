@@ -33,6 +33,10 @@ class ExpertStoreError(MindPanguError):
     """Host memory for the experts that cannot be had."""
 
 
+class ParallelError(MindPanguError):
+    """Processes that do not fit together, or of which one is lost."""
+
+
 class CheckpointError(MindPanguError):
     """A checkpoint that is missing, damaged, or not of this run."""
 

@@ -101,6 +101,25 @@ def check(config: Config) -> None:
             f"parallelism.data_parallel {replicas}: experts are shared by data-parallel ranks",
         ),
         (
+            parallelism.expert_parallel == 1 or parallelism.expert_parallel % data.domain_groups == 0,
+            f"data.domain_groups is {data.domain_groups}, which does not divide parallelism.expert_parallel "
+            f"{parallelism.expert_parallel}: each group of domains is a sub-group of those ranks",
+        ),
+        (
+            training.global_batch_size % (local * data.domain_groups) == 0,
+            f"data.domain_groups is {data.domain_groups}, which does not divide the "
+            f"{training.global_batch_size // local} micro-batches of a step (training.global_batch_size / "
+            "training.local_batch_size)",
+        ),
+        (
+            model.num_heads % parallelism.tensor_parallel == 0
+            and model.ffn_hidden_size % parallelism.tensor_parallel == 0
+            and model.hidden_size % parallelism.tensor_parallel == 0,
+            f"parallelism.tensor_parallel is {parallelism.tensor_parallel}; it has to divide model.num_heads "
+            f"{model.num_heads}, model.hidden_size {model.hidden_size} and model.ffn_hidden_size "
+            f"{model.ffn_hidden_size}",
+        ),
+        (
             training.run_name not in ("", ".", "..") and "/" not in training.run_name,
             f"training.run_name is {training.run_name!r}; allowed: the name of one folder",
         ),

@@ -109,6 +109,11 @@ class DataConfig:
     domains_per_step: int = number(1, minimum=1)
     """Domain slots of a micro-batch, of one domain each. rotating: must divide training.local_batch_size. mixed: at
     least the domains with a weight above 0, or training.local_batch_size if that is less; some may stay unused."""
+    domain_groups: int = number(1, minimum=1)
+    """Groups of domains that train side by side: each takes an equal part of every step's micro-batches. With
+    expert_parallel ranks a group is a sub-group of them, which has its domains' experts and exchanges tokens alone."""
+    mixture_tolerance: float = number(0.01, minimum=0, maximum=1)
+    """How far a domain's share of the tokens may be from its weight's where groups take equal parts."""
     eod_reset: bool = False
     """Attention and positions restart after the end of a document (PanGu-α: on; PanGu-Σ: off)."""
     seed: int = number(0, minimum=0)
@@ -122,7 +127,12 @@ class ParallelismConfig:
     tensor_parallel: int = number(1, minimum=1)
     """Ranks that share one layer's matrices."""
     expert_parallel: int = number(1, minimum=1)
-    """Ranks that share the experts; they are the data-parallel ranks."""
+    """Data-parallel ranks that share the experts; must divide data_parallel, whose rest are replicas of the experts."""
+    optimizer_sharding: bool = True
+    """Each data-parallel rank keeps a part of Adam's moments of the dense parameters, and updates that part."""
+    exchange: str = choice("group", "node")
+    """Who takes part in an exchange of tokens: the ranks that have something to exchange, or all ranks of their nodes,
+    where a chip allows no other groups."""
 
 
 @dataclass(frozen=True)

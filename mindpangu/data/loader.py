@@ -1,8 +1,8 @@
 """Batches in their order: the endless, shuffled, mixed training stream, and the held-out samples of one domain.
 
 The training stream depends only on the shards, data.schedule, the mixture, data.seed and the batch sizes. A step has
-global_batch_size / local_batch_size micro-batches, dealt in turn to the data-parallel replicas, so it trains on the
-same samples however many replicas share the work.
+global_batch_size / local_batch_size micro-batches; which rank trains on which is `step_plan`'s to say, so a step has
+the same samples however many ranks share the work.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,10 +26,10 @@ LoaderState = dict[str, list[int]]
 
 @dataclass(frozen=True)
 class StepBatches:
-    """What one replica trains on in one step.
+    """What all ranks together train on in one step.
 
     Attributes:
-        micro_batches: global_batch_size / (local_batch_size · data_parallel) batches.
+        micro_batches: global_batch_size / local_batch_size batches, those of a group of domains side by side.
         next_state: the loader's state after this step; what a checkpoint of the step saves, even if the loader has
             already been asked for later steps.
     """
@@ -46,7 +46,6 @@ class Loader:
         domains: the run's domains; they must be those of the shards.
         config: a resolved configuration.
         state: where to go on, from `state` or `StepBatches.next_state`; None starts from the beginning.
-        replica: which of parallelism.data_parallel replicas this loader serves.
 
     Raises:
         DataError: other domains than the shards', a domain with less than one sample, or a state that does not fit.
@@ -59,7 +58,6 @@ class Loader:
         domains: Sequence[Domain],
         config: Config,
         state: LoaderState | None = None,
-        replica: int = 0,
     ):
         names = tuple(domain.name for domain in domains)
         if names != shards.domain_names:
@@ -67,7 +65,7 @@ class Loader:
                 f"token shards in {shards.folder} are of the domains {', '.join(shards.domain_names)}, this run has "
                 f"{', '.join(names)}; prepare the data again (`mindpangu data prepare`)"
             )
-        self._shards, self._config, self._replica = shards, config, replica
+        self._shards, self._config = shards, config
         self._schedule = build_schedule(config, domains)
         # A plain view of the memory map: slicing np.memmap itself costs more than copying a sample.
         self._tokens = [np.asarray(shards.tokens(name, TRAIN)) for name in names]
@@ -81,14 +79,12 @@ class Loader:
 
     def next_step(self) -> StepBatches:
         """The micro-batches of the next step; moves the state past it."""
-        replicas = self._config.parallelism.data_parallel
-        mine = []
-        for number, slots in enumerate(self._schedule.step(self._samples_taken)):
-            if number % replicas == self._replica:
-                mine.append(self._batch(slots))
+        micro_batches = []
+        for slots in self._schedule.step(self._samples_taken):
+            micro_batches.append(self._batch(slots))
             for domain in slots.domains_B().tolist():
                 self._samples_taken[domain] += 1
-        return StepBatches(tuple(mine), self.state())
+        return StepBatches(tuple(micro_batches), self.state())
 
     def state(self) -> LoaderState:
         """Where the stream stands, as a few integers that JSON can hold."""

@@ -73,19 +73,8 @@ def mixture_weights(config: Config, domains: Sequence[Domain]) -> list[Fraction]
     """data.mixture as exact numbers, one a domain.
 
     Raises:
-        ConfigError: a weight that is missing, negative or not finite, all weights 0, or what data.schedule cannot meet:
-            rotating, a share above 1 / data.domains_per_step, as the domains of a step are distinct where there are
-            enough; mixed, more domains in a micro-batch than data.domains_per_step.
+        ConfigError: a weight that is missing, negative or not finite, or all weights 0.
     """
-    weights = _parse_weights(config, domains)
-    if config.data.schedule == "mixed":
-        _refuse_too_few_slots(config, weights)
-    else:
-        _refuse_large_shares(config, domains, weights)
-    return weights
-
-
-def _parse_weights(config: Config, domains: Sequence[Domain]) -> list[Fraction]:
     mixture = config.data.mixture
     if not mixture:
         return [Fraction(1)] * len(domains)
@@ -100,6 +89,18 @@ def _parse_weights(config: Config, domains: Sequence[Domain]) -> list[Fraction]:
     if sum(weights) == 0:
         raise ConfigError("data.mixture gives every domain the weight 0; allowed: at least one above 0")
     return weights
+
+
+def refuse_unmet(config: Config, domains: Sequence[Domain], weights: Sequence[Fraction]) -> None:
+    """Raises ConfigError for weights that data.schedule cannot follow, in a group of domains that train side by side.
+
+    rotating: a share above 1 / data.domains_per_step, as the domains of a step are distinct where there are enough;
+    mixed: more domains in a micro-batch than data.domains_per_step.
+    """
+    if config.data.schedule == "mixed":
+        _refuse_too_few_slots(config, weights)
+    else:
+        _refuse_large_shares(config, domains, weights)
 
 
 def _refuse_large_shares(config: Config, domains: Sequence[Domain], weights: Sequence[Fraction]) -> None:

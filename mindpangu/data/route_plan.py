@@ -1,7 +1,7 @@
 """RoutePlan: what a step's routing will be, computed on the host from the token ids alone, before the step runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,15 +11,37 @@ from mindpangu.routing import RoutingTable
 
 
 @dataclass(frozen=True)
+class ExchangePlan:
+    """What the ranks of an exchange group send each other in one micro-batch, as one of them sees it.
+
+    Attributes:
+        send_LR, receive_LR: int32 [L, R], rows to and from each rank.
+        arriving_LRG: int32 [L, R, G], rows from each rank for each (slot, expert of this rank).
+        capacity: rows that may arrive in any layer on any of these ranks; the smallest of a few sizes that is enough.
+        imbalance: of the experts of all ranks; see `RoutePlan.imbalance`.
+    """
+
+    send_LR: np.ndarray
+    receive_LR: np.ndarray
+    arriving_LRG: np.ndarray
+    capacity: int
+    imbalance: float
+
+
+@dataclass(frozen=True)
 class RoutePlan:
-    """Routing of one micro-batch.
+    """Routing of one micro-batch. With experts on several ranks: of the micro-batches that these train on together.
 
     Attributes:
         domain_of_slot: the domain id in each domain slot.
         slot_of_sample_B: int32 [B], the domain slot of each sample; a slot that is not named here is unused.
         tables_LDV: int32 [L, D, V], the slots' routing tables as the compiled step takes them.
         counts_LDA: int64 [L, D, A], tokens of each expert of each slot; A = the largest group. An unused slot has none.
-        experts_D: int64 [D], experts that each slot's domain really has.
+            With experts on several ranks: tokens of all of them for the experts of this one.
+        experts_D: int64 [D], experts that each slot's domain really has (here).
+        exchange: what is sent and received; None where this rank has all experts.
+        replicas: the plans of other ranks that have the same experts, for the same micro-batch of theirs: what these
+            activate is updated here as well.
     """
 
     domain_of_slot: tuple[int, ...]
@@ -27,12 +49,16 @@ class RoutePlan:
     tables_LDV: np.ndarray
     counts_LDA: np.ndarray
     experts_D: np.ndarray
+    exchange: ExchangePlan | None = None
+    replicas: tuple["RoutePlan", ...] = ()
 
     def imbalance(self) -> float:
         """Largest over mean number of tokens of an expert, averaged over layers and used slots; 1 for a dense
         model."""
         if len(self.counts_LDA) == 0:
             return 1.0
+        if self.exchange is not None:
+            return self.exchange.imbalance
         used = np.unique(self.slot_of_sample_B)
         mean_LD = self.counts_LDA[:, used].sum(2) / self.experts_D[used]
         return float((self.counts_LDA[:, used].max(2) / mean_LD).mean())
@@ -80,3 +106,39 @@ def plan_routes(
             experts_T = table.array(layer, name)[tokens.reshape(-1)]
             counts_LDA[layer, slot] = np.bincount(experts_T, minlength=group_size)
     return RoutePlan(tuple(domain_of_slot), slot_of_sample_B, table.stacked(names), counts_LDA, experts_D)
+
+
+def plan_exchange(plans: Sequence[RoutePlan], rank: int) -> RoutePlan:
+    """The plan of one rank of an exchange group.
+
+    Args:
+        plans: of each rank's micro-batch by itself, on the same slots. rank: the one whose plan is wanted.
+    """
+    mine, size = plans[rank], len(plans)
+    if len(mine.counts_LDA) == 0:
+        return mine
+    counts_LSDA = np.stack([plan.counts_LDA for plan in plans], 1)
+    layers, _, slots, experts = counts_LSDA.shape
+    counts_LSDRa = counts_LSDA.reshape(layers, size, slots, size, experts // size)
+    rows_LSR = counts_LSDRa.sum((2, 4))
+    arriving_LSDa = counts_LSDRa[:, :, :, rank]
+    local = experts // size
+    exchange = ExchangePlan(
+        send_LR=rows_LSR[:, rank].astype(np.int32),
+        receive_LR=rows_LSR[:, :, rank].astype(np.int32),
+        arriving_LRG=arriving_LSDa.reshape(layers, size, -1).astype(np.int32),
+        capacity=capacity_for(int(rows_LSR.sum(1).max()), int(rows_LSR[:, rank].sum(1).max()), size),
+        imbalance=replace(mine, counts_LDA=counts_LSDA.sum(1)).imbalance(),
+    )
+    experts_D = (mine.experts_D - rank * local).clip(0, local)
+    return replace(mine, counts_LDA=arriving_LSDa.sum(1), experts_D=experts_D, exchange=exchange)
+
+
+def capacity_for(arriving: int, tokens: int, size: int) -> int:
+    """Rows of the buffer for what arrives: one of at most four sizes, as each is compiled once.
+
+    Args:
+        arriving: what it has to hold. tokens: rows that each rank sends. size: ranks of the group.
+    """
+    sizes = sorted({min(-(-tokens * quarters // 4), tokens * size) for quarters in (5, 8, 16)} | {tokens * size})
+    return next(each for each in sizes if each >= arriving)

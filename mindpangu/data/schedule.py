@@ -1,6 +1,7 @@
 """data.schedule: which domains the samples of a step belong to, and through which domain slots they enter it.
 
-Both schedules follow data.mixture by PD² (`mixture.py`), and are pure functions of the samples taken so far:
+Both schedules follow data.mixture by PD² (`mixture.py`), in each of data.domain_groups by itself, and are pure
+functions of the samples taken so far:
 
     rotating    the unit is a slot of a step: the step's domains are chosen once, for all its micro-batches and replicas
     mixed       the unit is a sample of a micro-batch: as many domains as the weights ask for, in slots of any size
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from mindpangu.config import Config
 from mindpangu.data.batch import equal_parts
+from mindpangu.data.domain_groups import Groups, domain_groups
 from mindpangu.data.mixture import Mixture, mixture_weights
 from mindpangu.domains import Domain
 
@@ -46,11 +48,28 @@ class Schedule(Protocol):
 
 def build_schedule(config: Config, domains: Sequence[Domain]) -> Schedule:
     """data.schedule of a resolved configuration. Raises ConfigError for a mixture that it cannot follow."""
-    weights = mixture_weights(config, domains)
+    weights, groups = mixture_weights(config, domains), domain_groups(config, domains)
     local, slots = config.training.local_batch_size, config.data.domains_per_step
-    micro_batches = config.training.global_batch_size // local
+    micro_batches = config.training.global_batch_size // local // len(groups)
     kind = Mixed if config.data.schedule == "mixed" else Rotating
-    return kind(weights, local, slots, micro_batches)
+    return SideBySide(
+        groups, [kind([weights[domain] for domain in group], local, slots, micro_batches) for group in groups]
+    )
+
+
+class SideBySide:
+    """Every group of domains has a schedule of its own; its micro-batches stand together in the step."""
+
+    def __init__(self, groups: Groups, schedules: Sequence[Schedule]):
+        self._groups, self._schedules = groups, schedules
+        self.unit = schedules[0].unit
+
+    def step(self, samples_taken: Sequence[int]) -> list[DomainSlots]:
+        return [
+            DomainSlots(tuple(group[domain] for domain in slots.domain_of_slot), slots.slot_of_sample_B)
+            for group, schedule in zip(self._groups, self._schedules, strict=True)
+            for slots in schedule.step([samples_taken[domain] for domain in group])
+        ]
 
 
 class Rotating:

@@ -25,7 +25,7 @@ from mindspore import Tensor
 
 from mindpangu.data.route_plan import RoutePlan
 from mindpangu.experts.device_slabs import StagedSlabs, StoreViews
-from mindpangu.experts.gradients import HostGradients, SlabGradient
+from mindpangu.experts.gradients import AddUp, HostGradients, SlabGradient
 from mindpangu.experts.npu_slabs import NpuSlabs
 from mindpangu.experts.store import ExpertStore
 from mindpangu.experts.traffic import ExpertTraffic, activated_experts, slab_gradients
@@ -40,6 +40,7 @@ class ECSS:
         gradients: what it leaves on the host.
         every_expert: move and update all experts in each step, activated or not (plain heterogeneous training).
         overlap: work in a thread, beside the device.
+        add_up: sums a slab's gradients over the ranks that have the same experts; None if no other rank has them.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class ECSS:
         *,
         every_expert: bool = False,
         overlap: bool = True,
+        add_up: AddUp | None = None,
     ):
+        self._add_up = add_up
         self._store, self._slabs, self._gradients, self._every = store, slabs, gradients, every_expert
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ecss") if overlap else None
         self._jobs: list[Future] = []  # those whose errors nobody has seen yet
@@ -108,11 +111,14 @@ class ECSS:
         self._awaited -= 1
         if self._slabs.moves and self._awaited:
             self._submit(self._receive, self._arriving)
-        elif self._slabs.moves:
+        elif self._slabs.moves and self._add_up is None:
             self._norm = self._submit(self._squared_norm, self._arriving)
 
     def squared_norm(self) -> float:
-        """Of the sum over the step's micro-batches; waits for the gradients."""
+        """Of the sum over the step's micro-batches; waits for the gradients, and adds up what other ranks have."""
+        if self._add_up is not None:
+            self._wait(self._submit(self._receive, self._arriving))
+            self._gradients.reduce(self._needed(self._activated_LDA), self._add_up)  # here: collectives have an order
         return self._wait(self._norm or self._submit(self._squared_norm, self._arriving))
 
     def gradients(self) -> dict[tuple[int, int], SlabGradient]:

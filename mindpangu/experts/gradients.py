@@ -1,7 +1,7 @@
 """Gradients of a step's experts on the host, summed over domain slots and micro-batches."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +12,8 @@ from mindpangu.experts.store import SLAB_TENSORS, ExpertStore, runs
 
 SlabGradient = list[np.ndarray]
 """The four gradients of a slab, in the order of SLAB_TENSORS."""
+AddUp = Callable[[SlabGradient], SlabGradient]
+"""Sums a slab's gradients over ranks."""
 
 
 class HostGradients:
@@ -67,6 +69,26 @@ class HostGradients:
         """
         where = np.argwhere(experts_LDA.any(-1)).tolist()
         return sum(self.add(layer, domain, experts_LDA[layer, domain], self._zeros) for layer, domain in where)
+
+    def reduce(self, activated_LDA: np.ndarray, add_up: AddUp) -> None:
+        """Adds up over the ranks that have the same experts.
+
+        Args:
+            activated_LDA: bool [L, D, A], the experts that any of these ranks activated: the same on all of them.
+            add_up: of a slab's gradients.
+        """
+        for layer, domain in np.argwhere(activated_LDA.any(-1)).tolist():
+            key = layer, domain
+            mine = self.slabs.get(key) or self._buffer()
+            missing = runs(~self.received_LDA[key])
+            if missing:
+                # an array that came from a compiled function may be read-only
+                mine = [gradient if gradient.flags.writeable else gradient.copy() for gradient in mine]
+                for gradient in mine:
+                    for rows in missing:
+                        gradient[rows] = 0
+            self.slabs[key] = add_up(mine)
+        self.received_LDA |= activated_LDA
 
     @cached_property
     def _zeros(self) -> SlabGradient:

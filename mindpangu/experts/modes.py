@@ -1,6 +1,10 @@
 """experts.mode and its kin: from the configuration to the object that a training step asks for its experts."""
 
+from collections.abc import Callable, Sequence
+
+import mindspore as ms
 import numpy as np
+from mindspore import Tensor
 
 from mindpangu.config import Config
 from mindpangu.experts.device_slabs import StagedSlabs, StoreViews
@@ -11,17 +15,22 @@ from mindpangu.experts.npu_slabs import NpuSlabs
 from mindpangu.experts.resident import ResidentExperts
 from mindpangu.experts.store import ExpertStore
 from mindpangu.model.precision import compute_dtype, expert_dtype
+from mindpangu.parallel.data_parallel import DataGroup
 
 
-def open_experts(store: ExpertStore, config: Config, link: Link | None = None) -> ECSS | ResidentExperts:
+def open_experts(
+    store: ExpertStore, config: Config, link: Link | None = None, replicas: DataGroup | None = None
+) -> ECSS | ResidentExperts:
     """What moves the experts of `store` as config.experts says.
 
     Args:
         link: copies between host and device; None makes one.
+        replicas: the ranks that have the same experts; None for this one alone.
     """
     settings, dtype = config.experts, expert_dtype(config)
+    add_up = summing(replicas) if replicas is not None and replicas.size > 1 else None
     if settings.mode == "device":
-        return ResidentExperts(store, dtype)
+        return ResidentExperts(store, dtype, add_up)
     link, every_expert = link or Link(settings.host_threads), settings.mode == "host_full"
     if config.context.device_target == "Ascend":
         slabs, gradients = NpuSlabs(store, compute_dtype(config)), HostGradients(store, link, dtype)
@@ -29,4 +38,17 @@ def open_experts(store: ExpertStore, config: Config, link: Link | None = None) -
         slabs, gradients = StagedSlabs(store, link, dtype), HostGradients(store, link, dtype)
     else:
         slabs, gradients = StoreViews(store), HostGradients(store, link)
-    return ECSS(store, slabs, gradients, every_expert=every_expert, overlap=settings.overlap)
+    return ECSS(store, slabs, gradients, every_expert=every_expert, overlap=settings.overlap, add_up=add_up)
+
+
+def summing(replicas: DataGroup) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
+    """What adds a slab's gradients up over the ranks that have the same experts; each of them has to call it."""
+
+    @ms.jit
+    def sum_of_ranks(up, up_bias, down, down_bias):
+        return replicas.sum(up), replicas.sum(up_bias), replicas.sum(down), replicas.sum(down_bias)
+
+    def add_up(gradients: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [tensor.asnumpy() for tensor in sum_of_ranks(*map(Tensor.from_numpy, gradients))]
+
+    return add_up

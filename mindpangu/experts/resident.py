@@ -9,8 +9,8 @@ import numpy as np
 from mindspore import Tensor
 
 from mindpangu.data.route_plan import RoutePlan
-from mindpangu.experts.gradients import SlabGradient
-from mindpangu.experts.store import ExpertStore
+from mindpangu.experts.gradients import AddUp, SlabGradient
+from mindpangu.experts.store import SLAB_TENSORS, ExpertStore
 from mindpangu.experts.traffic import ExpertTraffic, activated_experts, slab_gradients
 
 
@@ -19,10 +19,11 @@ class ResidentExperts:
 
     Args:
         dtype: of the computation; the store holds float32.
+        add_up: see `ECSS`.
     """
 
-    def __init__(self, store: ExpertStore, dtype: type = np.float32):
-        self._store, self._dtype = store, dtype
+    def __init__(self, store: ExpertStore, dtype: type = np.float32, add_up: AddUp | None = None):
+        self._store, self._dtype, self._add_up = store, dtype, add_up
         self._gradients: dict[tuple[int, int], SlabGradient] = {}
         self._activated_LDA = np.zeros(store.step_counts.shape, bool)
         self.traffic = ExpertTraffic()
@@ -47,6 +48,10 @@ class ResidentExperts:
             self._gradients[layer, domain] = list(arrays)
 
     def squared_norm(self) -> float:
+        if self._add_up is not None:
+            for layer, domain in np.argwhere(self._activated_LDA.any(-1)).tolist():
+                nothing = [np.zeros_like(self._store.weights[layer][domain][name]) for name in SLAB_TENSORS]
+                self._gradients[layer, domain] = self._add_up(self._gradients.get((layer, domain), nothing))
         return self._store.squared_norm(self._gradients, self._activated_LDA)
 
     def gradients(self) -> dict[tuple[int, int], SlabGradient]:

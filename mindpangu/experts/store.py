@@ -17,6 +17,7 @@ from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.domains import Domain
 from mindpangu.experts.host_memory import HostMemory, page_rounded
+from mindpangu.experts.share import ExpertShare
 from mindpangu.model.initialization import normal
 
 SLAB_TENSORS = ("up", "up_bias", "down", "down_bias")
@@ -26,36 +27,45 @@ Slab = dict[str, np.ndarray]
 
 
 class ExpertStore:
-    """All experts of a run.
+    """All experts of a run, or those of one rank, which are numbered from 0 in each group.
 
     Attributes:
         weights, moment1, moment2: [layer][domain id] → slab: up [A, H, F], up_bias [A, F], down [A, F, H],
-            down_bias [A, H], float32, A = the largest group of any domain.
+            down_bias [A, H], float32, A = experts of the largest group of any domain; none for domains without experts
+            here. A rank's share may have a part of F, and of the H of down_bias.
         step_counts: int64 [L, D, A], how often each expert was updated.
         exists_LDA: bool [L, D, A], False for the places that a domain of fewer than A experts leaves empty.
+        share: which experts these are. first: index in its group of expert 0. parts: tensor → the part that is here.
         before_update: called with (layer, domain id, indices of experts) before `update` changes these experts.
 
     Raises:
         ExpertStoreError: a mapped store whose file cannot be made.
+        ConfigError: a group of experts that cannot be shared equally.
     """
 
-    def __init__(self, config: Config, domains: Sequence[Domain]):
+    def __init__(self, config: Config, domains: Sequence[Domain], share: ExpertShare | None = None):
         model, optimizer = config.model, config.optimizer
         self.domains, self.num_layers = tuple(domains), model.rre_layers
-        self.group_size = max((domain.num_experts for domain in domains), default=0)
+        self.share = share or ExpertShare()
+        mine = self.share.experts(max((domain.num_experts for domain in domains), default=0))
+        self.group_size, self.first = len(mine), mine.start
         hidden, inner = model.hidden_size, model.ffn_hidden_size
-        self.shapes = {"up": (hidden, inner), "up_bias": (inner,), "down": (inner, hidden), "down_bias": (hidden,)}
+        whole = {"up": (hidden, inner), "up_bias": (inner,), "down": (inner, hidden), "down_bias": (hidden,)}
+        self.parts = {name: self.share.part(name, shape) for name, shape in whole.items()}
+        self.shapes = {name: part.part_shape for name, part in self.parts.items()}
         self._std = {"up": model.init_std, "down": model.init_std / np.sqrt(2 * model.num_layers)}
         self._seed = config.training.seed
         self._optimizer = optimizer
         self._memory = HostMemory(self._num_bytes(), _scratch_folder(config))
         self.weights, self.moment1, self.moment2 = (
-            [[self._zero_slab() for _ in domains] for _ in range(self.num_layers)] for _ in range(3)
+            [[self._zero_slab(domain) for domain in range(len(domains))] for _ in range(self.num_layers)]
+            for _ in range(3)
         )
         self.step_counts = np.zeros((self.num_layers, len(domains), self.group_size), np.int64)
         self.exists_LDA = np.zeros(self.step_counts.shape, bool)
         for domain_id, domain in enumerate(domains):
-            self.exists_LDA[:, domain_id, : domain.num_experts] = True
+            if self.share.has(domain_id):
+                self.exists_LDA[:, domain_id, : max(domain.num_experts - self.first, 0)] = True
         self.before_update: Callable[[int, int, np.ndarray], None] | None = None
         self._threads = ThreadPoolExecutor(config.experts.host_threads, thread_name_prefix="experts")
 
@@ -64,14 +74,16 @@ class ExpertStore:
 
         def fill(layer: int, domain: int, index: int) -> None:
             for name, std in self._std.items():
-                stream = f"experts/{layer}/{self.domains[domain].name}/{index}/{name}"
-                self.weights[layer][domain][name][index] = normal(self._seed, stream, self.shapes[name], std)
+                stream = f"experts/{layer}/{self.domains[domain].name}/{self.first + index}/{name}"
+                whole = normal(self._seed, stream, self.parts[name].shape, std)
+                self.weights[layer][domain][name][index] = self.parts[name].of(whole)
 
         for _ in self._threads.map(lambda expert: fill(*expert), self.experts()):
             pass
 
     def experts(self) -> list[tuple[int, int, int]]:
-        """(layer, domain id, index in the group) of every expert that exists."""
+        """(layer, domain id, index) of every expert that exists here; `first` is to be added to get its index in the
+        group."""
         return [tuple(expert) for expert in np.argwhere(self.exists_LDA).tolist()]
 
     def describe(self) -> str:
@@ -158,9 +170,11 @@ class ExpertStore:
 
     def _num_bytes(self) -> int:
         slab = sum(page_rounded(4 * self.group_size * int(np.prod(shape))) for shape in self.shapes.values())
-        return 3 * self.num_layers * len(self.domains) * slab
+        return 3 * self.num_layers * sum(map(self.share.has, range(len(self.domains)))) * slab
 
-    def _zero_slab(self) -> Slab:
+    def _zero_slab(self, domain: int) -> Slab:
+        if not self.share.has(domain):
+            return {}
         return {name: self._memory.zeros((self.group_size, *shape)) for name, shape in self.shapes.items()}
 
 

@@ -30,11 +30,12 @@ class ExpertTraffic:
 
 
 def activated_experts(plans: Sequence[RoutePlan], store: ExpertStore) -> np.ndarray:
-    """bool [L, D, A]: the experts that receive a token in a step of these micro-batches."""
+    """bool [L, D, A]: the experts that receive a token in a step of these micro-batches, on any rank."""
     activated_LDA = np.zeros(store.step_counts.shape, bool)
     for plan in plans:
-        for slot, domain in enumerate(plan.domain_of_slot):
-            activated_LDA[:, domain] |= plan.counts_LDA[:, slot] > 0
+        for each in (plan, *plan.replicas):
+            for slot, domain in enumerate(each.domain_of_slot):
+                activated_LDA[:, domain] |= each.counts_LDA[:, slot] > 0
     return activated_LDA
 
 

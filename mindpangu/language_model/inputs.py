@@ -25,6 +25,8 @@ class ModelInputs:
         rows_BS, tokens_BS, positions_BS: int32 [B, S]; rows of the embedding table, ids local to the slot, positions.
         sample_slots_B, domain_slots_B: int32 [B]; embedding slot and domain slot of each sample.
         tables_LDV: int32 [L, D, V].
+        capacity: of `ExchangePlan`; 0 where nothing is exchanged. exchange: its send_LR, receive_LR and arriving_LRG,
+            or nothing.
     """
 
     slot: int
@@ -34,10 +36,16 @@ class ModelInputs:
     sample_slots_B: Tensor
     domain_slots_B: Tensor
     tables_LDV: Tensor
+    capacity: int = 0
+    exchange: tuple[Tensor, ...] = ()
 
     @staticmethod
     def build(tokens_BS: np.ndarray, positions_BS: np.ndarray, plan: RoutePlan, slots: EmbeddingSlots) -> "ModelInputs":
         sample_slots_B = slots.of_samples(plan.domain_of_slot, plan.slot_of_sample_B)
+        capacity, exchange, planned = 0, (), plan.exchange
+        if planned is not None:
+            capacity = planned.capacity
+            exchange = tuple(map(as_tensor, (planned.send_LR, planned.receive_LR, planned.arriving_LRG)))
         return ModelInputs(
             slot=slots.common(sample_slots_B),
             rows_BS=as_tensor(slots.rows(tokens_BS, sample_slots_B)),
@@ -46,6 +54,8 @@ class ModelInputs:
             sample_slots_B=as_tensor(sample_slots_B),
             domain_slots_B=as_tensor(plan.slot_of_sample_B),
             tables_LDV=as_tensor(plan.tables_LDV),
+            capacity=capacity,
+            exchange=exchange,
         )
 
 

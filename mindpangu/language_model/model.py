@@ -8,14 +8,17 @@ from mindspore import Tensor, ops
 
 from mindpangu.config import Config
 from mindpangu.data import Batch, TokenShards, equal_parts
+from mindpangu.data.domain_groups import domain_groups
 from mindpangu.data.route_plan import RoutePlan, plan_routes
+from mindpangu.data.step_plan import StepPlan, plan_step
 from mindpangu.domains import Domain, build_domains
 from mindpangu.errors import ConfigError, DataError, TokenizerError
-from mindpangu.experts import ExpertStore
+from mindpangu.experts import ExpertShare, ExpertStore
 from mindpangu.language_model.inputs import ModelInputs, as_tensor, refuse_invalid_ids
 from mindpangu.model.decoder import Decoder
 from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.precision import expert_dtype
+from mindpangu.parallel.processes import Processes
 from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
 
@@ -27,20 +30,29 @@ class LanguageModel:
         config: the resolved configuration.
         tokenizers: embedding slot → tokenizer.
         table: the routing table; None for a dense model.
+        processes: the ranks that share the model; None for this one alone, which then has all of it. Forward passes
+            without gradients need the whole model.
 
     Raises:
         TokenizerError: a tokenizer that does not fit its slot's vocabulary.
         ConfigError: a table that does not fit the configuration.
     """
 
-    def __init__(self, config: Config, tokenizers: Mapping[str, Tokenizer], table: RoutingTable | None):
-        self.config, self.table = config, table
+    def __init__(
+        self,
+        config: Config,
+        tokenizers: Mapping[str, Tokenizer],
+        table: RoutingTable | None,
+        processes: Processes | None = None,
+    ):
+        self.config, self.table, self.processes = config, table, processes or Processes.alone()
         self.domains: tuple[Domain, ...] = build_domains(config)
         self.slots = EmbeddingSlots.build(config, self.domains)
         self.tokenizers = dict(tokenizers)
         self._check_parts()
-        self.decoder = Decoder(config, self.slots)
-        self.store = ExpertStore(config, self.domains)
+        mesh, place = self.processes.mesh, self.processes.place
+        self.decoder = Decoder(config, self.slots, self.processes.tensor, self.processes.exchange)
+        self.store = ExpertStore(config, self.domains, ExpertShare.of(mesh, place, domain_groups(config, self.domains)))
         self._compile_forward()
 
     def tokenizer_of(self, domain: Domain) -> Tokenizer:
@@ -59,6 +71,14 @@ class LanguageModel:
 
     def plan(self, tokens_BS: np.ndarray, domain_of_slot: Sequence[int], slot_of_sample_B: np.ndarray) -> RoutePlan:
         return plan_routes(tokens_BS, domain_of_slot, slot_of_sample_B, self.domains, self.table)
+
+    def plan_step(self, micro_batches: Sequence[Batch]) -> StepPlan:
+        """This rank's part of a step, from the micro-batches of all ranks."""
+
+        def plan(batch: Batch) -> RoutePlan:
+            return self.plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B)
+
+        return plan_step(micro_batches, self.processes.mesh, self.processes.place, plan)
 
     def inputs(self, tokens_BS: np.ndarray, positions_BS: np.ndarray, plan: RoutePlan) -> ModelInputs:
         return ModelInputs.build(tokens_BS, positions_BS, plan, self.slots)

@@ -8,17 +8,17 @@ The final LayerNorm stands *before* the query layer, and nothing after it, as in
 (its pipeline-parallel code has it the other way round). Experts are inputs, never Parameters: see `experts`.
 """
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ascend_ops.grouped_ffn import grouped_ffn
-from ascend_ops.rre_combine import rre_combine
-from ascend_ops.rre_dispatch import rre_dispatch
+from ascend_ops.grouped_all_to_all import first_order
 from mindpangu.config import Config
+from mindpangu.model.embedding import WordEmbedding
 from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.layers import Attention, FeedForward, Init, LayerNorm
 from mindpangu.model.precision import cast
+from mindpangu.model.routed_experts import RoutedExperts
+from mindpangu.parallel.collectives import TensorGroup
 
 
 class Block(nn.Cell):
@@ -32,10 +32,11 @@ class Block(nn.Cell):
         self.attention_norm = LayerNorm(init, f"{name}.attention_norm")
         self.attention = Attention(init, f"{name}.attention")
         self.ffn_norm = LayerNorm(init, f"{name}.ffn_norm")
+        self.tensor = init.tensor
 
     def attend(self, x_TH, positions_BS, query_TH):
-        h_TH = self.attention_norm(x_TH)
-        queries_TH = h_TH if query_TH is None else query_TH
+        h_TH = self.tensor.used(self.attention_norm(x_TH))
+        queries_TH = h_TH if query_TH is None else self.tensor.used(query_TH)
         return x_TH + self.attention(queries_TH, h_TH, positions_BS)
 
 
@@ -50,28 +51,33 @@ class DenseBlock(Block):
 
 
 class RREBlock(Block):
-    """A block whose feed-forward network is the expert that (layer, domain, token id) names: top 1, no gate."""
+    """A block whose feed-forward network is routed; see `routed_experts`."""
 
-    def __init__(self, init: Init, name: str):
+    def __init__(self, init: Init, name: str, exchange):
         super().__init__(init, name)
-        self.block_rows = init.config.experts.block_rows
+        self.experts = RoutedExperts(init, exchange)
 
     def construct(self, x_TH, positions_BS, tokens_T, domain_slots_B, table_DV, slabs, query_TH=None):
         """Returns (x_TH, int32 [1]: tokens whose id was outside the table; see `rre_dispatch`)."""
         x_TH = self.attend(x_TH, positions_BS, query_TH)
         slot_ids_T = ops.repeat_elements(domain_slots_B, tokens_T.shape[0] // domain_slots_B.shape[0], 0)
-        num_experts = slabs[0].shape[0]
-        rows_TH, counts_G, positions_T, invalid = rre_dispatch(
-            self.ffn_norm(x_TH), tokens_T, slot_ids_T, table_DV, num_experts
+        return self.experts(x_TH, self.ffn_norm(x_TH), tokens_T, slot_ids_T, table_DV, slabs)
+
+    def exchanged(
+        self, x_TH, positions_BS, tokens_T, domain_slots_B, table_DV, slabs, counts, capacity, order, query_TH=None
+    ):
+        """The same with experts on several ranks; returns the next exchange's `order` as well."""
+        x_TH = self.attend(x_TH, positions_BS, query_TH)
+        slot_ids_T = ops.repeat_elements(domain_slots_B, tokens_T.shape[0] // domain_slots_B.shape[0], 0)
+        return self.experts.exchanged(
+            x_TH, self.ffn_norm(x_TH), tokens_T, slot_ids_T, table_DV, slabs, counts, capacity, order
         )
-        rows_TH = grouped_ffn(rows_TH, counts_G, slabs, self.block_rows)
-        return rre_combine(rows_TH, positions_T, x_TH), invalid
 
 
 class Lower(nn.Cell):
     """Embedding and dense blocks."""
 
-    def __init__(self, init: Init, word_embedding, num_blocks: int):
+    def __init__(self, init: Init, word_embedding: WordEmbedding, num_blocks: int):
         super().__init__(auto_prefix=False)
         model = init.config.model
         self.word_embedding, self.compute_dtype = word_embedding, init.compute_dtype
@@ -80,9 +86,8 @@ class Lower(nn.Cell):
 
     def construct(self, rows_BS, positions_BS):
         """rows_BS: int32 rows of the embedding table. Returns h_TH."""
-        hidden = self.word_embedding.shape[1]
-        x_BSH = ops.gather(self.word_embedding, rows_BS, 0) + ops.gather(self.position_embedding, positions_BS, 0)
-        x_TH = cast(x_BSH, self.compute_dtype).reshape((-1, hidden))
+        x_BSH = self.word_embedding(rows_BS) + ops.gather(self.position_embedding, positions_BS, 0)
+        x_TH = cast(x_BSH, self.compute_dtype).reshape((-1, x_BSH.shape[2]))
         for block in self.blocks:
             x_TH = block(x_TH, positions_BS)
         return x_TH
@@ -91,21 +96,19 @@ class Lower(nn.Cell):
 class Upper(nn.Cell):
     """RRE blocks, final LayerNorm, query layer and tied head."""
 
-    def __init__(self, init: Init, word_embedding, slots: EmbeddingSlots):
+    def __init__(self, init: Init, word_embedding: WordEmbedding, exchange):
         super().__init__(auto_prefix=False)
         model = init.config.model
         self.word_embedding, self.rre_layers, self.compute_dtype = word_embedding, model.rre_layers, init.compute_dtype
         first, last = model.num_layers - model.rre_layers, model.num_layers - 1
-        self.blocks = nn.CellList([RREBlock(init, f"blocks.{i}") for i in range(first, last)], auto_prefix=False)
+        blocks = [RREBlock(init, f"blocks.{i}", exchange) for i in range(first, last)]
+        self.blocks = nn.CellList(blocks, auto_prefix=False)
         self.final_norm = LayerNorm(init, "final_norm")
         self.query_embedding = init.weight("query_embedding", model.seq_length, model.hidden_size)
-        query_block = RREBlock if model.rre_layers else DenseBlock
-        self.query_layer = query_block(init, "query_layer")
-        self.head = ops.MatMul(transpose_b=True)
-        self.slot_starts = slots.starts
-        self.slot_ends = tuple(start + size for start, size in zip(slots.starts, slots.sizes, strict=True))
-        self.slot_of_row_V = Tensor(np.repeat(np.arange(len(slots.sizes), dtype=np.int32), slots.sizes))
-        self.starts = Tensor(np.array(slots.starts, np.int32))
+        if model.rre_layers:
+            self.query_layer = RREBlock(init, "query_layer", exchange)
+        else:
+            self.query_layer = DenseBlock(init, "query_layer")
         self.none_invalid = Tensor(np.zeros(1, np.int32))
 
     def construct(self, h_TH, tokens_BS, positions_BS, domain_slots_B, tables_LDV, slabs):
@@ -120,8 +123,7 @@ class Upper(nn.Cell):
             layer_slabs = slabs[i * per_layer : (i + 1) * per_layer]
             h_TH, invalid_here = block(h_TH, positions_BS, tokens_T, domain_slots_B, tables_LDV[i], layer_slabs)
             invalid = invalid + invalid_here
-        x_TH = self.final_norm(h_TH)
-        query_TH = cast(ops.gather(self.query_embedding, positions_BS.reshape((-1,)), 0), self.compute_dtype)
+        x_TH, query_TH = self.final_norm(h_TH), self._queries(positions_BS)
         if self.rre_layers == 0:
             return self.query_layer(x_TH, positions_BS, query_TH), invalid
         x_TH, invalid_here = self.query_layer(
@@ -129,34 +131,43 @@ class Upper(nn.Cell):
         )
         return x_TH, invalid + invalid_here
 
-    def logits(self, x_TH, slot, sample_slots_B):
-        """Scores of the next token, float32.
+    def exchanged(self, h_TH, tokens_BS, positions_BS, domain_slots_B, tables_LDV, slabs, counts, capacity):
+        """The same with experts on several ranks.
 
         Args:
-            slot: the embedding slot of the whole batch, a Python int; the head then multiplies by its rows alone.
-                -1 for a batch that mixes slots: scores over all rows, other slots' rows at -1e9.
-            sample_slots_B: int32 [B], each sample's slot; used only when mixed.
+            counts: int32 [L, R], [L, R] and [L, R, G], of each layer; see `RoutedExperts.exchanged`.
+            capacity: rows that may arrive in a layer, a Python int.
         """
-        if slot >= 0:
-            rows_VH = self.word_embedding
-            if len(self.slot_starts) > 1:
-                rows_VH = rows_VH[self.slot_starts[slot] : self.slot_ends[slot]]
-            return self._scores(x_TH, rows_VH)
-        logits_TV = self._scores(x_TH, self.word_embedding)
-        slot_T = ops.repeat_elements(sample_slots_B, x_TH.shape[0] // sample_slots_B.shape[0], 0)
-        foreign_TV = ops.expand_dims(slot_T, 1) != self.slot_of_row_V
-        return ops.masked_fill(logits_TV, foreign_TV, -1e9)
+        tokens_T, invalid, order = tokens_BS.reshape((-1,)), self.none_invalid, first_order()
+        per_layer = len(slabs) // self.rre_layers
+        send_LR, receive_LR, arriving_LRG = counts
+        for i, block in enumerate(self.blocks):
+            layer_slabs, of_layer = (
+                slabs[i * per_layer : (i + 1) * per_layer],
+                (send_LR[i], receive_LR[i], arriving_LRG[i]),
+            )
+            h_TH, invalid_here, order = block.exchanged(
+                h_TH, positions_BS, tokens_T, domain_slots_B, tables_LDV[i], layer_slabs, of_layer, capacity, order
+            )
+            invalid = invalid + invalid_here
+        of_layer = (send_LR[-1], receive_LR[-1], arriving_LRG[-1])
+        x_TH, invalid_here, _ = self.query_layer.exchanged(
+            self.final_norm(h_TH), positions_BS, tokens_T, domain_slots_B, tables_LDV[-1], slabs[-per_layer:],
+            of_layer, capacity, order, self._queries(positions_BS),
+        )  # fmt: skip
+        return x_TH, invalid + invalid_here
 
-    def _scores(self, x_TH, rows_VH):
-        return cast(self.head(x_TH, cast(rows_VH, self.compute_dtype)), ms.float32)
+    def _queries(self, positions_BS):
+        query_TH = ops.gather(self.query_embedding, positions_BS.reshape((-1,)), 0)
+        return cast(query_TH, self.compute_dtype)
+
+    def logits(self, x_TH, slot, sample_slots_B):
+        """See `WordEmbedding.logits`."""
+        return self.word_embedding.logits(x_TH, slot, sample_slots_B)
 
     def token_losses(self, x_TH, targets_BS, slot, sample_slots_B):
-        """float32 [B, S]: −log p of each target (ids local to the slot)."""
-        if slot < 0:
-            targets_BS = targets_BS + ops.expand_dims(ops.gather(self.starts, sample_slots_B, 0), 1)
-        # log_softmax and gather_d: ten times faster on the CPU than the fused cross entropy
-        log_p_TV = ops.log_softmax(self.logits(x_TH, slot, sample_slots_B), -1)
-        return -ops.gather_d(log_p_TV, 1, targets_BS.reshape((-1, 1))).reshape(targets_BS.shape)
+        """See `WordEmbedding.token_losses`."""
+        return self.word_embedding.token_losses(x_TH, targets_BS, slot, sample_slots_B)
 
 
 class Decoder:
@@ -166,15 +177,20 @@ class Decoder:
         lower, upper: the Cells; the word embedding is one Parameter that both hold.
         slots: the embedding slots.
         parameters: name → Parameter, in a fixed order.
+        parts: name → which part of the tensor this rank has.
+
+    Args:
+        tensor: the ranks that share the matrices. exchange: those that share the experts; None for this one alone.
     """
 
-    def __init__(self, config: Config, slots: EmbeddingSlots):
-        init, model = Init(config), config.model
-        word_embedding = init.weight("word_embedding", slots.num_rows, model.hidden_size)
+    def __init__(self, config: Config, slots: EmbeddingSlots, tensor: TensorGroup | None = None, exchange=None):
+        init, model = Init(config, tensor), config.model
+        word_embedding = WordEmbedding(init, slots)
         num_lower = model.num_layers - model.rre_layers if model.rre_layers else model.num_layers - 1
         self.slots = slots
         self.lower = Lower(init, word_embedding, num_lower)
-        self.upper = Upper(init, word_embedding, slots)
+        self.upper = Upper(init, word_embedding, exchange)
         self.lower_parameters = list(self.lower.trainable_params())
         self.upper_parameters = list(self.upper.trainable_params())
         self.parameters = {p.name: p for p in (*self.lower_parameters, *self.upper_parameters)}
+        self.parts = {name: init.parts[name] for name in self.parameters}

@@ -14,23 +14,41 @@ from ascend_ops.grouped_ffn import fast_gelu
 from mindpangu.config import Config
 from mindpangu.model.initialization import normal
 from mindpangu.model.precision import cast, compute_dtype
+from mindpangu.parallel.collectives import TensorGroup
+from mindpangu.parallel.sharding import Part
 
 
 class Init:
-    """Makes the parameters of one model: names, shapes and initial values, all fp32; says what they compute in."""
+    """Makes the parameters of one model: names, shapes and initial values, all fp32; says what they compute in.
 
-    def __init__(self, config: Config):
+    Attributes:
+        tensor: the ranks that share the matrices. A matrix is drawn whole, and each of them takes its part.
+        parts: name → which part of the tensor this rank has.
+    """
+
+    def __init__(self, config: Config, tensor: TensorGroup | None = None):
         self.config, self.compute_dtype = config, compute_dtype(config)
+        self.tensor = tensor or TensorGroup()
+        self.parts: dict[str, Part] = {}
         self.std = config.model.init_std
         # residual branches start smaller, so that the sum over layers keeps its scale (ours, after GPT-2)
         self.output_std = self.std / np.sqrt(2 * config.model.num_layers)
 
-    def weight(self, name: str, *shape: int, std: float | None = None) -> Parameter:
+    def weight(
+        self, name: str, *shape: int, std: float | None = None, axis: int | None = None, part: Part | None = None
+    ) -> Parameter:
+        """A parameter with random values: the whole tensor, an equal part along an axis, or a part that is given."""
         values = normal(self.config.training.seed, name, shape, self.std if std is None else std)
-        return Parameter(Tensor(values), name=name)
+        return self._parameter(name, values, axis, part)
 
-    def constant(self, name: str, size: int, value: float) -> Parameter:
-        return Parameter(Tensor(np.full(size, value, np.float32)), name=name)
+    def constant(self, name: str, size: int, value: float, axis: int | None = None) -> Parameter:
+        return self._parameter(name, np.full(size, value, np.float32), axis)
+
+    def _parameter(self, name: str, values: np.ndarray, axis: int | None, part: Part | None = None) -> Parameter:
+        if part is None:
+            part = Part.equal(values.shape, axis, self.tensor.rank, self.tensor.size)
+        self.parts[name] = part
+        return Parameter(Tensor(part.of(values)), name=name)
 
 
 class LayerNorm(nn.Cell):
@@ -47,36 +65,46 @@ class LayerNorm(nn.Cell):
 
 
 class Linear(nn.Cell):
-    """x · weight + bias, weight [in, out]."""
+    """x · weight + bias, weight [in, out].
 
-    def __init__(self, init: Init, name: str, inputs: int, outputs: int, std: float):
+    Args:
+        shared: what the ranks of the tensor group divide: "outputs" (each has columns of the result), "inputs" (each
+            has columns of x, and the results are summed), or "" (nothing).
+    """
+
+    def __init__(self, init: Init, name: str, inputs: int, outputs: int, std: float, shared: str = ""):
         super().__init__(auto_prefix=False)
-        self.weight = init.weight(f"{name}.weight", inputs, outputs, std=std)
-        self.bias = init.constant(f"{name}.bias", outputs, 0.0)
+        axis = {"inputs": 0, "outputs": 1, "": None}[shared]
+        self.weight = init.weight(f"{name}.weight", inputs, outputs, std=std, axis=axis)
+        self.bias = init.constant(f"{name}.bias", outputs, 0.0, axis=0 if shared == "outputs" else None)
+        self.tensor = init.tensor if shared == "inputs" else TensorGroup()
         self.compute_dtype = init.compute_dtype
 
     def construct(self, x):
-        product = ops.matmul(x, cast(self.weight, self.compute_dtype))
+        product = self.tensor.summed(ops.matmul(x, cast(self.weight, self.compute_dtype)))
         return cast(cast(product, ms.float32) + self.bias, self.compute_dtype)
 
 
 class Attention(nn.Cell):
-    """Multi-head causal attention. Queries may come from elsewhere than keys and values (the query layer)."""
+    """Multi-head causal attention. Queries may come from elsewhere than keys and values (the query layer).
+
+    The ranks of a tensor group divide the heads.
+    """
 
     def __init__(self, init: Init, name: str):
         super().__init__(auto_prefix=False)
         model = init.config.model
         hidden = model.hidden_size
-        self.num_heads, self.head_size = model.num_heads, hidden // model.num_heads
+        self.num_heads, self.head_size = model.num_heads // init.tensor.size, hidden // model.num_heads
         self.scale = self.head_size**-0.5
         self.compute_dtype = init.compute_dtype
         # fp16 ends at 65504: scale the queries, before the product, instead of the scores after it
         self.scale_queries = init.compute_dtype == ms.float16
         self.eod_reset = init.config.data.eod_reset
-        self.query = Linear(init, f"{name}.query", hidden, hidden, init.std)
-        self.key = Linear(init, f"{name}.key", hidden, hidden, init.std)
-        self.value = Linear(init, f"{name}.value", hidden, hidden, init.std)
-        self.output = Linear(init, f"{name}.output", hidden, hidden, init.output_std)
+        self.query = Linear(init, f"{name}.query", hidden, hidden, init.std, "outputs")
+        self.key = Linear(init, f"{name}.key", hidden, hidden, init.std, "outputs")
+        self.value = Linear(init, f"{name}.value", hidden, hidden, init.std, "outputs")
+        self.output = Linear(init, f"{name}.output", hidden, hidden, init.output_std, "inputs")
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.mix = ops.BatchMatMul()
         self.softmax = ops.Softmax(-1)
@@ -113,8 +141,9 @@ class FeedForward(nn.Cell):
     def __init__(self, init: Init, name: str):
         super().__init__(auto_prefix=False)
         hidden, inner = init.config.model.hidden_size, init.config.model.ffn_hidden_size
-        self.up = Linear(init, f"{name}.up", hidden, inner, init.std)
-        self.down = Linear(init, f"{name}.down", inner, hidden, init.output_std)
+        self.up = Linear(init, f"{name}.up", hidden, inner, init.std, "outputs")
+        self.down = Linear(init, f"{name}.down", inner, hidden, init.output_std, "inputs")
+        self.tensor = init.tensor
 
     def construct(self, x_TH):
-        return self.down(fast_gelu(self.up(x_TH)))
+        return self.down(fast_gelu(self.up(self.tensor.used(x_TH))))

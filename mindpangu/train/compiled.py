@@ -1,7 +1,7 @@
 """The compiled functions of a training step: forward and gradients of the two halves of the decoder.
 
     lower_forward(rows, positions) → h
-    upper_step(slot, h, tokens, …, slabs) → loss, per-sample losses, invalid ids, dh, upper gradients, slab gradients
+    upper_step(slot, capacity, h, tokens, …, slabs) → loss, per-sample losses, invalid ids, dh, upper gradients, slab gradients
     lower_backward(rows, positions, dh) → lower gradients         (recomputes the lower half)
 
 A graph takes all its inputs at launch, and experts must be able to move while the dense bottom runs; so PanGu-Σ's step
@@ -14,23 +14,34 @@ from mindspore import ParameterTuple, nn
 
 from mindpangu.model.decoder import Decoder
 
-# Inputs of UpperLoss before the slabs: slot, h, tokens, positions, targets, loss weights, sample and domain slots,
-# tables.
-_UPPER_FIXED_INPUTS = 9
+# Inputs of UpperLoss before the plan of an exchange and the slabs: slot, capacity, h, tokens, positions, targets, loss
+# weights, sample and domain slots, tables. Slot and capacity are Python ints: each value is compiled by itself.
+_UPPER_FIXED_INPUTS = 10
+_EXCHANGE_INPUTS = 3
 
 
 class UpperLoss(nn.Cell):
-    """Weighted loss of the upper half; differentiable in h_TH and the slabs."""
+    """Weighted loss of the upper half; differentiable in h_TH and the slabs.
 
-    def __init__(self, decoder: Decoder):
+    Args:
+        exchanges: experts are on several ranks: `rest` begins with the plan of their exchange.
+    """
+
+    def __init__(self, decoder: Decoder, exchanges: bool):
         super().__init__(auto_prefix=False)
-        self.upper = decoder.upper
+        self.upper, self.exchanges = decoder.upper, exchanges
 
     def construct(
-        self, slot, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, domain_slots_B, tables,
-        *slabs,
+        self, slot, capacity, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, domain_slots_B,
+        tables, *rest,
     ):  # fmt: skip
-        x_TH, invalid = self.upper(h_TH, tokens_BS, positions_BS, domain_slots_B, tables, slabs)
+        if self.exchanges:
+            x_TH, invalid = self.upper.exchanged(
+                h_TH, tokens_BS, positions_BS, domain_slots_B, tables, rest[_EXCHANGE_INPUTS:], rest[:_EXCHANGE_INPUTS],
+                capacity,
+            )  # fmt: skip
+        else:
+            x_TH, invalid = self.upper(h_TH, tokens_BS, positions_BS, domain_slots_B, tables, rest)
         losses_BS = self.upper.token_losses(x_TH, targets_BS, slot, sample_slots_B) * weights_BS
         losses_B = losses_BS.sum(1)
         return losses_B.sum(), losses_B, invalid
@@ -50,18 +61,13 @@ class LowerProduct(nn.Cell):
 class WholeLoss(nn.Cell):
     """Both halves as one function: the dense model's step, and the check of the three-function step."""
 
-    def __init__(self, decoder: Decoder):
+    def __init__(self, decoder: Decoder, exchanges: bool):
         super().__init__(auto_prefix=False)
-        self.lower, self.loss = decoder.lower, UpperLoss(decoder)
+        self.lower, self.loss = decoder.lower, UpperLoss(decoder, exchanges)
 
-    def construct(
-        self, slot, rows_BS, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, domain_slots_B, tables,
-        *slabs,
-    ):  # fmt: skip
+    def construct(self, slot, capacity, rows_BS, tokens_BS, positions_BS, *rest):
         h_TH = self.lower(rows_BS, positions_BS)
-        return self.loss(
-            slot, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, domain_slots_B, tables, *slabs
-        )
+        return self.loss(slot, capacity, h_TH, tokens_BS, positions_BS, *rest)
 
 
 class CompiledFunctions:
@@ -70,16 +76,17 @@ class CompiledFunctions:
     Args:
         decoder: the model.
         num_slabs: tensors of all slabs that a step takes (layers × slots × 4; 0 for a dense model).
+        exchanges: whether its experts are on several ranks.
     """
 
-    def __init__(self, decoder: Decoder, num_slabs: int):
-        slabs = tuple(range(_UPPER_FIXED_INPUTS, _UPPER_FIXED_INPUTS + num_slabs))
+    def __init__(self, decoder: Decoder, num_slabs: int, exchanges: bool = False):
+        first = _UPPER_FIXED_INPUTS + (_EXCHANGE_INPUTS if exchanges else 0)
+        slabs = tuple(range(first, first + num_slabs))
         lower, upper = ParameterTuple(decoder.lower_parameters), ParameterTuple(decoder.upper_parameters)
-        upper_gradient = ms.value_and_grad(UpperLoss(decoder), (1, *slabs), upper, has_aux=True)
+        upper_gradient = ms.value_and_grad(UpperLoss(decoder, exchanges), (2, *slabs), upper, has_aux=True)
         lower_gradient = ms.grad(LowerProduct(decoder), None, lower)
         everything = ParameterTuple(list(decoder.parameters.values()))
-        whole_position = slabs or None
-        whole_gradient = ms.value_and_grad(WholeLoss(decoder), whole_position, everything, has_aux=True)
+        whole_gradient = ms.value_and_grad(WholeLoss(decoder, exchanges), slabs or None, everything, has_aux=True)
         lower_cell = decoder.lower
 
         @ms.jit
@@ -87,27 +94,16 @@ class CompiledFunctions:
             return lower_cell(rows_BS, positions_BS)
 
         @ms.jit
-        def upper_step(
-            slot, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, domain_slots_B, tables, *slabs
-        ):
-            return upper_gradient(
-                slot, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, domain_slots_B, tables,
-                *slabs,
-            )  # fmt: skip
+        def upper_step(slot, capacity, h_TH, *rest):
+            return upper_gradient(slot, capacity, h_TH, *rest)
 
         @ms.jit
         def lower_backward(rows_BS, positions_BS, dh_TH):
             return lower_gradient(rows_BS, positions_BS, dh_TH)
 
         @ms.jit
-        def whole_step(
-            slot, rows_BS, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, domain_slots_B, tables,
-            *slabs,
-        ):  # fmt: skip
-            return whole_gradient(
-                slot, rows_BS, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, domain_slots_B, tables,
-                *slabs,
-            )  # fmt: skip
+        def whole_step(slot, capacity, rows_BS, *rest):
+            return whole_gradient(slot, capacity, rows_BS, *rest)
 
         self.lower_forward, self.upper_step, self.lower_backward = lower_forward, upper_step, lower_backward
         self.whole_step = whole_step

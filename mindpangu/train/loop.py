@@ -44,8 +44,10 @@ def run_steps(
                 started = time.perf_counter()
                 planned = stream.next()
                 rate = learning_rate(config.lr_scheduler, step)
-                upcoming = stream.peek().plans if step < last_step else None
-                result = train_step.run(planned.batches, planned.plans, rate, upcoming)
+                upcoming = stream.peek().plan.plans if step < last_step else None
+                result = train_step.run(
+                    planned.plan.batches, planned.plan.plans, rate, upcoming, planned.plan.num_targets
+                )
                 record = _record(train_step, step, rate, result, planned, time.perf_counter() - started)
                 for callback in callbacks:
                     callback.on_step(record)
@@ -106,7 +108,7 @@ def _tell_skipped(
 def name_batch(planned: PlannedStep, domain_names: Sequence[str]) -> str:
     """Which samples a step was made of: enough to find them in the token shards."""
     samples: dict[str, list[int]] = {}
-    for batch in planned.batches:
+    for batch in planned.plan.batches:
         for domain, index in batch.sample_ids_B2.tolist():
             samples.setdefault(domain_names[domain], []).append(index)
     return "; ".join(f"{name} samples {indices}" for name, indices in samples.items())
@@ -115,7 +117,8 @@ def name_batch(planned: PlannedStep, domain_names: Sequence[str]) -> str:
 def _record(
     train_step: TrainStep, step: int, rate: float, result: StepResult, planned: PlannedStep, seconds: float
 ) -> StepRecord:
-    tokens = sum(batch.tokens_BS.size for batch in planned.batches)
+    plan, mesh = planned.plan, train_step.processes.mesh
+    tokens = mesh.data * sum(batch.tokens_BS.size for batch in plan.batches)
     names = [domain.name for domain in train_step.model.domains]
     return StepRecord(
         step=step,
@@ -126,7 +129,7 @@ def _record(
         loss_scale=result.loss_scale,
         per_step_time=seconds,
         tokens_per_s=tokens / seconds,
-        imbalance=sum(plan.imbalance() for plan in planned.plans) / len(planned.plans),
+        imbalance=sum(each.imbalance() for each in plan.plans) / len(plan.plans),
         experts_activated=result.traffic.activated,
         bytes_to_device=result.traffic.bytes_to_device,
         bytes_to_host=result.traffic.bytes_to_host,

@@ -9,7 +9,7 @@ from mindspore import Tensor
 
 from mindpangu.data import Batch
 from mindpangu.data.route_plan import RoutePlan
-from mindpangu.experts import ExpertTraffic, Link, open_experts
+from mindpangu.experts import SLAB_TENSORS, ExpertTraffic, Link, open_experts
 from mindpangu.language_model import LanguageModel, as_tensor, group_by_domain, refuse_invalid_ids
 from mindpangu.train.compiled import CompiledFunctions
 from mindpangu.train.loss_scale import LossScale
@@ -66,12 +66,15 @@ class TrainStep:
     """
 
     def __init__(self, model: LanguageModel, link: Link | None = None):
-        config, decoder = model.config, model.decoder
-        self.config, self.model, self.decoder = config, model, decoder
-        self.experts = open_experts(model.store, config, link)
-        any_slots = (0,) * config.data.domains_per_step
-        self.functions = CompiledFunctions(decoder, len(model.store.lookup(any_slots)))
-        self.optimizer = DenseAdam(decoder.parameters, config.optimizer)
+        config, decoder, processes = model.config, model.decoder, model.processes
+        self.config, self.model, self.decoder, self.processes = config, model, decoder, processes
+        self.experts = open_experts(model.store, config, link, processes.replicas)
+        num_slabs = config.model.rre_layers * config.data.domains_per_step * len(SLAB_TENSORS)
+        self.functions = CompiledFunctions(decoder, num_slabs, processes.exchange is not None)
+        copies = {name: processes.tensor.size for name, part in decoder.parts.items() if part.axis is None}
+        self.optimizer = DenseAdam(
+            decoder.parameters, config.optimizer, processes.dense, config.parallelism.optimizer_sharding, copies
+        )
         self.guard = SpikeGuard(config.training.spike_sigma, config.training.spike_window)
         self.loss_scale = LossScale.of(config)
         self.updates = 0
@@ -82,15 +85,19 @@ class TrainStep:
         plans: Sequence[RoutePlan],
         learning_rate: float,
         upcoming: Sequence[RoutePlan] | None = None,
+        num_targets: float | None = None,
     ) -> StepResult:
-        """Takes one step on its micro-batches, or skips it, leaving every bit as it was.
+        """Takes one step on its micro-batches, or skips it, leaving every bit as it was. All ranks do the same.
 
         Args:
             upcoming: the next step's plans, so that its experts can be fetched meanwhile.
+            num_targets: of all ranks' micro-batches; None for those of `batches`.
         """
-        loss_scale, gradients = self.loss_scale.value, self.gradients(batches, plans, upcoming)
-        dense = list(gradients.dense.values())
-        squared = self.experts.squared_norm() + self.optimizer.squared_norm(dense)
+        loss_scale, gradients = self.loss_scale.value, self.gradients(batches, plans, upcoming, num_targets)
+        names = list(self.decoder.parameters)
+        dense = self.optimizer.reduce({name: gradients.dense[name] for name in names})
+        squared = self.experts.squared_norm() / self.processes.replicas.size + self.optimizer.squared_norm(dense)
+        squared = self._add_up(gradients, squared)
         global_norm = math.sqrt(squared) / loss_scale if squared >= 0 else math.nan
         skipped = self.guard.reason_to_skip({"loss": gradients.loss, "global_norm": global_norm})
         overflow = not (math.isfinite(gradients.loss) and math.isfinite(global_norm))
@@ -114,12 +121,14 @@ class TrainStep:
         batches: Sequence[Batch],
         plans: Sequence[RoutePlan],
         upcoming: Sequence[RoutePlan] | None = None,
+        num_targets: float | None = None,
     ) -> Gradients:
-        """Loss and gradients summed over micro-batches; each target weighs 1 / targets of the whole step."""
+        """Loss and gradients summed over this rank's micro-batches; each target weighs 1 / targets of the whole step."""
         total = Gradients()
         self.experts.begin(plans, upcoming)
         loss_scale = self.loss_scale.value
-        num_targets = sum(float(batch.loss_mask_BS.sum()) for batch in batches)
+        if num_targets is None:
+            num_targets = sum(float(batch.loss_mask_BS.sum()) for batch in batches)
         for batch, plan in zip(batches, plans, strict=True):
             weights_BS = batch.loss_mask_BS / np.float32(max(num_targets, 1)) * np.float32(loss_scale)
             loss, losses_B = self._micro_step(batch, plan, as_tensor(weights_BS), total.dense)
@@ -135,15 +144,17 @@ class TrainStep:
         inputs = self.model.inputs(batch.tokens_BS, batch.positions_BS, plan)
         upper_inputs = (
             inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS), weights_BS, inputs.sample_slots_B,
-            inputs.domain_slots_B, inputs.tables_LDV,
+            inputs.domain_slots_B, inputs.tables_LDV, *inputs.exchange,
         )  # fmt: skip
         if self.config.model.rre_layers == 0:
-            outputs, gradients = functions.whole_step(inputs.slot, inputs.rows_BS, *upper_inputs)
+            outputs, gradients = functions.whole_step(inputs.slot, 0, inputs.rows_BS, *upper_inputs)
             _accumulate(dense, dict(zip(decoder.parameters, gradients, strict=True)))
             return _read(*outputs)
         h_TH = functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
         slabs = self.experts.slabs(plan)
-        outputs, ((dh_TH, *slab_gradients), upper) = functions.upper_step(inputs.slot, h_TH, *upper_inputs, *slabs)
+        outputs, ((dh_TH, *slab_gradients), upper) = functions.upper_step(
+            inputs.slot, inputs.capacity, h_TH, *upper_inputs, *slabs
+        )
         self.experts.receive(plan, slab_gradients)
         # launched before anything is read: a CPU begins with it while the last kernels of upper_step run
         lower = functions.lower_backward(inputs.rows_BS, inputs.positions_BS, dh_TH)
@@ -151,6 +162,21 @@ class TrainStep:
         # the word embedding is in both halves: looked up below, multiplied by above
         _accumulate(dense, {p.name: g for p, g in zip(decoder.upper_parameters, upper, strict=True)})
         return _read(*outputs)
+
+    def _add_up(self, gradients: Gradients, squared: float) -> float:
+        """Makes the losses those of all ranks; returns the sum of what they give as `squared`."""
+        processes = self.processes
+        if processes.mesh.size == 1:
+            return squared
+        losses_D2 = np.zeros((len(self.model.domains), 2))
+        for domain, entry in gradients.domain_loss.items():
+            losses_D2[domain] = entry
+        # the ranks of a tensor group have the same samples
+        losses = np.concatenate(([gradients.loss], losses_D2.reshape(-1))) / processes.mesh.tensor
+        squared, gradients.loss, *losses = processes.sum(np.concatenate(([squared], losses))).tolist()
+        losses_D2 = np.array(losses).reshape(-1, 2)
+        gradients.domain_loss = {int(domain): losses_D2[domain].tolist() for domain in np.flatnonzero(losses_D2[:, 1])}
+        return squared
 
     def _add_domain_losses(self, total: Gradients, batch: Batch, plan: RoutePlan, losses_B: np.ndarray) -> None:
         losses = group_by_domain(losses_B, plan.domain_of_slot, plan.slot_of_sample_B)

@@ -4,8 +4,8 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from mindpangu.data import Batch, Loader, LoaderState
-from mindpangu.data.route_plan import RoutePlan
+from mindpangu.data import Loader, LoaderState
+from mindpangu.data.step_plan import StepPlan
 from mindpangu.language_model import LanguageModel
 
 _AHEAD = 2
@@ -13,10 +13,9 @@ _AHEAD = 2
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One step's micro-batches and their plans, and the loader's state after them (what a checkpoint saves)."""
+    """One rank's step, and the loader's state after it (what a checkpoint saves)."""
 
-    batches: tuple[Batch, ...]
-    plans: tuple[RoutePlan, ...]
+    plan: StepPlan
     loader_state: LoaderState
 
 
@@ -41,8 +40,4 @@ class StepStream:
 
     def _make(self) -> PlannedStep:
         step = self._loader.next_step()
-        plans = tuple(
-            self._model.plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B)
-            for batch in step.micro_batches
-        )
-        return PlannedStep(step.micro_batches, plans, step.next_state)
+        return PlannedStep(self._model.plan_step(step.micro_batches), step.next_state)

@@ -1,0 +1,53 @@
+"""Which of the experts a rank has, and which part of each."""
+
+from dataclasses import dataclass
+
+from mindpangu.errors import ConfigError
+from mindpangu.parallel.mesh import Mesh, Place
+from mindpangu.parallel.sharding import Part
+
+_AXES = {"up": 1, "up_bias": 0, "down": 0, "down_bias": 0}
+
+
+@dataclass(frozen=True)
+class ExpertShare:
+    """All experts of all domains by default.
+
+    Every domain of the rank's sub-group has its group of experts divided into equal runs, one for each member. The
+    ranks of a tensor group divide each expert: columns of the first product, rows of the second, columns of its bias.
+
+    Attributes:
+        domains: ids of the domains whose experts the rank has; None for all.
+        member, members: which run of the experts it has, of how many.
+        tensor, tensors: which part of each expert, of how many.
+    """
+
+    domains: frozenset[int] | None = None
+    member: int = 0
+    members: int = 1
+    tensor: int = 0
+    tensors: int = 1
+
+    @staticmethod
+    def of(mesh: Mesh, place: Place, groups: tuple[tuple[int, ...], ...]) -> "ExpertShare":
+        """The share of a place in the mesh, where sub-group i has the domains groups[i]."""
+        domains = frozenset(groups[place.sub_group]) if mesh.sub_groups > 1 else None
+        return ExpertShare(domains, place.member, mesh.members, place.tensor, mesh.tensor)
+
+    def has(self, domain: int) -> bool:
+        """Whether this rank has experts of a domain."""
+        return self.domains is None or domain in self.domains
+
+    def experts(self, group_size: int) -> range:
+        """Which experts of a group it has, by their index in the group. Raises ConfigError for unequal shares."""
+        if group_size % self.members:
+            raise ConfigError(
+                f"the largest group has {group_size} experts (domains.experts_per_domain), which {self.members} ranks of "
+                "a sub-group (parallelism.expert_parallel / data.domain_groups) cannot share equally"
+            )
+        count = group_size // self.members
+        return range(self.member * count, (self.member + 1) * count)
+
+    def part(self, name: str, shape: tuple[int, ...]) -> Part:
+        """This rank's part of an expert's tensor ("up", "up_bias", "down", "down_bias")."""
+        return Part.equal(shape, _AXES[name], self.tensor, self.tensors)

@@ -1,0 +1,97 @@
+"""The word embedding and the head that shares its table, over the whole vocabulary or over a rank's share of it.
+
+A tensor group divides the rows of every embedding slot. A lookup finds the row on one rank and zeros on the others; a
+loss needs of the others' scores the maximum, the sum of exponentials and the target's, three numbers a token.
+"""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.model.layers import Init
+from mindpangu.model.precision import cast
+from mindpangu.parallel.sharding import vocabulary_part
+
+
+class WordEmbedding(nn.Cell):
+    """The table. Its Parameter is `table`, this rank's rows."""
+
+    def __init__(self, init: Init, slots: EmbeddingSlots):
+        super().__init__(auto_prefix=False)
+        tensor, hidden = init.tensor, init.config.model.hidden_size
+        part = vocabulary_part(slots.starts, slots.sizes, hidden, tensor.rank, tensor.size)
+        self.table = init.weight("word_embedding", slots.num_rows, hidden, part=part)
+        self.tensor, self.compute_dtype = tensor, init.compute_dtype
+        self.mine = None
+        if tensor.size > 1:
+            # row of the whole table → row here, -1 for the other ranks' rows
+            mine_V = np.full(slots.num_rows, -1, np.int32)
+            rows = np.concatenate([np.arange(start, stop) for start, stop in part.ranges])
+            mine_V[rows] = np.arange(len(rows))
+            self.mine = Tensor(mine_V)
+        sizes = [stop - start for start, stop in part.ranges] if part.ranges else slots.sizes
+        self.slot_starts = tuple(int(start) for start in np.cumsum((0, *sizes[:-1])))
+        self.slot_ends = tuple(start + size for start, size in zip(self.slot_starts, sizes, strict=True))
+        self.slot_of_row_V = Tensor(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
+        self.starts = Tensor(np.array(slots.starts, np.int32))
+        self.head = ops.MatMul(transpose_b=True)
+
+    def construct(self, rows_BS):
+        """float32 [B, S, H]: rows of the whole table."""
+        if self.mine is None:
+            return ops.gather(self.table, rows_BS, 0)
+        mine_BS = ops.gather(self.mine, rows_BS, 0)
+        found_BSH = ops.gather(self.table, ops.maximum(mine_BS, 0), 0)
+        here_BS1 = ops.expand_dims(ops.cast(mine_BS >= 0, ms.float32), 2)
+        return self.tensor.summed(found_BSH * here_BS1)
+
+    def logits(self, x_TH, slot, sample_slots_B):
+        """Scores of the next token over this rank's rows, float32.
+
+        Args:
+            slot: the embedding slot of the whole batch, a Python int; the head then multiplies by its rows alone.
+                -1 for a batch that mixes slots: scores over all rows, other slots' rows at -1e9.
+            sample_slots_B: int32 [B], each sample's slot; used only when mixed.
+        """
+        x_TH = self.tensor.used(x_TH)
+        if slot >= 0:
+            rows_VH = self.table
+            if len(self.slot_starts) > 1:
+                rows_VH = rows_VH[self.slot_starts[slot] : self.slot_ends[slot]]
+            return self._scores(x_TH, rows_VH)
+        logits_TV = self._scores(x_TH, self.table)
+        slot_T = ops.repeat_elements(sample_slots_B, x_TH.shape[0] // sample_slots_B.shape[0], 0)
+        foreign_TV = ops.expand_dims(slot_T, 1) != self.slot_of_row_V
+        return ops.masked_fill(logits_TV, foreign_TV, -1e9)
+
+    def token_losses(self, x_TH, targets_BS, slot, sample_slots_B):
+        """float32 [B, S]: −log p of each target (ids local to the slot)."""
+        logits_TV = self.logits(x_TH, slot, sample_slots_B)
+        if self.mine is not None:
+            return self._shared_losses(logits_TV, targets_BS, slot, sample_slots_B)
+        if slot < 0:
+            targets_BS = targets_BS + self._starts(sample_slots_B)
+        # log_softmax and gather_d: ten times faster on the CPU than the fused cross entropy
+        log_p_TV = ops.log_softmax(logits_TV, -1)
+        return -ops.gather_d(log_p_TV, 1, targets_BS.reshape((-1, 1))).reshape(targets_BS.shape)
+
+    def _shared_losses(self, logits_TV, targets_BS, slot, sample_slots_B):
+        """log Σ exp(logit) − logit of the target, from all ranks' shares."""
+        most_T1 = ops.stop_gradient(self.tensor.maximum(logits_TV.max(axis=1, keepdims=True)))
+        sum_T1 = self.tensor.summed(ops.exp(logits_TV - most_T1).sum(1, keepdims=True))
+        rows_BS = targets_BS + self._starts(sample_slots_B)
+        column_T1 = ops.gather(self.mine, rows_BS, 0).reshape((-1, 1))
+        here_T1 = column_T1 >= 0
+        if slot >= 0:
+            column_T1 = column_T1 - self.slot_starts[slot]
+        column_T1 = ops.select(here_T1, column_T1, ops.zeros_like(column_T1))
+        found_T1 = ops.gather_d(logits_TV, 1, column_T1) * ops.cast(here_T1, ms.float32)
+        target_T1 = self.tensor.summed(found_T1)
+        return (ops.log(sum_T1) + most_T1 - target_T1).reshape(targets_BS.shape)
+
+    def _starts(self, sample_slots_B):
+        return ops.expand_dims(ops.gather(self.starts, sample_slots_B, 0), 1)
+
+    def _scores(self, x_TH, rows_VH):
+        return cast(self.head(x_TH, cast(rows_VH, self.compute_dtype)), ms.float32)
