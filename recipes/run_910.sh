@@ -17,8 +17,8 @@ Trains a PanGu model, from text to text:
     data         token shards, one set a domain
     routing      the table (RRE layer, domain, token) → expert, and the load it gives
     train        checkpoints, metrics.jsonl and a report in output/<run>/
-    evaluate     held-out perplexity of every domain                   (one process only)
-    generate     a prompt continued in every domain                    (one process only)
+    evaluate     held-out perplexity of every domain                   (not on Ascend clusters)
+    generate     a prompt continued in every domain                    (not on Ascend clusters)
 
 A stage is skipped when its output is there and nothing that went into it has changed. Without options this trains a
 small PanGu-Σ on the CPU in minutes, or recipes/pangu_sigma_node.yaml where NPUs and CANN are found.
@@ -33,6 +33,9 @@ options (paths are relative to the project folder)
 environment: installation
     MINDPANGU_PYTHON       an interpreter that has MindSpore; nothing is installed
     PIP_FIND_LINKS         a folder of wheels; with PIP_NO_INDEX=1 no network is needed
+
+environment: CPU
+    CPU_PROCESSES          processes that train together               (1; recipes/run_cpu_cluster.sh sets it)
 
 environment: Ascend (start this script on every node)
     NNODES, NODE_RANK      how many nodes, and which one this is       (1, 0)
@@ -155,13 +158,27 @@ set_up_cluster() {
     fi
 }
 
+# Names the ranks of a training by several processes on this machine.
+set_up_cpu_processes() {
+    require_number CPU_PROCESSES 1 1024
+    NNODES=1 NODE_RANK=0 NPROC=$CPU_PROCESSES MASTER_ADDR=127.0.0.1
+    MASTER_PORT=${MASTER_PORT:-$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
+    # every process would take all cores
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(("$(nproc)" > NPROC ? "$(nproc)" / NPROC : 1))}
+}
+
 processes=1
 if [ "$device_target" = Ascend ]; then
     set_up_cluster
     processes=$((NNODES * NPROC))
     say "Ascend: $processes processes on $NNODES node(s), this is node $NODE_RANK; $config."
-elif [ -z "$cpu_reason" ]; then
-    say "$config asks for the CPU: the NPUs stay idle."
+else
+    [ -n "$cpu_reason" ] || say "$config asks for the CPU: the NPUs stay idle."
+    if [ "${CPU_PROCESSES:-1}" != 1 ]; then
+        set_up_cpu_processes
+        processes=$NPROC
+        say "$processes processes on this machine train together."
+    fi
 fi
 
 # Runs a verb in every process of the cluster. msrun starts its workers as `python` from PATH, whatever interpreter it
@@ -191,11 +208,31 @@ mindpangu data prepare "${options[@]}"
 # Which expert serves which token is decided now, before the first step, and never changes.
 mindpangu routing build "${options[@]}"
 
-if [ "$processes" -eq 1 ]; then
-    mindpangu train "${train_options[@]}"
+# Trains; after a failure goes on from the last checkpoint, training.restarts times. Ctrl-C and a stop by a signal (130)
+# are no failures.
+train_with_restarts() {
+    local restarts resume=() status left
+    restarts=$(mindpangu config "${options[@]}" --get training.restarts)
+    for ((left = restarts; ; left--)); do
+        status=0
+        if [ "$processes" -eq 1 ]; then
+            mindpangu train "${train_options[@]}" ${resume[@]+"${resume[@]}"} || status=$?
+        else
+            mindpangu_on_all_ranks train "${train_options[@]}" ${resume[@]+"${resume[@]}"} || status=$?
+        fi
+        if [ "$status" -eq 0 ] || [ "$status" -eq 130 ] || [ "$left" -le 0 ]; then return "$status"; fi
+        warn "training failed (exit code $status); it goes on from the last checkpoint, restart $((restarts - left + 1)) of $restarts"
+        resume=(--resume)
+    done
+}
+
+train_with_restarts
+if [ "$device_target" = CPU ]; then
+    # one process has the whole model, whatever ranks it was trained on
+    options+=(--parallelism.data_parallel 1 --parallelism.tensor_parallel 1 --parallelism.expert_parallel 1)
     mindpangu evaluate "${options[@]}"
     mindpangu generate --every-domain --temperature 0.6 --top-k 20 "${options[@]}"
-else
-    # The model is spread over all ranks; its held-out losses are measured while it trains.
-    mindpangu_on_all_ranks train "${train_options[@]}"
+elif [ "$processes" -eq 1 ]; then
+    mindpangu evaluate "${options[@]}"
+    mindpangu generate --every-domain --temperature 0.6 --top-k 20 "${options[@]}"
 fi

@@ -4,8 +4,9 @@
         manifest.json                           format version, step, and size and hash of every file
         state.json                              step counts, loader state, spike window, digests of data and tables
         config.yaml                             the resolved configuration
-        dense_00000_of_00001.safetensors        dense parameters and their Adam moments
+        dense_00000_of_00001.safetensors        dense parameters and their Adam moments: what this rank wrote of them
         experts/rre_00.zh.003.safetensors       one file per (RRE layer, domain, index in the group), self-describing
+        experts/rre_00.zh.003.0_of_2.safetensors      … or one for each rank of a tensor group
         routing/zh.safetensors                  one routing-table file per domain
         tokenizer/main.model                    one tokenizer per embedding slot
 
@@ -29,7 +30,7 @@ from mindpangu.checkpoint.directory import (
     list_iterations,
     prune,
 )
-from mindpangu.checkpoint.experts import ExpertFile, expert_file_name
+from mindpangu.checkpoint.experts import ExpertFile, expert_file_name, parts_of_experts, read_metadata
 from mindpangu.checkpoint.reader import CheckpointReader
 from mindpangu.checkpoint.writer import CheckpointWriter
 
@@ -46,7 +47,9 @@ __all__ = [
     "iteration_folder",
     "latest_iteration",
     "list_iterations",
+    "parts_of_experts",
     "prune",
+    "read_metadata",
     "refuse_differences",
     "refuse_other_model",
 ]

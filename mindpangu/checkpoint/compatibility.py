@@ -16,6 +16,7 @@ from mindpangu.tokenizer import Tokenizer
 _FREE_SECTIONS = ("checkpoint", "monitor", "parallelism")
 _FREE_KEYS = (
     "training.steps",
+    "training.restarts",
     "training.run_name",
     "training.output_dir",
     "experts.host_threads",

@@ -5,9 +5,10 @@ renames nobody, and a sub-model is made of the files themselves.
 """
 
 import json
+import re
 import struct
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class ExpertFile:
         layer: index among the RRE layers, from the bottom. domain: its domain's name. index: inside the group.
         step_count: how often the expert was updated.
         table: digest of the domain's routing table. tokenizer: digest of the tokenizer that made the tokens.
+        part: (number, of how many): ranks that share an expert write a file each, of a part of every tensor.
     """
 
     layer: int
@@ -38,21 +40,26 @@ class ExpertFile:
     table: str
     tokenizer: str
     format_version: int = FORMAT_VERSION
+    part: tuple[int, int] = (0, 1)
 
     @property
     def name(self) -> str:
-        return expert_file_name(self.layer, self.domain, self.index)
+        return expert_file_name(self.layer, self.domain, self.index, self.part)
 
     def encode(self, tensors: Mapping[str, np.ndarray]) -> bytes:
+        header = asdict(self)
+        if self.part == (0, 1):
+            del header["part"]
         # one entry, because safetensors writes several in any order: equal experts are equal files
-        return encode_tensors(dict(tensors), metadata={_HEADER: json.dumps(asdict(self), sort_keys=True)})
+        return encode_tensors(dict(tensors), metadata={_HEADER: json.dumps(header, sort_keys=True)})
 
     @staticmethod
     def decode(path: Path, data: bytes) -> tuple["ExpertFile", dict[str, np.ndarray]]:
         """The header and the tensors. Raises CheckpointError if the file is not a whole expert file."""
         tensors = decode_tensors(path, data)
         try:
-            header = ExpertFile(**json.loads(_metadata(data)[_HEADER]))
+            header = ExpertFile(**json.loads(read_metadata(data)[_HEADER]))
+            header = replace(header, part=tuple(header.part))
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path} has no valid expert header: {error}") from None
         if header.format_version != FORMAT_VERSION:
@@ -60,11 +67,19 @@ class ExpertFile:
         return header, tensors
 
 
-def expert_file_name(layer: int, domain: str, index: int) -> str:
-    return f"experts/rre_{layer:02d}.{domain}.{index:03d}.safetensors"
+def expert_file_name(layer: int, domain: str, index: int, part: tuple[int, int] = (0, 1)) -> str:
+    """The file of an expert, or of a part of one."""
+    stem = f"experts/rre_{layer:02d}.{domain}.{index:03d}"
+    return f"{stem}.safetensors" if part == (0, 1) else f"{stem}.{part[0]}_of_{part[1]}.safetensors"
 
 
-def _metadata(data: bytes) -> dict[str, Any]:
-    """safetensors: 8 bytes of header length, then JSON; the library reads metadata only from files on disk."""
+def parts_of_experts(files: Iterable[str]) -> int:
+    """In how many files a checkpoint has each of its experts."""
+    found = (re.fullmatch(r"experts/.*\.0_of_(\d+)\.safetensors", name) for name in files)
+    return next((int(match[1]) for match in found if match), 1)
+
+
+def read_metadata(data: bytes) -> dict[str, Any]:
+    """Of a safetensors file: 8 bytes of header length, then JSON. The library reads it only from files on disk."""
     (length,) = struct.unpack_from("<Q", data)
     return json.loads(data[8 : 8 + length]).get("__metadata__", {})

@@ -1,11 +1,13 @@
 """Writing a checkpoint: every file beside its place, hashed and fsynced, then one rename."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -27,14 +29,22 @@ class CheckpointWriter:
         with CheckpointWriter(run.checkpoints, step=200) as writer:
             writer.write("state.json", data)
 
+    With several ranks each has a writer of the same checkpoint, and writes files of its own. The first one waits for
+    what the others have written, and publishes all of it; they wait for that.
+
     `write`, `link` and `cancel` may be called from several threads.
+
+    Args:
+        parent: the folder of a run's checkpoints; all ranks see the same one.
+        rank, ranks: of this process.
+        timeout: seconds that a rank waits for the others, once it has written its own files.
 
     Raises:
         CheckpointError: the disk is full or cannot be written, or it was cancelled; earlier checkpoints are untouched.
     """
 
-    def __init__(self, parent: Path, step: int):
-        self.parent, self.step = parent, step
+    def __init__(self, parent: Path, step: int, rank: int = 0, ranks: int = 1, timeout: float = 1800.0):
+        self.parent, self.step, self.rank, self.ranks, self.timeout = parent, step, rank, ranks, timeout
         self.folder = iteration_folder(parent, step)
         self.scratch = parent / f".{self.folder.name}.writing"
         self._files: dict[str, dict[str, int | str]] = {}
@@ -91,8 +101,9 @@ class CheckpointWriter:
 
     def __enter__(self) -> "CheckpointWriter":
         try:
-            shutil.rmtree(self.scratch, ignore_errors=True)
-            self.scratch.mkdir(parents=True)
+            if self.ranks == 1:
+                shutil.rmtree(self.scratch, ignore_errors=True)  # otherwise it may have another rank's files already
+            self.scratch.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self._failure(error) from None
         return self
@@ -101,16 +112,58 @@ class CheckpointWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if kind is None:
+            if kind is not None:
+                self._tell_failure(str(error) or kind.__name__)
+            elif self.rank == 0:
+                self._collect()
                 self._publish()
+            else:
+                self._hand_over()
         except OSError as failure:
+            self._tell_failure(str(failure))
             raise self._failure(failure) from None
         finally:
-            shutil.rmtree(self.scratch, ignore_errors=True)
+            if self.rank == 0:
+                shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _add(self, name: str, entry: dict[str, int | str]) -> None:
         with self._lock:
             self._files[name] = entry
+
+    def _hand_over(self) -> None:
+        """Tells the first rank what is written, and waits until it has published it."""
+        # the list itself is renamed into its place: whoever sees it sees all of it
+        written = self.scratch / f".written_{self.rank:05d}"
+        write_durably(written.with_suffix(".part"), json.dumps(self._files).encode())
+        written.with_suffix(".part").rename(written)
+        self._wait(lambda: not self.scratch.exists(), "rank 0 to publish it")
+        if not (self.folder / MANIFEST).exists():
+            raise CheckpointError(f"checkpoint {self.folder} was not published; rank 0 says why")
+
+    def _collect(self) -> None:
+        """Waits for what the other ranks have written."""
+        for rank in range(1, self.ranks):
+            written = self.scratch / f".written_{rank:05d}"
+            self._wait(written.exists, f"rank {rank}")
+            for name, entry in json.loads(written.read_bytes()).items():
+                self._add(name, entry)
+            written.unlink()
+
+    def _wait(self, there: Callable[[], bool], whom: str) -> None:
+        until = time.monotonic() + self.timeout
+        while not there():
+            for failed in self.scratch.glob(".failed_*"):
+                rank = int(failed.name.removeprefix(".failed_"))
+                raise CheckpointError(f"checkpoint {self.folder}: rank {rank} could not write: {failed.read_text()}")
+            if self._cancelled or time.monotonic() > until:
+                why = "it was given up" if self._cancelled else f"{self.timeout:.0f} s were not enough"
+                raise CheckpointError(f"checkpoint {self.folder} waited for {whom}, and {why}")
+            time.sleep(0.02)
+
+    def _tell_failure(self, why: str) -> None:
+        if self.ranks > 1:
+            with contextlib.suppress(OSError):
+                (self.scratch / f".failed_{self.rank:05d}").write_text(why)
 
     def _publish(self) -> None:
         manifest = {"format_version": FORMAT_VERSION, "step": self.step, "files": dict(sorted(self._files.items()))}

@@ -4,6 +4,7 @@ Skipped when exactly this training is already finished. Ctrl-C saves a checkpoin
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from mindpangu.config import Config
@@ -21,17 +22,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, config: Config) -> int:
-    folder = RunFolder.of(config)
+    folder, is_first = RunFolder.of(config), os.environ.get("RANK_ID", "0") == "0"
     if _is_finished(config, options):
-        _mend(folder, config)
-        print(f"train: up to date, step {config.training.steps} is done ({folder.checkpoints})")
+        if is_first:
+            _mend(folder, config)
+            print(f"train: up to date, step {config.training.steps} is done ({folder.checkpoints})")
         return 0
+    from mindpangu.parallel.processes import start_processes
     from mindpangu.train import run as training
     from mindpangu.train.report import write_report
 
     training.set_device(config)
-    opened = training.open_run(config)
-    finished = training.train(opened, options.resume, options.load)
+    processes = start_processes(config)
+    with processes.watched(folder.watch, config.parallelism.timeout):
+        processes.self_test()
+        opened = training.open_run(config, processes)
+        finished = training.train(opened, options.resume, options.load)
+    if not is_first:
+        return 0
     write_report(folder)
     if finished < config.training.steps:
         print(f"train: stopped after step {finished}; the same command with --resume goes on")

@@ -64,5 +64,9 @@ class RunFolder:
     def load_plot(self) -> Path:
         return self.root / "routing.png"
 
+    @property
+    def watch(self) -> Path:
+        return self.root / ".watch"
+
     def log(self, rank: int = 0) -> Path:
         return self.root / "log" / f"rank_{rank}"

@@ -133,6 +133,8 @@ class ParallelismConfig:
     exchange: str = choice("group", "node")
     """Who takes part in an exchange of tokens: the ranks that have something to exchange, or all ranks of their nodes,
     where a chip allows no other groups."""
+    timeout: int = number(1800, minimum=1)
+    """Seconds that a rank may take for a step or a collective; then all ranks end, and it is named."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,8 @@ class TrainingConfig:
     0 switches this off. Non-finite steps are always skipped."""
     spike_window: int = number(128, minimum=8)
     """Steps over which that mean is taken; nothing is judged before half of them are there."""
+    restarts: int = number(0, minimum=0)
+    """How often recipes/run_910.sh goes on from the last checkpoint after a failure, e.g. of one rank."""
     max_skipped_steps: int = number(20, minimum=1)
     """Training stops with an error after this many skipped steps in a row; an overflow that lowers the loss scale is
     none of them."""

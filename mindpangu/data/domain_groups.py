@@ -47,7 +47,8 @@ def group_domains(weights: Sequence[Fraction], names: Sequence[str], num_groups:
     trained = sum(weight > 0 for weight in weights)
     if trained < num_groups:
         raise ConfigError(
-            f"data.domain_groups is {num_groups}, but only {trained} domains have a weight above 0: every group needs one"
+            f"data.domain_groups is {num_groups}, but only {trained} domains have a weight above 0: every group needs "
+            "one"
         )
     unit = math.lcm(*(Fraction(weight).denominator for weight in weights))
     exact = [int(weight * unit) for weight in weights]

@@ -59,7 +59,7 @@ class RoutePlan:
             return 1.0
         if self.exchange is not None:
             return self.exchange.imbalance
-        used = np.unique(self.slot_of_sample_B)
+        used = np.flatnonzero(self.counts_LDA.any((0, 2)))
         mean_LD = self.counts_LDA[:, used].sum(2) / self.experts_D[used]
         return float((self.counts_LDA[:, used].max(2) / mean_LD).mean())
 

@@ -29,11 +29,15 @@ class StepPlan:
     num_targets: float
 
 
-def plan_step(micro_batches: Sequence[Batch], mesh: Mesh, place: Place, plan: Callable[[Batch], RoutePlan]) -> StepPlan:
+def plan_step(
+    micro_batches: Sequence[Batch], mesh: Mesh, place: Place, num_slots: int, plan: Callable[[Batch], RoutePlan]
+) -> StepPlan:
     """A rank's step.
 
     Args:
-        micro_batches: of all ranks, in the order of `Mesh.owner`. plan: of one micro-batch by itself.
+        micro_batches: of all ranks, in the order of `Mesh.owner`.
+        num_slots: domain slots that the compiled step has.
+        plan: of one micro-batch by itself.
     """
     count = len(micro_batches)
     batch_of = {mesh.owner(number, count): batch for number, batch in enumerate(micro_batches)}
@@ -42,7 +46,7 @@ def plan_step(micro_batches: Sequence[Batch], mesh: Mesh, place: Place, plan: Ca
 
         def of_replica(replica: int, turn: int = turn) -> list[Batch]:
             first = mesh.data_index(Place(replica, place.sub_group, 0, 0))
-            return align_slots([batch_of[first + member, turn] for member in range(mesh.members)])
+            return align_slots([batch_of[first + member, turn] for member in range(mesh.members)], num_slots)
 
         together = [of_replica(replica) for replica in range(mesh.replicas)]
         of_replicas = [_plan_together(batches_R, place.member, plan) for batches_R in together]
@@ -58,7 +62,7 @@ def _plan_together(batches: Sequence[Batch], member: int, plan: Callable[[Batch]
     return plans[0] if len(plans) == 1 else plan_exchange(plans, member)
 
 
-def align_slots(batches: Sequence[Batch]) -> list[Batch]:
+def align_slots(batches: Sequence[Batch], num_slots: int) -> list[Batch]:
     """The batches on common domain slots: those of the domains that any of them uses, ascending.
 
     Ranks that exchange rows compute on each other's, so they must mean the same by a slot.
@@ -66,15 +70,16 @@ def align_slots(batches: Sequence[Batch]) -> list[Batch]:
     Raises:
         RoutingError: more domains than slots.
     """
-    if len({batch.domain_of_slot for batch in batches}) == 1:
+    if {batch.domain_of_slot for batch in batches} == {batches[0].domain_of_slot} and (
+        len(batches[0].domain_of_slot) == num_slots
+    ):
         return list(batches)
-    num_slots = len(batches[0].domain_of_slot)
     used = [np.array(batch.domain_of_slot)[batch.slot_of_sample_B] for batch in batches]
     domains = np.unique(np.concatenate(used)).tolist()
     if len(domains) > num_slots:
         raise RoutingError(
-            f"the micro-batches of ranks that exchange tokens have {len(domains)} domains; data.domains_per_step has "
-            f"slots for {num_slots}"
+            f"the micro-batches of ranks that exchange tokens have {len(domains)} domains, the step has {num_slots} "
+            "slots for them; raise data.domains_per_step"
         )
     common = (*domains, *[domains[-1]] * (num_slots - len(domains)))
     return [

@@ -42,8 +42,8 @@ class ExpertShare:
         """Which experts of a group it has, by their index in the group. Raises ConfigError for unequal shares."""
         if group_size % self.members:
             raise ConfigError(
-                f"the largest group has {group_size} experts (domains.experts_per_domain), which {self.members} ranks of "
-                "a sub-group (parallelism.expert_parallel / data.domain_groups) cannot share equally"
+                f"the largest group has {group_size} experts (domains.experts_per_domain), which {self.members} ranks "
+                "of a sub-group (parallelism.expert_parallel / data.domain_groups) cannot share equally"
             )
         count = group_size // self.members
         return range(self.member * count, (self.member + 1) * count)

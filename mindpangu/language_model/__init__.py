@@ -4,11 +4,12 @@
 checkpoint and reads it back. Training, evaluation and generation all stand on this room.
 """
 
-from mindpangu.language_model.files import SavedExperts, load_model, read_dense, read_experts, write_model
+from mindpangu.language_model.files import DenseTensors, SavedExperts, load_model, read_dense, read_experts, write_model
 from mindpangu.language_model.inputs import ModelInputs, as_tensor, group_by_domain, refuse_invalid_ids
 from mindpangu.language_model.model import LanguageModel
 
 __all__ = [
+    "DenseTensors",
     "LanguageModel",
     "ModelInputs",
     "SavedExperts",

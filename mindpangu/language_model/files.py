@@ -1,5 +1,6 @@
 """A LanguageModel into a checkpoint and back. Which file holds what is listed in `checkpoint/__init__.py`."""
 
+import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,17 +10,47 @@ import numpy as np
 from mindspore import Parameter, Tensor
 from safetensors.numpy import save as encode_tensors
 
-from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, ExpertFile, expert_file_name
+from mindpangu.checkpoint import (
+    CheckpointReader,
+    CheckpointWriter,
+    ExpertFile,
+    expert_file_name,
+    parts_of_experts,
+    read_metadata,
+)
+from mindpangu.checkpoint.reader import decode_tensors
 from mindpangu.config import to_yaml
 from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError
-from mindpangu.experts import SLAB_TENSORS, StoreSnapshot
+from mindpangu.experts import SLAB_TENSORS, ExpertShare, ExpertStore, StoreSnapshot
 from mindpangu.language_model.model import LanguageModel
+from mindpangu.parallel.sharding import Part
 from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
 
-DENSE_FILE = "dense_00000_of_00001.safetensors"
 _WRITERS = 2
+_PARTS = "parts"
+_GROUPS = {"": "weights", "adam_m.": "moment1", "adam_v.": "moment2"}
+
+
+@dataclass(frozen=True)
+class DenseTensors:
+    """Dense parameters and their Adam moments on a rank.
+
+    Attributes:
+        arrays: name in the file → values of this rank's part. parts: name → which part of the tensor that is.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    parts: Mapping[str, Part]
+
+    def encode(self) -> bytes:
+        """As a file. Of tensors that are not whole its header says which part they are."""
+        header = {"format_version": "1"}
+        parts = {name: self.parts[name].describe() for name in self.arrays if not self.parts[name].is_whole}
+        if parts:
+            header[_PARTS] = json.dumps(parts, sort_keys=True)
+        return encode_tensors(dict(self.arrays), metadata=header)
 
 
 @dataclass(frozen=True)
@@ -35,43 +66,48 @@ class SavedExperts:
 
     def link(self, writer: CheckpointWriter, name: str, where: tuple[int, int, int], step_count: int) -> bool:
         """Takes over an unchanged expert's file; False if it changed or cannot be linked."""
-        same = self.step_counts[where] == step_count
-        return bool(same and writer.link(name, self.reader.folder, self.reader.files[name]))
+        entry = self.reader.files.get(name)  # none if ranks shared the experts otherwise
+        same = entry is not None and self.step_counts[where] == step_count
+        return bool(same and writer.link(name, self.reader.folder, entry))
 
 
 def write_model(
     writer: CheckpointWriter,
     model: LanguageModel,
-    dense: Mapping[str, np.ndarray],
+    dense: DenseTensors,
     experts: StoreSnapshot,
     previous: SavedExperts | None,
 ) -> None:
-    """Writes all of a model: configuration, tokenizers, tables, dense tensors, experts with their Adam state.
+    """Writes a rank's share of a model: configuration, tokenizers and tables (the first rank), dense tensors, experts
+    with their Adam state. What several ranks have alike, one of them writes.
 
     Of `model` only what never changes is read, so training may go on meanwhile.
 
     Args:
-        dense: dense parameters and their moments, by the name that they get in the file.
+        dense: what this rank is to write.
         experts: read to its end.
         previous: the checkpoint whose unchanged expert files are linked; None writes all of them.
     """
     changed = []
     for where in model.store.experts():
-        layer, domain, index = where
-        name = expert_file_name(layer, model.domains[domain].name, index)
-        if previous is not None and previous.link(writer, name, where, experts.step_counts[where]):
+        name = _expert_file(model, where)
+        if model.processes.place.replica or (
+            previous is not None and previous.link(writer, name, where, experts.step_counts[where])
+        ):
             experts.release(where)
         else:
             changed.append(where)
     expert_bytes = 3 * 4 * sum(int(np.prod(shape)) for shape in model.store.shapes.values())
-    writer.require_space(sum(array.nbytes for array in dense.values()) + expert_bytes * len(changed))
-    writer.write("config.yaml", to_yaml(model.config).encode())
-    for slot, tokenizer in model.tokenizers.items():
-        writer.write(f"tokenizer/{slot}.model", tokenizer.model_bytes)
-    if model.table is not None:
-        for name, data in model.table.encode().items():
-            writer.write(f"routing/{name}", data)
-    writer.write(DENSE_FILE, encode_tensors(dict(dense), metadata={"format_version": "1"}))
+    writer.require_space(sum(array.nbytes for array in dense.arrays.values()) + expert_bytes * len(changed))
+    if writer.rank == 0:
+        writer.write("config.yaml", to_yaml(model.config).encode())
+        for slot, tokenizer in model.tokenizers.items():
+            writer.write(f"tokenizer/{slot}.model", tokenizer.model_bytes)
+        if model.table is not None:
+            for name, data in model.table.encode().items():
+                writer.write(f"routing/{name}", data)
+    if dense.arrays:
+        writer.write(f"dense_{writer.rank:05d}_of_{writer.ranks:05d}.safetensors", dense.encode())
     with ThreadPoolExecutor(_WRITERS) as pool:
         for _ in pool.map(lambda where: _write_expert(writer, model, experts, where), changed):
             pass
@@ -92,94 +128,128 @@ def load_model(reader: CheckpointReader) -> LanguageModel:
             reader.read(f"routing/{domain.name}.safetensors")
         table = RoutingTable.load(reader.folder / "routing", [domain.name for domain in domains])
     model = LanguageModel(config, tokenizers, table)
-    read_dense(reader, model.decoder.parameters)
+    read_dense(reader, model.decoder.parameters, model.decoder.parts)
     read_experts(reader, model, with_adam=False)
     return model
 
 
-def read_dense(reader: CheckpointReader, parameters: Mapping[str, Parameter]) -> None:
-    """Sets parameters from the dense file.
+def read_dense(reader: CheckpointReader, parameters: Mapping[str, Parameter], parts: Mapping[str, Part]) -> None:
+    """Sets parameters from the dense files of a checkpoint, whichever ranks have written them.
+
+    Args:
+        parts: name → which part of the tensor the parameter is.
 
     Raises:
-        CheckpointError: a parameter that the file lacks or that has another shape.
+        CheckpointError: a parameter that the files lack, or that has another shape.
     """
-    tensors = reader.tensors(DENSE_FILE)
+    values = {name: np.zeros(parameter.shape, np.float32) for name, parameter in parameters.items()}
+    missing = {name: value.size for name, value in values.items()}
+    for file in sorted(name for name in reader.files if name.startswith("dense_")):
+        data = reader.read(file)
+        described = _described_parts(reader.folder / file, data)
+        for name, tensor in decode_tensors(reader.folder / file, data).items():
+            if name not in values:
+                continue
+            part = described.get(name, Part(tensor.shape))
+            if part.shape != parts[name].shape or part.part_shape != tensor.shape:
+                raise CheckpointError(
+                    f"{reader.folder / file}: {name} has shape {list(part.shape)}, "
+                    f"the model needs {list(parts[name].shape)}"
+                )
+            missing[name] -= parts[name].copy(values[name], part, tensor)
     for name, parameter in parameters.items():
-        if name not in tensors:
-            raise CheckpointError(f"{reader.folder / DENSE_FILE} has no tensor {name!r}")
-        if tensors[name].shape != parameter.shape:
-            raise CheckpointError(
-                f"{reader.folder / DENSE_FILE}: {name} has shape {list(tensors[name].shape)}, "
-                f"the model needs {list(parameter.shape)}"
-            )
-        parameter.set_data(Tensor(tensors[name]))
+        if missing[name]:
+            raise CheckpointError(f"{reader.folder}: its dense files have no tensor {name!r}, or not all of it")
+        parameter.set_data(Tensor(values[name]))
 
 
 def read_experts(reader: CheckpointReader, model: LanguageModel, with_adam: bool) -> None:
-    """Fills the model's expert store.
+    """Fills the model's expert store, whichever ranks have written the experts.
 
     Raises:
         CheckpointError: an expert file that is missing, is another expert's, has other shapes, or was trained with
             another routing table or tokenizer than the model's.
     """
-    store = model.store
+    store, number = model.store, parts_of_experts(reader.files)
+    where_of = {
+        _expert_file(model, where, (part, number)): (where, (part, number))
+        for where in store.experts()
+        for part in range(number)
+    }
 
     def use(name: str, data: bytes) -> None:
-        path = reader.folder / name
+        path, (where, part) = reader.folder / name, where_of[name]
         header, tensors = ExpertFile.decode(path, data)
-        where = (header.layer, _domain_id(model, header.domain), header.index)
-        expected = _expert_header(model, *where, header.step_count)
-        for item in ("layer", "domain", "index", "table", "tokenizer"):
+        expected = _expert_header(model, where, header.step_count, part)
+        for item in ("layer", "domain", "index", "part", "table", "tokenizer"):
             found, wanted = getattr(header, item), getattr(expected, item)
             if found != wanted:
                 raise CheckpointError(f"{path}: its {item} is {found}, this model's is {wanted}; it is refused")
-        if header.name != name:
-            raise CheckpointError(f"{path} holds the expert that belongs into {header.name}; was it renamed?")
-        groups = {"": store.weights, "adam_m.": store.moment1, "adam_v.": store.moment2} if with_adam else {
-            "": store.weights
-        }  # fmt: skip
-        for prefix, group in groups.items():
-            _copy_tensors(path, tensors, prefix, group[where[0]][where[1]], header.index)
+        for prefix in _GROUPS if with_adam else [""]:
+            slab = getattr(store, _GROUPS[prefix])[where[0]][where[1]]
+            _copy_tensors(path, tensors, prefix, store, slab, where[2], part)
         if with_adam:
             store.step_counts[where] = header.step_count
 
-    names = [
-        expert_file_name(layer, model.domains[domain].name, index) for layer, domain, index in model.store.experts()
-    ]
-    reader.read_all(names, use)
+    reader.read_all(where_of, use)
 
 
-def _copy_tensors(path: Path, tensors: Mapping, prefix: str, slab: Mapping[str, np.ndarray], index: int) -> None:
+def _copy_tensors(
+    path: Path,
+    tensors: Mapping[str, np.ndarray],
+    prefix: str,
+    store: ExpertStore,
+    slab: Mapping[str, np.ndarray],
+    index: int,
+    part: tuple[int, int],
+) -> None:
+    """What a file has of this rank's part of an expert."""
     for name in SLAB_TENSORS:
-        tensor = tensors.get(prefix + name)
-        if tensor is None or tensor.shape != slab[name][index].shape:
+        mine, tensor = store.parts[name], tensors.get(prefix + name)
+        theirs = ExpertShare(tensor=part[0], tensors=part[1]).part(name, mine.shape)
+        if tensor is None or tensor.shape != theirs.part_shape:
             found = "missing" if tensor is None else f"of shape {list(tensor.shape)}"
-            raise CheckpointError(f"{path}: {prefix + name} is {found}; needed: {list(slab[name][index].shape)}")
-        slab[name][index] = tensor
+            raise CheckpointError(f"{path}: {prefix + name} is {found}; needed: {list(theirs.part_shape)}")
+        mine.copy(slab[name][index], theirs, tensor)
+
+
+def _described_parts(path: Path, data: bytes) -> dict[str, Part]:
+    """Of a dense file: name → part, of the tensors that are not whole."""
+    try:
+        described = json.loads(read_metadata(data).get(_PARTS, "{}"))
+        return {name: Part.read(part) for name, part in described.items()}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} does not say which parts of its tensors it has: {error!r}") from None
 
 
 def _write_expert(
     writer: CheckpointWriter, model: LanguageModel, experts: StoreSnapshot, where: tuple[int, int, int]
 ) -> None:
-    header = _expert_header(model, *where, step_count=int(experts.step_counts[where]))
+    header = _expert_header(model, where, int(experts.step_counts[where]), _own_part(model))
     with experts.read(where) as tensors:
         data = header.encode(tensors)
     writer.write(header.name, data)
 
 
-def _expert_header(model: LanguageModel, layer: int, domain: int, index: int, step_count: int) -> ExpertFile:
+def _own_part(model: LanguageModel) -> tuple[int, int]:
+    return model.store.share.tensor, model.store.share.tensors
+
+
+def _expert_file(model: LanguageModel, where: tuple[int, int, int], part: tuple[int, int] | None = None) -> str:
+    layer, domain, index = where
+    return expert_file_name(layer, model.domains[domain].name, model.store.first + index, part or _own_part(model))
+
+
+def _expert_header(
+    model: LanguageModel, where: tuple[int, int, int], step_count: int, part: tuple[int, int]
+) -> ExpertFile:
+    layer, domain, index = where
     return ExpertFile(
         layer=layer,
         domain=model.domains[domain].name,
-        index=index,
+        index=model.store.first + index,
         step_count=step_count,
         table=model.table.domain_digest(model.domains[domain].name),
         tokenizer=model.tokenizer_of(model.domains[domain]).digest,
+        part=part,
     )
-
-
-def _domain_id(model: LanguageModel, name: str) -> int:
-    names = [domain.name for domain in model.domains]
-    if name not in names:
-        raise CheckpointError(f"an expert of domain {name!r}, which this model does not have ({', '.join(names)})")
-    return names.index(name)

@@ -26,6 +26,9 @@ from mindpangu.tokenizer import Tokenizer
 class LanguageModel:
     """Everything that decides what a token becomes.
 
+    Attributes:
+        num_slots: domain slots of a compiled step.
+
     Args:
         config: the resolved configuration.
         tokenizers: embedding slot → tokenizer.
@@ -51,6 +54,9 @@ class LanguageModel:
         self.tokenizers = dict(tokenizers)
         self._check_parts()
         mesh, place = self.processes.mesh, self.processes.place
+        # ranks that exchange tokens may be of several groups of domains, which then all have slots
+        together = config.data.domain_groups // mesh.sub_groups if mesh.members > 1 else 1
+        self.num_slots = config.data.domains_per_step * together
         self.decoder = Decoder(config, self.slots, self.processes.tensor, self.processes.exchange)
         self.store = ExpertStore(config, self.domains, ExpertShare.of(mesh, place, domain_groups(config, self.domains)))
         self._compile_forward()
@@ -78,7 +84,7 @@ class LanguageModel:
         def plan(batch: Batch) -> RoutePlan:
             return self.plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B)
 
-        return plan_step(micro_batches, self.processes.mesh, self.processes.place, plan)
+        return plan_step(micro_batches, self.processes.mesh, self.processes.place, self.num_slots, plan)
 
     def inputs(self, tokens_BS: np.ndarray, positions_BS: np.ndarray, plan: RoutePlan) -> ModelInputs:
         return ModelInputs.build(tokens_BS, positions_BS, plan, self.slots)

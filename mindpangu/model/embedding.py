@@ -27,10 +27,10 @@ class WordEmbedding(nn.Cell):
         if tensor.size > 1:
             # row of the whole table → row here, -1 for the other ranks' rows
             mine_V = np.full(slots.num_rows, -1, np.int32)
-            rows = np.concatenate([np.arange(start, stop) for start, stop in part.ranges])
+            rows = np.concatenate([np.arange(start, stop) for start, stop in part.ranges[0][1]])
             mine_V[rows] = np.arange(len(rows))
             self.mine = Tensor(mine_V)
-        sizes = [stop - start for start, stop in part.ranges] if part.ranges else slots.sizes
+        sizes = [stop - start for start, stop in part.ranges[0][1]] if part.ranges else slots.sizes
         self.slot_starts = tuple(int(start) for start in np.cumsum((0, *sizes[:-1])))
         self.slot_ends = tuple(start + size for start, size in zip(self.slot_starts, sizes, strict=True))
         self.slot_of_row_V = Tensor(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))

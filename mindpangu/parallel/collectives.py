@@ -20,7 +20,7 @@ from mindspore import nn, ops
 
 
 class _Columns(nn.Cell):
-    """The collectives of one group; only primitives, as functions of `ops` that branch cannot be compiled in a bprop."""
+    """The collectives of one group. Only primitives: functions of `ops` that branch cannot be compiled in a bprop."""
 
     def __init__(self, group, rank, size):
         super().__init__(auto_prefix=False)

@@ -52,8 +52,16 @@ class Mesh:
     def of(config: Config) -> "Mesh":
         """The mesh of a configuration. Experts that are on every rank have no sub-groups."""
         parallelism = config.parallelism
-        sub_groups = config.data.domain_groups if parallelism.expert_parallel > 1 else 1
-        return Mesh(parallelism.data_parallel, parallelism.tensor_parallel, parallelism.expert_parallel, sub_groups)
+        expert = parallelism.expert_parallel if config.model.rre_layers else 1
+        sub_groups = config.data.domain_groups if expert > 1 else 1
+        return Mesh(parallelism.data_parallel, parallelism.tensor_parallel, expert, sub_groups)
+
+    def describe(self) -> str:
+        """In words, e.g. "8 = data 4 × tensor 2; experts on 4 ranks in 2 sub-groups"."""
+        text = f"{self.size} = data {self.data} × tensor {self.tensor}"
+        if self.expert > 1:
+            text += f"; experts on {self.expert} ranks"
+        return f"{text} in {self.sub_groups} sub-groups" if self.sub_groups > 1 else text
 
     @property
     def size(self) -> int:

@@ -3,20 +3,25 @@
 One process needs none of this: `Processes.alone()` has every function and talks to nobody.
 """
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor
 
 from ascend_ops.grouped_all_to_all import Group, join
+from ascend_ops.grouped_all_to_all.group import JOB_VARIABLE
 from mindpangu.config import Config
 from mindpangu.errors import ParallelError
 from mindpangu.parallel.collectives import TensorGroup
 from mindpangu.parallel.data_parallel import DataGroup
 from mindpangu.parallel.mesh import Mesh, Ranks, broken_rule_of_910a
+from mindpangu.parallel.watch import Watch
 
 _log = logging.getLogger("mindpangu")
 
@@ -36,23 +41,83 @@ class Processes:
         self.exchange = exchange
         members = mesh.tensor_group(rank)
         self.tensor = TensorGroup(name_of("tensor", members), members.index(rank), len(members))
-        members = mesh.data_group(rank)
-        self.dense = DataGroup(name_of("data", members), members.index(rank), len(members))
-        members = mesh.expert_replicas(rank)
-        self.replicas = DataGroup(name_of("replicas", members), members.index(rank), len(members))
-        everybody = tuple(range(mesh.size))
-        self._world = DataGroup(name_of("world", everybody), rank, mesh.size)
+
+        def group_of(kind: str, members: Ranks) -> DataGroup:
+            return DataGroup(name_of(kind, members), members.index(rank), len(members))
+
+        self.dense = group_of("data", mesh.data_group(rank))
+        self.replicas = group_of("replicas", mesh.expert_replicas(rank))
+        self._world = group_of("world", tuple(range(mesh.size)))
 
         @ms.jit
         def add_up(values):
             return self._world.sum(values)
 
-        self._add_up = add_up
+        self._add_up, self._watch = add_up, None
 
     @staticmethod
     def alone() -> "Processes":
         """A run of one process."""
         return Processes(Mesh(), 0, lambda kind, members: "", None)
+
+    @contextlib.contextmanager
+    def watched(self, folder: Path, timeout: float) -> Iterator[None]:
+        """Meanwhile each rank watches the others; see `watch`.
+
+        Args:
+            folder: for the files of this; on a file system that all ranks see.
+            timeout: seconds that a rank may take for one thing.
+        """
+        if self.is_first:
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier job
+        self.wait()
+        with Watch(folder, self.rank, self.mesh.size, timeout) as self._watch:
+            yield
+
+    def self_test(self) -> None:
+        """Every group of this rank adds up known numbers.
+
+        Raises:
+            ParallelError: a sum that is wrong; the group is named.
+        """
+        groups = {
+            "of the same matrices": (self.tensor.summed, self.mesh.tensor_group(self.rank)),
+            "of the same dense parameters": (self.dense.sum, self.mesh.data_group(self.rank)),
+            "of the same experts": (self.replicas.sum, self.mesh.expert_replicas(self.rank)),
+            "of all ranks": (self._world.sum, tuple(range(self.mesh.size))),
+        }
+        for what, (add_up, members) in groups.items():
+            if len(members) == 1:
+                continue
+            self.now(doing=f"the self-test of the group {what}, {list(members)}")
+            mine = np.zeros(self.mesh.size, np.float32)
+            mine[self.rank] = self.rank + 1
+            found = ms.jit(add_up)(Tensor(mine[None])).asnumpy()[0]
+            wanted = np.zeros_like(mine)
+            wanted[list(members)] = np.array(members) + 1
+            if not np.array_equal(found, wanted):
+                raise ParallelError(
+                    f"the group {what}, ranks {list(members)}, adds up wrongly: got {found.tolist()}, expected "
+                    f"{wanted.tolist()}; see docs/cluster.md"
+                )
+
+    def now(self, step: int | None = None, doing: str | None = None) -> None:
+        """What this rank does from now on: what the others say of it if it is lost."""
+        if self._watch is not None:
+            self._watch.now(step, doing)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that speaks for all: prints, and writes what is written once."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is set on any rank. All ranks have to ask."""
+        return flag if self.mesh.size == 1 else bool(self.sum(np.array([flag]))[0])
+
+    def wait(self) -> None:
+        """Returns when all ranks are here."""
+        self.any(False)
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """float32 [n], the same on all ranks: the sum over them."""
@@ -61,17 +126,20 @@ class Processes:
         return self._add_up(Tensor(values.astype(np.float32))).asnumpy()
 
 
-def start_processes(config: Config) -> Processes:
+def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
     """Joins the other processes of a run, which msrun has started.
+
+    Args:
+        mesh: None takes that of the configuration.
 
     Raises:
         ParallelError: there are other ranks than the configuration's mesh has.
     """
-    mesh, found = Mesh.of(config), int(os.environ.get("RANK_SIZE", "1"))
+    mesh, found = mesh or Mesh.of(config), int(os.environ.get("RANK_SIZE", "1"))
     if found != mesh.size:
         raise ParallelError(
-            f"parallelism asks for {mesh.size} processes (data_parallel {mesh.data} × tensor_parallel {mesh.tensor}), but "
-            f"{found} were started; bash recipes/run_cpu_cluster.sh {mesh.size} starts so many on this machine"
+            f"parallelism asks for {mesh.size} processes (data_parallel {mesh.data} × tensor_parallel {mesh.tensor}), "
+            f"but {found} were started; bash recipes/run_cpu_cluster.sh {mesh.size} starts so many on this machine"
         )
     if mesh.size == 1:
         return Processes.alone()
@@ -99,9 +167,6 @@ def _exchange_group(config: Config, mesh: Mesh, rank: int) -> Group | None:
     members = mesh.exchange_group(rank)
     if len(members) == 1:
         return None
-    return join(f"exchange_{members[0]}", members.index(rank), len(members), ranks=list(members))
-
-
-def sums_of_squares(gradients) -> Tensor:
-    """float32 [n]: the sum of squares of each."""
-    return ops.stack([(gradient * gradient).sum() for gradient in gradients])
+    # msrun tells every process of a job the same address
+    job = os.environ.get(JOB_VARIABLE) or "-".join(os.environ.get(f"MS_SCHED_{part}", "") for part in ("HOST", "PORT"))
+    return join(f"exchange_{members[0]}", members.index(rank), len(members), job=job, ranks=list(members))

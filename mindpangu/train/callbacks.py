@@ -98,10 +98,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class Progress(Callback):
-    """Step lines for people: under a progress bar on a terminal, plain in a log."""
+    """Step lines for people: under a progress bar on a terminal, plain in a log.
 
-    def __init__(self, every: int, log_file: Path | None = None):
-        self.every = every
+    Args:
+        every: steps between two lines. log_file: where they go as well. quiet: only there.
+    """
+
+    def __init__(self, every: int, log_file: Path | None = None, quiet: bool = False):
+        self.every, self.quiet = every, quiet
         self.log_path = log_file
         self._bar: tqdm | None = None
         self._log = None
@@ -111,7 +115,7 @@ class Progress(Callback):
         if self.log_path is not None:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
             self._log = open(self.log_path, "a", buffering=1)  # noqa: SIM115 - open for the whole training
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self.quiet:
             self._bar = tqdm(total=last_step, initial=first_step - 1, unit="step", desc="train", dynamic_ncols=True)
 
     def on_step(self, record: StepRecord) -> None:
@@ -121,9 +125,10 @@ class Progress(Callback):
             self.on_message(step_line(record, self.last_step))
 
     def on_message(self, text: str) -> None:
-        # the bar, if there is one, stays below the lines
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        if not self.quiet:
+            # the bar, if there is one, stays below the lines
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
         if self._log is not None:
             self._log.write(text + "\n")
 

@@ -1,7 +1,7 @@
 """The compiled functions of a training step: forward and gradients of the two halves of the decoder.
 
     lower_forward(rows, positions) → h
-    upper_step(slot, capacity, h, tokens, …, slabs) → loss, per-sample losses, invalid ids, dh, upper gradients, slab gradients
+    upper_step(slot, capacity, h, tokens, …, slabs) → loss, per-sample losses, invalid ids; dh, slab and upper gradients
     lower_backward(rows, positions, dh) → lower gradients         (recomputes the lower half)
 
 A graph takes all its inputs at launch, and experts must be able to move while the dense bottom runs; so PanGu-Σ's step

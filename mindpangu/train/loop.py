@@ -42,6 +42,7 @@ def run_steps(
         with StopOnSignal() as stop, saver:
             for step in range(first_step, last_step + 1):
                 started = time.perf_counter()
+                train_step.processes.now(step, "waiting for its batches")
                 planned = stream.next()
                 rate = learning_rate(config.lr_scheduler, step)
                 upcoming = stream.peek().plan.plans if step < last_step else None
@@ -57,7 +58,8 @@ def run_steps(
                 if result.skipped:
                     _tell_skipped(callbacks, train_step, step, result, planned)
                 saver.poll()
-                stopping = stop.requested  # read once: a signal may come between two readings
+                # asked once: a signal may come between two readings, and on one rank only
+                stopping = train_step.processes.any(stop.requested)
                 if step % config.checkpoint.save_steps == 0 or step == last_step or stopping or give_up:
                     saver.save(step, planned.loader_state)
                 finished = step

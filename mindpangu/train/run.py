@@ -16,6 +16,7 @@ from mindpangu.data import Loader, TokenShards
 from mindpangu.domains import build_domains
 from mindpangu.errors import ConfigError, TrainingError
 from mindpangu.language_model import LanguageModel, SavedExperts
+from mindpangu.parallel.processes import Processes
 from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
 from mindpangu.train.callbacks import MetricsFile, Progress
@@ -36,8 +37,11 @@ class Run:
     model: LanguageModel
 
 
-def open_run(config: Config) -> Run:
+def open_run(config: Config, processes: Processes | None = None) -> Run:
     """Opens tokenizer, shards and routing table of a run folder and builds the model on them (weights not drawn).
+
+    Args:
+        processes: the ranks that share the model; None for this one alone.
 
     Raises:
         MindPanguError: the output of a stage is missing, or does not fit that of another one.
@@ -49,20 +53,13 @@ def open_run(config: Config) -> Run:
     table = None
     if config.model.rre_layers:
         table = RoutingTable.load(folder.routing, [domain.name for domain in build_domains(config)])
-    model = LanguageModel(config, tokenizers, table)
+    model = LanguageModel(config, tokenizers, table, processes)
     model.require_data(shards)
     return Run(config, folder, shards, model)
 
 
 def require_supported(config: Config) -> None:
     """Refuses what this version cannot do yet, before anything is built."""
-    parallelism = config.parallelism
-    ranks = parallelism.data_parallel * parallelism.tensor_parallel
-    if ranks > 1:
-        raise ConfigError(
-            f"parallelism asks for {ranks} ranks (data_parallel {parallelism.data_parallel} × tensor_parallel "
-            f"{parallelism.tensor_parallel}); this version trains in one process. Set both to 1"
-        )
     if config.context.precision == "bf16":
         raise ConfigError("context.precision is bf16; this version computes in fp32 or fp16")
 
@@ -86,19 +83,23 @@ def train(run: Run, resume: bool = False, load: Path | None = None, say: Callabl
         TrainingError: the run folder already holds a training and `resume` is not given.
         CheckpointError: a checkpoint that cannot be used, or cannot be written.
     """
-    folder = run.folder
+    folder, processes = run.folder, run.model.processes
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    if not processes.is_first:
+        processes.wait()
+        return _train_alone(run, resume, load, lambda text: None)
     with open(folder.root / ".train.lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise TrainingError(f"another process is training in {folder.root}; wait for it or stop it") from None
+        clean_interrupted(folder.checkpoints)
+        processes.wait()  # the others look for checkpoints only now
         return _train_alone(run, resume, load, say)
 
 
 def _train_alone(run: Run, resume: bool, load: Path | None, say: Callable[[str], None]) -> int:
-    config, folder, model = run.config, run.folder, run.model
-    clean_interrupted(folder.checkpoints)
+    config, folder, model, processes = run.config, run.folder, run.model, run.model.processes
     newest = latest_iteration(folder.checkpoints)
     digests = input_digests(run.shards.digest, model.table, model.tokenizers)
     if newest is not None and not resume:
@@ -122,18 +123,23 @@ def _train_alone(run: Run, resume: bool, load: Path | None, say: Callable[[str],
             loaded = reader.digest
             say(f"started from the weights of {reader.folder}")
     say(f"operators: {backends.describe()}")
+    if processes.mesh.size > 1:
+        say(f"processes: {processes.mesh.describe()}")
     if config.model.rre_layers:
-        say(f"experts: {model.store.describe()}, mode {config.experts.mode}")
-    write_text_atomically(folder.config, to_yaml(config))
+        of_rank = " (this rank)" if processes.mesh.size > 1 else ""
+        say(f"experts{of_rank}: {model.store.describe()}, mode {config.experts.mode}")
+    if processes.is_first:
+        write_text_atomically(folder.config, to_yaml(config))
     if finished >= config.training.steps:
         say(f"nothing to train: step {finished} of {config.training.steps} is done")
         return finished
 
-    progress = Progress(config.monitor.log_steps, folder.log() / "info.log")
+    progress = Progress(config.monitor.log_steps, folder.log(processes.rank) / "info.log", quiet=not processes.is_first)
+    callbacks = [MetricsFile(folder.metrics), progress] if processes.is_first else [progress]
     saver = CheckpointSaver(folder, train_step, digests, loaded, previous, progress.on_message)
     stream = StepStream(loader, model)
     try:
-        return run_steps(train_step, stream, finished + 1, [MetricsFile(folder.metrics), progress], saver)
+        return run_steps(train_step, stream, finished + 1, callbacks, saver)
     finally:
         stream.close()
 

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-import numpy as np
 from mindspore import Parameter
 
 from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, finish_publishing, refuse_differences
@@ -17,10 +16,10 @@ from mindpangu.data import LoaderState
 from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError
 from mindpangu.experts import StoreSnapshot
-from mindpangu.language_model import LanguageModel, SavedExperts, read_dense, read_experts, write_model
+from mindpangu.language_model import DenseTensors, LanguageModel, SavedExperts, read_dense, read_experts, write_model
 from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.parallel.sharding import Part
 from mindpangu.routing import RoutingTable
-from mindpangu.train.optimizer import DenseAdam
 from mindpangu.train.step import TrainStep
 
 STATE_FILE = "state.json"
@@ -31,12 +30,12 @@ class TrainingSnapshot:
     """A training after one step, which may go on while this is written.
 
     Attributes:
-        state: content of state.json. dense: copies of the dense parameters and their moments, by their names in the
-            file. experts: copied only where an update comes before they are written.
+        state: content of state.json. dense: copies of the dense parameters and moments that this rank is to write.
+            experts: copied only where an update comes before they are written.
     """
 
     state: bytes
-    dense: dict[str, np.ndarray]
+    dense: DenseTensors
     experts: StoreSnapshot
 
 
@@ -59,9 +58,14 @@ def take_snapshot(
         "digests": dict(digests),
         "loaded": loaded,
     }
-    parameters = {**train_step.decoder.parameters, **_moments(train_step.optimizer)}
-    # a copy, because on the CPU asnumpy is a view of what the optimizer changes
-    dense = {name: parameter.asnumpy().copy() for name, parameter in parameters.items()}
+    parameters, parts = _dense_state(train_step)
+    divided = train_step.optimizer.divided
+    written = {
+        name: parameter.asnumpy().copy()  # on the CPU asnumpy is a view of what the optimizer changes
+        for name, parameter in parameters.items()
+        if train_step.processes.data == 0 or (name not in divided and divided[_parameter_of(name)])
+    }
+    dense = DenseTensors(written, parts)
     return TrainingSnapshot(json.dumps(state, indent=1).encode(), dense, StoreSnapshot(train_step.model.store))
 
 
@@ -80,9 +84,12 @@ def write_training(
     try:
         with writer:
             write_model(writer, model, snapshot.dense, snapshot.experts, previous)
-            writer.write(STATE_FILE, snapshot.state)
+            if writer.rank == 0:
+                writer.write(STATE_FILE, snapshot.state)
     finally:
         snapshot.experts.close()
+    if writer.rank > 0:
+        return SavedExperts(CheckpointReader(writer.folder), snapshot.experts.step_counts)
     try:
         finish_publishing(run.checkpoints, run.latest, model.config.checkpoint.keep_last)
     except OSError as error:
@@ -107,7 +114,7 @@ def resume_training(
     model = train_step.model
     refuse_differences(reader, model.config, digests)
     state = reader.json(STATE_FILE)
-    read_dense(reader, {**model.decoder.parameters, **_moments(train_step.optimizer)})
+    read_dense(reader, *_dense_state(train_step))
     read_experts(reader, model, with_adam=True)
     train_step.guard.load_state(state["spikes"])
     if "loss_scale" in state:  # fp32 checkpoints of earlier versions have none
@@ -138,7 +145,7 @@ def load_weights(reader: CheckpointReader, model: LanguageModel) -> None:
                     f"Take its table and tokenizer: --routing.table {reader.folder}/routing "
                     f"--data.tokenizer {reader.folder}/tokenizer/main.model"
                 )
-    read_dense(reader, model.decoder.parameters)
+    read_dense(reader, model.decoder.parameters, model.decoder.parts)
     read_experts(reader, model, with_adam=False)
 
 
@@ -171,5 +178,17 @@ def _saved_table_digest(reader: CheckpointReader, domain: str) -> str:
     return RoutingTable.load(reader.folder / "routing", [domain]).domain_digest(domain)
 
 
-def _moments(optimizer: DenseAdam) -> dict[str, Parameter]:
-    return {p.name: p for p in (*optimizer.moment1.values(), *optimizer.moment2.values())}
+def _dense_state(train_step: TrainStep) -> tuple[dict[str, Parameter], dict[str, Part]]:
+    """Dense parameters and their moments by their names in a file, and which parts of the tensors this rank has."""
+    optimizer, group = train_step.optimizer, train_step.processes.dense
+    parameters, parts = dict(train_step.decoder.parameters), dict(train_step.decoder.parts)
+    for name, divided in optimizer.divided.items():
+        for moment in (optimizer.moment1[name], optimizer.moment2[name]):
+            parameters[moment.name] = moment
+            parts[moment.name] = parts[name].rows(group.rank, group.size) if divided else parts[name]
+    return parameters, parts
+
+
+def _parameter_of(moment: str) -> str:
+    """The parameter whose moment this is: "adam_m.word_embedding" → "word_embedding"."""
+    return moment.split(".", 1)[1]

@@ -69,9 +69,9 @@ class TrainStep:
         config, decoder, processes = model.config, model.decoder, model.processes
         self.config, self.model, self.decoder, self.processes = config, model, decoder, processes
         self.experts = open_experts(model.store, config, link, processes.replicas)
-        num_slabs = config.model.rre_layers * config.data.domains_per_step * len(SLAB_TENSORS)
+        num_slabs = config.model.rre_layers * model.num_slots * len(SLAB_TENSORS)
         self.functions = CompiledFunctions(decoder, num_slabs, processes.exchange is not None)
-        copies = {name: processes.tensor.size for name, part in decoder.parts.items() if part.axis is None}
+        copies = {name: processes.tensor.size for name, part in decoder.parts.items() if part.is_whole}
         self.optimizer = DenseAdam(
             decoder.parameters, config.optimizer, processes.dense, config.parallelism.optimizer_sharding, copies
         )
@@ -95,8 +95,10 @@ class TrainStep:
         """
         loss_scale, gradients = self.loss_scale.value, self.gradients(batches, plans, upcoming, num_targets)
         names = list(self.decoder.parameters)
+        self.processes.now(doing="the sum of the dense gradients")
         dense = self.optimizer.reduce({name: gradients.dense[name] for name in names})
         squared = self.experts.squared_norm() / self.processes.replicas.size + self.optimizer.squared_norm(dense)
+        self.processes.now(doing="the sum of losses and norms")
         squared = self._add_up(gradients, squared)
         global_norm = math.sqrt(squared) / loss_scale if squared >= 0 else math.nan
         skipped = self.guard.reason_to_skip({"loss": gradients.loss, "global_norm": global_norm})
@@ -106,6 +108,7 @@ class TrainStep:
             skipped = f"{skipped}; the loss scale goes from {loss_scale:g} to {self.loss_scale.value:g}"
         if skipped is None:
             self.updates += 1
+            self.processes.now(doing="the update")
             scale = min(1.0, self.config.training.max_norm / (global_norm + 1e-6)) / loss_scale
             self.optimizer.update(dense, self.updates, learning_rate, scale)
             self.experts.update(learning_rate, scale)
@@ -123,13 +126,14 @@ class TrainStep:
         upcoming: Sequence[RoutePlan] | None = None,
         num_targets: float | None = None,
     ) -> Gradients:
-        """Loss and gradients summed over this rank's micro-batches; each target weighs 1 / targets of the whole step."""
+        """Loss and gradients summed over this rank's micro-batches; a target weighs 1 / targets of the whole step."""
         total = Gradients()
         self.experts.begin(plans, upcoming)
         loss_scale = self.loss_scale.value
         if num_targets is None:
             num_targets = sum(float(batch.loss_mask_BS.sum()) for batch in batches)
         for batch, plan in zip(batches, plans, strict=True):
+            self.processes.now(doing="forward and backward")
             weights_BS = batch.loss_mask_BS / np.float32(max(num_targets, 1)) * np.float32(loss_scale)
             loss, losses_B = self._micro_step(batch, plan, as_tensor(weights_BS), total.dense)
             total.loss += loss / loss_scale

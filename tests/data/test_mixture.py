@@ -4,6 +4,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from mindpangu.data.domain_groups import domain_groups
 from mindpangu.data.mixture import Mixture, mixture_weights
 from mindpangu.domains import build_domains
 from mindpangu.errors import ConfigError
@@ -61,7 +62,9 @@ def test_fewer_domains_than_slots_repeat():
 
 def configured(make_config, mixture, num_slots=1, names=("zh", "en", "code"), **options):
     config = make_config(names=names, domains_per_step=num_slots, mixture=mixture, **options)
-    return mixture_weights(config, build_domains(config))
+    domains = build_domains(config)
+    domain_groups(config, domains)  # refuses what the schedule cannot follow
+    return mixture_weights(config, domains)
 
 
 def test_weights_are_the_decimal_numbers_of_the_configuration(make_config):

@@ -1,0 +1,84 @@
+"""Which domains train side by side: equal groups, the tolerance, and a stream that follows the weights."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindpangu.data.domain_groups import domain_groups, group_domains
+from mindpangu.data.schedule import build_schedule
+from mindpangu.domains import build_domains
+from mindpangu.errors import ConfigError
+
+
+def names_of(weights):
+    return [f"d{number}" for number in range(len(weights))]
+
+
+@given(st.lists(st.integers(50, 100), min_size=8, max_size=40), st.integers(2, 4))
+def test_groups_are_even_and_every_share_is_met(weights, num_groups):
+    groups = group_domains([Fraction(weight) for weight in weights], names_of(weights), num_groups, 0.05)
+    assert sorted(domain for group in groups for domain in group) == list(range(len(weights)))
+    assert max(map(len, groups)) - min(map(len, groups)) <= num_groups
+    for group in groups:
+        of_group = sum(weights[domain] for domain in group)
+        for domain in group:
+            assert abs(weights[domain] / of_group / num_groups - weights[domain] / sum(weights)) <= 0.05
+
+
+def test_sigmas_forty_domains_have_four_groups_of_ten():
+    chance = np.random.default_rng(0)
+    weights = [Fraction(str(round(weight, 3))) for weight in chance.lognormal(0, 0.7, 40)]
+    groups = group_domains(weights, names_of(weights), 4, 0.01)
+    assert [len(group) for group in groups] == [10] * 4
+    assert groups == group_domains(weights, names_of(weights), 4, 0.01)
+
+
+def test_one_group_has_all():
+    assert group_domains([Fraction(5), Fraction(1)], ["a", "b"], 1, 0.0) == ((0, 1),)
+
+
+def test_groups_may_be_uneven_where_weights_ask_for_it():
+    assert group_domains([Fraction(4), Fraction(2), Fraction(1), Fraction(1)], list("abcd"), 2, 0.0) == (
+        (0,),
+        (1, 2, 3),
+    )
+
+
+def test_domains_that_are_not_trained_are_spread():
+    groups = group_domains([Fraction(weight) for weight in (1, 1, 0, 0)], list("abcd"), 2, 0.0)
+    assert sorted(map(len, groups)) == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("weights", "num_groups", "words"),
+    [
+        (
+            (4, 1, 1, 1),
+            2,
+            r"does not divide into 2 equal groups .*'d0', which should have 57.14% .* 7.14% more or less",
+        ),
+        ((1, 1, 0, 0), 3, "only 2 domains have a weight above 0"),
+    ],
+)
+def test_weights_that_do_not_divide_are_refused(weights, num_groups, words):
+    with pytest.raises(ConfigError, match=words):
+        group_domains([Fraction(weight) for weight in weights], names_of(weights), num_groups, 0.01)
+
+
+def test_a_step_has_the_micro_batches_of_every_group_and_follows_the_weights(make_config):
+    mixture = {"zh": 3.0, "en": 2.0, "code": 1.0, "bilingual": 2.0}
+    config = make_config(names=("zh", "en", "code", "bilingual"), local=2, world=8, domain_groups=2, mixture=mixture)
+    domains = build_domains(config)
+    groups, schedule, taken = domain_groups(config, domains), build_schedule(config, domains), [0] * 4
+    for _ in range(40):
+        step = schedule.step(taken)
+        assert len(step) == 4
+        for number, slots in enumerate(step):
+            assert set(slots.domain_of_slot) <= set(groups[number // 2])
+            for domain in slots.domains_B().tolist():
+                taken[domain] += 1
+    weights = np.array([mixture[domain.name] for domain in domains])
+    np.testing.assert_allclose(np.array(taken) / sum(taken), weights / weights.sum(), atol=0.01)

@@ -1,0 +1,123 @@
+"""Whose micro-batches are whose, and what ranks send each other, against counting token by token."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mindpangu.data.batch import Batch
+from mindpangu.data.route_plan import capacity_for, plan_exchange, plan_routes
+from mindpangu.data.step_plan import align_slots, plan_step
+from mindpangu.errors import RoutingError
+from mindpangu.parallel.mesh import Mesh
+
+VOCAB, LAYERS = 30, 2
+
+
+class Domain:
+    def __init__(self, name, num_experts):
+        self.name, self.num_experts = name, num_experts
+
+
+class Table:
+    """What a plan asks of a routing table."""
+
+    num_layers = LAYERS
+
+    def __init__(self, chance, domains):
+        self.arrays = {
+            domain.name: chance.integers(0, domain.num_experts, (LAYERS, VOCAB)).astype(np.uint16) for domain in domains
+        }
+
+    def vocab_size(self, name):
+        return VOCAB
+
+    def array(self, layer, name):
+        return self.arrays[name][layer]
+
+    def stacked(self, names):
+        return np.stack([self.arrays[name] for name in names], 1).astype(np.int32)
+
+
+def batch(chance, domain_of_slot, slots_of_samples, length=5, number=0):
+    tokens_BS = chance.integers(0, VOCAB, (len(slots_of_samples), length)).astype(np.int32)
+    ids = np.full((len(slots_of_samples), 2), number, np.int64)
+    mask = np.ones(tokens_BS.shape, np.float32)
+    slots = np.array(slots_of_samples, np.int32)
+    return Batch(tokens_BS, tokens_BS, tokens_BS, mask, tuple(domain_of_slot), slots, ids)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 3))
+def test_an_exchange_is_planned_as_tokens_go(seed, ranks, local_experts):
+    chance = np.random.default_rng(seed)
+    group = ranks * local_experts
+    domains = [Domain("a", group), Domain("b", int(chance.integers(1, group + 1)))]
+    table = Table(chance, domains)
+    batches = [batch(chance, (0, 1), sorted(chance.integers(0, 2, 3).tolist())) for _ in range(ranks)]
+    plans = [plan_routes(each.tokens_BS, (0, 1), each.slot_of_sample_B, domains, table) for each in batches]
+    rows = np.zeros((LAYERS, ranks, ranks, 2, local_experts), int)  # layer, from, to, slot, expert of the rank
+    for source, each in enumerate(batches):
+        for tokens_S, slot in zip(each.tokens_BS, each.slot_of_sample_B, strict=True):
+            for token in tokens_S:
+                for layer in range(LAYERS):
+                    expert = int(table.array(layer, domains[slot].name)[token])
+                    rows[layer, source, expert // local_experts, slot, expert % local_experts] += 1
+    for rank in range(ranks):
+        plan = plan_exchange(plans, rank)
+        np.testing.assert_array_equal(plan.exchange.send_LR, rows[:, rank].sum((2, 3)))
+        np.testing.assert_array_equal(plan.exchange.receive_LR, rows[:, :, rank].sum((2, 3)))
+        np.testing.assert_array_equal(plan.exchange.arriving_LRG, rows[:, :, rank].reshape(LAYERS, ranks, -1))
+        np.testing.assert_array_equal(plan.counts_LDA, rows[:, :, rank].sum(1))
+        assert plan.exchange.capacity >= rows.sum((1, 3, 4)).max()
+        assert plan.exchange.capacity == plan_exchange(plans, 0).exchange.capacity
+        assert plan.exchange.imbalance == pytest.approx(plan_exchange(plans, 0).exchange.imbalance)
+
+
+def test_there_are_four_capacities_at_most_and_the_largest_holds_everything():
+    tokens, ranks = 100, 16
+    sizes = {capacity_for(arriving, tokens, ranks) for arriving in range(tokens * ranks + 1)}
+    assert sorted(sizes) == [125, 200, 400, 1600]
+    assert {capacity_for(arriving, 100, 2) for arriving in range(201)} == {125, 200}
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [Mesh(), Mesh(4), Mesh(4, 2, 2), Mesh(4, 1, 4, 2), Mesh(8, 1, 4, 4), Mesh(8, 2, 8, 2)],
+    ids=lambda mesh: mesh.describe(),
+)
+def test_all_ranks_together_train_on_every_micro_batch_once(mesh):
+    chance = np.random.default_rng(0)
+    domains = [Domain(name, 4) for name in "abcd"]
+    table = Table(chance, domains)
+    count = 16
+    # as the loader gives them: the domains of a group side by side, one choice for a group
+    micro_batches = [
+        batch(chance, (number // (count // mesh.sub_groups) % 4,), [0, 0], number=number) for number in range(count)
+    ]
+
+    def plan(each):
+        return plan_routes(each.tokens_BS, each.domain_of_slot, each.slot_of_sample_B, domains, table)
+
+    seen = []
+    for rank in range(mesh.size):
+        step = plan_step(micro_batches, mesh, mesh.place(rank), 1, plan)
+        assert step.num_targets == sum(each.loss_mask_BS.sum() for each in micro_batches)
+        assert len(step.batches) == len(step.plans) == count // mesh.data
+        assert all(len(each.replicas) == mesh.replicas - 1 for each in step.plans)
+        assert all((each.exchange is not None) == (mesh.members > 1) for each in step.plans)
+        if mesh.place(rank).tensor == 0:
+            seen += [int(each.sample_ids_B2[0, 0]) for each in step.batches]
+    assert sorted(seen) == list(range(count))
+
+
+def test_ranks_that_exchange_mean_the_same_by_a_slot():
+    chance = np.random.default_rng(0)
+    one, other = batch(chance, (0, 2, 2), [0, 1, 1]), batch(chance, (1, 2, 2), [0, 0, 1])
+    aligned = align_slots([one, other], 3)
+    assert [each.domain_of_slot for each in aligned] == [(0, 1, 2)] * 2
+    assert [each.slot_of_sample_B.tolist() for each in aligned] == [[0, 2, 2], [1, 1, 2]]
+    same = align_slots([one, one], 3)
+    assert same == [one, one]
+    with pytest.raises(RoutingError, match="have 4 domains, the step has 3 slots"):
+        align_slots([one, batch(chance, (1, 3, 3), [0, 1, 1])], 3)

@@ -1,0 +1,92 @@
+"""Every layout of processes trains as one process does: gradients, losses, weights; and exchanges what was planned."""
+
+import numpy as np
+import pytest
+from training_worker import whole
+
+STEPS = 30
+GRADIENTS, LOSSES, WEIGHTS = 1e-5, 1e-5, 1e-4
+
+
+def mesh(data, tensor=1, expert=1, **more):
+    return {
+        "parallelism__data_parallel": str(data),
+        "parallelism__tensor_parallel": str(tensor),
+        "parallelism__expert_parallel": str(expert),
+    } | more
+
+
+TWO = {"data": mesh(2), "tensor": mesh(1, 2), "expert": mesh(2, 1, 2)}
+FOUR = {
+    "data 4": mesh(4),
+    "tensor 4": mesh(1, 4),
+    "expert 4": mesh(4, 1, 4),
+    "data × expert": mesh(4, 1, 2),
+    "tensor × expert": mesh(2, 2, 2),
+    "data × tensor": mesh(2, 2),
+    "data, whole moments": mesh(4, parallelism__optimizer_sharding="false"),
+}
+WITHOUT_ECSS = {"experts__mode": "device"}
+STAGED = {"experts__staging": "true"}
+GROUPS = {"data__domain_groups": "2"}
+MIXED = {"data__schedule": "mixed", "data__domains_per_step": "4"}
+
+
+def assert_same(trained, ranks, layout, **options):
+    """The layout against one process."""
+    options = {key: str(value) for key, value in options.items() if key != "mixed"} | (
+        {"mixed": True} if options.get("mixed") else {}
+    )
+    alone = {key: value for key, value in options.items() if key != "mixed"}
+    (one,), expected = whole(trained(1, STEPS, **alone), 1)
+    several, found = whole(trained(ranks, STEPS, **layout, **options), ranks)
+    assert not any(one["skipped"])
+    for each in several:
+        for item in ("losses", "norms", "skipped"):
+            assert each[item] == several[0][item]  # all ranks see and decide the same
+        assert each["bytes_sent"] == each["bytes_planned"]
+    np.testing.assert_allclose(several[0]["losses"], one["losses"], rtol=LOSSES)
+    assert min(one["norms"]) > 0.5  # clipped in every step
+    assert set(found) == set(expected)
+    for name, tensor in expected.items():
+        if name.endswith("key.bias"):
+            continue  # its true gradient is zero
+        bound = GRADIENTS if name.startswith("gradient/") else WEIGHTS
+        error = np.linalg.norm(found[name] - tensor)
+        assert error <= bound * np.linalg.norm(tensor), (name, error / np.linalg.norm(tensor))
+    return several
+
+
+@pytest.mark.parametrize("layout", TWO)
+def test_two_processes(trained, layout):
+    found = assert_same(trained, 2, TWO[layout])
+    assert (found[0]["bytes_sent"] > 0) == (layout == "expert")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, WITHOUT_ECSS, STAGED], ids=["ecss", "device", "staged"])
+@pytest.mark.parametrize("layout", FOUR)
+def test_four_processes(trained, layout, options):
+    assert_same(trained, 4, FOUR[layout], **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", TWO)
+def test_two_processes_without_ecss(trained, layout):
+    assert_same(trained, 2, TWO[layout], **WITHOUT_ECSS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [GROUPS, MIXED], ids=["groups", "mixed"])
+@pytest.mark.parametrize(("ranks", "layout"), [(2, mesh(2, 1, 2)), (4, mesh(4, 1, 4)), (4, mesh(2, 2, 2))])
+def test_schedules(trained, ranks, layout, options):
+    found = assert_same(trained, ranks, layout, **options)
+    for each in found:
+        assert each["peers"] == int(layout["parallelism__expert_parallel"]) // (2 if options is GROUPS else 1) - 1
+
+
+@pytest.mark.slow
+def test_a_global_exchange_equals_that_of_sub_groups(trained):
+    """The same samples: domain-pure sub-groups of 2, and all 4 ranks exchanging whatever the domain."""
+    found = assert_same(trained, 4, mesh(4, 1, 4), **GROUPS, mixed=True)
+    assert all(each["peers"] == 3 for each in found)

@@ -1,0 +1,105 @@
+"""The mesh: coordinates, groups, whose micro-batch is whose, and HCCL's rule for groups on 910A."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindpangu.errors import ConfigError
+from mindpangu.parallel.mesh import Mesh, broken_rule_of_910a
+
+SIGMA = Mesh(data=64, tensor=8, expert=64, sub_groups=4)
+KINDS = ("tensor_group", "data_group", "exchange_group", "node_exchange_group", "expert_replicas")
+
+
+@st.composite
+def meshes(draw):
+    sub_groups, members, replicas, tensor = (draw(st.integers(1, 4)) for _ in range(4))
+    expert = sub_groups * members
+    return Mesh(data=replicas * expert, tensor=tensor, expert=expert, sub_groups=sub_groups)
+
+
+@given(meshes())
+def test_every_rank_has_a_place_of_its_own(mesh):
+    places = [mesh.place(rank) for rank in range(mesh.size)]
+    assert len(set(places)) == mesh.size
+    assert [mesh.rank(place) for place in places] == list(range(mesh.size))
+
+
+@given(meshes(), st.sampled_from(KINDS))
+def test_groups_of_a_kind_divide_the_ranks(mesh, kind):
+    groups = mesh.groups(kind)
+    assert sorted(rank for group in groups for rank in group) == list(range(mesh.size))
+    for rank in range(mesh.size):
+        assert rank in getattr(mesh, kind)(rank)
+
+
+@given(meshes())
+def test_what_the_ranks_of_a_group_have_in_common(mesh):
+    for rank in range(mesh.size):
+        mine = mesh.place(rank)
+        for other in mesh.exchange_group(rank):
+            place = mesh.place(other)
+            assert (place.replica, place.sub_group, place.tensor) == (mine.replica, mine.sub_group, mine.tensor)
+        for other in mesh.expert_replicas(rank):
+            place = mesh.place(other)
+            assert (place.sub_group, place.member, place.tensor) == (mine.sub_group, mine.member, mine.tensor)
+        for other in mesh.data_group(rank):
+            assert mesh.place(other).tensor == mine.tensor
+        assert len(mesh.exchange_group(rank)) == mesh.members
+        assert len(mesh.expert_replicas(rank)) == mesh.replicas
+
+
+@given(meshes(), st.integers(1, 3))
+def test_every_micro_batch_has_one_owner_of_its_sub_group(mesh, turns):
+    count = turns * mesh.data
+    owners = [mesh.owner(number, count) for number in range(count)]
+    assert sorted(owners) == [(data, turn) for data in range(mesh.data) for turn in range(turns)]
+    for number, (data, _) in enumerate(owners):
+        assert mesh.place(data * mesh.tensor).sub_group == number // (count // mesh.sub_groups)
+
+
+def test_sigma_on_512_npus():
+    """A rank talks to 15 others instead of 63; an exchange group has one card of each of 16 nodes."""
+    assert SIGMA.size == 512
+    assert (SIGMA.members, SIGMA.replicas) == (16, 1)
+    assert SIGMA.tensor_group(13) == tuple(range(8, 16))
+    exchange = SIGMA.exchange_group(13)
+    assert len(exchange) - 1 == 15
+    assert exchange == tuple(node * 8 + 5 for node in range(16))
+    assert len(SIGMA.groups("exchange_group")) == 32
+    assert SIGMA.node_exchange_group(13) == tuple(range(128))
+    assert SIGMA.describe() == "512 = data 64 × tensor 8; experts on 64 ranks in 4 sub-groups"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"), [((4, 1, 3, 1), "expert 3 does not divide data 4"), ((4, 1, 4, 3), "sub_")]
+)
+def test_axes_that_do_not_divide_are_refused(sizes, words):
+    with pytest.raises(ConfigError, match=words):
+        Mesh(*sizes)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "words"),
+    [
+        (range(4), None),
+        (range(8), None),
+        (range(16), None),
+        ((0, 3), None),
+        ((9,), None),
+        ((0, 1, 2, 3, 8, 9, 10, 11), None),
+        ((3, 4), "both clusters"),
+        ((0, 1, 2), "a part of a cluster"),
+        ((0, 8), "a part of a cluster"),
+        ((0, 1, 2, 3, 12, 13, 14, 15), "other cards"),
+    ],
+)
+def test_the_rule_of_910a(ranks, words):
+    broken = broken_rule_of_910a(tuple(ranks))
+    assert broken is None if words is None else words in broken
+
+
+def test_sigmas_exchange_groups_break_the_rule_and_its_nodes_keep_it():
+    assert "a part of a cluster" in broken_rule_of_910a(SIGMA.exchange_group(0))
+    assert broken_rule_of_910a(SIGMA.node_exchange_group(0)) is None
+    assert broken_rule_of_910a(SIGMA.tensor_group(0)) is None

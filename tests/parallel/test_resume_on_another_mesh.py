@@ -1,0 +1,119 @@
+"""A checkpoint of any layout goes on in any other: the losses are those of a training that never stopped."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PROJECT, SECONDS, finish, start_ranks
+
+from mindpangu.checkpoint import CheckpointReader
+
+FIRST, LAST = 4, 14
+
+
+def mesh(data, tensor=1, expert=1):
+    return data * tensor, {"data_parallel": data, "tensor_parallel": tensor, "expert_parallel": expert}
+
+
+MESHES = {
+    "alone": mesh(1),
+    "data 2": mesh(2),
+    "tensor 2": mesh(1, 2),
+    "expert 2": mesh(2, 1, 2),
+    "data 4, expert 2": mesh(4, 1, 2),
+    "expert 4": mesh(4, 1, 4),
+    "tensor 2 × expert 2": mesh(2, 2, 2),
+    "tensor 4": mesh(1, 4),
+}
+
+
+def train(overrides, name, steps, *options):
+    """Runs the command on a mesh; returns the losses so far."""
+    ranks, axes = MESHES[name]
+    words = ["train", *options, "--training.steps", str(steps), "--lr_scheduler.decay_steps", "99"]
+    for key, value in (overrides | {f"parallelism.{axis}": size for axis, size in axes.items()}).items():
+        words += [f"--{key}", str(value)]
+    root = Path(overrides["training.output_dir"]) / overrides["training.run_name"]
+    if ranks == 1:
+        command = [sys.executable, "-m", "mindpangu", *words]
+        environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, env=environment, check=True, timeout=SECONDS, stdout=subprocess.DEVNULL)
+    else:
+        log = root / "logs"
+        code = finish(start_ranks(ranks, ["python", "-m", "mindpangu"], words, log), log)
+        assert code == 0, "\n".join(path.read_text()[-1500:] for path in sorted(log.rglob("worker_*.log")))
+    return [json.loads(line)["loss"] for line in (root / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def run(parallel_overrides, tmp_path):
+    """run(name) → overrides of a run folder of its own."""
+
+    def make(name):
+        shutil.copytree(Path(parallel_overrides["training.output_dir"]) / "prepared", tmp_path / name)
+        return parallel_overrides | {
+            "training.output_dir": str(tmp_path),
+            "training.run_name": name,
+            "checkpoint.save_steps": str(FIRST),
+            "checkpoint.keep_last": "9",
+        }
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    """The losses of one process that never stopped, once they are known."""
+    return []
+
+
+def check(run, uninterrupted, before, after):
+    if not uninterrupted:
+        uninterrupted += train(run("straight"), "alone", LAST)
+    overrides = run("moved")
+    train(overrides, before, FIRST)
+    losses = train(overrides, after, LAST, "--resume")
+    np.testing.assert_allclose(losses, uninterrupted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("before", "after"), [("alone", "tensor 2"), ("expert 2", "alone")])
+def test_from_one_to_two_and_back(run, uninterrupted, before, after):
+    check(run, uninterrupted, before, after)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("alone", "tensor 2 × expert 2"),
+        ("tensor 2 × expert 2", "data 4, expert 2"),
+        ("data 4, expert 2", "tensor 4"),
+        ("tensor 4", "expert 4"),
+        ("expert 4", "alone"),
+        ("data 2", "expert 2"),
+    ],
+)
+def test_between_layouts_of_four(run, uninterrupted, before, after):
+    check(run, uninterrupted, before, after)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["data 2", "tensor 2", "expert 2", "tensor 2 × expert 2"])
+def test_the_same_mesh_goes_on_bit_for_bit(run, name):
+    straight, stopped = run("straight"), run("stopped")
+    expected = train(straight, name, 8)
+    train(stopped, name, FIRST)
+    assert train(stopped, name, 8, "--resume") == expected
+    newest = [
+        CheckpointReader(Path(each["training.output_dir"]) / each["training.run_name"]) for each in (straight, stopped)
+    ]
+    hashes = [
+        {file: entry["blake2b"] for file, entry in reader.files.items() if not file.endswith((".json", ".yaml"))}
+        for reader in newest
+    ]
+    assert hashes[0] == hashes[1]

@@ -1,0 +1,66 @@
+"""Parts of tensors: cutting, putting together, and from the parts of one layout to those of another."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindpangu.parallel.sharding import Part, share, vocabulary_part
+
+
+def parts_of(shape, axis, size, rows):
+    """All parts of a layout: `size` along an axis, each again divided into `rows` along the first one."""
+    outer = [Part.equal(shape, axis, rank, size) for rank in range(size)]
+    return [part.rows(rank, rows) for part in outer for rank in range(rows)]
+
+
+SHAPES = st.tuples(st.integers(6, 13), st.integers(4, 9))
+
+
+@given(SHAPES, st.sampled_from([None, 0, 1]), st.integers(1, 3), st.integers(1, 3))
+def test_parts_make_the_whole(shape, axis, size, rows):
+    whole = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    rebuilt = np.full(shape, -1, np.float32)
+    for part in parts_of(shape, axis, size if axis is not None else 1, rows):
+        mine = part.of(whole)
+        assert mine.shape == part.part_shape
+        part.put(mine, rebuilt)
+    np.testing.assert_array_equal(rebuilt, whole)
+
+
+@given(SHAPES, st.data())
+def test_any_layout_is_read_from_any_other(shape, data):
+    whole = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+    def layout():
+        axis = data.draw(st.sampled_from([None, 0, 1]))
+        return parts_of(
+            shape, axis, data.draw(st.integers(1, 3)) if axis is not None else 1, data.draw(st.integers(1, 3))
+        )
+
+    saved = [(part, part.of(whole)) for part in layout()]
+    for mine in layout():
+        target = np.full(mine.part_shape, np.nan, np.float32)
+        copied = sum(mine.copy(target, part, values) for part, values in saved)
+        assert copied == target.size
+        np.testing.assert_array_equal(target, mine.of(whole))
+
+
+@given(SHAPES, st.sampled_from([0, 1]), st.integers(1, 3), st.integers(1, 3))
+def test_a_part_survives_json(shape, axis, size, rows):
+    for part in parts_of(shape, axis, size, rows):
+        assert Part.read(json.loads(json.dumps(part.describe()))) == part
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_vocabulary_is_divided_slot_by_slot(size):
+    starts, sizes = (0, 10, 17), (10, 7, 5)
+    table = np.arange(22, dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
+    mine = [vocabulary_part(starts, sizes, 2, rank, size).of(table)[:, 0] for rank in range(size)]
+    assert sorted(np.concatenate(mine).tolist()) == list(range(22))
+    for rank, rows in enumerate(mine):
+        for start, count in zip(starts, sizes, strict=True):
+            of_slot = [row - start for row in rows.astype(int).tolist() if start <= row < start + count]
+            assert of_slot == list(range(*share(count, rank, size)))

@@ -1,0 +1,122 @@
+"""One rank of the processes that test_layouts.py starts: python training_worker.py OVERRIDES FOLDER STEPS
+
+Trains, and writes what it has found to FOLDER/RANK.npz: losses and norms of the steps, and this rank's parts of the
+first step's gradients and of the final weights, with what says which parts they are (`whole` puts them together).
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mindpangu.config import load_config
+from mindpangu.data import Loader
+from mindpangu.experts import SLAB_TENSORS
+from mindpangu.parallel.mesh import Mesh
+from mindpangu.parallel.processes import start_processes
+from mindpangu.train.run import open_run, set_device
+from mindpangu.train.step import TrainStep
+
+
+def train(overrides, folder, steps):
+    mixed = overrides.pop("mixed", False)  # all ranks exchange with all, whatever their domains
+    config = load_config(None, overrides)
+    set_device(config)
+    processes = start_processes(config, replace(Mesh.of(config), sub_groups=1) if mixed else None)
+    run = open_run(config, processes)
+    run.model.store.initialize()
+    step, loader = TrainStep(run.model), Loader(run.shards, run.model.domains, config)
+    found = {"losses": [], "norms": [], "skipped": [], "bytes_sent": 0, "bytes_planned": 0, "peers": 0}
+    parts, exchange = {}, processes.exchange
+    for number in range(steps):
+        plan = run.model.plan_step(loader.next_step().micro_batches)
+        if number == 0:
+            parts |= gradients(step, plan)
+        before = exchange.statistics()["bytes_sent"] if exchange else 0
+        result = step.run(plan.batches, plan.plans, 0.01, None, plan.num_targets)
+        found["losses"].append(result.loss)
+        found["norms"].append(result.global_norm)
+        found["skipped"].append(result.skipped or "")
+        if exchange:
+            found["peers"] = exchange.size - 1
+            found["bytes_sent"] += exchange.statistics()["bytes_sent"] - before
+            found["bytes_planned"] += planned_bytes(
+                plan, exchange.rank, config.model.hidden_size // processes.mesh.tensor
+            )
+    step.finish()
+    for name, parameter in run.model.decoder.parameters.items():
+        parts[f"weight/{name}"] = parameter.asnumpy(), run.model.decoder.parts[name]
+    parts |= expert_parts(run.model.store, "weight", run.model.store.weights)
+    arrays, described = {}, {}
+    for name, (array, part) in parts.items():
+        arrays[name] = np.array(array)
+        described[name] = part.describe()
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / f"{processes.rank}.npz", found=json.dumps(found), parts=json.dumps(described), **arrays)
+
+
+def planned_bytes(plan, rank, width):
+    """What a rank sends to others in a step: its rows to the experts, theirs back, and the gradients the same ways."""
+    rows = 0
+    for each in plan.plans:
+        for counts_LR in (each.exchange.send_LR, each.exchange.receive_LR):
+            rows += counts_LR.sum() - counts_LR[:, rank].sum()
+    return int(2 * rows * width * 4)
+
+
+def gradients(step, plan):
+    """Of all ranks' samples."""
+    mine = step.gradients(plan.batches, plan.plans, None, plan.num_targets)
+    names = list(step.decoder.parameters)
+    group = step.processes.dense
+    parts = {}
+    for name in names:
+        gradient = mine.dense[name]
+        if group.size > 1:
+            gradient = step.optimizer._sum_whole(gradient)[0]
+        parts[f"gradient/{name}"] = gradient.asnumpy().copy(), step.decoder.parts[name]
+    step.experts.squared_norm()  # adds up what other ranks have
+    store, slabs = step.model.store, step.experts.gradients()
+    by_place = [
+        [dict(zip(SLAB_TENSORS, slabs[layer, domain], strict=True)) if (layer, domain) in slabs else {}
+         for domain in range(len(store.domains))]
+        for layer in range(store.num_layers)
+    ]  # fmt: skip
+    return parts | expert_parts(store, "gradient", by_place)
+
+
+def expert_parts(store, kind, slabs):
+    parts = {}
+    for layer, domain, index in store.experts():
+        for name, part in store.parts.items():
+            if slabs[layer][domain]:
+                key = f"{kind}/expert {layer} {store.domains[domain].name} {store.first + index} {name}"
+                parts[key] = slabs[layer][domain][name][index].copy(), part
+    return parts
+
+
+def whole(folder, ranks):
+    """(what every rank found, name → whole tensor): parts of all ranks together; the same part must be the same."""
+    found, tensors, filled = [], {}, {}
+    from mindpangu.parallel.sharding import Part
+
+    for rank in range(ranks):
+        with np.load(folder / f"{rank}.npz") as file:
+            found.append(json.loads(str(file["found"])))
+            for name, described in json.loads(str(file["parts"])).items():
+                part = Part.read(described)
+                if name not in tensors:
+                    tensors[name], filled[name] = np.zeros(part.shape, np.float32), np.zeros(part.shape, bool)
+                here = part.of(filled[name])
+                if here.all():
+                    np.testing.assert_array_equal(part.of(tensors[name]), file[name], err_msg=name)
+                part.put(file[name], tensors[name])
+                part.put(np.ones(part.part_shape, bool), filled[name])
+    assert all(each.all() for each in filled.values())
+    return found, tensors
+
+
+if __name__ == "__main__":
+    train(json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
