@@ -227,12 +227,8 @@ train_with_restarts() {
 }
 
 train_with_restarts
-if [ "$device_target" = CPU ]; then
-    # one process has the whole model, whatever ranks it was trained on
-    options+=(--parallelism.data_parallel 1 --parallelism.tensor_parallel 1 --parallelism.expert_parallel 1)
-    mindpangu evaluate "${options[@]}"
-    mindpangu generate --every-domain --temperature 0.6 --top-k 20 "${options[@]}"
-elif [ "$processes" -eq 1 ]; then
+# On a CPU one process has the whole model, whatever ranks it was trained on.
+if [ "$processes" -eq 1 ] || [ "$device_target" = CPU ]; then
     mindpangu evaluate "${options[@]}"
     mindpangu generate --every-domain --temperature 0.6 --top-k 20 "${options[@]}"
 fi

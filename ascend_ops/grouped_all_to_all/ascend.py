@@ -18,11 +18,21 @@ _log = logging.getLogger("ascend_ops")
 
 
 class AllToAll(nn.Cell):
-    """The exchange of one group, of rows and counts as `grouped_all_to_all` takes them."""
+    """The exchange of one group, of rows and counts as `grouped_all_to_all` takes them.
 
-    def __init__(self, name):
+    Args:
+        name: of HCCL's group.
+        wide: HCCL's group has more ranks than exchange rows: of each of them, which rank of ours it is, or −1.
+    """
+
+    def __init__(self, name, wide=None):
         super().__init__()
         self.group = name
+        self.count_of_rank = None
+        if wide is not None:
+            # those who get nothing read the zero behind the counts
+            size = max(wide) + 1
+            self.count_of_rank = Tensor(np.array([size if rank < 0 else rank for rank in wide], np.int32))
 
     def construct(self, rows_SH, send_counts_R, receive_counts_R, zeros_CH, order):
         return self.exchange(rows_SH, send_counts_R, receive_counts_R, zeros_CH, order)
@@ -33,9 +43,16 @@ class AllToAll(nn.Cell):
         drows_SH, order = self.exchange(dout[0], receive_counts_R, send_counts_R, zeros(rows_SH), dout[1] + out[1])
         return drows_SH, zeros(send_counts_R), zeros(receive_counts_R), zeros(zeros_CH), order
 
+    def widened(self, counts_R):
+        """The counts of all ranks of HCCL's group."""
+        nothing = ops.ZerosLike()(ops.Slice()(counts_R, (0,), (1,)))
+        return ops.Gather()(ops.Concat(0)((counts_R, nothing)), self.count_of_rank, 0)
+
     def exchange(self, rows, send_counts_R, receive_counts_R, zeros, order):
         """As many rows as `zeros` has: what arrives, then zeros; and the order token."""
         hidden = rows.shape[1]
+        if self.count_of_rank is not None:
+            send_counts_R, receive_counts_R = self.widened(send_counts_R), self.widened(receive_counts_R)
         sent = ops.Depend()(ops.Reshape()(rows, (-1,)), order)
         arrived = ops.AlltoAllV(group=self.group, block_size=hidden)(sent, send_counts_R, receive_counts_R)
         # how many arrive is not known when the graph is compiled; how many rows there are is
@@ -44,19 +61,24 @@ class AllToAll(nn.Cell):
         return out, ops.Depend()(order, out)
 
 
-def exchange_of_group(name, rank, size):
-    """What a `Group` of this name exchanges with: AlltoAllV where it works, AllGather or AllReduce where not."""
+def exchange_of_group(name, rank, size, around=None, whole_nodes=False, agree=bool):
+    """What a `Group` of this name exchanges with: AlltoAllV where it works, AllGather or AllReduce where not.
+
+    Args:
+        around: (name, wide) of a group of whole nodes around this one, see `AllToAll`; None for none.
+        whole_nodes: try that alone, not this group itself before.
+        agree: whether any rank of all says so; all of them ask.
+    """
     if size == 1 or ms.get_context("device_target") != "Ascend":
         return composed.Exchange(name, rank, size)
-    exchange = AllToAll(name)
-    problem = self_test(exchange, rank, size)
-    if problem is None:
-        return exchange
+    for arguments in filter(None, (None if whole_nodes else (name,), around)):
+        exchange = AllToAll(*arguments)
+        problem = self_test(exchange, rank, size)
+        if not agree(problem is not None):
+            return exchange
+        _log.warning("group %s: AlltoAllV %s", arguments[0], problem or "fails on another rank")
     _log.warning(
-        "group %s: AlltoAllV %s. Rows are exchanged by AllGather, which moves %d times as much; CANN 8.5 may help",
-        name,
-        problem,
-        size,
+        "group %s: rows are exchanged by AllGather, which moves %d times as much; CANN 8.5 may help", name, size
     )
     return composed.Exchange(name, rank, size, all_gather=True)
 

@@ -4,6 +4,7 @@ import ctypes
 import fcntl
 import functools
 import os
+from collections.abc import Callable
 
 import mindspore as ms
 import numpy as np
@@ -69,6 +70,9 @@ def join(
     *,
     job: str | None = None,
     ranks: list[int] | None = None,
+    nodes: list[int] | None = None,
+    whole_nodes: bool = False,
+    agree: Callable[[bool], bool] = bool,
     timeout: float = 60.0,
     capacity_bytes: int = 256 << 20,
 ) -> Group:
@@ -80,6 +84,9 @@ def join(
         size: R, the number of ranks. A group of one needs nothing of what follows.
         job: tells the groups of jobs on one machine apart; None takes it from MINDPANGU_JOB_ID.
         ranks: the members' global ranks, which only the CPU kernels do not need (after mindspore's init()).
+        nodes: all global ranks of the members' nodes, on Ascend: who exchanges where the group itself cannot.
+        whole_nodes: they exchange in any case.
+        agree: whether a flag is set on any rank of the job: all ranks take the same way. All of them join at once.
         timeout: seconds that joining may take, and that an exchange waits for a rank.
         capacity_bytes: what a rank can send to others in one exchange. Memory is only taken as far as it is used.
 
@@ -94,7 +101,7 @@ def join(
         raise ValueError(f"join: capacity_bytes is {capacity_bytes}, timeout {timeout}; expected more than 0")
     backend = backends.chosen["grouped_all_to_all"]
     if backend != "cpu":
-        return _join_by_collectives(name, rank, size, ranks, backend)
+        return _join_by_collectives(name, rank, size, ranks, nodes, whole_nodes, agree, backend)
     if size == 1:
         return Group(name, rank, size, _register(name, -1, rank, size, capacity_bytes, timeout))
     job = job or os.environ.get(JOB_VARIABLE)
@@ -103,7 +110,7 @@ def join(
     return _join_shared(name, rank, size, job, timeout, capacity_bytes)
 
 
-def _join_by_collectives(name, rank, size, ranks, backend):
+def _join_by_collectives(name, rank, size, ranks, nodes, whole_nodes, agree, backend):
     if size > 1:
         if ranks is None or len(ranks) != size:
             raise ValueError(
@@ -111,11 +118,16 @@ def _join_by_collectives(name, rank, size, ranks, backend):
             )
         from mindspore.communication import create_group
 
-        create_group(name, list(ranks))
+        if not (whole_nodes and backend == "ascend"):
+            create_group(name, list(ranks))
     if backend == "ascend":
         from ascend_ops.grouped_all_to_all.ascend import exchange_of_group
 
-        return Group(name, rank, size, -1, exchange_of_group(name, rank, size))
+        around = None
+        if nodes is not None and size > 1:
+            around = f"{name}_nodes", [list(ranks).index(each) if each in ranks else -1 for each in nodes]
+            create_group(around[0], list(nodes))
+        return Group(name, rank, size, -1, exchange_of_group(name, rank, size, around, whole_nodes, agree))
     return Group(name, rank, size, -1, Exchange(name, rank, size))
 
 

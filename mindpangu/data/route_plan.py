@@ -140,5 +140,18 @@ def capacity_for(arriving: int, tokens: int, size: int) -> int:
     Args:
         arriving: what it has to hold. tokens: rows that each rank sends. size: ranks of the group.
     """
-    sizes = sorted({min(-(-tokens * quarters // 4), tokens * size) for quarters in (5, 8, 16)} | {tokens * size})
-    return next(each for each in sizes if each >= arriving)
+    return next(each for each in capacities(tokens, size) if each >= arriving)
+
+
+def capacities(tokens: int, size: int) -> list[int]:
+    """The sizes, ascending: 1.25, 2 and 4 times what a rank sends, and everything that all ranks send."""
+    return sorted({min(-(-tokens * quarters // 4), tokens * size) for quarters in (5, 8, 16)} | {tokens * size})
+
+
+def own_exchange(layers: int, slots: int, local_experts: int, tokens: int, rank: int, size: int) -> ExchangePlan:
+    """That of a micro-batch whose tokens all go to the first expert of their own rank, for any capacity."""
+    rows_LR = np.zeros((layers, size), np.int32)
+    rows_LR[:, rank] = tokens
+    arriving_LRG = np.zeros((layers, size, slots * local_experts), np.int32)
+    arriving_LRG[:, rank, 0] = tokens
+    return ExchangePlan(rows_LR, rows_LR, arriving_LRG, tokens, 1.0)

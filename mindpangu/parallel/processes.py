@@ -36,9 +36,9 @@ class Processes:
         replicas: the group that has the same experts.
     """
 
-    def __init__(self, mesh: Mesh, rank: int, name_of: Callable[[str, Ranks], str], exchange: Group | None):
+    def __init__(self, mesh: Mesh, rank: int, name_of: Callable[[str, Ranks], str]):
         self.mesh, self.rank, self.place, self.data = mesh, rank, mesh.place(rank), rank // mesh.tensor
-        self.exchange = exchange
+        self.exchange: Group | None = None
         members = mesh.tensor_group(rank)
         self.tensor = TensorGroup(name_of("tensor", members), members.index(rank), len(members))
 
@@ -58,7 +58,7 @@ class Processes:
     @staticmethod
     def alone() -> "Processes":
         """A run of one process."""
-        return Processes(Mesh(), 0, lambda kind, members: "", None)
+        return Processes(Mesh(), 0, lambda kind, members: "")
 
     @contextlib.contextmanager
     def watched(self, folder: Path, timeout: float) -> Iterator[None]:
@@ -155,18 +155,37 @@ def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
         if len(members) == mesh.size:
             return communication.GlobalComm.WORLD_COMM_GROUP
         name = f"{kind}_{members[0]}"
-        if on_ascend and (rule := broken_rule_of_910a(members)):
-            _log.warning("group %s of ranks %s: %s, which 910A's HCCL does not allow", name, list(members), rule)
+        if on_ascend:
+            _warn_of_910a(kind, members)
         communication.create_group(name, list(members))
         return name
 
-    return Processes(mesh, rank, name_of, _exchange_group(config, mesh, rank))
+    processes = Processes(mesh, rank, name_of)
+    processes.exchange = _exchange_group(config, processes)
+    return processes
 
 
-def _exchange_group(config: Config, mesh: Mesh, rank: int) -> Group | None:
+def _warn_of_910a(kind: str, members: Ranks) -> None:
+    if rule := broken_rule_of_910a(members):
+        _log.warning("%s group of ranks %s: %s, which HCCL does not allow on 910A", kind, list(members), rule)
+
+
+def _exchange_group(config: Config, processes: Processes) -> Group | None:
+    mesh, rank = processes.mesh, processes.rank
     members = mesh.exchange_group(rank)
     if len(members) == 1:
         return None
+    if config.context.device_target == "Ascend" and config.parallelism.exchange == "group":
+        _warn_of_910a("exchange", members)
     # msrun tells every process of a job the same address
     job = os.environ.get(JOB_VARIABLE) or "-".join(os.environ.get(f"MS_SCHED_{part}", "") for part in ("HOST", "PORT"))
-    return join(f"exchange_{members[0]}", members.index(rank), len(members), job=job, ranks=list(members))
+    return join(
+        f"exchange_{members[0]}",
+        members.index(rank),
+        len(members),
+        job=job,
+        ranks=list(members),
+        nodes=list(mesh.node_exchange_group(rank)) if mesh.tensor > 1 else None,
+        whole_nodes=config.parallelism.exchange == "node",
+        agree=processes.any,
+    )

@@ -139,6 +139,7 @@ def _train_alone(run: Run, resume: bool, load: Path | None, say: Callable[[str],
     saver = CheckpointSaver(folder, train_step, digests, loaded, previous, progress.on_message)
     stream = StepStream(loader, model)
     try:
+        train_step.prepare()
         return run_steps(train_step, stream, finished + 1, callbacks, saver)
     finally:
         stream.close()

@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from mindspore import Tensor
 
 from mindpangu.data import Batch
-from mindpangu.data.route_plan import RoutePlan
+from mindpangu.data.route_plan import RoutePlan, capacities, own_exchange
 from mindpangu.experts import SLAB_TENSORS, ExpertTraffic, Link, open_experts
 from mindpangu.language_model import LanguageModel, as_tensor, group_by_domain, refuse_invalid_ids
+from mindpangu.model.precision import expert_dtype
 from mindpangu.train.compiled import CompiledFunctions
 from mindpangu.train.loss_scale import LossScale
 from mindpangu.train.optimizer import DenseAdam
@@ -78,6 +79,32 @@ class TrainStep:
         self.guard = SpikeGuard(config.training.spike_sigma, config.training.spike_window)
         self.loss_scale = LossScale.of(config)
         self.updates = 0
+
+    def prepare(self) -> None:
+        """Compiles the upper step for every capacity of an exchange: no rank is to wait for another one's compiler in
+        the midst of training. All ranks have to call it."""
+        group, config, store = self.processes.exchange, self.config, self.model.store
+        if group is None:
+            return
+        batch, length, slots = config.training.local_batch_size, config.model.seq_length, self.model.num_slots
+        tokens_BS, slots_B = np.zeros((batch, length), np.int32), np.zeros(batch, np.int32)
+        domain = int(np.flatnonzero(store.exists_LDA.any((0, 2)))[0])
+        plan = self.model.plan(tokens_BS, (domain,) * slots, slots_B)
+        planned = own_exchange(store.num_layers, slots, store.group_size, batch * length, group.rank, group.size)
+        for capacity in capacities(batch * length, group.size):
+            self.processes.now(doing=f"compiling the step for {capacity} rows that arrive")
+            tables_LDV = np.full_like(plan.tables_LDV, store.first)
+            inputs = self.model.inputs(
+                tokens_BS, tokens_BS, replace(plan, tables_LDV=tables_LDV, exchange=replace(planned, capacity=capacity))
+            )
+            h_TH = self.functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
+            slabs = [as_tensor(slab.astype(expert_dtype(config))) for slab in store.lookup((domain,) * slots)]
+            (loss, _, _), _ = self.functions.upper_step(
+                inputs.slot, capacity, h_TH, inputs.tokens_BS, inputs.positions_BS, inputs.tokens_BS,
+                as_tensor(np.ones(tokens_BS.shape, np.float32)), inputs.sample_slots_B, inputs.domain_slots_B,
+                inputs.tables_LDV, *inputs.exchange, *slabs,
+            )  # fmt: skip
+            loss.asnumpy()
 
     def run(
         self,

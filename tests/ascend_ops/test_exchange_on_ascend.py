@@ -53,7 +53,36 @@ def test_a_group_that_fails_the_test_gathers_with_a_warning(monkeypatch, caplog)
     with caplog.at_level(logging.WARNING):
         assert ascend.exchange_of_group("experts", 1, 2) == "gathers"
     assert made == [(("experts", 1, 2), {"all_gather": True})]
-    assert "group experts: AlltoAllV returns zeros. Rows are exchanged by AllGather" in caplog.text
+    assert "group experts: AlltoAllV returns zeros" in caplog.text
+    assert "group experts: rows are exchanged by AllGather, which moves 2 times as much" in caplog.text
+
+
+def test_whole_nodes_exchange_where_the_group_itself_cannot(monkeypatch, caplog):
+    """On 910A: a group of one card a node breaks HCCL's rule, all cards of these nodes keep it."""
+    works, asked = exchange_that_gives(arriving(1, 2)), []
+    fails = exchange_that_gives(np.zeros_like(arriving(1, 2)))
+    monkeypatch.setattr(ascend.ms, "get_context", lambda name: "Ascend")
+    monkeypatch.setattr(ascend, "AllToAll", lambda name, wide=None: works if wide else fails)
+    around = "experts_nodes", [0, -1, 1, -1]
+    with caplog.at_level(logging.WARNING):
+        found = ascend.exchange_of_group("experts", 1, 2, around, agree=lambda failed: asked.append(failed) or failed)
+    assert found is works
+    assert asked == [True, False]
+    assert "group experts: AlltoAllV returns zeros" in caplog.text
+    assert ascend.exchange_of_group("experts", 1, 2, around, whole_nodes=True) is works
+
+
+def test_what_fails_on_another_rank_fails_on_all(monkeypatch):
+    monkeypatch.setattr(ascend.ms, "get_context", lambda name: "Ascend")
+    monkeypatch.setattr(ascend, "AllToAll", lambda name: exchange_that_gives(arriving(1, 2)))
+    monkeypatch.setattr(composed, "Exchange", lambda *arguments, **named: "gathers")
+    assert ascend.exchange_of_group("experts", 1, 2, agree=lambda failed: True) == "gathers"
+
+
+def test_counts_of_ranks_that_exchange_nothing_are_zero():
+    exchange = ascend.AllToAll("nodes", [-1, 0, -1, 1, 2, -1])
+    counts_R = Tensor(np.array([5, 0, 7], np.int32))
+    assert exchange.widened(counts_R).asnumpy().tolist() == [0, 5, 0, 0, 7, 0]
 
 
 def test_a_group_that_passes_the_test_uses_all_to_all(monkeypatch, caplog):

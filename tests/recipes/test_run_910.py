@@ -31,6 +31,7 @@ case "$1 $2" in
             case "${{*: -1}}" in
                 context.device_target) echo "${{DEVICE:-CPU}}" ;;
                 run_folder) echo results/trial ;;
+                training.restarts) echo "${{RESTARTS:-0}}" ;;
             esac
             exit 0
         fi
@@ -41,7 +42,8 @@ esac
 """
 MSRUN = """#!/usr/bin/env bash
 printf '%s\\n' "$@" > "$NOTES/msrun"
-env | grep -E '^(HCCL|ASCEND|GLOG)' > "$NOTES/env"
+echo "$*" >> "$NOTES/msruns"
+env | grep -E '^(HCCL|ASCEND|GLOG|OMP)' > "$NOTES/env"
 command -v python > "$NOTES/worker"
 exit "${MSRUN_EXIT:-0}"
 """
@@ -205,6 +207,56 @@ def test_help_names_every_option_and_variable_and_starts_nothing(machine):
         assert name in done.stdout
         assert f"{name}:-" in script
     assert machine.noted("python") == []
+
+
+# ---- Several processes on the CPU ------------------------------------------------------------------------------------
+
+
+def run_cpu_cluster(machine, *arguments, **variables):
+    machine.put("msrun", MSRUN)
+    command = ["bash", str(PROJECT / "recipes/run_cpu_cluster.sh"), *arguments]
+    return subprocess.run(command, env=machine.environment(**variables), capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.skipif(HAS_ASCEND, reason="this host has NPUs or CANN")
+def test_processes_of_this_machine_train_together_and_one_evaluates(machine):
+    done = run_cpu_cluster(machine, "4", "--parallelism.tensor_parallel", "2")
+    assert done.returncode == 0, done.stderr
+    assert "4 processes on this machine train together." in done.stdout
+    options = machine.msrun_options()
+    assert (options["worker_num"], options["local_worker_num"], options["master_addr"]) == ("4", "4", "127.0.0.1")
+    mesh = "--parallelism.data_parallel 4 --parallelism.expert_parallel 4 --parallelism.tensor_parallel 2"
+    assert machine.noted("msruns")[0].endswith(f"train --config recipes/cpu_smoke.yaml {mesh}")
+    assert any(line.startswith("OMP_NUM_THREADS=") for line in machine.noted("env"))
+    assert [line.split()[0] for line in machine.noted("verbs")] == [
+        "tokenizer",
+        "data",
+        "routing",
+        "evaluate",
+        "generate",
+    ]
+
+
+@pytest.mark.parametrize("number", ["", "0", "many", "-1"])
+def test_a_cpu_cluster_wants_a_number(machine, number):
+    done = run_cpu_cluster(machine, number)
+    assert done.returncode == 1
+    assert "expected how many processes" in done.stderr
+
+
+@pytest.mark.skipif(HAS_ASCEND, reason="this host has NPUs or CANN")
+def test_a_training_that_fails_goes_on_from_its_checkpoint(machine):
+    done = run_cpu_cluster(machine, "2", MSRUN_EXIT="9", RESTARTS="2")
+    assert done.returncode == 9
+    runs = machine.noted("msruns")
+    assert ["--resume" in run for run in runs] == [False, True, True]
+    assert "it goes on from the last checkpoint, restart 2 of 2" in done.stderr
+
+
+@pytest.mark.skipif(HAS_ASCEND, reason="this host has NPUs or CANN")
+def test_a_training_that_was_stopped_is_not_started_again(machine):
+    assert run_cpu_cluster(machine, "2", MSRUN_EXIT="130", RESTARTS="2").returncode == 130
+    assert len(machine.noted("msruns")) == 1
 
 
 # ---- With NPUs -------------------------------------------------------------------------------------------------------
