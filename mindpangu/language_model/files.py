@@ -46,10 +46,12 @@ class DenseTensors:
 
     def encode(self) -> bytes:
         """As a file. Of tensors that are not whole its header says which part they are."""
-        header = {"format_version": "1"}
         parts = {name: self.parts[name].describe() for name in self.arrays if not self.parts[name].is_whole}
+        # one entry, because safetensors writes several in any order: equal tensors are equal files
         if parts:
-            header[_PARTS] = json.dumps(parts, sort_keys=True)
+            header = {_PARTS: json.dumps({"format_version": 1, "tensors": parts}, sort_keys=True)}
+        else:
+            header = {"format_version": "1"}
         return encode_tensors(dict(self.arrays), metadata=header)
 
 
@@ -216,8 +218,10 @@ def _copy_tensors(
 def _described_parts(path: Path, data: bytes) -> dict[str, Part]:
     """Of a dense file: name → part, of the tensors that are not whole."""
     try:
-        described = json.loads(read_metadata(data).get(_PARTS, "{}"))
-        return {name: Part.read(part) for name, part in described.items()}
+        described = read_metadata(data).get(_PARTS)
+        if described is None:
+            return {}
+        return {name: Part.read(part) for name, part in json.loads(described)["tensors"].items()}
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} does not say which parts of its tensors it has: {error!r}") from None
 

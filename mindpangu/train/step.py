@@ -165,6 +165,7 @@ class TrainStep:
             loss, losses_B = self._micro_step(batch, plan, as_tensor(weights_BS), total.dense)
             total.loss += loss / loss_scale
             self._add_domain_losses(total, batch, plan, losses_B * (num_targets / loss_scale))
+            self.processes.step_aside()
         return total
 
     def _micro_step(

@@ -1,55 +1,20 @@
-"""Starting trainings of several processes, as msrun does on a cluster."""
+"""A tiny Σ that 4 ranks can share, and trainings of it that tests have in common."""
 
-import contextlib
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules that are no tests
+
+from launching import PROJECT, SECONDS, finish, start_ranks
+
 from mindpangu.config import load_config
 from mindpangu.data.prepare import prepare_routing
-
-PROJECT = Path(__file__).parents[2]
-SECONDS = 300
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def start_ranks(ranks, script, arguments, folder, **variables):
-    """msrun with so many processes of a Python script, in a session of its own. Logs go to `folder`."""
-    tools = Path(sys.executable).parent
-    msrun = shutil.which("msrun", path=f"{tools}{os.pathsep}{os.environ['PATH']}")
-    if msrun is None:
-        pytest.skip("msrun is not there")
-    environment = os.environ | {"GLOG_v": "3", "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"} | variables
-    environment["PATH"] = f"{tools}{os.pathsep}{environment['PATH']}"  # msrun starts "python"
-    command = [msrun, f"--worker_num={ranks}", f"--local_worker_num={ranks}", f"--master_port={free_port()}"]
-    command += ["--join=True", f"--log_dir={folder / 'msrun_log'}", *map(str, script), *map(str, arguments)]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("w") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True)
-
-
-def finish(process, folder, seconds=SECONDS):
-    """The exit code; whatever still runs afterwards is killed."""
-    try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        pytest.fail("\n".join([*(path.read_text()[-1500:] for path in sorted(folder.rglob("worker_*.log")))]))
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROJECT, SECONDS, finish, start_ranks
+from launching import PROJECT, SECONDS, finish, start_ranks
 
 from mindpangu.checkpoint import CheckpointReader
 
@@ -35,8 +35,9 @@ MESHES = {
 def train(overrides, name, steps, *options):
     """Runs the command on a mesh; returns the losses so far."""
     ranks, axes = MESHES[name]
-    words = ["train", *options, "--training.steps", str(steps), "--lr_scheduler.decay_steps", "99"]
-    for key, value in (overrides | {f"parallelism.{axis}": size for axis, size in axes.items()}).items():
+    words, changes = ["train", *options], {"training.steps": steps, "lr_scheduler.decay_steps": 99}
+    changes |= {f"parallelism.{axis}": size for axis, size in axes.items()}
+    for key, value in (overrides | changes).items():
         words += [f"--{key}", str(value)]
     root = Path(overrides["training.output_dir"]) / overrides["training.run_name"]
     if ranks == 1:
@@ -47,7 +48,9 @@ def train(overrides, name, steps, *options):
         log = root / "logs"
         code = finish(start_ranks(ranks, ["python", "-m", "mindpangu"], words, log), log)
         assert code == 0, "\n".join(path.read_text()[-1500:] for path in sorted(log.rglob("worker_*.log")))
-    return [json.loads(line)["loss"] for line in (root / "metrics.jsonl").read_text().splitlines()]
+    losses = [json.loads(line)["loss"] for line in (root / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == steps
+    return losses
 
 
 @pytest.fixture
@@ -81,6 +84,14 @@ def check(run, uninterrupted, before, after):
     np.testing.assert_allclose(losses, uninterrupted, rtol=1e-5)
 
 
+def test_two_ranks_go_on_where_two_others_stopped(run):
+    overrides = run("moved") | {"checkpoint.save_steps": "2"}
+    before = train(overrides, "expert 2", 4)
+    shutil.rmtree(CheckpointReader(Path(overrides["training.output_dir"]) / "moved").folder)  # back to step 2
+    np.testing.assert_allclose(train(overrides, "tensor 2", 4, "--resume"), before, rtol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [("alone", "tensor 2"), ("expert 2", "alone")])
 def test_from_one_to_two_and_back(run, uninterrupted, before, after):
     check(run, uninterrupted, before, after)

@@ -35,7 +35,7 @@ def train(overrides, folder, steps):
         if number == 0:
             parts |= gradients(step, plan)
         before = exchange.statistics()["bytes_sent"] if exchange else 0
-        result = step.run(plan.batches, plan.plans, 0.01, None, plan.num_targets)
+        result = step.run(plan.batches, plan.plans, 0.002, None, plan.num_targets)
         found["losses"].append(result.loss)
         found["norms"].append(result.global_norm)
         found["skipped"].append(result.skipped or "")
