@@ -59,11 +59,10 @@ def take_snapshot(
         "loaded": loaded,
     }
     parameters, parts = _dense_state(train_step)
-    divided = train_step.optimizer.divided
     written = {
         name: parameter.asnumpy().copy()  # on the CPU asnumpy is a view of what the optimizer changes
         for name, parameter in parameters.items()
-        if train_step.processes.data == 0 or (name not in divided and divided[_parameter_of(name)])
+        if _writes(train_step, name)
     }
     dense = DenseTensors(written, parts)
     return TrainingSnapshot(json.dumps(state, indent=1).encode(), dense, StoreSnapshot(train_step.model.store))
@@ -189,6 +188,11 @@ def _dense_state(train_step: TrainStep) -> tuple[dict[str, Parameter], dict[str,
     return parameters, parts
 
 
-def _parameter_of(moment: str) -> str:
-    """The parameter whose moment this is: "adam_m.word_embedding" → "word_embedding"."""
-    return moment.split(".", 1)[1]
+def _writes(train_step: TrainStep, name: str) -> bool:
+    """Whether this rank is the one that writes a dense parameter or a moment ("adam_m.word_embedding")."""
+    processes, divided = train_step.processes, train_step.optimizer.divided
+    is_moment = name not in divided
+    parameter = name.split(".", 1)[1] if is_moment else name
+    if train_step.decoder.parts[parameter].is_whole and processes.place.tensor:
+        return False  # the first rank of the tensor group has the same
+    return processes.data == 0 or (is_moment and divided[parameter])

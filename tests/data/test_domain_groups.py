@@ -1,16 +1,20 @@
 """Which domains train side by side: equal groups, the tolerance, and a stream that follows the weights."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mindpangu.config import load_config
 from mindpangu.data.domain_groups import domain_groups, group_domains
 from mindpangu.data.schedule import build_schedule
 from mindpangu.domains import build_domains
 from mindpangu.errors import ConfigError
+from mindpangu.experts.share import ExpertShare
+from mindpangu.parallel.mesh import Mesh
 
 
 def names_of(weights):
@@ -82,3 +86,17 @@ def test_a_step_has_the_micro_batches_of_every_group_and_follows_the_weights(mak
                 taken[domain] += 1
     weights = np.array([mixture[domain.name] for domain in domains])
     np.testing.assert_allclose(np.array(taken) / sum(taken), weights / weights.sum(), atol=0.01)
+
+
+def test_the_shipped_1t_configuration_is_sigmas_layout():
+    """4 sub-groups of 16 ranks, each with one of the four major domains and nine others, one expert a rank."""
+    config = load_config(Path(__file__).parents[2] / "recipes" / "pangu_sigma_1t.yaml")
+    domains = build_domains(config)
+    groups, mesh = domain_groups(config, domains), Mesh.of(config)
+    assert [len(group) for group in groups] == [10] * 4
+    for group in groups:
+        assert len({domains[domain].name for domain in group} & {"zh", "en", "bilingual", "code"}) == 1
+    assert (mesh.size, mesh.sub_groups, mesh.members) == (512, 4, 16)
+    share = ExpertShare.of(mesh, mesh.place(300), groups)
+    assert share.experts(16) == range(5, 6)
+    assert share.part("up", (5120, 20480)).part_shape == (5120, 2560)
