@@ -170,8 +170,6 @@ def test_parts_that_do_not_fit_are_refused(tiny_overrides):
         open_model(tiny_overrides | {"domains.experts": "{zh: 5}"})
     with pytest.raises(ConfigError, match=r"model\.rre_layers is 1, but the routing table is one of 2 layers"):
         open_model(tiny_overrides | {"model.rre_layers": "1"})
-    with pytest.raises(ConfigError, match=r"8 ranks \(data_parallel 8"):
-        open_model(tiny_overrides | {"parallelism.data_parallel": "8"})
     run = open_model(tiny_overrides)
     with pytest.raises(TokenizerError, match="embedding slot 'main' has no tokenizer"):
         LanguageModel(run.config, {}, run.model.table)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from training_worker import whole
 
-STEPS, FEW = 30, 8  # the whole matrix; in CI, where processes share two cores with other tests
+STEPS, FEW = 30, 8
 GRADIENTS, LOSSES, WEIGHTS = 1e-5, 1e-5, 1e-4
 
 
@@ -57,6 +57,7 @@ def assert_same(trained, ranks, layout, steps=STEPS, **options):
     return several
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", TWO)
 def test_two_processes(trained, layout):
     found = assert_same(trained, 2, TWO[layout], FEW)

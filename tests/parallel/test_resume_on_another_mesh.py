@@ -84,6 +84,7 @@ def check(run, uninterrupted, before, after):
     np.testing.assert_allclose(losses, uninterrupted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_ranks_go_on_where_two_others_stopped(run):
     overrides = run("moved") | {"checkpoint.save_steps": "2"}
     before = train(overrides, "tensor 2", 4)

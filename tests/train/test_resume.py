@@ -78,9 +78,9 @@ def test_every_step_knows_the_next_ones_experts(tiny_run, monkeypatch):
     overrides, _ = tiny_run
     calls, run = [], TrainStep.run
 
-    def recorded(self, batches, plans, learning_rate, upcoming=None):
+    def recorded(self, batches, plans, learning_rate, upcoming=None, num_targets=None):
         calls.append((plans, upcoming))
-        return run(self, batches, plans, learning_rate, upcoming)
+        return run(self, batches, plans, learning_rate, upcoming, num_targets)
 
     monkeypatch.setattr(TrainStep, "run", recorded)
     run_training(overrides, training__steps="3")

@@ -1,0 +1,34 @@
+"""Starting: what is asked for and what is there have to agree."""
+
+import pytest
+
+from mindpangu.config import load_config
+from mindpangu.errors import ConfigError, ParallelError
+from mindpangu.parallel.processes import start_processes
+
+
+def test_one_process_is_alone(monkeypatch):
+    monkeypatch.delenv("RANK_SIZE", raising=False)
+    processes = start_processes(load_config(None))
+    assert processes.mesh.size == 1
+    assert processes.is_first
+    assert processes.exchange is None
+
+
+def test_other_processes_than_the_mesh_has_are_refused(monkeypatch):
+    monkeypatch.setenv("RANK_SIZE", "4")
+    config = load_config(None, {"parallelism.data_parallel": "2", "parallelism.tensor_parallel": "4"})
+    with pytest.raises(ParallelError, match=r"asks for 8 processes .*, but 4 were started; bash .*cluster.sh 8"):
+        start_processes(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data_parallel": "4", "expert_parallel": "3"}, "expert_parallel is 3, which does not divide"),
+        ({"tensor_parallel": "3"}, "tensor_parallel is 3; it has to divide model.num_heads 4"),
+    ],
+)
+def test_axes_that_do_not_fit_are_refused(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        load_config(None, {f"parallelism.{key}": value for key, value in changes.items()})
