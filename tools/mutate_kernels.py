@@ -147,17 +147,13 @@ def mutants() -> Iterator[Mutant]:
             line = text.count("\n", 0, found.start(1)) + 1
             name = f"{Path(file).name}:{line} without {found.group(1)}"
             yield Mutant(name, file, found.start(1), found.group(1), ";", KERNEL_OF.get(file, MOVE))
-    for name, kernel, file, old, new in CHANGES:
-        file = file or HEADER_OF[kernel]
-        text = (OPERATORS / file).read_text()
-        if old not in text:
-            raise SystemExit(f"mutate_kernels: {name}: {file} has no {old!r} any more")
-        yield Mutant(name, file, text.index(old), old, new, kernel)
-    for name, kernel, file, old, new in FORGOTTEN:
-        text = (OPERATORS / file).read_text()
-        if old not in text:
-            raise SystemExit(f"mutate_kernels: {name}: {file} has no {old!r} any more")
-        yield Mutant(f"forgotten on the host: {name}", file, text.index(old), old, new, kernel, tight=True)
+    for changes, kind, tight in ((CHANGES, "", False), (FORGOTTEN, "forgotten on the host: ", True)):
+        for name, kernel, file, old, new in changes:
+            file = file or HEADER_OF[kernel]
+            text = (OPERATORS / file).read_text()
+            if old not in text:
+                raise SystemExit(f"mutate_kernels: {name}: {file} has no {old!r} any more")
+            yield Mutant(kind + name, file, text.index(old), old, new, kernel, tight=tight)
 
 
 def verdict(mutant: Mutant, folder: Path) -> str:

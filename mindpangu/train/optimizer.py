@@ -131,7 +131,7 @@ class DenseAdam:
 
 
 # Maps over all parameters, not loops: compiling a loop nests one call into the next, and some 500 are too deep. A
-# function that is mapped may have no free variables but globals.
+# mapped function gets a graph's inputs as arguments (`partial`); it may not close over them.
 
 _adam_in_place = ops.Adam()
 

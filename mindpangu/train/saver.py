@@ -58,7 +58,8 @@ class CheckpointSaver:
         started = time.perf_counter()
         snapshot = take_snapshot(self._train_step, step, loader_state, self._digests, self._loaded)
         processes = self._train_step.processes
-        self._writer = CheckpointWriter(self._run.checkpoints, step, processes.rank, processes.mesh.size)
+        timeout = self._train_step.config.parallelism.timeout
+        self._writer = CheckpointWriter(self._run.checkpoints, step, processes.rank, processes.mesh.size, timeout)
         self._saving = self._thread.submit(self._write, snapshot, started)
         if not self._train_step.config.checkpoint.async_save:
             self._finish()

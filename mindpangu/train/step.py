@@ -91,14 +91,13 @@ class TrainStep:
         domain = int(np.flatnonzero(store.exists_LDA.any((0, 2)))[0])
         plan = self.model.plan(tokens_BS, (domain,) * slots, slots_B)
         planned = own_exchange(store.num_layers, slots, store.group_size, batch * length, group.rank, group.size)
+        plan = replace(plan, tables_LDV=np.full_like(plan.tables_LDV, store.first))
+        slabs = [as_tensor(slab.astype(expert_dtype(config))) for slab in store.lookup((domain,) * slots)]
         for capacity in capacities(batch * length, group.size):
             self.processes.now(doing=f"compiling the step for {capacity} rows that arrive")
-            tables_LDV = np.full_like(plan.tables_LDV, store.first)
-            inputs = self.model.inputs(
-                tokens_BS, tokens_BS, replace(plan, tables_LDV=tables_LDV, exchange=replace(planned, capacity=capacity))
-            )
+            planned = replace(planned, capacity=capacity)
+            inputs = self.model.inputs(tokens_BS, tokens_BS, replace(plan, exchange=planned))
             h_TH = self.functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
-            slabs = [as_tensor(slab.astype(expert_dtype(config))) for slab in store.lookup((domain,) * slots)]
             (loss, _, _), _ = self.functions.upper_step(
                 inputs.slot, capacity, h_TH, inputs.tokens_BS, inputs.positions_BS, inputs.tokens_BS,
                 as_tensor(np.ones(tokens_BS.shape, np.float32)), inputs.sample_slots_B, inputs.domain_slots_B,
@@ -121,9 +120,8 @@ class TrainStep:
             num_targets: of all ranks' micro-batches; None for those of `batches`.
         """
         loss_scale, gradients = self.loss_scale.value, self.gradients(batches, plans, upcoming, num_targets)
-        names = list(self.decoder.parameters)
         self.processes.now(doing="the sum of the dense gradients")
-        dense = self.optimizer.reduce({name: gradients.dense[name] for name in names})
+        dense = self.optimizer.reduce(gradients.dense)
         squared = self.experts.squared_norm() / self.processes.replicas.size + self.optimizer.squared_norm(dense)
         self.processes.now(doing="the sum of losses and norms")
         squared = self._add_up(gradients, squared)
