@@ -71,6 +71,8 @@ def build_domains(config: Config) -> tuple[Domain, ...]:
     _require_known("domains.names", names, preset)
     _require_known("domains.experts", section.experts, names)
     _require_known("data.mixture", config.data.mixture, names)
+    for index, phase in enumerate(config.data.phases):
+        _require_known(f"data.phases[{index}].mixture", phase.mixture, names)
     for name, size in section.experts.items():
         if not 1 <= size <= 65535:
             raise ConfigError(f"domains.experts.{name} is {size}; allowed: >= 1 and <= 65535")

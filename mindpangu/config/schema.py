@@ -92,6 +92,14 @@ class ExpertsConfig:
 
 
 @dataclass(frozen=True)
+class PhaseConfig:
+    steps: int = number(1, minimum=1)
+    """Optimizer steps of the phase."""
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Relative weight of each domain in it; one that is not named is not trained. Empty means equal weights."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     corpus: list[str] = field(default_factory=lambda: ["recipes/corpus/*.jsonl"])
     """jsonl files (glob patterns, relative to the current directory), one record a line."""
@@ -103,6 +111,8 @@ class DataConfig:
     """How many unusable records are skipped (and reported) before the job stops."""
     mixture: dict[str, float] = field(default_factory=dict)
     """Relative weight of each domain in the training stream; empty means equal weights."""
+    phases: list[PhaseConfig] = field(default_factory=list)
+    """Phases before the one of `mixture`, with steps and mixtures of their own (PanGu-Σ: 4 domains, then 40)."""
     schedule: str = choice("rotating", "mixed")
     """rotating: a step trains on domains_per_step domains in equal parts, chosen once for all its micro-batches; equal
     weights take turns (PanGu-Σ). mixed: every sample's domain follows the weights (ours)."""
@@ -176,6 +186,9 @@ class TrainingConfig:
     accumulation); 0 means no accumulation."""
     max_norm: float = number(1.0, above=0)
     """Global gradient norm above which gradients are scaled down."""
+    recompute: bool = False
+    """Dense blocks, and the attention of RRE blocks, are computed again for the backward pass instead of being kept:
+    the memory of one block instead of all for a third more compute. Experts and their exchanges are not repeated."""
     seed: int = number(0, minimum=0)
     """Seed of the initial weights."""
     spike_sigma: float = number(6.0, minimum=0)

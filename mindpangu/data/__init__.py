@@ -14,7 +14,7 @@ from mindpangu.data.batch import Batch, equal_parts
 from mindpangu.data.corpus import CorpusReader, CorpusReport, Record
 from mindpangu.data.formats import document_parts, encode_documents, prompt_ids
 from mindpangu.data.loader import Loader, LoaderState, StepBatches, heldout_batches
-from mindpangu.data.mixture import Mixture, mixture_weights
+from mindpangu.data.mixture import Mixture
 from mindpangu.data.packing import loss_mask, positions
 from mindpangu.data.shards import TokenShards, write_shards
 from mindpangu.data.split import HELDOUT, TRAIN, HeldoutSplit, split_corpus, training_texts
@@ -37,7 +37,6 @@ __all__ = [
     "equal_parts",
     "heldout_batches",
     "loss_mask",
-    "mixture_weights",
     "positions",
     "prompt_ids",
     "split_corpus",

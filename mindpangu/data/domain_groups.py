@@ -1,8 +1,9 @@
 """data.domain_groups: which domains train side by side.
 
 Every group takes an equal part of each step's micro-batches. So a domain's share of the tokens is its share of its
-group's weights, divided by the number of groups, and the weights have to divide into equal parts. On a cluster each
-group is a sub-group of ranks, which store the experts of its domains and exchange tokens among themselves alone.
+group's weights, divided by the number of groups, and the weights of every phase have to divide into equal parts. On a
+cluster each group is a sub-group of ranks, which store the experts of its domains and exchange tokens among themselves
+alone.
 """
 
 import itertools
@@ -12,7 +13,7 @@ from fractions import Fraction
 from operator import itemgetter
 
 from mindpangu.config import Config
-from mindpangu.data.mixture import mixture_weights, refuse_unmet
+from mindpangu.data.mixture import refuse_unmet, training_phases
 from mindpangu.domains import Domain
 from mindpangu.errors import ConfigError
 
@@ -20,12 +21,16 @@ Groups = tuple[tuple[int, ...], ...]
 
 
 def domain_groups(config: Config, domains: Sequence[Domain]) -> Groups:
-    """The domain ids of each of a configuration's groups. Raises ConfigError for weights that cannot be met."""
-    weights = mixture_weights(config, domains)
-    names = [domain.name for domain in domains]
-    groups = group_domains(weights, names, config.data.domain_groups, config.data.mixture_tolerance)
-    for group in groups:
-        refuse_unmet(config, [domains[domain] for domain in group], [weights[domain] for domain in group])
+    """The domain ids of each of a configuration's groups, in all phases the same: where a domain's experts are stored
+    does not change. Raises ConfigError for weights that cannot be met."""
+    *phases, last = training_phases(config, domains)
+    names, tolerance = [domain.name for domain in domains], config.data.mixture_tolerance
+    groups = group_domains(last.weights, names, config.data.domain_groups, tolerance)
+    for phase in phases:
+        _refuse_uneven(phase.key, _whole(phase.weights), names, groups, tolerance)
+    for phase, group in itertools.product((*phases, last), groups):
+        weights = [phase.weights[domain] for domain in group]
+        refuse_unmet(config, phase.key, [domains[domain] for domain in group], weights)
     return groups
 
 
@@ -50,19 +55,27 @@ def group_domains(weights: Sequence[Fraction], names: Sequence[str], num_groups:
             f"data.domain_groups is {num_groups}, but only {trained} domains have a weight above 0: every group needs "
             "one"
         )
-    unit = math.lcm(*(Fraction(weight).denominator for weight in weights))
-    exact = [int(weight * unit) for weight in weights]
+    exact = _whole(weights)
     even = -(-len(exact) // num_groups)
     found = [_assign(exact, num_groups, most) for most in (even, len(exact))]
-    for groups in found:
-        if _worst_miss(exact, groups)[0] <= tolerance:
-            return groups
-    miss, domain = min(_worst_miss(exact, groups) for groups in found)
-    raise ConfigError(
-        f"data.mixture does not divide into {num_groups} equal groups of domains (data.domain_groups): at best domain "
-        f"{names[domain]!r}, which should have {exact[domain] / sum(exact):.2%} of the tokens, has {miss:.2%} more or "
-        f"less. Change the weights, the number of groups, or data.mixture_tolerance ({tolerance:g})"
-    )
+    best = min(found, key=lambda groups: max(_worst_miss(exact, groups)[0], tolerance))  # even groups if both meet it
+    _refuse_uneven("data.mixture", exact, names, best, tolerance)
+    return best
+
+
+def _whole(weights: Sequence[Fraction]) -> list[int]:
+    unit = math.lcm(*(Fraction(weight).denominator for weight in weights))
+    return [int(weight * unit) for weight in weights]
+
+
+def _refuse_uneven(key: str, weights: Sequence[int], names: Sequence[str], groups: Groups, tolerance: float) -> None:
+    miss, domain = _worst_miss(weights, groups) if len(groups) > 1 else (0.0, 0)
+    if miss > tolerance:
+        raise ConfigError(
+            f"{key} does not divide into {len(groups)} equal groups of domains (data.domain_groups): domain "
+            f"{names[domain]!r}, which should have {weights[domain] / sum(weights):.2%} of the tokens, has {miss:.2%} "
+            f"more or less. Change the weights, the number of groups, or data.mixture_tolerance ({tolerance:g})"
+        )
 
 
 def _assign(weights: Sequence[int], num_groups: int, most: int) -> Groups:

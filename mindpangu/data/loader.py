@@ -5,15 +5,17 @@ global_batch_size / local_batch_size micro-batches; which rank trains on which i
 the same samples however many ranks share the work.
 """
 
+import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import ge, itemgetter
 
 import numpy as np
 
 from mindpangu.config import Config
 from mindpangu.data.batch import Batch, assemble_batch, equal_parts
 from mindpangu.data.packing import num_samples, sample_window
-from mindpangu.data.schedule import DomainSlots, build_schedule
+from mindpangu.data.schedule import DomainSlots, Schedule, build_schedules
 from mindpangu.data.shards import TokenShards
 from mindpangu.data.shuffle import SampleOrder
 from mindpangu.data.split import HELDOUT, TRAIN
@@ -21,7 +23,8 @@ from mindpangu.domains import Domain
 from mindpangu.errors import DataError
 
 LoaderState = dict[str, list[int]]
-"""JSON-able. samples_taken: how many training samples of each domain all replicas together have consumed."""
+"""JSON-able. samples_taken: how many training samples of each domain all replicas together have consumed;
+phase_began, where data.phases is set: how many of them before the current phase."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class StepBatches:
 
 
 class Loader:
-    """The training stream. The whole state is the number of samples taken from each domain.
+    """The training stream. The whole state is the number of samples taken from each domain, at two moments.
 
     Args:
         shards: the token shards.
@@ -66,21 +69,25 @@ class Loader:
                 f"{', '.join(names)}; prepare the data again (`mindpangu data prepare`)"
             )
         self._shards, self._config = shards, config
-        self._schedule = build_schedule(config, domains)
+        self._schedules = build_schedules(config, domains)
         # A plain view of the memory map: slicing np.memmap itself costs more than copying a sample.
         self._tokens = [np.asarray(shards.tokens(name, TRAIN)) for name in names]
         self._orders = [
             SampleOrder(_samples_of(shards, name, TRAIN, config.model.seq_length), config.data.seed, name)
             for name in names
         ]
-        self._samples_taken = [0] * len(names)
+        self._samples_taken, self._phase_began = [0] * len(names), [0] * len(names)
         if state is not None:
             self.load_state(state)
 
     def next_step(self) -> StepBatches:
         """The micro-batches of the next step; moves the state past it."""
+        first_step, schedule = self._phase(self._samples_taken)
+        if sum(self._samples_taken) == first_step * self._config.training.global_batch_size:
+            self._phase_began = list(self._samples_taken)
+        of_phase = [taken - before for taken, before in zip(self._samples_taken, self._phase_began, strict=True)]
         micro_batches = []
-        for slots in self._schedule.step(self._samples_taken):
+        for slots in schedule.step(of_phase):
             micro_batches.append(self._batch(slots))
             for domain in slots.domains_B().tolist():
                 self._samples_taken[domain] += 1
@@ -88,25 +95,41 @@ class Loader:
 
     def state(self) -> LoaderState:
         """Where the stream stands, as a few integers that JSON can hold."""
-        return {"samples_taken": list(self._samples_taken)}
+        state = {"samples_taken": list(self._samples_taken)}
+        return state | {"phase_began": list(self._phase_began)} if self._config.data.phases else state
 
     def load_state(self, state: LoaderState) -> None:
         """Goes on where `state` was taken. Raises DataError if it is not of this run's domains and batch sizes."""
-        taken, unit = state.get("samples_taken"), self._schedule.unit
-        per_step = self._config.training.global_batch_size
-        fits = (
-            isinstance(taken, list)
-            and len(taken) == len(self._samples_taken)
-            and all(type(count) is int and count >= 0 and count % unit == 0 for count in taken)
-            and sum(taken) % per_step == 0
-        )
-        if not fits:
+        taken = state.get("samples_taken")
+        began = state.get("phase_began", [0] * len(self._samples_taken))
+        unit, per_step = self._schedules[0][1].unit, self._config.training.global_batch_size
+        if not (self._counts(taken) and self._counts(began) and self._follows(began, taken)):
             raise DataError(
                 f"loader state {dict(state)} does not fit {len(self._samples_taken)} domains, parts of {unit} "
                 f"samples and steps of {per_step}; resume with the domains, schedule and batch sizes of the run that "
                 "saved it"
             )
-        self._samples_taken = list(taken)
+        self._samples_taken, self._phase_began = list(taken), list(began)
+
+    def _phase(self, taken: Sequence[int]) -> tuple[int, Schedule]:
+        """(first step, schedule) of the step that begins after so many samples."""
+        step = sum(taken) // self._config.training.global_batch_size
+        return self._schedules[bisect.bisect_right(self._schedules, step, key=itemgetter(0)) - 1]
+
+    def _counts(self, samples: object) -> bool:
+        """Whether this may be the samples taken of each domain after some step."""
+        unit = self._schedules[0][1].unit
+        return (
+            isinstance(samples, list)
+            and len(samples) == len(self._samples_taken)
+            and all(type(count) is int and count >= 0 and count % unit == 0 for count in samples)
+            and sum(samples) % self._config.training.global_batch_size == 0
+        )
+
+    def _follows(self, began: list[int], taken: list[int]) -> bool:
+        """Whether the phase that trains up to `taken` began at `began`."""
+        last = self._phase([max(0, sum(taken) - 1)])[0]  # a phase that is over is that of its last step
+        return sum(began) == last * self._config.training.global_batch_size and all(map(ge, taken, began))
 
     def _batch(self, slots: DomainSlots) -> Batch:
         config, seq_length = self._config, self._config.model.seq_length

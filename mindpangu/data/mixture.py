@@ -9,7 +9,8 @@ domains it strays further. All arithmetic is exact (integers), and the only stat
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 from mindpangu.config import Config
@@ -69,29 +70,51 @@ class Mixture:
         return release > time, deadline, not overlaps, -group_deadline, domain
 
 
-def mixture_weights(config: Config, domains: Sequence[Domain]) -> list[Fraction]:
-    """data.mixture as exact numbers, one a domain.
+@dataclass(frozen=True)
+class Phase:
+    """A part of the training with weights of its own.
+
+    Attributes:
+        key: where the configuration has them. first_step: steps before it. weights: exact, one a domain.
+    """
+
+    key: str
+    first_step: int
+    weights: tuple[Fraction, ...]
+
+
+def training_phases(config: Config, domains: Sequence[Domain]) -> list[Phase]:
+    """Those of data.phases, and then that of data.mixture.
 
     Raises:
-        ConfigError: a weight that is missing, negative or not finite, or all weights 0.
+        ConfigError: a weight that is missing (in data.mixture), negative or not finite, or all weights 0.
     """
-    mixture = config.data.mixture
+    found, first_step = [], 0
+    for index, phase in enumerate(config.data.phases):
+        key = f"data.phases[{index}].mixture"
+        mixture = phase.mixture and dict.fromkeys((domain.name for domain in domains), 0.0) | phase.mixture
+        found.append(Phase(key, first_step, _weights(key, mixture, domains)))
+        first_step += phase.steps
+    return [*found, Phase("data.mixture", first_step, _weights("data.mixture", config.data.mixture, domains))]
+
+
+def _weights(key: str, mixture: Mapping[str, float], domains: Sequence[Domain]) -> tuple[Fraction, ...]:
     if not mixture:
-        return [Fraction(1)] * len(domains)
+        return (Fraction(1),) * len(domains)
     weights = []
     for domain in domains:
         weight = mixture.get(domain.name)
         if weight is None:
-            raise ConfigError(f"data.mixture has no weight for domain {domain.name!r}; give one (0: not trained)")
+            raise ConfigError(f"{key} has no weight for domain {domain.name!r}; give one (0: not trained)")
         if not (math.isfinite(weight) and weight >= 0):
-            raise ConfigError(f"data.mixture.{domain.name} is {weight}; allowed: >= 0 and finite")
+            raise ConfigError(f"{key}.{domain.name} is {weight}; allowed: >= 0 and finite")
         weights.append(Fraction(str(weight)))  # the decimal number the user wrote, not its binary neighbour
     if sum(weights) == 0:
-        raise ConfigError("data.mixture gives every domain the weight 0; allowed: at least one above 0")
-    return weights
+        raise ConfigError(f"{key} gives every domain the weight 0; allowed: at least one above 0")
+    return tuple(weights)
 
 
-def refuse_unmet(config: Config, domains: Sequence[Domain], weights: Sequence[Fraction]) -> None:
+def refuse_unmet(config: Config, key: str, domains: Sequence[Domain], weights: Sequence[Fraction]) -> None:
     """Raises ConfigError for weights that data.schedule cannot follow, in a group of domains that train side by side.
 
     rotating: a share above 1 / data.domains_per_step, as the domains of a step are distinct where there are enough;
@@ -100,17 +123,17 @@ def refuse_unmet(config: Config, domains: Sequence[Domain], weights: Sequence[Fr
     if config.data.schedule == "mixed":
         _refuse_too_few_slots(config, weights)
     else:
-        _refuse_large_shares(config, domains, weights)
+        _refuse_large_shares(config, key, domains, weights)
 
 
-def _refuse_large_shares(config: Config, domains: Sequence[Domain], weights: Sequence[Fraction]) -> None:
+def _refuse_large_shares(config: Config, key: str, domains: Sequence[Domain], weights: Sequence[Fraction]) -> None:
     num_slots, total = config.data.domains_per_step, sum(weights)
     if sum(weight > 0 for weight in weights) < num_slots:
         return
     for domain, weight in zip(domains, weights, strict=True):
         if weight * num_slots > total:
             raise ConfigError(
-                f"data.mixture gives domain {domain.name!r} {float(weight / total):.1%} of the tokens, but it can "
+                f"{key} gives domain {domain.name!r} {float(weight / total):.1%} of the tokens, but it can "
                 f"fill only one of the {num_slots} slots of a step ({1 / num_slots:.1%}); lower its weight or "
                 "data.domains_per_step, or set data.schedule to mixed"
             )

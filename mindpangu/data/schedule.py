@@ -1,7 +1,7 @@
 """data.schedule: which domains the samples of a step belong to, and through which domain slots they enter it.
 
-Both schedules follow data.mixture by PD² (`mixture.py`), in each of data.domain_groups by itself, and are pure
-functions of the samples taken so far:
+Both schedules follow a phase's weights by PD² (`mixture.py`), in each of data.domain_groups by itself, and are pure
+functions of the samples taken since the phase began:
 
     rotating    the unit is a slot of a step: the step's domains are chosen once, for all its micro-batches and replicas
     mixed       the unit is a sample of a micro-batch: as many domains as the weights ask for, in slots of any size
@@ -9,6 +9,7 @@ functions of the samples taken so far:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from mindpangu.config import Config
 from mindpangu.data.batch import equal_parts
 from mindpangu.data.domain_groups import Groups, domain_groups
-from mindpangu.data.mixture import Mixture, mixture_weights
+from mindpangu.data.mixture import Mixture, training_phases
 from mindpangu.domains import Domain
 
 
@@ -43,12 +44,16 @@ class Schedule(Protocol):
     unit: int
 
     def step(self, samples_taken: Sequence[int]) -> list[DomainSlots]:
-        """The micro-batches of the step that begins when each domain has given so many samples."""
+        """The micro-batches of the step that begins when each domain has given so many samples of the phase."""
 
 
-def build_schedule(config: Config, domains: Sequence[Domain]) -> Schedule:
-    """data.schedule of a resolved configuration. Raises ConfigError for a mixture that it cannot follow."""
-    weights, groups = mixture_weights(config, domains), domain_groups(config, domains)
+def build_schedules(config: Config, domains: Sequence[Domain]) -> list[tuple[int, Schedule]]:
+    """(first step, data.schedule) of each phase. Raises ConfigError for a mixture that it cannot follow."""
+    groups = domain_groups(config, domains)
+    return [(phase.first_step, _build(config, groups, phase.weights)) for phase in training_phases(config, domains)]
+
+
+def _build(config: Config, groups: Groups, weights: Sequence[Fraction]) -> Schedule:
     local, slots = config.training.local_batch_size, config.data.domains_per_step
     micro_batches = config.training.global_batch_size // local // len(groups)
     kind = Mixed if config.data.schedule == "mixed" else Rotating

@@ -190,6 +190,9 @@ class Decoder:
         self.slots = slots
         self.lower = Lower(init, word_embedding, num_lower)
         self.upper = Upper(init, word_embedding, exchange)
+        if config.training.recompute:
+            for block in (*self.lower.blocks, *self.upper.blocks, self.upper.query_layer):
+                (block.attention if isinstance(block, RREBlock) else block).recompute()
         self.lower_parameters = list(self.lower.trainable_params())
         self.upper_parameters = list(self.upper.trainable_params())
         self.parameters = {p.name: p for p in (*self.lower_parameters, *self.upper_parameters)}

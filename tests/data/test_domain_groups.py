@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mindpangu.config import load_config
 from mindpangu.data.domain_groups import domain_groups, group_domains
-from mindpangu.data.schedule import build_schedule
+from mindpangu.data.schedule import build_schedules
 from mindpangu.domains import build_domains
 from mindpangu.errors import ConfigError
 from mindpangu.experts.share import ExpertShare
@@ -76,7 +76,7 @@ def test_a_step_has_the_micro_batches_of_every_group_and_follows_the_weights(mak
     mixture = {"zh": 3.0, "en": 2.0, "code": 1.0, "bilingual": 2.0}
     config = make_config(names=("zh", "en", "code", "bilingual"), local=2, world=8, domain_groups=2, mixture=mixture)
     domains = build_domains(config)
-    groups, schedule, taken = domain_groups(config, domains), build_schedule(config, domains), [0] * 4
+    groups, ((_, schedule),), taken = domain_groups(config, domains), build_schedules(config, domains), [0] * 4
     for _ in range(40):
         step = schedule.step(taken)
         assert len(step) == 4

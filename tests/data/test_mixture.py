@@ -5,7 +5,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mindpangu.data.domain_groups import domain_groups
-from mindpangu.data.mixture import Mixture, mixture_weights
+from mindpangu.data.mixture import Mixture, training_phases
 from mindpangu.domains import build_domains
 from mindpangu.errors import ConfigError
 
@@ -64,7 +64,7 @@ def configured(make_config, mixture, num_slots=1, names=("zh", "en", "code"), **
     config = make_config(names=names, domains_per_step=num_slots, mixture=mixture, **options)
     domains = build_domains(config)
     domain_groups(config, domains)  # refuses what the schedule cannot follow
-    return mixture_weights(config, domains)
+    return list(training_phases(config, domains)[-1].weights)
 
 
 def test_weights_are_the_decimal_numbers_of_the_configuration(make_config):

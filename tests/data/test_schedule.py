@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mindpangu.data import equal_parts
 from mindpangu.data.mixture import Mixture
-from mindpangu.data.schedule import Mixed, Rotating, build_schedule
+from mindpangu.data.schedule import Mixed, Rotating, build_schedules
 from mindpangu.domains import build_domains
 
 
@@ -79,7 +79,7 @@ def test_rotating_chooses_once_a_step(weights, num_slots, part, micro_batches):
 
 def test_equal_weights_rotate_over_all_domains_step_by_step(make_config):
     config = make_config(local=4, world=12, domains_per_step=2)
-    schedule, taken, found = build_schedule(config, build_domains(config)), [0] * 4, []
+    ((_, schedule),), taken, found = build_schedules(config, build_domains(config)), [0] * 4, []
     for _ in range(4):
         step = schedule.step(taken)
         assert len(step) == 3

@@ -1,5 +1,8 @@
 """The training step: three functions equal one graph, accumulation, tied head, dense twin, overfitting, skipping."""
 
+import re
+
+import mindspore as ms
 import numpy as np
 import pytest
 
@@ -53,6 +56,29 @@ def test_three_functions_equal_one_graph_bit_for_bit(tiny_overrides, slots):
                 np.testing.assert_array_equal(mine, slabs[position].asnumpy())
                 position += 1
     assert position == len(slabs) == 2 * slots * len(SLAB_TENSORS)
+
+
+def test_recomputation_is_in_the_graph_and_changes_no_bit(tiny_overrides, tmp_path):
+    kept, expected = products_and_gradients(tiny_overrides, tmp_path / "kept", "false")
+    repeated, found = products_and_gradients(tiny_overrides, tmp_path / "repeated", "true")
+    # of a dense block: three projections, two products of the attention, its output, the FFN's first matrix; of an RRE
+    # block's attention all but the output: what is computed last is not needed again
+    assert repeated == kept + 7 * 1 + 5 * 2
+    assert found.loss == expected.loss
+    for name, gradient in expected.dense.items():
+        np.testing.assert_array_equal(found.dense[name].asnumpy(), gradient.asnumpy(), err_msg=name)
+
+
+def products_and_gradients(tiny_overrides, folder, recompute):
+    """(matrix products in the graphs that have gradients, a step's gradients)."""
+    model, loader = open_tiny(tiny_overrides, training__recompute=recompute)
+    ms.set_context(save_graphs=1, save_graphs_path=str(folder))
+    try:
+        found = TrainStep(model).gradients(*planned(model, loader))
+    finally:
+        ms.set_context(save_graphs=0)
+    graphs = folder.rglob("graph_build_*.ir")
+    return sum(len(re.findall(r"= \w*MatMul\(", path.read_text())) for path in graphs), found
 
 
 def test_accumulated_micro_batches_equal_one_large_batch(tiny_overrides):

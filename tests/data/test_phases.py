@@ -1,0 +1,106 @@
+"""data.phases: a few domains first, then all; the stream, its state, and mixtures that are refused."""
+
+import json
+
+import pytest
+
+from mindpangu.config import load_config
+from mindpangu.config.schema import PhaseConfig
+from mindpangu.data import Loader
+from mindpangu.data.domain_groups import domain_groups
+from mindpangu.domains import build_domains
+from mindpangu.errors import ConfigError, DataError
+
+FIRST = PhaseConfig(steps=3, mixture={"zh": 2, "en": 1})
+SECOND = PhaseConfig(steps=2, mixture={"code": 1})
+LAST = {"bilingual": 1, "zh": 1, "en": 1, "code": 1}
+
+
+def configured(make_config, phases=(FIRST, SECOND), **options):
+    return make_config(local=4, world=8, phases=list(phases), mixture=LAST, **options)
+
+
+def domains_of(loader, domains, steps):
+    """The domains of each step's samples."""
+    taken = [[batch.sample_ids_B2[:, 0] for batch in loader.next_step().micro_batches] for _ in range(steps)]
+    return [{domains[domain].name for ids_B in step for domain in ids_B.tolist()} for step in taken]
+
+
+def test_each_phase_has_its_own_domains(tiny_shards, make_config):
+    shards, domains = tiny_shards
+    loader = Loader(shards, domains, configured(make_config))
+    found = domains_of(loader, domains, 9)
+    assert sorted(map(sorted, found[:3])) == [["en"], ["zh"], ["zh"]]
+    assert found[3:5] == [{"code"}] * 2
+    assert sorted(name for step in found[5:] for name in step) == ["bilingual", "code", "en", "zh"]
+
+
+@pytest.mark.parametrize("schedule", [{}, {"schedule": "mixed", "domains_per_step": 4}], ids=["rotating", "mixed"])
+@pytest.mark.parametrize("steps", range(8))
+def test_a_loader_that_is_restored_anywhere_goes_on_exactly(tiny_shards, make_config, steps, schedule):
+    shards, domains = tiny_shards
+    config = configured(make_config, **schedule)
+    straight = Loader(shards, domains, config)
+    for _ in range(steps):
+        straight.next_step()
+    restored = Loader(shards, domains, config, json.loads(json.dumps(straight.state())))
+    for _ in range(6):
+        one, other = straight.next_step(), restored.next_step()
+        assert one.next_state == other.next_state
+        for a, b in zip(one.micro_batches, other.micro_batches, strict=True):
+            assert (a.sample_ids_B2 == b.sample_ids_B2).all()
+
+
+def test_a_phase_goes_on_with_the_samples_that_come_next(tiny_shards, make_config):
+    shards, domains = tiny_shards
+    loader = Loader(shards, domains, configured(make_config))
+    seen = set()
+    for _ in range(9):
+        ids = [tuple(pair) for batch in loader.next_step().micro_batches for pair in batch.sample_ids_B2.tolist()]
+        assert not seen.intersection(ids)  # an epoch is longer
+        seen.update(ids)
+
+
+@pytest.mark.parametrize("began", [[0, 0, 0, 0], [0, 16, 8, 8], [0, 24, 8], [0, 32, -8, 0]])
+def test_a_state_whose_phase_began_elsewhere_is_refused(tiny_shards, make_config, began):
+    shards, domains = tiny_shards
+    loader = Loader(shards, domains, configured(make_config))
+    for _ in range(4):
+        state = loader.next_step().next_state
+    assert sorted(state["phase_began"]) == [0, 0, 8, 16]
+    with pytest.raises(DataError, match="does not fit"):
+        Loader(shards, domains, configured(make_config), state | {"phase_began": began})
+
+
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        ({"zh": -1.0}, r"data.phases\[0\].mixture.zh is -1.0"),
+        ({"zh": 0.0}, r"data.phases\[0\].mixture gives every domain the weight 0"),
+        ({"zh": 3, "en": 1, "code": 1}, r"data.phases\[0\].mixture gives domain 'zh' 60.0%"),
+    ],
+)
+def test_weights_of_a_phase_that_cannot_be_met_are_refused(make_config, phase, message):
+    config = configured(make_config, [PhaseConfig(1, phase)], domains_per_step=2)
+    with pytest.raises(ConfigError, match=message):
+        domain_groups(config, build_domains(config))
+
+
+def test_groups_of_domains_are_the_same_in_all_phases(make_config):
+    groups = {"domain_groups": 2, "mixture_tolerance": 0.05}
+    config = configured(make_config, [PhaseConfig(4, {"zh": 1.05, "en": 1})], **groups)
+    domains = build_domains(config)
+    pairs = [{domains[domain].name for domain in group} for group in domain_groups(config, domains)]
+    (with_zh,) = [pair for pair in pairs if "zh" in pair]
+    if "en" in with_zh:
+        pytest.fail("the groups of this test are not what it needs")
+    config = configured(make_config, [PhaseConfig(4, dict.fromkeys(with_zh, 1.0))], **groups)
+    with pytest.raises(ConfigError, match=r"data.phases\[0\].mixture does not divide into 2 equal groups"):
+        domain_groups(config, domains)
+
+
+def test_unknown_names_and_keys_of_a_phase_are_named():
+    with pytest.raises(ConfigError, match=r"data.phases\[0\].mixture"):
+        build_domains(load_config(None, {"data.phases": "[{steps: 3, mixture: {zz: 1}}]"}))
+    with pytest.raises(ConfigError, match=r"unknown key data.phases\[0\].step; did you mean data.phases\[0\].steps"):
+        load_config(None, {"data.phases": "[{step: 3}]"})
