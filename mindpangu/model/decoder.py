@@ -34,6 +34,12 @@ class Block(nn.Cell):
         self.ffn_norm = LayerNorm(init, f"{name}.ffn_norm")
         self.tensor = init.tensor
 
+    def recompute_parts(self):
+        """For the backward pass. Part by part: as a whole, tensor parallelism in fp16 gives MindSpore a graph that it
+        finds circular."""
+        for part in (self.attention_norm, self.attention, self.ffn_norm):
+            part.recompute()
+
     def attend(self, x_TH, positions_BS, query_TH):
         h_TH = self.tensor.used(self.attention_norm(x_TH))
         queries_TH = h_TH if query_TH is None else self.tensor.used(query_TH)
@@ -44,6 +50,10 @@ class DenseBlock(Block):
     def __init__(self, init: Init, name: str):
         super().__init__(init, name)
         self.ffn = FeedForward(init, f"{name}.ffn")
+
+    def recompute_parts(self):
+        super().recompute_parts()
+        self.ffn.recompute()
 
     def construct(self, x_TH, positions_BS, query_TH=None):
         x_TH = self.attend(x_TH, positions_BS, query_TH)
@@ -192,7 +202,7 @@ class Decoder:
         self.upper = Upper(init, word_embedding, exchange)
         if config.training.recompute:
             for block in (*self.lower.blocks, *self.upper.blocks, self.upper.query_layer):
-                (block.attention if isinstance(block, RREBlock) else block).recompute()
+                block.recompute_parts()
         self.lower_parameters = list(self.lower.trainable_params())
         self.upper_parameters = list(self.upper.trainable_params())
         self.parameters = {p.name: p for p in (*self.lower_parameters, *self.upper_parameters)}

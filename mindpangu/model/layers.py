@@ -22,17 +22,22 @@ class Init:
     """Makes the parameters of one model: names, shapes and initial values, all fp32; says what they compute in.
 
     Attributes:
-        tensor: the ranks that share the matrices. A matrix is drawn whole, and each of them takes its part.
+        tensor: the ranks that share the matrices, in Cells of its own each time it is asked for. A matrix is drawn
+            whole, and each of them takes its part.
         parts: name → which part of the tensor this rank has.
     """
 
     def __init__(self, config: Config, tensor: TensorGroup | None = None):
         self.config, self.compute_dtype = config, compute_dtype(config)
-        self.tensor = tensor or TensorGroup()
+        self._tensor = tensor or TensorGroup()
         self.parts: dict[str, Part] = {}
         self.std = config.model.init_std
         # residual branches start smaller, so that the sum over layers keeps its scale (ours, after GPT-2)
         self.output_std = self.std / np.sqrt(2 * config.model.num_layers)
+
+    @property
+    def tensor(self) -> TensorGroup:
+        return self._tensor.apart()
 
     def weight(
         self, name: str, *shape: int, std: float | None = None, axis: int | None = None, part: Part | None = None

@@ -126,7 +126,7 @@ class TensorGroup:
     """
 
     def __init__(self, name: str = "", rank: int = 0, size: int = 1):
-        self.rank, self.size = rank, size
+        self.name, self.rank, self.size = name, rank, size
         if size == 1:
             self.used = self.summed = self.split = self.joined = self.gathered = self.scattered = _same
             self.maximum = _same
@@ -136,6 +136,10 @@ class TensorGroup:
         self.split, self.joined = _Split(columns), _Joined(columns)
         self.gathered, self.scattered = _Gathered(columns), _Scattered(columns)
         self.maximum = _Maximum(columns)
+
+    def apart(self) -> "TensorGroup":
+        """The same group in Cells of its own: what `Cell.recompute` marks is marked wherever the Cell is used."""
+        return TensorGroup(self.name, self.rank, self.size)
 
 
 def _same(x):

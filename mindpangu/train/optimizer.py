@@ -22,6 +22,7 @@ class DenseAdam:
         moment1, moment2: name → Parameter, float32, in the order of the parameters. Of a parameter that `group` divides
             they are this rank's rows.
         divided: name → whether `group` divides it.
+        sum_whole, sum_rows, apply: the compiled functions that `reduce` and `update` call, for those who look at them.
 
     Args:
         group: the ranks that have the same parameters; None for this one alone.
@@ -96,8 +97,8 @@ class DenseAdam:
             return for_each(group.sum_part, gradients)
 
         alone = all(count == 1 for count in counted)
-        self._apply, self._squared_norm = apply, squared_norm if alone else squared_norm_of_ranks
-        self._sum_whole, self._sum_rows = sum_whole, sum_rows
+        self.apply, self._squared_norm = apply, squared_norm if alone else squared_norm_of_ranks
+        self.sum_whole, self.sum_rows = sum_whole, sum_rows
 
     def reduce(self, gradients: Mapping[str, Tensor]) -> list[Tensor]:
         """What `squared_norm` and `update` take: the sums over the ranks that have the same parameters, of what this
@@ -109,7 +110,7 @@ class DenseAdam:
         if self._group.size == 1:
             return list(gradients.values())
         reduced = dict(gradients)
-        for divided, add_up in ((False, self._sum_whole), (True, self._sum_rows)):
+        for divided, add_up in ((False, self.sum_whole), (True, self.sum_rows)):
             names = [name for name in gradients if self.divided[name] == divided]
             if names:
                 reduced.update(zip(names, add_up(*(gradients[name] for name in names)), strict=True))
@@ -127,7 +128,7 @@ class DenseAdam:
         eps = self.settings.eps * np.sqrt(1 - beta2**step_count)
         keep = 1 - learning_rate * self.settings.weight_decay
         scalars = (beta1**step_count, beta2**step_count, learning_rate, eps, keep, gradient_scale)
-        self._apply(*(Tensor(np.float32(value)) for value in scalars), *gradients)
+        self.apply(*(Tensor(np.float32(value)) for value in scalars), *gradients)
 
 
 # Maps over all parameters, not loops: compiling a loop nests one call into the next, and some 500 are too deep. A

@@ -75,7 +75,7 @@ def gradients(step, plan):
     for name in names:
         gradient = mine.dense[name]
         if group.size > 1:
-            gradient = step.optimizer._sum_whole(gradient)[0]
+            gradient = step.optimizer.sum_whole(gradient)[0]
         parts[f"gradient/{name}"] = gradient.asnumpy().copy(), step.decoder.parts[name]
     step.experts.squared_norm()  # adds up what other ranks have
     store, slabs = step.model.store, step.experts.gradients()

@@ -61,9 +61,9 @@ def test_three_functions_equal_one_graph_bit_for_bit(tiny_overrides, slots):
 def test_recomputation_is_in_the_graph_and_changes_no_bit(tiny_overrides, tmp_path):
     kept, expected = products_and_gradients(tiny_overrides, tmp_path / "kept", "false")
     repeated, found = products_and_gradients(tiny_overrides, tmp_path / "repeated", "true")
-    # of a dense block: three projections, two products of the attention, its output, the FFN's first matrix; of an RRE
-    # block's attention all but the output: what is computed last is not needed again
-    assert repeated == kept + 7 * 1 + 5 * 2
+    # of each attention three projections and the two products, not the output: what is computed last is not needed
+    # again; of a dense FFN the first matrix
+    assert repeated == kept + 5 * 3 + 1
     assert found.loss == expected.loss
     for name, gradient in expected.dense.items():
         np.testing.assert_array_equal(found.dense[name].asnumpy(), gradient.asnumpy(), err_msg=name)

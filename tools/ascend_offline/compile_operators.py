@@ -11,15 +11,14 @@ chip, so GroupedMatmul is compiled for ascend910 too, which on a card gets the c
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from ascend_offline import acl_headers, cann_stub, operator_package
+from ascend_offline import acl_headers, cann_stub
+from ascend_offline.simulation import join_simulated_ranks, prepare, run_inside
 from ascend_ops import emulator
 
 TOKENS, HIDDEN, INNER, EXPERTS, VOCABULARY, RANKS, CAPACITY = 24, 32, 64, 8, 40, 8, 64
@@ -44,15 +43,12 @@ def main() -> None:
     headers = acl_headers.find(arguments.cache, arguments.download)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            environment = prepare(Path(folder), arguments.chip, headers)
+            environment = prepare(Path(folder), RANKS, arguments.chip, headers)
+            found = json.loads(run_inside([str(Path(__file__).resolve()), "--inside"], environment, Path(folder)))
         except cann_stub.StubError as error:
             sys.exit(f"compile_operators: {error}")
-        done = subprocess.run(
-            [sys.executable, __file__, "--inside"], env=environment, cwd=folder, capture_output=True, text=True
-        )
-    if done.returncode:
-        sys.exit(f"compile_operators: the graph does not compile:\n{done.stderr[-3000:]}")
-    found = json.loads(done.stdout.splitlines()[-1])
+        except RuntimeError as error:
+            sys.exit(f"compile_operators: the graph does not compile:\n{error}")
     if headers is None:
         print(f"no headers of ACL ({acl_headers.WHEEL} has them: --download), so the composed forms were compiled")
     counts = ", ".join(f"{name} × {count}" for name, count in found["custom"].items())
@@ -60,41 +56,14 @@ def main() -> None:
     print(f"in the graph of {found['target']}: {counts or 'no custom operator'}")
 
 
-def prepare(folder: Path, chip: str, headers: Path | None) -> dict[str, str]:
-    """Stubs, an operator package and headers in a folder; the environment in which MindSpore finds them."""
-    libraries = folder / "stub"
-    cann_stub.build(libraries)
-    toolkit = folder / "toolkit"
-    (toolkit / "opp" / "built-in" / "op_impl" / "ai_core" / "tbe" / "config").mkdir(parents=True)
-    environment = {
-        **os.environ,
-        "LD_LIBRARY_PATH": str(libraries),
-        "MS_SIMULATION_LEVEL": "0",
-        "RANK_SIZE": str(RANKS),
-        "RANK_ID": "0",
-        "GLOG_v": "3",
-        "ASCEND_OPP_PATH": str(toolkit / "opp"),
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-    }
-    environment.pop("MINDPANGU_OPS", None)
-    environment.pop("ASCEND_CUSTOM_OPP_PATH", None)
-    if headers is not None:
-        (toolkit / "include").symlink_to(headers.resolve())
-        operator_package.write(folder / "package", chip)
-        environment["ASCEND_CUSTOM_OPP_PATH"] = str(folder / "package")
-    return environment
-
-
 def compile_graph() -> dict:
     """What is in the graph of one rank: the layer and its gradient."""
     import mindspore as ms
     import numpy as np
-    from mindspore import Tensor, communication, nn, ops
+    from mindspore import Tensor, nn, ops
 
     ms.set_context(mode=ms.GRAPH_MODE)
-    ms.set_device("Ascend")
-    communication.GlobalComm.CHECK_ENVS = False
-    communication.init()
+    join_simulated_ranks()
     from ascend_ops import backends
     from ascend_ops.grouped_all_to_all import Group, dispatch_all_to_all, first_order, grouped_all_to_all
     from ascend_ops.grouped_all_to_all.ascend import AllToAll

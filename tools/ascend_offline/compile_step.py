@@ -1,0 +1,143 @@
+"""The step of one rank of a cluster, compiled for Ascend where there is none: what tools/compile_offline.py starts.
+
+The functions are those that training compiles (`CompiledFunctions`, `DenseAdam`). Weights are zeros, and nothing runs:
+a simulated device compiles a function when it is called, and then finds nothing to run it with.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, communication
+
+from ascend_offline import graph
+from ascend_ops import backends
+from ascend_ops.grouped_all_to_all import Group
+from ascend_ops.grouped_all_to_all.ascend import AllToAll
+from mindpangu.config import Config
+from mindpangu.data.domain_groups import domain_groups
+from mindpangu.data.route_plan import capacities
+from mindpangu.domains import build_domains
+from mindpangu.experts.share import ExpertShare
+from mindpangu.model import layers
+from mindpangu.model.decoder import Decoder
+from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.model.precision import compute_dtype, expert_dtype
+from mindpangu.parallel.mesh import Mesh, Ranks
+from mindpangu.parallel.processes import Processes
+from mindpangu.train.compiled import CompiledFunctions
+from mindpangu.train.optimizer import DenseAdam
+
+
+def compile_step(config: Config, rank: int) -> dict:
+    """For JSON: function → its graph's collectives, inputs, live bytes and order; and the members of each group."""
+    layers.normal = lambda seed, name, shape, std: np.zeros(shape, np.float32)  # the memory of zeros is never touched
+    mesh, groups = Mesh.of(config), {}
+
+    def name_of(kind: str, members: Ranks) -> str:
+        if len(members) == 1:
+            return ""
+        # a group of its own for each use, so that the graph tells them apart
+        name = kind
+        communication.create_group(name, list(members))
+        groups[name] = list(members)
+        return name
+
+    processes, exchange = Processes(mesh, rank, name_of), None
+    if mesh.members > 1:
+        members = mesh.exchange_group(rank)
+        name = name_of("exchange", members)
+        exchange = Group(name, members.index(rank), len(members), -1, AllToAll(name))
+    decoder = Decoder(config, EmbeddingSlots.build(config, build_domains(config)), processes.tensor, exchange)
+    slabs, inputs, capacity = _slabs(config, mesh, rank), *_inputs(config, exchange)
+    rows_BS, h_TH = inputs[1], inputs[0]
+    functions = CompiledFunctions(decoder, len(slabs), exchange is not None)
+    found = {
+        "lower_forward": _compiled(functions.lower_forward, rows_BS, rows_BS),
+        "upper_step": _compiled(functions.upper_step, 0, capacity, *inputs, *slabs),
+        "lower_backward": _compiled(functions.lower_backward, rows_BS, rows_BS, h_TH),
+    } | _optimizer(config, decoder, processes)
+    return {
+        "functions": found, "groups": groups, "operators": backends.describe(), "slabs": len(slabs),
+        "parameters": sum(parameter.size for parameter in decoder.parameters.values()),
+    }  # fmt: skip
+
+
+def _slabs(config: Config, mesh: Mesh, rank: int) -> list[Tensor]:
+    """The experts of a micro-batch, as the store of this rank would give them."""
+    model, domains = config.model, build_domains(config)
+    share = ExpertShare.of(mesh, mesh.place(rank), domain_groups(config, domains))
+    count = len(share.experts(max(domain.num_experts for domain in domains)))
+    together = config.data.domain_groups // mesh.sub_groups if mesh.members > 1 else 1
+    hidden, inner = model.hidden_size, model.ffn_hidden_size
+    shapes = {"up": (hidden, inner), "up_bias": (inner,), "down": (inner, hidden), "down_bias": (hidden,)}
+    return [
+        _zeros((count, *share.part(name, shape).part_shape), expert_dtype(config))
+        for _ in range(model.rre_layers * config.data.domains_per_step * together)
+        for name, shape in shapes.items()
+    ]
+
+
+def _inputs(config: Config, exchange: Group | None) -> tuple[list[Tensor], int]:
+    """(the inputs of the upper step without its experts, the capacity)."""
+    model, batch = config.model, config.training.local_batch_size
+    slots = config.data.domains_per_step
+    tokens = batch * model.seq_length
+    ids_BS, slots_B = _zeros((batch, model.seq_length), np.int32), _zeros((batch,), np.int32)
+    h_TH = _zeros((tokens, model.hidden_size), ms.dtype_to_nptype(compute_dtype(config)))
+    tables_LDV = _zeros((model.rre_layers, slots, model.vocab_size), np.int32)
+    inputs = [h_TH, ids_BS, ids_BS, ids_BS, _zeros(ids_BS.shape, np.float32), slots_B, slots_B, tables_LDV]
+    if exchange is None:
+        return inputs, 0
+    local = max(domain.num_experts for domain in build_domains(config)) // exchange.size
+    rows_LR = _zeros((model.rre_layers, exchange.size), np.int32)
+    inputs += [rows_LR, rows_LR, _zeros((*rows_LR.shape, slots * local), np.int32)]
+    return inputs, capacities(tokens, exchange.size)[0]
+
+
+def _optimizer(config: Config, decoder: Decoder, processes: Processes) -> dict:
+    sharding = config.parallelism.optimizer_sharding
+    optimizer = DenseAdam(decoder.parameters, config.optimizer, processes.dense, sharding)
+    found, gradients = {}, {name: _zeros(each.shape, np.float32) for name, each in decoder.parameters.items()}
+    if processes.dense.size > 1:
+        for name, divided in (("sum_whole", False), ("sum_rows", True)):
+            chosen = [each for key, each in gradients.items() if optimizer.divided[key] == divided]
+            if chosen:
+                found[name] = _compiled(getattr(optimizer, name), *chosen)
+    number = _zeros((), np.float32)
+    rows = [_zeros(moment.shape, np.float32) for moment in optimizer.moment1.values()]
+    return found | {"update": _compiled(optimizer.apply, *[number] * 6, *rows)}
+
+
+def _zeros(shape: tuple[int, ...], dtype: type) -> Tensor:
+    return Tensor.from_numpy(np.zeros(shape, dtype))
+
+
+def _compiled(function, *arguments) -> dict:
+    """What is in the graph of a function for these arguments."""
+    with _written_graphs(Path("graphs")) as folder:
+        try:
+            function(*arguments)
+        except RuntimeError as error:
+            if "Can't find run graph func" not in str(error):
+                raise
+        # written in this order; the last one is the function itself
+        path = max(folder.rglob("*validate*.ir"), key=lambda path: path.stat().st_mtime_ns)
+        nodes = graph.read_graph(path)
+        named, others = graph.inputs(path)
+    return {
+        "collectives": [(*key, *value) for key, value in graph.collectives(nodes).items()],
+        "parameters": named, "inputs": others, "live": graph.live_bytes(nodes), "order": graph.order(nodes),
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def _written_graphs(parent: Path) -> Iterator[Path]:
+    folder = parent / str(len(list(parent.glob("*"))) if parent.exists() else 0)
+    ms.set_context(save_graphs=1, save_graphs_path=str(folder))
+    try:
+        yield folder
+    finally:
+        ms.set_context(save_graphs=0)
