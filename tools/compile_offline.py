@@ -61,8 +61,8 @@ def main() -> None:
             raise MindPanguError(f"--rank {outside[0]} is not one of the {mesh.size} ranks, 0 to {mesh.size - 1}")
         differ = 0
         for rank in options.rank:
-            found = compile_apart(sys.argv[1:], rank, mesh.size)
-            differ += describe(config, rank, found, budget_of(config, rank), options.order)
+            budget = budget_of(config, rank)
+            differ += describe(config, rank, compile_apart(sys.argv[1:], rank, mesh.size), budget, options.order)
     except ValueError as error:
         sys.exit(f"compile_offline: options after --config are pairs of --section.key and a value ({error})")
     except (MindPanguError, cann_stub.StubError, RuntimeError) as error:

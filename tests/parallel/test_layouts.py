@@ -76,7 +76,8 @@ def test_in_half_precision_all_ranks_skip_what_overflows_on_one(trained, layout)
     options = {"context__precision": "fp16", "training__loss_scale": str(2.0**28)}
     (one,), _ = whole(trained(1, 2 * FEW, **options), 1)
     several, _ = whole(trained(2, 2 * FEW, **TWO[layout], **options), 2)
-    assert one["skipped"][0] and not one["skipped"][-1]
+    assert one["skipped"][0]
+    assert not one["skipped"][-1]
     for each in several:
         assert each["skipped"] == one["skipped"]
         np.testing.assert_allclose(each["losses"], one["losses"], rtol=2e-3)  # fp16 has 11 bits
