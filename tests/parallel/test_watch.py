@@ -1,108 +1,137 @@
 """Watching ranks: who fails, dies or hangs is named by all others; who ends well is not."""
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
-import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from mindpangu.errors import DataError
-from mindpangu.parallel import watch as module
 from mindpangu.parallel.watch import Watch
 
+PROJECT = Path(__file__).parents[2]
+RANK = """
+import ctypes, sys, time
+from pathlib import Path
+from mindpangu.errors import DataError
+from mindpangu.parallel.watch import Watch
 
-class Ends:
-    """Stands for os._exit."""
-
-    def __init__(self):
-        self.codes, self.called = [], threading.Event()
-
-    def __call__(self, code):
-        self.codes.append(code)
-        self.called.set()
+with Watch(Path(sys.argv[1]), int(sys.argv[2]), 2, float(sys.argv[3]), float(sys.argv[4])) as watch:
+    watch.now(step=18)
+    watch.now(doing="the sum of the gradients")
+    exec(sys.argv[5])
+"""
+WAITS = "time.sleep(30)"
+WAITS_WITH_THE_LOCK = "ctypes.PyDLL(None).sleep(30)"  # as MindSpore may: no thread of this process runs
 
 
-@pytest.fixture
-def end():
-    return Ends()
+def start(folder, rank=0, timeout=60.0, silent=60.0, does=WAITS):
+    command = [sys.executable, "-c", RANK, *map(str, (folder, rank, timeout, silent, does))]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def other(folder, **state):
     """The file of rank 1."""
-    usual = {
-        "host": "elsewhere",
-        "pid": 1,
-        "step": 17,
-        "doing": "upper_step",
-        "beat": 1.0,
-        "ended": False,
-        "error": None,
-    }
+    usual = {"host": "elsewhere", "pid": 1, "step": 17, "doing": "upper_step", "beat": 1.0}
     (folder / "rank_1.json").write_text(json.dumps(usual | state))
 
 
-def watching(folder, end, capsys, timeout=60.0, seconds=5.0):
-    """What rank 0 of 2 says before it ends its process."""
-    with Watch(folder, 0, 2, timeout, end) as mine:
-        mine.now(step=18, doing="the sum of the gradients")
-        end.called.wait(seconds)
-    return capsys.readouterr().err
+def said(process, code=-signal.SIGKILL):
+    """What a rank printed before it ended; it has to end within seconds."""
+    text = process.communicate(timeout=20)[1]
+    assert process.returncode == code, text
+    return text
 
 
-def test_a_rank_that_fails_is_named_with_its_error(tmp_path, end, capsys):
+@pytest.mark.parametrize("does", [WAITS, WAITS_WITH_THE_LOCK])
+def test_a_rank_that_fails_is_named_with_its_error(tmp_path, does):
     other(tmp_path, ended=True, error="DataError: shards are gone")
-    said = watching(tmp_path, end, capsys)
-    assert said.startswith(
-        "mindpangu: error: rank 0: rank 1 on elsewhere failed: DataError: shards are gone (its last "
+    assert said(start(tmp_path, does=does)) == (
+        "mindpangu: error: rank 0: rank 1 on elsewhere failed: DataError: shards are gone (its last step was 17, doing "
+        "upper_step)\n"
     )
-    assert "step was 17, doing upper_step" in said
-    assert end.codes == [1]
 
 
-def test_a_dead_process_is_noticed(tmp_path, end, capsys):
+@pytest.mark.parametrize("does", [WAITS, WAITS_WITH_THE_LOCK])
+def test_a_killed_rank_is_named_by_the_other(tmp_path, does):
+    one, two = start(tmp_path, 0, does=does), start(tmp_path, 1, does=does)
+    wait_for(lambda: told(tmp_path, 1).get("doing") == "the sum of the gradients")
+    two.kill()
+    text = said(one)
+    assert f"rank 0: rank 1 on {socket.gethostname()} (process {two.pid}) is dead; its last step was 18, doing" in text
+    two.communicate()
+
+
+def wait_for(condition, seconds=20):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def told(folder, rank):
+    path = folder / f"rank_{rank}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def test_a_rank_that_died_elsewhere_is_told_by_its_watcher(tmp_path):
+    other(tmp_path, dead=True)
+    assert "rank 1 on elsewhere (process 1) is dead" in said(start(tmp_path))
+
+
+def test_a_dead_process_whose_watcher_died_too_is_noticed(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    other(tmp_path, host=module.socket.gethostname(), pid=process.pid)
-    said = watching(tmp_path, end, capsys)
-    assert f"(process {process.pid}) is dead; its last step was 17, doing upper_step" in said
+    other(tmp_path, host=socket.gethostname(), pid=process.pid)
+    assert f"(process {process.pid}) is dead; its last step was 17, doing upper_step" in said(start(tmp_path))
 
 
-def test_a_silent_rank_is_lost(tmp_path, end, capsys, monkeypatch):
-    monkeypatch.setattr(module, "_SILENT_S", 1.0)
+def test_a_silent_rank_is_lost(tmp_path):
     other(tmp_path)
-    assert "rank 1 on elsewhere has not been heard of for 1 s" in watching(tmp_path, end, capsys)
+    assert "rank 1 on elsewhere has not been heard of for 1 s" in said(start(tmp_path, silent=1.0))
 
 
-def test_what_takes_too_long_is_named(tmp_path, end, capsys):
+def test_what_takes_too_long_is_named(tmp_path):
     other(tmp_path)
-    said = watching(tmp_path, end, capsys, timeout=0.8)
-    assert "rank 0: the sum of the gradients in step 18 takes longer than 1 s (parallelism.timeout)" in said
+    text = said(start(tmp_path, timeout=1.5, does=WAITS_WITH_THE_LOCK))
+    assert "rank 0: the sum of the gradients in step 18 takes longer than 2 s (parallelism.timeout)" in text
 
 
-def test_ranks_that_end_well_are_left_alone(tmp_path, end, capsys):
-    other(tmp_path, ended=True)
-    assert watching(tmp_path, end, capsys, seconds=1.5) == ""
-    assert end.codes == []
-    assert json.loads((tmp_path / "rank_0.json").read_text())["ended"]
+@pytest.mark.parametrize("error", [None, "ended, because rank 2 failed: …"])
+def test_ranks_that_end_well_or_because_of_another_are_left_alone(tmp_path, error):
+    other(tmp_path, ended=True, error=error)
+    assert said(start(tmp_path, does="time.sleep(1.5)"), 0) == ""
+    assert told(tmp_path, 0)["ended"]
 
 
-def test_only_the_first_error_travels(tmp_path, end, capsys):
-    """A rank that ended because of another is no news."""
-    other(tmp_path, ended=True, error="ended, because rank 2 failed: …")
-    assert watching(tmp_path, end, capsys, seconds=1.5) == ""
+def test_an_error_of_ones_own_is_told_and_ends_the_process(tmp_path):
+    text = said(start(tmp_path, does="raise DataError('no shards')"), 1)
+    assert text == "mindpangu: error: rank 0: no shards\n"
+    assert told(tmp_path, 0)["error"] == "DataError: no shards"
 
 
-def test_an_error_of_ones_own_is_told_and_ends_the_process(tmp_path, end, capsys):
-    with pytest.raises(DataError), Watch(tmp_path, 0, 2, 60, end):
-        raise DataError("no shards")
-    assert json.loads((tmp_path / "rank_0.json").read_text())["error"] == "DataError: no shards"
-    assert capsys.readouterr().err == "mindpangu: error: rank 0: no shards\n"
-    assert end.codes == [1]
+def test_ctrl_c_is_told_as_what_it_is(tmp_path):
+    process = start(tmp_path)
+    wait_for(lambda: told(tmp_path, 0).get("step") == 18)
+    process.send_signal(signal.SIGINT)
+    said(process, -signal.SIGINT)
+    assert told(tmp_path, 0)["error"] == "KeyboardInterrupt: "
 
 
-def test_one_process_needs_no_watching(tmp_path, end):
-    with Watch(tmp_path / "none", 0, 1, 0.0, end):
+def test_a_rank_whose_watcher_is_killed_goes_on(tmp_path):
+    process = start(tmp_path, does="[(time.sleep(0.02), watch.now(step=step)) for step in range(150)]")
+    wait_for(lambda: told(tmp_path, 0))
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    assert said(process, 0) == ""
+
+
+def test_one_process_needs_no_watching(tmp_path):
+    with Watch(tmp_path / "none", 0, 1, 0.0):
         time.sleep(0.01)
     assert not (tmp_path / "none").exists()

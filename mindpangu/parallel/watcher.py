@@ -1,0 +1,122 @@
+"""The process that watches for one rank: run by `watch.Watch` as a script, with the standard library alone.
+
+A process of its own, because a rank that waits in MindSpore may hold Python's lock, and no thread of it runs then. It
+reads from its standard input what its rank does, and tells it in a file of the run's folder; it looks at the files of
+the others; and it ends its rank if one of them failed, died or hangs, or if its rank itself takes too long.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+INTERVAL_S = 0.5
+
+
+class Watcher:
+    """Tells what one rank does, and looks at the others.
+
+    Args:
+        folder: of this job, on a file system that all ranks see; empty or of an ended job.
+        rank, ranks: whom it watches for, of how many.
+        timeout: seconds that a rank may take for one thing.
+        silent: seconds without news after which a rank is lost; a shared file system may show its file late.
+    """
+
+    def __init__(self, folder: Path, rank: int, ranks: int, timeout: float, silent: float):
+        self._folder, self._rank, self._ranks, self._timeout, self._silent = folder, rank, ranks, timeout, silent
+        self._state = {"host": socket.gethostname(), "pid": 0, "step": 0, "doing": "the start"}
+        self._since = time.monotonic()
+        self._seen = dict.fromkeys(range(ranks), (0.0, time.monotonic()))
+
+    def watch(self, news: int) -> str | None:
+        """Returns when the rank has ended, or what is wrong: the rank has to be ended.
+
+        Args:
+            news: descriptor of what the rank says, a JSON object a line; it closes when the rank ends.
+        """
+        unread, next_look = b"", 0.0
+        while True:
+            if select.select([news], [], [], max(0.0, next_look - time.monotonic()))[0]:
+                received = os.read(news, 65536)
+                *lines, unread = (unread + received).split(b"\n")
+                for line in lines:
+                    self._state |= json.loads(line)
+                    self._since = time.monotonic()
+                if not received:
+                    self._tell(dead="ended" not in self._state)
+                    return None
+            if time.monotonic() >= next_look:
+                next_look = time.monotonic() + INTERVAL_S
+                self._tell()
+                if "ended" not in self._state and (problem := self._problem()):
+                    self._tell(ended=True, error=f"ended, because {problem}")
+                    return problem
+
+    def _problem(self) -> str | None:
+        taken = time.monotonic() - self._since
+        if taken > self._timeout:
+            return (
+                f"{self._state['doing']} in step {self._state['step']} takes longer than {self._timeout:.0f} s "
+                "(parallelism.timeout); a rank that does not come, or ranks that do not agree"
+            )
+        others = (rank for rank in range(self._ranks) if rank != self._rank)
+        return next(filter(None, map(self._problem_of, others)), None)
+
+    def _problem_of(self, rank: int) -> str | None:
+        """What is wrong with another rank, if anything is."""
+        try:
+            state = json.loads(self._file(rank).read_text())
+        except (OSError, ValueError):
+            return None  # it has not begun; whoever waits for it has a time-out
+        where = f"rank {rank} on {state['host']}"
+        last = f"its last step was {state['step']}, doing {state['doing']}"
+        if state.get("error"):
+            return None if state["error"].startswith("ended, because") else f"{where} failed: {state['error']} ({last})"
+        if state.get("ended"):
+            return None
+        if state.get("dead") or (state["host"] == self._state["host"] and not _lives(state["pid"])):
+            return f"{where} (process {state['pid']}) is dead; {last}"
+        beat, since = self._seen[rank]
+        if state["beat"] != beat:
+            self._seen[rank] = state["beat"], time.monotonic()
+        elif time.monotonic() - since > self._silent:
+            return f"{where} has not been heard of for {self._silent:.0f} s; {last}"
+        return None
+
+    def _tell(self, **more: object) -> None:
+        part = self._file(self._rank).with_suffix(".part")
+        with contextlib.suppress(OSError):  # a full disk is the checkpoint's to complain about
+            part.write_text(json.dumps(self._state | {"beat": time.time()} | more))
+            part.replace(self._file(self._rank))
+
+    def _file(self, rank: int) -> Path:
+        return self._folder / f"rank_{rank}.json"
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process of this machine lives; one that ended and was not waited for does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
+def main() -> None:
+    """watcher.py FOLDER RANK RANKS TIMEOUT SILENT PID"""
+    folder, rank, ranks, timeout, silent, pid = sys.argv[1:]
+    problem = Watcher(Path(folder), int(rank), int(ranks), float(timeout), float(silent)).watch(sys.stdin.fileno())
+    if problem:
+        print(f"mindpangu: error: rank {rank}: {problem}", file=sys.stderr, flush=True)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)  # it may be where no other signal is heard
+
+
+if __name__ == "__main__":
+    main()
