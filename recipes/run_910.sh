@@ -190,10 +190,16 @@ mindpangu_on_all_ranks() {
     PATH=$folder:$PATH command -v msrun >/dev/null || die "no msrun in $folder and none on PATH: is MindSpore whole?"
     log_folder=$(mindpangu config "${options[@]}" --get run_folder)/msrun_log
     say "Every rank logs to $log_folder; below: the first one of this node."
+    local status=0
     PATH=$folder:$PATH msrun --worker_num="$processes" --local_worker_num="$NPROC" --node_rank="$NODE_RANK" \
         --master_addr="$MASTER_ADDR" --master_port="$MASTER_PORT" --cluster_time_out="${CLUSTER_TIMEOUT:-600}" \
         --log_dir="$log_folder" --join=True --tail_worker_log=$((NODE_RANK * NPROC)) \
-        python -m mindpangu "$@"
+        python -m mindpangu "$@" || status=$?
+    if [ "$status" -ne 0 ]; then
+        # the first rank's log was above, and it may have been killed before it could say why
+        grep -hs '^mindpangu: error' "$log_folder"/worker_*.log | sort -u | head -n 8 >&2 || true
+    fi
+    return "$status"
 }
 
 # ---- From text to text -----------------------------------------------------------------------------------------------

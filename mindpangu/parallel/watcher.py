@@ -7,6 +7,7 @@ the others; and it ends its rank if one of them failed, died or hangs, or if its
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -29,13 +30,14 @@ class Watcher:
     """
 
     def __init__(self, folder: Path, rank: int, ranks: int, timeout: float, silent: float):
-        self._folder, self._rank, self._ranks, self._timeout, self._silent = folder, rank, ranks, timeout, silent
+        self._folder, self._rank, self._timeout, self._silent = folder, rank, timeout, silent
+        self._others = [other for other in range(ranks) if other != rank]
         self._state = {"host": socket.gethostname(), "pid": 0, "step": 0, "doing": "the start"}
         self._since = time.monotonic()
         self._seen = dict.fromkeys(range(ranks), (0.0, time.monotonic()))
 
     def watch(self, news: int) -> str | None:
-        """Returns when the rank has ended, or what is wrong: the rank has to be ended.
+        """Returns when the rank has ended or has to be ended: what is wrong, or None if it ended by itself.
 
         Args:
             news: descriptor of what the rank says, a JSON object a line; it closes when the rank ends.
@@ -49,14 +51,28 @@ class Watcher:
                     self._state |= json.loads(line)
                     self._since = time.monotonic()
                 if not received:
-                    self._tell(dead="ended" not in self._state)
-                    return None
+                    return self._ended()
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + INTERVAL_S
                 self._tell()
                 if "ended" not in self._state and (problem := self._problem()):
                     self._tell(ended=True, error=f"ended, because {problem}")
                     return problem
+
+    def _ended(self) -> str | None:
+        """The last words of a rank that is no more. msrun kills all ranks a second after one of them died: then that
+        one is to be named, not those that went after it."""
+        died = time.time()
+        if "ended" in self._state:
+            self._tell()
+            return None
+        self._tell(beat=died, dead=True)
+        time.sleep(3 * INTERVAL_S)
+        first = (self._problem_of(rank, died) for rank in self._others)
+        return next(filter(None, first), None) or (
+            f"(process {self._state['pid']}) was killed, often for want of memory, or crashed; its last step was "
+            f"{self._state['step']}, doing {self._state['doing']}"
+        )
 
     def _problem(self) -> str | None:
         taken = time.monotonic() - self._since
@@ -65,11 +81,10 @@ class Watcher:
                 f"{self._state['doing']} in step {self._state['step']} takes longer than {self._timeout:.0f} s "
                 "(parallelism.timeout); a rank that does not come, or ranks that do not agree"
             )
-        others = (rank for rank in range(self._ranks) if rank != self._rank)
-        return next(filter(None, map(self._problem_of, others)), None)
+        return next(filter(None, map(self._problem_of, self._others)), None)
 
-    def _problem_of(self, rank: int) -> str | None:
-        """What is wrong with another rank, if anything is."""
+    def _problem_of(self, rank: int, until: float = math.inf) -> str | None:
+        """What is wrong with another rank, if anything is; of ranks that died, only those that died before `until`."""
         try:
             state = json.loads(self._file(rank).read_text())
         except (OSError, ValueError):
@@ -79,6 +94,8 @@ class Watcher:
         if state.get("error"):
             return None if state["error"].startswith("ended, because") else f"{where} failed: {state['error']} ({last})"
         if state.get("ended"):
+            return None
+        if state.get("dead") and state["beat"] >= until:
             return None
         if state.get("dead") or (state["host"] == self._state["host"] and not _lives(state["pid"])):
             return f"{where} (process {state['pid']}) is dead; {last}"
@@ -92,7 +109,7 @@ class Watcher:
     def _tell(self, **more: object) -> None:
         part = self._file(self._rank).with_suffix(".part")
         with contextlib.suppress(OSError):  # a full disk is the checkpoint's to complain about
-            part.write_text(json.dumps(self._state | {"beat": time.time()} | more))
+            part.write_text(json.dumps({"beat": time.time()} | self._state | more))
             part.replace(self._file(self._rank))
 
     def _file(self, rank: int) -> Path:
@@ -114,7 +131,7 @@ def main() -> None:
     problem = Watcher(Path(folder), int(rank), int(ranks), float(timeout), float(silent)).watch(sys.stdin.fileno())
     if problem:
         print(f"mindpangu: error: rank {rank}: {problem}", file=sys.stderr, flush=True)
-        with contextlib.suppress(ProcessLookupError):
+        if os.getppid() == int(pid):
             os.kill(int(pid), signal.SIGKILL)  # it may be where no other signal is heard
 
 

@@ -80,7 +80,8 @@ def test_a_killed_rank_is_named_and_the_training_goes_on(overrides, straight, tm
 @pytest.mark.slow
 def test_the_script_starts_a_killed_training_again(overrides, straight, tmp_path):
     words = words_of(overrides("killed") | {"training.restarts": 1})[1:]
-    command = ["bash", "recipes/run_cpu_cluster.sh", "2", *map(str, words)]
+    (tmp_path / "empty.yaml").write_text("{}\n")  # the defaults, as in `straight`
+    command = ["bash", "recipes/run_cpu_cluster.sh", "2", "--config", str(tmp_path / "empty.yaml"), *map(str, words)]
     environment = os.environ | {"MINDPANGU_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     with (tmp_path / "log.txt").open("w") as log:
         process = subprocess.Popen(
@@ -89,5 +90,6 @@ def test_the_script_starts_a_killed_training_again(overrides, straight, tmp_path
     kill(process, tmp_path / "killed", 1)
     assert finish(process, tmp_path, 2 * SECONDS) == 0
     log = (tmp_path / "log.txt").read_text()
+    assert "is dead; its last step was " in log
     assert "it goes on from the last checkpoint, restart 1 of 1" in log
     assert losses_of(tmp_path / "killed") == straight

@@ -64,7 +64,18 @@ def test_a_killed_rank_is_named_by_the_other(tmp_path, does):
     two.kill()
     text = said(one)
     assert f"rank 0: rank 1 on {socket.gethostname()} (process {two.pid}) is dead; its last step was 18, doing" in text
-    two.communicate()
+    assert f"rank 1: (process {two.pid}) was killed, often for want of memory, or crashed" in said(two)
+
+
+def test_where_all_are_killed_at_once_the_first_one_is_named(tmp_path):
+    """As msrun does it: it kills the others before they could have seen why."""
+    one, two = start(tmp_path, 0), start(tmp_path, 1)
+    wait_for(lambda: told(tmp_path, 1).get("step") == 18 and told(tmp_path, 0).get("step") == 18)
+    two.kill()
+    time.sleep(0.05)
+    one.kill()
+    assert f"rank 0: rank 1 on {socket.gethostname()} (process {two.pid}) is dead" in said(one)
+    assert f"rank 1: (process {two.pid}) was killed" in said(two)
 
 
 def wait_for(condition, seconds=20):
