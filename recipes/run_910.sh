@@ -44,7 +44,7 @@ environment: Ascend (start this script on every node)
     NPROC                  processes of this node, one an NPU          (all NPUs that are visible, else 8)
     CLUSTER_TIMEOUT        seconds in which all nodes must start       (600)
     HCCL_CONNECT_TIMEOUT   seconds a link may take, 120 to 7200        (1200: ranks compile at different speeds)
-    HCCL_EXEC_TIMEOUT      seconds a collective may take               (1800)
+    HCCL_EXEC_TIMEOUT      seconds a collective may take               (3600: above parallelism.timeout)
     HCCL_BUFFSIZE          MB a communication group, same on all ranks (200)
     HCCL_DETERMINISTIC     true: sums in a fixed order, slower         (false)
     HCCL_SOCKET_IFNAME     network card of this host, or HCCL_IF_IP    (HCCL's choice)
@@ -147,7 +147,7 @@ set_up_cluster() {
     # The default of 120 s is shorter than the difference between the compile times of two ranks.
     export HCCL_CONNECT_TIMEOUT=${HCCL_CONNECT_TIMEOUT:-1200}
     require_number HCCL_CONNECT_TIMEOUT 120 7200
-    export HCCL_EXEC_TIMEOUT=${HCCL_EXEC_TIMEOUT:-1800}
+    export HCCL_EXEC_TIMEOUT=${HCCL_EXEC_TIMEOUT:-3600}
     # Too small a buffer shows as "MTE out of range"; ranks that differ hang.
     export HCCL_BUFFSIZE=${HCCL_BUFFSIZE:-200}
     # true makes a resumed run repeat bit for bit on the NPU too.
@@ -188,7 +188,7 @@ mindpangu_on_all_ranks() {
     [ "$("$folder/python" -c "$identity" 2>/dev/null)" = "$("$PYTHON" -c "$identity")" ] ||
         die "msrun starts workers as 'python', but $folder/python is not $PYTHON: use an environment that has it"
     PATH=$folder:$PATH command -v msrun >/dev/null || die "no msrun in $folder and none on PATH: is MindSpore whole?"
-    log_folder=$(mindpangu config "${options[@]}" --get run_folder)/msrun_log
+    log_folder=$(mindpangu config "${options[@]}" --get run_folder)/$log_name
     say "Every rank logs to $log_folder; below: the first one of this node."
     local status=0
     PATH=$folder:$PATH msrun --worker_num="$processes" --local_worker_num="$NPROC" --node_rank="$NODE_RANK" \
@@ -214,23 +214,35 @@ mindpangu data prepare "${options[@]}"
 # Which expert serves which token is decided now, before the first step, and never changes.
 mindpangu routing build "${options[@]}"
 
-# Trains; after a failure goes on from the last checkpoint, training.restarts times. Ctrl-C and a stop by a signal (130)
-# are no failures.
+# Trains; after a failure goes on from the last checkpoint, training.restarts times. A stop by a signal (130) is no
+# failure, and what fails before its first step would fail again.
 train_with_restarts() {
-    local restarts resume=() status left
+    local restarts resume=() status left run_folder steps
     restarts=$(mindpangu config "${options[@]}" --get training.restarts)
+    run_folder=$(mindpangu config "${options[@]}" --get run_folder)
     for ((left = restarts; ; left--)); do
-        status=0
+        status=0 steps=$(count_steps "$run_folder")
+        rm -f "$run_folder/.stopped"
         if [ "$processes" -eq 1 ]; then
             mindpangu train "${train_options[@]}" ${resume[@]+"${resume[@]}"} || status=$?
         else
+            log_name=msrun_log
+            [ "$left" -eq "$restarts" ] || log_name=msrun_log_restart_$((restarts - left))
             mindpangu_on_all_ranks train "${train_options[@]}" ${resume[@]+"${resume[@]}"} || status=$?
+            if [ -e "$run_folder/.stopped" ]; then status=130; fi # msrun makes a 1 of it
         fi
         if [ "$status" -eq 0 ] || [ "$status" -eq 130 ] || [ "$left" -le 0 ]; then return "$status"; fi
+        if [ "$(count_steps "$run_folder")" = "$steps" ]; then
+            warn 'training failed before its first step: it is not started again'
+            return "$status"
+        fi
         warn "training failed (exit code $status); it goes on from the last checkpoint, restart $((restarts - left + 1)) of $restarts"
         resume=(--resume)
     done
 }
+
+# How much a training has written about its steps.
+count_steps() { wc -c 2>/dev/null <"$1/metrics.jsonl" || echo 0; }
 
 train_with_restarts
 # On a CPU one process has the whole model, whatever ranks it was trained on.

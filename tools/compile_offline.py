@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from ascend_offline import cann_stub
 from ascend_offline.simulation import join_simulated_ranks, prepare, run_inside
 
+from mindpangu.cli.main import split_overrides
 from mindpangu.config import Config, load_config
 from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
@@ -45,10 +46,10 @@ def main() -> None:
     parser.add_argument("--rank", type=int, nargs="+", default=[0], help="which of them to compile (0)")
     parser.add_argument("--order", action="store_true", help="print collectives and matrix products in their order")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    options, rest = parser.parse_known_args()
+    words, overrides = split_overrides(sys.argv[1:])
+    options = parser.parse_args(words)
     try:
-        overrides = dict(zip((key.removeprefix("--") for key in rest[::2]), rest[1::2], strict=True))
-        config = on_ranks(load_config(options.config, overrides), options.ranks)
+        config = on_ranks(load_config(options.config, dict(overrides)), options.ranks)
         if options.inside:
             join_simulated_ranks()
             from ascend_offline.compile_step import compile_step
@@ -59,12 +60,18 @@ def main() -> None:
         print(f"mesh: {mesh.describe()}")
         if outside := [rank for rank in options.rank if not 0 <= rank < mesh.size]:
             raise MindPanguError(f"--rank {outside[0]} is not one of the {mesh.size} ranks, 0 to {mesh.size - 1}")
+        inside = [
+            "--inside",
+            "--config",
+            str(options.config.resolve()),
+            *(f"--{key}={value}" for key, value in overrides),
+        ]
+        if options.ranks is not None:
+            inside += ["--ranks", str(options.ranks)]
         differ = 0
         for rank in options.rank:
             budget = budget_of(config, rank)
-            differ += describe(config, rank, compile_apart(sys.argv[1:], rank, mesh.size), budget, options.order)
-    except ValueError as error:
-        sys.exit(f"compile_offline: options after --config are pairs of --section.key and a value ({error})")
+            differ += describe(config, rank, compile_apart(inside, rank, mesh.size), budget, options.order)
     except (MindPanguError, cann_stub.StubError, RuntimeError) as error:
         sys.exit(f"compile_offline: {error}")
     if differ:
@@ -88,8 +95,7 @@ def on_ranks(config: Config, ranks: int | None) -> Config:
 
 def compile_apart(arguments: list[str], rank: int, ranks: int) -> dict:
     """What `compile_step` finds, in a process that believes to be this rank."""
-    config = Path(arguments[arguments.index("--config") + 1]).resolve()
-    command = [str(Path(__file__).resolve()), *arguments, "--inside", "--config", str(config), "--rank", str(rank)]
+    command = [str(Path(__file__).resolve()), *arguments, "--rank", str(rank)]
     with tempfile.TemporaryDirectory() as folder:
         environment = prepare(Path(folder), ranks) | {"RANK_ID": str(rank)}
         try:

@@ -17,6 +17,7 @@ _FREE_SECTIONS = ("checkpoint", "monitor", "parallelism")
 _FREE_KEYS = (
     "training.steps",
     "training.restarts",
+    "training.recompute",
     "training.run_name",
     "training.output_dir",
     "experts.host_threads",

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a locale without UTF-8 must not end a training
             stream.reconfigure(errors="backslashreplace")
-    words, overrides = _split_overrides(sys.argv[1:] if arguments is None else arguments)
+    words, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
     options = _build_parser().parse_args(words)
     try:
         settings = load_config(_config_file(options), dict(overrides))
@@ -93,7 +93,7 @@ def _config_file(options: argparse.Namespace) -> Path | None:
     return options.config
 
 
-def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """(options of the verb, dotted overrides). --section.key value and --section.key=value may stand anywhere."""
     words: list[str] = []
     overrides: list[tuple[str, str]] = []

@@ -36,12 +36,14 @@ def run(options: argparse.Namespace, config: Config) -> int:
     processes = start_processes(config)
     with processes.watched(folder.watch, config.parallelism.timeout):
         processes.self_test()
+        processes.now(doing="opening the run")
         opened = training.open_run(config, processes)
         finished = training.train(opened, options.resume, options.load)
     if not is_first:
         return 0
     write_report(folder)
     if finished < config.training.steps:
+        folder.stopped.touch()
         print(f"train: stopped after step {finished}; the same command with --resume goes on")
         return 130
     print(f"train: done → {folder.root} (loss.png, report.md, metrics.jsonl, checkpoint/)")

@@ -65,6 +65,11 @@ class RunFolder:
         return self.root / "routing.png"
 
     @property
+    def stopped(self) -> Path:
+        """There if the last training was stopped by a signal: msrun does not pass the exit code that says so."""
+        return self.root / ".stopped"
+
+    @property
     def watch(self) -> Path:
         return self.root / ".watch"
 

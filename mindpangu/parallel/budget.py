@@ -18,7 +18,7 @@ from mindpangu.parallel.sharding import share
 FLOAT = 4
 
 Key = tuple[str, str, str]
-"""(compiled function, collective, kind of group: "tensor", "exchange" or "data")."""
+"""(compiled function, collective, kind of group: "tensor", "exchange", "data" or "replicas")."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Budget:
         weights, moments: bytes of these and of their Adam moments, float32.
         slabs: bytes of the experts that a micro-batch takes; their gradients are as large.
         collectives: (times, bytes that the rank gives to all of them). An exchange of rows counts what fits its
-            smallest buffer. Sums of single numbers, and of the gradients of replicated experts, are not there: they
-            are few, or depend on what a step activates.
+            smallest buffer; "expert_sum" is for the experts of one layer and domain, of those that a step activates.
+            Sums of single numbers are not there.
     """
 
     parameters: int
@@ -67,6 +67,9 @@ def budget_of(config: Config, rank: int = 0) -> Budget:
         if count:
             times[function, operator, kind] += count
             found[function, operator, kind] += size
+    if mesh.replicas > 1:
+        of_layer = _slabs(config, mesh) // _bytes(config) // (config.model.rre_layers * config.data.domains_per_step)
+        collectives.append(("expert_sum", "AllReduce", "replicas", 4, of_layer * FLOAT))
     parameters = sizes["divided"] + sizes["whole"]
     return Budget(
         parameters=parameters,
@@ -111,12 +114,7 @@ def _slabs(config: Config, mesh: Mesh) -> int:
     model = config.model
     of_expert = 2 * model.hidden_size * model.ffn_hidden_size + model.ffn_hidden_size + model.hidden_size
     experts = max(domain.num_experts for domain in build_domains(config)) // mesh.members
-    return model.rre_layers * _slots(config, mesh) * experts * of_expert // mesh.tensor * _bytes(config)
-
-
-def _slots(config: Config, mesh: Mesh) -> int:
-    """Domain slots of a micro-batch; ranks that exchange tokens may be of several groups of domains."""
-    return config.data.domains_per_step * (config.data.domain_groups // mesh.sub_groups if mesh.members > 1 else 1)
+    return model.rre_layers * config.data.domains_per_step * experts * of_expert // mesh.tensor * _bytes(config)
 
 
 def _of_tensor_group(config: Config, mesh: Mesh) -> list[tuple[str, str, str, int, int]]:

@@ -66,9 +66,11 @@ class Processes:
         """Meanwhile each rank watches the others; see `watch`.
 
         Args:
-            folder: for the files of this; on a file system that all ranks see.
+            folder: for the files of this; on a file system that all ranks see. Each job has its own folder in it: one
+                that is started by mistake does not disturb the first.
             timeout: seconds that a rank may take for one thing.
         """
+        folder = folder / _job()
         if self.is_first:
             shutil.rmtree(folder, ignore_errors=True)  # of an earlier job
         self.wait()
@@ -176,6 +178,11 @@ def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
     return processes
 
 
+def _job() -> str:
+    """What only the processes of this job have in common: msrun tells all of them the same address."""
+    return os.environ.get(JOB_VARIABLE) or "-".join(os.environ.get(f"MS_SCHED_{part}", "") for part in ("HOST", "PORT"))
+
+
 def _warn_of_910a(kind: str, members: Ranks) -> None:
     if rule := broken_rule_of_910a(members):
         _log.warning("%s group of ranks %s: %s, which HCCL does not allow on 910A", kind, list(members), rule)
@@ -188,13 +195,11 @@ def _exchange_group(config: Config, processes: Processes) -> Group | None:
         return None
     if config.context.device_target == "Ascend" and config.parallelism.exchange == "group":
         _warn_of_910a("exchange", members)
-    # msrun tells every process of a job the same address
-    job = os.environ.get(JOB_VARIABLE) or "-".join(os.environ.get(f"MS_SCHED_{part}", "") for part in ("HOST", "PORT"))
     return join(
         f"exchange_{members[0]}",
         members.index(rank),
         len(members),
-        job=job,
+        job=_job(),
         ranks=list(members),
         nodes=list(mesh.node_exchange_group(rank)) if mesh.tensor > 1 else None,
         whole_nodes=config.parallelism.exchange == "node",

@@ -109,6 +109,7 @@ def _train_alone(run: Run, resume: bool, load: Path | None, say: Callable[[str],
     finished, loaded, previous = 0, None, None
     if newest is not None:
         reader = CheckpointReader(newest)
+        processes.now(reader.step, "reading the checkpoint")
         finished, state, loaded = resume_training(reader, train_step, digests)
         loader.load_state(state)
         previous = SavedExperts(reader, model.store.step_counts.copy())
@@ -138,6 +139,7 @@ def _train_alone(run: Run, resume: bool, load: Path | None, say: Callable[[str],
     callbacks = [MetricsFile(folder.metrics), progress] if processes.is_first else [progress]
     saver = CheckpointSaver(folder, train_step, digests, loaded, previous, progress.on_message)
     stream = StepStream(loader, model)
+    processes.now(doing="preparing the first step")
     try:
         train_step.prepare()
         return run_steps(train_step, stream, finished + 1, callbacks, saver)

@@ -91,6 +91,7 @@ class CheckpointSaver:
         if self._saving is None:
             return
         saving, self._saving = self._saving, None
+        self._train_step.processes.now(doing=f"writing the checkpoint of step {self._writer.step}")
         try:
             wait([saving])
         except KeyboardInterrupt:

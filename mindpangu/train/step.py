@@ -81,14 +81,19 @@ class TrainStep:
         self.updates = 0
 
     def prepare(self) -> None:
-        """Compiles the upper step for every capacity of an exchange: no rank is to wait for another one's compiler in
-        the midst of training. All ranks have to call it."""
-        group, config, store = self.processes.exchange, self.config, self.model.store
-        if group is None:
+        """Compiles the upper step for every embedding slot and every capacity of an exchange: no rank is to wait for
+        another one's compiler in the midst of training. All ranks have to call it."""
+        if self.processes.exchange is None:
             return
+        store, domains = self.model.store, self.model.domains
+        of_slot = {domains[domain].embedding_slot: domain for domain in range(len(domains)) if store.share.has(domain)}
+        for domain in of_slot.values():
+            self._prepare(domain)
+
+    def _prepare(self, domain: int) -> None:
+        group, config, store = self.processes.exchange, self.config, self.model.store
         batch, length, slots = config.training.local_batch_size, config.model.seq_length, self.model.num_slots
         tokens_BS, slots_B = np.zeros((batch, length), np.int32), np.zeros(batch, np.int32)
-        domain = int(np.flatnonzero(store.exists_LDA.any((0, 2)))[0])
         plan = self.model.plan(tokens_BS, (domain,) * slots, slots_B)
         planned = own_exchange(store.num_layers, slots, store.group_size, batch * length, group.rank, group.size)
         plan = replace(plan, tables_LDV=np.full_like(plan.tables_LDV, store.first))

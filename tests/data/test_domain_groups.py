@@ -1,5 +1,6 @@
 """Which domains train side by side: equal groups, the tolerance, and a stream that follows the weights."""
 
+import itertools
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from mindpangu.config import load_config
 from mindpangu.data.domain_groups import domain_groups, group_domains
+from mindpangu.data.mixture import Phase
 from mindpangu.data.schedule import build_schedules
 from mindpangu.domains import build_domains
 from mindpangu.errors import ConfigError
@@ -17,13 +19,54 @@ from mindpangu.experts.share import ExpertShare
 from mindpangu.parallel.mesh import Mesh
 
 
-def names_of(weights):
-    return [f"d{number}" for number in range(len(weights))]
+def grouped(weights, num_groups, tolerance=0.01, phases=()):
+    names = [f"d{number}" for number in range(len(weights))]
+    every = [
+        Phase(f"phase {number}", number, tuple(map(Fraction, each))) for number, each in enumerate((*phases, weights))
+    ]
+    return group_domains(every, names, num_groups, tolerance)
+
+
+def worst_miss(weights, groups):
+    of_groups = [sum(weights[domain] for domain in group) for group in groups]
+    if not all(of_groups):
+        return 1.0
+    return max(
+        abs(weights[domain] / of_group / len(groups) - weights[domain] / sum(weights))
+        for group, of_group in zip(groups, of_groups, strict=True)
+        for domain in group
+    )
+
+
+@given(st.data())
+def test_weights_are_refused_only_if_no_assignment_meets_them(data):
+    num_groups, count = data.draw(st.integers(2, 3)), data.draw(st.integers(3, 6))
+    phases = [
+        data.draw(st.lists(st.integers(0, 9), min_size=count, max_size=count).filter(any))
+        for _ in range(data.draw(st.integers(1, 2)))
+    ]
+    tolerance = data.draw(st.sampled_from([0.0, 0.01, 0.05]))
+    assignments = [
+        [[domain for domain in range(count) if chosen[domain] == group] for group in range(num_groups)]
+        for chosen in itertools.product(range(num_groups), repeat=count)
+    ]
+    possible = any(all(worst_miss(phase, groups) <= tolerance for phase in phases) for groups in assignments)
+    if possible:
+        groups = grouped(phases[-1], num_groups, tolerance, phases[:-1])
+        assert all(worst_miss(phase, groups) <= tolerance for phase in phases)
+    else:
+        with pytest.raises(ConfigError, match=r"data\.domain_groups"):
+            grouped(phases[-1], num_groups, tolerance, phases[:-1])
+
+
+def test_a_first_phase_decides_with_whom_domains_are_grouped():
+    assert grouped([1, 1, 1, 1], 2, 0.0, [[1, 0, 1, 0]]) in (((0, 1), (2, 3)), ((0, 3), (1, 2)))
+    assert grouped([1, 1, 1, 1], 2, 0.0, [[1, 1, 0, 0]]) in (((0, 2), (1, 3)), ((0, 3), (1, 2)))
 
 
 @given(st.lists(st.integers(50, 100), min_size=8, max_size=40), st.integers(2, 4))
 def test_groups_are_even_and_every_share_is_met(weights, num_groups):
-    groups = group_domains([Fraction(weight) for weight in weights], names_of(weights), num_groups, 0.05)
+    groups = grouped(weights, num_groups, 0.05)
     assert sorted(domain for group in groups for domain in group) == list(range(len(weights)))
     assert max(map(len, groups)) - min(map(len, groups)) <= num_groups
     for group in groups:
@@ -35,24 +78,21 @@ def test_groups_are_even_and_every_share_is_met(weights, num_groups):
 def test_sigmas_forty_domains_have_four_groups_of_ten():
     chance = np.random.default_rng(0)
     weights = [Fraction(str(round(weight, 3))) for weight in chance.lognormal(0, 0.7, 40)]
-    groups = group_domains(weights, names_of(weights), 4, 0.01)
+    groups = grouped(weights, 4)
     assert [len(group) for group in groups] == [10] * 4
-    assert groups == group_domains(weights, names_of(weights), 4, 0.01)
+    assert groups == grouped(weights, 4)
 
 
 def test_one_group_has_all():
-    assert group_domains([Fraction(5), Fraction(1)], ["a", "b"], 1, 0.0) == ((0, 1),)
+    assert grouped([5, 1], 1, 0.0) == ((0, 1),)
 
 
 def test_groups_may_be_uneven_where_weights_ask_for_it():
-    assert group_domains([Fraction(4), Fraction(2), Fraction(1), Fraction(1)], list("abcd"), 2, 0.0) == (
-        (0,),
-        (1, 2, 3),
-    )
+    assert grouped([4, 2, 1, 1], 2, 0.0) == ((0,), (1, 2, 3))
 
 
 def test_domains_that_are_not_trained_are_spread():
-    groups = group_domains([Fraction(weight) for weight in (1, 1, 0, 0)], list("abcd"), 2, 0.0)
+    groups = grouped([1, 1, 0, 0], 2, 0.0)
     assert sorted(map(len, groups)) == [2, 2]
 
 
@@ -69,7 +109,7 @@ def test_domains_that_are_not_trained_are_spread():
 )
 def test_weights_that_do_not_divide_are_refused(weights, num_groups, words):
     with pytest.raises(ConfigError, match=words):
-        group_domains([Fraction(weight) for weight in weights], names_of(weights), num_groups, 0.01)
+        grouped(weights, num_groups)
 
 
 def test_a_step_has_the_micro_batches_of_every_group_and_follows_the_weights(make_config):

@@ -88,15 +88,15 @@ def test_weights_of_a_phase_that_cannot_be_met_are_refused(make_config, phase, m
 
 def test_groups_of_domains_are_the_same_in_all_phases(make_config):
     groups = {"domain_groups": 2, "mixture_tolerance": 0.05}
-    config = configured(make_config, [PhaseConfig(4, {"zh": 1.05, "en": 1})], **groups)
-    domains = build_domains(config)
-    pairs = [{domains[domain].name for domain in group} for group in domain_groups(config, domains)]
-    (with_zh,) = [pair for pair in pairs if "zh" in pair]
-    if "en" in with_zh:
-        pytest.fail("the groups of this test are not what it needs")
-    config = configured(make_config, [PhaseConfig(4, dict.fromkeys(with_zh, 1.0))], **groups)
+    for pair in (("zh", "en"), ("zh", "code"), ("bilingual", "zh")):
+        config = configured(make_config, [PhaseConfig(4, dict.fromkeys(pair, 1.0))], **groups)
+        domains = build_domains(config)
+        assert all(
+            len({domains[domain].name for domain in group} & set(pair)) == 1 for group in domain_groups(config, domains)
+        )
+    config = configured(make_config, [PhaseConfig(4, {"zh": 2.0, "en": 1.0})], **groups)
     with pytest.raises(ConfigError, match=r"data.phases\[0\].mixture does not divide into 2 equal groups"):
-        domain_groups(config, domains)
+        domain_groups(config, build_domains(config))
 
 
 def test_unknown_names_and_keys_of_a_phase_are_named():

@@ -57,7 +57,7 @@ def assert_same(trained, ranks, layout, steps=STEPS, **options):
     return several
 
 
-@pytest.mark.parametrize("layout", ["tensor", "expert"])
+@pytest.mark.parametrize("layout", TWO)
 def test_two_processes(trained, layout):
     found = assert_same(trained, 2, TWO[layout], FEW)
     assert (found[0]["bytes_sent"] > 0) == (layout == "expert")

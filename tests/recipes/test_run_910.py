@@ -5,6 +5,7 @@ Real installations are tried by `.ci/run` on a clean clone.
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,7 +31,7 @@ case "$1 $2" in
         if [ "$1" = config ]; then
             case "${{*: -1}}" in
                 context.device_target) echo "${{DEVICE:-CPU}}" ;;
-                run_folder) echo results/trial ;;
+                run_folder) echo "${{RUN_FOLDER:-results/trial}}" ;;
                 training.restarts) echo "${{RESTARTS:-0}}" ;;
             esac
             exit 0
@@ -43,6 +44,8 @@ esac
 MSRUN = """#!/usr/bin/env bash
 printf '%s\\n' "$@" > "$NOTES/msrun"
 echo "$*" >> "$NOTES/msruns"
+if [ -n "${MSRUN_STEPS:-}" ]; then echo "{}" >> "$MSRUN_STEPS/metrics.jsonl"; fi
+if [ -n "${MSRUN_STOPPED:-}" ]; then touch "$MSRUN_STOPPED/.stopped"; fi
 env | grep -E '^(HCCL|ASCEND|GLOG|OMP)' > "$NOTES/env"
 command -v python > "$NOTES/worker"
 exit "${MSRUN_EXIT:-0}"
@@ -245,17 +248,30 @@ def test_a_cpu_cluster_wants_a_number(machine, number):
 
 
 @pytest.mark.skipif(HAS_ASCEND, reason="this host has NPUs or CANN")
-def test_a_training_that_fails_goes_on_from_its_checkpoint(machine):
-    done = run_cpu_cluster(machine, "2", MSRUN_EXIT="9", RESTARTS="2")
+def test_a_training_that_fails_goes_on_from_its_checkpoint(machine, tmp_path):
+    folder = {"RUN_FOLDER": str(tmp_path), "MSRUN_STEPS": str(tmp_path)}
+    done = run_cpu_cluster(machine, "2", MSRUN_EXIT="9", RESTARTS="2", **folder)
     assert done.returncode == 9
     runs = machine.noted("msruns")
     assert ["--resume" in run for run in runs] == [False, True, True]
+    logs = [re.search(r"--log_dir=(\S+)", run)[1] for run in runs]
+    assert logs == [f"{tmp_path}/msrun_log{end}" for end in ("", "_restart_1", "_restart_2")]
     assert "it goes on from the last checkpoint, restart 2 of 2" in done.stderr
 
 
 @pytest.mark.skipif(HAS_ASCEND, reason="this host has NPUs or CANN")
-def test_a_training_that_was_stopped_is_not_started_again(machine):
-    assert run_cpu_cluster(machine, "2", MSRUN_EXIT="130", RESTARTS="2").returncode == 130
+def test_a_training_that_fails_before_its_first_step_is_not_started_again(machine):
+    done = run_cpu_cluster(machine, "2", MSRUN_EXIT="9", RESTARTS="2")
+    assert done.returncode == 9
+    assert len(machine.noted("msruns")) == 1
+    assert "failed before its first step" in done.stderr
+
+
+@pytest.mark.skipif(HAS_ASCEND, reason="this host has NPUs or CANN")
+def test_a_training_that_was_stopped_is_not_started_again(machine, tmp_path):
+    folder = {"RUN_FOLDER": str(tmp_path), "MSRUN_STEPS": str(tmp_path), "MSRUN_STOPPED": str(tmp_path)}
+    done = run_cpu_cluster(machine, "2", MSRUN_EXIT="1", RESTARTS="2", **folder)
+    assert done.returncode == 130
     assert len(machine.noted("msruns")) == 1
 
 
@@ -283,7 +299,7 @@ def test_one_node_prepares_then_starts_msrun_over_all_its_npus(cluster):
     assert cluster.noted("worker") == [str(cluster.bin / "python")]
     assert {
         "HCCL_CONNECT_TIMEOUT=1200",
-        "HCCL_EXEC_TIMEOUT=1800",
+        "HCCL_EXEC_TIMEOUT=3600",
         "HCCL_BUFFSIZE=200",
         "HCCL_DETERMINISTIC=false",
         "ASCEND_RT_VISIBLE_DEVICES=0,1,2,3,4,5,6,7",

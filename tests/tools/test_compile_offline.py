@@ -88,12 +88,12 @@ def test_the_graphs_of_a_rank_agree_with_the_arithmetic(stubs, recipe, ranks):
         (["--ranks", 12], "--ranks 12 is no multiple of parallelism.tensor_parallel 8"),
         (["--rank", 8], "--rank 8 is not one of the 8 ranks, 0 to 7"),
         (["--model.hiden_size", 8], "unknown key model.hiden_size"),
-        (["--training.steps"], "pairs of --section.key and a value"),
-        (["--model.rre_layers", 0], "dense model"),
+        (["--training.steps"], "unrecognized arguments: --training.steps"),
+        (["--model.rre_layers=0"], "dense model"),
     ],
 )
 def test_a_wrong_option_is_named(arguments, message):
-    done = compile_offline("--config", "recipes/pangu_sigma_node.yaml", *arguments)
-    assert done.returncode == 1
+    done = compile_offline("--config=recipes/pangu_sigma_node.yaml", *arguments)
+    assert done.returncode in (1, 2)
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -20,6 +20,8 @@ from mindpangu.config import Config
 from mindpangu.data.domain_groups import domain_groups
 from mindpangu.data.route_plan import capacities
 from mindpangu.domains import build_domains
+from mindpangu.experts import SLAB_TENSORS
+from mindpangu.experts.modes import summing
 from mindpangu.experts.share import ExpertShare
 from mindpangu.model import layers
 from mindpangu.model.decoder import Decoder
@@ -59,6 +61,9 @@ def compile_step(config: Config, rank: int) -> dict:
         "upper_step": _compiled(functions.upper_step, 0, capacity, *inputs, *slabs),
         "lower_backward": _compiled(functions.lower_backward, rows_BS, rows_BS, h_TH),
     } | _optimizer(config, decoder, processes)
+    if processes.replicas.size > 1:
+        of_layer = [np.zeros(slab.shape, np.float32) for slab in slabs[: len(SLAB_TENSORS)]]
+        found["expert_sum"] = _compiled(summing(processes.replicas), of_layer)
     return {
         "functions": found, "groups": groups, "operators": backends.describe(), "slabs": len(slabs),
         "parameters": sum(parameter.size for parameter in decoder.parameters.values()),
@@ -70,12 +75,11 @@ def _slabs(config: Config, mesh: Mesh, rank: int) -> list[Tensor]:
     model, domains = config.model, build_domains(config)
     share = ExpertShare.of(mesh, mesh.place(rank), domain_groups(config, domains))
     count = len(share.experts(max(domain.num_experts for domain in domains)))
-    together = config.data.domain_groups // mesh.sub_groups if mesh.members > 1 else 1
     hidden, inner = model.hidden_size, model.ffn_hidden_size
     shapes = {"up": (hidden, inner), "up_bias": (inner,), "down": (inner, hidden), "down_bias": (hidden,)}
     return [
         _zeros((count, *share.part(name, shape).part_shape), expert_dtype(config))
-        for _ in range(model.rre_layers * config.data.domains_per_step * together)
+        for _ in range(model.rre_layers * config.data.domains_per_step)
         for name, shape in shapes.items()
     ]
 
