@@ -54,8 +54,7 @@ def budget_of(config: Config, rank: int = 0) -> Budget:
     divided = [shape for shape in shapes if _is_divided(config, mesh, shape)]
     whole = [shape for shape in shapes if not _is_divided(config, mesh, shape)]
     sizes = {name: sum(map(_size, group)) for name, group in (("divided", divided), ("whole", whole))}
-    found: Counter[Key] = Counter()
-    times: Counter[Key] = Counter()
+    times, found = Counter(), Counter()
     collectives = [*_of_tensor_group(config, mesh), *_of_exchange(config, mesh)]
     if mesh.data > 1:
         collectives += [
@@ -63,13 +62,13 @@ def budget_of(config: Config, rank: int = 0) -> Budget:
             ("sum_whole", "AllReduce", "data", len(whole), sizes["whole"] * FLOAT),
             ("update", "AllGather", "data", len(divided), sizes["divided"] // mesh.data * FLOAT),
         ]
+    if mesh.replicas > 1:
+        of_layer = _slabs(config, mesh) // _bytes(config) // (config.model.rre_layers * config.data.domains_per_step)
+        collectives.append(("expert_sum", "AllReduce", "replicas", 4, of_layer * FLOAT))
     for function, operator, kind, count, size in collectives:
         if count:
             times[function, operator, kind] += count
             found[function, operator, kind] += size
-    if mesh.replicas > 1:
-        of_layer = _slabs(config, mesh) // _bytes(config) // (config.model.rre_layers * config.data.domains_per_step)
-        collectives.append(("expert_sum", "AllReduce", "replicas", 4, of_layer * FLOAT))
     parameters = sizes["divided"] + sizes["whole"]
     return Budget(
         parameters=parameters,
