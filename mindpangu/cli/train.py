@@ -35,7 +35,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
     training.set_device(config)
     processes = start_processes(config)
     with processes.watched(folder.watch, config.parallelism.timeout):
-        processes.self_test()
+        processes.meet(config)
         processes.now(doing="opening the run")
         opened = training.open_run(config, processes)
         finished = training.train(opened, options.resume, options.load)

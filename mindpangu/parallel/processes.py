@@ -32,7 +32,7 @@ class Processes:
     Attributes:
         mesh: who shares what. rank: this process. place: its coordinates. data: its data index.
         tensor: the group that shares its matrices. dense: the group that has the same dense parameters.
-        exchange: the group that it exchanges rows with; None if there is nothing to exchange.
+        exchange: the group that it exchanges rows with, from `meet` on; None if there is nothing to exchange.
         replicas: the group that has the same experts.
     """
 
@@ -77,12 +77,17 @@ class Processes:
         with Watch(folder, self.rank, self.mesh.size, timeout) as self._watch:
             yield
 
-    def self_test(self) -> None:
-        """Every group of this rank adds up known numbers.
+    def meet(self, config: Config) -> None:
+        """Every group of this rank adds up known numbers; then the group that exchanges rows is joined, and tries it.
 
         Raises:
             ParallelError: a sum that is wrong; the group is named.
         """
+        self._add_up_known_numbers()
+        self.now(doing=f"joining the ranks that exchange tokens, {list(self.mesh.exchange_group(self.rank))}")
+        self.exchange = _exchange_group(config, self)
+
+    def _add_up_known_numbers(self) -> None:
         groups = {
             "of the same matrices": (self.tensor.summed, self.mesh.tensor_group(self.rank)),
             "of the same dense parameters": (self.dense.sum, self.mesh.data_group(self.rank)),
@@ -140,7 +145,7 @@ class Processes:
 
 
 def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
-    """Joins the other processes of a run, which msrun has started.
+    """Finds the other processes of a run, which msrun has started; `Processes.meet` is to follow.
 
     Args:
         mesh: None takes that of the configuration.
@@ -173,9 +178,7 @@ def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
         communication.create_group(name, list(members))
         return name
 
-    processes = Processes(mesh, rank, name_of)
-    processes.exchange = _exchange_group(config, processes)
-    return processes
+    return Processes(mesh, rank, name_of)
 
 
 def _job() -> str:

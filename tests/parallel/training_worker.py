@@ -25,6 +25,7 @@ def train(overrides, folder, steps):
     config = load_config(None, overrides)
     set_device(config)
     processes = start_processes(config, replace(Mesh.of(config), sub_groups=1) if mixed else None)
+    processes.meet(config)
     run = open_run(config, processes)
     run.model.store.initialize()
     step, loader = TrainStep(run.model), Loader(run.shards, run.model.domains, config)
