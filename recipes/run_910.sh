@@ -229,7 +229,7 @@ train_with_restarts() {
             log_name=msrun_log
             [ "$left" -eq "$restarts" ] || log_name=msrun_log_restart_$((restarts - left))
             mindpangu_on_all_ranks train "${train_options[@]}" ${resume[@]+"${resume[@]}"} || status=$?
-            if [ -e "$run_folder/.stopped" ]; then status=130; fi # msrun makes a 1 of it
+            if [ -e "$run_folder/.stopped" ]; then status=130; fi
         fi
         if [ "$status" -eq 0 ] || [ "$status" -eq 130 ] || [ "$left" -le 0 ]; then return "$status"; fi
         if [ "$(count_steps "$run_folder")" = "$steps" ]; then
