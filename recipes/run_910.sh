@@ -181,16 +181,16 @@ else
     fi
 fi
 
-# Runs a verb in every process of the cluster. msrun starts its workers as `python` from PATH, whatever interpreter it
+# Runs a verb in every process of the cluster; logs go to the folder $1 of the run. msrun starts its workers as `python` from PATH, whatever interpreter it
 # runs under itself, so the folder of $PYTHON comes first there, and its `python` must be the same one.
 mindpangu_on_all_ranks() {
-    local folder=${PYTHON%/*} identity='import sys; print(sys.version, sys.prefix)' log_folder
+    local folder=${PYTHON%/*} identity='import sys; print(sys.version, sys.prefix)' log_folder status=0
     [ "$("$folder/python" -c "$identity" 2>/dev/null)" = "$("$PYTHON" -c "$identity")" ] ||
         die "msrun starts workers as 'python', but $folder/python is not $PYTHON: use an environment that has it"
     PATH=$folder:$PATH command -v msrun >/dev/null || die "no msrun in $folder and none on PATH: is MindSpore whole?"
-    log_folder=$(mindpangu config "${options[@]}" --get run_folder)/$log_name
+    log_folder=$(mindpangu config "${options[@]}" --get run_folder)/$1
+    shift
     say "Every rank logs to $log_folder; below: the first one of this node."
-    local status=0
     PATH=$folder:$PATH msrun --worker_num="$processes" --local_worker_num="$NPROC" --node_rank="$NODE_RANK" \
         --master_addr="$MASTER_ADDR" --master_port="$MASTER_PORT" --cluster_time_out="${CLUSTER_TIMEOUT:-600}" \
         --log_dir="$log_folder" --join=True --tail_worker_log=$((NODE_RANK * NPROC)) \
@@ -217,7 +217,7 @@ mindpangu routing build "${options[@]}"
 # Trains; after a failure goes on from the last checkpoint, training.restarts times. A stop by a signal (130) is no
 # failure, and what fails before its first step would fail again.
 train_with_restarts() {
-    local restarts resume=() status left run_folder steps
+    local restarts resume=() status left run_folder steps logs=msrun_log
     restarts=$(mindpangu config "${options[@]}" --get training.restarts)
     run_folder=$(mindpangu config "${options[@]}" --get run_folder)
     for ((left = restarts; ; left--)); do
@@ -226,9 +226,7 @@ train_with_restarts() {
         if [ "$processes" -eq 1 ]; then
             mindpangu train "${train_options[@]}" ${resume[@]+"${resume[@]}"} || status=$?
         else
-            log_name=msrun_log
-            [ "$left" -eq "$restarts" ] || log_name=msrun_log_restart_$((restarts - left))
-            mindpangu_on_all_ranks train "${train_options[@]}" ${resume[@]+"${resume[@]}"} || status=$?
+            mindpangu_on_all_ranks "$logs" train "${train_options[@]}" ${resume[@]+"${resume[@]}"} || status=$?
             if [ -e "$run_folder/.stopped" ]; then status=130; fi
         fi
         if [ "$status" -eq 0 ] || [ "$status" -eq 130 ] || [ "$left" -le 0 ]; then return "$status"; fi
@@ -238,6 +236,7 @@ train_with_restarts() {
         fi
         warn "training failed (exit code $status); it goes on from the last checkpoint, restart $((restarts - left + 1)) of $restarts"
         resume=(--resume)
+        logs=msrun_log_restart_$((restarts - left + 1))
     done
 }
 

@@ -60,12 +60,8 @@ def main() -> None:
         print(f"mesh: {mesh.describe()}")
         if outside := [rank for rank in options.rank if not 0 <= rank < mesh.size]:
             raise MindPanguError(f"--rank {outside[0]} is not one of the {mesh.size} ranks, 0 to {mesh.size - 1}")
-        inside = [
-            "--inside",
-            "--config",
-            str(options.config.resolve()),
-            *(f"--{key}={value}" for key, value in overrides),
-        ]
+        inside = ["--inside", f"--config={options.config.resolve()}"]
+        inside += [f"--{key}={value}" for key, value in overrides]
         if options.ranks is not None:
             inside += ["--ranks", str(options.ranks)]
         differ = 0
@@ -85,9 +81,10 @@ def on_ranks(config: Config, ranks: int | None) -> Config:
     tensor = config.parallelism.tensor_parallel
     if ranks < 1 or ranks % tensor:
         raise MindPanguError(f"--ranks {ranks} is no multiple of parallelism.tensor_parallel {tensor}")
-    data = ranks // tensor
-    experts = max(domain.num_experts for domain in build_domains(config)) * config.data.domain_groups
-    parallelism = replace(config.parallelism, data_parallel=data, expert_parallel=min(data, experts))
+    data, groups = ranks // tensor, config.data.domain_groups
+    experts = max(domain.num_experts for domain in build_domains(config))
+    sharing = [each for each in range(groups, data + 1, groups) if data % each == 0 and experts % (each // groups) == 0]
+    parallelism = replace(config.parallelism, data_parallel=data, expert_parallel=max(sharing, default=1))
     batch = config.training.local_batch_size * data
     training = replace(config.training, global_batch_size=max(config.training.global_batch_size, batch))
     return replace(config, parallelism=parallelism, training=training)
@@ -113,9 +110,8 @@ def describe(config: Config, rank: int, found: dict, budget: Budget, order: bool
     differ = line("dense parameters", sum(weights.values()) // 4, budget.parameters, 1e6, "M")
     differ += line("their weights", sum(weights.values()), budget.weights, 1e9, "GB")
     differ += line("their moments", sum(moments.values()), budget.moments, 1e9, "GB")
-    differ += line(
-        "experts at a time", sum(functions["upper_step"]["inputs"][-found["slabs"] :]), budget.slabs, 1e9, "GB"
-    )
+    slabs = functions["upper_step"]["inputs"][-found["slabs"] :]
+    differ += line("experts at a time", sum(slabs), budget.slabs, 1e9, "GB")
     for name, function in functions.items():
         print(f"{name + ', live':24}{function['live'] / 1e9:12.3f} GB   at most, computed in the order of the graph")
     print(f"\n{'function':16}{'collective':15}{'group':24}{'times':>6}{'MB':>11}{'arithmetic':>19}")

@@ -18,6 +18,7 @@ from mindpangu.parallel import watcher
 
 _SILENT_S = 60.0
 _LAST_WORDS_S = 10.0
+_LONGEST_ERROR = 500  # escaped, a line is below the 4,096 bytes that a pipe takes whole or not at all
 
 
 class Watch:
@@ -54,10 +55,11 @@ class Watch:
     ) -> None:
         if self._watcher is None:
             return
-        self._say({"ended": True, "error": None if kind is None else f"{kind.__name__}: {error}"[:2000]})
-        self._watcher.stdin.close()
+        self._say({"ended": True, "error": None if kind is None else f"{kind.__name__}: {error}"[:_LONGEST_ERROR]})
+        watcher, self._watcher = self._watcher, None
+        watcher.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._watcher.wait(_LAST_WORDS_S)
+            watcher.wait(_LAST_WORDS_S)
         if isinstance(error, MindPanguError):
             # MindSpore's engine would wait for the other ranks when the interpreter ends
             print(f"mindpangu: error: rank {self._rank}: {error}", file=sys.stderr, flush=True)

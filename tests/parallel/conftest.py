@@ -36,6 +36,18 @@ def parallel_overrides(tiny_overrides, tmp_path_factory):
     return overrides
 
 
+@pytest.fixture
+def run_of(parallel_overrides, tmp_path):
+    """run_of(name, **overrides) → overrides of the tiny Σ in a run folder of its own, tmp_path / name."""
+
+    def make(name, **changes):
+        shutil.copytree(Path(parallel_overrides["training.output_dir"]) / "prepared", tmp_path / name)
+        changes = {key.replace("__", "."): str(value) for key, value in changes.items()}
+        return parallel_overrides | {"training.output_dir": str(tmp_path), "training.run_name": name} | changes
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def trained(parallel_overrides, tmp_path_factory):
     """trained(ranks, steps, **overrides) → folder with what `training_worker.py` has found; each only once."""

@@ -1,6 +1,7 @@
 """Starting trainings of several processes, as msrun does on a cluster."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,17 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 SECONDS = 300
+
+
+def words_of(overrides) -> list[str]:
+    """The command line that trains with overrides."""
+    return ["train", *(word for key, value in overrides.items() for word in (f"--{key}", str(value)))]
+
+
+def losses_of(root: Path) -> list[float]:
+    """Of the steps that a run folder has so far."""
+    path = root / "metrics.jsonl"
+    return [json.loads(line)["loss"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def free_port() -> int:

@@ -2,45 +2,32 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from launching import PROJECT, SECONDS, finish, start_ranks
+from launching import PROJECT, SECONDS, finish, losses_of, start_ranks, words_of
 
 STEPS = 24
-
-
-def words_of(overrides):
-    return ["train", *(word for key, value in overrides.items() for word in (f"--{key}", str(value)))]
-
-
-def losses_of(root):
-    path = root / "metrics.jsonl"
-    return [json.loads(line)["loss"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
 PROGRAM = ["python", "-m", "mindpangu"]
 
 
 @pytest.fixture
-def overrides(parallel_overrides, tmp_path):
+def overrides(run_of):
     """overrides(name) → those of a run folder of its own."""
 
     def make(name):
-        shutil.copytree(Path(parallel_overrides["training.output_dir"]) / "prepared", tmp_path / name)
-        return parallel_overrides | {
-            "training.output_dir": str(tmp_path),
-            "training.run_name": name,
-            "training.steps": STEPS,
-            "checkpoint.save_steps": 5,
-            "parallelism.data_parallel": 2,
-            "parallelism.expert_parallel": 2,
-        }
+        return run_of(
+            name,
+            training__steps=STEPS,
+            checkpoint__save_steps=5,
+            parallelism__data_parallel=2,
+            parallelism__expert_parallel=2,
+        )
 
     return make
 
@@ -53,13 +40,14 @@ def straight(overrides, tmp_path):
     return losses_of(tmp_path / "straight")
 
 
-def kill(process, root, victim):
-    """kill -9 of a rank in the midst of the training."""
+def send(number, process, root, *ranks):
+    """A signal to some ranks in the midst of the training."""
     while len(losses_of(root)) < 8:
         assert process.poll() is None
         time.sleep(0.1)
-    (told,) = (root / ".watch").glob(f"*/rank_{victim}.json")
-    os.kill(json.loads(told.read_text())["pid"], signal.SIGKILL)
+    for rank in ranks:
+        (told,) = (root / ".watch").glob(f"*/rank_{rank}.json")
+        os.kill(json.loads(told.read_text())["pid"], number)
 
 
 @pytest.mark.slow
@@ -67,7 +55,7 @@ def kill(process, root, victim):
 def test_a_killed_rank_is_named_and_the_training_goes_on(overrides, straight, tmp_path, victim):
     killed, root = overrides("killed"), tmp_path / "killed"
     process = start_ranks(2, PROGRAM, words_of(killed), tmp_path / "logs1")
-    kill(process, root, victim)
+    send(signal.SIGKILL, process, root, victim)
     assert finish(process, tmp_path, 120) != 0
     other = (tmp_path / "logs1" / "msrun_log" / f"worker_{1 - victim}.log").read_text()
     assert f"mindpangu: error: rank {1 - victim}: rank {victim} on " in other
@@ -78,19 +66,36 @@ def test_a_killed_rank_is_named_and_the_training_goes_on(overrides, straight, tm
     assert losses_of(root) == straight
 
 
+def run_script(overrides, folder):
+    """run_cpu_cluster.sh with two processes, and one restart."""
+    (folder / "empty.yaml").write_text("{}\n")  # the defaults, as in `straight`
+    words = words_of(overrides | {"training.restarts": 1})[1:]
+    command = ["bash", "recipes/run_cpu_cluster.sh", "2", "--config", str(folder / "empty.yaml"), *words]
+    environment = os.environ | {"MINDPANGU_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    with (folder / "log.txt").open("w") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=PROJECT, start_new_session=True)
+
+
 @pytest.mark.slow
 def test_the_script_starts_a_killed_training_again(overrides, straight, tmp_path):
-    words = words_of(overrides("killed") | {"training.restarts": 1})[1:]
-    (tmp_path / "empty.yaml").write_text("{}\n")  # the defaults, as in `straight`
-    command = ["bash", "recipes/run_cpu_cluster.sh", "2", "--config", str(tmp_path / "empty.yaml"), *map(str, words)]
-    environment = os.environ | {"MINDPANGU_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    with (tmp_path / "log.txt").open("w") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment, cwd=PROJECT, start_new_session=True
-        )
-    kill(process, tmp_path / "killed", 1)
+    process = run_script(overrides("killed"), tmp_path)
+    send(signal.SIGKILL, process, tmp_path / "killed", 1)
     assert finish(process, tmp_path, 2 * SECONDS) == 0
     log = (tmp_path / "log.txt").read_text()
     assert "is dead; its last step was " in log
     assert "it goes on from the last checkpoint, restart 1 of 1" in log
     assert losses_of(tmp_path / "killed") == straight
+    assert "is dead" in (tmp_path / "killed" / "msrun_log" / "worker_0.log").read_text()  # kept beside the restart's
+    assert (tmp_path / "killed" / "msrun_log_restart_1" / "worker_1.log").exists()
+
+
+@pytest.mark.slow
+def test_a_training_that_is_stopped_ends_well_and_is_not_started_again(overrides, tmp_path):
+    process = run_script(overrides("stopped"), tmp_path)
+    send(signal.SIGTERM, process, tmp_path / "stopped", 0, 1)
+    assert finish(process, tmp_path) == 130
+    log = (tmp_path / "log.txt").read_text()
+    assert "the same command with --resume goes on" in log
+    assert "Traceback" not in log
+    assert "restart" not in log
+    assert 8 <= len(losses_of(tmp_path / "stopped")) < STEPS

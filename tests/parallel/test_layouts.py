@@ -32,13 +32,11 @@ GROUPS = {"data__domain_groups": "2"}
 MIXED = {"data__schedule": "mixed", "data__domains_per_step": "4"}
 
 
-def assert_same(trained, ranks, layout, steps=STEPS, **options):
-    """The layout against one process."""
-    options = {key: str(value) for key, value in options.items() if key != "mixed"} | (
-        {"mixed": True} if options.get("mixed") else {}
-    )
-    alone = {key: value for key, value in options.items() if key != "mixed"}
-    (one,), expected = whole(trained(1, steps, **alone), 1)
+def assert_same(trained, ranks, layout, steps=STEPS, mixed=False, **options):
+    """The layout against one process; `mixed`: see training_worker.py."""
+    (one,), expected = whole(trained(1, steps, **options), 1)
+    if mixed:
+        layout = layout | {"mixed": True}
     several, found = whole(trained(ranks, steps, **layout, **options), ranks)
     assert not any(one["skipped"])
     for each in several:

@@ -1,6 +1,5 @@
 """A checkpoint of any layout goes on in any other: the losses are those of a training that never stopped."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import PROJECT, SECONDS, finish, start_ranks
+from launching import PROJECT, SECONDS, finish, losses_of, start_ranks, words_of
 
 from mindpangu.checkpoint import CheckpointReader
 
@@ -35,10 +34,9 @@ MESHES = {
 def train(overrides, name, steps, *options):
     """Runs the command on a mesh; returns the losses so far."""
     ranks, axes = MESHES[name]
-    words, changes = ["train", *options], {"training.steps": steps, "lr_scheduler.decay_steps": 99}
+    changes = {"training.steps": steps, "lr_scheduler.decay_steps": 99}
     changes |= {f"parallelism.{axis}": size for axis, size in axes.items()}
-    for key, value in (overrides | changes).items():
-        words += [f"--{key}", str(value)]
+    words = [*words_of(overrides | changes), *options]
     root = Path(overrides["training.output_dir"]) / overrides["training.run_name"]
     if ranks == 1:
         command = [sys.executable, "-m", "mindpangu", *words]
@@ -48,25 +46,15 @@ def train(overrides, name, steps, *options):
         log = root / "logs"
         code = finish(start_ranks(ranks, ["python", "-m", "mindpangu"], words, log), log)
         assert code == 0, "\n".join(path.read_text()[-1500:] for path in sorted(log.rglob("worker_*.log")))
-    losses = [json.loads(line)["loss"] for line in (root / "metrics.jsonl").read_text().splitlines()]
+    losses = losses_of(root)
     assert len(losses) == steps
     return losses
 
 
 @pytest.fixture
-def run(parallel_overrides, tmp_path):
+def run(run_of):
     """run(name) → overrides of a run folder of its own."""
-
-    def make(name):
-        shutil.copytree(Path(parallel_overrides["training.output_dir"]) / "prepared", tmp_path / name)
-        return parallel_overrides | {
-            "training.output_dir": str(tmp_path),
-            "training.run_name": name,
-            "checkpoint.save_steps": str(FIRST),
-            "checkpoint.keep_last": "9",
-        }
-
-    return make
+    return lambda name: run_of(name, checkpoint__save_steps=FIRST, checkpoint__keep_last=9)
 
 
 @pytest.fixture(scope="module")

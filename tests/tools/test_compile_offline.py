@@ -10,6 +10,11 @@ PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(PROJECT / "tools"))
 
 from ascend_offline import cann_stub, graph  # noqa: E402
+from compile_offline import describe, on_ranks  # noqa: E402
+
+from mindpangu.config import load_config  # noqa: E402
+from mindpangu.parallel.budget import budget_of  # noqa: E402
+from mindpangu.parallel.mesh import Mesh  # noqa: E402
 
 # small in every size, so that a test takes seconds; the meshes are the recipes' own
 SMALL = {
@@ -54,6 +59,34 @@ def test_a_graph_is_read(tmp_path):
     assert graph.live_bytes(nodes) == 128 + 64
 
 
+def test_a_difference_from_the_arithmetic_is_said_and_counted(capsys):
+    config = load_config(PROJECT / "recipes" / "pangu_sigma_node.yaml")
+    budget = budget_of(config)
+    functions = {
+        name: {
+            "collectives": [(*key[1:], *value) for key, value in budget.collectives.items() if key[0] == name],
+            "parameters": {}, "inputs": [], "live": 0, "order": [],
+        }
+        for name in ("lower_forward", "upper_step", "lower_backward", "update")
+    }  # fmt: skip
+    functions["lower_forward"]["parameters"] = {"weights": budget.weights}
+    functions["update"]["parameters"] = {"weights": budget.weights, "adam_m": budget.moments}
+    functions["upper_step"]["inputs"] = [7, budget.slabs]
+    found = {"functions": functions, "groups": {}, "operators": "composed", "slabs": 1}
+    assert describe(config, 0, found, budget, order=False) == 0
+    functions["update"]["parameters"]["adam_v"] = 1
+    functions["lower_forward"]["collectives"] = [("AllReduce", "data", 49, 5)]
+    # the moments, a collective that is not expected, and one that is missing
+    assert describe(config, 0, found, budget, order=False) == 3
+    assert "49 × 2097.15" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("ranks", "expert"), [(8, 1), (24, 1), (40, 1), (64, 8), (96, 4), (512, 16)])
+def test_experts_are_on_as_many_ranks_as_can_share_them(ranks, expert):
+    config = on_ranks(load_config(PROJECT / "recipes" / "pangu_sigma_node.yaml"), ranks)
+    assert (Mesh.of(config).size, config.parallelism.expert_parallel) == (ranks, expert)
+
+
 def compile_offline(*arguments):
     command = [sys.executable, str(PROJECT / "tools" / "compile_offline.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=PROJECT)
@@ -79,7 +112,10 @@ def test_the_graphs_of_a_rank_agree_with_the_arithmetic(stubs, recipe, ranks):
     assert f"rank {ranks - 1} of {ranks}; " in done.stdout
     assert "arithmetic has" not in done.stdout
     assert done.stdout.count("the same") >= 4
-    assert ("AlltoAllV exchange" in done.stdout) == (ranks > 8)  # of one node every rank has all experts
+    (order,) = (line for line in done.stdout.splitlines() if line.startswith("upper_step: "))
+    # queries, keys and values; the attention; its output, which the ranks of a node add up
+    assert "upper_step: MatMulExt × 3 → BatchMatMul × 2 → MatMulExt → AllReduce tensor → " in order
+    assert ("AlltoAllV exchange" in order) == (ranks > 8)  # of one node every rank has all experts
 
 
 @pytest.mark.parametrize(

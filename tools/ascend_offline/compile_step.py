@@ -41,11 +41,9 @@ def compile_step(config: Config, rank: int) -> dict:
     def name_of(kind: str, members: Ranks) -> str:
         if len(members) == 1:
             return ""
-        # a group of its own for each use, so that the graph tells them apart
-        name = kind
-        communication.create_group(name, list(members))
-        groups[name] = list(members)
-        return name
+        communication.create_group(kind, list(members))  # also where it is all ranks: the graph tells them apart
+        groups[kind] = list(members)
+        return kind
 
     processes, exchange = Processes(mesh, rank, name_of), None
     if mesh.members > 1:
@@ -53,8 +51,8 @@ def compile_step(config: Config, rank: int) -> dict:
         name = name_of("exchange", members)
         exchange = Group(name, members.index(rank), len(members), -1, AllToAll(name))
     decoder = Decoder(config, EmbeddingSlots.build(config, build_domains(config)), processes.tensor, exchange)
-    slabs, inputs, capacity = _slabs(config, mesh, rank), *_inputs(config, exchange)
-    rows_BS, h_TH = inputs[1], inputs[0]
+    slabs, (inputs, capacity) = _slabs(config, mesh, rank), _inputs(config, exchange)
+    h_TH, rows_BS = inputs[:2]
     functions = CompiledFunctions(decoder, len(slabs), exchange is not None)
     found = {
         "lower_forward": _compiled(functions.lower_forward, rows_BS, rows_BS),
@@ -64,10 +62,7 @@ def compile_step(config: Config, rank: int) -> dict:
     if processes.replicas.size > 1:
         of_layer = [np.zeros(slab.shape, np.float32) for slab in slabs[: len(SLAB_TENSORS)]]
         found["expert_sum"] = _compiled(summing(processes.replicas), of_layer)
-    return {
-        "functions": found, "groups": groups, "operators": backends.describe(), "slabs": len(slabs),
-        "parameters": sum(parameter.size for parameter in decoder.parameters.values()),
-    }  # fmt: skip
+    return {"functions": found, "groups": groups, "operators": backends.describe(), "slabs": len(slabs)}
 
 
 def _slabs(config: Config, mesh: Mesh, rank: int) -> list[Tensor]:

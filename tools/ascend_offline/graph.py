@@ -7,20 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COLLECTIVES = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAllV")
-PRODUCTS = ("MatMul", "BatchMatMul", "GroupedMatmul")
+PRODUCTS = ("MatMul", "MatMulExt", "BatchMatMul", "GroupedMatmul")
 # What returns its inputs or parts of them without a copy, or writes into one.
-_VIEWS = {
-    "Reshape",
-    "Depend",
-    "Load",
-    "UpdateState",
-    "TupleGetItem",
-    "MakeTuple",
-    "ExpandDims",
-    "Squeeze",
-    "Assign",
-    "Adam",
-}
+_VIEWS = set("Reshape ExpandDims Squeeze MakeTuple TupleGetItem Depend Load UpdateState Assign Adam".split())
 _BYTES = {"Float16": 2, "BFloat16": 2, "Float32": 4, "Int32": 4, "Int64": 8, "Bool": 1}
 _TENSOR = re.compile(r"Tensor\[(\w+)\]+>?, \(([-\d, ]*)\)")
 _NODE = re.compile(r"  (%\w+)\(\S+\) = (?:PrimFunc_|Prim_)?(\w+)\((.*?)\)(?: \{| primitive_attrs| cnode_attrs|$)")
