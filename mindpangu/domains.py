@@ -6,6 +6,7 @@ that domain's group of experts. The paper names 4 major domains and 36 others (2
 spelled, is not published: those choices are ours.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,13 @@ _PROGRAMMING_LANGUAGES = "c cpp go javascript php rust".split()
 _CHINESE_TOPICS = "finance health law poetry".split()
 
 MAIN_SLOT = "main"
+
+# kind → how many control tokens a domain may have, and the same in words
+_CONTROL_TOKENS = {
+    "monolingual": (range(2), "one or none"),
+    "bilingual": (range(2, 3), "two, of the Chinese and of the English part"),
+    "code": (range(1, 1000), "one for each programming language"),
+}
 
 
 @dataclass(frozen=True)
@@ -58,17 +66,16 @@ PRESETS: dict[str, tuple[Domain, ...]] = {"sigma_4": _SIGMA_4, "sigma_40": _SIGM
 
 
 def build_domains(config: Config) -> tuple[Domain, ...]:
-    """The run's domains in the order of the preset; a domain's position is its domain id.
+    """The run's domains in the order of the preset, then the added ones; a domain's position is its domain id.
 
     Raises:
         ConfigError: a name that the preset does not have, or embedding slots that do not cover the domains.
     """
-    section = config.domains
-    preset = {domain.name: domain for domain in PRESETS[section.preset]}
-    names = section.names or list(preset)
+    section, known = config.domains, known_domains(config)
+    names = section.names or list(known)
     if len(set(names)) != len(names):
         raise ConfigError(f"domains.names is {names}; a domain may appear once")
-    _require_known("domains.names", names, preset)
+    _require_known("domains.names", names, known)
     _require_known("domains.experts", section.experts, names)
     _require_known("data.mixture", config.data.mixture, names)
     for index, phase in enumerate(config.data.phases):
@@ -85,9 +92,29 @@ def build_domains(config: Config) -> tuple[Domain, ...]:
             num_experts=section.experts.get(domain.name, section.experts_per_domain),
             embedding_slot=slots[domain.name],
         )
-        for domain in preset.values()
+        for domain in known.values()
         if domain.name in names
     )
+
+
+def known_domains(config: Config) -> dict[str, Domain]:
+    """name → domain that a run may have: those of its preset, then those that it adds.
+
+    Raises:
+        ConfigError: an added domain whose name is taken or no name, or whose control tokens do not fit its kind.
+    """
+    known = {domain.name: domain for domain in PRESETS[config.domains.preset]}
+    for index, added in enumerate(config.domains.added):
+        key, tokens = f"domains.added[{index}]", tuple(added.control_tokens)
+        if not re.fullmatch(r"[\w-]+", added.name):
+            raise ConfigError(f"{key}.name is {added.name!r}; allowed: letters, digits, _ and -")
+        if added.name in known:
+            raise ConfigError(f"{key}.name is {added.name!r}, which another domain has; choose another name")
+        allowed, words = _CONTROL_TOKENS[added.kind]
+        if len(tokens) not in allowed:
+            raise ConfigError(f"{key}.control_tokens of {added.name!r} are {list(tokens)}; {added.kind} takes {words}")
+        known[added.name] = Domain(added.name, added.kind, tokens)
+    return known
 
 
 def control_tokens_of(domains: Sequence[Domain]) -> list[str]:

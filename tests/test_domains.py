@@ -3,7 +3,7 @@
 import pytest
 
 from mindpangu.config import load_config
-from mindpangu.domains import PRESETS, build_domains, control_tokens_of
+from mindpangu.domains import PRESETS, Domain, build_domains, control_tokens_of
 from mindpangu.errors import ConfigError
 
 
@@ -28,6 +28,16 @@ def test_order_is_that_of_the_preset_and_sizes_may_differ():
     assert [(domain.name, domain.num_experts) for domain in build_domains(config)] == [("zh", 16), ("en", 4)]
 
 
+def test_added_domains_come_after_the_preset_and_may_be_chosen_like_them():
+    chemistry = "{name: chemistry, kind: monolingual, control_tokens: [<reserved_0>]}"
+    added = f"[{chemistry}, {{name: rust, kind: code, control_tokens: [<rust>]}}]"
+    everything = build_domains(load_config(None, {"domains.added": added, "domains.experts": "{chemistry: 2}"}))
+    assert [domain.name for domain in everything[4:]] == ["chemistry", "rust"]
+    assert everything[4] == Domain("chemistry", "monolingual", ("<reserved_0>",), 2)
+    chosen = build_domains(load_config(None, {"domains.added": added, "domains.names": "[rust, zh]"}))
+    assert [(domain.name, domain.kind) for domain in chosen] == [("zh", "monolingual"), ("rust", "code")]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -36,6 +46,11 @@ def test_order_is_that_of_the_preset_and_sizes_may_differ():
         ({"domains.experts": "{fr: 3}"}, "domains.experts names 'fr'"),
         ({"domains.experts": "{zh: 0}"}, "domains.experts.zh is 0"),
         ({"data.mixture": "{fr: 1.0}"}, "data.mixture names 'fr'"),
+        ({"domains.added": "[{name: zh}]"}, "which another domain has"),
+        ({"domains.added": "[{name: a/b}]"}, "allowed: letters"),
+        ({"domains.added": "[{name: a}, {name: a}]"}, "which another domain has"),
+        ({"domains.added": "[{name: a, kind: bilingual, control_tokens: [<cn>]}]"}, "bilingual takes two"),
+        ({"domains.added": "[{name: a, kind: code}]"}, "one for each programming language"),
         (
             {"domains.names": "[zh, en]", "domains.embedding_slots": "[{name: a, vocab_size: 9, domains: [zh]}]"},
             "leave out en",

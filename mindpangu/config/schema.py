@@ -45,11 +45,24 @@ class EmbeddingSlotConfig:
 
 
 @dataclass(frozen=True)
+class AddedDomainConfig:
+    name: str = ""
+    """Name of the domain; letters, digits, _ and -."""
+    kind: str = choice("monolingual", "bilingual", "code")
+    """What its records hold."""
+    control_tokens: list[str] = field(default_factory=list)
+    """The tokens that open the parts of its documents; the tokenizer must have them. bilingual: of the Chinese and of
+    the English part; code: one for each programming language; monolingual: one, or none."""
+
+
+@dataclass(frozen=True)
 class DomainsConfig:
     preset: str = choice("sigma_4", "sigma_40")
     """The domains to choose from: the four major ones, or all 40 of PanGu-Σ."""
+    added: list[AddedDomainConfig] = field(default_factory=list)
+    """Domains to choose from beside the preset's."""
     names: list[str] = field(default_factory=list)
-    """The domains of this run, a part of the preset; empty means all of it."""
+    """The domains of this run, some of the preset's and the added ones; empty means all of them."""
     experts_per_domain: int = number(16, minimum=1, maximum=65535)
     """Experts in each domain's group, in every RRE layer."""
     experts: dict[str, int] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from typing import Any
 
 from mindpangu.config import Config
 from mindpangu.data.formats import Parts, document_parts
-from mindpangu.domains import PRESETS, Domain
+from mindpangu.domains import Domain, known_domains
 from mindpangu.errors import DataError
 
 _LISTED = 5
@@ -85,7 +85,7 @@ class CorpusReader:
         self.report = CorpusReport()
         self.bytes_read = 0
         self._ids = {domain.name: index for index, domain in enumerate(self.domains)}
-        self._preset = {domain.name for domain in PRESETS[config.domains.preset]}
+        self._known = known_domains(config)
 
     def __iter__(self) -> Iterator[Record]:
         self.report, self.bytes_read = CorpusReport(), 0
@@ -114,7 +114,7 @@ class CorpusReader:
         """A record, or None if its domain is not in this run. ValueError gives the reason for a bad one."""
         fields = _json_object(line)
         name = fields.get("domain")
-        if not isinstance(name, str) or name not in self._preset:
+        if not isinstance(name, str) or name not in self._known:
             raise ValueError(f"unknown domain {name!r} (domains.preset is {self.config.domains.preset})")
         if name not in self._ids:
             self.report.skipped[name] += 1

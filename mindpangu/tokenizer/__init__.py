@@ -4,6 +4,6 @@ Which control tokens open the parts of a document is not known here: see `mindpa
 """
 
 from mindpangu.tokenizer.sentencepiece_tokenizer import END_OF_TEXT, Tokenizer
-from mindpangu.tokenizer.training import RESERVED_CONTROL_TOKENS, train_tokenizer
+from mindpangu.tokenizer.training import RESERVED_CONTROL_TOKENS, reserved_control_tokens, train_tokenizer
 
-__all__ = ["END_OF_TEXT", "RESERVED_CONTROL_TOKENS", "Tokenizer", "train_tokenizer"]
+__all__ = ["END_OF_TEXT", "RESERVED_CONTROL_TOKENS", "Tokenizer", "reserved_control_tokens", "train_tokenizer"]

@@ -57,7 +57,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, control_tokens: Seque
     """
     if END_OF_TEXT not in control_tokens:
         raise TokenizerError(f"control tokens {list(control_tokens)} lack {END_OF_TEXT}, which ends every document")
-    reserved = [f"<reserved_{index}>" for index in range(RESERVED_CONTROL_TOKENS)]
+    reserved = [token for token in reserved_control_tokens() if token not in control_tokens]
     lines = _Lines(texts)
     model = io.BytesIO()
     try:
@@ -82,6 +82,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, control_tokens: Seque
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(model.getvalue())
     return Tokenizer(model.getvalue(), str(path))
+
+
+def reserved_control_tokens() -> list[str]:
+    """The spare ones, in the order in which they are to be used."""
+    return [f"<reserved_{index}>" for index in range(RESERVED_CONTROL_TOKENS)]
 
 
 class _Lines:
