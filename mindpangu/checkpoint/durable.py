@@ -1,6 +1,7 @@
 """Files that are on the disk when the call returns."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -11,10 +12,10 @@ def write_text_atomically(path: Path, text: str) -> None:
     scratch.replace(path)
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Returns when the content is on the disk."""
+def write_durably(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Returns when the content, whole or in pieces, is on the disk."""
     with open(path, "wb") as file:
-        file.write(data)
+        file.writelines([data] if isinstance(data, bytes) else data)
         file.flush()
         os.fsync(file.fileno())
 

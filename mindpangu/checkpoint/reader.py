@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
 from mindpangu.checkpoint.directory import MANIFEST, latest_iteration, sharing
-from mindpangu.checkpoint.writer import FORMAT_VERSION, matches
+from mindpangu.checkpoint.fingerprint import Entry, Fingerprint, read_chunks
+from mindpangu.checkpoint.writer import FORMAT_VERSION
 from mindpangu.config import Config, load_config
 from mindpangu.errors import CheckpointError
 
@@ -38,7 +39,7 @@ class CheckpointReader:
         try:
             data = (self.folder / MANIFEST).read_bytes()
             manifest = json.loads(data)
-            self.files: dict[str, dict[str, Any]] = {
+            self.files: dict[str, Entry] = {
                 name: {"bytes": entry["bytes"], "blake2b": entry["blake2b"]}
                 for name, entry in manifest["files"].items()
             }
@@ -58,22 +59,40 @@ class CheckpointReader:
         Raises:
             CheckpointError: not in the manifest, missing, truncated or altered.
         """
-        entry = self.files.get(name)
-        if entry is None:
-            raise CheckpointError(f"{self.folder} has no {name}")
         try:
-            data = (self.folder / name).read_bytes()
+            data = self._path(name).read_bytes()
         except OSError as error:
-            raise CheckpointError(f"{self.folder / name} cannot be read: {error.strerror}; {_REMEDY}") from None
-        if len(data) != entry["bytes"]:
+            raise self._unreadable(name, error) from None
+        self._compare(name, Fingerprint.of([data]))
+        return data
+
+    def verify(self, name: str) -> Path:
+        """Where one file lies, whose content was read in pieces and is right. Raises like `read`."""
+        try:
+            self._compare(name, Fingerprint.of(read_chunks(self._path(name))))
+        except OSError as error:
+            raise self._unreadable(name, error) from None
+        return self.folder / name
+
+    def _path(self, name: str) -> Path:
+        if name not in self.files:
+            raise CheckpointError(f"{self.folder} has no {name}")
+        return self.folder / name
+
+    def _unreadable(self, name: str, error: OSError) -> CheckpointError:
+        return CheckpointError(f"{self.folder / name} cannot be read: {error.strerror}; {_REMEDY}")
+
+    def _compare(self, name: str, found: Entry) -> None:
+        entry = self.files[name]
+        if found["bytes"] != entry["bytes"]:
             raise CheckpointError(
-                f"{self.folder / name} has {len(data)} bytes, its manifest says {entry['bytes']}; {self._remedy(name)}"
+                f"{self.folder / name} has {found['bytes']} bytes, its manifest says {entry['bytes']}; "
+                f"{self._remedy(name)}"
             )
-        if not matches(data, entry):
+        if found != entry:
             raise CheckpointError(
                 f"{self.folder / name} was altered: its hash is not the one in the manifest; {self._remedy(name)}"
             )
-        return data
 
     def _remedy(self, name: str) -> str:
         linked = sharing(self.folder, name)

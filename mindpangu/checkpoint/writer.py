@@ -1,26 +1,21 @@
 """Writing a checkpoint: every file beside its place, hashed and fsynced, then one rename."""
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 
 from mindpangu.checkpoint.directory import MANIFEST, iteration_folder, remove
 from mindpangu.checkpoint.durable import sync_folder, write_durably
+from mindpangu.checkpoint.fingerprint import Entry, Fingerprint, read_chunks
 from mindpangu.errors import CheckpointError
 
 FORMAT_VERSION = 1
-
-
-def matches(data: bytes, entry: Mapping[str, int | str]) -> bool:
-    """Whether a file's content is what its manifest entry says."""
-    return len(data) == entry["bytes"] and hashlib.blake2b(data, digest_size=16).hexdigest() == entry["blake2b"]
 
 
 class CheckpointWriter:
@@ -47,7 +42,7 @@ class CheckpointWriter:
         self.parent, self.step, self.rank, self.ranks, self.timeout = parent, step, rank, ranks, timeout
         self.folder = iteration_folder(parent, step)
         self.scratch = parent / f".{self.folder.name}.writing"
-        self._files: dict[str, dict[str, int | str]] = {}
+        self._files: dict[str, Entry] = {}
         self._lock = threading.Lock()
         self._cancelled = False
 
@@ -64,19 +59,19 @@ class CheckpointWriter:
         """Makes the next `write` fail, so that the checkpoint is not made."""
         self._cancelled = True
 
-    def write(self, name: str, data: bytes) -> None:
-        """Writes one file, `name` relative to the checkpoint."""
+    def write(self, name: str, data: bytes | Iterable[bytes]) -> None:
+        """Writes one file, `name` relative to the checkpoint, from its content or from pieces of it."""
         if self._cancelled:
             raise CheckpointError(f"checkpoint {self.folder} was given up; earlier checkpoints are untouched")
-        path = self.scratch / name
+        path, fingerprint = self.scratch / name, Fingerprint()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(path, data)
+            write_durably(path, fingerprint.through([data] if isinstance(data, bytes) else data))
         except OSError as error:
             raise self._failure(error) from None
-        self._add(name, {"bytes": len(data), "blake2b": hashlib.blake2b(data, digest_size=16).hexdigest()})
+        self._add(name, fingerprint.entry())
 
-    def link(self, name: str, from_folder: Path, entry: Mapping[str, int | str]) -> bool:
+    def link(self, name: str, from_folder: Path, entry: Entry) -> bool:
         """Takes over a file of an earlier checkpoint, as a second name of the same file on disk.
 
         Its hash is checked first: damage must not travel into checkpoints that could still be whole.
@@ -90,7 +85,7 @@ class CheckpointWriter:
         """
         source, path = from_folder / name, self.scratch / name
         try:
-            if not matches(source.read_bytes(), entry):
+            if Fingerprint.of(read_chunks(source)) != entry:
                 return False
             path.parent.mkdir(parents=True, exist_ok=True)
             os.link(source, path)
@@ -126,7 +121,7 @@ class CheckpointWriter:
             if self.rank == 0:
                 shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def _add(self, name: str, entry: dict[str, int | str]) -> None:
+    def _add(self, name: str, entry: Entry) -> None:
         with self._lock:
             self._files[name] = entry
 

@@ -8,7 +8,6 @@ from mindpangu.experts.ecss import ECSS
 from mindpangu.experts.link import Link
 from mindpangu.experts.modes import open_experts
 from mindpangu.experts.resident import ResidentExperts
-from mindpangu.experts.share import ExpertShare
 from mindpangu.experts.snapshot import StoreSnapshot
 from mindpangu.experts.store import SLAB_TENSORS, ExpertStore
 from mindpangu.experts.traffic import ExpertTraffic
@@ -16,7 +15,6 @@ from mindpangu.experts.traffic import ExpertTraffic
 __all__ = [
     "ECSS",
     "SLAB_TENSORS",
-    "ExpertShare",
     "ExpertStore",
     "ExpertTraffic",
     "Link",

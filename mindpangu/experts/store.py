@@ -17,8 +17,8 @@ from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.domains import Domain
 from mindpangu.experts.host_memory import HostMemory, page_rounded
-from mindpangu.experts.share import ExpertShare
 from mindpangu.model.initialization import normal
+from mindpangu.parallel.expert_share import ExpertShare
 
 SLAB_TENSORS = ("up", "up_bias", "down", "down_bias")
 DECAYED = ("up", "down")

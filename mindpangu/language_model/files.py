@@ -22,8 +22,9 @@ from mindpangu.checkpoint.reader import decode_tensors
 from mindpangu.config import to_yaml
 from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError
-from mindpangu.experts import SLAB_TENSORS, ExpertShare, ExpertStore, StoreSnapshot
+from mindpangu.experts import SLAB_TENSORS, ExpertStore, StoreSnapshot
 from mindpangu.language_model.model import LanguageModel
+from mindpangu.parallel.expert_share import ExpertShare
 from mindpangu.parallel.sharding import Part
 from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer

@@ -13,11 +13,12 @@ from mindpangu.data.route_plan import RoutePlan, plan_routes
 from mindpangu.data.step_plan import StepPlan, plan_step
 from mindpangu.domains import Domain, build_domains
 from mindpangu.errors import ConfigError, DataError, TokenizerError
-from mindpangu.experts import ExpertShare, ExpertStore
+from mindpangu.experts import ExpertStore
 from mindpangu.language_model.inputs import ModelInputs, as_tensor, refuse_invalid_ids
 from mindpangu.model.decoder import Decoder
 from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.precision import expert_dtype
+from mindpangu.parallel.expert_share import ExpertShare
 from mindpangu.parallel.processes import Processes
 from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer

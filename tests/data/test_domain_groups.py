@@ -15,7 +15,7 @@ from mindpangu.data.mixture import Phase
 from mindpangu.data.schedule import build_schedules
 from mindpangu.domains import build_domains
 from mindpangu.errors import ConfigError
-from mindpangu.experts.share import ExpertShare
+from mindpangu.parallel.expert_share import ExpertShare
 from mindpangu.parallel.mesh import Mesh
 
 

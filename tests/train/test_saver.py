@@ -252,7 +252,7 @@ def fail_at(monkeypatch, name):
 
     def full(path, data):
         if str(path).endswith(name):
-            path.write_bytes(data[:100])
+            path.write_bytes(next(iter([data] if isinstance(data, bytes) else data))[:100])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, data)
 

@@ -22,11 +22,11 @@ from mindpangu.data.route_plan import capacities
 from mindpangu.domains import build_domains
 from mindpangu.experts import SLAB_TENSORS
 from mindpangu.experts.modes import summing
-from mindpangu.experts.share import ExpertShare
 from mindpangu.model import layers
 from mindpangu.model.decoder import Decoder
 from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.precision import compute_dtype, expert_dtype
+from mindpangu.parallel.expert_share import ExpertShare
 from mindpangu.parallel.mesh import Mesh, Ranks
 from mindpangu.parallel.processes import Processes
 from mindpangu.train.compiled import CompiledFunctions
