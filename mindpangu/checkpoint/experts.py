@@ -73,10 +73,14 @@ def expert_file_name(layer: int, domain: str, index: int, part: tuple[int, int] 
     return f"{stem}.safetensors" if part == (0, 1) else f"{stem}.{part[0]}_of_{part[1]}.safetensors"
 
 
-def parts_of_experts(files: Iterable[str]) -> int:
-    """In how many files a checkpoint has each of its experts."""
-    found = (re.fullmatch(r"experts/.*\.0_of_(\d+)\.safetensors", name) for name in files)
-    return next((int(match[1]) for match in found if match), 1)
+def parts_of_experts(files: Iterable[str]) -> dict[tuple[int, str, int], int]:
+    """(layer, domain, index) of every expert among the files of a checkpoint → in how many files it is."""
+    found = {}
+    for name in files:
+        match = re.fullmatch(r"experts/rre_(\d+)\.([\w-]+)\.(\d+)(?:\.\d+_of_(\d+))?\.safetensors", name)
+        if match:
+            found[int(match[1]), match[2], int(match[3])] = int(match[4] or 1)
+    return found
 
 
 def read_metadata(data: bytes) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """A LanguageModel into a checkpoint and back. Which file holds what is listed in `checkpoint/__init__.py`."""
 
-import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from mindpangu.checkpoint import (
     parts_of_experts,
     read_metadata,
 )
+from mindpangu.checkpoint.dense import dense_files, dense_header, parts_in
 from mindpangu.checkpoint.reader import decode_tensors
 from mindpangu.config import to_yaml
 from mindpangu.domains import build_domains
@@ -30,7 +30,6 @@ from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
 
 _WRITERS = 2
-_PARTS = "parts"
 _GROUPS = {"": "weights", "adam_m.": "moment1", "adam_v.": "moment2"}
 
 
@@ -47,12 +46,7 @@ class DenseTensors:
 
     def encode(self) -> bytes:
         """As a file. Of tensors that are not whole its header says which part they are."""
-        parts = {name: self.parts[name].describe() for name in self.arrays if not self.parts[name].is_whole}
-        # one entry, because safetensors writes several in any order: equal tensors are equal files
-        if parts:
-            header = {_PARTS: json.dumps({"format_version": 1, "tensors": parts}, sort_keys=True)}
-        else:
-            header = {"format_version": "1"}
+        header = dense_header({name: self.parts[name] for name in self.arrays})
         return encode_tensors(dict(self.arrays), metadata=header)
 
 
@@ -147,9 +141,9 @@ def read_dense(reader: CheckpointReader, parameters: Mapping[str, Parameter], pa
     """
     values = {name: np.zeros(parameter.shape, np.float32) for name, parameter in parameters.items()}
     missing = {name: value.size for name, value in values.items()}
-    for file in sorted(name for name in reader.files if name.startswith("dense_")):
+    for file in dense_files(reader):
         data = reader.read(file)
-        described = _described_parts(reader.folder / file, data)
+        described = parts_in(reader.folder / file, read_metadata(data))
         for name, tensor in decode_tensors(reader.folder / file, data).items():
             if name not in values:
                 continue
@@ -173,12 +167,12 @@ def read_experts(reader: CheckpointReader, model: LanguageModel, with_adam: bool
         CheckpointError: an expert file that is missing, is another expert's, has other shapes, or was trained with
             another routing table or tokenizer than the model's.
     """
-    store, number = model.store, parts_of_experts(reader.files)
-    where_of = {
-        _expert_file(model, where, (part, number)): (where, (part, number))
-        for where in store.experts()
-        for part in range(number)
-    }
+    store, number_of, where_of = model.store, parts_of_experts(reader.files), {}
+    for where in store.experts():
+        layer, domain, index = where
+        expert = layer, model.domains[domain].name, store.first + index
+        number = number_of.get(expert, 1)
+        where_of |= {expert_file_name(*expert, (part, number)): (where, (part, number)) for part in range(number)}
 
     def use(name: str, data: bytes) -> None:
         path, (where, part) = reader.folder / name, where_of[name]
@@ -214,17 +208,6 @@ def _copy_tensors(
             found = "missing" if tensor is None else f"of shape {list(tensor.shape)}"
             raise CheckpointError(f"{path}: {prefix + name} is {found}; needed: {list(theirs.part_shape)}")
         mine.copy(slab[name][index], theirs, tensor)
-
-
-def _described_parts(path: Path, data: bytes) -> dict[str, Part]:
-    """Of a dense file: name → part, of the tensors that are not whole."""
-    try:
-        described = read_metadata(data).get(_PARTS)
-        if described is None:
-            return {}
-        return {name: Part.read(part) for name, part in json.loads(described)["tensors"].items()}
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} does not say which parts of its tensors it has: {error!r}") from None
 
 
 def _write_expert(

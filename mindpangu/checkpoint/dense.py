@@ -1,0 +1,76 @@
+"""The dense files of a checkpoint: whole tensors, whichever ranks have written which parts of them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from mindpangu.checkpoint.reader import CheckpointReader
+from mindpangu.checkpoint.tensor_file import TensorFile
+from mindpangu.errors import CheckpointError
+from mindpangu.parallel.sharding import Part
+
+_PARTS = "parts"
+
+
+def dense_header(parts: dict[str, Part]) -> dict[str, str]:
+    """Metadata of a dense file: of tensors that are not whole, which part it has.
+
+    Args:
+        parts: name → part, of all its tensors.
+    """
+    described = {name: part.describe() for name, part in parts.items() if not part.is_whole}
+    # one entry, because safetensors writes several in any order: equal tensors are equal files
+    if described:
+        return {_PARTS: json.dumps({"format_version": 1, "tensors": described}, sort_keys=True)}
+    return {"format_version": "1"}
+
+
+def parts_in(path: Path, metadata: dict[str, str]) -> dict[str, Part]:
+    """name → part, of the tensors of a dense file that are not whole. Raises CheckpointError if it does not say."""
+    try:
+        described = metadata.get(_PARTS)
+        if described is None:
+            return {}
+        return {name: Part.read(part) for name, part in json.loads(described)["tensors"].items()}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} does not say which parts of its tensors it has: {error!r}") from None
+
+
+def dense_files(reader: CheckpointReader) -> list[str]:
+    return sorted(name for name in reader.files if name.startswith("dense_"))
+
+
+class DenseFiles:
+    """All of them together, verified when they are opened; tensors are read one at a time.
+
+    Attributes:
+        shapes: name → shape of the whole tensor: parameters ("blocks.0.ffn.up.weight") and Adam's moments of them
+            ("adam_m.…", "adam_v.…").
+
+    Raises:
+        CheckpointError: a file that is missing, damaged or altered.
+    """
+
+    def __init__(self, reader: CheckpointReader):
+        self._folder = reader.folder
+        self._parts: dict[str, list[tuple[TensorFile, Part]]] = {}
+        for name in dense_files(reader):
+            file = TensorFile(reader.verify(name))
+            described = parts_in(file.path, file.metadata)
+            for tensor, info in file.tensors.items():
+                self._parts.setdefault(tensor, []).append((file, described.get(tensor, Part(info.shape))))
+        self.shapes = {tensor: parts[0][1].shape for tensor, parts in self._parts.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """One whole tensor, float32.
+
+        Raises:
+            CheckpointError: there is none of this name, or not all of it.
+        """
+        parts = self._parts.get(name, [])
+        whole = np.zeros(self.shapes.get(name, ()), np.float32)
+        mine = Part(whole.shape)
+        if not parts or whole.size != sum(mine.copy(whole, part, file.read(name)) for file, part in parts):
+            raise CheckpointError(f"{self._folder}: its dense files have no tensor {name!r}, or not all of it")
+        return whole
