@@ -47,24 +47,34 @@ class ExpertFile:
         return expert_file_name(self.layer, self.domain, self.index, self.part)
 
     def encode(self, tensors: Mapping[str, np.ndarray]) -> bytes:
+        return encode_tensors(dict(tensors), metadata=self.metadata)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the file carries beside its tensors."""
         header = asdict(self)
         if self.part == (0, 1):
             del header["part"]
         # one entry, because safetensors writes several in any order: equal experts are equal files
-        return encode_tensors(dict(tensors), metadata={_HEADER: json.dumps(header, sort_keys=True)})
+        return {_HEADER: json.dumps(header, sort_keys=True)}
 
     @staticmethod
     def decode(path: Path, data: bytes) -> tuple["ExpertFile", dict[str, np.ndarray]]:
         """The header and the tensors. Raises CheckpointError if the file is not a whole expert file."""
         tensors = decode_tensors(path, data)
+        return ExpertFile.of(path, read_metadata(data)), tensors
+
+    @staticmethod
+    def of(path: Path, metadata: Mapping[str, str]) -> "ExpertFile":
+        """What a file's metadata says. Raises CheckpointError if it is not that of an expert."""
         try:
-            header = ExpertFile(**json.loads(read_metadata(data)[_HEADER]))
+            header = ExpertFile(**json.loads(metadata[_HEADER]))
             header = replace(header, part=tuple(header.part))
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path} has no valid expert header: {error}") from None
         if header.format_version != FORMAT_VERSION:
             raise CheckpointError(f"{path} has expert format {header.format_version}; this version reads 1")
-        return header, tensors
+        return header
 
 
 def expert_file_name(layer: int, domain: str, index: int, part: tuple[int, int] = (0, 1)) -> str:

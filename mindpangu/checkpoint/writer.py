@@ -59,8 +59,12 @@ class CheckpointWriter:
         """Makes the next `write` fail, so that the checkpoint is not made."""
         self._cancelled = True
 
-    def write(self, name: str, data: bytes | Iterable[bytes]) -> None:
-        """Writes one file, `name` relative to the checkpoint, from its content or from pieces of it."""
+    def write(self, name: str, data: bytes | Iterable[bytes]) -> Entry:
+        """Writes one file, `name` relative to the checkpoint, from its content or from pieces of it.
+
+        Returns:
+            Its entry in the manifest.
+        """
         if self._cancelled:
             raise CheckpointError(f"checkpoint {self.folder} was given up; earlier checkpoints are untouched")
         path, fingerprint = self.scratch / name, Fingerprint()
@@ -70,6 +74,7 @@ class CheckpointWriter:
         except OSError as error:
             raise self._failure(error) from None
         self._add(name, fingerprint.entry())
+        return fingerprint.entry()
 
     def link(self, name: str, from_folder: Path, entry: Entry) -> bool:
         """Takes over a file of an earlier checkpoint, as a second name of the same file on disk.

@@ -17,7 +17,7 @@ from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.domains import Domain
 from mindpangu.experts.host_memory import HostMemory, page_rounded
-from mindpangu.model.initialization import normal
+from mindpangu.model.initialization import expert_shapes, initial_expert
 from mindpangu.parallel.expert_share import ExpertShare
 
 SLAB_TENSORS = ("up", "up_bias", "down", "down_bias")
@@ -44,18 +44,13 @@ class ExpertStore:
     """
 
     def __init__(self, config: Config, domains: Sequence[Domain], share: ExpertShare | None = None):
-        model, optimizer = config.model, config.optimizer
-        self.domains, self.num_layers = tuple(domains), model.rre_layers
+        self.domains, self.num_layers = tuple(domains), config.model.rre_layers
         self.share = share or ExpertShare()
         mine = self.share.experts(max((domain.num_experts for domain in domains), default=0))
         self.group_size, self.first = len(mine), mine.start
-        hidden, inner = model.hidden_size, model.ffn_hidden_size
-        whole = {"up": (hidden, inner), "up_bias": (inner,), "down": (inner, hidden), "down_bias": (hidden,)}
-        self.parts = {name: self.share.part(name, shape) for name, shape in whole.items()}
+        self.parts = {name: self.share.part(name, shape) for name, shape in expert_shapes(config).items()}
         self.shapes = {name: part.part_shape for name, part in self.parts.items()}
-        self._std = {"up": model.init_std, "down": model.init_std / np.sqrt(2 * model.num_layers)}
-        self._seed = config.training.seed
-        self._optimizer = optimizer
+        self._config, self._optimizer = config, config.optimizer
         self._memory = HostMemory(self._num_bytes(), _scratch_folder(config))
         self.weights, self.moment1, self.moment2 = (
             [[self._zero_slab(domain) for domain in range(len(domains))] for _ in range(self.num_layers)]
@@ -73,10 +68,9 @@ class ExpertStore:
         """Draws the initial weights; each expert from a random stream of its own (layer, domain name, index)."""
 
         def fill(layer: int, domain: int, index: int) -> None:
-            for name, std in self._std.items():
-                stream = f"experts/{layer}/{self.domains[domain].name}/{self.first + index}/{name}"
-                whole = normal(self._seed, stream, self.parts[name].shape, std)
-                self.weights[layer][domain][name][index] = self.parts[name].of(whole)
+            whole = initial_expert(self._config, layer, self.domains[domain].name, self.first + index)
+            for name, part in self.parts.items():
+                self.weights[layer][domain][name][index] = part.of(whole[name])
 
         for _ in self._threads.map(lambda expert: fill(*expert), self.experts()):
             pass

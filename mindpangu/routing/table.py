@@ -152,6 +152,12 @@ class RoutingTable:
         digests = "".join(table.digest for table in self._tables.values())
         return hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()
 
+    def domain(self, domain_name: str) -> DomainTable:
+        """One domain's part of it. Raises RoutingError for a domain that the table does not have."""
+        if domain_name not in self._tables:
+            raise RoutingError(f"the routing table has no domain {domain_name!r}; it has: {', '.join(self._tables)}")
+        return self._tables[domain_name]
+
     def array(self, layer: int, domain_name: str) -> np.ndarray:
         """uint16 [V], read-only: index inside the domain's group of each token id's expert.
 
@@ -160,19 +166,19 @@ class RoutingTable:
         """
         if not 0 <= layer < self.num_layers:
             raise RoutingError(f"the routing table has no RRE layer {layer}; it has {self.num_layers}, from 0")
-        return self._of(domain_name).experts_LV[layer]
+        return self.domain(domain_name).experts_LV[layer]
 
     def num_experts(self, domain_name: str) -> int:
         """Experts in the domain's group."""
-        return self._of(domain_name).num_experts
+        return self.domain(domain_name).num_experts
 
     def vocab_size(self, domain_name: str) -> int:
         """Token ids of the domain's embedding slot."""
-        return self._of(domain_name).experts_LV.shape[1]
+        return self.domain(domain_name).experts_LV.shape[1]
 
     def domain_digest(self, domain_name: str) -> str:
         """Hash of one domain's table; other domains do not enter it."""
-        return self._of(domain_name).digest
+        return self.domain(domain_name).digest
 
     def stacked(self, domain_names: Sequence[str]) -> np.ndarray:
         """int32 [L, D, V]: the tables of some domains as one array, as the compiled step takes it.
@@ -181,7 +187,7 @@ class RoutingTable:
         """
         stacked_LDV = np.zeros((self.num_layers, len(domain_names), max(map(self.vocab_size, domain_names))), np.int32)
         for position, name in enumerate(domain_names):
-            stacked_LDV[:, position, : self.vocab_size(name)] = self._of(name).experts_LV
+            stacked_LDV[:, position, : self.vocab_size(name)] = self.domain(name).experts_LV
         return stacked_LDV
 
     def save(self, folder: Path) -> None:
@@ -210,11 +216,6 @@ class RoutingTable:
                 content does not match its digest.
         """
         return cls(_read(folder, name) for name in domain_names)
-
-    def _of(self, domain_name: str) -> DomainTable:
-        if domain_name not in self._tables:
-            raise RoutingError(f"the routing table has no domain {domain_name!r}; it has: {', '.join(self._tables)}")
-        return self._tables[domain_name]
 
 
 def table_file(folder: Path, domain_name: str) -> Path:

@@ -57,13 +57,17 @@ class Tokenizer:
 
     def control_id(self, token: str) -> int:
         """The id of a control token. Raises TokenizerError if the model lacks it, or has it as ordinary text."""
-        index = self._processor.piece_to_id(token)
-        if self._processor.id_to_piece(index) != token or not self._processor.is_control(index):
+        if not self.has_control(token):
             raise TokenizerError(
                 f"tokenizer {self._name} has no control token {token!r}; "
                 "train it for the domains of this run, or leave data.tokenizer empty"
             )
-        return index
+        return self._processor.piece_to_id(token)
+
+    def has_control(self, token: str) -> bool:
+        """Whether the model has this control token."""
+        index = self._processor.piece_to_id(token)
+        return self._processor.id_to_piece(index) == token and self._processor.is_control(index)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without any control token. Raises TokenizerError on lone surrogates."""
@@ -93,6 +97,12 @@ class Tokenizer:
         """The vocabulary's spelling of an id, for people to read (blanks appear as ▁)."""
         self._require_id(index)
         return self._processor.id_to_piece(int(index))
+
+    def is_text(self, index: int) -> bool:
+        """Whether an id stands for text: not for a control token, a byte, or what cannot be spelled."""
+        self._require_id(index)
+        kinds = (self._processor.is_control, self._processor.is_byte, self._processor.is_unknown)
+        return not any(of_kind(int(index)) for of_kind in kinds)
 
     def _require_id(self, index: int) -> None:
         if not 0 <= index < self.vocab_size:

@@ -1,0 +1,50 @@
+"""Make a sparse model out of a dense one: each expert starts as the feed-forward network of its layer.
+
+mindpangu inherit --config child.yaml --parent output/dense --out output/inherited
+mindpangu train --config child.yaml --load output/inherited
+
+The run folder of --config must have its tokenizer and its routing table.
+"""
+
+import argparse
+from pathlib import Path
+
+from mindpangu.config import Config
+from mindpangu.config.run_folder import RunFolder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--parent", metavar="DIR", type=Path, required=True, help="checkpoint or run of a dense model")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the child's checkpoint goes")
+    parser.add_argument(
+        "--noise", type=float, default=0.0, help="on each expert's weights, relative to theirs; default: %(default)s"
+    )
+    parser.add_argument(
+        "--new-rows",
+        choices=("mean", "random"),
+        default="mean",
+        help="what a token starts from that the parent lacks: the mean of the parent's tokens that spell it, or random "
+        "numbers; default: %(default)s",
+    )
+
+
+def run(options: argparse.Namespace, config: Config) -> None:
+    from mindpangu.checkpoint import CheckpointReader
+    from mindpangu.domains import build_domains
+    from mindpangu.lifecycle.blueprint import Blueprint
+    from mindpangu.lifecycle.build import build
+    from mindpangu.lifecycle.inherit import inherit
+    from mindpangu.routing import RoutingTable
+    from mindpangu.tokenizer import Tokenizer
+
+    folder = RunFolder.of(config)
+    tokenizers = {path.stem: Tokenizer.load(path) for path in sorted(folder.tokenizer.glob("*.model"))}
+    table = RoutingTable.load(folder.routing, [domain.name for domain in build_domains(config)])
+    parent = Blueprint.of(CheckpointReader(options.parent))
+    child, found = inherit(parent, config, tokenizers, table, options.noise, options.new_rows)
+    made_by = {"verb": "inherit", "parent": str(options.parent), "noise": options.noise, "new_rows": options.new_rows}
+    written = build(child, options.out, made_by)
+    print(
+        f"inherit: {found.shared:,} tokens have the parent's row, {found.composed:,} the mean of several, "
+        f"{found.random:,} are drawn → {written}"
+    )

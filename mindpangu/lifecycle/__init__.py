@@ -1,0 +1,8 @@
+"""The life of a model after its training: other domains, other experts, another vocabulary, other formats.
+
+Everything here turns checkpoints into new checkpoints, file by file, without a model in memory; the source is never
+changed. `blueprint.py` says what a new checkpoint is to consist of and `build.py` writes it; the other files make
+blueprints: `domains.py` (add, copy, replace, remove), `resize.py`, `extract.py`, `inherit.py`.
+
+No MindSpore is loaded here, but by the conversion of its own checkpoint format.
+"""

@@ -1,0 +1,126 @@
+"""Entering a new domain into a model: its name, its control tokens, and perhaps an embedding slot of its own.
+
+What its experts are is said afterwards (`domains.py`).
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mindpangu.checkpoint.vocabulary import VocabularyMap, random_rows
+from mindpangu.config.schema import AddedDomainConfig, EmbeddingSlotConfig
+from mindpangu.domains import MAIN_SLOT, PRESETS, Domain, known_domains
+from mindpangu.errors import ConfigError
+from mindpangu.lifecycle.blueprint import Blueprint, DenseChange
+from mindpangu.lifecycle.domains import unless_all
+from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.tokenizer import Tokenizer, reserved_control_tokens
+
+
+@dataclass(frozen=True)
+class NewDomain:
+    """What is wanted of a domain that is added.
+
+    Attributes:
+        name: its name.
+        kind: "monolingual", "bilingual" or "code"; "" takes that of PanGu-Σ's domain of this name, else "monolingual".
+        control_tokens: those that open the parts of its documents; empty takes those of PanGu-Σ's domain of this name
+            where the tokenizer has them, else reserved ones that no other domain has.
+        tokenizer: of an embedding slot of its own; None shares the slot of `like`.
+        like: a domain of the model; "" stands for the first one.
+    """
+
+    name: str
+    kind: str = ""
+    control_tokens: tuple[str, ...] = ()
+    tokenizer: Tokenizer | None = None
+    like: str = ""
+
+
+def add_domain(blueprint: Blueprint, new: NewDomain) -> tuple[Blueprint, Domain]:
+    """A blueprint whose configuration has one more domain; its content is the caller's to give.
+
+    Raises:
+        ConfigError: a domain of this name is there, or there is no control token for it.
+        TokenizerError: the tokenizer lacks a control token that is named.
+    """
+    blueprint.require_experts()
+    if new.name in (domain.name for domain in blueprint.domains):
+        raise ConfigError(f"the model has a domain {new.name!r} already; `experts replace` or `copy` change one")
+    like = blueprint.domain(new.like) if new.like else blueprint.domains[0]
+    names = [*(domain.name for domain in blueprint.domains), new.name]
+    blueprint = _with_slot(blueprint, new, like)
+    config, section = blueprint.config, blueprint.config.domains
+    if new.name not in known_domains(config):
+        tokenizer = new.tokenizer or blueprint.tokenizer_of(like)
+        section = replace(section, added=[*section.added, _described(blueprint, new, tokenizer)])
+    elif new.kind or new.control_tokens:
+        raise ConfigError(
+            f"domain {new.name!r} is known: its kind and control tokens are those of {section.preset} or "
+            "domains.added; leave them out, or choose another name"
+        )
+    data = config.data
+    if data.mixture:
+        data = replace(data, mixture={**data.mixture, new.name: 0.0})
+    section = replace(section, names=unless_all(config, section, names))
+    blueprint = replace(blueprint, config=replace(config, domains=section, data=data))
+    domain = blueprint.domain(new.name)
+    for token in domain.control_tokens:
+        blueprint.tokenizer_of(domain).control_id(token)
+    return blueprint, domain
+
+
+def _with_slot(blueprint: Blueprint, new: NewDomain, like: Domain) -> Blueprint:
+    """Puts the domain into an embedding slot: that of another domain, or a new one whose rows come after all others."""
+    config, section = blueprint.config, blueprint.config.domains
+    if new.tokenizer is None:
+        slots = [
+            replace(slot, domains=[*slot.domains, new.name]) if slot.name == like.embedding_slot else slot
+            for slot in section.embedding_slots
+        ]
+        return replace(blueprint, config=replace(config, domains=replace(section, embedding_slots=slots)))
+    names = [domain.name for domain in blueprint.domains]
+    slots = section.embedding_slots or [EmbeddingSlotConfig(MAIN_SLOT, config.model.vocab_size, "", names)]
+    slots = [*slots, EmbeddingSlotConfig(new.name, new.tokenizer.vocab_size, "", [new.name])]
+    former = EmbeddingSlots.build(config, blueprint.domains)
+    at = former.names.index(like.embedding_slot)
+    mapping = VocabularyMap.between(blueprint.tokenizer_of(like), new.tokenizer)
+    size, hidden = new.tokenizer.vocab_size, config.model.hidden_size
+    drawn_VH = random_rows(config.training.seed, new.name, size, hidden, config.model.init_std)
+
+    def rows(table_VH: np.ndarray, is_moment: bool) -> np.ndarray:
+        old_VH = table_VH[former.starts[at] : former.starts[at] + former.sizes[at]]
+        added_VH = np.zeros((size, hidden), np.float32) if is_moment else mapping.rows(old_VH, size, drawn_VH)
+        return np.concatenate([table_VH, added_VH])
+
+    change = DenseChange((former.num_rows + size, hidden), rows)
+    return replace(
+        blueprint,
+        config=replace(config, domains=replace(section, embedding_slots=slots)),
+        tokenizers={**blueprint.tokenizers, new.name: new.tokenizer},
+        dense=replace(blueprint.dense, changes={**blueprint.dense.changes, "word_embedding": change}),
+    )
+
+
+def _described(blueprint: Blueprint, new: NewDomain, tokenizer: Tokenizer) -> AddedDomainConfig:
+    """The domain's entry in the configuration."""
+    everywhere = {domain.name: domain for preset in PRESETS.values() for domain in preset}
+    like = everywhere.get(new.name)
+    kind, tokens = new.kind or (like.kind if like else "monolingual"), new.control_tokens
+    if not tokens and like and like.kind == kind and all(map(tokenizer.has_control, like.control_tokens)):
+        tokens = like.control_tokens
+    return AddedDomainConfig(new.name, kind, list(tokens or _reserved(blueprint.domains, new, kind, tokenizer)))
+
+
+def _reserved(domains: tuple[Domain, ...], new: NewDomain, kind: str, tokenizer: Tokenizer) -> list[str]:
+    """Control tokens of the tokenizer that no domain has."""
+    number = 2 if kind == "bilingual" else 1
+    used = () if new.tokenizer else {token for domain in domains for token in domain.control_tokens}
+    free = [token for token in reserved_control_tokens() if token not in used and tokenizer.has_control(token)]
+    if len(free) < number:
+        raise ConfigError(
+            f"domain {new.name!r} needs {number} control token{'s' * (number > 1)} of its own, and the tokenizer has "
+            f"{len(free)} reserved ones left; name those of another domain with --control-token, or give the domain an "
+            "embedding slot of its own with --tokenizer"
+        )
+    return free[:number]

@@ -1,0 +1,150 @@
+"""Blueprint: what a checkpoint consists of, without its weights; where they come from, file by file.
+
+A change of a model is a function from one blueprint to another. What it does not mention stays as it is, so its file is
+taken over bit for bit (`build.py`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from mindpangu.checkpoint import CheckpointReader
+from mindpangu.config import Config
+from mindpangu.domains import Domain, build_domains, domain_named
+from mindpangu.errors import CheckpointError
+from mindpangu.routing import RoutingTable
+from mindpangu.routing.table import DomainTable
+from mindpangu.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Origin:
+    """An expert of an existing checkpoint, with its Adam moments and its step count."""
+
+    reader: CheckpointReader
+    layer: int
+    domain: str
+    index: int
+
+
+@dataclass(frozen=True)
+class NewExpert:
+    """An expert whose tensors are made.
+
+    Attributes:
+        make: returns them, float32: "up", "up_bias", "down", "down_bias", and Adam's moments, "adam_m.up", ….
+        step_count: how often it was updated.
+    """
+
+    make: Callable[[], Mapping[str, np.ndarray]]
+    step_count: int = 0
+
+
+@dataclass(frozen=True)
+class DomainContent:
+    """A domain's routing table and where its experts come from: (layer, index in the group) → source."""
+
+    table: DomainTable
+    expert: Callable[[int, int], Origin | NewExpert]
+
+
+@dataclass(frozen=True)
+class DenseChange:
+    """What becomes of a dense parameter, and of its Adam moments alike.
+
+    Attributes:
+        shape: the new one.
+        apply: (whole tensor as it was, whether it is a moment) → the new one, float32.
+    """
+
+    shape: tuple[int, ...]
+    apply: Callable[[np.ndarray, bool], np.ndarray]
+
+
+@dataclass(frozen=True)
+class DenseContent:
+    """Where the dense parameters and their moments come from.
+
+    Attributes:
+        reader: the checkpoint that has them.
+        changes: parameter → what becomes of it.
+        dropped: parameters that are left out.
+    """
+
+    reader: CheckpointReader
+    changes: Mapping[str, DenseChange] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """Everything that a checkpoint consists of.
+
+    Attributes:
+        config: with it the domains, their sizes and embedding slots.
+        tokenizers: embedding slot → tokenizer.
+        contents: domain name → its table and experts; empty for a dense model.
+        step: of the checkpoint; its number. digests: of the data that it was trained on.
+        with_moments: keep Adam's moments, so that training can go on as if nothing had happened to them.
+    """
+
+    config: Config
+    tokenizers: Mapping[str, Tokenizer]
+    contents: Mapping[str, DomainContent]
+    dense: DenseContent
+    step: int
+    digests: Mapping[str, str] = field(default_factory=dict)
+    with_moments: bool = True
+
+    @staticmethod
+    def of(reader: CheckpointReader) -> "Blueprint":
+        """That of an existing checkpoint.
+
+        Raises:
+            CheckpointError: files of it are missing or altered. RoutingError, TokenizerError: … or do not fit together.
+        """
+        config = reader.config()
+        domains = build_domains(config)
+        slots = [slot.name for slot in config.domains.embedding_slots] or ["main"]
+        tokenizers = {slot: Tokenizer.load(reader.verify(f"tokenizer/{slot}.model")) for slot in slots}
+        contents = {}
+        if config.model.rre_layers:
+            for domain in domains:
+                reader.verify(f"routing/{domain.name}.safetensors")
+            table = RoutingTable.load(reader.folder / "routing", [domain.name for domain in domains])
+            contents = {domain.name: _as_it_is(reader, table.domain(domain.name)) for domain in domains}
+        digests = reader.json("state.json").get("digests", {})
+        return Blueprint(config, tokenizers, contents, DenseContent(reader), reader.step, digests)
+
+    @property
+    def domains(self) -> tuple[Domain, ...]:
+        return build_domains(self.config)
+
+    def domain(self, name: str) -> Domain:
+        """Raises ConfigError for a domain that the model does not have."""
+        return domain_named(self.domains, name)[1]
+
+    def tokenizer_of(self, domain: Domain) -> Tokenizer:
+        return self.tokenizers[domain.embedding_slot]
+
+    def require_experts(self) -> None:
+        """Raises CheckpointError for a dense model."""
+        if not self.contents:
+            raise CheckpointError(
+                f"{self.dense.reader.folder} is a dense model (model.rre_layers 0), which has no experts; "
+                "`mindpangu inherit` makes a sparse one of it"
+            )
+
+    def with_domain(self, name: str, content: DomainContent) -> "Blueprint":
+        """With another table and other experts for a domain; the configuration follows the size of its group."""
+        section = self.config.domains
+        sizes = {**section.experts, name: content.table.num_experts}
+        if content.table.num_experts == section.experts_per_domain:
+            del sizes[name]
+        config = replace(self.config, domains=replace(section, experts=sizes))
+        return replace(self, config=config, contents={**self.contents, name: content})
+
+
+def _as_it_is(reader: CheckpointReader, table: DomainTable) -> DomainContent:
+    return DomainContent(table, lambda layer, index: Origin(reader, layer, table.name, index))

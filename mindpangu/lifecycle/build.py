@@ -1,0 +1,183 @@
+"""From a blueprint to a checkpoint on disk. Memory stays at pieces of a file, or at one tensor where one is changed."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, ExpertFile, expert_file_name, parts_of_experts
+from mindpangu.checkpoint.dense import DenseFiles, dense_files, dense_header
+from mindpangu.checkpoint.directory import latest_iteration
+from mindpangu.checkpoint.fingerprint import read_chunks
+from mindpangu.checkpoint.tensor_file import TensorFile, TensorInfo, chunks_of, encode_stream
+from mindpangu.config import to_yaml
+from mindpangu.errors import CheckpointError
+from mindpangu.lifecycle.blueprint import Blueprint, DenseContent, NewExpert, Origin
+from mindpangu.routing import RoutingTable
+
+_THREADS = 2
+_MOMENTS = ("adam_m.", "adam_v.")
+
+Work = Callable[[CheckpointWriter], None]
+
+
+def build(blueprint: Blueprint, out: Path, made_by: Mapping[str, Any]) -> Path:
+    """Writes a checkpoint, with a progress bar on a terminal. Files that do not change are hard-linked where the disk
+    allows it, else copied.
+
+    Args:
+        out: a folder, created if absent; the checkpoint becomes `out/iteration_…`.
+        made_by: what made it, for its state.json: the verb and its arguments.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        CheckpointError: `out` already has a checkpoint, a file of a source is missing or altered, or the disk is full;
+            then nothing is in `out`.
+    """
+    existing = latest_iteration(out) or latest_iteration(out / "checkpoint")
+    if existing is not None:
+        raise CheckpointError(f"{out} already has a checkpoint ({existing.name}); choose another --out, or remove it")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{out} cannot be made: {error.strerror}; choose another --out") from None
+    with CheckpointWriter(out, blueprint.step) as writer:
+        _write_small_files(writer, blueprint, made_by)
+        work = [*_dense_work(blueprint), *_expert_work(blueprint)]
+        with (
+            ThreadPoolExecutor(_THREADS) as pool,
+            tqdm(total=len(work), unit="file", desc="write", disable=None) as bar,
+        ):
+            for _ in pool.map(lambda write: write(writer), work):
+                bar.update()
+    return writer.folder
+
+
+def _write_small_files(writer: CheckpointWriter, blueprint: Blueprint, made_by: Mapping[str, Any]) -> None:
+    writer.write("config.yaml", to_yaml(blueprint.config).encode())
+    for slot, tokenizer in blueprint.tokenizers.items():
+        writer.write(f"tokenizer/{slot}.model", tokenizer.model_bytes)
+    if blueprint.contents:
+        table = RoutingTable([blueprint.contents[domain.name].table for domain in blueprint.domains])
+        for name, data in table.encode().items():
+            writer.write(f"routing/{name}", data)
+    state = {
+        "step": blueprint.step,
+        "updates": 0,
+        "loader": None,
+        "loaded": None,
+        "digests": dict(blueprint.digests),
+        "made_by": dict(made_by),
+    }
+    writer.write("state.json", json.dumps(state, indent=1).encode())
+
+
+def _expert_work(blueprint: Blueprint) -> Iterator[Work]:
+    parts: dict[Path, dict[tuple[int, str, int], int]] = {}  # of each checkpoint that experts come from
+    for domain in blueprint.domains if blueprint.contents else ():
+        content, tokenizer = blueprint.contents[domain.name], blueprint.tokenizer_of(domain).digest
+        for layer in range(blueprint.config.model.rre_layers):
+            for index in range(content.table.num_experts):
+                source = content.expert(layer, index)
+                steps = source.step_count if isinstance(source, NewExpert) else 0
+                header = ExpertFile(layer, domain.name, index, steps, content.table.digest, tokenizer)
+                if isinstance(source, NewExpert):
+                    yield partial(_write_new, header=header, expert=source, with_moments=blueprint.with_moments)
+                    continue
+                if source.reader.folder not in parts:
+                    parts[source.reader.folder] = parts_of_experts(source.reader.files)
+                number = parts[source.reader.folder].get((source.layer, source.domain, source.index), 1)
+                for part in range(number):
+                    yield partial(
+                        _write_taken,
+                        header=header,
+                        origin=source,
+                        part=(part, number),
+                        with_moments=blueprint.with_moments,
+                    )
+
+
+def _write_new(writer: CheckpointWriter, header: ExpertFile, expert: NewExpert, with_moments: bool) -> None:
+    tensors = dict(expert.make())
+    if with_moments:
+        for name in [name for name in tensors if not name.startswith(_MOMENTS)]:
+            for prefix in _MOMENTS:
+                tensors.setdefault(prefix + name, np.zeros_like(tensors[name]))
+    kept = {name: values for name, values in tensors.items() if with_moments or not name.startswith(_MOMENTS)}
+    writer.write(header.name, header.encode(kept))
+
+
+def _write_taken(
+    writer: CheckpointWriter, header: ExpertFile, origin: Origin, part: tuple[int, int], with_moments: bool
+) -> None:
+    """Takes over a file, or copies its tensors under another header."""
+    reader, name = origin.reader, expert_file_name(origin.layer, origin.domain, origin.index, part)
+    file = TensorFile(reader.folder / name)
+    was = ExpertFile.of(file.path, file.metadata)
+    now = ExpertFile(
+        header.layer, header.domain, header.index, was.step_count, header.table, header.tokenizer, part=part
+    )
+    tensors = _without_moments(file.tensors) if not with_moments else file.tensors
+    if now == was and tensors.keys() == file.tensors.keys():
+        _take(writer, reader, name)
+    else:
+        reader.verify(name)
+        writer.write(now.name, encode_stream(tensors, now.metadata, file.chunks))
+
+
+def _take(writer: CheckpointWriter, reader: CheckpointReader, name: str) -> None:
+    """One file bit for bit."""
+    entry = reader.files[name]
+    if not writer.link(name, reader.folder, entry) and writer.write(name, read_chunks(reader.folder / name)) != entry:
+        reader.verify(name)  # says what is wrong
+
+
+def _dense_work(blueprint: Blueprint) -> Iterable[Work]:
+    content = blueprint.dense
+    if not content.changes and not content.dropped and blueprint.with_moments:
+        return [partial(_take, reader=content.reader, name=name) for name in dense_files(content.reader)]
+    return [partial(_write_dense, content=content, with_moments=blueprint.with_moments)]
+
+
+def _write_dense(writer: CheckpointWriter, content: DenseContent, with_moments: bool) -> None:
+    files = DenseFiles(content.reader)
+    tensors = {
+        name: TensorInfo(np.dtype(np.float32), change.shape if (change := _change(content, name)) else shape)
+        for name, shape in files.shapes.items()
+        if _parameter(name) not in content.dropped
+    }
+    missing = [name for name in content.changes if name not in tensors]
+    if missing:
+        raise CheckpointError(f"{content.reader.folder} has no dense parameter {missing[0]!r}")
+    tensors = tensors if with_moments else _without_moments(tensors)
+
+    def chunks(name: str) -> Iterator[memoryview]:
+        values, change = files.read(name), _change(content, name)
+        if change is not None:
+            values = change.apply(values, name.startswith(_MOMENTS))
+        return chunks_of(values)
+
+    header = dense_header({})
+    writer.write("dense_00000_of_00001.safetensors", encode_stream(tensors, header, chunks))
+
+
+def _change(content: DenseContent, name: str):
+    return content.changes.get(_parameter(name))
+
+
+def _parameter(name: str) -> str:
+    """The parameter that a tensor is, or is a moment of."""
+    for prefix in _MOMENTS:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _without_moments(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    return {name: info for name, info in tensors.items() if not name.startswith(_MOMENTS)}

@@ -1,0 +1,169 @@
+"""Where a domain's experts come from, and how domains go. All other domains keep every bit.
+
+A domain that is new is first entered into the configuration (`add.py`).
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import numpy as np
+
+from mindpangu.checkpoint import CheckpointReader
+from mindpangu.checkpoint.dense import DenseFiles
+from mindpangu.config import Config
+from mindpangu.config.schema import DomainsConfig
+from mindpangu.domains import known_domains
+from mindpangu.errors import CheckpointError, ConfigError
+from mindpangu.lifecycle.blueprint import Blueprint, DomainContent, NewExpert
+from mindpangu.model.initialization import initial_expert
+from mindpangu.routing.assignment import assign_layers
+from mindpangu.routing.table import DomainTable
+
+
+def from_domain(blueprint: Blueprint, parent: str, name: str) -> Blueprint:
+    """`name` becomes a copy of the domain `parent`: its table, its experts, their Adam moments and step counts."""
+    blueprint.require_experts()
+    content, source = blueprint.contents[blueprint.domain(parent).name], blueprint.domain(name)
+    if blueprint.domain(parent).embedding_slot != source.embedding_slot:
+        raise ConfigError(
+            f"{parent} and {name} are of the embedding slots {blueprint.domain(parent).embedding_slot} and "
+            f"{source.embedding_slot}; a table is only good for the tokens of its slot"
+        )
+    return blueprint.with_domain(name, DomainContent(replace(content.table, name=name), content.expert))
+
+
+def from_dense(blueprint: Blueprint, dense: CheckpointReader, name: str, num_experts: int, noise: float) -> Blueprint:
+    """Each expert of `name` becomes a copy of the feed-forward network that a dense model has in the layer's place.
+
+    Args:
+        noise: standard deviation of what is added to each expert's weights, relative to theirs.
+    """
+    require_same_shape(blueprint.config, dense)
+    table = _random_table(blueprint, name, num_experts)
+    return blueprint.with_domain(name, DomainContent(table, ExpertsOfDense(blueprint.config, dense, name, noise)))
+
+
+def fresh(blueprint: Blueprint, name: str, num_experts: int) -> Blueprint:
+    """The experts of `name` are random, as at the start of a training."""
+    table, config = _random_table(blueprint, name, num_experts), blueprint.config
+
+    def expert(layer: int, index: int) -> NewExpert:
+        return NewExpert(lambda: initial_expert(config, layer, name, index))
+
+    return blueprint.with_domain(name, DomainContent(table, expert))
+
+
+def replace_domain(blueprint: Blueprint, name: str, other: Blueprint, other_name: str) -> Blueprint:
+    """The table and experts of `name` become those of a domain of another run.
+
+    Raises:
+        CheckpointError: the other model has another shape, or its tokens are of another tokenizer.
+    """
+    blueprint.require_experts()
+    other.require_experts()
+    domain, theirs = blueprint.domain(name), other.domain(other_name)
+    require_same_shape(blueprint.config, other.dense.reader)
+    if blueprint.tokenizer_of(domain).digest != other.tokenizer_of(theirs).digest:
+        raise CheckpointError(
+            f"domain {other_name} of {other.dense.reader.folder} was trained with another tokenizer than {name}'s; its "
+            "experts are of no use here"
+        )
+    content = other.contents[other_name]
+    return blueprint.with_domain(name, DomainContent(replace(content.table, name=name), content.expert))
+
+
+def remove_domains(blueprint: Blueprint, names: set[str]) -> Blueprint:
+    """Without some domains. Rows of the embedding stay.
+
+    Raises:
+        ConfigError: a name that the model does not have, or none would be left.
+    """
+    blueprint.require_experts()
+    for name in names:
+        blueprint.domain(name)
+    kept = [domain.name for domain in blueprint.domains if domain.name not in names]
+    if not kept:
+        raise ConfigError(f"a model needs a domain; {', '.join(sorted(names))} would leave none")
+    config, data = blueprint.config, blueprint.config.data
+    section = replace(
+        config.domains,
+        added=[added for added in config.domains.added if added.name in kept],
+        experts={name: size for name, size in config.domains.experts.items() if name in kept},
+        embedding_slots=[
+            replace(slot, domains=[name for name in slot.domains if name in kept])
+            for slot in config.domains.embedding_slots
+        ],
+    )
+    data = replace(
+        data,
+        mixture={name: weight for name, weight in data.mixture.items() if name in kept},
+        phases=[],
+        domain_groups=1,
+    )
+    section = replace(section, names=unless_all(config, section, kept))
+    return replace(
+        blueprint,
+        config=replace(config, domains=section, data=data, parallelism=type(config.parallelism)()),
+        contents={name: content for name, content in blueprint.contents.items() if name in kept},
+    )
+
+
+class ExpertsOfDense:
+    """The experts of one domain as copies of a dense model's feed-forward networks: (layer, index) → NewExpert."""
+
+    def __init__(self, config: Config, dense: CheckpointReader, name: str, noise: float):
+        self._config, self._name, self._noise = config, name, noise
+        self._files = DenseFiles(dense)
+
+    def __call__(self, layer: int, index: int) -> NewExpert:
+        return NewExpert(lambda: self._make(layer, index))
+
+    def _make(self, layer: int, index: int) -> dict[str, np.ndarray]:
+        block = rre_block(self._config, layer)
+        tensors = {
+            name: self._files.read(f"{block}.ffn.{tensor}")
+            for name, tensor in (
+                ("up", "up.weight"), ("up_bias", "up.bias"), ("down", "down.weight"), ("down_bias", "down.bias"),
+            )
+        }  # fmt: skip
+        if self._noise:
+            drawn = initial_expert(self._config, layer, self._name, index)
+            for name in ("up", "down"):
+                spread = drawn[name].std()
+                tensors[name] += self._noise * tensors[name].std() / spread * drawn[name]
+        return tensors
+
+
+def rre_block(config: Config, layer: int) -> str:
+    """The name that the parameters of an RRE layer's block begin with."""
+    number = config.model.num_layers - config.model.rre_layers + layer
+    return "query_layer" if number == config.model.num_layers - 1 else f"blocks.{number}"
+
+
+def require_same_shape(config: Config, other: CheckpointReader) -> None:
+    """Raises CheckpointError unless the experts of one model fit into the other."""
+    ours, theirs = config.model, other.config().model
+    keys = ["num_layers", "hidden_size", "ffn_hidden_size"] + (["rre_layers"] if theirs.rre_layers else [])
+    for key in keys:
+        if getattr(ours, key) != getattr(theirs, key):
+            raise CheckpointError(
+                f"{other.folder} has model.{key} {getattr(theirs, key)}, this model has {getattr(ours, key)}; experts "
+                "fit only where they are the same"
+            )
+
+
+def _random_table(blueprint: Blueprint, name: str, num_experts: int) -> DomainTable:
+    """Without its text nothing is known of a domain's token frequencies: shuffle and deal (PanGu-Σ, Algorithm 1)."""
+    config, slot = blueprint.config, blueprint.domain(name).embedding_slot
+    sizes = {each.name: each.vocab_size for each in config.domains.embedding_slots}
+    counts_V = np.zeros(sizes.get(slot, config.model.vocab_size), np.int64)
+    routing = replace(config.routing, assignment="random")
+    return DomainTable(
+        name, num_experts, "random", assign_layers(counts_V, num_experts, config.model.rre_layers, name, routing)
+    )
+
+
+def unless_all(config: Config, section: DomainsConfig, names: Collection[str]) -> list[str]:
+    """domains.names, empty where they are all that the preset and the added ones give."""
+    known = known_domains(replace(config, domains=section))
+    return [] if set(names) == set(known) else [name for name in known if name in names]

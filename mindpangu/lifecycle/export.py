@@ -1,0 +1,175 @@
+"""A sub-model of one domain as plain safetensors with a config.json, for programs that know nothing of mindpangu.
+
+Its experts need no domain and no router: a table per RRE layer gives the expert of a token id. Names and layouts are
+those that DeepSeek-V4's checkpoints have for their hash layers: `layers.{i}.ffn.gate.tid2eid`, int64 [vocabulary, 1],
+and experts `layers.{i}.ffn.experts.{e}.w1` (up) and `.w2` (down), matrices as [out, in]; with one expert a token and
+normalized weights, a gate of zeros gives that expert the weight 1. Attention is PanGu-α's, with the query layer as the
+last layer.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from mindpangu.checkpoint.dense import DenseFiles
+from mindpangu.checkpoint.durable import write_durably, write_text_atomically
+from mindpangu.checkpoint.tensor_file import TensorInfo, chunks_of, encode_stream
+from mindpangu.errors import CheckpointError
+from mindpangu.lifecycle.blueprint import Blueprint, NewExpert, Origin
+from mindpangu.lifecycle.domains import rre_block
+from mindpangu.lifecycle.expert_tensors import ExpertTensors
+from mindpangu.model.initialization import expert_shapes
+
+FORMAT_VERSION = 1
+
+_F32, _I64 = np.dtype(np.float32), np.dtype(np.int64)
+_NETWORK = {"up": "w1", "down": "w2"}
+_BLOCK = {
+    "attention_norm.gamma": "attn_norm.weight",
+    "attention_norm.beta": "attn_norm.bias",
+    "ffn_norm.gamma": "ffn_norm.weight",
+    "ffn_norm.beta": "ffn_norm.bias",
+    **{f"attention.{ours}.{kind}": f"attn.{theirs}.{kind}"
+       for ours, theirs in (("query", "wq"), ("key", "wk"), ("value", "wv"), ("output", "wo"))
+       for kind in ("weight", "bias")},
+    **{f"ffn.{ours}.{kind}": f"ffn.{theirs}.{kind}"
+       for ours, theirs in _NETWORK.items()
+       for kind in ("weight", "bias")},
+}  # fmt: skip
+_WHOLE = {
+    "word_embedding": "embed.weight",
+    "position_embedding": "position_embed.weight",
+    "query_embedding": "query_embed.weight",
+    "final_norm.gamma": "norm.weight",
+    "final_norm.beta": "norm.bias",
+}
+
+
+def export(blueprint: Blueprint, out: Path) -> None:
+    """Writes `model.safetensors`, `config.json` and `tokenizer.model` of a model of one domain.
+
+    Memory stays at one tensor.
+
+    Raises:
+        CheckpointError: the model has several domains, or `out` already has an export.
+    """
+    if len(blueprint.domains) != 1:
+        names = ", ".join(domain.name for domain in blueprint.domains)
+        raise CheckpointError(f"an export has the one domain that its tables belong to; this model has {names}")
+    if (out / "config.json").exists():
+        raise CheckpointError(f"{out} already has an export; choose another --out, or remove it")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        model, scratch = out / "model.safetensors", out / ".model.safetensors.writing"
+        tensors = {name: (info, make) for name, info, make in _tensors(blueprint)}
+        infos = {name: info for name, (info, _) in tensors.items()}
+        with tqdm(total=len(tensors), unit="tensor", desc="export", disable=None) as bar:
+
+            def chunks(name: str) -> Iterator[memoryview]:
+                bar.update()
+                return chunks_of(tensors[name][1]())
+
+            write_durably(scratch, encode_stream(infos, {"format": "pt"}, chunks))
+        (domain,) = blueprint.domains
+        write_durably(out / "tokenizer.model", blueprint.tokenizer_of(domain).model_bytes)
+        scratch.replace(model)
+        write_text_atomically(out / "config.json", json.dumps(_config(blueprint), indent=2) + "\n")
+    except OSError as error:
+        raise CheckpointError(
+            f"{out} cannot be written: {error.strerror}; free disk space or choose another --out"
+        ) from None
+
+
+def _tensors(blueprint: Blueprint) -> Iterator[tuple[str, TensorInfo, Callable[[], np.ndarray]]]:
+    """(name, dtype and shape, what reads it) of every tensor."""
+    config, files = blueprint.config, DenseFiles(blueprint.dense.reader)
+    changes = blueprint.dense.changes
+    for ours in sorted(files.shapes):
+        name = _dense_name(ours, config.model.num_layers)
+        if name is None:
+            continue
+        turned = name.startswith("layers.") and len(files.shapes[ours]) == 2
+        shape = changes[ours].shape if ours in changes else files.shapes[ours]
+        shape = shape[::-1] if turned else shape
+
+        def read(ours: str = ours, turned: bool = turned) -> np.ndarray:
+            values = files.read(ours)
+            values = changes[ours].apply(values, False) if ours in changes else values
+            return values.T if turned else values
+
+        yield name, TensorInfo(_F32, shape), read
+    if blueprint.contents:
+        for layer in range(config.model.rre_layers):
+            yield from _rre_layer(blueprint, layer)
+
+
+def _rre_layer(blueprint: Blueprint, layer: int) -> Iterator[tuple[str, TensorInfo, Callable[[], np.ndarray]]]:
+    config, (domain,) = blueprint.config, blueprint.domains
+    content, shapes = blueprint.contents[domain.name], expert_shapes(blueprint.config)
+    prefix = f"layers.{_number(rre_block(config, layer), config.model.num_layers)}.ffn"
+    experts_V = content.table.experts_LV[layer]
+    gate_EH = np.zeros((domain.num_experts, config.model.hidden_size), np.float32)
+    yield f"{prefix}.gate.tid2eid", TensorInfo(_I64, (len(experts_V), 1)), lambda: experts_V.astype(np.int64)[:, None]
+    yield f"{prefix}.gate.weight", TensorInfo(_F32, gate_EH.shape), lambda: gate_EH
+    for index in range(domain.num_experts):
+        read = _expert_reader(content.expert(layer, index), shapes)
+        for ours, theirs in _NETWORK.items():
+            name = f"{prefix}.experts.{index}.{theirs}"
+            yield f"{name}.weight", TensorInfo(_F32, shapes[ours][::-1]), partial(read, ours)
+            yield f"{name}.bias", TensorInfo(_F32, shapes[f"{ours}_bias"]), partial(read, f"{ours}_bias")
+
+
+def _expert_reader(source: Origin | NewExpert, shapes: dict) -> Callable[[str], np.ndarray]:
+    """tensor → its values, as they are exported; the expert's file is opened once."""
+
+    @cache
+    def tensors():
+        return source.make().__getitem__ if isinstance(source, NewExpert) else ExpertTensors(source, shapes).read
+
+    return lambda tensor: tensors()(tensor).T
+
+
+def _dense_name(ours: str, num_layers: int) -> str | None:
+    """The exported name of a dense parameter; None for a moment."""
+    if ours in _WHOLE:
+        return _WHOLE[ours]
+    for name, theirs in _BLOCK.items():
+        block = ours.removesuffix(f".{name}")
+        if block != ours and (block == "query_layer" or block.startswith("blocks.")):
+            return f"layers.{_number(block, num_layers)}.{theirs}"
+    return None
+
+
+def _number(block: str, num_layers: int) -> int:
+    return num_layers - 1 if block == "query_layer" else int(block.removeprefix("blocks."))
+
+
+def _config(blueprint: Blueprint) -> dict:
+    model, (domain,) = blueprint.config.model, blueprint.domains
+    return {
+        "model_type": "pangu_sigma",
+        "format_version": FORMAT_VERSION,
+        "vocab_size": blueprint.config.domains.embedding_slots[0].vocab_size
+        if blueprint.config.domains.embedding_slots
+        else model.vocab_size,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "max_position_embeddings": model.seq_length,
+        "layer_norm_eps": model.layernorm_epsilon,
+        "hidden_act": "fast_gelu",
+        "query_layer": model.num_layers - 1,
+        "hash_layers": [model.num_layers - model.rre_layers + layer for layer in range(model.rre_layers)],
+        "n_routed_experts": domain.num_experts,
+        "num_experts_per_tok": 1,
+        "norm_topk_prob": True,
+        "tie_word_embeddings": True,
+        "domain": domain.name,
+        "control_tokens": list(domain.control_tokens),
+        "torch_dtype": "float32",
+    }

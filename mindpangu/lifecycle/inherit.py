@@ -1,0 +1,128 @@
+"""A sparse model out of a dense one, as PanGu-Σ from PanGu-α: experts start as their layer's feed-forward network.
+
+With the same vocabulary and no noise the child computes what its parent does. With another vocabulary, rows of the
+embedding are found by the text of their tokens (`checkpoint.vocabulary`).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mindpangu.checkpoint import CheckpointReader
+from mindpangu.checkpoint.vocabulary import VocabularyMap, random_rows
+from mindpangu.config import Config
+from mindpangu.domains import build_domains
+from mindpangu.errors import CheckpointError
+from mindpangu.lifecycle.blueprint import Blueprint, DenseChange, DenseContent, DomainContent
+from mindpangu.lifecycle.domains import ExpertsOfDense, rre_block
+from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.routing import RoutingTable
+from mindpangu.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What `inherit` found out beside the blueprint.
+
+    Attributes:
+        shared, composed, random: tokens of all embedding slots whose row is the parent's, a mean of several of the
+            parent's, or drawn.
+    """
+
+    shared: int
+    composed: int
+    random: int
+
+
+def inherit(
+    parent: Blueprint,
+    config: Config,
+    tokenizers: dict[str, Tokenizer],
+    table: RoutingTable,
+    noise: float = 0.0,
+    new_rows: str = "mean",
+) -> tuple[Blueprint, Inherited]:
+    """The child of a dense model.
+
+    Args:
+        parent: a dense model.
+        config: of the child: the parent's layers and widths, its own domains, RRE layers and vocabulary; its sequence
+            may be shorter.
+        tokenizers: embedding slot → tokenizer of the child. table: its routing table.
+        noise: standard deviation of what is added to each expert's weights, relative to theirs, so that experts differ
+            from the start; tokens make them differ anyway.
+        new_rows: what a token that the parent does not have starts from: "mean" of the rows that its text is made of
+            there, or "random".
+
+    Returns:
+        The child's blueprint, without Adam's moments, and what became of the vocabulary.
+
+    Raises:
+        CheckpointError: the parent is sparse, or of another shape.
+    """
+    reader = parent.dense.reader
+    if parent.contents:
+        raise CheckpointError(f"{reader.folder} is sparse already (model.rre_layers {parent.config.model.rre_layers})")
+    _require_shape(reader, config)
+    changes, found = _vocabulary(parent, config, tokenizers, new_rows)
+    length, hidden = config.model.seq_length, config.model.hidden_size
+    if length < parent.config.model.seq_length:
+        cut = DenseChange((length, hidden), lambda values, is_moment: values[:length])
+        changes |= {"position_embedding": cut, "query_embedding": cut}
+    networks = {
+        f"{rre_block(config, layer)}.ffn.{tensor}"
+        for layer in range(config.model.rre_layers)
+        for tensor in ("up.weight", "up.bias", "down.weight", "down.bias")
+    }
+    contents = {
+        domain.name: DomainContent(table.domain(domain.name), ExpertsOfDense(config, reader, domain.name, noise))
+        for domain in build_domains(config)
+    }
+    dense = DenseContent(reader, changes, frozenset(networks))
+    child = Blueprint(config, tokenizers, contents, dense, parent.step, {}, with_moments=False)
+    return child, found
+
+
+def _require_shape(reader: CheckpointReader, config: Config) -> None:
+    ours, theirs = config.model, reader.config().model
+    if not ours.rre_layers:
+        raise CheckpointError("model.rre_layers of the child is 0; give it RRE layers, e.g. --model.rre_layers 2")
+    changed = {
+        f"model.{key}": (getattr(ours, key), getattr(theirs, key))
+        for key in ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads")
+        if getattr(ours, key) != getattr(theirs, key)
+    }
+    if ours.seq_length > theirs.seq_length:
+        changed["model.seq_length"] = (ours.seq_length, theirs.seq_length)
+    if changed:
+        listing = "; ".join(f"{key} is {there} there, {here} here" for key, (here, there) in changed.items())
+        raise CheckpointError(f"a child of {reader.folder} needs its shape, and no longer sequence: {listing}")
+
+
+def _vocabulary(
+    parent: Blueprint, config: Config, tokenizers: dict[str, Tokenizer], new_rows: str
+) -> tuple[dict[str, DenseChange], Inherited]:
+    """What becomes of the word embedding."""
+    old, *others = parent.tokenizers.values()
+    if others:
+        raise CheckpointError(
+            f"{parent.dense.reader.folder} has {1 + len(others)} embedding slots; a parent has one vocabulary"
+        )
+    slots, hidden = EmbeddingSlots.build(config, build_domains(config)), config.model.hidden_size
+    maps = [VocabularyMap.between(old, tokenizers[name], new_rows == "mean") for name in slots.names]
+    tokens = sum(len(each.sources) for each in maps)
+    shared, composed = sum(each.shared for each in maps), sum(each.composed for each in maps)
+    found = Inherited(shared, composed, tokens - shared - composed)
+    same = len(maps) == 1 and old.digest == tokenizers[slots.names[0]].digest
+    if same and slots.num_rows == EmbeddingSlots.build(parent.config, parent.domains).num_rows:
+        return {}, found
+
+    def rows(old_VH: np.ndarray, is_moment: bool) -> np.ndarray:
+        return np.concatenate(
+            [
+                each.rows(old_VH, size, random_rows(config.training.seed, name, size, hidden, config.model.init_std))
+                for each, name, size in zip(maps, slots.names, slots.sizes, strict=True)
+            ]
+        )
+
+    return {"word_embedding": DenseChange((slots.num_rows, hidden), rows)}, found

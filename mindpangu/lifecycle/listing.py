@@ -1,0 +1,35 @@
+"""What `mindpangu experts list` prints: the domains of a checkpoint, from headers alone."""
+
+from mindpangu.checkpoint import ExpertFile
+from mindpangu.checkpoint.tensor_file import TensorFile
+from mindpangu.lifecycle.blueprint import Blueprint
+from mindpangu.model.parameter_count import in_words
+
+
+def list_experts(blueprint: Blueprint) -> str:
+    """A row for each domain: its experts in a layer, their parameters, files and updates, and its table."""
+    blueprint.require_experts()
+    reader, updates, sizes = blueprint.dense.reader, {}, {}
+    for name, entry in reader.files.items():
+        if name.startswith("experts/"):
+            file = TensorFile(reader.folder / name)
+            header = ExpertFile.of(file.path, file.metadata)
+            updates.setdefault(header.domain, []).append(header.step_count)
+            sizes[header.domain] = sizes.get(header.domain, 0) + entry["bytes"]
+    model = blueprint.config.model
+    of_expert = 2 * model.hidden_size * model.ffn_hidden_size + model.hidden_size + model.ffn_hidden_size
+    lines = [
+        f"{'domain':>12} {'kind':>11} {'experts':>8} {'parameters':>11} {'on disk':>10} {'updates':>13}  "
+        "table        slot, control tokens"
+    ]
+    for domain in blueprint.domains:
+        table, counts = blueprint.contents[domain.name].table, updates.get(domain.name, [0])
+        lines.append(
+            f"{domain.name:>12} {domain.kind:>11} {domain.num_experts:>8} "
+            f"{in_words(domain.num_experts * model.rre_layers * of_expert):>11} "
+            f"{sizes.get(domain.name, 0) / 1e6:>7.1f} MB {f'{min(counts)} to {max(counts)}':>13}  "
+            f"{table.assignment:<8} {table.digest[:4]}  "
+            f"{domain.embedding_slot}, {' '.join(domain.control_tokens) or 'none'}"
+        )
+    lines.append(f"{model.rre_layers} RRE layers; experts are counted in one of them")
+    return "\n".join(lines)
