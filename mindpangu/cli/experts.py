@@ -95,8 +95,8 @@ def _add(blueprint, options):
     blueprint, domain = add.add_domain(blueprint, new)
     if options.parent:
         blueprint = domains.from_domain(blueprint, options.parent, domain.name)
-        return resize(blueprint, domain.name, options.experts) if options.experts else blueprint
-    number = options.experts or domain.num_experts
+        return blueprint if options.experts is None else resize(blueprint, domain.name, options.experts)
+    number = domain.num_experts if options.experts is None else options.experts
     if options.fresh:
         return domains.fresh(blueprint, domain.name, number)
     return domains.from_dense(blueprint, CheckpointReader(options.from_dense), domain.name, number, options.noise)

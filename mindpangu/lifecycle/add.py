@@ -48,9 +48,8 @@ def add_domain(blueprint: Blueprint, new: NewDomain) -> tuple[Blueprint, Domain]
     if new.name in (domain.name for domain in blueprint.domains):
         raise ConfigError(f"the model has a domain {new.name!r} already; `experts replace` or `copy` change one")
     like = blueprint.domain(new.like) if new.like else blueprint.domains[0]
-    names = [*(domain.name for domain in blueprint.domains), new.name]
-    blueprint = _with_slot(blueprint, new, like)
-    config, section = blueprint.config, blueprint.config.domains
+    config, names = blueprint.config, [*(domain.name for domain in blueprint.domains), new.name]
+    section = replace(config.domains, embedding_slots=_slots(blueprint, new, like))
     if new.name not in known_domains(config):
         tokenizer = new.tokenizer or blueprint.tokenizer_of(like)
         section = replace(section, added=[*section.added, _described(blueprint, new, tokenizer)])
@@ -62,6 +61,8 @@ def add_domain(blueprint: Blueprint, new: NewDomain) -> tuple[Blueprint, Domain]
     data = config.data
     if data.mixture:
         data = replace(data, mixture={**data.mixture, new.name: 0.0})
+    if new.tokenizer is not None:
+        blueprint = _with_rows(blueprint, new.name, new.tokenizer, like)
     section = replace(section, names=unless_all(config, section, names))
     blueprint = replace(blueprint, config=replace(config, domains=section, data=data))
     domain = blueprint.domain(new.name)
@@ -70,23 +71,26 @@ def add_domain(blueprint: Blueprint, new: NewDomain) -> tuple[Blueprint, Domain]
     return blueprint, domain
 
 
-def _with_slot(blueprint: Blueprint, new: NewDomain, like: Domain) -> Blueprint:
-    """Puts the domain into an embedding slot: that of another domain, or a new one whose rows come after all others."""
-    config, section = blueprint.config, blueprint.config.domains
+def _slots(blueprint: Blueprint, new: NewDomain, like: Domain) -> list[EmbeddingSlotConfig]:
+    """The embedding slots with the domain: in that of another one, or in a new one after all others."""
+    slots = blueprint.config.domains.embedding_slots
     if new.tokenizer is None:
-        slots = [
+        return [
             replace(slot, domains=[*slot.domains, new.name]) if slot.name == like.embedding_slot else slot
-            for slot in section.embedding_slots
+            for slot in slots
         ]
-        return replace(blueprint, config=replace(config, domains=replace(section, embedding_slots=slots)))
     names = [domain.name for domain in blueprint.domains]
-    slots = section.embedding_slots or [EmbeddingSlotConfig(MAIN_SLOT, config.model.vocab_size, "", names)]
-    slots = [*slots, EmbeddingSlotConfig(new.name, new.tokenizer.vocab_size, "", [new.name])]
-    former = EmbeddingSlots.build(config, blueprint.domains)
+    slots = slots or [EmbeddingSlotConfig(MAIN_SLOT, blueprint.config.model.vocab_size, "", names)]
+    return [*slots, EmbeddingSlotConfig(new.name, new.tokenizer.vocab_size, "", [new.name])]
+
+
+def _with_rows(blueprint: Blueprint, name: str, tokenizer: Tokenizer, like: Domain) -> Blueprint:
+    """With the tokenizer of a new slot, and its rows after all others, found by text in the slot of another domain."""
+    config, former = blueprint.config, EmbeddingSlots.build(blueprint.config, blueprint.domains)
     at = former.names.index(like.embedding_slot)
-    mapping = VocabularyMap.between(blueprint.tokenizer_of(like), new.tokenizer)
-    size, hidden = new.tokenizer.vocab_size, config.model.hidden_size
-    drawn_VH = random_rows(config.training.seed, new.name, size, hidden, config.model.init_std)
+    mapping = VocabularyMap.between(blueprint.tokenizer_of(like), tokenizer)
+    size, hidden = tokenizer.vocab_size, config.model.hidden_size
+    drawn_VH = random_rows(config.training.seed, name, size, hidden, config.model.init_std)
 
     def rows(table_VH: np.ndarray, is_moment: bool) -> np.ndarray:
         old_VH = table_VH[former.starts[at] : former.starts[at] + former.sizes[at]]
@@ -96,8 +100,7 @@ def _with_slot(blueprint: Blueprint, new: NewDomain, like: Domain) -> Blueprint:
     change = DenseChange((former.num_rows + size, hidden), rows)
     return replace(
         blueprint,
-        config=replace(config, domains=replace(section, embedding_slots=slots)),
-        tokenizers={**blueprint.tokenizers, new.name: new.tokenizer},
+        tokenizers={**blueprint.tokenizers, name: tokenizer},
         dense=replace(blueprint.dense, changes={**blueprint.dense.changes, "word_embedding": change}),
     )
 

@@ -1,0 +1,250 @@
+"""Adding, copying, replacing, removing and resizing domains: what changes, and that nothing else does."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, ExpertFile
+from mindpangu.checkpoint.dense import DenseFiles
+from mindpangu.checkpoint.tensor_file import TensorFile
+from mindpangu.cli.main import main
+from mindpangu.domains import build_domains
+from mindpangu.lifecycle.blueprint import Blueprint, Origin
+from mindpangu.lifecycle.expert_tensors import ExpertTensors
+from mindpangu.model.initialization import expert_shapes
+from mindpangu.routing import RoutingTable
+
+
+def experts(action, *words, checkpoint, out):
+    """Runs the verb; returns a reader of what it wrote."""
+    arguments = ["experts", action, *map(str, words), "--checkpoint", str(checkpoint), "--out", str(out)]
+    assert main(arguments) == 0
+    return CheckpointReader(out)
+
+
+def files_of(reader, domain):
+    """Everything of one domain, and its entries in the manifest."""
+    names = [name for name in reader.files if f".{domain}." in name or name == f"routing/{domain}.safetensors"]
+    return {name: reader.files[name] for name in names}
+
+
+def assert_untouched(before, after, domains):
+    for domain in domains:
+        assert files_of(after, domain) == files_of(before, domain) != {}, domain
+    for name in before.files:
+        if name.startswith(("dense_", "tokenizer/")):
+            assert after.files[name] == before.files[name], name
+    for name in after.files:
+        after.read(name)
+
+
+def tensors(reader, layer, domain, index):
+    return ExpertFile.decode(reader.folder, reader.read(f"experts/rre_{layer:02d}.{domain}.{index:03d}.safetensors"))
+
+
+def names_of(reader):
+    return [domain.name for domain in build_domains(reader.config())]
+
+
+OLD = ("bilingual", "zh", "en", "code")
+
+
+def test_a_copied_domain_computes_what_its_parent_does(trained, tmp_path, logits, full_logits, shards):
+    before = CheckpointReader(trained)
+    after = experts("add", "poetry", "--from", "zh", checkpoint=trained, out=tmp_path / "more")
+    assert names_of(after) == [*OLD, "poetry"]
+    assert_untouched(before, after, OLD)
+    ours, parents = (tensors(after, 1, name, 2) for name in ("poetry", "zh"))
+    assert (ours[0].step_count, ours[0].domain) == (parents[0].step_count, "poetry")
+    for name, values in parents[1].items():
+        np.testing.assert_array_equal(ours[1][name], values)
+    found = logits(after.folder, OLD)
+    for name, values in zip(OLD, found, strict=True):
+        np.testing.assert_array_equal(values, full_logits[name])
+    table = RoutingTable.load(after.folder / "routing", ["poetry", "zh"])
+    np.testing.assert_array_equal(table.array(0, "poetry"), table.array(0, "zh"))
+    assert json.loads(after.read("state.json"))["made_by"]["domain"] == "poetry"
+
+
+def test_a_domain_takes_a_reserved_control_token_of_its_own(trained, tmp_path):
+    first = experts("add", "chemistry", "--fresh", checkpoint=trained, out=tmp_path / "one")
+    second = experts(
+        "add",
+        "physics",
+        "--kind",
+        "bilingual",
+        "--fresh",
+        "--experts",
+        2,
+        checkpoint=tmp_path / "one",
+        out=tmp_path / "two",
+    )
+    assert_untouched(first, second, [*OLD, "chemistry"])
+    chemistry, physics = build_domains(second.config())[4:]
+    assert (chemistry.control_tokens, chemistry.num_experts) == (("<reserved_0>",), 3)
+    assert (physics.control_tokens, physics.num_experts) == (("<reserved_1>", "<reserved_2>"), 2)
+    drawn = [tensors(second, 0, "physics", index)[1] for index in range(2)]
+    assert not np.array_equal(drawn[0]["up"], drawn[1]["up"])
+    assert drawn[0]["up"].std() == pytest.approx(0.02, rel=0.2)
+    assert not drawn[0]["up_bias"].any()
+    assert not drawn[0]["adam_m.up"].any()
+
+
+def test_a_slot_of_its_own_appends_rows_and_keeps_the_others(trained, tmp_path, logits, full_logits):
+    tokenizer = CheckpointReader(trained).folder / "tokenizer" / "main.model"
+    after = experts("add", "chemistry", "--fresh", "--tokenizer", tokenizer, checkpoint=trained, out=tmp_path / "own")
+    before, blueprint = CheckpointReader(trained), Blueprint.of(after)
+    assert blueprint.domain("chemistry").embedding_slot == "chemistry"
+    old, new = DenseFiles(before), DenseFiles(after)
+    for name, shape in old.shapes.items():
+        np.testing.assert_array_equal(new.read(name)[: shape[0]], old.read(name))
+    rows = new.read("word_embedding")
+    np.testing.assert_array_equal(rows[420:], rows[:420])  # the same tokens by text
+    assert not new.read("adam_m.word_embedding")[420:].any()
+    np.testing.assert_array_equal(logits(after.folder, ["zh"])[0], full_logits["zh"])
+
+
+def test_a_dense_models_networks_become_experts(trained, dense, tmp_path):
+    after = experts("add", "law", "--from-dense", dense, "--experts", 5, checkpoint=trained, out=tmp_path / "law")
+    noisy = experts("add", "law", "--from-dense", dense, "--noise", 0.1, checkpoint=trained, out=tmp_path / "noisy")
+    parent = DenseFiles(CheckpointReader(dense))
+    for layer, block in ((0, "blocks.1"), (1, "query_layer")):
+        exact, near = tensors(after, layer, "law", 4)[1], tensors(noisy, layer, "law", 0)[1]
+        np.testing.assert_array_equal(exact["down"], parent.read(f"{block}.ffn.down.weight"))
+        np.testing.assert_array_equal(exact["up_bias"], parent.read(f"{block}.ffn.up.bias"))
+        up = parent.read(f"{block}.ffn.up.weight")
+        assert np.std(near["up"] - up) == pytest.approx(0.1 * up.std(), rel=1e-3)
+
+
+def test_copy_and_replace_take_table_experts_and_group_size(trained, tmp_path, logits, full_logits):
+    before = CheckpointReader(trained)
+    smaller = experts("resize", "zh", "--experts", 2, checkpoint=trained, out=tmp_path / "smaller")
+    copied = experts("copy", "en", "--from", "zh", checkpoint=tmp_path / "smaller", out=tmp_path / "copied")
+    replaced = experts(
+        "replace",
+        "code",
+        "--with",
+        tmp_path / "smaller",
+        "--with-domain",
+        "zh",
+        checkpoint=trained,
+        out=tmp_path / "rep",
+    )
+    assert_untouched(smaller, copied, ("bilingual", "zh", "code"))
+    assert_untouched(before, replaced, ("bilingual", "zh", "en"))
+    for reader, name in ((copied, "en"), (replaced, "code")):
+        assert {domain.name: domain.num_experts for domain in build_domains(reader.config())}[name] == 2
+        for index in range(2):
+            theirs = tensors(smaller, 0, "zh", index)[1]
+            for tensor, values in tensors(reader, 0, name, index)[1].items():
+                np.testing.assert_array_equal(values, theirs[tensor])
+    for name, values in zip(("bilingual", "zh", "en"), logits(replaced.folder, ("bilingual", "zh", "en")), strict=True):
+        np.testing.assert_array_equal(values, full_logits[name])
+
+
+def test_remove_leaves_everything_else(trained, tmp_path, logits, full_logits):
+    after = experts("remove", "zh", checkpoint=trained, out=tmp_path / "fewer")
+    assert_untouched(CheckpointReader(trained), after, ("bilingual", "en", "code"))
+    assert not files_of(after, "zh")
+    np.testing.assert_array_equal(logits(after.folder, ["code"])[0], full_logits["code"])
+
+
+def test_more_experts_compute_the_same_and_others_keep_their_bits(trained, tmp_path, logits, full_logits):
+    after = experts("resize", "zh", "--experts", 8, checkpoint=trained, out=tmp_path / "grown")
+    assert_untouched(CheckpointReader(trained), after, ("bilingual", "en", "code"))
+    zh, en = logits(after.folder, ("zh", "en"))
+    np.testing.assert_allclose(zh, full_logits["zh"], atol=1e-6)
+    np.testing.assert_array_equal(en, full_logits["en"])
+
+
+def test_list_names_every_domain(trained, capsys):
+    assert main(["experts", "list", "--checkpoint", str(trained)]) == 0
+    printed = capsys.readouterr().out
+    for name in OLD:
+        assert f"\n{name:>12} " in printed
+    counts = {tensors(CheckpointReader(trained), 0, "zh", index)[0].step_count for index in range(3)}
+    assert f"{min(counts)} to {max(counts)}" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["add", "zh", "--fresh"], "has a domain 'zh' already"),
+        (["add", "x", "--from", "fr"], "unknown domain 'fr'"),
+        (["add", "x/y", "--fresh"], "allowed: letters"),
+        (["add", "x", "--fresh", "--control-token", "<nothing>"], "no control token '<nothing>'"),
+        (["add", "x", "--fresh", "--kind", "code", "--experts", "0"], "experts"),
+        (["add", "x", "--fresh", "--experts", "421"], "experts"),
+        (["add", "x", "--from", "zh", "--tokenizer", "{tokenizer}"], "only good for the tokens of its slot"),
+        (["copy", "zh", "--from", "fr"], "unknown domain 'fr'"),
+        (["remove", "fr"], "unknown domain 'fr'"),
+        (["resize", "zh", "--experts", "0"], "not 0"),
+        (["resize", "zh", "--experts", "421"], "1 to 420 experts"),
+        (["replace", "zh", "--with", "nowhere"], "no complete checkpoint in nowhere"),
+        (["replace", "zh", "--with", "{trained}", "--with-domain", "fr"], "unknown domain 'fr'"),
+    ],
+)
+def test_mistakes_are_named_and_write_nothing(trained, tmp_path, capsys, words, message):
+    tokenizer = CheckpointReader(trained).folder / "tokenizer" / "main.model"
+    words = [word.format(trained=trained, tokenizer=tokenizer) for word in words]
+    out = tmp_path / "out"
+    assert main(["experts", *words, "--checkpoint", str(trained), "--out", str(out)]) == 1
+    assert message in capsys.readouterr().err
+    assert not list(out.glob("iteration_*"))
+
+
+def test_an_altered_file_ends_it_and_a_second_checkpoint_is_refused(trained, tmp_path, capsys):
+    copy, out = tmp_path / "copy", tmp_path / "out"
+    shutil.copytree(CheckpointReader(trained).folder, copy / "iteration_00000006")
+    path = copy / "iteration_00000006" / "experts" / "rre_00.zh.001.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert main(["experts", "remove", "en", "--checkpoint", str(copy), "--out", str(out)]) == 1
+    assert "rre_00.zh.001.safetensors was altered" in capsys.readouterr().err
+    assert not list(out.glob("*"))
+    assert main(["experts", "remove", "en", "--checkpoint", str(trained), "--out", str(out)]) == 0
+    assert main(["experts", "remove", "zh", "--checkpoint", str(trained), "--out", str(out)]) == 1
+    assert "already has a checkpoint" in capsys.readouterr().err
+
+
+def test_a_tokenizer_without_reserved_tokens_says_what_to_do(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mindpangu.lifecycle.add.reserved_control_tokens", lambda: [])
+    words = ["experts", "add", "x", "--fresh", "--checkpoint", str(trained), "--out", str(tmp_path / "out")]
+    assert main(words) == 1
+    assert "0 reserved ones left" in capsys.readouterr().err
+
+
+def test_files_that_ranks_shared_are_taken_over_in_their_parts(trained, tmp_path):
+    """An expert in two parts, as a tensor group writes it, is copied, resized and read whole."""
+    source = CheckpointReader(trained)
+    shared = split_experts(source, tmp_path / "shared", "zh")
+    after = experts("add", "law", "--from", "zh", checkpoint=tmp_path / "shared", out=tmp_path / "law")
+    assert "experts/rre_00.law.000.1_of_2.safetensors" in after.files
+    shapes = expert_shapes(source.config())
+    for reader, domain in ((shared, "zh"), (after, "law")):
+        whole = ExpertTensors(Origin(reader, 1, domain, 2), shapes)
+        for name, values in tensors(source, 1, "zh", 2)[1].items():
+            np.testing.assert_array_equal(whole.read(name), values)
+
+
+def split_experts(reader, out, domain):
+    """A copy of a checkpoint in which a domain's experts are in two parts each."""
+    cut = {"up": lambda a, i: np.split(a, 2, 1)[i], "down": lambda a, i: np.split(a, 2, 0)[i],
+           "up_bias": lambda a, i: np.split(a, 2)[i], "down_bias": lambda a, i: np.split(a, 2)[i]}  # fmt: skip
+    with CheckpointWriter(out, reader.step) as writer:
+        for name in reader.files:
+            if f".{domain}." not in name:
+                writer.write(name, reader.read(name))
+                continue
+            header, values = ExpertFile.decode(reader.folder / name, reader.read(name))
+            for part in range(2):
+                pieces = {key: cut[key.rsplit(".", 1)[-1]](array, part).copy() for key, array in values.items()}
+                data = replace(header, part=(part, 2)).encode(pieces)
+                writer.write(replace(header, part=(part, 2)).name, data)
+    found = CheckpointReader(out)
+    assert TensorFile(found.folder / "experts" / f"rre_00.{domain}.000.0_of_2.safetensors").tensors
+    return found
