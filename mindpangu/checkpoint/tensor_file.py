@@ -66,7 +66,7 @@ class TensorFile:
                 raise ValueError("its size is not what the header says")
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, AttributeError, struct.error, MemoryError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, struct.error, MemoryError, OverflowError) as error:
             raise CheckpointError(f"{path} is not a whole safetensors file: {error!r}") from None
 
     def read(self, name: str) -> np.ndarray:

@@ -14,6 +14,7 @@ from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 from mindpangu.tokenizer.sentencepiece_tokenizer import Tokenizer
 
 _PIECE = sentencepiece_model.ModelProto.SentencePiece
+_BLANK = "\u2581"
 _BPE = sentencepiece_model.TrainerSpec.BPE
 
 
@@ -21,14 +22,16 @@ def compact(tokenizer: Tokenizer, kept: Set[int]) -> tuple[Tokenizer, np.ndarray
     """A tokenizer with some of the pieces.
 
     Args:
-        kept: ids of the pieces of text to keep. Control tokens, bytes, the unknown piece and user-defined symbols
-            always stay, and in a BPE model what `kept` is merged from.
+        kept: ids of the pieces of text to keep. Control tokens, bytes, the unknown piece, user-defined symbols and the
+            single blank always stay (a blank that is spelled in bytes decodes to its stand-in ▁), and in a BPE model
+            what `kept` is merged from.
 
     Returns:
         (the smaller tokenizer, int64 [its vocab_size]: the former id of each of its ids, ascending).
     """
     model = sentencepiece_model.ModelProto.FromString(tokenizer.model_bytes)
-    stays = {index for index, piece in enumerate(model.pieces) if piece.type != _PIECE.NORMAL} | set(kept)
+    always = {i for i, piece in enumerate(model.pieces) if piece.type != _PIECE.NORMAL or piece.piece == _BLANK}
+    stays = always | set(kept)
     if model.trainer_spec.model_type == _BPE:
         stays |= _merged_from(model, stays)
     old_ids = np.array(sorted(stays), np.int64)

@@ -114,7 +114,9 @@ def test_the_graphs_of_a_rank_agree_with_the_arithmetic(stubs, recipe, ranks):
     assert done.stdout.count("the same") >= 4
     (order,) = (line for line in done.stdout.splitlines() if line.startswith("upper_step: "))
     # queries, keys and values; the attention; its output, which the ranks of a node add up
-    assert "upper_step: MatMulExt × 3 → BatchMatMul × 2 → MatMulExt → AllReduce tensor → " in order
+    assert (
+        "upper_step: MatMulExt × 2 → BatchMatMul → MatMulExt → BatchMatMul → MatMulExt → AllReduce tensor → " in order
+    )
     assert ("AlltoAllV exchange" in order) == (ranks > 8)  # of one node every rank has all experts
 
 

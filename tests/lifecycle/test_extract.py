@@ -1,0 +1,163 @@
+"""Sub-models: their logits are the full model's, whatever is left out."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from mindpangu.checkpoint import CheckpointReader
+from mindpangu.cli.main import main
+from mindpangu.data import HELDOUT, TRAIN
+from mindpangu.domains import build_domains
+from mindpangu.tokenizer import Tokenizer
+
+
+def extract(*words, out):
+    assert main(["extract", *map(str, words), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.mark.parametrize("names", [("zh",), ("code", "zh"), ("bilingual", "zh", "en", "code")])
+def test_a_sub_model_computes_the_same_bits(trained, tmp_path, logits, full_logits, names):
+    out = extract("--domains", ",".join(names), "--checkpoint", trained, out=tmp_path / "sub")
+    before, after = CheckpointReader(trained), CheckpointReader(out)
+    assert {domain.name for domain in build_domains(after.config())} == set(names)
+    for name, values in zip(names, logits(out, names), strict=True):
+        np.testing.assert_array_equal(values, full_logits[name])
+    for name in after.files:
+        if name not in ("config.yaml", "state.json"):
+            assert after.files[name] == before.files[name]
+    experts = {name.split(".")[1] for name in after.files if name.startswith("experts/")}
+    assert experts == set(names)
+
+
+def test_without_moments_it_is_a_third_and_computes_the_same_bits(trained, tmp_path, logits, full_logits):
+    whole = CheckpointReader(extract("--domains", "en", "--checkpoint", trained, out=tmp_path / "whole"))
+    light = CheckpointReader(
+        extract("--domains", "en", "--checkpoint", trained, "--weights-only", out=tmp_path / "light")
+    )
+    np.testing.assert_array_equal(logits(light.folder, ["en"])[0], full_logits["en"])
+    for name, tensors in ((name, light.tensors(name)) for name in light.files if name.startswith(("dense", "exp"))):
+        assert not [tensor for tensor in tensors if tensor.startswith("adam_")]
+        for tensor, values in tensors.items():
+            np.testing.assert_array_equal(values, whole.tensors(name)[tensor])
+
+
+def test_a_smaller_vocabulary_gives_the_kept_tokens_their_logits(trained, shards, tmp_path, logits, full_logits):
+    out = extract(
+        "--domains", "zh", "--checkpoint", trained, "--vocabulary-of", trained, out=tmp_path / "small"
+    )  # fmt: skip
+    after = CheckpointReader(out)
+    model_of = {name: CheckpointReader(path).folder / "tokenizer" / "main.model" for name, path in
+                (("old", trained), ("new", out))}  # fmt: skip
+    old, new = (Tokenizer.load(model_of[name]) for name in ("old", "new"))
+    assert new.vocab_size < old.vocab_size == 420
+    pieces = {new.piece(index): index for index in range(new.vocab_size)}
+    kept = np.array([index for index in range(420) if old.piece(index) in pieces])
+    id_here = np.full(420, -1, np.int32)
+    id_here[kept] = np.arange(len(kept))
+    found = logits(out, ["zh"], tokens=id_here)[0]
+    np.testing.assert_allclose(found, full_logits["zh"][:, kept], atol=1e-5)
+    for split in (TRAIN, HELDOUT):
+        tokens = np.asarray(shards.tokens("zh", split))
+        assert (id_here[tokens] >= 0).all()
+        text = old.decode(tokens.tolist())
+        assert [id_here[index] for index in old.encode(text)] == new.encode(text)
+    assert after.config().model.vocab_size == new.vocab_size
+
+
+def test_the_export_alone_gives_the_logits(trained, shards, tmp_path, full_logits):
+    out = extract("--domains", "code", "--checkpoint", trained, "--export", out=tmp_path / "export")
+    settings = json.loads((out / "config.json").read_text())
+    tokens_BS = np.asarray(shards.tokens("code", HELDOUT))[: 4 * 16].reshape(4, 16).astype(np.int64)
+    # as heldout_batches cuts it: every window begins with the token that the one before predicts last
+    expected = full_logits["code"].reshape(4, 16, -1)
+    windows = np.stack([np.asarray(shards.tokens("code", HELDOUT))[i * 16 : i * 16 + 16] for i in range(4)])
+    np.testing.assert_array_equal(windows, tokens_BS)
+    found = forward(load_file(out / "model.safetensors"), settings, windows.astype(np.int64))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert settings["control_tokens"] == ["<python>", "<java>"]
+    assert Tokenizer.load(out / "tokenizer.model").vocab_size == settings["vocab_size"]
+
+
+def forward(weights, settings, tokens_BS):
+    """PanGu-Σ's forward pass from an export and nothing else: float64 logits [B, S, V]."""
+    weights = {name: values.astype(np.float64) for name, values in weights.items()}
+    batch, length = tokens_BS.shape
+    heads, layers = settings["num_attention_heads"], settings["num_hidden_layers"]
+
+    def linear(x, name):
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def norm(x, name):
+        centred = x - x.mean(-1, keepdims=True)
+        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + settings["layer_norm_eps"])
+        return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def gelu(x):
+        return x / (1 + np.exp(-1.702 * np.abs(x))) * np.exp(0.851 * (x - np.abs(x)))
+
+    def split(x):
+        return x.reshape(batch, length, heads, -1).transpose(0, 2, 1, 3)
+
+    def network(x, name):
+        return linear(gelu(linear(x, f"{name}.w1")), f"{name}.w2")
+
+    x = weights["embed.weight"][tokens_BS] + weights["position_embed.weight"][:length]
+    for layer in range(layers):
+        name = f"layers.{layer}"
+        if layer == settings["query_layer"]:
+            x = norm(x, "norm")
+        h = norm(x, f"{name}.attn_norm")
+        queries = np.tile(weights["query_embed.weight"][:length], (batch, 1, 1)) if layer == layers - 1 else h
+        q, k, v = split(linear(queries, f"{name}.attn.wq")), split(linear(h, f"{name}.attn.wk")), None
+        v = split(linear(h, f"{name}.attn.wv"))
+        scores = q @ k.transpose(0, 1, 3, 2) / np.sqrt(q.shape[-1])
+        scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)
+        scores = np.exp(scores - scores.max(-1, keepdims=True))
+        mixed = (scores / scores.sum(-1, keepdims=True)) @ v
+        x = x + linear(mixed.transpose(0, 2, 1, 3).reshape(batch, length, -1), f"{name}.attn.wo")
+        h = norm(x, f"{name}.ffn_norm")
+        if layer in settings["hash_layers"]:
+            experts = weights[f"{name}.ffn.gate.tid2eid"][tokens_BS, 0].astype(int)
+            for expert in range(settings["n_routed_experts"]):
+                here = experts == expert
+                x[here] += network(h[here], f"{name}.ffn.experts.{expert}")
+        else:
+            x = x + network(h, f"{name}.ffn")
+    return x @ weights["embed.weight"].T
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--domains", "fr"], "unknown domain 'fr'"),
+        (["--domains", ","], "names none"),
+        (["--domains", "zh,en", "--export"], "an export has the one domain"),
+        (["--domains", "zh", "--vocabulary-of", "nowhere"], "there are no token shards"),
+    ],
+)
+def test_mistakes_are_named(trained, tmp_path, capsys, words, message):
+    assert main(["extract", *words, "--checkpoint", str(trained), "--out", str(tmp_path / "out")]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("[!.]*"))
+
+
+def test_a_disk_without_links_gets_copies_that_are_checked(trained, tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    source = tmp_path / "source" / "iteration_00000006"
+    shutil.copytree(CheckpointReader(trained).folder, source)
+    out = extract("--domains", "zh", "--checkpoint", source, out=tmp_path / "copies")
+    after = CheckpointReader(out)
+    for name in after.files:
+        after.read(name)
+    path = source / "experts" / "rre_01.zh.002.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + b"abcd")
+    assert main(["extract", "--domains", "zh", "--checkpoint", str(source), "--out", str(tmp_path / "no")]) == 1
+    assert "rre_01.zh.002.safetensors was altered" in capsys.readouterr().err
+    assert not list((tmp_path / "no").glob("*"))

@@ -1,0 +1,98 @@
+"""The new tables of a domain with more or fewer experts, and what merged experts are."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindpangu.checkpoint import CheckpointReader
+from mindpangu.lifecycle.blueprint import Blueprint, NewExpert
+from mindpangu.lifecycle.expert_tensors import ExpertTensors
+from mindpangu.lifecycle.resize import merged, regroup, resize
+from mindpangu.model.initialization import expert_shapes
+
+
+@st.composite
+def groups(draw):
+    old, new = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    tokens = draw(st.integers(max(old, new), 60))
+    experts_V = np.array(draw(st.lists(st.integers(0, old - 1), min_size=tokens, max_size=tokens)), np.uint16)
+    counts_V = np.array(draw(st.lists(st.integers(0, 50), min_size=tokens, max_size=tokens)), np.int64)
+    return experts_V, old, new, counts_V
+
+
+@given(groups())
+def test_tokens_stay_with_what_their_expert_became(case):
+    experts_V, old, new, counts_V = case
+    found = regroup(experts_V, old, new, counts_V)
+    assert found.experts_V.dtype == np.uint16
+    assert len(found.sources) == new
+    assert found.experts_V.max() < new
+    for token, expert in enumerate(found.experts_V):
+        assert experts_V[token] in found.sources[expert]
+    everything = [expert for sources in found.sources for expert in sources]
+    if new >= old:
+        assert all(len(sources) == 1 for sources in found.sources)  # the function stays
+        assert set(everything) == set(range(old))
+    else:
+        assert sorted(everything) == list(range(old))  # each old expert is in exactly one new one
+
+
+@given(groups())
+def test_splitting_never_makes_the_busiest_busier(case):
+    experts_V, old, new, counts_V = case
+    found = regroup(experts_V, old, max(old, new), counts_V)
+    load = [np.bincount(table, counts_V, 10).max() for table in (experts_V, found.experts_V)]
+    assert load[1] <= load[0]
+
+
+def test_growing_halves_the_busiest_and_keeps_the_numbers_of_the_others():
+    experts_V = np.array([0, 0, 0, 0, 1, 1, 2], np.uint16)
+    counts_V = np.array([9, 7, 5, 3, 2, 2, 1])
+    found = regroup(experts_V, 3, 4, counts_V)
+    assert found.experts_V.tolist() == [0, 3, 0, 3, 1, 1, 2]
+    assert found.sources == ((0,), (1,), (2,), (0,))
+
+
+def test_shrinking_merges_the_idlest():
+    experts_V = np.array([0, 0, 1, 2, 3], np.uint16)
+    found = regroup(experts_V, 4, 2, np.array([9, 9, 1, 2, 7]))
+    assert found.sources == ((0,), (1, 2, 3))
+    assert found.experts_V.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_merged_experts_are_the_mean_by_tokens():
+    experts = [NewExpert(lambda value=value: {"up": np.full((1, 2), value, np.float32)}, steps)
+               for value, steps in ((1, 3), (5, 9))]  # fmt: skip
+    both = merged(experts, np.array([3, 1]), {"up": (1, 2)})
+    assert both.step_count == 9
+    np.testing.assert_array_equal(both.make()["up"], [[2, 2]])
+    unused = merged(experts, np.array([0, 0]), {"up": (1, 2)})
+    np.testing.assert_array_equal(unused.make()["up"], [[3, 3]])
+
+
+def test_resized_twice_without_a_file_in_between(trained):
+    """Blueprints compose: merged experts of a checkpoint can be merged again."""
+    reader = CheckpointReader(trained)
+    blueprint = resize(resize(Blueprint.of(reader), "zh", 2), "zh", 1)
+    expert = blueprint.contents["zh"].expert(0, 0)
+    table_V = reader_table(reader)
+    shares = np.bincount(table_V, minlength=3) / len(table_V)
+    shapes = expert_shapes(reader.config())
+    origins = [Blueprint.of(reader).contents["zh"].expert(0, index) for index in range(3)]
+    expected = sum(share * ExpertTensors(origin, shapes).read("adam_v.down")
+                   for share, origin in zip(shares, origins, strict=True))  # fmt: skip
+    np.testing.assert_allclose(expert.make()["adam_v.down"], expected, rtol=1e-5)
+    assert expert.step_count == max(ExpertTensors(origin, shapes).step_count for origin in origins)
+
+
+def reader_table(reader):
+    return Blueprint.of(reader).contents["zh"].table.experts_LV[0]
+
+
+def test_counts_decide_what_is_split():
+    experts_V = np.array([0, 0, 1, 1], np.uint16)
+    assert regroup(experts_V, 2, 3, np.array([1, 1, 5, 5])).sources[2] == (1,)
+    assert regroup(experts_V, 2, 3, np.array([5, 5, 1, 1])).sources[2] == (0,)
+    with pytest.raises(ValueError, match="empty"):
+        regroup(np.array([0], np.uint16), 1, 2, np.array([1]))
