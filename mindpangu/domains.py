@@ -28,6 +28,7 @@ _CONTROL_TOKENS = {
     "bilingual": (range(2, 3), "two, of the Chinese and of the English part"),
     "code": (range(1, 1000), "one for each programming language"),
 }
+_ALL, _EXPERTS = "all", "experts:"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def build_domains(config: Config) -> tuple[Domain, ...]:
         if not 1 <= size <= 65535:
             raise ConfigError(f"domains.experts.{name} is {size}; allowed: >= 1 and <= 65535")
     slots = _slot_of_each_domain(config, names)
-    return tuple(
+    domains = tuple(
         Domain(
             name=domain.name,
             kind=domain.kind,
@@ -95,6 +96,30 @@ def build_domains(config: Config) -> tuple[Domain, ...]:
         for domain in known.values()
         if domain.name in names
     )
+    trained_domains(config, domains)
+    return domains
+
+
+def trained_domains(config: Config, domains: Sequence[Domain]) -> frozenset[int] | None:
+    """training.train: ids of the domains whose experts are all that is trained; None where everything is.
+
+    Raises:
+        ConfigError: neither "all" nor "experts:" with domains of this run, or experts of a dense model.
+    """
+    value = config.training.train
+    if value == _ALL:
+        return None
+    names = [name.strip() for name in value.removeprefix(_EXPERTS).split(",")]
+    if not value.startswith(_EXPERTS) or not all(names):
+        raise ConfigError(
+            f"training.train is {value!r}; allowed: {_ALL}, or {_EXPERTS} and domains, e.g. experts:zh,code"
+        )
+    if config.model.rre_layers == 0:
+        raise ConfigError(
+            f"training.train is {value!r}, but a dense model (model.rre_layers 0) has no experts; set it to {_ALL}"
+        )
+    _require_known("training.train", names, [domain.name for domain in domains])
+    return frozenset(index for index, domain in enumerate(domains) if domain.name in names)
 
 
 def known_domains(config: Config) -> dict[str, Domain]:

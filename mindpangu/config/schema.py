@@ -192,6 +192,9 @@ class TrainingConfig:
     """Where run folders are made."""
     steps: int = number(100, minimum=1)
     """Optimizer steps."""
+    train: str = "all"
+    """What is trained: all, or experts:zh,code for the experts of these domains alone. The rest stays as it was, bit
+    for bit, so data.mixture has to give every other domain the weight 0."""
     local_batch_size: int = number(8, minimum=1)
     """Samples of one micro-batch on one rank."""
     global_batch_size: int = number(0, minimum=0)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from mindpangu.config import Config
-from mindpangu.domains import Domain
+from mindpangu.domains import Domain, trained_domains
 from mindpangu.errors import ConfigError
 
 
@@ -87,7 +87,8 @@ def training_phases(config: Config, domains: Sequence[Domain]) -> list[Phase]:
     """Those of data.phases, and then that of data.mixture.
 
     Raises:
-        ConfigError: a weight that is missing (in data.mixture), negative or not finite, or all weights 0.
+        ConfigError: a weight that is missing (in data.mixture), negative or not finite, all weights 0, or one above 0
+            for a domain that training.train leaves out.
     """
     found, first_step = [], 0
     for index, phase in enumerate(config.data.phases):
@@ -95,7 +96,20 @@ def training_phases(config: Config, domains: Sequence[Domain]) -> list[Phase]:
         mixture = phase.mixture and dict.fromkeys((domain.name for domain in domains), 0.0) | phase.mixture
         found.append(Phase(key, first_step, _weights(key, mixture, domains)))
         first_step += phase.steps
-    return [*found, Phase("data.mixture", first_step, _weights("data.mixture", config.data.mixture, domains))]
+    found.append(Phase("data.mixture", first_step, _weights("data.mixture", config.data.mixture, domains)))
+    trained = trained_domains(config, domains)
+    for phase in found if trained is not None else ():
+        _refuse_frozen(config, phase, domains, trained)
+    return found
+
+
+def _refuse_frozen(config: Config, phase: Phase, domains: Sequence[Domain], trained: frozenset[int]) -> None:
+    for index, (domain, weight) in enumerate(zip(domains, phase.weights, strict=True)):
+        if weight > 0 and index not in trained:
+            raise ConfigError(
+                f"{phase.key} gives domain {domain.name!r} a weight, but training.train is {config.training.train!r}: "
+                f"its steps would change nothing. Give it the weight 0, or train it as well"
+            )
 
 
 def _weights(key: str, mixture: Mapping[str, float], domains: Sequence[Domain]) -> tuple[Fraction, ...]:

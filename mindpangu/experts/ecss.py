@@ -38,7 +38,8 @@ class ECSS:
         store: all experts. Between `begin` and `finish` nobody else may read or change it.
         slabs: what the compiled step reads.
         gradients: what it leaves on the host.
-        every_expert: move and update all experts in each step, activated or not (plain heterogeneous training).
+        always_LDA: bool [L, D, A], experts that move and are updated in each step, activated or not (plain
+            heterogeneous training); None for those alone that are activated.
         overlap: work in a thread, beside the device.
         add_up: sums a slab's gradients over the ranks that have the same experts; None if no other rank has them.
     """
@@ -49,12 +50,12 @@ class ECSS:
         slabs: StoreViews | StagedSlabs | NpuSlabs,
         gradients: HostGradients,
         *,
-        every_expert: bool = False,
+        always_LDA: np.ndarray | None = None,
         overlap: bool = True,
         add_up: AddUp | None = None,
     ):
         self._add_up = add_up
-        self._store, self._slabs, self._gradients, self._every = store, slabs, gradients, every_expert
+        self._store, self._slabs, self._gradients, self._always_LDA = store, slabs, gradients, always_LDA
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ecss") if overlap else None
         self._jobs: list[Future] = []  # those whose errors nobody has seen yet
         self._ready: list[Future] = []  # what this step's slabs wait for
@@ -143,7 +144,7 @@ class ECSS:
         return self._traffic
 
     def _needed(self, activated_LDA: np.ndarray) -> np.ndarray:
-        return self._store.exists_LDA if self._every else activated_LDA
+        return activated_LDA if self._always_LDA is None else self._always_LDA
 
     def _fetch(self, experts_LDA: np.ndarray, traffic: ExpertTraffic) -> None:
         started = time.perf_counter()
@@ -155,8 +156,8 @@ class ECSS:
             plan, bring = arriving.popleft()
             for layer, domain, experts_A, arrays in slab_gradients(plan, bring()):
                 self._traffic.bytes_to_host += self._gradients.add(layer, domain, experts_A, arrays)
-            if self._every:
-                idle_LDA = self._store.exists_LDA & ~activated_experts((plan,), self._store)
+            if self._always_LDA is not None:
+                idle_LDA = self._always_LDA & ~activated_experts((plan,), self._store)
                 self._traffic.bytes_to_host += self._gradients.add_zeros(idle_LDA)
 
     def _squared_norm(self, arriving: deque[tuple[RoutePlan, Callable]]) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 from mindspore import Tensor
 
 from mindpangu.config import Config
+from mindpangu.domains import build_domains, trained_domains
 from mindpangu.experts.device_slabs import StagedSlabs, StoreViews
 from mindpangu.experts.ecss import ECSS
 from mindpangu.experts.gradients import HostGradients
@@ -31,14 +32,23 @@ def open_experts(
     add_up = summing(replicas) if replicas is not None and replicas.size > 1 else None
     if settings.mode == "device":
         return ResidentExperts(store, dtype, add_up)
-    link, every_expert = link or Link(settings.host_threads), settings.mode == "host_full"
+    link = link or Link(settings.host_threads)
+    always_LDA = _trained_experts(store, config) if settings.mode == "host_full" else None
     if config.context.device_target == "Ascend":
         slabs, gradients = NpuSlabs(store, compute_dtype(config)), HostGradients(store, link, dtype)
-    elif settings.staging or every_expert or dtype != np.float32:
+    elif settings.staging or always_LDA is not None or dtype != np.float32:
         slabs, gradients = StagedSlabs(store, link, dtype), HostGradients(store, link, dtype)
     else:
         slabs, gradients = StoreViews(store), HostGradients(store, link)
-    return ECSS(store, slabs, gradients, every_expert=every_expert, overlap=settings.overlap, add_up=add_up)
+    return ECSS(store, slabs, gradients, always_LDA=always_LDA, overlap=settings.overlap, add_up=add_up)
+
+
+def _trained_experts(store: ExpertStore, config: Config) -> np.ndarray:
+    """bool [L, D, A]."""
+    trained = trained_domains(config, build_domains(config))
+    if trained is None:
+        return store.exists_LDA
+    return store.exists_LDA & np.isin(np.arange(store.exists_LDA.shape[1]), list(trained))[:, None]
 
 
 def summing(replicas: DataGroup) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:

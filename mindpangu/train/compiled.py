@@ -4,6 +4,8 @@
     upper_step(slot, capacity, h, tokens, …, slabs) → loss, per-sample losses, invalid ids; dh, slab and upper gradients
     lower_backward(rows, positions, dh) → lower gradients         (recomputes the lower half)
 
+Where experts alone are trained, upper_step's gradients are those of the slabs, and there is no lower_backward.
+
 A graph takes all its inputs at launch, and experts must be able to move while the dense bottom runs; so PanGu-Σ's step
 is cut at the border of the halves. A dense model has nothing to move and is compiled as one function. The results
 are the same bit for bit (tests/train/test_step.py).
@@ -77,13 +79,15 @@ class CompiledFunctions:
         decoder: the model.
         num_slabs: tensors of all slabs that a step takes (layers × slots × 4; 0 for a dense model).
         exchanges: whether its experts are on several ranks.
+        trains_dense: False for the gradients of the slabs alone.
     """
 
-    def __init__(self, decoder: Decoder, num_slabs: int, exchanges: bool = False):
+    def __init__(self, decoder: Decoder, num_slabs: int, exchanges: bool = False, trains_dense: bool = True):
         first = _UPPER_FIXED_INPUTS + (_EXCHANGE_INPUTS if exchanges else 0)
         slabs = tuple(range(first, first + num_slabs))
         lower, upper = ParameterTuple(decoder.lower_parameters), ParameterTuple(decoder.upper_parameters)
-        upper_gradient = ms.value_and_grad(UpperLoss(decoder, exchanges), (2, *slabs), upper, has_aux=True)
+        inputs, weights = ((2, *slabs), upper) if trains_dense else (slabs, None)
+        upper_gradient = ms.value_and_grad(UpperLoss(decoder, exchanges), inputs, weights, has_aux=True)
         lower_gradient = ms.grad(LowerProduct(decoder), None, lower)
         everything = ParameterTuple(list(decoder.parameters.values()))
         whole_gradient = ms.value_and_grad(WholeLoss(decoder, exchanges), slabs or None, everything, has_aux=True)

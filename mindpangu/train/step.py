@@ -9,6 +9,7 @@ from mindspore import Tensor
 
 from mindpangu.data import Batch
 from mindpangu.data.route_plan import RoutePlan, capacities, own_exchange
+from mindpangu.domains import trained_domains
 from mindpangu.experts import SLAB_TENSORS, ExpertTraffic, Link, open_experts
 from mindpangu.language_model import LanguageModel, as_tensor, group_by_domain, refuse_invalid_ids
 from mindpangu.model.precision import expert_dtype
@@ -27,7 +28,7 @@ class Gradients:
 
     Attributes:
         loss: mean loss of the step's unmasked targets.
-        dense: name → gradient on the device.
+        dense: name → gradient on the device; empty where experts alone are trained.
         domain_loss: domain id → [sum of losses, number of targets].
     """
 
@@ -60,6 +61,7 @@ class TrainStep:
     Attributes:
         experts: moves and updates experts. With overlap it goes on after `run` has returned: call `finish` before
             anybody else reads or changes the store.
+        trains_dense: False where training.train names experts alone: then no dense parameter or moment ever changes.
         updates: how many steps have been applied (skipped ones do not count); drives Adam's bias correction.
 
     Args:
@@ -71,7 +73,8 @@ class TrainStep:
         self.config, self.model, self.decoder, self.processes = config, model, decoder, processes
         self.experts = open_experts(model.store, config, link, processes.replicas)
         num_slabs = config.model.rre_layers * model.num_slots * len(SLAB_TENSORS)
-        self.functions = CompiledFunctions(decoder, num_slabs, processes.exchange is not None)
+        self.trains_dense = trained_domains(config, model.domains) is None
+        self.functions = CompiledFunctions(decoder, num_slabs, processes.exchange is not None, self.trains_dense)
         copies = {name: processes.tensor.size for name, part in decoder.parts.items() if part.is_whole}
         self.optimizer = DenseAdam(
             decoder.parameters, config.optimizer, processes.dense, config.parallelism.optimizer_sharding, copies
@@ -126,8 +129,10 @@ class TrainStep:
         """
         loss_scale, gradients = self.loss_scale.value, self.gradients(batches, plans, upcoming, num_targets)
         self.processes.now(doing="the sum of the dense gradients")
-        dense = self.optimizer.reduce(gradients.dense)
-        squared = self.experts.squared_norm() / self.processes.replicas.size + self.optimizer.squared_norm(dense)
+        dense = self.optimizer.reduce(gradients.dense) if self.trains_dense else []
+        squared = self.experts.squared_norm() / self.processes.replicas.size
+        if self.trains_dense:
+            squared += self.optimizer.squared_norm(dense)
         self.processes.now(doing="the sum of losses and norms")
         squared = self._add_up(gradients, squared)
         global_norm = math.sqrt(squared) / loss_scale if squared >= 0 else math.nan
@@ -140,7 +145,8 @@ class TrainStep:
             self.updates += 1
             self.processes.now(doing="the update")
             scale = min(1.0, self.config.training.max_norm / (global_norm + 1e-6)) / loss_scale
-            self.optimizer.update(dense, self.updates, learning_rate, scale)
+            if self.trains_dense:
+                self.optimizer.update(dense, self.updates, learning_rate, scale)
             self.experts.update(learning_rate, scale)
         domain_loss = {domain: total / max(count, 1) for domain, (total, count) in gradients.domain_loss.items()}
         return StepResult(gradients.loss, global_norm, skipped, domain_loss, self.experts.traffic, loss_scale, lowered)
@@ -187,9 +193,11 @@ class TrainStep:
             return _read(*outputs)
         h_TH = functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
         slabs = self.experts.slabs(plan)
-        outputs, ((dh_TH, *slab_gradients), upper) = functions.upper_step(
-            inputs.slot, inputs.capacity, h_TH, *upper_inputs, *slabs
-        )
+        outputs, found = functions.upper_step(inputs.slot, inputs.capacity, h_TH, *upper_inputs, *slabs)
+        if not self.trains_dense:
+            self.experts.receive(plan, found)
+            return _read(*outputs)
+        (dh_TH, *slab_gradients), upper = found
         self.experts.receive(plan, slab_gradients)
         # launched before anything is read: a CPU begins with it while the last kernels of upper_step run
         lower = functions.lower_backward(inputs.rows_BS, inputs.positions_BS, dh_TH)

@@ -27,13 +27,18 @@ FOUR = {
     "data, whole moments": mesh(4, parallelism__optimizer_sharding="false"),
 }
 WITHOUT_ECSS = {"experts__mode": "device"}
+FROZEN = {
+    "training__train": "experts:zh,code",
+    "training__max_norm": "0.02",
+    "data__mixture": "{bilingual: 0, zh: 1, en: 0, code: 1}",
+}
 STAGED = {"experts__staging": "true"}
 GROUPS = {"data__domain_groups": "2"}
 MIXED = {"data__schedule": "mixed", "data__domains_per_step": "4"}
 
 
-def assert_same(trained, ranks, layout, steps=STEPS, mixed=False, **options):
-    """The layout against one process; `mixed`: see training_worker.py."""
+def assert_same(trained, ranks, layout, steps=STEPS, mixed=False, norm=0.5, **options):
+    """The layout against one process; `mixed`: see training_worker.py. `norm`: training.max_norm."""
     (one,), expected = whole(trained(1, steps, **options), 1)
     if mixed:
         layout = layout | {"mixed": True}
@@ -44,7 +49,7 @@ def assert_same(trained, ranks, layout, steps=STEPS, mixed=False, **options):
             assert each[item] == several[0][item]  # all ranks see and decide the same
         assert each["bytes_sent"] == each["bytes_planned"]
     np.testing.assert_allclose(several[0]["losses"], one["losses"], rtol=LOSSES)
-    assert min(one["norms"]) > 0.5  # clipped in every step
+    assert min(one["norms"]) > norm  # clipped in every step
     assert set(found) == set(expected)
     for name, tensor in expected.items():
         if name.endswith("key.bias"):
@@ -84,6 +89,12 @@ def test_in_half_precision_all_ranks_skip_what_overflows_on_one(trained, layout)
 @pytest.mark.slow
 def test_staged_experts(trained):
     assert_same(trained, 4, FOUR["data × expert"], **STAGED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "layout"), [*((2, each) for each in TWO.values()), (4, FOUR["tensor × expert"])])
+def test_experts_alone_are_trained(trained, ranks, layout):
+    assert_same(trained, ranks, layout, FEW, norm=0.02, **FROZEN)
 
 
 @pytest.mark.slow

@@ -74,6 +74,8 @@ def gradients(step, plan):
     group = step.processes.dense
     parts = {}
     for name in names:
+        if name not in mine.dense:  # experts alone are trained
+            continue
         gradient = mine.dense[name]
         if group.size > 1:
             gradient = step.optimizer.sum_whole(gradient)[0]
