@@ -44,7 +44,7 @@ def train(overrides, folder, steps):
             found["peers"] = exchange.size - 1
             found["bytes_sent"] += exchange.statistics()["bytes_sent"] - before
             found["bytes_planned"] += planned_bytes(
-                plan, exchange.rank, config.model.hidden_size // processes.mesh.tensor
+                plan, exchange.rank, config.model.hidden_size // processes.mesh.tensor, step.trains_dense
             )
     step.finish()
     for name, parameter in run.model.decoder.parameters.items():
@@ -58,13 +58,17 @@ def train(overrides, folder, steps):
     np.savez(folder / f"{processes.rank}.npz", found=json.dumps(found), parts=json.dumps(described), **arrays)
 
 
-def planned_bytes(plan, rank, width):
-    """What a rank sends to others in a step: its rows to the experts, theirs back, and the gradients the same ways."""
+def planned_bytes(plan, rank, width, trains_dense):
+    """What a rank sends to others in a step: its rows to the experts, theirs back, and the gradients the same ways;
+    nobody needs those of the lowest RRE layer's rows where experts alone are trained."""
     rows = 0
     for each in plan.plans:
         for counts_LR in (each.exchange.send_LR, each.exchange.receive_LR):
-            rows += counts_LR.sum() - counts_LR[:, rank].sum()
-    return int(2 * rows * width * 4)
+            rows += 2 * (counts_LR.sum() - counts_LR[:, rank].sum())
+        if not trains_dense:
+            lowest_R = each.exchange.receive_LR[0]
+            rows -= lowest_R.sum() - lowest_R[rank]
+    return int(rows * width * 4)
 
 
 def gradients(step, plan):
