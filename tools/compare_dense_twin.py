@@ -11,61 +11,55 @@ per parameter. Takes about two times the number of seeds the time of the main jo
 import argparse
 import json
 import math
-import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from mindpangu.config import load_config
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-# Two-sided 95 % quantiles of Student's t for 1 … 9 degrees of freedom.
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+from comparison.intervals import MOST_SEEDS, Interval
+from comparison.runs import Runs
 
 VARIANTS = {"rre": [], "dense": ["--model.rre_layers", "0"]}
-STAGES = (["tokenizer", "train"], ["data", "prepare"], ["routing", "build"], ["train"], ["evaluate"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="recipes/cpu_smoke.yaml")
-    parser.add_argument("--seeds", type=int, default=3, choices=range(2, 11), metavar="2…10", help="default: 3")
+    seeds = range(2, MOST_SEEDS + 1)
+    parser.add_argument("--seeds", type=int, default=3, choices=seeds, metavar=f"2…{MOST_SEEDS}", help="default: 3")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments, words = parser.parse_known_args()
-    overrides = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    trainings = Runs(arguments.config, words)
     losses: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
     runs = [(variant, seed) for seed in range(arguments.seeds) for variant in VARIANTS]
     for variant, seed in tqdm(runs, unit="run", disable=None):
-        losses[variant].append(run(arguments.config, overrides, variant, seed))
+        losses[variant].append(run(trainings, variant, seed))
     differences = compare(losses["rre"], losses["dense"])
     print(format_table(losses, differences))
     if arguments.json:
         arguments.json.write_text(json.dumps({"losses": losses, "differences": differences}, indent=1))
 
 
-def run(config: str, overrides: list[str], variant: str, seed: int) -> dict[str, float]:
+def run(trainings: Runs, variant: str, seed: int) -> dict[str, float]:
     """Trains one model in a run folder of its own, skipping what is done; returns held-out loss by domain."""
     name = f"twin_{variant}_{seed}"
-    settings = ["--config", config, *overrides, *VARIANTS[variant]]
     # the data's seed stays: all models of one seed see the same batches, and all seeds the same held-out text
-    settings += ["--training.seed", str(seed), "--training.run_name", name]
-    settings += ["--checkpoint.save_steps", "1000000", "--checkpoint.keep_last", "1"]
-    for stage in STAGES:
-        subprocess.run([sys.executable, "-m", "mindpangu", *stage, *settings], check=True, stdout=subprocess.DEVNULL)
-    pairs = {key.removeprefix("--"): value for key, value in zip(settings[::2], settings[1::2], strict=True)}
-    folder = Path(load_config(pairs.pop("config"), pairs).training.output_dir) / name
-    result = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    return {domain["domain"]: domain["loss"] for domain in result["domains"]}
+    seeded = ["--training.seed", str(seed), "--checkpoint.save_steps", "1000000", "--checkpoint.keep_last", "1"]
+    trainings.run(name, *VARIANTS[variant], *seeded)
+    return trainings.losses(name)
 
 
 def compare(rre: list[dict[str, float]], dense: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     """domain → mean of (RRE − dense) over seeds, in nats, and the half width of its 95 % interval (paired t)."""
     differences = {}
     for domain in [*rre[0], "mean"]:
-        values = np.array([_loss(a, domain) - _loss(b, domain) for a, b in zip(rre, dense, strict=True)])
-        half_width = _T95[len(values) - 2] * values.std(ddof=1) / math.sqrt(len(values))
-        differences[domain] = {"mean": float(values.mean()), "half_width": float(half_width)}
+        values = [_loss(a, domain) - _loss(b, domain) for a, b in zip(rre, dense, strict=True)]
+        differences[domain] = asdict(Interval.of(values))
     return differences
 
 
@@ -73,8 +67,7 @@ def format_table(losses: dict[str, list[dict[str, float]]], differences: dict[st
     lines = [f"{'domain':>12} {'RRE ppl':>9} {'dense ppl':>10} {'difference (nats, 95 % interval)':>34}"]
     for domain, difference in differences.items():
         rre, dense = (math.exp(np.mean([_loss(each, domain) for each in losses[kind]])) for kind in ("rre", "dense"))
-        interval = f"{difference['mean']:+.3f} ± {difference['half_width']:.3f}"
-        lines.append(f"{domain:>12} {rre:>9.1f} {dense:>10.1f} {interval:>34}")
+        lines.append(f"{domain:>12} {rre:>9.1f} {dense:>10.1f} {Interval(**difference)!s:>34}")
     return "\n".join(lines)
 
 

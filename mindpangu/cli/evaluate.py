@@ -59,7 +59,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     set_device(config)
     model = load_model(reader)
     model.require_data(shards)
-    if reader.json("state.json")["digests"]["data (token shards)"] != shards.digest:
+    if reader.json("state.json")["digests"].get("data (token shards)") != shards.digest:
         print("evaluate: these token shards are not the ones it was trained on; it may have seen the held-out text")
     results = evaluate_heldout(
         model, shards, config, wrong, progress=lambda items: tqdm(items, desc="evaluate", unit="domain", disable=None)

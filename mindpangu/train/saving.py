@@ -113,6 +113,11 @@ def resume_training(
     model = train_step.model
     refuse_differences(reader, model.config, digests)
     state = reader.json(STATE_FILE)
+    if state["loader"] is None:
+        raise CheckpointError(
+            f"{reader.folder} was made by `mindpangu {state['made_by']['verb']}`, not by a training that could go on; "
+            "start a new one from it with --load"
+        )
     read_dense(reader, *_dense_state(train_step))
     read_experts(reader, model, with_adam=True)
     train_step.guard.load_state(state["spikes"])
@@ -125,7 +130,8 @@ def resume_training(
 def load_weights(reader: CheckpointReader, model: LanguageModel) -> None:
     """Weights alone, for a new run: no optimizer state, no position in the data.
 
-    The run may have fewer domains than the checkpoint, but the same model section, and each domain as many experts.
+    The run may have fewer domains than the checkpoint, and a dense one more, but the same model section, and each
+    domain as many experts.
 
     Raises:
         CheckpointError: the model's shape, routing table or tokenizer is another one.
@@ -159,9 +165,9 @@ def _refuse_other_vocabulary(reader: CheckpointReader, model: LanguageModel) -> 
         )
     slot_of = {domain.name: domain.embedding_slot for domain in build_domains(theirs)}
     for domain in model.domains:
-        if slot_of.get(domain.name) != domain.embedding_slot:
+        if slot_of.get(domain.name, domain.embedding_slot) != domain.embedding_slot:
             raise CheckpointError(
-                f"cannot load {reader.folder}: domain {domain.name} is in embedding slot {slot_of.get(domain.name)!r} "
+                f"cannot load {reader.folder}: domain {domain.name} is in embedding slot {slot_of[domain.name]!r} "
                 f"there, in {domain.embedding_slot!r} here"
             )
     for slot, tokenizer in model.tokenizers.items():

@@ -37,6 +37,7 @@ def test_both_models_train_and_are_compared(tool, tiny_overrides, tmp_path):
     words = [word for key, value in overrides.items() for word in (f"--{key}", value)]
     empty = tmp_path / "empty.yaml"
     empty.write_text("")
-    losses = {variant: tool.run(str(empty), words, variant, 0) for variant in tool.VARIANTS}
+    trainings = tool.Runs(str(empty), words)
+    losses = {variant: tool.run(trainings, variant, 0) for variant in tool.VARIANTS}
     assert losses["rre"].keys() == losses["dense"].keys() == {"bilingual", "zh", "en", "code"}
     assert losses["rre"] != losses["dense"]

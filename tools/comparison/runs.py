@@ -1,0 +1,55 @@
+"""Run folders by command line: every stage is skipped where it is done, so a comparison that was stopped goes on."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mindpangu.config import load_config
+from mindpangu.config.run_folder import RunFolder
+
+STAGES = (["tokenizer", "train"], ["data", "prepare"], ["routing", "build"], ["train"], ["evaluate"])
+
+
+class Runs:
+    """Trainings of one recipe with overrides.
+
+    Args:
+        config: YAML file of the recipe. overrides: words of the command line for all runs.
+    """
+
+    def __init__(self, config: str, overrides: Sequence[str]):
+        self._config, self._overrides = config, [part for word in overrides for part in _split(word)]
+
+    def folder(self, name: str) -> RunFolder:
+        words = [*self._overrides, "--training.run_name", name]
+        pairs = {key.removeprefix("--"): value for key, value in zip(words[::2], words[1::2], strict=True)}
+        return RunFolder.of(load_config(self._config, pairs))
+
+    def run(self, name: str, *words: str, options: Sequence[str] = (), stages: Sequence[list[str]] = STAGES) -> Path:
+        """Takes a run through its stages; returns its folder.
+
+        Args:
+            words: overrides of this run. options: of `train`, e.g. --load DIR.
+        """
+        for stage in stages:
+            extra = list(options) if stage == ["train"] else []
+            mindpangu(*stage, *extra, "--config", self._config, *self._overrides, *words, "--training.run_name", name)
+        return self.folder(name).root
+
+    def losses(self, name: str) -> dict[str, float]:
+        """domain → held-out loss in nats, as `evaluate` wrote it."""
+        result = json.loads(self.folder(name).evaluation.read_text(encoding="utf-8"))
+        return {domain["domain"]: domain["loss"] for domain in result["domains"]}
+
+
+def mindpangu(*words: str) -> None:
+    """Runs a verb; its messages are shown only if it fails."""
+    done = subprocess.run([sys.executable, "-m", "mindpangu", *words], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"mindpangu {' '.join(words)}\n{done.stdout}{done.stderr}")
+
+
+def _split(word: str) -> list[str]:
+    return word.split("=", 1) if word.startswith("--") else [word]

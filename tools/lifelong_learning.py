@@ -1,0 +1,119 @@
+"""A fifth domain for a model of four: what the new domain gains, and what the old ones lose.
+
+The RRE model gets the domain `poetry` (classical Chinese) as a copy of `zh`, and only its experts are trained. A dense
+model is fine-tuned on the same text for as many steps. Both were trained before on the other four domains, with several
+seeds. Takes about the time of four main jobs a seed.
+
+    .venv/bin/python tools/lifelong_learning.py                        # 3 seeds of recipes/cpu_smoke.yaml
+    .venv/bin/python tools/lifelong_learning.py --seeds 2 --new-steps 100
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from comparison.intervals import MOST_SEEDS, Interval
+from comparison.runs import Runs, mindpangu
+
+NEW = "poetry"
+OLD_TEXT = (
+    "bilingual.libreoffice-help code.cpython-stdlib en.libreoffice-help en.sqlite-docs zh.libreoffice-help".split()
+)
+NEW_TEXT = "zh.chinese-poetry"
+CORPUS = Path("recipes/corpus")
+
+Losses = dict[str, float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="recipes/cpu_smoke.yaml")
+    seeds = range(2, MOST_SEEDS + 1)
+    parser.add_argument("--seeds", type=int, default=3, choices=seeds, metavar=f"2…{MOST_SEEDS}", help="default: 3")
+    parser.add_argument("--new-steps", type=int, default=60, help="steps on the new domain; default: %(default)s")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    arguments, words = parser.parse_known_args()
+    runs = Runs(arguments.config, words)
+    measured = [
+        measure(runs, seed, arguments.new_steps) for seed in tqdm(range(arguments.seeds), unit="seed", disable=None)
+    ]
+    print(format_table(measured))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(measured, indent=1))
+
+
+def measure(runs: Runs, seed: int, new_steps: int) -> dict[str, Losses]:
+    """Held-out losses of one seed by model and moment: rre_before, rre_after, dense_before, dense_after."""
+    old_text = f"[{', '.join(str(CORPUS / f'{name}.jsonl') for name in OLD_TEXT)}]"
+    base = ["--training.seed", str(seed), "--checkpoint.save_steps", "1000000"]
+    old = [*base, "--data.corpus", old_text]
+    rre = runs.run(f"lifelong_rre_{seed}", *old)
+    dense = runs.run(f"lifelong_dense_{seed}", *old, "--model.rre_layers", "0")
+
+    grown = rre.with_name(f"lifelong_grown_{seed}")
+    if not grown.exists():
+        mindpangu("experts", "add", NEW, "--from", "zh", "--checkpoint", str(rre), "--out", str(grown))
+    poetry = relabelled(rre.parent / "poetry.jsonl")
+    # the tokenizer is that of the four domains; the held-out text of each is chosen by itself, so it stays
+    new = [
+        *base, "--data.corpus", f"{old_text[:-1]}, {poetry}]",
+        "--data.tokenizer", str(rre / "tokenizer" / "main.model"),
+        "--domains.added", f"[{{name: {NEW}, kind: monolingual, control_tokens: [<cn>]}}]",
+        "--data.mixture", f"{{bilingual: 0, zh: 0, en: 0, code: 0, {NEW}: 1}}", "--training.steps", str(new_steps),
+    ]  # fmt: skip
+    (table,) = grown.glob("iteration_*/routing")
+    sparse = ["--routing.table", str(table), "--training.train", f"experts:{NEW}"]
+    runs.run(f"lifelong_rre_{NEW}_{seed}", *new, *sparse, options=["--load", str(grown)])
+    twin = ["--model.rre_layers", "0"]
+    runs.run(f"lifelong_dense_{NEW}_{seed}", *new, *twin, options=["--load", str(dense)])
+    names = {
+        "rre_before": f"lifelong_rre_{seed}",
+        "rre_after": f"lifelong_rre_{NEW}_{seed}",
+        "dense_before": f"lifelong_dense_{seed}",
+        "dense_after": f"lifelong_dense_{NEW}_{seed}",
+    }
+    return {moment: runs.losses(name) for moment, name in names.items()}
+
+
+def relabelled(path: Path) -> Path:
+    """The corpus of the new domain, which the main job counts as `zh`."""
+    with open(CORPUS / f"{NEW_TEXT}.jsonl", encoding="utf-8") as lines:
+        records = [json.loads(line) | {"domain": NEW} for line in lines]
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def format_table(measured: Sequence[dict[str, Losses]]) -> str:
+    """Perplexities before and after, geometric means over the seeds, and the mean change of the loss."""
+    lines = [f"{'':>12} {'RRE, experts of ' + NEW:^42} {'dense, fine-tuned':^42}"]
+    lines.append(
+        f"{'perplexity':>12} " + " ".join(f"{'before':>9} {'after':>9} {'change (nats)':>22}" for _ in range(2))
+    )
+    for domain in measured[0]["rre_after"]:
+        cells = []
+        for model in ("rre", "dense"):
+            after = [losses[f"{model}_after"][domain] for losses in measured]
+            cells.append(_cells(after, [losses[f"{model}_before"].get(domain) for losses in measured]))
+        lines.append(f"{domain:>12} {' '.join(cells)}")
+    return "\n".join(lines)
+
+
+def _cells(after: list[float], before: list[float | None]) -> str:
+    mean_after = math.exp(np.mean(after))
+    if before[0] is None:  # the model had no such domain
+        return f"{'':>9} {mean_after:>9.1f} {'':>22}"
+    change = "0, every bit the same" if after == before else Interval.of(np.subtract(after, before))
+    return f"{math.exp(np.mean(before)):>9.1f} {mean_after:>9.1f} {change!s:>22}"
+
+
+if __name__ == "__main__":
+    main()
