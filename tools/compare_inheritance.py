@@ -1,0 +1,118 @@
+"""A sparse model that inherits from a dense parent, beside one from random weights: how many steps it saves.
+
+The documents of the corpus are dealt into two halves. A dense parent is trained on the first; the sparse children are
+trained on the second, so what the parent read helps them only by what it learned. The time of five main jobs and more.
+
+    .venv/bin/python tools/compare_inheritance.py                            # recipes/cpu_smoke.yaml, seed 0
+    .venv/bin/python tools/compare_inheritance.py --parent-steps 300 --seeds 3
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from comparison.runs import Runs
+
+CORPUS = Path("recipes/corpus")
+MOMENTS = 6
+"""At how many moments of its training the child is evaluated, in equal distances."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="recipes/cpu_smoke.yaml")
+    parser.add_argument("--seeds", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=150, help="of each child; default: %(default)s")
+    parser.add_argument("--parent-steps", type=int, default=150, help="default: %(default)s")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    arguments, words = parser.parse_known_args()
+    runs = Runs(arguments.config, words)
+    measured = [
+        measure(runs, seed, arguments.steps, arguments.parent_steps)
+        for seed in tqdm(range(arguments.seeds), unit="seed", disable=None)
+    ]
+    print(format_table(measured, arguments.steps, arguments.parent_steps))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(measured, indent=1))
+
+
+def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, list[float]]:
+    """Held-out loss in nats, mean over the domains, of both children at each of the moments."""
+    every = steps // MOMENTS
+    output = runs.folder("inheritance").root.parent
+    first, second = halves(output / "inheritance_halves")
+    seeded = ["--training.seed", str(seed)]
+    parent = runs.run(
+        f"inheritance_parent_{seed}", *seeded, "--data.corpus", f"[{first}/*.jsonl]", "--model.rre_layers", "0",
+        "--training.steps", str(parent_steps), "--checkpoint.save_steps", "1000000",
+    )  # fmt: skip
+    child = [
+        *seeded, "--data.corpus", f"[{second}/*.jsonl]", "--data.tokenizer", str(parent / "tokenizer" / "main.model"),
+        "--training.steps", str(steps), "--checkpoint.save_steps", str(every), "--checkpoint.keep_last", str(MOMENTS),
+    ]  # fmt: skip
+    measured = {}
+    for name in ("random", "inherited"):
+        run, options = f"inheritance_{name}_{seed}", []
+        if name == "inherited":
+            folder = output / f"inheritance_child_{seed}"
+            runs.run(run, *child, stages=(["tokenizer", "train"], ["data", "prepare"], ["routing", "build"]))
+            if not folder.exists():
+                runs.run(run, *child, stages=(["inherit", "--parent", str(parent), "--out", str(folder)],))
+            options = ["--load", str(folder)]
+        root = runs.run(run, *child, options=options)
+        measured[name] = [
+            heldout_loss(runs, run, child, root / "checkpoint" / f"iteration_{(moment + 1) * every:08d}")
+            for moment in range(MOMENTS)
+        ]
+    return measured
+
+
+def heldout_loss(runs: Runs, name: str, words: Sequence[str], checkpoint: Path) -> float:
+    runs.run(name, *words, stages=(["evaluate", "--no-wrong-domains", "--checkpoint", str(checkpoint)],))
+    return float(np.mean(list(runs.losses(name).values())))
+
+
+def halves(folder: Path) -> tuple[Path, Path]:
+    """The corpus in two folders; the records of one source document are in one of them."""
+    parts = folder / "first", folder / "second"
+    for part in parts:
+        part.mkdir(parents=True, exist_ok=True)
+    for path in sorted(CORPUS.glob("*.jsonl")):
+        texts: list[list[str]] = [[], []]
+        for line in path.read_text("utf-8").splitlines():
+            record = json.loads(line)
+            document = json.dumps([record.get("source"), record.get("doc")]).encode()
+            texts[hashlib.blake2b(document, digest_size=1).digest()[0] % 2].append(line)
+        for part, lines in zip(parts, texts, strict=True):
+            (part / path.name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    return parts
+
+
+def format_table(measured: Sequence[dict[str, list[float]]], steps: int, parent_steps: int) -> str:
+    random, inherited = (np.mean([each[name] for each in measured], 0) for name in ("random", "inherited"))
+    lines = [f"held-out loss (nats, mean of the domains); dense parent: {parent_steps} steps on other documents"]
+    lines.append(f"{'steps':>8} {'random':>8} {'inherited':>10}")
+    for moment in range(MOMENTS):
+        lines.append(f"{(moment + 1) * steps // MOMENTS:>8} {random[moment]:>8.3f} {inherited[moment]:>10.3f}")
+    reached = [moment for moment in range(MOMENTS) if inherited[moment] <= random[-1]]
+    if reached:
+        lines.append(
+            f"the inherited model is as good as the random one after {steps} steps within "
+            f"{(reached[0] + 1) * steps // MOMENTS}"
+        )
+    else:
+        lines.append(f"the inherited model does not reach the random one within {steps} steps")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
