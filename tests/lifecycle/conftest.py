@@ -41,42 +41,48 @@ def shards(trained):
     return TokenShards.open(trained / "data")
 
 
-def logits_of(folder, shards, domain_names, tokens=None):
-    """float32 [domains, B·S, V]: a checkpoint's logits on held-out text of some of its domains.
+class Forward:
+    """The logits of a checkpoint's model."""
 
-    Args:
-        tokens: int32 id → id here, where the checkpoint has another vocabulary than the shards.
-    """
-    reader = CheckpointReader(folder)
-    model = load_model(reader)
-    lower, upper = model.decoder.lower, model.decoder.upper
+    def __init__(self, folder):
+        self.model = load_model(CheckpointReader(folder))
+        lower, upper = self.model.decoder.lower, self.model.decoder.upper
 
-    @ms.jit
-    def forward(slot, rows_BS, tokens_BS, positions_BS, sample_slots_B, domain_slots_B, tables, *slabs):
-        x_TH, _ = upper(lower(rows_BS, positions_BS), tokens_BS, positions_BS, domain_slots_B, tables, slabs)
-        return upper.logits(x_TH, slot, sample_slots_B)
+        @ms.jit
+        def forward(slot, rows_BS, tokens_BS, positions_BS, sample_slots_B, domain_slots_B, tables, *slabs):
+            x_TH, _ = upper(lower(rows_BS, positions_BS), tokens_BS, positions_BS, domain_slots_B, tables, slabs)
+            return upper.logits(x_TH, slot, sample_slots_B)
 
-    found = []
-    ids = {domain.name: index for index, domain in enumerate(model.domains)}
-    for name in domain_names:
-        batch = next(iter(heldout_batches(shards, name, model.config, 4)))
-        tokens_BS = batch.tokens_BS if tokens is None else np.ascontiguousarray(tokens[batch.tokens_BS])
-        plan = model.plan(tokens_BS, (ids[name],), batch.slot_of_sample_B)
-        inputs = model.inputs(tokens_BS, batch.positions_BS, plan)
-        slabs = [as_tensor(slab) for slab in model.store.lookup(plan.domain_of_slot)]
-        found.append(
-            forward(
-                inputs.slot, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, inputs.sample_slots_B,
-                inputs.domain_slots_B, inputs.tables_LDV, *slabs,
-            ).asnumpy()
+        self._forward = forward
+        self._ids = {domain.name: index for index, domain in enumerate(self.model.domains)}
+
+    def __call__(self, batch, domain_name, id_here=None):
+        """float32 [B·S, V].
+
+        Args:
+            id_here: int32, id in the batch → id here, where this model has another vocabulary.
+        """
+        tokens_BS = batch.tokens_BS if id_here is None else np.ascontiguousarray(id_here[batch.tokens_BS])
+        plan = self.model.plan(tokens_BS, (self._ids[domain_name],), batch.slot_of_sample_B)
+        inputs = self.model.inputs(tokens_BS, batch.positions_BS, plan)
+        slabs = [as_tensor(slab) for slab in self.model.store.lookup(plan.domain_of_slot)]
+        logits = self._forward(
+            inputs.slot, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, inputs.sample_slots_B,
+            inputs.domain_slots_B, inputs.tables_LDV, *slabs,
         )  # fmt: skip
-    return np.stack(found)
+        return logits.asnumpy()
 
 
 @pytest.fixture(scope="package")
 def logits(shards):
-    """logits(folder, domain names, tokens) → what its model computes; see `logits_of`."""
-    return lambda folder, names, tokens=None: logits_of(folder, shards, names, tokens)
+    """logits(folder, domain names, id_here) → [domains, B·S, V], what its model computes on held-out text."""
+
+    def of(folder, domain_names, id_here=None):
+        forward = Forward(folder)
+        batches = {name: next(iter(heldout_batches(shards, name, forward.model.config, 4))) for name in domain_names}
+        return np.stack([forward(batch, name, id_here) for name, batch in batches.items()])
+
+    return of
 
 
 @pytest.fixture(scope="package")

@@ -58,7 +58,7 @@ def test_a_smaller_vocabulary_gives_the_kept_tokens_their_logits(trained, shards
     kept = np.array([index for index in range(420) if old.piece(index) in pieces])
     id_here = np.full(420, -1, np.int32)
     id_here[kept] = np.arange(len(kept))
-    found = logits(out, ["zh"], tokens=id_here)[0]
+    found = logits(out, ["zh"], id_here=id_here)[0]
     np.testing.assert_allclose(found, full_logits["zh"][:, kept], atol=1e-5)
     for split in (TRAIN, HELDOUT):
         tokens = np.asarray(shards.tokens("zh", split))
