@@ -73,9 +73,15 @@ while [ $# -gt 0 ]; do
         --load)
             # weights fit only the table and the tokenizer that they were trained with; later options still win
             train_options+=("$1" "$2")
-            if [ -d "$2/routing" ]; then options=(--routing.table "$2/routing" ${options[@]+"${options[@]}"}); fi
-            if [ -f "$2/tokenizer/main.model" ]; then
-                options=(--data.tokenizer "$2/tokenizer/main.model" ${options[@]+"${options[@]}"})
+            weights=$2
+            for found in "$2"/iteration_*; do # what `mindpangu experts`, `extract` and `inherit` write
+                if [ ! -d "$2/tokenizer" ] && [ -d "$found/tokenizer" ]; then weights=$found; fi
+            done
+            if [ -d "$weights/routing" ]; then
+                options=(--routing.table "$weights/routing" ${options[@]+"${options[@]}"})
+            fi
+            if [ -f "$weights/tokenizer/main.model" ]; then
+                options=(--data.tokenizer "$weights/tokenizer/main.model" ${options[@]+"${options[@]}"})
             fi
             ;;
         --*.*) options+=("$1" "$2") ;;

@@ -1,6 +1,7 @@
 """From a blueprint to a checkpoint on disk. Memory stays at pieces of a file, or at one tensor where one is changed."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,7 +21,7 @@ from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.blueprint import Blueprint, DenseContent, NewExpert, Origin
 from mindpangu.routing import RoutingTable
 
-_THREADS = 2
+_THREADS = min(8, len(os.sched_getaffinity(0)))
 _MOMENTS = ("adam_m.", "adam_v.")
 
 Work = Callable[[CheckpointWriter], None]

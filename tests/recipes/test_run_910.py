@@ -149,6 +149,20 @@ def test_resume_and_load_reach_training_only(machine, option):
     assert with_option == [f"train --config recipes/cpu_smoke.yaml {' '.join(option)}"]
 
 
+@pytest.mark.parametrize("written_by", ["train", "extract"])
+def test_load_takes_table_and_tokenizer_of_the_checkpoint(machine, tmp_path, written_by):
+    """A run folder has them itself, what the lifecycle's verbs write has them in its iteration."""
+    weights = tmp_path / "weights"
+    parent = weights if written_by == "train" else weights / "iteration_00000150"
+    for name in ("routing", "tokenizer"):
+        (parent / name).mkdir(parents=True)
+    (parent / "tokenizer" / "main.model").touch()
+    assert machine.run("--load", str(weights)).returncode == 0
+    (verb,) = [verb for verb in machine.noted("verbs") if "--load" in verb]
+    assert f"--routing.table {parent}/routing" in verb
+    assert f"--data.tokenizer {parent}/tokenizer/main.model" in verb
+
+
 @pytest.mark.parametrize("verb", ["tokenizer", "data", "routing", "train", "evaluate", "generate"])
 def test_a_failing_stage_ends_the_job_with_its_exit_code(machine, verb):
     done = machine.run(BAD_VERB=verb)
