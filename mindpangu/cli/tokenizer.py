@@ -1,18 +1,39 @@
-"""Train the run's sentencepiece tokenizer, or take the one that data.tokenizer names.
+"""Train the run's sentencepiece tokenizer, or take the one that data.tokenizer names; or extend a published one.
 
 train      writes output/<run>/tokenizer/; skipped when the corpus and the settings have not changed
+extend     adds padding, the control tokens of the run's domains and 64 reserved ones to a model that lacks them:
+           mindpangu tokenizer extend --model published.model --out mine.model
 """
 
 import argparse
+from pathlib import Path
 
 from mindpangu.config import Config
+from mindpangu.errors import ConfigError, TokenizerError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("train",))
+    parser.add_argument("action", choices=("train", "extend"))
+    parser.add_argument("--model", metavar="FILE", type=Path, help="extend: the sentencepiece model")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="extend: where the extended one goes")
 
 
 def run(options: argparse.Namespace, config: Config) -> None:
-    from mindpangu.data.prepare import prepare_tokenizer
+    if options.action == "train":
+        from mindpangu.data.prepare import prepare_tokenizer
 
-    prepare_tokenizer(config)
+        prepare_tokenizer(config)
+        return
+    if options.model is None or options.out is None:
+        raise ConfigError("tokenizer extend needs --model FILE and --out FILE")
+    from mindpangu.domains import build_domains, control_tokens_of
+    from mindpangu.tokenizer.extend import extend
+
+    try:
+        model_bytes = options.model.read_bytes()
+    except OSError as error:
+        raise TokenizerError(f"tokenizer {options.model} cannot be read: {error.strerror}; check --model") from None
+    tokenizer = extend(model_bytes, control_tokens_of(build_domains(config)), str(options.model))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_bytes(tokenizer.model_bytes)
+    print(f"tokenizer: {tokenizer.vocab_size:,} pieces → {options.out}")

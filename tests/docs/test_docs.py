@@ -21,7 +21,7 @@ RECIPE = "recipes/cpu_smoke.yaml"
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-_FILE_ENDINGS = ("md", "py", "yaml", "png", "json", "jsonl", "cc")
+_FILE_ENDINGS = ("md", "py", "yaml", "png", "json", "safetensors", "jsonl", "cc")
 
 
 def blocks_of(path):

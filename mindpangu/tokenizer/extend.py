@@ -1,0 +1,45 @@
+"""Control tokens for a sentencepiece model that was trained without them, such as a published multilingual one."""
+
+from collections.abc import Sequence
+
+from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
+
+from mindpangu.errors import TokenizerError
+from mindpangu.tokenizer.sentencepiece_tokenizer import END_OF_TEXT, Tokenizer
+from mindpangu.tokenizer.training import reserved_control_tokens
+
+_PIECE = sentencepiece_model.ModelProto.SentencePiece
+_PADDING = "<pad>"
+
+
+def extend(model_bytes: bytes, control_tokens: Sequence[str], name: str) -> Tokenizer:
+    """The same model with padding, some control tokens and the reserved ones behind its pieces, where it lacks them.
+
+    No id changes, and text is segmented as before: control tokens have no text.
+
+    Args:
+        control_tokens: `<eot>` must be one of them. name: stands for the model in messages.
+
+    Raises:
+        TokenizerError: not a sentencepiece model, or one that has a control token as ordinary text.
+    """
+    if END_OF_TEXT not in control_tokens:
+        raise TokenizerError(f"control tokens {list(control_tokens)} lack {END_OF_TEXT}, which ends every document")
+    try:
+        model = sentencepiece_model.ModelProto.FromString(model_bytes)
+    except Exception as error:  # protobuf's own class is not public
+        raise TokenizerError(f"tokenizer {name} is damaged or not a sentencepiece model ({error})") from None
+    kinds = {piece.piece: piece.type for piece in model.pieces}
+    for token in (_PADDING, *control_tokens, *reserved_control_tokens()):
+        if token not in kinds:
+            model.pieces.add(piece=token, score=0.0, type=_PIECE.CONTROL)
+            kinds[token] = _PIECE.CONTROL
+        elif kinds[token] != _PIECE.CONTROL:
+            raise TokenizerError(
+                f"tokenizer {name} has {token!r} as ordinary text, so it cannot be a control token as well; use another "
+                "model"
+            )
+    model.trainer_spec.pad_piece = _PADDING
+    model.trainer_spec.pad_id = list(kinds).index(_PADDING)
+    model.trainer_spec.vocab_size = len(model.pieces)
+    return Tokenizer(model.SerializeToString(deterministic=True), name)
