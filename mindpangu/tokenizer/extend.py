@@ -36,8 +36,8 @@ def extend(model_bytes: bytes, control_tokens: Sequence[str], name: str) -> Toke
             kinds[token] = _PIECE.CONTROL
         elif kinds[token] != _PIECE.CONTROL:
             raise TokenizerError(
-                f"tokenizer {name} has {token!r} as ordinary text, so it cannot be a control token as well; use another "
-                "model"
+                f"tokenizer {name} has {token!r} as ordinary text, so it cannot be a control token as well; use "
+                "another model"
             )
     model.trainer_spec.pad_piece = _PADDING
     model.trainer_spec.pad_id = list(kinds).index(_PADDING)
