@@ -38,7 +38,8 @@ class Domain:
     Attributes:
         name: unique name; records, tables and expert files carry it.
         kind: "monolingual", "bilingual" or "code"; decides how a record becomes a document (`data.formats`).
-        control_tokens: the tokens that open the parts of a document. Bilingual: (Chinese, English).
+        control_tokens: the tokens that open the parts of a document. Monolingual: one or none. Bilingual: (Chinese,
+            English).
             Code: one for each programming language, the first is the default.
         num_experts: size of the domain's expert group, the same in every RRE layer.
         embedding_slot: the row range of the embedding that holds its tokens.
@@ -63,7 +64,9 @@ _SIGMA_40 = (
     *(Domain(f"code_{name}", "code", (f"<{name}>",)) for name in _PROGRAMMING_LANGUAGES),
     *(Domain(name, "monolingual", (CHINESE,)) for name in _CHINESE_TOPICS),
 )
-PRESETS: dict[str, tuple[Domain, ...]] = {"sigma_4": _SIGMA_4, "sigma_40": _SIGMA_40}
+# PanGu-α knows neither domains nor tokens of languages: a document is its text and <eot>
+_PANGU_ALPHA = (Domain("zh", "monolingual", ()),)
+PRESETS: dict[str, tuple[Domain, ...]] = {"sigma_4": _SIGMA_4, "sigma_40": _SIGMA_40, "pangu_alpha": _PANGU_ALPHA}
 
 
 def build_domains(config: Config) -> tuple[Domain, ...]:

@@ -57,8 +57,8 @@ class AddedDomainConfig:
 
 @dataclass(frozen=True)
 class DomainsConfig:
-    preset: str = choice("sigma_4", "sigma_40")
-    """The domains to choose from: the four major ones, or all 40 of PanGu-Σ."""
+    preset: str = choice("sigma_4", "sigma_40", "pangu_alpha")
+    """The domains to choose from: the four major ones, all 40 of PanGu-Σ, or one whose documents no token opens."""
     added: list[AddedDomainConfig] = field(default_factory=list)
     """Domains to choose from beside the preset's."""
     names: list[str] = field(default_factory=list)

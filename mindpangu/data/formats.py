@@ -1,6 +1,6 @@
 """How a record of each kind of domain becomes one document of token ids.
 
-    monolingual   {"text"}             <lang> text <eot>
+    monolingual   {"text"}             <lang> text <eot>      without <lang> if the domain has no token, as PanGu-α
     bilingual     {"zh", "en"}         <cn> zh <en> en <eot>
     code          {"text", "lang"}     <lang> code <eot>      e.g. <python>; without "lang" the domain's first language
 
@@ -16,7 +16,7 @@ from mindpangu.domains import Domain
 from mindpangu.tokenizer import Tokenizer
 
 Parts = tuple[tuple[str, str], ...]
-"""A document before tokenization: (control token that opens the part, text of the part)."""
+"""A document before tokenization: (control token that opens the part, "" for none; text of the part)."""
 
 _TEXT_FIELDS = {"monolingual": ("text",), "bilingual": ("zh", "en"), "code": ("text",)}
 
@@ -29,7 +29,7 @@ def document_parts(domain: Domain, record: Mapping[str, Any]) -> Parts:
             is the reason for the report of bad records.
     """
     texts = [_text_of(record, field) for field in _TEXT_FIELDS[domain.kind]]
-    tokens = (_language_token(domain, record),) if domain.kind == "code" else domain.control_tokens
+    tokens = (_language_token(domain, record),) if domain.kind == "code" else domain.control_tokens or ("",)
     return tuple(zip(tokens, texts, strict=True))
 
 
@@ -44,16 +44,21 @@ def encode_documents(documents: Sequence[Parts], tokenizer: Tokenizer, threads: 
     for parts in documents:
         ids = []
         for token, _ in parts:
-            ids.append(tokenizer.control_id(token))
+            ids += opening_ids(token, tokenizer)
             ids += next(encoded)
         ids.append(tokenizer.eot_id)
         result.append(ids)
     return result
 
 
+def opening_ids(token: str, tokenizer: Tokenizer) -> list[int]:
+    """The ids before a part that a control token opens: one, or none for ""."""
+    return [tokenizer.control_id(token)] if token else []
+
+
 def prompt_ids(domain: Domain, text: str, tokenizer: Tokenizer) -> list[int]:
     """Token ids that a continuation of `text` starts from: the domain's first control token, the text, no `<eot>`."""
-    return [tokenizer.control_id(domain.control_tokens[0]), *tokenizer.encode(text)]
+    return [*opening_ids("".join(domain.control_tokens[:1]), tokenizer), *tokenizer.encode(text)]
 
 
 def _text_of(record: Mapping[str, Any], field: str) -> str:

@@ -1,4 +1,5 @@
-"""Tokenizers: text ↔ token ids with sentencepiece. `training.py` makes a model, the other file uses one.
+"""Tokenizers: text ↔ token ids with sentencepiece. `training.py` makes a model, `sentencepiece_tokenizer.py` uses one;
+`pangu_alpha.py` is what PanGu-α's own model needs around it.
 
 Which control tokens open the parts of a document is not known here: see `mindpangu.data.formats`.
 """

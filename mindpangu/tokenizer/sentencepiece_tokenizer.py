@@ -2,6 +2,8 @@
 
 Control tokens (`<eot>`, `<cn>`, `<pad>` …) are sentencepiece *control* symbols: they have an id but no text, so a
 document that contains the characters "<eot>" is spelled out in ordinary pieces and can never end a document.
+
+A model of PanGu-α is recognised by its pieces, and used as it was meant: see `pangu_alpha.py`.
 """
 
 import hashlib
@@ -11,6 +13,7 @@ from pathlib import Path
 import sentencepiece
 
 from mindpangu.errors import TokenizerError
+from mindpangu.tokenizer.pangu_alpha import PanguAlphaPieces, is_pangu_alpha
 
 END_OF_TEXT = "<eot>"
 
@@ -18,15 +21,17 @@ END_OF_TEXT = "<eot>"
 class Tokenizer:
     """A loaded sentencepiece model.
 
-    Every text whose characters are valid Unicode round-trips through `encode` and `decode`, except for the
-    character U+2581 (▁), which sentencepiece itself uses for a blank and which decodes as one.
+    With a model that `train_tokenizer` made, every text whose characters are valid Unicode round-trips through `encode`
+    and `decode`, except for the character U+2581 (▁), which sentencepiece itself uses for a blank and which decodes as
+    one. PanGu-α's loses more: see `pangu_alpha.py`.
 
     Attributes:
+        kind: "sentencepiece" or "pangu_alpha"; what text goes through before and behind the pieces.
         vocab_size: number of token ids, control tokens included.
         pad_id, eot_id: ids of padding and of the end of a document.
         unk_id: id of what cannot be spelled; with byte fallback `encode` never gives it.
         model_bytes: the model file's content.
-        digest: hex hash of `model_bytes`; two tokenizers with one digest are the same.
+        digest: hex hash of `model_bytes` and the kind; two tokenizers with one digest are the same.
     """
 
     def __init__(self, model_bytes: bytes, name: str):
@@ -34,10 +39,15 @@ class Tokenizer:
         self._name = name
         self._processor = _parse(model_bytes, name)
         self.model_bytes = model_bytes
-        self.digest = hashlib.blake2b(model_bytes, digest_size=16).hexdigest()
+        alpha = is_pangu_alpha(self._processor)
+        self._pieces = PanguAlphaPieces(self._processor) if alpha else _Pieces(self._processor)
+        self.kind: str = self._pieces.kind
+        self.digest = hashlib.blake2b(
+            model_bytes, digest_size=16, person=self.kind.encode() if alpha else b""
+        ).hexdigest()
         self.vocab_size: int = self._processor.vocab_size()
         self.unk_id: int = self._processor.unk_id()
-        self.pad_id: int = self._processor.pad_id()
+        self.pad_id: int = self._pieces.pad_id
         if self.pad_id < 0:
             raise TokenizerError(f"tokenizer {name} has no padding token; train it with `mindpangu tokenizer`")
         self.eot_id = self.control_id(END_OF_TEXT)
@@ -61,13 +71,13 @@ class Tokenizer:
             raise TokenizerError(
                 f"tokenizer {self._name} has no control token {token!r}; "
                 "train it for the domains of this run, or leave data.tokenizer empty"
+                + ("; PanGu-α's goes with domains.preset pangu_alpha" if self.kind == PanguAlphaPieces.kind else "")
             )
         return self._processor.piece_to_id(token)
 
     def has_control(self, token: str) -> bool:
         """Whether the model has this control token."""
-        index = self._processor.piece_to_id(token)
-        return self._processor.id_to_piece(index) == token and self._processor.is_control(index)
+        return self._pieces.has_control(token)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without any control token. Raises TokenizerError on lone surrogates."""
@@ -76,7 +86,7 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
         """`encode` of many texts on `threads` threads; the result does not depend on their number."""
         try:
-            return self._processor.encode(list(texts), out_type=int, num_threads=threads)
+            return self._pieces.encode(texts, threads)
         except (RuntimeError, TypeError):  # sentencepiece cannot convert a string; say which and where
             for text in texts:
                 _require_unicode(text)
@@ -91,7 +101,7 @@ class Tokenizer:
         plain = [int(index) for index in ids]
         for index in plain:
             self._require_id(index)
-        return self._processor.decode(plain)
+        return self._pieces.decode(plain)
 
     def piece(self, index: int) -> str:
         """The vocabulary's spelling of an id, for people to read (blanks appear as ▁)."""
@@ -102,11 +112,31 @@ class Tokenizer:
         """Whether an id stands for text: not for a control token, a byte, or what cannot be spelled."""
         self._require_id(index)
         kinds = (self._processor.is_control, self._processor.is_byte, self._processor.is_unknown)
-        return not any(of_kind(int(index)) for of_kind in kinds)
+        return not any(of_kind(int(index)) for of_kind in kinds) and not self.has_control(self.piece(index))
 
     def _require_id(self, index: int) -> None:
         if not 0 <= index < self.vocab_size:
             raise TokenizerError(f"token id {index} is outside the vocabulary [0, {self.vocab_size}) of {self._name}")
+
+
+class _Pieces:
+    """Text ↔ ids of a model that takes text as it is."""
+
+    kind = "sentencepiece"
+
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor):
+        self._processor = processor
+        self.pad_id: int = processor.pad_id()
+
+    def has_control(self, token: str) -> bool:
+        index = self._processor.piece_to_id(token)
+        return self._processor.id_to_piece(index) == token and self._processor.is_control(index)
+
+    def encode(self, texts: Sequence[str], threads: int) -> list[list[int]]:
+        return self._processor.encode(list(texts), out_type=int, num_threads=threads)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._processor.decode(ids)
 
 
 def _parse(model_bytes: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
