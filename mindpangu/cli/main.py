@@ -9,12 +9,24 @@ from pathlib import Path
 
 from ascend_ops.native import OperatorError
 from mindpangu import __version__
-from mindpangu.cli import config, data, evaluate, experts, extract, generate, inherit, routing, tokenizer, train
+from mindpangu.cli import (
+    config,
+    convert,
+    data,
+    evaluate,
+    experts,
+    extract,
+    generate,
+    inherit,
+    routing,
+    tokenizer,
+    train,
+)
 from mindpangu.config import load_config
 from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
 
-VERBS = (tokenizer, data, routing, train, evaluate, generate, inherit, experts, extract, config)
+VERBS = (tokenizer, data, routing, train, evaluate, generate, convert, inherit, experts, extract, config)
 
 _EPILOG = """\
 Every verb takes --config FILE and overrides of single keys, for example

@@ -58,4 +58,4 @@ def heldout_prompt(model: LanguageModel, shards: TokenShards, domain: Domain, nu
     """The first words of the domain's first held-out document."""
     ids = shards.tokens(domain.name, HELDOUT)[: num_tokens + 1].tolist()
     # a cut through the bytes of a rare character decodes to a replacement character
-    return model.tokenizer_of(domain).decode(ids[1:]).rstrip("\ufffd")
+    return model.tokenizer_of(domain).decode(ids[len(domain.control_tokens[:1]) :]).rstrip("\ufffd")
