@@ -4,7 +4,7 @@ from mindpangu.data import document_parts, encode_documents, prompt_ids
 from mindpangu.domains import PRESETS
 from mindpangu.errors import TokenizerError
 
-DOMAINS = {domain.name: domain for domain in PRESETS["sigma_40"]}
+DOMAINS = {domain.name: domain for domain in PRESETS["sigma_40"]} | {"alpha": PRESETS["pangu_alpha"][0]}
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,7 @@ DOMAINS = {domain.name: domain for domain in PRESETS["sigma_40"]}
         ("bilingual", {"en": "hi", "zh": "好"}, ["<cn>", "好", "<en>", "hi", "<eot>"]),
         ("code", {"text": "x = 1\n", "lang": "java"}, ["<java>", "x = 1\n", "<eot>"]),
         ("code", {"text": "x = 1\n"}, ["<python>", "x = 1\n", "<eot>"]),
+        ("alpha", {"text": "好"}, ["好", "<eot>"]),
     ],
 )
 def test_the_format_of_each_kind(tiny_tokenizer, name, record, expected):
@@ -41,13 +42,13 @@ def test_the_text_cannot_end_its_document(tiny_tokenizer):
     assert tiny_tokenizer.control_id("<cn>") not in ids
 
 
-@pytest.mark.parametrize("name", ["zh", "bilingual", "code"])
+@pytest.mark.parametrize("name", ["zh", "bilingual", "code", "alpha"])
 def test_a_prompt_starts_like_a_document_and_has_no_end(tiny_tokenizer, name):
     record = {"text": "word1", "zh": "word1", "en": "word2"}
     (document,) = encode_documents([document_parts(DOMAINS[name], record)], tiny_tokenizer)
     prompt = prompt_ids(DOMAINS[name], "word1", tiny_tokenizer)
     assert prompt == document[: len(prompt)]
-    assert len(prompt) > 1
+    assert len(prompt) == len(DOMAINS[name].control_tokens[:1]) + len(tiny_tokenizer.encode("word1"))
 
 
 def test_a_tokenizer_of_other_domains_is_named(tiny_tokenizer):

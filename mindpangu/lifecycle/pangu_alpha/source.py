@@ -15,7 +15,7 @@ import numpy as np
 
 from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.pangu_alpha.mindspore_file import MindSporeFile
-from mindpangu.lifecycle.pangu_alpha.strategy import Layout, read_strategy
+from mindpangu.lifecycle.pangu_alpha.strategy import Layout, owners, read_strategy
 from mindpangu.lifecycle.pangu_alpha.weights import OLD_NAMES, SEPARATE_FILES, is_training_state
 
 Progress = Callable[[Iterable], Iterable]
@@ -147,6 +147,11 @@ def _layouts_of(strategy: Path, path: Path, num_files: int) -> dict[str, Layout]
         raise CheckpointError(
             f"strategy file {strategy} is of {ranks} ranks, but the set in {path} has {num_files} files"
         )
+    for name, layout in layouts.items():
+        try:
+            owners(layout)
+        except ValueError as error:
+            raise CheckpointError(f"strategy file {strategy}: the layout of {name}: {error}") from None
     return layouts
 
 

@@ -108,7 +108,6 @@ def read_strategy(path: Path) -> dict[str, Layout]:
             continue
         try:
             layouts[item.param_name] = _layout(item.parallel_layouts)
-            owners(layouts[item.param_name])
         except ValueError as error:
             raise CheckpointError(f"strategy file {path}: the layout of {item.param_name}: {error}") from None
     if not layouts:
@@ -125,6 +124,8 @@ def _layout(found) -> Layout:
     if found.field or any(each.dim for each in (*found.param_split_shape, *found.indices_offset)):
         raise ValueError("slices of different sizes are not supported")
     devices, tensor_map = tuple(found.dev_matrix[0].dim), tuple(found.tensor_map[0].dim)
+    if not devices or 0 in devices:
+        raise ValueError("it is of no ranks")
     if any(axis not in range(-1, len(devices)) for axis in tensor_map):
         raise ValueError(f"its map {list(tensor_map)} names axes that the ranks {list(devices)} do not have")
     plain = Layout(devices, tuple(-1 if axis < 0 else len(devices) - 1 - axis for axis in tensor_map))

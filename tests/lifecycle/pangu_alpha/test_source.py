@@ -206,3 +206,18 @@ def test_a_folder_without_files_is_refused(tmp_path):
         PanguAlphaSource(tmp_path, None)
     with pytest.raises(CheckpointError, match=r"none does not exist"):
         PanguAlphaSource(tmp_path / "none", None)
+
+
+@pytest.mark.slow
+def test_a_set_of_512_files_with_the_published_strategy_itself(real_strategy, tmp_path):
+    sizes = SIZES | {"hidden": 512, "inner": 2048}
+    weights = public_format.old_names(public_format.random_weights(**sizes))
+    rules = public_format.scaled_strategy(real_strategy, tmp_path / "strategy.ckpt", sizes["layers"], devices=(64, 8))
+    parts = {name: public_format.slices_of(values, rules[name], (64, 8)) for name, values in weights.items()}
+    (tmp_path / "set").mkdir()
+    for rank in range(512):
+        part = {name: each[rank] for name, each in parts.items() if name not in TABLES}
+        public_format.save(tmp_path / "set" / f"filerted_{rank}.ckpt", part)
+    for name, file in TABLES.items():
+        np.save(tmp_path / "set" / file, weights[name])
+    assert_whole(PanguAlphaSource(tmp_path / "set", real_strategy), weights)
