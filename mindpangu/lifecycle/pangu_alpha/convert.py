@@ -1,6 +1,7 @@
 """Both ways, tensor by tensor: memory stays at one tensor, whatever the size of the model."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,6 @@ from mindpangu.checkpoint.tensor_file import TensorInfo, chunks_of, encode_strea
 from mindpangu.config import Config, to_yaml
 from mindpangu.domains import MAIN_SLOT
 from mindpangu.errors import CheckpointError
-from mindpangu.lifecycle.dense_tensors import DenseTensors
 from mindpangu.lifecycle.pangu_alpha.mindspore_file import encode_tensor
 from mindpangu.lifecycle.pangu_alpha.source import PanguAlphaSource
 from mindpangu.lifecycle.pangu_alpha.weights import (
@@ -25,6 +25,7 @@ from mindpangu.lifecycle.pangu_alpha.weights import (
     Weight,
     weights_of,
 )
+from mindpangu.lifecycle.saved_dense import SavedDense
 from mindpangu.tokenizer import Tokenizer
 
 CHECKPOINT_FILE = "pangu_alpha.ckpt"
@@ -109,7 +110,7 @@ def to_pangu_alpha(
         raise CheckpointError(f"{reader.folder} has embedding slots; PanGu-α's format has one vocabulary")
     if out.exists():
         raise CheckpointError(f"{out} exists; choose another folder, or remove it")
-    dense, weights = DenseTensors(reader), list(weights_of(config))
+    dense, weights = SavedDense(reader), list(weights_of(config))
     _require_names(reader.folder, {weight.ours for weight in weights}, set(dense.shapes))
     number_format = {"fp32": np.float32, "fp16": np.float16}[dtype]
     tables = SEPARATE_FILES if separate_tables else {}
@@ -122,7 +123,7 @@ def to_pangu_alpha(
             for weight in progress(weights):
                 values = _as_number_format(weight, dense.read(weight.ours), number_format)
                 if weight.theirs in tables:
-                    np.save(scratch / tables[weight.theirs], values)
+                    _save_table(scratch / tables[weight.theirs], values)
                 else:
                     yield from encode_tensor(weight.theirs, values)
 
@@ -130,6 +131,7 @@ def to_pangu_alpha(
         write_durably(scratch / TOKENIZER_FILE, reader.read(f"tokenizer/{MAIN_SLOT}.model"))
         sync_folder(scratch)
         scratch.rename(out)
+        sync_folder(out.parent)
     except OSError as error:
         raise CheckpointError(f"{out} cannot be written: {error.strerror or error}") from None
     finally:
@@ -151,6 +153,13 @@ def _as_number_format(weight: Weight, values: np.ndarray, number_format: type[np
     if not np.isfinite(result).all() and np.isfinite(values).all():
         raise CheckpointError(f"{weight.ours} has numbers up to {np.abs(values).max():.6g}, beyond fp16; write fp32")
     return result
+
+
+def _save_table(path: Path, values: np.ndarray) -> None:
+    with open(path, "wb") as file:
+        np.save(file, values)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _require_model(source: PanguAlphaSource, config: Config) -> None:

@@ -11,7 +11,7 @@ def random_weights(layers, hidden, inner, vocabulary, positions, seed=0):
     """Public name → float32; `layers` counts the query layer. No vector is all 0 or 1, and would not be missed."""
     chance = np.random.default_rng(seed)
 
-    def draw(*shape, around=0.0, scale=0.3):
+    def draw(*shape, around=0.0, scale=0.2):
         return (around + scale * chance.standard_normal(shape)).astype(np.float32)
 
     weights = {

@@ -1,5 +1,10 @@
 """Sets with a file per rank: merged exactly, by the rules of PanGu-α's published strategy files."""
 
+import math
+import re
+import shutil
+from pathlib import Path
+
 import numpy as np
 import public_format
 import pytest
@@ -16,6 +21,7 @@ from mindpangu.lifecycle.pangu_alpha.weights import (
     weights_of,
 )
 
+PROJECT = Path(__file__).resolve().parents[3]
 SIZES = {"layers": 3, "hidden": 16, "inner": 64, "vocabulary": 40, "positions": 8}
 TABLES = {
     "backbone.word_embedding.embedding_table": "word_embedding.npy",
@@ -41,8 +47,6 @@ def shards(real_strategy, tmp_path_factory):
 @pytest.fixture
 def copy(shards, tmp_path):
     """The set once more, to be damaged."""
-    import shutil
-
     shutil.copytree(shards[0], tmp_path / "set")
     for path in (tmp_path / "set").iterdir():
         path.chmod(0o644)
@@ -88,35 +92,29 @@ def test_tables_beside_a_set(copy, shards):
     assert_whole(PanguAlphaSource(folder, strategy), weights)
 
 
-@pytest.mark.parametrize(("recipe", "layers"), [("2.6b", 32), ("13b", 40)])
-def test_the_published_strategies_are_of_the_published_models(real_strategy, recipe, layers):
-    if recipe.upper() not in real_strategy.name:
-        pytest.skip("the strategy file of the other model")
-    layouts = read_strategy(real_strategy)
-    config = load_config(f"recipes/pangu_alpha_{recipe}.yaml")
+def test_the_published_strategies_are_of_the_published_models(real_strategy):
+    recipe, layers = ("2.6b", 32) if "2.6B" in real_strategy.name else ("13b", 40)
+    config = load_config(PROJECT / "recipes" / f"pangu_alpha_{recipe}.yaml")
     assert config.model.num_layers == layers
     weights = {weight.theirs: weight.their_shape for weight in weights_of(config)}
-    assert {OLD_NAMES.get(name, name) for name in layouts} == set(weights)
-    numbers = 0
-    for name, layout in layouts.items():
-        shape = weights[OLD_NAMES.get(name, name)]
+    layouts = {OLD_NAMES.get(name, name): layout for name, layout in read_strategy(real_strategy).items()}
+    assert set(layouts) == set(weights)
+    for layout, shape in {(layouts[name], weights[name]) for name in weights}:
         assert layout.devices == (64, 8)
-        shards = (layout.num_shards, *(1 for _ in shape[1:]))
-        slice_shape = tuple(size // (n * m) for size, n, m in zip(shape, layout.splits, shards, strict=True))
-        assert layout.whole_shape(slice_shape) == shape  # divides without a rest
-        covered = np.zeros(shape[:1] if len(shape) == 1 else (shape[0], layout.splits[1]), np.int8)
+        parts = [n * (layout.num_shards if axis == 0 else 1) for axis, n in enumerate(layout.splits)]
+        assert not any(size % n for size, n in zip(shape, parts, strict=True))
+        slice_shape = tuple(size // n for size, n in zip(shape, parts, strict=True))
+        assert layout.whole_shape(slice_shape) == shape
+        covered = np.zeros(parts, int)
         for _, place in layout.slices(slice_shape):
-            columns = [place[1].start // slice_shape[1]] if len(shape) == 2 else []
-            covered[(place[0], *columns)] += 1
-        assert (covered == 1).all(), name
-        if layout.num_shards == 64:
-            numbers += int(np.prod(shape))
-    # nearly all of it is divided by all 512 ranks; tables, norms and the biases behind a sum are not
-    model = config.model
-    undivided = 8 * model.num_layers * model.hidden_size  # a layer: two norms, two biases … with room
-    assert numbers > sum(int(np.prod(shape)) for shape in weights.values()) - undivided - sum(
-        int(np.prod(weights[name])) for name in (WORD_EMBEDDING, POSITION_EMBEDDING, QUERY_EMBEDDING)
-    )
+            covered[tuple(each.start // size for each, size in zip(place, slice_shape, strict=True))] += 1
+        assert (covered == 1).all()
+    # of nearly everything but tables and norms each rank has a 512th, which is why the releases are no larger
+    whole = {name for name, layout in layouts.items() if layout.num_shards == 1}
+    assert whole == {name for name in weights if re.search(r"embedding|layernorm|projection\.bias", name)}
+    assert {layout.num_shards * math.prod(layout.splits) for name, layout in layouts.items() if name not in whole} == {
+        512
+    }
 
 
 def test_a_layout_by_hand():

@@ -12,7 +12,7 @@ from mindpangu.parallel.sharding import Part
 _MOMENTS = ("adam_m.", "adam_v.")
 
 
-class DenseTensors:
+class SavedDense:
     """Weights by name; Adam's moments, which a checkpoint of a training has beside them, are left out.
 
     Attributes:
