@@ -9,7 +9,6 @@ mindpangu convert to-pangu-alpha --checkpoint output/pangu_alpha_2.6b --out publ
 """
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 from mindpangu.config import Config
@@ -37,16 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, config: Config) -> None:
-    from tqdm import tqdm
-
     from mindpangu.lifecycle.pangu_alpha import from_pangu_alpha, to_pangu_alpha
 
-    progress = partial(tqdm, desc="convert", disable=None)
     if options.action == "from-pangu-alpha":
         _require(options, "source", "config", "tokenizer")
-        folder, skipped = from_pangu_alpha(
-            options.source, options.strategy, config, options.tokenizer, options.out, progress
-        )
+        folder, skipped = from_pangu_alpha(options.source, options.strategy, config, options.tokenizer, options.out)
         if skipped:
             print(f"convert: left out {len(skipped)} tensors of the training, {skipped[0]} for one")
         print(f"convert: {options.source} → {folder}")
@@ -55,7 +49,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
 
         _require(options, "checkpoint")
         reader = CheckpointReader(options.checkpoint)
-        file = to_pangu_alpha(reader, options.out, options.dtype, options.separate_tables, progress)
+        file = to_pangu_alpha(reader, options.out, options.dtype, options.separate_tables)
         print(f"convert: {reader.folder} → {file}")
 
 

@@ -50,13 +50,16 @@ class PanguAlphaPieces:
     def has_control(self, token: str) -> bool:
         return token in CONTROL_TOKENS
 
+    def is_control(self, index: int) -> bool:
+        return index in self._control_ids or self._processor.is_control(index)
+
     def encode(self, texts: Sequence[str], threads: int) -> list[list[int]]:
         words = _words()
         segmented = [" ".join(word.translate(_TO_PIECES) for word in words.cut(text)) for text in texts]
         return self._processor.encode(segmented, out_type=int, num_threads=threads)
 
     def decode(self, ids: Sequence[int]) -> str:
-        plain = [index for index in ids if index not in self._control_ids]
+        plain = [index for index in ids if not self.is_control(index)]
         return self._processor.decode(plain).translate(_TO_TEXT)
 
 

@@ -111,8 +111,8 @@ class Tokenizer:
     def is_text(self, index: int) -> bool:
         """Whether an id stands for text: not for a control token, a byte, or what cannot be spelled."""
         self._require_id(index)
-        kinds = (self._processor.is_control, self._processor.is_byte, self._processor.is_unknown)
-        return not any(of_kind(int(index)) for of_kind in kinds) and not self.has_control(self.piece(index))
+        kinds = (self._pieces.is_control, self._processor.is_byte, self._processor.is_unknown)
+        return not any(of_kind(int(index)) for of_kind in kinds)
 
     def _require_id(self, index: int) -> None:
         if not 0 <= index < self.vocab_size:
@@ -130,7 +130,10 @@ class _Pieces:
 
     def has_control(self, token: str) -> bool:
         index = self._processor.piece_to_id(token)
-        return self._processor.id_to_piece(index) == token and self._processor.is_control(index)
+        return self._processor.id_to_piece(index) == token and self.is_control(index)
+
+    def is_control(self, index: int) -> bool:
+        return self._processor.is_control(index)
 
     def encode(self, texts: Sequence[str], threads: int) -> list[list[int]]:
         return self._processor.encode(list(texts), out_type=int, num_threads=threads)

@@ -4,6 +4,7 @@
     strategy.py         how the ranks of a training shared its tensors: MindSpore's strategy file
     source.py           all tensors of a release: one file, or many with a strategy, and embeddings as .npy
     weights.py          names and layouts, there and here
+    checks.py           whether tensors and configuration are of one model
     convert.py          both ways
 
 Published are dense models with a query layer; sparse ones are not, so none are read or written.

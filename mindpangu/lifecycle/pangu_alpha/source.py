@@ -8,17 +8,15 @@ A tensor is read when it is asked for; memory holds one.
 """
 
 import re
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.pangu_alpha.mindspore_file import MindSporeFile
 from mindpangu.lifecycle.pangu_alpha.strategy import Layout, owners, read_strategy
 from mindpangu.lifecycle.pangu_alpha.weights import OLD_NAMES, SEPARATE_FILES, is_training_state
-
-Progress = Callable[[Iterable], Iterable]
 
 
 class PanguAlphaSource:
@@ -30,13 +28,12 @@ class PanguAlphaSource:
     Args:
         path: a .ckpt file, or the folder of a set.
         strategy: the strategy file; needed for a set, and only for one.
-        progress: wraps the files of a set while they are opened.
 
     Raises:
         CheckpointError: a file that is missing, damaged, or not of this set.
     """
 
-    def __init__(self, path: Path, strategy: Path | None, progress: Progress = iter):
+    def __init__(self, path: Path, strategy: Path | None):
         self.path = path
         folder, paths = _files(path)
         if len(paths) > 1 and strategy is None:
@@ -44,7 +41,7 @@ class PanguAlphaSource:
         if len(paths) == 1 and strategy is not None:
             raise CheckpointError(f"{paths[0]} is one file; the strategy {strategy} is for a set with a file per rank")
         self._layouts = None if strategy is None else _layouts_of(strategy, path, len(paths))
-        self._files = [MindSporeFile(each) for each in progress(paths)]
+        self._files = [MindSporeFile(each) for each in tqdm(paths, unit="file", desc="open", disable=None)]
         self._stored, self.skipped = _present_names(self._files[0])
         for file in self._files[1:]:
             self._require_same_tensors(file)

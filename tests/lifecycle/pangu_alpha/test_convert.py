@@ -247,10 +247,10 @@ def test_two_tables_of_one_tensor_must_agree(small, tmp_path):
 def test_nothing_is_overwritten(small, converted, tmp_path):
     _, convert = small
     convert()
-    with pytest.raises(CheckpointError, match=r"out already has a checkpoint; choose another folder"):
+    with pytest.raises(CheckpointError, match=r"out already has a checkpoint; choose another --out"):
         convert()
     (tmp_path / "back").mkdir()
-    with pytest.raises(CheckpointError, match=r"back exists; choose another folder"):
+    with pytest.raises(CheckpointError, match=r"back exists; choose another --out"):
         to_pangu_alpha(converted, tmp_path / "back")
 
 
@@ -280,12 +280,20 @@ def test_sparse_models_and_damaged_checkpoints_are_refused(converted, tmp_path):
     assert not (tmp_path / "back").exists()
 
 
-@pytest.mark.parametrize(("change", "message"), [("drop", "has no tensor final_norm.beta"), ("add", "not use: extra")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("drop", "has no tensor final_norm.beta"),
+        ("add", "not use: extra"),
+        ("cut", r"beta has shape \[15\], the model "),
+    ],
+)
 def test_dense_files_that_do_not_fit_are_refused_on_the_way_back(converted, tmp_path, change, message):
     tensors = converted.tensors("dense_00000_of_00001.safetensors")
-    if change == "drop":
-        del tensors["final_norm.beta"]
-    else:
+    beta = tensors.pop("final_norm.beta")
+    if change != "drop":
+        tensors["final_norm.beta"] = beta[:15] if change == "cut" else beta
+    if change == "add":
         tensors["extra"] = np.zeros(1, np.float32)
     parts = {name: Part(values.shape) for name, values in tensors.items()}
     with CheckpointWriter(tmp_path / "changed", 1) as writer:
@@ -330,5 +338,5 @@ def test_the_verb(release, alpha_tokenizer, make_config, tmp_path, capsys):
     halves = {name: values.astype(np.float16) for name, values in release[1].items()}
     assert_same(public_format.load(tmp_path / "back" / "pangu_alpha.ckpt"), halves)
     assert main(back) == 1
-    assert "exists; choose another folder" in capsys.readouterr().err
+    assert "exists; choose another --out" in capsys.readouterr().err
     assert json.loads((tmp_path / "model" / "iteration_00000000" / "state.json").read_text())["step"] == 0
