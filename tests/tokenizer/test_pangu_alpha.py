@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mindpangu.errors import TokenizerError
 from mindpangu.tokenizer import Tokenizer, pangu_alpha
+from mindpangu.tokenizer.compact import compact
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 MODEL = RECIPES / "tokenizer" / "pangu_alpha_40k.model"
@@ -113,6 +114,19 @@ def test_control_tokens_decode_to_nothing(alpha):
     assert alpha.decode([]) == ""
     with pytest.raises(TokenizerError, match=r"token id 40000 is outside the vocabulary"):
         alpha.decode([40000])
+
+
+def test_what_stands_for_text(alpha):
+    assert [index for index in range(12) if alpha.is_text(index)] == [3, 4, 10, 11]
+
+
+def test_a_smaller_vocabulary_is_of_the_same_kind(alpha, jieba):
+    text = "今天 天气不错\n"
+    small, old_ids = compact(alpha, set(alpha.encode(text)))
+    assert (small.kind, small.eot_id, small.pad_id) == ("pangu_alpha", 9, 6)
+    assert small.vocab_size < 30
+    assert [int(old_ids[index]) for index in small.encode(text)] == alpha.encode(text)
+    assert small.decode(small.encode(text)) == text
 
 
 def test_a_lone_surrogate_is_named(alpha, jieba):

@@ -47,7 +47,7 @@ def require_model(source: PanguAlphaSource, config: Config) -> None:
 
 
 def require_tensors(path: Path, needed: Shapes, found: Shapes) -> None:
-    """Raises CheckpointError for a tensor in `path` that is missing, that the model does not use, or of another shape."""
+    """Raises CheckpointError for a tensor in `path` that is missing, not used by the model, or of another shape."""
     missing, unknown = sorted(needed.keys() - found.keys()), sorted(found.keys() - needed.keys())
     if missing:
         tables = [SEPARATE_FILES[name] for name in missing if name in SEPARATE_FILES]
