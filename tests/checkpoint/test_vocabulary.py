@@ -48,6 +48,7 @@ def test_the_multilingual_vocabulary_takes_over_what_pangu_alpha_has(alpha, mult
     assert found.sources[multilingual.control_id("<cn>")] == ()
 
 
+@pytest.mark.slow
 def test_new_tokens_are_means_of_what_spells_them(alpha, multilingual):
     found = VocabularyMap.between(alpha, multilingual)
     composed = {i: list(sources) for i, sources in enumerate(found.sources) if len(sources) > 1}
