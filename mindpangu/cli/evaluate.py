@@ -65,6 +65,9 @@ def run(options: argparse.Namespace, config: Config) -> None:
         model, shards, config, wrong, progress=lambda items: tqdm(items, desc="evaluate", unit="domain", disable=None)
     )
     print(format_results(results))
+    without = {domain.name for domain in model.domains} - {each.domain for each in results}
+    if without:
+        print(f"evaluate: there is no held-out text of {', '.join(sorted(without))}: left out")
     result.write(
         {
             "step": reader.step,

@@ -63,7 +63,7 @@ def _continue_every_domain(options, folder: RunFolder, reader, settings) -> None
 
     from tqdm import tqdm
 
-    from mindpangu.data import TokenShards
+    from mindpangu.data import HELDOUT, TokenShards
     from mindpangu.stage import ResultFile
 
     shards = TokenShards.open(folder.data, verify=True)
@@ -83,7 +83,8 @@ def _continue_every_domain(options, folder: RunFolder, reader, settings) -> None
     model = _load(reader)
     model.require_data(shards)
     samples = []
-    for domain in tqdm(model.domains, desc="generate", unit="domain", disable=None):
+    with_text = [domain for domain in model.domains if shards.num_tokens(domain.name, HELDOUT)]
+    for domain in tqdm(with_text, desc="generate", unit="domain", disable=None):
         prompt = heldout_prompt(model, shards, domain)
         text = generate(model, domain.name, prompt, options.max_new_tokens, settings)
         samples.append({"domain": domain.name, "prompt": prompt, "continuation": text})

@@ -16,6 +16,7 @@ from mindpangu.cli import (
     evaluate,
     experts,
     extract,
+    finetune,
     generate,
     inherit,
     routing,
@@ -26,7 +27,7 @@ from mindpangu.config import load_config
 from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
 
-VERBS = (tokenizer, data, routing, train, evaluate, generate, convert, inherit, experts, extract, config)
+VERBS = (tokenizer, data, routing, train, finetune, evaluate, generate, convert, inherit, experts, extract, config)
 
 _EPILOG = """\
 Every verb takes --config FILE and overrides of single keys, for example
@@ -46,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
     options = _build_parser().parse_args(words)
     try:
-        settings = load_config(_config_file(options), dict(overrides))
+        # keys that the verb sets itself; the command line goes before
+        own = options.verb.settings(options) if hasattr(options.verb, "settings") else {}
+        settings = load_config(_config_file(options), own | dict(overrides))
         build_domains(settings)
         return options.verb.run(options, settings) or 0
     except (MindPanguError, OperatorError) as error:

@@ -49,6 +49,10 @@ class RunFolder:
         return self.root / "evaluation.json"
 
     @property
+    def finetuning(self) -> Path:
+        return self.root / "finetune.json"
+
+    @property
     def samples(self) -> Path:
         return self.root / "samples.json"
 

@@ -116,6 +116,9 @@ class PhaseConfig:
 class DataConfig:
     corpus: list[str] = field(default_factory=lambda: ["recipes/corpus/*.jsonl"])
     """jsonl files (glob patterns, relative to the current directory), one record a line."""
+    format: str = choice("text", "instruction")
+    """text: documents, concatenated and cut at model.seq_length. instruction: dialogue, qa, translation and code
+    records to fine-tune on, one a sample, of which the answer alone counts; eod_reset has no meaning for them."""
     tokenizer: str = ""
     """A sentencepiece model to use; "" trains one on the training split."""
     heldout_fraction: float = number(0.05, above=0, maximum=0.5)

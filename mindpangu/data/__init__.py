@@ -13,10 +13,12 @@ The journey of a document:
 from mindpangu.data.batch import Batch, equal_parts
 from mindpangu.data.corpus import CorpusReader, CorpusReport, Record
 from mindpangu.data.formats import document_parts, encode_documents, prompt_ids
+from mindpangu.data.instruction import encode_prompt, prompt_parts
 from mindpangu.data.loader import Loader, LoaderState, StepBatches, heldout_batches
 from mindpangu.data.mixture import Mixture
 from mindpangu.data.packing import loss_mask, positions
-from mindpangu.data.shards import TokenShards, write_shards
+from mindpangu.data.shard_writer import write_shards
+from mindpangu.data.shards import TokenShards
 from mindpangu.data.split import HELDOUT, TRAIN, HeldoutSplit, split_corpus, training_texts
 
 __all__ = [
@@ -34,11 +36,13 @@ __all__ = [
     "TokenShards",
     "document_parts",
     "encode_documents",
+    "encode_prompt",
     "equal_parts",
     "heldout_batches",
     "loss_mask",
     "positions",
     "prompt_ids",
+    "prompt_parts",
     "split_corpus",
     "training_texts",
     "write_shards",

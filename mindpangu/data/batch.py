@@ -51,18 +51,42 @@ def assemble_batch(
     pad_id: int,
     eot_id: int,
     eod_reset: bool,
+    counted: Sequence[npt.NDArray | None] = (),
 ) -> Batch:
-    """A batch out of windows of S + 1 tokens each. Rows of `sample_ids_B2` without a window are padding."""
+    """A batch out of windows of S + 1 tokens each. Rows of `sample_ids_B2` without a window are padding.
+
+    Args:
+        counted: of each window, which of its tokens count as targets; None, or none at all, for every token.
+    """
     block = np.full((len(sample_ids_B2), seq_length + 1), pad_id, np.int32)
     for row, window in zip(block, windows, strict=False):
         row[:] = window
     tokens_BS, targets_BS = block[:, :-1].copy(), block[:, 1:].copy()
+    mask_BS = loss_mask(tokens_BS, targets_BS, pad_id, eot_id, eod_reset)
+    for row, counts in zip(mask_BS, counted, strict=False):
+        if counts is not None:
+            row *= counts[1:]
+    tokens_BS = _without_padding(tokens_BS, pad_id)
     return Batch(
         tokens_BS=tokens_BS,
         targets_BS=targets_BS,
         positions_BS=positions(tokens_BS, eot_id, eod_reset),
-        loss_mask_BS=loss_mask(tokens_BS, targets_BS, pad_id, eot_id, eod_reset),
+        loss_mask_BS=mask_BS,
         domain_of_slot=domain_of_slot,
         slot_of_sample_B=slot_of_sample_B,
         sample_ids_B2=sample_ids_B2,
     )
+
+
+def _without_padding(tokens_BS: npt.NDArray[np.int32], pad_id: int) -> npt.NDArray[np.int32]:
+    """Rows whose padding at the end gives way to the row's own tokens, again from the first; all padding stays.
+
+    Nothing depends on these inputs: attention is causal, and their targets do not count. But every input goes to an
+    expert, and padding would activate one that the text may not need, which the step then would decay, and load it with
+    much of the batch.
+    """
+    lengths_B = (tokens_BS != pad_id).sum(1)
+    if lengths_B.min() == tokens_BS.shape[1]:
+        return tokens_BS
+    again_BS = np.arange(tokens_BS.shape[1]) % np.maximum(lengths_B, 1)[:, None]
+    return np.take_along_axis(tokens_BS, again_BS, axis=1)

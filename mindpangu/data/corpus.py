@@ -1,6 +1,7 @@
 """Reading jsonl corpora: one JSON object a line, streamed, with a report of what could not be used.
 
-A record is {"domain": name, …} with the fields of its domain's kind (`formats.py`), and optionally "source" and "doc".
+A record is {"domain": name, …} with the fields of its domain's kind (`formats.py`) or, with data.format instruction, of
+its task (`instruction.py`), and optionally "source" and "doc".
 Records that share (source, doc) come from one source document and stay on one side of the held-out split (`split.py`);
 each record becomes one document of the token stream. "doc" need only be unique within its source; without "source" the
 file is the source, without "doc" the record is a source document of its own.
@@ -16,6 +17,7 @@ from typing import Any
 
 from mindpangu.config import Config
 from mindpangu.data.formats import Parts, document_parts
+from mindpangu.data.instruction import instruction_parts
 from mindpangu.domains import Domain, known_domains
 from mindpangu.errors import DataError
 
@@ -85,6 +87,7 @@ class CorpusReader:
         self.report = CorpusReport()
         self.bytes_read = 0
         self._ids = {domain.name: index for index, domain in enumerate(self.domains)}
+        self._parts = instruction_parts if config.data.format == "instruction" else document_parts
         self._known = known_domains(config)
 
     def __iter__(self) -> Iterator[Record]:
@@ -120,7 +123,7 @@ class CorpusReader:
             self.report.skipped[name] += 1
             return None
         domain_id = self._ids[name]
-        parts = document_parts(self.domains[domain_id], fields)
+        parts = self._parts(self.domains[domain_id], fields)
         try:
             text_bytes = sum(len(text.encode("utf-8")) for _, text in parts)
         except UnicodeEncodeError:

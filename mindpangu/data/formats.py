@@ -28,8 +28,8 @@ def document_parts(domain: Domain, record: Mapping[str, Any]) -> Parts:
         ValueError: the record has no usable text, or names a programming language that the domain lacks. Its message
             is the reason for the report of bad records.
     """
-    texts = [_text_of(record, field) for field in _TEXT_FIELDS[domain.kind]]
-    tokens = (_language_token(domain, record),) if domain.kind == "code" else domain.control_tokens or ("",)
+    texts = [text_of(record, field) for field in _TEXT_FIELDS[domain.kind]]
+    tokens = (language_token(domain, record),) if domain.kind == "code" else domain.control_tokens or ("",)
     return tuple(zip(tokens, texts, strict=True))
 
 
@@ -58,10 +58,16 @@ def opening_ids(token: str, tokenizer: Tokenizer) -> list[int]:
 
 def prompt_ids(domain: Domain, text: str, tokenizer: Tokenizer) -> list[int]:
     """Token ids that a continuation of `text` starts from: the domain's first control token, the text, no `<eot>`."""
-    return [*opening_ids("".join(domain.control_tokens[:1]), tokenizer), *tokenizer.encode(text)]
+    return [*opening_ids(opening_token(domain), tokenizer), *tokenizer.encode(text)]
 
 
-def _text_of(record: Mapping[str, Any], field: str) -> str:
+def opening_token(domain: Domain) -> str:
+    """The control token that opens the domain's documents, or "" for a domain without one."""
+    return domain.control_tokens[0] if domain.control_tokens else ""
+
+
+def text_of(record: Mapping[str, Any], field: str) -> str:
+    """A field's text. ValueError if there is none."""
     text = record.get(field)
     if text is None:
         raise ValueError(f'no "{field}"')
@@ -72,10 +78,11 @@ def _text_of(record: Mapping[str, Any], field: str) -> str:
     return text
 
 
-def _language_token(domain: Domain, record: Mapping[str, Any]) -> str:
+def language_token(domain: Domain, record: Mapping[str, Any]) -> str:
+    """The control token of "lang", or the domain's first. ValueError for a language that the domain lacks."""
     language = record.get("lang")
     if language is None:
-        return domain.control_tokens[0]
+        return opening_token(domain)
     token = f"<{language}>"
     if token not in domain.control_tokens:
         known = ", ".join(token.strip("<>") for token in domain.control_tokens)

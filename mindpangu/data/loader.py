@@ -14,7 +14,8 @@ import numpy as np
 
 from mindpangu.config import Config
 from mindpangu.data.batch import Batch, assemble_batch, equal_parts
-from mindpangu.data.packing import num_samples, sample_window
+from mindpangu.data.mixture import domains_in_use
+from mindpangu.data.samples import Sample, Samples
 from mindpangu.data.schedule import DomainSlots, Schedule, build_schedules
 from mindpangu.data.shards import TokenShards
 from mindpangu.data.shuffle import SampleOrder
@@ -70,12 +71,14 @@ class Loader:
             )
         self._shards, self._config = shards, config
         self._schedules = build_schedules(config, domains)
-        # A plain view of the memory map: slicing np.memmap itself costs more than copying a sample.
-        self._tokens = [np.asarray(shards.tokens(name, TRAIN)) for name in names]
-        self._orders = [
-            SampleOrder(_samples_of(shards, name, TRAIN, config.model.seq_length), config.data.seed, name)
-            for name in names
-        ]
+        self._samples = {
+            domain: _samples_of(shards, names[domain], TRAIN, config.model.seq_length)
+            for domain in domains_in_use(config, domains)
+        }
+        self._orders = {
+            domain: SampleOrder(len(samples), config.data.seed, names[domain])
+            for domain, samples in self._samples.items()
+        }
         self._samples_taken, self._phase_began = [0] * len(names), [0] * len(names)
         if state is not None:
             self.load_state(state)
@@ -132,24 +135,15 @@ class Loader:
         return sum(began) == last * self._config.training.global_batch_size and all(map(ge, taken, began))
 
     def _batch(self, slots: DomainSlots) -> Batch:
-        config, seq_length = self._config, self._config.model.seq_length
+        config = self._config
         domains_B = slots.domains_B()
         sample_ids_B2 = np.empty((len(domains_B), 2), np.int64)
         sample_ids_B2[:, 0] = domains_B
         for domain in np.unique(domains_B).tolist():  # a domain may fill two slots
             rows = domains_B == domain
             sample_ids_B2[rows, 1] = self._orders[domain].indices(self._samples_taken[domain], int(rows.sum()))
-        windows = [sample_window(self._tokens[domain], index, seq_length) for domain, index in sample_ids_B2.tolist()]
-        return assemble_batch(
-            windows,
-            sample_ids_B2,
-            slots.domain_of_slot,
-            slots.slot_of_sample_B,
-            seq_length,
-            self._shards.pad_id,
-            self._shards.eot_id,
-            config.data.eod_reset,
-        )
+        samples = [self._samples[domain][index] for domain, index in sample_ids_B2.tolist()]
+        return _assemble(self._shards, config, samples, sample_ids_B2, slots)
 
 
 def heldout_batches(shards: TokenShards, domain_name: str, config: Config, batch_size: int) -> Iterator[Batch]:
@@ -161,33 +155,39 @@ def heldout_batches(shards: TokenShards, domain_name: str, config: Config, batch
     Raises:
         DataError: the held-out split has less than one sample.
     """
-    seq_length, domain = config.model.seq_length, shards.domain_names.index(domain_name)
-    available = _samples_of(shards, domain_name, HELDOUT, seq_length)
-    tokens = np.asarray(shards.tokens(domain_name, HELDOUT))
-    count = min(available, config.monitor.heldout_samples)
+    domain = shards.domain_names.index(domain_name)
+    samples = _samples_of(shards, domain_name, HELDOUT, config.model.seq_length)
+    count, num_slots = min(len(samples), config.monitor.heldout_samples), config.data.domains_per_step
+    slots = DomainSlots((domain,) * num_slots, equal_parts(batch_size, num_slots))
     for start in range(0, max(1, count // batch_size) * batch_size, batch_size):
         indices = range(start, min(start + batch_size, count))
         sample_ids_B2 = np.full((batch_size, 2), (domain, -1), np.int64)
         sample_ids_B2[: len(indices), 1] = indices
-        yield assemble_batch(
-            [sample_window(tokens, index, seq_length) for index in indices],
-            sample_ids_B2,
-            (domain,) * config.data.domains_per_step,
-            equal_parts(batch_size, config.data.domains_per_step),
-            seq_length,
-            shards.pad_id,
-            shards.eot_id,
-            config.data.eod_reset,
-        )
+        yield _assemble(shards, config, [samples[index] for index in indices], sample_ids_B2, slots)
 
 
-def _samples_of(shards: TokenShards, domain_name: str, split: str, seq_length: int) -> int:
-    tokens = shards.num_tokens(domain_name, split)
-    count = num_samples(tokens, seq_length)
-    if count < 1:
+def _assemble(
+    shards: TokenShards, config: Config, samples: Sequence[Sample], sample_ids_B2: np.ndarray, slots: DomainSlots
+) -> Batch:
+    return assemble_batch(
+        [window for window, _ in samples],
+        sample_ids_B2,
+        slots.domain_of_slot,
+        slots.slot_of_sample_B,
+        config.model.seq_length,
+        shards.pad_id,
+        shards.eot_id,
+        config.data.eod_reset and not shards.has_records,  # a record is one document, with an <eot> after each answer
+        [counted for _, counted in samples],
+    )
+
+
+def _samples_of(shards: TokenShards, domain_name: str, split: str, seq_length: int) -> Samples:
+    samples = shards.samples(domain_name, split, seq_length)
+    if len(samples) < 1:
         raise DataError(
-            f"the {split} split of domain {domain_name!r} has {tokens} tokens, less than one sample of "
-            f"model.seq_length + 1 = {seq_length + 1}; add text, shorten model.seq_length, or take the domain out of "
-            "domains.names"
+            f"the {split} split of domain {domain_name!r} has {shards.num_tokens(domain_name, split)} tokens, less "
+            f"than one sample of model.seq_length + 1 = {seq_length + 1}; add text, shorten model.seq_length, take the "
+            "domain out of domains.names, or give it the weight 0 in data.mixture"
         )
-    return count
+    return samples

@@ -103,6 +103,12 @@ def training_phases(config: Config, domains: Sequence[Domain]) -> list[Phase]:
     return found
 
 
+def domains_in_use(config: Config, domains: Sequence[Domain]) -> frozenset[int]:
+    """Ids of the domains with a weight above 0 in some phase: those whose text is needed."""
+    phases = training_phases(config, domains)
+    return frozenset(domain for phase in phases for domain, weight in enumerate(phase.weights) if weight > 0)
+
+
 def _refuse_frozen(config: Config, phase: Phase, domains: Sequence[Domain], trained: frozenset[int]) -> None:
     for index, (domain, weight) in enumerate(zip(domains, phase.weights, strict=True)):
         if weight > 0 and index not in trained:

@@ -14,7 +14,8 @@ import numpy as np
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data.corpus import CorpusReader
-from mindpangu.data.shards import TokenShards, write_shards
+from mindpangu.data.shard_writer import write_shards
+from mindpangu.data.shards import TokenShards
 from mindpangu.data.split import HELDOUT, TRAIN, split_corpus, training_texts
 from mindpangu.domains import MAIN_SLOT, Domain, build_domains, control_tokens_of
 from mindpangu.errors import StageError, TokenizerError
@@ -85,13 +86,28 @@ def prepare_shards(config: Config, say: Say = print) -> None:
             if reader.report.bad_records:
                 (scratch / BAD_RECORDS).write_text("\n".join(reader.report.bad_records) + "\n", encoding="utf-8")
     say(reader.report.summary() + (f"\n  all of them: {run.data / BAD_RECORDS}" if reader.report.num_bad else ""))
+    say(_table_of_records(shards) if shards.has_records else _table_of_text(shards))
+    say(f"data: token shards → {run.data}")
+
+
+def _table_of_text(shards: TokenShards) -> str:
     rows = [f"{'domain':>12} {'train tokens':>14} {'held-out tokens':>16} {'bytes/token':>12}"]
     for name in shards.domain_names:
         train, heldout = (shards.num_tokens(name, split) for split in (TRAIN, HELDOUT))
         density = shards.text_bytes(name, TRAIN) / max(train, 1)
         rows.append(f"{name:>12} {train:>14,} {heldout:>16,} {density:>12.2f}")
-    say("\n".join(rows))
-    say(f"data: token shards → {run.data}")
+    return "\n".join(rows)
+
+
+def _table_of_records(shards: TokenShards) -> str:
+    rows = [f"{'domain':>12} {'train records':>14} {'held-out records':>17} {'answer tokens':>14} {'shortened':>10}"]
+    for name in shards.domain_names:
+        train, heldout = (shards.num_documents(name, split) for split in (TRAIN, HELDOUT))
+        counted, shortened = map(
+            sum, zip(*(shards.num_answers(name, split) for split in (TRAIN, HELDOUT)), strict=True)
+        )
+        rows.append(f"{name:>12} {train:>14,} {heldout:>17,} {counted:>14,} {shortened:>10,}")
+    return "\n".join(rows)
 
 
 def prepare_routing(config: Config, say: Say = print) -> None:
@@ -146,7 +162,8 @@ def _draw_load(config: Config, table: RoutingTable) -> LoadStatistics:
 
 def _statistics(config: Config, table: RoutingTable) -> LoadStatistics:
     shards = TokenShards.open(RunFolder.of(config).data)
-    train, heldout = ({name: shards.tokens(name, split) for name in shards.domain_names} for split in (TRAIN, HELDOUT))
+    names = [name for name in shards.domain_names if shards.num_tokens(name, TRAIN)]
+    train, heldout = ({name: shards.text_tokens(name, split) for name in names} for split in (TRAIN, HELDOUT))
     return compute_statistics(table, train, heldout, _tokens_of_a_slot(config))
 
 
@@ -172,7 +189,8 @@ def _draw_table(config: Config, shards: TokenShards, domains: Sequence[Domain]) 
 
 
 def _corpus_inputs(config: Config, reader: CorpusReader) -> dict:
-    return {
+    is_text = config.data.format == "text"
+    return ({} if is_text else {"format": config.data.format, "seq_length": config.model.seq_length}) | {
         "corpus": hash_files(reader.files),
         "domains": [[domain.name, domain.kind, list(domain.control_tokens)] for domain in reader.domains],
         "heldout_fraction": config.data.heldout_fraction,

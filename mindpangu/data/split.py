@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mindpangu.data.corpus import CorpusReader, Record
+from mindpangu.data.mixture import domains_in_use
 from mindpangu.domains import Domain
 from mindpangu.errors import DataError
 
@@ -39,7 +40,8 @@ def split_corpus(reader: CorpusReader) -> HeldoutSplit:
     source document.
 
     Raises:
-        DataError: a domain has no record, or a single source document, which cannot be on both sides.
+        DataError: a domain with a weight above 0 has no record, or a single source document, which cannot be on both
+            sides.
     """
     settings, domains = reader.config.data, reader.domains
     sizes: list[dict[int, int]] = [{} for _ in domains]
@@ -47,10 +49,12 @@ def split_corpus(reader: CorpusReader) -> HeldoutSplit:
         order = document_order(settings.seed, domains[record.domain_id].name, record.source_document)
         of_domain = sizes[record.domain_id]
         of_domain[order] = of_domain.get(order, 0) + record.text_bytes
-    for domain, of_domain in zip(domains, sizes, strict=True):
+    for index in sorted(domains_in_use(reader.config, domains)):
+        domain, of_domain = domains[index], sizes[index]
         if not of_domain:
             raise DataError(
-                f"data.corpus has no record of domain {domain.name!r}; add text or remove it from domains.names"
+                f"data.corpus has no record of domain {domain.name!r}; add text, remove it from domains.names, or give "
+                "it the weight 0 in data.mixture"
             )
         if len(of_domain) == 1:
             raise DataError(
@@ -69,14 +73,15 @@ def training_texts(reader: CorpusReader, split: HeldoutSplit) -> Iterator[str]:
 
 
 def choose_heldout(size_of_order: Mapping[int, int], fraction: float) -> set[int]:
-    """The order numbers to hold out: at least one, and never all if there are two or more and fraction <= 0.5."""
+    """The order numbers to hold out: at least one if there is any, and never all if there are two or more and
+    fraction <= 0.5."""
     budget = fraction * sum(size_of_order.values())
     chosen = set()
     for order, size in sorted(size_of_order.items()):
         if size <= budget:
             chosen.add(order)
             budget -= size
-    return chosen or {min(size_of_order, key=lambda order: (size_of_order[order], order))}
+    return chosen or set(sorted(size_of_order, key=lambda order: (size_of_order[order], order))[:1])
 
 
 def document_order(seed: int, domain_name: str, source_document: tuple[str, str]) -> int:

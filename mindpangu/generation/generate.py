@@ -1,6 +1,6 @@
 """The plain loop: the whole window is computed anew for every token. A key-value cache comes with serving."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -32,14 +32,27 @@ def generate(
     Raises:
         GenerationError: max_new_tokens below 1. ConfigError: a domain that the model does not have.
     """
-    if max_new_tokens < 1:
-        raise GenerationError(f"max_new_tokens is {max_new_tokens}; allowed: >= 1")
     domain_id, domain = domain_named(model.domains, domain_name)
     tokenizer = model.tokenizer_of(domain)
+    ids = prompt_ids(domain, prompt, tokenizer)
+    return tokenizer.decode(continue_ids(model, domain_id, ids, max_new_tokens, settings, on_token))
+
+
+def continue_ids(
+    model: LanguageModel,
+    domain_id: int,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    settings: SamplingSettings,
+    on_token: Callable[[int], object] = lambda token: None,
+) -> list[int]:
+    """`generate` on token ids: those that follow the prompt's, without `<eot>`."""
+    if max_new_tokens < 1:
+        raise GenerationError(f"max_new_tokens is {max_new_tokens}; allowed: >= 1")
+    tokenizer = model.tokenizer_of(model.domains[domain_id])
     generator = np.random.default_rng(settings.seed)
     window = model.config.model.seq_length
-    ids = prompt_ids(domain, prompt, tokenizer)
-    start = len(ids)
+    ids = list(prompt)
     for _ in range(max_new_tokens):
         recent = ids[-window:]
         tokens_BS = np.full((1, window), tokenizer.pad_id, np.int32)
@@ -51,7 +64,7 @@ def generate(
             break
         ids.append(token)
         on_token(token)
-    return tokenizer.decode(ids[start:])
+    return ids[len(prompt) :]
 
 
 def heldout_prompt(model: LanguageModel, shards: TokenShards, domain: Domain, num_tokens: int = 16) -> str:

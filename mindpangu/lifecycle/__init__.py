@@ -4,5 +4,8 @@ Everything here turns checkpoints into new checkpoints, file by file, without a 
 changed. `blueprint.py` says what a new checkpoint is to consist of and `build.py` writes it; the other files make
 blueprints: `domains.py` (add, copy, replace, remove), `resize.py`, `extract.py`, `inherit.py`.
 
-No MindSpore is loaded here, but by the conversion of its own checkpoint format.
+Fine-tuning is the exception, as it trains (`train`): `finetune.py` has its settings, `heldout_answers.py` says what it
+changed.
+
+No MindSpore is loaded here, but by the conversion of its own checkpoint format and by `heldout_answers.py`.
 """

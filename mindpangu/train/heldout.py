@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mindpangu.config import Config
-from mindpangu.data import TRAIN, Batch, TokenShards, heldout_batches
+from mindpangu.data import HELDOUT, TRAIN, Batch, TokenShards, heldout_batches
 from mindpangu.language_model import LanguageModel
 
 UNIGRAM_PRIOR = 0.1
@@ -54,7 +54,7 @@ def evaluate_heldout(
     wrong_domains: bool = True,
     progress: Callable[[Sequence], Sequence] = lambda items: items,
 ) -> list[DomainResult]:
-    """Evaluates the first monitor.heldout_samples held-out samples of every domain.
+    """Evaluates the first monitor.heldout_samples held-out samples of every domain that has any.
 
     Args:
         config: the model's, perhaps with another monitor section.
@@ -66,6 +66,8 @@ def evaluate_heldout(
     batch_size = config.training.local_batch_size
     results = []
     for own, name in progress(list(enumerate(names))):
+        if len(shards.samples(name, HELDOUT, config.model.seq_length)) == 0:
+            continue
         batches = list(heldout_batches(shards, name, config, batch_size))
         losses = {own: _mean_loss(model, batches, own)}
         if wrong_domains and model.config.model.rre_layers:

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from mindpangu.config import Config, DomainsConfig, EmbeddingSlotConfig
-from mindpangu.data import HELDOUT, TRAIN, CorpusReader, TokenShards, encode_documents, split_corpus, write_shards
+from mindpangu.data import (
+    HELDOUT,
+    TRAIN,
+    CorpusReader,
+    TokenShards,
+    encode_documents,
+    shard_writer,
+    split_corpus,
+    write_shards,
+)
 from mindpangu.data import shards as shards_module
 from mindpangu.domains import build_domains
 from mindpangu.errors import DataError
@@ -22,7 +31,7 @@ def copied(tiny_shards, tmp_path):
 def test_shards_hold_every_document_of_their_split_in_order(
     tmp_path, tiny_records, tiny_tokenizer, make_config, write_jsonl, monkeypatch
 ):
-    monkeypatch.setattr(shards_module, "_BATCH_BYTES", 500)  # many batches
+    monkeypatch.setattr(shard_writer, "_BATCH_BYTES", 500)  # many batches
     config = make_config([write_jsonl(tmp_path / "c.jsonl", tiny_records)], ["code", "zh"], heldout_fraction=0.2)
     reader = CorpusReader(config, build_domains(config))
     split = split_corpus(reader)

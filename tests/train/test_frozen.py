@@ -23,17 +23,23 @@ FROZEN = {
 TRAINED, REST = (1, 3), (0, 2)  # domain ids
 
 
-@pytest.fixture(scope="module")
-def frozen(tiny_overrides):
-    """(train step, loader) of a model of which only the experts of zh and code are trained; its functions compiled."""
-    config = load_config(None, tiny_overrides | FROZEN)
+def open_frozen(overrides):
+    """(train step, loader) of a model of which only the experts of zh and code are trained."""
+    config = load_config(None, overrides)
     set_device(config)
     run = open_run(config)
     run.model.store.initialize()
     step = TrainStep(run.model)
     for moment in (*step.optimizer.moment1.values(), *step.optimizer.moment2.values()):
         ops.assign(moment, Tensor(np.full(moment.shape, 0.5, np.float32)))
-    return step, Loader(run.shards, run.model.domains, config), tiny_overrides | FROZEN
+    return step, Loader(run.shards, run.model.domains, config)
+
+
+@pytest.fixture(scope="module")
+def frozen(tiny_overrides):
+    """`open_frozen` and its overrides; the functions are compiled once."""
+    overrides = tiny_overrides | FROZEN
+    return *open_frozen(overrides), overrides
 
 
 def dense_bytes(step):
@@ -83,6 +89,25 @@ def test_a_step_changes_experts_of_the_named_domains_alone(frozen, changes):
         assert (store.step_counts[:, TRAINED] == 4).all()
 
 
+@pytest.mark.slow
+def test_in_half_precision_an_overflow_changes_nothing_and_a_step_experts_alone(tiny_overrides):
+    changes = {"context.precision": "fp16", "training.loss_scale": str(2.0**30)}
+    step, loader = open_frozen(tiny_overrides | FROZEN | changes)
+    store = step.model.store
+    dense, rest, trained = dense_bytes(step), expert_bytes(store, REST), expert_bytes(store, TRAINED)
+    overflowed = []
+    while not overflowed or overflowed[-1]:
+        batches = loader.next_step().micro_batches
+        plans = [step.model.plan(each.tokens_BS, each.domain_of_slot, each.slot_of_sample_B) for each in batches]
+        result = step.run(batches, plans, 0.01)
+        step.finish()
+        overflowed.append(result.loss_scale_lowered)
+        assert (expert_bytes(store, TRAINED) == trained) == result.loss_scale_lowered
+    assert overflowed[0]
+    assert dense_bytes(step) == dense
+    assert expert_bytes(store, REST) == rest
+
+
 def test_gradients_and_norm_are_those_of_the_whole_model_for_these_experts(frozen, tiny_overrides):
     step, loader, overrides = frozen
     step.experts = open_experts(step.model.store, load_config(None, overrides))
@@ -116,6 +141,7 @@ def files(folder, *prefixes):
     return {name: entry["blake2b"] for name, entry in entries.items() if name.startswith(prefixes)}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_from_loaded_weights_is_the_same_run_and_leaves_the_rest(tiny_run, tmp_path):
     overrides, folder = tiny_run
 

@@ -1,0 +1,90 @@
+"""Fine-tune a checkpoint on instruction records: dialogue, question answering, translation, code.
+
+mindpangu finetune --checkpoint output/cpu_smoke --data dialogues.jsonl --train experts:zh
+
+Makes a new run folder with the checkpoint's configuration, tokenizer and routing tables, prepares the records, trains
+on their answers alone, and prints the loss of held-out answers before and after. docs/finetune.md describes the records
+and says which settings it chooses; any key may be given. Skipped when exactly this is already done.
+"""
+
+import argparse
+from pathlib import Path
+
+from mindpangu.cli import train
+from mindpangu.config import Config
+from mindpangu.config.run_folder import RunFolder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="a checkpoint, or a run folder, whose newest is taken",
+    )
+    parser.add_argument(
+        "--data", metavar="FILE", nargs="+", required=True, help="jsonl files of records (glob patterns)"
+    )
+    parser.add_argument(
+        "--train", default="all", help="all, or experts:zh,code for the experts of these domains alone; default: all"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the fine-tuning's newest checkpoint")
+    parser.add_argument(
+        "--answers", type=int, default=2, help="held-out records of each domain to answer; default: %(default)s"
+    )
+
+
+def settings(options: argparse.Namespace) -> dict[str, str]:
+    from mindpangu.lifecycle.finetune import finetune_settings
+
+    return finetune_settings(options.checkpoint, options.data, options.train)
+
+
+def run(options: argparse.Namespace, config: Config) -> int:
+    from mindpangu.checkpoint import CheckpointReader
+    from mindpangu.data import TokenShards
+    from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
+    from mindpangu.lifecycle.finetune import format_comparison
+    from mindpangu.stage import ResultFile, read_json_object
+
+    folder, source = RunFolder.of(config), CheckpointReader(options.checkpoint)
+    print(
+        f"finetune: {source.folder} → {folder.root}, training.train {config.training.train}, "
+        f"{config.training.steps} steps of {config.training.global_batch_size} samples, "
+        f"peak learning rate {config.lr_scheduler.learning_rate:g}"
+    )
+    for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
+        prepare(config)
+    inputs = {
+        "checkpoint": source.digest,
+        "data": TokenShards.open(folder.data).digest,
+        "heldout_samples": config.monitor.heldout_samples,
+        "answers": options.answers,
+    }
+    result = ResultFile(folder.finetuning, inputs)
+    if not result.is_current():
+        result.write({"before": _evaluate(source, config, options.answers)})
+    code = train.run(argparse.Namespace(resume=options.resume, load=options.checkpoint), config)
+    if code:
+        return code
+    tuned, found = CheckpointReader(folder.root), read_json_object(folder.finetuning)
+    if found.get("tuned") != tuned.digest:
+        after = _evaluate(tuned, config, options.answers)
+        found = {"tuned": tuned.digest, "before": found["before"], "after": after}
+        result.write(found)
+    print(format_comparison(found["before"], found["after"]))
+    print(f"finetune: step {tuned.step} → {folder.finetuning}")
+    return 0
+
+
+def _evaluate(reader, config: Config, num_answers: int) -> dict:
+    from tqdm import tqdm
+
+    from mindpangu.lifecycle.heldout_answers import heldout_answers
+    from mindpangu.train.run import set_device
+
+    set_device(config)
+    return heldout_answers(
+        reader, config, num_answers, lambda items: tqdm(items, desc="evaluate", unit="domain", disable=None)
+    )

@@ -1,0 +1,40 @@
+"""The samples of one domain's split: windows of S + 1 tokens, and which of them count in the loss.
+
+Text is cut into samples (`packing.py`). An instruction record is a sample of its own (`instruction.py`), stored padded
+beside a mask; then one sample begins where the other one ends.
+"""
+
+from collections.abc import Sequence
+
+import numpy.typing as npt
+
+from mindpangu.data.packing import num_samples, sample_window
+
+Sample = tuple[npt.NDArray, npt.NDArray | None]
+"""(S + 1 tokens, bool or uint8 [S + 1]: 1 where the token counts as a target; None: the rule of `packing` alone)."""
+
+
+class Samples(Sequence[Sample]):
+    """Views into a stream of tokens.
+
+    Args:
+        tokens: integers [number of tokens].
+        seq_length: S.
+        counted: uint8 [number of tokens] for a stream of records of S + 1 tokens each; None for text.
+    """
+
+    def __init__(self, tokens: npt.NDArray, seq_length: int, counted: npt.NDArray | None = None):
+        self._tokens, self._seq_length, self._counted = tokens, seq_length, counted
+
+    def __len__(self) -> int:
+        if self._counted is None:
+            return num_samples(len(self._tokens), self._seq_length)
+        return len(self._tokens) // (self._seq_length + 1)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if self._counted is None:
+            return sample_window(self._tokens, index, self._seq_length), None
+        window = slice(index * (self._seq_length + 1), (index + 1) * (self._seq_length + 1))
+        return self._tokens[window], self._counted[window]

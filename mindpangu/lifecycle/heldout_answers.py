@@ -1,0 +1,71 @@
+"""What a model makes of held-out instruction records: the loss of their answers, and answers of its own."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mindpangu.checkpoint import CheckpointReader
+from mindpangu.config import Config
+from mindpangu.config.run_folder import RunFolder
+from mindpangu.data import HELDOUT, TokenShards
+from mindpangu.domains import domain_named
+from mindpangu.generation.generate import continue_ids
+from mindpangu.generation.sampling import SamplingSettings
+from mindpangu.language_model import LanguageModel, load_model
+from mindpangu.train.heldout import evaluate_heldout
+
+_LONGEST_ANSWER = 64  # tokens
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A held-out record: what is given, the answer that it has (a dialogue its first), and the model's."""
+
+    domain: str
+    given: str
+    reference: str
+    answer: str
+
+
+def heldout_answers(
+    reader: CheckpointReader,
+    config: Config,
+    num_answers: int,
+    progress: Callable[[Sequence], Sequence] = lambda items: items,
+) -> dict[str, Any]:
+    """What a checkpoint makes of the held-out records of `config`'s run folder, as JSON-able values.
+
+    Args:
+        config: of the run folder, whose model is the checkpoint's.
+        progress: wraps the list of domains, e.g. in a progress bar.
+
+    Returns:
+        domains: for each domain with held-out records its name, the answer tokens that count, and their mean loss.
+        answers: of the first `num_answers` records of each the fields of `Answer`; decoded greedily.
+
+    Raises:
+        MindPanguError: checkpoint and shards do not belong together.
+    """
+    model, shards = load_model(reader), TokenShards.open(RunFolder.of(config).data, verify=True)
+    model.require_data(shards)
+    results = evaluate_heldout(model, shards, config, wrong_domains=False, progress=progress)
+    answers = [
+        asdict(_answer(model, shards, each.domain, index))
+        for each in results
+        for index in range(min(num_answers, shards.num_documents(each.domain, HELDOUT)))
+    ]
+    domains = [{"domain": each.domain, "tokens": each.tokens, "loss": each.loss} for each in results]
+    return {"domains": domains, "answers": answers}
+
+
+def _answer(model: LanguageModel, shards: TokenShards, domain_name: str, index: int) -> Answer:
+    domain_id, domain = domain_named(model.domains, domain_name)
+    tokenizer, window = model.tokenizer_of(domain), model.config.model.seq_length
+    tokens_T, counted_T = shards.samples(domain_name, HELDOUT, window)[index]
+    first = int(np.argmax(counted_T))
+    last = first + int(np.argmin(np.append(counted_T[first:], 0)))
+    given, reference = tokens_T[:first].tolist(), tokens_T[first:last].tolist()
+    found = continue_ids(model, domain_id, given, _LONGEST_ANSWER, SamplingSettings())
+    return Answer(domain_name, *(tokenizer.decode(ids) for ids in (given, reference, found)))
