@@ -151,7 +151,7 @@ FILES = {
     "mbpp": ("mbpp", "eval/mbpp/mbpp.jsonl", "code"),
 }
 SMALL = {
-    "model.num_layers": "3", "model.hidden_size": "64", "model.seq_length": "96", "model.vocab_size": "4000",
+    "model.num_layers": "3", "model.hidden_size": "64", "model.seq_length": "96",
     "domains.experts_per_domain": "4", "training.steps": "60", "checkpoint.save_steps": "60",
     "monitor.heldout_samples": "48",
 }  # fmt: skip
