@@ -1,17 +1,24 @@
-"""From scores to the next token: greedy, temperature, top-k, top-p. NumPy only."""
+"""From scores to the next token: penalties, greedy, temperature, top-k, top-p. NumPy only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mindpangu.errors import GenerationError
 
+_NUCLEUS = 256  # of how many tokens top-p sorts the scores before it sorts all
+
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How tokens are picked.
+    """How tokens are picked, in this order.
 
     Attributes:
+        repetition_penalty: scores of tokens in the prompt or the text so far are divided by it if positive, multiplied
+            if negative; 1 does nothing (CTRL, Keskar et al. 2019, section 4.1).
+        frequency_penalty, presence_penalty: taken off the score of each token that was generated before: the first for
+            every time, the second once. PanGu-α's published generation has 1.5 and 0.3, with top_k 3.
         temperature: divides the scores; 0 is greedy.
         top_k: only the k most likely tokens; 0 keeps all.
         top_p: only the most likely tokens whose probabilities reach p together; 1 keeps all (Holtzman et al. 2020).
@@ -25,6 +32,9 @@ class SamplingSettings:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         for name, holds, allowed in (
@@ -32,23 +42,93 @@ class SamplingSettings:
             ("seed", self.seed >= 0, ">= 0"),
             ("top_k", self.top_k >= 0, ">= 0"),
             ("top_p", 0 < self.top_p <= 1, "> 0 and <= 1"),
+            ("repetition_penalty", 1e-3 <= self.repetition_penalty <= 1e3, "0.001 to 1000; 1 does nothing"),
+            ("frequency_penalty", abs(self.frequency_penalty) <= 1e3, "-1000 to 1000; 0 does nothing"),
+            ("presence_penalty", abs(self.presence_penalty) <= 1e3, "-1000 to 1000; 0 does nothing"),
         ):
             if not holds:
                 raise GenerationError(f"{name} is {getattr(self, name)}; allowed: {allowed}")
 
 
+class Sampler:
+    """Picks the tokens of one text; another text beside it changes nothing.
+
+    Args:
+        prompt: its token ids, for the repetition penalty.
+    """
+
+    def __init__(self, settings: SamplingSettings, prompt: Sequence[int]):
+        self._settings, self._generator = settings, np.random.default_rng(settings.seed)
+        self._seen = set(prompt)
+        self._counts: dict[int, int] = {}
+
+    def pick(self, logits_V: np.ndarray) -> int:
+        """The next token from its scores (not changed), float32 [V]. Raises GenerationError for scores like NaN."""
+        token = pick_token(self._penalized(logits_V), self._settings, self._generator)
+        self._seen.add(token)
+        self._counts[token] = self._counts.get(token, 0) + 1
+        return token
+
+    def _penalized(self, logits_V: np.ndarray) -> np.ndarray:
+        settings = self._settings
+        repeats, counts = settings.repetition_penalty != 1, settings.frequency_penalty or settings.presence_penalty
+        if not (repeats or counts):
+            return logits_V
+        scores_V = logits_V.astype(np.float64)
+        if repeats and self._seen:
+            seen = np.fromiter(self._seen, np.int64)
+            found = scores_V[seen]
+            penalty = settings.repetition_penalty
+            scores_V[seen] = np.where(found > 0, found / penalty, found * penalty)
+        if counts and self._counts:
+            tokens = np.fromiter(self._counts, np.int64)
+            times = np.fromiter(self._counts.values(), np.float64)
+            scores_V[tokens] -= settings.frequency_penalty * times + settings.presence_penalty
+        return scores_V
+
+
 def pick_token(logits_V: np.ndarray, settings: SamplingSettings, generator: np.random.Generator) -> int:
-    """One token id. Equal scores are won by the lower id."""
+    """One token id from its scores. Equal scores are won by the lower id; one random number a token, none if greedy.
+
+    Raises:
+        GenerationError: the largest score is not a finite number.
+    """
+    best = int(logits_V.argmax())
+    if not np.isfinite(logits_V[best]):
+        raise GenerationError(
+            f"the model's scores are not finite (token {best}: {logits_V[best]}); its weights are bad"
+        )
     if settings.temperature == 0:
-        return int(logits_V.argmax())
-    order = np.argsort(-logits_V, kind="stable")
-    scores = logits_V[order].astype(np.float64) / settings.temperature
-    probabilities = np.exp(scores - scores[0])
-    probabilities /= probabilities.sum()
-    if settings.top_k:
-        probabilities[settings.top_k :] = 0
+        return best
+    tokens = largest(logits_V, settings.top_k) if settings.top_k else np.arange(len(logits_V))
+    scores = logits_V[tokens].astype(np.float64) / settings.temperature
+    weights = np.exp(scores - scores.max())
     if settings.top_p < 1:
-        # keep a token while those before it have not reached p; the most likely one always stays
-        reached = np.cumsum(probabilities) / probabilities.sum()
-        probabilities[1:][reached[:-1] >= settings.top_p] = 0
-    return int(order[generator.choice(len(order), p=probabilities / probabilities.sum())])
+        kept = _nucleus(weights, settings.top_p)
+        tokens, weights = tokens[kept], weights[kept]
+    reached = np.cumsum(weights)
+    drawn = int(np.searchsorted(reached, generator.random() * reached[-1], side="right"))
+    return int(tokens[min(drawn, len(tokens) - 1)])
+
+
+def largest(scores: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the largest scores, largest first; of equal ones the lower index comes first, and stays."""
+    if count < len(scores):
+        least = np.partition(scores, len(scores) - count)[len(scores) - count]
+        above = np.flatnonzero(scores > least)
+        chosen = np.concatenate([above, np.flatnonzero(scores == least)[: count - len(above)]])
+        chosen.sort()
+    else:
+        chosen = np.arange(len(scores))
+    return chosen[np.argsort(-scores[chosen], kind="stable")]
+
+
+def _nucleus(weights: np.ndarray, p: float) -> np.ndarray:
+    """Indices of the largest weights, while those before have not reached p of the sum; the largest always."""
+    total = weights.sum()
+    for count in (_NUCLEUS, len(weights)):
+        order = largest(weights, count)
+        reached = np.cumsum(weights[order])
+        if reached[-1] >= p * total or count >= len(weights):
+            break
+    return order[: 1 + int((reached[:-1] < p * total).sum())]

@@ -20,14 +20,12 @@ from mindpangu.checkpoint import (
 from mindpangu.checkpoint.dense import dense_files, dense_header, parts_in
 from mindpangu.checkpoint.reader import decode_tensors
 from mindpangu.config import to_yaml
-from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError
 from mindpangu.experts import SLAB_TENSORS, ExpertStore, StoreSnapshot
 from mindpangu.language_model.model import LanguageModel
+from mindpangu.language_model.parts import ModelParts, require_header
 from mindpangu.parallel.expert_share import ExpertShare
 from mindpangu.parallel.sharding import Part
-from mindpangu.routing import RoutingTable
-from mindpangu.tokenizer import Tokenizer
 
 _WRITERS = 2
 _GROUPS = {"": "weights", "adam_m.": "moment1", "adam_v.": "moment2"}
@@ -112,19 +110,8 @@ def write_model(
 
 def load_model(reader: CheckpointReader) -> LanguageModel:
     """A model from its checkpoint alone, weights included, Adam state not."""
-    config = reader.config()
-    domains = build_domains(config)
-    slots = [slot.name for slot in config.domains.embedding_slots] or ["main"]
-    tokenizers = {}
-    for slot in slots:
-        reader.read(f"tokenizer/{slot}.model")
-        tokenizers[slot] = Tokenizer.load(reader.folder / "tokenizer" / f"{slot}.model")
-    table = None
-    if config.model.rre_layers:
-        for domain in domains:
-            reader.read(f"routing/{domain.name}.safetensors")
-        table = RoutingTable.load(reader.folder / "routing", [domain.name for domain in domains])
-    model = LanguageModel(config, tokenizers, table)
+    parts = ModelParts.read(reader)
+    model = LanguageModel(parts.config, parts.tokenizers, parts.table)
     read_dense(reader, model.decoder.parameters, model.decoder.parts)
     read_experts(reader, model, with_adam=False)
     return model
@@ -178,10 +165,7 @@ def read_experts(reader: CheckpointReader, model: LanguageModel, with_adam: bool
         path, (where, part) = reader.folder / name, where_of[name]
         header, tensors = ExpertFile.decode(path, data)
         expected = _expert_header(model, where, header.step_count, part)
-        for item in ("layer", "domain", "index", "part", "table", "tokenizer"):
-            found, wanted = getattr(header, item), getattr(expected, item)
-            if found != wanted:
-                raise CheckpointError(f"{path}: its {item} is {found}, this model's is {wanted}; it is refused")
+        require_header(path, header, expected)
         for prefix in _GROUPS if with_adam else [""]:
             slab = getattr(store, _GROUPS[prefix])[where[0]][where[1]]
             _copy_tensors(path, tensors, prefix, store, slab, where[2], part)
@@ -232,12 +216,4 @@ def _expert_header(
     model: LanguageModel, where: tuple[int, int, int], step_count: int, part: tuple[int, int]
 ) -> ExpertFile:
     layer, domain, index = where
-    return ExpertFile(
-        layer=layer,
-        domain=model.domains[domain].name,
-        index=model.store.first + index,
-        step_count=step_count,
-        table=model.table.domain_digest(model.domains[domain].name),
-        tokenizer=model.tokenizer_of(model.domains[domain]).digest,
-        part=part,
-    )
+    return model.parts.expert_header(layer, domain, model.store.first + index, part, step_count)

@@ -11,12 +11,11 @@ from mindpangu.data import Batch, TokenShards, equal_parts
 from mindpangu.data.domain_groups import domain_groups
 from mindpangu.data.route_plan import RoutePlan, plan_routes
 from mindpangu.data.step_plan import StepPlan, plan_step
-from mindpangu.domains import Domain, build_domains
-from mindpangu.errors import ConfigError, DataError, TokenizerError
+from mindpangu.domains import Domain
 from mindpangu.experts import ExpertStore
 from mindpangu.language_model.inputs import ModelInputs, as_tensor, refuse_invalid_ids
+from mindpangu.language_model.parts import ModelParts
 from mindpangu.model.decoder import Decoder
-from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.precision import expert_dtype
 from mindpangu.parallel.expert_share import ExpertShare
 from mindpangu.parallel.processes import Processes
@@ -28,6 +27,7 @@ class LanguageModel:
     """Everything that decides what a token becomes.
 
     Attributes:
+        parts: the model without its weights; config, domains, slots, tokenizers and table are its.
         num_slots: domain slots of a compiled step.
 
     Args:
@@ -49,11 +49,9 @@ class LanguageModel:
         table: RoutingTable | None,
         processes: Processes | None = None,
     ):
-        self.config, self.table, self.processes = config, table, processes or Processes.alone()
-        self.domains: tuple[Domain, ...] = build_domains(config)
-        self.slots = EmbeddingSlots.build(config, self.domains)
-        self.tokenizers = dict(tokenizers)
-        self._check_parts()
+        self.parts, self.processes = ModelParts(config, tokenizers, table), processes or Processes.alone()
+        self.config, self.table, self.tokenizers = config, table, self.parts.tokenizers
+        self.domains, self.slots = self.parts.domains, self.parts.slots
         mesh, place = self.processes.mesh, self.processes.place
         # ranks that exchange tokens may be of several groups of domains, which then all have slots
         together = config.data.domain_groups // mesh.sub_groups if mesh.members > 1 else 1
@@ -63,18 +61,11 @@ class LanguageModel:
         self._compile_forward()
 
     def tokenizer_of(self, domain: Domain) -> Tokenizer:
-        return self.tokenizers[domain.embedding_slot]
+        return self.parts.tokenizer_of(domain)
 
     def require_data(self, shards: TokenShards) -> None:
-        """Raises DataError unless the shards hold this model's domains, in its own tokens."""
-        names = tuple(domain.name for domain in self.domains)
-        if shards.domain_names != names:
-            raise DataError(
-                f"the token shards in {shards.folder} are of the domains {', '.join(shards.domain_names)}; "
-                f"this model has {', '.join(names)}"
-            )
-        for tokenizer in self.tokenizers.values():
-            shards.require_tokenizer(tokenizer.digest)
+        """See `ModelParts.require_data`."""
+        self.parts.require_data(shards)
 
     def plan(self, tokens_BS: np.ndarray, domain_of_slot: Sequence[int], slot_of_sample_B: np.ndarray) -> RoutePlan:
         return plan_routes(tokens_BS, domain_of_slot, slot_of_sample_B, self.domains, self.table)
@@ -122,29 +113,6 @@ class LanguageModel:
     def _slabs(self, plan: RoutePlan) -> list[Tensor]:
         dtype = expert_dtype(self.config)
         return [as_tensor(slab.astype(dtype, copy=False)) for slab in self.store.lookup(plan.domain_of_slot)]
-
-    def _check_parts(self) -> None:
-        for name, size in zip(self.slots.names, self.slots.sizes, strict=True):
-            if name not in self.tokenizers:
-                raise TokenizerError(f"embedding slot {name!r} has no tokenizer")
-            found = self.tokenizers[name].vocab_size
-            if found > size:
-                raise TokenizerError(
-                    f"the tokenizer of embedding slot {name!r} has {found} pieces, but the embedding has {size} rows; "
-                    f"set model.vocab_size (or the slot's vocab_size) to {found} or more"
-                )
-        if self.config.model.rre_layers == 0:
-            return
-        if self.table is None or self.table.num_layers != self.config.model.rre_layers:
-            found = "none" if self.table is None else f"one of {self.table.num_layers} layers"
-            raise ConfigError(f"model.rre_layers is {self.config.model.rre_layers}, but the routing table is {found}")
-        for domain in self.domains:
-            found = self.table.num_experts(domain.name)
-            if found != domain.num_experts:
-                raise ConfigError(
-                    f"domain {domain.name} has {domain.num_experts} experts in the configuration, "
-                    f"but {found} in its routing table; build the table again or load the matching one"
-                )
 
     def _compile_forward(self) -> None:
         lower, upper = self.decoder.lower, self.decoder.upper

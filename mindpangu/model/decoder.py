@@ -8,6 +8,7 @@ The final LayerNorm stands *before* the query layer, and nothing after it, as in
 (its pipeline-parallel code has it the other way round). Experts are inputs, never Parameters: see `experts`.
 """
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
@@ -41,9 +42,13 @@ class Block(nn.Cell):
             part.recompute()
 
     def attend(self, x_TH, positions_BS, query_TH):
-        h_TH = self.tensor.used(self.attention_norm(x_TH))
-        queries_TH = h_TH if query_TH is None else self.tensor.used(query_TH)
+        queries_TH, h_TH = self.attention_inputs(x_TH, query_TH)
         return x_TH + self.attention(queries_TH, h_TH, positions_BS)
+
+    def attention_inputs(self, x_TH, query_TH):
+        """What queries are made of, and what keys and values are made of."""
+        h_TH = self.tensor.used(self.attention_norm(x_TH))
+        return (h_TH if query_TH is None else self.tensor.used(query_TH)), h_TH
 
 
 class DenseBlock(Block):
@@ -56,8 +61,14 @@ class DenseBlock(Block):
         self.ffn.recompute()
 
     def construct(self, x_TH, positions_BS, query_TH=None):
-        x_TH = self.attend(x_TH, positions_BS, query_TH)
+        return self.feed(self.attend(x_TH, positions_BS, query_TH))
+
+    def feed(self, x_TH):
         return x_TH + self.ffn(self.ffn_norm(x_TH))
+
+    def feed_lines(self, x_TH, lines_T, slabs):
+        """For a query layer, which may be of either kind."""
+        return self.feed(x_TH)
 
 
 class RREBlock(Block):
@@ -71,7 +82,16 @@ class RREBlock(Block):
         """Returns (x_TH, int32 [1]: tokens whose id was outside the table; see `rre_dispatch`)."""
         x_TH = self.attend(x_TH, positions_BS, query_TH)
         slot_ids_T = ops.repeat_elements(domain_slots_B, tokens_T.shape[0] // domain_slots_B.shape[0], 0)
+        return self.feed(x_TH, tokens_T, slot_ids_T, table_DV, slabs)
+
+    def feed(self, x_TH, tokens_T, slot_ids_T, table_DV, slabs):
         return self.experts(x_TH, self.ffn_norm(x_TH), tokens_T, slot_ids_T, table_DV, slabs)
+
+    def feed_lines(self, x_TH, lines_T, slabs):
+        """Token t goes to expert lines_T[t] of one pool: the tokens are numbered, and the lines are their table."""
+        tokens_T = ops.cast(ops.arange(lines_T.shape[0]), ms.int32)
+        # the host has just made this table for these tokens, so none of them can be outside
+        return self.feed(x_TH, tokens_T, ops.zeros_like(tokens_T), ops.expand_dims(lines_T, 0), slabs)[0]
 
     def exchanged(
         self, x_TH, positions_BS, tokens_T, domain_slots_B, table_DV, slabs, counts, capacity, order, query_TH=None
@@ -96,11 +116,14 @@ class Lower(nn.Cell):
 
     def construct(self, rows_BS, positions_BS):
         """rows_BS: int32 rows of the embedding table. Returns h_TH."""
-        x_BSH = self.word_embedding(rows_BS) + ops.gather(self.position_embedding, positions_BS, 0)
-        x_TH = cast(x_BSH, self.compute_dtype).reshape((-1, x_BSH.shape[2]))
+        x_TH = self.embed(rows_BS, positions_BS)
         for block in self.blocks:
             x_TH = block(x_TH, positions_BS)
         return x_TH
+
+    def embed(self, rows_BS, positions_BS):
+        x_BSH = self.word_embedding(rows_BS) + ops.gather(self.position_embedding, positions_BS, 0)
+        return cast(x_BSH, self.compute_dtype).reshape((-1, x_BSH.shape[2]))
 
 
 class Upper(nn.Cell):
@@ -133,7 +156,7 @@ class Upper(nn.Cell):
             layer_slabs = slabs[i * per_layer : (i + 1) * per_layer]
             h_TH, invalid_here = block(h_TH, positions_BS, tokens_T, domain_slots_B, tables_LDV[i], layer_slabs)
             invalid = invalid + invalid_here
-        x_TH, query_TH = self.final_norm(h_TH), self._queries(positions_BS)
+        x_TH, query_TH = self.final_norm(h_TH), self.queries(positions_BS)
         if self.rre_layers == 0:
             return self.query_layer(x_TH, positions_BS, query_TH), invalid
         x_TH, invalid_here = self.query_layer(
@@ -163,11 +186,12 @@ class Upper(nn.Cell):
         of_layer = (send_LR[-1], receive_LR[-1], arriving_LRG[-1])
         x_TH, invalid_here, _ = self.query_layer.exchanged(
             self.final_norm(h_TH), positions_BS, tokens_T, domain_slots_B, tables_LDV[-1], slabs[-per_layer:],
-            of_layer, capacity, order, self._queries(positions_BS),
+            of_layer, capacity, order, self.queries(positions_BS),
         )  # fmt: skip
         return x_TH, invalid + invalid_here
 
-    def _queries(self, positions_BS):
+    def queries(self, positions_BS):
+        """The query layer's learned queries."""
         query_TH = ops.gather(self.query_embedding, positions_BS.reshape((-1,)), 0)
         return cast(query_TH, self.compute_dtype)
 

@@ -119,17 +119,35 @@ class Attention(nn.Cell):
     def construct(self, query_TH, x_TH, positions_BS):
         batch, length = positions_BS.shape
         query = self._heads(self.query(query_TH), batch, length)
-        key = self._heads(self.key(x_TH), batch, length)
-        value = self._heads(self.value(x_TH), batch, length)
+        key, value = self.keys_and_values(x_TH, batch, length)
+        return self._attend(query, key, value, self.unseen(positions_BS))
+
+    def keys_and_values(self, x_TH, batch, length):
+        """Both [B, N, S, K]: what later tokens need of these."""
+        return self._heads(self.key(x_TH), batch, length), self._heads(self.value(x_TH), batch, length)
+
+    def attend(self, query_TH, key, value, unseen, batch):
+        """The same with keys and values [B, N, C, K] from elsewhere, of C tokens that need not be the queries' own.
+
+        Args:
+            unseen: float32, to be added to the scores [B, N, S, C]: -1e9 where a query may not look, else 0.
+        """
+        return self._attend(self._heads(self.query(query_TH), batch, -1), key, value, unseen)
+
+    def unseen(self, positions_BS):
+        """-1e9 where a key stands behind its query (or in another document, with data.eod_reset), else 0."""
+        length = positions_BS.shape[1]
+        future_SS = self.future_SS[:length, :length]
+        return future_SS + self._other_documents(positions_BS) if self.eod_reset else future_SS
+
+    def _attend(self, query, key, value, unseen):
         if self.scale_queries:
-            scores_BNSS = cast(self.scores(query * self.scale, key), ms.float32)
+            scores_BNSC = cast(self.scores(query * self.scale, key), ms.float32)
         else:
-            scores_BNSS = cast(self.scores(query, key), ms.float32) * self.scale
-        scores_BNSS = scores_BNSS + self.future_SS[:length, :length]
-        if self.eod_reset:
-            scores_BNSS = scores_BNSS + self._other_documents(positions_BS)
-        mixed = self.mix(cast(self.softmax(scores_BNSS), self.compute_dtype), value)
-        return self.output(mixed.transpose((0, 2, 1, 3)).reshape((batch * length, -1)))
+            scores_BNSC = cast(self.scores(query, key), ms.float32) * self.scale
+        mixed = self.mix(cast(self.softmax(scores_BNSC + unseen), self.compute_dtype), value)
+        batch, heads, length, size = mixed.shape
+        return self.output(mixed.transpose((0, 2, 1, 3)).reshape((batch * length, heads * size)))
 
     def _heads(self, x_TH, batch, length):
         return x_TH.reshape((batch, length, self.num_heads, self.head_size)).transpose((0, 2, 1, 3))

@@ -1,0 +1,241 @@
+"""From prompts to texts: batches, stops, the window."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mindpangu.checkpoint import CheckpointReader
+from mindpangu.data import HELDOUT, TokenShards, prompt_ids
+from mindpangu.domains import Domain, domain_named
+from mindpangu.errors import GenerationError
+from mindpangu.experts import ExpertLines, lines_within
+from mindpangu.generation.sampling import Sampler, SamplingSettings
+from mindpangu.generation.steps import DecodingSteps, ExpertPools, lengths
+from mindpangu.generation.text import StopStrings, TextStream
+from mindpangu.language_model import ExpertReader, ModelParts, read_dense
+from mindpangu.model.decoder import Decoder
+from mindpangu.model.precision import expert_dtype
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to continue.
+
+    Attributes:
+        domain: whose experts and control token are used.
+        max_new_tokens: tokens at most. stop: texts before which the continuation ends.
+        stop_tokens: control tokens that end it, beside `<eot>`.
+
+    Raises:
+        GenerationError: a value that means nothing.
+    """
+
+    domain: str
+    prompt: str
+    max_new_tokens: int = 48
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    stop: tuple[str, ...] = ()
+    stop_tokens: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise GenerationError(f"max_new_tokens is {self.max_new_tokens}; allowed: >= 1")
+        if "" in self.stop:
+            raise GenerationError("a stop string is empty; every text would end at once")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a new token adds to a text.
+
+    Attributes:
+        request: index of the request. text: that may be shown now, perhaps none.
+        finished: why the text ends here: "eot", "token", "stop" or "length"; empty if it goes on.
+    """
+
+    request: int
+    text: str
+    finished: str = ""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A continuation, without its prompt and what ended it. `tokens` were generated, the one that ended it included."""
+
+    text: str
+    tokens: int
+    finished: str
+
+
+class Generator:
+    """Continues prompts with the model of a checkpoint. Experts are read when a token first needs them.
+
+    Attributes:
+        parts: the model without its weights.
+
+    Args:
+        decoder: with its weights. lines: where experts are kept; None for a dense model.
+        batch_size: texts that are extended together, at most.
+    """
+
+    def __init__(self, parts: ModelParts, decoder: Decoder, lines: ExpertLines | None, batch_size: int = 8):
+        self.parts, self._decoder, self._batch_size = parts, decoder, batch_size
+        self._pools = ExpertPools(parts, lines)
+        self._steps: dict[tuple[int, int], DecodingSteps] = {}
+
+    @classmethod
+    def load(cls, reader: CheckpointReader, batch_size: int = 8, expert_memory: int | None = None) -> "Generator":
+        """From a checkpoint alone.
+
+        Args:
+            expert_memory: bytes for experts; None takes what the experts that are used need.
+
+        Raises:
+            GenerationError: batch_size below 1. ExpertStoreError: too little memory for experts.
+            CheckpointError: files that are missing, altered or do not fit together.
+        """
+        if batch_size < 1:
+            raise GenerationError(f"batch_size is {batch_size}; allowed: >= 1")
+        parts = ModelParts.read(reader)
+        decoder = Decoder(parts.config, parts.slots)
+        read_dense(reader, decoder.parameters, decoder.parts)
+        lines = open_lines(parts, ExpertReader(reader, parts), batch_size, expert_memory)
+        return cls(parts, decoder, lines, batch_size)
+
+    @property
+    def experts_fetched(self) -> int:
+        """How often an expert was read from its file."""
+        return self._pools.fetched
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """All texts, in the order of the requests. Raises as `stream` does."""
+        texts, tokens, finished = [""] * len(requests), [0] * len(requests), [""] * len(requests)
+        for piece in self.stream(requests):
+            texts[piece.request] += piece.text
+            tokens[piece.request] += 1
+            finished[piece.request] = piece.finished
+        return [Completion(*each) for each in zip(texts, tokens, finished, strict=True)]
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[Piece]:
+        """A piece for every token as it comes; texts of a batch take turns, batches come one after the other.
+
+        Raises:
+            ConfigError: a domain that the model does not have. TokenizerError: a stop token that its tokenizer lacks.
+        """
+        texts = [_Text(index, request, self.parts) for index, request in enumerate(requests)]
+        size = min(self._batch_size, len(texts))
+        for first in range(0, len(texts), max(size, 1)):
+            yield from self._run_batch(texts[first : first + size], size)
+
+    def _run_batch(self, texts: list["_Text"], size: int) -> Iterator[Piece]:
+        steps = self._steps_for(size, max(text.longest for text in texts))
+        domains_B = np.full(size, texts[0].domain_id)
+        domains_B[: len(texts)] = [text.domain_id for text in texts]
+        for place, text in enumerate(texts):
+            yield text.take(steps.prefill(place, text.domain_id, text.window))
+        while any(not text.finished for text in texts):
+            tokens_B, positions_B = np.zeros(size, np.int32), np.zeros(size, np.int32)
+            active_B = np.zeros(size, bool)
+            for place, text in enumerate(texts):
+                if text.finished:
+                    continue
+                if text.restart():
+                    yield text.take(steps.prefill(place, text.domain_id, text.window))
+                    continue
+                tokens_B[place], positions_B[place], active_B[place] = text.ids[-1], text.position, True
+            if active_B.any():
+                scores = steps.extend(tokens_B, positions_B, domains_B, active_B)
+                for place in np.flatnonzero(active_B).tolist():
+                    yield texts[place].take(scores[place])
+
+    def _steps_for(self, batch: int, longest: int) -> DecodingSteps:
+        window = self.parts.config.model.seq_length
+        capacity = next((each for each in lengths(window) if each >= longest), window)
+        if (batch, capacity) not in self._steps:
+            self._steps[batch, capacity] = DecodingSteps(self.parts, self._decoder, self._pools, batch, capacity)
+        return self._steps[batch, capacity]
+
+
+class _Text:
+    """One request's text while it grows.
+
+    Positions are learned, so a window cannot slide: a text that is longer than model.seq_length goes on from its last
+    half of a window, which is read anew.
+    """
+
+    def __init__(self, index: int, request: Request, parts: ModelParts):
+        self._index, self._request = index, request
+        self.domain_id, domain = domain_named(parts.domains, request.domain)
+        tokenizer = parts.tokenizer_of(domain)
+        self._seq_length, self._vocab_size = parts.config.model.seq_length, tokenizer.vocab_size
+        self._ends = {tokenizer.eot_id: "eot"} | {tokenizer.control_id(name): "token" for name in request.stop_tokens}
+        self.ids = prompt_ids(domain, request.prompt, tokenizer)
+        self._generated, self._start, self.finished = 0, 0, ""
+        self.longest = len(self.ids) + request.max_new_tokens
+        self._sampler = Sampler(request.sampling, self.ids)
+        self._stream, self._stops = TextStream(tokenizer, self.ids), StopStrings(request.stop)
+        self.restart()
+
+    @property
+    def window(self) -> list[int]:
+        """The tokens that the model sees."""
+        return self.ids[self._start :]
+
+    @property
+    def position(self) -> int:
+        """Of the last token in the window."""
+        return len(self.ids) - self._start - 1
+
+    def restart(self) -> bool:
+        """Whether the text has outgrown its window, which then begins later."""
+        if len(self.ids) - self._start <= self._seq_length:
+            return False
+        self._start = len(self.ids) - self._seq_length // 2
+        return True
+
+    def take(self, logits_V: np.ndarray) -> Piece:
+        """Picks the next token. Rows beyond the tokenizer (embedding slots may have spare ones) stand for no text."""
+        token = self._sampler.pick(logits_V[: self._vocab_size])
+        self._generated += 1
+        text, self.finished = "", self._ends.get(token, "")
+        if not self.finished:
+            self.ids.append(token)
+            text = self._stops.push(self._stream.push(token))
+            if not self._stops.found and self._generated == self._request.max_new_tokens:
+                self.finished = "length"
+        if self.finished:
+            text += self._stops.push(self._stream.end())
+        if self._stops.found:
+            self.finished = "stop"
+        elif self.finished:
+            text += self._stops.end()
+        return Piece(self._index, text, self.finished)
+
+
+def open_lines(parts: ModelParts, read, batch_size: int, expert_memory: int | None = None) -> ExpertLines | None:
+    """Lines for the experts of a model: one for each of them, or what fits a memory; None for a dense model.
+
+    Args:
+        read: see `ExpertLines`.
+
+    Raises:
+        ExpertStoreError: expert_memory is too small.
+    """
+    layers, dtype = parts.config.model.rre_layers, expert_dtype(parts.config)
+    if layers == 0:
+        return None
+    groups = [domain.num_experts for domain in parts.domains]
+    lines = sum(groups)
+    if expert_memory is not None:
+        least = min(lines, max(*groups, batch_size))
+        itemsize = np.dtype(dtype).itemsize
+        lines = min(lines, lines_within(expert_memory, layers, parts.expert_shapes, least, itemsize))
+    return ExpertLines(layers, parts.expert_shapes, lines, read, dtype)
+
+
+def heldout_prompt(parts: ModelParts, shards: TokenShards, domain: Domain, num_tokens: int = 16) -> str:
+    """The first words of the domain's first held-out document."""
+    ids = shards.tokens(domain.name, HELDOUT)[: num_tokens + 1].tolist()
+    # a cut through the bytes of a rare character decodes to a replacement character
+    return parts.tokenizer_of(domain).decode(ids[1:]).rstrip("\ufffd")

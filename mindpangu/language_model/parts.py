@@ -1,0 +1,119 @@
+"""What decides where a token goes, and must agree: configuration, domains, slots, tokenizers and routing table."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from mindpangu.checkpoint import CheckpointReader, ExpertFile
+from mindpangu.config import Config
+from mindpangu.data import TokenShards
+from mindpangu.domains import Domain, build_domains
+from mindpangu.errors import CheckpointError, ConfigError, DataError, TokenizerError
+from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.routing import RoutingTable
+from mindpangu.tokenizer import Tokenizer
+
+
+class ModelParts:
+    """A model without its weights.
+
+    Attributes:
+        config, domains, slots, tokenizers, table: as named; table is None for a dense model.
+
+    Args:
+        tokenizers: embedding slot → tokenizer.
+
+    Raises:
+        TokenizerError: a tokenizer that does not fit its slot's vocabulary.
+        ConfigError: a table that does not fit the configuration.
+    """
+
+    def __init__(self, config: Config, tokenizers: Mapping[str, Tokenizer], table: RoutingTable | None):
+        self.config, self.table, self.tokenizers = config, table, dict(tokenizers)
+        self.domains: tuple[Domain, ...] = build_domains(config)
+        self.slots = EmbeddingSlots.build(config, self.domains)
+        self._check_tokenizers()
+        if config.model.rre_layers:
+            self._check_table()
+
+    @classmethod
+    def read(cls, reader: CheckpointReader) -> "ModelParts":
+        """From a checkpoint. Raises CheckpointError for files that are not as its manifest says."""
+        config = reader.config()
+        tokenizers = {}
+        for slot in [slot.name for slot in config.domains.embedding_slots] or ["main"]:
+            reader.read(f"tokenizer/{slot}.model")
+            tokenizers[slot] = Tokenizer.load(reader.folder / "tokenizer" / f"{slot}.model")
+        table = None
+        if config.model.rre_layers:
+            names = [domain.name for domain in build_domains(config)]
+            for name in names:
+                reader.read(f"routing/{name}.safetensors")
+            table = RoutingTable.load(reader.folder / "routing", names)
+        return cls(config, tokenizers, table)
+
+    def tokenizer_of(self, domain: Domain) -> Tokenizer:
+        return self.tokenizers[domain.embedding_slot]
+
+    def require_data(self, shards: TokenShards) -> None:
+        """Raises DataError unless the shards hold this model's domains, in its own tokens."""
+        names = tuple(domain.name for domain in self.domains)
+        if shards.domain_names != names:
+            raise DataError(
+                f"the token shards in {shards.folder} are of the domains {', '.join(shards.domain_names)}; "
+                f"this model has {', '.join(names)}"
+            )
+        for tokenizer in self.tokenizers.values():
+            shards.require_tokenizer(tokenizer.digest)
+
+    @cached_property
+    def expert_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Tensor → shape, of a whole expert."""
+        hidden, inner = self.config.model.hidden_size, self.config.model.ffn_hidden_size
+        return {"up": (hidden, inner), "up_bias": (inner,), "down": (inner, hidden), "down_bias": (hidden,)}
+
+    def expert_header(
+        self, layer: int, domain_id: int, index: int, part: tuple[int, int], step_count: int = 0
+    ) -> ExpertFile:
+        """What the file of an expert (or of a part of one) says of itself. `index` counts in the domain's group."""
+        domain = self.domains[domain_id]
+        return ExpertFile(
+            layer=layer,
+            domain=domain.name,
+            index=index,
+            step_count=step_count,
+            table=self.table.domain_digest(domain.name),
+            tokenizer=self.tokenizer_of(domain).digest,
+            part=part,
+        )
+
+    def _check_tokenizers(self) -> None:
+        for name, size in zip(self.slots.names, self.slots.sizes, strict=True):
+            if name not in self.tokenizers:
+                raise TokenizerError(f"embedding slot {name!r} has no tokenizer")
+            found = self.tokenizers[name].vocab_size
+            if found > size:
+                raise TokenizerError(
+                    f"the tokenizer of embedding slot {name!r} has {found} pieces, but the embedding has {size} rows; "
+                    f"set model.vocab_size (or the slot's vocab_size) to {found} or more"
+                )
+
+    def _check_table(self) -> None:
+        if self.table is None or self.table.num_layers != self.config.model.rre_layers:
+            found = "none" if self.table is None else f"one of {self.table.num_layers} layers"
+            raise ConfigError(f"model.rre_layers is {self.config.model.rre_layers}, but the routing table is {found}")
+        for domain in self.domains:
+            found = self.table.num_experts(domain.name)
+            if found != domain.num_experts:
+                raise ConfigError(
+                    f"domain {domain.name} has {domain.num_experts} experts in the configuration, "
+                    f"but {found} in its routing table; build the table again or load the matching one"
+                )
+
+
+def require_header(path: Path, header: ExpertFile, expected: ExpertFile) -> None:
+    """Raises CheckpointError if a file is another expert's, or was trained with other tables or tokenizers."""
+    for item in ("layer", "domain", "index", "part", "table", "tokenizer"):
+        found, wanted = getattr(header, item), getattr(expected, item)
+        if found != wanted:
+            raise CheckpointError(f"{path}: its {item} is {found}, this model's is {wanted}; it is refused")
