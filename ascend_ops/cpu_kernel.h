@@ -19,6 +19,9 @@
 
 namespace ascend_ops {
 
+// Moving less than this is not worth waking threads, which then spin for a while: generation moves a few rows at a time.
+constexpr int64_t kBytesWorthThreads = 1 << 17;
+
 [[noreturn]] __attribute__((format(printf, 1, 2))) inline void fail(const char* format, ...) {
   char message[512];
   va_list arguments;

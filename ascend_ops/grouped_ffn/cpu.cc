@@ -16,6 +16,7 @@ namespace {
 
 constexpr int64_t kPieceRows = 256;     // rows of a group that one call multiplies
 constexpr int64_t kTileColumns = 512;   // columns of F of which one call computes the weight gradient
+constexpr int64_t kWorthThreads = 1 << 23;  // multiplications; generation has few, and threads that wait for work spin
 
 // Products of matrices. A thread of a parallel region must not throw, so what oneDNN says is kept until the end.
 class Multiplier {
@@ -131,7 +132,7 @@ ASCEND_OP int grouped_ffn(int count, void** data, int* ranks, int64_t** shapes, 
   clear_padding(groups, out);
   const std::vector<Piece> pieces = cut_into_pieces(groups);
   Multiplier multiply;
-#pragma omp parallel
+#pragma omp parallel if (2 * groups.used * hidden * inner >= kWorthThreads)
   {
     static thread_local std::vector<float> activated;
     activated.resize(kPieceRows * inner);

@@ -14,7 +14,7 @@ void check_positions(const int32_t* positions, int64_t num_tokens) {
 template <typename T, typename Accumulator>
 void combine(const Array& rows, const int32_t* positions, const Array& residual, const Array& out) {
   const int64_t num_tokens = rows.shape[0], hidden = rows.shape[1];
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (num_tokens * rows.row_bytes() >= kBytesWorthThreads)
   for (int64_t t = 0; t < num_tokens; ++t) {
     const T* row = rows.as<T>() + positions[t] * hidden;
     const T* kept = residual.as<T>() + t * hidden;

@@ -29,7 +29,7 @@ ASCEND_OP int rre_dispatch(int count, void** data, int* ranks, int64_t** shapes,
 
   // Reading in order and writing anywhere is faster than the reverse.
   const char* source = x.as<char>();
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (num_tokens * row_bytes >= kBytesWorthThreads)
   for (int64_t t = 0; t < num_tokens; ++t)
     std::memcpy(rows + positions[t] * row_bytes, source + t * row_bytes, row_bytes);
   return 0;
