@@ -10,7 +10,6 @@ and compiled functions are warm.
     loop          the whole window anew for every token, with all experts in memory
     batch N       N texts with a cache, in turn of the domains, from held-out prompts
     bounded       batch 8, its experts within a memory that holds one in three of a layer's, or the fewest that work
-    unbounded     the same texts, all experts in memory after their first use
 """
 
 import argparse
@@ -96,7 +95,7 @@ def measure(folder: Path, new_tokens: int, rounds: int) -> None:
         bounded = Generator.load(reader, BATCHES[-1], memory)
         variants["bounded"] = lambda: tokens_of(bounded, requests[BATCHES[-1]])
     speeds: dict[str, list[float]] = {name: [] for name in variants}
-    for name, variant in variants.items():  # compiles, and reads experts
+    for variant in variants.values():  # compiles, and reads experts
         variant()
     fetched = bounded.experts_fetched if bounded else 0
     for _ in tqdm(range(rounds), desc="rounds", disable=None):
@@ -112,8 +111,8 @@ def measure(folder: Path, new_tokens: int, rounds: int) -> None:
     if bounded:
         fetches = (bounded.experts_fetched - fetched) / rounds
         print(
-            f"  bounded / batch 8: {medians['bounded'] / medians['batch 8']:.2f} with {lines} of {sum(groups)} experts a "
-            f"layer in {memory / 1e6:.1f} MB, {fetches:.0f} read again in a round"
+            f"  bounded / batch 8: {medians['bounded'] / medians['batch 8']:.2f} with {lines} of {sum(groups)} experts "
+            f"of each layer in {memory / 1e6:.1f} MB; {fetches:.0f} were read again in a round"
         )
 
 

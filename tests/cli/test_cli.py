@@ -1,5 +1,6 @@
 """The command line: the whole path on a tiny corpus, skipping, help, and mistakes as one message."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -81,7 +82,23 @@ def test_generate_continues_a_prompt(whole_run, capsys):
     _, folder = whole_run
     arguments = ["generate", "--checkpoint", str(folder), "--domain", "en", "--prompt", "open the", "--max-new-tokens"]
     assert main([*arguments, "3"]) == 0
-    assert capsys.readouterr().out.startswith("open the")
+    captured = capsys.readouterr()
+    assert captured.out.startswith("open the")
+    assert re.search(r"generate: [1-3] tokens of 1 text in .* tokens/s .*; \d+ experts fetched", captured.err)
+
+
+def test_generate_continues_prompts_of_a_file(whole_run, tmp_path, capsys):
+    _, folder = whole_run
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "open the"}\n{"domain": "zh", "prompt": "打开"}\n', "utf-8")
+    arguments = ["generate", "--checkpoint", str(folder), "--domain", "en", "--prompt", "close", "--prompts", str(path)]
+    assert main([*arguments, "--max-new-tokens", "2", "--stop", "\n", "--stop-token", "<en>", "--top-k", "3"]) == 0
+    out = capsys.readouterr().out
+    assert out.index("close") < out.index("open the") < out.index("打开")
+    assert main([*arguments, "--expert-memory", "1KB"]) == 1
+    assert "give at least" in capsys.readouterr().err
+    assert main([*arguments, "--stop-token", "<fr>"]) == 1
+    assert "has no control token '<fr>'" in capsys.readouterr().err
 
 
 def test_another_model_than_the_checkpoints_is_refused(whole_run, capsys):
@@ -121,7 +138,10 @@ def test_routing_stats(whole_run, capsys):
         (["evaluate", "--checkpoint", "nowhere"], "no complete checkpoint in nowhere"),
         (["generate", "--every-domain", "--prompt", "x"], "give either --domain NAME --prompt TEXT"),
         (["generate", "--prompt", "x"], "--prompt needs --domain"),
+        (["generate", "--domain", "en"], "there is nothing to continue"),
+        (["generate", "--domain", "en", "--prompts", "absent.txt"], "--prompts absent.txt cannot be read"),
         (["generate", "--domain", "en", "--prompt", "x", "--top-p", "2"], "top_p is 2.0"),
+        (["generate", "--domain", "en", "--prompt", "x", "--expert-memory", "some"], "--expert-memory is 'some'"),
         (["config", "--get", "model.depth"], "unknown key model.depth"),
     ],
 )

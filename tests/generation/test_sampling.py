@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindpangu.errors import GenerationError
-from mindpangu.generation.sampling import SamplingSettings, pick_token
+from mindpangu.generation.sampling import Sampler, SamplingSettings, largest, pick_token
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3], np.float32))
 
@@ -46,7 +46,120 @@ def test_any_settings_give_a_token(logits, temperature, top_k, top_p):
     assert 0 <= pick_token(np.array(logits, np.float32), settings, np.random.default_rng(0)) < len(logits)
 
 
-@pytest.mark.parametrize("bad", [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0}])
+# ---- Against a plain reference ---------------------------------------------------------------------------------------
+
+
+def reference_distribution(logits, settings, prompt=(), generated=()):
+    """Probabilities of every token, by sorting all of them and one Python loop for each rule."""
+    scores = [float(score) for score in logits]
+    for token in {*prompt, *generated}:
+        penalty = settings.repetition_penalty
+        scores[token] = scores[token] / penalty if scores[token] > 0 else scores[token] * penalty
+    for token in set(generated):
+        scores[token] -= settings.frequency_penalty * list(generated).count(token) + settings.presence_penalty
+    order = sorted(range(len(scores)), key=lambda token: (-scores[token], token))
+    if settings.temperature == 0:
+        return np.eye(len(scores))[order[0]]
+    weights = np.exp((np.array(scores) - max(scores)) / settings.temperature)
+    kept, reached = [], 0.0
+    candidates = order[: settings.top_k or None]
+    total = sum(weights[token] for token in candidates)
+    for token in candidates:
+        if kept and reached >= settings.top_p * total:
+            break
+        kept.append(token)
+        reached += weights[token]
+    probabilities = np.zeros(len(scores))
+    probabilities[kept] = weights[kept]
+    return probabilities / probabilities.sum()
+
+
+class Chance:
+    """A generator whose next number is given."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def random(self):
+        return self.value
+
+
+# scores apart by a 16th: two sums of them never differ by rounding alone, so both sides cut at the same token
+SCORES = st.lists(st.integers(-48, 48).map(lambda value: value / 16), min_size=1, max_size=30)
+TOKENS = st.lists(st.integers(0, 29), max_size=12)
+
+
+@given(
+    logits=SCORES,
+    prompt=TOKENS,
+    generated=TOKENS,
+    temperature=st.sampled_from([0, 0.5, 1.0, 2.0]),
+    top_k=st.integers(0, 35),
+    top_p=st.sampled_from([1.0, 0.9, 0.5, 0.13]),
+    repetition=st.sampled_from([1.0, 1.3, 0.8]),
+    frequency=st.sampled_from([0.0, 1.5, -0.25]),
+    presence=st.sampled_from([0.0, 0.3]),
+    value=st.floats(0, 1, exclude_max=True),
+)
+def test_the_drawn_token_is_that_of_the_reference(
+    logits, prompt, generated, temperature, top_k, top_p, repetition, frequency, presence, value
+):
+    settings = SamplingSettings(temperature, top_k, top_p, 0, repetition, frequency, presence)
+    prompt, generated = ([token for token in tokens if token < len(logits)] for tokens in (prompt, generated))
+    sampler = Sampler(settings, prompt)
+    for token in generated:  # as if it had been picked
+        sampler._seen.add(token)
+        sampler._counts[token] = sampler._counts.get(token, 0) + 1
+    sampler._generator = Chance(value)
+    given_logits = np.array(logits, np.float32)
+    before = given_logits.copy()
+    token = sampler.pick(given_logits)
+    np.testing.assert_array_equal(given_logits, before)
+    expected = reference_distribution(logits, settings, prompt, generated)
+    assert expected[token] > 0
+    if top_k == 0 and top_p == 1 and temperature:  # then tokens are drawn in the order of their ids
+        reached = np.cumsum(expected)
+        assert reached[token] - expected[token] - 1e-6 <= value <= reached[token] + 1e-6
+
+
+@given(scores=st.lists(st.integers(-5, 5), min_size=1, max_size=40), count=st.integers(1, 45))
+def test_largest_is_the_head_of_a_stable_sort(scores, count):
+    scores = np.array(scores, np.float32)
+    np.testing.assert_array_equal(largest(scores, count), np.argsort(-scores, kind="stable")[:count])
+
+
+def test_top_p_of_a_flat_distribution_looks_beyond_its_first_guess():
+    settings = SamplingSettings(temperature=1.0, top_p=0.9)
+    chance = np.random.default_rng(0)
+    drawn = {pick_token(np.zeros(1000, np.float32), settings, chance) for _ in range(3000)}
+    assert 800 < len(drawn) <= 900
+    assert max(drawn) < 900  # of equal scores the lower ids stay
+
+
+def test_penalties_change_what_greedy_takes():
+    logits = np.array([2.0, 1.9, 1.0], np.float32)
+    assert Sampler(SamplingSettings(), [0]).pick(logits) == 0
+    assert Sampler(SamplingSettings(repetition_penalty=1.2), [0]).pick(logits) == 1
+    # the prompt does not count as generated
+    assert Sampler(SamplingSettings(frequency_penalty=1.5, presence_penalty=0.3), [0]).pick(logits) == 0
+    sampler = Sampler(SamplingSettings(frequency_penalty=0.06), [])
+    assert [sampler.pick(logits) for _ in range(5)] == [0, 0, 1, 0, 1]
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(GenerationError, match="scores are not finite"):
+            pick_token(np.array([0, bad, 1], np.float32), SamplingSettings(temperature=1), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"temperature": -1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0}, {"seed": -1},
+        {"repetition_penalty": 0}, {"repetition_penalty": float("nan")}, {"frequency_penalty": float("inf")},
+        {"presence_penalty": float("nan")},
+    ],
+)  # fmt: skip
 def test_meaningless_settings_are_refused(bad):
     with pytest.raises(GenerationError, match=next(iter(bad))):
         SamplingSettings(**bad)

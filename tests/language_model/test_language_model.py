@@ -7,8 +7,6 @@ from mindpangu.checkpoint import CheckpointReader
 from mindpangu.config import load_config
 from mindpangu.data import Batch, equal_parts, heldout_batches
 from mindpangu.errors import ConfigError, TokenizerError
-from mindpangu.generation.generate import generate, heldout_prompt
-from mindpangu.generation.sampling import SamplingSettings
 from mindpangu.language_model import LanguageModel, load_model
 from mindpangu.train.heldout import evaluate_heldout, format_results, unigram_loss
 from mindpangu.train.run import open_run, set_device, train
@@ -67,20 +65,6 @@ def test_unigram_baseline_by_hand():
     counts_V = np.array([5, 3, 2, 0])
     expected = -(np.log(3.1 / 10.4) + np.log(0.1 / 10.4)) / 2
     assert unigram_loss(counts_V, [batch]) == pytest.approx(expected)
-
-
-def test_generation_is_deterministic_and_stops(trained):
-    model, greedy = trained.model, SamplingSettings()
-    prompt = heldout_prompt(model, trained.shards, model.domains[2])
-    once = generate(model, "en", prompt, 20, greedy)
-    assert once == generate(model, "en", prompt, 20, greedy)
-    assert once != ""
-    drawn = {generate(model, "en", prompt, 8, SamplingSettings(temperature=2.0, seed=seed)) for seed in range(3)}
-    assert len(drawn) > 1
-    long = "open the window " * 20  # longer than the window of 16 tokens
-    assert isinstance(generate(model, "en", long, 2, greedy), str)
-    with pytest.raises(ConfigError, match="unknown domain 'fr'; this model has: bilingual, zh, en, code"):
-        generate(model, "fr", prompt, 1, greedy)
 
 
 def test_what_stands_behind_a_position_does_not_reach_it(trained):

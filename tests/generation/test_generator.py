@@ -1,0 +1,206 @@
+"""From a checkpoint to texts: the tokens of the loop without a cache, experts on demand, stops, seeds."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from checkpoints import open_model, reference_loop, reference_scores, save
+
+from mindpangu.checkpoint import CheckpointReader
+from mindpangu.config import load_config
+from mindpangu.data import prompt_ids
+from mindpangu.domains import domain_named
+from mindpangu.errors import CheckpointError, ConfigError, ExpertStoreError, GenerationError
+from mindpangu.generation.generator import Generator, Request, heldout_prompt, open_lines
+from mindpangu.generation.sampling import SamplingSettings
+from mindpangu.generation.steps import DecodingSteps, ExpertPools
+from mindpangu.language_model import ExpertReader, ModelParts
+from mindpangu.model.decoder import Decoder
+from mindpangu.routing import RoutingTable
+
+WARM = SamplingSettings(temperature=1.0, top_k=50, seed=3)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_overrides):
+    return open_model(tiny_overrides)
+
+
+@pytest.fixture(scope="module")
+def reader(model, tmp_path_factory):
+    return save(model, tmp_path_factory.mktemp("generator"))
+
+
+@pytest.fixture(scope="module")
+def generator(reader):
+    return Generator.load(reader, batch_size=3)
+
+
+def requests(**changes):
+    """Of all domains, more than a batch; one prompt is longer than the window, and texts grow beyond it."""
+    prompts = {"zh": "打开窗口", "en": "open the window and close the table then save the file " * 3, "code": "def"}
+    return [Request(name, text, 24, **changes) for name, text in (*prompts.items(), ("bilingual", "保存"))]
+
+
+def expected_tokens(model, request):
+    tokens, gaps = reference_loop(model, request)
+    assert min(gaps) > 1e-4  # so that rounding decides nothing
+    return tokens
+
+
+def text_of(model, request, tokens):
+    _, domain = domain_named(model.domains, request.domain)
+    return model.tokenizer_of(domain).decode(tokens)
+
+
+def test_greedy_tokens_beyond_the_window_are_those_of_the_loop_without_a_cache(model, generator):
+    asked = requests()
+    for request, found in zip(asked, generator.generate(asked), strict=True):
+        tokens = expected_tokens(model, request)
+        assert found.text == text_of(model, request, tokens)
+        assert found.tokens == len(tokens) + (found.finished == "eot")
+        assert found.finished in ("eot", "length")
+
+
+def test_a_bounded_memory_gives_the_same_texts_and_reads_experts_again(model, reader, generator):
+    expert = 4 * sum(int(np.prod(shape)) for shape in model.store.shapes.values())
+    bounded = Generator.load(reader, batch_size=3, expert_memory=2 * 3 * expert)
+    assert bounded.generate(requests()) == generator.generate(requests())
+    # 4 domains of 3 experts in 2 layers
+    assert generator.experts_fetched <= 24 < bounded.experts_fetched
+    with pytest.raises(ExpertStoreError, match=r"hold 2 experts in each of 2 RRE layers; 3 may be needed at once"):
+        Generator.load(reader, batch_size=1, expert_memory=2 * 3 * expert - 1)
+    with pytest.raises(ExpertStoreError, match="5 may be needed"):
+        Generator.load(reader, batch_size=5, expert_memory=2 * 3 * expert)
+
+
+def test_only_experts_of_the_tokens_are_read(model, reader):
+    pools = ExpertPools(model.parts, open_lines(model.parts, ExpertReader(reader, model.parts), 1))
+    tokens_T, domains_T = np.array([90, 91, 92, 90]), np.array([1, 1, 1, 3])
+    lines_LT = pools.route(tokens_T, domains_T)
+    wanted = [
+        [
+            (domain, int(model.table.array(layer, model.domains[domain].name)[token]))
+            for token, domain in zip(tokens_T, domains_T, strict=True)
+        ]
+        for layer in range(2)
+    ]
+    assert pools.fetched == sum(len(set(each)) for each in wanted)
+    slabs = pools.slabs()
+    for layer, (places, experts) in enumerate(zip(lines_LT, wanted, strict=True)):
+        for place, (domain, index) in zip(places, experts, strict=True):
+            up = slabs[4 * layer].asnumpy()[place]
+            np.testing.assert_array_equal(up, model.store.weights[layer][domain]["up"][index])
+
+
+def test_an_altered_expert_is_refused_when_it_is_needed(model, reader, tmp_path):
+    folder = shutil.copytree(reader.folder, tmp_path / reader.folder.name)
+    path = folder / "experts" / "rre_00.zh.001.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    read = ExpertReader(CheckpointReader(folder), model.parts)
+    read(0, 1, 0)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"rre_00\.zh\.001\.safetensors was altered"):
+            read(0, 1, 1)
+
+
+def test_an_expert_under_anothers_name_is_refused(model, tmp_path):
+    folder = save(model, tmp_path).folder
+    experts = folder / "experts"
+    shutil.copy(experts / "rre_00.zh.001.safetensors", experts / "rre_00.zh.000.safetensors")
+    reader = CheckpointReader(folder)
+    reader.files["experts/rre_00.zh.000.safetensors"] = reader.files["experts/rre_00.zh.001.safetensors"]
+    with pytest.raises(CheckpointError, match="its index is 1, this model's is 0"):
+        ExpertReader(reader, model.parts)(0, 1, 0)
+
+
+def test_experts_of_tensor_parallel_ranks_are_put_together(model, tmp_path):
+    reader = save(model, tmp_path, tensors=2)
+    read = ExpertReader(reader, model.parts)
+    for layer, domain, index in ((0, 1, 2), (1, 3, 0)):
+        for name, tensor in read(layer, domain, index).items():
+            np.testing.assert_array_equal(tensor, model.store.weights[layer][domain][name][index])
+    (path, *_) = (reader.folder / "experts").glob("rre_00.zh.000.1_of_2*")
+    path.unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read(0, 1, 0)
+
+
+@pytest.mark.slow
+def test_a_model_of_some_domains_gives_the_bits_of_the_whole_one(model, reader):
+    names = ("zh", "code")
+    config = load_config(reader.folder / "config.yaml", {"domains.names": "[zh, code]"})
+    parts = ModelParts(config, model.tokenizers, RoutingTable.load(reader.folder / "routing", names))
+    decoder = Decoder(config, parts.slots)
+    for name, parameter in decoder.parameters.items():
+        parameter.set_data(model.decoder.parameters[name])
+    scores = []
+    for each, weights in ((parts, decoder), (model.parts, model.decoder)):
+        pools = ExpertPools(each, open_lines(each, ExpertReader(reader, each), 1))
+        steps = DecodingSteps(each, weights, pools, 2, 16)
+        domains = [domain_named(each.domains, name)[0] for name in names]
+        prompts = [prompt_ids(each.domains[domain], "def f", model.tokenizers["main"]) for domain in domains]
+        for place, domain in enumerate(domains):
+            steps.prefill(place, domain, prompts[place])
+        positions_B = np.array([len(ids) for ids in prompts], np.int32)
+        scores.append(steps.extend(np.full(2, 300, np.int32), positions_B, np.array(domains), np.ones(2, bool)))
+    for name, ids, mine, whole in zip(names, prompts, *scores, strict=True):
+        np.testing.assert_array_equal(mine, whole)
+        np.testing.assert_allclose(mine, reference_scores(model, name, [*ids, 300]), atol=1e-4)
+
+
+def test_a_seed_gives_one_text_whatever_stands_beside_it(generator):
+    alone = [generator.generate([Request("en", "open", 12, WARM)])[0].text for _ in range(2)]
+    beside = generator.generate([Request("zh", "打开", 5), Request("en", "open", 12, WARM), Request("code", "def", 12)])
+    other = generator.generate([Request("en", "open", 12, SamplingSettings(temperature=1.0, top_k=50, seed=4))])
+    assert alone[0] == alone[1] == beside[1].text
+    assert other[0].text != alone[0]
+
+
+def test_pieces_add_up_and_end_with_a_reason(generator):
+    asked = requests(sampling=WARM)
+    pieces = list(generator.stream(asked))
+    whole = generator.generate(asked)
+    for index, completion in enumerate(whole):
+        mine = [piece for piece in pieces if piece.request == index]
+        assert "".join(piece.text for piece in mine) == completion.text
+        assert [bool(piece.finished) for piece in mine] == [False] * (len(mine) - 1) + [True]
+        assert len(mine) == completion.tokens
+
+
+def test_a_stop_string_ends_the_text_before_it(generator):
+    (whole,) = generator.generate([Request("en", "open the", 24, WARM)])
+    stop = whole.text[3:7]
+    (cut,) = generator.generate([Request("en", "open the", 24, WARM, stop=("never there", stop))])
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert cut.finished == "stop"
+    assert cut.tokens < whole.tokens
+
+
+def test_no_requests_are_no_texts(generator):
+    assert generator.generate([]) == []
+
+
+def test_what_means_nothing_is_refused(generator, reader):
+    with pytest.raises(ConfigError, match="unknown domain 'fr'; this model has: bilingual, zh, en, code"):
+        generator.generate([Request("fr", "a")])
+    with pytest.raises(GenerationError, match="max_new_tokens is 0"):
+        Request("en", "a", 0)
+    with pytest.raises(GenerationError, match="stop string is empty"):
+        Request("en", "a", stop=("",))
+    with pytest.raises(GenerationError, match="batch_size is 0"):
+        Generator.load(reader, batch_size=0)
+
+
+def test_heldout_prompts_are_text(tiny_overrides, model):
+    from mindpangu.data import TokenShards
+
+    shards = TokenShards.open(Path(tiny_overrides["training.output_dir"]) / "prepared" / "data")
+    assert heldout_prompt(model.parts, shards, model.domains[2]).split()[0].isalpha()

@@ -1,0 +1,91 @@
+"""What may be shown while tokens come: whole characters, and nothing of a stop string."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mindpangu.generation.text import StopStrings, TextStream
+from mindpangu.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_overrides):
+    return Tokenizer.load(Path(tiny_overrides["training.output_dir"]) / "prepared" / "tokenizer" / "main.model")
+
+
+def pieces_of(tokenizer, ids, prompt=()):
+    stream = TextStream(tokenizer, prompt)
+    return [stream.push(token) for token in ids] + [stream.end()]
+
+
+@settings(max_examples=200)
+@given(text=st.text(st.characters(codec="utf-8", exclude_characters="▁\0"), max_size=20))
+def test_pieces_are_the_text_and_never_half_a_character(tokenizer, text):
+    ids = tokenizer.encode(text)
+    pieces = pieces_of(tokenizer, ids)
+    assert "".join(pieces) == text
+    if "\ufffd" not in text:
+        assert all("\ufffd" not in piece for piece in pieces)
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_any_tokens_give_what_they_decode_to(tokenizer, data):
+    tokens = st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=12)
+    prompt, ids = data.draw(tokens.filter(lambda each: "\ufffd" not in tokenizer.decode(each))), data.draw(tokens)
+    whole = tokenizer.decode([*prompt, *ids])
+    assert tokenizer.decode(prompt) + "".join(pieces_of(tokenizer, ids, prompt)) == whole
+
+
+def test_a_character_of_several_bytes_comes_with_its_last(tokenizer):
+    ids = tokenizer.encode("🎈a")
+    pieces = pieces_of(tokenizer, ids)
+    assert len(ids) >= 5
+    assert pieces[:3] == ["", "", ""]
+    assert "".join(pieces[:4]) == "🎈"
+
+
+def test_bytes_that_never_become_a_character_are_shown_at_the_end(tokenizer):
+    first_byte = tokenizer.encode("🎈")[0]
+    assert pieces_of(tokenizer, [first_byte, first_byte]) == ["", "", "\ufffd\ufffd"]
+
+
+# ---- Stop strings ----------------------------------------------------------------------------------------------------
+
+
+def cut(pieces, stops):
+    """(what was shown after each piece, whether a stop was found)."""
+    watch, shown = StopStrings(stops), []
+    for piece in pieces:
+        shown.append(watch.push(piece))
+        if watch.found:
+            break
+    else:
+        shown.append(watch.end())
+    return shown, watch.found
+
+
+@given(
+    pieces=st.lists(st.text("ab\n", max_size=4), max_size=12),
+    stops=st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3),
+)
+def test_a_text_is_cut_before_its_first_stop_string(pieces, stops):
+    shown, found = cut(pieces, stops)
+    whole, seen = "".join(pieces), ""
+    # the reference looks at the text again after every piece
+    for piece in pieces:
+        seen += piece
+        if any(stop in seen for stop in stops):
+            break
+    expected = min((seen.index(stop) for stop in stops if stop in seen), default=len(whole))
+    assert "".join(shown) == whole[:expected]
+    assert found == any(stop in whole for stop in stops)
+
+
+def test_what_may_become_a_stop_string_is_held_back():
+    shown, found = cut(["one\n", "\ntwo", "\n", "\n", "#", "# three"], ["\n\n##"])
+    assert (shown, found) == (["one", "\n\ntwo", "", "", "", ""], True)
+    shown, found = cut(["one\n", "\n#"], ["\n\n##"])
+    assert (shown, found) == (["one", "", "\n\n#"], False)
