@@ -3,9 +3,9 @@
 Nothing here has weights of its own: `CachedDecoder` goes through the blocks of a `Decoder`. Its cache has static
 shapes, one pair of Parameters a layer, the query layer included (whose keys and values come from the final norm, and
 whose queries are the learned ones of the positions). The compiled functions write new rows into them in place with
-ScatterUpdate, on the CPU as on Ascend: keeping the cache on the host and writing what the function returns was not
-faster on the CPU (4 layers of 512 tokens, B 8: 7.5 against 8.9 ms; B 1: 2.7 against 2.2 ms) and would send all of it to
-an NPU for every token.
+ScatterUpdate, on the CPU as on Ascend. It takes rows of the first axis, and the view of them that attention needs is a
+copy on the CPU. A cache in host memory, read as an input and written by the host, spares this but was hardly faster (4
+layers of 512 tokens, B 8: 7.5 against 8.9 ms; B 1: 2.7 against 2.2 ms), and would go to an NPU for every token.
 
 Experts enter as everywhere, but by line: token t of layer l goes to expert lines_LT[l, t] of that layer's pool, whoever
 chose it. To `rre_dispatch` the lines are a routing table and the tokens are numbered: it is the operator of training.
@@ -59,7 +59,6 @@ class CachedDecoder(nn.Cell):
             [LayerCache(f"cache.{i}", self.shape_BNCK, attention.compute_dtype) for i in range(num_layers)],
             auto_prefix=False,
         )
-        self.rre_layers = self.upper.rre_layers
         self.index_C = Tensor(np.arange(capacity, dtype=np.int32))
 
     def cache_rows(self, texts_M: np.ndarray, positions_MS: np.ndarray) -> np.ndarray:
@@ -74,7 +73,8 @@ class CachedDecoder(nn.Cell):
         Args:
             rows_1P, positions_1P: int32; padding stands at the end.
             last_1: int32 [1], index of the prompt's last token.
-            lines_LT: int32 [L, P]; of padding any that are in use. cache_rows: of the method.
+            lines_LT: int32 [L, P]; of padding any that are in use.
+            cache_rows: what the method of this name gives.
             slabs: of each RRE layer up [lines, H, F], up_bias, down, down_bias.
 
         Returns:
@@ -89,7 +89,8 @@ class CachedDecoder(nn.Cell):
         unseen = later_BC.reshape((later_BC.shape[0], 1, 1, -1))
         return self._through(rows_B1, positions_B1, lines_LT, cache_rows, slabs, self._to_the_cache, unseen)
 
-    # No branch may follow a write: MindSpore 2.10 then writes into a copy of the Parameter, without a word.
+    # No `if …: return` may follow a write: MindSpore 2.10 then loses the write, without a word. Hence two functions that
+    # attend, and blocks of both kinds that have `feed_lines`.
 
     def _through(self, rows_BS, positions_BS, lines_LT, cache_rows, slabs, attend, unseen):
         x_TH, layer = self.lower.embed(rows_BS, positions_BS), 0
