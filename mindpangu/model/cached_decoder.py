@@ -89,8 +89,8 @@ class CachedDecoder(nn.Cell):
         unseen = later_BC.reshape((later_BC.shape[0], 1, 1, -1))
         return self._through(rows_B1, positions_B1, lines_LT, cache_rows, slabs, self._to_the_cache, unseen)
 
-    # No `if …: return` may follow a write: MindSpore 2.10 then loses the write, without a word. Hence two functions that
-    # attend, and blocks of both kinds that have `feed_lines`.
+    # No `if …: return` may follow a write: MindSpore 2.10 then loses the write, without a word. Hence two functions to
+    # attend with, and blocks of both kinds that have `feed_lines`.
 
     def _through(self, rows_BS, positions_BS, lines_LT, cache_rows, slabs, attend, unseen):
         x_TH, layer = self.lower.embed(rows_BS, positions_BS), 0
