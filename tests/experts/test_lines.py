@@ -1,0 +1,112 @@
+"""ExpertLines: which experts are read, which make room, and what a pool then holds."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindpangu.errors import CheckpointError, ExpertStoreError
+from mindpangu.experts import SLAB_TENSORS, ExpertLines, lines_within
+
+SHAPES = {"up": (2, 3), "up_bias": (3,), "down": (3, 2), "down_bias": (2,)}
+
+
+def value_of(layer, domain, index):
+    return float(100 * layer + 10 * domain + index)
+
+
+def open_lines(number, layers=2, dtype=np.float32):
+    """Lines of experts whose every number is `value_of`, and a list that what is read is added to."""
+    reads = []
+
+    def read(layer, domain, index):
+        reads.append((layer, domain, index))
+        return {name: np.full(shape, value_of(layer, domain, index), np.float32) for name, shape in SHAPES.items()}
+
+    return ExpertLines(layers, SHAPES, number, read, dtype), reads
+
+
+def ask(lines, layer, *experts):
+    return lines.places(layer, *np.array(experts).T)
+
+
+def test_an_expert_is_read_once_and_stays():
+    lines, reads = open_lines(3)
+    first = ask(lines, 1, (0, 1), (2, 0), (0, 1))
+    np.testing.assert_array_equal(ask(lines, 1, (0, 1), (2, 0), (0, 1)), first)
+    assert reads == [(1, 0, 1), (1, 2, 0)]
+    assert (first.dtype, lines.fetched, lines.version_L.tolist()) == (np.int32, 2, [0, 2])
+    for tensor in lines.pool(1):
+        assert (tensor[first[1]] == value_of(1, 2, 0)).all()
+    assert [tensor.shape[1:] for tensor in lines.pool(0)] == [SHAPES[name] for name in SLAB_TENSORS]
+
+
+def test_the_least_recently_used_makes_room():
+    lines, reads = open_lines(2)
+    for expert in ((0, 0), (0, 1), (0, 0), (0, 2)):  # 1 was used before 0
+        ask(lines, 0, expert)
+    assert reads[-1] == (0, 0, 2)
+    ask(lines, 0, (0, 0))
+    assert len(reads) == 3
+    ask(lines, 0, (0, 1))
+    assert len(reads) == 4
+
+
+def test_more_than_there_are_lines_for_is_refused():
+    lines, _ = open_lines(2)
+    with pytest.raises(ExpertStoreError, match="3 experts are needed at once; a layer has room for 2"):
+        ask(lines, 0, (0, 0), (0, 1), (1, 0))
+
+
+def test_a_read_that_fails_leaves_a_pool_that_works():
+    lines, _ = open_lines(2)
+    ask(lines, 0, (0, 0), (0, 1))
+    good = lines._read
+
+    def fail(*expert):
+        raise CheckpointError("altered")
+
+    lines._read = fail
+    with pytest.raises(CheckpointError):
+        ask(lines, 0, (1, 0))
+    lines._read = good
+    (line,) = ask(lines, 0, (0, 1))
+    assert (lines.pool(0)[0][line] == value_of(0, 0, 1)).all()
+
+
+def test_experts_are_rounded_to_the_dtype_of_the_computation():
+    lines, _ = open_lines(1, dtype=np.float16)
+    ask(lines, 0, (3, 7))
+    assert {tensor.dtype for tensor in lines.pool(0)} == {np.dtype(np.float16)}
+
+
+@given(
+    number=st.integers(3, 6),
+    batches=st.lists(
+        st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=3), min_size=1, max_size=20
+    ),
+)
+def test_only_what_was_used_longest_ago_ever_leaves(number, batches):
+    lines, reads = open_lines(number, layers=1)
+    used = {}  # expert that must be held → when it was used last
+    for now, batch in enumerate(batches):
+        before = len(reads)
+        places = ask(lines, 0, *batch)
+        read = {(domain, index) for _, domain, index in reads[before:]}
+        assert read <= set(batch)
+        assert len(reads) - before == len(read)
+        # experts that were read although they were held a moment ago must have been among the oldest
+        stayed = sorted(used, key=used.get, reverse=True)[:number]
+        assert all(used[expert] <= used[stayed[-1]] for expert in read if expert in used)
+        assert read >= {expert for expert in batch if expert not in used}
+        used |= dict.fromkeys(batch, now)
+        for place, (domain, index) in zip(places, batch, strict=True):
+            assert (lines.pool(0)[0][place] == value_of(0, domain, index)).all()
+
+
+def test_lines_that_fit_a_memory():
+    one = 4 * (6 + 3 + 6 + 2)
+    assert lines_within(10 * 2 * one, 2, SHAPES, least=3, itemsize=4) == 10
+    assert lines_within(10 * 2 * one, 2, SHAPES, least=3, itemsize=2) == 20
+    with pytest.raises(ExpertStoreError, match=r"hold 2 experts in each of 2 RRE layers; 3 may be needed"):
+        lines_within(3 * 2 * one - 1, 2, SHAPES, least=3, itemsize=4)
