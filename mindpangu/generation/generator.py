@@ -122,6 +122,7 @@ class Generator:
 
         Raises:
             ConfigError: a domain that the model does not have. TokenizerError: a stop token that its tokenizer lacks.
+            GenerationError: a prompt without any token. CheckpointError: an expert that cannot be read.
         """
         texts = [_Text(index, request, self.parts) for index, request in enumerate(requests)]
         size = min(self._batch_size, len(texts))
@@ -171,6 +172,10 @@ class _Text:
         self._seq_length, self._vocab_size = parts.config.model.seq_length, tokenizer.vocab_size
         self._ends = {tokenizer.eot_id: "eot"} | {tokenizer.control_id(name): "token" for name in request.stop_tokens}
         self.ids = prompt_ids(domain, request.prompt, tokenizer)
+        if not self.ids:
+            raise GenerationError(
+                f"prompt {index + 1} is empty, and no control token opens a text of domain {domain.name}; give a text"
+            )
         self._generated, self._start, self.finished = 0, 0, ""
         self.longest = len(self.ids) + request.max_new_tokens
         self._sampler = Sampler(request.sampling, self.ids)
@@ -238,4 +243,4 @@ def heldout_prompt(parts: ModelParts, shards: TokenShards, domain: Domain, num_t
     """The first words of the domain's first held-out document."""
     ids = shards.tokens(domain.name, HELDOUT)[: num_tokens + 1].tolist()
     # a cut through the bytes of a rare character decodes to a replacement character
-    return parts.tokenizer_of(domain).decode(ids[1:]).rstrip("\ufffd")
+    return parts.tokenizer_of(domain).decode(ids[len(domain.control_tokens[:1]) :]).rstrip("\ufffd")

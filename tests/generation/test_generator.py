@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,14 @@ def test_what_means_nothing_is_refused(generator, reader):
         Request("en", "a", stop=("",))
     with pytest.raises(GenerationError, match="batch_size is 0"):
         Generator.load(reader, batch_size=0)
+
+
+def test_a_text_needs_a_token_to_begin_with(generator, monkeypatch):
+    assert generator.generate([Request("en", "", 1)])[0].tokens == 1  # its control token
+    bare = tuple(replace(domain, control_tokens=()) for domain in generator.parts.domains)
+    monkeypatch.setattr(generator.parts, "domains", bare)
+    with pytest.raises(GenerationError, match="prompt 2 is empty, and no control token opens a text of domain en"):
+        generator.generate([Request("en", "open"), Request("en", "")])
 
 
 def test_heldout_prompts_are_text(tiny_overrides, model):
