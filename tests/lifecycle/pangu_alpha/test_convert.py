@@ -11,8 +11,7 @@ import pytest
 from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, fingerprint
 from mindpangu.errors import CheckpointError, TokenizerError
 from mindpangu.experts import StoreSnapshot
-from mindpangu.generation.generate import generate
-from mindpangu.generation.sampling import SamplingSettings
+from mindpangu.generation.generator import Generator, Request
 from mindpangu.language_model import DenseTensors, LanguageModel, load_model, write_model
 from mindpangu.lifecycle.pangu_alpha import from_pangu_alpha, to_pangu_alpha
 from mindpangu.parallel.sharding import Part
@@ -92,7 +91,7 @@ def test_a_converted_model_continues_a_prompt(model, converted):
     pytest.importorskip("jieba", reason="the extra alpha is not installed")
     tokenizer = model.tokenizers["main"]
     assert (tokenizer.kind, tokenizer.eot_id) == ("pangu_alpha", 9)
-    text = generate(model, "zh", "今天天气", 3, SamplingSettings())
+    text = Generator(model.parts, model.decoder, lines=None).generate([Request("zh", "今天天气", 3)])[0].text
     ids = tokenizer.encode("今天天气")
     expected = []
     for _ in range(3):
