@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts",
         metavar="FILE",
         type=Path,
-        help='more of them: one a line, or *.jsonl of {"prompt": …} with a "domain" where it is not --domain',
+        help='more of them: one a line, or *.jsonl of {"prompt": …} or of instruction records without their answer '
+        '({"task": …}, see docs/finetune.md), with a "domain" where it is not --domain',
     )
     what.add_argument("--every-domain", action="store_true", help="the start of a held-out text in each domain")
     how = parser.add_argument_group("how tokens are picked, in this order")
@@ -100,19 +101,21 @@ def run(options: argparse.Namespace, config: Config) -> None:
 
 
 def _continue_prompts(options, prompts, reader, settings, memory) -> None:
+    from mindpangu.generation.generator import record_prompt
     from mindpangu.generation.terminal import show
 
     generator = _load(options, reader, memory)
-    show(generator, [_request(options, domain, prompt, settings) for domain, prompt in prompts])
+    given = [
+        (domain, prompt if isinstance(prompt, str) else record_prompt(generator.parts, domain, prompt))
+        for domain, prompt in prompts
+    ]
+    show(generator, [_request(options, domain, prompt, settings) for domain, prompt in given])
 
 
 def _continue_every_domain(options, folder: RunFolder, reader, settings, memory) -> None:
     from dataclasses import asdict
 
-    from tqdm import tqdm
-
     from mindpangu.data import HELDOUT, TokenShards
-    from mindpangu.data import TokenShards
     from mindpangu.stage import ResultFile
 
     shards = TokenShards.open(folder.data, verify=True)
@@ -131,21 +134,12 @@ def _continue_every_domain(options, folder: RunFolder, reader, settings, memory)
     from mindpangu.generation.terminal import show
     from mindpangu.train.report import write_report
 
-    model = _load(reader)
-    model.require_data(shards)
-    samples = []
-    with_text = [domain for domain in model.domains if shards.num_tokens(domain.name, HELDOUT)]
-    for domain in tqdm(with_text, desc="generate", unit="domain", disable=None):
-        prompt = heldout_prompt(model, shards, domain)
-        text = generate(model, domain.name, prompt, options.max_new_tokens, settings)
-        samples.append({"domain": domain.name, "prompt": prompt, "continuation": text})
-    for sample in samples:
-        print(f"── {sample['domain']} ──\n{sample['prompt']}⟶{sample['continuation']}")
     generator = _load(options, reader, memory)
     generator.parts.require_data(shards)
     requests = [
         _request(options, domain.name, heldout_prompt(generator.parts, shards, domain), settings)
         for domain in generator.parts.domains
+        if shards.num_tokens(domain.name, HELDOUT)
     ]
     texts = show(generator, requests, titles=True)
     samples = [
@@ -157,7 +151,7 @@ def _continue_every_domain(options, folder: RunFolder, reader, settings, memory)
     print(f"generate: one text a domain → {folder.samples}")
 
 
-def _request(options, domain: str, prompt: str, settings):
+def _request(options, domain: str, prompt, settings):
     from mindpangu.generation.generator import Request
 
     stops = (tuple(options.stop), tuple(options.stop_token))

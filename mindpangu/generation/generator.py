@@ -1,12 +1,14 @@
 """From prompts to texts: batches, stops, the window."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from mindpangu.checkpoint import CheckpointReader
-from mindpangu.data import HELDOUT, TokenShards, prompt_ids
+from mindpangu.data import HELDOUT, TokenShards, encode_prompt, prompt_ids, prompt_parts
 from mindpangu.domains import Domain, domain_named
 from mindpangu.errors import GenerationError
 from mindpangu.experts import ExpertLines, lines_within
@@ -24,6 +26,7 @@ class Request:
 
     Attributes:
         domain: whose experts and control token are used.
+        prompt: a text, or the tokens before the continuation, the control token included.
         max_new_tokens: tokens at most. stop: texts before which the continuation ends.
         stop_tokens: control tokens that end it, beside `<eot>`.
 
@@ -32,7 +35,7 @@ class Request:
     """
 
     domain: str
-    prompt: str
+    prompt: str | tuple[int, ...]
     max_new_tokens: int = 48
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     stop: tuple[str, ...] = ()
@@ -108,6 +111,12 @@ class Generator:
         """How often an expert was read from its file."""
         return self._pools.fetched
 
+    def prompt_text(self, request: Request) -> str:
+        """A request's prompt to be shown."""
+        _, domain = domain_named(self.parts.domains, request.domain)
+        given = request.prompt
+        return given if isinstance(given, str) else self.parts.tokenizer_of(domain).decode(given)
+
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """All texts, in the order of the requests. Raises as `stream` does."""
         texts, tokens, finished = [""] * len(requests), [0] * len(requests), [""] * len(requests)
@@ -171,7 +180,8 @@ class _Text:
         tokenizer = parts.tokenizer_of(domain)
         self._seq_length, self._vocab_size = parts.config.model.seq_length, tokenizer.vocab_size
         self._ends = {tokenizer.eot_id: "eot"} | {tokenizer.control_id(name): "token" for name in request.stop_tokens}
-        self.ids = prompt_ids(domain, request.prompt, tokenizer)
+        given = request.prompt
+        self.ids = prompt_ids(domain, given, tokenizer) if isinstance(given, str) else list(given)
         if not self.ids:
             raise GenerationError(
                 f"prompt {index + 1} is empty, and no control token opens a text of domain {domain.name}; give a text"
@@ -216,6 +226,21 @@ class _Text:
         elif self.finished:
             text += self._stops.end()
         return Piece(self._index, text, self.finished)
+
+
+def record_prompt(parts: ModelParts, domain_name: str, record: Mapping[str, Any]) -> tuple[int, ...]:
+    """The prompt of an instruction record (`data.instruction`): the tokens before its answer, as training has them; at
+    most model.seq_length.
+
+    Raises:
+        GenerationError: a record that cannot be used. ConfigError: a domain that the model does not have.
+    """
+    _, domain = domain_named(parts.domains, domain_name)
+    try:
+        given = prompt_parts(domain, record)
+    except ValueError as error:
+        raise GenerationError(f"the record {json.dumps(record, ensure_ascii=False)}: {error}") from None
+    return tuple(encode_prompt(given, parts.tokenizer_of(domain), parts.config.model.seq_length))
 
 
 def open_lines(parts: ModelParts, read, batch_size: int, expert_memory: int | None = None) -> ExpertLines | None:

@@ -1,20 +1,25 @@
-"""What the command line is given: files of prompts, and sizes of memory."""
+"""What the command line is given: files of prompts and records to answer, and sizes of memory."""
 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from mindpangu.errors import GenerationError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-def read_prompts(path: Path, domain: str | None) -> list[tuple[str, str]]:
+Prompt = str | dict[str, Any]
+"""A text, or an instruction record (`data.instruction`) without its answer."""
+
+
+def read_prompts(path: Path, domain: str | None) -> list[tuple[str, Prompt]]:
     """(domain, prompt) of each line of a file.
 
     Args:
-        path: *.jsonl, whose records have "prompt" and may have "domain"; any other file has a prompt a line, in which
-            \\n stands for a new line and \\t for a tab.
+        path: *.jsonl, whose records have "prompt", or "task" and what it takes, and may have "domain"; any other file
+            has a prompt a line, in which \\n stands for a new line and \\t for a tab.
         domain: of prompts that name none.
 
     Raises:
@@ -43,16 +48,17 @@ def memory_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def _record(path: Path, number: int, line: str) -> tuple[str | None, str]:
+def _record(path: Path, number: int, line: str) -> tuple[str | None, Prompt]:
     try:
         record = json.loads(line)
     except ValueError as error:
         raise GenerationError(f"{path}:{number} is not JSON: {error}") from None
-    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
-        raise GenerationError(f'{path}:{number} has no "prompt" that is a text')
+    is_task = isinstance(record, dict) and "task" in record
+    if not is_task and not (isinstance(record, dict) and isinstance(record.get("prompt"), str)):
+        raise GenerationError(f'{path}:{number} has no "prompt" that is a text, and no "task"')
     if not isinstance(record.get("domain", ""), str):
         raise GenerationError(f'{path}:{number}: "domain" is {record["domain"]!r}; it must be a name')
-    return record.get("domain"), record["prompt"]
+    return record.get("domain"), record if is_task else record["prompt"]
 
 
 def _unescaped(line: str) -> str:

@@ -17,13 +17,18 @@ def show(generator: Generator, requests: Sequence[Request], titles: bool = False
     Args:
         titles: a line with the domain over each text, and an arrow between prompt and continuation.
     """
+
+    def opening(request: Request) -> str:
+        prompt = generator.prompt_text(request)
+        return f"── {request.domain} ──\n{prompt}⟶" if titles else prompt
+
     texts, done, shown, tokens = [""] * len(requests), [False] * len(requests), 0, 0
     alone = len(requests) == 1
     begin = time.perf_counter()
     most = sum(request.max_new_tokens for request in requests)
     with tqdm(total=most, unit="token", desc="generate", disable=True if alone else None, leave=False) as bar:
         if alone:
-            print(_opening(requests[0], titles), end="", flush=True)
+            print(opening(requests[0]), end="", flush=True)
         for piece in generator.stream(requests):
             texts[piece.request] += piece.text
             done[piece.request] = bool(piece.finished)
@@ -33,7 +38,7 @@ def show(generator: Generator, requests: Sequence[Request], titles: bool = False
                 print(piece.text, end="", flush=True)
             while not alone and shown < len(requests) and done[shown]:
                 with tqdm.external_write_mode():
-                    print(_opening(requests[shown], titles) + texts[shown], flush=True)
+                    print(opening(requests[shown]) + texts[shown], flush=True)
                 shown += 1
         if alone:
             print()
@@ -45,7 +50,3 @@ def show(generator: Generator, requests: Sequence[Request], titles: bool = False
         file=sys.stderr,
     )
     return texts
-
-
-def _opening(request: Request, titles: bool) -> str:
-    return f"── {request.domain} ──\n{request.prompt}⟶" if titles else request.prompt

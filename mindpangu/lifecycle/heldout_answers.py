@@ -11,8 +11,7 @@ from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import HELDOUT, TokenShards
 from mindpangu.domains import domain_named
-from mindpangu.generation.generate import continue_ids
-from mindpangu.generation.sampling import SamplingSettings
+from mindpangu.generation.generator import Generator, Request
 from mindpangu.language_model import LanguageModel, load_model
 from mindpangu.train.heldout import evaluate_heldout
 
@@ -51,21 +50,22 @@ def heldout_answers(
     model, shards = load_model(reader), TokenShards.open(RunFolder.of(config).data, verify=True)
     model.require_data(shards)
     results = evaluate_heldout(model, shards, config, wrong_domains=False, progress=progress)
-    answers = [
-        asdict(_answer(model, shards, each.domain, index))
-        for each in results
-        for index in range(min(num_answers, shards.num_documents(each.domain, HELDOUT)))
-    ]
+    of_domain = {each.domain: min(num_answers, shards.num_documents(each.domain, HELDOUT)) for each in results}
+    records = [(name, *_record(model, shards, name, index)) for name in of_domain for index in range(of_domain[name])]
+    requests = [Request(name, given, _LONGEST_ANSWER) for name, given, _ in records]
+    answers = []
+    for (name, *known), found in zip(records, Generator.load(reader).generate(requests), strict=True):
+        decode = model.tokenizer_of(domain_named(model.domains, name)[1]).decode
+        answers.append(asdict(Answer(name, *map(decode, known), found.text)))
     domains = [{"domain": each.domain, "tokens": each.tokens, "loss": each.loss} for each in results]
     return {"domains": domains, "answers": answers}
 
 
-def _answer(model: LanguageModel, shards: TokenShards, domain_name: str, index: int) -> Answer:
-    domain_id, domain = domain_named(model.domains, domain_name)
-    tokenizer, window = model.tokenizer_of(domain), model.config.model.seq_length
-    tokens_T, counted_T = shards.samples(domain_name, HELDOUT, window)[index]
+def _record(
+    model: LanguageModel, shards: TokenShards, domain_name: str, index: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tokens of a held-out record: what is given before the first answer, and that answer."""
+    tokens_T, counted_T = shards.samples(domain_name, HELDOUT, model.config.model.seq_length)[index]
     first = int(np.argmax(counted_T))
     last = first + int(np.argmin(np.append(counted_T[first:], 0)))
-    given, reference = tokens_T[:first].tolist(), tokens_T[first:last].tolist()
-    found = continue_ids(model, domain_id, given, _LONGEST_ANSWER, SamplingSettings())
-    return Answer(domain_name, *(tokenizer.decode(ids) for ids in (given, reference, found)))
+    return tuple(tokens_T[:first].tolist()), tuple(tokens_T[first:last].tolist())
