@@ -11,7 +11,9 @@
         tokenizer/main.model                    one tokenizer per embedding slot
 
 `writer.py` makes one beside its place and renames it, `reader.py` verifies and reads, `directory.py` finds and prunes,
-`experts.py` is the format of an expert file, `compatibility.py` says what must agree before a run is resumed. What goes
+`experts.py` is the format of an expert file, `compatibility.py` says what must agree before a run is resumed. Whole
+tensors, whichever ranks wrote which parts, come from `dense.py` and `expert_tensors.py`, tokenizers and tables from
+`routes.py`; `tensor_file.py` reads and writes one tensor at a time, and `vocabulary.py` re-maps embeddings. What goes
 in is decided above: the model's files in `language_model.files`, the training state in `train.saving`.
 """
 
@@ -32,6 +34,7 @@ from mindpangu.checkpoint.directory import (
 )
 from mindpangu.checkpoint.experts import ExpertFile, expert_file_name, parts_of_experts, read_metadata
 from mindpangu.checkpoint.reader import CheckpointReader
+from mindpangu.checkpoint.routes import read_table, read_tokenizers
 from mindpangu.checkpoint.writer import CheckpointWriter
 
 __all__ = [
@@ -50,6 +53,8 @@ __all__ = [
     "parts_of_experts",
     "prune",
     "read_metadata",
+    "read_table",
+    "read_tokenizers",
     "refuse_differences",
     "refuse_other_model",
 ]

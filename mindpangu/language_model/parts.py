@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from mindpangu.checkpoint import CheckpointReader, ExpertFile
+from mindpangu.checkpoint import CheckpointReader, ExpertFile, read_table, read_tokenizers
 from mindpangu.config import Config
 from mindpangu.data import TokenShards
 from mindpangu.domains import Domain, build_domains
 from mindpangu.errors import CheckpointError, ConfigError, DataError, TokenizerError
 from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.model.initialization import expert_shapes
 from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
 
@@ -40,17 +41,7 @@ class ModelParts:
     def read(cls, reader: CheckpointReader) -> "ModelParts":
         """From a checkpoint. Raises CheckpointError for files that are not as its manifest says."""
         config = reader.config()
-        tokenizers = {}
-        for slot in [slot.name for slot in config.domains.embedding_slots] or ["main"]:
-            reader.read(f"tokenizer/{slot}.model")
-            tokenizers[slot] = Tokenizer.load(reader.folder / "tokenizer" / f"{slot}.model")
-        table = None
-        if config.model.rre_layers:
-            names = [domain.name for domain in build_domains(config)]
-            for name in names:
-                reader.read(f"routing/{name}.safetensors")
-            table = RoutingTable.load(reader.folder / "routing", names)
-        return cls(config, tokenizers, table)
+        return cls(config, read_tokenizers(reader, config), read_table(reader, config))
 
     def tokenizer_of(self, domain: Domain) -> Tokenizer:
         return self.tokenizers[domain.embedding_slot]
@@ -69,8 +60,7 @@ class ModelParts:
     @cached_property
     def expert_shapes(self) -> dict[str, tuple[int, ...]]:
         """Tensor → shape, of a whole expert."""
-        hidden, inner = self.config.model.hidden_size, self.config.model.ffn_hidden_size
-        return {"up": (hidden, inner), "up_bias": (inner,), "down": (inner, hidden), "down_bias": (hidden,)}
+        return expert_shapes(self.config)
 
     def expert_header(
         self, layer: int, domain_id: int, index: int, part: tuple[int, int], step_count: int = 0

@@ -6,14 +6,15 @@ taken over bit for bit (`build.py`).
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 
-from mindpangu.checkpoint import CheckpointReader
+from mindpangu.checkpoint import CheckpointReader, parts_of_experts, read_table, read_tokenizers
+from mindpangu.checkpoint.expert_tensors import ExpertTensors
 from mindpangu.config import Config
 from mindpangu.domains import Domain, build_domains, domain_named
 from mindpangu.errors import CheckpointError
-from mindpangu.routing import RoutingTable
 from mindpangu.routing.table import DomainTable
 from mindpangu.tokenizer import Tokenizer
 
@@ -26,6 +27,20 @@ class Origin:
     layer: int
     domain: str
     index: int
+
+    @property
+    def number(self) -> int:
+        """In how many files it is."""
+        return _parts(self.reader).get((self.layer, self.domain, self.index), 1)
+
+    def open(self, shapes: Mapping[str, tuple[int, ...]]) -> ExpertTensors:
+        """Its tensors. Raises CheckpointError for files that are missing, altered or of other shapes."""
+        return ExpertTensors(self.reader, self.layer, self.domain, self.index, self.number, shapes)
+
+
+@cache  # of each checkpoint that experts come from
+def _parts(reader: CheckpointReader) -> dict[tuple[int, str, int], int]:
+    return parts_of_experts(reader.files)
 
 
 @dataclass(frozen=True)
@@ -105,15 +120,9 @@ class Blueprint:
             CheckpointError: files of it are missing or altered. RoutingError, TokenizerError: … or do not fit together.
         """
         config = reader.config()
-        domains = build_domains(config)
-        slots = [slot.name for slot in config.domains.embedding_slots] or ["main"]
-        tokenizers = {slot: Tokenizer.load(reader.verify(f"tokenizer/{slot}.model")) for slot in slots}
-        contents = {}
-        if config.model.rre_layers:
-            for domain in domains:
-                reader.verify(f"routing/{domain.name}.safetensors")
-            table = RoutingTable.load(reader.folder / "routing", [domain.name for domain in domains])
-            contents = {domain.name: _as_it_is(reader, table.domain(domain.name)) for domain in domains}
+        tokenizers, table, contents = read_tokenizers(reader, config), read_table(reader, config), {}
+        for domain in build_domains(config) if table is not None else ():
+            contents[domain.name] = _as_it_is(reader, table.domain(domain.name))
         digests = reader.json("state.json").get("digests", {})
         return Blueprint(config, tokenizers, contents, DenseContent(reader), reader.step, digests)
 

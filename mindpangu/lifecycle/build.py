@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, ExpertFile, expert_file_name, parts_of_experts
+from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, ExpertFile, expert_file_name
 from mindpangu.checkpoint.dense import DenseFiles, dense_files, dense_header
 from mindpangu.checkpoint.directory import latest_iteration
 from mindpangu.checkpoint.fingerprint import read_chunks
@@ -81,7 +81,6 @@ def _write_small_files(writer: CheckpointWriter, blueprint: Blueprint, made_by: 
 
 
 def _expert_work(blueprint: Blueprint) -> Iterator[Work]:
-    parts: dict[Path, dict[tuple[int, str, int], int]] = {}  # of each checkpoint that experts come from
     for domain in blueprint.domains if blueprint.contents else ():
         content, tokenizer = blueprint.contents[domain.name], blueprint.tokenizer_of(domain).digest
         for layer in range(blueprint.config.model.rre_layers):
@@ -92,15 +91,12 @@ def _expert_work(blueprint: Blueprint) -> Iterator[Work]:
                 if isinstance(source, NewExpert):
                     yield partial(_write_new, header=header, expert=source, with_moments=blueprint.with_moments)
                     continue
-                if source.reader.folder not in parts:
-                    parts[source.reader.folder] = parts_of_experts(source.reader.files)
-                number = parts[source.reader.folder].get((source.layer, source.domain, source.index), 1)
-                for part in range(number):
+                for part in range(source.number):
                     yield partial(
                         _write_taken,
                         header=header,
                         origin=source,
-                        part=(part, number),
+                        part=(part, source.number),
                         with_moments=blueprint.with_moments,
                     )
 

@@ -21,7 +21,6 @@ from mindpangu.checkpoint.tensor_file import TensorInfo, chunks_of, encode_strea
 from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.blueprint import Blueprint, NewExpert, Origin
 from mindpangu.lifecycle.domains import rre_block
-from mindpangu.lifecycle.expert_tensors import ExpertTensors
 from mindpangu.model.initialization import expert_shapes
 
 FORMAT_VERSION = 1
@@ -128,7 +127,7 @@ def _expert_reader(source: Origin | NewExpert, shapes: dict) -> Callable[[str], 
 
     @cache
     def tensors():
-        return source.make().__getitem__ if isinstance(source, NewExpert) else ExpertTensors(source, shapes).read
+        return source.make().__getitem__ if isinstance(source, NewExpert) else source.open(shapes).read
 
     return lambda tensor: tensors()(tensor).T
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from mindpangu.errors import ConfigError
 from mindpangu.lifecycle.blueprint import Blueprint, DomainContent, NewExpert, Origin
-from mindpangu.lifecycle.expert_tensors import ExpertTensors
 from mindpangu.model.initialization import expert_shapes
 from mindpangu.routing.table import DomainTable
 
@@ -110,8 +109,7 @@ def merged(origins: Sequence[Origin | NewExpert], load: np.ndarray, shapes: Mapp
         return {name: values.astype(np.float32) for name, values in total.items()}
 
     steps = [
-        origin.step_count if isinstance(origin, NewExpert) else ExpertTensors(origin, shapes).step_count
-        for origin in origins
+        origin.step_count if isinstance(origin, NewExpert) else origin.open(shapes).step_count for origin in origins
     ]
     return NewExpert(make, max(steps))
 
@@ -119,5 +117,5 @@ def merged(origins: Sequence[Origin | NewExpert], load: np.ndarray, shapes: Mapp
 def _tensors(source: Origin | NewExpert, shapes: Mapping[str, tuple[int, ...]]) -> Iterable[tuple[str, np.ndarray]]:
     if isinstance(source, NewExpert):
         return source.make().items()
-    expert = ExpertTensors(source, shapes)
+    expert = source.open(shapes)
     return ((name, expert.read(name)) for name in expert.names)

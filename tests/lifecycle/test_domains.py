@@ -13,7 +13,6 @@ from mindpangu.checkpoint.tensor_file import TensorFile
 from mindpangu.cli.main import main
 from mindpangu.domains import build_domains
 from mindpangu.lifecycle.blueprint import Blueprint, Origin
-from mindpangu.lifecycle.expert_tensors import ExpertTensors
 from mindpangu.model.initialization import expert_shapes
 from mindpangu.routing import RoutingTable
 
@@ -226,7 +225,7 @@ def test_files_that_ranks_shared_are_taken_over_in_their_parts(trained, tmp_path
     assert "experts/rre_00.law.000.1_of_2.safetensors" in after.files
     shapes = expert_shapes(source.config())
     for reader, domain in ((shared, "zh"), (after, "law")):
-        whole = ExpertTensors(Origin(reader, 1, domain, 2), shapes)
+        whole = Origin(reader, 1, domain, 2).open(shapes)
         for name, values in tensors(source, 1, "zh", 2)[1].items():
             np.testing.assert_array_equal(whole.read(name), values)
 

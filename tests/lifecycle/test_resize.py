@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.lifecycle.blueprint import Blueprint, NewExpert
-from mindpangu.lifecycle.expert_tensors import ExpertTensors
 from mindpangu.lifecycle.resize import merged, regroup, resize
 from mindpangu.model.initialization import expert_shapes
 
@@ -80,10 +79,10 @@ def test_resized_twice_without_a_file_in_between(trained):
     shares = np.bincount(table_V, minlength=3) / len(table_V)
     shapes = expert_shapes(reader.config())
     origins = [Blueprint.of(reader).contents["zh"].expert(0, index) for index in range(3)]
-    expected = sum(share * ExpertTensors(origin, shapes).read("adam_v.down")
+    expected = sum(share * origin.open(shapes).read("adam_v.down")
                    for share, origin in zip(shares, origins, strict=True))  # fmt: skip
     np.testing.assert_allclose(expert.make()["adam_v.down"], expected, rtol=1e-5)
-    assert expert.step_count == max(ExpertTensors(origin, shapes).step_count for origin in origins)
+    assert expert.step_count == max(origin.open(shapes).step_count for origin in origins)
 
 
 def reader_table(reader):

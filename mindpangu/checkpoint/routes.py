@@ -1,0 +1,23 @@
+"""What decides where a token of a checkpoint's model goes: its tokenizers and its routing table."""
+
+from mindpangu.checkpoint.reader import CheckpointReader
+from mindpangu.config import Config
+from mindpangu.domains import MAIN_SLOT, build_domains
+from mindpangu.routing import RoutingTable
+from mindpangu.tokenizer import Tokenizer
+
+
+def read_tokenizers(reader: CheckpointReader, config: Config) -> dict[str, Tokenizer]:
+    """embedding slot → tokenizer. Raises CheckpointError for files that are not as the manifest says."""
+    slots = [slot.name for slot in config.domains.embedding_slots] or [MAIN_SLOT]
+    return {slot: Tokenizer.load(reader.verify(f"tokenizer/{slot}.model")) for slot in slots}
+
+
+def read_table(reader: CheckpointReader, config: Config) -> RoutingTable | None:
+    """That of all domains; None for a dense model. Raises like `read_tokenizers`."""
+    if config.model.rre_layers == 0:
+        return None
+    names = [domain.name for domain in build_domains(config)]
+    for name in names:
+        reader.verify(f"routing/{name}.safetensors")
+    return RoutingTable.load(reader.folder / "routing", names)
