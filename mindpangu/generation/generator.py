@@ -152,8 +152,10 @@ class Generator:
                     continue
                 if text.restart():
                     yield text.take(steps.prefill(place, text.domain_id, text.window))
-                    continue
-                tokens_B[place], positions_B[place], active_B[place] = text.ids[-1], text.position, True
+                else:
+                    tokens_B[place], active_B[place] = text.ids[-1], True
+                # an idle text's row is computed as well: it is written where that text's next token will be
+                positions_B[place] = min(text.position, steps.capacity - 1)
             if active_B.any():
                 scores = steps.extend(tokens_B, positions_B, domains_B, active_B)
                 for place in np.flatnonzero(active_B).tolist():

@@ -110,7 +110,8 @@ class DecodingSteps:
         Args:
             tokens_B, positions_B: int32, of the new tokens. domains_B: of all texts, the idle ones too: if they share
                 an embedding slot, the head multiplies by that alone.
-            active_B: bool, at least one. What is computed for the others means nothing.
+            active_B: bool, at least one. What is computed for the others means nothing, but it is written into their
+                caches, at their positions.
 
         Returns:
             Scores of each text's next token, like `prefill`.

@@ -18,7 +18,7 @@ from mindpangu.data import prompt_ids
 from mindpangu.domains import domain_named
 from mindpangu.errors import CheckpointError, ConfigError, ExpertStoreError, GenerationError
 from mindpangu.generation.generator import Generator, Request, heldout_prompt, open_lines
-from mindpangu.generation.sampling import SamplingSettings
+from mindpangu.generation.sampling import Sampler, SamplingSettings
 from mindpangu.generation.steps import DecodingSteps, ExpertPools
 from mindpangu.language_model import ExpertReader, ModelParts
 from mindpangu.model.decoder import Decoder
@@ -66,6 +66,38 @@ def test_greedy_tokens_beyond_the_window_are_those_of_the_loop_without_a_cache(m
         assert found.text == text_of(model, request, tokens)
         assert found.tokens == len(tokens) + (found.finished == "eot")
         assert found.finished in ("eot", "length")
+
+
+def test_scores_are_those_of_the_loop_when_texts_outgrow_their_windows_at_different_times(
+    model, generator, monkeypatch
+):
+    """A text that is read anew sits out a step, and nothing of that step may reach its cache."""
+    seen: dict[int, list[np.ndarray]] = {}
+    pick = Sampler.pick
+
+    def watched(self, logits_V):
+        seen.setdefault(id(self), []).append(logits_V.copy())
+        return pick(self, logits_V)
+
+    monkeypatch.setattr(Sampler, "pick", watched)
+    prompts = {"zh": "打开窗口", "en": "open the window and then", "code": "def f0(x):"}
+    asked = [Request(name, text, 40, WARM) for name, text in prompts.items()]
+    lengths = {len(prompt_ids(domain_named(model.domains, each.domain)[1], each.prompt,
+                              model.tokenizers["main"])) for each in asked}  # fmt: skip
+    assert len(lengths) == 3
+    generator.generate(asked)
+    window = model.config.model.seq_length
+    for request, scores in zip(asked, seen.values(), strict=True):
+        _, domain = domain_named(model.domains, request.domain)
+        sampler = Sampler(request.sampling, ids := prompt_ids(domain, request.prompt, model.tokenizer_of(domain)))
+        start = 0
+        for found_V in scores:
+            if len(ids) - start > window:
+                start = len(ids) - window // 2
+            expected_V = reference_scores(model, request.domain, ids[start:])[: len(found_V)]
+            np.testing.assert_allclose(found_V, expected_V, atol=1e-4)
+            ids = [*ids, pick(sampler, found_V)]
+        assert len(ids) > 2 * window
 
 
 def test_a_bounded_memory_gives_the_same_texts_and_reads_experts_again(model, reader, generator):
