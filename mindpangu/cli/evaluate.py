@@ -34,7 +34,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     folder = RunFolder.of(config)
     reader = CheckpointReader(options.checkpoint or folder.root)
     refuse_other_model(reader, config)
-    config = replace(reader.config(), monitor=config.monitor)
+    config = replace(reader.config(), monitor=config.monitor, context=config.context)
     wrong = options.wrong_domains
     if wrong is None:
         wrong = len(build_domains(config)) <= _DOMAINS_TO_CROSS
@@ -44,6 +44,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
         "data": shards.digest,
         "heldout_samples": config.monitor.heldout_samples,
         "wrong_domains": wrong,
+        "precision": config.context.precision,
     }
     result = ResultFile(folder.evaluation, inputs)
     if result.is_current():
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.train.run import set_device
 
     set_device(config)
-    model = load_model(reader)
+    model = load_model(reader, config.context)
     model.require_data(shards)
     if reader.json("state.json")["digests"].get("data (token shards)") != shards.digest:
         print("evaluate: these token shards are not the ones it was trained on; it may have seen the held-out text")

@@ -91,20 +91,19 @@ def run(options: argparse.Namespace, config: Config) -> None:
         prompts += read_prompts(options.prompts, options.domain)
     if not options.every_domain and not prompts:
         raise GenerationError("there is nothing to continue; give --prompt TEXT or --prompts FILE")
-    folder = RunFolder.of(config)
-    reader = CheckpointReader(options.checkpoint or folder.root)
+    reader = CheckpointReader(options.checkpoint or RunFolder.of(config).root)
     refuse_other_model(reader, config)
     if options.every_domain:
-        _continue_every_domain(options, folder, reader, settings, memory)
+        _continue_every_domain(options, config, reader, settings, memory)
     else:
-        _continue_prompts(options, prompts, reader, settings, memory)
+        _continue_prompts(options, config, prompts, reader, settings, memory)
 
 
-def _continue_prompts(options, prompts, reader, settings, memory) -> None:
+def _continue_prompts(options, config, prompts, reader, settings, memory) -> None:
     from mindpangu.generation.generator import record_prompt
     from mindpangu.generation.terminal import show
 
-    generator = _load(options, reader, memory)
+    generator = _load(options, config, reader, memory)
     given = [
         (domain, prompt if isinstance(prompt, str) else record_prompt(generator.parts, domain, prompt))
         for domain, prompt in prompts
@@ -112,12 +111,13 @@ def _continue_prompts(options, prompts, reader, settings, memory) -> None:
     show(generator, [_request(options, domain, prompt, settings) for domain, prompt in given])
 
 
-def _continue_every_domain(options, folder: RunFolder, reader, settings, memory) -> None:
+def _continue_every_domain(options, config, reader, settings, memory) -> None:
     from dataclasses import asdict
 
     from mindpangu.data import HELDOUT, TokenShards
     from mindpangu.stage import ResultFile
 
+    folder = RunFolder.of(config)
     shards = TokenShards.open(folder.data, verify=True)
     inputs = {
         "checkpoint": reader.digest,
@@ -125,6 +125,7 @@ def _continue_every_domain(options, folder: RunFolder, reader, settings, memory)
         "max_new_tokens": options.max_new_tokens,
         "stop": [options.stop, options.stop_token],
         "sampling": asdict(settings),
+        "precision": config.context.precision,
     }
     result = ResultFile(folder.samples, inputs)
     if result.is_current():
@@ -134,7 +135,7 @@ def _continue_every_domain(options, folder: RunFolder, reader, settings, memory)
     from mindpangu.generation.terminal import show
     from mindpangu.train.report import write_report
 
-    generator = _load(options, reader, memory)
+    generator = _load(options, config, reader, memory)
     generator.parts.require_data(shards)
     requests = [
         _request(options, domain.name, heldout_prompt(generator.parts, shards, domain), settings)
@@ -158,9 +159,9 @@ def _request(options, domain: str, prompt, settings):
     return Request(domain, prompt, options.max_new_tokens, settings, *stops)
 
 
-def _load(options, reader, memory):
+def _load(options, config, reader, memory):
     from mindpangu.generation.generator import Generator
     from mindpangu.train.run import set_device
 
-    set_device(reader.config())
-    return Generator.load(reader, options.batch_size, memory)
+    set_device(config)
+    return Generator.load(reader, options.batch_size, memory, config.context)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mindpangu.checkpoint import CheckpointReader
+from mindpangu.config.schema import ContextConfig
 from mindpangu.data import HELDOUT, TokenShards, encode_prompt, prompt_ids, prompt_parts
 from mindpangu.domains import Domain, domain_named
 from mindpangu.errors import GenerationError
@@ -88,10 +89,17 @@ class Generator:
         self._steps: dict[tuple[int, int], DecodingSteps] = {}
 
     @classmethod
-    def load(cls, reader: CheckpointReader, batch_size: int = 8, expert_memory: int | None = None) -> "Generator":
+    def load(
+        cls,
+        reader: CheckpointReader,
+        batch_size: int = 8,
+        expert_memory: int | None = None,
+        context: ContextConfig | None = None,
+    ) -> "Generator":
         """From a checkpoint alone.
 
         Args:
+            context: see `ModelParts.read`.
             expert_memory: bytes for experts; None takes what the experts that are used need.
 
         Raises:
@@ -100,7 +108,7 @@ class Generator:
         """
         if batch_size < 1:
             raise GenerationError(f"batch_size is {batch_size}; allowed: >= 1")
-        parts = ModelParts.read(reader)
+        parts = ModelParts.read(reader, context)
         decoder = Decoder(parts.config, parts.slots)
         read_dense(reader, decoder.parameters, decoder.parts)
         lines = open_lines(parts, ExpertReader(reader, parts), batch_size, expert_memory)

@@ -20,6 +20,7 @@ from mindpangu.checkpoint import (
 from mindpangu.checkpoint.dense import dense_files, dense_header, parts_in
 from mindpangu.checkpoint.reader import decode_tensors
 from mindpangu.config import to_yaml
+from mindpangu.config.schema import ContextConfig
 from mindpangu.errors import CheckpointError
 from mindpangu.experts import SLAB_TENSORS, ExpertStore, StoreSnapshot
 from mindpangu.language_model.model import LanguageModel
@@ -108,9 +109,9 @@ def write_model(
             pass
 
 
-def load_model(reader: CheckpointReader) -> LanguageModel:
-    """A model from its checkpoint alone, weights included, Adam state not."""
-    parts = ModelParts.read(reader)
+def load_model(reader: CheckpointReader, context: ContextConfig | None = None) -> LanguageModel:
+    """A model from its checkpoint alone, weights included, Adam state not. `context`: see `ModelParts.read`."""
+    parts = ModelParts.read(reader, context)
     model = LanguageModel(parts.config, parts.tokenizers, parts.table)
     read_dense(reader, model.decoder.parameters, model.decoder.parts)
     read_experts(reader, model, with_adam=False)

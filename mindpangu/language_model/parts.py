@@ -1,11 +1,13 @@
 """What decides where a token goes, and must agree: configuration, domains, slots, tokenizers and routing table."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from mindpangu.checkpoint import CheckpointReader, ExpertFile, read_table, read_tokenizers
 from mindpangu.config import Config
+from mindpangu.config.schema import ContextConfig
 from mindpangu.data import TokenShards
 from mindpangu.domains import Domain, build_domains
 from mindpangu.errors import CheckpointError, ConfigError, DataError, TokenizerError
@@ -38,9 +40,17 @@ class ModelParts:
             self._check_table()
 
     @classmethod
-    def read(cls, reader: CheckpointReader) -> "ModelParts":
-        """From a checkpoint. Raises CheckpointError for files that are not as its manifest says."""
+    def read(cls, reader: CheckpointReader, context: ContextConfig | None = None) -> "ModelParts":
+        """From a checkpoint.
+
+        Args:
+            context: what computes, and in which number format; None for what the checkpoint was trained with.
+
+        Raises:
+            CheckpointError: files that are not as its manifest says.
+        """
         config = reader.config()
+        config = replace(config, context=context or config.context)
         return cls(config, read_tokenizers(reader, config), read_table(reader, config))
 
     def tokenizer_of(self, domain: Domain) -> Tokenizer:

@@ -47,14 +47,16 @@ def heldout_answers(
     Raises:
         MindPanguError: checkpoint and shards do not belong together.
     """
-    model, shards = load_model(reader), TokenShards.open(RunFolder.of(config).data, verify=True)
+    model, shards = load_model(reader, config.context), TokenShards.open(RunFolder.of(config).data, verify=True)
     model.require_data(shards)
     results = evaluate_heldout(model, shards, config, wrong_domains=False, progress=progress)
     of_domain = {each.domain: min(num_answers, shards.num_documents(each.domain, HELDOUT)) for each in results}
     records = [(name, *_record(model, shards, name, index)) for name in of_domain for index in range(of_domain[name])]
     requests = [Request(name, given, _LONGEST_ANSWER) for name, given, _ in records]
     answers = []
-    for (name, *known), found in zip(records, Generator.load(reader).generate(requests), strict=True):
+    for (name, *known), found in zip(
+        records, Generator.load(reader, context=config.context).generate(requests), strict=True
+    ):
         decode = model.tokenizer_of(domain_named(model.domains, name)[1]).decode
         answers.append(asdict(Answer(name, *map(decode, known), found.text)))
     domains = [{"domain": each.domain, "tokens": each.tokens, "loss": each.loss} for each in results]

@@ -65,10 +65,19 @@ def require_supported(config: Config) -> None:
 
 
 def set_device(config: Config) -> None:
-    """PyNative context with compiled functions, on the configured device."""
+    """PyNative context with compiled functions, on the configured device. Raises ConfigError if it is not here."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
-    if ms.get_context("device_target") != config.context.device_target:  # it may be set once only
-        ms.set_device(config.context.device_target)
+    target = config.context.device_target
+    if ms.get_context("device_target") == target:  # it may be set once only
+        return
+    try:
+        ms.set_device(target)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"context.device_target is {target}, which MindSpore does not find here ({reason}); give "
+            "--context.device_target CPU --context.precision fp32"
+        ) from None
 
 
 def train(run: Run, resume: bool = False, load: Path | None = None, say: Callable[[str], None] = print) -> int:

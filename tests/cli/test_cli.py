@@ -90,15 +90,29 @@ def test_generate_continues_a_prompt(whole_run, capsys):
 def test_generate_continues_prompts_of_a_file(whole_run, tmp_path, capsys):
     _, folder = whole_run
     path = tmp_path / "prompts.jsonl"
-    path.write_text('{"prompt": "open the"}\n{"domain": "zh", "prompt": "打开"}\n', "utf-8")
+    record = '{"domain": "zh", "task": "qa", "question": "打开"}'
+    path.write_text('{"prompt": "open the"}\n{"domain": "zh", "prompt": "打开"}\n' + record, "utf-8")
     arguments = ["generate", "--checkpoint", str(folder), "--domain", "en", "--prompt", "close", "--prompts", str(path)]
     assert main([*arguments, "--max-new-tokens", "2", "--stop", "\n", "--stop-token", "<en>", "--top-k", "3"]) == 0
     out = capsys.readouterr().out
-    assert out.index("close") < out.index("open the") < out.index("打开")
+    assert out.index("close") < out.index("open the") < out.index("打开") < out.index("问：打开\n答：")
     assert main([*arguments, "--expert-memory", "1KB"]) == 1
     assert "give at least" in capsys.readouterr().err
     assert main([*arguments, "--stop-token", "<fr>"]) == 1
     assert "has no control token '<fr>'" in capsys.readouterr().err
+    path.write_text('{"domain": "zh", "task": "qa"}', "utf-8")
+    assert main(arguments) == 1
+    assert '"question"' in capsys.readouterr().err
+
+
+def test_a_model_that_was_trained_elsewhere_computes_here(whole_run, tmp_path, capsys):
+    """The device of the run may be another one than that of whoever uses its checkpoint."""
+    folder = shutil.copytree(whole_run[1], tmp_path / "whole")
+    words = ["--checkpoint", str(folder), "--training.output_dir", str(tmp_path), "--context.device_target"]
+    for verb in (["generate", "--domain", "en", "--prompt", "open", "--max-new-tokens", "1"], ["evaluate"]):
+        assert main([*verb, *words, "Ascend", "--monitor.heldout_samples", "1"]) == 1
+        assert "context.device_target is Ascend, which MindSpore does not find here" in capsys.readouterr().err
+        assert main([*verb, *words, "CPU", "--context.precision", "fp16", "--monitor.heldout_samples", "1"]) == 0
 
 
 def test_another_model_than_the_checkpoints_is_refused(whole_run, capsys):
