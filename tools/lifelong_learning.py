@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from comparison.intervals import MOST_SEEDS, Interval
-from comparison.runs import Runs, mindpangu
+from comparison.runs import STAGES, Runs, mindpangu
 
 NEW = "poetry"
 OLD_TEXT = (
@@ -72,16 +72,16 @@ def measure(runs: Runs, seed: int, new_steps: int) -> dict[str, Losses]:
     ]  # fmt: skip
     (table,) = grown.glob("iteration_*/routing")
     sparse = ["--routing.table", str(table), "--training.train", f"experts:{NEW}"]
-    runs.run(f"lifelong_rre_{NEW}_{seed}", *new, *sparse, options=["--load", str(grown)])
-    twin = ["--model.rre_layers", "0"]
-    runs.run(f"lifelong_dense_{NEW}_{seed}", *new, *twin, options=["--load", str(dense)])
-    names = {
-        "rre_before": f"lifelong_rre_{seed}",
-        "rre_after": f"lifelong_rre_{NEW}_{seed}",
-        "dense_before": f"lifelong_dense_{seed}",
-        "dense_after": f"lifelong_dense_{NEW}_{seed}",
-    }
-    return {moment: runs.losses(name) for moment, name in names.items()}
+    name = f"lifelong_rre_{NEW}_{seed}"
+    runs.run(name, *new, *sparse, options=["--load", str(grown)], stages=STAGES[:-1])
+    losses = {}
+    for moment, checkpoint in (("rre_before", ["--checkpoint", str(grown)]), ("rre_after", [])):
+        runs.run(name, *new, *sparse, stages=(["evaluate", "--no-wrong-domains", *checkpoint],))
+        losses[moment] = runs.losses(name)
+    runs.run(f"lifelong_dense_{NEW}_{seed}", *new, "--model.rre_layers", "0", options=["--load", str(dense)])
+    losses["dense_before"] = runs.losses(f"lifelong_dense_{seed}")
+    losses["dense_after"] = runs.losses(f"lifelong_dense_{NEW}_{seed}")
+    return losses
 
 
 def relabelled(path: Path) -> Path:
