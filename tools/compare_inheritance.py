@@ -10,6 +10,7 @@ trained on the second, so what the parent read helps them only by what it learne
 import argparse
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,9 +47,15 @@ def main() -> None:
 
 
 def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, list[float]]:
-    """Held-out loss in nats, mean over the domains, of both children at each of the moments."""
+    """Held-out loss in nats, mean over the domains, of both children at each of the moments.
+
+    What was measured is kept in a file, and the checkpoints of the moments, which are many, are not.
+    """
     every = steps // MOMENTS
     output = runs.folder("inheritance").root.parent
+    kept = output / f"inheritance_{seed}_{steps}_{parent_steps}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
     first, second = halves(output / "inheritance_halves")
     seeded = ["--training.seed", str(seed)]
     parent = runs.run(
@@ -73,6 +80,8 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
             heldout_loss(runs, run, child, root / "checkpoint" / f"iteration_{(moment + 1) * every:08d}")
             for moment in range(MOMENTS)
         ]
+        shutil.rmtree(root / "checkpoint")
+    kept.write_text(json.dumps(measured))
     return measured
 
 
