@@ -23,6 +23,7 @@ from mindpangu.checkpoint.compatibility import (
     is_finished,
     refuse_differences,
     refuse_other_model,
+    refuse_settings,
 )
 from mindpangu.checkpoint.directory import (
     clean_interrupted,
@@ -57,4 +58,5 @@ __all__ = [
     "read_tokenizers",
     "refuse_differences",
     "refuse_other_model",
+    "refuse_settings",
 ]

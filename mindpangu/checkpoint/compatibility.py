@@ -8,7 +8,7 @@ import yaml
 from mindpangu.checkpoint.directory import latest_iteration
 from mindpangu.checkpoint.reader import CheckpointReader
 from mindpangu.config import Config, keys_that_differ, to_yaml
-from mindpangu.errors import CheckpointError
+from mindpangu.errors import CheckpointError, ConfigError
 from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
 
@@ -72,6 +72,15 @@ def refuse_other_model(reader: CheckpointReader, config: Config) -> None:
     if changed:
         listing = "; ".join(f"{key} is {then!r} there, {now!r} here" for key, (now, then) in changed.items())
         raise CheckpointError(f"{reader.folder} holds another model: {listing}. Leave these keys as they were")
+
+
+def refuse_settings(reader: CheckpointReader, config: Config) -> None:
+    """Raises ConfigError if `config` is not the checkpoint's own; for verbs that would ignore what is given."""
+    ours, theirs = (yaml.safe_load(to_yaml(each)) for each in (config, reader.config()))
+    changed = keys_that_differ(ours, theirs)
+    if changed:
+        keys = ", ".join(f"--{key}" for key in changed)
+        raise ConfigError(f"this verb takes its configuration from {reader.folder}; leave out {keys}")
 
 
 def is_finished(checkpoints: Path, config: Config, digests: Mapping[str, str], loaded: str | None) -> bool:

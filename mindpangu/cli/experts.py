@@ -66,12 +66,14 @@ def _action(actions, name: str, summary: str, domain: str | None) -> argparse.Ar
 
 
 def run(options: argparse.Namespace, config: Config) -> None:
-    from mindpangu.checkpoint import CheckpointReader
+    from mindpangu.checkpoint import CheckpointReader, refuse_settings
     from mindpangu.lifecycle.blueprint import Blueprint
     from mindpangu.lifecycle.build import build
     from mindpangu.lifecycle.listing import list_experts
 
-    blueprint = Blueprint.of(CheckpointReader(options.checkpoint))
+    reader = CheckpointReader(options.checkpoint)
+    refuse_settings(reader, config)
+    blueprint = Blueprint.of(reader)
     if options.action == "list":
         print(list_experts(blueprint))
         return

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, config: Config) -> None:
     from dataclasses import replace
 
-    from mindpangu.checkpoint import CheckpointReader
+    from mindpangu.checkpoint import CheckpointReader, refuse_settings
     from mindpangu.lifecycle.blueprint import Blueprint
     from mindpangu.lifecycle.build import build
     from mindpangu.lifecycle.export import export
@@ -43,7 +43,9 @@ def run(options: argparse.Namespace, config: Config) -> None:
     names = [name for name in options.domains.split(",") if name]
     if not names:
         raise ConfigError("--domains names none; give some, e.g. --domains zh,code")
-    blueprint = extract(Blueprint.of(CheckpointReader(options.checkpoint)), names)
+    reader = CheckpointReader(options.checkpoint)
+    refuse_settings(reader, config)
+    blueprint = extract(Blueprint.of(reader), names)
     before = sum(tokenizer.vocab_size for tokenizer in blueprint.tokenizers.values())
     if options.vocabulary_of:
         blueprint = drop_vocabulary(blueprint, _token_counts(blueprint, RunFolder(options.vocabulary_of)))

@@ -90,3 +90,51 @@ def full_logits(trained, logits):
     """domain → logits of the trained model itself."""
     names = ("bilingual", "zh", "en", "code")
     return dict(zip(names, logits(trained, names), strict=True))
+
+
+def forward_of_export(weights, settings, tokens_BS):
+    """PanGu-Σ's forward pass from an export and nothing else: float64 logits [B, S, V]."""
+    weights = {name: values.astype(np.float64) for name, values in weights.items()}
+    batch, length = tokens_BS.shape
+    heads, layers = settings["num_attention_heads"], settings["num_hidden_layers"]
+
+    def linear(x, name):
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def norm(x, name):
+        centred = x - x.mean(-1, keepdims=True)
+        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + settings["layer_norm_eps"])
+        return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def gelu(x):
+        return x / (1 + np.exp(-1.702 * np.abs(x))) * np.exp(0.851 * (x - np.abs(x)))
+
+    def split(x):
+        return x.reshape(batch, length, heads, -1).transpose(0, 2, 1, 3)
+
+    def network(x, name):
+        return linear(gelu(linear(x, f"{name}.w1")), f"{name}.w2")
+
+    x = weights["embed.weight"][tokens_BS] + weights["position_embed.weight"][:length]
+    for layer in range(layers):
+        name = f"layers.{layer}"
+        if layer == settings["query_layer"]:
+            x = norm(x, "norm")
+        h = norm(x, f"{name}.attn_norm")
+        queries = np.tile(weights["query_embed.weight"][:length], (batch, 1, 1)) if layer == layers - 1 else h
+        q = split(linear(queries, f"{name}.attn.wq"))
+        k, v = (split(linear(h, f"{name}.attn.{each}")) for each in ("wk", "wv"))
+        scores = q @ k.transpose(0, 1, 3, 2) / np.sqrt(q.shape[-1])
+        scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)
+        scores = np.exp(scores - scores.max(-1, keepdims=True))
+        mixed = (scores / scores.sum(-1, keepdims=True)) @ v
+        x = x + linear(mixed.transpose(0, 2, 1, 3).reshape(batch, length, -1), f"{name}.attn.wo")
+        h = norm(x, f"{name}.ffn_norm")
+        if layer in settings["hash_layers"]:
+            experts = weights[f"{name}.ffn.gate.tid2eid"][tokens_BS, 0].astype(int)
+            for expert in range(settings["n_routed_experts"]):
+                here = experts == expert
+                x[here] += network(h[here], f"{name}.ffn.experts.{expert}")
+        else:
+            x = x + network(h, f"{name}.ffn")
+    return x @ weights["embed.weight"].T

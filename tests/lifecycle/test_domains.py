@@ -180,6 +180,7 @@ def test_list_names_every_domain(trained, capsys):
         (["add", "x", "--from", "zh", "--tokenizer", "{tokenizer}"], "only good for the tokens of its slot"),
         (["copy", "zh", "--from", "fr"], "unknown domain 'fr'"),
         (["remove", "fr"], "unknown domain 'fr'"),
+        (["remove", "zh", "--training.steps", "3"], "leave out --training.steps"),
         (["resize", "zh", "--experts", "0"], "not 0"),
         (["resize", "zh", "--experts", "421"], "1 to 420 experts"),
         (["replace", "zh", "--with", "nowhere"], "no complete checkpoint in nowhere"),

@@ -12,6 +12,7 @@ from mindpangu.cli.main import main
 from mindpangu.data import HELDOUT, TRAIN
 from mindpangu.domains import build_domains
 from mindpangu.tokenizer import Tokenizer
+from tests.lifecycle.conftest import forward_of_export
 
 
 def extract(*words, out):
@@ -76,58 +77,10 @@ def test_the_export_alone_gives_the_logits(trained, shards, tmp_path, full_logit
     expected = full_logits["code"].reshape(4, 16, -1)
     windows = np.stack([np.asarray(shards.tokens("code", HELDOUT))[i * 16 : i * 16 + 16] for i in range(4)])
     np.testing.assert_array_equal(windows, tokens_BS)
-    found = forward(load_file(out / "model.safetensors"), settings, windows.astype(np.int64))
+    found = forward_of_export(load_file(out / "model.safetensors"), settings, windows.astype(np.int64))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert settings["control_tokens"] == ["<python>", "<java>"]
     assert Tokenizer.load(out / "tokenizer.model").vocab_size == settings["vocab_size"]
-
-
-def forward(weights, settings, tokens_BS):
-    """PanGu-Σ's forward pass from an export and nothing else: float64 logits [B, S, V]."""
-    weights = {name: values.astype(np.float64) for name, values in weights.items()}
-    batch, length = tokens_BS.shape
-    heads, layers = settings["num_attention_heads"], settings["num_hidden_layers"]
-
-    def linear(x, name):
-        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
-
-    def norm(x, name):
-        centred = x - x.mean(-1, keepdims=True)
-        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + settings["layer_norm_eps"])
-        return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
-
-    def gelu(x):
-        return x / (1 + np.exp(-1.702 * np.abs(x))) * np.exp(0.851 * (x - np.abs(x)))
-
-    def split(x):
-        return x.reshape(batch, length, heads, -1).transpose(0, 2, 1, 3)
-
-    def network(x, name):
-        return linear(gelu(linear(x, f"{name}.w1")), f"{name}.w2")
-
-    x = weights["embed.weight"][tokens_BS] + weights["position_embed.weight"][:length]
-    for layer in range(layers):
-        name = f"layers.{layer}"
-        if layer == settings["query_layer"]:
-            x = norm(x, "norm")
-        h = norm(x, f"{name}.attn_norm")
-        queries = np.tile(weights["query_embed.weight"][:length], (batch, 1, 1)) if layer == layers - 1 else h
-        q, k, v = split(linear(queries, f"{name}.attn.wq")), split(linear(h, f"{name}.attn.wk")), None
-        v = split(linear(h, f"{name}.attn.wv"))
-        scores = q @ k.transpose(0, 1, 3, 2) / np.sqrt(q.shape[-1])
-        scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)
-        scores = np.exp(scores - scores.max(-1, keepdims=True))
-        mixed = (scores / scores.sum(-1, keepdims=True)) @ v
-        x = x + linear(mixed.transpose(0, 2, 1, 3).reshape(batch, length, -1), f"{name}.attn.wo")
-        h = norm(x, f"{name}.ffn_norm")
-        if layer in settings["hash_layers"]:
-            experts = weights[f"{name}.ffn.gate.tid2eid"][tokens_BS, 0].astype(int)
-            for expert in range(settings["n_routed_experts"]):
-                here = experts == expert
-                x[here] += network(h[here], f"{name}.ffn.experts.{expert}")
-        else:
-            x = x + network(h, f"{name}.ffn")
-    return x @ weights["embed.weight"].T
 
 
 @pytest.mark.parametrize(

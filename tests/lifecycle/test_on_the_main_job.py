@@ -1,5 +1,6 @@
 """Extraction from a model of the main job's size: 1,000 held-out samples, and memory."""
 
+import json
 import resource
 import subprocess
 import sys
@@ -7,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.checkpoint.tensor_file import TensorFile
 from mindpangu.cli.main import main
 from mindpangu.data import HELDOUT, TokenShards, heldout_batches
 from mindpangu.tokenizer import Tokenizer
-from tests.lifecycle.conftest import Forward
+from tests.lifecycle.conftest import Forward, forward_of_export
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = 1000
@@ -34,6 +36,20 @@ def run(tmp_path_factory):
     for stage in (["tokenizer", "train"], ["data", "prepare"], ["routing", "build"], ["train"]):
         assert main([*stage, *WORDS, "--training.output_dir", str(output)]) == 0
     return output / "main"
+
+
+def test_the_export_gives_the_logits_of_a_thousand_samples(run, tmp_path):
+    shards, full = TokenShards.open(run / "data"), Forward(run)
+    samples = 0
+    for name in DOMAINS:
+        out = tmp_path / name
+        assert main(["extract", "--domains", name, "--export", "--checkpoint", str(run), "--out", str(out)]) == 0
+        weights, settings = load_file(out / "model.safetensors"), json.loads((out / "config.json").read_text())
+        for batch in list(heldout_batches(shards, name, full.model.config, 8))[: SAMPLES // 8 // len(DOMAINS) + 1]:
+            found = forward_of_export(weights, settings, batch.tokens_BS)
+            np.testing.assert_allclose(found.reshape(-1, found.shape[-1]), full(batch, name), atol=1e-5)
+            samples += len(batch.tokens_BS)
+    assert samples >= SAMPLES
 
 
 def batches_of(shards, config):
