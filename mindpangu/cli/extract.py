@@ -37,8 +37,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.checkpoint import CheckpointReader, refuse_settings
     from mindpangu.lifecycle.blueprint import Blueprint
     from mindpangu.lifecycle.build import build
-    from mindpangu.lifecycle.export import export
-    from mindpangu.lifecycle.extract import drop_vocabulary, extract
+    from mindpangu.lifecycle.extract import extract
 
     names = [name for name in options.domains.split(",") if name]
     if not names:
@@ -48,10 +47,14 @@ def run(options: argparse.Namespace, config: Config) -> None:
     blueprint = extract(Blueprint.of(reader), names)
     before = sum(tokenizer.vocab_size for tokenizer in blueprint.tokenizers.values())
     if options.vocabulary_of:
+        from mindpangu.lifecycle.vocabulary import drop_vocabulary
+
         blueprint = drop_vocabulary(blueprint, _token_counts(blueprint, RunFolder(options.vocabulary_of)))
         after = sum(tokenizer.vocab_size for tokenizer in blueprint.tokenizers.values())
         print(f"extract: {after:,} of {before:,} tokens stay")
     if options.export:
+        from mindpangu.lifecycle.export import export
+
         export(blueprint, options.out)
         print(f"extract: {names[0]} → {options.out} (model.safetensors, config.json, tokenizer.model)")
         return

@@ -1,0 +1,69 @@
+"""A model with fewer tokens: the embedding loses rows, the tables columns, the tokenizer pieces.
+
+Expert files keep their tensors and get another header, as they name the table and the tokenizer that they belong to.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from mindpangu.domains import MAIN_SLOT
+from mindpangu.errors import ConfigError
+from mindpangu.lifecycle.blueprint import Blueprint, DenseChange, DomainContent
+from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.tokenizer.compact import compact
+
+_WORD_EMBEDDING = "word_embedding"
+
+
+def drop_vocabulary(blueprint: Blueprint, counts_V: Mapping[str, np.ndarray]) -> Blueprint:
+    """Without the tokens that do not occur, and without embedding slots that have no domain. Control tokens, bytes and
+    what BPE merges the others from stay.
+
+    Args:
+        counts_V: embedding slot → int64 [V], how often each token occurs in the text of the slot's domains.
+
+    Raises:
+        ConfigError: an embedding slot without counts.
+    """
+    config, slots = blueprint.config, EmbeddingSlots.build(blueprint.config, blueprint.domains)
+    tokenizers, old_ids, rows = {}, {}, []
+    in_use = {domain.embedding_slot for domain in blueprint.domains}
+    for name, start in zip(slots.names, slots.starts, strict=True):
+        if name not in in_use:
+            continue
+        if name not in counts_V:
+            raise ConfigError(f"nothing is known of the tokens that embedding slot {name!r} uses")
+        used = set(np.flatnonzero(counts_V[name]).tolist())
+        tokenizers[name], old_ids[name] = compact(blueprint.tokenizers[name], used)
+        rows.append(start + old_ids[name])
+    contents = {
+        domain.name: _with_tokens(blueprint.contents[domain.name], old_ids[domain.embedding_slot])
+        for domain in blueprint.domains
+        if blueprint.contents
+    }
+    rows_V = np.concatenate(rows)
+    change = DenseChange((len(rows_V), config.model.hidden_size), lambda table_VH, is_moment: table_VH[rows_V])
+    dense = replace(blueprint.dense, changes={**blueprint.dense.changes, _WORD_EMBEDDING: change})
+    sizes = {name: len(ids) for name, ids in old_ids.items()}
+    config = replace(
+        config,
+        model=replace(config.model, vocab_size=sizes.get(MAIN_SLOT, config.model.vocab_size)),
+        domains=replace(
+            config.domains,
+            embedding_slots=[
+                replace(slot, vocab_size=sizes[slot.name])
+                for slot in config.domains.embedding_slots
+                if slot.name in in_use
+            ],
+        ),
+    )  # fmt: skip
+    return replace(blueprint, config=config, tokenizers=tokenizers, contents=contents, dense=dense)
+
+
+def _with_tokens(content: DomainContent, old_ids_V: np.ndarray) -> DomainContent:
+    table = content.table
+    return DomainContent(
+        replace(table, experts_LV=np.ascontiguousarray(table.experts_LV[:, old_ids_V])), content.expert
+    )
