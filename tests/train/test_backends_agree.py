@@ -27,7 +27,10 @@ def compiler():
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize(("backend", "steps"), [("cpu", 30), ("ascend", 3)])  # the emulator is slow
+@pytest.mark.parametrize(
+    ("backend", "steps"),
+    [("cpu", 6), pytest.param("cpu", 30, marks=pytest.mark.slow), ("ascend", 3)],  # the emulator is slow
+)
 def test_losses_and_gradients_agree(opened, tiny_overrides, backend, steps):
     """With the composed operators: from the same weights at every step, and over the first steps of two runs."""
     overrides = tiny_overrides | {"data.domains_per_step": "2", "lr_scheduler.learning_rate": "0.01"}
