@@ -61,9 +61,9 @@ def export(blueprint: Blueprint, out: Path) -> None:
         raise CheckpointError(f"an export has the one domain that its tables belong to; this model has {names}")
     if (out / "config.json").exists():
         raise CheckpointError(f"{out} already has an export; choose another --out, or remove it")
+    scratch = out / ".model.safetensors.writing"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        model, scratch = out / "model.safetensors", out / ".model.safetensors.writing"
         tensors = {name: (info, make) for name, info, make in _tensors(blueprint)}
         infos = {name: info for name, (info, _) in tensors.items()}
         with tqdm(total=len(tensors), unit="tensor", desc="export", disable=None) as bar:
@@ -75,12 +75,14 @@ def export(blueprint: Blueprint, out: Path) -> None:
             write_durably(scratch, encode_stream(infos, {"format": "pt"}, chunks))
         (domain,) = blueprint.domains
         write_durably(out / "tokenizer.model", blueprint.tokenizer_of(domain).model_bytes)
-        scratch.replace(model)
+        scratch.replace(out / "model.safetensors")
         write_text_atomically(out / "config.json", json.dumps(_config(blueprint), indent=2) + "\n")
     except OSError as error:
         raise CheckpointError(
             f"{out} cannot be written: {error.strerror}; free disk space or choose another --out"
         ) from None
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _tensors(blueprint: Blueprint) -> Iterator[tuple[str, TensorInfo, Callable[[], np.ndarray]]]:

@@ -114,3 +114,14 @@ def test_a_disk_without_links_gets_copies_that_are_checked(trained, tmp_path, mo
     assert main(["extract", "--domains", "zh", "--checkpoint", str(source), "--out", str(tmp_path / "no")]) == 1
     assert "rre_01.zh.002.safetensors was altered" in capsys.readouterr().err
     assert not list((tmp_path / "no").glob("*"))
+
+
+def test_an_export_of_an_altered_expert_leaves_nothing(trained, tmp_path, capsys):
+    source = tmp_path / "source" / "iteration_00000006"
+    shutil.copytree(CheckpointReader(trained).folder, source)
+    path = source / "experts" / "rre_01.zh.002.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + b"abcd")
+    words = ["--domains", "zh", "--export", "--checkpoint", str(source), "--out", str(tmp_path / "out")]
+    assert main(["extract", *words]) == 1
+    assert "rre_01.zh.002.safetensors was altered" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
