@@ -11,7 +11,7 @@ import numpy as np
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.checkpoint.dense import DenseFiles
 from mindpangu.config import Config
-from mindpangu.config.schema import DomainsConfig
+from mindpangu.config.schema import DomainsConfig, ParallelismConfig
 from mindpangu.domains import known_domains
 from mindpangu.errors import CheckpointError, ConfigError
 from mindpangu.lifecycle.blueprint import Blueprint, DomainContent, NewExpert
@@ -38,6 +38,10 @@ def from_dense(blueprint: Blueprint, dense: CheckpointReader, name: str, num_exp
     Args:
         noise: standard deviation of what is added to each expert's weights, relative to theirs.
     """
+    if dense.config().model.rre_layers:
+        raise CheckpointError(
+            f"{dense.folder} is sparse; --from-dense takes a dense model, --from a domain of this one"
+        )
     require_same_shape(blueprint.config, dense)
     table = _random_table(blueprint, name, num_experts)
     return blueprint.with_domain(name, DomainContent(table, ExpertsOfDense(blueprint.config, dense, name, noise)))
@@ -85,6 +89,7 @@ def remove_domains(blueprint: Blueprint, names: set[str]) -> Blueprint:
     if not kept:
         raise ConfigError(f"a model needs a domain; {', '.join(sorted(names))} would leave none")
     config, data = blueprint.config, blueprint.config.data
+    mixture = {name: weight for name, weight in data.mixture.items() if name in kept}
     section = replace(
         config.domains,
         added=[added for added in config.domains.added if added.name in kept],
@@ -94,16 +99,17 @@ def remove_domains(blueprint: Blueprint, names: set[str]) -> Blueprint:
             for slot in config.domains.embedding_slots
         ],
     )
-    data = replace(
-        data,
-        mixture={name: weight for name, weight in data.mixture.items() if name in kept},
-        phases=[],
-        domain_groups=1,
+    # how it was trained may name domains that are gone; weights that are all 0 would be none
+    config = replace(
+        config,
+        domains=replace(section, names=unless_all(config, section, kept)),
+        data=replace(data, mixture=mixture if any(mixture.values()) else {}, phases=[], domain_groups=1),
+        training=replace(config.training, train="all"),
+        parallelism=ParallelismConfig(),
     )
-    section = replace(section, names=unless_all(config, section, kept))
     return replace(
         blueprint,
-        config=replace(config, domains=section, data=data, parallelism=type(config.parallelism)()),
+        config=config,
         contents={name: content for name, content in blueprint.contents.items() if name in kept},
     )
 
@@ -112,6 +118,8 @@ class ExpertsOfDense:
     """The experts of one domain as copies of a dense model's feed-forward networks: (layer, index) → NewExpert."""
 
     def __init__(self, config: Config, dense: CheckpointReader, name: str, noise: float):
+        if not 0 <= noise < 100:
+            raise ConfigError(f"--noise is {noise}; allowed: >= 0 and < 100")
         self._config, self._name, self._noise = config, name, noise
         self._files = DenseFiles(dense)
 

@@ -11,8 +11,12 @@ from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, ExpertFile
 from mindpangu.checkpoint.dense import DenseFiles
 from mindpangu.checkpoint.tensor_file import TensorFile
 from mindpangu.cli.main import main
+from mindpangu.config import load_config, to_yaml
+from mindpangu.data.schedule import build_schedules
 from mindpangu.domains import build_domains
+from mindpangu.errors import ConfigError
 from mindpangu.lifecycle.blueprint import Blueprint, Origin
+from mindpangu.lifecycle.domains import ExpertsOfDense
 from mindpangu.model.initialization import expert_shapes
 from mindpangu.routing import RoutingTable
 
@@ -108,6 +112,8 @@ def test_a_slot_of_its_own_appends_rows_and_keeps_the_others(trained, tmp_path, 
 
 def test_a_dense_models_networks_become_experts(trained, dense, tmp_path):
     after = experts("add", "law", "--from-dense", dense, "--experts", 5, checkpoint=trained, out=tmp_path / "law")
+    with pytest.raises(ConfigError, match="--noise is -1"):
+        ExpertsOfDense(CheckpointReader(trained).config(), CheckpointReader(dense), "law", -1)
     noisy = experts("add", "law", "--from-dense", dense, "--noise", 0.1, checkpoint=trained, out=tmp_path / "noisy")
     parent = DenseFiles(CheckpointReader(dense))
     for layer, block in ((0, "blocks.1"), (1, "query_layer")):
@@ -159,6 +165,21 @@ def test_more_experts_compute_the_same_and_others_keep_their_bits(trained, tmp_p
     np.testing.assert_array_equal(en, full_logits["en"])
 
 
+def test_how_it_was_trained_goes_with_the_domain(trained, tmp_path):
+    """A checkpoint of a fine-tuning names the domain that it trained; it can be removed like any other."""
+    source = CheckpointReader(trained)
+    settings = load_config(
+        source.folder / "config.yaml",
+        {"training.train": "experts:zh", "data.mixture": "{zh: 1, en: 0, code: 0, bilingual: 0}"},
+    )
+    with CheckpointWriter(tmp_path / "tuned", source.step) as writer:
+        for name in source.files:
+            writer.write(name, to_yaml(settings).encode() if name == "config.yaml" else source.read(name))
+    after = experts("remove", "zh", checkpoint=tmp_path / "tuned", out=tmp_path / "fewer").config()
+    assert (after.training.train, after.data.mixture) == ("all", {})
+    assert len(build_schedules(after, build_domains(after))) == 1
+
+
 def test_list_names_every_domain(trained, capsys):
     assert main(["experts", "list", "--checkpoint", str(trained)]) == 0
     printed = capsys.readouterr().out
@@ -178,6 +199,7 @@ def test_list_names_every_domain(trained, capsys):
         (["add", "x", "--fresh", "--kind", "code", "--experts", "0"], "experts"),
         (["add", "x", "--fresh", "--experts", "421"], "experts"),
         (["add", "x", "--from", "zh", "--tokenizer", "{tokenizer}"], "only good for the tokens of its slot"),
+        (["add", "x", "--from-dense", "{trained}"], "is sparse; --from-dense takes a dense model"),
         (["copy", "zh", "--from", "fr"], "unknown domain 'fr'"),
         (["remove", "fr"], "unknown domain 'fr'"),
         (["remove", "zh", "--training.steps", "3"], "leave out --training.steps"),
