@@ -59,7 +59,7 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
     first, second = halves(output / "inheritance_halves")
     seeded = ["--training.seed", str(seed)]
     parent = runs.run(
-        f"inheritance_parent_{seed}", *seeded, "--data.corpus", f"[{first}/*.jsonl]", "--model.rre_layers", "0",
+        f"inheritance_parent_{parent_steps}_{seed}", *seeded, "--data.corpus", f"[{first}/*.jsonl]", "--model.rre_layers", "0",
         "--training.steps", str(parent_steps), "--checkpoint.save_steps", "1000000",
     )  # fmt: skip
     child = [
@@ -68,9 +68,9 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
     ]  # fmt: skip
     measured = {}
     for name in ("random", "inherited"):
-        run, options = f"inheritance_{name}_{seed}", []
+        run, options = f"inheritance_{name}_{parent_steps}_{seed}", []
         if name == "inherited":
-            folder = output / f"inheritance_child_{seed}"
+            folder = output / f"inheritance_child_{parent_steps}_{seed}"
             runs.run(run, *child, stages=(["tokenizer", "train"], ["data", "prepare"], ["routing", "build"]))
             if not folder.exists():
                 runs.run(run, *child, stages=(["inherit", "--parent", str(parent), "--out", str(folder)],))
