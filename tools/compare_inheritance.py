@@ -59,7 +59,8 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
     first, second = halves(output / "inheritance_halves")
     seeded = ["--training.seed", str(seed)]
     parent = runs.run(
-        f"inheritance_parent_{parent_steps}_{seed}", *seeded, "--data.corpus", f"[{first}/*.jsonl]", "--model.rre_layers", "0",
+        f"inheritance_parent_{parent_steps}_{seed}", *seeded, "--data.corpus", f"[{first}/*.jsonl]",
+        "--model.rre_layers", "0",
         "--training.steps", str(parent_steps), "--checkpoint.save_steps", "1000000",
     )  # fmt: skip
     child = [
