@@ -178,5 +178,5 @@ class CheckpointWriter:
     def _failure(self, error: OSError) -> CheckpointError:
         return CheckpointError(
             f"checkpoint {self.folder} cannot be written: {error.strerror or error}; "
-            "free disk space or change training.output_dir; earlier checkpoints are untouched"
+            "free disk space or choose another folder (training.output_dir, --out); earlier checkpoints are untouched"
         )

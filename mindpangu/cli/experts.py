@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
+from mindpangu.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--fresh", action="store_true", help="random experts")
     add.add_argument("--experts", metavar="N", type=int, help="per RRE layer; default: as the parent, or usual here")
     add.add_argument("--noise", type=float, default=0.0, help="with --from-dense: relative; default: %(default)s")
-    add.add_argument("--kind", choices=("monolingual", "bilingual", "code"), help="what its records hold")
+    add.add_argument(
+        "--kind",
+        choices=("monolingual", "bilingual", "code"),
+        help="what its records hold; default: as PanGu-Σ's domain of this name, or the parent",
+    )
     add.add_argument(
         "--control-token",
         metavar="TOKEN",
@@ -90,6 +95,10 @@ def _add(blueprint, options):
     from mindpangu.lifecycle.resize import resize
     from mindpangu.tokenizer import Tokenizer
 
+    if options.noise and not options.from_dense:
+        raise ConfigError("--noise goes with --from-dense; a copy of a domain has none")
+    if options.experts is not None and not 1 <= options.experts <= 65535:
+        raise ConfigError(f"--experts is {options.experts}; allowed: >= 1 and <= 65535")
     tokenizer = Tokenizer.load(options.tokenizer) if options.tokenizer else None
     new = add.NewDomain(
         options.domain, options.kind or "", tuple(options.control_token), tokenizer, options.parent or ""
@@ -133,6 +142,8 @@ def _resize(blueprint, options):
     if options.data:
         domain = blueprint.domain(options.domain)
         shards = TokenShards.open(RunFolder(options.data).data)
+        if domain.name not in shards.domain_names:
+            raise ConfigError(f"{shards.folder} has no text of domain {domain.name!r}, whose tokens --data is to count")
         shards.require_tokenizer(blueprint.tokenizer_of(domain).digest)
         counts_V = shards.token_counts(domain.name, TRAIN, blueprint.contents[domain.name].table.experts_LV.shape[1])
     return resize(blueprint, options.domain, options.experts, counts_V)

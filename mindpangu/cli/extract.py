@@ -39,7 +39,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.lifecycle.build import build
     from mindpangu.lifecycle.extract import extract
 
-    names = [name for name in options.domains.split(",") if name]
+    names = list(dict.fromkeys(name.strip() for name in options.domains.split(",") if name.strip()))
     if not names:
         raise ConfigError("--domains names none; give some, e.g. --domains zh,code")
     reader = CheckpointReader(options.checkpoint)

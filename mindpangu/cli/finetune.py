@@ -13,6 +13,7 @@ from pathlib import Path
 from mindpangu.cli import train
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
+from mindpangu.errors import ConfigError, TrainingError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,13 +43,21 @@ def settings(options: argparse.Namespace) -> dict[str, str]:
 
 
 def run(options: argparse.Namespace, config: Config) -> int:
-    from mindpangu.checkpoint import CheckpointReader
+    from mindpangu.checkpoint import CheckpointReader, latest_iteration
     from mindpangu.data import TokenShards
     from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
     from mindpangu.lifecycle.finetune import format_comparison
     from mindpangu.stage import ResultFile, read_json_object
 
+    if options.answers < 0:
+        raise ConfigError(f"--answers is {options.answers}; allowed: >= 0")
     folder, source = RunFolder.of(config), CheckpointReader(options.checkpoint)
+    newest = latest_iteration(folder.checkpoints)
+    if newest is not None and CheckpointReader(newest).json("state.json")["loaded"] != source.digest:
+        raise TrainingError(
+            f"{folder.root} holds a training that did not start from {source.folder}; choose another "
+            f"--training.run_name, or remove {folder.checkpoints}"
+        )
     print(
         f"finetune: {source.folder} → {folder.root}, training.train {config.training.train}, "
         f"{config.training.steps} steps of {config.training.global_batch_size} samples, "

@@ -26,7 +26,7 @@ def read_prompts(path: Path, domain: str | None) -> list[tuple[str, Prompt]]:
         GenerationError: a file that cannot be read, or a line that is no prompt or has no domain.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise GenerationError(f"--prompts {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     prompts = []

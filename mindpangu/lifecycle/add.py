@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mindpangu.checkpoint.vocabulary import VocabularyMap, random_rows
-from mindpangu.config.schema import AddedDomainConfig, EmbeddingSlotConfig
+from mindpangu.config.schema import AddedDomainConfig, EmbeddingSlotConfig, ParallelismConfig
 from mindpangu.domains import MAIN_SLOT, PRESETS, Domain, known_domains
 from mindpangu.errors import ConfigError
-from mindpangu.lifecycle.blueprint import Blueprint, DenseChange
+from mindpangu.lifecycle.blueprint import WORD_EMBEDDING, Blueprint, DenseChange
 from mindpangu.lifecycle.domains import unless_all
 from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.tokenizer import Tokenizer, reserved_control_tokens
@@ -23,7 +23,8 @@ class NewDomain:
 
     Attributes:
         name: its name.
-        kind: "monolingual", "bilingual" or "code"; "" takes that of PanGu-Σ's domain of this name, else "monolingual".
+        kind: "monolingual", "bilingual" or "code"; "" takes that of PanGu-Σ's domain of this name, else that of `like`,
+            else "monolingual".
         control_tokens: those that open the parts of its documents; empty takes those of PanGu-Σ's domain of this name
             where the tokenizer has them, else reserved ones that no other domain has.
         tokenizer: of an embedding slot of its own; None shares the slot of `like`.
@@ -52,19 +53,20 @@ def add_domain(blueprint: Blueprint, new: NewDomain) -> tuple[Blueprint, Domain]
     section = replace(config.domains, embedding_slots=_slots(blueprint, new, like))
     if new.name not in known_domains(config):
         tokenizer = new.tokenizer or blueprint.tokenizer_of(like)
-        section = replace(section, added=[*section.added, _described(blueprint, new, tokenizer)])
+        section = replace(section, added=[*section.added, _described(blueprint, new, like, tokenizer)])
     elif new.kind or new.control_tokens:
         raise ConfigError(
             f"domain {new.name!r} is known: its kind and control tokens are those of {section.preset} or "
             "domains.added; leave them out, or choose another name"
         )
-    data = config.data
+    data = replace(config.data, domain_groups=1)  # groups of domains that had equal weights may not have them now
     if data.mixture:
         data = replace(data, mixture={**data.mixture, new.name: 0.0})
     if new.tokenizer is not None:
         blueprint = _with_rows(blueprint, new.name, new.tokenizer, like)
     section = replace(section, names=unless_all(config, section, names))
-    blueprint = replace(blueprint, config=replace(config, domains=section, data=data))
+    config = replace(config, domains=section, data=data, parallelism=ParallelismConfig())
+    blueprint = replace(blueprint, config=config)
     domain = blueprint.domain(new.name)
     for token in domain.control_tokens:
         blueprint.tokenizer_of(domain).control_id(token)
@@ -101,17 +103,17 @@ def _with_rows(blueprint: Blueprint, name: str, tokenizer: Tokenizer, like: Doma
     return replace(
         blueprint,
         tokenizers={**blueprint.tokenizers, name: tokenizer},
-        dense=replace(blueprint.dense, changes={**blueprint.dense.changes, "word_embedding": change}),
+        dense=blueprint.dense.changed(WORD_EMBEDDING, change),
     )
 
 
-def _described(blueprint: Blueprint, new: NewDomain, tokenizer: Tokenizer) -> AddedDomainConfig:
+def _described(blueprint: Blueprint, new: NewDomain, parent: Domain, tokenizer: Tokenizer) -> AddedDomainConfig:
     """The domain's entry in the configuration."""
     everywhere = {domain.name: domain for preset in PRESETS.values() for domain in preset}
-    like = everywhere.get(new.name)
-    kind, tokens = new.kind or (like.kind if like else "monolingual"), new.control_tokens
-    if not tokens and like and like.kind == kind and all(map(tokenizer.has_control, like.control_tokens)):
-        tokens = like.control_tokens
+    known, tokens = everywhere.get(new.name), new.control_tokens
+    kind = new.kind or (known.kind if known else parent.kind if new.like else "monolingual")
+    if not tokens and known and known.kind == kind and all(map(tokenizer.has_control, known.control_tokens)):
+        tokens = known.control_tokens
     return AddedDomainConfig(new.name, kind, list(tokens or _reserved(blueprint.domains, new, kind, tokenizer)))
 
 

@@ -11,12 +11,16 @@ from functools import cache
 import numpy as np
 
 from mindpangu.checkpoint import CheckpointReader, parts_of_experts, read_table, read_tokenizers
+from mindpangu.checkpoint.dense import dense_files
 from mindpangu.checkpoint.expert_tensors import ExpertTensors
+from mindpangu.checkpoint.tensor_file import TensorFile
 from mindpangu.config import Config
 from mindpangu.domains import Domain, build_domains, domain_named
 from mindpangu.errors import CheckpointError
 from mindpangu.routing.table import DomainTable
 from mindpangu.tokenizer import Tokenizer
+
+WORD_EMBEDDING = "word_embedding"
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,14 @@ class DenseContent:
     changes: Mapping[str, DenseChange] = field(default_factory=dict)
     dropped: frozenset[str] = frozenset()
 
+    def changed(self, name: str, change: DenseChange) -> "DenseContent":
+        """With a change of a parameter, after those that it has already."""
+        before = self.changes.get(name)
+        if before is not None:
+            later = change
+            change = DenseChange(later.shape, lambda values, moment: later.apply(before.apply(values, moment), moment))
+        return replace(self, changes={**self.changes, name: change})
+
 
 @dataclass(frozen=True)
 class Blueprint:
@@ -124,7 +136,12 @@ class Blueprint:
         for domain in build_domains(config) if table is not None else ():
             contents[domain.name] = _as_it_is(reader, table.domain(domain.name))
         digests = reader.json("state.json").get("digests", {})
-        return Blueprint(config, tokenizers, contents, DenseContent(reader), reader.step, digests)
+        with_moments = any(
+            name.startswith("adam_")
+            for file in dense_files(reader)
+            for name in TensorFile(reader.folder / file).tensors
+        )
+        return Blueprint(config, tokenizers, contents, DenseContent(reader), reader.step, digests, with_moments)
 
     @property
     def domains(self) -> tuple[Domain, ...]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, ExpertFile, expert_file_name
 from mindpangu.checkpoint.dense import DenseFiles, dense_files, dense_header
-from mindpangu.checkpoint.directory import latest_iteration
+from mindpangu.checkpoint.directory import MANIFEST, latest_iteration
 from mindpangu.checkpoint.fingerprint import read_chunks
 from mindpangu.checkpoint.tensor_file import TensorFile, TensorInfo, chunks_of, encode_stream
 from mindpangu.config import to_yaml
@@ -42,6 +42,9 @@ def build(blueprint: Blueprint, out: Path, made_by: Mapping[str, Any]) -> Path:
         CheckpointError: `out` already has a checkpoint, a file of a source is missing or altered, or the disk is full;
             then nothing is in `out`.
     """
+    inside = next((folder for folder in (out, *out.absolute().parents) if (folder / MANIFEST).exists()), None)
+    if inside is not None:
+        raise CheckpointError(f"{out} is in the checkpoint {inside.name}, which stays as it is; choose another --out")
     existing = latest_iteration(out) or latest_iteration(out / "checkpoint")
     if existing is not None:
         raise CheckpointError(f"{out} already has a checkpoint ({existing.name}); choose another --out, or remove it")

@@ -14,7 +14,8 @@ from mindpangu.config import Config
 from mindpangu.config.schema import DomainsConfig, ParallelismConfig
 from mindpangu.domains import known_domains
 from mindpangu.errors import CheckpointError, ConfigError
-from mindpangu.lifecycle.blueprint import Blueprint, DomainContent, NewExpert
+from mindpangu.lifecycle.blueprint import WORD_EMBEDDING, Blueprint, DenseChange, DomainContent, NewExpert
+from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.initialization import initial_expert
 from mindpangu.routing.assignment import assign_layers
 from mindpangu.routing.table import DomainTable
@@ -77,7 +78,7 @@ def replace_domain(blueprint: Blueprint, name: str, other: Blueprint, other_name
 
 
 def remove_domains(blueprint: Blueprint, names: set[str]) -> Blueprint:
-    """Without some domains. Rows of the embedding stay.
+    """Without some domains, and without embedding slots that have no domain any more; all other rows stay.
 
     Raises:
         ConfigError: a name that the model does not have, or none would be left.
@@ -97,8 +98,10 @@ def remove_domains(blueprint: Blueprint, names: set[str]) -> Blueprint:
         embedding_slots=[
             replace(slot, domains=[name for name in slot.domains if name in kept])
             for slot in config.domains.embedding_slots
+            if set(slot.domains) & set(kept)
         ],
     )
+    blueprint = _without_slots(blueprint, {blueprint.domain(name).embedding_slot for name in kept})
     # how it was trained may name domains that are gone; weights that are all 0 would be none
     config = replace(
         config,
@@ -111,6 +114,27 @@ def remove_domains(blueprint: Blueprint, names: set[str]) -> Blueprint:
         blueprint,
         config=config,
         contents={name: content for name, content in blueprint.contents.items() if name in kept},
+    )
+
+
+def _without_slots(blueprint: Blueprint, kept: set[str]) -> Blueprint:
+    """With the rows and tokenizers of some embedding slots alone."""
+    slots = EmbeddingSlots.build(blueprint.config, blueprint.domains)
+    if kept == set(slots.names):
+        return blueprint
+    rows_V = np.concatenate(
+        [
+            np.arange(start, start + size)
+            for name, start, size in zip(slots.names, slots.starts, slots.sizes, strict=True)
+            if name in kept
+        ]
+    )
+    shape = (len(rows_V), blueprint.config.model.hidden_size)
+    change = DenseChange(shape, lambda table_VH, is_moment: table_VH[rows_V])
+    return replace(
+        blueprint,
+        tokenizers={name: tokenizer for name, tokenizer in blueprint.tokenizers.items() if name in kept},
+        dense=blueprint.dense.changed(WORD_EMBEDDING, change),
     )
 
 

@@ -15,16 +15,21 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from mindpangu.checkpoint import latest_iteration
 from mindpangu.checkpoint.dense import DenseFiles
+from mindpangu.checkpoint.directory import MANIFEST
 from mindpangu.checkpoint.durable import write_durably, write_text_atomically
 from mindpangu.checkpoint.tensor_file import TensorInfo, chunks_of, encode_stream
 from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.blueprint import Blueprint, NewExpert, Origin
 from mindpangu.lifecycle.domains import rre_block
+from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.initialization import expert_shapes
 
 FORMAT_VERSION = 1
 
+_FILES = ("model.safetensors", "config.json", "tokenizer.model")
+_WORD_EMBEDDING = "word_embedding"
 _F32, _I64 = np.dtype(np.float32), np.dtype(np.int64)
 _NETWORK = {"up": "w1", "down": "w2"}
 _BLOCK = {
@@ -59,8 +64,9 @@ def export(blueprint: Blueprint, out: Path) -> None:
     if len(blueprint.domains) != 1:
         names = ", ".join(domain.name for domain in blueprint.domains)
         raise CheckpointError(f"an export has the one domain that its tables belong to; this model has {names}")
-    if (out / "config.json").exists():
-        raise CheckpointError(f"{out} already has an export; choose another --out, or remove it")
+    there = next((name for name in (*_FILES, MANIFEST) if (out / name).exists()), None) or latest_iteration(out)
+    if there is not None:
+        raise CheckpointError(f"{out} already has {Path(there).name}; choose another --out, or remove it")
     scratch = out / ".model.safetensors.writing"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -89,17 +95,20 @@ def _tensors(blueprint: Blueprint) -> Iterator[tuple[str, TensorInfo, Callable[[
     """(name, dtype and shape, what reads it) of every tensor."""
     config, files = blueprint.config, DenseFiles(blueprint.dense.reader)
     changes = blueprint.dense.changes
+    first, size = _slot_rows(blueprint)
     for ours in sorted(files.shapes):
         name = _dense_name(ours, config.model.num_layers)
         if name is None:
             continue
         turned = name.startswith("layers.") and len(files.shapes[ours]) == 2
         shape = changes[ours].shape if ours in changes else files.shapes[ours]
-        shape = shape[::-1] if turned else shape
+        shape = shape[::-1] if turned else (size, shape[1]) if ours == _WORD_EMBEDDING else shape
 
         def read(ours: str = ours, turned: bool = turned) -> np.ndarray:
             values = files.read(ours)
             values = changes[ours].apply(values, False) if ours in changes else values
+            if ours == _WORD_EMBEDDING:
+                return values[first : first + size]
             return values.T if turned else values
 
         yield name, TensorInfo(_F32, shape), read
@@ -145,6 +154,12 @@ def _dense_name(ours: str, num_layers: int) -> str | None:
     return None
 
 
+def _slot_rows(blueprint: Blueprint) -> tuple[int, int]:
+    """First row and number of rows of the domain's embedding slot; token ids are local to it."""
+    slots = EmbeddingSlots.build(blueprint.config, blueprint.domains)
+    return slots.starts[slots.slot_of_domain[0]], slots.sizes[slots.slot_of_domain[0]]
+
+
 def _number(block: str, num_layers: int) -> int:
     return num_layers - 1 if block == "query_layer" else int(block.removeprefix("blocks."))
 
@@ -154,9 +169,7 @@ def _config(blueprint: Blueprint) -> dict:
     return {
         "model_type": "pangu_sigma",
         "format_version": FORMAT_VERSION,
-        "vocab_size": blueprint.config.domains.embedding_slots[0].vocab_size
-        if blueprint.config.domains.embedding_slots
-        else model.vocab_size,
+        "vocab_size": _slot_rows(blueprint)[1],
         "hidden_size": model.hidden_size,
         "intermediate_size": model.ffn_hidden_size,
         "num_hidden_layers": model.num_layers,
@@ -166,7 +179,7 @@ def _config(blueprint: Blueprint) -> dict:
         "hidden_act": "fast_gelu",
         "query_layer": model.num_layers - 1,
         "hash_layers": [model.num_layers - model.rre_layers + layer for layer in range(model.rre_layers)],
-        "n_routed_experts": domain.num_experts,
+        "n_routed_experts": domain.num_experts if model.rre_layers else 0,
         "num_experts_per_tok": 1,
         "norm_topk_prob": True,
         "tie_word_embeddings": True,

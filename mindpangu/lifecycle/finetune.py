@@ -13,16 +13,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mindpangu.checkpoint import CheckpointReader
+from mindpangu.checkpoint import CheckpointReader, read_tokenizers
 from mindpangu.config import Config
 from mindpangu.data import CorpusReader
 from mindpangu.domains import build_domains, trained_domains
-from mindpangu.errors import DataError
+from mindpangu.errors import CheckpointError, DataError
 
 PASSES, MOST_STEPS = 3, 300
 """The steps that fine-tuning takes unless told otherwise: so many passes over the records, but not above a limit."""
 RATE = 0.5
 """Its peak learning rate, as a part of that of the checkpoint's training (ours)."""
+
+
+def _tokenizer(reader: CheckpointReader, config: Config) -> Path:
+    """The checkpoint's tokenizer, which all embedding slots must share."""
+    different = {tokenizer.digest: slot for slot, tokenizer in read_tokenizers(reader, config).items()}
+    if len(different) > 1:
+        raise CheckpointError(
+            f"{reader.folder} has embedding slots with tokenizers of their own ({', '.join(different.values())}), and "
+            "records are written with one; `mindpangu extract` the domains of one slot first"
+        )
+    return reader.folder / "tokenizer" / f"{next(iter(different.values()))}.model"
 
 
 def finetune_settings(checkpoint: Path, files: Sequence[str], train: str) -> dict[str, str]:
@@ -65,7 +76,7 @@ def finetune_settings(checkpoint: Path, files: Sequence[str], train: str) -> dic
     settings = {
         "data.format": "instruction",
         "data.corpus": json.dumps(list(files)),
-        "data.tokenizer": str(sorted((reader.folder / "tokenizer").glob("*.model"))[0]),
+        "data.tokenizer": str(_tokenizer(reader, config)),
         "data.mixture": json.dumps(weights),
         "data.phases": "[]",
         "data.domain_groups": "1",

@@ -4,6 +4,7 @@ With the same vocabulary and no noise the child computes what its parent does. W
 embedding are found by the text of their tokens (`checkpoint.vocabulary`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,7 @@ def inherit(
     if parent.contents:
         raise CheckpointError(f"{reader.folder} is sparse already (model.rre_layers {parent.config.model.rre_layers})")
     _require_shape(reader, config)
+    _require_parts(config, tokenizers, table)
     changes, found = _vocabulary(parent, config, tokenizers, new_rows)
     length, hidden = config.model.seq_length, config.model.hidden_size
     if length < parent.config.model.seq_length:
@@ -97,6 +99,29 @@ def _require_shape(reader: CheckpointReader, config: Config) -> None:
     if changed:
         listing = "; ".join(f"{key} is {there} there, {here} here" for key, (here, there) in changed.items())
         raise CheckpointError(f"a child of {reader.folder} needs its shape, and no longer sequence: {listing}")
+
+
+def _require_parts(config: Config, tokenizers: Mapping[str, Tokenizer], table: RoutingTable) -> None:
+    """Raises CheckpointError unless the child's tokenizers and tables are those of its configuration."""
+    domains = build_domains(config)
+    slots = EmbeddingSlots.build(config, domains)
+    for name, size in zip(slots.names, slots.sizes, strict=True):
+        if name not in tokenizers:
+            raise CheckpointError(
+                f"the child has no tokenizer of embedding slot {name!r}; run `mindpangu tokenizer train`"
+            )
+        if tokenizers[name].vocab_size > size:
+            raise CheckpointError(
+                f"the child's tokenizer {name!r} has {tokenizers[name].vocab_size} pieces, its embedding {size} rows; set "
+                "model.vocab_size (or the slot's vocab_size) to that or more"
+            )
+    found = {domain.name: table.num_experts(domain.name) for domain in domains}
+    wanted = {domain.name: domain.num_experts for domain in domains}
+    if table.num_layers != config.model.rre_layers or found != wanted:
+        raise CheckpointError(
+            f"the child's routing table has {table.num_layers} layers and the experts {found}; its configuration says "
+            f"{config.model.rre_layers} and {wanted}; run `mindpangu routing build`"
+        )
 
 
 def _vocabulary(
