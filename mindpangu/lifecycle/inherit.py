@@ -112,8 +112,8 @@ def _require_parts(config: Config, tokenizers: Mapping[str, Tokenizer], table: R
             )
         if tokenizers[name].vocab_size > size:
             raise CheckpointError(
-                f"the child's tokenizer {name!r} has {tokenizers[name].vocab_size} pieces, its embedding {size} rows; set "
-                "model.vocab_size (or the slot's vocab_size) to that or more"
+                f"the child's tokenizer {name!r} has {tokenizers[name].vocab_size} pieces, its embedding {size} rows; "
+                "set model.vocab_size (or the slot's vocab_size) to that or more"
             )
     found = {domain.name: table.num_experts(domain.name) for domain in domains}
     wanted = {domain.name: domain.num_experts for domain in domains}

@@ -19,6 +19,8 @@ def test_records_may_name_their_domain(tmp_path):
     records = [{"prompt": "a\nb"}, {"domain": "zh", "prompt": "打开"}]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     assert read_prompts(path, "en") == [("en", "a\nb"), ("zh", "打开")]
+    path.write_text('{"prompt": "a\u2028b\x0bc"}\r\n'.replace("\x0b", "\u0085"), "utf-8")
+    assert read_prompts(path, "en") == [("en", "a\u2028b\u0085c")]
     with pytest.raises(GenerationError, match=r"prompts\.jsonl:1 names no domain; give --domain"):
         read_prompts(path, None)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, ExpertFile
 from mindpangu.checkpoint.dense import DenseFiles
@@ -108,6 +109,36 @@ def test_a_slot_of_its_own_appends_rows_and_keeps_the_others(trained, tmp_path, 
     np.testing.assert_array_equal(rows[420:], rows[:420])  # the same tokens by text
     assert not new.read("adam_m.word_embedding")[420:].any()
     np.testing.assert_array_equal(logits(after.folder, ["zh"])[0], full_logits["zh"])
+    gone = experts("remove", "chemistry", checkpoint=tmp_path / "own", out=tmp_path / "gone")
+    for name, shape in old.shapes.items():
+        np.testing.assert_array_equal(DenseFiles(gone).read(name), old.read(name))
+        assert DenseFiles(gone).shapes[name] == shape
+    assert [name for name in gone.files if name.startswith("tokenizer/")] == ["tokenizer/main.model"]
+    # alone, exported: ids are local to the slot, whose rows come last in the full table
+    words = ["--domains", "chemistry", "--export", "--checkpoint", tmp_path / "own", "--out", tmp_path / "export"]
+    assert main(["extract", *map(str, words)]) == 0
+    exported = load_file(tmp_path / "export" / "model.safetensors")
+    np.testing.assert_array_equal(exported["embed.weight"], rows[420:])
+    assert json.loads((tmp_path / "export" / "config.json").read_text())["vocab_size"] == 420
+
+
+def test_a_copy_has_its_parents_kind_and_a_checkpoint_is_never_written_into(trained, tmp_path, capsys):
+    copy = experts("add", "bi", "--from", "bilingual", checkpoint=trained, out=tmp_path / "bi")
+    domain = build_domains(copy.config())[-1]
+    assert (domain.kind, domain.control_tokens) == ("bilingual", ("<reserved_0>", "<reserved_1>"))
+    words = ["remove", "bi", "--checkpoint", str(copy.folder), "--out", str(copy.folder / "sub")]
+    assert main(["experts", *words]) == 1
+    assert "is in the checkpoint iteration_00000006" in capsys.readouterr().err
+
+
+def test_without_moments_new_experts_have_none(trained, tmp_path):
+    words = ["--domains", "zh,en", "--weights-only", "--checkpoint", str(trained), "--out", str(tmp_path / "light")]
+    assert main(["extract", *words]) == 0
+    after = experts("add", "x", "--fresh", checkpoint=tmp_path / "light", out=tmp_path / "more")
+    after = experts("resize", "zh", "--experts", 2, checkpoint=tmp_path / "more", out=tmp_path / "two")
+    for name in after.files:
+        if name.startswith(("experts/", "dense_")):
+            assert not [tensor for tensor in after.tensors(name) if tensor.startswith("adam_")], name
 
 
 def test_a_dense_models_networks_become_experts(trained, dense, tmp_path):
@@ -196,7 +227,9 @@ def test_list_names_every_domain(trained, capsys):
         (["add", "x", "--from", "fr"], "unknown domain 'fr'"),
         (["add", "x/y", "--fresh"], "allowed: letters"),
         (["add", "x", "--fresh", "--control-token", "<nothing>"], "no control token '<nothing>'"),
-        (["add", "x", "--fresh", "--kind", "code", "--experts", "0"], "experts"),
+        (["add", "x", "--fresh", "--kind", "code", "--experts", "0"], "--experts is 0; allowed"),
+        (["add", "x", "--from", "zh", "--noise", "3"], "--noise goes with --from-dense"),
+        (["resize", "zh", "--experts", "2", "--data", "nowhere"], "no token shards"),
         (["add", "x", "--fresh", "--experts", "421"], "experts"),
         (["add", "x", "--from", "zh", "--tokenizer", "{tokenizer}"], "only good for the tokens of its slot"),
         (["add", "x", "--from-dense", "{trained}"], "is sparse; --from-dense takes a dense model"),

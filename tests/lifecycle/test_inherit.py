@@ -83,6 +83,11 @@ def test_rows_follow_the_text_of_the_tokens(tiny_corpus, trained, dense, tiny_ov
         (["--model.hidden_size", "32"], "model.hidden_size is 16 there, 32 here"),
         (["--model.seq_length", "32"], "model.seq_length is 16 there, 32 here"),
         (["--model.rre_layers", "0"], "give it RRE layers"),
+        (["--model.rre_layers", "1"], "routing table has 2 layers"),
+        (["--domains.experts_per_domain", "4"], "its configuration says 2 and"),
+        (["--model.vocab_size", "300"], "has 420 pieces, its embedding 300 rows"),
+        (["--training.run_name", "nowhere", "--routing.seed", "0"], "no routing table"),
+        (["--noise", "nan"], "--noise is nan; allowed"),
     ],
 )
 def test_other_shapes_are_refused(child_words, dense, tmp_path, capsys, words, message):
