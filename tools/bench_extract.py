@@ -2,7 +2,7 @@
 
     .venv/bin/python tools/bench_extract.py --checkpoint output/cpu_smoke --domains zh,code
 
-Extraction reads and hashes every file, and links it where the disk allows; --copy forbids links, as between two disks.
+Extraction links files where the disk allows; --copy forbids links, as between two disks. --verify hashes every file.
 Both find the files in the page cache, as the first round reads them.
 """
 
@@ -33,20 +33,13 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint or a run folder")
     parser.add_argument("--domains", required=True, help="the domains to take")
     parser.add_argument("--copy", action="store_true", help="without hard links")
+    parser.add_argument("--verify", action="store_true", help="with the hash of every file compared")
     parser.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
     arguments = parser.parse_args()
     source = CheckpointReader(arguments.checkpoint).folder
     program = ["-c", _WITHOUT_LINKS] if arguments.copy else ["-m", "mindpangu"]
-    extract = [
-        sys.executable,
-        *program,
-        "extract",
-        "--checkpoint",
-        str(source),
-        "--domains",
-        arguments.domains,
-        "--out",
-    ]
+    verb = ["extract", "--checkpoint", str(source), "--domains", arguments.domains, *["--verify"] * arguments.verify]
+    extract = [sys.executable, *program, *verb, "--out"]
     seconds: dict[str, list[float]] = {"extract": [], "cp -r": []}
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         scratch = Path(folder)

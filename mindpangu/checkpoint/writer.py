@@ -9,11 +9,15 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from mindpangu.checkpoint.directory import MANIFEST, iteration_folder, remove
 from mindpangu.checkpoint.durable import sync_folder, write_durably
 from mindpangu.checkpoint.fingerprint import Entry, Fingerprint, read_chunks
 from mindpangu.errors import CheckpointError
+
+if TYPE_CHECKING:  # the reader needs the format version from here
+    from mindpangu.checkpoint.reader import CheckpointReader
 
 FORMAT_VERSION = 1
 
@@ -98,6 +102,24 @@ class CheckpointWriter:
             return False
         self._add(name, dict(entry))
         return True
+
+    def take(self, name: str, reader: "CheckpointReader") -> None:
+        """Takes over a file of another checkpoint with its entry in the manifest: linked, or else copied.
+
+        Its size is compared, its hash is not: whoever reads the file does that, by the entry that comes with it.
+        """
+        source, path = reader.folder / name, self.scratch / name
+        if not source.exists() or source.stat().st_size != reader.files[name]["bytes"]:
+            reader.verify(name)  # says what is wrong
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source, path)
+            except OSError:
+                write_durably(path, read_chunks(source))
+        except OSError as error:
+            raise self._failure(error) from None
+        self._add(name, dict(reader.files[name]))
 
     def __enter__(self) -> "CheckpointWriter":
         try:

@@ -66,6 +66,9 @@ def _action(actions, name: str, summary: str, domain: str | None) -> argparse.Ar
     if domain:
         parser.add_argument("domain", help=domain)
         parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the new checkpoint goes")
+        parser.add_argument(
+            "--verify", action="store_true", help="compare the hash of every file now; reading them will do it anyway"
+        )
     parser.add_argument("--checkpoint", metavar="DIR", type=Path, required=True, help="a checkpoint or a run folder")
     return parser
 
@@ -84,7 +87,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
         return
     blueprint = _EDITS[options.action](blueprint, options)
     arguments = {key: str(value) for key, value in vars(options).items() if value and key not in ("verb", "config")}
-    folder = build(blueprint, options.out, {"verb": "experts", **arguments})
+    folder = build(blueprint, options.out, {"verb": "experts", **arguments}, options.verify)
     sizes = ", ".join(f"{domain.name} {domain.num_experts}" for domain in blueprint.domains)
     print(f"experts: {options.action} {options.domain} → {folder} (experts per layer: {sizes})")
 

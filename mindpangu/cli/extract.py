@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights-only", action="store_true", help="leave Adam's moments out: a third of the size, to use or load"
     )
     parser.add_argument(
+        "--verify", action="store_true", help="compare the hash of every file now; reading them will do it anyway"
+    )
+    parser.add_argument(
         "--export", action="store_true", help="write model.safetensors and config.json for other programs; one domain"
     )
 
@@ -58,8 +61,10 @@ def run(options: argparse.Namespace, config: Config) -> None:
         export(blueprint, options.out)
         print(f"extract: {names[0]} → {options.out} (model.safetensors, config.json, tokenizer.model)")
         return
-    blueprint = replace(blueprint, with_moments=not options.weights_only)
-    folder = build(blueprint, options.out, {"verb": "extract", "from": str(options.checkpoint), "domains": names})
+    if options.weights_only:
+        blueprint = replace(blueprint, with_moments=False)
+    made_by = {"verb": "extract", "from": str(options.checkpoint), "domains": names}
+    folder = build(blueprint, options.out, made_by, options.verify)
     print(f"extract: {', '.join(names)} → {folder}")
 
 

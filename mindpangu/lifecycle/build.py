@@ -14,7 +14,6 @@ from tqdm import tqdm
 from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, ExpertFile, expert_file_name
 from mindpangu.checkpoint.dense import DenseFiles, dense_files, dense_header
 from mindpangu.checkpoint.directory import MANIFEST, latest_iteration
-from mindpangu.checkpoint.fingerprint import read_chunks
 from mindpangu.checkpoint.tensor_file import TensorFile, TensorInfo, chunks_of, encode_stream
 from mindpangu.config import to_yaml
 from mindpangu.errors import CheckpointError
@@ -27,13 +26,15 @@ _MOMENTS = ("adam_m.", "adam_v.")
 Work = Callable[[CheckpointWriter], None]
 
 
-def build(blueprint: Blueprint, out: Path, made_by: Mapping[str, Any]) -> Path:
+def build(blueprint: Blueprint, out: Path, made_by: Mapping[str, Any], verify: bool = False) -> Path:
     """Writes a checkpoint, with a progress bar on a terminal. Files that do not change are hard-linked where the disk
     allows it, else copied.
 
     Args:
         out: a folder, created if absent; the checkpoint becomes `out/iteration_…`.
         made_by: what made it, for its state.json: the verb and its arguments.
+        verify: also compare the hash of files that are taken over as they are; they keep it, so that reading finds
+            damage in any case. Files whose content changes are always compared.
 
     Returns:
         The checkpoint's folder.
@@ -54,7 +55,7 @@ def build(blueprint: Blueprint, out: Path, made_by: Mapping[str, Any]) -> Path:
         raise CheckpointError(f"{out} cannot be made: {error.strerror}; choose another --out") from None
     with CheckpointWriter(out, blueprint.step) as writer:
         _write_small_files(writer, blueprint, made_by)
-        work = [*_dense_work(blueprint), *_expert_work(blueprint)]
+        work = [*_dense_work(blueprint, verify), *_expert_work(blueprint, verify)]
         with (
             ThreadPoolExecutor(_THREADS) as pool,
             tqdm(total=len(work), unit="file", desc="write", disable=None) as bar,
@@ -83,7 +84,7 @@ def _write_small_files(writer: CheckpointWriter, blueprint: Blueprint, made_by: 
     writer.write("state.json", json.dumps(state, indent=1).encode())
 
 
-def _expert_work(blueprint: Blueprint) -> Iterator[Work]:
+def _expert_work(blueprint: Blueprint, verify: bool) -> Iterator[Work]:
     for domain in blueprint.domains if blueprint.contents else ():
         content, tokenizer = blueprint.contents[domain.name], blueprint.tokenizer_of(domain).digest
         for layer in range(blueprint.config.model.rre_layers):
@@ -101,6 +102,7 @@ def _expert_work(blueprint: Blueprint) -> Iterator[Work]:
                         origin=source,
                         part=(part, source.number),
                         with_moments=blueprint.with_moments,
+                        verify=verify,
                     )
 
 
@@ -115,9 +117,14 @@ def _write_new(writer: CheckpointWriter, header: ExpertFile, expert: NewExpert, 
 
 
 def _write_taken(
-    writer: CheckpointWriter, header: ExpertFile, origin: Origin, part: tuple[int, int], with_moments: bool
+    writer: CheckpointWriter,
+    header: ExpertFile,
+    origin: Origin,
+    part: tuple[int, int],
+    with_moments: bool,
+    verify: bool,
 ) -> None:
-    """Takes over a file, or copies its tensors under another header."""
+    """Takes over a file, or copies its tensors under another header; what gets a new hash is compared first."""
     reader, name = origin.reader, expert_file_name(origin.layer, origin.domain, origin.index, part)
     file = TensorFile(reader.folder / name)
     was = ExpertFile.of(file.path, file.metadata)
@@ -126,23 +133,23 @@ def _write_taken(
     )
     tensors = _without_moments(file.tensors) if not with_moments else file.tensors
     if now == was and tensors.keys() == file.tensors.keys():
-        _take(writer, reader, name)
+        _take(writer, reader, name, verify)
     else:
         reader.verify(name)
         writer.write(now.name, encode_stream(tensors, now.metadata, file.chunks))
 
 
-def _take(writer: CheckpointWriter, reader: CheckpointReader, name: str) -> None:
+def _take(writer: CheckpointWriter, reader: CheckpointReader, name: str, verify: bool) -> None:
     """One file bit for bit."""
-    entry = reader.files[name]
-    if not writer.link(name, reader.folder, entry) and writer.write(name, read_chunks(reader.folder / name)) != entry:
-        reader.verify(name)  # says what is wrong
+    if verify:
+        reader.verify(name)
+    writer.take(name, reader)
 
 
-def _dense_work(blueprint: Blueprint) -> Iterable[Work]:
+def _dense_work(blueprint: Blueprint, verify: bool) -> Iterable[Work]:
     content = blueprint.dense
     if not content.changes and not content.dropped and blueprint.with_moments:
-        return [partial(_take, reader=content.reader, name=name) for name in dense_files(content.reader)]
+        return [partial(_take, reader=content.reader, name=name, verify=verify) for name in dense_files(content.reader)]
     return [partial(_write_dense, content=content, with_moments=blueprint.with_moments)]
 
 

@@ -258,8 +258,19 @@ def test_an_altered_file_ends_it_and_a_second_checkpoint_is_refused(trained, tmp
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    assert main(["experts", "remove", "en", "--checkpoint", str(copy), "--out", str(out)]) == 1
+    words = ["--checkpoint", str(copy), "--out", str(out)]
+    for verb in (["remove", "en", "--verify"], ["copy", "en", "--from", "zh"]):  # the second writes a copy of it
+        assert main(["experts", *verb, *words]) == 1
+        assert "rre_00.zh.001.safetensors was altered" in capsys.readouterr().err
+        assert not list(out.glob("*"))
+    # taken over as it is: its hash comes with it, and tells whoever reads it
+    assert main(["experts", "remove", "en", "--checkpoint", str(copy), "--out", str(tmp_path / "linked")]) == 0
+    assert (
+        main(["generate", "--checkpoint", str(tmp_path / "linked"), "--domain", "zh", "--prompt", "打开窗口表格"]) == 1
+    )
     assert "rre_00.zh.001.safetensors was altered" in capsys.readouterr().err
+    path.write_bytes(data[:-1])
+    assert main(["experts", "remove", "en", *words]) == 1
     assert not list(out.glob("*"))
     assert main(["experts", "remove", "en", "--checkpoint", str(trained), "--out", str(out)]) == 0
     assert main(["experts", "remove", "zh", "--checkpoint", str(trained), "--out", str(out)]) == 1

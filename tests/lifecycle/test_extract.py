@@ -111,7 +111,8 @@ def test_a_disk_without_links_gets_copies_that_are_checked(trained, tmp_path, mo
         after.read(name)
     path = source / "experts" / "rre_01.zh.002.safetensors"
     path.write_bytes(path.read_bytes()[:-4] + b"abcd")
-    assert main(["extract", "--domains", "zh", "--checkpoint", str(source), "--out", str(tmp_path / "no")]) == 1
+    words = ["--domains", "zh", "--verify", "--checkpoint", str(source), "--out", str(tmp_path / "no")]
+    assert main(["extract", *words]) == 1
     assert "rre_01.zh.002.safetensors was altered" in capsys.readouterr().err
     assert not list((tmp_path / "no").glob("*"))
 
