@@ -15,6 +15,7 @@ from mindpangu.checkpoint import CheckpointReader, CheckpointWriter
 from mindpangu.cli.main import main
 from mindpangu.config import load_config
 from mindpangu.data import TokenShards
+from mindpangu.tokenizer.extend import extend
 from mindpangu.train.run import open_run, set_device
 from mindpangu.train.saving import take_snapshot, write_training
 from mindpangu.train.step import TrainStep
@@ -143,6 +144,27 @@ def test_mistakes_are_one_message(base, tuned, tmp_path, capsys):
     refuse("bad.jsonl:25: \"task\" is 'sing'", "--data", bad, "--training.run_name", "bad")
     refuse("Choose another --training.run_name", "--data", code)  # base_finetuned has a training on other records
     refuse("there is no complete checkpoint", "--data", zh, "--checkpoint", tmp_path)
+    refuse("--answers is -1", "--data", zh, "--answers", "-1")
+
+
+def test_a_training_of_another_checkpoint_is_refused_before_its_result_is_touched(base, tuned, tmp_path, capsys):
+    words, folder, _ = tuned
+    result = (folder / "finetune.json").read_bytes()
+    words = [str(folder) if word == str(base) else word for word in words]
+    for more in ([], ["--resume"]):
+        assert main([*words, "--training.run_name", folder.name, *more]) == 1
+        assert f"holds a training that did not start from {folder}" in capsys.readouterr().err
+        assert (folder / "finetune.json").read_bytes() == result
+
+
+def test_a_model_of_several_tokenizers_says_what_to_do(base, tmp_path, capsys):
+    tokenizer = extend(next(base.glob("tokenizer/*.model")).read_bytes(), ["<eot>", "<x>"], "other")
+    (tmp_path / "other.model").write_bytes(tokenizer.model_bytes)
+    words = ["--checkpoint", str(base), "--out", str(tmp_path / "slots"), "--tokenizer", str(tmp_path / "other.model")]
+    assert main(["experts", "add", "law", "--fresh", "--control-token", "<x>", *words]) == 0
+    data = str(write_records(tmp_path / "zh.jsonl"))
+    assert main(["finetune", "--checkpoint", str(tmp_path / "slots"), "--data", data]) == 1
+    assert "`mindpangu extract` the domains of one slot first" in capsys.readouterr().err
 
 
 FILES = {
