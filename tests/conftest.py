@@ -1,12 +1,17 @@
 """What tests of several rooms share: a corpus of four tiny domains, and a run folder prepared from it."""
 
+import importlib.util
 import json
 import os
 import random
+from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("GLOG_v", "3")
+
+# Files that take a minute or two: started first, so that processes that share the tests end at the same time.
+LONG = ("train/test_resume", "train/test_ecss", "docs/test_docs", "parallel/test_layouts", "test_readme")
 
 TINY = {
     "model.num_layers": "3",
@@ -23,6 +28,23 @@ TINY = {
     "monitor.heldout_samples": "4",
     "data.heldout_fraction": "0.2",
 }
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: not item.path.with_suffix("").as_posix().endswith(LONG))  # stable
+
+
+@pytest.fixture(scope="session")
+def load_tool():
+    """load_tool(name) → the module tools/<name>.py."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "tools" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -19,4 +19,4 @@ for argument in "$@"; do
         arguments+=("$argument")
     fi
 done
-exec "$PYTHON" -m pytest --numprocesses "$processes" --dist loadfile ${arguments[@]+"${arguments[@]}"}
+exec "$PYTHON" -m pytest --numprocesses "$processes" --dist loadfile --no-loadscope-reorder ${arguments[@]+"${arguments[@]}"}

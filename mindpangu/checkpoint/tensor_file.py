@@ -20,6 +20,7 @@ _DTYPES = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "I32": np.in
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 8
+_REMEDY = "it is cut off or damaged: take another checkpoint, or copy this one again"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class TensorFile:
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, AttributeError, struct.error, MemoryError, OverflowError) as error:
-            raise CheckpointError(f"{path} is not a whole safetensors file: {error!r}") from None
+            raise CheckpointError(f"{path} is not a whole safetensors file: {error!r}; {_REMEDY}") from None
 
     def read(self, name: str) -> np.ndarray:
         """One tensor."""

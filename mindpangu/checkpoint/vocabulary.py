@@ -32,17 +32,21 @@ class VocabularyMap:
         Args:
             parts: new tokens come from the old tokens that their text is made of; False: from none.
         """
+        same = {old.piece(index): index for index in range(old.vocab_size)} if old.kind == new.kind else {}
         id_of: dict[str, int] = {}
-        for index in range(old.vocab_size):
-            id_of.setdefault(_key(old, index), index)
+        for at_a_border in (True, False):
+            for index in range(old.vocab_size):
+                id_of.setdefault(_key(old, index, at_a_border), index)
 
         def of(index: int) -> tuple[int, ...]:
-            key = _key(new, index)
-            if key in id_of:
-                return (id_of[key],)
+            if new.piece(index) in same:
+                return (same[new.piece(index)],)
+            for at_a_border in (True, False):
+                if (key := _key(new, index, at_a_border)) in id_of:
+                    return (id_of[key],)
             if not parts or not new.is_text(index):
                 return ()
-            ids = tuple(old.encode(key))
+            ids = tuple(old.encode(_key(new, index)))
             return () if old.unk_id in ids else ids
 
         return VocabularyMap(tuple(of(index) for index in range(new.vocab_size)))
@@ -76,6 +80,14 @@ def random_rows(seed: int, slot: str, num_rows: int, hidden: int, std: float) ->
     return normal(seed, f"word_embedding/{slot}", (num_rows, hidden), std)
 
 
-def _key(tokenizer: Tokenizer, index: int) -> str:
+def _key(tokenizer: Tokenizer, index: int, at_a_border: bool = True) -> str:
+    """What an id stands for; not `at_a_border`: without the blank that PanGu-α's ▁ may be.
+
+    It cuts text into words first and begins each with ▁, also where there is no blank, so its ▁她 is 她 as well.
+    """
     piece = tokenizer.piece(index)
-    return piece.translate(_PLAIN) if tokenizer.is_text(index) else piece
+    if not tokenizer.is_text(index):
+        return piece
+    if not at_a_border and tokenizer.kind == "pangu_alpha" and len(piece) > 1:
+        piece = piece.removeprefix("\u2581")
+    return piece.translate(_PLAIN)

@@ -29,19 +29,21 @@ def show(generator: Generator, requests: Sequence[Request], titles: bool = False
     with tqdm(total=most, unit="token", desc="generate", disable=True if alone else None, leave=False) as bar:
         if alone:
             print(opening(requests[0]), end="", flush=True)
-        for piece in generator.stream(requests):
-            texts[piece.request] += piece.text
-            done[piece.request] = bool(piece.finished)
-            tokens += 1
-            bar.update()
+        try:
+            for piece in generator.stream(requests):
+                texts[piece.request] += piece.text
+                done[piece.request] = bool(piece.finished)
+                tokens += 1
+                bar.update()
+                if alone:
+                    print(piece.text, end="", flush=True)
+                while not alone and shown < len(requests) and done[shown]:
+                    with tqdm.external_write_mode():
+                        print(opening(requests[shown]) + texts[shown], flush=True)
+                    shown += 1
+        finally:
             if alone:
-                print(piece.text, end="", flush=True)
-            while not alone and shown < len(requests) and done[shown]:
-                with tqdm.external_write_mode():
-                    print(opening(requests[shown]) + texts[shown], flush=True)
-                shown += 1
-        if alone:
-            print()
+                print(flush=True)  # an error gets a line of its own
     seconds = time.perf_counter() - begin
     what = "1 text" if alone else f"{len(requests)} texts"
     print(

@@ -1,7 +1,6 @@
 """mindpangu finetune on a tiny run: what it takes over, trains and leaves; twice; mistakes; and on published files."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import shutil
@@ -193,16 +192,13 @@ def small(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("scope", ["experts", "all"])
 @pytest.mark.parametrize("name", FILES)
-def test_heldout_answers_of_published_files_improve(small, tmp_path, monkeypatch, name, scope):
+def test_heldout_answers_of_published_files_improve(small, load_tool, tmp_path, monkeypatch, name, scope):
     kind, source, domain = FILES[name]
     if not (REAL / source).exists():
         pytest.skip(f"{REAL / source} is not here")
-    spec = importlib.util.spec_from_file_location("instruction_records", ROOT / "tools" / "instruction_records.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     records = tmp_path / f"{name}.jsonl"
     monkeypatch.setattr(sys, "argv", ["instruction_records.py", kind, str(REAL / source), str(records)])
-    tool.main()
+    load_tool("instruction_records").main()
     train, run = ("all" if scope == "all" else f"experts:{domain}"), f"{name}_{scope}"
     words = ["--checkpoint", str(small), "--data", str(records), "--train", train, "--answers", "0"]
     assert main(["finetune", *words, "--training.steps", "60", "--training.run_name", run]) == 0

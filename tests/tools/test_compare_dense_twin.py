@@ -1,20 +1,13 @@
 """The statistics of the comparison with the dense twin (the training itself is in the slow suite)."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("compare_dense_twin", ROOT / "tools" / "compare_dense_twin.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("compare_dense_twin")
 
 
 def test_paired_differences_and_their_interval(tool):

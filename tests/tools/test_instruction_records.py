@@ -1,6 +1,5 @@
 """The converters: tiny files in the publishers' formats, files of another form, and the real files where they are."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -16,11 +15,8 @@ REAL = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("instruction_records", ROOT / "tools" / "instruction_records.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("instruction_records")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The comparison of lifelong learning: its table, and in the slow suite the whole of it with a small model."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -9,11 +8,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("lifelong_learning", ROOT / "tools" / "lifelong_learning.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("lifelong_learning")
 
 
 def test_the_table_tells_no_change_from_a_small_one(tool):

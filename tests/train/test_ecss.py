@@ -74,7 +74,11 @@ class Trainer:
         return results, [*experts, store.step_counts.copy(), *dense]
 
 
-@pytest.fixture(scope="module", params=["one micro-batch", "accumulation"])
+STEPS = ("one micro-batch", "accumulation")
+QUICK = {("one micro-batch", "views"), ("one micro-batch", "staged"), ("accumulation", "staged")}
+
+
+@pytest.fixture(scope="module", params=STEPS)
 def trainer(request, tiny_overrides):
     changes = {"training.max_norm": "0.5", "training.spike_sigma": "0"}
     if request.param == "accumulation":
@@ -89,7 +93,13 @@ def resident(trainer):
 
 
 @pytest.mark.parametrize(
-    "variant", ["views", "staged", *(pytest.param(name, marks=pytest.mark.slow) for name in ("no overlap", "mapped"))]
+    ("trainer", "variant"),
+    [
+        pytest.param(steps, name, marks=() if (steps, name) in QUICK else pytest.mark.slow, id=f"{steps}-{name}")
+        for steps in STEPS
+        for name in VARIANTS
+    ],
+    indirect=["trainer"],
 )
 def test_host_ecss_equals_device_over_50_steps(trainer, resident, variant, tmp_path):
     steps, expected, state = resident

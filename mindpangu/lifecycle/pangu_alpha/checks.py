@@ -5,11 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mindpangu.config import Config
+from mindpangu.domains import build_domains, control_tokens_of
 from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.pangu_alpha.source import PanguAlphaSource
 from mindpangu.lifecycle.pangu_alpha.weights import POSITION_EMBEDDING, QUERY_LAYER, SEPARATE_FILES, WORD_EMBEDDING
+from mindpangu.tokenizer import Tokenizer
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+_MOST_UNUSED_ROWS = 1024
 
 
 def require_model(source: PanguAlphaSource, config: Config) -> None:
@@ -44,6 +48,20 @@ def require_model(source: PanguAlphaSource, config: Config) -> None:
             f"the configuration has {given}; the tensors in {source.path} say: {needed}. Give a --config that fits, or "
             "these keys; model.num_heads, which the tensors do not tell, must be right as well"
         )
+
+
+def require_tokenizer(tokenizer: Tokenizer, path: Path, config: Config) -> None:
+    """Raises CheckpointError for a tokenizer of another vocabulary, TokenizerError for one without a control token of
+    the configuration's domains."""
+    rows = config.model.vocab_size
+    # releases for several devices round the table up so that it can be divided
+    if not rows - _MOST_UNUSED_ROWS <= tokenizer.vocab_size <= rows:
+        raise CheckpointError(
+            f"tokenizer {path} has {tokenizer.vocab_size} pieces, but {WORD_EMBEDDING} has {rows} rows; give the "
+            "tokenizer that the model was trained with"
+        )
+    for token in control_tokens_of(build_domains(config)):
+        tokenizer.control_id(token)
 
 
 def require_tensors(path: Path, needed: Shapes, found: Shapes) -> None:

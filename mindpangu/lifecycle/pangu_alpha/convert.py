@@ -16,12 +16,11 @@ from mindpangu.checkpoint.tensor_file import TensorInfo, chunks_of, encode_strea
 from mindpangu.config import Config, to_yaml
 from mindpangu.domains import MAIN_SLOT
 from mindpangu.errors import CheckpointError
-from mindpangu.lifecycle.pangu_alpha.checks import require_model, require_tensors
+from mindpangu.lifecycle.pangu_alpha.checks import require_model, require_tensors, require_tokenizer
 from mindpangu.lifecycle.pangu_alpha.mindspore_file import encode_tensor
 from mindpangu.lifecycle.pangu_alpha.source import PanguAlphaSource
 from mindpangu.lifecycle.pangu_alpha.weights import (
     SEPARATE_FILES,
-    WORD_EMBEDDING,
     Weight,
     is_training_state,
     weights_of,
@@ -61,11 +60,7 @@ def from_pangu_alpha(
     weights = {weight.ours: weight for weight in weights_of(config)}
     needed = {weight.theirs: weight.their_shape for weight in weights.values()}
     require_tensors(path, needed, {name: source.shape(name) for name in source.names})
-    if vocabulary.vocab_size > config.model.vocab_size:
-        raise CheckpointError(
-            f"tokenizer {tokenizer} has {vocabulary.vocab_size} pieces, but {WORD_EMBEDDING} has "
-            f"{config.model.vocab_size} rows; give the tokenizer that the model was trained with"
-        )
+    require_tokenizer(vocabulary, tokenizer, config)
     tensors = {name: TensorInfo(np.dtype(np.float32), weight.shape) for name, weight in weights.items()}
     state = {
         "step": 0, "updates": 0, "loader": None, "loaded": None, "digests": {},

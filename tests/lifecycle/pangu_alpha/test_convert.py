@@ -253,7 +253,12 @@ def test_nothing_is_overwritten(small, converted, tmp_path):
         to_pangu_alpha(converted, tmp_path / "back")
 
 
-def test_a_tokenizer_that_is_too_large_is_refused(release, make_config, alpha_tokenizer, tmp_path):
+def test_a_tokenizer_of_another_model_is_refused(release, make_config, small_tokenizer, alpha_tokenizer, tmp_path):
+    with pytest.raises(CheckpointError, match=r"has 420 pieces, but backbone.embedding.word.* 40000 rows"):
+        from_pangu_alpha(release[0], None, make_config(vocabulary=40000, **SIZES), small_tokenizer, tmp_path / "out")
+    sigma = make_config(vocabulary=40000, **SIZES, **{"domains.preset": "sigma_4"})
+    with pytest.raises(TokenizerError, match=r"no control token '<cn>'.*goes with domains.preset pangu_alpha"):
+        from_pangu_alpha(release[0], None, sigma, alpha_tokenizer, tmp_path / "out")
     path = tmp_path / "small.ckpt"
     public_format.save(path, public_format.random_weights(vocabulary=420, **SIZES))
     with pytest.raises(CheckpointError, match=r"has 40000 pieces, but backbone.embedding.word.* has 420 rows"):
