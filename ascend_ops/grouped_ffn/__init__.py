@@ -4,26 +4,34 @@ import mindspore as ms
 from mindspore import ops
 
 from ascend_ops import backends
-from ascend_ops.grouped_ffn.composed import fast_gelu
+from ascend_ops.grouped_ffn.network import ACTIVATIONS, TENSORS, activate, fast_gelu, place
 
-__all__ = ["fast_gelu", "grouped_ffn"]
+__all__ = ["TENSORS", "activate", "fast_gelu", "grouped_ffn"]
 
 implementation = backends.choose("grouped_ffn")
 
 
-def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0):
+def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0, tensors=TENSORS, activation="fast_gelu"):
     """fast_gelu(rows · up + up_bias) · down + down_bias, each group of rows with its own expert's weights.
 
-    fast_gelu(u) = u · sigmoid(1.702 u), PanGu-α's activation.
+    fast_gelu(u) = u · sigmoid(1.702 u), PanGu-α's activation. That is the default; in general an expert computes
+
+        h · down + down_bias   where   h = a(rows · up + up_bias), or a(rows · gate + gate_bias) · (rows · up + up_bias)
+        and   a(u) = f(u), or the series Σᵢ f(scaleᵢ ⊙ u + shiftᵢ) of PanGu-π (arXiv 2312.17276, eq. 7)
+
+    with the biases, gate, scale and shift that it has: SwiGLU is ("gate", "up", "down") with f = silu.
 
     Args:
         rows_TH: float [T, H], sorted by group, without gaps: a slot may have any number of rows, also none. What the
             counts leave of the T rows stands at the end and is padding.
         counts_G: int32 [D·E], rows of each group (slot · E + expert), at most T in all.
-        slabs: for each of the D slots up [E, H, F], up_bias [E, F], down [E, F, H], down_bias [E, H]: 4·D tensors of
-            rows_TH's dtype, which are read where they are.
+        slabs: for each of the D slots an expert's tensors, as `tensors` names them: gate and up [E, H, F], gate_bias
+            and up_bias [E, F], scale and shift [E, n, F], down [E, F, H], down_bias [E, H]; all of rows_TH's dtype, and
+            read where they are.
         block_rows: C, rows that the composed form computes for every expert before it overflows; 0 takes the mean load
             ⌈T/(D·E)⌉. The result is the same for any.
+        tensors: names, in the order "gate", "gate_bias", "up", "up_bias", "scale", "shift", "down", "down_bias".
+        activation: f, "fast_gelu" or "silu". The kernels have the default; anything else is composed.
 
     Returns:
         float [T, H], in the order of rows_TH; padding gives zeros. An expert without rows has a gradient of zeros, and
@@ -37,30 +45,50 @@ def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0):
     dtypes, shapes = (rows_TH.dtype, counts_G.dtype), (rows_TH.shape, counts_G.shape)
     for slab in slabs:
         dtypes, shapes = (*dtypes, slab.dtype), (*shapes, slab.shape)
-    _check(dtypes, shapes, block_rows)
-    return implementation.grouped_ffn(rows_TH, counts_G, slabs, block_rows)
+    _check(dtypes, shapes, block_rows, tensors, activation)
+    return implementation.grouped_ffn(rows_TH, counts_G, slabs, block_rows, tensors, activation)
 
 
 @ops.constexpr
-def _check(dtypes, shapes, block_rows):
+def _check(dtypes, shapes, block_rows, tensors, activation):
     rows, counts, *slabs = shapes
     if dtypes[0] not in (ms.float16, ms.float32, ms.float64) or dtypes[1] != ms.int32 or {*dtypes[2:]} != {dtypes[0]}:
         raise TypeError(
             "grouped_ffn: expected rows_TH and slabs of one dtype, float16, 32 or 64, and int32 counts_G, "
             f"got {', '.join(map(str, dtypes))}"
         )
-    num_slots = len(slabs) // 4
-    if not slabs or len(slabs) % 4 or len(rows) != 2 or len(slabs[0]) != 3:
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"grouped_ffn: activation is {activation!r}; expected {' or '.join(ACTIVATIONS)}")
+    size = len(tensors)
+    num_slots = len(slabs) // size
+    if not slabs or len(slabs) % size or len(rows) != 2 or len(slabs[0]) != 3:
         raise ValueError(
-            "grouped_ffn: expected rows_TH [T, H] and 4 slabs a slot, the first of them [E, H, F], "
+            f"grouped_ffn: expected rows_TH [T, H] and {size} slabs a slot, the first of them [E, H, F], "
             f"got {', '.join(map(str, shapes))}"
         )
     hidden, (num_experts, _, inner) = rows[1], slabs[0]
-    one_slot = [(num_experts, hidden, inner), (num_experts, inner), (num_experts, inner, hidden), (num_experts, hidden)]
-    if slabs != one_slot * num_slots or counts != (num_slots * num_experts,):
+    terms = slabs[place(tensors, "scale")][1] if "scale" in tensors else 0
+    whole = {
+        "gate": (num_experts, hidden, inner),
+        "gate_bias": (num_experts, inner),
+        "up": (num_experts, hidden, inner),
+        "up_bias": (num_experts, inner),
+        "scale": (num_experts, terms, inner),
+        "shift": (num_experts, terms, inner),
+        "down": (num_experts, inner, hidden),
+        "down_bias": (num_experts, hidden),
+    }
+    known = tuple(name for name in whole if name in tensors)
+    if known != tuple(tensors) or not {"up", "down"} <= {*tensors} or ("scale" in tensors) != ("shift" in tensors):
         raise ValueError(
-            "grouped_ffn: expected counts_G [D·E], and for each slot up [E, H, F], up_bias [E, F], "
-            f"down [E, F, H] and down_bias [E, H], got {', '.join(map(str, shapes))}"
+            f"grouped_ffn: tensors are {', '.join(tensors)}; expected some of {', '.join(whole)} in this order, up and "
+            "down among them, and scale with shift"
+        )
+    one_slot = [whole[name] for name in tensors]
+    if slabs != one_slot * num_slots or counts != (num_slots * num_experts,):
+        expected = ", ".join(f"{name} {list(shape)}" for name, shape in zip(tensors, one_slot, strict=True))
+        raise ValueError(
+            f"grouped_ffn: expected counts_G [D·E], and for each slot {expected}, got {', '.join(map(str, shapes))}"
         )
     if not isinstance(block_rows, int) or block_rows < 0:
         raise ValueError(f"grouped_ffn: block_rows is {block_rows}; expected an int of at least 0")

@@ -9,6 +9,7 @@ from mindspore import nn, ops
 from mindspore.ops.auto_generate import GroupedMatmul
 
 from ascend_ops.grouped_ffn import composed
+from ascend_ops.grouped_ffn.network import TENSORS, activate, place, series
 
 WITHOUT_GROUPED_MATMUL = ("CPU", "ascend910")
 
@@ -69,21 +70,41 @@ if ON_THIS_CHIP:
     )
 
 
-def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0):
+def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0, tensors=TENSORS, activation="fast_gelu"):
     """See `ascend_ops.grouped_ffn`."""
-    return by_product(_product, rows_TH, counts_G, slabs)
+    return by_product(_product, rows_TH, counts_G, slabs, tensors, activation)
 
 
-def by_product(product, rows_TH, counts_G, slabs):
+def by_product(product, rows_TH, counts_G, slabs, tensors=TENSORS, activation="fast_gelu"):
     """The network of every group by a `GroupedProduct`."""
-    up, up_bias, down, down_bias = composed.joined(slabs)
+    weights = composed.joined(slabs, len(tensors))
     ends_G = ops.cumsum(counts_G, 0)
     owner_TG = _owners(counts_G, ends_G, rows_TH.shape[0], rows_TH.dtype)
     real_T1 = ops.cast(owner_TG.sum(1, keepdims=True), ms.bool_)
     ends_G = ops.cast(ends_G, ms.int64)
-    # a product with the owners picks each row's bias; its gradient sums over a group's rows
-    u = _only(real_T1, product(_only(real_T1, rows_TH), up, ends_G) + ops.matmul(owner_TG, up_bias))
-    return _only(real_T1, product(composed.fast_gelu(u), down, ends_G) + ops.matmul(owner_TG, down_bias))
+
+    def times(rows, matrix, bias):
+        # a product with the owners picks each row's bias; its gradient sums over a group's rows
+        result = product(rows, weights[matrix], ends_G)
+        return result if bias < 0 else result + ops.matmul(owner_TG, weights[bias])
+
+    rows_TH = _only(real_T1, rows_TH)
+    u = _only(real_T1, times(rows_TH, place(tensors, "up"), place(tensors, "up_bias")))
+    inner = u
+    if place(tensors, "gate") >= 0:
+        inner = _only(real_T1, times(rows_TH, place(tensors, "gate"), place(tensors, "gate_bias")))
+    if place(tensors, "scale") >= 0:
+        scale, shift = weights[place(tensors, "scale")], weights[place(tensors, "shift")]
+        scales, shifts = (), ()
+        for i in range(scale.shape[1]):
+            scales = (*scales, ops.matmul(owner_TG, scale[:, i]))
+            shifts = (*shifts, ops.matmul(owner_TG, shift[:, i]))
+        inner = series(activation, inner, scales, shifts)
+    else:
+        inner = activate(activation, inner)
+    if place(tensors, "gate") >= 0:
+        inner = inner * u
+    return _only(real_T1, times(inner, place(tensors, "down"), place(tensors, "down_bias")))
 
 
 def _only(real_T1, rows):

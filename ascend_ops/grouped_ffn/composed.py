@@ -9,15 +9,12 @@ shape depends on the data. The slots' slabs are joined into one set of G = D·E 
 import mindspore as ms
 from mindspore import nn, ops
 
+from ascend_ops.grouped_ffn.network import TENSORS, activate, place, series
+
 
 def overflow_blocks(num_rows: int, block_rows: int) -> int:
     """X, the overflow blocks that suffice for any distribution of num_rows rows over experts."""
     return -(-num_rows // block_rows) - 1
-
-
-def fast_gelu(u):
-    """u · sigmoid(1.702 u), PanGu-α's activation (ops.fast_gelu, in two kernels that are fast on the CPU too)."""
-    return u * ops.sigmoid(1.702 * u)
 
 
 class MoveToBlocks(nn.Cell):
@@ -62,40 +59,58 @@ def _with_zero_row(rows):
     return ops.concat((rows, ops.ZerosLike()(rows[:1])), 0)
 
 
-def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0):
+def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0, tensors=TENSORS, activation="fast_gelu"):
     """See `ascend_ops.grouped_ffn`."""
     (num_rows, hidden), num_groups = rows_TH.shape, counts_G.shape[0]
     block_rows = block_rows or -(-num_rows // num_groups)
     num_overflow = overflow_blocks(num_rows, block_rows)
-    weights = joined(slabs)
+    weights = joined(slabs, len(tensors))
     index_P, place_T, owner_X = _block_layout(counts_G, num_rows, block_rows, num_overflow)
     blocks = move_to_blocks(rows_TH, index_P, place_T).reshape((-1, block_rows, hidden))
-    out = _block_ffn(blocks[:num_groups], *weights)
+    out = _block_ffn(blocks[:num_groups], weights, tensors, activation)
     if num_overflow > 0:
         owner_GX = ops.cast(ops.expand_dims(ops.arange(num_groups), 1) == owner_X, rows_TH.dtype)
         gathered = ()
         for weight in weights:
             gathered += (gather_experts(weight, owner_X, owner_GX),)
-        out = ops.concat((out, _block_ffn(blocks[num_groups:], *gathered)), 0)
+        out = ops.concat((out, _block_ffn(blocks[num_groups:], gathered, tensors, activation)), 0)
     return move_from_blocks(out.reshape((-1, hidden)), index_P, place_T)
 
 
-def joined(slabs):
-    """up [G, H, F], up_bias [G, F], down [G, F, H] and down_bias [G, H]: the experts of all slots as one set."""
-    if len(slabs) == 4:
+def joined(slabs, size):
+    """The experts of all slots as one set: `size` tensors [G, …] out of as many for each slot."""
+    if len(slabs) == size:
         return slabs
     weights = ()
-    for tensor in range(4):
+    for tensor in range(size):
         parts = ()
-        for slot in range(len(slabs) // 4):
-            parts += (slabs[4 * slot + tensor],)
+        for slot in range(len(slabs) // size):
+            parts += (slabs[size * slot + tensor],)
         weights += (ops.concat(parts, 0),)
     return weights
 
 
-def _block_ffn(blocks, up, up_bias, down, down_bias):
-    u = ops.bmm(blocks, up) + ops.expand_dims(up_bias, 1)
-    return ops.bmm(fast_gelu(u), down) + ops.expand_dims(down_bias, 1)
+def _block_ffn(blocks, weights, tensors, activation):
+    u = _product(blocks, weights, place(tensors, "up"), place(tensors, "up_bias"))
+    inner = u
+    if place(tensors, "gate") >= 0:
+        inner = _product(blocks, weights, place(tensors, "gate"), place(tensors, "gate_bias"))
+    if place(tensors, "scale") >= 0:
+        scale, shift = weights[place(tensors, "scale")], weights[place(tensors, "shift")]
+        scales, shifts = (), ()
+        for i in range(scale.shape[1]):
+            scales, shifts = (*scales, scale[:, i : i + 1]), (*shifts, shift[:, i : i + 1])
+        inner = series(activation, inner, scales, shifts)
+    else:
+        inner = activate(activation, inner)
+    if place(tensors, "gate") >= 0:
+        inner = inner * u
+    return _product(inner, weights, place(tensors, "down"), place(tensors, "down_bias"))
+
+
+def _product(blocks, weights, matrix, bias):
+    product = ops.bmm(blocks, weights[matrix])
+    return product if bias < 0 else product + ops.expand_dims(weights[bias], 1)
 
 
 def _block_layout(counts_G, num_rows, block_rows, num_overflow):

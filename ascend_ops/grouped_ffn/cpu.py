@@ -1,10 +1,11 @@
-"""grouped_ffn by the kernels of cpu.cc, in float32; other dtypes are left to the composed form."""
+"""grouped_ffn by the kernels of cpu.cc: PanGu-α's network in float32. The rest is left to the composed form."""
 
 import mindspore as ms
 from mindspore import nn, ops
 
 from ascend_ops.backends import custom_op
 from ascend_ops.grouped_ffn import composed
+from ascend_ops.grouped_ffn.network import TENSORS, is_pangu_alpha
 
 _forward = custom_op(
     "grouped_ffn",
@@ -34,8 +35,8 @@ class _GroupedFFN(nn.Cell):
 _grouped_ffn = _GroupedFFN()
 
 
-def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0):
+def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0, tensors=TENSORS, activation="fast_gelu"):
     """See `ascend_ops.grouped_ffn`; block_rows is of no use here."""
-    if rows_TH.dtype != ms.float32:
-        return composed.grouped_ffn(rows_TH, counts_G, slabs, block_rows)
+    if rows_TH.dtype != ms.float32 or not is_pangu_alpha(tensors, activation):
+        return composed.grouped_ffn(rows_TH, counts_G, slabs, block_rows, tensors, activation)
     return _grouped_ffn(rows_TH, counts_G, slabs)[0]

@@ -69,6 +69,72 @@ def test_equals_reference(backend, differentiate, error_of, shape, block_rows):
     check(backend, differentiate, error_of, case, block_rows, bound)
 
 
+NETWORKS = {
+    "swiglu": (("gate", "up", "down"), "silu"),
+    "swiglu with biases": (("gate", "gate_bias", "up", "up_bias", "down", "down_bias"), "silu"),
+    "series of swiglu": (("gate", "up", "scale", "shift", "down"), "silu"),
+    "series of fast_gelu": (("up", "up_bias", "scale", "shift", "down", "down_bias"), "fast_gelu"),
+    "no biases": (("up", "down"), "fast_gelu"),
+}
+
+
+@given(shape=CASES, block_rows=st.integers(0, 9), terms=st.integers(1, 3), network=st.sampled_from(sorted(NETWORKS)))
+@settings(max_examples=4, deadline=None)
+def test_other_networks_equal_the_reference(backend, differentiate, error_of, shape, block_rows, terms, network):
+    tensors, activation = NETWORKS[network]
+    rows_TH, counts_G, dout_TH, _ = random_case(**shape, dtype=np.float64)
+    chance = np.random.default_rng(shape["seed"])
+    experts, hidden, inner = (shape[name] for name in ("experts", "hidden", "inner"))
+    shapes = {
+        "gate": (hidden, inner), "gate_bias": (inner,), "up": (hidden, inner), "up_bias": (inner,),
+        "scale": (terms, inner), "shift": (terms, inner), "down": (inner, hidden), "down_bias": (hidden,),
+    }  # fmt: skip
+    slabs = [0.5 * chance.standard_normal((experts, *shapes[name])) for _ in range(shape["slots"]) for name in tensors]
+    ffn = backend("grouped_ffn").grouped_ffn
+
+    def function(rows_TH, counts_G, *slabs):
+        return (ffn(rows_TH, counts_G, slabs, block_rows, tensors, activation),)
+
+    wanted = [0, *range(2, 2 + len(slabs))]
+    (out_TH,), gradients = differentiate(function, (rows_TH, counts_G, *slabs), wanted, dout_TH)
+    assert error_of(out_TH, reference.grouped_ffn(rows_TH, counts_G, slabs, tensors, activation)) < 1e-12
+    drows_TH, dslabs = reference.grouped_ffn_backward(dout_TH, rows_TH, counts_G, slabs, tensors, activation)
+    for mine, gradient in zip(gradients, (drows_TH, *dslabs), strict=True):
+        assert error_of(mine, gradient) < 1e-12
+
+
+def test_the_references_gradients_are_those_of_differences():
+    chance = np.random.default_rng(1)
+    for tensors, activation in NETWORKS.values():
+        shapes = {"gate": (3, 4), "up": (3, 4), "gate_bias": (4,), "up_bias": (4,), "scale": (2, 4), "shift": (2, 4)}
+        shapes |= {"down": (4, 3), "down_bias": (3,)}
+        expert = {name: chance.standard_normal(shapes[name]) for name in tensors}
+        x, dout = chance.standard_normal((2, 5, 3))
+        dx, gradients = reference.feed_forward_backward(dout, x, expert, activation)
+        for name, array, gradient in [("x", x, dx), *((name, expert[name], gradients[name]) for name in tensors)]:
+            for place in np.ndindex(array.shape):
+                value, losses = array[place], []
+                for step in (1e-6, -1e-6):
+                    array[place] = value + step
+                    losses.append((reference.feed_forward(x, expert, activation) * dout).sum())
+                array[place] = value
+                assert gradient[place] == pytest.approx((losses[0] - losses[1]) / 2e-6, rel=1e-5, abs=1e-7), name
+
+
+@pytest.mark.parametrize(
+    ("tensors", "activation", "message"),
+    [
+        (("up", "gate", "down", "down_bias"), "silu", "in this order"),
+        (("gate", "up", "scale", "down"), "silu", "scale with shift"),
+        (("up", "up_bias", "down", "down_bias"), "relu", "activation is 'relu'; expected fast_gelu or silu"),
+    ],
+)
+def test_networks_that_are_none_are_refused(tensors, activation, message):
+    rows_TH, counts_G, _, slabs = random_case(5, 4, 1, 2, 3, 3, "all", np.float32)
+    with pytest.raises(ValueError, match=message):
+        grouped_ffn(Tensor(rows_TH), Tensor(counts_G), [Tensor(slab) for slab in slabs], 0, tensors, activation)
+
+
 @pytest.mark.parametrize("experts", [1, 3])
 def test_groups_of_many_pieces_and_tiles(backend, differentiate, error_of, experts):
     """More rows than a piece and more columns than a tile of the kernel."""
@@ -155,7 +221,7 @@ def test_wrong_arguments_are_refused():
     rows_TH, counts_G, slabs = Tensor(rows_TH), Tensor(counts_G), [Tensor(slab) for slab in slabs]
     with pytest.raises(ValueError, match="4 slabs a slot"):
         grouped_ffn(rows_TH, counts_G, slabs[:3])
-    with pytest.raises(ValueError, match=r"for each slot up \[E, H, F\].*got .*\(2, 5\)"):
+    with pytest.raises(ValueError, match=r"for each slot up \[2, 3, 5\], up_bias \[2, 5\].*got .*\(2, 5\)"):
         grouped_ffn(rows_TH, counts_G, [slabs[0], slabs[1], slabs[0], slabs[3]])
     with pytest.raises(ValueError, match=r"counts_G \[D·E\]"):
         grouped_ffn(rows_TH, counts_G[:1], slabs)

@@ -30,25 +30,33 @@ def of_rows(rows, other, ends_G):
                       for a, b in slices(ends_G)])  # fmt: skip
 
 
+NETWORKS = [(reference.TENSORS, "fast_gelu"), (("gate", "up", "up_bias", "scale", "shift", "down"), "silu")]
+
+
 @pytest.mark.parametrize("counts", [[3, 0, 4, 2], [0, 0, 9, 0], [1, 2, 3, 1]])
 @pytest.mark.parametrize("slots", [1, 2])
-def test_equals_the_reference_forward_and_backward(counts, slots):
+@pytest.mark.parametrize("network", NETWORKS, ids=["pangu_alpha", "pangu_pi"])
+def test_equals_the_reference_forward_and_backward(counts, slots, network):
     chance = np.random.default_rng(0)
     hidden, inner, experts = 6, 8, 4 // slots
-    shapes = ((experts, hidden, inner), (experts, inner), (experts, inner, hidden), (experts, hidden))
-    slabs = [chance.standard_normal(shape).astype(np.float32) for _ in range(slots) for shape in shapes]
+    shapes = {
+        "gate": (hidden, inner), "up": (hidden, inner), "up_bias": (inner,), "scale": (2, inner), "shift": (2, inner),
+        "down": (inner, hidden), "down_bias": (hidden,),
+    }  # fmt: skip
+    shapes = [(experts, *shapes[name]) for name in network[0]]
+    slabs = [0.5 * chance.standard_normal(shape).astype(np.float32) for _ in range(slots) for shape in shapes]
     rows_TH, dout_TH = (chance.standard_normal((9, hidden)).astype(np.float32) for _ in range(2))
     counts_G = np.array(counts, np.int32)
     cell = GroupedProduct(product, with_transposed, of_rows)
 
     def weighted(rows, *weights):
-        out_TH = by_product(cell, rows, Tensor(counts_G), weights)
+        out_TH = by_product(cell, rows, Tensor(counts_G), weights, *network)
         return (out_TH * Tensor(dout_TH)).sum(), out_TH
 
     inputs = [Tensor(each) for each in (rows_TH, *slabs)]
     (_, out_TH), gradients = ms.value_and_grad(weighted, tuple(range(len(inputs))), has_aux=True)(*inputs)
-    np.testing.assert_allclose(out_TH.asnumpy(), reference.grouped_ffn(rows_TH, counts_G, slabs), atol=1e-5)
-    wanted = reference.grouped_ffn_backward(dout_TH, rows_TH, counts_G, slabs)
+    np.testing.assert_allclose(out_TH.asnumpy(), reference.grouped_ffn(rows_TH, counts_G, slabs, *network), atol=1e-5)
+    wanted = reference.grouped_ffn_backward(dout_TH, rows_TH, counts_G, slabs, *network)
     flat = [wanted[0], *wanted[1]]
     for mine, theirs in zip(gradients, flat, strict=True):
         np.testing.assert_allclose(mine.asnumpy(), theirs, atol=1e-4)
