@@ -48,6 +48,21 @@ def load_tool():
 
 
 @pytest.fixture(scope="session")
+def pangu_pi():
+    """Overrides that make a model one with PanGu-π's parts."""
+    return {
+        "model.query_layer": "false",
+        "model.position": "rope",
+        "model.norm": "rmsnorm",
+        "model.activation": "swiglu",
+        "model.series_terms": "2",
+        "model.shortcut_reduction": "4",
+        "model.biases": "false",
+        "model.tied_head": "false",
+    }
+
+
+@pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory):
     """A jsonl file with 60 documents in each of the four domains, the same in every session."""
     chance = random.Random(0)

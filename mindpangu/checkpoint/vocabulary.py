@@ -75,9 +75,9 @@ class VocabularyMap:
         return new_VH
 
 
-def random_rows(seed: int, slot: str, num_rows: int, hidden: int, std: float) -> np.ndarray:
-    """float32 [num_rows, H] from N(0, std²): what new rows of a slot start from."""
-    return normal(seed, f"word_embedding/{slot}", (num_rows, hidden), std)
+def random_rows(seed: int, stream: str, num_rows: int, hidden: int, std: float) -> np.ndarray:
+    """float32 [num_rows, H] from N(0, std²): what new rows start from. `stream`: table and embedding slot, "a/b"."""
+    return normal(seed, stream, (num_rows, hidden), std)
 
 
 def _key(tokenizer: Tokenizer, index: int, at_a_border: bool = True) -> str:

@@ -1,7 +1,16 @@
 """Typed configuration from YAML. `schema.py` declares every key, `loader.py` reads and checks."""
 
-from mindpangu.config.loader import check, describe, keys_that_differ, load_config, resolve, to_yaml
+from mindpangu.config.loader import (
+    check,
+    describe,
+    keys_that_differ,
+    load_config,
+    require_pangu_alpha,
+    resolve,
+    to_yaml,
+)
 from mindpangu.config.schema import (
+    ARCHITECTURE,
     CheckpointConfig,
     Config,
     ContextConfig,
@@ -19,6 +28,7 @@ from mindpangu.config.schema import (
 )
 
 __all__ = [
+    "ARCHITECTURE",
     "CheckpointConfig",
     "Config",
     "ContextConfig",
@@ -37,6 +47,7 @@ __all__ = [
     "describe",
     "keys_that_differ",
     "load_config",
+    "require_pangu_alpha",
     "resolve",
     "to_yaml",
 ]

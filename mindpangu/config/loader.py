@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from mindpangu.config.fields import violation
-from mindpangu.config.schema import Config
+from mindpangu.config.schema import ARCHITECTURE, Config, ModelConfig
 from mindpangu.errors import ConfigError
 
 
@@ -45,12 +45,18 @@ def resolve(config: Config) -> Config:
     replicas = config.parallelism.data_parallel
     return dataclasses.replace(
         config,
-        model=dataclasses.replace(model, ffn_hidden_size=model.ffn_hidden_size or 4 * model.hidden_size),
+        model=dataclasses.replace(model, ffn_hidden_size=model.ffn_hidden_size or _usual_ffn_hidden_size(model)),
         training=dataclasses.replace(
             training, global_batch_size=training.global_batch_size or training.local_batch_size * replicas
         ),
         lr_scheduler=dataclasses.replace(schedule, decay_steps=schedule.decay_steps or training.steps),
     )
+
+
+def _usual_ffn_hidden_size(model: ModelConfig) -> int:
+    if model.activation != "swiglu":
+        return 4 * model.hidden_size
+    return -(-8 * model.hidden_size // (3 * 8)) * 8
 
 
 def check(config: Config) -> None:
@@ -61,6 +67,16 @@ def check(config: Config) -> None:
         (
             model.hidden_size % model.num_heads == 0,
             f"model.num_heads is {model.num_heads}, which does not divide model.hidden_size {model.hidden_size}",
+        ),
+        (
+            model.position != "rope" or model.hidden_size // model.num_heads % 2 == 0,
+            "model.position is rope, which turns pairs of numbers, but model.hidden_size / model.num_heads is "
+            f"{model.hidden_size // model.num_heads}",
+        ),
+        (
+            model.shortcut_reduction <= model.hidden_size,
+            f"model.shortcut_reduction is {model.shortcut_reduction}, more than model.hidden_size {model.hidden_size}: "
+            "nothing is left of the bottleneck",
         ),
         (
             model.rre_layers <= model.num_layers,
@@ -127,6 +143,15 @@ def check(config: Config) -> None:
     for holds, message in rules:
         if not holds:
             raise ConfigError(message)
+
+
+def require_pangu_alpha(config: Config, what: str) -> None:
+    """Raises ConfigError unless a model has PanGu-α's parts, of which alone `what` knows."""
+    usual = ModelConfig()
+    for key in ARCHITECTURE:
+        value, known = getattr(config.model, key), getattr(usual, key)
+        if value != known:
+            raise ConfigError(f"{what} knows PanGu-α's parts only (model.{key} {known}); this model has {value}")
 
 
 def to_yaml(config: Config) -> str:

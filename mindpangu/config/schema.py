@@ -9,27 +9,63 @@ from dataclasses import dataclass, field
 
 from mindpangu.config.fields import choice, number
 
+ARCHITECTURE = (
+    "query_layer",
+    "position",
+    "norm",
+    "activation",
+    "series_terms",
+    "shortcut_reduction",
+    "biases",
+    "tied_head",
+)
+"""Keys of `model` that say which tensors there are, beside sizes."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
     num_layers: int = number(4, minimum=1)
-    """Transformer layers, the query layer on top included."""
+    """Transformer layers, a query layer on top included."""
     rre_layers: int = number(2, minimum=0)
     """How many of the top layers hold Random Routed Experts; 0 is the dense PanGu-α."""
     hidden_size: int = number(256, minimum=1)
     """Width of the residual stream."""
     ffn_hidden_size: int = number(0, minimum=0)
-    """Inner width of a feed-forward network and of one expert; 0 means 4 × hidden_size."""
+    """Inner width of a feed-forward network and of one expert; 0 means 4 × hidden_size, and for swiglu 8/3 of it, which
+    is as many parameters, rounded up to a multiple of 8."""
     num_heads: int = number(4, minimum=1)
     """Attention heads; must divide hidden_size."""
     seq_length: int = number(128, minimum=2)
-    """Tokens a sample; also the number of learned positions."""
+    """Tokens a sample; also the number of positions."""
     vocab_size: int = number(8000, minimum=1, maximum=10_000_000)
     """Rows of the embedding when there is one embedding slot; the tokenizer is trained to this size."""
     layernorm_epsilon: float = number(1e-5, above=0)
-    """Added to the variance in LayerNorm."""
+    """Added to the variance in LayerNorm, to the mean square in RMSNorm."""
+    query_layer: bool = True
+    """The last layer's queries are learned, one a position (PanGu-α, PanGu-Σ); False: it is like the others, and the
+    final norm stands behind it (PanGu-π)."""
+    position: str = choice("learned", "rope")
+    """learned: an embedding of each position; rope: queries and keys are rotated by their position (PanGu-π)."""
+    rope_theta: float = number(10000.0, above=0)
+    """Base of the rotations' wave lengths."""
+    norm: str = choice("layernorm", "rmsnorm")
+    """What stands before attention, feed-forward network and head; PanGu-π: rmsnorm."""
+    activation: str = choice("fast_gelu", "swiglu")
+    """Of feed-forward networks and experts; swiglu has a gate as a third matrix (PanGu-π)."""
+    series_terms: int = number(0, minimum=0, maximum=16)
+    """n, terms of the series-informed activation, each with a scale and a shift per channel; 0 is the plain one, n = 1
+    the plain one with both. PanGu-π: 2."""
+    shortcut_reduction: int = number(0, minimum=0)
+    """r of the augmented shortcut beside attention: a bottleneck of hidden_size / r; 0 is none. PanGu-π: 32."""
+    biases: bool = True
+    """Whether matrices have biases; PanGu-π: False."""
+    tied_head: bool = True
+    """The head multiplies by the embedding; False gives it a table of its own (PanGu-π)."""
     init_std: float = number(0.02, above=0)
-    """Standard deviation of the initial weights; output projections use init_std / sqrt(2 · num_layers) (ours)."""
+    """Standard deviation of the initial weights."""
+    initialization: str = choice("depth_scaled", "constant", "layer_wise")
+    """Standard deviation of the matrices that add to the residual stream. depth_scaled: init_std / sqrt(2 · num_layers)
+    (GPT-2); constant: init_std (best in the tiny-model paper); layer_wise: init_std / sqrt(2 · number of the layer)."""
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,11 @@ from mindpangu.experts.link import Link
 from mindpangu.experts.modes import open_experts
 from mindpangu.experts.resident import ResidentExperts
 from mindpangu.experts.snapshot import StoreSnapshot
-from mindpangu.experts.store import SLAB_TENSORS, ExpertStore
+from mindpangu.experts.store import ExpertStore
 from mindpangu.experts.traffic import ExpertTraffic
 
 __all__ = [
     "ECSS",
-    "SLAB_TENSORS",
     "ExpertLines",
     "ExpertStore",
     "ExpertTraffic",

@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import Tensor
 
 from mindpangu.experts.link import Link
-from mindpangu.experts.store import SLAB_TENSORS, ExpertStore, runs
+from mindpangu.experts.store import ExpertStore, runs
 
 
 class StoreViews:
@@ -71,7 +71,7 @@ class StagedSlabs(StoreViews):
         for layer, domain in np.argwhere(experts_LDA.any(-1)).tolist():
             source, target = self._store.weights[layer][domain], self._slabs[domain][layer]
             rows = runs(experts_LDA[layer, domain])
-            pairs += [(target[name][each], source[name][each]) for name in SLAB_TENSORS for each in rows]
+            pairs += [(target[name][each], source[name][each]) for name in self._store.tensors for each in rows]
         return self._link.copy(pairs)
 
     def lookup(self, domain_of_slot: Sequence[int]) -> list[Tensor]:
@@ -80,7 +80,7 @@ class StagedSlabs(StoreViews):
             Tensor.from_numpy(self._slabs[domain][layer][name])
             for layer in range(self._store.num_layers)
             for domain in domain_of_slot
-            for name in SLAB_TENSORS
+            for name in self._store.tensors
         ]
 
     def to_host(self, gradients: Sequence[Tensor]) -> Callable[[], list[np.ndarray]]:

@@ -8,10 +8,10 @@ import numpy as np
 
 from mindpangu.data.route_plan import RoutePlan
 from mindpangu.experts.link import Link
-from mindpangu.experts.store import SLAB_TENSORS, ExpertStore, runs
+from mindpangu.experts.store import ExpertStore, runs
 
 SlabGradient = list[np.ndarray]
-"""The four gradients of a slab, in the order of SLAB_TENSORS."""
+"""The gradients of a slab, in the order of `ExpertStore.tensors`."""
 AddUp = Callable[[SlabGradient], SlabGradient]
 """Sums a slab's gradients over ranks."""
 
@@ -93,8 +93,8 @@ class HostGradients:
     @cached_property
     def _zeros(self) -> SlabGradient:
         # written, not only allocated: unwritten pages are one page of zeros in the processor's cache
-        shapes = self._store.shapes
-        return [np.full((self._store.group_size, *shapes[name]), 0, self._device_dtype) for name in SLAB_TENSORS]
+        shapes = self._store.shapes.values()
+        return [np.full((self._store.group_size, *shape), 0, self._device_dtype) for shape in shapes]
 
     def _pairs(self, key: tuple[int, int], experts_A: np.ndarray, arrived: Sequence[np.ndarray]) -> list:
         mine = self.slabs[key]
@@ -107,7 +107,7 @@ class HostGradients:
     def _buffer(self) -> SlabGradient:
         if not self._free:
             store = self._store
-            fresh = [np.zeros((store.group_size, *store.shapes[name]), np.float32) for name in SLAB_TENSORS]
+            fresh = [np.zeros((store.group_size, *shape), np.float32) for shape in store.shapes.values()]
             self._buffers.append(fresh)
             self._free.append(fresh)
         return self._free.pop()

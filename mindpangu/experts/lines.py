@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from mindpangu.errors import ExpertStoreError
-from mindpangu.experts.store import SLAB_TENSORS
 
 _MOST_EXPERTS = 1 << 16  # of a group; an expert's number here is domain id · this + index in the group
 
@@ -26,7 +25,7 @@ class ExpertLines:
 
     Args:
         num_layers: L, RRE layers.
-        shapes: tensor → shape of one expert's, for the tensors of SLAB_TENSORS.
+        shapes: tensor → shape of one expert's.
         lines: experts that a pool shall hold; memory is taken only for those that are read.
         read: (layer, domain id, index in the group) → tensors of the expert.
         dtype: of the computation; experts are rounded to it as they are read.
@@ -40,7 +39,7 @@ class ExpertLines:
         self._read = read
         try:  # zeros: the system gives memory to a page when it is first written
             self._pools = [
-                {name: np.zeros((lines, *shapes[name]), dtype) for name in SLAB_TENSORS} for _ in range(num_layers)
+                {name: np.zeros((lines, *shape), dtype) for name, shape in shapes.items()} for _ in range(num_layers)
             ]
         except MemoryError as error:
             raise ExpertStoreError(f"{lines} experts a layer do not fit: {error}; set --expert-memory") from None
@@ -50,8 +49,8 @@ class ExpertLines:
         self._clock = 0
 
     def pool(self, layer: int) -> list[np.ndarray]:
-        """The tensors of a layer in the order of SLAB_TENSORS, [lines, …]."""
-        return [self._pools[layer][name] for name in SLAB_TENSORS]
+        """The tensors of a layer in the order of `shapes`, [lines, …]."""
+        return list(self._pools[layer].values())
 
     def places(self, layer: int, domains_T: np.ndarray, experts_T: np.ndarray) -> np.ndarray:
         """int32 [T]: the line of each token's expert; experts that have none are read now.
@@ -101,7 +100,7 @@ def lines_within(
     Raises:
         ExpertStoreError: not even `least` fit.
     """
-    expert = itemsize * sum(int(np.prod(shapes[name])) for name in SLAB_TENSORS)
+    expert = itemsize * sum(int(np.prod(shape)) for shape in shapes.values())
     lines = num_bytes // (num_layers * expert)
     if lines < least:
         raise ExpertStoreError(

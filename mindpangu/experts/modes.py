@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
 from mindpangu.config import Config
 from mindpangu.domains import build_domains, trained_domains
@@ -54,9 +54,11 @@ def _trained_experts(store: ExpertStore, config: Config) -> np.ndarray:
 def summing(replicas: DataGroup) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
     """What adds a slab's gradients up over the ranks that have the same experts; each of them has to call it."""
 
+    for_each = ops.HyperMap()
+
     @ms.jit
-    def sum_of_ranks(up, up_bias, down, down_bias):
-        return replicas.sum(up), replicas.sum(up_bias), replicas.sum(down), replicas.sum(down_bias)
+    def sum_of_ranks(*gradients):
+        return for_each(replicas.sum, gradients)
 
     def add_up(gradients: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [tensor.asnumpy() for tensor in sum_of_ranks(*map(Tensor.from_numpy, gradients))]

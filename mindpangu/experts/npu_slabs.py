@@ -13,10 +13,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from mindpangu.experts.store import SLAB_TENSORS, ExpertStore, runs
+from mindpangu.experts.store import ExpertStore, runs
 
 TensorSlab = list[Tensor]
-"""up, up_bias, down, down_bias of all experts of one layer and domain."""
+"""The tensors of all experts of one layer and domain, in the order of `ExpertStore.tensors`."""
 
 
 class NpuSlabs:
@@ -49,7 +49,7 @@ class NpuSlabs:
             for number, (layer, domain) in enumerate(np.argwhere(experts_LDA.any(-1)).tolist()):
                 weights = self._store.weights[layer][domain]
                 for name, pinned, slab in zip(
-                    SLAB_TENSORS, self._host_buffers(number), self._slabs[domain][layer], strict=True
+                    self._store.tensors, self._host_buffers(number), self._slabs[domain][layer], strict=True
                 ):
                     for rows in runs(experts_LDA[layer, domain]):
                         write_rounded(pinned, rows, weights[name][rows])
@@ -76,7 +76,7 @@ class NpuSlabs:
 
         def bring() -> list[np.ndarray]:
             computed.wait(self._stream)
-            size = len(SLAB_TENSORS)
+            size = len(self._store.tensors)
             buffers = [self._host_buffers(i // size)[i % size] for i in range(len(gradients))]
             with ms.runtime.StreamCtx(self._stream):
                 for pinned, gradient in zip(buffers, gradients, strict=True):
@@ -96,7 +96,7 @@ class NpuSlabs:
         return [tensor.copy_(ops.zeros(tensor.shape, self._dtype)) for tensor in self._empty_slab(self._device)]
 
     def _empty_slab(self, device: str, pin_memory: bool = False) -> TensorSlab:
-        shapes = [(self._store.group_size, *self._store.shapes[name]) for name in SLAB_TENSORS]
+        shapes = [(self._store.group_size, *shape) for shape in self._store.shapes.values()]
         return [ms.mint.empty(shape, dtype=self._dtype, device=device, pin_memory=pin_memory) for shape in shapes]
 
 

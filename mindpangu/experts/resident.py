@@ -10,7 +10,7 @@ from mindspore import Tensor
 
 from mindpangu.data.route_plan import RoutePlan
 from mindpangu.experts.gradients import AddUp, SlabGradient
-from mindpangu.experts.store import SLAB_TENSORS, ExpertStore
+from mindpangu.experts.store import ExpertStore
 from mindpangu.experts.traffic import ExpertTraffic, activated_experts, slab_gradients
 
 
@@ -50,7 +50,7 @@ class ResidentExperts:
     def squared_norm(self) -> float:
         if self._add_up is not None:
             for layer, domain in np.argwhere(self._activated_LDA.any(-1)).tolist():
-                nothing = [np.zeros_like(self._store.weights[layer][domain][name]) for name in SLAB_TENSORS]
+                nothing = [np.zeros_like(self._store.weights[layer][domain][name]) for name in self._store.tensors]
                 self._gradients[layer, domain] = self._add_up(self._gradients.get((layer, domain), nothing))
         return self._store.squared_norm(self._gradients, self._activated_LDA)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from mindpangu.experts.store import SLAB_TENSORS, ExpertStore
+from mindpangu.experts.store import ExpertStore
 
 Where = tuple[int, int, int]
 
@@ -72,5 +72,5 @@ class StoreSnapshot:
         return {
             prefix + name: group[layer][domain][name][index]
             for prefix, group in groups.items()
-            for name in SLAB_TENSORS
+            for name in self._store.tensors
         }

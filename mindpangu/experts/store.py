@@ -20,8 +20,7 @@ from mindpangu.experts.host_memory import HostMemory, page_rounded
 from mindpangu.model.initialization import expert_shapes, initial_expert
 from mindpangu.parallel.expert_share import ExpertShare
 
-SLAB_TENSORS = ("up", "up_bias", "down", "down_bias")
-DECAYED = ("up", "down")
+DECAYED = ("gate", "up", "down")
 
 Slab = dict[str, np.ndarray]
 
@@ -30,7 +29,8 @@ class ExpertStore:
     """All experts of a run, or those of one rank, which are numbered from 0 in each group.
 
     Attributes:
-        weights, moment1, moment2: [layer][domain id] → slab: up [A, H, F], up_bias [A, F], down [A, F, H],
+        tensors: names of an expert's tensors, in the order of a slab (`model.initialization.network_tensors`).
+        weights, moment1, moment2: [layer][domain id] → slab: e.g. up [A, H, F], up_bias [A, F], down [A, F, H],
             down_bias [A, H], float32, A = experts of the largest group of any domain; none for domains without experts
             here. A rank's share may have a part of F, and of the H of down_bias.
         step_counts: int64 [L, D, A], how often each expert was updated.
@@ -50,6 +50,7 @@ class ExpertStore:
         self.group_size, self.first = len(mine), mine.start
         self.parts = {name: self.share.part(name, shape) for name, shape in expert_shapes(config).items()}
         self.shapes = {name: part.part_shape for name, part in self.parts.items()}
+        self.tensors = tuple(self.shapes)
         self._config, self._optimizer = config, config.optimizer
         self._memory = HostMemory(self._num_bytes(), _scratch_folder(config))
         self.weights, self.moment1, self.moment2 = (
@@ -87,12 +88,12 @@ class ExpertStore:
         )
 
     def lookup(self, domain_of_slot: Sequence[int]) -> list[np.ndarray]:
-        """The slabs that a step takes as inputs: per layer, per slot, the four tensors of SLAB_TENSORS; no copy."""
+        """The slabs that a step takes as inputs: per layer, per slot, the tensors of a slab; no copy."""
         return [
             self.weights[layer][domain][name]
             for layer in range(self.num_layers)
             for domain in domain_of_slot
-            for name in SLAB_TENSORS
+            for name in self.tensors
         ]
 
     def will_need(self, experts_LDA: np.ndarray) -> None:
@@ -119,7 +120,7 @@ class ExpertStore:
         """Adam on some experts; all others keep every bit.
 
         Args:
-            gradients: (layer, domain id) → the four gradients of its slab.
+            gradients: (layer, domain id) → the gradients of its slab, in the order of `tensors`.
             updated_LDA: bool [L, D, A], the experts to update: those that received a token in this step.
             learning_rate: of this step.
             gradient_scale: factor for the gradients (clipping).
@@ -133,7 +134,7 @@ class ExpertStore:
             if (hook := self.before_update) is not None:  # read once: another thread may take it away
                 hook(layer, domain, experts)
             self.step_counts[layer, domain, experts] += 1
-            for name, gradient in zip(SLAB_TENSORS, gradients[layer, domain], strict=True):
+            for name, gradient in zip(self.tensors, gradients[layer, domain], strict=True):
                 expert_adam(
                     self.weights[layer][domain][name],
                     self.moment1[layer][domain][name],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mindpangu.data.route_plan import RoutePlan
-from mindpangu.experts.store import SLAB_TENSORS, ExpertStore
+from mindpangu.experts.store import ExpertStore
 
 
 @dataclass
@@ -42,8 +42,9 @@ def activated_experts(plans: Sequence[RoutePlan], store: ExpertStore) -> np.ndar
 def slab_gradients(
     plan: RoutePlan, gradients: Sequence[np.ndarray]
 ) -> Iterator[tuple[int, int, np.ndarray, Sequence[np.ndarray]]]:
-    """Yields (layer, domain id, bool [A] experts with tokens, the slab's four gradients) of a micro-batch."""
-    size, slots = len(SLAB_TENSORS), len(plan.domain_of_slot)
+    """Yields (layer, domain id, bool [A] experts with tokens, the slab's gradients) of a micro-batch."""
+    slots = len(plan.domain_of_slot)
+    size = len(gradients) // (len(plan.counts_LDA) * slots)
     for layer, counts_DA in enumerate(plan.counts_LDA):
         for slot, domain in enumerate(plan.domain_of_slot):
             experts_A = counts_DA[slot] > 0

@@ -4,7 +4,6 @@ import numpy as np
 
 from mindpangu.checkpoint import CheckpointReader, parts_of_experts
 from mindpangu.checkpoint.expert_tensors import ExpertTensors
-from mindpangu.experts import SLAB_TENSORS
 from mindpangu.language_model.parts import ModelParts, require_header
 
 
@@ -17,7 +16,7 @@ class ExpertReader:
         self._verified: set[tuple[int, str, int]] = set()
 
     def __call__(self, layer: int, domain: int, index: int) -> dict[str, np.ndarray]:
-        """The tensors of SLAB_TENSORS, whole, float32.
+        """Its weights, whole, float32.
 
         Raises:
             CheckpointError: a file that is missing, altered, another expert's, or of other shapes.
@@ -31,4 +30,4 @@ class ExpertReader:
             expected = self._parts.expert_header(layer, domain, index, (part, number))
             require_header(self._reader.folder / expected.name, header, expected)
         self._verified.add(expert)
-        return {name: tensors.read(name) for name in SLAB_TENSORS}
+        return {name: tensors.read(name) for name in self._parts.expert_shapes}

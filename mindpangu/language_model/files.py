@@ -22,7 +22,7 @@ from mindpangu.checkpoint.reader import decode_tensors
 from mindpangu.config import to_yaml
 from mindpangu.config.schema import ContextConfig
 from mindpangu.errors import CheckpointError
-from mindpangu.experts import SLAB_TENSORS, ExpertStore, StoreSnapshot
+from mindpangu.experts import ExpertStore, StoreSnapshot
 from mindpangu.language_model.model import LanguageModel
 from mindpangu.language_model.parts import ModelParts, require_header
 from mindpangu.parallel.expert_share import ExpertShare
@@ -186,7 +186,7 @@ def _copy_tensors(
     part: tuple[int, int],
 ) -> None:
     """What a file has of this rank's part of an expert."""
-    for name in SLAB_TENSORS:
+    for name in store.tensors:
         mine, tensor = store.parts[name], tensors.get(prefix + name)
         theirs = ExpertShare(tensor=part[0], tensors=part[1]).part(name, mine.shape)
         if tensor is None or tensor.shape != theirs.part_shape:

@@ -11,7 +11,7 @@ from mindpangu.checkpoint.vocabulary import VocabularyMap, random_rows
 from mindpangu.config.schema import AddedDomainConfig, EmbeddingSlotConfig, ParallelismConfig
 from mindpangu.domains import MAIN_SLOT, PRESETS, Domain, known_domains
 from mindpangu.errors import ConfigError
-from mindpangu.lifecycle.blueprint import WORD_EMBEDDING, Blueprint, DenseChange
+from mindpangu.lifecycle.blueprint import Blueprint, DenseChange
 from mindpangu.lifecycle.domains import unless_all
 from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.tokenizer import Tokenizer, reserved_control_tokens
@@ -92,7 +92,7 @@ def _with_rows(blueprint: Blueprint, name: str, tokenizer: Tokenizer, like: Doma
     at = former.names.index(like.embedding_slot)
     mapping = VocabularyMap.between(blueprint.tokenizer_of(like), tokenizer)
     size, hidden = tokenizer.vocab_size, config.model.hidden_size
-    drawn_VH = random_rows(config.training.seed, name, size, hidden, config.model.init_std)
+    drawn_VH = random_rows(config.training.seed, f"word_embedding/{name}", size, hidden, config.model.init_std)
 
     def rows(table_VH: np.ndarray, is_moment: bool) -> np.ndarray:
         old_VH = table_VH[former.starts[at] : former.starts[at] + former.sizes[at]]
@@ -103,7 +103,7 @@ def _with_rows(blueprint: Blueprint, name: str, tokenizer: Tokenizer, like: Doma
     return replace(
         blueprint,
         tokenizers={**blueprint.tokenizers, name: tokenizer},
-        dense=blueprint.dense.changed(WORD_EMBEDDING, change),
+        dense=blueprint.with_token_tables(change),
     )
 
 

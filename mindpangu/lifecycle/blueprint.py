@@ -20,7 +20,7 @@ from mindpangu.errors import CheckpointError
 from mindpangu.routing.table import DomainTable
 from mindpangu.tokenizer import Tokenizer
 
-WORD_EMBEDDING = "word_embedding"
+WORD_EMBEDDING, HEAD = "word_embedding", "head.weight"
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,11 @@ class Blueprint:
 
     def tokenizer_of(self, domain: Domain) -> Tokenizer:
         return self.tokenizers[domain.embedding_slot]
+
+    def with_token_tables(self, change: DenseChange) -> DenseContent:
+        """With a change of what has a row for each token: the embedding, and a head that is not tied to it."""
+        dense = self.dense.changed(WORD_EMBEDDING, change)
+        return dense if self.config.model.tied_head else dense.changed(HEAD, change)
 
     def require_experts(self) -> None:
         """Raises CheckpointError for a dense model."""

@@ -14,9 +14,9 @@ from mindpangu.config import Config
 from mindpangu.config.schema import DomainsConfig, ParallelismConfig
 from mindpangu.domains import known_domains
 from mindpangu.errors import CheckpointError, ConfigError
-from mindpangu.lifecycle.blueprint import WORD_EMBEDDING, Blueprint, DenseChange, DomainContent, NewExpert
+from mindpangu.lifecycle.blueprint import Blueprint, DenseChange, DomainContent, NewExpert
 from mindpangu.model.embedding_slots import EmbeddingSlots
-from mindpangu.model.initialization import initial_expert
+from mindpangu.model.initialization import dense_name, initial_expert, network_tensors
 from mindpangu.routing.assignment import assign_layers
 from mindpangu.routing.table import DomainTable
 
@@ -134,7 +134,7 @@ def _without_slots(blueprint: Blueprint, kept: set[str]) -> Blueprint:
     return replace(
         blueprint,
         tokenizers={name: tokenizer for name, tokenizer in blueprint.tokenizers.items() if name in kept},
-        dense=blueprint.dense.changed(WORD_EMBEDDING, change),
+        dense=blueprint.with_token_tables(change),
     )
 
 
@@ -153,14 +153,11 @@ class ExpertsOfDense:
     def _make(self, layer: int, index: int) -> dict[str, np.ndarray]:
         block = rre_block(self._config, layer)
         tensors = {
-            name: self._files.read(f"{block}.ffn.{tensor}")
-            for name, tensor in (
-                ("up", "up.weight"), ("up_bias", "up.bias"), ("down", "down.weight"), ("down_bias", "down.bias"),
-            )
-        }  # fmt: skip
+            name: self._files.read(f"{block}.ffn.{dense_name(name)}") for name in network_tensors(self._config.model)
+        }
         if self._noise:
             drawn = initial_expert(self._config, layer, self._name, index)
-            for name in ("up", "down"):
+            for name in (name for name in ("gate", "up", "down") if name in tensors):
                 spread = drawn[name].std()
                 tensors[name] += self._noise * tensors[name].std() / spread * drawn[name]
         return tensors
@@ -169,13 +166,15 @@ class ExpertsOfDense:
 def rre_block(config: Config, layer: int) -> str:
     """The name that the parameters of an RRE layer's block begin with."""
     number = config.model.num_layers - config.model.rre_layers + layer
-    return "query_layer" if number == config.model.num_layers - 1 else f"blocks.{number}"
+    on_top = config.model.query_layer and number == config.model.num_layers - 1
+    return "query_layer" if on_top else f"blocks.{number}"
 
 
 def require_same_shape(config: Config, other: CheckpointReader) -> None:
     """Raises CheckpointError unless the experts of one model fit into the other."""
     ours, theirs = config.model, other.config().model
-    keys = ["num_layers", "hidden_size", "ffn_hidden_size"] + (["rre_layers"] if theirs.rre_layers else [])
+    keys = ["num_layers", "hidden_size", "ffn_hidden_size", "activation", "series_terms", "biases", "query_layer"]
+    keys += ["rre_layers"] if theirs.rre_layers else []
     for key in keys:
         if getattr(ours, key) != getattr(theirs, key):
             raise CheckpointError(

@@ -20,6 +20,7 @@ from mindpangu.checkpoint.dense import DenseFiles
 from mindpangu.checkpoint.directory import MANIFEST
 from mindpangu.checkpoint.durable import write_durably, write_text_atomically
 from mindpangu.checkpoint.tensor_file import TensorInfo, chunks_of, encode_stream
+from mindpangu.config import require_pangu_alpha
 from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.blueprint import Blueprint, NewExpert, Origin
 from mindpangu.lifecycle.domains import rre_block
@@ -59,8 +60,10 @@ def export(blueprint: Blueprint, out: Path) -> None:
     Memory stays at one tensor.
 
     Raises:
-        CheckpointError: the model has several domains, or `out` already has an export.
+        CheckpointError: the model has several domains, or `out` already has an export. ConfigError: other parts than
+            PanGu-α's.
     """
+    require_pangu_alpha(blueprint.config, "an export")
     if len(blueprint.domains) != 1:
         names = ", ".join(domain.name for domain in blueprint.domains)
         raise CheckpointError(f"an export has the one domain that its tables belong to; this model has {names}")

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from mindpangu.checkpoint import CheckpointReader
+from mindpangu.checkpoint.dense import DenseFiles
 from mindpangu.checkpoint.vocabulary import VocabularyMap, random_rows
-from mindpangu.config import Config
+from mindpangu.config import ARCHITECTURE, Config
 from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError
-from mindpangu.lifecycle.blueprint import Blueprint, DenseChange, DenseContent, DomainContent
+from mindpangu.lifecycle.blueprint import HEAD, WORD_EMBEDDING, Blueprint, DenseChange, DenseContent, DomainContent
 from mindpangu.lifecycle.domains import ExpertsOfDense, rre_block
 from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.model.initialization import dense_name, network_tensors
 from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
 
@@ -70,11 +72,13 @@ def inherit(
     length, hidden = config.model.seq_length, config.model.hidden_size
     if length < parent.config.model.seq_length:
         cut = DenseChange((length, hidden), lambda values, is_moment: values[:length])
-        changes |= {"position_embedding": cut, "query_embedding": cut}
+        changes |= {
+            name: cut for name in ("position_embedding", "query_embedding") if name in DenseFiles(reader).shapes
+        }
     networks = {
         f"{rre_block(config, layer)}.ffn.{tensor}"
         for layer in range(config.model.rre_layers)
-        for tensor in ("up.weight", "up.bias", "down.weight", "down.bias")
+        for tensor in map(dense_name, network_tensors(config.model))
     }
     contents = {
         domain.name: DomainContent(table.domain(domain.name), ExpertsOfDense(config, reader, domain.name, noise))
@@ -91,7 +95,7 @@ def _require_shape(reader: CheckpointReader, config: Config) -> None:
         raise CheckpointError("model.rre_layers of the child is 0; give it RRE layers, e.g. --model.rre_layers 2")
     changed = {
         f"model.{key}": (getattr(ours, key), getattr(theirs, key))
-        for key in ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads")
+        for key in ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", *ARCHITECTURE)
         if getattr(ours, key) != getattr(theirs, key)
     }
     if ours.seq_length > theirs.seq_length:
@@ -127,7 +131,7 @@ def _require_parts(config: Config, tokenizers: Mapping[str, Tokenizer], table: R
 def _vocabulary(
     parent: Blueprint, config: Config, tokenizers: dict[str, Tokenizer], new_rows: str
 ) -> tuple[dict[str, DenseChange], Inherited]:
-    """What becomes of the word embedding."""
+    """What becomes of the word embedding, and of a head of its own."""
     old, *others = parent.tokenizers.values()
     if others:
         raise CheckpointError(
@@ -142,12 +146,17 @@ def _vocabulary(
     if same and slots.num_rows == EmbeddingSlots.build(parent.config, parent.domains).num_rows:
         return {}, found
 
-    def rows(old_VH: np.ndarray, is_moment: bool) -> np.ndarray:
-        return np.concatenate(
-            [
-                each.rows(old_VH, size, random_rows(config.training.seed, name, size, hidden, config.model.init_std))
-                for each, name, size in zip(maps, slots.names, slots.sizes, strict=True)
-            ]
-        )
+    def table(stream: str) -> DenseChange:
+        def rows(old_VH: np.ndarray, is_moment: bool) -> np.ndarray:
+            drawn = (config.training.seed, config.model.init_std)
+            return np.concatenate(
+                [
+                    each.rows(old_VH, size, random_rows(drawn[0], f"{stream}/{name}", size, hidden, drawn[1]))
+                    for each, name, size in zip(maps, slots.names, slots.sizes, strict=True)
+                ]
+            )
 
-    return {"word_embedding": DenseChange((slots.num_rows, hidden), rows)}, found
+        return DenseChange((slots.num_rows, hidden), rows)
+
+    tables = (WORD_EMBEDDING,) if config.model.tied_head else (WORD_EMBEDDING, HEAD)
+    return {name: table(name) for name in tables}, found

@@ -10,7 +10,7 @@ import numpy as np
 
 from mindpangu.domains import MAIN_SLOT
 from mindpangu.errors import ConfigError
-from mindpangu.lifecycle.blueprint import WORD_EMBEDDING, Blueprint, DenseChange, DomainContent
+from mindpangu.lifecycle.blueprint import Blueprint, DenseChange, DomainContent
 from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.tokenizer.compact import compact
 
@@ -43,7 +43,7 @@ def drop_vocabulary(blueprint: Blueprint, counts_V: Mapping[str, np.ndarray]) ->
     }
     rows_V = np.concatenate(rows)
     change = DenseChange((len(rows_V), config.model.hidden_size), lambda table_VH, is_moment: table_VH[rows_V])
-    dense = blueprint.dense.changed(WORD_EMBEDDING, change)
+    dense = blueprint.with_token_tables(change)
     sizes = {name: len(ids) for name, ids in old_ids.items()}
     config = replace(
         config,

@@ -19,7 +19,6 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindpangu.model.decoder import Decoder
-from mindpangu.model.routed_experts import TENSORS_OF_SLAB
 
 
 class LayerCache(nn.Cell):
@@ -52,8 +51,9 @@ class CachedDecoder(nn.Cell):
     def __init__(self, decoder: Decoder, batch: int, capacity: int):
         super().__init__(auto_prefix=False)
         self.lower, self.upper = decoder.lower, decoder.upper
-        attention = self.upper.query_layer.attention
-        num_layers = len(self.lower.blocks) + len(self.upper.blocks) + 1
+        num_layers = len(decoder.layers)
+        attention = decoder.layers[-1].attention
+        self.rre_layers = self.upper.rre_layers
         self.shape_BNCK = (batch, attention.num_heads, capacity, attention.head_size)
         self.caches = nn.CellList(
             [LayerCache(f"cache.{i}", self.shape_BNCK, attention.compute_dtype) for i in range(num_layers)],
@@ -75,7 +75,7 @@ class CachedDecoder(nn.Cell):
             last_1: int32 [1], index of the prompt's last token.
             lines_LT: int32 [L, P]; of padding any that are in use.
             cache_rows: what the method of this name gives.
-            slabs: of each RRE layer up [lines, H, F], up_bias, down, down_bias.
+            slabs: of each RRE layer the experts' tensors, [lines, …].
 
         Returns:
             x_1H, from which the head predicts the next token.
@@ -94,29 +94,31 @@ class CachedDecoder(nn.Cell):
 
     def _through(self, rows_BS, positions_BS, lines_LT, cache_rows, slabs, attend, unseen):
         x_TH, layer = self.lower.embed(rows_BS, positions_BS), 0
+        per_layer = len(slabs) // self.rre_layers if self.rre_layers else 0
         for block in self.lower.blocks:
             x_TH = block.feed(attend(block, layer, x_TH, None, positions_BS, cache_rows, unseen))
             layer += 1
         for i, block in enumerate(self.upper.blocks):
             x_TH = attend(block, layer, x_TH, None, positions_BS, cache_rows, unseen)
-            x_TH = block.feed_lines(x_TH, lines_LT[i], slabs[TENSORS_OF_SLAB * i : TENSORS_OF_SLAB * (i + 1)])
+            x_TH = block.feed_lines(x_TH, lines_LT[i], slabs[per_layer * i : per_layer * (i + 1)])
             layer += 1
-        query_TH = self.upper.queries(positions_BS)
         x_TH = self.upper.final_norm(x_TH)
+        if self.upper.query_layer is None:
+            return x_TH
+        query_TH = self.upper.queries(positions_BS)
         x_TH = attend(self.upper.query_layer, layer, x_TH, query_TH, positions_BS, cache_rows, unseen)
-        return self.upper.query_layer.feed_lines(x_TH, lines_LT[-1], slabs[-TENSORS_OF_SLAB:])
+        return self.upper.query_layer.feed_lines(x_TH, lines_LT[-1], slabs[-per_layer:])
 
     def _among_themselves(self, block, layer, x_TH, query_TH, positions_BS, cache_rows, unseen):
         """The tokens of a prompt look at each other only."""
-        batch, length = positions_BS.shape
-        queries_TH, h_TH = block.attention_inputs(x_TH, query_TH)
-        key, value = block.attention.keys_and_values(h_TH, batch, length)
+        x_TH, queries_TH, h_TH = block.attention_inputs(x_TH, query_TH)
+        key, value = block.attention.keys_and_values(h_TH, positions_BS)
         self.caches[layer](cache_rows, key, value)
-        return x_TH + block.attention.attend(queries_TH, key, value, block.attention.unseen(positions_BS), batch)
+        unseen = block.attention.unseen(positions_BS)
+        return x_TH + block.attention.attend(queries_TH, key, value, unseen, positions_BS)
 
     def _to_the_cache(self, block, layer, x_TH, query_TH, positions_BS, cache_rows, unseen):
         """A new token looks at everything in its text's cache, itself included."""
-        batch, length = positions_BS.shape
-        queries_TH, h_TH = block.attention_inputs(x_TH, query_TH)
-        keys, values = self.caches[layer](cache_rows, *block.attention.keys_and_values(h_TH, batch, length))
-        return x_TH + block.attention.attend(queries_TH, keys, values, unseen, batch)
+        x_TH, queries_TH, h_TH = block.attention_inputs(x_TH, query_TH)
+        keys, values = self.caches[layer](cache_rows, *block.attention.keys_and_values(h_TH, positions_BS))
+        return x_TH + block.attention.attend(queries_TH, keys, values, unseen, positions_BS)

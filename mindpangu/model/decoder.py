@@ -1,11 +1,13 @@
 """The PanGu decoder, in the two halves that the training step compiles apart.
 
     Lower: embedding → dense blocks → h
-    Upper: h → RRE blocks → final LayerNorm → query layer (routed as well) → tied head → loss
+    Upper: h → RRE blocks → final norm → query layer (routed as well) → head → loss
 
 PanGu-Σ has both; a dense PanGu-α (rre_layers 0) has all its blocks in Lower and a dense query layer in Upper.
 The final LayerNorm stands *before* the query layer, and nothing after it, as in PanGu-α's published checkpoints
-(its pipeline-parallel code has it the other way round). Experts are inputs, never Parameters: see `experts`.
+(its pipeline-parallel code has it the other way round). PanGu-π has no query layer (model.query_layer false): its last
+layer is one of the blocks, and the final norm stands before the head. Experts are inputs, never Parameters: see
+`experts`.
 """
 
 import mindspore as ms
@@ -14,47 +16,62 @@ from mindspore import Tensor, nn, ops
 
 from ascend_ops.grouped_all_to_all import first_order
 from mindpangu.config import Config
-from mindpangu.model.embedding import WordEmbedding
+from mindpangu.model.attention import Attention, AugmentedShortcut
+from mindpangu.model.embedding import Head, WordEmbedding
 from mindpangu.model.embedding_slots import EmbeddingSlots
-from mindpangu.model.layers import Attention, FeedForward, Init, LayerNorm
+from mindpangu.model.initialization import output_std
+from mindpangu.model.layers import FeedForward, Init, make_norm
 from mindpangu.model.precision import cast
 from mindpangu.model.routed_experts import RoutedExperts
 from mindpangu.parallel.collectives import TensorGroup
 
 
 class Block(nn.Cell):
-    """What dense and RRE blocks share: pre-norm attention, and the norm before the feed-forward network.
+    """What dense and RRE blocks share: pre-norm attention, a shortcut beside it, and the norm before the feed-forward
+    network.
 
     `query_TH` replaces the attention's queries; the query layer passes its learned ones.
+
+    Args:
+        number: of the layer, counted from 0.
     """
 
-    def __init__(self, init: Init, name: str):
+    def __init__(self, init: Init, name: str, number: int):
         super().__init__(auto_prefix=False)
-        self.attention_norm = LayerNorm(init, f"{name}.attention_norm")
-        self.attention = Attention(init, f"{name}.attention")
-        self.ffn_norm = LayerNorm(init, f"{name}.ffn_norm")
+        model = init.config.model
+        self.output_std = output_std(model, number)
+        self.attention_norm = make_norm(init, f"{name}.attention_norm")
+        self.attention = Attention(init, f"{name}.attention", self.output_std)
+        self.shortcut = None
+        if model.shortcut_reduction:
+            self.shortcut = AugmentedShortcut(init, f"{name}.shortcut", self.output_std)
+        self.ffn_norm = make_norm(init, f"{name}.ffn_norm")
         self.tensor = init.tensor
 
     def recompute_parts(self):
         """For the backward pass. Part by part: as a whole, tensor parallelism in fp16 gives MindSpore a graph that it
         finds circular."""
-        for part in (self.attention_norm, self.attention, self.ffn_norm):
-            part.recompute()
+        for part in (self.attention_norm, self.attention, self.shortcut, self.ffn_norm):
+            if part is not None:
+                part.recompute()
 
     def attend(self, x_TH, positions_BS, query_TH):
-        queries_TH, h_TH = self.attention_inputs(x_TH, query_TH)
+        x_TH, queries_TH, h_TH = self.attention_inputs(x_TH, query_TH)
         return x_TH + self.attention(queries_TH, h_TH, positions_BS)
 
     def attention_inputs(self, x_TH, query_TH):
-        """What queries are made of, and what keys and values are made of."""
-        h_TH = self.tensor.used(self.attention_norm(x_TH))
-        return (h_TH if query_TH is None else self.tensor.used(query_TH)), h_TH
+        """What attention is added to, what queries are made of, and what keys and values are made of."""
+        norm_TH = self.attention_norm(x_TH)
+        if self.shortcut is not None:
+            x_TH = x_TH + self.shortcut(norm_TH)
+        h_TH = self.tensor.used(norm_TH)
+        return x_TH, (h_TH if query_TH is None else self.tensor.used(query_TH)), h_TH
 
 
 class DenseBlock(Block):
-    def __init__(self, init: Init, name: str):
-        super().__init__(init, name)
-        self.ffn = FeedForward(init, f"{name}.ffn")
+    def __init__(self, init: Init, name: str, number: int):
+        super().__init__(init, name, number)
+        self.ffn = FeedForward(init, f"{name}.ffn", self.output_std)
 
     def recompute_parts(self):
         super().recompute_parts()
@@ -74,8 +91,8 @@ class DenseBlock(Block):
 class RREBlock(Block):
     """A block whose feed-forward network is routed; see `routed_experts`."""
 
-    def __init__(self, init: Init, name: str, exchange):
-        super().__init__(init, name)
+    def __init__(self, init: Init, name: str, number: int, exchange):
+        super().__init__(init, name, number)
         self.experts = RoutedExperts(init, exchange)
 
     def construct(self, x_TH, positions_BS, tokens_T, domain_slots_B, table_DV, slabs, query_TH=None):
@@ -111,8 +128,10 @@ class Lower(nn.Cell):
         super().__init__(auto_prefix=False)
         model = init.config.model
         self.word_embedding, self.compute_dtype = word_embedding, init.compute_dtype
-        self.position_embedding = init.weight("position_embedding", model.seq_length, model.hidden_size)
-        self.blocks = nn.CellList([DenseBlock(init, f"blocks.{i}") for i in range(num_blocks)], auto_prefix=False)
+        self.position_embedding = None
+        if model.position == "learned":
+            self.position_embedding = init.weight("position_embedding", model.seq_length, model.hidden_size)
+        self.blocks = nn.CellList([DenseBlock(init, f"blocks.{i}", i) for i in range(num_blocks)], auto_prefix=False)
 
     def construct(self, rows_BS, positions_BS):
         """rows_BS: int32 rows of the embedding table. Returns h_TH."""
@@ -122,26 +141,32 @@ class Lower(nn.Cell):
         return x_TH
 
     def embed(self, rows_BS, positions_BS):
-        x_BSH = self.word_embedding(rows_BS) + ops.gather(self.position_embedding, positions_BS, 0)
+        x_BSH = self.word_embedding(rows_BS)
+        if self.position_embedding is not None:
+            x_BSH = x_BSH + ops.gather(self.position_embedding, positions_BS, 0)
         return cast(x_BSH, self.compute_dtype).reshape((-1, x_BSH.shape[2]))
 
 
 class Upper(nn.Cell):
-    """RRE blocks, final LayerNorm, query layer and tied head."""
+    """RRE blocks, final norm, query layer and head."""
 
-    def __init__(self, init: Init, word_embedding: WordEmbedding, exchange):
+    def __init__(self, init: Init, slots: EmbeddingSlots, word_embedding: WordEmbedding, exchange):
         super().__init__(auto_prefix=False)
         model = init.config.model
-        self.word_embedding, self.rre_layers, self.compute_dtype = word_embedding, model.rre_layers, init.compute_dtype
+        self.head = Head(init, slots, word_embedding)
+        self.rre_layers, self.compute_dtype = model.rre_layers, init.compute_dtype
         first, last = model.num_layers - model.rre_layers, model.num_layers - 1
-        blocks = [RREBlock(init, f"blocks.{i}", exchange) for i in range(first, last)]
+        routed = range(first, last if model.query_layer else model.num_layers)
+        blocks = [RREBlock(init, f"blocks.{i}", i, exchange) for i in routed]
         self.blocks = nn.CellList(blocks, auto_prefix=False)
-        self.final_norm = LayerNorm(init, "final_norm")
-        self.query_embedding = init.weight("query_embedding", model.seq_length, model.hidden_size)
-        if model.rre_layers:
-            self.query_layer = RREBlock(init, "query_layer", exchange)
-        else:
-            self.query_layer = DenseBlock(init, "query_layer")
+        self.final_norm = make_norm(init, "final_norm")
+        self.query_layer = self.query_embedding = None
+        if model.query_layer:
+            self.query_embedding = init.weight("query_embedding", model.seq_length, model.hidden_size)
+            if model.rre_layers:
+                self.query_layer = RREBlock(init, "query_layer", last, exchange)
+            else:
+                self.query_layer = DenseBlock(init, "query_layer", last)
         self.none_invalid = Tensor(np.zeros(1, np.int32))
 
     def construct(self, h_TH, tokens_BS, positions_BS, domain_slots_B, tables_LDV, slabs):
@@ -156,7 +181,10 @@ class Upper(nn.Cell):
             layer_slabs = slabs[i * per_layer : (i + 1) * per_layer]
             h_TH, invalid_here = block(h_TH, positions_BS, tokens_T, domain_slots_B, tables_LDV[i], layer_slabs)
             invalid = invalid + invalid_here
-        x_TH, query_TH = self.final_norm(h_TH), self.queries(positions_BS)
+        x_TH = self.final_norm(h_TH)
+        if self.query_layer is None:
+            return x_TH, invalid
+        query_TH = self.queries(positions_BS)
         if self.rre_layers == 0:
             return self.query_layer(x_TH, positions_BS, query_TH), invalid
         x_TH, invalid_here = self.query_layer(
@@ -183,9 +211,12 @@ class Upper(nn.Cell):
                 h_TH, positions_BS, tokens_T, domain_slots_B, tables_LDV[i], layer_slabs, of_layer, capacity, order
             )
             invalid = invalid + invalid_here
+        x_TH = self.final_norm(h_TH)
+        if self.query_layer is None:
+            return x_TH, invalid
         of_layer = (send_LR[-1], receive_LR[-1], arriving_LRG[-1])
         x_TH, invalid_here, _ = self.query_layer.exchanged(
-            self.final_norm(h_TH), positions_BS, tokens_T, domain_slots_B, tables_LDV[-1], slabs[-per_layer:],
+            x_TH, positions_BS, tokens_T, domain_slots_B, tables_LDV[-1], slabs[-per_layer:],
             of_layer, capacity, order, self.queries(positions_BS),
         )  # fmt: skip
         return x_TH, invalid + invalid_here
@@ -196,19 +227,19 @@ class Upper(nn.Cell):
         return cast(query_TH, self.compute_dtype)
 
     def logits(self, x_TH, slot, sample_slots_B):
-        """See `WordEmbedding.logits`."""
-        return self.word_embedding.logits(x_TH, slot, sample_slots_B)
+        """See `Head.logits`."""
+        return self.head.logits(x_TH, slot, sample_slots_B)
 
     def token_losses(self, x_TH, targets_BS, slot, sample_slots_B):
-        """See `WordEmbedding.token_losses`."""
-        return self.word_embedding.token_losses(x_TH, targets_BS, slot, sample_slots_B)
+        """See `Head.token_losses`."""
+        return self.head.token_losses(x_TH, targets_BS, slot, sample_slots_B)
 
 
 class Decoder:
     """The model's two halves and their parameters by name.
 
     Attributes:
-        lower, upper: the Cells; the word embedding is one Parameter that both hold.
+        lower, upper: the Cells; a word embedding that is the head's table as well is one Parameter that both hold.
         slots: the embedding slots.
         parameters: name → Parameter, in a fixed order.
         parts: name → which part of the tensor this rank has.
@@ -220,14 +251,20 @@ class Decoder:
     def __init__(self, config: Config, slots: EmbeddingSlots, tensor: TensorGroup | None = None, exchange=None):
         init, model = Init(config, tensor), config.model
         word_embedding = WordEmbedding(init, slots)
-        num_lower = model.num_layers - model.rre_layers if model.rre_layers else model.num_layers - 1
+        num_lower = model.num_layers - (model.rre_layers or (1 if model.query_layer else 0))
         self.slots = slots
         self.lower = Lower(init, word_embedding, num_lower)
-        self.upper = Upper(init, word_embedding, exchange)
+        self.upper = Upper(init, slots, word_embedding, exchange)
         if config.training.recompute:
-            for block in (*self.lower.blocks, *self.upper.blocks, self.upper.query_layer):
+            for block in self.layers:
                 block.recompute_parts()
         self.lower_parameters = list(self.lower.trainable_params())
         self.upper_parameters = list(self.upper.trainable_params())
         self.parameters = {p.name: p for p in (*self.lower_parameters, *self.upper_parameters)}
         self.parts = {name: init.parts[name] for name in self.parameters}
+
+    @property
+    def layers(self) -> list[Block]:
+        """All blocks from the bottom to the top, a query layer included."""
+        top = [] if self.upper.query_layer is None else [self.upper.query_layer]
+        return [*self.lower.blocks, *self.upper.blocks, *top]

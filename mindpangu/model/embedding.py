@@ -1,4 +1,4 @@
-"""The word embedding and the head that shares its table, over the whole vocabulary or over a rank's share of it.
+"""The word embedding and the head, which may share a table, over the whole vocabulary or over a rank's share of it.
 
 A tensor group divides the rows of every embedding slot. A lookup finds the row on one rank and zeros on the others; a
 loss needs of the others' scores the maximum, the sum of exponentials and the target's, three numbers a token.
@@ -19,23 +19,8 @@ class WordEmbedding(nn.Cell):
 
     def __init__(self, init: Init, slots: EmbeddingSlots):
         super().__init__(auto_prefix=False)
-        tensor, hidden = init.tensor, init.config.model.hidden_size
-        part = vocabulary_part(slots.starts, slots.sizes, hidden, tensor.rank, tensor.size)
-        self.table = init.weight("word_embedding", slots.num_rows, hidden, part=part)
-        self.tensor, self.compute_dtype = tensor, init.compute_dtype
-        self.mine = None
-        if tensor.size > 1:
-            # row of the whole table → row here, -1 for the other ranks' rows
-            mine_V = np.full(slots.num_rows, -1, np.int32)
-            rows = np.concatenate([np.arange(start, stop) for start, stop in part.ranges[0][1]])
-            mine_V[rows] = np.arange(len(rows))
-            self.mine = Tensor(mine_V)
-        sizes = [stop - start for start, stop in part.ranges[0][1]] if part.ranges else slots.sizes
-        self.slot_starts = tuple(int(start) for start in np.cumsum((0, *sizes[:-1])))
-        self.slot_ends = tuple(start + size for start, size in zip(self.slot_starts, sizes, strict=True))
-        self.slot_of_row_V = Tensor(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
-        self.starts = Tensor(np.array(slots.starts, np.int32))
-        self.head = ops.MatMul(transpose_b=True)
+        self.table, self.mine, _ = _rows_of_this_rank(init, slots, "word_embedding")
+        self.tensor = init.tensor
 
     def construct(self, rows_BS):
         """float32 [B, S, H]: rows of the whole table."""
@@ -45,6 +30,20 @@ class WordEmbedding(nn.Cell):
         found_BSH = ops.gather(self.table, ops.maximum(mine_BS, 0), 0)
         here_BS1 = ops.expand_dims(ops.cast(mine_BS >= 0, ms.float32), 2)
         return self.tensor.summed(found_BSH * here_BS1)
+
+
+class Head(nn.Cell):
+    """Scores of the next token. Its Parameter is `table`: the embedding's where they are tied."""
+
+    def __init__(self, init: Init, slots: EmbeddingSlots, embedding: WordEmbedding):
+        super().__init__(auto_prefix=False)
+        self.table, self.mine, sizes = _rows_of_this_rank(init, slots, "head.weight", embedding)
+        self.tensor, self.compute_dtype = init.tensor, init.compute_dtype
+        self.slot_starts = tuple(int(start) for start in np.cumsum((0, *sizes[:-1])))
+        self.slot_ends = tuple(start + size for start, size in zip(self.slot_starts, sizes, strict=True))
+        self.slot_of_row_V = Tensor(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
+        self.starts = Tensor(np.array(slots.starts, np.int32))
+        self.head = ops.MatMul(transpose_b=True)
 
     def logits(self, x_TH, slot, sample_slots_B):
         """Scores of the next token over this rank's rows, float32.
@@ -95,3 +94,20 @@ class WordEmbedding(nn.Cell):
 
     def _scores(self, x_TH, rows_VH):
         return cast(self.head(x_TH, cast(rows_VH, self.compute_dtype)), ms.float32)
+
+
+def _rows_of_this_rank(init: Init, slots: EmbeddingSlots, name: str, tied_to: WordEmbedding | None = None):
+    """A table of tokens: (this rank's rows, a Parameter; row of the whole table → row here, -1 for the other ranks'
+    rows, None where all are here; how many rows of each slot are here)."""
+    tensor, hidden = init.tensor, init.config.model.hidden_size
+    part = vocabulary_part(slots.starts, slots.sizes, hidden, tensor.rank, tensor.size)
+    sizes = [stop - start for start, stop in part.ranges[0][1]] if part.ranges else slots.sizes
+    if tied_to is not None and init.config.model.tied_head:
+        return tied_to.table, tied_to.mine, sizes
+    table = init.weight(name, slots.num_rows, hidden, part=part)
+    if tensor.size == 1:
+        return table, None, sizes
+    mine_V = np.full(slots.num_rows, -1, np.int32)
+    rows = np.concatenate([np.arange(start, stop) for start, stop in part.ranges[0][1]])
+    mine_V[rows] = np.arange(len(rows))
+    return table, Tensor(mine_V), sizes

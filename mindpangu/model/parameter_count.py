@@ -14,36 +14,45 @@ class ParameterCount:
     """Parameters by part.
 
     Attributes:
-        embedding: V·H, the rows of all embedding slots; the output head is tied to it and adds none.
-        positions: 2·S·H, the learned positions and the query positions of the query layer.
-        attention: 4·H² + 4·H a layer: query, key, value, output, each with a bias.
-        dense_ffn: 2·H·F + F + H a dense layer.
+        embedding: V·H, the rows of all embedding slots.
+        head: V·H more where the head is not tied to the embedding.
+        positions: S·H where positions are learned, and S·H for the queries of a query layer.
+        attention: 4·H² a layer and 4·H with biases: query, key, value, output; and those of an augmented shortcut.
+        dense_ffn: of each dense layer's feed-forward network.
         experts: as many again for every expert of every RRE layer, over all domains.
-        layernorm: 2·(2·H) a layer, and 2·H for the norm before the query layer.
+        norms: two a layer and the final one, of 2·H (LayerNorm) or H (RMSNorm).
         activated: what takes part in computing one token: everything but the experts, and one expert a RRE layer.
-            The whole embedding counts, because the tied head multiplies by it; of several slots, only the largest.
+            The head's whole table counts, as it multiplies by it; of several slots, only the largest.
     """
 
     embedding: int
+    head: int
     positions: int
     attention: int
     dense_ffn: int
     experts: int
-    layernorm: int
+    norms: int
     activated: int
 
     @property
     def total(self) -> int:
         """All parameters."""
-        return self.embedding + self.positions + self.attention + self.dense_ffn + self.experts + self.layernorm
+        return self.embedding + self.head + self.positions + self.attention + self.dense_ffn + self.experts + self.norms
+
+    @property
+    def embedding_share(self) -> float:
+        """Of embedding and head in the whole: 2·V·d / total in the tiny-model paper (arXiv 2402.02791)."""
+        return (self.embedding + self.head) / self.total
 
 
 def count_parameters(config: Config) -> ParameterCount:
-    """Counts the parameters of a configuration. With H hidden, F FFN, S sequence, V vocabulary:
+    """Counts the parameters of a configuration. With H hidden, F FFN, S sequence, V vocabulary PanGu-α and PanGu-Σ have
 
         attention of a layer   4·H² + 4·H
         FFN, or one expert     2·H·F + F + H
         LayerNorms of a layer  4·H
+
+    PanGu-π has no biases, a third matrix in the FFN (swiglu), 2·n·F of a series of n terms, 2·H²/r of the shortcut.
 
     PanGu-Σ 1.085T (32 dense and 8 RRE layers, H 5120, F 20480, 40 domains × 16 experts): 8 · 640 experts of 209.7 M
     are 1.0739T, everything else is 11.4 G (which layers and experts: recipes/pangu_sigma_1t.yaml has the sources).
@@ -53,29 +62,30 @@ def count_parameters(config: Config) -> ParameterCount:
     """
     model = config.model
     domains = build_domains(config)
-    hidden, ffn = model.hidden_size, model.ffn_hidden_size
+    hidden, inner, biased = model.hidden_size, model.ffn_hidden_size, int(model.biases)
     slot_rows = [slot.vocab_size for slot in config.domains.embedding_slots] or [model.vocab_size]
-    ffn_parameters = 2 * hidden * ffn + ffn + hidden
+    inputs = 2 if model.activation == "swiglu" else 1
+    ffn = (inputs + 1) * hidden * inner + biased * (inputs * inner + hidden) + 2 * model.series_terms * inner
+    narrow = hidden // model.shortcut_reduction if model.shortcut_reduction else 0
+    shortcut = 2 * hidden * narrow + biased * (hidden + narrow) if narrow else 0
+    norm = hidden if model.norm == "rmsnorm" else 2 * hidden
 
     embedding = sum(slot_rows) * hidden
-    positions = 2 * model.seq_length * hidden
-    attention = model.num_layers * (4 * hidden**2 + 4 * hidden)
-    dense_ffn = (model.num_layers - model.rre_layers) * ffn_parameters
-    experts = model.rre_layers * sum(domain.num_experts for domain in domains) * ffn_parameters
-    layernorm = model.num_layers * 4 * hidden + 2 * hidden
+    head = 0 if model.tied_head else embedding
+    positions = ((model.position == "learned") + model.query_layer) * model.seq_length * hidden
+    attention = model.num_layers * (4 * hidden**2 + biased * 4 * hidden + shortcut)
+    dense_ffn = (model.num_layers - model.rre_layers) * ffn
+    experts = model.rre_layers * sum(domain.num_experts for domain in domains) * ffn
+    norms = (2 * model.num_layers + 1) * norm
     return ParameterCount(
         embedding=embedding,
+        head=head,
         positions=positions,
         attention=attention,
         dense_ffn=dense_ffn,
         experts=experts,
-        layernorm=layernorm,
-        activated=max(slot_rows) * hidden
-        + positions
-        + attention
-        + dense_ffn
-        + model.rre_layers * ffn_parameters
-        + layernorm,
+        norms=norms,
+        activated=max(slot_rows) * hidden + positions + attention + dense_ffn + model.rre_layers * ffn + norms,
     )
 
 

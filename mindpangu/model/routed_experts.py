@@ -14,9 +14,8 @@ from ascend_ops.grouped_ffn import grouped_ffn
 from ascend_ops.rre_combine import rre_combine
 from ascend_ops.rre_dispatch import rre_dispatch
 from ascend_ops.rre_regroup import rre_regroup
-from mindpangu.model.layers import Init
-
-TENSORS_OF_SLAB = 4  # the last one is the bias of the second product
+from mindpangu.model.initialization import network_tensors
+from mindpangu.model.layers import Init, activation_function
 
 
 class RoutedExperts(nn.Cell):
@@ -24,7 +23,10 @@ class RoutedExperts(nn.Cell):
 
     def __init__(self, init: Init, exchange):
         super().__init__(auto_prefix=False)
+        model = init.config.model
         self.tensor, self.exchange, self.block_rows = init.tensor, exchange, init.config.experts.block_rows
+        self.tensors, self.activation = network_tensors(model), activation_function(model)
+        self.bias_place = self.tensors.index("down_bias") if model.biases else -1
 
     def construct(self, x_TH, h_TH, tokens_T, slot_ids_T, table_DV, slabs):
         """Experts of this rank alone. Returns (x_TH, int32 [1]: ids outside the table; see `rre_dispatch`)."""
@@ -32,7 +34,7 @@ class RoutedExperts(nn.Cell):
         rows_TH, counts_G, positions_T, invalid = rre_dispatch(
             self.tensor.used(h_TH), tokens_T, slot_ids_T, table_DV, num_experts
         )
-        rows_TH = self.tensor.summed(grouped_ffn(rows_TH, counts_G, self._whole_biases(slabs), self.block_rows))
+        rows_TH = self.tensor.summed(self._networks(rows_TH, counts_G, slabs))
         return rre_combine(rows_TH, positions_T, x_TH), invalid
 
     def exchanged(self, x_TH, h_TH, tokens_T, slot_ids_T, table_DV, slabs, counts, capacity, order):
@@ -55,21 +57,25 @@ class RoutedExperts(nn.Cell):
         )  # fmt: skip
         rows_CH = self.tensor.gathered(rre_regroup(rows_CH, arriving_RG))
         counts_G = ops.cast(arriving_RG.sum(0), ms.int32)
-        rows_CH = grouped_ffn(rows_CH, counts_G, self._whole_biases(slabs), self.block_rows)
+        rows_CH = self._networks(rows_CH, counts_G, slabs)
         rows_CH = rre_regroup(self.tensor.scattered(rows_CH), ops.transpose(arriving_RG, (1, 0)))
         rows_TH, order = grouped_all_to_all(rows_CH, receive_R, send_R, x_TH.shape[0], self.exchange, order)
         x_TH = self.tensor.joined(rre_combine(rows_TH, positions_T, self.tensor.split(x_TH)))
         return x_TH, invalid, order
 
+    def _networks(self, rows_TH, counts_G, slabs):
+        slabs = self._whole_biases(slabs)
+        return grouped_ffn(rows_TH, counts_G, slabs, self.block_rows, self.tensors, self.activation)
+
     def _whole_biases(self, slabs):
         """Of the bias behind the second product each rank of a tensor group has columns; zeros stand for the others',
         so that the sum over the ranks has it once."""
-        if self.tensor.size == 1:
+        if self.tensor.size == 1 or self.bias_place < 0:
             return slabs
         padded = ()
         for i in range(len(slabs)):
             slab = slabs[i]
-            if i % TENSORS_OF_SLAB == TENSORS_OF_SLAB - 1:
+            if i % len(self.tensors) == self.bias_place:
                 nothing = ops.zeros_like(slab)
                 rank, size = self.tensor.rank, self.tensor.size
                 slab = ops.concat((nothing,) * rank + (slab,) + (nothing,) * (size - 1 - rank), 1)

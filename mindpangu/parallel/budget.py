@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mindpangu.config import Config
+from mindpangu.config import Config, require_pangu_alpha
 from mindpangu.data.route_plan import capacities
 from mindpangu.domains import build_domains
 from mindpangu.errors import ConfigError
@@ -45,10 +45,11 @@ def budget_of(config: Config, rank: int = 0) -> Budget:
     """The budget of a rank of a PanGu-Σ.
 
     Raises:
-        ConfigError: a dense model, whose step is compiled in another way.
+        ConfigError: a dense model, whose step is compiled in another way, or other parts than PanGu-α's.
     """
     if config.model.rre_layers == 0:
         raise ConfigError("a dense model (model.rre_layers 0) has no budget yet")
+    require_pangu_alpha(config, "the budget")
     mesh = Mesh.of(config)
     shapes = list(_dense_shapes(config, mesh, rank))
     divided = [shape for shape in shapes if _is_divided(config, mesh, shape)]

@@ -6,7 +6,7 @@ from mindpangu.errors import ConfigError
 from mindpangu.parallel.mesh import Mesh, Place
 from mindpangu.parallel.sharding import Part
 
-_AXES = {"up": 1, "up_bias": 0, "down": 0, "down_bias": 0}
+_AXES = {"gate": 1, "gate_bias": 0, "up": 1, "up_bias": 0, "scale": 1, "shift": 1, "down": 0, "down_bias": 0}
 
 
 @dataclass(frozen=True)
@@ -49,5 +49,5 @@ class ExpertShare:
         return range(self.member * count, (self.member + 1) * count)
 
     def part(self, name: str, shape: tuple[int, ...]) -> Part:
-        """This rank's part of an expert's tensor ("up", "up_bias", "down", "down_bias")."""
+        """This rank's part of an expert's tensor ("up", "down_bias" …)."""
         return Part.equal(shape, _AXES[name], self.tensor, self.tensors)

@@ -77,7 +77,7 @@ class CompiledFunctions:
 
     Args:
         decoder: the model.
-        num_slabs: tensors of all slabs that a step takes (layers × slots × 4; 0 for a dense model).
+        num_slabs: tensors of all slabs that a step takes (0 for a dense model).
         exchanges: whether its experts are on several ranks.
         trains_dense: False for the gradients of the slabs alone.
     """

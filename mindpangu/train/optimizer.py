@@ -11,8 +11,8 @@ from mindpangu.parallel.data_parallel import DataGroup
 
 
 def is_decayed(name: str) -> bool:
-    """Weight decay spares biases and LayerNorms."""
-    return not name.endswith((".bias", ".gamma", ".beta"))
+    """Weight decay spares biases, norms, and the scales and shifts of series."""
+    return not name.endswith((".bias", ".gamma", ".beta", ".scale", ".shift"))
 
 
 class DenseAdam:

@@ -10,7 +10,7 @@ from mindspore import Tensor
 from mindpangu.data import Batch
 from mindpangu.data.route_plan import RoutePlan, capacities, own_exchange
 from mindpangu.domains import trained_domains
-from mindpangu.experts import SLAB_TENSORS, ExpertTraffic, Link, open_experts
+from mindpangu.experts import ExpertTraffic, Link, open_experts
 from mindpangu.language_model import LanguageModel, as_tensor, group_by_domain, refuse_invalid_ids
 from mindpangu.model.precision import expert_dtype
 from mindpangu.train.compiled import CompiledFunctions
@@ -72,7 +72,7 @@ class TrainStep:
         config, decoder, processes = model.config, model.decoder, model.processes
         self.config, self.model, self.decoder, self.processes = config, model, decoder, processes
         self.experts = open_experts(model.store, config, link, processes.replicas)
-        num_slabs = config.model.rre_layers * model.num_slots * len(SLAB_TENSORS)
+        num_slabs = config.model.rre_layers * model.num_slots * len(model.store.tensors)
         self.trains_dense = trained_domains(config, model.domains) is None
         self.functions = CompiledFunctions(decoder, num_slabs, processes.exchange is not None, self.trains_dense)
         copies = {name: processes.tensor.size for name, part in decoder.parts.items() if part.is_whole}

@@ -5,8 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mindpangu.config import ModelConfig
 from mindpangu.errors import CheckpointError, ExpertStoreError
-from mindpangu.experts import SLAB_TENSORS, ExpertLines, lines_within
+from mindpangu.experts import ExpertLines, lines_within
+from mindpangu.model.initialization import network_tensors
+
+SLAB_TENSORS = network_tensors(ModelConfig())
 
 SHAPES = {"up": (2, 3), "up_bias": (3,), "down": (3, 2), "down_bias": (2,)}
 

@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindpangu.config import load_config
+from mindpangu.config import ModelConfig, load_config
 from mindpangu.domains import build_domains
-from mindpangu.experts import SLAB_TENSORS, ExpertStore, StoreSnapshot
+from mindpangu.experts import ExpertStore, StoreSnapshot
+from mindpangu.model.initialization import network_tensors
+
+SLAB_TENSORS = network_tensors(ModelConfig())
 
 PREFIXES = ("", "adam_m.", "adam_v.")
 

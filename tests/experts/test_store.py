@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from ascend_ops.expert_adam import reference
-from mindpangu.config import load_config
+from mindpangu.config import ModelConfig, load_config
 from mindpangu.domains import build_domains
-from mindpangu.experts import SLAB_TENSORS, ExpertStore
+from mindpangu.experts import ExpertStore
+from mindpangu.model.initialization import network_tensors
+
+SLAB_TENSORS = network_tensors(ModelConfig())
 
 
 @pytest.fixture

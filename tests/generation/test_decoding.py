@@ -56,6 +56,11 @@ def test_a_dense_model_whose_positions_restart_after_eot(tiny_overrides):
     check_every_step(open_model(tiny_overrides, model__rre_layers="0", data__eod_reset="true"), ["zh", "en"])
 
 
+@pytest.mark.parametrize("rre_layers", [pytest.param("0", marks=pytest.mark.slow), "2"], ids=["dense", "rre"])
+def test_pangu_pi_without_a_query_layer(tiny_overrides, pangu_pi, rre_layers):
+    check_every_step(open_model(tiny_overrides | pangu_pi, model__rre_layers=rre_layers), ["zh", "en"])
+
+
 @pytest.mark.slow
 def test_rre_blocks_below_the_query_layer_with_resets(tiny_overrides):
     check_every_step(open_model(tiny_overrides, data__eod_reset="true"), ["zh", "en"])

@@ -21,6 +21,15 @@ SLOTS = "[{name: a, vocab_size: 30, domains: [zh]}, {name: b, vocab_size: 50, do
         {"model.rre_layers": "3"},
         {"domains.experts": "{code: 5}"},
         {"domains.names": "[zh, en]", "domains.embedding_slots": SLOTS},
+        {"model.query_layer": "false", "model.tied_head": "false", "model.biases": "false"},
+        {"model.position": "rope", "model.norm": "rmsnorm", "model.activation": "swiglu"},
+        {"model.series_terms": "3", "model.shortcut_reduction": "4"},
+        {
+            "model.series_terms": "1",
+            "model.shortcut_reduction": "2",
+            "model.activation": "swiglu",
+            "model.biases": "false",
+        },
     ],
 )
 def test_count_equals_the_tensors(changes):

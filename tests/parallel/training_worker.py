@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mindpangu.config import load_config
+from mindpangu.config import ModelConfig, load_config
 from mindpangu.data import Loader
-from mindpangu.experts import SLAB_TENSORS
+from mindpangu.model.initialization import network_tensors
 from mindpangu.parallel.mesh import Mesh
 from mindpangu.parallel.processes import start_processes
 from mindpangu.train.run import open_run, set_device
 from mindpangu.train.step import TrainStep
+
+SLAB_TENSORS = network_tensors(ModelConfig())
 
 
 def train(overrides, folder, steps):

@@ -7,11 +7,14 @@ import pytest
 from mindspore import Tensor, ops
 
 from ascend_ops.expert_adam import reference
-from mindpangu.config import load_config
+from mindpangu.config import ModelConfig, load_config
 from mindpangu.data import Loader
-from mindpangu.experts import SLAB_TENSORS, ExpertStore, open_experts
+from mindpangu.experts import ExpertStore, open_experts
+from mindpangu.model.initialization import network_tensors
 from mindpangu.train.run import open_run, set_device
 from mindpangu.train.step import TrainStep
+
+SLAB_TENSORS = network_tensors(ModelConfig())
 
 VARIANTS = {
     "views": {},

@@ -8,12 +8,15 @@ import pytest
 from mindspore import Tensor, ops
 
 from mindpangu.checkpoint import CheckpointReader
-from mindpangu.config import load_config
+from mindpangu.config import ModelConfig, load_config
 from mindpangu.data import Loader
 from mindpangu.errors import CheckpointError, ConfigError
-from mindpangu.experts import SLAB_TENSORS, ExpertStore, open_experts
+from mindpangu.experts import ExpertStore, open_experts
+from mindpangu.model.initialization import network_tensors
 from mindpangu.train.run import open_run, set_device, train
 from mindpangu.train.step import TrainStep
+
+SLAB_TENSORS = network_tensors(ModelConfig())
 
 FROZEN = {
     "training.train": "experts:zh,code",

@@ -16,16 +16,18 @@ from mindspore import Tensor
 
 from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, ExpertFile, list_iterations, prune
 from mindpangu.checkpoint import writer as writer_module
-from mindpangu.config import load_config
+from mindpangu.config import ModelConfig, load_config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import CheckpointError
-from mindpangu.experts import SLAB_TENSORS
 from mindpangu.language_model import SavedExperts
+from mindpangu.model.initialization import network_tensors
 from mindpangu.train.loop import StopOnSignal
 from mindpangu.train.run import open_run, set_device, train
 from mindpangu.train.saver import CheckpointSaver
 from mindpangu.train.saving import resume_training
 from mindpangu.train.step import TrainStep
+
+SLAB_TENSORS = network_tensors(ModelConfig())
 
 LOADER_STATE = {"taken": [0]}
 

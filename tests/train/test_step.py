@@ -6,13 +6,15 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from mindpangu.config import load_config
+from mindpangu.config import ModelConfig, load_config
 from mindpangu.data import Loader
 from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
-from mindpangu.experts import SLAB_TENSORS
 from mindpangu.language_model import as_tensor
+from mindpangu.model.initialization import dense_name, network_tensors
 from mindpangu.train.run import open_run, set_device
 from mindpangu.train.step import TrainStep
+
+SLAB_TENSORS = network_tensors(ModelConfig())
 
 
 def open_tiny(tiny_overrides, **changes):
@@ -99,8 +101,10 @@ def test_accumulated_micro_batches_equal_one_large_batch(tiny_overrides):
             np.testing.assert_allclose(mine, other, atol=2e-6)
 
 
-def test_a_layer_of_one_expert_equals_a_dense_layer(tiny_overrides, tmp_path):
+@pytest.mark.parametrize("architecture", ["pangu_sigma", "pangu_pi"])
+def test_a_layer_of_one_expert_equals_a_dense_layer(tiny_overrides, pangu_pi, tmp_path, architecture):
     """Losses and gradients of a model with one expert a layer and domain are those of the dense model."""
+    tiny_overrides = tiny_overrides | (pangu_pi if architecture == "pangu_pi" else {})
     changes = {"domains.experts_per_domain": "1", "training.output_dir": str(tmp_path), "training.run_name": "one"}
     overrides = tiny_overrides | changes
     for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
@@ -109,8 +113,8 @@ def test_a_layer_of_one_expert_equals_a_dense_layer(tiny_overrides, tmp_path):
     dense_model, _ = open_tiny(overrides, model__rre_layers="0")
     batches, plans = planned(rre_model, loader)
     (domain,) = batches[0].domain_of_slot
-    parts = {"up": "up.weight", "up_bias": "up.bias", "down": "down.weight", "down_bias": "down.bias"}
-    layers = ("blocks.1", "query_layer")
+    parts = {name: dense_name(name) for name in rre_model.store.tensors}
+    layers = ("blocks.1", "query_layer" if architecture == "pangu_sigma" else "blocks.2")
     for layer, name in enumerate(layers):
         slab = rre_model.store.weights[layer][domain]
         assert len(slab["up"]) == 1

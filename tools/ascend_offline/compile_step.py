@@ -20,11 +20,11 @@ from mindpangu.config import Config
 from mindpangu.data.domain_groups import domain_groups
 from mindpangu.data.route_plan import capacities
 from mindpangu.domains import build_domains
-from mindpangu.experts import SLAB_TENSORS
 from mindpangu.experts.modes import summing
 from mindpangu.model import layers
 from mindpangu.model.decoder import Decoder
 from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.model.initialization import expert_shapes
 from mindpangu.model.precision import compute_dtype, expert_dtype
 from mindpangu.parallel.expert_share import ExpertShare
 from mindpangu.parallel.mesh import Mesh, Ranks
@@ -60,7 +60,7 @@ def compile_step(config: Config, rank: int) -> dict:
         "lower_backward": _compiled(functions.lower_backward, rows_BS, rows_BS, h_TH),
     } | _optimizer(config, decoder, processes)
     if processes.replicas.size > 1:
-        of_layer = [np.zeros(slab.shape, np.float32) for slab in slabs[: len(SLAB_TENSORS)]]
+        of_layer = [np.zeros(slab.shape, np.float32) for slab in slabs[: len(expert_shapes(config))]]
         found["expert_sum"] = _compiled(summing(processes.replicas), of_layer)
     return {"functions": found, "groups": groups, "operators": backends.describe(), "slabs": len(slabs)}
 
@@ -70,12 +70,10 @@ def _slabs(config: Config, mesh: Mesh, rank: int) -> list[Tensor]:
     model, domains = config.model, build_domains(config)
     share = ExpertShare.of(mesh, mesh.place(rank), domain_groups(config, domains))
     count = len(share.experts(max(domain.num_experts for domain in domains)))
-    hidden, inner = model.hidden_size, model.ffn_hidden_size
-    shapes = {"up": (hidden, inner), "up_bias": (inner,), "down": (inner, hidden), "down_bias": (hidden,)}
     return [
         _zeros((count, *share.part(name, shape).part_shape), expert_dtype(config))
         for _ in range(model.rre_layers * config.data.domains_per_step)
-        for name, shape in shapes.items()
+        for name, shape in expert_shapes(config).items()
     ]
 
 

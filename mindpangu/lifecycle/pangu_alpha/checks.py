@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from mindpangu.config import Config
+from mindpangu.config import Config, require_pangu_alpha
 from mindpangu.domains import build_domains, control_tokens_of
 from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.pangu_alpha.source import PanguAlphaSource
@@ -22,6 +22,7 @@ def require_model(source: PanguAlphaSource, config: Config) -> None:
     Raises:
         CheckpointError: it is of another model, or the tensors are not PanGu-α's published form.
     """
+    require_pangu_alpha(config, "PanGu-α's format")
     if config.model.rre_layers:
         raise CheckpointError(f"model.rre_layers is {config.model.rre_layers}; PanGu-α is dense: set it to 0")
     if config.domains.embedding_slots:

@@ -13,7 +13,7 @@ from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, latest_iter
 from mindpangu.checkpoint.dense import DenseFiles, dense_header
 from mindpangu.checkpoint.durable import sync_folder, write_durably
 from mindpangu.checkpoint.tensor_file import TensorInfo, chunks_of, encode_stream
-from mindpangu.config import Config, to_yaml
+from mindpangu.config import Config, require_pangu_alpha, to_yaml
 from mindpangu.domains import MAIN_SLOT
 from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.pangu_alpha.checks import require_model, require_tensors, require_tokenizer
@@ -99,6 +99,7 @@ def to_pangu_alpha(reader: CheckpointReader, out: Path, dtype: str = "fp32", sep
             f"{reader.folder} is sparse (model.rre_layers {config.model.rre_layers}); PanGu-α's format has no public "
             "form of that, so only dense models can be converted to it"
         )
+    require_pangu_alpha(config, "PanGu-α's format")
     if config.domains.embedding_slots:
         raise CheckpointError(f"{reader.folder} has embedding slots; PanGu-α's format has one vocabulary")
     if out.exists():

@@ -1,0 +1,127 @@
+"""Multi-head causal attention, the rotation of its queries and keys, and the shortcut beside it.
+
+Shapes: B batch, S sequence, T = B·S, H hidden, N heads, K head.
+"""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindpangu.config import ModelConfig
+from mindpangu.model.layers import Init, Linear
+from mindpangu.model.precision import cast
+
+
+class Attention(nn.Cell):
+    """Multi-head causal attention. Queries may come from elsewhere than keys and values (the query layer).
+
+    The ranks of a tensor group divide the heads.
+    """
+
+    def __init__(self, init: Init, name: str, output_std: float):
+        super().__init__(auto_prefix=False)
+        model = init.config.model
+        hidden = model.hidden_size
+        self.num_heads, self.head_size = model.num_heads // init.tensor.size, hidden // model.num_heads
+        self.scale = self.head_size**-0.5
+        self.compute_dtype = init.compute_dtype
+        # fp16 ends at 65504: scale the queries, before the product, instead of the scores after it
+        self.scale_queries = init.compute_dtype == ms.float16
+        self.eod_reset = init.config.data.eod_reset
+        self.rotation = Rotation(model) if model.position == "rope" else None
+        self.query = Linear(init, f"{name}.query", hidden, hidden, init.std, "outputs")
+        self.key = Linear(init, f"{name}.key", hidden, hidden, init.std, "outputs")
+        self.value = Linear(init, f"{name}.value", hidden, hidden, init.std, "outputs")
+        self.output = Linear(init, f"{name}.output", hidden, hidden, output_std, "inputs")
+        self.scores = ops.BatchMatMul(transpose_b=True)
+        self.mix = ops.BatchMatMul()
+        self.softmax = ops.Softmax(-1)
+        self.future_SS = Tensor(np.triu(np.full((model.seq_length, model.seq_length), -1e9, np.float32), 1))
+        self.index_S = Tensor(np.arange(model.seq_length, dtype=np.int32))
+
+    def construct(self, query_TH, x_TH, positions_BS):
+        key, value = self.keys_and_values(x_TH, positions_BS)
+        return self.attend(query_TH, key, value, self.unseen(positions_BS), positions_BS)
+
+    def keys_and_values(self, x_TH, positions_BS):
+        """Both [B, N, S, K]: what later tokens need of these."""
+        key, value = self._heads(self.key(x_TH), positions_BS), self._heads(self.value(x_TH), positions_BS)
+        return self._rotated(key, positions_BS), value
+
+    def attend(self, query_TH, key, value, unseen, positions_BS):
+        """The queries of the tokens at `positions_BS`, with keys and values [B, N, C, K] of C tokens that need not be
+        the queries' own.
+
+        Args:
+            unseen: float32, to be added to the scores [B, N, S, C]: -1e9 where a query may not look, else 0.
+        """
+        query = self._rotated(self._heads(self.query(query_TH), positions_BS), positions_BS)
+        if self.scale_queries:
+            scores_BNSC = cast(self.scores(query * self.scale, key), ms.float32)
+        else:
+            scores_BNSC = cast(self.scores(query, key), ms.float32) * self.scale
+        mixed = self.mix(cast(self.softmax(scores_BNSC + unseen), self.compute_dtype), value)
+        batch, heads, length, size = mixed.shape
+        return self.output(mixed.transpose((0, 2, 1, 3)).reshape((batch * length, heads * size)))
+
+    def unseen(self, positions_BS):
+        """-1e9 where a key stands behind its query (or in another document, with data.eod_reset), else 0."""
+        length = positions_BS.shape[1]
+        future_SS = self.future_SS[:length, :length]
+        return future_SS + self._other_documents(positions_BS) if self.eod_reset else future_SS
+
+    def _heads(self, x_TH, positions_BS):
+        batch, length = positions_BS.shape
+        return x_TH.reshape((batch, length, self.num_heads, self.head_size)).transpose((0, 2, 1, 3))
+
+    def _rotated(self, x_BNSK, positions_BS):
+        return x_BNSK if self.rotation is None else self.rotation(x_BNSK, positions_BS)
+
+    def _other_documents(self, positions_BS):
+        """[B, 1, S, S]: -1e9 where a key stands before the start of the query's document."""
+        index_S = self.index_S[: positions_BS.shape[1]]
+        start_BS = index_S - positions_BS
+        earlier_BSS = index_S.reshape((1, 1, -1)) < ops.expand_dims(start_BS, 2)
+        return ops.expand_dims(ops.cast(earlier_BSS, self.future_SS.dtype) * -1e9, 1)
+
+
+class Rotation(nn.Cell):
+    """Rotary positions (RoFormer, arXiv 2104.09864): number i of a head's first half and number i of its second half
+    are a pair, which turns by position · theta^(−2i/K)."""
+
+    def __init__(self, model: ModelConfig):
+        super().__init__(auto_prefix=False)
+        size = model.hidden_size // model.num_heads
+        angles_SP = np.outer(np.arange(model.seq_length), model.rope_theta ** (-np.arange(0, size, 2) / size))
+        self.cosine_SP = Tensor(np.cos(angles_SP).astype(np.float32))
+        self.sine_SP = Tensor(np.sin(angles_SP).astype(np.float32))
+        self.halves = ops.Split(3, 2)
+
+    def construct(self, x_BNSK, positions_BS):
+        cosine = ops.expand_dims(ops.gather(self.cosine_SP, positions_BS, 0), 1)
+        sine = ops.expand_dims(ops.gather(self.sine_SP, positions_BS, 0), 1)
+        first, second = self.halves(cast(x_BNSK, ms.float32))
+        turned = ops.concat((first * cosine - second * sine, second * cosine + first * sine), 3)
+        return cast(turned, x_BNSK.dtype)
+
+
+class AugmentedShortcut(nn.Cell):
+    """gelu(h · down) · up beside the attention, with a bottleneck of H/r (PanGu-π, arXiv 2312.17276, eq. 4 to 6).
+
+    Every rank of a tensor group has all of it: it is small, and its input and output are whole on each.
+    """
+
+    def __init__(self, init: Init, name: str, output_std: float):
+        super().__init__(auto_prefix=False)
+        model = init.config.model
+        hidden, narrow = model.hidden_size, model.hidden_size // model.shortcut_reduction
+        self.down = Linear(init, f"{name}.down", hidden, narrow, init.std)
+        self.up = Linear(init, f"{name}.up", narrow, hidden, output_std)
+
+    def construct(self, h_TH):
+        return self.up(gelu(self.down(h_TH)))
+
+
+def gelu(u):
+    """½ u (1 + tanh(√(2/π) (u + 0.044715 u³))), of operations that are fast on the CPU too."""
+    return 0.5 * u * (1 + ops.tanh(0.7978845608028654 * (u + 0.044715 * u * u * u)))
