@@ -13,10 +13,11 @@ from mindpangu.data import Loader, heldout_batches
 from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError, ConfigError
 from mindpangu.language_model import as_tensor, load_model
+from mindpangu.model.attention import Attention
 from mindpangu.model.decoder import Decoder
-from mindpangu.model.embedding import WordEmbedding
+from mindpangu.model.embedding import Head
 from mindpangu.model.embedding_slots import MIXED, EmbeddingSlots
-from mindpangu.model.layers import Attention, Init, LayerNorm, Linear
+from mindpangu.model.layers import Init, LayerNorm, Linear
 from mindpangu.train.run import open_run, set_device, train
 from mindpangu.train.saving import load_weights
 from mindpangu.train.step import TrainStep
@@ -123,10 +124,8 @@ def test_norms_softmax_loss_and_embeddings_are_fp32_and_matrix_products_fp16(tin
     for half in (decoder.lower, decoder.upper):
         for _, cell in half.cells_and_names():
             for name in ("normalize", "softmax", "scores", "mix", "head"):
-                if isinstance(cell, LayerNorm | Attention | WordEmbedding) and hasattr(cell, name):
+                if isinstance(cell, LayerNorm | Attention | Head) and hasattr(cell, name):
                     function = getattr(cell, name)
-                    if isinstance(function, Recorder):
-                        continue  # the word embedding is in both halves
                     delattr(cell, name)
                     setattr(cell, name, Recorder(function, seen))
     matmul, log_softmax, gather, gathered = ops.matmul, ops.log_softmax, ops.gather, []
@@ -177,9 +176,9 @@ class PlainLinear:
 class PlainAttention:
     def construct(self, query_TH, x_TH, positions_BS):
         batch, length = positions_BS.shape
-        query = self._heads(self.query(query_TH), batch, length)
-        key = self._heads(self.key(x_TH), batch, length)
-        value = self._heads(self.value(x_TH), batch, length)
+        query = self._heads(self.query(query_TH), positions_BS)
+        key = self._heads(self.key(x_TH), positions_BS)
+        value = self._heads(self.value(x_TH), positions_BS)
         scores_BNSS = self.scores(query, key) * self.scale + self.future_SS[:length, :length]
         mixed = self.mix(self.softmax(scores_BNSS), value)
         return self.output(mixed.transpose((0, 2, 1, 3)).reshape((batch * length, -1)))
@@ -211,7 +210,7 @@ def test_fp32_computes_the_bits_of_a_model_without_precisions(tiny_overrides, mo
 def test_scores_beyond_the_range_of_fp16(tiny_overrides):
     """Queries and keys of 100: their product over 8 dimensions is 80,000, scaled it is 28,000."""
     config = config_of(tiny_overrides, "fp16")
-    attention = Attention(Init(config), "attention")
+    attention = Attention(Init(config), "attention", 0.02)
     for linear in (attention.query, attention.key, attention.value):
         linear.weight.set_data(Tensor(np.eye(16, dtype=np.float32)))
     x_TH = Tensor(np.full((4, 16), 100, np.float16))
