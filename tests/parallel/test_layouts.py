@@ -99,6 +99,13 @@ def test_experts_alone_are_trained(trained, ranks, layout):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "layout"), [(2, TWO["tensor"]), (2, TWO["expert"]), (4, FOUR["tensor × expert"])])
+def test_pangu_pi(trained, pangu_pi, ranks, layout):
+    options = {key.replace(".", "__"): value for key, value in pangu_pi.items()}
+    assert_same(trained, ranks, layout, FEW, **options)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, WITHOUT_ECSS], ids=["ecss", "device"])
 @pytest.mark.parametrize("layout", TWO)
 def test_two_processes_for_long(trained, layout, options):

@@ -11,15 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mindpangu.config import ModelConfig, load_config
+from mindpangu.config import load_config
 from mindpangu.data import Loader
-from mindpangu.model.initialization import network_tensors
 from mindpangu.parallel.mesh import Mesh
 from mindpangu.parallel.processes import start_processes
 from mindpangu.train.run import open_run, set_device
 from mindpangu.train.step import TrainStep
-
-SLAB_TENSORS = network_tensors(ModelConfig())
 
 
 def train(overrides, folder, steps):
@@ -89,7 +86,7 @@ def gradients(step, plan):
     step.experts.squared_norm()  # adds up what other ranks have
     store, slabs = step.model.store, step.experts.gradients()
     by_place = [
-        [dict(zip(SLAB_TENSORS, slabs[layer, domain], strict=True)) if (layer, domain) in slabs else {}
+        [dict(zip(step.model.store.tensors, slabs[layer, domain], strict=True)) if (layer, domain) in slabs else {}
          for domain in range(len(store.domains))]
         for layer in range(store.num_layers)
     ]  # fmt: skip
