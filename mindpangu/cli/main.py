@@ -20,6 +20,7 @@ from mindpangu.cli import (
     generate,
     inherit,
     routing,
+    tiny,
     tokenizer,
     train,
 )
@@ -27,7 +28,21 @@ from mindpangu.config import load_config
 from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
 
-VERBS = (tokenizer, data, routing, train, finetune, evaluate, generate, convert, inherit, experts, extract, config)
+VERBS = (
+    tokenizer,
+    data,
+    routing,
+    train,
+    finetune,
+    evaluate,
+    generate,
+    convert,
+    inherit,
+    experts,
+    extract,
+    tiny,
+    config,
+)
 
 _EPILOG = """\
 Every verb takes --config FILE and overrides of single keys, for example

@@ -43,12 +43,7 @@ def build(blueprint: Blueprint, out: Path, made_by: Mapping[str, Any], verify: b
         CheckpointError: `out` already has a checkpoint, a file of a source is missing or altered, or the disk is full;
             then nothing is in `out`.
     """
-    inside = next((folder for folder in (out, *out.absolute().parents) if (folder / MANIFEST).exists()), None)
-    if inside is not None:
-        raise CheckpointError(f"{out} is in the checkpoint {inside.name}, which stays as it is; choose another --out")
-    existing = latest_iteration(out) or latest_iteration(out / "checkpoint")
-    if existing is not None:
-        raise CheckpointError(f"{out} already has a checkpoint ({existing.name}); choose another --out, or remove it")
+    require_free(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -63,6 +58,16 @@ def build(blueprint: Blueprint, out: Path, made_by: Mapping[str, Any], verify: b
             for _ in pool.map(lambda write: write(writer), work):
                 bar.update()
     return writer.folder
+
+
+def require_free(out: Path) -> None:
+    """Raises CheckpointError where `build` would refuse a folder: it has a checkpoint, or is in one."""
+    inside = next((folder for folder in (out, *out.absolute().parents) if (folder / MANIFEST).exists()), None)
+    if inside is not None:
+        raise CheckpointError(f"{out} is in the checkpoint {inside.name}, which stays as it is; choose another --out")
+    existing = latest_iteration(out) or latest_iteration(out / "checkpoint")
+    if existing is not None:
+        raise CheckpointError(f"{out} already has a checkpoint ({existing.name}); choose another --out, or remove it")
 
 
 def _write_small_files(writer: CheckpointWriter, blueprint: Blueprint, made_by: Mapping[str, Any]) -> None:

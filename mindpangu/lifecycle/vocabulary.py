@@ -3,7 +3,7 @@
 Expert files keep their tensors and get another header, as they name the table and the tokenizer that they belong to.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 
 import numpy as np
@@ -25,16 +25,26 @@ def drop_vocabulary(blueprint: Blueprint, counts_V: Mapping[str, np.ndarray]) ->
     Raises:
         ConfigError: an embedding slot without counts.
     """
+    in_use = {domain.embedding_slot for domain in blueprint.domains}
+    if unknown := sorted(in_use - counts_V.keys()):
+        raise ConfigError(f"nothing is known of the tokens that embedding slot {unknown[0]!r} uses")
+    return keep_vocabulary(blueprint, {name: set(np.flatnonzero(counts_V[name]).tolist()) for name in in_use})
+
+
+def keep_vocabulary(blueprint: Blueprint, kept: Mapping[str, Set[int]]) -> Blueprint:
+    """With some of the tokens, those that always stay (`tokenizer.compact`), and no embedding slot without a domain.
+    The rows of the embedding and of its moments, and the columns of the tables, are those that the tokens had.
+
+    Args:
+        kept: embedding slot → ids of the tokens to keep, for each slot that has domains.
+    """
     config, slots = blueprint.config, EmbeddingSlots.build(blueprint.config, blueprint.domains)
     tokenizers, old_ids, rows = {}, {}, []
     in_use = {domain.embedding_slot for domain in blueprint.domains}
     for name, start in zip(slots.names, slots.starts, strict=True):
         if name not in in_use:
             continue
-        if name not in counts_V:
-            raise ConfigError(f"nothing is known of the tokens that embedding slot {name!r} uses")
-        used = set(np.flatnonzero(counts_V[name]).tolist())
-        tokenizers[name], old_ids[name] = compact(blueprint.tokenizers[name], used)
+        tokenizers[name], old_ids[name] = compact(blueprint.tokenizers[name], kept[name])
         rows.append(start + old_ids[name])
     contents = {
         domain.name: _with_tokens(blueprint.contents[domain.name], old_ids[domain.embedding_slot])

@@ -1,8 +1,15 @@
 """A smaller tokenizer out of a larger one, without training: pieces are removed from the sentencepiece model.
 
-Text whose segmentation needs only pieces that stay is segmented as before: in a unigram model the best path is still
-there, and in a BPE model the pieces on a kept piece's merge path stay with it. Other text is spelled with shorter
-pieces, in the end with bytes where the model has them.
+Text whose segmentation needs only pieces that stay is segmented as before:
+
+* BPE. Two neighbours are merged where the model has their union as a piece, best score first. What is merged inside a
+  piece of the result is what is merged of that piece alone, as nothing crosses its borders; so with a piece stay those
+  on its merge path. The best merge of the whole model is then still there in each step, and still the best.
+* Unigram. The best path is still there. A single character that has lost its piece can be taken as unknown, which opens
+  paths that were not there, at the score of the worst piece minus 10. So the worst piece stays: then such a path is
+  worse than the one with the character's own piece was, and that one was not the best.
+
+Other text is spelled with shorter pieces, in the end with bytes where the model has them.
 """
 
 import itertools
@@ -15,43 +22,66 @@ from mindpangu.tokenizer.sentencepiece_tokenizer import Tokenizer
 
 _PIECE = sentencepiece_model.ModelProto.SentencePiece
 _BLANK = "\u2581"
-_BPE = sentencepiece_model.TrainerSpec.BPE
+_BPE, _UNIGRAM = sentencepiece_model.TrainerSpec.BPE, sentencepiece_model.TrainerSpec.UNIGRAM
+
+
+class Vocabulary:
+    """The pieces of a tokenizer, and which of them need which.
+
+    Attributes:
+        always: ids that stay whatever is removed: control tokens, bytes, the unknown piece, user-defined symbols, the
+            single blank (one that is spelled in bytes decodes to its stand-in ▁), in a unigram model the piece of the
+            lowest score, and in a BPE model what these are merged from.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._model = sentencepiece_model.ModelProto.FromString(tokenizer.model_bytes)
+        self._is_bpe = self._model.trainer_spec.model_type == _BPE
+        # BPE merges to unused pieces as well, and takes them apart in the end
+        mergeable = (_PIECE.NORMAL, _PIECE.UNUSED)
+        self._id_of = {piece.piece: i for i, piece in enumerate(self._model.pieces) if piece.type in mergeable}
+        self._score = {text: self._model.pieces[index].score for text, index in self._id_of.items()}
+        self._needs: dict[int, frozenset[int]] = {}
+        self.always = self._find_always()
+
+    def needs(self, index: int) -> frozenset[int]:
+        """Ids that stay where this one stays: itself, and in a BPE model the pieces on its merge path."""
+        if index not in self._needs:
+            text = self._model.pieces[index].piece
+            merged = _merges(text, self._score) if self._is_bpe and self._id_of.get(text) == index else ()
+            self._needs[index] = frozenset((index, *(self._id_of[part] for part in merged)))
+        return self._needs[index]
+
+    def compacted(self, kept: Set[int]) -> tuple[Tokenizer, np.ndarray]:
+        """`compact` of the tokenizer."""
+        stays = self.always.union(*map(self.needs, kept))
+        old_ids = np.array(sorted(stays), np.int64)
+        model = sentencepiece_model.ModelProto()
+        model.CopyFrom(self._model)
+        del model.pieces[:]
+        model.pieces.extend(self._model.pieces[index] for index in old_ids.tolist())
+        model.trainer_spec.vocab_size = len(old_ids)
+        return Tokenizer(model.SerializeToString(deterministic=True), "of the smaller vocabulary"), old_ids
+
+    def _find_always(self) -> frozenset[int]:
+        pieces, blank = self._model.pieces, self._id_of.get(_BLANK)
+        always = {index for index, piece in enumerate(pieces) if piece.type != _PIECE.NORMAL or index == blank}
+        normal = [index for index, piece in enumerate(pieces) if piece.type == _PIECE.NORMAL]
+        if self._model.trainer_spec.model_type == _UNIGRAM and normal:
+            always.add(min(normal, key=lambda index: pieces[index].score))
+        return frozenset().union(*map(self.needs, always))
 
 
 def compact(tokenizer: Tokenizer, kept: Set[int]) -> tuple[Tokenizer, np.ndarray]:
     """A tokenizer with some of the pieces.
 
     Args:
-        kept: ids of the pieces of text to keep. Control tokens, bytes, the unknown piece, user-defined symbols and the
-            single blank always stay (a blank that is spelled in bytes decodes to its stand-in ▁), and in a BPE model
-            what `kept` is merged from.
+        kept: ids of the pieces of text to keep; with them stays what they need, and what always stays (`Vocabulary`).
 
     Returns:
         (the smaller tokenizer, int64 [its vocab_size]: the former id of each of its ids, ascending).
     """
-    model = sentencepiece_model.ModelProto.FromString(tokenizer.model_bytes)
-    always = {i for i, piece in enumerate(model.pieces) if piece.type != _PIECE.NORMAL or piece.piece == _BLANK}
-    stays = always | set(kept)
-    if model.trainer_spec.model_type == _BPE:
-        stays |= _merged_from(model, stays)
-    old_ids = np.array(sorted(stays), np.int64)
-    pieces = [model.pieces[index] for index in old_ids.tolist()]
-    del model.pieces[:]
-    model.pieces.extend(pieces)
-    model.trainer_spec.vocab_size = len(pieces)
-    return Tokenizer(model.SerializeToString(deterministic=True), "of the smaller vocabulary"), old_ids
-
-
-def _merged_from(model: sentencepiece_model.ModelProto, stays: Set[int]) -> set[int]:
-    """Ids of the pieces that BPE makes on its way to the pieces that stay."""
-    id_of = {piece.piece: index for index, piece in enumerate(model.pieces) if piece.type == _PIECE.NORMAL}
-    score = {text: model.pieces[index].score for text, index in id_of.items()}
-    found: set[int] = set()
-    for index in stays:
-        piece = model.pieces[index]
-        if piece.type == _PIECE.NORMAL:
-            found.update(id_of[text] for text in _merges(piece.piece, score))
-    return found
+    return Vocabulary(tokenizer).compacted(kept)
 
 
 def _merges(piece: str, score: dict[str, float]) -> list[str]:

@@ -54,13 +54,20 @@ class PanguAlphaPieces:
         return index in self._control_ids or self._processor.is_control(index)
 
     def encode(self, texts: Sequence[str], threads: int) -> list[list[int]]:
-        words = _words()
-        segmented = [" ".join(word.translate(_TO_PIECES) for word in words.cut(text)) for text in texts]
-        return self._processor.encode(segmented, out_type=int, num_threads=threads)
+        return self._processor.encode(_segmented(texts), out_type=int, num_threads=threads)
+
+    def surfaces(self, texts: Sequence[str]) -> list[list[str]]:
+        """The pieces of each text; for unknown ones, what they stand for."""
+        return self._processor.encode(_segmented(texts), out_type=str)
 
     def decode(self, ids: Sequence[int]) -> str:
         plain = [index for index in ids if not self.is_control(index)]
         return self._processor.decode(plain).translate(_TO_TEXT)
+
+
+def _segmented(texts: Sequence[str]) -> list[str]:
+    words = _words()
+    return [" ".join(word.translate(_TO_PIECES) for word in words.cut(text)) for text in texts]
 
 
 @functools.cache

@@ -49,7 +49,10 @@ class Tokenizer:
         self.unk_id: int = self._processor.unk_id()
         self.pad_id: int = self._pieces.pad_id
         if self.pad_id < 0:
-            raise TokenizerError(f"tokenizer {name} has no padding token; train it with `mindpangu tokenizer`")
+            raise TokenizerError(
+                f"tokenizer {name} has no padding token; "
+                "train one with `mindpangu tokenizer train`, or give it one with `mindpangu tokenizer extend`"
+            )
         self.eot_id = self.control_id(END_OF_TEXT)
 
     @classmethod
@@ -92,6 +95,21 @@ class Tokenizer:
                 _require_unicode(text)
             raise
 
+    def unspelled(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> int:
+        """How many characters of the texts, as they are normalized, the unknown token stands for.
+
+        Args:
+            ids: of each text, as `encode_batch` gave them. A run of such characters is one token there.
+        """
+        with_unknown = [index for index, of_text in enumerate(ids) if self.unk_id in of_text]
+        pieces = self._pieces.surfaces([texts[index] for index in with_unknown])
+        return sum(
+            len(surface)
+            for index, of_text in zip(with_unknown, pieces, strict=True)
+            for token, surface in zip(ids[index], of_text, strict=True)
+            if token == self.unk_id
+        )
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids. Control tokens and padding give nothing; bytes that are not UTF-8 give U+FFFD.
 
@@ -113,6 +131,11 @@ class Tokenizer:
         self._require_id(index)
         kinds = (self._pieces.is_control, self._processor.is_byte, self._processor.is_unknown)
         return not any(of_kind(int(index)) for of_kind in kinds)
+
+    def byte(self, index: int) -> int | None:
+        """The byte that an id stands for where no piece spells a character; None for other ids."""
+        self._require_id(index)
+        return int(self.piece(index)[1:-1], 16) if self._processor.is_byte(int(index)) else None
 
     def _require_id(self, index: int) -> None:
         if not 0 <= index < self.vocab_size:
@@ -137,6 +160,10 @@ class _Pieces:
 
     def encode(self, texts: Sequence[str], threads: int) -> list[list[int]]:
         return self._processor.encode(list(texts), out_type=int, num_threads=threads)
+
+    def surfaces(self, texts: Sequence[str]) -> list[list[str]]:
+        """The pieces of each text; for unknown ones, what they stand for."""
+        return self._processor.encode(list(texts), out_type=str)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._processor.decode(ids)
