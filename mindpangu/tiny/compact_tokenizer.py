@@ -66,9 +66,8 @@ class Choices:
         return self._vocabulary.compacted(kept)[0]
 
     def usual_sizes(self) -> list[int]:
-        """Sizes for a curve: from the least upwards by a factor of two, as round numbers."""
-        sizes = (base * 10**power for power in range(2, 7) for base in (1, 2, 4, 8))
-        return [size for size in sizes if self.least <= size < self.source.vocab_size]
+        """Sizes for a curve: 1000, 2000, 4000 … as far as they can be had."""
+        return [size for size in (1000 << power for power in range(14)) if self.least <= size < self.source.vocab_size]
 
 
 def coverage(kept: Collection[int], counts_V: np.ndarray) -> float:

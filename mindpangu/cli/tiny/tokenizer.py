@@ -19,7 +19,7 @@ others are merged from. Text that needs only pieces that stay is tokenized as be
 import argparse
 from pathlib import Path
 
-from mindpangu.config import Config, ModelConfig
+from mindpangu.config import Config, resolve
 from mindpangu.errors import ConfigError
 
 
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
             )
     fields = [name.strip() for name in options.fields.split(",") if name.strip()]
     documents = FileDocuments(options.corpus, fields) if options.corpus else RunDocuments(config)
-    with_model = blueprint is not None or options.config is not None or config.model != ModelConfig()
+    with_model = blueprint is not None or options.config is not None or config.model != resolve(Config()).model
     result = compact_tokenizer(
         tokenizer, documents, options.size, sizes, config, options.counts or options.out / COUNTS, with_model
     )
