@@ -1,0 +1,49 @@
+"""The published tokenizers, and counts of their pieces in the embedded corpus."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mindpangu.domains import PRESETS, control_tokens_of
+from mindpangu.tiny.compact_tokenizer import Choices
+from mindpangu.tiny.documents import FileDocuments, Split
+from mindpangu.tiny.piece_counts import PieceCounts, count_pieces
+from mindpangu.tokenizer import Tokenizer
+from mindpangu.tokenizer.extend import extend
+
+PROJECT = Path(__file__).resolve().parents[2]
+ALPHA_40K = PROJECT / "recipes" / "tokenizer" / "pangu_alpha_40k.model"
+# not part of the project: pcl-pangu's spm.128k.model.1, in a folder of files that are too large or not ours to ship
+TEST_DATA = Path(os.environ.get("MINDPANGU_TEST_DATA", PROJECT.parent / "shared" / "data"))
+MULTILINGUAL_128K = TEST_DATA / "tokenizer" / "pangu_multilingual_128k.model"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published tokenizer on the embedded corpus."""
+
+    tokenizer: Tokenizer
+    choices: Choices
+    counts: PieceCounts
+    documents: FileDocuments
+    split: Split
+
+    def heldout_texts(self):
+        return [text for document in self.documents if self.split.holds_out(document) for text in document.texts]
+
+
+@pytest.fixture(scope="session", params=["40k", "128k"])
+def published(request):
+    if request.param == "40k":
+        pytest.importorskip("jieba", reason="jieba is not installed (the extra alpha)")
+        tokenizer = Tokenizer.load(ALPHA_40K)
+    elif MULTILINGUAL_128K.exists():
+        tokens = control_tokens_of(PRESETS["sigma_4"])
+        tokenizer = extend(MULTILINGUAL_128K.read_bytes(), tokens, "128k")
+    else:
+        pytest.skip(f"{MULTILINGUAL_128K} is not there; MINDPANGU_TEST_DATA names the folder")
+    documents = FileDocuments([str(PROJECT / "recipes" / "corpus" / "*.jsonl")])
+    split = Split.of(documents, 0.05, 0)
+    return Published(tokenizer, Choices(tokenizer), count_pieces(documents, split, tokenizer), documents, split)

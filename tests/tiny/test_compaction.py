@@ -1,0 +1,163 @@
+"""`mindpangu tiny tokenizer`: a folder with the compact tokenizer, and a checkpoint that is re-mapped to it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mindpangu.checkpoint import CheckpointReader
+from mindpangu.cli.main import main
+from mindpangu.config import load_config
+from mindpangu.model.parameter_count import count_parameters
+from mindpangu.tiny.piece_counts import PieceCounts
+from mindpangu.tiny.size_curve import embedding_share
+from mindpangu.tokenizer import Tokenizer
+from tests.lifecycle.conftest import Forward, train_tiny
+
+
+@pytest.fixture(scope="module")
+def model_file(tiny_overrides):
+    return f"{tiny_overrides['training.output_dir']}/prepared/tokenizer/main.model"
+
+
+@pytest.fixture(scope="module", params=["2", "0"], ids=["sparse", "dense"])
+def trained(request, tiny_overrides, tmp_path_factory):
+    parent = tmp_path_factory.mktemp("trained")
+    return train_tiny(tiny_overrides, parent, "run", **{"model.rre_layers": request.param})
+
+
+def call(*words):
+    return main(["tiny", "tokenizer", *map(str, words)])
+
+
+def test_the_folder_is_as_documented(model_file, tiny_corpus, tmp_path, capsys):
+    out = tmp_path / "new" / "compact"
+    words = ("--tokenizer", model_file, "--corpus", tiny_corpus, "--out", out)
+    assert call(*words, "--size", 360, "--sizes", "340,380", "--model.hidden_size", "64") == 0
+    printed = capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {
+        "tokenizer.model", "counts.safetensors", "report.json", "curve.png",
+    }  # fmt: skip
+    assert Tokenizer.load(out / "tokenizer.model").vocab_size == 360
+    assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
+    report = json.loads((out / "report.json").read_text())
+    assert [row["pieces"] for row in report["sizes"]] == [340, 360, 380, 420]
+    assert report["sizes"][-1]["coverage_heldout"] == 1
+    shares = [row["embedding_share"] for row in report["sizes"]]
+    assert shares == sorted(shares)
+    coverages = [row["coverage_predicted"] for row in report["sizes"]]
+    assert coverages == sorted(coverages)
+    assert f"{coverages[1]:.2%}" in printed
+    assert "360 of 420 pieces" in printed
+
+    counted = (out / "counts.safetensors").stat().st_mtime_ns
+    assert call(*words, "--size", 350) == 0  # counts are used again, the rest is replaced
+    assert (out / "counts.safetensors").stat().st_mtime_ns == counted
+    assert Tokenizer.load(out / "tokenizer.model").vocab_size == 350
+    assert call(*words, "--size", 350, "--data.seed", "1") == 0  # another held-out part: counted again
+    assert (out / "counts.safetensors").stat().st_mtime_ns > counted
+
+
+def test_the_share_of_the_embedding_is_that_of_the_parameters():
+    config = load_config(None, {"model.rre_layers": "0", "model.hidden_size": "64", "model.vocab_size": "420"})
+    count = count_parameters(config)
+    assert embedding_share(config, 420) == count.embedding / count.total
+    smaller = embedding_share(config, 100)
+    assert smaller == pytest.approx(100 * 64 / (count.total - 320 * 64), rel=1e-12)
+
+
+def test_a_checkpoint_is_remapped_and_computes_the_same(trained, tmp_path, tiny_overrides):
+    out = tmp_path / "small"
+    assert call("--checkpoint", trained, "--size", 370, "--out", out, "--verify") == 0
+    before, after = CheckpointReader(trained), CheckpointReader(out)
+    old, new = (Tokenizer.load(reader.folder / "tokenizer" / "main.model") for reader in (before, after))
+    assert new.digest == Tokenizer.load(out / "tokenizer.model").digest
+    assert after.config().model.vocab_size == new.vocab_size == 370
+    id_of = {old.piece(index): index for index in range(old.vocab_size)}
+    kept = np.array([id_of[new.piece(index)] for index in range(370)])
+
+    # rows of the kept pieces, Adam's moments as well; every other tensor bit for bit
+    (old_name,), (new_name,) = (
+        [name for name in reader.files if name.startswith("dense_")] for reader in (before, after)
+    )
+    expected, found = before.tensors(old_name), after.tensors(new_name)
+    assert expected.keys() == found.keys()
+    for name, values in expected.items():
+        is_embedding = name.split(".")[-1] == "word_embedding"
+        np.testing.assert_array_equal(found[name], values[kept] if is_embedding else values)
+    assert "adam_m.word_embedding" in found
+    for name in (name for name in before.files if name.startswith("experts/")):
+        for tensor, values in before.tensors(name).items():
+            np.testing.assert_array_equal(after.tensors(name)[tensor], values)
+
+    # text that needs only pieces that stay
+    counts = PieceCounts.load(out / "counts.safetensors")
+    words = [
+        word
+        for word in "open close the window table red blue file row and then save".split()
+        if set(old.encode(f" {word}")) <= set(kept.tolist())
+    ]
+    text = "".join(f" {word}" for word in words * 20)
+    ids, new_ids = old.encode(text), new.encode(text)
+    assert counts.train_V.sum() > 0
+    assert len(words) > 3
+    assert kept[new_ids].tolist() == ids
+    logits = [logits_of(folder, tokens) for folder, tokens in ((trained, ids), (out, new_ids))]
+    assert logits[0].shape[-1] == 420
+    np.testing.assert_allclose(logits[1], logits[0][:, kept], atol=1e-5)
+
+
+def logits_of(folder, tokens):
+    """float32 [16, V] of the first 16 tokens of a text of the domain en."""
+    from types import SimpleNamespace
+
+    batch = SimpleNamespace(
+        tokens_BS=np.array([tokens[:16]], np.int32),
+        positions_BS=np.arange(16, dtype=np.int32)[None],
+        slot_of_sample_B=np.zeros(1, np.int32),
+    )
+    return Forward(folder)(batch, "en")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--size", "10"], "10 pieces is too small"),
+        (["--size", "420"], "has 420; ask for fewer"),
+        (["--size", "360", "--sizes", "340,5000"], "5,000 pieces is asked for"),
+        (["--size", "360", "--sizes", "many"], "--sizes is 'many'"),
+        (["--size", "360", "--corpus", "nowhere/*.jsonl"], "matches no file"),
+        (["--size", "360", "--fields", "body"], "no text in the fields body"),
+        (["--size", "360", "--model.depth", "3"], "model.depth"),
+    ],
+)
+def test_mistakes_are_named_and_leave_nothing(model_file, tiny_corpus, tmp_path, capsys, words, message):
+    out = tmp_path / "out"
+    assert call("--tokenizer", model_file, "--corpus", tiny_corpus, "--out", out, *words) == 1
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_nothing_that_is_there_is_lost(model_file, trained, tiny_corpus, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ("--corpus", tiny_corpus, "--size", 360)
+    assert call("--tokenizer", model_file, "--out", out, *words) == 0
+    assert call("--tokenizer", out / "tokenizer.model", "--out", out, "--corpus", tiny_corpus, "--size", 350) == 1
+    assert "would be replaced" in capsys.readouterr().err
+    assert call("--checkpoint", trained, "--out", trained, *words) == 1
+    assert "already has a checkpoint" in capsys.readouterr().err
+
+
+def test_help_and_configuration_go_with_actions(tiny_overrides, model_file, tmp_path, capsys):
+    for words in (["tiny", "--help"], ["tiny", "tokenizer", "--help"]):
+        with pytest.raises(SystemExit, match="0"):
+            main(words)
+        assert "tokenizer" in capsys.readouterr().out
+    path = tmp_path / "run.yaml"
+    path.write_text(f"model: {{hidden_size: 32}}\ndata: {{corpus: {tiny_overrides['data.corpus']}}}\n")
+    common = ("--tokenizer", model_file, "--size", "360", "--out", str(tmp_path / "out"))
+    shares = []
+    for words in (("tokenizer", *common, "--config", str(path)), ("--config", str(path), "tokenizer", *common)):
+        assert main(["tiny", *words]) == 0
+        shares.append(json.loads((tmp_path / "out" / "report.json").read_text())["sizes"][0]["embedding_share"])
+    assert shares[0] == shares[1] == embedding_share(load_config(path, {}), 360)
