@@ -7,8 +7,13 @@ from pathlib import Path
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Replaces a small file in one move."""
+    write_atomically(path, text.encode())
+
+
+def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Replaces a file, whose content comes whole or in pieces, in one move."""
     scratch = path.with_name(f".{path.name}.writing")
-    write_durably(scratch, text.encode())
+    write_durably(scratch, data)
     scratch.replace(path)
 
 

@@ -53,6 +53,11 @@ class RunFolder:
         return self.root / "finetune.json"
 
     @property
+    def rounds(self) -> Path:
+        """Losses and samples of a training in several rounds."""
+        return self.root / "rounds"
+
+    @property
     def samples(self) -> Path:
         return self.root / "samples.json"
 

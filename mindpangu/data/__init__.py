@@ -17,6 +17,7 @@ from mindpangu.data.instruction import encode_prompt, prompt_parts
 from mindpangu.data.loader import Loader, LoaderState, StepBatches, heldout_batches
 from mindpangu.data.mixture import Mixture
 from mindpangu.data.packing import loss_mask, positions
+from mindpangu.data.replay import ReplayLoader
 from mindpangu.data.shard_writer import write_shards
 from mindpangu.data.shards import TokenShards
 from mindpangu.data.split import HELDOUT, TRAIN, HeldoutSplit, split_corpus, training_texts
@@ -32,6 +33,7 @@ __all__ = [
     "LoaderState",
     "Mixture",
     "Record",
+    "ReplayLoader",
     "StepBatches",
     "TokenShards",
     "document_parts",

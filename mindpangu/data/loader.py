@@ -23,9 +23,10 @@ from mindpangu.data.split import HELDOUT, TRAIN
 from mindpangu.domains import Domain
 from mindpangu.errors import DataError
 
-LoaderState = dict[str, list[int]]
+LoaderState = dict[str, list[int] | int | str]
 """JSON-able. samples_taken: how many training samples of each domain all replicas together have consumed;
-phase_began, where data.phases is set: how many of them before the current phase."""
+phase_began, where data.phases is set: how many of them before the current phase. Further rounds of a training have a
+state of their own (`replay.py`)."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,24 @@ class Loader:
 
     def next_step(self) -> StepBatches:
         """The micro-batches of the next step; moves the state past it."""
+        micro_batches = tuple(self._batch(slots) for slots in self._slots_of_step())
+        return StepBatches(micro_batches, self.state())
+
+    def skip_step(self) -> None:
+        """Moves the state past the next step without reading its samples."""
+        for _ in self._slots_of_step():
+            pass
+
+    def _slots_of_step(self) -> Iterator[DomainSlots]:
+        """The next step's micro-batches, each to be read before the next is asked for; moves the state past it."""
         first_step, schedule = self._phase(self._samples_taken)
         if sum(self._samples_taken) == first_step * self._config.training.global_batch_size:
             self._phase_began = list(self._samples_taken)
         of_phase = [taken - before for taken, before in zip(self._samples_taken, self._phase_began, strict=True)]
-        micro_batches = []
         for slots in schedule.step(of_phase):
-            micro_batches.append(self._batch(slots))
+            yield slots
             for domain in slots.domains_B().tolist():
                 self._samples_taken[domain] += 1
-        return StepBatches(tuple(micro_batches), self.state())
 
     def state(self) -> LoaderState:
         """Where the stream stands, as a few integers that JSON can hold."""
@@ -103,6 +112,10 @@ class Loader:
 
     def load_state(self, state: LoaderState) -> None:
         """Goes on where `state` was taken. Raises DataError if it is not of this run's domains and batch sizes."""
+        if "round" in state:
+            raise DataError(
+                f"this training stands in round {state['round']} of several; go on with `mindpangu tiny rounds`"
+            )
         taken = state.get("samples_taken")
         began = state.get("phase_began", [0] * len(self._samples_taken))
         unit, per_step = self._schedules[0][1].unit, self._config.training.global_batch_size

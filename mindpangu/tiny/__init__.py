@@ -13,4 +13,10 @@ The compact tokenizer, in the order in which things happen:
     measure(documents, split, [choices.tokenizer(kept)])             # on held-out text: `usage.py`
 
 `size_curve.py` puts sizes side by side; `compaction.py` does all of this and writes a folder.
+
+Several rounds of training: `rounds.py` draws the batches of a further round, `batch_losses.py` computes the losses that
+this takes, `round_files.py` keeps both on disk, `standing.py` says how far a run folder has got, `adopt.py` takes a
+first round from another one, and `round_training.py` goes through the rounds.
+
+Nothing is imported here, so that what needs no MindSpore does not load it.
 """

@@ -5,12 +5,12 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from mindpangu.data import Batch
 from mindpangu.errors import TrainingError
 from mindpangu.train.callbacks import Callback, StepRecord
 from mindpangu.train.saver import CheckpointSaver
-from mindpangu.train.schedule import learning_rate
 from mindpangu.train.step import StepResult, TrainStep
 from mindpangu.train.stream import PlannedStep, StepStream
 
@@ -21,11 +21,13 @@ def run_steps(
     first_step: int,
     callbacks: Sequence[Callback],
     saver: CheckpointSaver,
+    learning_rate: Callable[[int], float],
 ) -> int:
     """Trains from `first_step` to training.steps, or until a signal asks to stop.
 
     Args:
         saver: saves a checkpoint every checkpoint.save_steps and at the end.
+        learning_rate: of a step.
 
     Returns:
         The last finished step; its checkpoint is saved.
@@ -44,7 +46,7 @@ def run_steps(
                 started = time.perf_counter()
                 train_step.processes.now(step, "waiting for its batches")
                 planned = stream.next()
-                rate = learning_rate(config.lr_scheduler, step)
+                rate = learning_rate(step)
                 upcoming = stream.peek().plan.plans if step < last_step else None
                 result = train_step.run(
                     planned.plan.batches, planned.plan.plans, rate, upcoming, planned.plan.num_targets
@@ -102,15 +104,15 @@ class StopOnSignal:
 def _tell_skipped(
     callbacks: Sequence[Callback], train_step: TrainStep, step: int, result: StepResult, planned: PlannedStep
 ) -> None:
-    batch = name_batch(planned, [domain.name for domain in train_step.model.domains])
+    batch = name_batches(planned.plan.batches, [domain.name for domain in train_step.model.domains])
     for callback in callbacks:
         callback.on_message(f"step {step} was skipped ({result.skipped}); its batch: {batch}")
 
 
-def name_batch(planned: PlannedStep, domain_names: Sequence[str]) -> str:
+def name_batches(batches: Sequence[Batch], domain_names: Sequence[str]) -> str:
     """Which samples a step was made of: enough to find them in the token shards."""
     samples: dict[str, list[int]] = {}
-    for batch in planned.plan.batches:
+    for batch in batches:
         for domain, index in batch.sample_ids_B2.tolist():
             samples.setdefault(domain_names[domain], []).append(index)
     return "; ".join(f"{name} samples {indices}" for name, indices in samples.items())

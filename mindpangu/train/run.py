@@ -3,6 +3,7 @@
 import fcntl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import mindspore as ms
@@ -12,7 +13,7 @@ from mindpangu.checkpoint import CheckpointReader, clean_interrupted, difference
 from mindpangu.checkpoint.durable import write_text_atomically
 from mindpangu.config import Config, to_yaml
 from mindpangu.config.run_folder import RunFolder
-from mindpangu.data import Loader, TokenShards
+from mindpangu.data import Loader, ReplayLoader, TokenShards
 from mindpangu.domains import build_domains
 from mindpangu.errors import ConfigError, TrainingError
 from mindpangu.language_model import LanguageModel, SavedExperts
@@ -23,6 +24,7 @@ from mindpangu.train.callbacks import MetricsFile, Progress
 from mindpangu.train.loop import run_steps
 from mindpangu.train.saver import CheckpointSaver
 from mindpangu.train.saving import load_weights, resume_training
+from mindpangu.train.schedule import learning_rate
 from mindpangu.train.step import TrainStep
 from mindpangu.train.stream import StepStream
 
@@ -35,6 +37,25 @@ class Run:
     folder: RunFolder
     shards: TokenShards
     model: LanguageModel
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a training goes through until training.steps.
+
+    Attributes:
+        loader: its batches. learning_rate: of a step, the first being 1.
+    """
+
+    loader: Loader | ReplayLoader
+    learning_rate: Callable[[int], float]
+
+    @staticmethod
+    def usual(run: Run) -> "Course":
+        """The training stream, and lr_scheduler."""
+        return Course(
+            Loader(run.shards, run.model.domains, run.config), partial(learning_rate, run.config.lr_scheduler)
+        )
 
 
 def open_run(config: Config, processes: Processes | None = None) -> Run:
@@ -80,23 +101,31 @@ def set_device(config: Config) -> None:
         ) from None
 
 
-def train(run: Run, resume: bool = False, load: Path | None = None, say: Callable[[str], None] = print) -> int:
+def train(
+    run: Run,
+    resume: bool = False,
+    load: Path | None = None,
+    say: Callable[[str], None] = print,
+    course: Course | None = None,
+) -> int:
     """Trains a run to its last step, or until a signal; returns the last finished step.
 
     Args:
         resume: go on from the newest checkpoint of the run folder, bit for bit.
         load: start from the weights of this checkpoint, unless there is something to resume.
         say: where messages go.
+        course: None takes the usual one.
 
     Raises:
         TrainingError: the run folder already holds a training and `resume` is not given.
         CheckpointError: a checkpoint that cannot be used, or cannot be written.
     """
     folder, processes = run.folder, run.model.processes
+    course = course or Course.usual(run)
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
     if not processes.is_first:
         processes.wait()
-        return _train_alone(run, resume, load, lambda text: None)
+        return _train_alone(run, resume, load, lambda text: None, course)
     with open(folder.root / ".train.lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,23 +133,22 @@ def train(run: Run, resume: bool = False, load: Path | None = None, say: Callabl
             raise TrainingError(f"another process is training in {folder.root}; wait for it or stop it") from None
         clean_interrupted(folder.checkpoints)
         processes.wait()  # the others look for checkpoints only now
-        return _train_alone(run, resume, load, say)
+        return _train_alone(run, resume, load, say, course)
 
 
-def _train_alone(run: Run, resume: bool, load: Path | None, say: Callable[[str], None]) -> int:
+def _train_alone(run: Run, resume: bool, load: Path | None, say: Callable[[str], None], course: Course) -> int:
     config, folder, model, processes = run.config, run.folder, run.model, run.model.processes
     newest = latest_iteration(folder.checkpoints)
     digests = input_digests(run.shards.digest, model.table, model.tokenizers)
     if newest is not None and not resume:
         raise TrainingError(_already_there(folder, CheckpointReader(newest), config, digests))
     train_step = TrainStep(model)
-    loader = Loader(run.shards, model.domains, config)
     finished, loaded, previous = 0, None, None
     if newest is not None:
         reader = CheckpointReader(newest)
         processes.now(reader.step, "reading the checkpoint")
         finished, state, loaded = resume_training(reader, train_step, digests)
-        loader.load_state(state)
+        course.loader.load_state(state)
         previous = SavedExperts(reader, model.store.step_counts.copy())
         say(f"resumed from {newest} after step {finished}")
     else:
@@ -147,11 +175,11 @@ def _train_alone(run: Run, resume: bool, load: Path | None, say: Callable[[str],
     progress = Progress(config.monitor.log_steps, folder.log(processes.rank) / "info.log", quiet=not processes.is_first)
     callbacks = [MetricsFile(folder.metrics), progress] if processes.is_first else [progress]
     saver = CheckpointSaver(folder, train_step, digests, loaded, previous, progress.on_message)
-    stream = StepStream(loader, model)
+    stream = StepStream(course.loader, model)
     processes.now(doing="preparing the first step")
     try:
         train_step.prepare()
-        return run_steps(train_step, stream, finished + 1, callbacks, saver)
+        return run_steps(train_step, stream, finished + 1, callbacks, saver, course.learning_rate)
     finally:
         stream.close()
 

@@ -5,7 +5,7 @@ import math
 from mindpangu.config import LrSchedulerConfig
 
 
-def learning_rate(schedule: LrSchedulerConfig, step: int) -> float:
+def learning_rate(schedule: LrSchedulerConfig, step: float) -> float:
     """Learning rate of optimizer step `step` (the first is 1). `decay_steps` counts from the start of training.
 
     Warm-up reaches the peak at step `warmup_steps`; the cosine ends at step `decay_steps` and stays there.

@@ -4,7 +4,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from mindpangu.data import Loader, LoaderState
+from mindpangu.data import Loader, LoaderState, ReplayLoader
 from mindpangu.data.step_plan import StepPlan
 from mindpangu.language_model import LanguageModel
 
@@ -22,7 +22,7 @@ class PlannedStep:
 class StepStream:
     """Yields PlannedSteps without end. Only its own thread touches the loader."""
 
-    def __init__(self, loader: Loader, model: LanguageModel):
+    def __init__(self, loader: Loader | ReplayLoader, model: LanguageModel):
         self._loader, self._model = loader, model
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._queue: deque[Future[PlannedStep]] = deque(self._thread.submit(self._make) for _ in range(_AHEAD))

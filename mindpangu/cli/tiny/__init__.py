@@ -1,6 +1,7 @@
-"""The recipe of PanGu-π for tiny models: a compact tokenizer.
+"""The recipe of PanGu-π for tiny models: a compact tokenizer, several rounds.
 
 tokenizer   keeps the most frequent pieces of a tokenizer, and re-maps a trained checkpoint to them
+rounds      trains in several rounds, each further one on batches that the model finds hard
 
 `mindpangu tiny ACTION --help` says what an action takes; docs/tiny.md tells the story.
 """
@@ -8,10 +9,10 @@ tokenizer   keeps the most frequent pieces of a tokenizer, and re-maps a trained
 import argparse
 from pathlib import Path
 
-from mindpangu.cli.tiny import tokenizer
+from mindpangu.cli.tiny import rounds, tokenizer
 from mindpangu.config import Config
 
-ACTIONS = (tokenizer,)
+ACTIONS = (tokenizer, rounds)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

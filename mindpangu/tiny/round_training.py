@@ -1,0 +1,208 @@
+"""A training in several rounds: the ordinary run is the first; each further one trains on a sample of its batches.
+
+A round goes on from the weights, the optimizer state and the step number of the one before. Whatever is on disk of
+earlier attempts (checkpoints, losses, samples) is gone on with.
+"""
+
+import contextlib
+import fcntl
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from mindpangu.checkpoint import refuse_differences
+from mindpangu.config import Config
+from mindpangu.config.run_folder import RunFolder
+from mindpangu.data import Loader, LoaderState, ReplayLoader, TokenShards
+from mindpangu.domains import build_domains
+from mindpangu.errors import TrainingError
+from mindpangu.tiny.batch_losses import frozen_losses, recorded_losses
+from mindpangu.tiny.round_files import BatchLosses, RoundSample, losses_file, sample_file
+from mindpangu.tiny.rounds import draw_round, part_bounds
+from mindpangu.tiny.standing import RoundSettings, Standing, digests_of, of_steps, read_sample, require_one_process
+from mindpangu.train.run import Course, open_run, set_device, train
+from mindpangu.train.schedule import learning_rate
+
+Say = Callable[[str], None]
+
+
+def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, say: Say = print) -> bool:
+    """Trains a run folder whose tokenizer, data and routing table are there, until its last round is over.
+
+    Args:
+        config: of round 1, which has training.steps batches. It may be trained already.
+        resume: go on in the middle of a round, bit for bit.
+
+    Returns:
+        False if a signal stopped it; the same with `resume` goes on.
+
+    Raises:
+        TrainingError: a round that has begun and `resume` is not given, other settings than those it began with, or a
+            file of a round that is damaged, missing or of another training.
+        MindPanguError: as `train` and `open_run`.
+    """
+    require_one_process(config)
+    folder = RunFolder.of(config)
+    set_device(config)
+    with _locked(folder):
+        if not _first_round(config, resume, say):
+            return False
+        samples: list[RoundSample] = []
+        for round in range(2, settings.rounds + 1):
+            sample = _sample(config, settings, round, samples, say)
+            if sample is None or not _train_round(config, settings, sample, resume, say):
+                return False
+            samples.append(sample)
+    return True
+
+
+@contextlib.contextmanager
+def _locked(folder: RunFolder) -> Iterator[None]:
+    folder.rounds.mkdir(parents=True, exist_ok=True)
+    with open(folder.rounds / ".lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(f"another process trains rounds in {folder.root}; wait for it or stop it") from None
+        yield
+
+
+def _first_round(config: Config, resume: bool, say: Say) -> bool:
+    """The ordinary training; nothing is done if it is over. False if a signal stopped it."""
+    folder, steps = RunFolder.of(config), config.training.steps
+    standing = Standing.of(folder)
+    if standing is not None and (standing.round > 1 or standing.reader.step >= steps):
+        if standing.round == 1 and standing.reader.step > steps:
+            raise TrainingError(
+                f"{folder.root} is trained up to step {standing.reader.step}, but round 1 ends at step {steps} "
+                "(training.steps); give that many steps"
+            )
+        refuse_differences(standing.reader, config, digests_of(config))
+        return True
+    say(f"rounds: round 1, {steps} batches")
+    return train(open_run(config), resume, say=say) == steps
+
+
+def _sample(
+    config: Config, settings: RoundSettings, round: int, before: list[RoundSample], say: Say
+) -> RoundSample | None:
+    """The batches of a round: as they were drawn, or drawn now. None if a signal stopped the losses' computation."""
+    folder, standing = RunFolder.of(config), Standing.of(RunFolder.of(config))
+    path, sample = sample_file(folder.rounds, round), read_sample(config, settings, round)
+    if sample is None and standing.round >= round:
+        raise TrainingError(
+            f"{standing.reader.folder} was saved in round {standing.round}, but {path} is missing; copy it back, or "
+            f"remove {folder.checkpoints} to start anew"
+        )
+    if sample is not None:
+        if standing.round < round and sample.checkpoint != standing.reader.digest:
+            raise TrainingError(
+                f"{path} was drawn for another checkpoint than {standing.reader.folder}; remove it and "
+                f"{losses_file(folder.rounds, round - 1)} to draw round {round} anew"
+            )
+        return sample
+    shards = TokenShards.open(folder.data, verify=True)
+    losses = _losses(config, settings, standing, before, shards, say)
+    if not losses.is_whole:
+        return None
+    batches = draw_round(losses.losses_N, settings.rate, settings.parts, config.data.seed, round)
+    sample = RoundSample(
+        round=round,
+        settings=settings.of_sample(config),
+        losses=losses.digest,
+        checkpoint=standing.reader.digest,
+        steps_before=standing.reader.step,
+        begins_at=standing.loader,
+        num_batches=config.training.steps,
+        batches=batches,
+        states=_states(config, shards, batches),
+    )
+    sample.save(path)
+    say(describe(sample, losses.losses_N, settings.parts))
+    return sample
+
+
+def _losses(
+    config: Config,
+    settings: RoundSettings,
+    standing: Standing,
+    before: list[RoundSample],
+    shards: TokenShards,
+    say: Say,
+) -> BatchLosses:
+    folder, steps = RunFolder.of(config), config.training.steps
+    path = losses_file(folder.rounds, standing.round)
+    if settings.losses == "frozen":
+        say(f"rounds: the loss of {steps} batches at the end of round {standing.round}")
+        return frozen_losses(standing.reader, config, shards, standing.round, path)
+    values = recorded_losses(folder.metrics, steps, before)
+    losses = BatchLosses(standing.round, "recorded", standing.reader.digest, steps, values)
+    losses.save(path)
+    return losses
+
+
+def _states(config: Config, shards: TokenShards, batches: np.ndarray) -> list[LoaderState]:
+    """The training stream's state before each of some batches, which ascend."""
+    loader, states, wanted = Loader(shards, build_domains(config), config), [], set(batches.tolist())
+    for batch in range(int(batches[-1]) + 1):
+        if batch in wanted:
+            states.append(loader.state())
+        loader.skip_step()
+    return states
+
+
+def _train_round(config: Config, settings: RoundSettings, sample: RoundSample, resume: bool, say: Say) -> bool:
+    """False if a signal stopped it."""
+    folder = RunFolder.of(config)
+    standing = Standing.of(folder)
+    if standing.round > sample.round:
+        return True
+    if standing.round == sample.round:
+        if standing.loader["sample"] != sample.digest:
+            raise TrainingError(
+                f"{standing.reader.folder} was saved in round {sample.round} with another sample than "
+                f"{sample_file(folder.rounds, sample.round)}; copy that one back"
+            )
+        if standing.batch == len(sample):
+            return True
+        if not resume:
+            raise TrainingError(
+                f"{folder.root} already holds round {sample.round} up to batch {standing.batch} of {len(sample)}; go "
+                f"on with --resume, choose another --training.run_name, or remove {folder.checkpoints}"
+            )
+    say(f"rounds: round {sample.round}, steps {sample.steps_before + 1} to {sample.last_step}")
+    run = open_run(of_steps(config, sample.last_step))
+    loader = ReplayLoader(
+        Loader(run.shards, run.model.domains, run.config), sample.round, sample.states, sample.digest, sample.begins_at
+    )
+    course = Course(loader, rate_of_round(config, settings, sample))
+    return train(run, resume=True, say=say, course=course) == sample.last_step
+
+
+def rate_of_round(config: Config, settings: RoundSettings, sample: RoundSample) -> Callable[[int], float]:
+    """Step of the training → learning rate in a further round; see `RoundSettings.schedule`."""
+    if settings.schedule == "continue":
+        return partial(learning_rate, config.lr_scheduler)
+
+    def restarted(step: int) -> float:
+        return learning_rate(config.lr_scheduler, (step - sample.steps_before) * sample.num_batches / len(sample))
+
+    return restarted
+
+
+def describe(sample: RoundSample, losses_N: np.ndarray, parts: int) -> str:
+    """A row for each part: how many batches it has and gives, and their mean losses."""
+    bounds = part_bounds(len(losses_N), parts)
+    lines = [
+        f"rounds: round {sample.round} trains on {len(sample)} of {len(losses_N)} batches",
+        f"{'part':>6} {'batches':>8} {'drawn':>6} {'mean loss':>10} {'of drawn':>9}",
+    ]
+    for part, (start, stop) in enumerate(itertools.pairwise(bounds), 1):
+        drawn = sample.batches[(sample.batches >= start) & (sample.batches < stop)]
+        lines.append(
+            f"{part:>6} {stop - start:>8,} {len(drawn):>6,} {losses_N[start:stop].mean():>10.4f} "
+            f"{losses_N[drawn].mean():>9.4f}"
+        )
+    return "\n".join(lines)

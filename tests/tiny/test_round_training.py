@@ -1,0 +1,521 @@
+"""Rounds on a tiny model: what they consist of, how they go on after a kill, and what is refused."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mindpangu.checkpoint import CheckpointReader
+from mindpangu.config import load_config
+from mindpangu.config.run_folder import RunFolder
+from mindpangu.data import Loader, TokenShards
+from mindpangu.domains import build_domains
+from mindpangu.errors import CheckpointError, ConfigError, DataError, TrainingError
+from mindpangu.language_model import load_model
+from mindpangu.tiny import batch_losses
+from mindpangu.tiny.adopt import adopt
+from mindpangu.tiny.batch_losses import recorded_losses
+from mindpangu.tiny.round_files import BatchLosses, RoundSample, losses_file, sample_file
+from mindpangu.tiny.round_training import rate_of_round, train_rounds
+from mindpangu.tiny.rounds import draw_round
+from mindpangu.tiny.standing import RoundSettings, Standing, is_done
+from mindpangu.train.callbacks import read_metrics
+from mindpangu.train.run import open_run, train
+from mindpangu.train.schedule import learning_rate
+from mindpangu.train.step import TrainStep
+
+SETTINGS = RoundSettings(rounds=2, rate=0.5, parts=3)
+N, DRAWN = 12, 6
+
+
+class Killed(BaseException):
+    """Nobody catches it, like a kill."""
+
+
+def go(overrides, settings=SETTINGS, resume=False, **changes):
+    said = []
+    config = load_config(None, overrides | {key.replace("__", "."): value for key, value in changes.items()})
+    assert train_rounds(config, settings, resume, said.append)
+    return said
+
+
+def weights(folder):
+    reader = CheckpointReader(folder)
+    return {name: entry["blake2b"] for name, entry in reader.files.items() if name != "config.yaml"}
+
+
+def losses_of_steps(folder):
+    return {record["step"]: (record["loss"], record["lr"]) for record in read_metrics(folder / "metrics.jsonl")}
+
+
+def kill_in_step(monkeypatch, number):
+    """The training dies in its step `number` from now on."""
+    taken, run = [], TrainStep.run
+
+    def run_or_die(self, *arguments, **named):
+        taken.append(1)
+        if len(taken) == number:
+            raise Killed
+        return run(self, *arguments, **named)
+
+    monkeypatch.setattr(TrainStep, "run", run_or_die)
+
+
+@pytest.fixture(scope="module")
+def two_rounds(first_round, tmp_path_factory):
+    """(overrides, run folder, what was said) of two rounds without an interruption; not to be changed."""
+    overrides, folder = first_round
+    parent = tmp_path_factory.mktemp("two_rounds")
+    shutil.copytree(folder, parent / "run")
+    overrides = overrides | {"training.output_dir": str(parent)}
+    return overrides, parent / "run", go(overrides)
+
+
+@pytest.fixture(scope="module")
+def killed(first_round, tmp_path_factory):
+    """(overrides, run folder) of a training that was killed in round 2, in its step 5; not to be changed."""
+    overrides, folder = first_round
+    parent = tmp_path_factory.mktemp("killed")
+    shutil.copytree(folder, parent / "run")
+    overrides = overrides | {"training.output_dir": str(parent)}
+    with pytest.MonkeyPatch.context() as patch:
+        kill_in_step(patch, 5)
+        with pytest.raises(Killed):
+            go(overrides)
+    return overrides, parent / "run"
+
+
+@pytest.fixture
+def begun(killed, tmp_path):
+    """A copy of `killed`."""
+    overrides, folder = killed
+    shutil.copytree(folder, tmp_path / "begun" / "run")
+    return overrides | {"training.output_dir": str(tmp_path / "begun")}, tmp_path / "begun" / "run"
+
+
+@pytest.fixture
+def two_rounds_copy(two_rounds, tmp_path):
+    overrides, folder, _ = two_rounds
+    shutil.copytree(folder, tmp_path / "run")
+    return overrides | {"training.output_dir": str(tmp_path)}, tmp_path / "run"
+
+
+# ---- What a round is -------------------------------------------------------------------------------------------------
+
+
+def test_the_losses_are_those_of_the_frozen_model_on_the_steps_of_round_1(first_round, two_rounds):
+    overrides, folder = first_round
+    reader, config = CheckpointReader(folder), load_config(None, overrides)
+    losses = BatchLosses.load(losses_file(two_rounds[1] / "rounds", 1))
+    assert (losses.round, losses.source, losses.checkpoint) == (1, "frozen", reader.digest)
+    assert losses.losses_N.dtype == np.float64
+    model, shards = load_model(reader), TokenShards.open(folder / "data")
+    loader = Loader(shards, model.domains, config)
+    for found in losses.losses_N:
+        (batch,) = loader.next_step().micro_batches
+        expected = np.average(model.token_losses(batch).astype(np.float64), weights=batch.loss_mask_BS)
+        assert found == pytest.approx(expected, rel=1e-12)
+    assert len(losses.losses_N) == N
+
+
+def test_the_loss_of_a_step_of_several_micro_batches_is_that_of_all_its_targets(first_round):
+    _, folder = first_round
+    model = load_model(CheckpointReader(folder))
+    config = load_config(None, first_round[0] | {"training.global_batch_size": "12"})
+    batches = Loader(TokenShards.open(folder / "data"), model.domains, config).next_step().micro_batches
+    assert len(batches) == 3
+    batches[0].loss_mask_BS[:, 3:] = 0  # so that a mean of means is something else
+    losses = np.concatenate([model.token_losses(batch)[batch.loss_mask_BS > 0] for batch in batches])
+    assert batch_losses._loss(model, batches, 0) == pytest.approx(losses.astype(np.float64).mean(), rel=1e-12)
+
+
+def test_a_round_is_drawn_by_these_losses_and_replays_steps_of_round_1(two_rounds, monkeypatch):
+    overrides, folder, said = two_rounds
+    config = load_config(None, overrides)
+    losses = BatchLosses.load(losses_file(folder / "rounds", 1))
+    sample = RoundSample.load(sample_file(folder / "rounds", 2))
+    np.testing.assert_array_equal(sample.batches, draw_round(losses.losses_N, 0.5, 3, config.data.seed, 2))
+    assert [int(((sample.batches >= 4 * part) & (sample.batches < 4 * part + 4)).sum()) for part in range(3)] == [2] * 3
+    assert (len(sample), sample.steps_before, sample.last_step) == (DRAWN, N, N + DRAWN)
+    assert sample.losses == losses.digest
+    loader = Loader(TokenShards.open(folder / "data"), build_domains(config), config)
+    states = [loader.state()] + [loader.next_step().next_state for _ in range(N)]
+    assert sample.states == [states[batch] for batch in sample.batches]
+    assert any("round 2 trains on 6 of 12 batches" in text for text in said)
+    assert Standing.of(RunFolder(folder)).loader == {"round": 2, "batch": 6, "sample": sample.digest}
+    assert sorted(losses_of_steps(folder)) == list(range(1, N + DRAWN + 1))
+
+
+def test_a_round_is_the_same_as_these_steps_by_hand(first_round, two_rounds):
+    """Weights, Adam's state and the count of updates go on: the losses are those of steps taken one by one."""
+    from mindpangu.train.saving import resume_training
+
+    overrides, folder = first_round
+    config = load_config(None, overrides)
+    run = open_run(config)
+    step, reader = TrainStep(run.model), CheckpointReader(folder)
+    finished, _, _ = resume_training(reader, step, reader.json("state.json")["digests"])
+    assert finished == N
+    sample = RoundSample.load(sample_file(two_rounds[1] / "rounds", 2))
+    loader = Loader(run.shards, run.model.domains, config)
+    recorded = losses_of_steps(two_rounds[1])
+    for number, state in enumerate(sample.states, 1):
+        loader.load_state(state)
+        plan = run.model.plan_step(loader.next_step().micro_batches)
+        rate = learning_rate(config.lr_scheduler, number * N / DRAWN)
+        result = step.run(plan.batches, plan.plans, rate, None, plan.num_targets)
+        assert (result.loss, rate) == recorded[N + number]
+    step.finish()
+
+
+def test_the_learning_rate_restarts_or_goes_on(two_rounds):
+    overrides, folder, _ = two_rounds
+    config, sample = load_config(None, overrides), RoundSample.load(sample_file(folder / "rounds", 2))
+    restarted = rate_of_round(config, SETTINGS, sample)
+    assert [restarted(N + k) for k in range(1, 7)] == [learning_rate(config.lr_scheduler, 2 * k) for k in range(1, 7)]
+    assert restarted(N + 1) == config.lr_scheduler.learning_rate  # the warm-up of 2 steps is one of 6
+    assert restarted(N + DRAWN) == config.lr_scheduler.lr_end
+    config = load_config(None, overrides | {"lr_scheduler.decay_steps": "18"})
+    goes_on = rate_of_round(config, replace(SETTINGS, schedule="continue"), sample)
+    assert [goes_on(N + k) for k in range(1, 7)] == [learning_rate(config.lr_scheduler, N + k) for k in range(1, 7)]
+    assert goes_on(N + 1) > goes_on(N + DRAWN) == config.lr_scheduler.lr_end
+
+
+def test_a_third_round_is_drawn_from_all_batches_by_the_model_of_the_second(two_rounds_copy):
+    overrides, folder = two_rounds_copy
+    second = Standing.of(RunFolder(folder))
+    go(overrides, replace(SETTINGS, rounds=3))
+    losses = BatchLosses.load(losses_file(folder / "rounds", 2))
+    sample = RoundSample.load(sample_file(folder / "rounds", 3))
+    assert losses.checkpoint == sample.checkpoint == second.reader.digest
+    assert len(losses.losses_N) == N
+    assert sample.begins_at == second.loader
+    assert (sample.steps_before, sample.last_step) == (18, 24)
+    assert set(sample.batches.tolist()) - set(RoundSample.load(sample_file(folder / "rounds", 2)).batches.tolist())
+    assert CheckpointReader(folder).step == 24
+    assert is_done(load_config(None, overrides), replace(SETTINGS, rounds=3))
+
+
+def test_recorded_losses_are_those_of_the_last_step_on_each_batch(two_rounds):
+    _, folder, _ = two_rounds
+    recorded = {step: loss for step, (loss, _) in losses_of_steps(folder).items()}
+    np.testing.assert_array_equal(
+        recorded_losses(folder / "metrics.jsonl", N, []), [recorded[step] for step in range(1, N + 1)]
+    )
+    sample = RoundSample.load(sample_file(folder / "rounds", 2))
+    losses_N = recorded_losses(folder / "metrics.jsonl", N, [sample])
+    for batch in range(N):
+        places = np.flatnonzero(sample.batches == batch)
+        assert losses_N[batch] == recorded[N + 1 + places[0] if len(places) else batch + 1]
+
+
+def test_a_round_by_recorded_losses(run_copy):
+    overrides, folder = run_copy
+    settings = replace(SETTINGS, losses="recorded")
+    go(overrides, settings)
+    losses = BatchLosses.load(losses_file(folder / "rounds", 1))
+    assert losses.source == "recorded"
+    np.testing.assert_array_equal(losses.losses_N, recorded_losses(folder / "metrics.jsonl", N, []))
+    assert is_done(load_config(None, overrides), settings)
+
+
+def test_recorded_losses_that_are_missing_or_not_finite_are_named(first_round, tmp_path):
+    _, folder = first_round
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("\n".join(lines[:7]))
+    with pytest.raises(TrainingError, match="no finite loss of step 8; take --losses frozen"):
+        recorded_losses(metrics, N, [])
+    lines[4] = json.dumps(json.loads(lines[4]) | {"loss": None})
+    metrics.write_text("\n".join(lines))
+    with pytest.raises(TrainingError, match="no finite loss of step 5"):
+        recorded_losses(metrics, N, [])
+
+
+# ---- Going on --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [4, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 2, 6))])
+def test_a_round_that_was_killed_goes_on_bit_for_bit(run_copy, two_rounds, monkeypatch, step):
+    overrides, folder = run_copy
+    with monkeypatch.context() as patch:
+        kill_in_step(patch, step)
+        with pytest.raises(Killed):
+            go(overrides)
+    sample = sample_file(folder / "rounds", 2).read_bytes()
+    saved = (step - 1) // 2 * 2
+    assert CheckpointReader(folder).step == N + saved
+    if saved:
+        with pytest.raises(TrainingError, match=f"already holds round 2 up to batch {saved} of 6; go on with --resume"):
+            go(overrides)
+    go(overrides, resume=True)
+    assert sample_file(folder / "rounds", 2).read_bytes() == sample
+    assert losses_of_steps(folder) == losses_of_steps(two_rounds[1])
+    assert weights(folder) == weights(two_rounds[1])
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_first_round_too(first_round, two_rounds, tmp_path, monkeypatch):
+    overrides, source = first_round
+    shutil.copytree(source, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint", "metrics.jsonl"))
+    overrides = overrides | {"training.output_dir": str(tmp_path)}
+    with monkeypatch.context() as patch:
+        kill_in_step(patch, 8)
+        with pytest.raises(Killed):
+            go(overrides)
+    with pytest.raises(TrainingError, match=r"up to step 6, of this kind\. Go on with --resume"):
+        go(overrides)
+    go(overrides, resume=True)
+    assert losses_of_steps(tmp_path / "run") == losses_of_steps(two_rounds[1])
+    found, expected = weights(tmp_path / "run"), weights(two_rounds[1])
+    # a sample names its checkpoint, whose config.yaml names the folder
+    assert found | {"state.json": ""} == expected | {"state.json": ""}
+
+
+def test_losses_that_were_interrupted_go_on(run_copy, two_rounds, monkeypatch):
+    overrides, folder = run_copy
+    computed, loss = [], batch_losses._loss
+
+    def counted(model, batches, number):
+        computed.append(number)
+        if len(computed) == 6:
+            raise Killed
+        return loss(model, batches, number)
+
+    monkeypatch.setattr(batch_losses, "_loss", counted)
+    monkeypatch.setattr(batch_losses, "SAVE_SECONDS", 0.0)
+    with pytest.raises(Killed):
+        go(overrides)
+    path = losses_file(folder / "rounds", 1)
+    assert len(BatchLosses.load(path).losses_N) == 5
+    assert not BatchLosses.load(path).is_whole
+    go(overrides)
+    assert computed == [*range(6), *range(5, N)]  # what was kept is not computed again
+    assert path.read_bytes() == losses_file(two_rounds[1] / "rounds", 1).read_bytes()
+    assert weights(folder) == weights(two_rounds[1])
+
+
+def test_a_signal_keeps_the_losses_so_far(run_copy, monkeypatch):
+    overrides, folder = run_copy
+    loss = batch_losses._loss
+
+    def signalled(model, batches, number):
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(model, batches, number)
+
+    monkeypatch.setattr(batch_losses, "_loss", signalled)
+    assert not train_rounds(load_config(None, overrides), SETTINGS, say=lambda text: None)
+    assert len(BatchLosses.load(losses_file(folder / "rounds", 1)).losses_N) == 4
+    assert CheckpointReader(folder).step == N
+
+
+def test_a_finished_training_is_left_alone(two_rounds):
+    overrides, folder, _ = two_rounds
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    config = load_config(None, overrides)
+    assert is_done(config, SETTINGS)
+    assert not is_done(config, replace(SETTINGS, rounds=3))
+    assert train_rounds(config, SETTINGS, say=lambda text: None)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_another_run_goes_on_from_the_same_first_round(first_round, two_rounds, tmp_path):
+    overrides, folder = first_round
+    overrides = overrides | {"training.output_dir": str(tmp_path), "training.run_name": "other"}
+    config, source = load_config(None, overrides), CheckpointReader(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for _ in range(2):  # the second time it is there
+        adopt(source, config, say=lambda text: None)
+        assert CheckpointReader(tmp_path / "other").digest == source.digest
+    go(overrides)
+    assert weights(tmp_path / "other") == weights(two_rounds[1])
+    adopt(source, config, say=lambda text: None)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    with pytest.raises(TrainingError, match="did not start from"):
+        adopt(CheckpointReader(folder / "checkpoint" / "iteration_00000010"), load_config(
+            None, overrides | {"training.steps": "10"}
+        ))  # fmt: skip
+    with pytest.raises(TrainingError, match="is of round 2 already; give the checkpoint of round 1"):
+        adopt(CheckpointReader(two_rounds[1]), load_config(None, overrides | {"training.run_name": "third"}))
+
+
+# ---- What is refused -------------------------------------------------------------------------------------------------
+
+
+def test_an_ordinary_training_does_not_go_on_with_a_round(two_rounds_copy):
+    overrides, _ = two_rounds_copy
+    with pytest.raises(DataError, match="stands in round 2 of several; go on with `mindpangu tiny rounds`"):
+        train(open_run(load_config(None, overrides | {"training.steps": "30"})), resume=True, say=lambda text: None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rate": 0.25}, "drawn with other settings: --rate was 0.5, is 0.25"),
+        ({"parts": 2}, "--parts was 3, is 2"),
+        ({"losses": "recorded"}, "--losses was 'frozen', is 'recorded'"),
+        ({"schedule": "continue"}, "--schedule was 'restart', is 'continue'"),
+    ],
+)
+def test_other_settings_than_a_round_began_with_are_refused(two_rounds, changes, message):
+    overrides, _, _ = two_rounds
+    with pytest.raises(TrainingError, match=message):
+        go(overrides, replace(SETTINGS, **changes), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer__eps": "0.1"}, "optimizer.eps was 1e-08, is 0.1"),
+        ({"data__seed": "4"}, "data.seed was 0, is 4"),
+        ({"training__local_batch_size": "8"}, "training.local_batch_size was 4, is 8"),
+    ],
+)
+def test_another_run_is_refused(two_rounds, first_round, changes, message):
+    for overrides in (two_rounds[0], first_round[0]):
+        with pytest.raises(CheckpointError, match=message):
+            go(overrides, resume=True, **changes)
+
+
+def test_more_or_fewer_steps_than_round_1_had_are_refused(run_copy):
+    overrides, _ = run_copy
+    with pytest.raises(TrainingError, match=r"trained up to step 12, but round 1 ends at step 10"):
+        go(overrides, training__steps="10")
+
+
+@pytest.mark.parametrize("state", ["begun", "run_copy"])
+def test_altered_data_and_another_tokenizer_are_refused(request, state):
+    overrides, folder = request.getfixturevalue(state)
+    shard = folder / "data" / "en.train.bin"
+    kept = shard.read_bytes()
+    shard.write_bytes(kept[:100] + bytes([kept[100] ^ 1]) + kept[101:])
+    with pytest.raises(DataError, match=r"en\.train\.bin was altered"):
+        go(overrides, resume=True)
+    shard.write_bytes(kept)
+    from mindpangu.data.prepare import prepare_shards, prepare_tokenizer
+
+    other = load_config(None, overrides | {"training.run_name": "other", "data.heldout_fraction": "0.3"})
+    for prepare in (prepare_tokenizer, prepare_shards):
+        prepare(other, say=lambda text: None)
+    for name in ("tokenizer", "data"):
+        shutil.rmtree(folder / name)
+        shutil.copytree(folder.with_name("other") / name, folder / name)
+    with pytest.raises(CheckpointError, match=r"data.*changed.*tokenizer of embedding slot main changed"):
+        go(overrides, resume=True, data__heldout_fraction="0.2")
+
+
+def test_a_sample_that_is_damaged_missing_or_another_one_is_refused(begun):
+    overrides, folder = begun
+    path = sample_file(folder / "rounds", 2)
+    kept, sample = path.read_bytes(), RoundSample.load(path)
+    for damaged in (kept[:-8], kept[:40], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(TrainingError, match="is not a whole file of a round's sample"):
+            go(overrides, resume=True)
+    path.write_bytes(kept[:-8] + bytes(8))
+    with pytest.raises(TrainingError, match="was altered: its content does not match the digest"):
+        go(overrides, resume=True)
+    path.write_bytes(kept.replace(b'\\"format_version\\": \\"1\\"', b'\\"format_version\\": \\"7\\"'))
+    with pytest.raises(TrainingError, match="has format 7 of rounds; this version of mindpangu reads 1"):
+        go(overrides, resume=True)
+    replace(sample, batches=sample.batches[::-1].copy()).save(path)
+    with pytest.raises(TrainingError, match="saved in round 2 with another sample"):
+        go(overrides, resume=True)
+    shutil.copy(losses_file(folder / "rounds", 1), path)
+    with pytest.raises(TrainingError, match="was altered"):
+        go(overrides, resume=True)
+    path.unlink()
+    with pytest.raises(TrainingError, match=f"was saved in round 2, but {path} is missing"):
+        go(overrides, resume=True)
+
+
+def test_losses_that_are_damaged_or_of_another_checkpoint_are_refused(run_copy, two_rounds):
+    overrides, folder = run_copy
+    path = losses_file(folder / "rounds", 1)
+    path.parent.mkdir(exist_ok=True)
+    whole = losses_file(two_rounds[1] / "rounds", 1)
+    path.write_bytes(whole.read_bytes()[:-3])
+    with pytest.raises(TrainingError, match=r"is not a whole file of a round's losses .* remove it"):
+        go(overrides)
+    altered = bytearray(whole.read_bytes())
+    altered[-2] ^= 1
+    path.write_bytes(altered)
+    with pytest.raises(TrainingError, match="was altered"):
+        go(overrides)
+    losses = BatchLosses.load(whole)
+    BatchLosses(1, "frozen", "0" * 32, N, losses.losses_N[:3]).save(path)
+    with pytest.raises(TrainingError, match="has losses of another training"):
+        go(overrides)
+
+
+def test_a_sample_of_another_first_round_is_refused(run_copy, two_rounds):
+    overrides, folder = run_copy
+    path = sample_file(folder / "rounds", 2)
+    path.parent.mkdir(exist_ok=True)
+    replace(RoundSample.load(sample_file(two_rounds[1] / "rounds", 2)), checkpoint="0" * 32).save(path)
+    with pytest.raises(TrainingError, match="was drawn for another checkpoint"):
+        go(overrides)
+
+
+def test_a_loss_that_is_not_finite_names_the_batch_and_its_samples(run_copy, monkeypatch):
+    from mindpangu.language_model import LanguageModel
+
+    overrides, folder = run_copy
+    token_losses, calls = LanguageModel.token_losses, []
+
+    def broken(self, batch, domain_of_slot=None):
+        calls.append(batch)
+        return token_losses(self, batch, domain_of_slot) * (np.nan if len(calls) == 5 else 1)
+
+    monkeypatch.setattr(LanguageModel, "token_losses", broken)
+    with pytest.raises(TrainingError, match=r"the loss of batch 5 is nan over 64 targets, .* samples \["):
+        go(overrides)
+    assert not sample_file(folder / "rounds", 2).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rounds": 0}, "--rounds is 0; allowed: >= 1"),
+        ({"rate": 0.0}, "--rate is 0.0; allowed: > 0 and <= 1"),
+        ({"rate": 1.5}, "--rate is 1.5"),
+        ({"rate": float("nan")}, "--rate is nan"),
+        ({"parts": 0}, "--parts is 0"),
+        ({"losses": "best"}, "--losses is 'best'; allowed: frozen, recorded"),
+        ({"schedule": "no"}, "--schedule is 'no'; allowed: restart, continue"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(SETTINGS, **changes)
+
+
+def test_more_than_one_process_is_refused(first_round):
+    overrides = first_round[0] | {"parallelism.data_parallel": "2"}
+    with pytest.raises(ConfigError, match="asks for 2 processes, but rounds are trained in one"):
+        go(overrides)
+
+
+@pytest.mark.slow
+def test_a_real_kill_in_the_middle_of_a_round(run_copy, two_rounds):
+    overrides, folder = run_copy
+    options = [word for key, value in overrides.items() for word in (f"--{key}", value)]
+    command = [sys.executable, "-m", "mindpangu", "tiny", "rounds", "--parts", "3", "--resume", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("step:[15/"):
+            break
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert losses_of_steps(folder) == losses_of_steps(two_rounds[1])
+    assert weights(folder) == weights(two_rounds[1])
