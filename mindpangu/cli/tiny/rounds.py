@@ -61,8 +61,8 @@ def settings(options: argparse.Namespace) -> dict[str, str]:
 
 def run(options: argparse.Namespace, config: Config) -> int:
     from mindpangu.checkpoint import CheckpointReader
-    from mindpangu.tiny.adopt import adopt
-    from mindpangu.tiny.standing import RoundSettings, is_done, require_one_process
+    from mindpangu.tiny.rounds.adopt import adopt
+    from mindpangu.tiny.rounds.standing import RoundSettings, is_done, require_one_process
 
     folder = RunFolder.of(config)
     asked = RoundSettings(options.rounds, options.rate, options.parts, options.losses, options.schedule)
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
     if is_done(config, asked):
         print(f"rounds: up to date, round {asked.rounds} is done ({folder.checkpoints})")
         return 0
-    from mindpangu.tiny.round_training import train_rounds
+    from mindpangu.tiny.rounds.training import train_rounds
     from mindpangu.train.report import write_report
 
     finished = train_rounds(config, asked, options.resume)

@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, config: Config) -> None:
-    from mindpangu.tiny.compaction import COUNTS, TOKENIZER, compact_tokenizer
-    from mindpangu.tiny.documents import FileDocuments, RunDocuments
+    from mindpangu.tiny.tokenizer.compaction import COUNTS, TOKENIZER, compact_tokenizer
+    from mindpangu.tiny.tokenizer.documents import FileDocuments, RunDocuments
     from mindpangu.tokenizer import Tokenizer
 
     sizes = _numbers(options.sizes) if options.sizes else None

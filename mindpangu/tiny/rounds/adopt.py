@@ -8,8 +8,8 @@ from mindpangu.checkpoint import CheckpointReader, clean_interrupted
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import TrainingError
-from mindpangu.tiny.round_files import RoundSample, sample_file
-from mindpangu.tiny.standing import Standing
+from mindpangu.tiny.rounds.files import RoundSample, sample_file
+from mindpangu.tiny.rounds.standing import Standing
 
 
 def adopt(source: CheckpointReader, config: Config, say: Callable[[str], None] = print) -> None:

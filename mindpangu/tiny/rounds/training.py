@@ -18,10 +18,17 @@ from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import Loader, LoaderState, ReplayLoader, TokenShards
 from mindpangu.domains import build_domains
 from mindpangu.errors import TrainingError
-from mindpangu.tiny.batch_losses import frozen_losses, recorded_losses
-from mindpangu.tiny.round_files import BatchLosses, RoundSample, losses_file, sample_file
-from mindpangu.tiny.rounds import draw_round, part_bounds
-from mindpangu.tiny.standing import RoundSettings, Standing, digests_of, of_steps, read_sample, require_one_process
+from mindpangu.tiny.rounds.batch_losses import frozen_losses, recorded_losses
+from mindpangu.tiny.rounds.files import BatchLosses, RoundSample, losses_file, sample_file
+from mindpangu.tiny.rounds.sampling import draw_round, part_bounds
+from mindpangu.tiny.rounds.standing import (
+    RoundSettings,
+    Standing,
+    digests_of,
+    of_steps,
+    read_sample,
+    require_one_process,
+)
 from mindpangu.train.run import Course, open_run, set_device, train
 from mindpangu.train.schedule import learning_rate
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindpangu.config import Config
-from mindpangu.tiny.compact_tokenizer import Choices
-from mindpangu.tiny.documents import Documents, Split
-from mindpangu.tiny.piece_counts import PieceCounts, count_pieces
-from mindpangu.tiny.size_curve import Row, compare_sizes, format_rows, plot_rows
+from mindpangu.tiny.tokenizer.choices import Choices
+from mindpangu.tiny.tokenizer.documents import Documents, Split
+from mindpangu.tiny.tokenizer.piece_counts import PieceCounts, count_pieces
+from mindpangu.tiny.tokenizer.size_curve import Row, compare_sizes, format_rows, plot_rows
 from mindpangu.tokenizer import Tokenizer
 
 TOKENIZER, COUNTS, REPORT, CURVE = "tokenizer.model", "counts.safetensors", "report.json", "curve.png"

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from mindpangu.domains import PRESETS, control_tokens_of
-from mindpangu.tiny.compact_tokenizer import Choices
-from mindpangu.tiny.documents import FileDocuments, Split
-from mindpangu.tiny.piece_counts import PieceCounts, count_pieces
+from mindpangu.tiny.tokenizer.choices import Choices
+from mindpangu.tiny.tokenizer.documents import FileDocuments, Split
+from mindpangu.tiny.tokenizer.piece_counts import PieceCounts, count_pieces
 from mindpangu.tokenizer import Tokenizer
 from mindpangu.tokenizer.extend import extend
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 ALPHA_40K = PROJECT / "recipes" / "tokenizer" / "pangu_alpha_40k.model"
 # not part of the project: pcl-pangu's spm.128k.model.1, in a folder of files that are too large or not ours to ship
 TEST_DATA = Path(os.environ.get("MINDPANGU_TEST_DATA", PROJECT.parent / "shared" / "data"))

@@ -9,8 +9,8 @@ from mindpangu.checkpoint import CheckpointReader
 from mindpangu.cli.main import main
 from mindpangu.config import load_config
 from mindpangu.model.parameter_count import count_parameters
-from mindpangu.tiny.piece_counts import PieceCounts
-from mindpangu.tiny.size_curve import embedding_share
+from mindpangu.tiny.tokenizer.piece_counts import PieceCounts
+from mindpangu.tiny.tokenizer.size_curve import embedding_share
 from mindpangu.tokenizer import Tokenizer
 from tests.lifecycle.conftest import Forward, train_tiny
 

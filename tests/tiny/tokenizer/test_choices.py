@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindpangu.errors import TokenizerError
-from mindpangu.tiny.compact_tokenizer import Choices, coverage
-from mindpangu.tiny.documents import Document
-from mindpangu.tiny.usage import measure
+from mindpangu.tiny.tokenizer.choices import Choices, coverage
+from mindpangu.tiny.tokenizer.documents import Document
+from mindpangu.tiny.tokenizer.usage import measure
 from mindpangu.tokenizer import Tokenizer
 
 WORDS = "the window opens and closes slowly 打开 关闭 窗口 表格 然后 保存 def return (x): += 42 ，。".split()

@@ -10,8 +10,8 @@ from mindpangu.config import load_config
 from mindpangu.data import CorpusReader, split_corpus
 from mindpangu.domains import build_domains
 from mindpangu.errors import DataError
-from mindpangu.tiny.documents import FileDocuments, RunDocuments, Split
-from mindpangu.tiny.piece_counts import PieceCounts, count_pieces
+from mindpangu.tiny.tokenizer.documents import FileDocuments, RunDocuments, Split
+from mindpangu.tiny.tokenizer.piece_counts import PieceCounts, count_pieces
 from mindpangu.tokenizer import Tokenizer
 
 

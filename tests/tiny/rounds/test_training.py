@@ -18,13 +18,13 @@ from mindpangu.data import Loader, TokenShards
 from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError, ConfigError, DataError, TrainingError
 from mindpangu.language_model import load_model
-from mindpangu.tiny import batch_losses
-from mindpangu.tiny.adopt import adopt
-from mindpangu.tiny.batch_losses import recorded_losses
-from mindpangu.tiny.round_files import BatchLosses, RoundSample, losses_file, sample_file
-from mindpangu.tiny.round_training import rate_of_round, train_rounds
-from mindpangu.tiny.rounds import draw_round
-from mindpangu.tiny.standing import RoundSettings, Standing, is_done
+from mindpangu.tiny.rounds import batch_losses
+from mindpangu.tiny.rounds.adopt import adopt
+from mindpangu.tiny.rounds.batch_losses import recorded_losses
+from mindpangu.tiny.rounds.files import BatchLosses, RoundSample, losses_file, sample_file
+from mindpangu.tiny.rounds.sampling import draw_round
+from mindpangu.tiny.rounds.standing import RoundSettings, Standing, is_done
+from mindpangu.tiny.rounds.training import rate_of_round, train_rounds
 from mindpangu.train.callbacks import read_metrics
 from mindpangu.train.run import open_run, train
 from mindpangu.train.schedule import learning_rate

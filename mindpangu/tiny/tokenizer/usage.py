@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mindpangu.tiny.documents import Documents, Split
-from mindpangu.tiny.piece_counts import available_cores, reading
+from mindpangu.tiny.tokenizer.documents import Documents, Split
+from mindpangu.tiny.tokenizer.piece_counts import available_cores, reading
 from mindpangu.tokenizer import Tokenizer
 
 

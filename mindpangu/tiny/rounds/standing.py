@@ -9,7 +9,7 @@ from mindpangu.data import LoaderState, TokenShards
 from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError, ConfigError, TrainingError
 from mindpangu.routing import RoutingTable
-from mindpangu.tiny.round_files import RoundSample, sample_file
+from mindpangu.tiny.rounds.files import RoundSample, sample_file
 from mindpangu.tokenizer import Tokenizer
 
 LOSSES = ("frozen", "recorded")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from mindpangu.config import Config
 from mindpangu.model.parameter_count import count_parameters
-from mindpangu.tiny.compact_tokenizer import Choices, coverage
-from mindpangu.tiny.documents import Documents, Split
-from mindpangu.tiny.piece_counts import PieceCounts
-from mindpangu.tiny.usage import Usage, measure
+from mindpangu.tiny.tokenizer.choices import Choices, coverage
+from mindpangu.tiny.tokenizer.documents import Documents, Split
+from mindpangu.tiny.tokenizer.piece_counts import PieceCounts
+from mindpangu.tiny.tokenizer.usage import Usage, measure
 
 
 @dataclass(frozen=True)

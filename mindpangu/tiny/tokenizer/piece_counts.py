@@ -14,7 +14,7 @@ from safetensors.numpy import save as encode_tensors
 from tqdm import tqdm
 
 from mindpangu.errors import DataError
-from mindpangu.tiny.documents import Document, Documents, Split
+from mindpangu.tiny.tokenizer.documents import Document, Documents, Split
 from mindpangu.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1

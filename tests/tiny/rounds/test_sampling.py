@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mindpangu.errors import TrainingError
-from mindpangu.tiny.rounds import counts_of_parts, draw, draw_round, part_bounds
+from mindpangu.tiny.rounds.sampling import counts_of_parts, draw, draw_round, part_bounds
 
 DRAWS = 40_000
 CASES = {
