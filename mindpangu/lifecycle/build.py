@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from tqdm import tqdm
 
 from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, ExpertFile, expert_file_name
 from mindpangu.checkpoint.dense import DenseFiles, dense_files, dense_header
-from mindpangu.checkpoint.directory import MANIFEST, latest_iteration
 from mindpangu.checkpoint.tensor_file import TensorFile, TensorInfo, chunks_of, encode_stream
 from mindpangu.config import to_yaml
 from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.blueprint import Blueprint, DenseContent, NewExpert, Origin
+from mindpangu.lifecycle.output import require_free
 from mindpangu.routing import RoutingTable
 
 _THREADS = min(8, len(os.sched_getaffinity(0)))
@@ -40,14 +41,10 @@ def build(blueprint: Blueprint, out: Path, made_by: Mapping[str, Any], verify: b
         The checkpoint's folder.
 
     Raises:
-        CheckpointError: `out` already has a checkpoint, a file of a source is missing or altered, or the disk is full;
-            then nothing is in `out`.
+        CheckpointError: `out` is not free (`require_free`), a file of a source is missing or altered, or the disk is
+            full; then nothing is in `out`.
     """
     require_free(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{out} cannot be made: {error.strerror}; choose another --out") from None
     with CheckpointWriter(out, blueprint.step) as writer:
         _write_small_files(writer, blueprint, made_by)
         work = [*_dense_work(blueprint, verify), *_expert_work(blueprint, verify)]
@@ -58,16 +55,6 @@ def build(blueprint: Blueprint, out: Path, made_by: Mapping[str, Any], verify: b
             for _ in pool.map(lambda write: write(writer), work):
                 bar.update()
     return writer.folder
-
-
-def require_free(out: Path) -> None:
-    """Raises CheckpointError where `build` would refuse a folder: it has a checkpoint, or is in one."""
-    inside = next((folder for folder in (out, *out.absolute().parents) if (folder / MANIFEST).exists()), None)
-    if inside is not None:
-        raise CheckpointError(f"{out} is in the checkpoint {inside.name}, which stays as it is; choose another --out")
-    existing = latest_iteration(out) or latest_iteration(out / "checkpoint")
-    if existing is not None:
-        raise CheckpointError(f"{out} already has a checkpoint ({existing.name}); choose another --out, or remove it")
 
 
 def _write_small_files(writer: CheckpointWriter, blueprint: Blueprint, made_by: Mapping[str, Any]) -> None:
@@ -129,19 +116,26 @@ def _write_taken(
     with_moments: bool,
     verify: bool,
 ) -> None:
-    """Takes over a file, or copies its tensors under another header; what gets a new hash is compared first."""
+    """Takes over a file, or copies its tensors under another header; what gets a new hash is compared first. Where the
+    others have moments and it has none, it starts from zeros as one that was never updated."""
     reader, name = origin.reader, expert_file_name(origin.layer, origin.domain, origin.index, part)
     file = TensorFile(reader.folder / name)
     was = ExpertFile.of(file.path, file.metadata)
     now = ExpertFile(
         header.layer, header.domain, header.index, was.step_count, header.table, header.tokenizer, part=part
     )
-    tensors = _without_moments(file.tensors) if not with_moments else file.tensors
+    tensors = (_with_moments if with_moments else _without_moments)(file.tensors)
+    if tensors.keys() - file.tensors.keys():
+        now = replace(now, step_count=0)
     if now == was and tensors.keys() == file.tensors.keys():
         _take(writer, reader, name, verify)
-    else:
-        reader.verify(name)
-        writer.write(now.name, encode_stream(tensors, now.metadata, file.chunks))
+        return
+
+    def chunks(tensor: str) -> Iterable[bytes]:
+        return file.chunks(tensor) if tensor in file.tensors else [bytes(tensors[tensor].num_bytes)]
+
+    reader.verify(name)
+    writer.write(now.name, encode_stream(tensors, now.metadata, chunks))
 
 
 def _take(writer: CheckpointWriter, reader: CheckpointReader, name: str, verify: bool) -> None:
@@ -189,6 +183,11 @@ def _parameter(name: str) -> str:
     for prefix in _MOMENTS:
         name = name.removeprefix(prefix)
     return name
+
+
+def _with_moments(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    weights = _without_moments(tensors)
+    return dict(tensors) | {prefix + name: info for prefix in _MOMENTS for name, info in weights.items()}
 
 
 def _without_moments(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:

@@ -15,21 +15,19 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mindpangu.checkpoint import latest_iteration
 from mindpangu.checkpoint.dense import DenseFiles
-from mindpangu.checkpoint.directory import MANIFEST
-from mindpangu.checkpoint.durable import write_durably, write_text_atomically
+from mindpangu.checkpoint.durable import write_durably
 from mindpangu.checkpoint.tensor_file import TensorInfo, chunks_of, encode_stream
 from mindpangu.config import require_pangu_alpha
 from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.blueprint import Blueprint, NewExpert, Origin
 from mindpangu.lifecycle.domains import rre_block
+from mindpangu.lifecycle.output import new_folder
 from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.initialization import expert_shapes
 
 FORMAT_VERSION = 1
 
-_FILES = ("model.safetensors", "config.json", "tokenizer.model")
 _WORD_EMBEDDING = "word_embedding"
 _F32, _I64 = np.dtype(np.float32), np.dtype(np.int64)
 _NETWORK = {"up": "w1", "down": "w2"}
@@ -60,19 +58,15 @@ def export(blueprint: Blueprint, out: Path) -> None:
     Memory stays at one tensor.
 
     Raises:
-        CheckpointError: the model has several domains, or `out` already has an export. ConfigError: other parts than
-            PanGu-α's.
+        CheckpointError: the model has several domains, or `out` cannot be made (`new_folder`). ConfigError: other parts
+            than PanGu-α's.
     """
     require_pangu_alpha(blueprint.config, "an export")
     if len(blueprint.domains) != 1:
         names = ", ".join(domain.name for domain in blueprint.domains)
         raise CheckpointError(f"an export has the one domain that its tables belong to; this model has {names}")
-    there = next((name for name in (*_FILES, MANIFEST) if (out / name).exists()), None) or latest_iteration(out)
-    if there is not None:
-        raise CheckpointError(f"{out} already has {Path(there).name}; choose another --out, or remove it")
-    scratch = out / ".model.safetensors.writing"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    (domain,) = blueprint.domains
+    with new_folder(out) as folder:
         tensors = {name: (info, make) for name, info, make in _tensors(blueprint)}
         infos = {name: info for name, (info, _) in tensors.items()}
         with tqdm(total=len(tensors), unit="tensor", desc="export", disable=None) as bar:
@@ -81,17 +75,9 @@ def export(blueprint: Blueprint, out: Path) -> None:
                 bar.update()
                 return chunks_of(tensors[name][1]())
 
-            write_durably(scratch, encode_stream(infos, {"format": "pt"}, chunks))
-        (domain,) = blueprint.domains
-        write_durably(out / "tokenizer.model", blueprint.tokenizer_of(domain).model_bytes)
-        scratch.replace(out / "model.safetensors")
-        write_text_atomically(out / "config.json", json.dumps(_config(blueprint), indent=2) + "\n")
-    except OSError as error:
-        raise CheckpointError(
-            f"{out} cannot be written: {error.strerror}; free disk space or choose another --out"
-        ) from None
-    finally:
-        scratch.unlink(missing_ok=True)
+            write_durably(folder / "model.safetensors", encode_stream(infos, {"format": "pt"}, chunks))
+        write_durably(folder / "tokenizer.model", blueprint.tokenizer_of(domain).model_bytes)
+        write_durably(folder / "config.json", (json.dumps(_config(blueprint), indent=2) + "\n").encode())
 
 
 def _tensors(blueprint: Blueprint) -> Iterator[tuple[str, TensorInfo, Callable[[], np.ndarray]]]:

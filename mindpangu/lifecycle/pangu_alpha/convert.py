@@ -2,20 +2,20 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, latest_iteration
+from mindpangu.checkpoint import CheckpointReader, CheckpointWriter
 from mindpangu.checkpoint.dense import DenseFiles, dense_header
-from mindpangu.checkpoint.durable import sync_folder, write_durably
+from mindpangu.checkpoint.durable import write_durably
 from mindpangu.checkpoint.tensor_file import TensorInfo, chunks_of, encode_stream
 from mindpangu.config import Config, require_pangu_alpha, to_yaml
 from mindpangu.domains import MAIN_SLOT
 from mindpangu.errors import CheckpointError
+from mindpangu.lifecycle.output import new_folder, require_free
 from mindpangu.lifecycle.pangu_alpha.checks import require_model, require_tensors, require_tokenizer
 from mindpangu.lifecycle.pangu_alpha.mindspore_file import encode_tensor
 from mindpangu.lifecycle.pangu_alpha.source import PanguAlphaSource
@@ -48,12 +48,11 @@ def from_pangu_alpha(
         The checkpoint; names of tensors that were left out because they are of the training, not of the model.
 
     Raises:
-        CheckpointError: tensors that are missing, unknown, or of other shapes; files that cannot be read; a checkpoint
-            that is there already.
+        CheckpointError: tensors that are missing, unknown, or of other shapes; files that cannot be read; `out` is not
+            free (`require_free`).
         TokenizerError: a tokenizer that cannot be used.
     """
-    if latest_iteration(out) or latest_iteration(out / "checkpoint"):
-        raise CheckpointError(f"{out} already has a checkpoint; choose another --out, or remove it")
+    require_free(out)
     vocabulary = Tokenizer.load(tokenizer)
     source = PanguAlphaSource(path, strategy)
     require_model(source, config)
@@ -91,7 +90,8 @@ def to_pangu_alpha(reader: CheckpointReader, out: Path, dtype: str = "fp32", sep
         The .ckpt file.
 
     Raises:
-        CheckpointError: a sparse model, tensors that are missing or unknown, numbers beyond fp16, a folder that exists.
+        CheckpointError: a sparse model, tensors that are missing or unknown, numbers beyond fp16, or `out` cannot be
+            made (`new_folder`).
     """
     config = reader.config()
     if config.model.rre_layers:
@@ -102,37 +102,25 @@ def to_pangu_alpha(reader: CheckpointReader, out: Path, dtype: str = "fp32", sep
     require_pangu_alpha(config, "PanGu-α's format")
     if config.domains.embedding_slots:
         raise CheckpointError(f"{reader.folder} has embedding slots; PanGu-α's format has one vocabulary")
-    if out.exists():
-        raise CheckpointError(f"{out} exists; choose another --out, or remove it")
     dense, weights = DenseFiles(reader), list(weights_of(config))
     found = {name: shape for name, shape in dense.shapes.items() if not is_training_state(name)}
     require_tensors(reader.folder, {weight.ours: weight.shape for weight in weights}, found)
     number_format = {"fp32": np.float32, "fp16": np.float16}[dtype]
     tables = SEPARATE_FILES if separate_tables else {}
-    scratch = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        scratch.mkdir(parents=True)
+    with new_folder(out) as folder:
 
         def encoded() -> Iterator[bytes | memoryview]:
             for weight in weights:
                 values = _as_number_format(weight, dense.read(weight.ours), number_format)
                 if weight.theirs in tables:
-                    _save_table(scratch / tables[weight.theirs], values)
+                    _save_table(folder / tables[weight.theirs], values)
                 else:
                     yield from encode_tensor(weight.theirs, values)
                 bar.update()
 
         with _progress(len(weights)) as bar:
-            write_durably(scratch / CHECKPOINT_FILE, encoded())
-        write_durably(scratch / TOKENIZER_FILE, reader.read(f"tokenizer/{MAIN_SLOT}.model"))
-        sync_folder(scratch)
-        scratch.rename(out)
-        sync_folder(out.parent)
-    except OSError as error:
-        raise CheckpointError(f"{out} cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            write_durably(folder / CHECKPOINT_FILE, encoded())
+        write_durably(folder / TOKENIZER_FILE, reader.read(f"tokenizer/{MAIN_SLOT}.model"))
     return out / CHECKPOINT_FILE
 
 

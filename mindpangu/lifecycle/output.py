@@ -1,0 +1,51 @@
+"""Where a result goes: not over another one, and all of it or nothing."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mindpangu.checkpoint import latest_iteration
+from mindpangu.checkpoint.directory import MANIFEST
+from mindpangu.checkpoint.durable import sync_folder
+from mindpangu.errors import CheckpointError
+
+
+def require_free(out: Path) -> None:
+    """Raises CheckpointError if `out` is a file, lies in a checkpoint, or has checkpoints, as the folder of a run."""
+    if out.exists() and not out.is_dir():
+        raise CheckpointError(f"{out} is a file; --out needs the name of a folder")
+    path = out.resolve()
+    inside = next((folder for folder in (path, *path.parents) if (folder / MANIFEST).exists()), None)
+    if inside is not None:
+        raise CheckpointError(f"{out} is in the checkpoint {inside.name}, which stays as it is; choose another --out")
+    existing = latest_iteration(out) or latest_iteration(out / "checkpoint")
+    if existing is not None:
+        raise CheckpointError(f"{out} already has a checkpoint ({existing.name}); choose another --out, or remove it")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A scratch folder beside `out`, which takes its name when the block ends without an error, and is removed else.
+
+    Raises:
+        CheckpointError: `out` is not free (`require_free`) or not empty, or the disk is full or cannot be written.
+    """
+    require_free(out)
+    if out.exists() and any(out.iterdir()):
+        raise CheckpointError(f"{out} exists and is not empty; choose another --out, or remove it")
+    place = out.resolve()
+    scratch = place.with_name(f".{place.name}.writing")
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        yield scratch
+        sync_folder(scratch)
+        scratch.rename(place)
+        sync_folder(place.parent)
+    except OSError as error:
+        raise CheckpointError(
+            f"{out} cannot be written: {error.strerror or error}; free disk space or choose another --out"
+        ) from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
