@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='more of them: one a line, or *.jsonl of {"prompt": …} or of instruction records without their answer '
         '({"task": …}, see docs/finetune.md), with a "domain" where it is not --domain',
     )
-    what.add_argument("--every-domain", action="store_true", help="the start of a held-out text in each domain")
+    what.add_argument(
+        "--every-domain",
+        action="store_true",
+        help="the start of a held-out text in each domain; of a fine-tuned run a held-out record without its answer",
+    )
     how = parser.add_argument_group("how tokens are picked, in this order")
     how.add_argument(
         "--repetition-penalty",
@@ -144,7 +148,7 @@ def _continue_every_domain(options, config, reader, settings, memory) -> None:
     ]
     texts = show(generator, requests, titles=True)
     samples = [
-        {"domain": request.domain, "prompt": request.prompt, "continuation": text}
+        {"domain": request.domain, "prompt": generator.prompt_text(request), "continuation": text}
         for request, text in zip(requests, texts, strict=True)
     ]
     result.write({"step": reader.step, "samples": samples})

@@ -13,7 +13,7 @@ The journey of a document:
 from mindpangu.data.batch import Batch, equal_parts
 from mindpangu.data.corpus import CorpusReader, CorpusReport, Record
 from mindpangu.data.formats import document_parts, encode_documents, prompt_ids
-from mindpangu.data.instruction import encode_prompt, prompt_parts
+from mindpangu.data.instruction import encode_prompt, first_answer, prompt_parts
 from mindpangu.data.loader import Loader, LoaderState, StepBatches, heldout_batches
 from mindpangu.data.mixture import Mixture
 from mindpangu.data.packing import loss_mask, positions
@@ -40,6 +40,7 @@ __all__ = [
     "encode_documents",
     "encode_prompt",
     "equal_parts",
+    "first_answer",
     "heldout_batches",
     "loss_mask",
     "positions",

@@ -81,6 +81,15 @@ def encode_samples(
     return samples
 
 
+def first_answer(
+    ids_T: npt.NDArray[np.int32], counted_T: npt.NDArray[np.uint8]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Token ids of a sample (`encode_samples`): what is given before its first answer, and that answer."""
+    first = int(np.argmax(counted_T))
+    last = first + int(np.argmin(np.append(counted_T[first:], 0)))
+    return tuple(ids_T[:first].tolist()), tuple(ids_T[first:last].tolist())
+
+
 def shorten(prompt: list[int], limit: int) -> list[int]:
     """The first token, which is the control token, and the last ones of a prompt: `limit` (≥ 1) tokens at most."""
     return prompt if len(prompt) <= limit else [prompt[0], *prompt[len(prompt) - limit + 1 :]]

@@ -9,13 +9,13 @@ import numpy as np
 
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.config.schema import ContextConfig
-from mindpangu.data import HELDOUT, TokenShards, encode_prompt, prompt_ids, prompt_parts
+from mindpangu.data import HELDOUT, TokenShards, encode_prompt, first_answer, prompt_ids, prompt_parts
 from mindpangu.domains import Domain, domain_named
 from mindpangu.errors import GenerationError
 from mindpangu.experts import ExpertLines, lines_within
 from mindpangu.generation.sampling import Sampler, SamplingSettings
 from mindpangu.generation.steps import DecodingSteps, ExpertPools, lengths
-from mindpangu.generation.text import StopStrings, TextStream
+from mindpangu.generation.text import StopStrings, TextStream, whole_characters
 from mindpangu.language_model import ExpertReader, ModelParts, read_dense
 from mindpangu.model.decoder import Decoder
 from mindpangu.model.precision import expert_dtype
@@ -123,7 +123,7 @@ class Generator:
         """A request's prompt to be shown."""
         _, domain = domain_named(self.parts.domains, request.domain)
         given = request.prompt
-        return given if isinstance(given, str) else self.parts.tokenizer_of(domain).decode(given)
+        return given if isinstance(given, str) else whole_characters(self.parts.tokenizer_of(domain).decode(given))
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """All texts, in the order of the requests. Raises as `stream` does."""
@@ -274,8 +274,11 @@ def open_lines(parts: ModelParts, read, batch_size: int, expert_memory: int | No
     return ExpertLines(layers, parts.expert_shapes, lines, read, dtype)
 
 
-def heldout_prompt(parts: ModelParts, shards: TokenShards, domain: Domain, num_tokens: int = 16) -> str:
-    """The first words of the domain's first held-out document."""
+def heldout_prompt(
+    parts: ModelParts, shards: TokenShards, domain: Domain, num_tokens: int = 16
+) -> str | tuple[int, ...]:
+    """The first words of the domain's first held-out document; of a record the tokens before its first answer."""
+    if shards.has_records:
+        return first_answer(*shards.samples(domain.name, HELDOUT, parts.config.model.seq_length)[0])[0]
     ids = shards.tokens(domain.name, HELDOUT)[: num_tokens + 1].tolist()
-    # a cut through the bytes of a rare character decodes to a replacement character
-    return parts.tokenizer_of(domain).decode(ids[len(domain.control_tokens[:1]) :]).rstrip("\ufffd")
+    return whole_characters(parts.tokenizer_of(domain).decode(ids[len(domain.control_tokens[:1]) :]))

@@ -8,6 +8,11 @@ _INCOMPLETE = "\ufffd"  # what bytes decode to that are not a character, or not 
 _CONTEXT = 8  # tokens
 
 
+def whole_characters(text: str) -> str:
+    """A decoded text without the halves of characters that a cut through their bytes leaves at its ends."""
+    return text.strip(_INCOMPLETE)
+
+
 class TextStream:
     """Decodes tokens as they come. A character may be spelled in bytes, a token each: it appears when it is whole.
 

@@ -4,15 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
-from mindpangu.data import HELDOUT, TokenShards
+from mindpangu.data import HELDOUT, TokenShards, first_answer
 from mindpangu.domains import domain_named
 from mindpangu.generation.generator import Generator, Request
-from mindpangu.language_model import LanguageModel, load_model
+from mindpangu.generation.text import whole_characters
+from mindpangu.language_model import load_model
 from mindpangu.train.heldout import evaluate_heldout
 
 _LONGEST_ANSWER = 64  # tokens
@@ -51,23 +50,18 @@ def heldout_answers(
     model.require_data(shards)
     results = evaluate_heldout(model, shards, config, wrong_domains=False, progress=progress)
     of_domain = {each.domain: min(num_answers, shards.num_documents(each.domain, HELDOUT)) for each in results}
-    records = [(name, *_record(model, shards, name, index)) for name in of_domain for index in range(of_domain[name])]
+    length = model.config.model.seq_length
+    records = [
+        (name, *first_answer(*shards.samples(name, HELDOUT, length)[index]))
+        for name in of_domain
+        for index in range(of_domain[name])
+    ]
     requests = [Request(name, given, _LONGEST_ANSWER) for name, given, _ in records]
     answers = []
     for (name, *known), found in zip(
         records, Generator.load(reader, context=config.context).generate(requests), strict=True
     ):
         decode = model.tokenizer_of(domain_named(model.domains, name)[1]).decode
-        answers.append(asdict(Answer(name, *map(decode, known), found.text)))
+        answers.append(asdict(Answer(name, *(whole_characters(decode(ids)) for ids in known), found.text)))
     domains = [{"domain": each.domain, "tokens": each.tokens, "loss": each.loss} for each in results]
     return {"domains": domains, "answers": answers}
-
-
-def _record(
-    model: LanguageModel, shards: TokenShards, domain_name: str, index: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Tokens of a held-out record: what is given before the first answer, and that answer."""
-    tokens_T, counted_T = shards.samples(domain_name, HELDOUT, model.config.model.seq_length)[index]
-    first = int(np.argmax(counted_T))
-    last = first + int(np.argmin(np.append(counted_T[first:], 0)))
-    return tuple(tokens_T[:first].tolist()), tuple(tokens_T[first:last].tolist())

@@ -110,6 +110,19 @@ def test_the_second_time_there_is_nothing_to_do(tuned):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_samples_continue_what_a_record_gives(tuned, tmp_path, capsys):
+    """Without its answer, which stands in the held-out text behind it."""
+    _, folder, _ = tuned
+    shutil.copytree(folder, tmp_path / "copy")
+    where = options({"training.output_dir": str(tmp_path), "training.run_name": "copy"})
+    words = ["--checkpoint", str(tmp_path / "copy"), *where]
+    assert main(["generate", "--every-domain", "--max-new-tokens", "2", *words]) == 0
+    (sample,) = json.loads((tmp_path / "copy" / "samples.json").read_text("utf-8"))["samples"]
+    assert sample["domain"] == "zh"
+    assert sample["prompt"].strip().endswith("打开\n答：")
+    assert sample["prompt"].strip() in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_domains_without_records_are_left_out_of_evaluation_and_samples(tuned, tmp_path, capsys):
     _, folder, _ = tuned

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindpangu.generation.text import StopStrings, TextStream
+from mindpangu.generation.text import StopStrings, TextStream, whole_characters
 from mindpangu.tokenizer import Tokenizer
 
 
@@ -50,6 +50,11 @@ def test_a_character_of_several_bytes_comes_with_its_last(tokenizer):
 def test_bytes_that_never_become_a_character_are_shown_at_the_end(tokenizer):
     first_byte = tokenizer.encode("🎈")[0]
     assert pieces_of(tokenizer, [first_byte, first_byte]) == ["", "", "\ufffd\ufffd"]
+
+
+def test_halves_of_characters_are_cut_off_at_both_ends(tokenizer):
+    ids = tokenizer.encode("🎈a🎈")
+    assert whole_characters(tokenizer.decode(ids[1:-1])) == "a"
 
 
 # ---- Stop strings ----------------------------------------------------------------------------------------------------
