@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mindpangu.config import Config
 from mindpangu.errors import ConfigError
 
-END_OF_TEXT = "<eot>"
+END_OF_TEXT, PADDING = "<eot>", "<pad>"
 CHINESE, ENGLISH = "<cn>", "<en>"
 
 _LANGUAGES = "ar bg cs da de el es fa fi fr he hi hu id it ja ko nl pl pt ro ru sv th tr vi".split()
@@ -141,6 +141,11 @@ def known_domains(config: Config) -> dict[str, Domain]:
         allowed, words = _CONTROL_TOKENS[added.kind]
         if len(tokens) not in allowed:
             raise ConfigError(f"{key}.control_tokens of {added.name!r} are {list(tokens)}; {added.kind} takes {words}")
+        for token in set(tokens) & {END_OF_TEXT, PADDING}:
+            raise ConfigError(
+                f"{key}.control_tokens of {added.name!r} has {token}, which "
+                f"{'ends every document' if token == END_OF_TEXT else 'stands for no text'}; choose another token"
+            )
         known[added.name] = Domain(added.name, added.kind, tokens)
     return known
 

@@ -51,6 +51,8 @@ def test_added_domains_come_after_the_preset_and_may_be_chosen_like_them():
         ({"domains.added": "[{name: a}, {name: a}]"}, "which another domain has"),
         ({"domains.added": "[{name: a, kind: bilingual, control_tokens: [<cn>]}]"}, "bilingual takes two"),
         ({"domains.added": "[{name: a, kind: code}]"}, "one for each programming language"),
+        ({"domains.added": "[{name: a, control_tokens: [<eot>]}]"}, "'a' has <eot>, which ends every document"),
+        ({"domains.added": "[{name: a, kind: code, control_tokens: [<c>, <pad>]}]"}, "'a' has <pad>, which stands for"),
         (
             {"domains.names": "[zh, en]", "domains.embedding_slots": "[{name: a, vocab_size: 9, domains: [zh]}]"},
             "leave out en",

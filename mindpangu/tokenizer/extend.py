@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 
 from mindpangu.errors import TokenizerError
-from mindpangu.tokenizer.sentencepiece_tokenizer import END_OF_TEXT, Tokenizer
+from mindpangu.tokenizer.sentencepiece_tokenizer import END_OF_TEXT, PADDING, Tokenizer
 from mindpangu.tokenizer.training import reserved_control_tokens
 
 _PIECE = sentencepiece_model.ModelProto.SentencePiece
-_PADDING = "<pad>"
 
 
 def extend(model_bytes: bytes, control_tokens: Sequence[str], name: str) -> Tokenizer:
@@ -30,7 +29,7 @@ def extend(model_bytes: bytes, control_tokens: Sequence[str], name: str) -> Toke
     except Exception as error:  # protobuf's own class is not public
         raise TokenizerError(f"tokenizer {name} is damaged or not a sentencepiece model ({error})") from None
     kinds = {piece.piece: piece.type for piece in model.pieces}
-    for token in (_PADDING, *control_tokens, *reserved_control_tokens()):
+    for token in (PADDING, *control_tokens, *reserved_control_tokens()):
         if token not in kinds:
             model.pieces.add(piece=token, score=0.0, type=_PIECE.CONTROL)
             kinds[token] = _PIECE.CONTROL
@@ -39,7 +38,7 @@ def extend(model_bytes: bytes, control_tokens: Sequence[str], name: str) -> Toke
                 f"tokenizer {name} has {token!r} as ordinary text, so it cannot be a control token as well; use "
                 "another model"
             )
-    model.trainer_spec.pad_piece = _PADDING
-    model.trainer_spec.pad_id = list(kinds).index(_PADDING)
+    model.trainer_spec.pad_piece = PADDING
+    model.trainer_spec.pad_id = list(kinds).index(PADDING)
     model.trainer_spec.vocab_size = len(model.pieces)
     return Tokenizer(model.SerializeToString(deterministic=True), name)

@@ -15,7 +15,7 @@ import sentencepiece
 from mindpangu.errors import TokenizerError
 from mindpangu.tokenizer.pangu_alpha import PanguAlphaPieces, is_pangu_alpha
 
-END_OF_TEXT = "<eot>"
+END_OF_TEXT, PADDING = "<eot>", "<pad>"
 
 
 class Tokenizer:
@@ -50,8 +50,8 @@ class Tokenizer:
         self.pad_id: int = self._pieces.pad_id
         if self.pad_id < 0:
             raise TokenizerError(
-                f"tokenizer {name} has no padding token; "
-                "train one with `mindpangu tokenizer train`, or give it one with `mindpangu tokenizer extend`"
+                f"tokenizer {name} has no padding token; `mindpangu tokenizer extend --model {name} --out FILE` adds "
+                "one, and control tokens"
             )
         self.eot_id = self.control_id(END_OF_TEXT)
 

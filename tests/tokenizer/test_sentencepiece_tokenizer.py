@@ -11,7 +11,7 @@ from mindpangu.config import Config, DataConfig
 from mindpangu.data import HELDOUT, CorpusReader, split_corpus
 from mindpangu.domains import PRESETS, build_domains, control_tokens_of
 from mindpangu.errors import TokenizerError
-from mindpangu.tokenizer import END_OF_TEXT, RESERVED_CONTROL_TOKENS, Tokenizer
+from mindpangu.tokenizer import END_OF_TEXT, PADDING, RESERVED_CONTROL_TOKENS, Tokenizer
 
 CORPUS = Path(__file__).resolve().parents[2] / "recipes" / "corpus"
 
@@ -134,7 +134,10 @@ def test_a_missing_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("symbols", "message"),
     [
-        ({"pad_id": -1, "control_symbols": ["<eot>"]}, "has no padding token"),
+        (
+            {"pad_id": -1, "control_symbols": ["<eot>"]},
+            r"no padding token; `mindpangu tokenizer extend --model .*foreign.model --out FILE`",
+        ),
         ({"pad_id": 1}, "no control token '<eot>'"),
         # Like PanGu-α's own model: raw text could end a document.
         ({"pad_id": 1, "user_defined_symbols": ["<eot>"]}, "no control token '<eot>'"),
@@ -159,5 +162,5 @@ def test_a_foreign_model_that_cannot_serve_is_refused(tmp_path, symbols, message
         Tokenizer.load(path)
 
 
-def test_both_rooms_spell_end_of_text_alike():
-    assert END_OF_TEXT == domains.END_OF_TEXT
+def test_both_rooms_spell_end_of_text_and_padding_alike():
+    assert (END_OF_TEXT, PADDING) == (domains.END_OF_TEXT, domains.PADDING)
