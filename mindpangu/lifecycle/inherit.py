@@ -49,8 +49,8 @@ def inherit(
 
     Args:
         parent: a dense model.
-        config: of the child: the parent's layers and widths, its own domains, RRE layers and vocabulary; its sequence
-            may be shorter.
+        config: of the child: the parent's layers, widths and data.eod_reset, its own domains, RRE layers and
+            vocabulary; its sequence may be shorter.
         tokenizers: embedding slot → tokenizer of the child. table: its routing table.
         noise: standard deviation of what is added to each expert's weights, relative to theirs, so that experts differ
             from the start; tokens make them differ anyway.
@@ -61,7 +61,7 @@ def inherit(
         The child's blueprint, without Adam's moments, and what became of the vocabulary.
 
     Raises:
-        CheckpointError: the parent is sparse, or of another shape.
+        CheckpointError: the parent is sparse, or computes otherwise than the child would.
     """
     reader = parent.dense.reader
     if parent.contents:
@@ -90,19 +90,27 @@ def inherit(
 
 
 def _require_shape(reader: CheckpointReader, config: Config) -> None:
-    ours, theirs = config.model, reader.config().model
+    parent = reader.config()
+    ours, theirs = config.model, parent.model
     if not ours.rre_layers:
         raise CheckpointError("model.rre_layers of the child is 0; give it RRE layers, e.g. --model.rre_layers 2")
+    keys = ["num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "layernorm_epsilon", *ARCHITECTURE]
+    keys += ["rope_theta"] if ours.position == "rope" else []
     changed = {
         f"model.{key}": (getattr(ours, key), getattr(theirs, key))
-        for key in ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", *ARCHITECTURE)
+        for key in keys
         if getattr(ours, key) != getattr(theirs, key)
     }
+    if config.data.eod_reset != parent.data.eod_reset:
+        changed["data.eod_reset"] = (config.data.eod_reset, parent.data.eod_reset)
     if ours.seq_length > theirs.seq_length:
         changed["model.seq_length"] = (ours.seq_length, theirs.seq_length)
     if changed:
         listing = "; ".join(f"{key} is {there} there, {here} here" for key, (here, there) in changed.items())
-        raise CheckpointError(f"a child of {reader.folder} needs its shape, and no longer sequence: {listing}")
+        raise CheckpointError(
+            f"a child of {reader.folder} computes as its parent does, on sequences that are not longer; {listing}. "
+            "Give it the parent's values"
+        )
 
 
 def _require_parts(config: Config, tokenizers: Mapping[str, Tokenizer], table: RoutingTable) -> None:

@@ -82,6 +82,8 @@ def test_rows_follow_the_text_of_the_tokens(tiny_corpus, trained, dense, tiny_ov
     [
         (["--model.hidden_size", "32"], "model.hidden_size is 16 there, 32 here"),
         (["--model.seq_length", "32"], "model.seq_length is 16 there, 32 here"),
+        (["--model.layernorm_epsilon", "0.1"], "model.layernorm_epsilon is 1e-05 there, 0.1 here"),
+        (["--data.eod_reset", "true"], "data.eod_reset is False there, True here"),
         (["--model.rre_layers", "0"], "give it RRE layers"),
         (["--model.rre_layers", "1"], "routing table has 2 layers"),
         (["--domains.experts_per_domain", "4"], "its configuration says 2 and"),
