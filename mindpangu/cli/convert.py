@@ -11,7 +11,7 @@ mindpangu convert to-pangu-alpha --checkpoint output/pangu_alpha_2.6b --out publ
 import argparse
 from pathlib import Path
 
-from mindpangu.config import Config
+from mindpangu.config import ONE_PROCESS, Config
 from mindpangu.errors import ConfigError
 
 
@@ -33,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     back.add_argument("--checkpoint", metavar="DIR", type=Path, help="a checkpoint or a run folder")
     back.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32", help="default: %(default)s, which is exact")
     back.add_argument("--separate-tables", action="store_true", help="the three embedding tables as .npy files")
+
+
+def settings(options: argparse.Namespace) -> dict[str, str]:
+    return ONE_PROCESS
 
 
 def run(options: argparse.Namespace, config: Config) -> None:

@@ -1,6 +1,7 @@
 """Typed configuration from YAML. `schema.py` declares every key, `loader.py` reads and checks."""
 
 from mindpangu.config.loader import (
+    ONE_PROCESS,
     check,
     describe,
     keys_that_differ,
@@ -29,6 +30,7 @@ from mindpangu.config.schema import (
 
 __all__ = [
     "ARCHITECTURE",
+    "ONE_PROCESS",
     "CheckpointConfig",
     "Config",
     "ContextConfig",

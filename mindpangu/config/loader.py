@@ -59,6 +59,10 @@ def _usual_ffn_hidden_size(model: ModelConfig) -> int:
     return -(-8 * model.hidden_size // (3 * 8)) * 8
 
 
+ONE_PROCESS = {f"parallelism.{kind}_parallel": "1" for kind in ("data", "tensor", "expert")}
+"""Overrides for what one process does, whatever the file says that it is given."""
+
+
 def check(config: Config) -> None:
     """Checks what no single key can tell: combinations. `config` is resolved."""
     model, training, data, parallelism = config.model, config.training, config.data, config.parallelism

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mindpangu.checkpoint import CheckpointReader, read_tokenizers
-from mindpangu.config import Config
+from mindpangu.config import ONE_PROCESS, Config
 from mindpangu.data import CorpusReader
 from mindpangu.domains import build_domains, trained_domains
 from mindpangu.errors import CheckpointError, DataError
@@ -87,9 +87,7 @@ def finetune_settings(checkpoint: Path, files: Sequence[str], train: str) -> dic
         "lr_scheduler.lr_end": "0",
         "lr_scheduler.warmup_steps": "0",
         "lr_scheduler.decay_steps": "0",
-        "parallelism.data_parallel": "1",
-        "parallelism.tensor_parallel": "1",
-        "parallelism.expert_parallel": "1",
+        **ONE_PROCESS,
     }
     return settings | ({"routing.table": str(reader.folder / "routing")} if config.model.rre_layers else {})
 

@@ -26,6 +26,7 @@ _PIECE = 1 << 28  # bytes of content in one value
 _CHUNK = 1 << 22
 _CHECKSUM, _CHECKSUM_BYTES = b"crc_num", 17
 _VARINT, _LENGTH = 0, 2  # the kinds of fields that are used here
+_FIXED = {1: 8, 5: 4}  # other kinds, and their bytes
 
 
 @dataclass
@@ -131,6 +132,8 @@ def encode_tensor(name: str, values: np.ndarray) -> Iterator[bytes | memoryview]
 def _end_of_values(view: mmap.mmap) -> int:
     """Where a checksum begins, which is compared, or the file ends."""
     end = len(view) - _CHECKSUM_BYTES
+    if view.find(_CHECKSUM, max(end + 1, 0)) >= 0:
+        raise ValueError(f"it ends at byte {len(view)}, inside its checksum")
     if end < 0 or view[end : end + len(_CHECKSUM)] != _CHECKSUM:
         return len(view)
     found = 0
@@ -142,7 +145,7 @@ def _end_of_values(view: mmap.mmap) -> int:
 
 
 def _fields(view: mmap.mmap, place: range) -> Iterator[tuple[int, int | range]]:
-    """Number and value of each field of a message; of a field with a length its place.
+    """Number and value of each field of a message; of one that is no varint its place.
 
     Raises:
         ValueError: a field that ends behind the message, or is of a kind that checkpoints do not have.
@@ -150,16 +153,20 @@ def _fields(view: mmap.mmap, place: range) -> Iterator[tuple[int, int | range]]:
     at = place.start
     while at < place.stop:
         key, at = _read_varint(view, at, place.stop)
-        value, at = _read_varint(view, at, place.stop)
-        if key & 7 == _VARINT:
-            yield key >> 3, value
-        elif key & 7 == _LENGTH:
-            if at + value > place.stop:
-                raise ValueError(f"it ends at byte {place.stop}, inside a field that goes up to {at + value}")
-            yield key >> 3, range(at, at + value)
-            at += value
+        number, kind = key >> 3, key & 7
+        if kind in _FIXED:
+            size = _FIXED[kind]
+        elif kind in (_VARINT, _LENGTH):
+            size, at = _read_varint(view, at, place.stop)
+            if kind == _VARINT:
+                yield number, size
+                continue
         else:
             raise ValueError(f"unknown content before byte {at}")
+        if at + size > place.stop:
+            raise ValueError(f"it ends at byte {place.stop}, inside a field that goes up to {at + size}")
+        yield number, range(at, at + size)
+        at += size
 
 
 def _read_varint(view: mmap.mmap, at: int, stop: int) -> tuple[int, int]:

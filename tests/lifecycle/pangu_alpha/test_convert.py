@@ -246,10 +246,17 @@ def test_two_tables_of_one_tensor_must_agree(small, tmp_path):
 def test_nothing_is_overwritten(small, converted, tmp_path):
     _, convert = small
     convert()
-    with pytest.raises(CheckpointError, match=r"out already has a checkpoint; choose another --out"):
+    with pytest.raises(
+        CheckpointError, match=r"out already has a checkpoint \(iteration_00000000\); choose another --out"
+    ):
         convert()
+    with pytest.raises(CheckpointError, match=r"inside is in the checkpoint iteration_00000000"):
+        convert(out=converted.folder / "inside")
+    with pytest.raises(CheckpointError, match=r"inside is in the checkpoint iteration_00000000"):
+        to_pangu_alpha(converted, converted.folder / "inside")
     (tmp_path / "back").mkdir()
-    with pytest.raises(CheckpointError, match=r"back exists; choose another --out"):
+    (tmp_path / "back" / "mine.txt").touch()
+    with pytest.raises(CheckpointError, match=r"back exists and is not empty; choose another --out"):
         to_pangu_alpha(converted, tmp_path / "back")
 
 
@@ -331,7 +338,9 @@ def test_the_verb(release, alpha_tokenizer, make_config, tmp_path, capsys):
     from mindpangu.cli.main import main
     from mindpangu.config import to_yaml
 
-    (tmp_path / "model.yaml").write_text(to_yaml(make_config(vocabulary=40000, **SIZES)))
+    # a training's mesh, which need not fit the model that is converted
+    settings = to_yaml(make_config(vocabulary=40000, **SIZES)).replace("tensor_parallel: 1", "tensor_parallel: 8")
+    (tmp_path / "model.yaml").write_text(settings)
     there = ["convert", "from-pangu-alpha", "--source", str(release[0]), "--out", str(tmp_path / "model")]
     assert main(there) == 1
     assert "convert from-pangu-alpha needs --config and --tokenizer" in capsys.readouterr().err
@@ -342,5 +351,5 @@ def test_the_verb(release, alpha_tokenizer, make_config, tmp_path, capsys):
     halves = {name: values.astype(np.float16) for name, values in release[1].items()}
     assert_same(public_format.load(tmp_path / "back" / "pangu_alpha.ckpt"), halves)
     assert main(back) == 1
-    assert "exists; choose another --out" in capsys.readouterr().err
+    assert "exists and is not empty; choose another --out" in capsys.readouterr().err
     assert json.loads((tmp_path / "model" / "iteration_00000000" / "state.json").read_text())["step"] == 0

@@ -71,6 +71,28 @@ def test_every_truncation_is_noticed(tmp_path):
             MindSporeFile(tmp_path / "t.ckpt")
 
 
+def test_a_cut_checksum_is_noticed(tmp_path):
+    public_format.save(tmp_path / "m.ckpt", {"scalar": TENSORS["scalar"]}, crc_check=True)
+    data = (tmp_path / "m.ckpt").read_bytes()
+    for missing in range(1, 17):
+        (tmp_path / "t.ckpt").write_bytes(data[:-missing])
+        message = "inside its checksum" if missing <= 10 else ""
+        with pytest.raises(CheckpointError, match=rf"t.ckpt is not a whole .*{message}; download or copy"):
+            MindSporeFile(tmp_path / "t.ckpt")
+
+
+def test_fields_of_a_tensor_that_are_not_known_are_passed_over(tmp_path):
+    content = np.arange(2, dtype=np.float32).tobytes()
+    unknown = b"\x31" + bytes(8) + b"\x3d" + bytes(4) + b"\x40\x05" + b"\x4a\x02ab"  # 8 bytes, 4, a number, text
+    tensor = b"\x08\x02" + unknown + b"\x12\x07Float32" + b"\x1a\x08" + content
+    value = b"\x0a\x01a" + b"\x12" + bytes([len(tensor)]) + tensor + unknown
+    (tmp_path / "m.ckpt").write_bytes(b"\x0a" + bytes([len(value)]) + value)
+    np.testing.assert_array_equal(MindSporeFile(tmp_path / "m.ckpt").read("a"), [0, 1])
+    (tmp_path / "cut.ckpt").write_bytes(b"\x0a\x03\x31ab")
+    with pytest.raises(CheckpointError, match="it ends at byte 5, inside a field that goes up to 11"):
+        MindSporeFile(tmp_path / "cut.ckpt")
+
+
 @pytest.mark.parametrize("content", [b"PK\x03\x04 a zip file", b"\x80\x02}q\x00.", b"{}", bytes(50), b"\xff" * 50])
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "m.ckpt").write_bytes(content)
