@@ -112,8 +112,7 @@ class CheckpointReader:
 
     def config(self) -> Config:
         """The resolved configuration that the checkpoint was saved with."""
-        self.read("config.yaml")
-        return load_config(self.folder / "config.yaml")
+        return load_config(self.verify("config.yaml"))
 
     def tensors(self, name: str) -> dict[str, np.ndarray]:
         return decode_tensors(self.folder / name, self.read(name))

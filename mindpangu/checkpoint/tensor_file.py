@@ -20,7 +20,7 @@ _DTYPES = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "I32": np.in
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 8
-_REMEDY = "it is cut off or damaged: take another checkpoint, or copy this one again"
+_REMEDY = "take another checkpoint, or copy this one again"
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,11 @@ class TensorFile:
             if max((stop for _, stop in self._places.values()), default=begin) != path.stat().st_size:
                 raise ValueError("its size is not what the header says")
         except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}; {_REMEDY}") from None
         except (ValueError, KeyError, TypeError, AttributeError, struct.error, MemoryError, OverflowError) as error:
-            raise CheckpointError(f"{path} is not a whole safetensors file: {error!r}; {_REMEDY}") from None
+            raise CheckpointError(
+                f"{path} is not a whole safetensors file: {error!r}; it is cut off or damaged: {_REMEDY}"
+            ) from None
 
     def read(self, name: str) -> np.ndarray:
         """One tensor."""

@@ -100,8 +100,11 @@ def _add(blueprint, options):
 
     if options.noise and not options.from_dense:
         raise ConfigError("--noise goes with --from-dense; a copy of a domain has none")
-    if options.experts is not None and not 1 <= options.experts <= 65535:
-        raise ConfigError(f"--experts is {options.experts}; allowed: >= 1 and <= 65535")
+    if options.parent and options.tokenizer:
+        raise ConfigError(
+            f"--from {options.parent} takes over a table, which is only good for the tokens of its own tokenizer; with "
+            "--tokenizer give --fresh or --from-dense DIR"
+        )
     tokenizer = Tokenizer.load(options.tokenizer) if options.tokenizer else None
     new = add.NewDomain(
         options.domain, options.kind or "", tuple(options.control_token), tokenizer, options.parent or ""

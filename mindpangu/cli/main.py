@@ -119,7 +119,7 @@ def _config_file(options: argparse.Namespace) -> Path | None:
     if options.config is None and checkpoint is not None:
         from mindpangu.checkpoint import CheckpointReader
 
-        return CheckpointReader(checkpoint).folder / "config.yaml"
+        return CheckpointReader(checkpoint).verify("config.yaml")
     return options.config
 
 

@@ -183,11 +183,19 @@ def require_same_shape(config: Config, other: CheckpointReader) -> None:
             )
 
 
+def require_group_size(num_experts: int, tokens: int) -> None:
+    """Raises ConfigError unless a domain of so many token ids can have that many experts."""
+    most = min(65535, tokens)
+    if not 1 <= num_experts <= most:
+        raise ConfigError(f"--experts is {num_experts}; a domain of {tokens} token ids can have 1 to {most} experts")
+
+
 def _random_table(blueprint: Blueprint, name: str, num_experts: int) -> DomainTable:
     """Without its text nothing is known of a domain's token frequencies: shuffle and deal (PanGu-Σ, Algorithm 1)."""
     config, slot = blueprint.config, blueprint.domain(name).embedding_slot
     sizes = {each.name: each.vocab_size for each in config.domains.embedding_slots}
     counts_V = np.zeros(sizes.get(slot, config.model.vocab_size), np.int64)
+    require_group_size(num_experts, len(counts_V))
     routing = replace(config.routing, assignment="random")
     return DomainTable(
         name, num_experts, "random", assign_layers(counts_V, num_experts, config.model.rre_layers, name, routing)

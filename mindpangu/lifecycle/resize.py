@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mindpangu.errors import ConfigError
 from mindpangu.lifecycle.blueprint import Blueprint, DomainContent, NewExpert, Origin
+from mindpangu.lifecycle.domains import require_group_size
 from mindpangu.model.initialization import expert_shapes
 from mindpangu.routing.table import DomainTable
 
@@ -41,10 +41,7 @@ def resize(blueprint: Blueprint, name: str, num_experts: int, counts_V: np.ndarr
     content = blueprint.contents[name]
     table = content.table
     tokens = table.experts_LV.shape[1]
-    if not 1 <= num_experts <= min(65535, tokens):
-        raise ConfigError(
-            f"a domain of {tokens} token ids can have 1 to {min(65535, tokens)} experts, not {num_experts}"
-        )
+    require_group_size(num_experts, tokens)
     counts_V = np.ones(tokens, np.int64) if counts_V is None else counts_V
     layers = [regroup(experts_V, table.num_experts, num_experts, counts_V) for experts_V in table.experts_LV]
     load_LE = [np.bincount(experts_V, counts_V, table.num_experts) for experts_V in table.experts_LV]

@@ -141,6 +141,20 @@ def test_without_moments_new_experts_have_none(trained, tmp_path):
             assert not [tensor for tensor in after.tensors(name) if tensor.startswith("adam_")], name
 
 
+def test_experts_without_moments_get_zeros_among_experts_with_them(trained, tmp_path):
+    words = ["--domains", "zh,en", "--weights-only", "--checkpoint", str(trained), "--out", str(tmp_path / "light")]
+    assert main(["extract", *words]) == 0
+    light = CheckpointReader(tmp_path / "light")
+    after = experts("replace", "zh", "--with", tmp_path / "light", checkpoint=trained, out=tmp_path / "mixed")
+    assert_untouched(CheckpointReader(trained), after, ("bilingual", "en", "code"))
+    for layer, index in ((0, 0), (1, 2)):
+        (header, mixed), (_, weights) = (tensors(each, layer, "zh", index) for each in (after, light))
+        assert mixed.keys() == tensors(after, layer, "en", index)[1].keys()
+        assert header.step_count == 0
+        for name, values in mixed.items():
+            np.testing.assert_array_equal(values, np.zeros_like(values) if "adam_" in name else weights[name])
+
+
 def test_a_dense_models_networks_become_experts(trained, dense, tmp_path):
     after = experts("add", "law", "--from-dense", dense, "--experts", 5, checkpoint=trained, out=tmp_path / "law")
     with pytest.raises(ConfigError, match="--noise is -1"):
@@ -227,16 +241,18 @@ def test_list_names_every_domain(trained, capsys):
         (["add", "x", "--from", "fr"], "unknown domain 'fr'"),
         (["add", "x/y", "--fresh"], "allowed: letters"),
         (["add", "x", "--fresh", "--control-token", "<nothing>"], "no control token '<nothing>'"),
-        (["add", "x", "--fresh", "--kind", "code", "--experts", "0"], "--experts is 0; allowed"),
+        (["add", "x", "--fresh", "--kind", "code", "--experts", "0"], "--experts is 0; a domain"),
         (["add", "x", "--from", "zh", "--noise", "3"], "--noise goes with --from-dense"),
         (["resize", "zh", "--experts", "2", "--data", "nowhere"], "no token shards"),
-        (["add", "x", "--fresh", "--experts", "421"], "experts"),
-        (["add", "x", "--from", "zh", "--tokenizer", "{tokenizer}"], "only good for the tokens of its slot"),
+        (["add", "x", "--fresh", "--experts", "421"], "--experts is 421; a domain of 420 token ids can have 1 to 420"),
+        (["add", "x", "--from", "zh", "--experts", "421"], "--experts is 421; a domain of 420"),
+        (["add", "x", "--from", "zh", "--tokenizer", "{tokenizer}"], "with --tokenizer give --fresh or --from-dense"),
+        (["add", "x", "--fresh", "--control-token", "<eot>"], "has <eot>, which ends every document"),
         (["add", "x", "--from-dense", "{trained}"], "is sparse; --from-dense takes a dense model"),
         (["copy", "zh", "--from", "fr"], "unknown domain 'fr'"),
         (["remove", "fr"], "unknown domain 'fr'"),
         (["remove", "zh", "--training.steps", "3"], "leave out --training.steps"),
-        (["resize", "zh", "--experts", "0"], "not 0"),
+        (["resize", "zh", "--experts", "0"], "--experts is 0; a domain of 420"),
         (["resize", "zh", "--experts", "421"], "1 to 420 experts"),
         (["replace", "zh", "--with", "nowhere"], "no complete checkpoint in nowhere"),
         (["replace", "zh", "--with", "{trained}", "--with-domain", "fr"], "unknown domain 'fr'"),
@@ -271,6 +287,9 @@ def test_an_altered_file_ends_it_and_a_second_checkpoint_is_refused(trained, tmp
     assert "rre_00.zh.001.safetensors was altered" in capsys.readouterr().err
     path.write_bytes(data[:-1])
     assert main(["experts", "remove", "en", *words]) == 1
+    path.unlink()
+    assert main(["experts", "list", *words[:2]]) == 1
+    assert "rre_00.zh.001.safetensors cannot be read: No such file or directory; take" in capsys.readouterr().err
     assert not list(out.glob("*"))
     assert main(["experts", "remove", "en", "--checkpoint", str(trained), "--out", str(out)]) == 0
     assert main(["experts", "remove", "zh", "--checkpoint", str(trained), "--out", str(out)]) == 1

@@ -1,5 +1,6 @@
 """Sub-models: their logits are the full model's, whatever is left out."""
 
+import errno
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from mindpangu.checkpoint import CheckpointReader
 from mindpangu.cli.main import main
 from mindpangu.data import HELDOUT, TRAIN
 from mindpangu.domains import build_domains
+from mindpangu.errors import CheckpointError
 from mindpangu.tokenizer import Tokenizer
 from tests.lifecycle.conftest import forward_of_export
 
@@ -125,4 +127,46 @@ def test_an_export_of_an_altered_expert_leaves_nothing(trained, tmp_path, capsys
     words = ["--domains", "zh", "--export", "--checkpoint", str(source), "--out", str(tmp_path / "out")]
     assert main(["extract", *words]) == 1
     assert "rre_01.zh.002.safetensors was altered" in capsys.readouterr().err
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_that_fails_leaves_nothing_in_the_way_of_the_next(trained, tmp_path, monkeypatch, capsys):
+    words = ["extract", "--domains", "zh", "--export", "--checkpoint", str(trained), "--out", str(tmp_path / "export")]
+
+    def full(blueprint):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mindpangu.lifecycle.export._config", full)  # of the last file
+        assert main(words) == 1
+    assert "export cannot be written: No space left on device; free disk space" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main(words) == 0
+    assert main(words) == 1
+    assert "export exists and is not empty; choose another --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", [[], ["--export"]])
+def test_results_are_not_written_over_others(trained, tmp_path, capsys, form):
+    folder, file = CheckpointReader(trained).folder, tmp_path / "file"
+    file.touch()
+    for out, message in (
+        (folder / "sub", "is in the checkpoint iteration_00000006"),
+        (trained, "already has a checkpoint (iteration_00000006)"),
+        (file, "file is a file; --out needs the name of a folder"),
+        (file / "sub", "Not a directory; free disk space or choose another"),
+    ):
+        assert main(["extract", "--domains", "zh", *form, "--checkpoint", str(trained), "--out", str(out)]) == 1
+        assert message in capsys.readouterr().err
+    assert not (folder / "sub").exists()
+
+
+def test_an_altered_configuration_is_refused_before_it_is_parsed(trained, tmp_path, capsys):
+    source = tmp_path / "iteration_00000006"
+    shutil.copytree(CheckpointReader(trained).folder, source)
+    path = source / "config.yaml"
+    path.write_bytes(b"{" + path.read_bytes()[1:])
+    assert main(["extract", "--domains", "zh", "--checkpoint", str(source), "--out", str(tmp_path / "out")]) == 1
+    assert "config.yaml was altered: its hash is not the one in the manifest" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match=r"config.yaml was altered"):
+        CheckpointReader(source).config()
