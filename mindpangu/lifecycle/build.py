@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -24,6 +24,7 @@ from mindpangu.routing import RoutingTable
 _THREADS = min(8, len(os.sched_getaffinity(0)))
 _MOMENTS = ("adam_m.", "adam_v.")
 
+Tensor = TypeVar("Tensor")
 Work = Callable[[CheckpointWriter], None]
 
 
@@ -65,14 +66,19 @@ def _write_small_files(writer: CheckpointWriter, blueprint: Blueprint, made_by: 
         table = RoutingTable([blueprint.contents[domain.name].table for domain in blueprint.domains])
         for name, data in table.encode().items():
             writer.write(f"routing/{name}", data)
+    write_state(writer, blueprint.digests, made_by)
+
+
+def write_state(writer: CheckpointWriter, digests: Mapping[str, str], made_by: Mapping[str, Any]) -> None:
+    """The state of a checkpoint that is no moment of a training.
+
+    Args:
+        digests: of the data that the model was trained on. made_by: the verb and its arguments.
+    """
     state = {
-        "step": blueprint.step,
-        "updates": 0,
-        "loader": None,
-        "loaded": None,
-        "digests": dict(blueprint.digests),
+        "step": writer.step, "updates": 0, "loader": None, "loaded": None, "digests": dict(digests),
         "made_by": dict(made_by),
-    }
+    }  # fmt: skip
     writer.write("state.json", json.dumps(state, indent=1).encode())
 
 
@@ -99,13 +105,12 @@ def _expert_work(blueprint: Blueprint, verify: bool) -> Iterator[Work]:
 
 
 def _write_new(writer: CheckpointWriter, header: ExpertFile, expert: NewExpert, with_moments: bool) -> None:
-    tensors = dict(expert.make())
+    made = expert.make()
+    tensors = _without_moments(made)
     if with_moments:
-        for name in [name for name in tensors if not name.startswith(_MOMENTS)]:
-            for prefix in _MOMENTS:
-                tensors.setdefault(prefix + name, np.zeros_like(tensors[name]))
-    kept = {name: values for name, values in tensors.items() if with_moments or not name.startswith(_MOMENTS)}
-    writer.write(header.name, header.encode(kept))
+        zeros = {prefix + name: np.zeros_like(values) for prefix in _MOMENTS for name, values in tensors.items()}
+        tensors = {**zeros, **made}
+    writer.write(header.name, header.encode(tensors))
 
 
 def _write_taken(
@@ -190,5 +195,5 @@ def _with_moments(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     return dict(tensors) | {prefix + name: info for prefix in _MOMENTS for name, info in weights.items()}
 
 
-def _without_moments(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    return {name: info for name, info in tensors.items() if not name.startswith(_MOMENTS)}
+def _without_moments(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(_MOMENTS)}

@@ -24,12 +24,13 @@ from mindpangu.routing.table import DomainTable
 def from_domain(blueprint: Blueprint, parent: str, name: str) -> Blueprint:
     """`name` becomes a copy of the domain `parent`: its table, its experts, their Adam moments and step counts."""
     blueprint.require_experts()
-    content, source = blueprint.contents[blueprint.domain(parent).name], blueprint.domain(name)
-    if blueprint.domain(parent).embedding_slot != source.embedding_slot:
+    slots = [blueprint.domain(each).embedding_slot for each in (parent, name)]
+    if slots[0] != slots[1]:
         raise ConfigError(
-            f"{parent} and {name} are of the embedding slots {blueprint.domain(parent).embedding_slot} and "
-            f"{source.embedding_slot}; a table is only good for the tokens of its slot"
+            f"{parent} and {name} are of the embedding slots {slots[0]} and {slots[1]}; a table is only good for the "
+            "tokens of its slot"
         )
+    content = blueprint.contents[parent]
     return blueprint.with_domain(name, DomainContent(replace(content.table, name=name), content.expert))
 
 

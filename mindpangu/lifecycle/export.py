@@ -20,7 +20,7 @@ from mindpangu.checkpoint.durable import write_durably
 from mindpangu.checkpoint.tensor_file import TensorInfo, chunks_of, encode_stream
 from mindpangu.config import require_pangu_alpha
 from mindpangu.errors import CheckpointError
-from mindpangu.lifecycle.blueprint import Blueprint, NewExpert, Origin
+from mindpangu.lifecycle.blueprint import WORD_EMBEDDING, Blueprint, NewExpert, Origin
 from mindpangu.lifecycle.domains import rre_block
 from mindpangu.lifecycle.output import new_folder
 from mindpangu.model.embedding_slots import EmbeddingSlots
@@ -28,7 +28,6 @@ from mindpangu.model.initialization import expert_shapes
 
 FORMAT_VERSION = 1
 
-_WORD_EMBEDDING = "word_embedding"
 _F32, _I64 = np.dtype(np.float32), np.dtype(np.int64)
 _NETWORK = {"up": "w1", "down": "w2"}
 _BLOCK = {
@@ -91,12 +90,12 @@ def _tensors(blueprint: Blueprint) -> Iterator[tuple[str, TensorInfo, Callable[[
             continue
         turned = name.startswith("layers.") and len(files.shapes[ours]) == 2
         shape = changes[ours].shape if ours in changes else files.shapes[ours]
-        shape = shape[::-1] if turned else (size, shape[1]) if ours == _WORD_EMBEDDING else shape
+        shape = shape[::-1] if turned else (size, shape[1]) if ours == WORD_EMBEDDING else shape
 
         def read(ours: str = ours, turned: bool = turned) -> np.ndarray:
             values = files.read(ours)
             values = changes[ours].apply(values, False) if ours in changes else values
-            if ours == _WORD_EMBEDDING:
+            if ours == WORD_EMBEDDING:
                 return values[first : first + size]
             return values.T if turned else values
 

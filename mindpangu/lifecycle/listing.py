@@ -1,8 +1,11 @@
 """What `mindpangu experts list` prints: the domains of a checkpoint, from headers alone."""
 
+import math
+
 from mindpangu.checkpoint import ExpertFile
 from mindpangu.checkpoint.tensor_file import TensorFile
 from mindpangu.lifecycle.blueprint import Blueprint
+from mindpangu.model.initialization import expert_shapes
 from mindpangu.model.parameter_count import in_words
 
 
@@ -17,7 +20,7 @@ def list_experts(blueprint: Blueprint) -> str:
             updates.setdefault(header.domain, []).append(header.step_count)
             sizes[header.domain] = sizes.get(header.domain, 0) + entry["bytes"]
     model = blueprint.config.model
-    of_expert = 2 * model.hidden_size * model.ffn_hidden_size + model.hidden_size + model.ffn_hidden_size
+    of_expert = sum(map(math.prod, expert_shapes(blueprint.config).values()))
     lines = [
         f"{'domain':>12} {'kind':>11} {'experts':>8} {'parameters':>11} {'on disk':>10} {'updates':>13}  "
         "table        slot, control tokens"

@@ -97,7 +97,7 @@ def test_a_domain_takes_a_reserved_control_token_of_its_own(trained, tmp_path):
     assert not drawn[0]["adam_m.up"].any()
 
 
-def test_a_slot_of_its_own_appends_rows_and_keeps_the_others(trained, tmp_path, logits, full_logits):
+def test_a_slot_of_its_own_appends_rows_and_keeps_the_others(trained, tmp_path, logits, full_logits, capsys):
     tokenizer = CheckpointReader(trained).folder / "tokenizer" / "main.model"
     after = experts("add", "chemistry", "--fresh", "--tokenizer", tokenizer, checkpoint=trained, out=tmp_path / "own")
     before, blueprint = CheckpointReader(trained), Blueprint.of(after)
@@ -109,6 +109,9 @@ def test_a_slot_of_its_own_appends_rows_and_keeps_the_others(trained, tmp_path, 
     np.testing.assert_array_equal(rows[420:], rows[:420])  # the same tokens by text
     assert not new.read("adam_m.word_embedding")[420:].any()
     np.testing.assert_array_equal(logits(after.folder, ["zh"])[0], full_logits["zh"])
+    words = ["--checkpoint", str(tmp_path / "own"), "--out", str(tmp_path / "no")]
+    assert main(["experts", "copy", "zh", "--from", "chemistry", *words]) == 1
+    assert "a table is only good for the tokens of its slot" in capsys.readouterr().err
     gone = experts("remove", "chemistry", checkpoint=tmp_path / "own", out=tmp_path / "gone")
     for name, shape in old.shapes.items():
         np.testing.assert_array_equal(DenseFiles(gone).read(name), old.read(name))

@@ -1,6 +1,7 @@
 """Dense → sparse: the child computes what its parent does, and the vocabulary may be another one."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ from mindpangu.checkpoint import CheckpointReader
 from mindpangu.checkpoint.dense import DenseFiles
 from mindpangu.checkpoint.vocabulary import VocabularyMap
 from mindpangu.cli.main import main
+from mindpangu.config import load_config
+from mindpangu.errors import CheckpointError
+from mindpangu.lifecycle import inherit as sparse
 from mindpangu.tokenizer import Tokenizer, train_tokenizer
 
 
@@ -96,6 +100,22 @@ def test_other_shapes_are_refused(child_words, dense, tmp_path, capsys, words, m
     assert inherit(child_words, dense, tmp_path / "child", *words) == 1
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("child/*"))
+
+
+def test_the_base_of_rotations_is_the_parents_where_there_are_any():
+    def refusal(position):
+        parent, child = (
+            load_config(None, {"model.position": position, "model.rre_layers": layers, "model.rope_theta": theta})
+            for layers, theta in (("0", "1e4"), ("2", "5e5"))
+        )
+        reader = SimpleNamespace(folder="parent", config=lambda: parent)
+        dense = SimpleNamespace(contents={}, config=parent, dense=SimpleNamespace(reader=reader))
+        with pytest.raises(CheckpointError) as refused:
+            sparse.inherit(dense, child, {}, None)
+        return str(refused.value)
+
+    assert "model.rope_theta is 10000.0 there, 500000.0 here" in refusal("rope")
+    assert "no tokenizer" in refusal("learned")  # the next thing that is asked for
 
 
 def test_a_sparse_parent_is_refused(child_words, trained, tmp_path, capsys):

@@ -1,6 +1,5 @@
 """Both ways, tensor by tensor: memory stays at one tensor, whatever the size of the model."""
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from mindpangu.checkpoint.tensor_file import TensorInfo, chunks_of, encode_strea
 from mindpangu.config import Config, require_pangu_alpha, to_yaml
 from mindpangu.domains import MAIN_SLOT
 from mindpangu.errors import CheckpointError
+from mindpangu.lifecycle.build import write_state
 from mindpangu.lifecycle.output import new_folder, require_free
 from mindpangu.lifecycle.pangu_alpha.checks import require_model, require_tensors, require_tokenizer
 from mindpangu.lifecycle.pangu_alpha.mindspore_file import encode_tensor
@@ -61,10 +61,7 @@ def from_pangu_alpha(
     require_tensors(path, needed, {name: source.shape(name) for name in source.names})
     require_tokenizer(vocabulary, tokenizer, config)
     tensors = {name: TensorInfo(np.dtype(np.float32), weight.shape) for name, weight in weights.items()}
-    state = {
-        "step": 0, "updates": 0, "loader": None, "loaded": None, "digests": {},
-        "made_by": {"verb": "convert", "from": str(path), "strategy": None if strategy is None else str(strategy)},
-    }  # fmt: skip
+    made_by = {"verb": "convert", "from": str(path), "strategy": None if strategy is None else str(strategy)}
     with CheckpointWriter(out, step=0) as writer, _progress(len(weights)) as bar:
 
         def converted(name: str) -> Iterator[memoryview]:
@@ -73,7 +70,7 @@ def from_pangu_alpha(
 
         writer.require_space(sum(info.num_bytes for info in tensors.values()))
         writer.write("config.yaml", to_yaml(config).encode())
-        writer.write("state.json", json.dumps(state, indent=1).encode())
+        write_state(writer, {}, made_by)
         writer.write(f"tokenizer/{MAIN_SLOT}.model", vocabulary.model_bytes)
         writer.write("dense_00000_of_00001.safetensors", encode_stream(tensors, dense_header({}), converted))
     return writer.folder, source.skipped
