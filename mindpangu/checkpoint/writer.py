@@ -174,9 +174,12 @@ class CheckpointWriter:
     def _wait(self, there: Callable[[], bool], whom: str) -> None:
         until = time.monotonic() + self.timeout
         while not there():
-            for failed in self.scratch.glob(".failed_*"):
-                rank = int(failed.name.removeprefix(".failed_"))
-                raise CheckpointError(f"checkpoint {self.folder}: rank {rank} could not write: {failed.read_text()}")
+            with contextlib.suppress(FileNotFoundError):  # the first rank may publish the folder at any moment
+                for failed in self.scratch.glob(".failed_*"):
+                    rank = int(failed.name.removeprefix(".failed_"))
+                    raise CheckpointError(
+                        f"checkpoint {self.folder}: rank {rank} could not write: {failed.read_text()}"
+                    )
             if self._cancelled or time.monotonic() > until:
                 why = "it was given up" if self._cancelled else f"{self.timeout:.0f} s were not enough"
                 raise CheckpointError(f"checkpoint {self.folder} waited for {whom}, and {why}")

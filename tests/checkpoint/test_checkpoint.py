@@ -3,6 +3,7 @@
 import errno
 import json
 import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +112,24 @@ def test_a_full_disk_is_one_clear_error(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["iteration_00000001"]
     with pytest.raises(CheckpointError, match="the disk has"), CheckpointWriter(tmp_path, 2) as writer:
         writer.require_space(1 << 60)
+
+
+def test_the_first_rank_may_publish_while_another_looks_for_failures(tmp_path, monkeypatch):
+    first, second = (CheckpointWriter(tmp_path, 1, rank, ranks=2, timeout=5) for rank in range(2))
+    glob = Path.glob
+
+    def publish_meanwhile(path, pattern):
+        if pattern == ".failed_*":
+            first.__exit__(None, None, None)
+            raise FileNotFoundError(2, "No such file or directory")  # as a scan of a folder that was renamed
+        return glob(path, pattern)
+
+    first.__enter__().write("a.bin", b"a")
+    with second:
+        second.write("b.bin", b"b")
+        monkeypatch.setattr(Path, "glob", publish_meanwhile)
+    monkeypatch.undo()
+    assert CheckpointReader(tmp_path).files.keys() == {"a.bin", "b.bin"}
 
 
 def link_a(tmp_path, step, source):
