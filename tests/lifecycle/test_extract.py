@@ -146,21 +146,6 @@ def test_an_export_that_fails_leaves_nothing_in_the_way_of_the_next(trained, tmp
     assert "export exists and is not empty; choose another --out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("form", [[], ["--export"]])
-def test_results_are_not_written_over_others(trained, tmp_path, capsys, form):
-    folder, file = CheckpointReader(trained).folder, tmp_path / "file"
-    file.touch()
-    for out, message in (
-        (folder / "sub", "is in the checkpoint iteration_00000006"),
-        (trained, "already has a checkpoint (iteration_00000006)"),
-        (file, "file is a file; --out needs the name of a folder"),
-        (file / "sub", "Not a directory; free disk space or choose another"),
-    ):
-        assert main(["extract", "--domains", "zh", *form, "--checkpoint", str(trained), "--out", str(out)]) == 1
-        assert message in capsys.readouterr().err
-    assert not (folder / "sub").exists()
-
-
 def test_an_altered_configuration_is_refused_before_it_is_parsed(trained, tmp_path, capsys):
     source = tmp_path / "iteration_00000006"
     shutil.copytree(CheckpointReader(trained).folder, source)

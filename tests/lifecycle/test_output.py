@@ -1,0 +1,45 @@
+"""Where results go: never over others, and all of one or nothing."""
+
+import pytest
+
+from mindpangu.checkpoint import CheckpointReader
+from mindpangu.cli.main import main
+from mindpangu.errors import CheckpointError
+from mindpangu.lifecycle.output import new_folder
+
+
+@pytest.mark.parametrize("form", [[], ["--export"]])
+def test_results_are_not_written_over_others(trained, tmp_path, capsys, form):
+    folder, file = CheckpointReader(trained).folder, tmp_path / "file"
+    file.touch()
+    for out, message in (
+        (folder / "sub", "is in the checkpoint iteration_00000006"),
+        (trained, "already has a checkpoint (iteration_00000006)"),
+        (file, "file is a file; --out needs the name of a folder"),
+        (file / "sub", "Not a directory; free disk space or choose another"),
+    ):
+        assert main(["extract", "--domains", "zh", *form, "--checkpoint", str(trained), "--out", str(out)]) == 1
+        assert message in capsys.readouterr().err
+    assert not (folder / "sub").exists()
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path):
+    out = tmp_path / "new" / "out"
+    with new_folder(out) as folder:
+        (folder / "a").write_text("1")
+        assert not out.exists()
+    assert [path.name for path in out.parent.rglob("*")] == ["out", "a"]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    """An empty folder may be taken; one with something in it may not."""
+    (tmp_path / "out").mkdir()
+    with pytest.raises(CheckpointError, match="out cannot be written: disk"), new_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("1")
+        raise OSError("disk")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out"]
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("1")
+    with pytest.raises(CheckpointError, match="out exists and is not empty"), new_folder(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out" / "a").read_text() == "1"
