@@ -88,7 +88,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
 def _blueprint(options: argparse.Namespace, config: Config):
     from mindpangu.checkpoint import CheckpointReader, refuse_settings
     from mindpangu.lifecycle.blueprint import Blueprint
-    from mindpangu.lifecycle.build import require_free
+    from mindpangu.lifecycle.output import require_free
 
     reader = CheckpointReader(options.checkpoint)
     refuse_settings(reader, config)
