@@ -1,0 +1,33 @@
+"""Operations of a training, counted by hand."""
+
+import pytest
+
+from mindpangu.config import load_config
+from mindpangu.tiny.compute import flops_of_token, flops_of_training, steps_within
+
+WORDS = {
+    "model": "{num_layers: 2, rre_layers: 0, hidden_size: 8, ffn_hidden_size: 16, num_heads: 2, seq_length: 4, "
+    "vocab_size: 10, query_layer: false, position: rope, norm: rmsnorm, activation: swiglu, biases: false, "
+    "tied_head: false}",
+    "training.local_batch_size": "3",
+    "data.domains_per_step": "3",
+    "training.steps": "7",
+    "lr_scheduler.warmup_steps": "1",
+}
+
+
+def test_flops_by_hand():
+    config = load_config(None, WORDS)
+    weights = 10 * 8 + 2 * (4 * 8 * 8 + 3 * 8 * 16) + 5 * 8  # the head, not the embedding; matrices; norms
+    assert flops_of_token(config) == 6 * weights + 12 * 2 * 4 * 8
+    assert flops_of_training(config) == 7 * 3 * 4 * flops_of_token(config)
+
+
+def test_a_model_twice_as_large_takes_half_the_steps():
+    small = load_config(None, WORDS)
+    large = load_config(None, WORDS | {"model.vocab_size": "400"})
+    assert steps_within(small, flops_of_training(small)) == 7
+    assert steps_within(large, 100 * flops_of_training(small)) == pytest.approx(
+        700 * flops_of_token(small) / flops_of_token(large), abs=0.5
+    )
+    assert steps_within(large, 1.0) == 1
