@@ -112,6 +112,21 @@ def hash_files(paths: Iterable[Path]) -> str:
     return total.hexdigest()
 
 
+def link_folder(source: Path, target: Path) -> None:
+    """Copies a folder of files that never change: by hard links where the file system has them."""
+
+    def link(one: str, other: str) -> None:
+        try:
+            Path(other).hardlink_to(one)
+        except OSError:
+            shutil.copy2(one, other)
+
+    scratch = target.with_name(f".{target.name}.writing")
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(source, scratch, copy_function=link)
+    scratch.rename(target)
+
+
 class ResultFile:
     """A stage whose whole output is one JSON file, `inputs` included."""
 

@@ -158,6 +158,16 @@ def require_pangu_alpha(config: Config, what: str) -> None:
             raise ConfigError(f"{what} knows PanGu-α's parts only (model.{key} {known}); this model has {value}")
 
 
+def require_one_process(config: Config, what: str) -> None:
+    """Raises ConfigError if a configuration asks for several processes. `what` is done in one: "rounds are trained"."""
+    ranks = config.parallelism.data_parallel * config.parallelism.tensor_parallel
+    if ranks > 1:
+        raise ConfigError(
+            f"parallelism asks for {ranks} processes, but {what} in one; give --parallelism.data_parallel 1 "
+            "--parallelism.tensor_parallel 1 --parallelism.expert_parallel 1 (a step keeps training.global_batch_size)"
+        )
+
+
 def to_yaml(config: Config) -> str:
     """The configuration as YAML text that `load_config` reads back to an equal object."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)

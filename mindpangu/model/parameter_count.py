@@ -3,10 +3,15 @@
 The counting follows the architecture, not the code of the model, so that one can check the other.
 """
 
+import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 from mindpangu.config import Config
 from mindpangu.domains import build_domains
+from mindpangu.errors import ConfigError
+
+_UNITS = (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3))
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,26 @@ def in_words(count: int) -> str:
     >>> in_words(2_624_000_000)
     '2.6B'
     """
-    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
+    for unit, size in _UNITS:
         if count >= size:
             decimals = 3 if unit == "T" else 1 if count < 10 * size else 0
             return f"{count / size:.{decimals}f}{unit}"
     return str(count)
+
+
+def from_words(option: str, text: str) -> int:
+    """The count that a user writes as 2M, 1.5B, 200000 or 2e5; at least 1.
+
+    >>> from_words("--budget", "1.5B")
+    1500000000
+
+    Raises:
+        ConfigError: anything else; names `option`.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:[eE]\d{1,2})?)\s*([A-Za-z]?)\s*", text)
+    sizes = dict(_UNITS) | {"": 1}
+    if match and match[2].upper() in sizes:
+        count = Fraction(match[1]) * sizes[match[2].upper()]
+        if count >= 1 and count.denominator == 1:
+            return int(count)
+    raise ConfigError(f"{option} is {text!r}; allowed: a whole number above 0, as 200000, 350K, 2M or 1.5B")

@@ -13,7 +13,7 @@ Losses and samples are kept in the run folder's rounds/. Ctrl-C saves what is do
 import argparse
 from pathlib import Path
 
-from mindpangu.config import Config
+from mindpangu.config import Config, require_one_process
 from mindpangu.config.run_folder import RunFolder
 
 
@@ -62,11 +62,11 @@ def settings(options: argparse.Namespace) -> dict[str, str]:
 def run(options: argparse.Namespace, config: Config) -> int:
     from mindpangu.checkpoint import CheckpointReader
     from mindpangu.tiny.rounds.adopt import adopt
-    from mindpangu.tiny.rounds.standing import RoundSettings, is_done, require_one_process
+    from mindpangu.tiny.rounds.standing import RoundSettings, is_done
 
     folder = RunFolder.of(config)
     asked = RoundSettings(options.rounds, options.rate, options.parts, options.losses, options.schedule)
-    require_one_process(config)
+    require_one_process(config, "rounds are trained")
     if options.checkpoint is not None:
         adopt(CheckpointReader(options.checkpoint), config)
     if is_done(config, asked):

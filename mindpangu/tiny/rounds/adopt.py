@@ -8,6 +8,7 @@ from mindpangu.checkpoint import CheckpointReader, clean_interrupted
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import TrainingError
+from mindpangu.stage import link_folder
 from mindpangu.tiny.rounds.files import RoundSample, sample_file
 from mindpangu.tiny.rounds.standing import Standing
 
@@ -46,10 +47,10 @@ def adopt(source: CheckpointReader, config: Config, say: Callable[[str], None] =
             raise TrainingError(f"{source.folder} is not in a run folder: {theirs.root / name} is missing")
     for name in rooms:
         if not (folder.root / name).exists():
-            _link_tree(theirs.root / name, folder.root / name)
+            link_folder(theirs.root / name, folder.root / name)
     if theirs.metrics.exists():
         shutil.copy(theirs.metrics, folder.metrics)
-    _link_tree(source.folder, folder.checkpoints / source.folder.name)
+    link_folder(source.folder, folder.checkpoints / source.folder.name)
     say(f"rounds: took round 1 from {source.folder}")
 
 
@@ -61,16 +62,3 @@ def _require_descent(here: Standing, source: CheckpointReader, folder: RunFolder
             f"{folder.root} holds a training that did not start from {source.folder}; choose another "
             f"--training.run_name, or remove {folder.checkpoints} and {folder.rounds}"
         )
-
-
-def _link_tree(source: Path, target: Path) -> None:
-    def link(one: str, other: str) -> None:
-        try:
-            Path(other).hardlink_to(one)
-        except OSError:
-            shutil.copy2(one, other)
-
-    scratch = target.with_name(f".{target.name}.writing")
-    shutil.rmtree(scratch, ignore_errors=True)
-    shutil.copytree(source, scratch, copy_function=link)
-    scratch.rename(target)

@@ -88,17 +88,6 @@ class Standing:
         return Standing(reader, loader, loader.get("round", 1), loader.get("batch", reader.step))
 
 
-def require_one_process(config: Config) -> None:
-    """Raises ConfigError if the configuration asks for more: the losses are computed with the whole model."""
-    ranks = config.parallelism.data_parallel * config.parallelism.tensor_parallel
-    if ranks > 1:
-        raise ConfigError(
-            f"parallelism asks for {ranks} processes, but rounds are trained in one; give "
-            "--parallelism.data_parallel 1 --parallelism.tensor_parallel 1 --parallelism.expert_parallel 1 (a step "
-            "keeps training.global_batch_size)"
-        )
-
-
 def read_sample(config: Config, settings: RoundSettings, round: int) -> RoundSample | None:
     """The sample of a round if it was drawn.
 

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from mindpangu.checkpoint import refuse_differences
-from mindpangu.config import Config
+from mindpangu.config import Config, require_one_process
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import Loader, LoaderState, ReplayLoader, TokenShards
 from mindpangu.domains import build_domains
@@ -27,7 +27,6 @@ from mindpangu.tiny.rounds.standing import (
     digests_of,
     of_steps,
     read_sample,
-    require_one_process,
 )
 from mindpangu.train.run import Course, open_run, set_device, train
 from mindpangu.train.schedule import learning_rate
@@ -50,7 +49,7 @@ def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, 
             file of a round that is damaged, missing or of another training.
         MindPanguError: as `train` and `open_run`.
     """
-    require_one_process(config)
+    require_one_process(config, "rounds are trained")
     folder = RunFolder.of(config)
     set_device(config)
     with _locked(folder):

@@ -1,0 +1,81 @@
+"""What is measured of a trained model: held-out loss in bits per byte, and the speeds of training and decoding."""
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mindpangu.checkpoint import CheckpointReader
+from mindpangu.data import HELDOUT, TokenShards
+from mindpangu.errors import TrainingError
+from mindpangu.generation.generator import open_lines
+from mindpangu.generation.steps import DecodingSteps, ExpertPools
+from mindpangu.language_model import ExpertReader, LanguageModel, ModelParts, read_dense
+from mindpangu.model.decoder import Decoder
+from mindpangu.train.heldout import evaluate_heldout
+
+# The paper measures batches of 20 texts: a prefix of 2 tokens and 510 new ones (arXiv 2402.02791).
+DECODE_BATCH, DECODE_PREFIX, DECODE_TOKENS, DECODE_ROUNDS = 8, 2, 128, 3
+
+
+def bits_per_byte(loss: float, tokens: int, num_bytes: int) -> float:
+    """loss / ln 2 · tokens / bytes: what a mean loss in nats a token costs for each byte of the text."""
+    return loss / math.log(2) * tokens / num_bytes
+
+
+def heldout_bits_per_byte(model: LanguageModel, shards: TokenShards) -> list[dict[str, Any]]:
+    """Of each domain with held-out text: its name, mean loss in nats a token, and bits per byte.
+
+    The loss is that of the first monitor.heldout_samples samples; tokens and bytes are those of the whole split.
+
+    Raises:
+        TrainingError: a loss that is not finite.
+    """
+    found = []
+    for result in evaluate_heldout(model, shards, model.config, wrong_domains=False):
+        if not math.isfinite(result.loss):
+            raise TrainingError(f"the held-out loss of {result.domain} is {result.loss}; lower the learning rate")
+        size = shards.num_tokens(result.domain, HELDOUT), shards.text_bytes(result.domain, HELDOUT)
+        found.append(
+            {"domain": result.domain, "loss": result.loss, "bits_per_byte": bits_per_byte(result.loss, *size)}
+        )
+    return found
+
+
+def training_speed(records: Sequence[dict[str, Any]]) -> float:
+    """Tokens a second: the median over the steps behind the first five, or behind the first half if there are fewer
+    than ten. The first ones compile."""
+    speeds = [record["tokens_per_s"] for record in records]
+    return statistics.median(speeds[min(5, len(speeds) // 2) :])
+
+
+def decoding_speed(reader: CheckpointReader) -> float:
+    """Tokens a second of a batch of texts with a key-value cache: the median of a few rounds, behind one that compiles.
+
+    8 texts start with 2 tokens and take the most likely one up to 128 times, or until the window is full. No token ends
+    a text, so all models do the same work.
+    """
+    parts = ModelParts.read(reader)
+    decoder = Decoder(parts.config, parts.slots)
+    read_dense(reader, decoder.parameters, decoder.parts)
+    pools = ExpertPools(parts, open_lines(parts, ExpertReader(reader, parts), DECODE_BATCH))
+    steps = DecodingSteps(parts, decoder, pools, DECODE_BATCH, parts.config.model.seq_length)
+    seconds = [_decode(steps, parts) for _ in range(1 + DECODE_ROUNDS)]
+    return 1 / statistics.median(seconds[1:])
+
+
+def _decode(steps: DecodingSteps, parts: ModelParts) -> float:
+    """Seconds a new token."""
+    domain, tokenizer = 0, parts.tokenizer_of(parts.domains[0])
+    domains_B, active_B = np.full(steps.batch, domain), np.ones(steps.batch, bool)
+    prefix = [tokenizer.eot_id] * min(DECODE_PREFIX, steps.capacity - 1)
+    new_tokens = min(DECODE_TOKENS, steps.capacity - len(prefix))
+    begin = time.perf_counter()
+    scores = [steps.prefill(text, domain, prefix) for text in range(steps.batch)]
+    for position in range(len(prefix), len(prefix) + new_tokens):
+        tokens_B = np.array([scores_V[: tokenizer.vocab_size].argmax() for scores_V in scores], np.int32)
+        scores = steps.extend(tokens_B, np.full(steps.batch, position, np.int32), domains_B, active_B)
+    return (time.perf_counter() - begin) / (steps.batch * new_tokens)

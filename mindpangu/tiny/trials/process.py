@@ -1,0 +1,98 @@
+"""The process of one trial: python -m mindpangu.tiny.trials.process RUN_FOLDER …, started by `pool.py`.
+
+It ends itself when its standard input ends: with whoever started it, however that one ended. A training then saves a
+checkpoint first, from which the next process goes on.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mindpangu.checkpoint import CheckpointReader
+from mindpangu.config import load_config
+from mindpangu.data.prepare import prepare_routing
+from mindpangu.errors import MindPanguError
+from mindpangu.stage import ResultFile
+from mindpangu.tiny.trials.measures import decoding_speed, heldout_bits_per_byte, training_speed
+from mindpangu.tiny.trials.trial import RESULT
+from mindpangu.train.callbacks import read_metrics
+from mindpangu.train.run import open_run, set_device, train
+
+
+def run_trial(root: Path, result: ResultFile, decode: bool, keep_checkpoint: bool) -> bool:
+    """Trains a run folder, or goes on with it, and writes its measures; False if a signal stopped it.
+
+    The file has `bits_per_byte` (mean over domains) and `heldout` by domain, `train_tokens_per_s`,
+    `decode_tokens_per_s` (null without `decode`), and `final_loss`, the mean training loss of the last tenth of steps.
+    """
+    with _alone(root):
+        if result.is_current():
+            return True
+        config = load_config(root / "config.yaml")
+        set_device(config)
+        prepare_routing(config)
+        run = open_run(config)
+        if train(run, resume=True) < config.training.steps:
+            return False
+        heldout = heldout_bits_per_byte(run.model, run.shards)
+        records = read_metrics(run.folder.metrics)
+        last = records[-max(1, len(records) // 10) :]
+        result.write(
+            {
+                "bits_per_byte": float(np.mean([domain["bits_per_byte"] for domain in heldout])),
+                "heldout": heldout,
+                "final_loss": float(np.mean([record["loss"] for record in last])),
+                "train_tokens_per_s": training_speed(records),
+                "decode_tokens_per_s": decoding_speed(CheckpointReader(run.folder.root)) if decode else None,
+            }
+        )
+        if not keep_checkpoint:
+            shutil.rmtree(run.folder.checkpoints)
+    return True
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """A process that was left over from a search that was killed ends first."""
+    with open(root / ".trial.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _end_with_parent() -> None:
+    def watch() -> None:
+        # reads nothing: whoever holds the other end never writes
+        os.read(sys.stdin.fileno(), 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--inputs", required=True, help="JSON: what decides the measures")
+    parser.add_argument("--decode", action="store_true")
+    parser.add_argument("--keep-checkpoint", action="store_true")
+    options = parser.parse_args()
+    _end_with_parent()
+    result = ResultFile(options.folder / RESULT, json.loads(options.inputs))
+    try:
+        return 0 if run_trial(options.folder, result, options.decode, options.keep_checkpoint) else 130
+    except MindPanguError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
