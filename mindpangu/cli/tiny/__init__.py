@@ -1,7 +1,9 @@
-"""The recipe of PanGu-π for tiny models: a compact tokenizer, several rounds.
+"""The recipe of PanGu-π for tiny models: a compact tokenizer, a search for the architecture, several rounds.
 
-tokenizer   keeps the most frequent pieces of a tokenizer, and re-maps a trained checkpoint to them
-rounds      trains in several rounds, each further one on batches that the model finds hard
+tokenizer      keeps the most frequent pieces of a tokenizer, and re-maps a trained checkpoint to them
+architecture   searches for depth, width and expansion at a fixed number of parameters
+rounds         trains in several rounds, each further one on batches that the model finds hard
+batch-size     says which learning rate goes with a batch size, or finds it in a sweep
 
 `mindpangu tiny ACTION --help` says what an action takes; docs/tiny.md tells the story.
 """
@@ -9,17 +11,17 @@ rounds      trains in several rounds, each further one on batches that the model
 import argparse
 from pathlib import Path
 
-from mindpangu.cli.tiny import rounds, tokenizer
+from mindpangu.cli.tiny import architecture, batch_size, rounds, tokenizer
 from mindpangu.config import Config
 
-ACTIONS = (tokenizer, rounds)
+ACTIONS = (tokenizer, architecture, rounds, batch_size)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     for action in ACTIONS:
         subparser = actions.add_parser(
-            action.__name__.rsplit(".", 1)[1],
+            action.__name__.rsplit(".", 1)[1].replace("_", "-"),
             help=action.__doc__.strip().splitlines()[0],
             description=action.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,

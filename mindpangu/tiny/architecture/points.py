@@ -182,8 +182,8 @@ def _why_none(config: Config, space: Space, bounds: list[int], nearest: int) -> 
     ranges = f"--depth {space.depth} --width {space.width} --expansion {space.expansion}"
     if not bounds:
         return (
-            f"{ranges} hold no architecture: the width is a multiple of --head-size {space.head_size}, the FFN width of "
-            f"{FFN_MULTIPLE}, and the depth at least model.rre_layers {config.model.rre_layers}"
+            f"{ranges} hold no architecture: the width is a multiple of --head-size {space.head_size}, the FFN width "
+            f"of {FFN_MULTIPLE}, and the depth at least model.rre_layers {config.model.rre_layers}"
         )
     if min(bounds) <= space.budget <= max(bounds):
         return (

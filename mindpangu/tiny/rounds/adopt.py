@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 from mindpangu.checkpoint import CheckpointReader, clean_interrupted
 from mindpangu.config import Config

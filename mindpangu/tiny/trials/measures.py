@@ -39,9 +39,7 @@ def heldout_bits_per_byte(model: LanguageModel, shards: TokenShards) -> list[dic
         if not math.isfinite(result.loss):
             raise TrainingError(f"the held-out loss of {result.domain} is {result.loss}; lower the learning rate")
         size = shards.num_tokens(result.domain, HELDOUT), shards.text_bytes(result.domain, HELDOUT)
-        found.append(
-            {"domain": result.domain, "loss": result.loss, "bits_per_byte": bits_per_byte(result.loss, *size)}
-        )
+        found.append({"domain": result.domain, "loss": result.loss, "bits_per_byte": bits_per_byte(result.loss, *size)})
     return found
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ascend_ops.native import OperatorError
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.config import load_config
 from mindpangu.data.prepare import prepare_routing
@@ -89,7 +90,7 @@ def main() -> int:
     result = ResultFile(options.folder / RESULT, json.loads(options.inputs))
     try:
         return 0 if run_trial(options.folder, result, options.decode, options.keep_checkpoint) else 130
-    except MindPanguError as error:
+    except (MindPanguError, OperatorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -1,9 +1,9 @@
 """What a trial is, where it lies, and whether it is done. No MindSpore is loaded.
 
-    <folder>/prepared/           tokenizer and token shards, once for all trials
-    <folder>/<trial>/            a run folder: config.yaml, metrics.jsonl, log/ …
-    <folder>/<trial>/trial.log   what its process printed
-    <folder>/<trial>/trial.json  its measures, and what decided them; written last
+<folder>/prepared/           tokenizer and token shards, once for all trials
+<folder>/<trial>/            a run folder: config.yaml, metrics.jsonl, log/ …
+<folder>/<trial>/trial.log   what its process printed
+<folder>/<trial>/trial.json  its measures, and what decided them; written last
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mindpangu.checkpoint.durable import write_text_atomically
-from mindpangu.config import Config, check, require_one_process, to_yaml
+from mindpangu.config import Config, check, keys_that_differ, require_one_process, to_yaml
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import TokenShards
 from mindpangu.data.prepare import prepare_shards, prepare_tokenizer
@@ -62,16 +62,10 @@ class Trial:
         return read_json_object(self.result_file.path)
 
     def lay_out(self) -> None:
-        """Makes the run folder: configuration, and links to tokenizer and token shards.
-
-        Raises:
-            ConfigError: a run folder of other settings.
-        """
+        """Makes the run folder: configuration, and links to tokenizer and token shards."""
         root = self.folder.root
         root.mkdir(parents=True, exist_ok=True)
-        text = to_yaml(self.config)
-        if not self.folder.config.exists():
-            write_text_atomically(self.folder.config, text)
+        write_text_atomically(self.folder.config, to_yaml(self.config))
         for name in ("tokenizer", "data"):
             if not (root / name).exists():
                 link_folder(root.parent / PREPARED / name, root / name)
@@ -88,9 +82,7 @@ class Trials:
         MindPanguError: a configuration of several processes, or a corpus that cannot be prepared.
     """
 
-    def __init__(
-        self, folder: Path, base: Config, keep_checkpoints: bool = False, say: Callable[[str], None] = print
-    ):
+    def __init__(self, folder: Path, base: Config, keep_checkpoints: bool = False, say: Callable[[str], None] = print):
         require_one_process(base, "each of these trainings runs")
         self.folder, self._keep_checkpoints = folder, keep_checkpoints
         prepared = self._placed(PREPARED, base)
@@ -102,16 +94,7 @@ class Trials:
         """A trial of this name. Raises ConfigError for an impossible configuration."""
         config = self._placed(name, config)
         check(config)
-        decides = asdict(config)
-        # the corpus counts by its tokens; where the folder lies and what is logged do not matter
-        for section, keys in {
-            "data": ("corpus", "tokenizer"),
-            "training": ("run_name", "output_dir"),
-            "checkpoint": tuple(decides["checkpoint"]),
-        }.items():
-            for key in keys:
-                del decides[section][key]
-        inputs = {"config": decides, "data": self._data, "decode": decode}
+        inputs = {"config": what_decides(config), "data": self._data, "decode": decode}
         return Trial(config, inputs, decode, self._keep_checkpoints)
 
     def _placed(self, name: str, config: Config) -> Config:
@@ -119,20 +102,27 @@ class Trials:
         return replace(config, training=training, checkpoint=replace(config.checkpoint, keep_last=1))
 
 
-def require_same(folder: Path, name: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a search with these settings has begun in a folder; keeps them in the file `name` if none has.
+def what_decides(config: Config) -> dict[str, Any]:
+    """The keys that decide a training. The corpus counts by its tokens, and where a run folder lies does not matter."""
+    tree = asdict(config)
+    del tree["checkpoint"], tree["data"]["corpus"], tree["data"]["tokenizer"]
+    del tree["training"]["run_name"], tree["training"]["output_dir"]
+    return tree
+
+
+def require_same(folder: Path, name: str, settings: Mapping[str, Any]) -> ResultFile:
+    """The file `name` of a folder, for a search with these settings, which perhaps has begun there.
 
     Raises:
         ConfigError: another search lies there; names the first setting that differs.
     """
     file = ResultFile(folder / name, settings)
-    if file.is_current():
-        return True
     kept = read_json_object(file.path).get("inputs")
-    if isinstance(kept, dict):
-        differing = next((key for key in {**file.inputs, **kept} if file.inputs.get(key) != kept.get(key)), "")
+    differing = keys_that_differ(kept, file.inputs) if isinstance(kept, dict) else {}
+    if differing:
+        key, (theirs, ours) = next(iter(differing.items()))
         raise ConfigError(
-            f"{folder} holds another search ({differing} is {kept.get(differing)}, now {file.inputs.get(differing)}); "
-            "give the same options to go on with it, or choose another --out"
+            f"{folder} holds another search ({key} is {theirs}, now {ours}); give the same options to go on with it, "
+            "or choose another --out"
         )
-    return False
+    return file
