@@ -67,8 +67,7 @@ class Fit:
             ConfigError: fewer than two batches or rates.
         """
         batches, rates = sorted({batch for batch, _ in losses}), sorted({rate for _, rate in losses})
-        if len(batches) < 2 or len(rates) < 2:
-            raise ConfigError("the exponent takes at least two batches and two rates; give more --batches and --rates")
+        _require_grid(batches, rates)
         best = {
             batch: min((rate for rate in rates if (batch, rate) in losses), key=lambda rate: losses[batch, rate])
             for batch in batches
@@ -110,6 +109,7 @@ def trial_config(config: Config, batch: int, rate: float, tokens: int) -> Config
         )
     local = max(size for size in range(1, training.local_batch_size + 1) if batch % size == 0)
     share = steps / training.steps
+    warmup = min(round(schedule.warmup_steps * share), steps - 1)
     return replace(
         config,
         training=replace(training, steps=steps, local_batch_size=local, global_batch_size=batch),
@@ -117,8 +117,8 @@ def trial_config(config: Config, batch: int, rate: float, tokens: int) -> Config
             schedule,
             learning_rate=rate,
             lr_end=schedule.lr_end / schedule.learning_rate * rate,
-            warmup_steps=min(round(schedule.warmup_steps * share), steps - 1),
-            decay_steps=max(round(schedule.decay_steps * share), steps),
+            warmup_steps=warmup,
+            decay_steps=max(round(schedule.decay_steps * share), warmup + 1),
         ),
     )
 
@@ -141,13 +141,11 @@ def sweep(
         ConfigError: a grid that means nothing, or a folder of another sweep.
         TrainingError: no pair of a batch succeeded. MindPanguError: as `Trials`.
     """
-    if len(set(batches)) < 2 or len(set(rates)) < 2:
-        raise ConfigError("the exponent takes at least two batches and two rates; give more --batches and --rates")
-    grid = {
-        (batch, rate): trial_config(config, batch, rate, tokens) for batch in sorted(batches) for rate in sorted(rates)
-    }
-    file = require_same(folder, SWEEP, {"batches": sorted(batches), "rates": sorted(rates), "tokens": tokens,
-                                        "config": what_decides(config)})  # fmt: skip
+    batches, rates = sorted(set(batches)), sorted(set(rates))
+    _require_grid(batches, rates)
+    grid = {(batch, rate): trial_config(config, batch, rate, tokens) for batch in batches for rate in rates}
+    settings = {"batches": batches, "rates": rates, "tokens": tokens, "config": what_decides(config)}
+    file = require_same(folder, SWEEP, settings)
     folder.mkdir(parents=True, exist_ok=True)
     file.write({})
     trials = Trials(folder, config, keep_checkpoints, say)
@@ -156,7 +154,7 @@ def sweep(
     for name, reason in failed.items():
         say(f"batch-size: {name} failed: {reason}")
     losses = {pair: trial.result()["bits_per_byte"] for pair, trial in trial_of.items() if trial.name not in failed}
-    lost = sorted(set(batches) - {batch for batch, _ in losses})
+    lost = sorted(set(batches).difference(batch for batch, _ in losses))
     if lost:
         raise TrainingError(f"no learning rate worked for batch {', '.join(map(str, lost))}; each is named above")
     fit = Fit.of(losses)
@@ -167,6 +165,11 @@ def sweep(
     say(str(fit))
     say(f"batch-size: {len(losses)} trainings of {tokens:,} tokens → {folder} ({RESULTS}, {PLOT})")
     return not failed
+
+
+def _require_grid(batches: Sequence[int], rates: Sequence[float]) -> None:
+    if len(batches) < 2 or len(rates) < 2:
+        raise ConfigError("the exponent takes at least two batches and two rates; give more --batches and --rates")
 
 
 def _result(config: Config, losses: Losses, fit: Fit, tokens: int, failed: Mapping[str, str]) -> dict[str, Any]:

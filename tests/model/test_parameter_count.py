@@ -8,7 +8,8 @@ import pytest
 
 from mindpangu.config import load_config
 from mindpangu.domains import build_domains
-from mindpangu.model.parameter_count import count_parameters, in_words
+from mindpangu.errors import ConfigError
+from mindpangu.model.parameter_count import count_parameters, from_words, in_words
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -133,3 +134,11 @@ def test_sub_model_differs_from_the_whole_in_its_domains_alone():
     assert part.model == whole.model
     assert dataclasses.replace(part.domains, names=[]) == whole.domains
     assert part.optimizer == whole.optimizer
+
+
+def test_words_for_counts():
+    words = {"200000": 200_000, "2e5": 200_000, "350K": 350_000, "2m": 2_000_000, " 1.5 B": 1_500_000_000, "1T": 10**12}
+    assert {text: from_words("--budget", text) for text in words} == words
+    for wrong in ("", "0", "-2M", "2X", "1.5", "2 MB", "M", "1e999999999", "½"):
+        with pytest.raises(ConfigError, match=r"--budget is .*; allowed: a whole number above 0"):
+            from_words("--budget", wrong)

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 2000
+FEWEST_POINTS = 5
 
 
 def mean_ranks(values_N: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -45,7 +46,7 @@ class Correlation:
         """With the percentile bootstrap (Efron 1979): the points are drawn anew, with replacement, 2000 times, and the
         interval leaves 2.5 % of the ρ of these at either end. A draw in which a side has one value is left out.
 
-        With a dozen points this is rough, and rather too narrow than too wide.
+        With a dozen points this is rough, and rather too narrow than too wide; with fewer than five there is none.
         """
         x_N, y_N = np.asarray(x_N, np.float64), np.asarray(y_N, np.float64)
         rho = float(spearman(x_N, y_N))
@@ -53,7 +54,7 @@ class Correlation:
         # in parts: the comparisons of a draw are N²
         resampled = np.concatenate([spearman(x_N[part], y_N[part]) for part in np.array_split(draws_RN, 20)])
         defined = resampled[np.isfinite(resampled)]
-        if np.isnan(rho) or len(defined) == 0:
+        if np.isnan(rho) or len(x_N) < FEWEST_POINTS:
             return Correlation(rho, float("nan"), float("nan"))
         lowest, highest = np.percentile(defined, (2.5, 97.5))
         return Correlation(rho, float(lowest), float(highest))
@@ -65,4 +66,6 @@ class Correlation:
     def __str__(self) -> str:
         if np.isnan(self.rho):
             return "not defined"
+        if np.isnan(self.lowest):
+            return f"{self.rho:+.2f} (few points)"
         return f"{self.rho:+.2f} ({self.lowest:+.2f} … {self.highest:+.2f})"

@@ -12,6 +12,8 @@ from tqdm import tqdm
 from mindpangu.errors import ConfigError
 from mindpangu.tiny.trials.trial import Trial
 
+PROGRAM = ("-m", "mindpangu.tiny.trials.process")
+
 
 def run_trials(trials: Sequence[Trial], processes: int = 1) -> dict[str, str]:
     """Runs what is not done yet; returns name → reason of each trial that failed. The others go on without it.
@@ -60,7 +62,7 @@ class _Running:
     def run(self, trial: Trial) -> str:
         """Runs a trial to its end; returns why it failed, or "" if it did not."""
         trial.lay_out()
-        command = [sys.executable, "-m", "mindpangu.tiny.trials.process", str(trial.folder.root)]
+        command = [sys.executable, *PROGRAM, str(trial.folder.root)]
         command += ["--inputs", json.dumps(trial.inputs)]
         command += ["--decode"] * trial.decode + ["--keep-checkpoint"] * trial.keep_checkpoint
         with open(trial.log, "w") as log:

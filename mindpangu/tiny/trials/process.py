@@ -59,6 +59,7 @@ def run_trial(root: Path, result: ResultFile, decode: bool, keep_checkpoint: boo
         )
         if not keep_checkpoint:
             shutil.rmtree(run.folder.checkpoints)
+            run.folder.latest.unlink(missing_ok=True)
     return True
 
 

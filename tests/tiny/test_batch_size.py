@@ -1,0 +1,132 @@
+"""The rule of batch size and learning rate against NumPy, the fit of its exponent, and the sweep."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindpangu.config import check, load_config
+from mindpangu.errors import ConfigError, TrainingError
+from mindpangu.tiny.batch_size import PLOT, RESULTS, Fit, scaled_learning_rate, sweep, trial_config
+
+sizes = st.floats(1, 1e7)
+
+
+def test_the_rule_by_hand():
+    assert scaled_learning_rate(4_000_000, 1_000_000, 1e-4) == pytest.approx(2e-4)
+    assert scaled_learning_rate(1_000_000, 4_000_000, 2e-4) == pytest.approx(1e-4)
+    assert scaled_learning_rate(8, 8, 3e-4, exponent=2.0) == 3e-4
+
+
+@given(sizes, sizes, st.floats(1e-6, 1), st.floats(-2, 2))
+def test_the_rule_is_that_of_numpy(batch, base_batch, base_rate, exponent):
+    expected = np.power(np.float64(batch) / base_batch, exponent) * base_rate
+    assert scaled_learning_rate(batch, base_batch, base_rate, exponent) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("wrong", [(0, 1, 1), (1, -1, 1), (1, 1, 0), (1, 1, math.nan), (math.inf, 1, 1)])
+def test_the_rule_refuses_what_means_nothing(wrong):
+    with pytest.raises(ConfigError, match=r"is .*; allowed: > 0"):
+        scaled_learning_rate(*wrong)
+    with pytest.raises(ConfigError, match="the exponent is nan"):
+        scaled_learning_rate(1, 1, 1, math.nan)
+
+
+def planted(exponent, batches, rates):
+    """Losses whose best rate is 1e-3 · (batch / 4)^exponent."""
+    return {
+        (batch, rate): 2 + math.log(rate / scaled_learning_rate(batch, 4, 1e-3, exponent)) ** 2
+        for batch in batches
+        for rate in rates
+    }
+
+
+@given(
+    st.floats(-0.9, 0.9),
+    st.lists(st.integers(1, 10), min_size=2, max_size=6, unique=True),
+    st.floats(1.2, 4),
+    st.randoms(use_true_random=False),
+)
+def test_the_fit_is_least_squares_and_within_its_resolution(exponent, powers, step, chance):
+    batches = [2**power for power in powers]
+    rates = [1e-3 * step**i for i in range(-40, 41)]
+    losses = planted(exponent, batches, rates)
+    pairs = list(losses.items())
+    chance.shuffle(pairs)
+    fit = Fit.of(dict(pairs))
+    slope = np.polyfit(np.log(sorted(batches)), np.log([fit.best[batch] for batch in sorted(batches)]), 1)[0]
+    assert fit.exponent == pytest.approx(slope, abs=1e-8)
+    assert abs(fit.exponent - exponent) <= fit.resolution + 1e-9
+    assert fit.at_edge == ()
+
+
+def test_the_resolution_by_hand_and_a_best_rate_at_the_edge():
+    fit = Fit.of(planted(0.5, (4, 16), (5e-4, 1e-3, 2e-3)))
+    assert fit.best == {4: 1e-3, 16: 2e-3}
+    assert fit.exponent == pytest.approx(0.5)
+    # either end may be off by half of log 2, over log 4
+    assert fit.resolution == pytest.approx(0.5)
+    assert fit.at_edge == (16,)
+    assert str(fit).startswith("r = 0.50 ± 0.50 (the steps between rates); the paper's: 0.5\nthe best rate of batch 16")
+    for batches, rates in (((4,), (1e-3, 2e-3)), ((4, 8), (1e-3,))):
+        with pytest.raises(ConfigError, match="at least two batches and two rates"):
+            Fit.of(planted(0.5, batches, rates))
+
+
+@pytest.fixture
+def config(tiny_overrides):
+    return load_config(None, tiny_overrides | {"model.rre_layers": "0"})
+
+
+def test_every_trial_sees_as_many_tokens_with_the_same_shares_of_them(config):
+    for batch, local in ((1, 1), (4, 4), (6, 3), (8, 4), (16, 4)):
+        trial = trial_config(config, batch, 3e-3, tokens=16 * 16 * 12)
+        check(trial)
+        assert trial.training.steps * batch * trial.model.seq_length == 16 * 16 * 12
+        assert (trial.training.local_batch_size, trial.training.global_batch_size) == (local, batch)
+        schedule = trial.lr_scheduler
+        assert schedule.learning_rate == 3e-3
+        assert schedule.lr_end / schedule.learning_rate == pytest.approx(0.01)
+        assert schedule.decay_steps == trial.training.steps
+        assert schedule.warmup_steps == round(trial.training.steps / 3)
+    with pytest.raises(ConfigError, match="--tokens 100 is less than a step of 8 samples of 16 tokens"):
+        trial_config(config, 8, 1e-3, 100)
+
+
+def test_a_sweep_fits_the_exponent_goes_on_and_names_what_failed(config, tmp_path, made_up_trials):
+    folder, lines = tmp_path / "out", []
+    rates = [5e-4 * math.sqrt(2) ** i for i in range(6)]
+    grid = ([4, 8, 16], rates, 2048, folder)
+    name = f"batch00008_rate{rates[0]:g}"
+    folder.mkdir()
+    (folder / f"fail_{name}").touch()
+    assert not sweep(config, *grid, processes=2, say=lines.append)
+    assert f"batch-size: {name} failed: no luck" in "\n".join(lines)
+    (folder / f"fail_{name}").unlink()
+    assert sweep(config, *grid, say=lines.append)
+    starts = made_up_trials(folder)
+    assert starts.pop(name) == 2
+    assert len(starts) == 17
+    assert set(starts.values()) == {1}
+    result = json.loads((folder / RESULTS).read_text())
+    assert result["exponent"] == pytest.approx(0.5)
+    assert len(result["grid"]) == 18
+    assert result["failed"] == {}
+    assert (folder / PLOT).read_bytes().startswith(b"\x89PNG")
+    assert "r = 0.50 ± 0.25" in "\n".join(lines)
+    with pytest.raises(ConfigError, match=r"holds another search \(tokens is 2048, now 4096\)"):
+        sweep(config, [4, 8, 16], rates, 4096, folder)
+
+
+def test_a_batch_without_any_rate_is_an_error(config, tmp_path, made_up_trials):
+    (tmp_path / "out").mkdir()
+    for rate in ("0.001", "0.002"):
+        (tmp_path / "out" / f"fail_batch00008_rate{rate}").touch()
+    with pytest.raises(TrainingError, match="no learning rate worked for batch 8"):
+        sweep(config, [4, 8], [1e-3, 2e-3], 2048, tmp_path / "out", say=lambda text: None)
+    with pytest.raises(ConfigError, match="at least two batches and two rates"):
+        sweep(config, [4, 4], [1e-3, 2e-3], 2048, tmp_path / "other")
+    assert not (tmp_path / "other").exists()

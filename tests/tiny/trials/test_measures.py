@@ -1,0 +1,18 @@
+"""Measures of a trial against NumPy."""
+
+import numpy as np
+import pytest
+
+from mindpangu.tiny.trials.measures import bits_per_byte, training_speed
+
+
+def test_bits_per_byte_is_the_code_length_over_the_bytes():
+    log_p_T = np.log(np.random.default_rng(0).uniform(0.01, 1, 50))
+    assert bits_per_byte(-log_p_T.mean(), 50, 170) == pytest.approx(-np.log2(np.exp(log_p_T)).sum() / 170)
+
+
+def test_the_speed_is_the_median_behind_the_first_steps():
+    records = [{"tokens_per_s": speed} for speed in (1, 1, 1, 1, 1, 70, 90, 80, 500, 60, 85)]
+    assert training_speed(records) == 82.5
+    assert training_speed(records[:1]) == 1
+    assert training_speed(records[3:7]) == 80  # two of four are left out
