@@ -21,6 +21,7 @@ from mindpangu.routing.table import DomainTable
 from mindpangu.tokenizer import Tokenizer
 
 WORD_EMBEDDING, HEAD = "word_embedding", "head.weight"
+MOMENTS = ("adam_m.", "adam_v.")
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,19 @@ class DenseContent:
         reader: the checkpoint that has them.
         changes: parameter → what becomes of it.
         dropped: parameters that are left out.
+        renamed: parameter → what it is called from now on; changes and `dropped` go by the old names.
     """
 
     reader: CheckpointReader
     changes: Mapping[str, DenseChange] = field(default_factory=dict)
     dropped: frozenset[str] = frozenset()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    def new_name(self, tensor: str) -> str:
+        """Of a parameter, or of a moment of one ("adam_m.…")."""
+        prefix = next((prefix for prefix in MOMENTS if tensor.startswith(prefix)), "")
+        parameter = tensor.removeprefix(prefix)
+        return prefix + self.renamed.get(parameter, parameter)
 
     def changed(self, name: str, change: DenseChange) -> "DenseContent":
         """With a change of a parameter, after those that it has already."""

@@ -17,12 +17,11 @@ from mindpangu.checkpoint.dense import DenseFiles, dense_files, dense_header
 from mindpangu.checkpoint.tensor_file import TensorFile, TensorInfo, chunks_of, encode_stream
 from mindpangu.config import to_yaml
 from mindpangu.errors import CheckpointError
-from mindpangu.lifecycle.blueprint import Blueprint, DenseContent, NewExpert, Origin
+from mindpangu.lifecycle.blueprint import MOMENTS, Blueprint, DenseContent, NewExpert, Origin
 from mindpangu.lifecycle.output import require_free
 from mindpangu.routing import RoutingTable
 
 _THREADS = min(8, len(os.sched_getaffinity(0)))
-_MOMENTS = ("adam_m.", "adam_v.")
 
 Tensor = TypeVar("Tensor")
 Work = Callable[[CheckpointWriter], None]
@@ -108,7 +107,7 @@ def _write_new(writer: CheckpointWriter, header: ExpertFile, expert: NewExpert, 
     made = expert.make()
     tensors = _without_moments(made)
     if with_moments:
-        zeros = {prefix + name: np.zeros_like(values) for prefix in _MOMENTS for name, values in tensors.items()}
+        zeros = {prefix + name: np.zeros_like(values) for prefix in MOMENTS for name, values in tensors.items()}
         tensors = {**zeros, **made}
     writer.write(header.name, header.encode(tensors))
 
@@ -152,27 +151,29 @@ def _take(writer: CheckpointWriter, reader: CheckpointReader, name: str, verify:
 
 def _dense_work(blueprint: Blueprint, verify: bool) -> Iterable[Work]:
     content = blueprint.dense
-    if not content.changes and not content.dropped and blueprint.with_moments:
+    unchanged = not (content.changes or content.dropped or content.renamed)
+    if unchanged and blueprint.with_moments:
         return [partial(_take, reader=content.reader, name=name, verify=verify) for name in dense_files(content.reader)]
     return [partial(_write_dense, content=content, with_moments=blueprint.with_moments)]
 
 
 def _write_dense(writer: CheckpointWriter, content: DenseContent, with_moments: bool) -> None:
     files = DenseFiles(content.reader)
+    old_names = {content.new_name(name): name for name in files.shapes if _parameter(name) not in content.dropped}
     tensors = {
-        name: TensorInfo(np.dtype(np.float32), change.shape if (change := _change(content, name)) else shape)
-        for name, shape in files.shapes.items()
-        if _parameter(name) not in content.dropped
+        name: TensorInfo(np.dtype(np.float32), change.shape if (change := _change(content, old)) else files.shapes[old])
+        for name, old in old_names.items()
     }
-    missing = [name for name in content.changes if name not in tensors]
+    missing = [name for name in (*content.changes, *content.renamed) if content.new_name(name) not in tensors]
     if missing:
         raise CheckpointError(f"{content.reader.folder} has no dense parameter {missing[0]!r}")
     tensors = tensors if with_moments else _without_moments(tensors)
 
     def chunks(name: str) -> Iterator[memoryview]:
-        values, change = files.read(name), _change(content, name)
+        old = old_names[name]
+        values, change = files.read(old), _change(content, old)
         if change is not None:
-            values = change.apply(values, name.startswith(_MOMENTS))
+            values = change.apply(values, name.startswith(MOMENTS))
         return chunks_of(values)
 
     header = dense_header({})
@@ -185,15 +186,15 @@ def _change(content: DenseContent, name: str):
 
 def _parameter(name: str) -> str:
     """The parameter that a tensor is, or is a moment of."""
-    for prefix in _MOMENTS:
+    for prefix in MOMENTS:
         name = name.removeprefix(prefix)
     return name
 
 
 def _with_moments(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     weights = _without_moments(tensors)
-    return dict(tensors) | {prefix + name: info for prefix in _MOMENTS for name, info in weights.items()}
+    return dict(tensors) | {prefix + name: info for prefix in MOMENTS for name, info in weights.items()}
 
 
 def _without_moments(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(_MOMENTS)}
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(MOMENTS)}

@@ -55,6 +55,10 @@ class Attention(nn.Cell):
         Args:
             unseen: float32, to be added to the scores [B, N, S, C]: -1e9 where a query may not look, else 0.
         """
+        return self.output(self.heads(query_TH, key, value, unseen, positions_BS))
+
+    def heads(self, query_TH, key, value, unseen, positions_BS):
+        """[T, N·K]: what the output matrix takes, the heads side by side; arguments as for `attend`."""
         query = self._rotated(self._heads(self.query(query_TH), positions_BS), positions_BS)
         if self.scale_queries:
             scores_BNSC = cast(self.scores(query * self.scale, key), ms.float32)
@@ -62,7 +66,7 @@ class Attention(nn.Cell):
             scores_BNSC = cast(self.scores(query, key), ms.float32) * self.scale
         mixed = self.mix(cast(self.softmax(scores_BNSC + unseen), self.compute_dtype), value)
         batch, heads, length, size = mixed.shape
-        return self.output(mixed.transpose((0, 2, 1, 3)).reshape((batch * length, heads * size)))
+        return mixed.transpose((0, 2, 1, 3)).reshape((batch * length, heads * size))
 
     def unseen(self, positions_BS):
         """-1e9 where a key stands behind its query (or in another document, with data.eod_reset), else 0."""
@@ -119,7 +123,11 @@ class AugmentedShortcut(nn.Cell):
         self.up = Linear(init, f"{name}.up", narrow, hidden, output_std)
 
     def construct(self, h_TH):
-        return self.up(gelu(self.down(h_TH)))
+        return self.up(self.bottleneck(h_TH))
+
+    def bottleneck(self, h_TH):
+        """[T, H/r]: what the second matrix takes."""
+        return gelu(self.down(h_TH))
 
 
 def gelu(u):

@@ -134,11 +134,15 @@ class FeedForward(nn.Cell):
         self.tensor, self.compute_dtype = init.tensor, init.compute_dtype
 
     def construct(self, x_TH):
+        return self.down(self.neurons(x_TH))
+
+    def neurons(self, x_TH):
+        """[T, F]: what the last matrix takes."""
         x_TH = self.tensor.used(x_TH)
         up_TF = self.up(x_TH)
         if self.gated:
-            return self.down(self._activated(self.gate(x_TH)) * up_TF)
-        return self.down(self._activated(up_TF))
+            return self._activated(self.gate(x_TH)) * up_TF
+        return self._activated(up_TF)
 
     def _activated(self, u_TF):
         if self.terms == 0:

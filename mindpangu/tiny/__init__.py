@@ -2,7 +2,7 @@
 arXiv 2402.02791): a compact tokenizer, a search for the architecture, the inheritance of parameters from a larger
 model, and training in several rounds.
 
-A folder for each of these: `tokenizer`, `architecture`, `rounds`. `batch_size.py` has the rule for the learning rate.
+A folder for each of these: `tokenizer`, `architecture`, `inheritance`, `rounds`. `batch_size.py` has the rule for the learning rate.
 `trials` trains many configurations for the searches.
 
 Nothing is imported here, so that what needs no MindSpore does not load it.

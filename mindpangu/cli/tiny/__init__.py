@@ -1,7 +1,9 @@
-"""The recipe of PanGu-π for tiny models: a compact tokenizer, a search for the architecture, several rounds.
+"""The recipe of PanGu-π for tiny models: a compact tokenizer, a search for the architecture, inherited parameters,
+several rounds.
 
 tokenizer      keeps the most frequent pieces of a tokenizer, and re-maps a trained checkpoint to them
 architecture   searches for depth, width and expansion at a fixed number of parameters
+inherit        makes a smaller model out of a trained one, with the weights of its most important parts
 rounds         trains in several rounds, each further one on batches that the model finds hard
 batch-size     says which learning rate goes with a batch size, or finds it in a sweep
 
@@ -11,10 +13,10 @@ batch-size     says which learning rate goes with a batch size, or finds it in a
 import argparse
 from pathlib import Path
 
-from mindpangu.cli.tiny import architecture, batch_size, rounds, tokenizer
+from mindpangu.cli.tiny import architecture, batch_size, inherit, rounds, tokenizer
 from mindpangu.config import Config
 
-ACTIONS = (tokenizer, architecture, rounds, batch_size)
+ACTIONS = (tokenizer, architecture, inherit, rounds, batch_size)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

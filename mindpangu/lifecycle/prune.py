@@ -1,0 +1,100 @@
+"""A smaller dense model out of a larger one: some of its layers, channels, heads and neurons (`model.coupling`).
+
+What is left computes what the larger model does when the rest is masked, norms included, whose mean is then taken over
+fewer channels. Which units stay is decided elsewhere (`tiny.inheritance`).
+"""
+
+from functools import partial
+
+import numpy as np
+
+from mindpangu.checkpoint.dense import DenseFiles
+from mindpangu.config import ARCHITECTURE, Config
+from mindpangu.domains import build_domains
+from mindpangu.errors import CheckpointError
+from mindpangu.lifecycle.blueprint import Blueprint, DenseChange, DenseContent
+from mindpangu.model.coupling import Kept, layer_name, place_of
+from mindpangu.model.embedding_slots import EmbeddingSlots
+
+_SMALLER = ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "seq_length")
+_EQUAL = (*ARCHITECTURE, "rope_theta", "layernorm_epsilon")
+
+
+def prune(parent: Blueprint, config: Config, kept: Kept) -> Blueprint:
+    """The child of a dense model, without Adam's moments.
+
+    Args:
+        config: of the child; see `require_child`.
+        kept: as many layers and units as it has.
+
+    Raises:
+        CheckpointError: as `require_child`.
+    """
+    require_child(parent, config)
+    model, reader = parent.config.model, parent.dense.reader
+    head_size = model.hidden_size // model.num_heads
+    changes, dropped, renamed = {}, set(), {}
+    for name, shape in DenseFiles(reader).shapes.items():
+        if name.startswith("adam_"):
+            continue
+        layer, axes = place_of(model, name)
+        if layer is not None and layer not in kept.layers:
+            dropped.add(name)
+            continue
+        indices = [
+            np.arange(size) if kind is None else kept.indices(kind, layer, head_size)
+            for kind, size in zip(axes, shape, strict=True)
+        ]
+        if name in ("position_embedding", "query_embedding"):
+            indices[0] = indices[0][: config.model.seq_length]
+        changes[name] = DenseChange(tuple(map(len, indices)), partial(_take, indices))
+        if layer is not None:
+            suffix = name.removeprefix(layer_name(model, layer))
+            renamed[name] = layer_name(config.model, kept.layers.index(layer)) + suffix
+    dense = DenseContent(reader, changes, frozenset(dropped), renamed)
+    return Blueprint(config, parent.tokenizers, {}, dense, parent.step, {}, with_moments=False)
+
+
+def require_child(parent: Blueprint, config: Config) -> None:
+    """Raises CheckpointError unless a model of `config` can be cut out of the parent: both dense, the same
+    architecture, vocabulary and head size, and nothing larger than in the parent."""
+    folder, ours, theirs = parent.dense.reader.folder, config.model, parent.config.model
+    if parent.contents:
+        raise CheckpointError(
+            f"{folder} is sparse (model.rre_layers {theirs.rre_layers}); parameters are inherited by and from dense "
+            "models"
+        )
+    if ours.rre_layers:
+        raise CheckpointError(
+            f"model.rre_layers of the child is {ours.rre_layers}; a child of {folder} is dense, as it is: give "
+            "--model.rre_layers 0. `mindpangu inherit` makes a sparse model of a dense one"
+        )
+    other = {key: (getattr(ours, key), getattr(theirs, key)) for key in _EQUAL}
+    other = {key: values for key, values in other.items() if values[0] != values[1]}
+    if other:
+        raise CheckpointError(f"a child of {folder} has its architecture: {_listing(other)}")
+    larger = {key: (getattr(ours, key), getattr(theirs, key)) for key in _SMALLER}
+    larger = {key: values for key, values in larger.items() if values[0] > values[1]}
+    if larger:
+        raise CheckpointError(f"a child of {folder} is no larger than it: {_listing(larger)}")
+    head_size = theirs.hidden_size // theirs.num_heads
+    if ours.hidden_size != ours.num_heads * head_size:
+        raise CheckpointError(
+            f"a child of {folder} has whole heads of it, {head_size} numbers wide: with model.num_heads "
+            f"{ours.num_heads} model.hidden_size is {ours.num_heads * head_size}, not {ours.hidden_size}"
+        )
+    slots = EmbeddingSlots.build(config, build_domains(config))
+    saved = EmbeddingSlots.build(parent.config, parent.domains)
+    if (slots.names, slots.sizes) != (saved.names, saved.sizes):
+        raise CheckpointError(
+            f"a child of {folder} has its vocabulary: the embedding slots {saved.names} have {saved.sizes} rows there, "
+            f"{slots.names} {slots.sizes} here (model.vocab_size). `mindpangu tiny tokenizer` makes it smaller"
+        )
+
+
+def _listing(differing: dict[str, tuple]) -> str:
+    return "; ".join(f"model.{key} is {there} there, {here} here" for key, (here, there) in differing.items())
+
+
+def _take(indices: list[np.ndarray], values: np.ndarray, is_moment: bool) -> np.ndarray:
+    return np.ascontiguousarray(values[np.ix_(*indices)])

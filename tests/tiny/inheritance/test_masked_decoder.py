@@ -1,0 +1,144 @@
+"""The masked decoder against one in NumPy: scores, loss, and the derivatives with respect to the masks."""
+
+import numpy as np
+import pytest
+
+from ascend_ops.grouped_ffn.reference import feed_forward
+from mindpangu.model.coupling import KINDS, Units, layer_name
+from mindpangu.model.initialization import dense_name, network_tensors
+
+
+def numpy_scores(model, weights, batch, units, layers_L):
+    """float64 [T, V]: PanGu-α and PanGu-π with masks, written anew."""
+    count, length = batch.tokens_BS.shape
+    size = model.hidden_size // model.num_heads
+    channels = units.channels
+
+    def norm(x, name):
+        gamma, total = weights[f"{name}.gamma"], channels.sum()
+        if model.norm == "rmsnorm":
+            return x / np.sqrt((x**2 * channels).sum(-1, keepdims=True) / total + model.layernorm_epsilon) * gamma
+        x = x - (x * channels).sum(-1, keepdims=True) / total
+        variance = (x**2 * channels).sum(-1, keepdims=True) / total
+        return x / np.sqrt(variance + model.layernorm_epsilon) * gamma + weights[f"{name}.beta"]
+
+    def linear(x, name):
+        return x @ weights[f"{name}.weight"] + weights.get(f"{name}.bias", 0)
+
+    def heads(x):
+        return x.reshape(count, length, model.num_heads, size).transpose(0, 2, 1, 3)
+
+    def rotated(x):
+        if model.position != "rope":
+            return x
+        frequency = model.rope_theta ** (-2 * np.arange(size // 2) / size)
+        turn = np.exp(1j * batch.positions_BS[:, None, :, None] * frequency)
+        pairs = (x[..., : size // 2] + 1j * x[..., size // 2 :]) * turn
+        return np.concatenate([pairs.real, pairs.imag], -1)
+
+    x = weights["word_embedding"][batch.tokens_BS.reshape(-1)]
+    if model.position == "learned":
+        x = x + weights["position_embedding"][batch.positions_BS.reshape(-1)]
+    for layer in range(model.num_layers):
+        name, queries = layer_name(model, layer), None
+        if name == "query_layer":
+            x = norm(x, "final_norm")
+            queries = weights["query_embedding"][batch.positions_BS.reshape(-1)] * channels
+        h = norm(x, f"{name}.attention_norm") * channels
+        query = heads(linear(h if queries is None else queries, f"{name}.attention.query"))
+        key, value = (heads(linear(h, f"{name}.attention.{part}")) for part in ("key", "value"))
+        similarity = rotated(query) @ rotated(key).transpose(0, 1, 3, 2) / np.sqrt(size)
+        similarity = np.where(np.tril(np.ones((length, length), bool)), similarity, -np.inf)
+        share = np.exp(similarity - similarity.max(-1, keepdims=True))
+        mixed = share / share.sum(-1, keepdims=True) @ value * units.heads[layer][:, None, None]
+        added = linear(mixed.transpose(0, 2, 1, 3).reshape(count * length, -1), f"{name}.attention.output")
+        if model.shortcut_reduction:
+            u = linear(h, f"{name}.shortcut.down")
+            gelu = 0.5 * u * (1 + np.tanh(np.sqrt(2 / np.pi) * (u + 0.044715 * u**3)))
+            added = added + linear(gelu * units.bottleneck[layer], f"{name}.shortcut.up")
+        x = x + layers_L[layer] * added
+        network = {tensor: weights[f"{name}.ffn.{dense_name(tensor)}"] for tensor in network_tensors(model)}
+        network["down"] = units.neurons[layer][:, None] * network["down"]
+        activation = {"swiglu": "silu", "fast_gelu": "fast_gelu"}[model.activation]
+        x = x + layers_L[layer] * feed_forward(norm(x, f"{name}.ffn_norm") * channels, network, activation)
+    if not model.query_layer:
+        x = norm(x, "final_norm")
+    return x * channels @ weights["word_embedding" if model.tied_head else "head.weight"].T
+
+
+def numpy_loss(model, weights, batch, units, layers_L):
+    scores = numpy_scores(model, weights, batch, units, layers_L)
+    most = scores.max(1)
+    log_sum = np.log(np.exp(scores - most[:, None]).sum(1)) + most
+    return (log_sum - scores[np.arange(len(scores)), batch.targets_BS.reshape(-1)]).mean()
+
+
+def soft_masks(model, seed=0):
+    chance = np.random.default_rng(seed)
+    full = Units.full(model)
+    units = Units(**{kind: chance.uniform(0.2, 1.2, mask.shape).astype(np.float32) for kind, mask in full.items()})
+    return units, chance.uniform(0.2, 1.2, model.num_layers).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=["pangu_pi", "pangu_alpha_with_shortcut_and_series"])
+def case(request, small, models):
+    made = small(**models[request.param])
+    return made, made.loss(), {name: values.astype(np.float64) for name, values in made.weights.items()}
+
+
+def test_scores_and_loss_are_those_of_numpy(case):
+    made, loss, weights = case
+    batch = loss.batches[0]
+    for units, layers_L in (soft_masks(made.model), (Units.full(made.model), np.array([1, 0, 0, 1], np.float32))):
+        expected = numpy_scores(made.model, weights, batch, units, layers_L)
+        assert expected.std() > 0.3
+        np.testing.assert_allclose(loss.logits(units, layers_L, batch), expected, atol=1e-4)
+        expected = numpy_loss(made.model, weights, batch, units, layers_L)
+        assert loss.loss(units, layers_L) == pytest.approx(expected, rel=1e-5)
+
+
+def test_derivatives_are_those_of_numpy(case):
+    """In the direction of a random change of each kind of mask: central differences of NumPy in float64."""
+    made, loss, weights = case
+    batch, (units, layers_L) = loss.batches[0], soft_masks(made.model)
+    value, gradients = loss.gradients(units, layers_L)
+    assert value == pytest.approx(numpy_loss(made.model, weights, batch, units, layers_L), rel=1e-5)
+    chance = np.random.default_rng(2)
+    masks = {kind: mask.astype(np.float64) for kind, mask in units.items()} | {"layers": layers_L.astype(np.float64)}
+    found = dict(gradients.units.items()) | {"layers": gradients.layers}
+
+    def at(changed):
+        return numpy_loss(
+            made.model, weights, batch, Units(**{kind: changed[kind] for kind in KINDS}), changed["layers"]
+        )
+
+    for kind, mask in masks.items():
+        direction = chance.standard_normal(mask.shape)
+        sides = [at(masks | {kind: mask + step * direction}) for step in (1e-6, -1e-6)]
+        expected = (sides[0] - sides[1]) / 2e-6
+        assert (found[kind] * direction).sum() == pytest.approx(expected, rel=1e-3, abs=1e-5), kind
+
+
+def test_with_all_masks_at_one_it_is_the_model_itself(case):
+    from mindspore import Tensor
+
+    made, loss, _ = case
+    batch = loss.batches[0]
+    rows, positions = Tensor(batch.tokens_BS), Tensor(batch.positions_BS)
+    h_TH = made.decoder.lower(rows, positions)
+    x_TH, _ = made.decoder.upper(h_TH, rows, positions, None, None, ())
+    expected = made.decoder.upper.logits(x_TH, 0, None).asnumpy()
+    found = loss.logits(Units.full(made.model), np.ones(made.model.num_layers, np.float32), batch)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * abs(expected).max())
+
+
+def test_several_batches_count_by_their_targets(small, models):
+    made = small(**models["pangu_pi"], **{"model.query_layer": "false", "model.num_layers": "1"})
+    first, second = made.batch(1), made.batch(2)
+    first.loss_mask_BS[:, 2:] = 0
+    loss, ones = made.loss(first, second), (Units.full(made.model), np.ones(1, np.float32))
+    each = [loss.gradients(*ones, [batch]) for batch in (first, second)]
+    both = loss.gradients(*ones)
+    assert both[0] == pytest.approx((4 * each[0][0] + 14 * each[1][0]) / 18, rel=1e-6)
+    neurons = [gradients.units.neurons for _, gradients in each]
+    np.testing.assert_allclose(both[1].units.neurons, (4 * neurons[0] + 14 * neurons[1]) / 18, atol=1e-7)
