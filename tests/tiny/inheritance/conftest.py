@@ -1,5 +1,6 @@
 """Small dense models of random weights, as Cells and as checkpoints, and a batch for them."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -137,3 +138,15 @@ MODELS = {
 def models():
     """name → changes of the configuration."""
     return MODELS
+
+
+@pytest.fixture(scope="session")
+def compiled():
+    """compiled(name) → (model, its loss over two batches), compiled once for all tests; not to be changed."""
+
+    @functools.cache
+    def of(name):
+        made = Small(**MODELS[name])
+        return made, made.loss(made.batch(), made.batch(1))
+
+    return of

@@ -12,9 +12,8 @@ LAYERS = (0, 1, 3)
 
 
 @pytest.fixture(scope="module")
-def pi(small, models):
-    made = small(**models["pangu_pi"])
-    return made, made.loss(made.batch(), made.batch(1))
+def pi(compiled):
+    return compiled("pangu_pi")
 
 
 def entries(made, kind, layer, unit):

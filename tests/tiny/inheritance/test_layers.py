@@ -23,9 +23,8 @@ def windows_of(rises, whole=2.0, longest=3):
     ]
 
 
-def test_windows_are_the_loss_without_these_layers(small, models):
-    made = small(**models["pangu_pi"])
-    loss = made.loss()
+def test_windows_are_the_loss_without_these_layers(compiled):
+    made, loss = compiled("pangu_pi")
     windows = measure_windows(loss)
     assert [(window.first, window.size) for window in windows] == [
         (0, 1), (1, 1), (2, 1), (3, 1), (0, 2), (1, 2), (2, 2), (0, 3), (1, 3)

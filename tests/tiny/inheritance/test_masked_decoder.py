@@ -81,9 +81,9 @@ def soft_masks(model, seed=0):
 
 
 @pytest.fixture(scope="module", params=["pangu_pi", "pangu_alpha_with_shortcut_and_series"])
-def case(request, small, models):
-    made = small(**models[request.param])
-    return made, made.loss(), {name: values.astype(np.float64) for name, values in made.weights.items()}
+def case(request, compiled):
+    made, loss = compiled(request.param)
+    return made, loss, {name: values.astype(np.float64) for name, values in made.weights.items()}
 
 
 def test_scores_and_loss_are_those_of_numpy(case):
@@ -94,14 +94,14 @@ def test_scores_and_loss_are_those_of_numpy(case):
         assert expected.std() > 0.3
         np.testing.assert_allclose(loss.logits(units, layers_L, batch), expected, atol=1e-4)
         expected = numpy_loss(made.model, weights, batch, units, layers_L)
-        assert loss.loss(units, layers_L) == pytest.approx(expected, rel=1e-5)
+        assert loss.loss(units, layers_L, [batch]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_derivatives_are_those_of_numpy(case):
     """In the direction of a random change of each kind of mask: central differences of NumPy in float64."""
     made, loss, weights = case
     batch, (units, layers_L) = loss.batches[0], soft_masks(made.model)
-    value, gradients = loss.gradients(units, layers_L)
+    value, gradients = loss.gradients(units, layers_L, [batch])
     assert value == pytest.approx(numpy_loss(made.model, weights, batch, units, layers_L), rel=1e-5)
     chance = np.random.default_rng(2)
     masks = {kind: mask.astype(np.float64) for kind, mask in units.items()} | {"layers": layers_L.astype(np.float64)}
@@ -132,13 +132,13 @@ def test_with_all_masks_at_one_it_is_the_model_itself(case):
     np.testing.assert_allclose(found, expected, atol=1e-5 * abs(expected).max())
 
 
-def test_several_batches_count_by_their_targets(small, models):
-    made = small(**models["pangu_pi"], **{"model.query_layer": "false", "model.num_layers": "1"})
+def test_several_batches_count_by_their_targets(compiled):
+    made, loss = compiled("pangu_pi")
     first, second = made.batch(1), made.batch(2)
     first.loss_mask_BS[:, 2:] = 0
-    loss, ones = made.loss(first, second), (Units.full(made.model), np.ones(1, np.float32))
+    ones = Units.full(made.model), np.ones(4, np.float32)
     each = [loss.gradients(*ones, [batch]) for batch in (first, second)]
-    both = loss.gradients(*ones)
+    both = loss.gradients(*ones, [first, second])
     assert both[0] == pytest.approx((4 * each[0][0] + 14 * each[1][0]) / 18, rel=1e-6)
     neurons = [gradients.units.neurons for _, gradients in each]
     np.testing.assert_allclose(both[1].units.neurons, (4 * neurons[0] + 14 * neurons[1]) / 18, atol=1e-7)
