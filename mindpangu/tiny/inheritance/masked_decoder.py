@@ -67,9 +67,11 @@ class MaskedBlock(nn.Cell):
 
 
 class MaskedDecoder(nn.Cell):
-    """Args:
-    decoder: dense, of this process alone, computing in fp32.
-    model: its section of the configuration.
+    """A decoder's blocks with gates, and its embedding as it is.
+
+    Args:
+        decoder: dense, of this process alone, computing in fp32.
+        model: its section of the configuration.
     """
 
     def __init__(self, decoder: Decoder, model):

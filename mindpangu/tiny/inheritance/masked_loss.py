@@ -19,7 +19,11 @@ _FIRST_MASK, _MASKS = 6, 5
 
 @dataclass(frozen=True)
 class MaskGradients:
-    """Derivatives of the mean loss. Attributes: units: float64. layers: float64 [L]."""
+    """Derivatives of the mean loss with respect to the masks.
+
+    Attributes:
+        units: float64. layers: float64 [L].
+    """
 
     units: Units
     layers: np.ndarray
