@@ -51,7 +51,8 @@ def run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.checkpoint import CheckpointReader
     from mindpangu.data import TokenShards
     from mindpangu.lifecycle.blueprint import Blueprint
-    from mindpangu.lifecycle.build import build, require_free
+    from mindpangu.lifecycle.build import build
+    from mindpangu.lifecycle.output import require_free
     from mindpangu.lifecycle.prune import prune, require_child
     from mindpangu.tiny.inheritance.inheriting import Selection, inherit
     from mindpangu.tiny.inheritance.learned_mask import MaskTraining

@@ -1,0 +1,52 @@
+"""The figures of the comparison of inherited parameters; the runs themselves are made of tested verbs."""
+
+import math
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def tool(load_tool):
+    return load_tool("compare_tiny_inheritance")
+
+
+@pytest.fixture
+def measured(tool):
+    """Three seeds; each variant is better than the one before by 0.1, the learned one by another 0.01 a seed."""
+    seeds = []
+    for seed in range(3):
+        after = {variant: 5 - 0.1 * number for number, variant in enumerate(reversed(tool.VARIANTS))}
+        after["learned"] -= 0.01 * seed
+        seeds.append({name: {"before": 6.0, "after": value} for name, value in after.items()})
+        seeds[-1]["initial"]["before"] = None
+    return seeds
+
+
+def test_differences_are_paired_and_have_t_intervals(tool, measured):
+    found = tool.differences(measured)
+    # reversed, the learned one is the last but one: 4.6 − 0.01 a seed, and Taylor's before it 4.7
+    assert found["learned - taylor"]["mean"] == pytest.approx(-0.11)
+    # deviations −0.01, 0, 0.01: standard deviation 0.01; t(0.975, 2) = 4.303
+    assert found["learned - taylor"]["half_width"] == pytest.approx(4.303 * 0.01 / math.sqrt(3), rel=1e-3)
+    assert found["l2 - random"]["half_width"] == pytest.approx(0, abs=1e-12)
+
+
+def test_every_method_is_compared_with_random_weights_and_the_learned_one_with_each(tool):
+    assert {first for first, second in tool.PAIRS if second == tool.INITIAL} == set(tool.METHODS)
+    assert {second for first, second in tool.PAIRS if first == "learned"} == set(tool.VARIANTS) - {"learned"}
+
+
+def test_the_table_has_every_variant_and_no_intervals_of_one_seed(tool, measured):
+    table = tool.format_table(measured, [4.0, 4.1, 4.2], tool.USUAL)
+    assert "| parent | | 4.100 |" in table
+    assert "| inherited, taylor | 6.000 |" in table
+    assert "| inherited, learned − random weights |" in table
+    assert "interval" not in tool.format_table(measured[:1], [4.0], tool.QUICK)
+
+
+def test_children_fit_their_parents(tool):
+    for size in (tool.USUAL, tool.QUICK):
+        head_sizes = {int(model["hidden_size"]) / int(model["num_heads"]) for model in (size.parent, size.child)}
+        assert len(head_sizes) == 1
+        assert all(int(size.child[key]) < int(size.parent[key]) for key in size.parent)
+        assert int(size.child["num_layers"]) >= 4  # two at each end stay
