@@ -5,8 +5,8 @@ these and a randomly initialised one are trained for the same steps on the same 
 mean over the domains, and the paired differences with their 95 % intervals. The parent's data are the children's too,
 as in the paper (arXiv 2402.02791). Every run is kept, so a comparison that was stopped goes on where it was.
 
-    .venv/bin/python tools/compare_tiny_inheritance.py                    # 3 seeds, about 40 minutes on two cores
-    .venv/bin/python tools/compare_tiny_inheritance.py --quick            # does it run at all? 2 minutes
+    .venv/bin/python tools/compare_tiny_inheritance.py                    # 3 seeds, some 40 minutes on two cores
+    .venv/bin/python tools/compare_tiny_inheritance.py --quick            # does it run at all? 3 minutes
 """
 
 import argparse
@@ -63,9 +63,9 @@ class Size:
 USUAL = Size(
     parent={"num_layers": "8", "hidden_size": "192", "num_heads": "6", "ffn_hidden_size": "512"},
     child={"num_layers": "6", "hidden_size": "128", "num_heads": "4", "ffn_hidden_size": "344"},
-    parent_steps=600,
-    child_steps=200,
-    common={"model.vocab_size": "6000", "model.seq_length": "128", "training.local_batch_size": "8"},
+    parent_steps=400,
+    child_steps=150,
+    common={"model.vocab_size": "6000", "model.seq_length": "128", "training.local_batch_size": "4"},
     options=("--calibration-batches", "8", "--mask-steps", "200"),
 )
 QUICK = Size(
