@@ -131,5 +131,5 @@ class AugmentedShortcut(nn.Cell):
 
 
 def gelu(u):
-    """½ u (1 + tanh(√(2/π) (u + 0.044715 u³))), as u · sigmoid of twice the argument: on the CPU tanh is off by 1e-4."""
+    """½ u (1 + tanh(√(2/π) (u + 0.044715 u³))), by the sigmoid of twice that: tanh is off by 1e-4 on the CPU."""
     return u * ops.sigmoid(1.5957691216057308 * (u + 0.044715 * u * u * u))
