@@ -99,7 +99,8 @@ def by_product(product, rows_TH, counts_G, slabs, tensors=TENSORS, activation="f
         for i in range(scale.shape[1]):
             scales = (*scales, ops.matmul(owner_TG, scale[:, i]))
             shifts = (*shifts, ops.matmul(owner_TG, shift[:, i]))
-        inner = series(activation, inner, scales, shifts)
+        # nothing of what the last product gives padding backward: the owners' product would sum it up
+        inner = _only(real_T1, series(activation, inner, scales, shifts))
     else:
         inner = activate(activation, inner)
     if place(tensors, "gate") >= 0:

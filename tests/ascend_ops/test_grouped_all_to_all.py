@@ -96,6 +96,7 @@ def all_ok(found):
     assert not problems, "\n".join(problems)
 
 
+@pytest.mark.slow
 def test_four_processes_in_groups_of_two_and_four(tmp_path):
     """Forward and gradient, equal to the reference bit by bit: see `everything` in the worker."""
     before = set(os.listdir("/dev/shm"))

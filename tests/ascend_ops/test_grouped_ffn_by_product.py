@@ -26,8 +26,8 @@ def with_transposed(rows, matrices, ends_G):
 
 
 def of_rows(rows, other, ends_G):
-    return ops.stack([ops.matmul(rows[a:b].T, other[a:b]) if b > a else ops.zeros((rows.shape[1], other.shape[1]))
-                      for a, b in slices(ends_G)])  # fmt: skip
+    nothing = ops.zeros((rows.shape[1], other.shape[1]), rows.dtype)
+    return ops.stack([ops.matmul(rows[a:b].T, other[a:b]) if b > a else nothing for a, b in slices(ends_G)])
 
 
 NETWORKS = [(reference.TENSORS, "fast_gelu"), (("gate", "up", "up_bias", "scale", "shift", "down"), "silu")]
@@ -44,8 +44,8 @@ def test_equals_the_reference_forward_and_backward(counts, slots, network):
         "down": (inner, hidden), "down_bias": (hidden,),
     }  # fmt: skip
     shapes = [(experts, *shapes[name]) for name in network[0]]
-    slabs = [0.5 * chance.standard_normal(shape).astype(np.float32) for _ in range(slots) for shape in shapes]
-    rows_TH, dout_TH = (chance.standard_normal((9, hidden)).astype(np.float32) for _ in range(2))
+    slabs = [0.5 * chance.standard_normal(shape).astype(np.float64) for _ in range(slots) for shape in shapes]
+    rows_TH, dout_TH = (chance.standard_normal((9, hidden)).astype(np.float64) for _ in range(2))
     counts_G = np.array(counts, np.int32)
     cell = GroupedProduct(product, with_transposed, of_rows)
 
@@ -55,8 +55,8 @@ def test_equals_the_reference_forward_and_backward(counts, slots, network):
 
     inputs = [Tensor(each) for each in (rows_TH, *slabs)]
     (_, out_TH), gradients = ms.value_and_grad(weighted, tuple(range(len(inputs))), has_aux=True)(*inputs)
-    np.testing.assert_allclose(out_TH.asnumpy(), reference.grouped_ffn(rows_TH, counts_G, slabs, *network), atol=1e-5)
+    np.testing.assert_allclose(out_TH.asnumpy(), reference.grouped_ffn(rows_TH, counts_G, slabs, *network), atol=1e-9)
     wanted = reference.grouped_ffn_backward(dout_TH, rows_TH, counts_G, slabs, *network)
     flat = [wanted[0], *wanted[1]]
     for mine, theirs in zip(gradients, flat, strict=True):
-        np.testing.assert_allclose(mine.asnumpy(), theirs, atol=1e-4)
+        np.testing.assert_allclose(mine.asnumpy(), theirs, atol=1e-9)

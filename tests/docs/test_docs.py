@@ -84,7 +84,12 @@ def run_block(language, text, folder, environment):
     )
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+LONG = ("finetune", "generation", "tiny")  # pages whose commands take half a minute and more
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.slow if page.stem in LONG else (), id=page.stem) for page in PAGES]
+)
 def test_the_commands_of_a_page_run(page, project, environment):
     for language, text in blocks_of(page):
         if language in ("bash", "python"):

@@ -60,7 +60,9 @@ def assert_same(trained, ranks, layout, steps=STEPS, mixed=False, norm=0.5, **op
     return several
 
 
-@pytest.mark.parametrize("layout", [pytest.param("data", marks=pytest.mark.slow), "tensor", "expert"])
+@pytest.mark.parametrize(
+    "layout", ["expert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("data", "tensor"))]
+)
 def test_two_processes(trained, layout):
     """Ranks that share experts are data-parallel as well."""
     found = assert_same(trained, 2, TWO[layout], FEW)

@@ -29,7 +29,7 @@ def compiler():
 
 @pytest.mark.parametrize(
     ("backend", "steps"),
-    [("cpu", 6), pytest.param("cpu", 30, marks=pytest.mark.slow), ("ascend", 3)],  # the emulator is slow
+    [("cpu", 6), pytest.param("cpu", 30, marks=pytest.mark.slow), pytest.param("ascend", 3, marks=pytest.mark.slow)],
 )
 def test_losses_and_gradients_agree(opened, tiny_overrides, backend, steps):
     """With the composed operators: from the same weights at every step, and over the first steps of two runs."""

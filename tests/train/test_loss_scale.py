@@ -105,6 +105,7 @@ def test_an_overflow_changes_nothing_but_the_scale(tiny_overrides):
     assert all((after[name] != array).any() for name, array in before.items() if name.endswith("down.weight"))
 
 
+@pytest.mark.slow
 def test_another_scale_takes_the_same_step(tiny_overrides):
     """Reported values, clipping and the update know nothing of the scale (powers of two lose no bits)."""
     results, states = [], []

@@ -263,6 +263,7 @@ def test_the_norm_of_fp16_gradients_does_not_overflow(tiny_overrides):
     assert step.experts.squared_norm() == pytest.approx(exact, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_fp32_and_loads_in_either_precision(tiny_run):
     overrides, folder = tiny_run
     config = config_of(overrides, "fp16", training__steps="2", lr_scheduler__warmup_steps="1")

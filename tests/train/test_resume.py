@@ -56,7 +56,9 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    "schedule", ["rotating", "mixed, accumulated", pytest.param("rotating, accumulated", marks=pytest.mark.slow)]
+)
 def test_stop_and_resume_equals_one_run(tiny_run, tmp_path, schedule):
     overrides, folder = tiny_run
     overrides = overrides | SCHEDULES[schedule]
@@ -313,6 +315,7 @@ def kill_and_resume(overrides, folder, expected, kills, seed):
     assert not list((folder / "checkpoint").glob(".*"))
 
 
+@pytest.mark.slow
 def test_killed_runs_resume_exactly(tiny_run):
     overrides, folder = tiny_run
     overrides = overrides | {"training.steps": "120", "checkpoint.save_steps": "3"}

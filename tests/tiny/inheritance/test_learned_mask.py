@@ -52,6 +52,7 @@ def test_the_number_that_stays_falls_over_the_first_half():
     assert [group.count(progress) for progress in (0, 0.25, 0.5, 0.9)] == [20, 14, 8, 8]
 
 
+@pytest.mark.slow
 def test_it_finds_planted_useless_units(small, models):
     """Units whose weights behind the gate are zeros change nothing; all others of this random model do."""
     made = small(**models["pangu_pi"], **{"model.num_layers": "2"})

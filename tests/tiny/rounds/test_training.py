@@ -187,6 +187,7 @@ def test_the_learning_rate_restarts_or_goes_on(two_rounds):
     assert goes_on(N + 1) > goes_on(N + DRAWN) == config.lr_scheduler.lr_end
 
 
+@pytest.mark.slow
 def test_a_third_round_is_drawn_from_all_batches_by_the_model_of_the_second(two_rounds_copy):
     overrides, folder = two_rounds_copy
     second = Standing.of(RunFolder(folder))
@@ -215,6 +216,7 @@ def test_recorded_losses_are_those_of_the_last_step_on_each_batch(two_rounds):
         assert losses_N[batch] == recorded[N + 1 + places[0] if len(places) else batch + 1]
 
 
+@pytest.mark.slow
 def test_a_round_by_recorded_losses(run_copy):
     overrides, folder = run_copy
     settings = replace(SETTINGS, losses="recorded")
@@ -278,6 +280,7 @@ def test_a_kill_in_the_first_round_too(first_round, two_rounds, tmp_path, monkey
     assert found | {"state.json": ""} == expected | {"state.json": ""}
 
 
+@pytest.mark.slow
 def test_losses_that_were_interrupted_go_on(run_copy, two_rounds, monkeypatch):
     overrides, folder = run_copy
     computed, loss = [], batch_losses._loss
@@ -326,6 +329,7 @@ def test_a_finished_training_is_left_alone(two_rounds):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_another_run_goes_on_from_the_same_first_round(first_round, two_rounds, tmp_path):
     overrides, folder = first_round
     overrides = overrides | {"training.output_dir": str(tmp_path), "training.run_name": "other"}
@@ -391,6 +395,7 @@ def test_more_or_fewer_steps_than_round_1_had_are_refused(run_copy):
 
 
 @pytest.mark.parametrize("state", ["begun", "run_copy"])
+@pytest.mark.slow
 def test_altered_data_and_another_tokenizer_are_refused(request, state):
     overrides, folder = request.getfixturevalue(state)
     shard = folder / "data" / "en.train.bin"

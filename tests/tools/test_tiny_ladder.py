@@ -1,0 +1,95 @@
+"""The ladder of tiny models: how its rungs are sized, its table, and in the slow suite the quick one as a whole."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mindpangu.config import load_config
+from mindpangu.model.parameter_count import count_parameters
+from mindpangu.tiny.compute import flops_of_training
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def tool(load_tool):
+    return load_tool("tiny_ladder")
+
+
+@pytest.fixture
+def ladder(tool, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    return tool.Ladder(tmp_path, tool.FULL)
+
+
+def test_a_smaller_vocabulary_makes_the_model_wider(tool, ladder):
+    base = {"model.vocab_size": "8000"}
+    sizes = {key: str(value) for key, value in ladder._as_large_as(base).items()}
+    compact = load_config(tool.CONFIG, {"model.vocab_size": str(tool.FULL.pieces)} | sizes)
+    before = load_config(tool.CONFIG, base)
+    assert compact.model.hidden_size > before.model.hidden_size
+    assert count_parameters(compact).total == pytest.approx(count_parameters(before).total, rel=0.15)
+
+
+def test_a_parent_has_twice_the_parameters_and_is_nowhere_smaller(tool, ladder):
+    child = {
+        "model.num_layers": "6",
+        "model.hidden_size": "128",
+        "model.num_heads": "4",
+        "model.ffn_hidden_size": "344",
+    }
+    parent = load_config(tool.CONFIG, child | ladder._parent_of(child))
+    small = load_config(tool.CONFIG, child)
+    assert count_parameters(parent).total == pytest.approx(2 * count_parameters(small).total, rel=0.1)
+    for key in ("num_layers", "hidden_size", "num_heads", "ffn_hidden_size"):
+        assert getattr(parent.model, key) >= getattr(small.model, key)
+    assert parent.model.hidden_size / parent.model.num_heads == small.model.hidden_size / small.model.num_heads
+
+
+def test_every_rung_gets_the_compute_of_the_base(tool, ladder):
+    ladder._compute = flops_of_training(load_config(tool.CONFIG))
+    for words in ({"model.vocab_size": "5000"}, {"model.num_layers": "9"}):
+        config = load_config(tool.CONFIG, ladder._with_steps(words))
+        assert flops_of_training(config) == pytest.approx(ladder._compute, rel=0.01)
+
+
+def test_the_table_shows_paired_gains_beside_the_papers(tool):
+    def climb(shift):
+        bits = {"base": 2.5, "tokenizer": 2.4, "architecture": 2.45, "inheritance": 2.2, "rounds": 2.15}
+        return {
+            name: tool.Rung(2_849_280, 1200, {"zh": 2 * each + shift, "en": shift}, 1e15) for name, each in bits.items()
+        }
+
+    one = tool.format_table([climb(0.0)]).splitlines()
+    assert one[1].split() == ["base", "2.8M", "1,200", "1.0000", "0.0000", "2.5000", "42.41"]
+    assert one[2].split() == [
+        "+",
+        "tokenizer",
+        "2.8M",
+        "1,200",
+        "1.0000",
+        "0.0000",
+        "2.4000",
+        "+0.1000",
+        "44.11",
+        "+1.70",
+    ]
+    assert one[3].split()[7:] == ["-0.0500", "46.53", "+2.42"]
+    # the seeds differ by 0.1, their gains do not
+    three = tool.format_table([climb(0.0), climb(0.1), climb(0.2)]).splitlines()
+    assert three[4].split()[6:] == ["2.3000", "+0.250", "±", "0.000", "49.79", "+3.26"]
+
+
+@pytest.mark.slow
+def test_the_quick_ladder(tmp_path):
+    command = ["bash", "recipes/tiny_ladder.sh", "--quick", "--out", str(tmp_path / "ladder")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (rungs,) = json.loads((tmp_path / "ladder" / "result.json").read_text())["seeds"]
+    assert list(rungs) == ["base", "tokenizer", "architecture", "inheritance", "rounds"]
+    for rung in rungs.values():
+        assert rung["compute"] == pytest.approx(rungs["base"]["compute"], rel=0.05)
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.stdout == done.stdout
