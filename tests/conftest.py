@@ -4,6 +4,8 @@ import importlib.util
 import json
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,23 @@ def load_tool():
         return module
 
     return load
+
+
+@pytest.fixture(scope="session")
+def without_mindspore():
+    """without_mindspore(*commands) → what they print in a process of their own, in which nothing loads MindSpore."""
+
+    def run(*commands):
+        script = (
+            "import sys; from mindpangu.cli.main import main\n"
+            f"for words in {commands!r}: assert main(words) == 0\n"
+            "assert 'mindspore' not in sys.modules"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")

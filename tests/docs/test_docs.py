@@ -84,7 +84,7 @@ def run_block(language, text, folder, environment):
     )
 
 
-LONG = ("finetune", "generation", "tiny")  # pages whose commands take half a minute and more
+LONG = ("ecss", "finetune", "generation", "operators", "tiny")  # pages whose commands take half a minute and more
 
 
 @pytest.mark.parametrize(

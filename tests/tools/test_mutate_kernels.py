@@ -20,6 +20,7 @@ def test_there_are_enough_of_every_kind():
         assert any(kind in name for name in names), kind
 
 
+@pytest.mark.slow
 def test_some_are_rejected_by_the_rule_that_they_break():
     done = mutate("--only", "SetFlag", "short output", "gather instead of scatter")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -57,7 +57,11 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize(
-    "schedule", ["rotating", "mixed, accumulated", pytest.param("rotating, accumulated", marks=pytest.mark.slow)]
+    "schedule",
+    [
+        "mixed, accumulated",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("rotating", "rotating, accumulated")),
+    ],
 )
 def test_stop_and_resume_equals_one_run(tiny_run, tmp_path, schedule):
     overrides, folder = tiny_run

@@ -101,7 +101,7 @@ def test_accumulated_micro_batches_equal_one_large_batch(tiny_overrides):
             np.testing.assert_allclose(mine, other, atol=2e-6)
 
 
-@pytest.mark.parametrize("architecture", ["pangu_sigma", "pangu_pi"])
+@pytest.mark.parametrize("architecture", ["pangu_sigma", pytest.param("pangu_pi", marks=pytest.mark.slow)])
 def test_a_layer_of_one_expert_equals_a_dense_layer(tiny_overrides, pangu_pi, tmp_path, architecture):
     """Losses and gradients of a model with one expert a layer and domain are those of the dense model."""
     tiny_overrides = tiny_overrides | (pangu_pi if architecture == "pangu_pi" else {})

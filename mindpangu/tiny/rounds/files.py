@@ -9,11 +9,12 @@ JSON header with a digest over all of it. A batch is what one step trains on; ba
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from mindpangu.errors import TrainingError
 
 FORMAT_VERSION = "1"
 _HEADER = "rounds"
+_File = TypeVar("_File", bound="_RoundFile")
 
 
 def losses_file(rounds: Path, round: int) -> Path:
@@ -38,8 +40,55 @@ def sample_file(rounds: Path, round: int) -> Path:
     return rounds / f"round_{round}_sample.safetensors"
 
 
+class _RoundFile(ABC):
+    """A safetensors file that knows when it was altered; a kind of it says what is in its header and its tensors."""
+
+    kind: ClassVar[str]
+    remedy: ClassVar[str]  # of a file that cannot be read
+
+    @cached_property
+    def digest(self) -> str:
+        """BLAKE2 hash over header and content, 32 hex digits."""
+        return _digest({"kind": self.kind, **self._header()}, self._tensors())
+
+    def save(self, path: Path) -> None:
+        header = {"kind": self.kind, **self._header()}
+        signed = {"format_version": FORMAT_VERSION, "digest": self.digest, "content": header}
+        write_atomically(path, encode_tensors(self._tensors(), {_HEADER: json.dumps(signed, sort_keys=True)}))
+
+    @classmethod
+    def load(cls: type[_File], path: Path) -> _File:
+        """Raises TrainingError: cut off, altered, or of another format."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                signed = json.loads((file.metadata() or {})[_HEADER])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            version, digest, header = signed["format_version"], signed["digest"], signed["content"]
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise TrainingError(f"{path} is not a whole file of a round's {cls.kind} ({error}); {cls.remedy}") from None
+        if version != FORMAT_VERSION:
+            raise TrainingError(
+                f"{path} has format {version} of rounds; this version of mindpangu reads {FORMAT_VERSION}"
+            )
+        if header["kind"] != cls.kind or digest != _digest(header, tensors):
+            raise TrainingError(
+                f"{path} was altered: its content does not match the digest in its header; {cls.remedy}"
+            )
+        return cls._of({name: value for name, value in header.items() if name != "kind"}, tensors)
+
+    @classmethod
+    @abstractmethod
+    def _of(cls: type[_File], header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> _File: ...
+
+    @abstractmethod
+    def _header(self) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def _tensors(self) -> dict[str, np.ndarray]: ...
+
+
 @dataclass(frozen=True, eq=False)
-class BatchLosses:
+class BatchLosses(_RoundFile):
     """Losses at the end of a round.
 
     Attributes:
@@ -48,6 +97,9 @@ class BatchLosses:
         num_batches: N, of round 1.
         losses_N: float64, mean −log p over the targets of each batch; fewer than N while it is being computed.
     """
+
+    kind = "losses"
+    remedy = "remove it to have the losses computed again"
 
     round: int
     source: str
@@ -59,23 +111,12 @@ class BatchLosses:
     def is_whole(self) -> bool:
         return len(self.losses_N) == self.num_batches
 
-    @cached_property
-    def digest(self) -> str:
-        """BLAKE2 hash over header and content, 32 hex digits."""
-        return _digest(self._header(), self._tensors())
-
-    def save(self, path: Path) -> None:
-        _write(path, self._header(), self._tensors())
-
-    @staticmethod
-    def load(path: Path) -> "BatchLosses":
-        """Raises TrainingError: cut off, altered, or of another format."""
-        header, tensors = _read(path, "losses", "remove it to have the losses computed again")
-        return BatchLosses(**_without_kind(header), losses_N=tensors["losses"])
+    @classmethod
+    def _of(cls, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> "BatchLosses":
+        return cls(**header, losses_N=tensors["losses"])
 
     def _header(self) -> dict[str, Any]:
         return {
-            "kind": "losses",
             "round": self.round,
             "source": self.source,
             "checkpoint": self.checkpoint,
@@ -87,7 +128,7 @@ class BatchLosses:
 
 
 @dataclass(frozen=True, eq=False)
-class RoundSample:
+class RoundSample(_RoundFile):
     """The batches of one round, from the second on.
 
     Attributes:
@@ -97,6 +138,9 @@ class RoundSample:
         num_batches: N, of round 1.
         batches: int64, ascending. states: the training stream's state before each of them.
     """
+
+    kind = "sample"
+    remedy = "copy it again; a round that has begun cannot go on without it"
 
     round: int
     settings: Mapping[str, Any]
@@ -116,27 +160,14 @@ class RoundSample:
         """The step of the training at which the round ends."""
         return self.steps_before + len(self)
 
-    @cached_property
-    def digest(self) -> str:
-        """BLAKE2 hash over header and content, 32 hex digits."""
-        return _digest(self._header(), self._tensors())
-
-    def save(self, path: Path) -> None:
-        _write(path, self._header(), self._tensors())
-
-    @staticmethod
-    def load(path: Path) -> "RoundSample":
-        """Raises TrainingError: cut off, altered, or of another format."""
-        remedy = "copy it again; a round that has begun cannot go on without it"
-        header, tensors = _read(path, "sample", remedy)
-        batches = tensors.pop("batches")
-        rows = {name: values.tolist() for name, values in tensors.items()}
-        states = [{name: values[place] for name, values in rows.items()} for place in range(len(batches))]
-        return RoundSample(**_without_kind(header), batches=batches, states=states)
+    @classmethod
+    def _of(cls, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> "RoundSample":
+        rows = {name: values.tolist() for name, values in tensors.items() if name != "batches"}
+        states = [{name: values[place] for name, values in rows.items()} for place in range(len(tensors["batches"]))]
+        return cls(**header, batches=tensors["batches"], states=states)
 
     def _header(self) -> dict[str, Any]:
         return {
-            "kind": "sample",
             "round": self.round,
             "settings": dict(self.settings),
             "losses": self.losses,
@@ -151,33 +182,9 @@ class RoundSample:
         return {"batches": np.asarray(self.batches, np.int64), **states}
 
 
-def _without_kind(header: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in header.items() if name != "kind"}
-
-
 def _digest(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
     total = hashlib.blake2b(json.dumps(header, sort_keys=True).encode(), digest_size=16)
     for name, values in sorted(tensors.items()):
         total.update(json.dumps([name, values.dtype.str, values.shape]).encode())
         total.update(np.ascontiguousarray(values).tobytes())
     return total.hexdigest()
-
-
-def _write(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
-    signed = {"format_version": FORMAT_VERSION, "digest": _digest(header, tensors), "content": header}
-    write_atomically(path, encode_tensors(dict(tensors), {_HEADER: json.dumps(signed, sort_keys=True)}))
-
-
-def _read(path: Path, kind: str, remedy: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            signed = json.loads((file.metadata() or {})[_HEADER])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        version, digest, header = signed["format_version"], signed["digest"], signed["content"]
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise TrainingError(f"{path} is not a whole file of a round's {kind} ({error}); {remedy}") from None
-    if version != FORMAT_VERSION:
-        raise TrainingError(f"{path} has format {version} of rounds; this version of mindpangu reads {FORMAT_VERSION}")
-    if header["kind"] != kind or digest != _digest(header, tensors):
-        raise TrainingError(f"{path} was altered: its content does not match the digest in its header; {remedy}")
-    return header, tensors

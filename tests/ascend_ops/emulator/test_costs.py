@@ -9,7 +9,10 @@ from ascend_ops.emulator.__main__ import SHAPES, costs, table
 LARGE = [shape for shape in SHAPES if shape.tokens >= 8192 and shape.hidden >= 2048]
 
 
-@pytest.fixture(scope="module", params=["ascend910", pytest.param("ascend910b", marks=pytest.mark.slow)])
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=["ascend910", "ascend910b"])
 def found(request):
     return list(costs(request.param))
 

@@ -113,40 +113,28 @@ def tokenizer_file(tiny_overrides):
     return Path(tiny_overrides["training.output_dir"]) / "prepared" / "tokenizer" / "main.model"
 
 
-PI = {
-    "model.query_layer": "false",
-    "model.position": "rope",
-    "model.norm": "rmsnorm",
-    "model.activation": "swiglu",
-    "model.biases": "false",
-    "model.tied_head": "false",
-    "model.series_terms": "2",
-    "model.shortcut_reduction": "3",
-}
-MODELS = {
-    "pangu_pi": PI,
-    "pangu_alpha": {},
-    "pangu_alpha_with_shortcut_and_series": {"model.shortcut_reduction": "3", "model.series_terms": "2"},
-    "pangu_pi_with_layernorm_biases_and_tied_head": PI
-    | {"model.norm": "layernorm", "model.biases": "true", "model.tied_head": "true"},
-    "pangu_pi_with_learned_positions_and_gelu": PI
-    | {"model.position": "learned", "model.activation": "fast_gelu", "model.series_terms": "0"},
-}
-
-
 @pytest.fixture(scope="session")
-def models():
+def models(pangu_pi):
     """name → changes of the configuration."""
-    return MODELS
+    pangu_pi = pangu_pi | {"model.shortcut_reduction": "3"}
+    return {
+        "pangu_pi": pangu_pi,
+        "pangu_alpha": {},
+        "pangu_alpha_with_shortcut_and_series": {"model.shortcut_reduction": "3", "model.series_terms": "2"},
+        "pangu_pi_with_layernorm_biases_and_tied_head": pangu_pi
+        | {"model.norm": "layernorm", "model.biases": "true", "model.tied_head": "true"},
+        "pangu_pi_with_learned_positions_and_gelu": pangu_pi
+        | {"model.position": "learned", "model.activation": "fast_gelu", "model.series_terms": "0"},
+    }
 
 
 @pytest.fixture(scope="session")
-def compiled():
+def compiled(models):
     """compiled(name) → (model, its loss over two batches), compiled once for all tests; not to be changed."""
 
     @functools.cache
     def of(name):
-        made = Small(**MODELS[name])
+        made = Small(**models[name])
         return made, made.loss(made.batch(), made.batch(1))
 
     return of

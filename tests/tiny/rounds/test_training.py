@@ -67,43 +67,40 @@ def kill_in_step(monkeypatch, number):
     monkeypatch.setattr(TrainStep, "run", run_or_die)
 
 
+def copied(run, parent):
+    """(overrides, run folder) of a copy of a run below `parent`."""
+    overrides, folder, *_ = run
+    shutil.copytree(folder, parent / "run")
+    return overrides | {"training.output_dir": str(parent)}, parent / "run"
+
+
 @pytest.fixture(scope="module")
 def two_rounds(first_round, tmp_path_factory):
     """(overrides, run folder, what was said) of two rounds without an interruption; not to be changed."""
-    overrides, folder = first_round
-    parent = tmp_path_factory.mktemp("two_rounds")
-    shutil.copytree(folder, parent / "run")
-    overrides = overrides | {"training.output_dir": str(parent)}
-    return overrides, parent / "run", go(overrides)
+    overrides, folder = copied(first_round, tmp_path_factory.mktemp("two_rounds"))
+    return overrides, folder, go(overrides)
 
 
 @pytest.fixture(scope="module")
 def killed(first_round, tmp_path_factory):
     """(overrides, run folder) of a training that was killed in round 2, in its step 5; not to be changed."""
-    overrides, folder = first_round
-    parent = tmp_path_factory.mktemp("killed")
-    shutil.copytree(folder, parent / "run")
-    overrides = overrides | {"training.output_dir": str(parent)}
+    overrides, folder = copied(first_round, tmp_path_factory.mktemp("killed"))
     with pytest.MonkeyPatch.context() as patch:
         kill_in_step(patch, 5)
         with pytest.raises(Killed):
             go(overrides)
-    return overrides, parent / "run"
+    return overrides, folder
 
 
 @pytest.fixture
 def begun(killed, tmp_path):
     """A copy of `killed`."""
-    overrides, folder = killed
-    shutil.copytree(folder, tmp_path / "begun" / "run")
-    return overrides | {"training.output_dir": str(tmp_path / "begun")}, tmp_path / "begun" / "run"
+    return copied(killed, tmp_path / "begun")
 
 
 @pytest.fixture
 def two_rounds_copy(two_rounds, tmp_path):
-    overrides, folder, _ = two_rounds
-    shutil.copytree(folder, tmp_path / "run")
-    return overrides | {"training.output_dir": str(tmp_path)}, tmp_path / "run"
+    return copied(two_rounds, tmp_path)
 
 
 # ---- What a round is -------------------------------------------------------------------------------------------------
