@@ -84,7 +84,15 @@ def run_block(language, text, folder, environment):
     )
 
 
-LONG = ("ecss", "finetune", "generation", "operators", "tiny")  # pages whose commands take half a minute and more
+LONG = (
+    "convert",
+    "ecss",
+    "finetune",
+    "generation",
+    "main_job",
+    "operators",
+    "tiny",
+)  # pages whose commands take a quarter of a minute and more
 
 
 @pytest.mark.parametrize(

@@ -77,11 +77,7 @@ class Trainer:
         return results, [*experts, store.step_counts.copy(), *dense]
 
 
-STEPS = ("one micro-batch", "accumulation")
-QUICK = {("one micro-batch", "views"), ("one micro-batch", "staged")}
-
-
-@pytest.fixture(scope="module", params=STEPS)
+@pytest.fixture(scope="module", params=["one micro-batch", pytest.param("accumulation", marks=pytest.mark.slow)])
 def trainer(request, tiny_overrides):
     changes = {"training.max_norm": "0.5", "training.spike_sigma": "0"}
     if request.param == "accumulation":
@@ -96,13 +92,8 @@ def resident(trainer):
 
 
 @pytest.mark.parametrize(
-    ("trainer", "variant"),
-    [
-        pytest.param(steps, name, marks=() if (steps, name) in QUICK else pytest.mark.slow, id=f"{steps}-{name}")
-        for steps in STEPS
-        for name in VARIANTS
-    ],
-    indirect=["trainer"],
+    "variant",
+    ["views", "staged", *(pytest.param(name, marks=pytest.mark.slow) for name in ("no overlap", "mapped"))],
 )
 def test_host_ecss_equals_device_over_50_steps(trainer, resident, variant, tmp_path):
     steps, expected, state = resident

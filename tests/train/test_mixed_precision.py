@@ -56,7 +56,8 @@ def relative_error(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("rre_layers", ["2", pytest.param("0", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rre_layers", ["2", "0"])
 def test_gradients_and_losses_follow_those_of_fp32(tiny_overrides, rre_layers):
     exact, next_exact = opened(tiny_overrides, "fp32", model__rre_layers=rre_layers)
     half, next_half = opened(tiny_overrides, "fp16", model__rre_layers=rre_layers)

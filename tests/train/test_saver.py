@@ -365,6 +365,7 @@ def whole_run(overrides, parent, said, after_step=lambda step: None, resume=Fals
     return run.folder
 
 
+@pytest.mark.slow
 def test_runs_save_the_same_with_and_without_a_thread(tiny_overrides, tmp_path, monkeypatch):
     for name in ("sync", "async"):
         (tmp_path / name).mkdir()

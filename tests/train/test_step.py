@@ -60,6 +60,7 @@ def test_three_functions_equal_one_graph_bit_for_bit(tiny_overrides, slots):
     assert position == len(slabs) == 2 * slots * len(SLAB_TENSORS)
 
 
+@pytest.mark.slow
 def test_recomputation_is_in_the_graph_and_changes_no_bit(tiny_overrides, tmp_path):
     kept, expected = products_and_gradients(tiny_overrides, tmp_path / "kept", "false")
     repeated, found = products_and_gradients(tiny_overrides, tmp_path / "repeated", "true")
