@@ -59,7 +59,7 @@ class Size:
     mask_steps: int
 
 
-FULL, QUICK = Size(1200, 5000, 16, 200, 16, 200), Size(40, 5000, 3, 20, 4, 20)
+FULL, QUICK = Size(800, 5000, 12, 150, 16, 200), Size(40, 5000, 3, 20, 4, 20)
 
 
 @dataclass(frozen=True)
