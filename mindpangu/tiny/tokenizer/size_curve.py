@@ -19,7 +19,7 @@ class Row:
     Attributes:
         size: pieces. predicted: coverage of the training text. heldout: coverage of held-out text.
         usage: of held-out text.
-        embedding_share: of the model's parameters; None where no model is given.
+        embedding_share: of the model's parameters, with a head that is not tied to it; None where no model is given.
     """
 
     size: int
@@ -72,13 +72,10 @@ def compare_sizes(
 
 
 def embedding_share(config: Config, vocab_size: int) -> float:
-    """V·H / all parameters, of the model of a configuration with another vocabulary in one embedding slot.
-
-    The paper counts 2·V·H, as the output head of its models has rows of its own; here it is tied to the embedding.
-    """
+    """`ParameterCount.embedding_share` of a configuration's model with another vocabulary, in one embedding slot."""
     domains = replace(config.domains, embedding_slots=[])
-    count = count_parameters(replace(config, model=replace(config.model, vocab_size=vocab_size), domains=domains))
-    return count.embedding / count.total
+    model = replace(config.model, vocab_size=vocab_size)
+    return count_parameters(replace(config, model=model, domains=domains)).embedding_share
 
 
 def format_rows(rows: Sequence[Row], chosen: int) -> str:

@@ -1,6 +1,7 @@
 """`mindpangu tiny tokenizer`: a folder with the compact tokenizer, and a checkpoint that is re-mapped to it."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,16 +15,21 @@ from mindpangu.tiny.tokenizer.size_curve import embedding_share
 from mindpangu.tokenizer import Tokenizer
 from tests.lifecycle.conftest import Forward, train_tiny
 
+RECIPES = Path(__file__).resolve().parents[3] / "recipes"
+
 
 @pytest.fixture(scope="module")
 def model_file(tiny_overrides):
     return f"{tiny_overrides['training.output_dir']}/prepared/tokenizer/main.model"
 
 
-@pytest.fixture(scope="module", params=["2", "0"], ids=["sparse", "dense"])
-def trained(request, tiny_overrides, tmp_path_factory):
+@pytest.fixture(scope="module", params=["sparse", "dense", "dense pangu_pi"])
+def trained(request, tiny_overrides, pangu_pi, tmp_path_factory):
     parent = tmp_path_factory.mktemp("trained")
-    return train_tiny(tiny_overrides, parent, "run", **{"model.rre_layers": request.param})
+    words = pangu_pi if request.param == "dense pangu_pi" else {}
+    return train_tiny(
+        tiny_overrides, parent, "run", **words, **{"model.rre_layers": "2" if request.param == "sparse" else "0"}
+    )
 
 
 def call(*words):
@@ -66,6 +72,13 @@ def test_the_share_of_the_embedding_is_that_of_the_parameters():
     assert smaller == pytest.approx(100 * 64 / (count.total - 320 * 64), rel=1e-12)
 
 
+def test_a_head_of_its_own_has_a_share_as_well():
+    """As the paper counts, 2·V·H; see the recipe of the published model, and 18.07 %."""
+    config = load_config(RECIPES / "pangu_pi_1b_pro.yaml")
+    assert embedding_share(config, 48_000) == 2 * 48_000 * 1792 / count_parameters(config).total
+    assert embedding_share(config, 48_000) == pytest.approx(0.1807, abs=0.02)
+
+
 def test_a_checkpoint_is_remapped_and_computes_the_same(trained, tmp_path, tiny_overrides):
     out = tmp_path / "small"
     assert call("--checkpoint", trained, "--size", 370, "--out", out, "--verify") == 0
@@ -83,8 +96,8 @@ def test_a_checkpoint_is_remapped_and_computes_the_same(trained, tmp_path, tiny_
     expected, found = before.tensors(old_name), after.tensors(new_name)
     assert expected.keys() == found.keys()
     for name, values in expected.items():
-        is_embedding = name.split(".")[-1] == "word_embedding"
-        np.testing.assert_array_equal(found[name], values[kept] if is_embedding else values)
+        has_rows_of_tokens = name.endswith(("word_embedding", "head.weight"))
+        np.testing.assert_array_equal(found[name], values[kept] if has_rows_of_tokens else values)
     assert "adam_m.word_embedding" in found
     for name in (name for name in before.files if name.startswith("experts/")):
         for tensor, values in before.tensors(name).items():
