@@ -31,14 +31,20 @@ def scaled_learning_rate(batch: float, base_batch: float, base_rate: float, expo
         batch, base_batch: tokens, or samples of one length: only their ratio counts.
 
     Raises:
-        ConfigError: a batch or rate that is not above 0, or an exponent that is not finite.
+        ConfigError: a batch or rate that is not above 0, or an exponent that is not finite, or gives no such rate.
     """
     for name, value in (("batch", batch), ("base batch", base_batch), ("base rate", base_rate)):
         if not 0 < value < math.inf:
             raise ConfigError(f"the {name} is {value}; allowed: > 0")
     if not math.isfinite(exponent):
         raise ConfigError(f"the exponent is {exponent}; allowed: a finite number")
-    return (batch / base_batch) ** exponent * base_rate
+    try:
+        rate = (batch / base_batch) ** exponent * base_rate
+    except OverflowError:
+        rate = math.inf
+    if not 0 < rate < math.inf:
+        raise ConfigError(f"the exponent is {exponent}, which makes the rate {rate:g}; give one nearer to {EXPONENT}")
+    return rate
 
 
 @dataclass(frozen=True)
@@ -96,23 +102,34 @@ def trial_config(config: Config, batch: int, rate: float, tokens: int) -> Config
     """The configuration with this many samples a step and this peak learning rate, for this many tokens.
 
     Warm-up and decay take the same share of the tokens as before, and the last rate stays the same share of the peak.
-    Micro-batches are as large as they divide the batch, and no larger than before.
+    Micro-batches are the largest, up to the size they had, that divide the batch as data.domains_per_step and
+    data.domain_groups need it.
 
     Raises:
-        ConfigError: fewer tokens than a step has.
+        ConfigError: fewer tokens than a step has, or a batch that cannot be had.
     """
-    training, schedule = config.training, config.lr_scheduler
+    training, schedule, data = config.training, config.lr_scheduler, config.data
     steps = tokens // (batch * config.model.seq_length)
     if steps < 1:
         raise ConfigError(
             f"--tokens {tokens:,} is less than a step of {batch} samples of {config.model.seq_length} tokens; give more"
         )
-    local = max(size for size in range(1, training.local_batch_size + 1) if batch % size == 0)
+    domains = data.domains_per_step if data.schedule == "rotating" else 1
+    fitting = [
+        size
+        for size in range(domains, training.local_batch_size + 1, domains)
+        if batch % (size * data.domain_groups) == 0
+    ]
+    if not fitting:
+        raise ConfigError(
+            f"--batches has {batch}, which is no multiple of data.domains_per_step {domains} × data.domain_groups "
+            f"{data.domain_groups}"
+        )
     share = steps / training.steps
     warmup = min(round(schedule.warmup_steps * share), steps - 1)
     return replace(
         config,
-        training=replace(training, steps=steps, local_batch_size=local, global_batch_size=batch),
+        training=replace(training, steps=steps, local_batch_size=fitting[-1], global_batch_size=batch),
         lr_scheduler=replace(
             schedule,
             learning_rate=rate,
@@ -146,10 +163,9 @@ def sweep(
     grid = {(batch, rate): trial_config(config, batch, rate, tokens) for batch in batches for rate in rates}
     settings = {"batches": batches, "rates": rates, "tokens": tokens, "config": what_decides(config)}
     file = require_same(folder, SWEEP, settings)
-    folder.mkdir(parents=True, exist_ok=True)
+    trials = Trials(folder, config, keep_checkpoints, say)  # what can be wrong with the options is found before
     file.write({})
-    trials = Trials(folder, config, keep_checkpoints, say)
-    trial_of = {pair: trials.add(f"batch{pair[0]:05d}_rate{pair[1]:g}", each) for pair, each in grid.items()}
+    trial_of = {pair: trials.add(f"batch{pair[0]:05d}_rate{pair[1]}", each) for pair, each in grid.items()}
     failed = run_trials(list(trial_of.values()), processes)
     for name, reason in failed.items():
         say(f"batch-size: {name} failed: {reason}")

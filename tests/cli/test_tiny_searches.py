@@ -14,16 +14,18 @@ def words(tiny_overrides):
     return options(tiny_overrides | {"model.rre_layers": "0"})
 
 
-def test_the_list_of_points_trains_nothing(words, tmp_path, capsys):
+def test_the_list_of_points_trains_nothing_and_writes_nothing(words, tmp_path, capsys):
     command = ["tiny", "architecture", *words, "--budget", "40K", "--width", "16:64", "--points", "3"]
     assert main([*command, "--out", str(tmp_path / "out"), "--list"]) == 0
     printed = capsys.readouterr().out
     assert "architecture: 3 of " in printed
     assert "points of 40K parameters ± 2.0%, depth 2:8, width 16:64 in steps of 8, expansion 1:4" in printed
     assert len(printed.splitlines()) == 5
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["points.json"]
-    assert main([*command, "--seed", "9", "--out", str(tmp_path / "out"), "--list"]) == 1
-    assert "holds another search (seed is 0, now 9)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*command, "--list"]) == 0
+    assert capsys.readouterr().out == printed
+    assert main(command) == 1
+    assert "a search needs --out" in capsys.readouterr().err
 
 
 def test_the_rule(capsys):

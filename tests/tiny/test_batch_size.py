@@ -33,6 +33,9 @@ def test_the_rule_refuses_what_means_nothing(wrong):
         scaled_learning_rate(*wrong)
     with pytest.raises(ConfigError, match="the exponent is nan"):
         scaled_learning_rate(1, 1, 1, math.nan)
+    for exponent, rate in ((5000.0, "inf"), (-5000.0, "0")):
+        with pytest.raises(ConfigError, match=f"the exponent is {exponent}, which makes the rate {rate}; give one"):
+            scaled_learning_rate(2, 1, 1e-4, exponent)
 
 
 def planted(exponent, batches, rates):
@@ -96,11 +99,43 @@ def test_every_trial_sees_as_many_tokens_with_the_same_shares_of_them(config):
         trial_config(config, 8, 1e-3, 100)
 
 
+@pytest.mark.parametrize(
+    ("batch", "groups", "schedule", "local"),
+    [(10, 1, "rotating", 2), (12, 2, "rotating", 6), (12, 3, "rotating", 4), (10, 1, "mixed", 5), (7, 1, "mixed", 7)],
+)
+def test_micro_batches_fit_the_domains(tiny_overrides, batch, groups, schedule, local):
+    sizes = {"model.rre_layers": "0", "training.local_batch_size": "8", "training.global_batch_size": "48"}
+    domains = {"data.domains_per_step": "2", "data.domain_groups": str(groups), "data.schedule": schedule}
+    trial = trial_config(load_config(None, tiny_overrides | sizes | domains), batch, 1e-3, 10_000)
+    check(trial)
+    assert trial.training.local_batch_size == local
+
+
+def test_a_batch_that_no_micro_batches_make_is_named_before_anything_is_prepared(tiny_overrides, tmp_path):
+    config = load_config(None, tiny_overrides | {"model.rre_layers": "0", "data.domains_per_step": "2"})
+    with pytest.raises(ConfigError, match=r"--batches has 7, which is no multiple of data\.domains_per_step 2 × "):
+        sweep(config, [4, 7], [1e-3, 2e-3], 2048, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_rates_that_are_nearly_equal_have_folders_of_their_own(config, tmp_path, made_up_trials):
+    assert sweep(config, [4, 8], [1e-3, 1.0000001e-3], 2048, tmp_path / "out", say=lambda text: None)
+    assert len(made_up_trials(tmp_path / "out")) == 4
+
+
+def test_several_processes_are_refused_before_anything_is_kept(tiny_overrides, tmp_path):
+    """So that the same --out takes the options that the message asks for."""
+    config = load_config(None, tiny_overrides | {"model.rre_layers": "0", "parallelism.data_parallel": "2"})
+    with pytest.raises(ConfigError, match="asks for 2 processes"):
+        sweep(config, [4, 8], [1e-3, 2e-3], 2048, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_sweep_fits_the_exponent_goes_on_and_names_what_failed(config, tmp_path, made_up_trials):
     folder, lines = tmp_path / "out", []
     rates = [5e-4 * math.sqrt(2) ** i for i in range(6)]
     grid = ([4, 8, 16], rates, 2048, folder)
-    name = f"batch00008_rate{rates[0]:g}"
+    name = f"batch00008_rate{rates[0]}"
     folder.mkdir()
     (folder / f"fail_{name}").touch()
     assert not sweep(config, *grid, processes=2, say=lines.append)

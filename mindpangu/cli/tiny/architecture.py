@@ -5,7 +5,7 @@
 A random sample of the architectures with this many parameters is trained shortly, each point in a run folder and a
 process of its own. Held-out loss and the speeds of training and decoding are measured and ranked, and correlated with
 depth, width and expansion. Everything else is as the configuration says. The same command goes on where it was
-stopped, and tries points again that failed. --list only prints the points.
+stopped, and tries points again that failed. --list only prints the points, and needs no --out.
 
 --out then holds points.json, results.json, results.png, and a run folder a point.
 """  # noqa: E501 - a command that can be copied
@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from mindpangu.config import Config
+from mindpangu.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--points", metavar="N", type=int, default=12, help="size of the sample; default: %(default)s")
     parser.add_argument("--steps", metavar="N", type=int, help="of each training; default: training.steps")
     parser.add_argument("--processes", metavar="N", type=int, default=1, help="trainings at once; default: %(default)s")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where everything goes")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where everything goes")
     parser.add_argument("--depth", metavar="A:B", default="2:8", help="layers; default: %(default)s")
     parser.add_argument("--width", metavar="A:B", default="64:256", help="of the model; default: %(default)s")
     parser.add_argument("--expansion", metavar="A:B", default="1:4", help="FFN width / width; default: %(default)s")
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tolerance", type=float, default=0.02, help="how far from the budget, as a share; default: %(default)s"
     )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the sample; default: %(default)s")
-    parser.add_argument("--list", action="store_true", help="print the points, and train nothing")
+    parser.add_argument("--list", action="store_true", help="print the points; train and write nothing")
     parser.add_argument("--keep-checkpoints", action="store_true", help="of the points; else removed when measured")
 
 
@@ -46,7 +47,7 @@ def settings(options: argparse.Namespace) -> dict[str, str]:
 def run(options: argparse.Namespace, config: Config) -> int:
     from mindpangu.model.parameter_count import from_words
     from mindpangu.tiny.architecture.points import Range, Space
-    from mindpangu.tiny.architecture.search import choose_points, format_points, search
+    from mindpangu.tiny.architecture.search import choose_points, draw_points, format_points, search
 
     head_size = options.head_size
     space = Space(
@@ -55,8 +56,11 @@ def run(options: argparse.Namespace, config: Config) -> int:
         head_size=config.model.hidden_size // config.model.num_heads if head_size is None else head_size,
         tolerance=options.tolerance,
     )
-    points = choose_points(config, space, options.points, options.seed, options.out)
-    print(format_points(points))
     if options.list:
+        print(format_points(draw_points(config, space, options.points, options.seed)))
         return 0
-    return 0 if search(config, points, options.out, options.processes, options.keep_checkpoints) else 1
+    if options.out is None:
+        raise ConfigError("a search needs --out; or give --list to print the points")
+    sample = choose_points(config, space, options.points, options.seed, options.out)
+    print(format_points(sample.points))
+    return 0 if search(config, sample, options.out, options.processes, options.keep_checkpoints) else 1

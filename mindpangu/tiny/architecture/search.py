@@ -8,6 +8,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mindpangu.checkpoint.durable import write_text_atomically
 from mindpangu.config import Config
 from mindpangu.errors import TrainingError
 from mindpangu.model.parameter_count import in_words
-from mindpangu.stage import read_json_object
+from mindpangu.stage import ResultFile, read_json_object
 from mindpangu.tiny.architecture.points import Point, Space, enumerate_points, sample_points
 from mindpangu.tiny.architecture.report import Correlations, Outcome, format_outcomes, plot_outcomes, rank
 from mindpangu.tiny.trials.pool import run_trials
@@ -26,30 +27,50 @@ POINTS, RESULTS, PLOT = "points.json", "results.json", "results.png"
 Say = Callable[[str], None]
 
 
-def choose_points(config: Config, space: Space, number: int, seed: int, folder: Path, say: Say = print) -> list[Point]:
-    """The sample of a folder: what its file holds, or else a new one that is kept there.
+def draw_points(config: Config, space: Space, number: int, seed: int, say: Say = print) -> list[Point]:
+    """A new sample, which is kept nowhere.
 
     Raises:
-        ConfigError: a space without points or with too few, or a folder of another search.
+        ConfigError: a space without points or with too few.
     """
     points = enumerate_points(config, space)
     sample = sample_points(points, number, seed)
-    decides = what_decides(config)
-    for key in ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads"):  # each point has its own
-        del decides["model"][key]
-    settings = {"space": space.to_dict(), "points": number, "seed": seed, "config": decides}
-    file = require_same(folder, POINTS, settings)
-    if file.is_current():
-        sample = [_read_point(each) for each in read_json_object(file.path)["points"]]
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write({"points": [point.to_dict() for point in sample]})
     say(
         f"architecture: {len(sample)} of {len(points)} points of {in_words(space.budget)} parameters ± "
         f"{space.tolerance:.1%}, depth {space.depth}, width {space.width} in steps of {space.head_size}, expansion "
         f"{space.expansion}"
     )
     return sample
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The points of a search, and the file that keeps them."""
+
+    points: list[Point]
+    file: ResultFile
+
+    def keep(self) -> None:
+        """Writes the file, if it is not there."""
+        if not self.file.is_current():
+            self.file.write({"points": [point.to_dict() for point in self.points]})
+
+
+def choose_points(config: Config, space: Space, number: int, seed: int, folder: Path, say: Say = print) -> Sample:
+    """The sample of a folder: what its file holds, or else a new one.
+
+    Raises:
+        ConfigError: as `draw_points`, or a folder of another search.
+    """
+    points = draw_points(config, space, number, seed, say)
+    decides = what_decides(config)
+    for key in ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads"):  # each point has its own
+        del decides["model"][key]
+    settings = {"space": space.to_dict(), "points": number, "seed": seed, "config": decides}
+    file = require_same(folder, POINTS, settings)
+    if file.is_current():
+        points = [_read_point(each) for each in read_json_object(file.path)["points"]]
+    return Sample(points, file)
 
 
 def format_points(points: list[Point]) -> str:
@@ -64,15 +85,19 @@ def format_points(points: list[Point]) -> str:
 
 
 def search(
-    config: Config, points: list[Point], folder: Path, processes: int, keep_checkpoints: bool = False, say: Say = print
+    config: Config, sample: Sample, folder: Path, processes: int, keep_checkpoints: bool = False, say: Say = print
 ) -> bool:
     """Trains and measures the points that are not done, ranks all, and writes the results; False if a point failed.
+
+    The sample is kept when the corpus is prepared: what can be wrong with the options is found before, so that the same
+    folder takes better ones.
 
     Raises:
         TrainingError: every point failed. MindPanguError: as `Trials`.
     """
     trials = Trials(folder, config, keep_checkpoints, say)
-    trial_of = {point: trials.add(point.name, point.apply(config), decode=True) for point in points}
+    sample.keep()
+    trial_of = {point: trials.add(point.name, point.apply(config), decode=True) for point in sample.points}
     failed = run_trials(list(trial_of.values()), processes)
     for name, reason in failed.items():
         say(f"architecture: {name} failed: {reason}")

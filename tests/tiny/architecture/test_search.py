@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from mindpangu.config import load_config
-from mindpangu.errors import ConfigError, TrainingError
+from mindpangu.errors import ConfigError, MindPanguError, TrainingError
 from mindpangu.tiny.architecture.points import Range, Space
-from mindpangu.tiny.architecture.search import PLOT, POINTS, RESULTS, choose_points, format_points, search
+from mindpangu.tiny.architecture.search import PLOT, POINTS, RESULTS, choose_points, draw_points, format_points, search
 
 SPACE = Space(40_000, Range(2, 6), Range(16, 64), Range(1, 4), head_size=8)
 
@@ -24,11 +24,15 @@ def said(lines):
 
 def test_points_are_kept_and_another_search_is_refused(config, tmp_path):
     folder, lines = tmp_path / "out", []
-    points = choose_points(config, SPACE, 4, 0, folder, lines.append)
+    folder.mkdir()
+    sample = choose_points(config, SPACE, 4, 0, folder, lines.append)
     assert "architecture: 4 of" in said(lines)
-    assert len(format_points(points).splitlines()) == 5
+    assert len(format_points(sample.points).splitlines()) == 5
+    assert sample.points == draw_points(config, SPACE, 4, 0, lines.append)
+    assert not (folder / POINTS).exists()
+    sample.keep()
     kept = (folder / POINTS).read_text()
-    assert choose_points(config, SPACE, 4, 0, folder, lines.append) == points
+    assert choose_points(config, SPACE, 4, 0, folder, lines.append).points == sample.points
     assert (folder / POINTS).read_text() == kept
     with pytest.raises(ConfigError, match=r"holds another search \(seed is 0, now 1\)"):
         choose_points(config, SPACE, 4, 1, folder, lines.append)
@@ -37,12 +41,29 @@ def test_points_are_kept_and_another_search_is_refused(config, tmp_path):
         choose_points(other, SPACE, 4, 0, folder, lines.append)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"parallelism.data_parallel": "2"}, "asks for 2 processes"),
+        ({"model.vocab_size": "30"}, "cannot train a tokenizer with model.vocab_size 30"),
+        ({"data.corpus": "[nowhere.jsonl]"}, "nowhere.jsonl"),
+    ],
+)
+def test_a_mistake_does_not_keep_the_folder_from_better_options(tiny_overrides, config, tmp_path, wrong, message):
+    mistaken = load_config(None, tiny_overrides | {"model.rre_layers": "0"} | wrong)
+    sample = choose_points(mistaken, SPACE, 2, 0, tmp_path / "out", lambda text: None)
+    with pytest.raises(MindPanguError, match=message):
+        search(mistaken, sample, tmp_path / "out", 1, say=lambda text: None)
+    assert choose_points(config, SPACE, 4, 0, tmp_path / "out", lambda text: None).points
+
+
 def test_a_point_that_fails_is_named_the_rest_is_ranked_and_only_it_is_tried_again(config, tmp_path, made_up_trials):
     folder, lines = tmp_path / "out", []
-    points = choose_points(config, SPACE, 4, 0, folder, lines.append)
-    unlucky = points[1].name
+    sample = choose_points(config, SPACE, 4, 0, folder, lines.append)
+    points, unlucky = sample.points, sample.points[1].name
+    folder.mkdir()
     (folder / f"fail_{unlucky}").touch()
-    assert not search(config, points, folder, 2, say=lines.append)
+    assert not search(config, sample, folder, 2, say=lines.append)
     assert f"architecture: {unlucky} failed: no luck (all of it: {folder / unlucky / 'trial.log'})" in said(lines)
     result = json.loads((folder / RESULTS).read_text())
     assert list(result["failed"]) == [unlucky]
@@ -50,7 +71,7 @@ def test_a_point_that_fails_is_named_the_rest_is_ranked_and_only_it_is_tried_aga
 
     (folder / f"fail_{unlucky}").unlink()
     lines.clear()
-    assert search(config, points, folder, 1, say=lines.append)
+    assert search(config, sample, folder, 1, say=lines.append)
     assert made_up_trials(folder) == {point.name: 1 + (point.name == unlucky) for point in points}
     result = json.loads((folder / RESULTS).read_text())
     assert result["failed"] == {}
@@ -65,11 +86,12 @@ def test_a_point_that_fails_is_named_the_rest_is_ranked_and_only_it_is_tried_aga
 
 
 def test_nothing_to_rank_is_an_error(config, tmp_path, made_up_trials):
-    points = choose_points(config, SPACE, 1, 0, tmp_path / "out", lambda text: None)
-    (tmp_path / "out" / f"crash_{points[0].name}").touch()
+    sample = choose_points(config, SPACE, 1, 0, tmp_path / "out", lambda text: None)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f"crash_{sample.points[0].name}").touch()
     lines = []
     with pytest.raises(TrainingError, match="every point failed"):
-        search(config, points, tmp_path / "out", 1, say=lines.append)
+        search(config, sample, tmp_path / "out", 1, say=lines.append)
     assert "its process ended with 1: ValueError: a defect" in said(lines)
     assert not (tmp_path / "out" / RESULTS).exists()
 
@@ -82,8 +104,9 @@ def test_a_real_point_is_trained_measured_and_not_done_again(config, tmp_path):
     from mindpangu.data import HELDOUT, TokenShards
     from mindpangu.train.callbacks import read_metrics
 
-    points = choose_points(config, SPACE, 1, 0, tmp_path / "out", lambda text: None)
-    assert search(config, points, tmp_path / "out", 1, say=lambda text: None)
+    sample = choose_points(config, SPACE, 1, 0, tmp_path / "out", lambda text: None)
+    points = sample.points
+    assert search(config, sample, tmp_path / "out", 1, say=lambda text: None)
     root = tmp_path / "out" / points[0].name
     found = measures(tmp_path / "out", points[0])
     assert len(read_metrics(root / "metrics.jsonl")) == config.training.steps
@@ -97,5 +120,5 @@ def test_a_real_point_is_trained_measured_and_not_done_again(config, tmp_path):
     assert found["decode_tokens_per_s"] > 0
     assert not (root / "checkpoint").exists()
     (root / "trial.log").unlink()
-    assert search(config, points, tmp_path / "out", 1, say=lambda text: None)
+    assert search(config, sample, tmp_path / "out", 1, say=lambda text: None)
     assert not (root / "trial.log").exists()
