@@ -43,6 +43,12 @@ def heldout_bits_per_byte(model: LanguageModel, shards: TokenShards) -> list[dic
     return found
 
 
+def final_loss(records: Sequence[dict[str, Any]]) -> float | None:
+    """The mean training loss of the last tenth of steps; of those that were finite, and None if there is none."""
+    losses = [record["loss"] for record in records[-max(1, len(records) // 10) :] if record["loss"] is not None]
+    return statistics.fmean(losses) if losses else None
+
+
 def training_speed(records: Sequence[dict[str, Any]]) -> float:
     """Tokens a second: the median over the steps behind the first five, or behind the first half if there are fewer
     than ten. The first ones compile."""

@@ -24,7 +24,7 @@ from mindpangu.config import load_config
 from mindpangu.data.prepare import prepare_routing
 from mindpangu.errors import MindPanguError
 from mindpangu.stage import ResultFile
-from mindpangu.tiny.trials.measures import decoding_speed, heldout_bits_per_byte, training_speed
+from mindpangu.tiny.trials.measures import decoding_speed, final_loss, heldout_bits_per_byte, training_speed
 from mindpangu.tiny.trials.trial import RESULT
 from mindpangu.train.callbacks import read_metrics
 from mindpangu.train.run import open_run, set_device, train
@@ -34,7 +34,7 @@ def run_trial(root: Path, result: ResultFile, decode: bool, keep_checkpoint: boo
     """Trains a run folder, or goes on with it, and writes its measures; False if a signal stopped it.
 
     The file has `bits_per_byte` (mean over domains) and `heldout` by domain, `train_tokens_per_s`,
-    `decode_tokens_per_s` (null without `decode`), and `final_loss`, the mean training loss of the last tenth of steps.
+    `decode_tokens_per_s` (null without `decode`), and `final_loss`.
     """
     with _alone(root):
         if result.is_current():
@@ -47,12 +47,11 @@ def run_trial(root: Path, result: ResultFile, decode: bool, keep_checkpoint: boo
             return False
         heldout = heldout_bits_per_byte(run.model, run.shards)
         records = read_metrics(run.folder.metrics)
-        last = records[-max(1, len(records) // 10) :]
         result.write(
             {
                 "bits_per_byte": float(np.mean([domain["bits_per_byte"] for domain in heldout])),
                 "heldout": heldout,
-                "final_loss": float(np.mean([record["loss"] for record in last])),
+                "final_loss": final_loss(records),
                 "train_tokens_per_s": training_speed(records),
                 "decode_tokens_per_s": decoding_speed(CheckpointReader(run.folder.root)) if decode else None,
             }
