@@ -9,12 +9,13 @@ def flops_of_token(config: Config) -> int:
     appendix B).
 
     Two for each weight it is multiplied with, forward, and twice that backward; the second term is that of attention
-    scores, which take all S positions here. N is what takes part in one token (`ParameterCount.activated`): no rows of
-    an embedding that are only looked up. Recomputation is not counted.
+    scores, which take all S positions here. N is what takes part in one token (`ParameterCount.activated`) but for the
+    rows of positions, which are only looked up as those of the embedding are. Recomputation is not counted.
     """
     model = config.model
     attention = 12 * model.num_layers * model.seq_length * model.hidden_size
-    return 6 * count_parameters(config).activated + attention
+    count = count_parameters(config)
+    return 6 * (count.activated - count.positions) + attention
 
 
 def tokens_of_step(config: Config) -> int:

@@ -23,6 +23,12 @@ def test_flops_by_hand():
     assert flops_of_training(config) == 7 * 3 * 4 * flops_of_token(config)
 
 
+def test_learned_positions_are_looked_up_for_nothing():
+    config = load_config(None, WORDS)
+    learned = load_config(None, WORDS | {"model": WORDS["model"].replace("rope", "learned")})
+    assert flops_of_token(learned) == flops_of_token(config)
+
+
 def test_a_model_twice_as_large_takes_half_the_steps():
     small = load_config(None, WORDS)
     large = load_config(None, WORDS | {"model.vocab_size": "400"})
