@@ -92,9 +92,7 @@ def test_whatever_the_model_text_of_kept_pieces_is_segmented_as_before(model_typ
     assert of_first <= stays
     for text in texts:
         ids = tokenizer.encode(text)
-        if set(ids) <= stays and tokenizer.unspelled([text], [ids]) == smaller.unspelled(
-            [text], [smaller.encode(text)]
-        ):
+        if set(ids) <= stays:
             assert [old_ids[index] for index in smaller.encode(text)] == ids
 
 
