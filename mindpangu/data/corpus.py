@@ -143,19 +143,22 @@ class CorpusReader:
             )
 
 
-def expand_patterns(patterns: Sequence[str]) -> list[Path]:
-    """The files that glob patterns match, each once, in sorted order. Raises DataError if a pattern matches none."""
+def expand_patterns(patterns: Sequence[str], option: str = "data.corpus") -> list[Path]:
+    """The files that glob patterns match, each once, in sorted order.
+
+    Raises:
+        DataError: a pattern matches none; names the option that gave it.
+    """
     files: dict[Path, Path] = {}
     for pattern in patterns:
         matches = [Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]
         if not matches:
             raise DataError(
-                f"data.corpus pattern {pattern!r} matches no file (current directory: {Path.cwd()}); "
-                "give jsonl files that exist"
+                f"{option} pattern {pattern!r} matches no file (current directory: {Path.cwd()}); give files that exist"
             )
         files |= {path.resolve(): path for path in matches}
     if not files:
-        raise DataError("data.corpus is empty; give jsonl files")
+        raise DataError(f"{option} is empty; give jsonl files")
     return sorted(files.values())
 
 

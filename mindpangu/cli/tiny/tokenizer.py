@@ -57,6 +57,10 @@ def run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.tokenizer import Tokenizer
 
     sizes = _numbers(options.sizes) if options.sizes else None
+    if options.out.exists() and not options.out.is_dir():
+        raise ConfigError(f"--out {options.out} is a file; give the name of a folder")
+    if options.counts is not None and options.counts.is_dir():
+        raise ConfigError(f"--counts {options.counts} is a folder; give the name of a file")
     blueprint = _blueprint(options, config) if options.checkpoint else None
     if blueprint is not None:
         (tokenizer,) = blueprint.tokenizers.values()

@@ -84,7 +84,7 @@ class FileDocuments:
     """
 
     def __init__(self, patterns: Sequence[str], fields: Sequence[str] = FIELDS):
-        self._files, self._fields = expand_patterns(patterns), tuple(fields)
+        self._files, self._fields = expand_patterns(patterns, "--corpus"), tuple(fields)
         self.total_bytes = sum(path.stat().st_size for path in self._files)
         self.bytes_read = 0
         self.digest = _digest(self._files, self._fields)

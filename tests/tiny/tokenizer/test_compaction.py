@@ -139,7 +139,8 @@ def logits_of(folder, tokens):
         (["--size", "420"], "has 420; ask for fewer"),
         (["--size", "360", "--sizes", "340,5000"], "5,000 pieces is asked for"),
         (["--size", "360", "--sizes", "many"], "--sizes is 'many'"),
-        (["--size", "360", "--corpus", "nowhere/*.jsonl"], "matches no file"),
+        (["--size", "360", "--corpus", "nowhere/*.jsonl"], "--corpus pattern 'nowhere/*.jsonl' matches no file"),
+        (["--size", "360", "--counts", "."], "--counts . is a folder; give the name of a file"),
         (["--size", "360", "--fields", "body"], "no text in the fields body"),
         (["--size", "360", "--model.depth", "3"], "model.depth"),
     ],
@@ -149,6 +150,14 @@ def test_mistakes_are_named_and_leave_nothing(model_file, tiny_corpus, tmp_path,
     assert call("--tokenizer", model_file, "--corpus", tiny_corpus, "--out", out, *words) == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_file_in_the_place_of_the_folder_is_named_before_anything_is_counted(
+    model_file, tiny_corpus, tmp_path, capsys
+):
+    (tmp_path / "out").touch()
+    assert call("--tokenizer", model_file, "--corpus", tiny_corpus, "--out", tmp_path / "out", "--size", 360) == 1
+    assert f"--out {tmp_path / 'out'} is a file; give the name of a folder" in capsys.readouterr().err
 
 
 def test_nothing_that_is_there_is_lost(model_file, trained, tiny_corpus, tmp_path, capsys):
