@@ -70,7 +70,7 @@ class _RoundFile(ABC):
             raise TrainingError(
                 f"{path} has format {version} of rounds; this version of mindpangu reads {FORMAT_VERSION}"
             )
-        if header["kind"] != cls.kind or digest != _digest(header, tensors):
+        if digest != _digest(header, tensors) or header["kind"] != cls.kind:
             raise TrainingError(
                 f"{path} was altered: its content does not match the digest in its header; {cls.remedy}"
             )
