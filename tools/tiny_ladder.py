@@ -10,6 +10,7 @@ Every part is a verb of the command line and is skipped where it is done, so a l
 import argparse
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from comparison.intervals import Interval
+from comparison.intervals import MOST_SEEDS, Interval
 from comparison.runs import Runs, mindpangu
 
 from mindpangu.config import Config, load_config
@@ -28,6 +29,7 @@ from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import HELDOUT, TokenShards
 from mindpangu.model.parameter_count import count_parameters, in_words
 from mindpangu.tiny.compute import flops_of_training, steps_within
+from mindpangu.tiny.inheritance.report import REPORT
 from mindpangu.tiny.trials.measures import bits_per_byte
 from mindpangu.tokenizer import Tokenizer
 
@@ -85,13 +87,20 @@ class Rung:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed and a few steps: the mechanics only")
-    parser.add_argument("--seeds", type=int, help="default: 3, with --quick 1")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        metavar=f"1…{MOST_SEEDS}",
+        choices=range(1, MOST_SEEDS + 1),
+        help="default: 3, with --quick 1",
+    )
     parser.add_argument("--out", type=Path, help="folder; default: output/tiny_ladder, with --quick …_quick")
     arguments = parser.parse_args()
     size, seeds = (QUICK, 1) if arguments.quick else (FULL, 3)
     seeds = arguments.seeds or seeds
     out = arguments.out or Path("output", "tiny_ladder_quick" if arguments.quick else "tiny_ladder")
-    out.mkdir(parents=True, exist_ok=True)
+    if out.exists() and not out.is_dir():
+        parser.error(f"--out {out} is a file; give the name of a folder")
     ladder = Ladder(out, size)
     results = [ladder.climb(seed) for seed in range(seeds)]
     table = format_table(results)
@@ -193,7 +202,8 @@ class Ladder:
         child = self._with_steps(words)
         out = folder.parent / "inherited"
         self._runs.run("inheritance", *_flat(child), stages=PREPARE)
-        if not out.exists():
+        if not (out / REPORT).exists():  # written last
+            shutil.rmtree(out, ignore_errors=True)
             options = ["--calibration-batches", str(self._size.calibration), "--mask-steps", str(self._size.mask_steps)]
             ends = ["--keep-first", "1", "--keep-last", "1"]
             verb = ["tiny", "inherit", "--parent", str(folder), "--out", str(out), *options, *ends]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mindpangu.config import load_config
+from mindpangu.config import load_config, to_yaml
 from mindpangu.model.parameter_count import count_parameters
 from mindpangu.tiny.compute import flops_of_training
 
@@ -80,6 +80,45 @@ def test_the_table_shows_paired_gains_beside_the_papers(tool):
     # the seeds differ by 0.1, their gains do not
     three = tool.format_table([climb(0.0), climb(0.1), climb(0.2)]).splitlines()
     assert three[4].split()[6:] == ["2.3000", "+0.250", "±", "0.000", "49.79", "+3.26"]
+
+
+def test_an_inheritance_that_was_killed_is_done_again(tool, ladder, tmp_path):
+    """Its folder is there as soon as anything is written; what makes it whole is written last."""
+    words, asked = {"model.num_layers": "6"}, []
+
+    class Recorded:
+        def run(self, name, *words, options=(), stages=()):
+            asked.extend(stage[:2] for stage in stages if stage[0] == "tiny")
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / "config.yaml").write_text(to_yaml(load_config(tool.CONFIG)))
+            return tmp_path / name
+
+    ladder._seed, ladder._runs, ladder._compute = 0, Recorded(), 1e15
+    half = tmp_path / "inherited" / ".iteration_00000800.writing"
+    half.mkdir(parents=True)
+    _, inherited = ladder._inherit(words)
+    assert asked == [["tiny", "inherit"]]
+    assert not half.exists()
+    inherited.mkdir()
+    (inherited / "report.json").touch()
+    ladder._inherit(words)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seeds", "0"], "argument --seeds: invalid choice: 0"),
+        (["--seeds", "11"], "argument --seeds: invalid choice: 11"),
+        (["--out", "README.md"], "--out README.md is a file; give the name of a folder"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_trained(tool, ladder, monkeypatch, capsys, words, message):
+    monkeypatch.setattr(tool.sys, "argv", ["tiny_ladder.py", *words])
+    monkeypatch.setattr(tool.Ladder, "climb", lambda self, seed: pytest.fail("it began"))
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
