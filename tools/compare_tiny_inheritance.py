@@ -112,11 +112,10 @@ class Comparison:
         """Held-out loss in nats, mean of the domains: {"before": …, "after": …} the child's training. Random weights
         have no checkpoint before it, and so no loss."""
         name = self._run("child", seed, variant)
-        root = self._runs.folder(name).root
-        kept = root / "inheritance.json"
-        if kept.exists():
-            return json.loads(kept.read_text())
-        words = self._child_words(seed)
+        root, words = self._runs.folder(name).root, self._child_words(seed)
+        kept = self._runs.measured(name, *words)
+        if kept.is_current():
+            return json.loads(kept.path.read_text(encoding="utf-8"))["losses"]
         self._runs.run(name, *words, stages=(["tokenizer", "train"], ["data", "prepare"]))
         options, before = ["--resume"], None
         if variant != INITIAL:
@@ -128,15 +127,14 @@ class Comparison:
             before, options = self._evaluate(name, words, folder), [*options, "--load", str(folder)]
         self._runs.run(name, *words, options=options, stages=(["train"],))
         measured = {"before": before, "after": self._evaluate(name, words, root)}
-        kept.write_text(json.dumps(measured))
+        kept.write({"losses": measured})
         return measured
 
     def train_parent(self, seed: int) -> float:
         """Its held-out loss after its training."""
         name = self._run("parent", seed)
         words = [*_words(_model(self.size.parent)), *_training(seed, self.size.parent_steps)]
-        if not self._runs.folder(name).evaluation.exists():
-            self._runs.run(name, *words, options=["--resume"], stages=_STAGES)
+        self._runs.run(name, *words, options=["--resume"], stages=_STAGES)
         return float(np.mean(list(self._runs.losses(name).values())))
 
     def _parent_root(self, seed: int) -> Path:

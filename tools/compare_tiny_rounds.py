@@ -64,9 +64,9 @@ def measure(config: str, overrides: Sequence[str], seed: int, steps: int) -> Los
     }
     runs = Runs(config, [*(part for key, value in keys.items() for part in (f"--{key}", str(value))), *overrides])
     name = f"tiny_rounds_{steps}_{seed}"
-    kept = runs.folder(name).root / "comparison.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
+    kept = runs.measured(name)
+    if kept.is_current():
+        return json.loads(kept.path.read_text(encoding="utf-8"))["losses"]
     root = runs.run(name, "--training.steps", str(both), options=["--resume"])
     losses = {PLAIN: runs.losses(name)}
     end_of_first = str(root / "checkpoint" / f"iteration_{steps:08d}")
@@ -76,7 +76,7 @@ def measure(config: str, overrides: Sequence[str], seed: int, steps: int) -> Los
     verb += ["--rounds", "2", "--rate", str(RATE), "--parts", str(PARTS)]
     runs.run(f"{name}_sampled", "--training.steps", str(steps), stages=(verb, ["evaluate"]))
     losses[SAMPLED] = runs.losses(f"{name}_sampled")
-    kept.write_text(json.dumps(losses))
+    kept.write({"losses": losses})
     return losses
 
 

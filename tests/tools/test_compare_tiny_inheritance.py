@@ -1,6 +1,7 @@
 """The figures of the comparison of inherited parameters; the runs themselves are made of tested verbs."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +51,27 @@ def test_children_fit_their_parents(tool):
         assert len(head_sizes) == 1
         assert all(int(size.child[key]) < int(size.parent[key]) for key in size.parent)
         assert int(size.child["num_layers"]) >= 4  # two at each end stay
+
+
+def test_figures_are_kept_and_those_of_another_model_are_not_taken_for_them(tool, tmp_path, monkeypatch):
+    asked = []
+
+    def run(self, name, *words, options=(), stages=()):
+        asked.append(stages)
+        self.folder(name).root.mkdir(exist_ok=True)
+        self.folder(name).evaluation.write_text('{"domains": [{"domain": "zh", "loss": 5.0}]}')
+        return self.folder(name).root
+
+    monkeypatch.setattr(tool.Runs, "run", run)
+    config = str(Path(__file__).parents[2] / "recipes" / "cpu_smoke.yaml")
+
+    def measure(*words):
+        asked.clear()
+        comparison = tool.Comparison(config, [f"--training.output_dir={tmp_path}", *words], "quick")
+        return comparison.measure(0, "l2"), len(asked)
+
+    losses, runs = measure()
+    assert losses == {"before": 5.0, "after": 5.0}
+    assert runs > 0
+    assert measure() == (losses, 0)
+    assert measure("--optimizer.weight_decay=0.2") == (losses, runs)

@@ -46,6 +46,26 @@ def test_the_table_has_every_domain_and_their_mean(tool, measured):
     assert "±" not in tool.format_table(measured[:1], 1400)
 
 
+def test_figures_are_kept_and_those_of_another_model_are_not_taken_for_them(tool, tmp_path, monkeypatch):
+    asked = []
+
+    def run(self, name, *words, options=(), stages=()):
+        asked.append(name)
+        self.folder(name).root.mkdir(exist_ok=True)
+        self.folder(name).evaluation.write_text('{"domains": [{"domain": "zh", "loss": 5.0}]}')
+        return self.folder(name).root
+
+    monkeypatch.setattr(tool.Runs, "run", run)
+    config, words = str(TOOL.parents[1] / "recipes" / "cpu_tiny.yaml"), [f"--training.output_dir={tmp_path}"]
+    losses = tool.measure(config, words, 0, 40)
+    assert losses == {tool.PLAIN: {"zh": 5.0}, tool.FIRST: {"zh": 5.0}, tool.SAMPLED: {"zh": 5.0}}
+    assert len(asked) == 3
+    assert tool.measure(config, words, 0, 40) == losses
+    assert len(asked) == 3
+    tool.measure(config, [*words, "--optimizer.weight_decay=0.2"], 0, 40)
+    assert len(asked) == 6
+
+
 @pytest.mark.slow
 def test_both_ways_share_round_1_and_differ_afterwards(tmp_path):
     result = tmp_path / "result.json"

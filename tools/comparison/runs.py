@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from mindpangu.config import load_config
+from mindpangu.config import Config, load_config
 from mindpangu.config.run_folder import RunFolder
+from mindpangu.stage import ResultFile
 
 STAGES = (["tokenizer", "train"], ["data", "prepare"], ["routing", "build"], ["train"], ["evaluate"])
 
@@ -23,9 +25,12 @@ class Runs:
         self._config, self._overrides = config, [part for word in overrides for part in _split(word)]
 
     def folder(self, name: str) -> RunFolder:
-        words = [*self._overrides, "--training.run_name", name]
-        pairs = {key.removeprefix("--"): value for key, value in zip(words[::2], words[1::2], strict=True)}
-        return RunFolder.of(load_config(self._config, pairs))
+        return RunFolder.of(self._config_of(name))
+
+    def measured(self, name: str, *words: str) -> ResultFile:
+        """Where the figures of a run are kept; they are current if its configuration is the one they come from."""
+        config = self._config_of(name, *words)
+        return ResultFile(RunFolder.of(config).root / "measured.json", {"config": asdict(config)})
 
     def run(self, name: str, *words: str, options: Sequence[str] = (), stages: Sequence[list[str]] = STAGES) -> Path:
         """Takes a run through its stages; returns its folder.
@@ -42,6 +47,11 @@ class Runs:
         """domain → held-out loss in nats, as `evaluate` wrote it."""
         result = json.loads(self.folder(name).evaluation.read_text(encoding="utf-8"))
         return {domain["domain"]: domain["loss"] for domain in result["domains"]}
+
+    def _config_of(self, name: str, *words: str) -> Config:
+        words = (*self._overrides, *words, "--training.run_name", name)
+        pairs = {key.removeprefix("--"): value for key, value in zip(words[::2], words[1::2], strict=True)}
+        return load_config(self._config, pairs)
 
 
 def mindpangu(*words: str) -> None:
