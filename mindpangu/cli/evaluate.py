@@ -40,6 +40,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
         wrong = len(build_domains(config)) <= _DOMAINS_TO_CROSS
     shards = TokenShards.open(folder.data, verify=True)
     inputs = {
+        "format_version": 2,  # 1 left out samples that filled no batch
         "checkpoint": reader.digest,
         "data": shards.digest,
         "heldout_samples": config.monitor.heldout_samples,

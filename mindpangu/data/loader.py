@@ -162,8 +162,9 @@ class Loader:
 def heldout_batches(shards: TokenShards, domain_name: str, config: Config, batch_size: int) -> Iterator[Batch]:
     """The held-out samples of one domain, in order, at most monitor.heldout_samples of them.
 
-    Batches are full: an incomplete last one is dropped, unless it is the only one; then it is filled with padding
-    whose loss mask is 0. All slots of a batch hold the same domain, in equal parts.
+    The last batch is filled up with padding whose loss mask is 0: models that are trained with other batches, or on
+    other tokens of the same text, are measured on the same text. All slots of a batch hold the same domain, in equal
+    parts.
 
     Raises:
         DataError: the held-out split has less than one sample.
@@ -172,7 +173,7 @@ def heldout_batches(shards: TokenShards, domain_name: str, config: Config, batch
     samples = _samples_of(shards, domain_name, HELDOUT, config.model.seq_length)
     count, num_slots = min(len(samples), config.monitor.heldout_samples), config.data.domains_per_step
     slots = DomainSlots((domain,) * num_slots, equal_parts(batch_size, num_slots))
-    for start in range(0, max(1, count // batch_size) * batch_size, batch_size):
+    for start in range(0, count, batch_size):
         indices = range(start, min(start + batch_size, count))
         sample_ids_B2 = np.full((batch_size, 2), (domain, -1), np.int64)
         sample_ids_B2[: len(indices), 1] = indices

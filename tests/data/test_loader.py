@@ -175,7 +175,7 @@ def test_other_domains_and_too_short_splits_are_named(tiny_shards, make_config):
         Loader(shards, domains, make_config(seq_length=tokens))
 
 
-def test_heldout_batches_are_in_order_full_and_limited(tiny_shards, make_config, token_stream):
+def test_heldout_batches_are_in_order_limited_and_filled_up(tiny_shards, make_config, token_stream):
     shards, _ = tiny_shards
     seq_length, tokens = 4, token_stream("code", HELDOUT)
     available = (len(tokens) - 1) // seq_length
@@ -204,9 +204,10 @@ def test_heldout_batches_are_in_order_full_and_limited(tiny_shards, make_config,
                     assert not batch.loss_mask_BS[row].any()
         return [index for batch in batches for index in batch.sample_ids_B2[:, 1].tolist()]
 
-    assert indices(4, 10) == list(range(8))
+    assert indices(4, 10) == [*range(10), -1, -1]
     assert indices(4, 12) == list(range(12))
-    assert indices(4, 10**6) == list(range(available - available % 4))
+    for batch_size in (4, 6, 10):  # the same text whatever the size of a batch
+        assert indices(batch_size, 10**6) == [*range(available), *[-1] * (-available % batch_size)]
     assert indices(8, 3) == [0, 1, 2, -1, -1, -1, -1, -1]
 
 
