@@ -3,6 +3,7 @@
 For every seed a model is trained for a pass over the training split (round 1) and then half as long again, in two ways
 that share round 1, its optimizer state and the learning rate of every step: plainly, with what the data stream brings
 next; or in a second round, on the half of round 1's batches that p = softmax(loss) draws (`mindpangu tiny rounds`).
+The losses that it takes, a forward pass over round 1, are not counted: two thirds of the second round's steps.
 Held-out loss of both, and the paired differences with their 95 % intervals. Every step has all domains, so that batches
 are hard or easy by their text alone. Every run is kept, so a comparison that was stopped goes on where it was.
 

@@ -12,11 +12,12 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -101,8 +102,9 @@ def main() -> None:
     out = arguments.out or Path("output", "tiny_ladder_quick" if arguments.quick else "tiny_ladder")
     if out.exists() and not out.is_dir():
         parser.error(f"--out {out} is a file; give the name of a folder")
-    ladder = Ladder(out, size)
-    results = [ladder.climb(seed) for seed in range(seeds)]
+    with tqdm(total=seeds * len(PAPER), unit="rung", disable=None) as bar:
+        ladder = Ladder(out, size, bar.update)
+        results = [ladder.climb(seed) for seed in range(seeds)]
     table = format_table(results)
     print(table)
     command = shlex.join(["bash", "recipes/tiny_ladder.sh", *sys.argv[1:]])
@@ -114,10 +116,14 @@ def main() -> None:
 
 
 class Ladder:
-    """The rungs of a seed, in the run folders below `out`; tokenizers and the search are those of all seeds."""
+    """The rungs of a seed, in the run folders below `out`; tokenizers and the search are those of all seeds.
 
-    def __init__(self, out: Path, size: Size):
-        self._out, self._size = out, size
+    Args:
+        on_rung: called when a rung is measured.
+    """
+
+    def __init__(self, out: Path, size: Size, on_rung: Callable[[], object] = lambda: None):
+        self._out, self._size, self._on_rung = out, size, on_rung
 
     def climb(self, seed: int) -> dict[str, Rung]:
         """Name → rung, from the bottom."""
@@ -175,7 +181,7 @@ class Ladder:
     def _train(self, name: str, words: Mapping[str, str], options: Sequence[str] = (), apart: float = 0.0) -> Rung:
         folder = self._runs.run(name, *_flat(words), options=["--resume", *options], stages=TRAIN)
         config = load_config(folder / "config.yaml")
-        return _rung(config, folder, flops_of_training(config), apart)
+        return self._rung(config, folder, apart)
 
     def _best_point(self, words: Mapping[str, str]) -> dict[str, str]:
         """Depth, widths and heads of the best point of a search at the same number of parameters; of the first seed."""
@@ -239,23 +245,23 @@ class Ladder:
         verb = ["tiny", "rounds", "--rounds", "2", "--rate", "0.5", "--parts", parts, "--resume"]
         self._runs.run("rounds", *_flat(first), stages=(verb, ["evaluate"]))
         config = load_config(folder.config)
-        return _rung(config, folder.root, flops_of_training(config), parent)
+        return self._rung(config, folder.root, parent)
+
+    def _rung(self, config: Config, folder: Path, apart: float) -> Rung:
+        shards = TokenShards.open(folder / "data")
+        found = json.loads(RunFolder(folder).evaluation.read_text(encoding="utf-8"))["domains"]
+        bits = {
+            each["domain"]: bits_per_byte(
+                each["loss"], shards.num_tokens(each["domain"], HELDOUT), shards.text_bytes(each["domain"], HELDOUT)
+            )
+            for each in found
+        }
+        self._on_rung()
+        return Rung(count_parameters(config).total, config.training.steps, bits, flops_of_training(config), apart)
 
 
 def _flat(words: Mapping[str, str]) -> list[str]:
     return [part for key, value in words.items() for part in (f"--{key}", value)]
-
-
-def _rung(config: Config, folder: Path, compute: float, apart: float) -> Rung:
-    shards = TokenShards.open(folder / "data")
-    found = json.loads(RunFolder(folder).evaluation.read_text(encoding="utf-8"))["domains"]
-    bits = {
-        each["domain"]: bits_per_byte(
-            each["loss"], shards.num_tokens(each["domain"], HELDOUT), shards.text_bytes(each["domain"], HELDOUT)
-        )
-        for each in found
-    }
-    return Rung(count_parameters(config).total, config.training.steps, bits, compute, apart)
 
 
 def format_table(results: Sequence[Mapping[str, Rung]]) -> str:
