@@ -53,6 +53,7 @@ def test_a_child_inherits_and_trains_on(family, capsys):
     assert inherit(family, output / "inherited", *words) == 0
     printed = capsys.readouterr().out
     assert "3 of 4 layers" in printed
+    assert "may have seen" not in printed
     report = json.loads((output / "inherited" / "report.json").read_text())
     assert (output / "inherited" / "report.txt").read_text("utf-8").strip() in printed
     assert (output / "inherited" / "layers.png").stat().st_size > 5000
@@ -63,6 +64,18 @@ def test_a_child_inherits_and_trains_on(family, capsys):
     assert shapes["blocks.0.shortcut.down.weight"] == (8, 2)
     assert main(["train", "--load", str(output / "inherited"), *child]) == 0
     assert CheckpointReader(output / "child").step == 2
+
+
+def test_text_that_the_parent_may_have_seen_is_named(family, capsys):
+    """A child of another seed of the data holds out other text, which the parent was trained on."""
+    output, _, child = family
+    child = [*child, "--training.run_name", "other", "--data.seed", "5"]
+    shutil.copytree(output / "child" / "tokenizer", output / "other" / "tokenizer")
+    assert main(["data", "prepare", *child]) == 0
+    capsys.readouterr()
+    words = ("--neurons", "l2", "--calibration-batches", "1", *KEEP)
+    assert inherit(family, output / "of_other", *words, child=child) == 0
+    assert "not the ones of the parent's training; it may have seen the held-out text" in capsys.readouterr().out
 
 
 @pytest.mark.slow

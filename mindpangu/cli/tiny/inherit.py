@@ -66,6 +66,10 @@ def run(options: argparse.Namespace, config: Config) -> None:
     parent = Blueprint.of(reader)
     require_child(parent, config)
     shards = TokenShards.open(RunFolder.of(config).data, verify=True)
+    if reader.json("state.json")["digests"].get("data (token shards)") != shards.digest:
+        print(
+            "inherit: these token shards are not the ones of the parent's training; it may have seen the held-out text"
+        )
     set_device(config)
     found = inherit(
         reader, config, shards, selection, lambda items, name: tqdm(items, desc=name, unit="step", disable=None)
