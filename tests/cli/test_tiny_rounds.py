@@ -61,8 +61,13 @@ def test_mistakes_are_one_message(trained, tmp_path, capsys):
     refuse("unknown key training.step", "--training.step", "3")
     early = str(output / "base" / "checkpoint" / "iteration_00000004")
     refuse("step 4; further rounds begin at the end of round 1, which is step 6", "--checkpoint", early,
-           "--training.run_name", "other")  # fmt: skip
-    assert not (output / "other" / "checkpoint").exists()
+           "--training.run_name", "other", "--parts", "2")  # fmt: skip
+    other = ("--checkpoint", str(output / "base"), "--training.run_name", "other")
+    refuse("--parts is 7, but a round has 6 batches", "--parts", "7", *other)
+    refuse("optimizer.eps was 1e-08, is 0.1", "--parts", "2", "--optimizer.eps", "0.1", *other)
+    assert not (output / "other").exists()  # nothing of it was taken over
+    # before any batch is computed, which may take hours
+    assert not (output / "base" / "rounds").exists()
 
 
 def test_a_checkpoint_outside_of_a_run_folder_says_what_is_missing(trained, tmp_path, capsys):

@@ -67,6 +67,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
     folder = RunFolder.of(config)
     asked = RoundSettings(options.rounds, options.rate, options.parts, options.losses, options.schedule)
     require_one_process(config, "rounds are trained")
+    asked.require_batches(config.training.steps)
     if options.checkpoint is not None:
         adopt(CheckpointReader(options.checkpoint), config)
     if is_done(config, asked):

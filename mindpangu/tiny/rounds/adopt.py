@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable
 
-from mindpangu.checkpoint import CheckpointReader, clean_interrupted
+from mindpangu.checkpoint import CheckpointReader, clean_interrupted, refuse_differences
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import TrainingError
@@ -18,6 +18,7 @@ def adopt(source: CheckpointReader, config: Config, say: Callable[[str], None] =
     Files that never change are hard links where the file system has them. A run folder that has it already stays.
 
     Raises:
+        CheckpointError: it was trained with other settings.
         TrainingError: the checkpoint is not the end of a first round, its run folder lacks something, or the run
             folder holds another training.
     """
@@ -39,6 +40,7 @@ def adopt(source: CheckpointReader, config: Config, say: Callable[[str], None] =
     if here is not None:
         _require_descent(here, source, folder)
         return
+    refuse_differences(source, config, source.json("state.json")["digests"])
     clean_interrupted(folder.checkpoints)
     rooms = ["tokenizer", "data", "routing"] if config.model.rre_layers else ["tokenizer", "data"]
     for name in rooms:

@@ -10,6 +10,7 @@ from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError, ConfigError, TrainingError
 from mindpangu.routing import RoutingTable
 from mindpangu.tiny.rounds.files import RoundSample, sample_file
+from mindpangu.tiny.rounds.sampling import counts_of_parts, part_bounds
 from mindpangu.tokenizer import Tokenizer
 
 LOSSES = ("frozen", "recorded")
@@ -48,6 +49,11 @@ class RoundSettings:
             raise ConfigError(f"--losses is {self.losses!r}; allowed: {', '.join(LOSSES)}")
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"--schedule is {self.schedule!r}; allowed: {', '.join(SCHEDULES)}")
+
+    def require_batches(self, num_batches: int) -> None:
+        """Raises TrainingError if some part of so many batches would give none to a further round."""
+        if self.rounds > 1:
+            counts_of_parts(part_bounds(num_batches, self.parts), self.rate)
 
     def of_sample(self, config: Config) -> dict[str, int | float | str]:
         """What decides a round, by the name that a message uses. The number of rounds does not."""
@@ -92,21 +98,23 @@ def read_sample(config: Config, settings: RoundSettings, round: int) -> RoundSam
     """The sample of a round if it was drawn.
 
     Raises:
-        TrainingError: it is damaged, or was drawn with other settings.
+        TrainingError: it is damaged, of another round, or was drawn with other settings.
     """
     path = sample_file(RunFolder.of(config).rounds, round)
     if not path.exists():
         return None
     sample, wanted = RoundSample.load(path), settings.of_sample(config)
+    if sample.round != round:
+        raise TrainingError(f"{path} is the sample of round {sample.round}; copy that of round {round} back")
     changed = [
         f"{key} was {then!r}, is {wanted.get(key)!r}"
         for key, then in sample.settings.items()
         if then != wanted.get(key)
     ]
-    if changed or sample.round != round:
+    if changed:
         raise TrainingError(
-            f"{path} is the sample of round {sample.round}, drawn with other settings: {'; '.join(changed) or 'none'}. "
-            "Give the former ones, or choose another --training.run_name"
+            f"{path} is the sample of round {round}, drawn with other settings: {'; '.join(changed)}. Give the former "
+            "ones, or choose another --training.run_name"
         )
     return sample
 

@@ -50,6 +50,7 @@ def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, 
         MindPanguError: as `train` and `open_run`.
     """
     require_one_process(config, "rounds are trained")
+    settings.require_batches(config.training.steps)
     folder = RunFolder.of(config)
     set_device(config)
     with _locked(folder):

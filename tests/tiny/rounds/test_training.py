@@ -430,6 +430,9 @@ def test_a_sample_that_is_damaged_missing_or_another_one_is_refused(begun):
     replace(sample, batches=sample.batches[::-1].copy()).save(path)
     with pytest.raises(TrainingError, match="saved in round 2 with another sample"):
         go(overrides, resume=True)
+    replace(sample, round=3).save(path)
+    with pytest.raises(TrainingError, match="is the sample of round 3; copy that of round 2 back"):
+        go(overrides, resume=True)
     shutil.copy(losses_file(folder / "rounds", 1), path)
     with pytest.raises(TrainingError, match="was altered"):
         go(overrides, resume=True)
