@@ -52,21 +52,22 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
     What was measured is kept in a file, and the checkpoints of the moments, which are many, are not.
     """
     every = steps // MOMENTS
-    output = runs.folder("inheritance").root.parent
-    kept = output / f"inheritance_{seed}_{steps}_{parent_steps}.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
+    parent_name = f"inheritance_parent_{parent_steps}_{seed}"
+    parent = runs.folder(parent_name).root
+    output = parent.parent
     first, second = halves(output / "inheritance_halves")
     seeded = ["--training.seed", str(seed)]
-    parent = runs.run(
-        f"inheritance_parent_{parent_steps}_{seed}", *seeded, "--data.corpus", f"[{first}/*.jsonl]",
-        "--model.rre_layers", "0",
-        "--training.steps", str(parent_steps), "--checkpoint.save_steps", "1000000",
-    )  # fmt: skip
     child = [
         *seeded, "--data.corpus", f"[{second}/*.jsonl]", "--data.tokenizer", str(parent / "tokenizer" / "main.model"),
         "--training.steps", str(steps), "--checkpoint.save_steps", str(every), "--checkpoint.keep_last", str(MOMENTS),
     ]  # fmt: skip
+    kept = runs.measured(f"inheritance_inherited_{parent_steps}_{seed}", *child)
+    if kept.is_current():
+        return json.loads(kept.path.read_text(encoding="utf-8"))["losses"]
+    runs.run(
+        parent_name, *seeded, "--data.corpus", f"[{first}/*.jsonl]", "--model.rre_layers", "0",
+        "--training.steps", str(parent_steps), "--checkpoint.save_steps", "1000000",
+    )  # fmt: skip
     measured = {}
     for name in ("random", "inherited"):
         run, options = f"inheritance_{name}_{parent_steps}_{seed}", []
@@ -82,7 +83,7 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
             for moment in range(MOMENTS)
         ]
         shutil.rmtree(root / "checkpoint")
-    kept.write_text(json.dumps(measured))
+    kept.write({"losses": measured})
     return measured
 
 

@@ -1,0 +1,60 @@
+"""The comparison of inherited and random weights: its halves of the corpus, its table, and in the slow suite a run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[2] / "tools" / "compare_inheritance.py"
+SMALL = {
+    "model.num_layers": 3,
+    "model.rre_layers": 1,
+    "model.hidden_size": 32,
+    "model.ffn_hidden_size": 64,
+    "model.num_heads": 2,
+    "model.seq_length": 32,
+    "model.vocab_size": 4100,
+    "training.local_batch_size": 4,
+    "lr_scheduler.warmup_steps": 2,
+    "monitor.heldout_samples": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def tool(load_tool):
+    return load_tool("compare_inheritance")
+
+
+def test_the_halves_have_no_document_in_common(tool, tmp_path, monkeypatch):
+    records = [{"source": "a", "doc": str(number // 3), "text": f"{number}"} for number in range(60)]
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "en.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    monkeypatch.setattr(tool, "CORPUS", tmp_path / "corpus")
+    first, second = (
+        [json.loads(line) for line in (half / "en.jsonl").read_text().splitlines()] for half in tool.halves(tmp_path)
+    )
+    assert first
+    assert second
+    assert sorted([*first, *second], key=lambda record: int(record["text"])) == records
+    assert not {record["doc"] for record in first} & {record["doc"] for record in second}
+
+
+@pytest.mark.slow
+def test_both_children_are_measured_and_kept_with_their_configuration(tmp_path):
+    def run():
+        words = SMALL | {"training.output_dir": tmp_path}
+        options = ["--steps", "12", "--parent-steps", "12", "--json", str(tmp_path / "result.json")]
+        command = [sys.executable, str(TOOL), *options, *(f"--{key}={value}" for key, value in words.items())]
+        subprocess.run(command, cwd=TOOL.parents[1], check=True)
+        (seed,) = json.loads((tmp_path / "result.json").read_text())
+        return seed
+
+    seed = run()
+    assert {name: len(losses) for name, losses in seed.items()} == {"random": 6, "inherited": 6}
+    assert seed["inherited"][0] < seed["random"][0]  # it begins where its parent ended
+    kept = next(tmp_path.glob("inheritance_inherited_*/measured.json"))
+    before = kept.read_bytes()
+    assert run() == seed
+    assert kept.read_bytes() == before
