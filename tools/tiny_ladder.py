@@ -103,8 +103,7 @@ def main() -> None:
     if out.exists() and not out.is_dir():
         parser.error(f"--out {out} is a file; give the name of a folder")
     with tqdm(total=seeds * len(PAPER), unit="rung", disable=None) as bar:
-        ladder = Ladder(out, size, bar.update)
-        results = [ladder.climb(seed) for seed in range(seeds)]
+        results = [Ladder(out, size, seed, bar.update).climb() for seed in range(seeds)]
     table = format_table(results)
     print(table)
     command = shlex.join(["bash", "recipes/tiny_ladder.sh", *sys.argv[1:]])
@@ -116,22 +115,21 @@ def main() -> None:
 
 
 class Ladder:
-    """The rungs of a seed, in the run folders below `out`; tokenizers and the search are those of all seeds.
+    """The rungs of one seed, in run folders below `out`; tokenizers and the search are shared by all seeds.
 
     Args:
         on_rung: called when a rung is measured.
     """
 
-    def __init__(self, out: Path, size: Size, on_rung: Callable[[], object] = lambda: None):
-        self._out, self._size, self._on_rung = out, size, on_rung
+    def __init__(self, out: Path, size: Size, seed: int, on_rung: Callable[[], object] = lambda: None):
+        self._out, self._size, self._seed, self._on_rung = out, size, seed, on_rung
+        self._runs = Runs(CONFIG, ["--training.output_dir", str(out / f"seed_{seed}")])
+        self._compute = flops_of_training(load_config(CONFIG, {"training.steps": str(size.steps)}))
 
-    def climb(self, seed: int) -> dict[str, Rung]:
+    def climb(self) -> dict[str, Rung]:
         """Name → rung, from the bottom."""
-        self._seed = seed
-        self._runs = Runs(CONFIG, ["--training.output_dir", str(self._out / f"seed_{seed}")])
         base = self._words(self._large_tokenizer(), {"training.steps": self._size.steps})
         rungs = {"base": self._train("base", base)}
-        self._compute = rungs["base"].compute
         compact = self._words(self._compact_tokenizer(), self._as_large_as(base))
         rungs["tokenizer"] = self._train("tokenizer", self._with_steps(compact))
         tweaked = compact | self._best_point(compact)

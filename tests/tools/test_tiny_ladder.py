@@ -21,7 +21,7 @@ def tool(load_tool):
 @pytest.fixture
 def ladder(tool, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    return tool.Ladder(tmp_path, tool.FULL)
+    return tool.Ladder(tmp_path, tool.FULL, 0)
 
 
 def test_a_smaller_vocabulary_makes_the_model_wider(tool, ladder):
@@ -49,10 +49,10 @@ def test_a_parent_has_twice_the_parameters_and_is_nowhere_smaller(tool, ladder):
 
 
 def test_every_rung_gets_the_compute_of_the_base(tool, ladder):
-    ladder._compute = flops_of_training(load_config(tool.CONFIG))
+    base = flops_of_training(load_config(tool.CONFIG, {"training.steps": str(tool.FULL.steps)}))
     for words in ({"model.vocab_size": "5000"}, {"model.num_layers": "9"}):
         config = load_config(tool.CONFIG, ladder._with_steps(words))
-        assert flops_of_training(config) == pytest.approx(ladder._compute, rel=0.01)
+        assert flops_of_training(config) == pytest.approx(base, rel=0.01)
 
 
 def test_the_table_shows_paired_gains_beside_the_papers(tool):
@@ -93,7 +93,7 @@ def test_an_inheritance_that_was_killed_is_done_again(tool, ladder, tmp_path):
             (tmp_path / name / "config.yaml").write_text(to_yaml(load_config(tool.CONFIG)))
             return tmp_path / name
 
-    ladder._seed, ladder._runs, ladder._compute = 0, Recorded(), 1e15
+    ladder._runs = Recorded()
     half = tmp_path / "inherited" / ".iteration_00000800.writing"
     half.mkdir(parents=True)
     _, inherited = ladder._inherit(words)
@@ -115,7 +115,7 @@ def test_an_inheritance_that_was_killed_is_done_again(tool, ladder, tmp_path):
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(tool, ladder, monkeypatch, capsys, words, message):
     monkeypatch.setattr(tool.sys, "argv", ["tiny_ladder.py", *words])
-    monkeypatch.setattr(tool.Ladder, "climb", lambda self, seed: pytest.fail("it began"))
+    monkeypatch.setattr(tool.Ladder, "climb", lambda self: pytest.fail("it began"))
     with pytest.raises(SystemExit):
         tool.main()
     assert message in capsys.readouterr().err
