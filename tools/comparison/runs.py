@@ -55,10 +55,16 @@ class Runs:
 
 
 def mindpangu(*words: str) -> None:
-    """Runs a verb; its messages are shown only if it fails."""
-    done = subprocess.run([sys.executable, "-m", "mindpangu", *words], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"mindpangu {' '.join(words)}\n{done.stdout}{done.stderr}")
+    """Runs a verb; its messages are shown only if it fails. Ctrl-C lets it save its checkpoint and ends the program."""
+    command = [sys.executable, "-m", "mindpangu", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            printed, errors = process.communicate()
+        except KeyboardInterrupt:  # the verb has it too
+            process.communicate()
+            sys.exit("stopped; the same command goes on")
+    if process.returncode:
+        sys.exit(f"mindpangu {' '.join(words)}\n{printed}{errors}")
 
 
 def _split(word: str) -> list[str]:

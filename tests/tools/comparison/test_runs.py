@@ -1,0 +1,55 @@
+"""Verbs that a comparison runs: what fails is shown, and Ctrl-C lets them save."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parents[3] / "tools"
+VERB = """#!/bin/sh
+trap 'sleep 1; echo saved > "$4"; exit 130' INT
+echo began > "$3"
+while :; do sleep 0.1; done
+"""
+
+
+@pytest.fixture
+def run_verb(tmp_path):
+    """run_verb(program, *words) → the process of a comparison whose interpreter is this program."""
+
+    def start(program, *words):
+        (tmp_path / "program").write_text(program)
+        (tmp_path / "program").chmod(0o755)
+        script = (
+            f"import signal, sys; sys.path[:0] = [{str(TOOLS)!r}, {str(TOOLS.parent)!r}]\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            f"from comparison import runs; sys.executable = {str(tmp_path / 'program')!r}\n"
+            f"runs.mindpangu(*{[str(word) for word in words]!r})\n"
+        )
+        command = [sys.executable, "-c", script]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    return start
+
+
+def test_a_verb_that_fails_is_named_with_what_it_said(run_verb):
+    process = run_verb("#!/bin/sh\necho some table\necho 'mindpangu: error: no such thing' >&2\nexit 1\n", "train", "x")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors == "mindpangu train x\nsome table\nmindpangu: error: no such thing\n\n"
+
+
+def test_ctrl_c_waits_until_the_verb_has_saved(run_verb, tmp_path):
+    began, saved = tmp_path / "began", tmp_path / "saved"
+    process = run_verb(VERB, began, saved)
+    until = time.monotonic() + 60
+    while not began.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert saved.read_text() == "saved\n"
+    assert errors == "stopped; the same command goes on\n"
