@@ -84,15 +84,8 @@ def run_block(language, text, folder, environment):
     )
 
 
-LONG = (
-    "convert",
-    "ecss",
-    "finetune",
-    "generation",
-    "main_job",
-    "operators",
-    "tiny",
-)  # pages whose commands take a quarter of a minute and more
+LONG = "checkpoints convert ecss finetune generation lifecycle main_job operators tiny".split()
+"""Pages whose commands take ten seconds and more."""
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,9 @@ def schedules(draw):
     return draw(st.integers(0, 1000)), draw(st.lists(st.lists(micro_batch, min_size=1, max_size=3), min_size=2))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=pytest.mark.slow if "no overlap" in name else ()) for name in VARIANTS]
+)
 @settings(max_examples=25, deadline=None)
 @given(schedules(), st.sampled_from([None, 1, 2]))
 def test_equals_experts_that_never_move(variant, schedule, announced):
