@@ -8,10 +8,10 @@ per parameter. Takes about two times the number of seeds the time of the main jo
     .venv/bin/python tools/compare_dense_twin.py --seeds 5 --training.steps 400    # overrides as everywhere
 """
 
-import argparse
 import json
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,28 +21,26 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from comparison.intervals import MOST_SEEDS, Interval
+from comparison.command_line import comparison_parser
+from comparison.intervals import Interval, paired_differences, with_mean
 from comparison.runs import Runs
 
 VARIANTS = {"rre": [], "dense": ["--model.rre_layers", "0"]}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="recipes/cpu_smoke.yaml")
-    seeds = range(2, MOST_SEEDS + 1)
-    parser.add_argument("--seeds", type=int, default=3, choices=seeds, metavar=f"2…{MOST_SEEDS}", help="default: 3")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser = comparison_parser(__doc__, "recipes/cpu_smoke.yaml", default="3", fewest_seeds=2)
     arguments, words = parser.parse_known_args()
     trainings = Runs(arguments.config, words)
     losses: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
-    runs = [(variant, seed) for seed in range(arguments.seeds) for variant in VARIANTS]
+    runs = [(variant, seed) for seed in range(arguments.seeds or 3) for variant in VARIANTS]
     for variant, seed in tqdm(runs, unit="run", disable=None):
         losses[variant].append(run(trainings, variant, seed))
-    differences = compare(losses["rre"], losses["dense"])
+    differences = paired_differences(losses["rre"], losses["dense"])
     print(format_table(losses, differences))
     if arguments.json:
-        arguments.json.write_text(json.dumps({"losses": losses, "differences": differences}, indent=1))
+        found = {domain: asdict(difference) for domain, difference in differences.items()}
+        arguments.json.write_text(json.dumps({"losses": losses, "differences": found}, indent=1) + "\n")
 
 
 def run(trainings: Runs, variant: str, seed: int) -> dict[str, float]:
@@ -54,25 +52,13 @@ def run(trainings: Runs, variant: str, seed: int) -> dict[str, float]:
     return trainings.losses(name)
 
 
-def compare(rre: list[dict[str, float]], dense: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """domain → mean of (RRE − dense) over seeds, in nats, and the half width of its 95 % interval (paired t)."""
-    differences = {}
-    for domain in [*rre[0], "mean"]:
-        values = [_loss(a, domain) - _loss(b, domain) for a, b in zip(rre, dense, strict=True)]
-        differences[domain] = asdict(Interval.of(values))
-    return differences
-
-
-def format_table(losses: dict[str, list[dict[str, float]]], differences: dict[str, dict[str, float]]) -> str:
+def format_table(losses: Mapping[str, Sequence[Mapping[str, float]]], differences: Mapping[str, Interval]) -> str:
+    """A row for each domain and their mean; differences are RRE − dense."""
     lines = [f"{'domain':>12} {'RRE ppl':>9} {'dense ppl':>10} {'difference (nats, 95 % interval)':>34}"]
     for domain, difference in differences.items():
-        rre, dense = (math.exp(np.mean([_loss(each, domain) for each in losses[kind]])) for kind in ("rre", "dense"))
-        lines.append(f"{domain:>12} {rre:>9.1f} {dense:>10.1f} {Interval(**difference)!s:>34}")
+        rre, dense = (math.exp(np.mean([with_mean(each)[domain] for each in losses[kind]])) for kind in VARIANTS)
+        lines.append(f"{domain:>12} {rre:>9.1f} {dense:>10.1f} {difference!s:>34}")
     return "\n".join(lines)
-
-
-def _loss(losses: dict[str, float], domain: str) -> float:
-    return float(np.mean(list(losses.values()))) if domain == "mean" else losses[domain]
 
 
 if __name__ == "__main__":

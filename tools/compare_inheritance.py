@@ -7,7 +7,6 @@ trained on the second, so what the parent read helps them only by what it learne
     .venv/bin/python tools/compare_inheritance.py --parent-steps 300 --seeds 3
 """
 
-import argparse
 import hashlib
 import json
 import shutil
@@ -21,6 +20,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from comparison.command_line import comparison_parser
 from comparison.runs import Runs
 
 CORPUS = Path("recipes/corpus")
@@ -29,17 +29,14 @@ MOMENTS = 6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="recipes/cpu_smoke.yaml")
-    parser.add_argument("--seeds", type=int, default=1, help="default: %(default)s")
+    parser = comparison_parser(__doc__, "recipes/cpu_smoke.yaml", default="1")
     parser.add_argument("--steps", type=int, default=150, help="of each child; default: %(default)s")
     parser.add_argument("--parent-steps", type=int, default=150, help="default: %(default)s")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments, words = parser.parse_known_args()
     runs = Runs(arguments.config, words)
     measured = [
         measure(runs, seed, arguments.steps, arguments.parent_steps)
-        for seed in tqdm(range(arguments.seeds), unit="seed", disable=None)
+        for seed in tqdm(range(arguments.seeds or 1), unit="seed", disable=None)
     ]
     print(format_table(measured, arguments.steps, arguments.parent_steps))
     if arguments.json:
@@ -89,7 +86,7 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
 
 def heldout_loss(runs: Runs, name: str, words: Sequence[str], checkpoint: Path) -> float:
     runs.run(name, *words, stages=(["evaluate", "--no-wrong-domains", "--checkpoint", str(checkpoint)],))
-    return float(np.mean(list(runs.losses(name).values())))
+    return runs.mean_loss(name)
 
 
 def halves(folder: Path) -> tuple[Path, Path]:

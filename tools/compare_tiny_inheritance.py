@@ -9,7 +9,6 @@ as in the paper (arXiv 2402.02791). Every run is kept, so a comparison that was 
     .venv/bin/python tools/compare_tiny_inheritance.py --quick            # does it run at all? 3 minutes
 """
 
-import argparse
 import json
 import shutil
 import sys
@@ -23,7 +22,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from comparison.intervals import MOST_SEEDS, Interval
+from comparison.command_line import comparison_parser
+from comparison.intervals import Interval
 from comparison.runs import Runs
 
 INITIAL = "initial"
@@ -79,11 +79,8 @@ QUICK = Size(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="recipes/cpu_smoke.yaml")
-    parser.add_argument("--seeds", type=int, metavar=f"1…{MOST_SEEDS}", choices=range(1, MOST_SEEDS + 1))
-    parser.add_argument("--quick", action="store_true", help="smallest models, one seed unless --seeds says otherwise")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser = comparison_parser(__doc__, "recipes/cpu_smoke.yaml", default="3, with --quick 1")
+    parser.add_argument("--quick", action="store_true", help="smallest models")
     arguments, words = parser.parse_known_args()
     seeds = arguments.seeds or (1 if arguments.quick else 3)
     comparison = Comparison(arguments.config, words, "quick" if arguments.quick else "usual")
@@ -135,7 +132,7 @@ class Comparison:
         name = self._run("parent", seed)
         words = [*_words(_model(self.size.parent)), *_training(seed, self.size.parent_steps)]
         self._runs.run(name, *words, options=["--resume"], stages=_STAGES)
-        return float(np.mean(list(self._runs.losses(name).values())))
+        return self._runs.mean_loss(name)
 
     def _parent_root(self, seed: int) -> Path:
         return self._runs.folder(self._run("parent", seed)).root
@@ -146,7 +143,7 @@ class Comparison:
 
     def _evaluate(self, name: str, words: Sequence[str], checkpoint: Path) -> float:
         self._runs.run(name, *words, stages=(["evaluate", "--checkpoint", str(checkpoint)],))
-        return float(np.mean(list(self._runs.losses(name).values())))
+        return self._runs.mean_loss(name)
 
     def _run(self, *parts: object) -> str:
         return "_".join(map(str, ("tiny_inheritance", self._name, *parts)))

@@ -11,7 +11,6 @@ are hard or easy by their text alone. Every run is kept, so a comparison that wa
     .venv/bin/python tools/compare_tiny_rounds.py --quick            # does it run at all? 2 minutes
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from comparison.intervals import MOST_SEEDS, Interval
+from comparison.command_line import comparison_parser
+from comparison.intervals import Interval, paired_differences, with_mean
 from comparison.runs import Runs
 
 RATE, PARTS = 0.5, 8
@@ -36,11 +36,8 @@ Losses = Mapping[str, Mapping[str, float]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="recipes/cpu_tiny.yaml")
-    parser.add_argument("--seeds", type=int, metavar=f"1…{MOST_SEEDS}", choices=range(1, MOST_SEEDS + 1))
-    parser.add_argument("--quick", action="store_true", help="a few steps, one seed unless --seeds says otherwise")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser = comparison_parser(__doc__, "recipes/cpu_tiny.yaml", default="3, with --quick 1")
+    parser.add_argument("--quick", action="store_true", help="a few steps")
     arguments, words = parser.parse_known_args()
     seeds = arguments.seeds or (1 if arguments.quick else 3)
     steps = QUICK if arguments.quick else PASS
@@ -83,11 +80,7 @@ def measure(config: str, overrides: Sequence[str], seed: int, steps: int) -> Los
 
 def differences(measured: Sequence[Losses]) -> dict[str, Interval]:
     """Domain, or "mean" of the domains → loss of the second round − of plain continuation; none of a single seed."""
-    if len(measured) < 2:
-        return {}
-    gaps = [{name: each[SAMPLED][name] - each[PLAIN][name] for name in each[PLAIN]} for each in measured]
-    of_domains = {name: Interval.of([gap[name] for gap in gaps]) for name in gaps[0]}
-    return of_domains | {"mean": Interval.of([float(np.mean(list(gap.values()))) for gap in gaps])}
+    return paired_differences(*([each[way] for each in measured] for way in (SAMPLED, PLAIN)))
 
 
 def format_table(measured: Sequence[Losses], steps: int) -> str:
@@ -101,14 +94,10 @@ def format_table(measured: Sequence[Losses], steps: int) -> str:
         "|---|---|---|---|---|",
     ]
     for name in [*measured[0][PLAIN], "mean"]:
-        values = [np.mean([_loss(each[moment], name) for each in measured]) for moment in (FIRST, PLAIN, SAMPLED)]
+        values = [np.mean([with_mean(each[way])[name] for each in measured]) for way in (FIRST, PLAIN, SAMPLED)]
         cells = [f"{value:.3f}" for value in values]
         lines.append(f"| {name} | {' | '.join(cells)} | {found.get(name, '')} |")
     return "\n".join(lines)
-
-
-def _loss(losses: Mapping[str, float], name: str) -> float:
-    return float(np.mean(list(losses.values()))) if name == "mean" else losses[name]
 
 
 if __name__ == "__main__":

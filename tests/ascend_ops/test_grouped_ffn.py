@@ -61,7 +61,7 @@ def check(backend, differentiate, error_of, case, block_rows, bound):
 
 
 @given(shape=CASES, block_rows=st.integers(0, 9))
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_equals_reference(backend, differentiate, error_of, shape, block_rows):
     # float64 is the composed form's precision test; the kernel computes in float32
     dtype, bound = (np.float64, 1e-12) if backend.name == "composed" else (np.float32, 3e-6)

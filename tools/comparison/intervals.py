@@ -1,7 +1,7 @@
-"""The mean of a few paired differences and its 95 % interval."""
+"""Losses by domain and their paired differences: the mean over a few seeds and its 95 % interval."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,3 +28,22 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.mean:+.3f} ± {self.half_width:.3f}"
+
+
+def with_mean(losses: Mapping[str, float]) -> dict[str, float]:
+    """domain → loss, and "mean" → that of the domains."""
+    return {**losses, "mean": float(np.mean(list(losses.values())))}
+
+
+def paired_differences(
+    first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]]
+) -> dict[str, Interval]:
+    """domain, or "mean" → loss of the first − loss of the second over seeds (paired t); none of a single seed.
+
+    Args:
+        first, second: domain → loss, of each seed.
+    """
+    if len(first) < 2:
+        return {}
+    pairs = [(with_mean(one), with_mean(other)) for one, other in zip(first, second, strict=True)]
+    return {domain: Interval.of([one[domain] - other[domain] for one, other in pairs]) for domain in pairs[0][0]}

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from mindpangu.config import Config, load_config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.stage import ResultFile
@@ -47,6 +49,10 @@ class Runs:
         """domain → held-out loss in nats, as `evaluate` wrote it."""
         result = json.loads(self.folder(name).evaluation.read_text(encoding="utf-8"))
         return {domain["domain"]: domain["loss"] for domain in result["domains"]}
+
+    def mean_loss(self, name: str) -> float:
+        """Held-out loss in nats, mean of the domains."""
+        return float(np.mean(list(self.losses(name).values())))
 
     def _config_of(self, name: str, *words: str) -> Config:
         words = (*self._overrides, *words, "--training.run_name", name)
