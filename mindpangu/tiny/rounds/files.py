@@ -3,31 +3,21 @@
     rounds/round_1_losses.safetensors   loss of every batch at the end of round 1; shorter while it is being computed
     rounds/round_2_sample.safetensors   the batches of round 2, and where each lies in the training stream
 
-A sample is never drawn again from its seed once it is here: a round goes on with what is in its file. Each file has one
-JSON header with a digest over all of it. A batch is what one step trains on; batch i is that of step i + 1 of round 1.
+A sample is never drawn again from its seed once it is here: a round goes on with what is in its file. A batch is what
+one step trains on; batch i is that of step i + 1 of round 1.
 """
 
-import hashlib
-import json
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as encode_tensors
 
-from mindpangu.checkpoint.durable import write_atomically
 from mindpangu.data import LoaderState
 from mindpangu.errors import TrainingError
-
-FORMAT_VERSION = "1"
-_HEADER = "rounds"
-_File = TypeVar("_File", bound="_RoundFile")
+from mindpangu.verified_file import VerifiedFile
 
 
 def losses_file(rounds: Path, round: int) -> Path:
@@ -40,55 +30,8 @@ def sample_file(rounds: Path, round: int) -> Path:
     return rounds / f"round_{round}_sample.safetensors"
 
 
-class _RoundFile(ABC):
-    """A safetensors file that knows when it was altered; a kind of it says what is in its header and its tensors."""
-
-    kind: ClassVar[str]
-    remedy: ClassVar[str]  # of a file that cannot be read
-
-    @cached_property
-    def digest(self) -> str:
-        """BLAKE2 hash over header and content, 32 hex digits."""
-        return _digest({"kind": self.kind, **self._header()}, self._tensors())
-
-    def save(self, path: Path) -> None:
-        header = {"kind": self.kind, **self._header()}
-        signed = {"format_version": FORMAT_VERSION, "digest": self.digest, "content": header}
-        write_atomically(path, encode_tensors(self._tensors(), {_HEADER: json.dumps(signed, sort_keys=True)}))
-
-    @classmethod
-    def load(cls: type[_File], path: Path) -> _File:
-        """Raises TrainingError: cut off, altered, or of another format."""
-        try:
-            with safe_open(path, framework="numpy") as file:
-                signed = json.loads((file.metadata() or {})[_HEADER])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            version, digest, header = signed["format_version"], signed["digest"], signed["content"]
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise TrainingError(f"{path} is not a whole file of a round's {cls.kind} ({error}); {cls.remedy}") from None
-        if version != FORMAT_VERSION:
-            raise TrainingError(
-                f"{path} has format {version} of rounds; this version of mindpangu reads {FORMAT_VERSION}"
-            )
-        if digest != _digest(header, tensors) or header["kind"] != cls.kind:
-            raise TrainingError(
-                f"{path} was altered: its content does not match the digest in its header; {cls.remedy}"
-            )
-        return cls._of({name: value for name, value in header.items() if name != "kind"}, tensors)
-
-    @classmethod
-    @abstractmethod
-    def _of(cls: type[_File], header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> _File: ...
-
-    @abstractmethod
-    def _header(self) -> dict[str, Any]: ...
-
-    @abstractmethod
-    def _tensors(self) -> dict[str, np.ndarray]: ...
-
-
 @dataclass(frozen=True, eq=False)
-class BatchLosses(_RoundFile):
+class BatchLosses(VerifiedFile):
     """Losses at the end of a round.
 
     Attributes:
@@ -98,7 +41,7 @@ class BatchLosses(_RoundFile):
         losses_N: float64, mean −log p over the targets of each batch; fewer than N while it is being computed.
     """
 
-    kind = "losses"
+    kind, format_version, error = "a round's losses", "2", TrainingError
     remedy = "remove it to have the losses computed again"
 
     round: int
@@ -128,7 +71,7 @@ class BatchLosses(_RoundFile):
 
 
 @dataclass(frozen=True, eq=False)
-class RoundSample(_RoundFile):
+class RoundSample(VerifiedFile):
     """The batches of one round, from the second on.
 
     Attributes:
@@ -139,7 +82,7 @@ class RoundSample(_RoundFile):
         batches: int64, ascending. states: the training stream's state before each of them.
     """
 
-    kind = "sample"
+    kind, format_version, error = "a round's sample", "2", TrainingError
     remedy = "copy it again; a round that has begun cannot go on without it"
 
     round: int
@@ -180,11 +123,3 @@ class RoundSample(_RoundFile):
     def _tensors(self) -> dict[str, np.ndarray]:
         states = {name: np.array([state[name] for state in self.states], np.int64) for name in self.states[0]}
         return {"batches": np.asarray(self.batches, np.int64), **states}
-
-
-def _digest(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
-    total = hashlib.blake2b(json.dumps(header, sort_keys=True).encode(), digest_size=16)
-    for name, values in sorted(tensors.items()):
-        total.update(json.dumps([name, values.dtype.str, values.shape]).encode())
-        total.update(np.ascontiguousarray(values).tobytes())
-    return total.hexdigest()

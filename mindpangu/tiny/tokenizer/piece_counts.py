@@ -1,30 +1,25 @@
 """How often each piece of a tokenizer occurs in text, counted once for every size of a compact tokenizer."""
 
 import itertools
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as encode_tensors
 from tqdm import tqdm
 
 from mindpangu.errors import DataError
 from mindpangu.tiny.tokenizer.documents import Document, Documents, Split
 from mindpangu.tokenizer import Tokenizer
+from mindpangu.verified_file import VerifiedFile
 
-FORMAT_VERSION = 1
-
-_HEADER = "piece_counts"
 _BATCH_BYTES = 1 << 20  # text that is tokenized at once
 
 
-@dataclass(frozen=True)
-class PieceCounts:
+@dataclass(frozen=True, eq=False)
+class PieceCounts(VerifiedFile):
     """Counts of both sides of the split.
 
     Attributes:
@@ -33,6 +28,9 @@ class PieceCounts:
         train_bytes, heldout_bytes: UTF-8 bytes of the text.
     """
 
+    kind, format_version, error = "piece counts", "2", DataError
+    remedy = "remove it to count again"
+
     tokenizer: str
     text: str
     train_V: np.ndarray
@@ -40,37 +38,19 @@ class PieceCounts:
     train_bytes: int
     heldout_bytes: int
 
-    def save(self, path: Path) -> None:
-        """Writes a safetensors file; `path` holds all of it, or what it held before."""
-        header = {"format_version": FORMAT_VERSION} | {name: getattr(self, name) for name in _IN_HEADER}
-        tensors = {"train": self.train_V, "heldout": self.heldout_V}
-        scratch = path.with_name(f".{path.name}.building")
-        scratch.write_bytes(encode_tensors(tensors, {_HEADER: json.dumps(header, sort_keys=True)}))
-        scratch.replace(path)
-
     def is_of(self, tokenizer: Tokenizer, documents: Documents, split: Split) -> bool:
         """Whether these pieces were counted, in this text."""
         return (self.tokenizer, self.text) == (tokenizer.digest, text_digest(documents, split))
 
     @classmethod
-    def load(cls, path: Path) -> "PieceCounts":
-        """Raises DataError for a file that is missing, damaged or of another format version."""
-        try:
-            with safe_open(path, framework="numpy") as file:
-                header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
-                version = header.get("format_version")
-                if version == FORMAT_VERSION:
-                    train_V, heldout_V = (file.get_tensor(name) for name in ("train", "heldout"))
-                    return cls(train_V=train_V, heldout_V=heldout_V, **{name: header[name] for name in _IN_HEADER})
-        except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
-            raise DataError(f"{path} is no whole file of piece counts ({error}); remove it and count again") from None
-        raise DataError(
-            f"{path} has format {version} of piece counts; this version of mindpangu reads format {FORMAT_VERSION}: "
-            "remove it and count again"
-        )
+    def _of(cls, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> "PieceCounts":
+        return cls(**header, train_V=tensors["train"], heldout_V=tensors["heldout"])
 
+    def _header(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("tokenizer", "text", "train_bytes", "heldout_bytes")}
 
-_IN_HEADER = tuple(field.name for field in fields(PieceCounts) if not field.name.endswith("_V"))
+    def _tensors(self) -> dict[str, np.ndarray]:
+        return {"train": self.train_V, "heldout": self.heldout_V}
 
 
 def count_pieces(documents: Documents, split: Split, tokenizer: Tokenizer) -> PieceCounts:

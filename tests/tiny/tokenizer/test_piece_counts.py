@@ -1,10 +1,7 @@
 """Documents, their split, and counts of pieces."""
 
-import json
-
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 
 from mindpangu.config import load_config
 from mindpangu.data import CorpusReader, split_corpus
@@ -65,13 +62,12 @@ def test_counts_are_saved_whole_and_know_what_they_are_of(config, tokenizer, tin
 
     data = path.read_bytes()
     path.write_bytes(data[:-8])
-    with pytest.raises(DataError, match="no whole file of piece counts"):
+    with pytest.raises(DataError, match=r"is not a whole file of piece counts .* remove it to count again"):
         PieceCounts.load(path)
-    path.write_bytes(data)
-    save_file(load_file(path), path, {"piece_counts": json.dumps({"format_version": 7})})
-    with pytest.raises(DataError, match="has format 7"):
+    path.write_bytes(data[:-1] + b"!")
+    with pytest.raises(DataError, match="was altered"):
         PieceCounts.load(path)
-    with pytest.raises(DataError, match="no whole file"):
+    with pytest.raises(DataError, match="is not a whole file"):
         PieceCounts.load(tmp_path / "absent")
 
 
