@@ -21,7 +21,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from comparison.command_line import comparison_parser
+from comparison.command_line import comparison_parser, read_arguments
 from comparison.intervals import Interval, paired_differences, with_mean
 from comparison.runs import Runs
 
@@ -30,7 +30,7 @@ VARIANTS = {"rre": [], "dense": ["--model.rre_layers", "0"]}
 
 def main() -> None:
     parser = comparison_parser(__doc__, "recipes/cpu_smoke.yaml", default="3", fewest_seeds=2)
-    arguments, words = parser.parse_known_args()
+    arguments, words = read_arguments(parser)
     trainings = Runs(arguments.config, words)
     losses: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
     runs = [(variant, seed) for seed in range(arguments.seeds or 3) for variant in VARIANTS]

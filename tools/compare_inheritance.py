@@ -20,7 +20,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from comparison.command_line import comparison_parser
+from comparison.command_line import comparison_parser, read_arguments
 from comparison.runs import Runs
 
 CORPUS = Path("recipes/corpus")
@@ -32,7 +32,7 @@ def main() -> None:
     parser = comparison_parser(__doc__, "recipes/cpu_smoke.yaml", default="1")
     parser.add_argument("--steps", type=int, default=150, help="of each child; default: %(default)s")
     parser.add_argument("--parent-steps", type=int, default=150, help="default: %(default)s")
-    arguments, words = parser.parse_known_args()
+    arguments, words = read_arguments(parser)
     runs = Runs(arguments.config, words)
     measured = [
         measure(runs, seed, arguments.steps, arguments.parent_steps)
@@ -71,7 +71,7 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
         if name == "inherited":
             folder = output / f"inheritance_child_{parent_steps}_{seed}"
             runs.run(run, *child, stages=(["tokenizer", "train"], ["data", "prepare"], ["routing", "build"]))
-            if not folder.exists():
+            if not any(folder.glob("iteration_*")):
                 runs.run(run, *child, stages=(["inherit", "--parent", str(parent), "--out", str(folder)],))
             options = ["--load", str(folder)]
         root = runs.run(run, *child, options=options)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from comparison.command_line import comparison_parser
+from comparison.command_line import comparison_parser, read_arguments
 from comparison.intervals import Interval
 from comparison.runs import Runs
 
@@ -81,7 +81,7 @@ QUICK = Size(
 def main() -> None:
     parser = comparison_parser(__doc__, "recipes/cpu_smoke.yaml", default="3, with --quick 1")
     parser.add_argument("--quick", action="store_true", help="smallest models")
-    arguments, words = parser.parse_known_args()
+    arguments, words = read_arguments(parser)
     seeds = arguments.seeds or (1 if arguments.quick else 3)
     comparison = Comparison(arguments.config, words, "quick" if arguments.quick else "usual")
     work = [(seed, variant) for seed in range(seeds) for variant in VARIANTS]
@@ -114,14 +114,14 @@ class Comparison:
         if kept.is_current():
             return json.loads(kept.path.read_text(encoding="utf-8"))["losses"]
         self._runs.run(name, *words, stages=(["tokenizer", "train"], ["data", "prepare"]))
-        options, before = ["--resume"], None
+        options, before = [], None
         if variant != INITIAL:
             folder = root / "inherited"
             if not any(folder.glob("iteration_*")):
                 shutil.rmtree(folder, ignore_errors=True)
                 verb = ["tiny", "inherit", "--parent", str(self._parent_root(seed)), "--out", str(folder)]
                 self._runs.run(name, *words, stages=([*verb, "--neurons", variant, *self.size.options],))
-            before, options = self._evaluate(name, words, folder), [*options, "--load", str(folder)]
+            before, options = self._evaluate(name, words, folder), ["--load", str(folder)]
         self._runs.run(name, *words, options=options, stages=(["train"],))
         measured = {"before": before, "after": self._evaluate(name, words, root)}
         kept.write({"losses": measured})
@@ -131,7 +131,7 @@ class Comparison:
         """Its held-out loss after its training."""
         name = self._run("parent", seed)
         words = [*_words(_model(self.size.parent)), *_training(seed, self.size.parent_steps)]
-        self._runs.run(name, *words, options=["--resume"], stages=_STAGES)
+        self._runs.run(name, *words, stages=_STAGES)
         return self._runs.mean_loss(name)
 
     def _parent_root(self, seed: int) -> Path:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from comparison.command_line import comparison_parser
+from comparison.command_line import comparison_parser, read_arguments
 from comparison.intervals import Interval, paired_differences, with_mean
 from comparison.runs import Runs
 
@@ -38,7 +38,7 @@ Losses = Mapping[str, Mapping[str, float]]
 def main() -> None:
     parser = comparison_parser(__doc__, "recipes/cpu_tiny.yaml", default="3, with --quick 1")
     parser.add_argument("--quick", action="store_true", help="a few steps")
-    arguments, words = parser.parse_known_args()
+    arguments, words = read_arguments(parser)
     seeds = arguments.seeds or (1 if arguments.quick else 3)
     steps = QUICK if arguments.quick else PASS
     measured = [measure(arguments.config, words, seed, steps) for seed in tqdm(range(seeds), unit="seed", disable=None)]
@@ -65,7 +65,7 @@ def measure(config: str, overrides: Sequence[str], seed: int, steps: int) -> Los
     kept = runs.measured(name)
     if kept.is_current():
         return json.loads(kept.path.read_text(encoding="utf-8"))["losses"]
-    root = runs.run(name, "--training.steps", str(both), options=["--resume"])
+    root = runs.run(name, "--training.steps", str(both))
     losses = {PLAIN: runs.losses(name)}
     end_of_first = str(root / "checkpoint" / f"iteration_{steps:08d}")
     runs.run(name, "--training.steps", str(both), stages=(["evaluate", "--checkpoint", end_of_first],))

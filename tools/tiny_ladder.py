@@ -29,6 +29,7 @@ from mindpangu.config import Config, load_config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import HELDOUT, TokenShards
 from mindpangu.model.parameter_count import count_parameters, in_words
+from mindpangu.stage import read_json_object
 from mindpangu.tiny.compute import flops_of_training, steps_within
 from mindpangu.tiny.inheritance.report import REPORT
 from mindpangu.tiny.trials.measures import bits_per_byte
@@ -177,21 +178,22 @@ class Ladder:
         return dict(words) | {"training.steps": str(steps_within(load_config(CONFIG, words), share * self._compute))}
 
     def _train(self, name: str, words: Mapping[str, str], options: Sequence[str] = (), apart: float = 0.0) -> Rung:
-        folder = self._runs.run(name, *_flat(words), options=["--resume", *options], stages=TRAIN)
+        folder = self._runs.run(name, *_flat(words), options=options, stages=TRAIN)
         config = load_config(folder / "config.yaml")
         return self._rung(config, folder, apart)
 
     def _best_point(self, words: Mapping[str, str]) -> dict[str, str]:
         """Depth, widths and heads of the best point of a search at the same number of parameters; of the first seed."""
         folder = self._out / "architecture"
-        if not (folder / "results.json").exists():
+        results = folder / "results.json"
+        if read_json_object(results).get("failed") != {}:  # the verb tries the points again that failed
             budget = str(count_parameters(load_config(CONFIG, words)).total)
             options = ["--budget", budget, "--points", str(self._size.points), "--steps", str(self._size.search_steps)]
             ranges = ["--depth", "2:16", "--width", "64:320", "--expansion", "1:4", "--tolerance", "0.05"]
             mindpangu(
                 "tiny", "architecture", "--config", CONFIG, *options, *ranges, "--out", str(folder), *_flat(words)
             )
-        best = json.loads((folder / "results.json").read_text(encoding="utf-8"))["points"][0]
+        best = read_json_object(results)["points"][0]
         return {
             "model.num_layers": str(best["depth"]),
             "model.hidden_size": str(best["width"]),
@@ -202,7 +204,7 @@ class Ladder:
     def _inherit(self, words: Mapping[str, str]) -> tuple[float, Path]:
         """Trains a parent of twice the size as long as the base; (its compute, the child's first checkpoint)."""
         parent = dict(words) | self._parent_of(words) | {"training.steps": str(self._size.steps)}
-        folder = self._runs.run("parent", *_flat(parent), options=["--resume"], stages=TRAIN)
+        folder = self._runs.run("parent", *_flat(parent), stages=TRAIN)
         child = self._with_steps(words)
         out = folder.parent / "inherited"
         self._runs.run("inheritance", *_flat(child), stages=PREPARE)
@@ -237,7 +239,7 @@ class Ladder:
         first = self._with_steps(words, 2 / 3)
         folder = self._runs.folder("rounds")
         if not folder.rounds.exists():
-            options = ["--resume", "--load", str(inherited)]
+            options = ["--load", str(inherited)]
             self._runs.run("rounds", *_flat(first), options=options, stages=(*PREPARE, ["train"]))
         parts = str(min(8, int(first["training.steps"])))
         verb = ["tiny", "rounds", "--rounds", "2", "--rate", "0.5", "--parts", parts, "--resume"]

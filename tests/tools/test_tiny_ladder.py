@@ -105,6 +105,23 @@ def test_an_inheritance_that_was_killed_is_done_again(tool, ladder, tmp_path):
     assert len(asked) == 1
 
 
+def test_a_search_whose_points_failed_is_asked_again(tool, ladder, tmp_path, monkeypatch):
+    asked, failed = [], {"depth002_width00064_ffn00064": "out of memory"}
+
+    def search(*words):
+        asked.append(words[:2])
+        (tmp_path / "architecture").mkdir(exist_ok=True)
+        point = {"depth": 3, "width": 64, "ffn_width": 128, "num_heads": 2}
+        (tmp_path / "architecture" / "results.json").write_text(json.dumps({"points": [point], "failed": failed}))
+
+    monkeypatch.setattr(tool, "mindpangu", search)
+    ladder._best_point({})
+    failed.clear()
+    ladder._best_point({})
+    assert ladder._best_point({})["model.num_layers"] == "3"
+    assert asked == [("tiny", "architecture")] * 2
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

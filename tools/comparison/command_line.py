@@ -4,10 +4,13 @@ import argparse
 from pathlib import Path
 
 from comparison.intervals import MOST_SEEDS
+from mindpangu.cli.main import split_overrides
+from mindpangu.config import load_config
+from mindpangu.errors import MindPanguError
 
 
 def comparison_parser(description: str, config: str, default: str, fewest_seeds: int = 1) -> argparse.ArgumentParser:
-    """Options --config, --seeds (None if not given) and --json; read it with parse_known_args.
+    """Options --config, --seeds (None if not given) and --json; read it with `read_arguments`.
 
     Args:
         config: recipe if none is given. default: words on how many seeds there are if they are not given.
@@ -23,3 +26,19 @@ def comparison_parser(description: str, config: str, default: str, fewest_seeds:
     )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     return parser
+
+
+def read_arguments(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
+    """(options, overrides of the recipe) of the command line; ends the program for what is neither, for a recipe that
+    cannot be, and for a --json that could not be written after hours."""
+    arguments, words = parser.parse_known_args()
+    unknown, overrides = split_overrides(words)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    try:
+        load_config(arguments.config, dict(overrides))
+    except MindPanguError as error:
+        parser.error(str(error))
+    if arguments.json and (arguments.json.is_dir() or not arguments.json.parent.is_dir()):
+        parser.error(f"--json {arguments.json}: name a file in a folder that is there")
+    return arguments, words

@@ -38,10 +38,10 @@ class Runs:
         """Takes a run through its stages; returns its folder.
 
         Args:
-            words: overrides of this run. options: of `train`, e.g. --load DIR.
+            words: overrides of this run. options: of `train`, beside --resume, e.g. --load DIR.
         """
         for stage in stages:
-            extra = list(options) if stage == ["train"] else []
+            extra = ["--resume", *options] if stage == ["train"] else []
             mindpangu(*stage, *extra, "--config", self._config, *self._overrides, *words, "--training.run_name", name)
         return self.folder(name).root
 

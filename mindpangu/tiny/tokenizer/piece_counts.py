@@ -29,7 +29,7 @@ class PieceCounts(VerifiedFile):
     """
 
     kind, format_version, error = "piece counts", "2", DataError
-    remedy = "remove it to count again"
+    remedy = "choose another --counts, or remove it to count again"
 
     tokenizer: str
     text: str

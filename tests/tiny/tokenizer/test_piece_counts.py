@@ -62,7 +62,9 @@ def test_counts_are_saved_whole_and_know_what_they_are_of(config, tokenizer, tin
 
     data = path.read_bytes()
     path.write_bytes(data[:-8])
-    with pytest.raises(DataError, match=r"is not a whole file of piece counts .* remove it to count again"):
+    with pytest.raises(
+        DataError, match=r"is not a whole file of piece counts .* choose another --counts, or remove it"
+    ):
         PieceCounts.load(path)
     path.write_bytes(data[:-1] + b"!")
     with pytest.raises(DataError, match="was altered"):

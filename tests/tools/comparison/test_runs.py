@@ -53,3 +53,13 @@ def test_ctrl_c_waits_until_the_verb_has_saved(run_verb, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert saved.read_text() == "saved\n"
     assert errors == "stopped; the same command goes on\n"
+
+
+@pytest.mark.parametrize("name", ["compare_dense_twin", "compare_inheritance"])
+def test_a_training_that_was_stopped_goes_on(load_tool, tmp_path, monkeypatch, name):
+    runs = load_tool(name).Runs(str(TOOLS.parent / "recipes" / "cpu_tiny.yaml"), [f"--training.output_dir={tmp_path}"])
+    asked = []
+    monkeypatch.setattr("comparison.runs.mindpangu", lambda *words: asked.append(words))
+    runs.run("one", options=["--load", "there"])
+    (training,) = (words for words in asked if words[0] == "train")
+    assert training[:4] == ("train", "--resume", "--load", "there")

@@ -1,0 +1,46 @@
+"""What is said on the command line of a comparison is looked at before anything is trained."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def tool(load_tool):
+    return load_tool("compare_tiny_rounds")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.num_layers"], "unrecognized arguments: --model.num_layers"),
+        (["--qick"], "unrecognized arguments: --qick"),
+        (["--modle.num_layers", "3"], "unknown key modle; did you mean model?"),
+        (["--model.num_layers=x"], "model.num_layers is 'x' (str); expected int"),
+        (["--config", "nowhere.yaml"], "configuration file nowhere.yaml does not exist"),
+        (["--json", "nowhere/figures.json"], "--json nowhere/figures.json: name a file in a folder that is there"),
+        (["--json", "docs"], "--json docs: name a file in a folder that is there"),
+    ],
+)
+def test_a_mistake_is_one_message_before_anything_is_trained(tool, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(tool.sys, "argv", ["compare_tiny_rounds.py", *words])
+    monkeypatch.setattr(tool, "measure", lambda *_: pytest.fail("it began"))
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert message in capsys.readouterr().err
+
+
+def test_overrides_reach_the_runs_as_they_were_said(tool, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    said = ["--model.num_layers", "3", "--optimizer.betas=[0.8, 0.95]"]
+    monkeypatch.setattr(tool.sys, "argv", ["x", "--quick", "--json", str(tmp_path / "figures.json"), *said])
+    got = []
+    monkeypatch.setattr(tool, "measure", lambda config, words, *_: got.append(words) or {})
+    monkeypatch.setattr(tool, "format_table", lambda *_: "")
+    monkeypatch.setattr(tool, "differences", lambda *_: {})
+    tool.main()
+    assert got == [said]
+    assert (tmp_path / "figures.json").exists()
