@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150, help="of each child; default: %(default)s")
     parser.add_argument("--parent-steps", type=int, default=150, help="default: %(default)s")
     arguments, words = read_arguments(parser)
+    if arguments.steps < MOMENTS or arguments.steps % MOMENTS:
+        parser.error(f"--steps is {arguments.steps}, which has no {MOMENTS} equal parts; give a multiple of {MOMENTS}")
     runs = Runs(arguments.config, words)
     measured = [
         measure(runs, seed, arguments.steps, arguments.parent_steps)

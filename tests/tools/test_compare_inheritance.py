@@ -27,6 +27,16 @@ def tool(load_tool):
     return load_tool("compare_inheritance")
 
 
+@pytest.mark.parametrize("steps", ["5", "100"])
+def test_steps_without_six_equal_parts_are_refused(tool, monkeypatch, capsys, steps):
+    monkeypatch.chdir(TOOL.parents[1])
+    monkeypatch.setattr(tool.sys, "argv", ["compare_inheritance.py", "--steps", steps])
+    monkeypatch.setattr(tool, "measure", lambda *_: pytest.fail("it began"))
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert f"--steps is {steps}, which has no 6 equal parts; give a multiple of 6" in capsys.readouterr().err
+
+
 def test_the_halves_have_no_document_in_common(tool, tmp_path, monkeypatch):
     records = [{"source": "a", "doc": str(number // 3), "text": f"{number}"} for number in range(60)]
     (tmp_path / "corpus").mkdir()
