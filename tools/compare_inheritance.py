@@ -32,7 +32,7 @@ def main() -> None:
     parser = comparison_parser(__doc__, "recipes/cpu_smoke.yaml", default="1")
     parser.add_argument("--steps", type=int, default=150, help="of each child; default: %(default)s")
     parser.add_argument("--parent-steps", type=int, default=150, help="default: %(default)s")
-    arguments, words = read_arguments(parser)
+    arguments, words = read_arguments(parser, ("data.corpus", "data.tokenizer", "training.steps"))
     if arguments.steps < MOMENTS or arguments.steps % MOMENTS:
         parser.error(f"--steps is {arguments.steps}, which has no {MOMENTS} equal parts; give a multiple of {MOMENTS}")
     runs = Runs(arguments.config, words)

@@ -78,10 +78,14 @@ QUICK = Size(
 )
 
 
+OWN = (*(f"model.{key}" for key in USUAL.parent), "training.steps", "data.tokenizer", "lr_scheduler.warmup_steps")
+"""Keys that parents and children differ in."""
+
+
 def main() -> None:
     parser = comparison_parser(__doc__, "recipes/cpu_smoke.yaml", default="3, with --quick 1")
     parser.add_argument("--quick", action="store_true", help="smallest models")
-    arguments, words = read_arguments(parser)
+    arguments, words = read_arguments(parser, OWN)
     seeds = arguments.seeds or (1 if arguments.quick else 3)
     comparison = Comparison(arguments.config, words, "quick" if arguments.quick else "usual")
     work = [(seed, variant) for seed in range(seeds) for variant in VARIANTS]

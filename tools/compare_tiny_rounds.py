@@ -38,7 +38,7 @@ Losses = Mapping[str, Mapping[str, float]]
 def main() -> None:
     parser = comparison_parser(__doc__, "recipes/cpu_tiny.yaml", default="3, with --quick 1")
     parser.add_argument("--quick", action="store_true", help="a few steps")
-    arguments, words = read_arguments(parser)
+    arguments, words = read_arguments(parser, ("training.steps", "data.domains_per_step", "lr_scheduler.decay_steps"))
     seeds = arguments.seeds or (1 if arguments.quick else 3)
     steps = QUICK if arguments.quick else PASS
     measured = [measure(arguments.config, words, seed, steps) for seed in tqdm(range(seeds), unit="seed", disable=None)]

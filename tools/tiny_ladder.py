@@ -267,7 +267,7 @@ def _flat(words: Mapping[str, str]) -> list[str]:
 def format_table(results: Sequence[Mapping[str, Rung]]) -> str:
     """A row for each rung: the mean of the seeds, what it gains on the rung below, and the paper's beside it."""
     lines = [
-        f"{'rung':>14} {'parameters':>11} {'steps':>7} {'PFLOP':>8} {'apart':>8} {'bits/byte':>10} "
+        f"{'rung':>14} {'parameters':>11} {'steps':>7} {'TFLOP':>8} {'apart':>8} {'bits/byte':>10} "
         f"{'gain on the rung below':>24} {'paper':>7} {'gain':>6}"
     ]
     below = None
@@ -281,7 +281,7 @@ def format_table(results: Sequence[Mapping[str, Rung]]) -> str:
         first = rungs[0]
         lines.append(
             f"{('' if below is None else '+ ') + name:>14} {in_words(first.parameters):>11} {first.steps:>7,} "
-            f"{first.compute / 1e15:>8.4f} {first.apart / 1e15:>8.4f} {np.mean([rung.mean for rung in rungs]):>10.4f} "
+            f"{first.compute / 1e12:>8.2f} {first.apart / 1e12:>8.2f} {np.mean([rung.mean for rung in rungs]):>10.4f} "
             f"{gain:>24} {PAPER[name]:>7.2f} {paper_gain:>6}"
         )
         below = name

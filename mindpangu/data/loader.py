@@ -162,9 +162,9 @@ class Loader:
 def heldout_batches(shards: TokenShards, domain_name: str, config: Config, batch_size: int) -> Iterator[Batch]:
     """The held-out samples of one domain, in order, at most monitor.heldout_samples of them.
 
-    The last batch is filled up with padding whose loss mask is 0: models that are trained with other batches, or on
-    other tokens of the same text, are measured on the same text. All slots of a batch hold the same domain, in equal
-    parts.
+    The last batch is filled up with padding whose loss mask is 0: models that are trained with other batches are
+    measured on the same text, and those with other tokens on the same but for what fills no sample at its end. All
+    slots of a batch hold the same domain, in equal parts.
 
     Raises:
         DataError: the held-out split has less than one sample.

@@ -12,7 +12,7 @@ import numpy as np
 from mindpangu.checkpoint.durable import write_text_atomically
 from mindpangu.config import Config
 from mindpangu.errors import ConfigError, TrainingError
-from mindpangu.tiny.trials.pool import run_trials
+from mindpangu.tiny.trials.pool import require_processes, run_trials
 from mindpangu.tiny.trials.trial import Trials, require_same, what_decides
 
 EXPONENT = 0.5
@@ -84,7 +84,7 @@ class Fit:
         place_N = np.array([rates.index(best[batch]) for batch in batches])
         half_N = 0.5 * np.maximum(gaps[np.minimum(place_N, len(gaps) - 1)], gaps[np.maximum(place_N - 1, 0)])
         return Fit(
-            exponent=float(away_N @ y_N / (away_N @ away_N)),
+            exponent=float(away_N @ y_N / (away_N @ away_N)) + 0.0,  # no −0
             resolution=float(np.abs(away_N) @ half_N / (away_N @ away_N)),
             best=best,
             at_edge=tuple(batch for batch in batches if best[batch] in (rates[0], rates[-1])),
@@ -160,6 +160,7 @@ def sweep(
     """
     batches, rates = sorted(set(batches)), sorted(set(rates))
     _require_grid(batches, rates)
+    require_processes(processes)
     grid = {(batch, rate): trial_config(config, batch, rate, tokens) for batch in batches for rate in rates}
     settings = {"batches": batches, "rates": rates, "tokens": tokens, "config": what_decides(config)}
     file = require_same(folder, SWEEP, settings)

@@ -60,6 +60,12 @@ def test_mistakes_are_one_message(words, tmp_path, capsys):
     refuse("--base-batch is '0'", "batch-size", "--rule", "--batches", "8", "--base-batch", "0")
     assert main(["tiny", "architecture", "--budget", "2M", "--steps", "1", *out]) == 1  # --steps is training.steps
     assert "with training.steps 1 lower the warm-up" in capsys.readouterr().err
+    no_process = ("--processes", "0")
+    refuse("--processes is 0; allowed: >= 1", *sweep, "--rates", "1e-3,2e-3", *no_process)
+    refuse("--processes is 0", "architecture", "--budget", "40K", "--width", "16:64", "--tolerance", "0.2",
+           "--points", "2", *no_process, *out)  # fmt: skip
+    (tmp_path / "file").touch()
+    refuse(f"--out {tmp_path / 'file'} is a file", *sweep[:-2], "--rates", "1e-3,2e-3", "--out", str(tmp_path / "file"))
     assert not (tmp_path / "out").exists()
 
 

@@ -1,12 +1,15 @@
 """What the command lines of the comparisons have in common; all other words are overrides of the recipe."""
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 
 from comparison.intervals import MOST_SEEDS
 from mindpangu.cli.main import split_overrides
 from mindpangu.config import load_config
 from mindpangu.errors import MindPanguError
+
+_OWN = ("training.seed", "training.run_name", "checkpoint.save_steps", "checkpoint.keep_last")
 
 
 def comparison_parser(description: str, config: str, default: str, fewest_seeds: int = 1) -> argparse.ArgumentParser:
@@ -28,13 +31,20 @@ def comparison_parser(description: str, config: str, default: str, fewest_seeds:
     return parser
 
 
-def read_arguments(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
+def read_arguments(parser: argparse.ArgumentParser, own: Collection[str] = ()) -> tuple[argparse.Namespace, list[str]]:
     """(options, overrides of the recipe) of the command line; ends the program for what is neither, for a recipe that
-    cannot be, and for a --json that could not be written after hours."""
+    cannot be, and for a --json that could not be written after hours.
+
+    Args:
+        own: keys that this comparison sets, beside those that all of them set; they are refused.
+    """
     arguments, words = parser.parse_known_args()
     unknown, overrides = split_overrides(words)
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    for key in dict(overrides):
+        if key in (*_OWN, *own):
+            parser.error(f"--{key} is what this comparison sets itself; leave it out")
     try:
         load_config(arguments.config, dict(overrides))
     except MindPanguError as error:

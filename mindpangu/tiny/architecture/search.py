@@ -19,7 +19,7 @@ from mindpangu.model.parameter_count import in_words
 from mindpangu.stage import ResultFile, read_json_object
 from mindpangu.tiny.architecture.points import Point, Space, enumerate_points, sample_points
 from mindpangu.tiny.architecture.report import Correlations, Outcome, format_outcomes, plot_outcomes, rank
-from mindpangu.tiny.trials.pool import run_trials
+from mindpangu.tiny.trials.pool import require_processes, run_trials
 from mindpangu.tiny.trials.trial import Trials, require_same, what_decides
 
 POINTS, RESULTS, PLOT = "points.json", "results.json", "results.png"
@@ -95,6 +95,7 @@ def search(
     Raises:
         TrainingError: every point failed. MindPanguError: as `Trials`.
     """
+    require_processes(processes)
     trials = Trials(folder, config, keep_checkpoints, say)
     sample.keep()
     trial_of = {point: trials.add(point.name, point.apply(config), decode=True) for point in sample.points}

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +64,7 @@ def compact_tokenizer(
     config: Config,
     counts_file: Path,
     with_model: bool,
+    say: Callable[[str], None] = print,
 ) -> Compaction:
     """Counts pieces, chooses those that stay, and compares sizes on held-out text.
 
@@ -83,6 +84,8 @@ def compact_tokenizer(
     split = Split.of(documents, config.data.heldout_fraction, config.data.seed)
     counts = PieceCounts.load(counts_file) if counts_file.is_file() else None
     if counts is None or not counts.is_of(tokenizer, documents, split):
+        if counts is not None:
+            say(f"tokenizer: {counts_file} is of another text, split or tokenizer; it is counted anew")
         counts = count_pieces(documents, split, tokenizer)
         counts_file.parent.mkdir(parents=True, exist_ok=True)
         counts.save(counts_file)

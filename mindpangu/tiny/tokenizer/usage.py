@@ -17,7 +17,7 @@ class Usage:
     Attributes:
         tokens: of the text; control tokens are none of it.
         num_bytes, characters: of the text, in UTF-8.
-        as_bytes: characters that became byte tokens. unknown: characters that became the unknown token.
+        as_bytes, unknown: characters, as the tokenizer normalizes them, that became byte tokens, or the unknown token.
     """
 
     tokens: int = 0

@@ -27,8 +27,7 @@ def run_trials(trials: Sequence[Trial], processes: int = 1) -> dict[str, str]:
     Raises:
         ConfigError: processes below 1.
     """
-    if processes < 1:
-        raise ConfigError(f"--processes is {processes}; allowed: >= 1")
+    require_processes(processes)
     waiting = [trial for trial in trials if not trial.is_done()]
     failed: dict[str, str] = {}
     if not waiting:
@@ -50,6 +49,12 @@ def run_trials(trials: Sequence[Trial], processes: int = 1) -> dict[str, str]:
             running.stop()
             raise
     return failed
+
+
+def require_processes(processes: int) -> None:
+    """Raises ConfigError for a number of processes below 1."""
+    if processes < 1:
+        raise ConfigError(f"--processes is {processes}; allowed: >= 1")
 
 
 class _Running:

@@ -114,8 +114,10 @@ def require_same(folder: Path, name: str, settings: Mapping[str, Any]) -> Result
     """The file `name` of a folder, for a search with these settings, which perhaps has begun there.
 
     Raises:
-        ConfigError: another search lies there; names the first setting that differs.
+        ConfigError: the folder is a file, or another search lies there; names the first setting that differs.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--out {folder} is a file; give the name of a folder")
     file = ResultFile(folder / name, settings)
     kept = read_json_object(file.path).get("inputs")
     differing = keys_that_differ(kept, file.inputs) if isinstance(kept, dict) else {}

@@ -21,6 +21,8 @@ def tool(load_tool):
         (["--model.num_layers=x"], "model.num_layers is 'x' (str); expected int"),
         (["--config", "nowhere.yaml"], "configuration file nowhere.yaml does not exist"),
         (["--json", "nowhere/figures.json"], "--json nowhere/figures.json: name a file in a folder that is there"),
+        (["--training.seed", "3"], "--training.seed is what this comparison sets itself; leave it out"),
+        (["--training.steps=7"], "--training.steps is what this comparison sets itself; leave it out"),
         (["--json", "docs"], "--json docs: name a file in a folder that is there"),
     ],
 )
