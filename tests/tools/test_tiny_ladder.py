@@ -59,7 +59,8 @@ def test_the_table_shows_paired_gains_beside_the_papers(tool):
     def climb(shift):
         bits = {"base": 2.5, "tokenizer": 2.4, "architecture": 2.45, "inheritance": 2.2, "rounds": 2.15}
         return {
-            name: tool.Rung(2_849_280, 1200, {"zh": 2 * each + shift, "en": shift}, 14e12) for name, each in bits.items()
+            name: tool.Rung(2_849_280, 1200, {"zh": 2 * each + shift, "en": shift}, 14e12)
+            for name, each in bits.items()
         }
 
     one = tool.format_table([climb(0.0)]).splitlines()
@@ -69,8 +70,8 @@ def test_the_table_shows_paired_gains_beside_the_papers(tool):
         "tokenizer",
         "2.8M",
         "1,200",
-        "1.0000",
-        "0.0000",
+        "14.00",
+        "0.00",
         "2.4000",
         "+0.1000",
         "44.11",
