@@ -25,13 +25,13 @@ from comparison.command_line import comparison_parser, read_arguments
 from comparison.intervals import Interval, paired_differences, with_mean
 from comparison.runs import Runs
 
-VARIANTS = {"rre": [], "dense": ["--model.rre_layers", "0"]}
+VARIANTS = {"rre": {}, "dense": {"model.rre_layers": 0}}
 
 
 def main() -> None:
     parser = comparison_parser(__doc__, "recipes/cpu_smoke.yaml", default="3", fewest_seeds=2)
-    arguments, words = read_arguments(parser)
-    trainings = Runs(arguments.config, words)
+    arguments, overrides = read_arguments(parser)
+    trainings = Runs(arguments.config, overrides)
     losses: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
     runs = [(variant, seed) for seed in range(arguments.seeds or 3) for variant in VARIANTS]
     for variant, seed in tqdm(runs, unit="run", disable=None):
@@ -47,8 +47,8 @@ def run(trainings: Runs, variant: str, seed: int) -> dict[str, float]:
     """Trains one model in a run folder of its own, skipping what is done; returns held-out loss by domain."""
     name = f"twin_{variant}_{seed}"
     # the data's seed stays: all models of one seed see the same batches, and all seeds the same held-out text
-    seeded = ["--training.seed", str(seed), "--checkpoint.save_steps", "1000000", "--checkpoint.keep_last", "1"]
-    trainings.run(name, *VARIANTS[variant], *seeded)
+    seeded = {"training.seed": seed, "checkpoint.save_steps": 1_000_000, "checkpoint.keep_last": 1}
+    trainings.run(name, VARIANTS[variant] | seeded)
     return trainings.losses(name)
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +32,10 @@ def main() -> None:
     parser = comparison_parser(__doc__, "recipes/cpu_smoke.yaml", default="1")
     parser.add_argument("--steps", type=int, default=150, help="of each child; default: %(default)s")
     parser.add_argument("--parent-steps", type=int, default=150, help="default: %(default)s")
-    arguments, words = read_arguments(parser, ("data.corpus", "data.tokenizer", "training.steps"))
+    arguments, overrides = read_arguments(parser, ("data.corpus", "data.tokenizer", "training.steps"))
     if arguments.steps < MOMENTS or arguments.steps % MOMENTS:
         parser.error(f"--steps is {arguments.steps}, which has no {MOMENTS} equal parts; give a multiple of {MOMENTS}")
-    runs = Runs(arguments.config, words)
+    runs = Runs(arguments.config, overrides)
     measured = [
         measure(runs, seed, arguments.steps, arguments.parent_steps)
         for seed in tqdm(range(arguments.seeds or 1), unit="seed", disable=None)
@@ -55,28 +55,35 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
     parent = runs.folder(parent_name).root
     output = parent.parent
     first, second = halves(output / "inheritance_halves")
-    seeded = ["--training.seed", str(seed)]
-    child = [
-        *seeded, "--data.corpus", f"[{second}/*.jsonl]", "--data.tokenizer", str(parent / "tokenizer" / "main.model"),
-        "--training.steps", str(steps), "--checkpoint.save_steps", str(every), "--checkpoint.keep_last", str(MOMENTS),
-    ]  # fmt: skip
-    kept = runs.measured(f"inheritance_inherited_{parent_steps}_{seed}", *child)
+    child = {
+        "training.seed": seed,
+        "training.steps": steps,
+        "data.corpus": f"[{second}/*.jsonl]",
+        "data.tokenizer": parent / "tokenizer" / "main.model",
+        "checkpoint.save_steps": every,
+        "checkpoint.keep_last": MOMENTS,
+    }
+    kept = runs.measured(f"inheritance_inherited_{parent_steps}_{seed}", child)
     if kept.is_current():
         return json.loads(kept.path.read_text(encoding="utf-8"))["losses"]
-    runs.run(
-        parent_name, *seeded, "--data.corpus", f"[{first}/*.jsonl]", "--model.rre_layers", "0",
-        "--training.steps", str(parent_steps), "--checkpoint.save_steps", "1000000",
-    )  # fmt: skip
+    keys = {
+        "training.seed": seed,
+        "training.steps": parent_steps,
+        "data.corpus": f"[{first}/*.jsonl]",
+        "model.rre_layers": 0,
+        "checkpoint.save_steps": 1_000_000,
+    }
+    runs.run(parent_name, keys)
     measured = {}
     for name in ("random", "inherited"):
         run, options = f"inheritance_{name}_{parent_steps}_{seed}", []
         if name == "inherited":
             folder = output / f"inheritance_child_{parent_steps}_{seed}"
-            runs.run(run, *child, stages=(["tokenizer", "train"], ["data", "prepare"], ["routing", "build"]))
+            runs.run(run, child, stages=(["tokenizer", "train"], ["data", "prepare"], ["routing", "build"]))
             if not any(folder.glob("iteration_*")):
-                runs.run(run, *child, stages=(["inherit", "--parent", str(parent), "--out", str(folder)],))
+                runs.run(run, child, stages=(["inherit", "--parent", str(parent), "--out", str(folder)],))
             options = ["--load", str(folder)]
-        root = runs.run(run, *child, options=options)
+        root = runs.run(run, child, options=options)
         measured[name] = [
             heldout_loss(runs, run, child, root / "checkpoint" / f"iteration_{(moment + 1) * every:08d}")
             for moment in range(MOMENTS)
@@ -86,8 +93,8 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
     return measured
 
 
-def heldout_loss(runs: Runs, name: str, words: Sequence[str], checkpoint: Path) -> float:
-    runs.run(name, *words, stages=(["evaluate", "--no-wrong-domains", "--checkpoint", str(checkpoint)],))
+def heldout_loss(runs: Runs, name: str, keys: Mapping[str, object], checkpoint: Path) -> float:
+    runs.run(name, keys, stages=(["evaluate", "--no-wrong-domains", "--checkpoint", str(checkpoint)],))
     return runs.mean_loss(name)
 
 

@@ -85,9 +85,9 @@ OWN = (*(f"model.{key}" for key in USUAL.parent), "training.steps", "data.tokeni
 def main() -> None:
     parser = comparison_parser(__doc__, "recipes/cpu_smoke.yaml", default="3, with --quick 1")
     parser.add_argument("--quick", action="store_true", help="smallest models")
-    arguments, words = read_arguments(parser, OWN)
+    arguments, overrides = read_arguments(parser, OWN)
     seeds = arguments.seeds or (1 if arguments.quick else 3)
-    comparison = Comparison(arguments.config, words, "quick" if arguments.quick else "usual")
+    comparison = Comparison(arguments.config, overrides, "quick" if arguments.quick else "usual")
     work = [(seed, variant) for seed in range(seeds) for variant in VARIANTS]
     measured: list[dict[str, dict[str, float | None]]] = [{} for _ in range(seeds)]
     parents = []
@@ -98,55 +98,55 @@ def main() -> None:
     print(format_table(measured, parents, comparison.size))
     if arguments.json:
         figures = {"command": sys.argv, "size": asdict(comparison.size), "parents": parents, "children": measured}
-        arguments.json.write_text(json.dumps(figures | {"differences": differences(measured)}, indent=1) + "\n")
+        found = {" - ".join(pair): asdict(difference) for pair, difference in differences(measured).items()}
+        arguments.json.write_text(json.dumps(figures | {"differences": found}, indent=1) + "\n")
 
 
 class Comparison:
     """Runs of one recipe; what is done is kept in their folders and not done again."""
 
-    def __init__(self, config: str, overrides: Sequence[str], name: str):
+    def __init__(self, config: str, overrides: Mapping[str, str], name: str):
         self.size, self._name = {"usual": USUAL, "quick": QUICK}[name], name
-        common = _words(ARCHITECTURE | dict(self.size.common))
-        self._runs = Runs(config, [*common, *overrides])
+        self._runs = Runs(config, {**ARCHITECTURE, **self.size.common, **overrides})
 
     def measure(self, seed: int, variant: str) -> dict[str, float | None]:
         """Held-out loss in nats, mean of the domains: {"before": …, "after": …} the child's training. Random weights
         have no checkpoint before it, and so no loss."""
         name = self._run("child", seed, variant)
-        root, words = self._runs.folder(name).root, self._child_words(seed)
-        kept = self._runs.measured(name, *words)
+        root, keys = self._runs.folder(name).root, self._child_keys(seed)
+        kept = self._runs.measured(name, keys)
         if kept.is_current():
             return json.loads(kept.path.read_text(encoding="utf-8"))["losses"]
-        self._runs.run(name, *words, stages=(["tokenizer", "train"], ["data", "prepare"]))
+        self._runs.run(name, keys, stages=(["tokenizer", "train"], ["data", "prepare"]))
         options, before = [], None
         if variant != INITIAL:
             folder = root / "inherited"
             if not any(folder.glob("iteration_*")):
                 shutil.rmtree(folder, ignore_errors=True)
                 verb = ["tiny", "inherit", "--parent", str(self._parent_root(seed)), "--out", str(folder)]
-                self._runs.run(name, *words, stages=([*verb, "--neurons", variant, *self.size.options],))
-            before, options = self._evaluate(name, words, folder), ["--load", str(folder)]
-        self._runs.run(name, *words, options=options, stages=(["train"],))
-        measured = {"before": before, "after": self._evaluate(name, words, root)}
+                self._runs.run(name, keys, stages=([*verb, "--neurons", variant, *self.size.options],))
+            before, options = self._evaluate(name, keys, folder), ["--load", str(folder)]
+        self._runs.run(name, keys, options=options, stages=(["train"],))
+        measured = {"before": before, "after": self._evaluate(name, keys, root)}
         kept.write({"losses": measured})
         return measured
 
     def train_parent(self, seed: int) -> float:
         """Its held-out loss after its training."""
         name = self._run("parent", seed)
-        words = [*_words(_model(self.size.parent)), *_training(seed, self.size.parent_steps)]
-        self._runs.run(name, *words, stages=_STAGES)
+        keys = _model(self.size.parent) | _training(seed, self.size.parent_steps)
+        self._runs.run(name, keys, stages=_STAGES)
         return self._runs.mean_loss(name)
 
     def _parent_root(self, seed: int) -> Path:
         return self._runs.folder(self._run("parent", seed)).root
 
-    def _child_words(self, seed: int) -> list[str]:
-        words = [*_words(_model(self.size.child)), *_training(seed, self.size.child_steps)]
-        return [*words, "--data.tokenizer", str(self._parent_root(seed) / "tokenizer" / "main.model")]
+    def _child_keys(self, seed: int) -> dict[str, object]:
+        tokenizer = self._parent_root(seed) / "tokenizer" / "main.model"
+        return _model(self.size.child) | _training(seed, self.size.child_steps) | {"data.tokenizer": tokenizer}
 
-    def _evaluate(self, name: str, words: Sequence[str], checkpoint: Path) -> float:
-        self._runs.run(name, *words, stages=(["evaluate", "--checkpoint", str(checkpoint)],))
+    def _evaluate(self, name: str, keys: Mapping[str, object], checkpoint: Path) -> float:
+        self._runs.run(name, keys, stages=(["evaluate", "--checkpoint", str(checkpoint)],))
         return self._runs.mean_loss(name)
 
     def _run(self, *parts: object) -> str:
@@ -156,13 +156,12 @@ class Comparison:
 _STAGES = (["tokenizer", "train"], ["data", "prepare"], ["train"], ["evaluate"])
 
 
-def differences(measured: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """ "a - b" → mean of the differences of the losses after training, and the half width of its 95 % interval (paired
-    t); none of a single seed."""
+def differences(measured: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[tuple[str, str], Interval]:
+    """Pair of PAIRS → loss of the first − loss of the second after training (paired t); none of a single seed."""
     if len(measured) < 2:
         return {}
     return {
-        f"{first} - {second}": asdict(Interval.of([each[first]["after"] - each[second]["after"] for each in measured]))
+        (first, second): Interval.of([each[first]["after"] - each[second]["after"] for each in measured])
         for first, second in PAIRS
     }
 
@@ -184,8 +183,8 @@ def format_table(measured: Sequence[Mapping[str, Mapping[str, float]]], parents:
     found = differences(measured)
     if found:
         lines += ["", "| difference of the losses after training | 95 % interval |", "|---|---|"]
-        for (first, second), difference in zip(PAIRS, found.values(), strict=True):
-            lines.append(f"| {_label(first)} − {_label(second)} | {Interval(**difference)} |")
+        for (first, second), difference in found.items():
+            lines.append(f"| {_label(first)} − {_label(second)} | {difference} |")
     return "\n".join(lines)
 
 
@@ -193,25 +192,19 @@ def _label(variant: str) -> str:
     return "random weights" if variant == INITIAL else f"inherited, {variant}"
 
 
-def _model(keys: Mapping[str, str]) -> dict[str, str]:
+def _model(keys: Mapping[str, object]) -> dict[str, object]:
     return {f"model.{key}": value for key, value in keys.items()}
 
 
-def _words(keys: Mapping[str, str]) -> list[str]:
-    return [word for key, value in keys.items() for word in (f"--{key}", value)]
-
-
-def _training(seed: int, steps: int) -> list[str]:
+def _training(seed: int, steps: int) -> dict[str, object]:
     # the data's seed stays: all models of one seed see the same batches, and all seeds the same held-out text
-    return _words(
-        {
-            "training.seed": str(seed),
-            "training.steps": str(steps),
-            "checkpoint.save_steps": "1000000",
-            "checkpoint.keep_last": "1",
-            "lr_scheduler.warmup_steps": str(min(15, steps // 4)),
-        }
-    )
+    return {
+        "training.seed": seed,
+        "training.steps": steps,
+        "checkpoint.save_steps": 1_000_000,
+        "checkpoint.keep_last": 1,
+        "lr_scheduler.warmup_steps": min(15, steps // 4),
+    }
 
 
 if __name__ == "__main__":

@@ -38,10 +38,14 @@ Losses = Mapping[str, Mapping[str, float]]
 def main() -> None:
     parser = comparison_parser(__doc__, "recipes/cpu_tiny.yaml", default="3, with --quick 1")
     parser.add_argument("--quick", action="store_true", help="a few steps")
-    arguments, words = read_arguments(parser, ("training.steps", "data.domains_per_step", "lr_scheduler.decay_steps"))
+    arguments, overrides = read_arguments(
+        parser, ("training.steps", "data.domains_per_step", "lr_scheduler.decay_steps")
+    )
     seeds = arguments.seeds or (1 if arguments.quick else 3)
     steps = QUICK if arguments.quick else PASS
-    measured = [measure(arguments.config, words, seed, steps) for seed in tqdm(range(seeds), unit="seed", disable=None)]
+    measured = [
+        measure(arguments.config, overrides, seed, steps) for seed in tqdm(range(seeds), unit="seed", disable=None)
+    ]
     print(format_table(measured, steps))
     if arguments.json:
         figures = {"command": sys.argv, "steps": steps, "rate": RATE, "parts": PARTS, "seeds": measured}
@@ -49,7 +53,7 @@ def main() -> None:
         arguments.json.write_text(json.dumps(figures | {"differences": found}, indent=1) + "\n")
 
 
-def measure(config: str, overrides: Sequence[str], seed: int, steps: int) -> Losses:
+def measure(config: str, overrides: Mapping[str, str], seed: int, steps: int) -> Losses:
     """Trains one seed both ways; what was measured before is read."""
     both = steps + round(RATE * steps)
     # the data's seed stays: all seeds see the same batches and the same held-out text
@@ -60,19 +64,19 @@ def measure(config: str, overrides: Sequence[str], seed: int, steps: int) -> Los
         "checkpoint.keep_last": 3,
         "lr_scheduler.decay_steps": both,
     }
-    runs = Runs(config, [*(part for key, value in keys.items() for part in (f"--{key}", str(value))), *overrides])
+    runs = Runs(config, {**keys, **overrides})
     name = f"tiny_rounds_{steps}_{seed}"
     kept = runs.measured(name)
     if kept.is_current():
         return json.loads(kept.path.read_text(encoding="utf-8"))["losses"]
-    root = runs.run(name, "--training.steps", str(both))
+    root = runs.run(name, {"training.steps": both})
     losses = {PLAIN: runs.losses(name)}
     end_of_first = str(root / "checkpoint" / f"iteration_{steps:08d}")
-    runs.run(name, "--training.steps", str(both), stages=(["evaluate", "--checkpoint", end_of_first],))
+    runs.run(name, {"training.steps": both}, stages=(["evaluate", "--checkpoint", end_of_first],))
     losses[FIRST] = runs.losses(name)
     verb = ["tiny", "rounds", "--checkpoint", end_of_first, "--resume", "--schedule", "continue"]
     verb += ["--rounds", "2", "--rate", str(RATE), "--parts", str(PARTS)]
-    runs.run(f"{name}_sampled", "--training.steps", str(steps), stages=(verb, ["evaluate"]))
+    runs.run(f"{name}_sampled", {"training.steps": steps}, stages=(verb, ["evaluate"]))
     losses[SAMPLED] = runs.losses(f"{name}_sampled")
     kept.write({"losses": losses})
     return losses

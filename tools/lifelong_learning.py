@@ -8,7 +8,6 @@ seeds. Takes about the time of four main jobs a seed.
     .venv/bin/python tools/lifelong_learning.py --seeds 2 --new-steps 100
 """
 
-import argparse
 import json
 import math
 import sys
@@ -21,7 +20,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from comparison.intervals import MOST_SEEDS, Interval
+from comparison.command_line import comparison_parser, read_arguments
+from comparison.intervals import Interval
 from comparison.runs import STAGES, Runs, mindpangu
 
 NEW = "poetry"
@@ -35,17 +35,13 @@ Losses = dict[str, float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="recipes/cpu_smoke.yaml")
-    seeds = range(2, MOST_SEEDS + 1)
-    parser.add_argument("--seeds", type=int, default=3, choices=seeds, metavar=f"2…{MOST_SEEDS}", help="default: 3")
+    parser = comparison_parser(__doc__, "recipes/cpu_smoke.yaml", default="3", fewest_seeds=2)
     parser.add_argument("--new-steps", type=int, default=60, help="steps on the new domain; default: %(default)s")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    arguments, words = parser.parse_known_args()
-    runs = Runs(arguments.config, words)
-    measured = [
-        measure(runs, seed, arguments.new_steps) for seed in tqdm(range(arguments.seeds), unit="seed", disable=None)
-    ]
+    own = ("data.corpus", "data.tokenizer", "data.mixture", "domains.added", "routing.table", "training.train")
+    arguments, overrides = read_arguments(parser, own)
+    runs = Runs(arguments.config, overrides)
+    seeds = range(arguments.seeds or 3)
+    measured = [measure(runs, seed, arguments.new_steps) for seed in tqdm(seeds, unit="seed", disable=None)]
     print(format_table(measured))
     if arguments.json:
         arguments.json.write_text(json.dumps(measured, indent=1))
@@ -54,31 +50,32 @@ def main() -> None:
 def measure(runs: Runs, seed: int, new_steps: int) -> dict[str, Losses]:
     """Held-out losses of one seed by model and moment: rre_before, rre_after, dense_before, dense_after."""
     old_text = f"[{', '.join(str(CORPUS / f'{name}.jsonl') for name in OLD_TEXT)}]"
-    base = ["--training.seed", str(seed), "--checkpoint.save_steps", "1000000"]
-    old = [*base, "--data.corpus", old_text]
-    rre = runs.run(f"lifelong_rre_{seed}", *old)
-    dense = runs.run(f"lifelong_dense_{seed}", *old, "--model.rre_layers", "0")
+    base = {"training.seed": seed, "checkpoint.save_steps": 1_000_000}
+    old, is_dense = base | {"data.corpus": old_text}, {"model.rre_layers": 0}
+    rre = runs.run(f"lifelong_rre_{seed}", old)
+    dense = runs.run(f"lifelong_dense_{seed}", old | is_dense)
 
     grown = rre.with_name(f"lifelong_grown_{seed}")
     if not grown.exists():
         mindpangu("experts", "add", NEW, "--from", "zh", "--checkpoint", str(rre), "--out", str(grown))
     poetry = relabelled(rre.parent / "poetry.jsonl")
     # the tokenizer is that of the four domains; the held-out text of each is chosen by itself, so it stays
-    new = [
-        *base, "--data.corpus", f"{old_text[:-1]}, {poetry}]",
-        "--data.tokenizer", str(rre / "tokenizer" / "main.model"),
-        "--domains.added", f"[{{name: {NEW}, kind: monolingual, control_tokens: [<cn>]}}]",
-        "--data.mixture", f"{{bilingual: 0, zh: 0, en: 0, code: 0, {NEW}: 1}}", "--training.steps", str(new_steps),
-    ]  # fmt: skip
+    new = base | {
+        "data.corpus": f"{old_text[:-1]}, {poetry}]",
+        "data.tokenizer": rre / "tokenizer" / "main.model",
+        "domains.added": f"[{{name: {NEW}, kind: monolingual, control_tokens: [<cn>]}}]",
+        "data.mixture": f"{{bilingual: 0, zh: 0, en: 0, code: 0, {NEW}: 1}}",
+        "training.steps": new_steps,
+    }
     (table,) = grown.glob("iteration_*/routing")
-    sparse = ["--routing.table", str(table), "--training.train", f"experts:{NEW}"]
+    sparse = new | {"routing.table": table, "training.train": f"experts:{NEW}"}
     name = f"lifelong_rre_{NEW}_{seed}"
-    runs.run(name, *new, *sparse, options=["--load", str(grown)], stages=STAGES[:-1])
+    runs.run(name, sparse, options=["--load", str(grown)], stages=STAGES[:-1])
     losses = {}
     for moment, checkpoint in (("rre_before", ["--checkpoint", str(grown)]), ("rre_after", [])):
-        runs.run(name, *new, *sparse, stages=(["evaluate", "--no-wrong-domains", *checkpoint],))
+        runs.run(name, sparse, stages=(["evaluate", "--no-wrong-domains", *checkpoint],))
         losses[moment] = runs.losses(name)
-    runs.run(f"lifelong_dense_{NEW}_{seed}", *new, "--model.rre_layers", "0", options=["--load", str(dense)])
+    runs.run(f"lifelong_dense_{NEW}_{seed}", new | is_dense, options=["--load", str(dense)])
     losses["dense_before"] = runs.losses(f"lifelong_dense_{seed}")
     losses["dense_after"] = runs.losses(f"lifelong_dense_{NEW}_{seed}")
     return losses

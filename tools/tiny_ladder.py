@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from comparison.intervals import MOST_SEEDS, Interval
-from comparison.runs import Runs, mindpangu
+from comparison.runs import Runs, as_words, mindpangu
 
 from mindpangu.config import Config, load_config
 from mindpangu.config.run_folder import RunFolder
@@ -124,7 +124,7 @@ class Ladder:
 
     def __init__(self, out: Path, size: Size, seed: int, on_rung: Callable[[], object] = lambda: None):
         self._out, self._size, self._seed, self._on_rung = out, size, seed, on_rung
-        self._runs = Runs(CONFIG, ["--training.output_dir", str(out / f"seed_{seed}")])
+        self._runs = Runs(CONFIG, {"training.output_dir": out / f"seed_{seed}"})
         self._compute = flops_of_training(load_config(CONFIG, {"training.steps": str(size.steps)}))
 
     def climb(self) -> dict[str, Rung]:
@@ -148,7 +148,7 @@ class Ladder:
         return {key: str(value) for key, value in (words | {"model.vocab_size": rows} | dict(keys)).items()}
 
     def _large_tokenizer(self) -> Path:
-        runs = Runs(CONFIG, ["--training.output_dir", str(self._out)])
+        runs = Runs(CONFIG, {"training.output_dir": self._out})
         return runs.run("large_tokenizer", stages=PREPARE[:1]) / "tokenizer" / "main.model"
 
     def _compact_tokenizer(self) -> Path:
@@ -178,7 +178,7 @@ class Ladder:
         return dict(words) | {"training.steps": str(steps_within(load_config(CONFIG, words), share * self._compute))}
 
     def _train(self, name: str, words: Mapping[str, str], options: Sequence[str] = (), apart: float = 0.0) -> Rung:
-        folder = self._runs.run(name, *_flat(words), options=options, stages=TRAIN)
+        folder = self._runs.run(name, words, options=options, stages=TRAIN)
         config = load_config(folder / "config.yaml")
         return self._rung(config, folder, apart)
 
@@ -191,7 +191,7 @@ class Ladder:
             options = ["--budget", budget, "--points", str(self._size.points), "--steps", str(self._size.search_steps)]
             ranges = ["--depth", "2:16", "--width", "64:320", "--expansion", "1:4", "--tolerance", "0.05"]
             mindpangu(
-                "tiny", "architecture", "--config", CONFIG, *options, *ranges, "--out", str(folder), *_flat(words)
+                "tiny", "architecture", "--config", CONFIG, *options, *ranges, "--out", str(folder), *as_words(words)
             )
         best = read_json_object(results)["points"][0]
         return {
@@ -204,16 +204,16 @@ class Ladder:
     def _inherit(self, words: Mapping[str, str]) -> tuple[float, Path]:
         """Trains a parent of twice the size as long as the base; (its compute, the child's first checkpoint)."""
         parent = dict(words) | self._parent_of(words) | {"training.steps": str(self._size.steps)}
-        folder = self._runs.run("parent", *_flat(parent), stages=TRAIN)
+        folder = self._runs.run("parent", parent, stages=TRAIN)
         child = self._with_steps(words)
         out = folder.parent / "inherited"
-        self._runs.run("inheritance", *_flat(child), stages=PREPARE)
+        self._runs.run("inheritance", child, stages=PREPARE)
         if not (out / REPORT).exists():  # written last
             shutil.rmtree(out, ignore_errors=True)
             options = ["--calibration-batches", str(self._size.calibration), "--mask-steps", str(self._size.mask_steps)]
             ends = ["--keep-first", "1", "--keep-last", "1"]
             verb = ["tiny", "inherit", "--parent", str(folder), "--out", str(out), *options, *ends]
-            self._runs.run("inheritance", *_flat(child), stages=(verb,))
+            self._runs.run("inheritance", child, stages=(verb,))
         return flops_of_training(load_config(folder / "config.yaml")), out
 
     def _parent_of(self, words: Mapping[str, str]) -> dict[str, str]:
@@ -240,10 +240,10 @@ class Ladder:
         folder = self._runs.folder("rounds")
         if not folder.rounds.exists():
             options = ["--load", str(inherited)]
-            self._runs.run("rounds", *_flat(first), options=options, stages=(*PREPARE, ["train"]))
+            self._runs.run("rounds", first, options=options, stages=(*PREPARE, ["train"]))
         parts = str(min(8, int(first["training.steps"])))
         verb = ["tiny", "rounds", "--rounds", "2", "--rate", "0.5", "--parts", parts, "--resume"]
-        self._runs.run("rounds", *_flat(first), stages=(verb, ["evaluate"]))
+        self._runs.run("rounds", first, stages=(verb, ["evaluate"]))
         config = load_config(folder.config)
         return self._rung(config, folder.root, parent)
 
@@ -258,10 +258,6 @@ class Ladder:
         }
         self._on_rung()
         return Rung(count_parameters(config).total, config.training.steps, bits, flops_of_training(config), apart)
-
-
-def _flat(words: Mapping[str, str]) -> list[str]:
-    return [part for key, value in words.items() for part in (f"--{key}", value)]
 
 
 def format_table(results: Sequence[Mapping[str, Rung]]) -> str:

@@ -26,10 +26,9 @@ def test_the_table_has_every_domain_and_their_mean(tool):
 def test_both_models_train_and_are_compared(tool, tiny_overrides, tmp_path):
     overrides = tiny_overrides | {"training.output_dir": str(tmp_path)}
     overrides.pop("training.run_name")
-    words = [word for key, value in overrides.items() for word in (f"--{key}", value)]
     empty = tmp_path / "empty.yaml"
     empty.write_text("")
-    trainings = tool.Runs(str(empty), words)
+    trainings = tool.Runs(str(empty), overrides)
     losses = {variant: tool.run(trainings, variant, 0) for variant in tool.VARIANTS}
     assert losses["rre"].keys() == losses["dense"].keys() == {"bilingual", "zh", "en", "code"}
     assert losses["rre"] != losses["dense"]

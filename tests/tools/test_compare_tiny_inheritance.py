@@ -26,10 +26,10 @@ def measured(tool):
 def test_differences_are_paired_and_have_t_intervals(tool, measured):
     found = tool.differences(measured)
     # reversed, the learned one is the last but one: 4.6 − 0.01 a seed, and Taylor's before it 4.7
-    assert found["learned - taylor"]["mean"] == pytest.approx(-0.11)
+    assert found["learned", "taylor"].mean == pytest.approx(-0.11)
     # deviations −0.01, 0, 0.01: standard deviation 0.01; t(0.975, 2) = 4.303
-    assert found["learned - taylor"]["half_width"] == pytest.approx(4.303 * 0.01 / math.sqrt(3), rel=1e-3)
-    assert found["l2 - random"]["half_width"] == pytest.approx(0, abs=1e-12)
+    assert found["learned", "taylor"].half_width == pytest.approx(4.303 * 0.01 / math.sqrt(3), rel=1e-3)
+    assert found["l2", "random"].half_width == pytest.approx(0, abs=1e-12)
 
 
 def test_every_method_is_compared_with_random_weights_and_the_learned_one_with_each(tool):
@@ -56,7 +56,7 @@ def test_children_fit_their_parents(tool):
 def test_figures_are_kept_and_those_of_another_model_are_not_taken_for_them(tool, tmp_path, monkeypatch):
     asked = []
 
-    def run(self, name, *words, options=(), stages=()):
+    def run(self, name, keys=None, options=(), stages=()):
         asked.append(stages)
         self.folder(name).root.mkdir(exist_ok=True)
         self.folder(name).evaluation.write_text('{"domains": [{"domain": "zh", "loss": 5.0}]}')
@@ -65,13 +65,13 @@ def test_figures_are_kept_and_those_of_another_model_are_not_taken_for_them(tool
     monkeypatch.setattr(tool.Runs, "run", run)
     config = str(Path(__file__).parents[2] / "recipes" / "cpu_smoke.yaml")
 
-    def measure(*words):
+    def measure(**keys):
         asked.clear()
-        comparison = tool.Comparison(config, [f"--training.output_dir={tmp_path}", *words], "quick")
+        comparison = tool.Comparison(config, {"training.output_dir": str(tmp_path), **keys}, "quick")
         return comparison.measure(0, "l2"), len(asked)
 
     losses, runs = measure()
     assert losses == {"before": 5.0, "after": 5.0}
     assert runs > 0
     assert measure() == (losses, 0)
-    assert measure("--optimizer.weight_decay=0.2") == (losses, runs)
+    assert measure(**{"optimizer.weight_decay": "0.2"}) == (losses, runs)

@@ -44,20 +44,20 @@ def test_the_table_has_every_domain_and_their_mean(tool, measured):
 def test_figures_are_kept_and_those_of_another_model_are_not_taken_for_them(tool, tmp_path, monkeypatch):
     asked = []
 
-    def run(self, name, *words, options=(), stages=()):
+    def run(self, name, keys=None, options=(), stages=()):
         asked.append(name)
         self.folder(name).root.mkdir(exist_ok=True)
         self.folder(name).evaluation.write_text('{"domains": [{"domain": "zh", "loss": 5.0}]}')
         return self.folder(name).root
 
     monkeypatch.setattr(tool.Runs, "run", run)
-    config, words = str(TOOL.parents[1] / "recipes" / "cpu_tiny.yaml"), [f"--training.output_dir={tmp_path}"]
-    losses = tool.measure(config, words, 0, 40)
+    config, keys = str(TOOL.parents[1] / "recipes" / "cpu_tiny.yaml"), {"training.output_dir": str(tmp_path)}
+    losses = tool.measure(config, keys, 0, 40)
     assert losses == {tool.PLAIN: {"zh": 5.0}, tool.FIRST: {"zh": 5.0}, tool.SAMPLED: {"zh": 5.0}}
     assert len(asked) == 3
-    assert tool.measure(config, words, 0, 40) == losses
+    assert tool.measure(config, keys, 0, 40) == losses
     assert len(asked) == 3
-    tool.measure(config, [*words, "--optimizer.weight_decay=0.2"], 0, 40)
+    tool.measure(config, keys | {"optimizer.weight_decay": "0.2"}, 0, 40)
     assert len(asked) == 6
 
 

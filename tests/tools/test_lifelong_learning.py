@@ -36,7 +36,7 @@ def test_old_domains_do_not_move_and_the_dense_model_forgets(tool, tmp_path, mon
         "training.output_dir": str(tmp_path), "model.hidden_size": "64", "model.vocab_size": "4000",
         "training.steps": "60", "lr_scheduler.learning_rate": "3e-3", "monitor.heldout_samples": "16",
     }  # fmt: skip
-    runs = tool.Runs("recipes/cpu_smoke.yaml", [word for key, value in words.items() for word in (f"--{key}", value)])
+    runs = tool.Runs("recipes/cpu_smoke.yaml", words)
     losses = tool.measure(runs, 0, 30)
     old = ("bilingual", "zh", "en", "code")
     for domain in old:

@@ -31,24 +31,27 @@ def comparison_parser(description: str, config: str, default: str, fewest_seeds:
     return parser
 
 
-def read_arguments(parser: argparse.ArgumentParser, own: Collection[str] = ()) -> tuple[argparse.Namespace, list[str]]:
-    """(options, overrides of the recipe) of the command line; ends the program for what is neither, for a recipe that
+def read_arguments(
+    parser: argparse.ArgumentParser, own: Collection[str] = ()
+) -> tuple[argparse.Namespace, dict[str, str]]:
+    """(options, key → value of the recipe) of the command line; ends the program for what is neither, for a recipe that
     cannot be, and for a --json that could not be written after hours.
 
     Args:
         own: keys that this comparison sets, beside those that all of them set; they are refused.
     """
     arguments, words = parser.parse_known_args()
-    unknown, overrides = split_overrides(words)
+    unknown, pairs = split_overrides(words)
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    for key in dict(overrides):
+    overrides = dict(pairs)
+    for key in overrides:
         if key in (*_OWN, *own):
             parser.error(f"--{key} is what this comparison sets itself; leave it out")
     try:
-        load_config(arguments.config, dict(overrides))
+        load_config(arguments.config, overrides)
     except MindPanguError as error:
         parser.error(str(error))
     if arguments.json and (arguments.json.is_dir() or not arguments.json.parent.is_dir()):
         parser.error(f"--json {arguments.json}: name a file in a folder that is there")
-    return arguments, words
+    return arguments, overrides

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,8 +11,10 @@ import numpy as np
 
 from mindpangu.config import Config, load_config
 from mindpangu.config.run_folder import RunFolder
-from mindpangu.stage import ResultFile
+from mindpangu.data.corpus import expand_patterns
+from mindpangu.stage import ResultFile, hash_files
 
+_NONE: Mapping[str, object] = {}
 STAGES = (["tokenizer", "train"], ["data", "prepare"], ["routing", "build"], ["train"], ["evaluate"])
 
 
@@ -20,29 +22,37 @@ class Runs:
     """Trainings of one recipe with overrides.
 
     Args:
-        config: YAML file of the recipe. overrides: words of the command line for all runs.
+        config: YAML file of the recipe. overrides: key → value, for all runs.
     """
 
-    def __init__(self, config: str, overrides: Sequence[str]):
-        self._config, self._overrides = config, [part for word in overrides for part in _split(word)]
+    def __init__(self, config: str, overrides: Mapping[str, object]):
+        self._config, self._overrides = config, overrides
 
     def folder(self, name: str) -> RunFolder:
         return RunFolder.of(self._config_of(name))
 
-    def measured(self, name: str, *words: str) -> ResultFile:
-        """Where the figures of a run are kept; they are current if its configuration is the one they come from."""
-        config = self._config_of(name, *words)
-        return ResultFile(RunFolder.of(config).root / "measured.json", {"config": asdict(config)})
+    def measured(self, name: str, keys: Mapping[str, object] = _NONE) -> ResultFile:
+        """Where the figures of a run are kept; they are current if its configuration and corpus are the ones they come
+        from."""
+        config = self._config_of(name, keys)
+        corpus = hash_files(expand_patterns(config.data.corpus, "data.corpus"))
+        return ResultFile(RunFolder.of(config).root / "measured.json", {"config": asdict(config), "corpus": corpus})
 
-    def run(self, name: str, *words: str, options: Sequence[str] = (), stages: Sequence[list[str]] = STAGES) -> Path:
+    def run(
+        self,
+        name: str,
+        keys: Mapping[str, object] = _NONE,
+        options: Sequence[str] = (),
+        stages: Sequence[Sequence[str]] = STAGES,
+    ) -> Path:
         """Takes a run through its stages; returns its folder.
 
         Args:
-            words: overrides of this run. options: of `train`, beside --resume, e.g. --load DIR.
+            keys: overrides of this run. options: of `train`, beside --resume, e.g. --load DIR.
         """
         for stage in stages:
-            extra = ["--resume", *options] if stage == ["train"] else []
-            mindpangu(*stage, *extra, "--config", self._config, *self._overrides, *words, "--training.run_name", name)
+            extra = ["--resume", *options] if stage[0] == "train" else []
+            mindpangu(*stage, *extra, "--config", self._config, *as_words(self._keys_of(name, keys)))
         return self.folder(name).root
 
     def losses(self, name: str) -> dict[str, float]:
@@ -54,10 +64,11 @@ class Runs:
         """Held-out loss in nats, mean of the domains."""
         return float(np.mean(list(self.losses(name).values())))
 
-    def _config_of(self, name: str, *words: str) -> Config:
-        words = (*self._overrides, *words, "--training.run_name", name)
-        pairs = {key.removeprefix("--"): value for key, value in zip(words[::2], words[1::2], strict=True)}
-        return load_config(self._config, pairs)
+    def _config_of(self, name: str, keys: Mapping[str, object] = _NONE) -> Config:
+        return load_config(self._config, self._keys_of(name, keys))
+
+    def _keys_of(self, name: str, keys: Mapping[str, object]) -> dict[str, str]:
+        return {key: str(value) for key, value in {**self._overrides, **keys, "training.run_name": name}.items()}
 
 
 def mindpangu(*words: str) -> None:
@@ -73,5 +84,6 @@ def mindpangu(*words: str) -> None:
         sys.exit(f"mindpangu {' '.join(words)}\n{printed}{errors}")
 
 
-def _split(word: str) -> list[str]:
-    return word.split("=", 1) if word.startswith("--") else [word]
+def as_words(keys: Mapping[str, object]) -> list[str]:
+    """Overrides as words of a command line."""
+    return [word for key, value in keys.items() for word in (f"--{key}", str(value))]

@@ -57,9 +57,22 @@ def test_ctrl_c_waits_until_the_verb_has_saved(run_verb, tmp_path):
 
 @pytest.mark.parametrize("name", ["compare_dense_twin", "compare_inheritance"])
 def test_a_training_that_was_stopped_goes_on(load_tool, tmp_path, monkeypatch, name):
-    runs = load_tool(name).Runs(str(TOOLS.parent / "recipes" / "cpu_tiny.yaml"), [f"--training.output_dir={tmp_path}"])
+    runs = load_tool(name).Runs(str(TOOLS.parent / "recipes" / "cpu_tiny.yaml"), {"training.output_dir": str(tmp_path)})
     asked = []
     monkeypatch.setattr("comparison.runs.mindpangu", lambda *words: asked.append(words))
     runs.run("one", options=["--load", "there"])
     (training,) = (words for words in asked if words[0] == "train")
     assert training[:4] == ("train", "--resume", "--load", "there")
+
+
+def test_figures_of_another_corpus_or_configuration_are_not_current(load_tool, tmp_path):
+    corpus = tmp_path / "text.jsonl"
+    corpus.write_text("one\n")
+    keys = {"training.output_dir": tmp_path, "data.corpus": f"[{corpus}]"}
+    runs = load_tool("comparison/runs").Runs(str(TOOLS.parent / "recipes" / "cpu_tiny.yaml"), keys)
+    runs.folder("run").root.mkdir()
+    runs.measured("run").write({"losses": [1.0]})
+    assert runs.measured("run").is_current()
+    assert not runs.measured("run", {"training.steps": 7}).is_current()
+    corpus.write_text("two\n")
+    assert not runs.measured("run").is_current()
