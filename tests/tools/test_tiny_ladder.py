@@ -1,7 +1,10 @@
 """The ladder of tiny models: how its rungs are sized, its table, and in the slow suite the quick one as a whole."""
 
 import json
+import os
 import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -142,11 +145,13 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(tool, ladder, monk
 @pytest.mark.slow
 def test_the_quick_ladder(tmp_path):
     command = ["bash", "recipes/tiny_ladder.sh", "--quick", "--out", str(tmp_path / "ladder")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = os.environ | {"MINDPANGU_PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+    run = partial(subprocess.run, command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = run()
     assert done.returncode == 0, done.stdout + done.stderr
     (rungs,) = json.loads((tmp_path / "ladder" / "result.json").read_text())["seeds"]
     assert list(rungs) == ["base", "tokenizer", "architecture", "inheritance", "rounds"]
     for rung in rungs.values():
         assert rung["compute"] == pytest.approx(rungs["base"]["compute"], rel=0.05)
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    again = run()
     assert again.stdout == done.stdout
