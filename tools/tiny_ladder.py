@@ -282,11 +282,9 @@ def format_table(results: Sequence[Mapping[str, Rung]]) -> str:
         )
         below = name
     seeds = "one seed" if len(results) == 1 else f"{len(results)} seeds, 95 % intervals of the paired gains"
-    lines.append(
-        f"bits/byte: held-out text, mean of the domains, the lower the better ({seeds}); apart: the parent's training; "
-        "paper: average score of its 1B model, percent"
-    )
-    return "\n".join(lines)
+    lines.append(f"bits/byte: held-out text, mean of the domains, the lower the better ({seeds})")
+    lines.append("apart: the parent's training; paper: average score of its 1B model, percent")
+    return "\n".join(line.rstrip() for line in lines)
 
 
 if __name__ == "__main__":

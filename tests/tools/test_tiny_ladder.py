@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -84,6 +85,14 @@ def test_the_table_shows_paired_gains_beside_the_papers(tool):
     # the seeds differ by 0.1, their gains do not
     three = tool.format_table([climb(0.0), climb(0.1), climb(0.2)]).splitlines()
     assert three[4].split()[6:] == ["2.3000", "+0.250", "±", "0.000", "49.79", "+3.26"]
+
+
+def test_the_published_table_is_that_of_the_committed_figures(tool):
+    report = json.loads((ROOT / "docs" / "results" / "tiny_ladder.json").read_text())
+    assert (report["command"], len(report["seeds"])) == ("bash recipes/tiny_ladder.sh", 3)
+    assert report["size"] == asdict(tool.FULL)
+    table = tool.format_table([{name: tool.Rung(**rung) for name, rung in seed.items()} for seed in report["seeds"]])
+    assert f"```text\n{table}\n```" in (ROOT / "docs" / "tiny.md").read_text()
 
 
 def test_an_inheritance_that_was_killed_is_done_again(tool, ladder, tmp_path):
