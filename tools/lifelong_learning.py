@@ -56,7 +56,7 @@ def measure(runs: Runs, seed: int, new_steps: int) -> dict[str, Losses]:
     dense = runs.run(f"lifelong_dense_{seed}", old | is_dense)
 
     grown = rre.with_name(f"lifelong_grown_{seed}")
-    if not grown.exists():
+    if not any(grown.glob("iteration_*")):
         mindpangu("experts", "add", NEW, "--from", "zh", "--checkpoint", str(rre), "--out", str(grown))
     poetry = relabelled(rre.parent / "poetry.jsonl")
     # the tokenizer is that of the four domains; the held-out text of each is chosen by itself, so it stays

@@ -22,7 +22,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from comparison.intervals import MOST_SEEDS, Interval
+from comparison.command_line import add_seeds
+from comparison.intervals import Interval
 from comparison.runs import Runs, as_words, mindpangu
 
 from mindpangu.config import Config, load_config
@@ -89,13 +90,7 @@ class Rung:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed and a few steps: the mechanics only")
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        metavar=f"1…{MOST_SEEDS}",
-        choices=range(1, MOST_SEEDS + 1),
-        help="default: 3, with --quick 1",
-    )
+    add_seeds(parser, default="3, with --quick 1")
     parser.add_argument("--out", type=Path, help="folder; default: output/tiny_ladder, with --quick …_quick")
     arguments = parser.parse_args()
     size, seeds = (QUICK, 1) if arguments.quick else (FULL, 3)

@@ -84,14 +84,15 @@ class Fit:
         place_N = np.array([rates.index(best[batch]) for batch in batches])
         half_N = 0.5 * np.maximum(gaps[np.minimum(place_N, len(gaps) - 1)], gaps[np.maximum(place_N - 1, 0)])
         return Fit(
-            exponent=float(away_N @ y_N / (away_N @ away_N)) + 0.0,  # no −0
+            exponent=float(away_N @ y_N / (away_N @ away_N)),
             resolution=float(np.abs(away_N) @ half_N / (away_N @ away_N)),
             best=best,
             at_edge=tuple(batch for batch in batches if best[batch] in (rates[0], rates[-1])),
         )
 
     def __str__(self) -> str:
-        text = f"r = {self.exponent:.2f} ± {self.resolution:.2f} (the steps between rates); the paper's: {EXPONENT}"
+        exponent = round(self.exponent, 2) + 0.0  # not −0.00
+        text = f"r = {exponent:.2f} ± {self.resolution:.2f} (the steps between rates); the paper's: {EXPONENT}"
         if self.at_edge:
             names = ", ".join(map(str, self.at_edge))
             text += f"\nthe best rate of batch {names} is at the edge of --rates: a better one may lie beyond"

@@ -66,6 +66,12 @@ def test_the_fit_is_least_squares_and_within_its_resolution(exponent, powers, st
     assert fit.at_edge == ()
 
 
+def test_no_exponent_is_minus_zero():
+    # the best rate is the same for every batch, so r is 0
+    losses = {(batch, rate): abs(rate - 2e-3) for batch in (4, 8, 16) for rate in (1e-3, 2e-3, 4e-3)}
+    assert str(Fit.of(losses)).startswith("r = 0.00 ± ")
+
+
 def test_the_resolution_by_hand_and_a_best_rate_at_the_edge():
     fit = Fit.of(planted(0.5, (4, 16), (5e-4, 1e-3, 2e-3)))
     assert fit.best == {4: 1e-3, 16: 2e-3}

@@ -20,15 +20,15 @@ def comparison_parser(description: str, config: str, default: str, fewest_seeds:
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=config, help="recipe; default: %(default)s")
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        choices=range(fewest_seeds, MOST_SEEDS + 1),
-        metavar=f"{fewest_seeds}…{MOST_SEEDS}",
-        help=f"default: {default}",
-    )
+    add_seeds(parser, default, fewest_seeds)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     return parser
+
+
+def add_seeds(parser: argparse.ArgumentParser, default: str, fewest: int = 1) -> None:
+    """Option --seeds, up to as many as an interval can be given for. Arguments as for `comparison_parser`."""
+    choices, metavar = range(fewest, MOST_SEEDS + 1), f"{fewest}…{MOST_SEEDS}"
+    parser.add_argument("--seeds", type=int, choices=choices, metavar=metavar, help=f"default: {default}")
 
 
 def read_arguments(

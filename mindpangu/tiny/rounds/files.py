@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from mindpangu.data import LoaderState
 from mindpangu.errors import TrainingError
-from mindpangu.verified_file import VerifiedFile
+from mindpangu.tiny.verified_file import VerifiedFile
 
 
 def losses_file(rounds: Path, round: int) -> Path:

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from mindpangu.errors import DataError
 from mindpangu.tiny.tokenizer.documents import Document, Documents, Split
+from mindpangu.tiny.verified_file import VerifiedFile
 from mindpangu.tokenizer import Tokenizer
-from mindpangu.verified_file import VerifiedFile
 
 _BATCH_BYTES = 1 << 20  # text that is tokenized at once
 

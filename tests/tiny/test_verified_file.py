@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mindpangu.errors import DataError
-from mindpangu.verified_file import VerifiedFile
+from mindpangu.tiny.verified_file import VerifiedFile
 
 
 @dataclass(frozen=True, eq=False)
