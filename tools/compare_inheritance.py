@@ -23,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from comparison.command_line import comparison_parser, read_arguments
 from comparison.runs import Runs
 
+from mindpangu.checkpoint import latest_iteration
+
 CORPUS = Path("recipes/corpus")
 MOMENTS = 6
 """At how many moments of its training the child is evaluated, in equal distances."""
@@ -80,7 +82,7 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
         if name == "inherited":
             folder = output / f"inheritance_child_{parent_steps}_{seed}"
             runs.run(run, child, stages=(["tokenizer", "train"], ["data", "prepare"], ["routing", "build"]))
-            if not any(folder.glob("iteration_*")):
+            if latest_iteration(folder) is None:
                 runs.run(run, child, stages=(["inherit", "--parent", str(parent), "--out", str(folder)],))
             options = ["--load", str(folder)]
         root = runs.run(run, child, options=options)

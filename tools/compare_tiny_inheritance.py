@@ -26,6 +26,8 @@ from comparison.command_line import comparison_parser, read_arguments
 from comparison.intervals import Interval
 from comparison.runs import Runs
 
+from mindpangu.checkpoint import latest_iteration
+
 INITIAL = "initial"
 METHODS = ("learned", "taylor", "l2", "l1", "random")
 VARIANTS = (INITIAL, *METHODS)
@@ -121,7 +123,7 @@ class Comparison:
         options, before = [], None
         if variant != INITIAL:
             folder = root / "inherited"
-            if not any(folder.glob("iteration_*")):
+            if latest_iteration(folder) is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 verb = ["tiny", "inherit", "--parent", str(self._parent_root(seed)), "--out", str(folder)]
                 self._runs.run(name, keys, stages=([*verb, "--neurons", variant, *self.size.options],))

@@ -24,6 +24,8 @@ from comparison.command_line import comparison_parser, read_arguments
 from comparison.intervals import Interval
 from comparison.runs import STAGES, Runs, mindpangu
 
+from mindpangu.checkpoint import latest_iteration
+
 NEW = "poetry"
 OLD_TEXT = (
     "bilingual.libreoffice-help code.cpython-stdlib en.libreoffice-help en.sqlite-docs zh.libreoffice-help".split()
@@ -56,7 +58,7 @@ def measure(runs: Runs, seed: int, new_steps: int) -> dict[str, Losses]:
     dense = runs.run(f"lifelong_dense_{seed}", old | is_dense)
 
     grown = rre.with_name(f"lifelong_grown_{seed}")
-    if not any(grown.glob("iteration_*")):
+    if latest_iteration(grown) is None:
         mindpangu("experts", "add", NEW, "--from", "zh", "--checkpoint", str(rre), "--out", str(grown))
     poetry = relabelled(rre.parent / "poetry.jsonl")
     # the tokenizer is that of the four domains; the held-out text of each is chosen by itself, so it stays

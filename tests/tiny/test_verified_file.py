@@ -54,7 +54,9 @@ def test_the_digest_is_of_kind_header_and_tensors():
         Numbers("first", np.arange(5)),
         Numbers("second", np.arange(5)),
         Numbers("first", np.arange(6)),
-        Numbers("first", np.arange(5, dtype=np.int32)),
+        Numbers("first", np.zeros(5, np.int32)),
+        Numbers("first", np.zeros(5, np.float32)),
+        Numbers("first", np.zeros((5, 1), np.float32)),
         Letters("first", np.arange(5)),
     ]
     assert len({file.digest for file in of}) == len(of)

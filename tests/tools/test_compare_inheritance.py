@@ -1,6 +1,7 @@
 """The comparison of inherited and random weights: its halves of the corpus, its table, and in the slow suite a run."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,31 @@ def test_the_halves_have_no_document_in_common(tool, tmp_path, monkeypatch):
     assert second
     assert sorted([*first, *second], key=lambda record: int(record["text"])) == records
     assert not {record["doc"] for record in first} & {record["doc"] for record in second}
+
+
+def test_an_inheritance_that_was_killed_is_done_again(tool, tmp_path, monkeypatch):
+    """Its folder is there as soon as anything is written; the checkpoint takes its place in one move."""
+    asked = []
+
+    def run(self, name, keys=None, options=(), stages=()):
+        asked.extend(stage[0] for stage in stages)
+        self.folder(name).checkpoints.mkdir(parents=True, exist_ok=True)
+        self.folder(name).evaluation.write_text('{"domains": [{"domain": "zh", "loss": 5.0}]}')
+        return self.folder(name).root
+
+    monkeypatch.chdir(TOOL.parents[1])
+    monkeypatch.setattr(tool.Runs, "run", run)
+    child = tmp_path / "inheritance_child_12_0"
+    for whole in (False, True):
+        asked.clear()
+        (child / ".iteration_00000012.writing").mkdir(parents=True, exist_ok=True)
+        if whole:
+            (child / "iteration_00000012").mkdir()
+            (child / "iteration_00000012" / "manifest.json").touch()
+        runs = tool.Runs("recipes/cpu_smoke.yaml", {"training.output_dir": str(tmp_path)})
+        assert len(tool.measure(runs, 0, 60, 12)["inherited"]) == 6
+        assert ("inherit" in asked) == (not whole)
+        shutil.rmtree(tmp_path / "inheritance_inherited_12_0")
 
 
 @pytest.mark.slow

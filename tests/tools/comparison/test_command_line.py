@@ -35,6 +35,26 @@ def test_a_mistake_is_one_message_before_anything_is_trained(tool, monkeypatch, 
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("compare_dense_twin", "checkpoint.keep_last"),
+        ("compare_inheritance", "data.tokenizer"),
+        ("compare_tiny_inheritance", "model.num_heads"),
+        ("compare_tiny_inheritance", "lr_scheduler.warmup_steps"),
+        ("compare_tiny_rounds", "lr_scheduler.decay_steps"),
+        ("lifelong_learning", "data.mixture"),
+    ],
+)
+def test_keys_that_a_comparison_sets_itself_are_refused(load_tool, monkeypatch, capsys, name, key):
+    tool = load_tool(name)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(tool.sys, "argv", [name, f"--{key}=1"])
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert f"--{key} is what this comparison sets itself; leave it out" in capsys.readouterr().err
+
+
 def test_overrides_reach_the_runs(tool, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     said = ["--model.num_layers", "3", "--optimizer.betas=[0.8, 0.95]"]

@@ -65,6 +65,23 @@ def test_a_training_that_was_stopped_goes_on(load_tool, tmp_path, monkeypatch, n
     assert training[:4] == ("train", "--resume", "--load", "there")
 
 
+def test_what_a_run_sets_itself_counts_more_than_the_command_line(load_tool, tmp_path, monkeypatch):
+    tool = load_tool("comparison/runs")
+    keys = {"training.output_dir": tmp_path, "training.steps": 50, "optimizer.weight_decay": 0.2}
+    asked = []
+    monkeypatch.setattr(tool, "mindpangu", lambda *words: asked.extend(words))
+    tool.Runs(str(TOOLS.parent / "recipes" / "cpu_tiny.yaml"), keys).run(
+        "one", {"training.steps": 70}, stages=(["train"],)
+    )
+    said = dict(zip(asked[-8::2], asked[-7::2], strict=True))
+    assert said == {
+        "--training.output_dir": str(tmp_path),
+        "--training.steps": "70",
+        "--optimizer.weight_decay": "0.2",
+        "--training.run_name": "one",
+    }
+
+
 def test_figures_of_another_corpus_or_configuration_are_not_current(load_tool, tmp_path):
     corpus = tmp_path / "text.jsonl"
     corpus.write_text("one\n")
