@@ -20,7 +20,7 @@ _LANGUAGES = "ar bg cs da de el es fa fi fr he hi hu id it ja ko nl pl pt ro ru 
 _PROGRAMMING_LANGUAGES = "c cpp go javascript php rust".split()
 _CHINESE_TOPICS = "finance health law poetry".split()
 
-MAIN_SLOT = "main"
+MAIN_VOCABULARY = "main"
 
 # kind → how many control tokens a domain may have, and the same in words
 _CONTROL_TOKENS = {
@@ -42,14 +42,14 @@ class Domain:
             English).
             Code: one for each programming language, the first is the default.
         num_experts: size of the domain's expert group, the same in every RRE layer.
-        embedding_slot: the row range of the embedding that holds its tokens.
+        vocabulary: the row range of the embedding that holds its tokens.
     """
 
     name: str
     kind: str
     control_tokens: tuple[str, ...]
     num_experts: int = 1
-    embedding_slot: str = MAIN_SLOT
+    vocabulary: str = MAIN_VOCABULARY
 
 
 _SIGMA_4 = (
@@ -73,7 +73,7 @@ def build_domains(config: Config) -> tuple[Domain, ...]:
     """The run's domains in the order of the preset, then the added ones; a domain's position is its domain id.
 
     Raises:
-        ConfigError: a name that the preset does not have, or embedding slots that do not cover the domains.
+        ConfigError: a name that the preset does not have, or vocabularies that do not cover the domains.
     """
     section, known = config.domains, known_domains(config)
     names = section.names or list(known)
@@ -87,14 +87,14 @@ def build_domains(config: Config) -> tuple[Domain, ...]:
     for name, size in section.experts.items():
         if not 1 <= size <= 65535:
             raise ConfigError(f"domains.experts.{name} is {size}; allowed: >= 1 and <= 65535")
-    slots = _slot_of_each_domain(config, names)
+    vocabularies = _vocabulary_of_each_domain(config, names)
     domains = tuple(
         Domain(
             name=domain.name,
             kind=domain.kind,
             control_tokens=domain.control_tokens,
             num_experts=section.experts.get(domain.name, section.experts_per_domain),
-            embedding_slot=slots[domain.name],
+            vocabulary=vocabularies[domain.name],
         )
         for domain in known.values()
         if domain.name in names
@@ -172,20 +172,20 @@ def _require_known(key: str, names: Sequence[str] | dict, known: Sequence[str] |
             raise ConfigError(f"{key} names {name!r}; known domains: {', '.join(known)}")
 
 
-def _slot_of_each_domain(config: Config, names: Sequence[str]) -> dict[str, str]:
-    slots = config.domains.embedding_slots
-    if not slots:
-        return dict.fromkeys(names, MAIN_SLOT)
+def _vocabulary_of_each_domain(config: Config, names: Sequence[str]) -> dict[str, str]:
+    vocabularies = config.domains.vocabularies
+    if not vocabularies:
+        return dict.fromkeys(names, MAIN_VOCABULARY)
     owner: dict[str, str] = {}
-    for slot in slots:
-        if not slot.name or [other.name for other in slots].count(slot.name) > 1:
-            raise ConfigError(f"domains.embedding_slots: {slot.name!r} must be a name that no other slot has")
-        _require_known(f"domains.embedding_slots {slot.name}", slot.domains, names)
-        for name in slot.domains:
+    for vocabulary in vocabularies:
+        if not vocabulary.name or [other.name for other in vocabularies].count(vocabulary.name) > 1:
+            raise ConfigError(f"domains.vocabularies: {vocabulary.name!r} must be a name that no other vocabulary has")
+        _require_known(f"domains.vocabularies {vocabulary.name}", vocabulary.domains, names)
+        for name in vocabulary.domains:
             if name in owner:
-                raise ConfigError(f"domain {name!r} is in two embedding slots: {owner[name]} and {slot.name}")
-            owner[name] = slot.name
+                raise ConfigError(f"domain {name!r} is in two vocabularies: {owner[name]} and {vocabulary.name}")
+            owner[name] = vocabulary.name
     missing = [name for name in names if name not in owner]
     if missing:
-        raise ConfigError(f"domains.embedding_slots leave out {', '.join(missing)}; every domain needs a slot")
+        raise ConfigError(f"domains.vocabularies leave out {', '.join(missing)}; every domain needs a vocabulary")
     return owner

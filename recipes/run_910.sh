@@ -74,7 +74,7 @@ while [ $# -gt 0 ]; do
             # weights fit only the table and the tokenizer that they were trained with; later options still win
             train_options+=("$1" "$2")
             weights=$2
-            for found in "$2"/iteration_*; do # what `mindpangu experts`, `extract` and `inherit` write
+            for found in "$2"/iteration_*; do # what `mindpangu experts`, `extract` and `upcycle` write
                 if [ ! -d "$2/tokenizer" ] && [ -d "$found/tokenizer" ]; then weights=$found; fi
             done
             if [ -d "$weights/routing" ]; then

@@ -84,14 +84,14 @@ def pangu_pi():
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory):
     """A jsonl file with 60 documents in each of the four domains, the same in every session."""
-    chance = random.Random(0)
+    rng = random.Random(0)
     english = ["open", "close", "the", "window", "table", "red", "blue", "file", "row", "and", "then", "save"]
     chinese = ["打开", "关闭", "窗口", "表格", "红色", "文件", "保存", "然后", "，", "。"]
     records = []
     for doc in range(60):
-        words = " ".join(chance.choices(english, k=30))
-        signs = "".join(chance.choices(chinese, k=30))
-        code = "".join(f"def f{chance.randrange(9)}(x):\n    return x + {chance.randrange(99)}\n" for _ in range(5))
+        words = " ".join(rng.choices(english, k=30))
+        signs = "".join(rng.choices(chinese, k=30))
+        code = "".join(f"def f{rng.randrange(9)}(x):\n    return x + {rng.randrange(99)}\n" for _ in range(5))
         records += [
             {"domain": "en", "doc": str(doc), "source": "tiny", "text": words},
             {"domain": "zh", "doc": str(doc), "source": "tiny", "text": signs},
@@ -117,7 +117,7 @@ def tiny_overrides(tiny_corpus, tmp_path_factory):
     }
     config = load_config(None, overrides)
     for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
-        prepare(config, say=lambda text: None)
+        prepare(config, log=lambda text: None)
     return overrides
 
 

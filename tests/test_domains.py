@@ -54,15 +54,15 @@ def test_added_domains_come_after_the_preset_and_may_be_chosen_like_them():
         ({"domains.added": "[{name: a, control_tokens: [<eot>]}]"}, "'a' has <eot>, which ends every document"),
         ({"domains.added": "[{name: a, kind: code, control_tokens: [<c>, <pad>]}]"}, "'a' has <pad>, which stands for"),
         (
-            {"domains.names": "[zh, en]", "domains.embedding_slots": "[{name: a, vocab_size: 9, domains: [zh]}]"},
+            {"domains.names": "[zh, en]", "domains.vocabularies": "[{name: a, vocab_size: 9, domains: [zh]}]"},
             "leave out en",
         ),
         (
             {
                 "domains.names": "[zh]",
-                "domains.embedding_slots": "[{name: a, domains: [zh]}, {name: b, domains: [zh]}]",
+                "domains.vocabularies": "[{name: a, domains: [zh]}, {name: b, domains: [zh]}]",
             },
-            "in two embedding slots",
+            "in two vocabularies",
         ),
     ],
 )

@@ -65,7 +65,7 @@ def main() -> None:
         sys.exit(f"bench_ecss: {error}")
     print("bounds" + " (of narrow models and few steps: mechanics, not figures)" * arguments.quick)
     for bound in bounds(records):
-        say(str(bound))
+        log(str(bound))
 
 
 def wrong(arguments: argparse.Namespace) -> str | None:
@@ -105,34 +105,34 @@ def run(arguments: argparse.Namespace) -> Iterator[list[Record]]:
             for speed, point in zip(speeds, points[-1], strict=True):
                 full, few = point.records
                 link = f"{speed} GB/s" if speed else "memory"
-                say(f"{count} tokens a step, link of {link}: host_full {full.step_s:.3f} s, "
+                log(f"{count} tokens a step, link of {link}: host_full {full.step_s:.3f} s, "
                     f"host_ecss {few.step_s:.3f} s, ratio {few.ratio_to_host_full:.2f}")  # fmt: skip
         for curve in map(sigma_curve, zip(*points, strict=True)):
-            say(f"{curve[0].case}:")
+            log(f"{curve[0].case}:")
             for each in curve:
                 if not each.calibrates:
                     share, moving = each.predicted_s / each.step_s, each.moving_share
-                    say(f"linear model, {each.mode} at {each.tokens_per_step} tokens: {share:.2f} × measured, "
+                    log(f"linear model, {each.mode} at {each.tokens_per_step} tokens: {share:.2f} × measured, "
                         f"{moving:.0%} of it transfer and update")  # fmt: skip
-            say(crossing(curve))
+            log(crossing(curve))
             yield curve
         if arguments.plot:  # of the slow link: there transfers dominate
             draw(curve, arguments.plot)
     if "active" in arguments.cases:
         print("active")
-        yield active_cases(32 if quick else 144, 512, rounds, steps, say)
+        yield active_cases(32 if quick else 144, 512, rounds, steps, log)
     if "mapped" in arguments.cases:
         print("mapped")
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            yield mapped_case(96 if quick else 128, 1024, steps, Path(folder), say)
+            yield mapped_case(96 if quick else 128, 1024, steps, Path(folder), log)
     if "overlap" in arguments.cases:
         print("overlap")
         workload = Workload(32 if quick else 64, 12, domains=8)
         for speed in arguments.paced or ((0.02,) if quick else (0.1, 0.05)):
-            yield overlap_cases(workload, 1024, speed, rounds, steps, say)
+            yield overlap_cases(workload, 1024, speed, rounds, steps, log)
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(f"  {text}", flush=True)
 
 

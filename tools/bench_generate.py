@@ -65,9 +65,9 @@ def make_run(arguments: argparse.Namespace, folder: Path) -> Path:
     config = load_config(arguments.config, changes)
     set_device(config)
     for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
-        prepare(config, say=lambda text: None)
+        prepare(config, log=lambda text: None)
     run = open_run(config)
-    train(run, say=lambda text: None)
+    train(run, log=lambda text: None)
     return run.folder.root
 
 
@@ -90,8 +90,8 @@ def measure(folder: Path, new_tokens: int, rounds: int) -> None:
     if parts.config.model.rre_layers:
         expert = 4 * sum(int(np.prod(shape)) for shape in parts.expert_shapes.values())
         groups = [domain.num_experts for domain in parts.domains]
-        lines = max(sum(groups) // 3, *groups, BATCHES[-1])
-        memory = parts.config.model.rre_layers * lines * expert
+        entries = max(sum(groups) // 3, *groups, BATCHES[-1])
+        memory = parts.config.model.rre_layers * entries * expert
         bounded = Generator.load(reader, BATCHES[-1], memory)
         variants["bounded"] = lambda: tokens_of(bounded, requests[BATCHES[-1]])
     speeds: dict[str, list[float]] = {name: [] for name in variants}
@@ -106,17 +106,17 @@ def measure(folder: Path, new_tokens: int, rounds: int) -> None:
     print(f"tokens/s, median of {rounds} (lowest to highest); {new_tokens} new tokens a text")
     for name, values in speeds.items():
         print(f"  {name:<9} {medians[name]:8.1f}  ({min(values):.1f} to {max(values):.1f})")
-    say("cache: batch 1 / loop", medians["batch 1"] / medians["loop"], CACHE_BOUND)
-    say("batch 8 / batch 1", medians["batch 8"] / medians["batch 1"], BATCH_BOUND)
+    log("cache: batch 1 / loop", medians["batch 1"] / medians["loop"], CACHE_BOUND)
+    log("batch 8 / batch 1", medians["batch 8"] / medians["batch 1"], BATCH_BOUND)
     if bounded:
         fetches = (bounded.experts_fetched - fetched) / rounds
         print(
-            f"  bounded / batch 8: {medians['bounded'] / medians['batch 8']:.2f} with {lines} of {sum(groups)} experts "
-            f"of each layer in {memory / 1e6:.1f} MB; {fetches:.0f} were read again in a round"
+            f"  bounded / batch 8: {medians['bounded'] / medians['batch 8']:.2f} with {entries} of {sum(groups)} "
+            f"experts of each layer in {memory / 1e6:.1f} MB; {fetches:.0f} were read again in a round"
         )
 
 
-def say(what: str, found: float, bound: float) -> None:
+def log(what: str, found: float, bound: float) -> None:
     print(f"  {what}: {found:.2f} ({'holds' if found >= bound else 'MISSED'}: >= {bound:g})")
 
 

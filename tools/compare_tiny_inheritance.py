@@ -163,7 +163,7 @@ def differences(measured: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[t
     if len(measured) < 2:
         return {}
     return {
-        (first, second): Interval.of([each[first]["after"] - each[second]["after"] for each in measured])
+        (first, second): Interval.from_values([each[first]["after"] - each[second]["after"] for each in measured])
         for first, second in PAIRS
     }
 

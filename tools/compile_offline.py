@@ -56,7 +56,7 @@ def main() -> None:
 
             print(json.dumps(compile_step(config, options.rank[0])))
             return
-        mesh = Mesh.of(config)
+        mesh = Mesh.from_config(config)
         print(f"mesh: {mesh.describe()}")
         if outside := [rank for rank in options.rank if not 0 <= rank < mesh.size]:
             raise MindPanguError(f"--rank {outside[0]} is not one of the {mesh.size} ranks, 0 to {mesh.size - 1}")
@@ -106,7 +106,7 @@ def describe(config: Config, rank: int, found: dict, budget: Budget, order: bool
     functions = found["functions"]
     weights = functions["lower_forward"]["parameters"] | functions["upper_step"]["parameters"]
     moments = {name: size for name, size in functions["update"]["parameters"].items() if name.startswith("adam_")}
-    print(f"\nrank {rank} of {Mesh.of(config).size}; {found['operators']}")
+    print(f"\nrank {rank} of {Mesh.from_config(config).size}; {found['operators']}")
     differ = line("dense parameters", sum(weights.values()) // 4, budget.parameters, 1e6, "M")
     differ += line("their weights", sum(weights.values()), budget.weights, 1e9, "GB")
     differ += line("their moments", sum(moments.values()), budget.moments, 1e9, "GB")

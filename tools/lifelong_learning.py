@@ -110,7 +110,7 @@ def _cells(after: list[float], before: list[float | None]) -> str:
     mean_after = math.exp(np.mean(after))
     if before[0] is None:  # the model had no such domain
         return f"{'':>9} {mean_after:>9.1f} {'':>22}"
-    change = "0, every bit the same" if after == before else Interval.of(np.subtract(after, before))
+    change = "0, every bit the same" if after == before else Interval.from_values(np.subtract(after, before))
     return f"{math.exp(np.mean(before)):>9.1f} {mean_after:>9.1f} {change!s:>22}"
 
 

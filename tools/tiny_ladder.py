@@ -267,7 +267,7 @@ def format_table(results: Sequence[Mapping[str, Rung]]) -> str:
         gain = paper_gain = ""
         if below is not None:
             gains = [seed[below].mean - seed[name].mean for seed in results]
-            gain = f"{gains[0]:+.4f}" if len(gains) == 1 else str(Interval.of(gains))
+            gain = f"{gains[0]:+.4f}" if len(gains) == 1 else str(Interval.from_values(gains))
             paper_gain = f"{PAPER[name] - PAPER[below]:+.2f}"
         first = rungs[0]
         lines.append(

@@ -41,9 +41,9 @@ def _prepare(shape):
     scalars = coefficients(step_counts_A, **OPTIONS)
 
     def fill():
-        chance = np.random.default_rng(0)
+        rng = np.random.default_rng(0)
         for array in state:
-            chance.standard_normal(dtype=np.float32, out=array)
+            rng.standard_normal(dtype=np.float32, out=array)
             array *= 0.05
         np.square(moment2, out=moment2)
 

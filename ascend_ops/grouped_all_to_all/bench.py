@@ -136,11 +136,11 @@ def worker(rank: int, tokens: int, hidden: int) -> None:
     ms.set_context(mode=ms.PYNATIVE_MODE, device_target="CPU")
     me = rank % SIZE
     group = join(f"bench{rank // SIZE}", me, SIZE, capacity_bytes=2 * 4 * tokens * hidden)
-    chance = np.random.default_rng(rank // SIZE)
-    x = [chance.standard_normal((tokens, hidden), np.float32) for _ in range(SIZE)]
-    ids = [chance.integers(0, VOCAB, tokens).astype(np.int32) for _ in range(SIZE)]
+    rng = np.random.default_rng(rank // SIZE)
+    x = [rng.standard_normal((tokens, hidden), np.float32) for _ in range(SIZE)]
+    ids = [rng.integers(0, VOCAB, tokens).astype(np.int32) for _ in range(SIZE)]
     slots = [np.zeros(tokens, np.int32) for _ in range(SIZE)]
-    table_DV = chance.integers(0, EXPERTS, (1, VOCAB)).astype(np.int32)
+    table_DV = rng.integers(0, EXPERTS, (1, VOCAB)).astype(np.int32)
 
     sources = list(zip(ids, slots, strict=True))
 

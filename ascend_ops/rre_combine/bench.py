@@ -31,8 +31,8 @@ def _case(tokens, hidden, experts, slots):
 
 
 def _prepare(tokens, hidden, experts, slots, work):
-    chance = np.random.default_rng(1)
-    rows_TH, residual_TH, dout_TH = (chance.standard_normal((tokens, hidden), np.float32) for _ in range(3))
+    rng = np.random.default_rng(1)
+    rows_TH, residual_TH, dout_TH = (rng.standard_normal((tokens, hidden), np.float32) for _ in range(3))
     positions_T = rre_dispatch(np.zeros((tokens, 0)), *random_routing(tokens, experts, slots), experts)[2]
     arrays = [rows_TH, positions_T, residual_TH]
     # without the residual's gradient, which is dout itself: MindSpore would copy what a graph returns as it came

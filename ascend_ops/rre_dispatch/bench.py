@@ -17,10 +17,10 @@ VOCAB = 40_000
 
 def random_routing(tokens: int, experts: int, slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """token_ids_T, slot_ids_T (equal parts, one after the other) and table_DV."""
-    chance = np.random.default_rng(0)
-    token_ids_T = chance.integers(0, VOCAB, tokens).astype(np.int32)
+    rng = np.random.default_rng(0)
+    token_ids_T = rng.integers(0, VOCAB, tokens).astype(np.int32)
     slot_ids_T = (np.arange(tokens) * slots // tokens).astype(np.int32)
-    return token_ids_T, slot_ids_T, chance.integers(0, experts, (slots, VOCAB)).astype(np.int32)
+    return token_ids_T, slot_ids_T, rng.integers(0, experts, (slots, VOCAB)).astype(np.int32)
 
 
 def cases(quick: bool) -> Iterator[Case]:
@@ -42,9 +42,9 @@ def _case(tokens, hidden, experts, slots):
 
 
 def _prepare(tokens, hidden, experts, slots, work):
-    chance = np.random.default_rng(1)
-    x_TH = chance.standard_normal((tokens, hidden), np.float32)
-    dout_TH = chance.standard_normal((tokens, hidden), np.float32)
+    rng = np.random.default_rng(1)
+    x_TH = rng.standard_normal((tokens, hidden), np.float32)
+    dout_TH = rng.standard_normal((tokens, hidden), np.float32)
     ids = random_routing(tokens, experts, slots)
     inputs, dout = [Tensor(array) for array in (x_TH, *ids)], Tensor(dout_TH)
     length = runs.chain_length(x_TH.nbytes)

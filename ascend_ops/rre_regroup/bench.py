@@ -33,10 +33,10 @@ def _case(rows, hidden, sources, groups):
 
 
 def _prepare(rows, hidden, sources, groups, work):
-    chance = np.random.default_rng(0)
-    rows_CH, dout_CH = (chance.standard_normal((rows, hidden), np.float32) for _ in range(2))
+    rng = np.random.default_rng(0)
+    rows_CH, dout_CH = (rng.standard_normal((rows, hidden), np.float32) for _ in range(2))
     blocks = np.full(sources * groups, 1 / (sources * groups))
-    counts_AB = chance.multinomial(rows - rows // 16, blocks).reshape(sources, groups).astype(np.int32)
+    counts_AB = rng.multinomial(rows - rows // 16, blocks).reshape(sources, groups).astype(np.int32)
     inputs, dout = [Tensor(rows_CH), Tensor(counts_AB)], Tensor(dout_CH)
     length = runs.chain_length(rows_CH.nbytes)
     backends = {

@@ -8,7 +8,7 @@
         experts/rre_00.zh.003.safetensors       one file per (RRE layer, domain, index in the group), self-describing
         experts/rre_00.zh.003.0_of_2.safetensors      … or one for each rank of a tensor group
         routing/zh.safetensors                  one routing-table file per domain
-        tokenizer/main.model                    one tokenizer per embedding slot
+        tokenizer/main.model                    one tokenizer per vocabulary
 
 `writer.py` makes one beside its place and renames it, `reader.py` verifies and reads, `directory.py` finds and prunes,
 `experts.py` is the format of an expert file, `compatibility.py` says what must agree before a run is resumed. Whole

@@ -30,15 +30,16 @@ _FREE_KEYS = (
     "data.max_bad_records",
     "routing.table",
 )
+_SAVED_TOKENIZER = "tokenizer of embedding slot "  # vocabularies had this name when the format was fixed
 _NOTES = {"lr_scheduler.decay_steps": " (it follows training.steps unless it is set)"}
 
 
 def input_digests(data_digest: str, table: RoutingTable | None, tokenizers: Mapping[str, Tokenizer]) -> dict[str, str]:
-    """Hashes of what may not change under a run's checkpoints, by the name that a message uses."""
+    """Hashes of everything that must not change under a run's checkpoints, by the names that state.json uses."""
     return {
         "data (token shards)": data_digest,
         "routing table": table.digest if table is not None else "none",
-        **{f"tokenizer of embedding slot {slot}": tokenizer.digest for slot, tokenizer in tokenizers.items()},
+        **{f"{_SAVED_TOKENIZER}{name}": tokenizer.digest for name, tokenizer in tokenizers.items()},
     }
 
 
@@ -58,7 +59,8 @@ def differences(reader: CheckpointReader, config: Config, digests: Mapping[str, 
     changed = [f"{key} was {then!r}, is {now!r}{_NOTES.get(key, '')}" for key, (now, then) in keys.items()]
     saved = reader.json("state.json")["digests"]
     return changed + [
-        f"the {name} changed (hash {saved.get(name)} then, {digests.get(name)} now)"
+        f"the {name.replace(_SAVED_TOKENIZER, 'tokenizer of vocabulary ')} changed "
+        f"(hash {saved.get(name)} then, {digests.get(name)} now)"
         for name in sorted({*saved, *digests})
         if saved.get(name) != digests.get(name)
     ]

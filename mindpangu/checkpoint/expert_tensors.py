@@ -40,7 +40,7 @@ class ExpertTensors:
         names = [expert_file_name(layer, domain, index, (part, number)) for part in range(number)]
         self._shapes = shapes
         self._files = [TensorFile(reader.verify(name) if verify else reader.folder / name) for name in names]
-        self.headers = [ExpertFile.of(file.path, file.metadata) for file in self._files]
+        self.headers = [ExpertFile.from_metadata(file.path, file.metadata) for file in self._files]
         self.names = tuple(self._files[0].tensors)
         for number, file in enumerate(self._files):
             for name in {*shapes, *self.names}:

@@ -62,10 +62,10 @@ class ExpertFile:
     def decode(path: Path, data: bytes) -> tuple["ExpertFile", dict[str, np.ndarray]]:
         """The header and the tensors. Raises CheckpointError if the file is not a whole expert file."""
         tensors = decode_tensors(path, data)
-        return ExpertFile.of(path, read_metadata(data)), tensors
+        return ExpertFile.from_metadata(path, read_metadata(data)), tensors
 
     @staticmethod
-    def of(path: Path, metadata: Mapping[str, str]) -> "ExpertFile":
+    def from_metadata(path: Path, metadata: Mapping[str, str]) -> "ExpertFile":
         """What a file's metadata says. Raises CheckpointError if it is not that of an expert."""
         try:
             header = ExpertFile(**json.loads(metadata[_HEADER]))

@@ -28,7 +28,7 @@ class Fingerprint:
         return {"bytes": self._bytes, "blake2b": self._hash.hexdigest()}
 
     @staticmethod
-    def of(chunks: Iterable[bytes]) -> Entry:
+    def from_chunks(chunks: Iterable[bytes]) -> Entry:
         fingerprint = Fingerprint()
         for _ in fingerprint.through(chunks):
             pass

@@ -14,7 +14,7 @@ from safetensors.numpy import load as load_tensors
 from mindpangu.checkpoint.directory import MANIFEST, latest_iteration, sharing
 from mindpangu.checkpoint.fingerprint import Entry, Fingerprint, read_chunks
 from mindpangu.checkpoint.writer import FORMAT_VERSION
-from mindpangu.config import Config, load_config
+from mindpangu.config import Config, load_saved_config
 from mindpangu.errors import CheckpointError
 
 _REMEDY = "copy it again, or remove this checkpoint to go on from an earlier one"
@@ -63,13 +63,13 @@ class CheckpointReader:
             data = self._path(name).read_bytes()
         except OSError as error:
             raise self._unreadable(name, error) from None
-        self._compare(name, Fingerprint.of([data]))
+        self._compare(name, Fingerprint.from_chunks([data]))
         return data
 
     def verify(self, name: str) -> Path:
         """Where one file lies, whose content was read in pieces and is right. Raises like `read`."""
         try:
-            self._compare(name, Fingerprint.of(read_chunks(self._path(name))))
+            self._compare(name, Fingerprint.from_chunks(read_chunks(self._path(name))))
         except OSError as error:
             raise self._unreadable(name, error) from None
         return self.folder / name
@@ -112,7 +112,7 @@ class CheckpointReader:
 
     def config(self) -> Config:
         """The resolved configuration that the checkpoint was saved with."""
-        return load_config(self.verify("config.yaml"))
+        return load_saved_config(self.verify("config.yaml"))
 
     def tensors(self, name: str) -> dict[str, np.ndarray]:
         return decode_tensors(self.folder / name, self.read(name))

@@ -2,15 +2,15 @@
 
 from mindpangu.checkpoint.reader import CheckpointReader
 from mindpangu.config import Config
-from mindpangu.domains import MAIN_SLOT, build_domains
+from mindpangu.domains import MAIN_VOCABULARY, build_domains
 from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
 
 
 def read_tokenizers(reader: CheckpointReader, config: Config) -> dict[str, Tokenizer]:
-    """embedding slot → tokenizer. Raises CheckpointError for files that are not as the manifest says."""
-    slots = [slot.name for slot in config.domains.embedding_slots] or [MAIN_SLOT]
-    return {slot: Tokenizer.load(reader.verify(f"tokenizer/{slot}.model")) for slot in slots}
+    """vocabulary → tokenizer. Raises CheckpointError for files that are not as the manifest says."""
+    vocabularies = [vocabulary.name for vocabulary in config.domains.vocabularies] or [MAIN_VOCABULARY]
+    return {vocabulary: Tokenizer.load(reader.verify(f"tokenizer/{vocabulary}.model")) for vocabulary in vocabularies}
 
 
 def read_table(reader: CheckpointReader, config: Config) -> RoutingTable | None:

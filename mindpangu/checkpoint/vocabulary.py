@@ -76,7 +76,7 @@ class VocabularyMap:
 
 
 def random_rows(seed: int, stream: str, num_rows: int, hidden: int, std: float) -> np.ndarray:
-    """float32 [num_rows, H] from N(0, std²): what new rows start from. `stream`: table and embedding slot, "a/b"."""
+    """float32 [num_rows, H] from N(0, std²): what new rows start from. `stream`: table and vocabulary, "a/b"."""
     return normal(seed, stream, (num_rows, hidden), std)
 
 

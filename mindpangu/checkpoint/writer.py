@@ -94,7 +94,7 @@ class CheckpointWriter:
         """
         source, path = from_folder / name, self.scratch / name
         try:
-            if Fingerprint.of(read_chunks(source)) != entry:
+            if Fingerprint.from_chunks(read_chunks(source)) != entry:
                 return False
             path.parent.mkdir(parents=True, exist_ok=True)
             os.link(source, path)

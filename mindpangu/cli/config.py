@@ -18,7 +18,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
         for key, kind, default, meaning in describe():
             print(f"--{key}  ({kind}, default {default!r})\n    {meaning}")
     elif options.get == "run_folder":
-        print(RunFolder.of(config).root)
+        print(RunFolder.from_config(config).root)
     elif options.get:
         try:
             print(reduce(getattr, options.get.split("."), config))

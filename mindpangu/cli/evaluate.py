@@ -31,7 +31,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.domains import build_domains
     from mindpangu.stage import ResultFile
 
-    folder = RunFolder.of(config)
+    folder = RunFolder.from_config(config)
     reader = CheckpointReader(options.checkpoint or folder.root)
     refuse_other_model(reader, config)
     config = replace(reader.config(), monitor=config.monitor, context=config.context)

@@ -43,9 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="opens a part of its documents (repeatable); default: PanGu-Σ's, or a reserved one of the tokenizer",
     )
-    add.add_argument(
-        "--tokenizer", metavar="FILE", type=Path, help="a sentencepiece model for an embedding slot of its own"
-    )
+    add.add_argument("--tokenizer", metavar="FILE", type=Path, help="a sentencepiece model for a vocabulary of its own")
 
     copy = _action(actions, "copy", "a domain becomes a copy of another one", "the domain that changes")
     copy.add_argument("--from", dest="parent", metavar="DOMAIN", required=True, help="the domain that is copied")
@@ -81,7 +79,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
 
     reader = CheckpointReader(options.checkpoint)
     refuse_settings(reader, config)
-    blueprint = Blueprint.of(reader)
+    blueprint = Blueprint.from_checkpoint(reader)
     if options.action == "list":
         print(list_experts(blueprint))
         return
@@ -130,7 +128,7 @@ def _replace(blueprint, options):
     from mindpangu.lifecycle.blueprint import Blueprint
     from mindpangu.lifecycle.domains import replace_domain
 
-    other = Blueprint.of(CheckpointReader(options.other))
+    other = Blueprint.from_checkpoint(CheckpointReader(options.other))
     return replace_domain(blueprint, options.domain, other, options.with_domain or options.domain)
 
 

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
         raise ConfigError("--domains names none; give some, e.g. --domains zh,code")
     reader = CheckpointReader(options.checkpoint)
     refuse_settings(reader, config)
-    blueprint = extract(Blueprint.of(reader), names)
+    blueprint = extract(Blueprint.from_checkpoint(reader), names)
     before = sum(tokenizer.vocab_size for tokenizer in blueprint.tokenizers.values())
     if options.vocabulary_of:
         from mindpangu.lifecycle.vocabulary import drop_vocabulary
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
 
 
 def _token_counts(blueprint, folder: RunFolder):
-    """embedding slot → how often each token occurs in both splits of its domains."""
+    """vocabulary → how often each token occurs in both splits of its domains."""
     from mindpangu.data import HELDOUT, TRAIN, TokenShards
 
     shards, counts = TokenShards.open(folder.data, verify=True), {}
@@ -80,5 +80,5 @@ def _token_counts(blueprint, folder: RunFolder):
         shards.require_tokenizer(tokenizer.digest)
         for split in (TRAIN, HELDOUT):
             found = shards.token_counts(domain.name, split, tokenizer.vocab_size)
-            counts[domain.embedding_slot] = counts.get(domain.embedding_slot, 0) + found
+            counts[domain.vocabulary] = counts.get(domain.vocabulary, 0) + found
     return counts

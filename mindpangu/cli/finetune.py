@@ -51,7 +51,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
 
     if options.answers < 0:
         raise ConfigError(f"--answers is {options.answers}; allowed: >= 0")
-    folder, source = RunFolder.of(config), CheckpointReader(options.checkpoint)
+    folder, source = RunFolder.from_config(config), CheckpointReader(options.checkpoint)
     newest = latest_iteration(folder.checkpoints)
     if newest is not None and CheckpointReader(newest).json("state.json")["loaded"] != source.digest:
         raise TrainingError(

@@ -95,7 +95,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
         prompts += read_prompts(options.prompts, options.domain)
     if not options.every_domain and not prompts:
         raise GenerationError("there is nothing to continue; give --prompt TEXT or --prompts FILE")
-    reader = CheckpointReader(options.checkpoint or RunFolder.of(config).root)
+    reader = CheckpointReader(options.checkpoint or RunFolder.from_config(config).root)
     refuse_other_model(reader, config)
     if options.every_domain:
         _continue_every_domain(options, config, reader, settings, memory)
@@ -121,7 +121,7 @@ def _continue_every_domain(options, config, reader, settings, memory) -> None:
     from mindpangu.data import HELDOUT, TokenShards
     from mindpangu.stage import ResultFile
 
-    folder = RunFolder.of(config)
+    folder = RunFolder.from_config(config)
     shards = TokenShards.open(folder.data, verify=True)
     inputs = {
         "checkpoint": reader.digest,

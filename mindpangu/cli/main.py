@@ -18,13 +18,14 @@ from mindpangu.cli import (
     extract,
     finetune,
     generate,
-    inherit,
     routing,
     tiny,
     tokenizer,
     train,
+    upcycle,
 )
-from mindpangu.config import load_config
+from mindpangu.config import Config, load_config, load_saved_config
+from mindpangu.config.run_folder import RunFolder
 from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
 
@@ -37,12 +38,15 @@ VERBS = (
     evaluate,
     generate,
     convert,
-    inherit,
+    upcycle,
     experts,
     extract,
     tiny,
     config,
 )
+
+RENAMED_VERBS = {"inherit": "upcycle"}
+"""Verbs that were renamed: old name → new name."""
 
 _EPILOG = """\
 Every verb takes --config FILE and overrides of single keys, for example
@@ -60,11 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a locale without UTF-8 must not end a training
             stream.reconfigure(errors="backslashreplace")
     words, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in RENAMED_VERBS:
+        return _fail(f"`mindpangu {words[0]}` is now `mindpangu {RENAMED_VERBS[words[0]]}`; its options are the same")
     options = _build_parser().parse_args(words)
     try:
         # keys that the verb sets itself; the command line goes before
         own = options.verb.settings(options) if hasattr(options.verb, "settings") else {}
-        settings = load_config(_config_file(options), own | dict(overrides))
+        settings = _load_settings(options, own | dict(overrides))
         build_domains(settings)
         return options.verb.run(options, settings) or 0
     except (MindPanguError, OperatorError) as error:
@@ -113,14 +119,16 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _config_file(options: argparse.Namespace) -> Path | None:
-    """--config, or else the configuration that a given checkpoint was saved with."""
+def _load_settings(options: argparse.Namespace, overrides: dict[str, str]) -> Config:
+    """The configuration in --config, or else the one that the given checkpoint was saved with."""
     checkpoint = getattr(options, "checkpoint", None)
     if options.config is None and checkpoint is not None:
         from mindpangu.checkpoint import CheckpointReader
 
-        return CheckpointReader(checkpoint).verify("config.yaml")
-    return options.config
+        return load_saved_config(CheckpointReader(checkpoint).verify("config.yaml"), overrides)
+    if options.config is not None and RunFolder.holds(options.config):
+        return load_saved_config(options.config, overrides)
+    return load_config(options.config, overrides)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:

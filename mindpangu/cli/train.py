@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, config: Config) -> int:
-    folder, is_first = RunFolder.of(config), os.environ.get("RANK_ID", "0") == "0"
+    folder, is_first = RunFolder.from_config(config), os.environ.get("RANK_ID", "0") == "0"
     if _is_finished(config, options):
         if is_first:
             _mend(folder, config)
@@ -35,8 +35,8 @@ def run(options: argparse.Namespace, config: Config) -> int:
     training.set_device(config)
     processes = start_processes(config)
     with processes.watched(folder.watch, config.parallelism.timeout):
-        processes.meet(config)
-        processes.now(doing="opening the run")
+        processes.join_groups(config)
+        processes.report_status(doing="opening the run")
         opened = training.open_run(config, processes)
         finished = training.train(opened, options.resume, options.load)
     if not is_first:
@@ -58,7 +58,7 @@ def _is_finished(config: Config, options: argparse.Namespace) -> bool:
     from mindpangu.routing import RoutingTable
     from mindpangu.tokenizer import Tokenizer
 
-    folder = RunFolder.of(config)
+    folder = RunFolder.from_config(config)
     newest = latest_iteration(folder.checkpoints)
     if newest is None:
         return False

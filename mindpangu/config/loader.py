@@ -20,18 +20,42 @@ from mindpangu.config.fields import violation
 from mindpangu.config.schema import ARCHITECTURE, Config, ModelConfig
 from mindpangu.errors import ConfigError
 
+RENAMED_KEYS = {"domains.embedding_slots": "domains.vocabularies"}
+"""Keys that were renamed: old dotted key → new dotted key."""
+
 
 def load_config(path: str | Path | None = None, overrides: Mapping[str, str] | None = None) -> Config:
-    """Reads a run's configuration.
+    """Reads a configuration that a user wrote.
 
     Args:
         path: a YAML file, or None for the defaults alone.
-        overrides: dotted key → value, e.g. {"training.steps": "200"}; YAML, but for keys of type str the text itself.
+        overrides: dotted key → value, e.g. {"training.steps": "200"}. Values are YAML, except for keys of type str,
+            which take the text as it is.
 
     Raises:
-        ConfigError: the file cannot be read, or a key or value cannot be used.
+        ConfigError: the file cannot be read, or a key or value cannot be used. A key that was renamed is refused, and
+            the message gives its new name.
     """
-    tree = _read_yaml(Path(path)) if path is not None else {}
+    return _config_from(_read_yaml(Path(path)) if path is not None else {}, overrides)
+
+
+def load_saved_config(path: str | Path, overrides: Mapping[str, str] | None = None) -> Config:
+    """Reads a configuration that mindpangu wrote: into a run folder, a checkpoint, or an export.
+
+    Keys that were renamed since are translated. Arguments and errors are those of `load_config`.
+    """
+    tree = _read_yaml(Path(path))
+    for old, new in RENAMED_KEYS.items():
+        *parents, last = old.split(".")
+        section: Any = tree
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, dict) else None
+        if isinstance(section, dict) and last in section:
+            section[new.split(".")[-1]] = section.pop(last)
+    return _config_from(tree, overrides)
+
+
+def _config_from(tree: dict[str, Any], overrides: Mapping[str, str] | None) -> Config:
     for key, text in (overrides or {}).items():
         _set_dotted(tree, key, _parse_value(key, text))
     config = resolve(_build(Config, tree, ""))
@@ -292,6 +316,8 @@ def _build_section(kind: type, value: Any, key: str) -> Any:
     arguments = {}
     for name, item in value.items():
         dotted = f"{key}.{name}" if key else str(name)
+        if dotted in RENAMED_KEYS:
+            raise ConfigError(f"key {dotted} is now called {RENAMED_KEYS[dotted]}")
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
             hint = f"; did you mean {f'{key}.' if key else ''}{near[0]}?" if near else ""

@@ -13,8 +13,14 @@ class RunFolder:
     root: Path
 
     @staticmethod
-    def of(config: Config) -> "RunFolder":
+    def from_config(config: Config) -> "RunFolder":
         return RunFolder(Path(config.training.output_dir) / config.training.run_name)
+
+    @staticmethod
+    def holds(path: Path) -> bool:
+        """True if a configuration file was saved in a run folder or a checkpoint, rather than written by a user."""
+        beside = ("metrics.jsonl", "checkpoint", "manifest.json")
+        return path.name == "config.yaml" and any((path.parent / name).exists() for name in beside)
 
     @property
     def config(self) -> Path:

@@ -38,7 +38,7 @@ class ModelConfig:
     seq_length: int = number(128, minimum=2)
     """Tokens a sample; also the number of positions."""
     vocab_size: int = number(8000, minimum=1, maximum=10_000_000)
-    """Rows of the embedding when there is one embedding slot; the tokenizer is trained to this size."""
+    """Rows of the embedding when there is one vocabulary; the tokenizer is trained to this size."""
     layernorm_epsilon: float = number(1e-5, above=0)
     """Added to the variance in LayerNorm, to the mean square in RMSNorm."""
     query_layer: bool = True
@@ -69,15 +69,15 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class EmbeddingSlotConfig:
+class VocabularyConfig:
     name: str = ""
-    """Name of the slot."""
+    """Name of the vocabulary."""
     vocab_size: int = number(1, minimum=1)
-    """Rows of the slot: the vocabulary of its tokenizer."""
+    """Rows of the vocabulary: the vocabulary of its tokenizer."""
     tokenizer: str = ""
-    """The slot's sentencepiece model; "" means the run's own tokenizer."""
+    """The vocabulary's sentencepiece model; "" means the run's own tokenizer."""
     domains: list[str] = field(default_factory=list)
-    """Domains whose tokens are rows of this slot."""
+    """Domains whose tokens are rows of this vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ class DomainsConfig:
     """Experts in each domain's group, in every RRE layer."""
     experts: dict[str, int] = field(default_factory=dict)
     """Group sizes that differ from experts_per_domain, by domain name."""
-    embedding_slots: list[EmbeddingSlotConfig] = field(default_factory=list)
-    """Row ranges of the embedding with a vocabulary of their own; empty means one slot for all domains."""
+    vocabularies: list[VocabularyConfig] = field(default_factory=list)
+    """Row ranges of the embedding, each with a tokenizer of its own; empty means one vocabulary for all domains."""
 
 
 @dataclass(frozen=True)

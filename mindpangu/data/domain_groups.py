@@ -87,10 +87,10 @@ def _candidates(weights: Sequence[Weights], num_groups: int) -> Iterator[Groups]
     count = len(weights)
     for most in (-(-count // num_groups), count):
         order = sorted(range(count), key=lambda domain: [-weight for weight in weights[domain]])
-        chance = random.Random(0)  # Python's own: the same on every machine
+        rng = random.Random(0)  # Python's own: the same on every machine
         for _ in range(1 + _SHUFFLES):
             yield _assign(weights, order, num_groups, most)
-            chance.shuffle(order)
+            rng.shuffle(order)
     if num_groups**count <= _ALL_ASSIGNMENTS:
         for chosen in itertools.product(range(num_groups), repeat=count):
             if len(set(chosen)) == num_groups:

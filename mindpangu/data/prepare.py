@@ -17,22 +17,22 @@ from mindpangu.data.corpus import CorpusReader
 from mindpangu.data.shard_writer import write_shards
 from mindpangu.data.shards import TokenShards
 from mindpangu.data.split import HELDOUT, TRAIN, split_corpus, training_texts
-from mindpangu.domains import MAIN_SLOT, Domain, build_domains, control_tokens_of
+from mindpangu.domains import MAIN_VOCABULARY, Domain, build_domains, control_tokens_of
 from mindpangu.errors import StageError, TokenizerError
 from mindpangu.routing import LoadStatistics, RoutingTable, compute_statistics, plot_load
 from mindpangu.stage import Stage, hash_files
 from mindpangu.tokenizer import Tokenizer, train_tokenizer
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 BAD_RECORDS = "bad_records.txt"
 
 
-def prepare_tokenizer(config: Config, say: Say = print) -> None:
+def prepare_tokenizer(config: Config, log: Log = print) -> None:
     """Trains the run's tokenizer on the training split, or takes the one that data.tokenizer names."""
-    folder, domains = RunFolder.of(config).tokenizer, build_domains(config)
-    slots = [slot.name for slot in config.domains.embedding_slots] or [MAIN_SLOT]
-    inputs = {"slots": slots, "control_tokens": control_tokens_of(domains)}
+    folder, domains = RunFolder.from_config(config).tokenizer, build_domains(config)
+    names = [vocabulary.name for vocabulary in config.domains.vocabularies] or [MAIN_VOCABULARY]
+    inputs = {"slots": names, "control_tokens": control_tokens_of(domains)}
     if config.data.tokenizer:
         stage = Stage(folder, inputs | {"file": Tokenizer.load(Path(config.data.tokenizer)).digest})
     else:
@@ -40,20 +40,20 @@ def prepare_tokenizer(config: Config, say: Say = print) -> None:
         stage = Stage(folder, inputs | _corpus_inputs(config, reader) | {"vocab_size": config.model.vocab_size})
     with stage.locked():
         if stage.is_current():
-            say(f"tokenizer: up to date ({folder})")
+            log(f"tokenizer: up to date ({folder})")
             return
         _refuse_to_replace(config, stage)
-        tokenizer = _build_tokenizer(config, stage, slots, say)
-    say(f"tokenizer: {tokenizer.vocab_size} pieces → {folder}")
+        tokenizer = _build_tokenizer(config, stage, names, log)
+    log(f"tokenizer: {tokenizer.vocab_size} pieces → {folder}")
 
 
-def _build_tokenizer(config: Config, stage: Stage, slots: Sequence[str], say: Say) -> Tokenizer:
+def _build_tokenizer(config: Config, stage: Stage, names: Sequence[str], log: Log) -> Tokenizer:
     with stage.building() as scratch:
-        path = scratch / f"{slots[0]}.model"
+        path = scratch / f"{names[0]}.model"
         if config.data.tokenizer:
             shutil.copy(config.data.tokenizer, path)
             tokenizer = Tokenizer.load(path)
-            if tokenizer.vocab_size > config.model.vocab_size and not config.domains.embedding_slots:
+            if tokenizer.vocab_size > config.model.vocab_size and not config.domains.vocabularies:
                 raise TokenizerError(
                     f"data.tokenizer {config.data.tokenizer} has {tokenizer.vocab_size} pieces, but "
                     f"model.vocab_size is {config.model.vocab_size}; set it to {tokenizer.vocab_size} or more"
@@ -62,32 +62,32 @@ def _build_tokenizer(config: Config, stage: Stage, slots: Sequence[str], say: Sa
             domains = build_domains(config)
             reader = CorpusReader(config, domains)
             split = split_corpus(reader)
-            say(f"tokenizer: training {config.model.vocab_size} pieces on {reader.total_bytes / 1e6:.1f} MB of text …")
+            log(f"tokenizer: training {config.model.vocab_size} pieces on {reader.total_bytes / 1e6:.1f} MB of text …")
             texts = training_texts(reader, split)
             tokenizer = train_tokenizer(texts, config.model.vocab_size, control_tokens_of(domains), path)
-        for slot in slots[1:]:
-            shutil.copy(path, scratch / f"{slot}.model")
+        for vocabulary in names[1:]:
+            shutil.copy(path, scratch / f"{vocabulary}.model")
     return tokenizer
 
 
-def prepare_shards(config: Config, say: Say = print) -> None:
+def prepare_shards(config: Config, log: Log = print) -> None:
     """Writes the token shards of both splits."""
-    run, domains = RunFolder.of(config), build_domains(config)
+    run, domains = RunFolder.from_config(config), build_domains(config)
     reader = CorpusReader(config, domains)
     tokenizer = Tokenizer.load(_tokenizer_path(run))
     stage = Stage(run.data, _corpus_inputs(config, reader) | {"tokenizer": tokenizer.digest})
     with stage.locked():
         if stage.is_current():
-            say(f"data: up to date ({run.data})")
+            log(f"data: up to date ({run.data})")
             return
         _refuse_to_replace(config, stage)
         with stage.building() as scratch:
             shards = write_shards(scratch, reader, split_corpus(reader), tokenizer)
             if reader.report.bad_records:
                 (scratch / BAD_RECORDS).write_text("\n".join(reader.report.bad_records) + "\n", encoding="utf-8")
-    say(reader.report.summary() + (f"\n  all of them: {run.data / BAD_RECORDS}" if reader.report.num_bad else ""))
-    say(_table_of_records(shards) if shards.has_records else _table_of_text(shards))
-    say(f"data: token shards → {run.data}")
+    log(reader.report.summary() + (f"\n  all of them: {run.data / BAD_RECORDS}" if reader.report.num_bad else ""))
+    log(_table_of_records(shards) if shards.has_records else _table_of_text(shards))
+    log(f"data: token shards → {run.data}")
 
 
 def _table_of_text(shards: TokenShards) -> str:
@@ -110,11 +110,11 @@ def _table_of_records(shards: TokenShards) -> str:
     return "\n".join(rows)
 
 
-def prepare_routing(config: Config, say: Say = print) -> None:
+def prepare_routing(config: Config, log: Log = print) -> None:
     """Builds the routing table and says what load it promises."""
-    run = RunFolder.of(config)
+    run = RunFolder.from_config(config)
     if config.model.rre_layers == 0:
-        say("routing: a dense model has no routing table")
+        log("routing: a dense model has no routing table")
         return
     shards, domains = TokenShards.open(run.data), build_domains(config)
     given = None
@@ -127,7 +127,7 @@ def prepare_routing(config: Config, say: Say = print) -> None:
         if stage.is_current():
             if not run.load_plot.exists():
                 _draw_load(config, RoutingTable.load(run.routing, shards.domain_names))
-            say(f"routing: up to date ({run.routing})")
+            log(f"routing: up to date ({run.routing})")
             return
         _refuse_to_replace(config, stage)
         with stage.building() as scratch:
@@ -135,16 +135,16 @@ def prepare_routing(config: Config, say: Say = print) -> None:
             table.save(scratch)
             statistics = _statistics(config, table)
             (scratch / "statistics.json").write_text(json.dumps(statistics.to_dict(), indent=1))
-    show_routing(config, say)
-    say(f"routing: {table.assignment} table → {run.routing}")
+    show_routing(config, log)
+    log(f"routing: {table.assignment} table → {run.routing}")
 
 
-def show_routing(config: Config, say: Say = print) -> None:
+def show_routing(config: Config, log: Log = print) -> None:
     """Prints the expected load of the experts, and draws it beside that of a random table."""
-    run = RunFolder.of(config)
+    run = RunFolder.from_config(config)
     table = RoutingTable.load(run.routing, [domain.name for domain in build_domains(config)])
-    say(_draw_load(config, table).format_table(Tokenizer.load(_tokenizer_path(run)).piece))
-    say(f"routing: load of the experts drawn → {run.load_plot}")
+    log(_draw_load(config, table).format_table(Tokenizer.load(_tokenizer_path(run)).piece))
+    log(f"routing: load of the experts drawn → {run.load_plot}")
 
 
 def _draw_load(config: Config, table: RoutingTable) -> LoadStatistics:
@@ -156,12 +156,12 @@ def _draw_load(config: Config, table: RoutingTable) -> LoadStatistics:
         counts = {domain.name: np.zeros(table.vocab_size(domain.name), np.int64) for domain in domains}
         settings = replace(config.routing, assignment="random")
         compared.insert(0, _statistics(config, RoutingTable.build(domains, counts, table.num_layers, settings)))
-    plot_load(compared, RunFolder.of(config).load_plot)
+    plot_load(compared, RunFolder.from_config(config).load_plot)
     return statistics
 
 
 def _statistics(config: Config, table: RoutingTable) -> LoadStatistics:
-    shards = TokenShards.open(RunFolder.of(config).data)
+    shards = TokenShards.open(RunFolder.from_config(config).data)
     names = [name for name in shards.domain_names if shards.num_tokens(name, TRAIN)]
     train, heldout = ({name: shards.text_tokens(name, split) for name in names} for split in (TRAIN, HELDOUT))
     return compute_statistics(table, train, heldout, _tokens_of_a_slot(config))
@@ -199,12 +199,12 @@ def _corpus_inputs(config: Config, reader: CorpusReader) -> dict:
 
 
 def _vocab_size(config: Config, domain: Domain) -> int:
-    sizes = {slot.name: slot.vocab_size for slot in config.domains.embedding_slots}
-    return sizes.get(domain.embedding_slot, config.model.vocab_size)
+    sizes = {vocabulary.name: vocabulary.vocab_size for vocabulary in config.domains.vocabularies}
+    return sizes.get(domain.vocabulary, config.model.vocab_size)
 
 
 def _tokenizer_path(run: RunFolder) -> Path:
-    """All embedding slots of the data pipeline share one tokenizer; any of its copies will do."""
+    """All vocabularies of the data pipeline share one tokenizer; any of its copies will do."""
     found = sorted(run.tokenizer.glob("*.model"))
     if not found:
         raise TokenizerError(f"there is no tokenizer in {run.tokenizer}; run `mindpangu tokenizer train` first")
@@ -213,7 +213,7 @@ def _tokenizer_path(run: RunFolder) -> Path:
 
 def _refuse_to_replace(config: Config, stage: Stage) -> None:
     """A trained model stays together with what it was trained on."""
-    run = RunFolder.of(config)
+    run = RunFolder.from_config(config)
     if stage.has_other_inputs() and any(run.checkpoints.glob("iteration_*")):
         raise StageError(
             f"{stage.folder} belongs to the training in {run.root}, and the corpus or the settings it was made from "

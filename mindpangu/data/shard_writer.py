@@ -32,14 +32,14 @@ def write_shards(folder: Path, reader: CorpusReader, split: HeldoutSplit, tokeni
         tokenizer: of every domain of the run.
 
     Raises:
-        DataError: too many bad records, or an embedding slot with a tokenizer of its own.
+        DataError: too many bad records, or a vocabulary with a tokenizer of its own.
         TokenizerError: the tokenizer lacks a domain's control token.
     """
-    for slot in reader.config.domains.embedding_slots:
-        if slot.tokenizer:
+    for vocabulary in reader.config.domains.vocabularies:
+        if vocabulary.tokenizer:
             raise DataError(
-                f"embedding slot {slot.name!r} has the tokenizer {slot.tokenizer}, but all shards of a folder are "
-                'written with one tokenizer; set its tokenizer to "" (the run\'s own)'
+                f"vocabulary {vocabulary.name!r} has the tokenizer {vocabulary.tokenizer}, but all shards of a folder "
+                'are written with one tokenizer; set its tokenizer to "" (the run\'s own)'
             )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)  # while files change, the folder is not a set of shards

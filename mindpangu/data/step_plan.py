@@ -12,7 +12,7 @@ import numpy as np
 from mindpangu.data.batch import Batch
 from mindpangu.data.route_plan import RoutePlan, plan_exchange
 from mindpangu.errors import RoutingError
-from mindpangu.parallel.mesh import Mesh, Place
+from mindpangu.parallel.mesh import Coordinates, Mesh
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,11 @@ class StepPlan:
 
 
 def plan_step(
-    micro_batches: Sequence[Batch], mesh: Mesh, place: Place, num_slots: int, plan: Callable[[Batch], RoutePlan]
+    micro_batches: Sequence[Batch],
+    mesh: Mesh,
+    coordinates: Coordinates,
+    num_slots: int,
+    plan: Callable[[Batch], RoutePlan],
 ) -> StepPlan:
     """A rank's step.
 
@@ -45,13 +49,13 @@ def plan_step(
     for turn in range(count // mesh.data):
 
         def of_replica(replica: int, turn: int = turn) -> list[Batch]:
-            first = mesh.data_index(Place(replica, place.sub_group, 0, 0))
+            first = mesh.data_index(Coordinates(replica, coordinates.sub_group, 0, 0))
             return align_slots([batch_of[first + member, turn] for member in range(mesh.members)], num_slots)
 
         together = [of_replica(replica) for replica in range(mesh.replicas)]
-        of_replicas = [_plan_together(batches_R, place.member, plan) for batches_R in together]
-        mine = of_replicas.pop(place.replica)
-        batches.append(together[place.replica][place.member])
+        of_replicas = [_plan_together(batches_R, coordinates.member, plan) for batches_R in together]
+        mine = of_replicas.pop(coordinates.replica)
+        batches.append(together[coordinates.replica][coordinates.member])
         plans.append(replace(mine, replicas=tuple(of_replicas)))
     num_targets = sum(float(batch.loss_mask_BS.sum()) for batch in micro_batches)
     return StepPlan(tuple(batches), tuple(plans), num_targets)

@@ -1,12 +1,12 @@
 """ECSS: experts are stored on the host, computed on the device, and only the activated ones move and are updated.
 
 `store.py` holds all experts; `ecss.py` decides when they move; `modes.py` builds what the configuration asks for;
-`snapshot.py` is the store at one moment, for a checkpoint that is written while training goes on. `lines.py` is for
+`snapshot.py` is the store at one moment, for a checkpoint that is written while training goes on. `cache.py` is for
 generation, which has no store: experts that are read on demand.
 """
 
+from mindpangu.experts.cache import ExpertCache, entries_within
 from mindpangu.experts.ecss import ECSS
-from mindpangu.experts.lines import ExpertLines, lines_within
 from mindpangu.experts.link import Link
 from mindpangu.experts.modes import open_experts
 from mindpangu.experts.resident import ResidentExperts
@@ -16,12 +16,12 @@ from mindpangu.experts.traffic import ExpertTraffic
 
 __all__ = [
     "ECSS",
-    "ExpertLines",
+    "ExpertCache",
     "ExpertStore",
     "ExpertTraffic",
     "Link",
     "ResidentExperts",
     "StoreSnapshot",
-    "lines_within",
+    "entries_within",
     "open_experts",
 ]

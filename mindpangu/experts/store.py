@@ -182,7 +182,7 @@ def runs(chosen_A: np.ndarray) -> list[slice]:
 def _scratch_folder(config: Config) -> Path | None:
     if config.experts.storage == "memory":
         return None
-    return Path(config.experts.storage_folder or RunFolder.of(config).root)
+    return Path(config.experts.storage_folder or RunFolder.from_config(config).root)
 
 
 def _squared_norm(flat: np.ndarray) -> float:

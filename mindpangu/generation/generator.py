@@ -12,7 +12,7 @@ from mindpangu.config.schema import ContextConfig
 from mindpangu.data import HELDOUT, TokenShards, encode_prompt, first_answer, prompt_ids, prompt_parts
 from mindpangu.domains import Domain, domain_named
 from mindpangu.errors import GenerationError
-from mindpangu.experts import ExpertLines, lines_within
+from mindpangu.experts import ExpertCache, entries_within
 from mindpangu.generation.sampling import Sampler, SamplingSettings
 from mindpangu.generation.steps import DecodingSteps, ExpertPools, lengths
 from mindpangu.generation.text import StopStrings, TextStream, whole_characters
@@ -79,13 +79,13 @@ class Generator:
         parts: the model without its weights.
 
     Args:
-        decoder: with its weights. lines: where experts are kept; None for a dense model.
+        decoder: with its weights. cache: where experts are kept; None for a dense model.
         batch_size: texts that are extended together, at most.
     """
 
-    def __init__(self, parts: ModelParts, decoder: Decoder, lines: ExpertLines | None, batch_size: int = 8):
+    def __init__(self, parts: ModelParts, decoder: Decoder, cache: ExpertCache | None, batch_size: int = 8):
         self.parts, self._decoder, self._batch_size = parts, decoder, batch_size
-        self._pools = ExpertPools(parts, lines)
+        self._pools = ExpertPools(parts, cache)
         self._steps: dict[tuple[int, int], DecodingSteps] = {}
 
     @classmethod
@@ -109,10 +109,10 @@ class Generator:
         if batch_size < 1:
             raise GenerationError(f"batch_size is {batch_size}; allowed: >= 1")
         parts = ModelParts.read(reader, context)
-        decoder = Decoder(parts.config, parts.slots)
+        decoder = Decoder(parts.config, parts.vocabularies)
         read_dense(reader, decoder.parameters, decoder.parts)
-        lines = open_lines(parts, ExpertReader(reader, parts), batch_size, expert_memory)
-        return cls(parts, decoder, lines, batch_size)
+        cache = open_cache(parts, ExpertReader(reader, parts), batch_size, expert_memory)
+        return cls(parts, decoder, cache, batch_size)
 
     @property
     def experts_fetched(self) -> int:
@@ -220,7 +220,7 @@ class _Text:
         return True
 
     def take(self, logits_V: np.ndarray) -> Piece:
-        """Picks the next token. Rows beyond the tokenizer (embedding slots may have spare ones) stand for no text."""
+        """Picks the next token. Rows beyond the tokenizer (vocabularies may have spare ones) stand for no text."""
         token = self._sampler.pick(logits_V[: self._vocab_size])
         self._generated += 1
         text, self.finished = "", self._ends.get(token, "")
@@ -253,11 +253,11 @@ def record_prompt(parts: ModelParts, domain_name: str, record: Mapping[str, Any]
     return tuple(encode_prompt(given, parts.tokenizer_of(domain), parts.config.model.seq_length))
 
 
-def open_lines(parts: ModelParts, read, batch_size: int, expert_memory: int | None = None) -> ExpertLines | None:
+def open_cache(parts: ModelParts, read, batch_size: int, expert_memory: int | None = None) -> ExpertCache | None:
     """Lines for the experts of a model: one for each of them, or what fits a memory; None for a dense model.
 
     Args:
-        read: see `ExpertLines`.
+        read: see `ExpertCache`.
 
     Raises:
         ExpertStoreError: expert_memory is too small.
@@ -266,12 +266,12 @@ def open_lines(parts: ModelParts, read, batch_size: int, expert_memory: int | No
     if layers == 0:
         return None
     groups = [domain.num_experts for domain in parts.domains]
-    lines = sum(groups)
+    num_entries = sum(groups)
     if expert_memory is not None:
-        least = min(lines, max(*groups, batch_size))
+        least = min(num_entries, max(*groups, batch_size))
         itemsize = np.dtype(dtype).itemsize
-        lines = min(lines, lines_within(expert_memory, layers, parts.expert_shapes, least, itemsize))
-    return ExpertLines(layers, parts.expert_shapes, lines, read, dtype)
+        num_entries = min(num_entries, entries_within(expert_memory, layers, parts.expert_shapes, least, itemsize))
+    return ExpertCache(layers, parts.expert_shapes, num_entries, read, dtype)
 
 
 def heldout_prompt(

@@ -1,4 +1,4 @@
-"""The compiled functions of generation, and what the host gives them: cache rows, positions, lines of experts."""
+"""The compiled functions of generation, and what the host gives them: cache rows, positions, entries of experts."""
 
 from collections.abc import Sequence
 
@@ -6,52 +6,52 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from mindpangu.experts import ExpertLines
+from mindpangu.experts import ExpertCache
 from mindpangu.language_model import ModelParts, as_tensor
 from mindpangu.model.cached_decoder import CachedDecoder
 from mindpangu.model.decoder import Decoder
 
 
 class ExpertPools:
-    """The lines of experts as tensors, and the lines that tokens need: all routing is done here, on the host.
+    """The cached experts as tensors, and the entries that tokens need: all routing is done here, on the host.
 
     Tensors are made anew only where a pool changed, because a device with memory of its own copies them.
 
     Args:
-        lines: None for a dense model.
+        cache: None for a dense model.
     """
 
-    def __init__(self, parts: ModelParts, lines: ExpertLines | None):
-        self._parts, self._lines = parts, lines
+    def __init__(self, parts: ModelParts, cache: ExpertCache | None):
+        self._parts, self._cache = parts, cache
         self._tensors: dict[int, tuple[int, list[Tensor]]] = {}
 
     @property
     def fetched(self) -> int:
         """Experts that were read."""
-        return self._lines.fetched if self._lines else 0
+        return self._cache.fetched if self._cache else 0
 
     def route(self, tokens_T: np.ndarray, domains_T: np.ndarray) -> np.ndarray:
-        """int32 [L, T]: the line of each token's expert in each RRE layer, after missing ones were read."""
-        if self._lines is None:
+        """int32 [L, T]: the entry of each token's expert in each RRE layer, after missing ones were read."""
+        if self._cache is None:
             return np.zeros((1, len(tokens_T)), np.int32)
-        table, lines_LT = self._parts.table, []
+        table, entries_LT = self._parts.table, []
         names = {domain: self._parts.domains[domain].name for domain in np.unique(domains_T).tolist()}
         for layer in range(table.num_layers):
             experts_T = np.zeros(len(tokens_T), np.int64)
             for domain, name in names.items():
                 mine_T = domains_T == domain
                 experts_T[mine_T] = table.array(layer, name)[tokens_T[mine_T]]
-            lines_LT.append(self._lines.places(layer, domains_T, experts_T))
-        return np.stack(lines_LT)
+            entries_LT.append(self._cache.entries(layer, domains_T, experts_T))
+        return np.stack(entries_LT)
 
     def slabs(self) -> list[Tensor]:
-        """Of each RRE layer up [lines, H, F], up_bias, down and down_bias."""
-        if self._lines is None:
+        """Of each RRE layer up [entries, H, F], up_bias, down and down_bias."""
+        if self._cache is None:
             return []
         slabs = []
-        for layer, version in enumerate(self._lines.version_L.tolist()):
+        for layer, version in enumerate(self._cache.version_L.tolist()):
             if self._tensors.get(layer, (-1,))[0] != version:
-                self._tensors[layer] = (version, [as_tensor(tensor) for tensor in self._lines.pool(layer)])
+                self._tensors[layer] = (version, [as_tensor(tensor) for tensor in self._cache.pool(layer)])
             slabs += self._tensors[layer][1]
         return slabs
 
@@ -79,24 +79,24 @@ class DecodingSteps:
             text: its place in the batch. tokens: at most C.
 
         Returns:
-            float32 [V]: scores of the next token, V rows of the domain's embedding slot.
+            float32 [V]: scores of the next token, V rows of the domain's vocabulary.
         """
         count = len(tokens)
         length = next(each for each in self._lengths if each >= count)
         # padding is a token that is there already: it needs no other expert
         tokens_P = np.full(length, tokens[-1], np.int32)
         tokens_P[:count] = tokens
-        lines_LP = self._pools.route(tokens_P, np.full(length, domain))
+        entries_LP = self._pools.route(tokens_P, np.full(length, domain))
         positions_1P = np.arange(length, dtype=np.int32)[None]
-        slots = self._parts.slots
-        slot_1 = np.array([slots.slot_of_domain[domain]], np.int32)
+        vocabularies = self._parts.vocabularies
+        vocabulary_1 = np.array([vocabularies.vocabulary_of_domain[domain]], np.int32)
         logits_1V = self._prefill(
-            int(slot_1[0]),
-            as_tensor(slots.rows(tokens_P[None], slot_1)),
+            int(vocabulary_1[0]),
+            as_tensor(vocabularies.rows(tokens_P[None], vocabulary_1)),
             as_tensor(positions_1P),
             as_tensor(np.array([count - 1], np.int32)),
-            as_tensor(slot_1),
-            as_tensor(lines_LP),
+            as_tensor(vocabulary_1),
+            as_tensor(entries_LP),
             as_tensor(self._cached.cache_rows(np.array([text]), positions_1P)),
             *self._pools.slabs(),
         )
@@ -109,47 +109,47 @@ class DecodingSteps:
 
         Args:
             tokens_B, positions_B: int32, of the new tokens. domains_B: of all texts, the idle ones too: if they share
-                an embedding slot, the head multiplies by that alone.
+                a vocabulary, the head multiplies by that alone.
             active_B: bool, at least one. What is computed for the others means nothing, but it is written into their
                 caches, at their positions.
 
         Returns:
             Scores of each text's next token, like `prefill`.
         """
-        slots, someone = self._parts.slots, int(active_B.argmax())
-        sample_slots_B = np.array(slots.slot_of_domain, np.int32)[domains_B]
-        slot = slots.common(sample_slots_B)
-        rows_B1 = slots.rows(tokens_B[:, None], sample_slots_B)
+        vocabularies, someone = self._parts.vocabularies, int(active_B.argmax())
+        vocabulary_of_sample_B = np.array(vocabularies.vocabulary_of_domain, np.int32)[domains_B]
+        vocabulary = vocabularies.common(vocabulary_of_sample_B)
+        rows_B1 = vocabularies.rows(tokens_B[:, None], vocabulary_of_sample_B)
         # an idle text goes where an active one goes: it needs no other expert
-        lines_LB = self._pools.route(
+        entries_LB = self._pools.route(
             np.where(active_B, tokens_B, tokens_B[someone]), np.where(active_B, domains_B, domains_B[someone])
         )
         logits_BV = self._extend(
-            slot,
+            vocabulary,
             as_tensor(rows_B1),
             as_tensor(positions_B[:, None]),
-            as_tensor(sample_slots_B),
-            as_tensor(lines_LB),
+            as_tensor(vocabulary_of_sample_B),
+            as_tensor(entries_LB),
             as_tensor(self._cached.cache_rows(np.arange(self.batch), positions_B[:, None])),
             *self._pools.slabs(),
         ).asnumpy()
-        if slot >= 0:
+        if vocabulary >= 0:
             return list(logits_BV)
-        starts, sizes = slots.starts, slots.sizes
-        return [logits_BV[i, starts[s] : starts[s] + sizes[s]] for i, s in enumerate(sample_slots_B.tolist())]
+        starts, sizes = vocabularies.starts, vocabularies.sizes
+        return [logits_BV[i, starts[s] : starts[s] + sizes[s]] for i, s in enumerate(vocabulary_of_sample_B.tolist())]
 
     def _compile(self, decoder: Decoder) -> None:
         cached, head = self._cached, decoder.upper
 
         @ms.jit
-        def prefill(slot, rows_1P, positions_1P, last_1, slot_1, lines_LP, cache_rows, *slabs):
-            x_1H = cached.prefill(rows_1P, positions_1P, last_1, lines_LP, cache_rows, slabs)
-            return head.logits(x_1H, slot, slot_1)
+        def prefill(vocabulary, rows_1P, positions_1P, last_1, vocabulary_1, entries_LP, cache_rows, *slabs):
+            x_1H = cached.prefill(rows_1P, positions_1P, last_1, entries_LP, cache_rows, slabs)
+            return head.logits(x_1H, vocabulary, vocabulary_1)
 
         @ms.jit
-        def extend(slot, rows_B1, positions_B1, sample_slots_B, lines_LB, cache_rows, *slabs):
-            x_BH = cached.extend(rows_B1, positions_B1, lines_LB, cache_rows, slabs)
-            return head.logits(x_BH, slot, sample_slots_B)
+        def extend(vocabulary, rows_B1, positions_B1, vocabulary_of_sample_B, entries_LB, cache_rows, *slabs):
+            x_BH = cached.extend(rows_B1, positions_B1, entries_LB, cache_rows, slabs)
+            return head.logits(x_BH, vocabulary, vocabulary_of_sample_B)
 
         self._prefill, self._extend = prefill, extend
 

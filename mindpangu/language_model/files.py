@@ -87,7 +87,7 @@ def write_model(
     changed = []
     for where in model.store.experts():
         name = _expert_file(model, where)
-        if model.processes.place.replica or (
+        if model.processes.coordinates.replica or (
             previous is not None and previous.link(writer, name, where, experts.step_counts[where])
         ):
             experts.release(where)
@@ -97,8 +97,8 @@ def write_model(
     writer.require_space(sum(array.nbytes for array in dense.arrays.values()) + expert_bytes * len(changed))
     if writer.rank == 0:
         writer.write("config.yaml", to_yaml(model.config).encode())
-        for slot, tokenizer in model.tokenizers.items():
-            writer.write(f"tokenizer/{slot}.model", tokenizer.model_bytes)
+        for vocabulary, tokenizer in model.tokenizers.items():
+            writer.write(f"tokenizer/{vocabulary}.model", tokenizer.model_bytes)
         if model.table is not None:
             for name, data in model.table.encode().items():
                 writer.write(f"routing/{name}", data)

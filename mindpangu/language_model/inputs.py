@@ -8,7 +8,7 @@ from mindspore import Tensor
 
 from mindpangu.data.route_plan import RoutePlan
 from mindpangu.errors import RoutingError
-from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.model.vocabularies import Vocabularies
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
@@ -21,37 +21,41 @@ class ModelInputs:
     """What a forward pass takes beside the experts, whoever asks for it: training, held-out loss, generation.
 
     Attributes:
-        slot: embedding slot of the whole batch, or -1 (`EmbeddingSlots.common`).
-        rows_BS, tokens_BS, positions_BS: int32 [B, S]; rows of the embedding table, ids local to the slot, positions.
-        sample_slots_B, domain_slots_B: int32 [B]; embedding slot and domain slot of each sample.
+        vocabulary: vocabulary of the whole batch, or -1 (`Vocabularies.common`).
+        rows_BS: int32 [B, S], rows of the embedding table.
+        tokens_BS: int32 [B, S], token ids, local to the vocabulary.
+        positions_BS: int32 [B, S].
+        vocabulary_of_sample_B, domain_slots_B: int32 [B]; vocabulary and domain slot of each sample.
         tables_LDV: int32 [L, D, V].
         capacity: of `ExchangePlan`; 0 where nothing is exchanged. exchange: its send_LR, receive_LR and arriving_LRG,
             or nothing.
     """
 
-    slot: int
+    vocabulary: int
     rows_BS: Tensor
     tokens_BS: Tensor
     positions_BS: Tensor
-    sample_slots_B: Tensor
+    vocabulary_of_sample_B: Tensor
     domain_slots_B: Tensor
     tables_LDV: Tensor
     capacity: int = 0
     exchange: tuple[Tensor, ...] = ()
 
     @staticmethod
-    def build(tokens_BS: np.ndarray, positions_BS: np.ndarray, plan: RoutePlan, slots: EmbeddingSlots) -> "ModelInputs":
-        sample_slots_B = slots.of_samples(plan.domain_of_slot, plan.slot_of_sample_B)
+    def build(
+        tokens_BS: np.ndarray, positions_BS: np.ndarray, plan: RoutePlan, vocabularies: Vocabularies
+    ) -> "ModelInputs":
+        vocabulary_of_sample_B = vocabularies.of_samples(plan.domain_of_slot, plan.slot_of_sample_B)
         capacity, exchange, planned = 0, (), plan.exchange
         if planned is not None:
             capacity = planned.capacity
             exchange = tuple(map(as_tensor, (planned.send_LR, planned.receive_LR, planned.arriving_LRG)))
         return ModelInputs(
-            slot=slots.common(sample_slots_B),
-            rows_BS=as_tensor(slots.rows(tokens_BS, sample_slots_B)),
+            vocabulary=vocabularies.common(vocabulary_of_sample_B),
+            rows_BS=as_tensor(vocabularies.rows(tokens_BS, vocabulary_of_sample_B)),
             tokens_BS=as_tensor(tokens_BS),
             positions_BS=as_tensor(positions_BS),
-            sample_slots_B=as_tensor(sample_slots_B),
+            vocabulary_of_sample_B=as_tensor(vocabulary_of_sample_B),
             domain_slots_B=as_tensor(plan.slot_of_sample_B),
             tables_LDV=as_tensor(plan.tables_LDV),
             capacity=capacity,

@@ -27,18 +27,18 @@ class LanguageModel:
     """Everything that decides what a token becomes.
 
     Attributes:
-        parts: the model without its weights; config, domains, slots, tokenizers and table are its.
+        parts: the model without its weights; config, domains, vocabularies, tokenizers and table are its.
         num_slots: domain slots of a compiled step.
 
     Args:
         config: the resolved configuration.
-        tokenizers: embedding slot → tokenizer.
+        tokenizers: vocabulary → tokenizer.
         table: the routing table; None for a dense model.
         processes: the ranks that share the model; None for this one alone, which then has all of it. Forward passes
             without gradients need the whole model.
 
     Raises:
-        TokenizerError: a tokenizer that does not fit its slot's vocabulary.
+        TokenizerError: a tokenizer that does not fit its vocabulary.
         ConfigError: a table that does not fit the configuration.
     """
 
@@ -51,13 +51,15 @@ class LanguageModel:
     ):
         self.parts, self.processes = ModelParts(config, tokenizers, table), processes or Processes.alone()
         self.config, self.table, self.tokenizers = config, table, self.parts.tokenizers
-        self.domains, self.slots = self.parts.domains, self.parts.slots
-        mesh, place = self.processes.mesh, self.processes.place
+        self.domains, self.vocabularies = self.parts.domains, self.parts.vocabularies
+        mesh, coordinates = self.processes.mesh, self.processes.coordinates
         # ranks that exchange tokens may be of several groups of domains, which then all have slots
         together = config.data.domain_groups // mesh.sub_groups if mesh.members > 1 else 1
         self.num_slots = config.data.domains_per_step * together
-        self.decoder = Decoder(config, self.slots, self.processes.tensor, self.processes.exchange)
-        self.store = ExpertStore(config, self.domains, ExpertShare.of(mesh, place, domain_groups(config, self.domains)))
+        self.decoder = Decoder(config, self.vocabularies, self.processes.tensor, self.processes.exchange)
+        self.store = ExpertStore(
+            config, self.domains, ExpertShare.from_mesh(mesh, coordinates, domain_groups(config, self.domains))
+        )
         self._compile_forward()
 
     def tokenizer_of(self, domain: Domain) -> Tokenizer:
@@ -76,10 +78,10 @@ class LanguageModel:
         def plan(batch: Batch) -> RoutePlan:
             return self.plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B)
 
-        return plan_step(micro_batches, self.processes.mesh, self.processes.place, self.num_slots, plan)
+        return plan_step(micro_batches, self.processes.mesh, self.processes.coordinates, self.num_slots, plan)
 
     def inputs(self, tokens_BS: np.ndarray, positions_BS: np.ndarray, plan: RoutePlan) -> ModelInputs:
-        return ModelInputs.build(tokens_BS, positions_BS, plan, self.slots)
+        return ModelInputs.build(tokens_BS, positions_BS, plan, self.vocabularies)
 
     def token_losses(self, batch: Batch, domain_of_slot: Sequence[int] | None = None) -> np.ndarray:
         """float32 [B, S]: −log p of every target, masked or not.
@@ -90,8 +92,8 @@ class LanguageModel:
         plan = self.plan(batch.tokens_BS, domain_of_slot or batch.domain_of_slot, batch.slot_of_sample_B)
         inputs = self.inputs(batch.tokens_BS, batch.positions_BS, plan)
         losses_BS, invalid = self._token_losses(
-            inputs.slot, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
-            inputs.sample_slots_B, inputs.domain_slots_B, inputs.tables_LDV, *self._slabs(plan),
+            inputs.vocabulary, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
+            inputs.vocabulary_of_sample_B, inputs.domain_slots_B, inputs.tables_LDV, *self._slabs(plan),
         )  # fmt: skip
         refuse_invalid_ids(invalid)
         return losses_BS.asnumpy()
@@ -104,8 +106,8 @@ class LanguageModel:
         inputs = self.inputs(tokens_BS, positions_BS, plan)
         last_B = np.arange(batch, dtype=np.int32) * length + np.int32(last)
         logits_BV, invalid = self._next_token_logits(
-            inputs.slot, as_tensor(last_B), inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS,
-            inputs.sample_slots_B, inputs.domain_slots_B, inputs.tables_LDV, *self._slabs(plan),
+            inputs.vocabulary, as_tensor(last_B), inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS,
+            inputs.vocabulary_of_sample_B, inputs.domain_slots_B, inputs.tables_LDV, *self._slabs(plan),
         )  # fmt: skip
         refuse_invalid_ids(invalid)
         return logits_BV.asnumpy()
@@ -119,18 +121,26 @@ class LanguageModel:
 
         @ms.jit
         def token_losses(
-            slot, rows_BS, tokens_BS, positions_BS, targets_BS, sample_slots_B, domain_slots_B, tables, *slabs
+            vocabulary,
+            rows_BS,
+            tokens_BS,
+            positions_BS,
+            targets_BS,
+            vocabulary_of_sample_B,
+            domain_slots_B,
+            tables,
+            *slabs,
         ):
             h_TH = lower(rows_BS, positions_BS)
             x_TH, invalid = upper(h_TH, tokens_BS, positions_BS, domain_slots_B, tables, slabs)
-            return upper.token_losses(x_TH, targets_BS, slot, sample_slots_B), invalid
+            return upper.token_losses(x_TH, targets_BS, vocabulary, vocabulary_of_sample_B), invalid
 
         @ms.jit
         def next_token_logits(
-            slot, last_B, rows_BS, tokens_BS, positions_BS, sample_slots_B, domain_slots_B, tables, *slabs
+            vocabulary, last_B, rows_BS, tokens_BS, positions_BS, vocabulary_of_sample_B, domain_slots_B, tables, *slabs
         ):
             h_TH = lower(rows_BS, positions_BS)
             x_TH, invalid = upper(h_TH, tokens_BS, positions_BS, domain_slots_B, tables, slabs)
-            return upper.logits(ops.gather(x_TH, last_B, 0), slot, sample_slots_B), invalid
+            return upper.logits(ops.gather(x_TH, last_B, 0), vocabulary, vocabulary_of_sample_B), invalid
 
         self._token_losses, self._next_token_logits = token_losses, next_token_logits

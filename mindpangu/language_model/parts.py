@@ -1,4 +1,4 @@
-"""What decides where a token goes, and must agree: configuration, domains, slots, tokenizers and routing table."""
+"""The parts of a model that must agree: configuration, domains, vocabularies, tokenizers, and routing table."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,8 +11,8 @@ from mindpangu.config.schema import ContextConfig
 from mindpangu.data import TokenShards
 from mindpangu.domains import Domain, build_domains
 from mindpangu.errors import CheckpointError, ConfigError, DataError, TokenizerError
-from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.initialization import expert_shapes
+from mindpangu.model.vocabularies import Vocabularies
 from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
 
@@ -21,20 +21,20 @@ class ModelParts:
     """A model without its weights.
 
     Attributes:
-        config, domains, slots, tokenizers, table: as named; table is None for a dense model.
+        config, domains, vocabularies, tokenizers, table: as named; table is None for a dense model.
 
     Args:
-        tokenizers: embedding slot → tokenizer.
+        tokenizers: vocabulary → tokenizer.
 
     Raises:
-        TokenizerError: a tokenizer that does not fit its slot's vocabulary.
+        TokenizerError: a tokenizer that does not fit its vocabulary.
         ConfigError: a table that does not fit the configuration.
     """
 
     def __init__(self, config: Config, tokenizers: Mapping[str, Tokenizer], table: RoutingTable | None):
         self.config, self.table, self.tokenizers = config, table, dict(tokenizers)
         self.domains: tuple[Domain, ...] = build_domains(config)
-        self.slots = EmbeddingSlots.build(config, self.domains)
+        self.vocabularies = Vocabularies.build(config, self.domains)
         self._check_tokenizers()
         if config.model.rre_layers:
             self._check_table()
@@ -54,7 +54,7 @@ class ModelParts:
         return cls(config, read_tokenizers(reader, config), read_table(reader, config))
 
     def tokenizer_of(self, domain: Domain) -> Tokenizer:
-        return self.tokenizers[domain.embedding_slot]
+        return self.tokenizers[domain.vocabulary]
 
     def require_data(self, shards: TokenShards) -> None:
         """Raises DataError unless the shards hold this model's domains, in its own tokens."""
@@ -88,14 +88,14 @@ class ModelParts:
         )
 
     def _check_tokenizers(self) -> None:
-        for name, size in zip(self.slots.names, self.slots.sizes, strict=True):
+        for name, size in zip(self.vocabularies.names, self.vocabularies.sizes, strict=True):
             if name not in self.tokenizers:
-                raise TokenizerError(f"embedding slot {name!r} has no tokenizer")
+                raise TokenizerError(f"vocabulary {name!r} has no tokenizer")
             found = self.tokenizers[name].vocab_size
             if found > size:
                 raise TokenizerError(
-                    f"the tokenizer of embedding slot {name!r} has {found} pieces, but the embedding has {size} rows; "
-                    f"set model.vocab_size (or the slot's vocab_size) to {found} or more"
+                    f"the tokenizer of vocabulary {name!r} has {found} pieces, but the embedding has {size} rows; "
+                    f"set model.vocab_size (or the vocabulary's vocab_size) to {found} or more"
                 )
 
     def _check_table(self) -> None:

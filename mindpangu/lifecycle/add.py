@@ -1,4 +1,4 @@
-"""Entering a new domain into a model: its name, its control tokens, and perhaps an embedding slot of its own.
+"""Entering a new domain into a model: its name, its control tokens, and perhaps a vocabulary of its own.
 
 What its experts are is said afterwards (`domains.py`).
 """
@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mindpangu.checkpoint.vocabulary import VocabularyMap, random_rows
-from mindpangu.config.schema import AddedDomainConfig, EmbeddingSlotConfig, ParallelismConfig
-from mindpangu.domains import MAIN_SLOT, PRESETS, Domain, known_domains
+from mindpangu.config.schema import AddedDomainConfig, ParallelismConfig, VocabularyConfig
+from mindpangu.domains import MAIN_VOCABULARY, PRESETS, Domain, known_domains
 from mindpangu.errors import ConfigError
 from mindpangu.lifecycle.blueprint import Blueprint, DenseChange
 from mindpangu.lifecycle.domains import unless_all
-from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.model.vocabularies import Vocabularies
 from mindpangu.tokenizer import Tokenizer, reserved_control_tokens
 
 
@@ -27,7 +27,7 @@ class NewDomain:
             else "monolingual".
         control_tokens: those that open the parts of its documents; empty takes those of PanGu-Σ's domain of this name
             where the tokenizer has them, else reserved ones that no other domain has.
-        tokenizer: of an embedding slot of its own; None shares the slot of `like`.
+        tokenizer: of a vocabulary of its own; None shares the vocabulary of `like`.
         like: a domain of the model; "" stands for the first one.
     """
 
@@ -50,7 +50,7 @@ def add_domain(blueprint: Blueprint, new: NewDomain) -> tuple[Blueprint, Domain]
         raise ConfigError(f"the model has a domain {new.name!r} already; `experts replace` or `copy` change one")
     like = blueprint.domain(new.like) if new.like else blueprint.domains[0]
     config, names = blueprint.config, [*(domain.name for domain in blueprint.domains), new.name]
-    section = replace(config.domains, embedding_slots=_slots(blueprint, new, like))
+    section = replace(config.domains, vocabularies=_vocabularies(blueprint, new, like))
     if new.name not in known_domains(config):
         tokenizer = new.tokenizer or blueprint.tokenizer_of(like)
         section = replace(section, added=[*section.added, _described(blueprint, new, like, tokenizer)])
@@ -73,23 +73,25 @@ def add_domain(blueprint: Blueprint, new: NewDomain) -> tuple[Blueprint, Domain]
     return blueprint, domain
 
 
-def _slots(blueprint: Blueprint, new: NewDomain, like: Domain) -> list[EmbeddingSlotConfig]:
-    """The embedding slots with the domain: in that of another one, or in a new one after all others."""
-    slots = blueprint.config.domains.embedding_slots
+def _vocabularies(blueprint: Blueprint, new: NewDomain, like: Domain) -> list[VocabularyConfig]:
+    """The vocabularies with the domain: in that of another one, or in a new one after all others."""
+    vocabularies = blueprint.config.domains.vocabularies
     if new.tokenizer is None:
         return [
-            replace(slot, domains=[*slot.domains, new.name]) if slot.name == like.embedding_slot else slot
-            for slot in slots
+            replace(vocabulary, domains=[*vocabulary.domains, new.name])
+            if vocabulary.name == like.vocabulary
+            else vocabulary
+            for vocabulary in vocabularies
         ]
     names = [domain.name for domain in blueprint.domains]
-    slots = slots or [EmbeddingSlotConfig(MAIN_SLOT, blueprint.config.model.vocab_size, "", names)]
-    return [*slots, EmbeddingSlotConfig(new.name, new.tokenizer.vocab_size, "", [new.name])]
+    vocabularies = vocabularies or [VocabularyConfig(MAIN_VOCABULARY, blueprint.config.model.vocab_size, "", names)]
+    return [*vocabularies, VocabularyConfig(new.name, new.tokenizer.vocab_size, "", [new.name])]
 
 
 def _with_rows(blueprint: Blueprint, name: str, tokenizer: Tokenizer, like: Domain) -> Blueprint:
-    """With the tokenizer of a new slot, and its rows after all others, found by text in the slot of another domain."""
-    config, former = blueprint.config, EmbeddingSlots.build(blueprint.config, blueprint.domains)
-    at = former.names.index(like.embedding_slot)
+    """Adds a vocabulary: its tokenizer, and its rows after all others, initialised by text from those of `like`."""
+    config, former = blueprint.config, Vocabularies.build(blueprint.config, blueprint.domains)
+    at = former.names.index(like.vocabulary)
     mapping = VocabularyMap.between(blueprint.tokenizer_of(like), tokenizer)
     size, hidden = tokenizer.vocab_size, config.model.hidden_size
     drawn_VH = random_rows(config.training.seed, f"word_embedding/{name}", size, hidden, config.model.init_std)
@@ -126,6 +128,6 @@ def _reserved(domains: tuple[Domain, ...], new: NewDomain, kind: str, tokenizer:
         raise ConfigError(
             f"domain {new.name!r} needs {number} control token{'s' * (number > 1)} of its own, and the tokenizer has "
             f"{len(free)} reserved ones left; name those of another domain with --control-token, or give the domain an "
-            "embedding slot of its own with --tokenizer"
+            "vocabulary of its own with --tokenizer"
         )
     return free[:number]

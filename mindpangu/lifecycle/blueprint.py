@@ -118,8 +118,8 @@ class Blueprint:
     """Everything that a checkpoint consists of.
 
     Attributes:
-        config: with it the domains, their sizes and embedding slots.
-        tokenizers: embedding slot → tokenizer.
+        config: with it the domains, their sizes and vocabularies.
+        tokenizers: vocabulary → tokenizer.
         contents: domain name → its table and experts; empty for a dense model.
         step: of the checkpoint; its number. digests: of the data that it was trained on.
         with_moments: keep Adam's moments, so that training can go on as if nothing had happened to them.
@@ -134,7 +134,7 @@ class Blueprint:
     with_moments: bool = True
 
     @staticmethod
-    def of(reader: CheckpointReader) -> "Blueprint":
+    def from_checkpoint(reader: CheckpointReader) -> "Blueprint":
         """That of an existing checkpoint.
 
         Raises:
@@ -161,7 +161,7 @@ class Blueprint:
         return domain_named(self.domains, name)[1]
 
     def tokenizer_of(self, domain: Domain) -> Tokenizer:
-        return self.tokenizers[domain.embedding_slot]
+        return self.tokenizers[domain.vocabulary]
 
     def with_token_tables(self, change: DenseChange) -> DenseContent:
         """With a change of what has a row for each token: the embedding, and a head that is not tied to it."""
@@ -173,7 +173,7 @@ class Blueprint:
         if not self.contents:
             raise CheckpointError(
                 f"{self.dense.reader.folder} is a dense model (model.rre_layers 0), which has no experts; "
-                "`mindpangu inherit` makes a sparse one of it"
+                "`mindpangu upcycle` makes a sparse one of it"
             )
 
     def with_domain(self, name: str, content: DomainContent) -> "Blueprint":

@@ -59,8 +59,8 @@ def build(blueprint: Blueprint, out: Path, made_by: Mapping[str, Any], verify: b
 
 def _write_small_files(writer: CheckpointWriter, blueprint: Blueprint, made_by: Mapping[str, Any]) -> None:
     writer.write("config.yaml", to_yaml(blueprint.config).encode())
-    for slot, tokenizer in blueprint.tokenizers.items():
-        writer.write(f"tokenizer/{slot}.model", tokenizer.model_bytes)
+    for vocabulary, tokenizer in blueprint.tokenizers.items():
+        writer.write(f"tokenizer/{vocabulary}.model", tokenizer.model_bytes)
     if blueprint.contents:
         table = RoutingTable([blueprint.contents[domain.name].table for domain in blueprint.domains])
         for name, data in table.encode().items():
@@ -124,7 +124,7 @@ def _write_taken(
     others have moments and it has none, it starts from zeros as one that was never updated."""
     reader, name = origin.reader, expert_file_name(origin.layer, origin.domain, origin.index, part)
     file = TensorFile(reader.folder / name)
-    was = ExpertFile.of(file.path, file.metadata)
+    was = ExpertFile.from_metadata(file.path, file.metadata)
     now = ExpertFile(
         header.layer, header.domain, header.index, was.step_count, header.table, header.tokenizer, part=part
     )

@@ -15,8 +15,8 @@ from mindpangu.config.schema import DomainsConfig, ParallelismConfig
 from mindpangu.domains import known_domains
 from mindpangu.errors import CheckpointError, ConfigError
 from mindpangu.lifecycle.blueprint import Blueprint, DenseChange, DomainContent, NewExpert
-from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.initialization import dense_name, initial_expert, network_tensors
+from mindpangu.model.vocabularies import Vocabularies
 from mindpangu.routing.assignment import assign_layers
 from mindpangu.routing.table import DomainTable
 
@@ -24,11 +24,11 @@ from mindpangu.routing.table import DomainTable
 def from_domain(blueprint: Blueprint, parent: str, name: str) -> Blueprint:
     """`name` becomes a copy of the domain `parent`: its table, its experts, their Adam moments and step counts."""
     blueprint.require_experts()
-    slots = [blueprint.domain(each).embedding_slot for each in (parent, name)]
-    if slots[0] != slots[1]:
+    vocabularies = [blueprint.domain(each).vocabulary for each in (parent, name)]
+    if vocabularies[0] != vocabularies[1]:
         raise ConfigError(
-            f"{parent} and {name} are of the embedding slots {slots[0]} and {slots[1]}; a table is only good for the "
-            "tokens of its slot"
+            f"{parent} and {name} are of the vocabularies {vocabularies[0]} and {vocabularies[1]}; a table is only "
+            "good for the tokens of its vocabulary"
         )
     content = blueprint.contents[parent]
     return blueprint.with_domain(name, DomainContent(replace(content.table, name=name), content.expert))
@@ -79,7 +79,7 @@ def replace_domain(blueprint: Blueprint, name: str, other: Blueprint, other_name
 
 
 def remove_domains(blueprint: Blueprint, names: set[str]) -> Blueprint:
-    """Without some domains, and without embedding slots that have no domain any more; all other rows stay.
+    """Without some domains, and without vocabularies that have no domain any more; all other rows stay.
 
     Raises:
         ConfigError: a name that the model does not have, or none would be left.
@@ -96,13 +96,13 @@ def remove_domains(blueprint: Blueprint, names: set[str]) -> Blueprint:
         config.domains,
         added=[added for added in config.domains.added if added.name in kept],
         experts={name: size for name, size in config.domains.experts.items() if name in kept},
-        embedding_slots=[
-            replace(slot, domains=[name for name in slot.domains if name in kept])
-            for slot in config.domains.embedding_slots
-            if set(slot.domains) & set(kept)
+        vocabularies=[
+            replace(vocabulary, domains=[name for name in vocabulary.domains if name in kept])
+            for vocabulary in config.domains.vocabularies
+            if set(vocabulary.domains) & set(kept)
         ],
     )
-    blueprint = _without_slots(blueprint, {blueprint.domain(name).embedding_slot for name in kept})
+    blueprint = _without_vocabularies(blueprint, {blueprint.domain(name).vocabulary for name in kept})
     # how it was trained may name domains that are gone; weights that are all 0 would be none
     config = replace(
         config,
@@ -118,15 +118,15 @@ def remove_domains(blueprint: Blueprint, names: set[str]) -> Blueprint:
     )
 
 
-def _without_slots(blueprint: Blueprint, kept: set[str]) -> Blueprint:
-    """With the rows and tokenizers of some embedding slots alone."""
-    slots = EmbeddingSlots.build(blueprint.config, blueprint.domains)
-    if kept == set(slots.names):
+def _without_vocabularies(blueprint: Blueprint, kept: set[str]) -> Blueprint:
+    """With the rows and tokenizers of some vocabularies alone."""
+    vocabularies = Vocabularies.build(blueprint.config, blueprint.domains)
+    if kept == set(vocabularies.names):
         return blueprint
     rows_V = np.concatenate(
         [
             np.arange(start, start + size)
-            for name, start, size in zip(slots.names, slots.starts, slots.sizes, strict=True)
+            for name, start, size in zip(vocabularies.names, vocabularies.starts, vocabularies.sizes, strict=True)
             if name in kept
         ]
     )
@@ -193,9 +193,9 @@ def require_group_size(num_experts: int, tokens: int) -> None:
 
 def _random_table(blueprint: Blueprint, name: str, num_experts: int) -> DomainTable:
     """Without its text nothing is known of a domain's token frequencies: shuffle and deal (PanGu-Σ, Algorithm 1)."""
-    config, slot = blueprint.config, blueprint.domain(name).embedding_slot
-    sizes = {each.name: each.vocab_size for each in config.domains.embedding_slots}
-    counts_V = np.zeros(sizes.get(slot, config.model.vocab_size), np.int64)
+    config, vocabulary = blueprint.config, blueprint.domain(name).vocabulary
+    sizes = {each.name: each.vocab_size for each in config.domains.vocabularies}
+    counts_V = np.zeros(sizes.get(vocabulary, config.model.vocab_size), np.int64)
     require_group_size(num_experts, len(counts_V))
     routing = replace(config.routing, assignment="random")
     return DomainTable(

@@ -23,8 +23,8 @@ from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.blueprint import WORD_EMBEDDING, Blueprint, NewExpert, Origin
 from mindpangu.lifecycle.domains import rre_block
 from mindpangu.lifecycle.output import new_folder
-from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.initialization import expert_shapes
+from mindpangu.model.vocabularies import Vocabularies
 
 FORMAT_VERSION = 1
 
@@ -83,7 +83,7 @@ def _tensors(blueprint: Blueprint) -> Iterator[tuple[str, TensorInfo, Callable[[
     """(name, dtype and shape, what reads it) of every tensor."""
     config, files = blueprint.config, DenseFiles(blueprint.dense.reader)
     changes = blueprint.dense.changes
-    first, size = _slot_rows(blueprint)
+    first, size = _vocabulary_rows(blueprint)
     for ours in sorted(files.shapes):
         name = _dense_name(ours, config.model.num_layers)
         if name is None:
@@ -142,10 +142,12 @@ def _dense_name(ours: str, num_layers: int) -> str | None:
     return None
 
 
-def _slot_rows(blueprint: Blueprint) -> tuple[int, int]:
-    """First row and number of rows of the domain's embedding slot; token ids are local to it."""
-    slots = EmbeddingSlots.build(blueprint.config, blueprint.domains)
-    return slots.starts[slots.slot_of_domain[0]], slots.sizes[slots.slot_of_domain[0]]
+def _vocabulary_rows(blueprint: Blueprint) -> tuple[int, int]:
+    """First row and number of rows of the domain's vocabulary; token ids are local to it."""
+    vocabularies = Vocabularies.build(blueprint.config, blueprint.domains)
+    return vocabularies.starts[vocabularies.vocabulary_of_domain[0]], vocabularies.sizes[
+        vocabularies.vocabulary_of_domain[0]
+    ]
 
 
 def _number(block: str, num_layers: int) -> int:
@@ -157,7 +159,7 @@ def _config(blueprint: Blueprint) -> dict:
     return {
         "model_type": "pangu_sigma",
         "format_version": FORMAT_VERSION,
-        "vocab_size": _slot_rows(blueprint)[1],
+        "vocab_size": _vocabulary_rows(blueprint)[1],
         "hidden_size": model.hidden_size,
         "intermediate_size": model.ffn_hidden_size,
         "num_hidden_layers": model.num_layers,

@@ -26,12 +26,12 @@ RATE = 0.5
 
 
 def _tokenizer(reader: CheckpointReader, config: Config) -> Path:
-    """The checkpoint's tokenizer, which all embedding slots must share."""
-    different = {tokenizer.digest: slot for slot, tokenizer in read_tokenizers(reader, config).items()}
+    """The checkpoint's tokenizer, which all vocabularies must share."""
+    different = {tokenizer.digest: vocabulary for vocabulary, tokenizer in read_tokenizers(reader, config).items()}
     if len(different) > 1:
         raise CheckpointError(
-            f"{reader.folder} has embedding slots with tokenizers of their own ({', '.join(different.values())}), and "
-            "records are written with one; `mindpangu extract` the domains of one slot first"
+            f"{reader.folder} has vocabularies with tokenizers of their own ({', '.join(different.values())}), and "
+            "records are written with one; `mindpangu extract` the domains of one vocabulary first"
         )
     return reader.folder / "tokenizer" / f"{next(iter(different.values()))}.model"
 

@@ -46,7 +46,10 @@ def heldout_answers(
     Raises:
         MindPanguError: checkpoint and shards do not belong together.
     """
-    model, shards = load_model(reader, config.context), TokenShards.open(RunFolder.of(config).data, verify=True)
+    model, shards = (
+        load_model(reader, config.context),
+        TokenShards.open(RunFolder.from_config(config).data, verify=True),
+    )
     model.require_data(shards)
     results = evaluate_heldout(model, shards, config, wrong_domains=False, progress=progress)
     of_domain = {each.domain: min(num_answers, shards.num_documents(each.domain, HELDOUT)) for each in results}

@@ -16,14 +16,14 @@ def list_experts(blueprint: Blueprint) -> str:
     for name, entry in reader.files.items():
         if name.startswith("experts/"):
             file = TensorFile(reader.folder / name)
-            header = ExpertFile.of(file.path, file.metadata)
+            header = ExpertFile.from_metadata(file.path, file.metadata)
             updates.setdefault(header.domain, []).append(header.step_count)
             sizes[header.domain] = sizes.get(header.domain, 0) + entry["bytes"]
     model = blueprint.config.model
     of_expert = sum(map(math.prod, expert_shapes(blueprint.config).values()))
     lines = [
         f"{'domain':>12} {'kind':>11} {'experts':>8} {'parameters':>11} {'on disk':>10} {'updates':>13}  "
-        "table        slot, control tokens"
+        "table        vocabulary, control tokens"
     ]
     for domain in blueprint.domains:
         table, counts = blueprint.contents[domain.name].table, updates.get(domain.name, [0])
@@ -32,7 +32,7 @@ def list_experts(blueprint: Blueprint) -> str:
             f"{in_words(domain.num_experts * model.rre_layers * of_expert):>11} "
             f"{sizes.get(domain.name, 0) / 1e6:>7.1f} MB {f'{min(counts)} to {max(counts)}':>13}  "
             f"{table.assignment:<8} {table.digest[:4]}  "
-            f"{domain.embedding_slot}, {' '.join(domain.control_tokens) or 'none'}"
+            f"{domain.vocabulary}, {' '.join(domain.control_tokens) or 'none'}"
         )
     lines.append(f"{model.rre_layers} RRE layers; experts are counted in one of them")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.blueprint import Blueprint, DenseChange, DenseContent
 from mindpangu.model.coupling import Kept, layer_name, place_of
-from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.model.vocabularies import Vocabularies
 
 _SMALLER = ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "seq_length")
 _EQUAL = (*ARCHITECTURE, "rope_theta", "layernorm_epsilon")
@@ -67,7 +67,7 @@ def require_child(parent: Blueprint, config: Config) -> None:
     if ours.rre_layers:
         raise CheckpointError(
             f"model.rre_layers of the child is {ours.rre_layers}; a child of {folder} is dense, as it is: give "
-            "--model.rre_layers 0. `mindpangu inherit` makes a sparse model of a dense one"
+            "--model.rre_layers 0. `mindpangu upcycle` makes a sparse model of a dense one"
         )
     other = {key: (getattr(ours, key), getattr(theirs, key)) for key in _EQUAL}
     other = {key: values for key, values in other.items() if values[0] != values[1]}
@@ -83,12 +83,13 @@ def require_child(parent: Blueprint, config: Config) -> None:
             f"a child of {folder} has whole heads of it, {head_size} numbers wide: with model.num_heads "
             f"{ours.num_heads} model.hidden_size is {ours.num_heads * head_size}, not {ours.hidden_size}"
         )
-    slots = EmbeddingSlots.build(config, build_domains(config))
-    saved = EmbeddingSlots.build(parent.config, parent.domains)
-    if (slots.names, slots.sizes) != (saved.names, saved.sizes):
+    vocabularies = Vocabularies.build(config, build_domains(config))
+    saved = Vocabularies.build(parent.config, parent.domains)
+    if (vocabularies.names, vocabularies.sizes) != (saved.names, saved.sizes):
         raise CheckpointError(
-            f"a child of {folder} has its vocabulary: the embedding slots {saved.names} have {saved.sizes} rows there, "
-            f"{slots.names} {slots.sizes} here (model.vocab_size). `mindpangu tiny tokenizer` makes it smaller"
+            f"a child of {folder} has its vocabulary: the vocabularies {saved.names} have {saved.sizes} rows there, "
+            f"{vocabularies.names} {vocabularies.sizes} here (model.vocab_size). `mindpangu tiny tokenizer` makes "
+            "it smaller"
         )
 
 

@@ -8,46 +8,46 @@ from dataclasses import replace
 
 import numpy as np
 
-from mindpangu.domains import MAIN_SLOT
+from mindpangu.domains import MAIN_VOCABULARY
 from mindpangu.errors import ConfigError
 from mindpangu.lifecycle.blueprint import Blueprint, DenseChange, DomainContent
-from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.model.vocabularies import Vocabularies
 from mindpangu.tokenizer.compact import compact
 
 
 def drop_vocabulary(blueprint: Blueprint, counts_V: Mapping[str, np.ndarray]) -> Blueprint:
-    """Without the tokens that do not occur, and without embedding slots that have no domain. Control tokens, bytes and
+    """Without the tokens that do not occur, and without vocabularies that have no domain. Control tokens, bytes and
     what BPE merges the others from stay.
 
     Args:
-        counts_V: embedding slot → int64 [V], how often each token occurs in the text of the slot's domains.
+        counts_V: vocabulary → int64 [V], how often each token occurs in the text of the vocabulary's domains.
 
     Raises:
-        ConfigError: an embedding slot without counts.
+        ConfigError: a vocabulary without counts.
     """
-    in_use = {domain.embedding_slot for domain in blueprint.domains}
+    in_use = {domain.vocabulary for domain in blueprint.domains}
     if unknown := sorted(in_use - counts_V.keys()):
-        raise ConfigError(f"nothing is known of the tokens that embedding slot {unknown[0]!r} uses")
+        raise ConfigError(f"nothing is known of the tokens that vocabulary {unknown[0]!r} uses")
     return keep_vocabulary(blueprint, {name: set(np.flatnonzero(counts_V[name]).tolist()) for name in in_use})
 
 
 def keep_vocabulary(blueprint: Blueprint, kept: Mapping[str, Set[int]]) -> Blueprint:
-    """With some of the tokens, those that always stay (`tokenizer.compact`), and no embedding slot without a domain.
+    """With some of the tokens, those that always stay (`tokenizer.compact`), and no vocabulary without a domain.
     The rows of the embedding and of its moments, and the columns of the tables, are those that the tokens had.
 
     Args:
-        kept: embedding slot → ids of the tokens to keep, for each slot that has domains.
+        kept: vocabulary → ids of the tokens to keep, for each vocabulary that has domains.
     """
-    config, slots = blueprint.config, EmbeddingSlots.build(blueprint.config, blueprint.domains)
+    config, vocabularies = blueprint.config, Vocabularies.build(blueprint.config, blueprint.domains)
     tokenizers, old_ids, rows = {}, {}, []
-    in_use = {domain.embedding_slot for domain in blueprint.domains}
-    for name, start in zip(slots.names, slots.starts, strict=True):
+    in_use = {domain.vocabulary for domain in blueprint.domains}
+    for name, start in zip(vocabularies.names, vocabularies.starts, strict=True):
         if name not in in_use:
             continue
         tokenizers[name], old_ids[name] = compact(blueprint.tokenizers[name], kept[name])
         rows.append(start + old_ids[name])
     contents = {
-        domain.name: _with_tokens(blueprint.contents[domain.name], old_ids[domain.embedding_slot])
+        domain.name: _with_tokens(blueprint.contents[domain.name], old_ids[domain.vocabulary])
         for domain in blueprint.domains
         if blueprint.contents
     }
@@ -57,13 +57,13 @@ def keep_vocabulary(blueprint: Blueprint, kept: Mapping[str, Set[int]]) -> Bluep
     sizes = {name: len(ids) for name, ids in old_ids.items()}
     config = replace(
         config,
-        model=replace(config.model, vocab_size=sizes.get(MAIN_SLOT, config.model.vocab_size)),
+        model=replace(config.model, vocab_size=sizes.get(MAIN_VOCABULARY, config.model.vocab_size)),
         domains=replace(
             config.domains,
-            embedding_slots=[
-                replace(slot, vocab_size=sizes[slot.name])
-                for slot in config.domains.embedding_slots
-                if slot.name in in_use
+            vocabularies=[
+                replace(vocabulary, vocab_size=sizes[vocabulary.name])
+                for vocabulary in config.domains.vocabularies
+                if vocabulary.name in in_use
             ],
         ),
     )  # fmt: skip

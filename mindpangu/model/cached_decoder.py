@@ -7,8 +7,8 @@ ScatterUpdate, on the CPU as on Ascend. It takes rows of the first axis, and the
 copy on the CPU. A cache in host memory, read as an input and written by the host, spares this but was hardly faster (4
 layers of 512 tokens, B 8: 7.5 against 8.9 ms; B 1: 2.7 against 2.2 ms), and would go to an NPU for every token.
 
-Experts enter as everywhere, but by line: token t of layer l goes to expert lines_LT[l, t] of that layer's pool, whoever
-chose it. To `rre_dispatch` the lines are a routing table and the tokens are numbered: it is the operator of training.
+Experts are addressed by cache entry: in layer l, token t goes to entry entries_LT[l, t] of that layer's pool. To
+`rre_dispatch` the entries are a routing table and the tokens are numbered, so it is the operator that training uses.
 
 Shapes: B batch, P tokens of a prompt with padding, C capacity of the cache, T tokens of a call, N heads, K head size,
 L RRE layers.
@@ -67,32 +67,32 @@ class CachedDecoder(nn.Cell):
         heads_MN = texts_M[:, None] * num_heads + np.arange(num_heads)
         return (heads_MN[:, :, None] * capacity + positions_MS[:, None, :]).astype(np.int32).reshape(-1)
 
-    def prefill(self, rows_1P, positions_1P, last_1, lines_LT, cache_rows, slabs):
+    def prefill(self, rows_1P, positions_1P, last_1, entries_LT, cache_rows, slabs):
         """Reads one text's prompt.
 
         Args:
             rows_1P, positions_1P: int32; padding stands at the end.
             last_1: int32 [1], index of the prompt's last token.
-            lines_LT: int32 [L, P]; of padding any that are in use.
+            entries_LT: int32 [L, P]; of padding any that are in use.
             cache_rows: what the method of this name gives.
-            slabs: of each RRE layer the experts' tensors, [lines, …].
+            slabs: of each RRE layer the experts' tensors, [entries, …].
 
         Returns:
             x_1H, from which the head predicts the next token.
         """
-        x_TH = self._through(rows_1P, positions_1P, lines_LT, cache_rows, slabs, self._among_themselves, None)
+        x_TH = self._through(rows_1P, positions_1P, entries_LT, cache_rows, slabs, self._among_themselves, None)
         return ops.gather(x_TH, last_1, 0)
 
-    def extend(self, rows_B1, positions_B1, lines_LT, cache_rows, slabs):
+    def extend(self, rows_B1, positions_B1, entries_LT, cache_rows, slabs):
         """Adds one token to every text; arguments as for `prefill`. Returns x_BH."""
         later_BC = ops.cast(ops.expand_dims(self.index_C, 0) > positions_B1, ms.float32) * -1e9
         unseen = later_BC.reshape((later_BC.shape[0], 1, 1, -1))
-        return self._through(rows_B1, positions_B1, lines_LT, cache_rows, slabs, self._to_the_cache, unseen)
+        return self._through(rows_B1, positions_B1, entries_LT, cache_rows, slabs, self._to_the_cache, unseen)
 
     # No `if …: return` may follow a write: MindSpore 2.10 then loses the write, without a word. Hence two functions to
-    # attend with, and blocks of both kinds that have `feed_lines`.
+    # attend with, and blocks of both kinds that have `feed_cached`.
 
-    def _through(self, rows_BS, positions_BS, lines_LT, cache_rows, slabs, attend, unseen):
+    def _through(self, rows_BS, positions_BS, entries_LT, cache_rows, slabs, attend, unseen):
         x_TH, layer = self.lower.embed(rows_BS, positions_BS), 0
         per_layer = len(slabs) // self.rre_layers if self.rre_layers else 0
         for block in self.lower.blocks:
@@ -100,14 +100,14 @@ class CachedDecoder(nn.Cell):
             layer += 1
         for i, block in enumerate(self.upper.blocks):
             x_TH = attend(block, layer, x_TH, None, positions_BS, cache_rows, unseen)
-            x_TH = block.feed_lines(x_TH, lines_LT[i], slabs[per_layer * i : per_layer * (i + 1)])
+            x_TH = block.feed_cached(x_TH, entries_LT[i], slabs[per_layer * i : per_layer * (i + 1)])
             layer += 1
         x_TH = self.upper.final_norm(x_TH)
         if self.upper.query_layer is None:
             return x_TH
         query_TH = self.upper.queries(positions_BS)
         x_TH = attend(self.upper.query_layer, layer, x_TH, query_TH, positions_BS, cache_rows, unseen)
-        return self.upper.query_layer.feed_lines(x_TH, lines_LT[-1], slabs[-per_layer:])
+        return self.upper.query_layer.feed_cached(x_TH, entries_LT[-1], slabs[-per_layer:])
 
     def _among_themselves(self, block, layer, x_TH, query_TH, positions_BS, cache_rows, unseen):
         """The tokens of a prompt look at each other only."""

@@ -18,11 +18,11 @@ from ascend_ops.grouped_all_to_all import first_order
 from mindpangu.config import Config
 from mindpangu.model.attention import Attention, AugmentedShortcut
 from mindpangu.model.embedding import Head, WordEmbedding
-from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.initialization import output_std
 from mindpangu.model.layers import FeedForward, Init, make_norm
 from mindpangu.model.precision import cast
 from mindpangu.model.routed_experts import RoutedExperts
+from mindpangu.model.vocabularies import Vocabularies
 from mindpangu.parallel.collectives import TensorGroup
 
 
@@ -64,8 +64,8 @@ class Block(nn.Cell):
         norm_TH = self.attention_norm(x_TH)
         if self.shortcut is not None:
             x_TH = x_TH + self.shortcut(norm_TH)
-        h_TH = self.tensor.used(norm_TH)
-        return x_TH, (h_TH if query_TH is None else self.tensor.used(query_TH)), h_TH
+        h_TH = self.tensor.copy_to(norm_TH)
+        return x_TH, (h_TH if query_TH is None else self.tensor.copy_to(query_TH)), h_TH
 
 
 class DenseBlock(Block):
@@ -83,7 +83,7 @@ class DenseBlock(Block):
     def feed(self, x_TH):
         return x_TH + self.ffn(self.ffn_norm(x_TH))
 
-    def feed_lines(self, x_TH, lines_T, slabs):
+    def feed_cached(self, x_TH, entries_T, slabs):
         """For a query layer, which may be of either kind."""
         return self.feed(x_TH)
 
@@ -104,11 +104,11 @@ class RREBlock(Block):
     def feed(self, x_TH, tokens_T, slot_ids_T, table_DV, slabs):
         return self.experts(x_TH, self.ffn_norm(x_TH), tokens_T, slot_ids_T, table_DV, slabs)
 
-    def feed_lines(self, x_TH, lines_T, slabs):
-        """Token t goes to expert lines_T[t] of one pool: the tokens are numbered, and the lines are their table."""
-        tokens_T = ops.cast(ops.arange(lines_T.shape[0]), ms.int32)
+    def feed_cached(self, x_TH, entries_T, slabs):
+        """Token t goes to expert entries_T[t] of one pool: the tokens are numbered, and the entries are their table."""
+        tokens_T = ops.cast(ops.arange(entries_T.shape[0]), ms.int32)
         # the host has just made this table for these tokens, so none of them can be outside
-        return self.feed(x_TH, tokens_T, ops.zeros_like(tokens_T), ops.expand_dims(lines_T, 0), slabs)[0]
+        return self.feed(x_TH, tokens_T, ops.zeros_like(tokens_T), ops.expand_dims(entries_T, 0), slabs)[0]
 
     def exchanged(
         self, x_TH, positions_BS, tokens_T, domain_slots_B, table_DV, slabs, counts, capacity, order, query_TH=None
@@ -150,10 +150,10 @@ class Lower(nn.Cell):
 class Upper(nn.Cell):
     """RRE blocks, final norm, query layer and head."""
 
-    def __init__(self, init: Init, slots: EmbeddingSlots, word_embedding: WordEmbedding, exchange):
+    def __init__(self, init: Init, vocabularies: Vocabularies, word_embedding: WordEmbedding, exchange):
         super().__init__(auto_prefix=False)
         model = init.config.model
-        self.head = Head(init, slots, word_embedding)
+        self.head = Head(init, vocabularies, word_embedding)
         self.rre_layers, self.compute_dtype = model.rre_layers, init.compute_dtype
         first, last = model.num_layers - model.rre_layers, model.num_layers - 1
         routed = range(first, last if model.query_layer else model.num_layers)
@@ -226,13 +226,13 @@ class Upper(nn.Cell):
         query_TH = ops.gather(self.query_embedding, positions_BS.reshape((-1,)), 0)
         return cast(query_TH, self.compute_dtype)
 
-    def logits(self, x_TH, slot, sample_slots_B):
+    def logits(self, x_TH, vocabulary, vocabulary_of_sample_B):
         """See `Head.logits`."""
-        return self.head.logits(x_TH, slot, sample_slots_B)
+        return self.head.logits(x_TH, vocabulary, vocabulary_of_sample_B)
 
-    def token_losses(self, x_TH, targets_BS, slot, sample_slots_B):
+    def token_losses(self, x_TH, targets_BS, vocabulary, vocabulary_of_sample_B):
         """See `Head.token_losses`."""
-        return self.head.token_losses(x_TH, targets_BS, slot, sample_slots_B)
+        return self.head.token_losses(x_TH, targets_BS, vocabulary, vocabulary_of_sample_B)
 
 
 class Decoder:
@@ -240,7 +240,7 @@ class Decoder:
 
     Attributes:
         lower, upper: the Cells; a word embedding that is the head's table as well is one Parameter that both hold.
-        slots: the embedding slots.
+        vocabularies: the vocabularies.
         parameters: name → Parameter, in a fixed order.
         parts: name → which part of the tensor this rank has.
 
@@ -248,13 +248,13 @@ class Decoder:
         tensor: the ranks that share the matrices. exchange: those that share the experts; None for this one alone.
     """
 
-    def __init__(self, config: Config, slots: EmbeddingSlots, tensor: TensorGroup | None = None, exchange=None):
+    def __init__(self, config: Config, vocabularies: Vocabularies, tensor: TensorGroup | None = None, exchange=None):
         init, model = Init(config, tensor), config.model
-        word_embedding = WordEmbedding(init, slots)
+        word_embedding = WordEmbedding(init, vocabularies)
         num_lower = model.num_layers - (model.rre_layers or (1 if model.query_layer else 0))
-        self.slots = slots
+        self.vocabularies = vocabularies
         self.lower = Lower(init, word_embedding, num_lower)
-        self.upper = Upper(init, slots, word_embedding, exchange)
+        self.upper = Upper(init, vocabularies, word_embedding, exchange)
         if config.training.recompute:
             for block in self.layers:
                 block.recompute_parts()

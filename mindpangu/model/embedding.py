@@ -1,6 +1,6 @@
 """The word embedding and the head, which may share a table, over the whole vocabulary or over a rank's share of it.
 
-A tensor group divides the rows of every embedding slot. A lookup finds the row on one rank and zeros on the others; a
+A tensor group divides the rows of every vocabulary. A lookup finds the row on one rank and zeros on the others; a
 loss needs of the others' scores the maximum, the sum of exponentials and the target's, three numbers a token.
 """
 
@@ -8,18 +8,18 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.layers import Init
 from mindpangu.model.precision import cast
+from mindpangu.model.vocabularies import Vocabularies
 from mindpangu.parallel.sharding import vocabulary_part
 
 
 class WordEmbedding(nn.Cell):
     """The table. Its Parameter is `table`, this rank's rows."""
 
-    def __init__(self, init: Init, slots: EmbeddingSlots):
+    def __init__(self, init: Init, vocabularies: Vocabularies):
         super().__init__(auto_prefix=False)
-        self.table, self.mine, _ = _rows_of_this_rank(init, slots, "word_embedding")
+        self.table, self.mine, _ = _rows_of_this_rank(init, vocabularies, "word_embedding")
         self.tensor = init.tensor
 
     def construct(self, rows_BS):
@@ -29,85 +29,85 @@ class WordEmbedding(nn.Cell):
         mine_BS = ops.gather(self.mine, rows_BS, 0)
         found_BSH = ops.gather(self.table, ops.maximum(mine_BS, 0), 0)
         here_BS1 = ops.expand_dims(ops.cast(mine_BS >= 0, ms.float32), 2)
-        return self.tensor.summed(found_BSH * here_BS1)
+        return self.tensor.reduce_from(found_BSH * here_BS1)
 
 
 class Head(nn.Cell):
     """Scores of the next token. Its Parameter is `table`: the embedding's where they are tied."""
 
-    def __init__(self, init: Init, slots: EmbeddingSlots, embedding: WordEmbedding):
+    def __init__(self, init: Init, vocabularies: Vocabularies, embedding: WordEmbedding):
         super().__init__(auto_prefix=False)
-        self.table, self.mine, sizes = _rows_of_this_rank(init, slots, "head.weight", embedding)
+        self.table, self.mine, sizes = _rows_of_this_rank(init, vocabularies, "head.weight", embedding)
         self.tensor, self.compute_dtype = init.tensor, init.compute_dtype
-        self.slot_starts = tuple(int(start) for start in np.cumsum((0, *sizes[:-1])))
-        self.slot_ends = tuple(start + size for start, size in zip(self.slot_starts, sizes, strict=True))
-        self.slot_of_row_V = Tensor(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
-        self.starts = Tensor(np.array(slots.starts, np.int32))
+        self.vocabulary_starts = tuple(int(start) for start in np.cumsum((0, *sizes[:-1])))
+        self.vocabulary_ends = tuple(start + size for start, size in zip(self.vocabulary_starts, sizes, strict=True))
+        self.vocabulary_of_row_V = Tensor(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
+        self.starts = Tensor(np.array(vocabularies.starts, np.int32))
         self.head = ops.MatMul(transpose_b=True)
 
-    def logits(self, x_TH, slot, sample_slots_B):
+    def logits(self, x_TH, vocabulary, vocabulary_of_sample_B):
         """Scores of the next token over this rank's rows, float32.
 
         Args:
-            slot: the embedding slot of the whole batch, a Python int; the head then multiplies by its rows alone.
-                -1 for a batch that mixes slots: scores over all rows, other slots' rows at -1e9.
-            sample_slots_B: int32 [B], each sample's slot; used only when mixed.
+            vocabulary: the vocabulary of the whole batch, a Python int; the head then multiplies by its rows alone.
+                -1 for a batch that mixes vocabularies: scores over all rows, other vocabularies' rows at -1e9.
+            vocabulary_of_sample_B: int32 [B], each sample's vocabulary; used only when mixed.
         """
-        x_TH = self.tensor.used(x_TH)
-        if slot >= 0:
+        x_TH = self.tensor.copy_to(x_TH)
+        if vocabulary >= 0:
             rows_VH = self.table
-            if len(self.slot_starts) > 1:
-                rows_VH = rows_VH[self.slot_starts[slot] : self.slot_ends[slot]]
+            if len(self.vocabulary_starts) > 1:
+                rows_VH = rows_VH[self.vocabulary_starts[vocabulary] : self.vocabulary_ends[vocabulary]]
             return self._scores(x_TH, rows_VH)
         logits_TV = self._scores(x_TH, self.table)
-        slot_T = ops.repeat_elements(sample_slots_B, x_TH.shape[0] // sample_slots_B.shape[0], 0)
-        foreign_TV = ops.expand_dims(slot_T, 1) != self.slot_of_row_V
+        vocabulary_T = ops.repeat_elements(vocabulary_of_sample_B, x_TH.shape[0] // vocabulary_of_sample_B.shape[0], 0)
+        foreign_TV = ops.expand_dims(vocabulary_T, 1) != self.vocabulary_of_row_V
         return ops.masked_fill(logits_TV, foreign_TV, -1e9)
 
-    def token_losses(self, x_TH, targets_BS, slot, sample_slots_B):
-        """float32 [B, S]: −log p of each target (ids local to the slot)."""
-        logits_TV = self.logits(x_TH, slot, sample_slots_B)
+    def token_losses(self, x_TH, targets_BS, vocabulary, vocabulary_of_sample_B):
+        """float32 [B, S]: −log p of each target (ids local to the vocabulary)."""
+        logits_TV = self.logits(x_TH, vocabulary, vocabulary_of_sample_B)
         if self.mine is not None:
-            return self._shared_losses(logits_TV, targets_BS, slot, sample_slots_B)
-        if slot < 0:
-            targets_BS = targets_BS + self._starts(sample_slots_B)
+            return self._shared_losses(logits_TV, targets_BS, vocabulary, vocabulary_of_sample_B)
+        if vocabulary < 0:
+            targets_BS = targets_BS + self._starts(vocabulary_of_sample_B)
         # log_softmax and gather_d: ten times faster on the CPU than the fused cross entropy
         log_p_TV = ops.log_softmax(logits_TV, -1)
         return -ops.gather_d(log_p_TV, 1, targets_BS.reshape((-1, 1))).reshape(targets_BS.shape)
 
-    def _shared_losses(self, logits_TV, targets_BS, slot, sample_slots_B):
+    def _shared_losses(self, logits_TV, targets_BS, vocabulary, vocabulary_of_sample_B):
         """log Σ exp(logit) − logit of the target, from all ranks' shares."""
         most_T1 = ops.stop_gradient(self.tensor.maximum(logits_TV.max(axis=1, keepdims=True)))
-        sum_T1 = self.tensor.summed(ops.exp(logits_TV - most_T1).sum(1, keepdims=True))
-        rows_BS = targets_BS + self._starts(sample_slots_B)
+        sum_T1 = self.tensor.reduce_from(ops.exp(logits_TV - most_T1).sum(1, keepdims=True))
+        rows_BS = targets_BS + self._starts(vocabulary_of_sample_B)
         column_T1 = ops.gather(self.mine, rows_BS, 0).reshape((-1, 1))
         here_T1 = column_T1 >= 0
-        if slot >= 0:
-            column_T1 = column_T1 - self.slot_starts[slot]
+        if vocabulary >= 0:
+            column_T1 = column_T1 - self.vocabulary_starts[vocabulary]
         column_T1 = ops.select(here_T1, column_T1, ops.zeros_like(column_T1))
         found_T1 = ops.gather_d(logits_TV, 1, column_T1) * ops.cast(here_T1, ms.float32)
-        target_T1 = self.tensor.summed(found_T1)
+        target_T1 = self.tensor.reduce_from(found_T1)
         return (ops.log(sum_T1) + most_T1 - target_T1).reshape(targets_BS.shape)
 
-    def _starts(self, sample_slots_B):
-        return ops.expand_dims(ops.gather(self.starts, sample_slots_B, 0), 1)
+    def _starts(self, vocabulary_of_sample_B):
+        return ops.expand_dims(ops.gather(self.starts, vocabulary_of_sample_B, 0), 1)
 
     def _scores(self, x_TH, rows_VH):
         return cast(self.head(x_TH, cast(rows_VH, self.compute_dtype)), ms.float32)
 
 
-def _rows_of_this_rank(init: Init, slots: EmbeddingSlots, name: str, tied_to: WordEmbedding | None = None):
+def _rows_of_this_rank(init: Init, vocabularies: Vocabularies, name: str, tied_to: WordEmbedding | None = None):
     """A table of tokens: (this rank's rows, a Parameter; row of the whole table → row here, -1 for the other ranks'
-    rows, None where all are here; how many rows of each slot are here)."""
+    rows, None where all are here; how many rows of each vocabulary are here)."""
     tensor, hidden = init.tensor, init.config.model.hidden_size
-    part = vocabulary_part(slots.starts, slots.sizes, hidden, tensor.rank, tensor.size)
-    sizes = [stop - start for start, stop in part.ranges[0][1]] if part.ranges else slots.sizes
+    part = vocabulary_part(vocabularies.starts, vocabularies.sizes, hidden, tensor.rank, tensor.size)
+    sizes = [stop - start for start, stop in part.ranges[0][1]] if part.ranges else vocabularies.sizes
     if tied_to is not None and init.config.model.tied_head:
         return tied_to.table, tied_to.mine, sizes
-    table = init.weight(name, slots.num_rows, hidden, part=part)
+    table = init.weight(name, vocabularies.num_rows, hidden, part=part)
     if tensor.size == 1:
         return table, None, sizes
-    mine_V = np.full(slots.num_rows, -1, np.int32)
+    mine_V = np.full(vocabularies.num_rows, -1, np.int32)
     rows = np.concatenate([np.arange(start, stop) for start, stop in part.ranges[0][1]])
     mine_V[rows] = np.arange(len(rows))
     return table, Tensor(mine_V), sizes

@@ -108,7 +108,7 @@ class Linear(nn.Cell):
         self.compute_dtype = init.compute_dtype
 
     def construct(self, x):
-        product = self.tensor.summed(ops.matmul(x, cast(self.weight, self.compute_dtype)))
+        product = self.tensor.reduce_from(ops.matmul(x, cast(self.weight, self.compute_dtype)))
         if not self.has_bias:
             return product
         return cast(cast(product, ms.float32) + self.bias, self.compute_dtype)
@@ -138,7 +138,7 @@ class FeedForward(nn.Cell):
 
     def neurons(self, x_TH):
         """[T, F]: what the last matrix takes."""
-        x_TH = self.tensor.used(x_TH)
+        x_TH = self.tensor.copy_to(x_TH)
         up_TF = self.up(x_TH)
         if self.gated:
             return self._activated(self.gate(x_TH)) * up_TF

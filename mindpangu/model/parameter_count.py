@@ -19,7 +19,7 @@ class ParameterCount:
     """Parameters by part.
 
     Attributes:
-        embedding: V·H, the rows of all embedding slots.
+        embedding: V·H, the rows of all vocabularies.
         head: V·H more where the head is not tied to the embedding.
         positions: S·H where positions are learned, and S·H for the queries of a query layer.
         attention: 4·H² a layer and 4·H with biases: query, key, value, output; and those of an augmented shortcut.
@@ -27,7 +27,7 @@ class ParameterCount:
         experts: as many again for every expert of every RRE layer, over all domains.
         norms: two a layer and the final one, of 2·H (LayerNorm) or H (RMSNorm).
         activated: what takes part in computing one token: everything but the experts, and one expert a RRE layer.
-            The head's whole table counts, as it multiplies by it; of several slots, only the largest.
+            The head's whole table counts, as it multiplies by it; of several vocabularies, only the largest.
     """
 
     embedding: int
@@ -68,14 +68,14 @@ def count_parameters(config: Config) -> ParameterCount:
     model = config.model
     domains = build_domains(config)
     hidden, inner, biased = model.hidden_size, model.ffn_hidden_size, int(model.biases)
-    slot_rows = [slot.vocab_size for slot in config.domains.embedding_slots] or [model.vocab_size]
+    vocabulary_rows = [vocabulary.vocab_size for vocabulary in config.domains.vocabularies] or [model.vocab_size]
     inputs = 2 if model.activation == "swiglu" else 1
     ffn = (inputs + 1) * hidden * inner + biased * (inputs * inner + hidden) + 2 * model.series_terms * inner
     narrow = hidden // model.shortcut_reduction if model.shortcut_reduction else 0
     shortcut = 2 * hidden * narrow + biased * (hidden + narrow) if narrow else 0
     norm = hidden if model.norm == "rmsnorm" else 2 * hidden
 
-    embedding = sum(slot_rows) * hidden
+    embedding = sum(vocabulary_rows) * hidden
     head = 0 if model.tied_head else embedding
     positions = ((model.position == "learned") + model.query_layer) * model.seq_length * hidden
     attention = model.num_layers * (4 * hidden**2 + biased * 4 * hidden + shortcut)
@@ -90,7 +90,7 @@ def count_parameters(config: Config) -> ParameterCount:
         dense_ffn=dense_ffn,
         experts=experts,
         norms=norms,
-        activated=max(slot_rows) * hidden + positions + attention + dense_ffn + model.rre_layers * ffn + norms,
+        activated=max(vocabulary_rows) * hidden + positions + attention + dense_ffn + model.rre_layers * ffn + norms,
     )
 
 

@@ -32,9 +32,9 @@ class RoutedExperts(nn.Cell):
         """Experts of this rank alone. Returns (x_TH, int32 [1]: ids outside the table; see `rre_dispatch`)."""
         num_experts = slabs[0].shape[0]
         rows_TH, counts_G, positions_T, invalid = rre_dispatch(
-            self.tensor.used(h_TH), tokens_T, slot_ids_T, table_DV, num_experts
+            self.tensor.copy_to(h_TH), tokens_T, slot_ids_T, table_DV, num_experts
         )
-        rows_TH = self.tensor.summed(self._networks(rows_TH, counts_G, slabs))
+        rows_TH = self.tensor.reduce_from(self._networks(rows_TH, counts_G, slabs))
         return rre_combine(rows_TH, positions_T, x_TH), invalid
 
     def exchanged(self, x_TH, h_TH, tokens_T, slot_ids_T, table_DV, slabs, counts, capacity, order):
@@ -52,15 +52,15 @@ class RoutedExperts(nn.Cell):
         send_R, receive_R, arriving_RG = counts
         num_experts = slabs[0].shape[0] * self.exchange.size
         rows_CH, _, positions_T, invalid, order = dispatch_all_to_all(
-            self.tensor.split(h_TH), tokens_T, slot_ids_T, table_DV, num_experts, send_R, receive_R, capacity,
+            self.tensor.scatter_to(h_TH), tokens_T, slot_ids_T, table_DV, num_experts, send_R, receive_R, capacity,
             self.exchange, order,
         )  # fmt: skip
-        rows_CH = self.tensor.gathered(rre_regroup(rows_CH, arriving_RG))
+        rows_CH = self.tensor.all_gather_last_dim(rre_regroup(rows_CH, arriving_RG))
         counts_G = ops.cast(arriving_RG.sum(0), ms.int32)
         rows_CH = self._networks(rows_CH, counts_G, slabs)
-        rows_CH = rre_regroup(self.tensor.scattered(rows_CH), ops.transpose(arriving_RG, (1, 0)))
+        rows_CH = rre_regroup(self.tensor.reduce_scatter_last_dim(rows_CH), ops.transpose(arriving_RG, (1, 0)))
         rows_TH, order = grouped_all_to_all(rows_CH, receive_R, send_R, x_TH.shape[0], self.exchange, order)
-        x_TH = self.tensor.joined(rre_combine(rows_TH, positions_T, self.tensor.split(x_TH)))
+        x_TH = self.tensor.gather_from(rre_combine(rows_TH, positions_T, self.tensor.scatter_to(x_TH)))
         return x_TH, invalid, order
 
     def _networks(self, rows_TH, counts_G, slabs):

@@ -50,7 +50,7 @@ def budget_of(config: Config, rank: int = 0) -> Budget:
     if config.model.rre_layers == 0:
         raise ConfigError("a dense model (model.rre_layers 0) has no budget yet")
     require_pangu_alpha(config, "the budget")
-    mesh = Mesh.of(config)
+    mesh = Mesh.from_config(config)
     shapes = list(_dense_shapes(config, mesh, rank))
     divided = [shape for shape in shapes if _is_divided(config, mesh, shape)]
     whole = [shape for shape in shapes if not _is_divided(config, mesh, shape)]
@@ -84,8 +84,8 @@ def _dense_shapes(config: Config, mesh: Mesh, rank: int) -> Iterator[tuple[int, 
     """Of each dense parameter, this rank's part."""
     model, tensor = config.model, mesh.tensor
     hidden, inner, length = model.hidden_size, model.ffn_hidden_size, model.seq_length
-    slots = [slot.vocab_size for slot in config.domains.embedding_slots] or [model.vocab_size]
-    shares = [share(rows, rank % tensor, tensor) for rows in slots]
+    vocabularies = [vocabulary.vocab_size for vocabulary in config.domains.vocabularies] or [model.vocab_size]
+    shares = [share(rows, rank % tensor, tensor) for rows in vocabularies]
     yield (sum(stop - start for start, stop in shares), hidden)
     yield from [(length, hidden)] * 2  # positions, queries of the query layer
     yield from [(hidden,)] * (4 * model.num_layers + 2)  # LayerNorms

@@ -1,18 +1,19 @@
-"""What the ranks of a tensor group do together inside a compiled function, with the gradients that belong to it.
+"""The tensor group's collectives inside compiled functions, each with its gradient.
 
-Activations outside of these are the same on all ranks of the group ("whole"), and so are their gradients. Between them
-a rank works on its part. Names say what happens forward; the gradient is the reverse:
+Outside these calls, activations and their gradients are whole: identical on all ranks of the group. Between them, each
+rank works on its own columns or on a partial sum. The names follow Megatron-LM's mappings
+(megatron/core/tensor_parallel/mappings.py); a name says what happens forward, and the gradient goes the other way:
 
-    used       whole → whole, each rank goes on with a part of the work     gradients are summed
-    summed     partial results → their sum, whole                           gradients pass
-    split      whole → this rank's columns                                  gradients are joined
-    joined     columns of all ranks → whole                                 gradients are split
-    gathered   columns of all ranks → whole, each rank goes on with a part  gradients are summed and split
-    scattered  partial results → this rank's columns of the sum             gradients are gathered
+    copy_to                   whole → whole, used by each rank for its own columns     gradient: all-reduce
+    reduce_from               partial sums → all-reduce → whole                        gradient: identity
+    scatter_to                whole → this rank's columns                              gradient: all-gather of columns
+    gather_from               columns → all-gather → whole                             gradient: this rank's columns
+    all_gather_last_dim       columns → all-gather → whole, used by each rank          gradient: reduce-scatter
+    reduce_scatter_last_dim   partial sums → this rank's columns of their sum          gradient: all-gather of columns
 
-On the CPU all of it is AllReduce, the one collective that MindSpore compiles for sub-groups there: a join is the sum of
-columns that stand among zeros, which is exact. On Ascend HCCL's own collectives do it. Half precision is added in
-float32 on the CPU.
+The CPU backend compiles only AllReduce for sub-groups, so there everything is built from it: an all-gather is the sum
+of columns padded with zeros, which is exact. Ascend uses HCCL's own collectives. On the CPU, half precision is summed
+in float32.
 """
 
 import mindspore as ms
@@ -30,32 +31,36 @@ class _Columns(nn.Cell):
         self.all_gather = None if self.on_cpu else ops.AllGather(group=group)
         self.reduce_scatter = None if self.on_cpu else ops.ReduceScatter(group=group)
 
-    def sum(self, x):
+    def all_reduce_sum(self, x):
         if self.on_cpu and x.dtype == ms.float16:
             return ops.Cast()(self.all_reduce(ops.Cast()(x, ms.float32)), x.dtype)
         return self.all_reduce(x)
 
-    def cut(self, x_TH):
+    def scatter(self, x_TH):
         width = x_TH.shape[1] // self.size
         return ops.Slice()(x_TH, (0, self.rank * width), (x_TH.shape[0], width))
 
-    def join(self, x_Th):
+    def gather(self, x_Th):
         rows, width = x_Th.shape
         if self.on_cpu:
             nothing = ops.ZerosLike()(x_Th)
-            return self.sum(ops.Concat(1)((nothing,) * self.rank + (x_Th,) + (nothing,) * (self.size - 1 - self.rank)))
+            return self.all_reduce_sum(
+                ops.Concat(1)((nothing,) * self.rank + (x_Th,) + (nothing,) * (self.size - 1 - self.rank))
+            )
         x_RTh = ops.Reshape()(self.all_gather(x_Th), (self.size, rows, width))
         return ops.Reshape()(ops.Transpose()(x_RTh, (1, 0, 2)), (rows, self.size * width))
 
-    def sum_and_cut(self, x_TH):
+    def reduce_scatter_sum(self, x_TH):
         if self.on_cpu:
-            return self.cut(self.sum(x_TH))
+            return self.scatter(self.all_reduce_sum(x_TH))
         rows, width = x_TH.shape[0], x_TH.shape[1] // self.size
         x_RTh = ops.Transpose()(ops.Reshape()(x_TH, (rows, self.size, width)), (1, 0, 2))
         return self.reduce_scatter(ops.Reshape()(x_RTh, (self.size * rows, width)))
 
 
-class _Used(nn.Cell):
+class _CopyTo(nn.Cell):
+    """Forward: identity. Backward: all-reduces the gradient."""
+
     def __init__(self, columns):
         super().__init__(auto_prefix=False)
         self.columns = columns
@@ -64,51 +69,61 @@ class _Used(nn.Cell):
         return x
 
     def bprop(self, x, out, dout):
-        return (self.columns.sum(dout),)
+        return (self.columns.all_reduce_sum(dout),)
 
 
-class _Summed(_Used):
+class _ReduceFrom(_CopyTo):
+    """Forward: all-reduces partial sums. Backward: identity."""
+
     def construct(self, x):
-        return self.columns.sum(x)
+        return self.columns.all_reduce_sum(x)
 
     def bprop(self, x, out, dout):
         return (dout,)
 
 
-class _Split(_Used):
+class _ScatterTo(_CopyTo):
+    """Forward: keeps this rank's columns. Backward: all-gathers the columns."""
+
     def construct(self, x_TH):
-        return self.columns.cut(x_TH)
+        return self.columns.scatter(x_TH)
 
     def bprop(self, x_TH, out, dout):
-        return (self.columns.join(dout),)
+        return (self.columns.gather(dout),)
 
 
-class _Joined(_Used):
+class _GatherFrom(_CopyTo):
+    """Forward: all-gathers the columns. Backward: keeps this rank's columns."""
+
     def construct(self, x_Th):
-        return self.columns.join(x_Th)
+        return self.columns.gather(x_Th)
 
     def bprop(self, x_Th, out, dout):
-        return (self.columns.cut(dout),)
+        return (self.columns.scatter(dout),)
 
 
-class _Gathered(_Joined):
+class _AllGatherLastDim(_GatherFrom):
+    """Forward: all-gathers the columns. Backward: reduce-scatters the gradient."""
+
     def bprop(self, x_Th, out, dout):
-        return (self.columns.sum_and_cut(dout),)
+        return (self.columns.reduce_scatter_sum(dout),)
 
 
-class _Scattered(_Used):
+class _ReduceScatterLastDim(_CopyTo):
+    """Forward: reduce-scatters partial sums. Backward: all-gathers the columns."""
+
     def construct(self, x_TH):
-        return self.columns.sum_and_cut(x_TH)
+        return self.columns.reduce_scatter_sum(x_TH)
 
     def bprop(self, x_TH, out, dout):
-        return (self.columns.join(dout),)
+        return (self.columns.gather(dout),)
 
 
-class _Maximum(_Used):
-    """Of x_T1 over the ranks; without gradient."""
+class _Maximum(_CopyTo):
+    """The maximum of x_T1 over the ranks. Has no gradient."""
 
     def construct(self, x_T1):
-        return self.columns.join(x_T1).max(axis=1, keepdims=True)
+        return self.columns.gather(x_T1).max(axis=1, keepdims=True)
 
     def bprop(self, x_T1, out, dout):
         return (ops.ZerosLike()(x_T1),)
@@ -128,13 +143,18 @@ class TensorGroup:
     def __init__(self, name: str = "", rank: int = 0, size: int = 1):
         self.name, self.rank, self.size = name, rank, size
         if size == 1:
-            self.used = self.summed = self.split = self.joined = self.gathered = self.scattered = _same
+            self.copy_to = self.reduce_from = _same
+            self.scatter_to = self.gather_from = _same
+            self.all_gather_last_dim = self.reduce_scatter_last_dim = _same
             self.maximum = _same
             return
         columns = _Columns(name, rank, size)
-        self.used, self.summed = _Used(columns), _Summed(columns)
-        self.split, self.joined = _Split(columns), _Joined(columns)
-        self.gathered, self.scattered = _Gathered(columns), _Scattered(columns)
+        self.copy_to = _CopyTo(columns)
+        self.reduce_from = _ReduceFrom(columns)
+        self.scatter_to = _ScatterTo(columns)
+        self.gather_from = _GatherFrom(columns)
+        self.all_gather_last_dim = _AllGatherLastDim(columns)
+        self.reduce_scatter_last_dim = _ReduceScatterLastDim(columns)
         self.maximum = _Maximum(columns)
 
     def apart(self) -> "TensorGroup":

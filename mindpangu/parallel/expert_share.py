@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mindpangu.errors import ConfigError
-from mindpangu.parallel.mesh import Mesh, Place
+from mindpangu.parallel.mesh import Coordinates, Mesh
 from mindpangu.parallel.sharding import Part
 
 _AXES = {"gate": 1, "gate_bias": 0, "up": 1, "up_bias": 0, "scale": 1, "shift": 1, "down": 0, "down_bias": 0}
@@ -29,10 +29,10 @@ class ExpertShare:
     tensors: int = 1
 
     @staticmethod
-    def of(mesh: Mesh, place: Place, groups: tuple[tuple[int, ...], ...]) -> "ExpertShare":
-        """The share of a place in the mesh, where sub-group i has the domains groups[i]."""
-        domains = frozenset(groups[place.sub_group]) if mesh.sub_groups > 1 else None
-        return ExpertShare(domains, place.member, mesh.members, place.tensor, mesh.tensor)
+    def from_mesh(mesh: Mesh, coordinates: Coordinates, groups: tuple[tuple[int, ...], ...]) -> "ExpertShare":
+        """The share of a coordinates in the mesh, where sub-group i has the domains groups[i]."""
+        domains = frozenset(groups[coordinates.sub_group]) if mesh.sub_groups > 1 else None
+        return ExpertShare(domains, coordinates.member, mesh.members, coordinates.tensor, mesh.tensor)
 
     def has(self, domain: int) -> bool:
         """Whether this rank has experts of a domain."""

@@ -16,7 +16,7 @@ Ranks = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Place:
+class Coordinates:
     """One rank's coordinates."""
 
     replica: int
@@ -49,7 +49,7 @@ class Mesh:
                 )
 
     @staticmethod
-    def of(config: Config) -> "Mesh":
+    def from_config(config: Config) -> "Mesh":
         """The mesh of a configuration. Experts that are on every rank have no sub-groups."""
         parallelism = config.parallelism
         expert = parallelism.expert_parallel if config.model.rre_layers else 1
@@ -78,19 +78,19 @@ class Mesh:
         """How many ranks have the same experts."""
         return self.data // self.expert
 
-    def place(self, rank: int) -> Place:
+    def coordinates(self, rank: int) -> Coordinates:
         """The coordinates of a rank."""
         data, tensor = divmod(rank, self.tensor)
         replica, expert = divmod(data, self.expert)
-        return Place(replica, *divmod(expert, self.members), tensor)
+        return Coordinates(replica, *divmod(expert, self.members), tensor)
 
-    def data_index(self, place: Place) -> int:
-        """Which of the data-parallel ranks stands at a place."""
-        return place.replica * self.expert + place.sub_group * self.members + place.member
+    def data_index(self, coordinates: Coordinates) -> int:
+        """Which of the data-parallel ranks stands at a coordinates."""
+        return coordinates.replica * self.expert + coordinates.sub_group * self.members + coordinates.member
 
-    def rank(self, place: Place) -> int:
-        """The rank at a place."""
-        return self.data_index(place) * self.tensor + place.tensor
+    def rank(self, coordinates: Coordinates) -> int:
+        """The rank at a coordinates."""
+        return self.data_index(coordinates) * self.tensor + coordinates.tensor
 
     def tensor_group(self, rank: int) -> Ranks:
         """The ranks that share this one's matrices."""
@@ -102,7 +102,7 @@ class Mesh:
         return tuple(range(rank % self.tensor, self.size, self.tensor))
 
     def exchange_group(self, rank: int) -> Ranks:
-        """The ranks that this one exchanges rows with: its sub-group, at its place in the tensor group."""
+        """The ranks that this one exchanges rows with: its sub-group, at its coordinates in the tensor group."""
         first = rank // self.tensor // self.members * self.members
         return tuple(data * self.tensor + rank % self.tensor for data in range(first, first + self.members))
 
@@ -128,7 +128,7 @@ class Mesh:
         sub_group, number = divmod(micro_batch, of_group)
         turn, worker = divmod(number, self.replicas * self.members)
         replica, member = divmod(worker, self.members)
-        return self.data_index(Place(replica, sub_group, member, 0)), turn
+        return self.data_index(Coordinates(replica, sub_group, member, 0)), turn
 
 
 CARDS_OF_NODE, CARDS_OF_CLUSTER = 8, 4

@@ -30,14 +30,14 @@ class Processes:
     """One rank's view of all.
 
     Attributes:
-        mesh: who shares what. rank: this process. place: its coordinates. data: its data index.
+        mesh: who shares what. rank: this process. coordinates: its place in the mesh. data: its data index.
         tensor: the group that shares its matrices. dense: the group that has the same dense parameters.
-        exchange: the group that it exchanges rows with, from `meet` on; None if there is nothing to exchange.
+        exchange: the group that it exchanges rows with, from `join_groups` on; None if there is nothing to exchange.
         replicas: the group that has the same experts.
     """
 
     def __init__(self, mesh: Mesh, rank: int, name_of: Callable[[str, Ranks], str]):
-        self.mesh, self.rank, self.place, self.data = mesh, rank, mesh.place(rank), rank // mesh.tensor
+        self.mesh, self.rank, self.coordinates, self.data = mesh, rank, mesh.coordinates(rank), rank // mesh.tensor
         self.exchange: Group | None = None
         members = mesh.tensor_group(rank)
         self.tensor = TensorGroup(name_of("tensor", members), members.index(rank), len(members))
@@ -73,23 +73,23 @@ class Processes:
         folder = folder / _job()
         if self.is_first:
             shutil.rmtree(folder, ignore_errors=True)  # of an earlier job
-        self.wait()
+        self.barrier()
         with Watch(folder, self.rank, self.mesh.size, timeout) as self._watch:
             yield
 
-    def meet(self, config: Config) -> None:
+    def join_groups(self, config: Config) -> None:
         """Every group of this rank adds up known numbers; then the group that exchanges rows is joined, and tries it.
 
         Raises:
             ParallelError: a sum that is wrong; the group is named.
         """
         self._add_up_known_numbers()
-        self.now(doing=f"joining the ranks that exchange tokens, {list(self.mesh.exchange_group(self.rank))}")
+        self.report_status(doing=f"joining the ranks that exchange tokens, {list(self.mesh.exchange_group(self.rank))}")
         self.exchange = _exchange_group(config, self)
 
     def _add_up_known_numbers(self) -> None:
         groups = {
-            "of the same matrices": (self.tensor.summed, self.mesh.tensor_group(self.rank)),
+            "of the same matrices": (self.tensor.reduce_from, self.mesh.tensor_group(self.rank)),
             "of the same dense parameters": (self.dense.sum, self.mesh.data_group(self.rank)),
             "of the same experts": (self.replicas.sum, self.mesh.expert_replicas(self.rank)),
             "of all ranks": (self._world.sum, tuple(range(self.mesh.size))),
@@ -97,7 +97,7 @@ class Processes:
         for what, (add_up, members) in groups.items():
             if len(members) == 1:
                 continue
-            self.now(doing=f"the self-test of the group {what}, {list(members)}")
+            self.report_status(doing=f"the self-test of the group {what}, {list(members)}")
             mine = np.zeros(self.mesh.size, np.float32)
             mine[self.rank] = self.rank + 1
             found = ms.jit(add_up)(Tensor(mine[None])).asnumpy()[0]
@@ -109,12 +109,12 @@ class Processes:
                     f"{wanted.tolist()}; see docs/cluster.md"
                 )
 
-    def now(self, step: int | None = None, doing: str | None = None) -> None:
+    def report_status(self, step: int | None = None, doing: str | None = None) -> None:
         """What this rank does from now on: what the others say of it if it is lost."""
         if self._watch is not None:
-            self._watch.now(step, doing)
+            self._watch.report_status(step, doing)
 
-    def step_aside(self) -> None:
+    def lower_priority(self) -> None:
         """Lets MindSpore's threads, which have to be there, go before this one.
 
         A thread that waits for MindSpore spins. With several processes on a CPU it would take the cores from their
@@ -129,15 +129,15 @@ class Processes:
         """Whether this is the rank that speaks for all: prints, and writes what is written once."""
         return self.rank == 0
 
-    def any(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         """Whether it is set on any rank. All ranks have to ask."""
-        return flag if self.mesh.size == 1 else bool(self.sum(np.array([flag]))[0])
+        return flag if self.mesh.size == 1 else bool(self.all_reduce_sum(np.array([flag]))[0])
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Returns when all ranks are here."""
-        self.any(False)
+        self.any_rank(False)
 
-    def sum(self, values: np.ndarray) -> np.ndarray:
+    def all_reduce_sum(self, values: np.ndarray) -> np.ndarray:
         """float32 [n], the same on all ranks: the sum over them."""
         if self.mesh.size == 1:
             return values
@@ -145,7 +145,7 @@ class Processes:
 
 
 def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
-    """Finds the other processes of a run, which msrun has started; `Processes.meet` is to follow.
+    """Finds the other processes of a run, which msrun has started; `Processes.join_groups` is to follow.
 
     Args:
         mesh: None takes that of the configuration.
@@ -153,7 +153,7 @@ def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
     Raises:
         ParallelError: there are other ranks than the configuration's mesh has.
     """
-    mesh, found = mesh or Mesh.of(config), int(os.environ.get("RANK_SIZE", "1"))
+    mesh, found = mesh or Mesh.from_config(config), int(os.environ.get("RANK_SIZE", "1"))
     if found != mesh.size:
         raise ParallelError(
             f"parallelism asks for {mesh.size} processes (data_parallel {mesh.data} × tensor_parallel {mesh.tensor}), "
@@ -206,5 +206,5 @@ def _exchange_group(config: Config, processes: Processes) -> Group | None:
         ranks=list(members),
         nodes=list(mesh.node_exchange_group(rank)) if mesh.tensor > 1 else None,
         whole_nodes=config.parallelism.exchange == "node",
-        agree=processes.any,
+        agree=processes.any_rank,
     )

@@ -92,7 +92,7 @@ def share(count: int, rank: int, size: int) -> tuple[int, int]:
 
 
 def vocabulary_part(starts: Sequence[int], sizes: Sequence[int], hidden: int, rank: int, size: int) -> Part:
-    """Of an embedding table: of every slot's rows a share, so that the head can multiply by one slot alone."""
+    """A rank's share of each vocabulary's rows, so that the head can multiply by one vocabulary alone."""
     shape = (sum(sizes), hidden)
     if size == 1:
         return Part(shape)

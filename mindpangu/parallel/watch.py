@@ -25,7 +25,7 @@ class Watch:
     """Context manager around what the ranks do together.
 
         with Watch(folder, rank, ranks, timeout=1800) as watch:
-            watch.now(step=17, doing="the sum of the dense gradients")
+            watch.report_status(step=17, doing="the sum of the dense gradients")
 
     Args: see `watcher.Watcher`.
     """
@@ -35,10 +35,10 @@ class Watch:
         self._arguments = [folder, rank, ranks, timeout, silent, os.getpid()]
         self._watcher: subprocess.Popen | None = None
 
-    def now(self, step: int | None = None, doing: str | None = None) -> None:
+    def report_status(self, step: int | None = None, doing: str | None = None) -> None:
         """What this rank does from now on."""
         news = {"step": step, "doing": doing}
-        self._say({key: value for key, value in news.items() if value is not None})
+        self._log({key: value for key, value in news.items() if value is not None})
 
     def __enter__(self) -> "Watch":
         if self._ranks > 1:
@@ -47,7 +47,7 @@ class Watch:
             # a session of its own: Ctrl-C is for the rank, whose last words are still to be told
             self._watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
             os.set_blocking(self._watcher.stdin.fileno(), False)
-            self._say({"pid": os.getpid()})
+            self._log({"pid": os.getpid()})
         return self
 
     def __exit__(
@@ -55,7 +55,7 @@ class Watch:
     ) -> None:
         if self._watcher is None:
             return
-        self._say({"ended": True, "error": None if kind is None else f"{kind.__name__}: {error}"[:_LONGEST_ERROR]})
+        self._log({"ended": True, "error": None if kind is None else f"{kind.__name__}: {error}"[:_LONGEST_ERROR]})
         watcher, self._watcher = self._watcher, None
         watcher.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -65,7 +65,7 @@ class Watch:
             print(f"mindpangu: error: rank {self._rank}: {error}", file=sys.stderr, flush=True)
             os._exit(1)
 
-    def _say(self, news: dict[str, object]) -> None:
+    def _log(self, news: dict[str, object]) -> None:
         if self._watcher is not None:
             # a watcher that was killed, or is stopped and reads nothing, is no reason to end or to wait
             with contextlib.suppress(BrokenPipeError, BlockingIOError):

@@ -50,7 +50,7 @@ def assign_balanced(
         num_experts: E, experts in the group.
         rng: the layer's own stream.
         jitter: standard deviation of the log-normal noise on the frequencies that order the tokens; 0 orders them
-            exactly, and all layers then group the frequent tokens alike (10 × chance). Above 1 the balance suffers,
+            exactly, and all layers then group the frequent tokens alike (10 × rng). Above 1 the balance suffers,
             because frequent tokens come too late for the rest to even them out.
 
     Returns:
@@ -131,11 +131,11 @@ def most_frequent_tokens(token_counts_V: np.ndarray, limit: int = FREQUENT_TOKEN
 
 
 def grouping_overlap(table_a_V: np.ndarray, table_b_V: np.ndarray, tokens: np.ndarray) -> float:
-    """How much two layers put the same tokens together, relative to chance.
+    """How much two layers put the same tokens together, relative to rng.
 
     Of the n(n−1)/2 pairs of `tokens`, let a be those that share an expert in layer A, b in layer B, and ab in both.
     Were the layers independent, a·b / (n(n−1)/2) pairs would share one in both. The result is ab over that number:
-    1 is chance, the number of experts is about what two equal layers give; 0 if no common pair can be expected.
+    1 is rng, the number of experts is about what two equal layers give; 0 if no common pair can be expected.
 
     Args:
         table_a_V, table_b_V: integers [V], the two layers' experts.

@@ -112,7 +112,7 @@ class RoutingTable:
         Args:
             domains: the model's domains in the order of their ids.
             token_counts: domain name → int64 [V], occurrences in the domain's training text. V may differ between
-                domains (embedding slots). `random` takes only V from it.
+                domains (vocabularies). `random` takes only V from it.
             num_layers: L, RRE layers.
             routing: assignment, seed and jitter.
 
@@ -173,7 +173,7 @@ class RoutingTable:
         return self.domain(domain_name).num_experts
 
     def vocab_size(self, domain_name: str) -> int:
-        """Token ids of the domain's embedding slot."""
+        """Token ids of the domain's vocabulary."""
         return self.domain(domain_name).experts_LV.shape[1]
 
     def domain_digest(self, domain_name: str) -> str:

@@ -63,7 +63,7 @@ class Fit:
     at_edge: tuple[int, ...]
 
     @staticmethod
-    def of(losses: Losses) -> "Fit":
+    def from_losses(losses: Losses) -> "Fit":
         """Least squares: with x = log batch, y = log best rate, r = Σ (x_i − x̄) y_i / Σ (x_i − x̄)².
 
         The true optimum is taken to be nearer to the best rate than to the next one, so y_i may be off by half a step
@@ -149,7 +149,7 @@ def sweep(
     folder: Path,
     processes: int = 1,
     keep_checkpoints: bool = False,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> bool:
     """Trains every pair of a batch and a rate on equally many tokens, and fits r; False if a pair failed.
 
@@ -165,23 +165,23 @@ def sweep(
     grid = {(batch, rate): trial_config(config, batch, rate, tokens) for batch in batches for rate in rates}
     settings = {"batches": batches, "rates": rates, "tokens": tokens, "config": what_decides(config)}
     file = require_same(folder, SWEEP, settings)
-    trials = Trials(folder, config, keep_checkpoints, say)  # what can be wrong with the options is found before
+    trials = Trials(folder, config, keep_checkpoints, log)  # what can be wrong with the options is found before
     file.write({})
     trial_of = {pair: trials.add(f"batch{pair[0]:05d}_rate{pair[1]}", each) for pair, each in grid.items()}
     failed = run_trials(list(trial_of.values()), processes)
     for name, reason in failed.items():
-        say(f"batch-size: {name} failed: {reason}")
+        log(f"batch-size: {name} failed: {reason}")
     losses = {pair: trial.result()["bits_per_byte"] for pair, trial in trial_of.items() if trial.name not in failed}
     lost = sorted(set(batches).difference(batch for batch, _ in losses))
     if lost:
         raise TrainingError(f"no learning rate worked for batch {', '.join(map(str, lost))}; each is named above")
-    fit = Fit.of(losses)
+    fit = Fit.from_losses(losses)
     text = json.dumps(_result(config, losses, fit, tokens, failed), indent=1, ensure_ascii=False)
     write_text_atomically(folder / RESULTS, text + "\n")
     plot_losses(losses, fit, folder / PLOT)
-    say(format_losses(losses, fit))
-    say(str(fit))
-    say(f"batch-size: {len(losses)} trainings of {tokens:,} tokens → {folder} ({RESULTS}, {PLOT})")
+    log(format_losses(losses, fit))
+    log(str(fit))
+    log(f"batch-size: {len(losses)} trainings of {tokens:,} tokens → {folder} ({RESULTS}, {PLOT})")
     return not failed
 
 

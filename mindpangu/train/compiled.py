@@ -1,7 +1,8 @@
 """The compiled functions of a training step: forward and gradients of the two halves of the decoder.
 
     lower_forward(rows, positions) → h
-    upper_step(slot, capacity, h, tokens, …, slabs) → loss, per-sample losses, invalid ids; dh, slab and upper gradients
+    upper_step(vocabulary, capacity, h, tokens, …, slabs)
+        → loss, per-sample losses, invalid ids; gradients of h, the slabs, and the upper half
     lower_backward(rows, positions, dh) → lower gradients         (recomputes the lower half)
 
 Where experts alone are trained, upper_step's gradients are those of the slabs, and there is no lower_backward.
@@ -16,8 +17,9 @@ from mindspore import ParameterTuple, nn
 
 from mindpangu.model.decoder import Decoder
 
-# Inputs of UpperLoss before the plan of an exchange and the slabs: slot, capacity, h, tokens, positions, targets, loss
-# weights, sample and domain slots, tables. Slot and capacity are Python ints: each value is compiled by itself.
+# Inputs of UpperLoss before the plan of an exchange and the slabs: vocabulary, capacity, h, tokens, positions, targets,
+# loss weights, vocabulary and domain slot of each sample, tables. The first two are Python ints: each value is compiled
+# by itself.
 _UPPER_FIXED_INPUTS = 10
 _EXCHANGE_INPUTS = 3
 
@@ -34,9 +36,19 @@ class UpperLoss(nn.Cell):
         self.upper, self.exchanges = decoder.upper, exchanges
 
     def construct(
-        self, slot, capacity, h_TH, tokens_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, domain_slots_B,
-        tables, *rest,
-    ):  # fmt: skip
+        self,
+        vocabulary,
+        capacity,
+        h_TH,
+        tokens_BS,
+        positions_BS,
+        targets_BS,
+        weights_BS,
+        vocabulary_of_sample_B,
+        domain_slots_B,
+        tables,
+        *rest,
+    ):
         if self.exchanges:
             x_TH, invalid = self.upper.exchanged(
                 h_TH, tokens_BS, positions_BS, domain_slots_B, tables, rest[_EXCHANGE_INPUTS:], rest[:_EXCHANGE_INPUTS],
@@ -44,7 +56,7 @@ class UpperLoss(nn.Cell):
             )  # fmt: skip
         else:
             x_TH, invalid = self.upper(h_TH, tokens_BS, positions_BS, domain_slots_B, tables, rest)
-        losses_BS = self.upper.token_losses(x_TH, targets_BS, slot, sample_slots_B) * weights_BS
+        losses_BS = self.upper.token_losses(x_TH, targets_BS, vocabulary, vocabulary_of_sample_B) * weights_BS
         losses_B = losses_BS.sum(1)
         return losses_B.sum(), losses_B, invalid
 
@@ -67,9 +79,9 @@ class WholeLoss(nn.Cell):
         super().__init__(auto_prefix=False)
         self.lower, self.loss = decoder.lower, UpperLoss(decoder, exchanges)
 
-    def construct(self, slot, capacity, rows_BS, tokens_BS, positions_BS, *rest):
+    def construct(self, vocabulary, capacity, rows_BS, tokens_BS, positions_BS, *rest):
         h_TH = self.lower(rows_BS, positions_BS)
-        return self.loss(slot, capacity, h_TH, tokens_BS, positions_BS, *rest)
+        return self.loss(vocabulary, capacity, h_TH, tokens_BS, positions_BS, *rest)
 
 
 class CompiledFunctions:
@@ -98,16 +110,16 @@ class CompiledFunctions:
             return lower_cell(rows_BS, positions_BS)
 
         @ms.jit
-        def upper_step(slot, capacity, h_TH, *rest):
-            return upper_gradient(slot, capacity, h_TH, *rest)
+        def upper_step(vocabulary, capacity, h_TH, *rest):
+            return upper_gradient(vocabulary, capacity, h_TH, *rest)
 
         @ms.jit
         def lower_backward(rows_BS, positions_BS, dh_TH):
             return lower_gradient(rows_BS, positions_BS, dh_TH)
 
         @ms.jit
-        def whole_step(slot, capacity, rows_BS, *rest):
-            return whole_gradient(slot, capacity, rows_BS, *rest)
+        def whole_step(vocabulary, capacity, rows_BS, *rest):
+            return whole_gradient(vocabulary, capacity, rows_BS, *rest)
 
         self.lower_forward, self.upper_step, self.lower_backward = lower_forward, upper_step, lower_backward
         self.whole_step = whole_step

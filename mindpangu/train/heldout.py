@@ -71,9 +71,9 @@ def evaluate_heldout(
         batches = list(heldout_batches(shards, name, config, batch_size))
         losses = {own: _mean_loss(model, batches, own)}
         if wrong_domains and model.config.model.rre_layers:
-            # domains may only exchange ids inside one embedding slot: elsewhere the ids mean other words
-            slot = model.domains[own].embedding_slot
-            others = [i for i, other in enumerate(model.domains) if i != own and other.embedding_slot == slot]
+            # domains may only exchange ids inside one vocabulary: elsewhere the ids mean other words
+            vocabulary = model.domains[own].vocabulary
+            others = [i for i, other in enumerate(model.domains) if i != own and other.vocabulary == vocabulary]
             losses |= {other: _mean_loss(model, batches, other) for other in others}
         counts_V = shards.token_counts(name, TRAIN, shards.vocab_size)
         results.append(

@@ -44,7 +44,7 @@ def run_steps(
         with StopOnSignal() as stop, saver:
             for step in range(first_step, last_step + 1):
                 started = time.perf_counter()
-                train_step.processes.now(step, "waiting for its batches")
+                train_step.processes.report_status(step, "waiting for its batches")
                 planned = stream.next()
                 rate = learning_rate(step)
                 upcoming = stream.peek().plan.plans if step < last_step else None
@@ -61,7 +61,7 @@ def run_steps(
                     _tell_skipped(callbacks, train_step, step, result, planned)
                 saver.poll()
                 # asked once: a signal may come between two readings, and on one rank only
-                stopping = train_step.processes.any(stop.requested)
+                stopping = train_step.processes.any_rank(stop.requested)
                 if step % config.checkpoint.save_steps == 0 or step == last_step or stopping or give_up:
                     saver.save(step, planned.loader_state)
                 finished = step

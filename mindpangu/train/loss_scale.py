@@ -26,7 +26,7 @@ class LossScale:
         self._steps_without_overflow = 0
 
     @staticmethod
-    def of(config: Config) -> "LossScale":
+    def from_config(config: Config) -> "LossScale":
         """The configured one for fp16; 1.0 for ever where gradients have the range of fp32."""
         if config.context.precision == "fp16":
             return LossScale(config.training.loss_scale, config.training.loss_scale_window)

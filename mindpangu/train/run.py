@@ -40,7 +40,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingSchedule:
     """What a training goes through until training.steps.
 
     Attributes:
@@ -51,9 +51,9 @@ class Course:
     learning_rate: Callable[[int], float]
 
     @staticmethod
-    def usual(run: Run) -> "Course":
+    def from_run(run: Run) -> "TrainingSchedule":
         """The training stream, and lr_scheduler."""
-        return Course(
+        return TrainingSchedule(
             Loader(run.shards, run.model.domains, run.config), partial(learning_rate, run.config.lr_scheduler)
         )
 
@@ -68,7 +68,7 @@ def open_run(config: Config, processes: Processes | None = None) -> Run:
         MindPanguError: the output of a stage is missing, or does not fit that of another one.
     """
     require_supported(config)
-    folder = RunFolder.of(config)
+    folder = RunFolder.from_config(config)
     shards = TokenShards.open(folder.data, verify=True)
     tokenizers = {path.stem: Tokenizer.load(path) for path in sorted(folder.tokenizer.glob("*.model"))}
     table = None
@@ -105,38 +105,40 @@ def train(
     run: Run,
     resume: bool = False,
     load: Path | None = None,
-    say: Callable[[str], None] = print,
-    course: Course | None = None,
+    log: Callable[[str], None] = print,
+    schedule: TrainingSchedule | None = None,
 ) -> int:
     """Trains a run to its last step, or until a signal; returns the last finished step.
 
     Args:
         resume: go on from the newest checkpoint of the run folder, bit for bit.
         load: start from the weights of this checkpoint, unless there is something to resume.
-        say: where messages go.
-        course: None takes the usual one.
+        log: where messages go.
+        schedule: None takes the usual one.
 
     Raises:
         TrainingError: the run folder already holds a training and `resume` is not given.
         CheckpointError: a checkpoint that cannot be used, or cannot be written.
     """
     folder, processes = run.folder, run.model.processes
-    course = course or Course.usual(run)
+    schedule = schedule or TrainingSchedule.from_run(run)
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
     if not processes.is_first:
-        processes.wait()
-        return _train_alone(run, resume, load, lambda text: None, course)
+        processes.barrier()
+        return _train_alone(run, resume, load, lambda text: None, schedule)
     with open(folder.root / ".train.lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise TrainingError(f"another process is training in {folder.root}; wait for it or stop it") from None
         clean_interrupted(folder.checkpoints)
-        processes.wait()  # the others look for checkpoints only now
-        return _train_alone(run, resume, load, say, course)
+        processes.barrier()  # the others look for checkpoints only now
+        return _train_alone(run, resume, load, log, schedule)
 
 
-def _train_alone(run: Run, resume: bool, load: Path | None, say: Callable[[str], None], course: Course) -> int:
+def _train_alone(
+    run: Run, resume: bool, load: Path | None, log: Callable[[str], None], schedule: TrainingSchedule
+) -> int:
     config, folder, model, processes = run.config, run.folder, run.model, run.model.processes
     newest = latest_iteration(folder.checkpoints)
     digests = input_digests(run.shards.digest, model.table, model.tokenizers)
@@ -146,40 +148,40 @@ def _train_alone(run: Run, resume: bool, load: Path | None, say: Callable[[str],
     finished, loaded, previous = 0, None, None
     if newest is not None:
         reader = CheckpointReader(newest)
-        processes.now(reader.step, "reading the checkpoint")
+        processes.report_status(reader.step, "reading the checkpoint")
         finished, state, loaded = resume_training(reader, train_step, digests)
-        course.loader.load_state(state)
+        schedule.loader.load_state(state)
         previous = SavedExperts(reader, model.store.step_counts.copy())
-        say(f"resumed from {newest} after step {finished}")
+        log(f"resumed from {newest} after step {finished}")
     else:
         if resume:
-            say(f"there is no checkpoint in {folder.checkpoints} to resume from: starting at step 1")
+            log(f"there is no checkpoint in {folder.checkpoints} to resume from: starting at step 1")
         model.store.initialize()
         if load is not None:
             reader = CheckpointReader(load)
             load_weights(reader, model)
             loaded = reader.digest
-            say(f"started from the weights of {reader.folder}")
-    say(f"operators: {backends.describe()}")
+            log(f"started from the weights of {reader.folder}")
+    log(f"operators: {backends.describe()}")
     if processes.mesh.size > 1:
-        say(f"processes: {processes.mesh.describe()}")
+        log(f"processes: {processes.mesh.describe()}")
     if config.model.rre_layers:
         of_rank = " (this rank)" if processes.mesh.size > 1 else ""
-        say(f"experts{of_rank}: {model.store.describe()}, mode {config.experts.mode}")
+        log(f"experts{of_rank}: {model.store.describe()}, mode {config.experts.mode}")
     if processes.is_first:
         write_text_atomically(folder.config, to_yaml(config))
     if finished >= config.training.steps:
-        say(f"nothing to train: step {finished} of {config.training.steps} is done")
+        log(f"nothing to train: step {finished} of {config.training.steps} is done")
         return finished
 
     progress = Progress(config.monitor.log_steps, folder.log(processes.rank) / "info.log", quiet=not processes.is_first)
     callbacks = [MetricsFile(folder.metrics), progress] if processes.is_first else [progress]
     saver = CheckpointSaver(folder, train_step, digests, loaded, previous, progress.on_message)
-    stream = StepStream(course.loader, model)
-    processes.now(doing="preparing the first step")
+    stream = StepStream(schedule.loader, model)
+    processes.report_status(doing="preparing the first step")
     try:
         train_step.prepare()
-        return run_steps(train_step, stream, finished + 1, callbacks, saver, course.learning_rate)
+        return run_steps(train_step, stream, finished + 1, callbacks, saver, schedule.learning_rate)
     finally:
         stream.close()
 

@@ -24,7 +24,7 @@ class CheckpointSaver:
         run, train_step: whose checkpoints these are.
         digests, loaded: see `take_snapshot`.
         previous: the checkpoint that the run was resumed from, if any.
-        say: where messages go.
+        log: where messages go.
     """
 
     def __init__(
@@ -34,10 +34,10 @@ class CheckpointSaver:
         digests: Mapping[str, str],
         loaded: str | None,
         previous: SavedExperts | None,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ):
         self._run, self._train_step, self._digests, self._loaded = run, train_step, digests, loaded
-        self._previous, self._say = previous, say
+        self._previous, self._log = previous, log
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._writer: CheckpointWriter | None = None
         self._saving: Future[float] | None = None
@@ -51,7 +51,7 @@ class CheckpointSaver:
         waits, started = self._saving is not None and not self._saving.done(), time.perf_counter()
         self._finish()
         if waits:
-            self._say(
+            self._log(
                 f"step {step} waited {time.perf_counter() - started:.1f} s for the checkpoint of step "
                 f"{self._writer.step} before saving its own; a larger checkpoint.save_steps avoids this"
             )
@@ -82,7 +82,7 @@ class CheckpointSaver:
         except CheckpointError as failure:
             if error is None:
                 raise
-            self._say(str(failure))  # beside the error that ended the training
+            self._log(str(failure))  # beside the error that ended the training
         finally:
             self._thread.shutdown()
 
@@ -91,14 +91,14 @@ class CheckpointSaver:
         if self._saving is None:
             return
         saving, self._saving = self._saving, None
-        self._train_step.processes.now(doing=f"writing the checkpoint of step {self._writer.step}")
+        self._train_step.processes.report_status(doing=f"writing the checkpoint of step {self._writer.step}")
         try:
             wait([saving])
         except KeyboardInterrupt:
             self._writer.cancel()
             raise
         seconds = saving.result()
-        self._say(f"saved checkpoint of step {self._writer.step} in {seconds:.1f} s")
+        self._log(f"saved checkpoint of step {self._writer.step} in {seconds:.1f} s")
 
     def _write(self, snapshot: TrainingSnapshot, started: float) -> float:
         """In the thread; returns the seconds since `started`."""

@@ -17,7 +17,7 @@ from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError
 from mindpangu.experts import StoreSnapshot
 from mindpangu.language_model import DenseTensors, LanguageModel, SavedExperts, read_dense, read_experts, write_model
-from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.model.vocabularies import Vocabularies
 from mindpangu.parallel.sharding import Part
 from mindpangu.routing import RoutingTable
 from mindpangu.train.step import TrainStep
@@ -157,24 +157,24 @@ def load_weights(reader: CheckpointReader, model: LanguageModel) -> None:
 def _refuse_other_vocabulary(reader: CheckpointReader, model: LanguageModel) -> None:
     """A word embedding means something only with the tokenizer and the rows that it was trained with."""
     theirs = reader.config()
-    saved = EmbeddingSlots.build(theirs, build_domains(theirs))
-    if (saved.names, saved.sizes) != (model.slots.names, model.slots.sizes):
+    saved = Vocabularies.build(theirs, build_domains(theirs))
+    if (saved.names, saved.sizes) != (model.vocabularies.names, model.vocabularies.sizes):
         raise CheckpointError(
-            f"cannot load {reader.folder}: its embedding slots are {saved.names} of {saved.sizes} rows, this run's are "
-            f"{model.slots.names} of {model.slots.sizes}"
+            f"cannot load {reader.folder}: its vocabularies are {saved.names} of {saved.sizes} rows, this run's are "
+            f"{model.vocabularies.names} of {model.vocabularies.sizes}"
         )
-    slot_of = {domain.name: domain.embedding_slot for domain in build_domains(theirs)}
+    vocabulary_of = {domain.name: domain.vocabulary for domain in build_domains(theirs)}
     for domain in model.domains:
-        if slot_of.get(domain.name, domain.embedding_slot) != domain.embedding_slot:
+        if vocabulary_of.get(domain.name, domain.vocabulary) != domain.vocabulary:
             raise CheckpointError(
-                f"cannot load {reader.folder}: domain {domain.name} is in embedding slot {slot_of[domain.name]!r} "
-                f"there, in {domain.embedding_slot!r} here"
+                f"cannot load {reader.folder}: domain {domain.name} is in vocabulary {vocabulary_of[domain.name]!r} "
+                f"there, in {domain.vocabulary!r} here"
             )
-    for slot, tokenizer in model.tokenizers.items():
-        if reader.read(f"tokenizer/{slot}.model") != tokenizer.model_bytes:
+    for vocabulary, tokenizer in model.tokenizers.items():
+        if reader.read(f"tokenizer/{vocabulary}.model") != tokenizer.model_bytes:
             raise CheckpointError(
                 f"cannot load {reader.folder}: its tokenizer is not this run's. Take it over and prepare the data with "
-                f"it: --data.tokenizer {reader.folder}/tokenizer/{slot}.model"
+                f"it: --data.tokenizer {reader.folder}/tokenizer/{vocabulary}.model"
             )
 
 
@@ -199,6 +199,6 @@ def _writes(train_step: TrainStep, name: str) -> bool:
     processes, divided = train_step.processes, train_step.optimizer.divided
     is_moment = name not in divided
     parameter = name.split(".", 1)[1] if is_moment else name
-    if train_step.decoder.parts[parameter].is_whole and processes.place.tensor:
+    if train_step.decoder.parts[parameter].is_whole and processes.coordinates.tensor:
         return False  # the first rank of the tensor group has the same
     return processes.data == 0 or (is_moment and divided[parameter])

@@ -80,16 +80,16 @@ class TrainStep:
             decoder.parameters, config.optimizer, processes.dense, config.parallelism.optimizer_sharding, copies
         )
         self.guard = SpikeGuard(config.training.spike_sigma, config.training.spike_window)
-        self.loss_scale = LossScale.of(config)
+        self.loss_scale = LossScale.from_config(config)
         self.updates = 0
 
     def prepare(self) -> None:
-        """Compiles the upper step for every embedding slot and every capacity of an exchange: no rank is to wait for
+        """Compiles the upper step for every vocabulary and every capacity of an exchange: no rank is to wait for
         another one's compiler in the midst of training. All ranks have to call it."""
         if self.processes.exchange is None:
             return
         store, domains = self.model.store, self.model.domains
-        of_slot = {domains[domain].embedding_slot: domain for domain in range(len(domains)) if store.share.has(domain)}
+        of_slot = {domains[domain].vocabulary: domain for domain in range(len(domains)) if store.share.has(domain)}
         for domain in of_slot.values():
             self._prepare(domain)
 
@@ -102,13 +102,13 @@ class TrainStep:
         plan = replace(plan, tables_LDV=np.full_like(plan.tables_LDV, store.first))
         slabs = [as_tensor(slab.astype(expert_dtype(config))) for slab in store.lookup((domain,) * slots)]
         for capacity in capacities(batch * length, group.size):
-            self.processes.now(doing=f"compiling the step for {capacity} rows that arrive")
+            self.processes.report_status(doing=f"compiling the step for {capacity} rows that arrive")
             planned = replace(planned, capacity=capacity)
             inputs = self.model.inputs(tokens_BS, tokens_BS, replace(plan, exchange=planned))
             h_TH = self.functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
             (loss, _, _), _ = self.functions.upper_step(
-                inputs.slot, capacity, h_TH, inputs.tokens_BS, inputs.positions_BS, inputs.tokens_BS,
-                as_tensor(np.ones(tokens_BS.shape, np.float32)), inputs.sample_slots_B, inputs.domain_slots_B,
+                inputs.vocabulary, capacity, h_TH, inputs.tokens_BS, inputs.positions_BS, inputs.tokens_BS,
+                as_tensor(np.ones(tokens_BS.shape, np.float32)), inputs.vocabulary_of_sample_B, inputs.domain_slots_B,
                 inputs.tables_LDV, *inputs.exchange, *slabs,
             )  # fmt: skip
             loss.asnumpy()
@@ -128,12 +128,12 @@ class TrainStep:
             num_targets: of all ranks' micro-batches; None for those of `batches`.
         """
         loss_scale, gradients = self.loss_scale.value, self.gradients(batches, plans, upcoming, num_targets)
-        self.processes.now(doing="the sum of the dense gradients")
+        self.processes.report_status(doing="the sum of the dense gradients")
         dense = self.optimizer.reduce(gradients.dense) if self.trains_dense else []
         squared = self.experts.squared_norm() / self.processes.replicas.size
         if self.trains_dense:
             squared += self.optimizer.squared_norm(dense)
-        self.processes.now(doing="the sum of losses and norms")
+        self.processes.report_status(doing="the sum of losses and norms")
         squared = self._add_up(gradients, squared)
         global_norm = math.sqrt(squared) / loss_scale if squared >= 0 else math.nan
         skipped = self.guard.reason_to_skip({"loss": gradients.loss, "global_norm": global_norm})
@@ -143,7 +143,7 @@ class TrainStep:
             skipped = f"{skipped}; the loss scale goes from {loss_scale:g} to {self.loss_scale.value:g}"
         if skipped is None:
             self.updates += 1
-            self.processes.now(doing="the update")
+            self.processes.report_status(doing="the update")
             scale = min(1.0, self.config.training.max_norm / (global_norm + 1e-6)) / loss_scale
             if self.trains_dense:
                 self.optimizer.update(dense, self.updates, learning_rate, scale)
@@ -169,12 +169,12 @@ class TrainStep:
         if num_targets is None:
             num_targets = sum(float(batch.loss_mask_BS.sum()) for batch in batches)
         for batch, plan in zip(batches, plans, strict=True):
-            self.processes.now(doing="forward and backward")
+            self.processes.report_status(doing="forward and backward")
             weights_BS = batch.loss_mask_BS / np.float32(max(num_targets, 1)) * np.float32(loss_scale)
             loss, losses_B = self._micro_step(batch, plan, as_tensor(weights_BS), total.dense)
             total.loss += loss / loss_scale
             self._add_domain_losses(total, batch, plan, losses_B * (num_targets / loss_scale))
-            self.processes.step_aside()
+            self.processes.lower_priority()
         return total
 
     def _micro_step(
@@ -184,16 +184,16 @@ class TrainStep:
         functions, decoder = self.functions, self.decoder
         inputs = self.model.inputs(batch.tokens_BS, batch.positions_BS, plan)
         upper_inputs = (
-            inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS), weights_BS, inputs.sample_slots_B,
-            inputs.domain_slots_B, inputs.tables_LDV, *inputs.exchange,
+            inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS), weights_BS,
+            inputs.vocabulary_of_sample_B, inputs.domain_slots_B, inputs.tables_LDV, *inputs.exchange,
         )  # fmt: skip
         if self.config.model.rre_layers == 0:
-            outputs, gradients = functions.whole_step(inputs.slot, 0, inputs.rows_BS, *upper_inputs)
+            outputs, gradients = functions.whole_step(inputs.vocabulary, 0, inputs.rows_BS, *upper_inputs)
             _accumulate(dense, dict(zip(decoder.parameters, gradients, strict=True)))
             return _read(*outputs)
         h_TH = functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
         slabs = self.experts.slabs(plan)
-        outputs, found = functions.upper_step(inputs.slot, inputs.capacity, h_TH, *upper_inputs, *slabs)
+        outputs, found = functions.upper_step(inputs.vocabulary, inputs.capacity, h_TH, *upper_inputs, *slabs)
         if not self.trains_dense:
             self.experts.receive(plan, found)
             return _read(*outputs)
@@ -216,7 +216,7 @@ class TrainStep:
             losses_D2[domain] = entry
         # the ranks of a tensor group have the same samples
         losses = np.concatenate(([gradients.loss], losses_D2.reshape(-1))) / processes.mesh.tensor
-        squared, gradients.loss, *losses = processes.sum(np.concatenate(([squared], losses))).tolist()
+        squared, gradients.loss, *losses = processes.all_reduce_sum(np.concatenate(([squared], losses))).tolist()
         losses_D2 = np.array(losses).reshape(-1, 2)
         gradients.domain_loss = {int(domain): losses_D2[domain].tolist() for domain in np.flatnonzero(losses_D2[:, 1])}
         return squared

@@ -38,12 +38,12 @@ def expert_adam_op(cpu):
 
 def random_arrays(seed, shape, gradient_dtype):
     """weight, moment1, moment2, gradient in the middle of a training, with gradients of widely different sizes."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
 
     def normal():
-        return chance.standard_normal(shape).astype(np.float32)
+        return rng.standard_normal(shape).astype(np.float32)
 
-    size = np.float32(10.0 ** chance.integers(-6, 1))
+    size = np.float32(10.0 ** rng.integers(-6, 1))
     return [normal(), normal() * size, np.square(normal() * size), (normal() * size).astype(gradient_dtype)]
 
 
@@ -68,14 +68,14 @@ CASES = st.fixed_dictionaries(
 
 def build(case):
     """(arrays, experts, step counts, constants); the gradients of the experts that are not listed are NaN."""
-    chance = np.random.default_rng(case["seed"])
+    rng = np.random.default_rng(case["seed"])
     arrays = random_arrays(case["seed"], (case["experts"], *case["row"]), np.float16 if case["half"] else np.float32)
-    experts_A = chance.permutation(case["experts"])[: chance.integers(0, case["experts"] + 1)]
+    experts_A = rng.permutation(case["experts"])[: rng.integers(0, case["experts"] + 1)]
     arrays[3][np.setdiff1d(np.arange(case["experts"]), experts_A)] = np.nan
     constants = CONSTANTS | {key: case[key] for key in ("weight_decay", "gradient_scale", "eps")}
     if not case["one_eps"]:
-        constants["eps"] = case["eps"] * chance.uniform(1, 100, len(experts_A))
-    return arrays, experts_A, chance.integers(1, 2000, len(experts_A)), constants
+        constants["eps"] = case["eps"] * rng.uniform(1, 100, len(experts_A))
+    return arrays, experts_A, rng.integers(1, 2000, len(experts_A)), constants
 
 
 @given(case=CASES)
@@ -139,11 +139,11 @@ def test_a_gradient_that_is_not_finite_shows(gradient_dtype):
 
 
 def test_many_steps_follow_the_textbook():
-    chance = np.random.default_rng(0)
-    states = [chance.standard_normal((2, 300)).astype(np.float32), *np.zeros((2, 2, 300), np.float32)]
+    rng = np.random.default_rng(0)
+    states = [rng.standard_normal((2, 300)).astype(np.float32), *np.zeros((2, 2, 300), np.float32)]
     expected = states
     for step in range(1, 31):
-        gradient = (1e-7 * chance.standard_normal((2, 300))).astype(np.float32)
+        gradient = (1e-7 * rng.standard_normal((2, 300))).astype(np.float32)
         steps_A = np.array([step])
         expected = reference.expert_adam(*expected, gradient, [1], steps_A, **CONSTANTS, weight_decay=0.1)
         expert_adam(*states, gradient, np.array([1]), steps_A, **CONSTANTS, weight_decay=0.1)

@@ -23,10 +23,10 @@ CASES = st.fixed_dictionaries(
 
 
 def random_case(seed, sources, groups, largest, padding, hidden, dtype):
-    chance = np.random.default_rng(seed)
-    counts_AB = chance.integers(0, largest + 1, (sources, groups)).astype(np.int32)
+    rng = np.random.default_rng(seed)
+    counts_AB = rng.integers(0, largest + 1, (sources, groups)).astype(np.int32)
     num_rows = max(1, int(counts_AB.sum()) + padding)
-    rows_CH, dout_CH = (chance.standard_normal((num_rows, hidden)).astype(dtype) for _ in range(2))
+    rows_CH, dout_CH = (rng.standard_normal((num_rows, hidden)).astype(dtype) for _ in range(2))
     return rows_CH, counts_AB, dout_CH
 
 

@@ -39,7 +39,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
         ({"lr_scheduler.learning_rate": ".inf"}, "allowed: a finite number"),
         ({"data.heldout_fraction": "0.6"}, "allowed: > 0 and <= 0.5"),
         ({"model.vocab_size": "[1"}, "not a YAML value"),
-        ({"domains.embedding_slots": "[{nam: a}]"}, r"did you mean domains.embedding_slots\[0\].name"),
+        ({"domains.vocabularies": "[{nam: a}]"}, r"did you mean domains.vocabularies\[0\].name"),
     ],
 )
 def test_every_mistake_is_named(overrides, message):

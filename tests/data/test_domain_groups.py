@@ -76,8 +76,8 @@ def test_groups_are_even_and_every_share_is_met(weights, num_groups):
 
 
 def test_sigmas_forty_domains_have_four_groups_of_ten():
-    chance = np.random.default_rng(0)
-    weights = [Fraction(str(round(weight, 3))) for weight in chance.lognormal(0, 0.7, 40)]
+    rng = np.random.default_rng(0)
+    weights = [Fraction(str(round(weight, 3))) for weight in rng.lognormal(0, 0.7, 40)]
     groups = grouped(weights, 4)
     assert [len(group) for group in groups] == [10] * 4
     assert groups == grouped(weights, 4)
@@ -132,11 +132,11 @@ def test_the_shipped_1t_configuration_is_sigmas_layout():
     """4 sub-groups of 16 ranks, each with one of the four major domains and nine others, one expert a rank."""
     config = load_config(Path(__file__).parents[2] / "recipes" / "pangu_sigma_1t.yaml")
     domains = build_domains(config)
-    groups, mesh = domain_groups(config, domains), Mesh.of(config)
+    groups, mesh = domain_groups(config, domains), Mesh.from_config(config)
     assert [len(group) for group in groups] == [10] * 4
     for group in groups:
         assert len({domains[domain].name for domain in group} & {"zh", "en", "bilingual", "code"}) == 1
     assert (mesh.size, mesh.sub_groups, mesh.members) == (512, 4, 16)
-    share = ExpertShare.of(mesh, mesh.place(300), groups)
+    share = ExpertShare.from_mesh(mesh, mesh.coordinates(300), groups)
     assert share.experts(16) == range(5, 6)
     assert share.part("up", (5120, 20480)).part_shape == (5120, 2560)

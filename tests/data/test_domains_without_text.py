@@ -33,7 +33,7 @@ def prepare(tiny_tokenizer, tmp_path_factory):
             "training.run_name": name,
         } | {key.replace("__", "."): value for key, value in changes.items()}
         config, said = load_config(None, overrides), []
-        tokenizer = RunFolder.of(config).tokenizer
+        tokenizer = RunFolder.from_config(config).tokenizer
         tokenizer.mkdir(parents=True, exist_ok=True)
         (tokenizer / "main.model").write_bytes(tiny_tokenizer.model_bytes)
         prepare_shards(config, said.append)
@@ -45,7 +45,7 @@ def prepare(tiny_tokenizer, tmp_path_factory):
 
 def test_domains_of_weight_0_need_none(prepare):
     config, said = prepare("zh", data__mixture="{bilingual: 0, zh: 1, en: 0, code: 0}")
-    domains, folder = build_domains(config), RunFolder.of(config)
+    domains, folder = build_domains(config), RunFolder.from_config(config)
     assert "        code              0                0" in said
     shards = TokenShards.open(folder.data, verify=True)
     for name in ("bilingual", "code"):

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from mindpangu.config import Config, DomainsConfig, EmbeddingSlotConfig
+from mindpangu.config import Config, DomainsConfig, VocabularyConfig
 from mindpangu.data import (
     HELDOUT,
     TRAIN,
@@ -158,8 +158,8 @@ def test_an_interrupted_writing_leaves_no_index(
 
 def test_a_tokenizer_per_slot_is_refused(tmp_path, tiny_tokenizer, make_config, write_jsonl, tiny_records):
     config: Config = make_config([write_jsonl(tmp_path / "c.jsonl", tiny_records)], ["en"])
-    slot = EmbeddingSlotConfig(name="latin", vocab_size=365, tokenizer="other.model", domains=["en"])
-    config = dataclasses.replace(config, domains=DomainsConfig(names=["en"], embedding_slots=[slot]))
+    slot = VocabularyConfig(name="latin", vocab_size=365, tokenizer="other.model", domains=["en"])
+    config = dataclasses.replace(config, domains=DomainsConfig(names=["en"], vocabularies=[slot]))
     reader = CorpusReader(config, build_domains(config))
     with pytest.raises(DataError, match=r"slot 'latin' has the tokenizer other.model"):
         write_shards(tmp_path / "shards", reader, split_corpus(reader), tiny_tokenizer)

@@ -24,9 +24,9 @@ class Table:
 
     num_layers = LAYERS
 
-    def __init__(self, chance, domains):
+    def __init__(self, rng, domains):
         self.arrays = {
-            domain.name: chance.integers(0, domain.num_experts, (LAYERS, VOCAB)).astype(np.uint16) for domain in domains
+            domain.name: rng.integers(0, domain.num_experts, (LAYERS, VOCAB)).astype(np.uint16) for domain in domains
         }
 
     def vocab_size(self, name):
@@ -39,8 +39,8 @@ class Table:
         return np.stack([self.arrays[name] for name in names], 1).astype(np.int32)
 
 
-def batch(chance, domain_of_slot, slots_of_samples, length=5, number=0):
-    tokens_BS = chance.integers(0, VOCAB, (len(slots_of_samples), length)).astype(np.int32)
+def batch(rng, domain_of_slot, slots_of_samples, length=5, number=0):
+    tokens_BS = rng.integers(0, VOCAB, (len(slots_of_samples), length)).astype(np.int32)
     ids = np.full((len(slots_of_samples), 2), number, np.int64)
     mask = np.ones(tokens_BS.shape, np.float32)
     slots = np.array(slots_of_samples, np.int32)
@@ -50,11 +50,11 @@ def batch(chance, domain_of_slot, slots_of_samples, length=5, number=0):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 3))
 def test_an_exchange_is_planned_as_tokens_go(seed, ranks, local_experts):
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     group = ranks * local_experts
-    domains = [Domain("a", group), Domain("b", int(chance.integers(1, group + 1)))]
-    table = Table(chance, domains)
-    batches = [batch(chance, (0, 1), sorted(chance.integers(0, 2, 3).tolist())) for _ in range(ranks)]
+    domains = [Domain("a", group), Domain("b", int(rng.integers(1, group + 1)))]
+    table = Table(rng, domains)
+    batches = [batch(rng, (0, 1), sorted(rng.integers(0, 2, 3).tolist())) for _ in range(ranks)]
     plans = [plan_routes(each.tokens_BS, (0, 1), each.slot_of_sample_B, domains, table) for each in batches]
     rows = np.zeros((LAYERS, ranks, ranks, 2, local_experts), int)  # layer, from, to, slot, expert of the rank
     for source, each in enumerate(batches):
@@ -87,13 +87,13 @@ def test_there_are_four_capacities_at_most_and_the_largest_holds_everything():
     ids=lambda mesh: mesh.describe(),
 )
 def test_all_ranks_together_train_on_every_micro_batch_once(mesh):
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     domains = [Domain(name, 4) for name in "abcd"]
-    table = Table(chance, domains)
+    table = Table(rng, domains)
     count = 16
     # as the loader gives them: the domains of a group side by side, one choice for a group
     micro_batches = [
-        batch(chance, (number // (count // mesh.sub_groups) % 4,), [0, 0], number=number) for number in range(count)
+        batch(rng, (number // (count // mesh.sub_groups) % 4,), [0, 0], number=number) for number in range(count)
     ]
 
     def plan(each):
@@ -101,23 +101,23 @@ def test_all_ranks_together_train_on_every_micro_batch_once(mesh):
 
     seen = []
     for rank in range(mesh.size):
-        step = plan_step(micro_batches, mesh, mesh.place(rank), 1, plan)
+        step = plan_step(micro_batches, mesh, mesh.coordinates(rank), 1, plan)
         assert step.num_targets == sum(each.loss_mask_BS.sum() for each in micro_batches)
         assert len(step.batches) == len(step.plans) == count // mesh.data
         assert all(len(each.replicas) == mesh.replicas - 1 for each in step.plans)
         assert all((each.exchange is not None) == (mesh.members > 1) for each in step.plans)
-        if mesh.place(rank).tensor == 0:
+        if mesh.coordinates(rank).tensor == 0:
             seen += [int(each.sample_ids_B2[0, 0]) for each in step.batches]
     assert sorted(seen) == list(range(count))
 
 
 def test_ranks_that_exchange_mean_the_same_by_a_slot():
-    chance = np.random.default_rng(0)
-    one, other = batch(chance, (0, 2, 2), [0, 1, 1]), batch(chance, (1, 2, 2), [0, 0, 1])
+    rng = np.random.default_rng(0)
+    one, other = batch(rng, (0, 2, 2), [0, 1, 1]), batch(rng, (1, 2, 2), [0, 0, 1])
     aligned = align_slots([one, other], 3)
     assert [each.domain_of_slot for each in aligned] == [(0, 1, 2)] * 2
     assert [each.slot_of_sample_B.tolist() for each in aligned] == [[0, 2, 2], [1, 1, 2]]
     same = align_slots([one, one], 3)
     assert same == [one, one]
     with pytest.raises(RoutingError, match="have 4 domains, the step has 3 slots"):
-        align_slots([one, batch(chance, (1, 3, 3), [0, 1, 1])], 3)
+        align_slots([one, batch(rng, (1, 3, 3), [0, 1, 1])], 3)

@@ -29,8 +29,8 @@ def state(store):
     return [*arrays, store.step_counts.copy()]
 
 
-def random_plan(chance, store, domains):
-    counts_LDA = chance.integers(0, 3, (LAYERS, len(domains), GROUP))
+def random_plan(rng, store, domains):
+    counts_LDA = rng.integers(0, 3, (LAYERS, len(domains), GROUP))
     for slot, domain in enumerate(domains):
         counts_LDA[:, slot, store.domains[domain].num_experts :] = 0
     experts_D = np.array([store.domains[domain].num_experts for domain in domains])
@@ -40,13 +40,13 @@ def random_plan(chance, store, domains):
 
 def pretend_step(plan, slabs, position):
     """Slab gradients of the kind that a compiled step gives: of the weights it saw, zero for experts without tokens."""
-    chance = np.random.default_rng(position)
+    rng = np.random.default_rng(position)
     gradients = []
     for index, slab in enumerate(slabs):
         layer, slot = divmod(index // 4, len(plan.domain_of_slot))
         used_A = plan.counts_LDA[layer, slot] > 0
         slab = slab.asnumpy()
-        gradient = slab.astype(np.float32) + chance.standard_normal(slab.shape, dtype=np.float32)
+        gradient = slab.astype(np.float32) + rng.standard_normal(slab.shape, dtype=np.float32)
         gradient[~used_A] = 0
         gradients.append(Tensor.from_numpy(gradient.astype(slab.dtype)))
     return gradients

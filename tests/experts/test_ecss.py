@@ -52,9 +52,9 @@ def test_equals_experts_that_never_move(variant, schedule, announced):
     seed, domains = schedule
     precision = {key: value for key, value in VARIANTS[variant].items() if key == "context__precision"}
     config, store = open_store(experts__mode="device", **precision)
-    chance = np.random.default_rng(seed)
-    steps = [[random_plan(chance, store, each) for each in step] for step in domains]
-    skipped = set(chance.integers(0, len(steps), 1).tolist())
+    rng = np.random.default_rng(seed)
+    steps = [[random_plan(rng, store, each) for each in step] for step in domains]
+    skipped = set(rng.integers(0, len(steps), 1).tolist())
     expected = run_steps(config, store, steps, skipped=skipped)
 
     config, store = open_store(**VARIANTS[variant])
@@ -74,8 +74,8 @@ def test_exactly_the_planned_bytes_move(schedule):
     """Down once for the union of a step's micro-batches; up once for every slot that used the expert."""
     seed, domains = schedule
     config, store = open_store(experts__staging="true")
-    chance = np.random.default_rng(seed)
-    steps = [[random_plan(chance, store, each) for each in step] for step in domains]
+    rng = np.random.default_rng(seed)
+    steps = [[random_plan(rng, store, each) for each in step] for step in domains]
     _, traffics, _ = run_steps(config, store, steps)
     for plans, traffic in zip(steps, traffics, strict=True):
         used = {
@@ -90,8 +90,8 @@ def test_exactly_the_planned_bytes_move(schedule):
 
 def test_host_full_moves_and_updates_every_expert():
     config, store = open_store(experts__mode="host_full")
-    chance = np.random.default_rng(0)
-    steps = [[random_plan(chance, store, [0, 1])], [random_plan(chance, store, [1, 3])]]
+    rng = np.random.default_rng(0)
+    steps = [[random_plan(rng, store, [0, 1])], [random_plan(rng, store, [1, 3])]]
     norms, traffics, _ = run_steps(config, store, steps)
     num_experts = 2 * (3 + 2 + 3 + 3)
     for traffic in traffics:
@@ -131,8 +131,8 @@ def test_untouched_experts_are_fetched_ahead_and_touched_ones_after_their_update
     config, store = open_store(experts__staging="true", experts__overlap="false")
     update = store.update
     store.update = lambda *arguments: events.append(("update", 0)) or update(*arguments)
-    chance = np.random.default_rng(1)
-    one, other = (random_plan(chance, store, [domain]) for domain in (0, 2))
+    rng = np.random.default_rng(1)
+    one, other = (random_plan(rng, store, [domain]) for domain in (0, 2))
     one.counts_LDA[:], other.counts_LDA[:] = 0, 1
     one.counts_LDA[:, 0, 1] = 4
     sizes = [int((plan.counts_LDA > 0).sum()) * expert_bytes(store) for plan in (one, other)]
@@ -183,8 +183,8 @@ def test_the_norm_is_taken_as_soon_as_the_last_gradients_are_there():
     experts, taken = open_experts(store, config), []
     squared_norm = store.squared_norm
     store.squared_norm = lambda *arguments: taken.append(0) or squared_norm(*arguments)
-    chance = np.random.default_rng(0)
-    plans = [random_plan(chance, store, [0]), random_plan(chance, store, [0])]
+    rng = np.random.default_rng(0)
+    plans = [random_plan(rng, store, [0]), random_plan(rng, store, [0])]
     experts.begin(plans)
     for number, plan in enumerate(plans):
         experts.receive(plan, pretend_step(plan, experts.slabs(plan), number))
@@ -215,8 +215,8 @@ def test_a_mapped_store_is_a_store(tmp_path):
     results = []
     for storage in ("memory", "mapped"):
         config, store = open_store(experts__storage=storage, experts__storage_folder=str(tmp_path / "scratch"))
-        chance = np.random.default_rng(0)
-        steps = [[random_plan(chance, store, [step % DOMAINS])] for step in range(6)]
+        rng = np.random.default_rng(0)
+        steps = [[random_plan(rng, store, [step % DOMAINS])] for step in range(6)]
         results.append(run_steps(config, store, steps))
         assert ("mapped from" in store.describe()) == (storage == "mapped")
     assert list((tmp_path / "scratch").iterdir()) == []  # the file has no name: nothing to clean up after a kill
@@ -230,9 +230,9 @@ def test_a_step_that_failed_leaves_nothing(staging):
     config, store = open_store(experts__staging=staging)
     before = state(store)
     experts = open_experts(store, config)
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for domains in ([0, 1], [2, 3], [1, 2]):
-        plan, upcoming = random_plan(chance, store, domains), random_plan(chance, store, [1, 3])
+        plan, upcoming = random_plan(rng, store, domains), random_plan(rng, store, [1, 3])
         experts.begin([plan], [upcoming])
         experts.receive(plan, pretend_step(plan, experts.slabs(plan), 0))  # and then the step raises
     experts.finish()

@@ -52,10 +52,10 @@ def test_experts_go_down_rounded_and_their_gradients_come_up(dtype):
 
 
 def test_rounding_to_bfloat16_is_to_nearest_even():
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     values = np.concatenate(
         [
-            chance.standard_normal(1000, dtype=np.float32) * np.float32(10.0) ** chance.integers(-30, 30, 1000),
+            rng.standard_normal(1000, dtype=np.float32) * np.float32(10.0) ** rng.integers(-30, 30, 1000),
             np.array([1 + 2**-8, 1 + 3 * 2**-8, np.inf, -np.inf, np.nan, 3.4e38, 0.0, -0.0], np.float32),
         ]
     ).astype(np.float32)

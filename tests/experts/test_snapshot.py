@@ -105,7 +105,7 @@ def test_any_order_of_updates_and_reads_gives_the_saved_state(events):
 @pytest.mark.parametrize("seed", range(3))
 def test_reads_beside_updates_give_the_saved_state(seed):
     """Threads that read, and one that updates, all the time; experts are large enough for them to overlap."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     store = make_store(hidden_size=96)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -113,7 +113,7 @@ def test_reads_beside_updates_give_the_saved_state(seed):
 
     def train():
         while not stop.is_set():
-            update(store, [where for where in EXPERTS if chance.random() < 0.5])
+            update(store, [where for where in EXPERTS if rng.random() < 0.5])
 
     def read(snapshot, where):
         with snapshot.read(where) as tensors:
@@ -126,7 +126,7 @@ def test_reads_beside_updates_give_the_saved_state(seed):
             snapshot = StoreSnapshot(store)
             trainer = threading.Thread(target=train)
             trainer.start()
-            order = [EXPERTS[i] for i in chance.permutation(len(EXPERTS))]
+            order = [EXPERTS[i] for i in rng.permutation(len(EXPERTS))]
             with ThreadPoolExecutor(2) as readers:
                 found = list(readers.map(lambda where, taken=snapshot: read(taken, where), order))
             stop.set()

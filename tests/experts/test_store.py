@@ -52,7 +52,7 @@ def test_only_activated_experts_change(store):
 
 def test_experts_follow_the_textbook_with_their_own_step_counts(store):
     """Two steps, the second with more experts; weight decay spares the biases."""
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     states = {
         name: [s[0][1][name].copy() for s in (store.weights, store.moment1, store.moment2)] for name in SLAB_TENSORS
     }
@@ -61,7 +61,7 @@ def test_experts_follow_the_textbook_with_their_own_step_counts(store):
         activated = np.zeros((2, 2, 3), bool)
         activated[0, 1, experts] = True
         # as small as the gradients for which PanGu-Σ chose its epsilon
-        gradients = [(1e-9 * chance.standard_normal(states[n][0].shape)).astype(np.float32) for n in SLAB_TENSORS]
+        gradients = [(1e-9 * rng.standard_normal(states[n][0].shape)).astype(np.float32) for n in SLAB_TENSORS]
         assert store.update({(0, 1): gradients}, activated, 0.1, 0.5) == len(experts)
         for name, gradient in zip(SLAB_TENSORS, gradients, strict=True):
             decay = 0.1 if name in ("up", "down") else 0.0
@@ -107,11 +107,9 @@ def test_steps_do_not_depend_on_the_number_of_threads(store):
         )
         each = ExpertStore(config, build_domains(config))
         each.initialize()
-        chance = np.random.default_rng(0)
+        rng = np.random.default_rng(0)
         gradients = {
-            (layer, domain): [
-                chance.standard_normal(each.weights[0][0][n].shape).astype(np.float32) for n in SLAB_TENSORS
-            ]
+            (layer, domain): [rng.standard_normal(each.weights[0][0][n].shape).astype(np.float32) for n in SLAB_TENSORS]
             for layer in range(2)
             for domain in range(4)
         }

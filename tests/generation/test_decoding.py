@@ -13,7 +13,7 @@ from checkpoints import expert, open_model, reference_scores
 
 from mindpangu.data import prompt_ids
 from mindpangu.domains import domain_named
-from mindpangu.generation.generator import open_lines
+from mindpangu.generation.generator import open_cache
 from mindpangu.generation.steps import DecodingSteps, ExpertPools, lengths
 
 PROMPTS = {"en": "open the window and", "zh": "打开窗口", "code": "def f3(x):\n", "bilingual": "保存"}
@@ -21,9 +21,9 @@ PROMPTS = {"en": "open the window and", "zh": "打开窗口", "code": "def f3(x)
 
 def check_every_step(model, names, capacity=16, count=8, tolerance=1e-4):
     """A text in each of these domains in one batch, the first of which ends early."""
-    lines = open_lines(model.parts, lambda *where: expert(model, *where), 1)
-    steps = DecodingSteps(model.parts, model.decoder, ExpertPools(model.parts, lines), len(names), capacity)
-    chance, ids, domains = np.random.default_rng(0), [], []
+    cache = open_cache(model.parts, lambda *where: expert(model, *where), 1)
+    steps = DecodingSteps(model.parts, model.decoder, ExpertPools(model.parts, cache), len(names), capacity)
+    rng, ids, domains = np.random.default_rng(0), [], []
     for place, name in enumerate(names):
         domain_id, domain = domain_named(model.domains, name)
         domains.append(domain_id)
@@ -37,7 +37,7 @@ def check_every_step(model, names, capacity=16, count=8, tolerance=1e-4):
             ids[1] = ids[1][-4:]
             steps.prefill(1, domains[1], ids[1])
         for place in np.flatnonzero(active_B):
-            ids[place].append(int(chance.integers(80, 400)))
+            ids[place].append(int(rng.integers(80, 400)))
         tokens_B, positions_B = (
             np.array(values, np.int32) for values in ([text[-1] for text in ids], [len(text) - 1 for text in ids])
         )
@@ -79,12 +79,12 @@ def test_embedding_slots(tiny_overrides, tmp_path, names):
     from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
 
     overrides = tiny_overrides | {
-        "domains.embedding_slots": "[{name: a, vocab_size: 420, domains: [bilingual, zh]},"
+        "domains.vocabularies": "[{name: a, vocab_size: 420, domains: [bilingual, zh]},"
         " {name: b, vocab_size: 430, domains: [en, code]}]",
         "training.output_dir": str(tmp_path),
     }
     for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
-        prepare(load_config(None, overrides), say=lambda text: None)
+        prepare(load_config(None, overrides), log=lambda text: None)
     check_every_step(open_model(overrides), names)
 
 

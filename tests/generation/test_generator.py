@@ -17,7 +17,7 @@ from mindpangu.config import load_config
 from mindpangu.data import prompt_ids
 from mindpangu.domains import domain_named
 from mindpangu.errors import CheckpointError, ConfigError, ExpertStoreError, GenerationError
-from mindpangu.generation.generator import Generator, Request, heldout_prompt, open_lines
+from mindpangu.generation.generator import Generator, Request, heldout_prompt, open_cache
 from mindpangu.generation.sampling import Sampler, SamplingSettings
 from mindpangu.generation.steps import DecodingSteps, ExpertPools
 from mindpangu.language_model import ExpertReader, ModelParts
@@ -113,9 +113,9 @@ def test_a_bounded_memory_gives_the_same_texts_and_reads_experts_again(model, re
 
 
 def test_only_experts_of_the_tokens_are_read(model, reader):
-    pools = ExpertPools(model.parts, open_lines(model.parts, ExpertReader(reader, model.parts), 1))
+    pools = ExpertPools(model.parts, open_cache(model.parts, ExpertReader(reader, model.parts), 1))
     tokens_T, domains_T = np.array([90, 91, 92, 90]), np.array([1, 1, 1, 3])
-    lines_LT = pools.route(tokens_T, domains_T)
+    entries_LT = pools.route(tokens_T, domains_T)
     wanted = [
         [
             (domain, int(model.table.array(layer, model.domains[domain].name)[token]))
@@ -125,7 +125,7 @@ def test_only_experts_of_the_tokens_are_read(model, reader):
     ]
     assert pools.fetched == sum(len(set(each)) for each in wanted)
     slabs = pools.slabs()
-    for layer, (places, experts) in enumerate(zip(lines_LT, wanted, strict=True)):
+    for layer, (places, experts) in enumerate(zip(entries_LT, wanted, strict=True)):
         for place, (domain, index) in zip(places, experts, strict=True):
             up = slabs[4 * layer].asnumpy()[place]
             np.testing.assert_array_equal(up, model.store.weights[layer][domain]["up"][index])
@@ -171,12 +171,12 @@ def test_a_model_of_some_domains_gives_the_bits_of_the_whole_one(model, reader):
     names = ("zh", "code")
     config = load_config(reader.folder / "config.yaml", {"domains.names": "[zh, code]"})
     parts = ModelParts(config, model.tokenizers, RoutingTable.load(reader.folder / "routing", names))
-    decoder = Decoder(config, parts.slots)
+    decoder = Decoder(config, parts.vocabularies)
     for name, parameter in decoder.parameters.items():
         parameter.set_data(model.decoder.parameters[name])
     scores = []
     for each, weights in ((parts, decoder), (model.parts, model.decoder)):
-        pools = ExpertPools(each, open_lines(each, ExpertReader(reader, each), 1))
+        pools = ExpertPools(each, open_cache(each, ExpertReader(reader, each), 1))
         steps = DecodingSteps(each, weights, pools, 2, 16)
         domains = [domain_named(each.domains, name)[0] for name in names]
         prompts = [prompt_ids(each.domains[domain], "def f", model.tokenizers["main"]) for domain in domains]

@@ -12,8 +12,8 @@ LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3], np.float32))
 
 
 def drawn(settings, count=3000):
-    chance = np.random.default_rng(0)
-    return np.bincount([pick_token(LOGITS, settings, chance) for _ in range(count)], minlength=4) / count
+    rng = np.random.default_rng(0)
+    return np.bincount([pick_token(LOGITS, settings, rng) for _ in range(count)], minlength=4) / count
 
 
 def test_greedy_takes_the_most_likely_and_the_first_of_equals():
@@ -130,8 +130,8 @@ def test_largest_is_the_head_of_a_stable_sort(scores, count):
 
 def test_top_p_of_a_flat_distribution_looks_beyond_its_first_guess():
     settings = SamplingSettings(temperature=1.0, top_p=0.9)
-    chance = np.random.default_rng(0)
-    drawn = {pick_token(np.zeros(1000, np.float32), settings, chance) for _ in range(3000)}
+    rng = np.random.default_rng(0)
+    drawn = {pick_token(np.zeros(1000, np.float32), settings, rng) for _ in range(3000)}
     assert 800 < len(drawn) <= 900
     assert max(drawn) < 900  # of equal scores the lower ids stay
 

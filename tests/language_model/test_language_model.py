@@ -1,4 +1,4 @@
-"""What travels together: loading from a checkpoint alone, embedding slots, end-of-document resets, domains."""
+"""What travels together: loading from a checkpoint alone, vocabularies, end-of-document resets, domains."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def trained(tiny_overrides, tmp_path_factory):
     config = load_config(None, overrides)
     set_device(config)
     run = open_run(config)
-    train(run, say=lambda text: None)
+    train(run, log=lambda text: None)
     return run
 
 
@@ -107,18 +107,18 @@ SLOTS = "[{name: a, vocab_size: 420, domains: [bilingual, zh]}, {name: b, vocab_
 
 
 def two_slots(tiny_overrides, tmp_path, **changes):
-    """A run of its own, whose domains use two embedding slots."""
+    """A run of its own, whose domains use two vocabularies."""
     from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
 
     overrides = tiny_overrides | {
-        "domains.embedding_slots": SLOTS,
+        "domains.vocabularies": SLOTS,
         "training.output_dir": str(tmp_path),
         "training.run_name": "slots",
         **changes,
     }
     config = load_config(None, overrides)
     for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
-        prepare(config, say=lambda text: None)
+        prepare(config, log=lambda text: None)
     return open_model(overrides)
 
 
@@ -141,7 +141,7 @@ def test_embedding_slots_train_and_mixed_batches_mask_other_slots(tiny_overrides
     np.testing.assert_allclose(losses[1:], model.token_losses(foreign)[:3], atol=1e-5)
     # the two slots' rows are different weights: the same ids score differently as the other slot's
     assert np.abs(model.token_losses(pure) - model.token_losses(pure, (zh, zh))).max() > 1e-4
-    train(run, say=lambda text: None)
+    train(run, log=lambda text: None)
     results = evaluate_heldout(model, run.shards, run.config)
     assert all(set(result.loss_as) <= {"bilingual", "zh", "en", "code"} - {result.domain} for result in results)
     assert [len(result.loss_as) for result in results] == [1, 1, 1, 1]
@@ -155,5 +155,5 @@ def test_parts_that_do_not_fit_are_refused(tiny_overrides):
     with pytest.raises(ConfigError, match=r"model\.rre_layers is 1, but the routing table is one of 2 layers"):
         open_model(tiny_overrides | {"model.rre_layers": "1"})
     run = open_model(tiny_overrides)
-    with pytest.raises(TokenizerError, match="embedding slot 'main' has no tokenizer"):
+    with pytest.raises(TokenizerError, match="vocabulary 'main' has no tokenizer"):
         LanguageModel(run.config, {}, run.model.table)

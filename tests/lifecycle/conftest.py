@@ -20,7 +20,7 @@ def train_tiny(tiny_overrides, parent, name, **overrides):
     where = {"training.output_dir": str(parent), "training.run_name": name, "lr_scheduler.learning_rate": "1e-2"}
     config = load_config(None, tiny_overrides | where | overrides)
     set_device(config)
-    train(open_run(config), say=lambda text: None)
+    train(open_run(config), log=lambda text: None)
     return parent / name
 
 
@@ -49,9 +49,11 @@ class Forward:
         lower, upper = self.model.decoder.lower, self.model.decoder.upper
 
         @ms.jit
-        def forward(slot, rows_BS, tokens_BS, positions_BS, sample_slots_B, domain_slots_B, tables, *slabs):
+        def forward(
+            vocabulary, rows_BS, tokens_BS, positions_BS, vocabulary_of_sample_B, domain_slots_B, tables, *slabs
+        ):
             x_TH, _ = upper(lower(rows_BS, positions_BS), tokens_BS, positions_BS, domain_slots_B, tables, slabs)
-            return upper.logits(x_TH, slot, sample_slots_B)
+            return upper.logits(x_TH, vocabulary, vocabulary_of_sample_B)
 
         self._forward = forward
         self._ids = {domain.name: index for index, domain in enumerate(self.model.domains)}
@@ -67,7 +69,7 @@ class Forward:
         inputs = self.model.inputs(tokens_BS, batch.positions_BS, plan)
         slabs = [as_tensor(slab) for slab in self.model.store.lookup(plan.domain_of_slot)]
         logits = self._forward(
-            inputs.slot, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, inputs.sample_slots_B,
+            inputs.vocabulary, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, inputs.vocabulary_of_sample_B,
             inputs.domain_slots_B, inputs.tables_LDV, *slabs,
         )  # fmt: skip
         return logits.asnumpy()

@@ -100,8 +100,8 @@ def test_a_domain_takes_a_reserved_control_token_of_its_own(trained, tmp_path):
 def test_a_slot_of_its_own_appends_rows_and_keeps_the_others(trained, tmp_path, logits, full_logits, capsys):
     tokenizer = CheckpointReader(trained).folder / "tokenizer" / "main.model"
     after = experts("add", "chemistry", "--fresh", "--tokenizer", tokenizer, checkpoint=trained, out=tmp_path / "own")
-    before, blueprint = CheckpointReader(trained), Blueprint.of(after)
-    assert blueprint.domain("chemistry").embedding_slot == "chemistry"
+    before, blueprint = CheckpointReader(trained), Blueprint.from_checkpoint(after)
+    assert blueprint.domain("chemistry").vocabulary == "chemistry"
     old, new = DenseFiles(before), DenseFiles(after)
     for name, shape in old.shapes.items():
         np.testing.assert_array_equal(new.read(name)[: shape[0]], old.read(name))
@@ -111,13 +111,13 @@ def test_a_slot_of_its_own_appends_rows_and_keeps_the_others(trained, tmp_path, 
     np.testing.assert_array_equal(logits(after.folder, ["zh"])[0], full_logits["zh"])
     words = ["--checkpoint", str(tmp_path / "own"), "--out", str(tmp_path / "no")]
     assert main(["experts", "copy", "zh", "--from", "chemistry", *words]) == 1
-    assert "a table is only good for the tokens of its slot" in capsys.readouterr().err
+    assert "a table is only good for the tokens of its vocabulary" in capsys.readouterr().err
     gone = experts("remove", "chemistry", checkpoint=tmp_path / "own", out=tmp_path / "gone")
     for name, shape in old.shapes.items():
         np.testing.assert_array_equal(DenseFiles(gone).read(name), old.read(name))
         assert DenseFiles(gone).shapes[name] == shape
     assert [name for name in gone.files if name.startswith("tokenizer/")] == ["tokenizer/main.model"]
-    # alone, exported: ids are local to the slot, whose rows come last in the full table
+    # alone, exported: ids are local to the vocabulary, whose rows come last in the full table
     words = ["--domains", "chemistry", "--export", "--checkpoint", tmp_path / "own", "--out", tmp_path / "export"]
     assert main(["extract", *map(str, words)]) == 0
     exported = load_file(tmp_path / "export" / "model.safetensors")

@@ -73,12 +73,12 @@ def test_merged_experts_are_the_mean_by_tokens():
 def test_resized_twice_without_a_file_in_between(trained):
     """Blueprints compose: merged experts of a checkpoint can be merged again."""
     reader = CheckpointReader(trained)
-    blueprint = resize(resize(Blueprint.of(reader), "zh", 2), "zh", 1)
+    blueprint = resize(resize(Blueprint.from_checkpoint(reader), "zh", 2), "zh", 1)
     expert = blueprint.contents["zh"].expert(0, 0)
     table_V = reader_table(reader)
     shares = np.bincount(table_V, minlength=3) / len(table_V)
     shapes = expert_shapes(reader.config())
-    origins = [Blueprint.of(reader).contents["zh"].expert(0, index) for index in range(3)]
+    origins = [Blueprint.from_checkpoint(reader).contents["zh"].expert(0, index) for index in range(3)]
     expected = sum(share * origin.open(shapes).read("adam_v.down")
                    for share, origin in zip(shares, origins, strict=True))  # fmt: skip
     np.testing.assert_allclose(expert.make()["adam_v.down"], expected, rtol=1e-5)
@@ -86,7 +86,7 @@ def test_resized_twice_without_a_file_in_between(trained):
 
 
 def reader_table(reader):
-    return Blueprint.of(reader).contents["zh"].table.experts_LV[0]
+    return Blueprint.from_checkpoint(reader).contents["zh"].table.experts_LV[0]
 
 
 def test_counts_decide_what_is_split():

@@ -9,8 +9,8 @@ from ascend_ops.grouped_ffn.reference import feed_forward
 from mindpangu.config import load_config
 from mindpangu.domains import build_domains
 from mindpangu.model.decoder import Decoder
-from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.initialization import dense_name, initial_series, network_tensors, output_std
+from mindpangu.model.vocabularies import Vocabularies
 
 SMALL = {
     "model.num_layers": "2",
@@ -37,14 +37,14 @@ PI = PLAIN | {"model.series_terms": "2", "model.shortcut_reduction": "3"}
 def build(**changes):
     words = SMALL | {key.replace("__", "."): value for key, value in changes.items()}
     config = load_config(None, words)
-    decoder = Decoder(config, EmbeddingSlots.build(config, build_domains(config)))
+    decoder = Decoder(config, Vocabularies.build(config, build_domains(config)))
     return config, decoder
 
 
 def tokens(config, batch=2):
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     length = config.model.seq_length
-    return chance.integers(0, config.model.vocab_size, (batch, length)), np.tile(np.arange(length), (batch, 1))
+    return rng.integers(0, config.model.vocab_size, (batch, length)), np.tile(np.arange(length), (batch, 1))
 
 
 def scores(decoder, tokens_BS, positions_BS):
@@ -99,12 +99,10 @@ def numpy_scores(config, weights, tokens_BS, positions_BS):
 @pytest.fixture(scope="module")
 def pi():
     config, decoder = build(**PI)
-    chance = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     for name, parameter in decoder.parameters.items():
         if name.endswith((".gamma", ".scale", ".shift")):  # so that they do something
-            parameter.set_data(
-                Tensor((parameter.asnumpy() + 0.3 * chance.standard_normal(parameter.shape)).astype("f4"))
-            )
+            parameter.set_data(Tensor((parameter.asnumpy() + 0.3 * rng.standard_normal(parameter.shape)).astype("f4")))
     weights = {name: parameter.asnumpy().astype(np.float64) for name, parameter in decoder.parameters.items()}
     return config, decoder, weights
 
@@ -121,8 +119,8 @@ def test_gradients_are_those_of_numpy(pi):
     """Of every parameter, in the direction of a random change of it: central differences of NumPy in float64."""
     config, decoder, weights = pi
     tokens_BS, positions_BS = tokens(config)
-    chance = np.random.default_rng(2)
-    dout_TV = chance.standard_normal((tokens_BS.size, config.model.vocab_size))
+    rng = np.random.default_rng(2)
+    dout_TV = rng.standard_normal((tokens_BS.size, config.model.vocab_size))
 
     def loss():
         return (scores(decoder, tokens_BS, positions_BS) * Tensor(dout_TV.astype(np.float32))).sum()
@@ -130,7 +128,7 @@ def test_gradients_are_those_of_numpy(pi):
     parameters = ParameterTuple(list(decoder.parameters.values()))
     gradients = ms.grad(loss, None, parameters)()
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        direction = chance.standard_normal(parameter.shape)
+        direction = rng.standard_normal(parameter.shape)
         sides = [
             numpy_scores(
                 config, weights | {parameter.name: weights[parameter.name] + step * direction}, tokens_BS, positions_BS
@@ -180,7 +178,7 @@ def test_initialization_schemes(scheme, expected):
     words = SMALL | {"model.init_std": "0.02", "model.initialization": scheme, "model.hidden_size": "300"}
     config = load_config(None, words)
     assert [output_std(config.model, layer) for layer in range(2)] == pytest.approx(expected)
-    decoder = Decoder(config, EmbeddingSlots.build(config, build_domains(config)))
+    decoder = Decoder(config, Vocabularies.build(config, build_domains(config)))
     for name, std in zip(("blocks.0", "query_layer"), expected, strict=True):
         found = decoder.parameters[f"{name}.attention.output.weight"].asnumpy().std()
         assert found == pytest.approx(std, rel=0.02)

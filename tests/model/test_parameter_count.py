@@ -57,9 +57,7 @@ def test_count_equals_the_sum_over_the_tensors_of_a_small_model():
         "model": "{num_layers: 3, rre_layers: 2, hidden_size: 8, ffn_hidden_size: 20, num_heads: 2, seq_length: 6}",
         "domains.names": "[zh, en]",
         "domains.experts": "{zh: 3, en: 2}",
-        "domains.embedding_slots": (
-            "[{name: a, vocab_size: 11, domains: [zh]}, {name: b, vocab_size: 7, domains: [en]}]"
-        ),
+        "domains.vocabularies": ("[{name: a, vocab_size: 11, domains: [zh]}, {name: b, vocab_size: 7, domains: [en]}]"),
     }
     ffn = [(8, 20), (20,), (20, 8), (8,)]
     layer = 4 * [(8, 8), (8,)] + 4 * [(8,)]

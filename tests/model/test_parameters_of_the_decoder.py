@@ -7,8 +7,8 @@ from mindpangu.config import load_config
 from mindpangu.domains import build_domains
 from mindpangu.experts import ExpertStore
 from mindpangu.model.decoder import Decoder
-from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.parameter_count import count_parameters
+from mindpangu.model.vocabularies import Vocabularies
 
 SLOTS = "[{name: a, vocab_size: 30, domains: [zh]}, {name: b, vocab_size: 50, domains: [en]}]"
 
@@ -20,7 +20,7 @@ SLOTS = "[{name: a, vocab_size: 30, domains: [zh]}, {name: b, vocab_size: 50, do
         {"model.rre_layers": "0"},
         {"model.rre_layers": "3"},
         {"domains.experts": "{code: 5}"},
-        {"domains.names": "[zh, en]", "domains.embedding_slots": SLOTS},
+        {"domains.names": "[zh, en]", "domains.vocabularies": SLOTS},
         {"model.query_layer": "false", "model.tied_head": "false", "model.biases": "false"},
         {"model.position": "rope", "model.norm": "rmsnorm", "model.activation": "swiglu"},
         {"model.series_terms": "3", "model.shortcut_reduction": "4"},
@@ -46,7 +46,7 @@ def test_count_equals_the_tensors(changes):
         | changes,
     )
     domains = build_domains(config)
-    decoder = Decoder(config, EmbeddingSlots.build(config, domains))
+    decoder = Decoder(config, Vocabularies.build(config, domains))
     store = ExpertStore(config, domains)
     dense = sum(int(np.prod(parameter.shape)) for parameter in decoder.parameters.values())
     one_expert = sum(int(np.prod(shape)) for shape in store.shapes.values())

@@ -32,7 +32,7 @@ def parallel_overrides(tiny_overrides, tmp_path_factory):
         "training.max_norm": "0.5",
         "optimizer.expert_eps": "1e-8",
     }
-    prepare_routing(load_config(None, overrides), say=lambda text: None)
+    prepare_routing(load_config(None, overrides), log=lambda text: None)
     return overrides
 
 

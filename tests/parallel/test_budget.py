@@ -49,7 +49,7 @@ def test_alone_nothing_is_sent():
 def test_sigmas_exchange_moves_an_eighth_over_the_network():
     """One expert a rank and layer; rows go in columns of 1/8, four ways, to 15 others of the sub-group."""
     config = load_config(RECIPES / "pangu_sigma_1t.yaml")
-    found, mesh = budget_of(config), Mesh.of(config)
+    found, mesh = budget_of(config), Mesh.from_config(config)
     tokens, columns = 8 * 1024, 5120 // 8 * 2
     times, sent = found.collectives["upper_step", "AlltoAllV", "exchange"]
     assert (times, sent) == (4 * 8, 8 * 2 * (tokens + tokens * 5 // 4) * columns)
@@ -67,7 +67,7 @@ def vectors(config):
 
 def test_without_sub_groups_every_rank_would_have_63_peers():
     config = on_mesh(load_config(RECIPES / "pangu_sigma_1t.yaml"), 64, 8, 64, domain_groups=1)
-    assert len(Mesh.of(config).exchange_group(0)) - 1 == 63
+    assert len(Mesh.from_config(config).exchange_group(0)) - 1 == 63
 
 
 def test_a_dense_model_is_refused():

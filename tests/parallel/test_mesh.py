@@ -20,7 +20,7 @@ def meshes(draw):
 
 @given(meshes())
 def test_every_rank_has_a_place_of_its_own(mesh):
-    places = [mesh.place(rank) for rank in range(mesh.size)]
+    places = [mesh.coordinates(rank) for rank in range(mesh.size)]
     assert len(set(places)) == mesh.size
     assert [mesh.rank(place) for place in places] == list(range(mesh.size))
 
@@ -36,15 +36,15 @@ def test_groups_of_a_kind_divide_the_ranks(mesh, kind):
 @given(meshes())
 def test_what_the_ranks_of_a_group_have_in_common(mesh):
     for rank in range(mesh.size):
-        mine = mesh.place(rank)
+        mine = mesh.coordinates(rank)
         for other in mesh.exchange_group(rank):
-            place = mesh.place(other)
+            place = mesh.coordinates(other)
             assert (place.replica, place.sub_group, place.tensor) == (mine.replica, mine.sub_group, mine.tensor)
         for other in mesh.expert_replicas(rank):
-            place = mesh.place(other)
+            place = mesh.coordinates(other)
             assert (place.sub_group, place.member, place.tensor) == (mine.sub_group, mine.member, mine.tensor)
         for other in mesh.data_group(rank):
-            assert mesh.place(other).tensor == mine.tensor
+            assert mesh.coordinates(other).tensor == mine.tensor
         assert len(mesh.exchange_group(rank)) == mesh.members
         assert len(mesh.expert_replicas(rank)) == mesh.replicas
 
@@ -55,7 +55,7 @@ def test_every_micro_batch_has_one_owner_of_its_sub_group(mesh, turns):
     owners = [mesh.owner(number, count) for number in range(count)]
     assert sorted(owners) == [(data, turn) for data in range(mesh.data) for turn in range(turns)]
     for number, (data, _) in enumerate(owners):
-        assert mesh.place(data * mesh.tensor).sub_group == number // (count // mesh.sub_groups)
+        assert mesh.coordinates(data * mesh.tensor).sub_group == number // (count // mesh.sub_groups)
 
 
 def test_sigma_on_512_npus():

@@ -21,8 +21,8 @@ from mindpangu.errors import DataError
 from mindpangu.parallel.watch import Watch
 
 with Watch(Path(sys.argv[1]), int(sys.argv[2]), 2, float(sys.argv[3]), float(sys.argv[4])) as watch:
-    watch.now(step=18)
-    watch.now(doing="the sum of the gradients")
+    watch.report_status(step=18)
+    watch.report_status(doing="the sum of the gradients")
     exec(sys.argv[5])
 """
 WAITS = "time.sleep(30)"
@@ -135,7 +135,7 @@ def test_ctrl_c_is_told_as_what_it_is(tmp_path):
 
 
 def test_a_rank_whose_watcher_is_killed_goes_on(tmp_path):
-    process = start(tmp_path, does="[(time.sleep(0.02), watch.now(step=step)) for step in range(150)]")
+    process = start(tmp_path, does="[(time.sleep(0.02), watch.report_status(step=step)) for step in range(150)]")
     wait_for(lambda: told(tmp_path, 0))
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)

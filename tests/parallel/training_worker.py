@@ -23,8 +23,8 @@ def train(overrides, folder, steps):
     mixed = overrides.pop("mixed", False)  # all ranks exchange with all, whatever their domains
     config = load_config(None, overrides)
     set_device(config)
-    processes = start_processes(config, replace(Mesh.of(config), sub_groups=1) if mixed else None)
-    processes.meet(config)
+    processes = start_processes(config, replace(Mesh.from_config(config), sub_groups=1) if mixed else None)
+    processes.join_groups(config)
     run = open_run(config, processes)
     run.model.store.initialize()
     step, loader = TrainStep(run.model), Loader(run.shards, run.model.domains, config)

@@ -53,13 +53,13 @@ def planted(exponent, batches, rates):
     st.floats(1.2, 4),
     st.randoms(use_true_random=False),
 )
-def test_the_fit_is_least_squares_and_within_its_resolution(exponent, powers, step, chance):
+def test_the_fit_is_least_squares_and_within_its_resolution(exponent, powers, step, rng):
     batches = [2**power for power in powers]
     rates = [1e-3 * step**i for i in range(-40, 41)]
     losses = planted(exponent, batches, rates)
     pairs = list(losses.items())
-    chance.shuffle(pairs)
-    fit = Fit.of(dict(pairs))
+    rng.shuffle(pairs)
+    fit = Fit.from_losses(dict(pairs))
     slope = np.polyfit(np.log(sorted(batches)), np.log([fit.best[batch] for batch in sorted(batches)]), 1)[0]
     assert fit.exponent == pytest.approx(slope, abs=1e-8)
     assert abs(fit.exponent - exponent) <= fit.resolution + 1e-9
@@ -69,11 +69,11 @@ def test_the_fit_is_least_squares_and_within_its_resolution(exponent, powers, st
 def test_no_exponent_is_minus_zero():
     # the best rate is the same for every batch, so r is 0
     losses = {(batch, rate): abs(rate - 2e-3) for batch in (4, 8, 16) for rate in (1e-3, 2e-3, 4e-3)}
-    assert str(Fit.of(losses)).startswith("r = 0.00 ± ")
+    assert str(Fit.from_losses(losses)).startswith("r = 0.00 ± ")
 
 
 def test_the_resolution_by_hand_and_a_best_rate_at_the_edge():
-    fit = Fit.of(planted(0.5, (4, 16), (5e-4, 1e-3, 2e-3)))
+    fit = Fit.from_losses(planted(0.5, (4, 16), (5e-4, 1e-3, 2e-3)))
     assert fit.best == {4: 1e-3, 16: 2e-3}
     assert fit.exponent == pytest.approx(0.5)
     # either end may be off by half of log 2, over log 4
@@ -82,7 +82,7 @@ def test_the_resolution_by_hand_and_a_best_rate_at_the_edge():
     assert str(fit).startswith("r = 0.50 ± 0.50 (the steps between rates); the paper's: 0.5\nthe best rate of batch 16")
     for batches, rates in (((4,), (1e-3, 2e-3)), ((4, 8), (1e-3,))):
         with pytest.raises(ConfigError, match="at least two batches and two rates"):
-            Fit.of(planted(0.5, batches, rates))
+            Fit.from_losses(planted(0.5, batches, rates))
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_a_batch_that_no_micro_batches_make_is_named_before_anything_is_prepared
 
 
 def test_rates_that_are_nearly_equal_have_folders_of_their_own(config, tmp_path, made_up_trials):
-    assert sweep(config, [4, 8], [1e-3, 1.0000001e-3], 2048, tmp_path / "out", say=lambda text: None)
+    assert sweep(config, [4, 8], [1e-3, 1.0000001e-3], 2048, tmp_path / "out", log=lambda text: None)
     assert len(made_up_trials(tmp_path / "out")) == 4
 
 
@@ -144,10 +144,10 @@ def test_a_sweep_fits_the_exponent_goes_on_and_names_what_failed(config, tmp_pat
     name = f"batch00008_rate{rates[0]}"
     folder.mkdir()
     (folder / f"fail_{name}").touch()
-    assert not sweep(config, *grid, processes=2, say=lines.append)
+    assert not sweep(config, *grid, processes=2, log=lines.append)
     assert f"batch-size: {name} failed: no luck" in "\n".join(lines)
     (folder / f"fail_{name}").unlink()
-    assert sweep(config, *grid, say=lines.append)
+    assert sweep(config, *grid, log=lines.append)
     starts = made_up_trials(folder)
     assert starts.pop(name) == 2
     assert len(starts) == 17
@@ -167,7 +167,7 @@ def test_a_batch_without_any_rate_is_an_error(config, tmp_path, made_up_trials):
     for rate in ("0.001", "0.002"):
         (tmp_path / "out" / f"fail_batch00008_rate{rate}").touch()
     with pytest.raises(TrainingError, match="no learning rate worked for batch 8"):
-        sweep(config, [4, 8], [1e-3, 2e-3], 2048, tmp_path / "out", say=lambda text: None)
+        sweep(config, [4, 8], [1e-3, 2e-3], 2048, tmp_path / "out", log=lambda text: None)
     with pytest.raises(ConfigError, match="at least two batches and two rates"):
         sweep(config, [4, 4], [1e-3, 2e-3], 2048, tmp_path / "other")
     assert not (tmp_path / "other").exists()

@@ -17,7 +17,7 @@ def test_the_bench_measures_a_checkpoint(tiny_run):
     overrides, folder = tiny_run
     config = load_config(None, overrides | {"training.steps": "1", "lr_scheduler.warmup_steps": "0"})
     set_device(config)
-    train(open_run(config), say=lambda text: None)
+    train(open_run(config), log=lambda text: None)
     words = ["--checkpoint", str(folder), "--new-tokens", "20", "--rounds", "1"]
     done = subprocess.run([sys.executable, str(TOOL), *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -84,7 +84,7 @@ def test_a_difference_from_the_arithmetic_is_said_and_counted(capsys):
 @pytest.mark.parametrize(("ranks", "expert"), [(8, 1), (24, 1), (40, 1), (64, 8), (96, 4), (512, 16)])
 def test_experts_are_on_as_many_ranks_as_can_share_them(ranks, expert):
     config = on_ranks(load_config(PROJECT / "recipes" / "pangu_sigma_node.yaml"), ranks)
-    assert (Mesh.of(config).size, config.parallelism.expert_parallel) == (ranks, expert)
+    assert (Mesh.from_config(config).size, config.parallelism.expert_parallel) == (ranks, expert)
 
 
 def compile_offline(*arguments):

@@ -95,12 +95,12 @@ def test_mbpp_in_both_its_forms(convert, tmp_path):
 def test_alpaca_and_its_seed_tasks(convert, tmp_path):
     items = [
         {"instruction": "翻译", "input": "cat", "output": "猫"},
-        {"instruction": "Say hello.", "input": "", "output": "Hello."},
-        {"instruction": "Say nothing.", "input": "", "output": ""},
+        {"instruction": "Log hello.", "input": "", "output": "Hello."},
+        {"instruction": "Log nothing.", "input": "", "output": ""},
     ]
     assert without_origin(convert("alpaca", written(tmp_path / "alpaca.json", items))) == [
         {"domain": "zh", "task": "qa", "question": "翻译", "context": "cat", "answer": "猫"},
-        {"domain": "en", "task": "qa", "question": "Say hello.", "answer": "Hello."},
+        {"domain": "en", "task": "qa", "question": "Log hello.", "answer": "Hello."},
     ]
     seed = {"instruction": "Relation?", "instances": [{"input": "a:b", "output": "c"}, {"input": "", "output": "d"}]}
     records = convert("alpaca", written(tmp_path / "seed.jsonl", json.dumps(seed) + "\n"))

@@ -154,7 +154,7 @@ def test_a_resumed_run_from_loaded_weights_is_the_same_run_and_leaves_the_rest(t
         )
         config = load_config(None, words)
         set_device(config)
-        train(open_run(config), resume, load, say=lambda text: None)
+        train(open_run(config), resume, load, log=lambda text: None)
 
     run("run", training__steps="2", lr_scheduler__decay_steps="4")
     for name in ("whole", "stopped"):

@@ -50,10 +50,10 @@ def test_a_loaded_state_goes_on_where_it_was():
 
 
 def test_without_fp16_it_is_1_for_ever():
-    scale = LossScale.of(load_config(None, {"training.loss_scale": "8", "training.loss_scale_window": "1"}))
+    scale = LossScale.from_config(load_config(None, {"training.loss_scale": "8", "training.loss_scale_window": "1"}))
     assert values(scale, [False, True, False]) == [1.0] * 4
     assert not scale.update(True)
-    half = LossScale.of(load_config(None, {"training.loss_scale": "8", "context.precision": "fp16"}))
+    half = LossScale.from_config(load_config(None, {"training.loss_scale": "8", "context.precision": "fp16"}))
     assert (half.value, half.window) == (8.0, 1000)
 
 
@@ -143,7 +143,7 @@ def test_stop_and_resume_equals_one_run(tiny_run, tmp_path):
         "training__max_skipped_steps": "1",
         "lr_scheduler__decay_steps": "40",
     }
-    train(fp16(overrides, training__steps="24", **schedule), say=lambda text: None)
+    train(fp16(overrides, training__steps="24", **schedule), log=lambda text: None)
     expected = records(folder)
     scales = [scale for _, _, scale, _, _ in expected.values()]
     first = next(step for step, (*_, skipped) in expected.items() if skipped is None)
@@ -154,8 +154,8 @@ def test_stop_and_resume_equals_one_run(tiny_run, tmp_path):
     assert f"loss_scale: {scales[0]:g}," in (folder / "log" / "rank_0" / "info.log").read_text()
 
     stop = str(first + 1)
-    train(fp16(overrides, training__run_name="other", training__steps=stop, **schedule), say=lambda text: None)
-    train(fp16(overrides, training__run_name="other", training__steps="24", **schedule), True, say=lambda text: None)
+    train(fp16(overrides, training__run_name="other", training__steps=stop, **schedule), log=lambda text: None)
+    train(fp16(overrides, training__run_name="other", training__steps="24", **schedule), True, log=lambda text: None)
     assert records(other) == expected
     newest = [each / "checkpoint" / "iteration_00000024" for each in (folder, other)]
     files = sorted(path.relative_to(newest[0]) for path in newest[0].rglob("*.safetensors"))
@@ -172,6 +172,6 @@ def test_only_overflows_at_a_scale_of_1_end_the_training(tiny_run):
         lr_scheduler__learning_rate="1e30", training__max_norm="1e30",
     )  # fmt: skip
     with pytest.raises(TrainingError, match="2 steps in a row were skipped"):
-        train(run, say=lambda text: None)
+        train(run, log=lambda text: None)
     skipped = [scale for _, _, scale, _, reason in records(folder).values() if reason]
     assert skipped == [8, 4, 2, 1, 1]

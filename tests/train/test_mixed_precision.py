@@ -16,8 +16,8 @@ from mindpangu.language_model import as_tensor, load_model
 from mindpangu.model.attention import Attention
 from mindpangu.model.decoder import Decoder
 from mindpangu.model.embedding import Head
-from mindpangu.model.embedding_slots import MIXED, EmbeddingSlots
 from mindpangu.model.layers import Init, LayerNorm, Linear
+from mindpangu.model.vocabularies import MIXED, Vocabularies
 from mindpangu.train.run import open_run, set_device, train
 from mindpangu.train.saving import load_weights
 from mindpangu.train.step import TrainStep
@@ -149,7 +149,7 @@ def test_norms_softmax_loss_and_embeddings_are_fp32_and_matrix_products_fp16(tin
     x_TH, _ = decoder.upper(
         h_TH, inputs.tokens_BS, inputs.positions_BS, inputs.domain_slots_B, inputs.tables_LDV, slabs
     )
-    losses_BS = decoder.upper.token_losses(x_TH, Tensor(batch.targets_BS), inputs.slot, inputs.sample_slots_B)
+    losses_BS = decoder.upper.token_losses(x_TH, Tensor(batch.targets_BS), inputs.slot, inputs.vocabulary_of_sample_B)
     assert (x_TH.dtype, losses_BS.dtype) == (ms.float16, ms.float32)
     # the tables themselves, not fp16 copies, in which the gradients of frequent tokens would stop growing
     assert gathered == ["word_embedding", "position_embedding", "query_embedding"]
@@ -228,7 +228,7 @@ def test_a_bias_gradient_over_many_tokens(tiny_overrides):
 def test_logits_of_a_batch_that_mixes_slots_are_finite(tiny_overrides):
     slots = "[{name: a, vocab_size: 5, domains: [zh, en]}, {name: b, vocab_size: 4, domains: [bilingual, code]}]"
     config = config_of(tiny_overrides, "fp16", domains__embedding_slots=slots)
-    upper = Decoder(config, EmbeddingSlots.build(config, build_domains(config))).upper
+    upper = Decoder(config, Vocabularies.build(config, build_domains(config))).upper
     x_TH, slots_B = Tensor(np.ones((4, 16), np.float16)), Tensor(np.array([0, 1], np.int32))
     logits_TV = upper.logits(x_TH, MIXED, slots_B)
     assert logits_TV.dtype == ms.float32
@@ -267,7 +267,7 @@ def test_a_checkpoint_holds_fp32_and_loads_in_either_precision(tiny_run):
     overrides, folder = tiny_run
     config = config_of(overrides, "fp16", training__steps="2", lr_scheduler__warmup_steps="1")
     run = open_run(config)
-    train(run, say=lambda text: None)
+    train(run, log=lambda text: None)
     reader = CheckpointReader(folder / "checkpoint" / "iteration_00000002")
     half = load_model(reader)
     assert half.config.context.precision == "fp16"
@@ -290,7 +290,7 @@ def test_a_checkpoint_holds_fp32_and_loads_in_either_precision(tiny_run):
 
     changed = config_of(overrides, "fp32", training__steps="3", training__loss_scale="1024")
     with pytest.raises(CheckpointError, match=r"precision was 'fp16', is 'fp32'.*training\.loss_scale was 65536"):
-        train(open_run(changed), resume=True, say=lambda text: None)
+        train(open_run(changed), resume=True, log=lambda text: None)
 
 
 def test_bf16_is_refused(tiny_overrides):

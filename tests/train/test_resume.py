@@ -28,7 +28,7 @@ def run_training(overrides, resume=False, load=None, **changes):
     set_device(config)
     opened = open_run(config)
     said = []
-    train(opened, resume, load, say=said.append)
+    train(opened, resume, load, log=said.append)
     return opened, said
 
 
@@ -147,7 +147,7 @@ def test_another_table_is_refused(finished, tmp_path):
     overrides, folder = copy_of(finished, tmp_path)
     other = load_config(None, overrides | {"routing.seed": "5", "training.run_name": "other"})
     for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
-        prepare(other, say=lambda text: None)
+        prepare(other, log=lambda text: None)
     shutil.rmtree(folder / "routing")
     shutil.copytree(tmp_path / "other" / "routing", folder / "routing")
     with pytest.raises(CheckpointError, match="the routing table changed"):
@@ -221,7 +221,7 @@ def test_load_takes_table_and_tokenizer_for_other_data_and_fewer_domains(finishe
     taken = {"data.tokenizer": f"{source}/tokenizer/main.model", "routing.table": f"{source}/routing"}
     for keys in (overrides | {"data.tokenizer": taken["data.tokenizer"]}, overrides | taken):
         for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
-            prepare(load_config(None, keys), say=lambda text: None)
+            prepare(load_config(None, keys), log=lambda text: None)
         if "routing.table" not in keys:
             with pytest.raises(CheckpointError, match="its routing table of domain zh is not"):
                 run_training(keys, load=source)
@@ -243,7 +243,7 @@ def test_load_refuses_another_tokenizer_and_other_embedding_slots(finished, tiny
     def prepared(**changes):
         words = overrides | {key.replace("__", "."): value for key, value in changes.items()}
         for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
-            prepare(load_config(None, words), say=lambda text: None)
+            prepare(load_config(None, words), log=lambda text: None)
         return words
 
     dense = prepared(training__run_name="dense")
@@ -255,7 +255,7 @@ def test_load_refuses_another_tokenizer_and_other_embedding_slots(finished, tiny
     one = prepared(training__run_name="one", domains__embedding_slots=slots.format("zh, bilingual", "en, code"))
     run_training(one, training__steps="2")
     two = prepared(training__run_name="two", domains__embedding_slots=slots.format("en, code", "zh, bilingual"))
-    with pytest.raises(CheckpointError, match="domain bilingual is in embedding slot 'a' there, in 'b' here"):
+    with pytest.raises(CheckpointError, match="domain bilingual is in vocabulary 'a' there, in 'b' here"):
         run_training(two, load=tmp_path / "one")
 
 
@@ -274,30 +274,30 @@ def command(overrides, *extra):
     return [sys.executable, "-m", "mindpangu", "train", *options, *extra]
 
 
-def kill_once(overrides, folder, chance, while_writing):
+def kill_once(overrides, folder, rng, while_writing):
     """Starts or resumes a training, kills it after it has taken steps, on demand with a checkpoint half-written."""
     process = subprocess.Popen(command(overrides, "--resume"), stdout=subprocess.PIPE, text=True)
     steps = (line for line in process.stdout if line.startswith("step:["))
-    for _ in range(1 if while_writing else chance.randint(1, 20)):
+    for _ in range(1 if while_writing else rng.randint(1, 20)):
         next(steps)
     rest = threading.Thread(target=process.stdout.read)  # or the process would wait for someone to read its lines
     rest.start()
     if while_writing:
-        stop_while_it_writes(process, folder, chance)
+        stop_while_it_writes(process, folder, rng)
     else:
-        time.sleep(chance.uniform(0, 0.1))
+        time.sleep(rng.uniform(0, 0.1))
     process.kill()
     process.wait()
     rest.join()
     assert process.returncode == -signal.SIGKILL  # it was running, and did not end by itself
 
 
-def stop_while_it_writes(process, folder, chance):
+def stop_while_it_writes(process, folder, rng):
     """Halts a training in the middle of a checkpoint. A write takes milliseconds, so it may be over: then the next."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if list((folder / "checkpoint").glob(".iteration_*.writing/*")):
-            time.sleep(chance.uniform(0, 0.005))
+            time.sleep(rng.uniform(0, 0.005))
             process.send_signal(signal.SIGSTOP)
             if list((folder / "checkpoint").glob(".iteration_*.writing/*")):
                 return
@@ -308,10 +308,10 @@ def stop_while_it_writes(process, folder, chance):
 
 def kill_and_resume(overrides, folder, expected, kills, seed):
     """Kills a training at random moments, half of them with a checkpoint half-written; then lets it end."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     for _ in range(kills // 2):
-        kill_once(overrides, folder, chance, while_writing=False)
-        kill_once(overrides, folder, chance, while_writing=True)
+        kill_once(overrides, folder, rng, while_writing=False)
+        kill_once(overrides, folder, rng, while_writing=True)
     done = subprocess.run(command(overrides, "--resume"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "resumed from" in done.stdout

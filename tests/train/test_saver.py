@@ -42,7 +42,7 @@ class Training:
             None, overrides | {"training.output_dir": str(parent), "training.run_name": "run"} | changes
         )
         set_device(config)
-        self.folder = RunFolder.of(config)
+        self.folder = RunFolder.from_config(config)
         self.folder.checkpoints.mkdir()
         self.step = TrainStep(open_run(config).model)
         self.store = self.step.model.store
@@ -50,11 +50,11 @@ class Training:
         self.said = []
 
     def saver(self, previous=None):
-        def say(text):
+        def log(text):
             assert threading.current_thread() is threading.main_thread()
             self.said.append(text)
 
-        return CheckpointSaver(self.folder, self.step, {}, None, previous, say)
+        return CheckpointSaver(self.folder, self.step, {}, None, previous, log)
 
     def update(self, *domains):
         """One step: dense parameters, and experts 0 and 1 of some domains in every layer."""
@@ -361,7 +361,7 @@ def whole_run(overrides, parent, said, after_step=lambda step: None, resume=Fals
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainStep, "run", counted)
-        train(run, resume, say=said.append)
+        train(run, resume, log=said.append)
     return run.folder
 
 

@@ -44,7 +44,7 @@ def test_three_functions_equal_one_graph_bit_for_bit(tiny_overrides, slots):
     slab_tensors = [as_tensor(slab) for slab in model.store.lookup(plan.domain_of_slot)]
     (loss, _, _), (slabs, dense) = step.functions.whole_step(
         inputs.slot, 0, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
-        as_tensor(weights_BS), inputs.sample_slots_B, inputs.domain_slots_B, inputs.tables_LDV, *slab_tensors,
+        as_tensor(weights_BS), inputs.vocabulary_of_sample_B, inputs.domain_slots_B, inputs.tables_LDV, *slab_tensors,
     )  # fmt: skip
     assert found.loss == float(loss.asnumpy())
     assert set(found.dense) == set(model.decoder.parameters)
@@ -109,7 +109,7 @@ def test_a_layer_of_one_expert_equals_a_dense_layer(tiny_overrides, pangu_pi, tm
     changes = {"domains.experts_per_domain": "1", "training.output_dir": str(tmp_path), "training.run_name": "one"}
     overrides = tiny_overrides | changes
     for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
-        prepare(load_config(None, overrides), say=lambda text: None)
+        prepare(load_config(None, overrides), log=lambda text: None)
     rre_model, loader = open_tiny(overrides)
     dense_model, _ = open_tiny(overrides, model__rre_layers="0")
     batches, plans = planned(rre_model, loader)
@@ -167,13 +167,13 @@ def test_a_skipped_step_leaves_every_bit(tiny_overrides):
 def test_dense_adam_matches_the_formula(tiny_overrides):
     model, _loader = open_tiny(tiny_overrides)
     step = TrainStep(model)
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     beta1, beta2 = model.config.optimizer.betas
     names = ["blocks.0.ffn.up.weight", "blocks.0.ffn.up.bias", "final_norm.gamma"]
     expected = {name: [model.decoder.parameters[name].asnumpy().astype(float), 0.0, 0.0] for name in names}
     for count in range(1, 4):
         gradients = {
-            name: chance.standard_normal(parameter.shape).astype(np.float32)
+            name: rng.standard_normal(parameter.shape).astype(np.float32)
             for name, parameter in model.decoder.parameters.items()
         }
         step.optimizer.update([as_tensor(gradient) for gradient in gradients.values()], count, 0.01, 0.5)
@@ -214,7 +214,7 @@ def test_training_gives_up_after_many_skipped_steps(tiny_run):
     run = open_run(config)
     said = []
     with pytest.raises(TrainingError, match="2 steps in a row were skipped, the last one because"):
-        train(run, say=said.append)
+        train(run, log=said.append)
     log = (folder / "log" / "rank_0" / "info.log").read_text()
     assert "was skipped (" in log
     assert "its batch: " in log

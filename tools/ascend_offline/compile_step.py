@@ -23,9 +23,9 @@ from mindpangu.domains import build_domains
 from mindpangu.experts.modes import summing
 from mindpangu.model import layers
 from mindpangu.model.decoder import Decoder
-from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.initialization import expert_shapes
 from mindpangu.model.precision import compute_dtype, expert_dtype
+from mindpangu.model.vocabularies import Vocabularies
 from mindpangu.parallel.expert_share import ExpertShare
 from mindpangu.parallel.mesh import Mesh, Ranks
 from mindpangu.parallel.processes import Processes
@@ -36,7 +36,7 @@ from mindpangu.train.optimizer import DenseAdam
 def compile_step(config: Config, rank: int) -> dict:
     """For JSON: function → its graph's collectives, inputs, live bytes and order; and the members of each group."""
     layers.normal = lambda seed, name, shape, std: np.zeros(shape, np.float32)  # the memory of zeros is never touched
-    mesh, groups = Mesh.of(config), {}
+    mesh, groups = Mesh.from_config(config), {}
 
     def name_of(kind: str, members: Ranks) -> str:
         if len(members) == 1:
@@ -50,7 +50,7 @@ def compile_step(config: Config, rank: int) -> dict:
         members = mesh.exchange_group(rank)
         name = name_of("exchange", members)
         exchange = Group(name, members.index(rank), len(members), -1, AllToAll(name))
-    decoder = Decoder(config, EmbeddingSlots.build(config, build_domains(config)), processes.tensor, exchange)
+    decoder = Decoder(config, Vocabularies.build(config, build_domains(config)), processes.tensor, exchange)
     slabs, (inputs, capacity) = _slabs(config, mesh, rank), _inputs(config, exchange)
     h_TH, rows_BS = inputs[:2]
     functions = CompiledFunctions(decoder, len(slabs), exchange is not None)
@@ -68,7 +68,7 @@ def compile_step(config: Config, rank: int) -> dict:
 def _slabs(config: Config, mesh: Mesh, rank: int) -> list[Tensor]:
     """The experts of a micro-batch, as the store of this rank would give them."""
     model, domains = config.model, build_domains(config)
-    share = ExpertShare.of(mesh, mesh.place(rank), domain_groups(config, domains))
+    share = ExpertShare.from_mesh(mesh, mesh.coordinates(rank), domain_groups(config, domains))
     count = len(share.experts(max(domain.num_experts for domain in domains)))
     return [
         _zeros((count, *share.part(name, shape).part_shape), expert_dtype(config))

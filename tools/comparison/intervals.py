@@ -20,7 +20,7 @@ class Interval:
     half_width: float
 
     @staticmethod
-    def of(values: Sequence[float]) -> "Interval":
+    def from_values(values: Sequence[float]) -> "Interval":
         """Of 2 to MOST_SEEDS values."""
         values = np.asarray(values, np.float64)
         half_width = _T95[len(values) - 2] * values.std(ddof=1) / math.sqrt(len(values))
@@ -46,4 +46,6 @@ def paired_differences(
     if len(first) < 2:
         return {}
     pairs = [(with_mean(one), with_mean(other)) for one, other in zip(first, second, strict=True)]
-    return {domain: Interval.of([one[domain] - other[domain] for one, other in pairs]) for domain in pairs[0][0]}
+    return {
+        domain: Interval.from_values([one[domain] - other[domain] for one, other in pairs]) for domain in pairs[0][0]
+    }

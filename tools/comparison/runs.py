@@ -29,14 +29,16 @@ class Runs:
         self._config, self._overrides = config, overrides
 
     def folder(self, name: str) -> RunFolder:
-        return RunFolder.of(self._config_of(name))
+        return RunFolder.from_config(self._config_of(name))
 
     def measured(self, name: str, keys: Mapping[str, object] = _NONE) -> ResultFile:
         """Where the figures of a run are kept; they are current if its configuration and corpus are the ones they come
         from."""
         config = self._config_of(name, keys)
         corpus = hash_files(expand_patterns(config.data.corpus, "data.corpus"))
-        return ResultFile(RunFolder.of(config).root / "measured.json", {"config": asdict(config), "corpus": corpus})
+        return ResultFile(
+            RunFolder.from_config(config).root / "measured.json", {"config": asdict(config), "corpus": corpus}
+        )
 
     def run(
         self,

@@ -28,7 +28,7 @@ class Parts:
 
 
 def overlap_cases(
-    workload: Workload, tokens: int, gigabytes_per_s: float, rounds: int, steps: int, say: Callable[[str], None]
+    workload: Workload, tokens: int, gigabytes_per_s: float, rounds: int, steps: int, log: Callable[[str], None]
 ) -> list[Record]:
     """Alternating and repeated domains over a paced link, with and without overlap; predicted_s is the bound.
 
@@ -57,12 +57,12 @@ def overlap_cases(
         f"link {gigabytes_per_s} GB/s: {one_way:.3f} s each way; lower_forward {parts.lower_forward:.3f}, upper_step "
         f"{parts.upper_step:.3f}, lower_backward {parts.lower_backward:.3f}, update {parts.update:.3f} s"
     )
-    say(note)
+    log(note)
     records = []
     for name, bound in bounds.items():
         each = record(f"overlap {name} {gigabytes_per_s} GB/s", "host_ecss", workload, tokens, measured[name])
         records.append(replace(each, predicted_s=bound, note=note))
-        say(f"{name}: {each.step_s:.3f} s, bound {bound:.3f} s, ratio {each.step_s / bound:.2f}")
+        log(f"{name}: {each.step_s:.3f} s, bound {bound:.3f} s, ratio {each.step_s / bound:.2f}")
     return records
 
 

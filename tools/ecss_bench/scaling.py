@@ -16,7 +16,7 @@ from ecss_bench.records import Record, record
 from ecss_bench.workload import Workload
 
 
-def active_cases(hidden: int, tokens: int, rounds: int, steps: int, say: Callable[[str], None]) -> list[Record]:
+def active_cases(hidden: int, tokens: int, rounds: int, steps: int, log: Callable[[str], None]) -> list[Record]:
     """Two domains active, rotating over 4 and over 40: the same work a step, ten times the experts in the store."""
     workloads = {domains: Workload(hidden, 10, domains=domains, active=2) for domains in (4, 40)}
     experts = {domains: workload.experts("host_ecss") for domains, workload in workloads.items()}
@@ -35,19 +35,19 @@ def active_cases(hidden: int, tokens: int, rounds: int, steps: int, say: Callabl
         f"({cache_bytes / 1e6:.0f} MB); both stores {store_bytes / 1e9:.1f} GB, "
         f"{store_bytes / psutil.virtual_memory().total:.0%} of memory"
     )
-    say(note)
+    log(note)
     records = [
         replace(record(f"active, {domains} domains", "host_ecss", workload, tokens, measured[domains]), note=note)
         for domains, workload in workloads.items()
     ]
-    say(
+    log(
         f"{records[0].experts_total} experts {records[0].step_s:.3f} s, {records[1].experts_total} experts "
         f"{records[1].step_s:.3f} s a step: ratio {records[1].step_s / records[0].step_s:.2f}"
     )
     return records
 
 
-def mapped_case(hidden: int, tokens: int, steps: int, folder: Path, say: Callable[[str], None]) -> list[Record]:
+def mapped_case(hidden: int, tokens: int, steps: int, folder: Path, log: Callable[[str], None]) -> list[Record]:
     """A mapped store of three times the memory that a control group leaves to a process of its own."""
     expert_bytes = 12 * (8 * hidden * hidden + 5 * hidden)
     store_bytes = 5120 * expert_bytes
@@ -55,7 +55,7 @@ def mapped_case(hidden: int, tokens: int, steps: int, folder: Path, say: Callabl
     command = [sys.executable, __file__, json.dumps([hidden, tokens, steps, str(folder)])]
     with memory_limit(limit) as (enter, reason):
         if enter is None:
-            say(f"mapped store: skipped, {reason}")
+            log(f"mapped store: skipped, {reason}")
             return []
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         done = subprocess.run(command, preexec_fn=enter, env=environment, capture_output=True, text=True)
@@ -63,7 +63,7 @@ def mapped_case(hidden: int, tokens: int, steps: int, folder: Path, say: Callabl
         raise RuntimeError(f"training in {limit / 1e9:.2f} GB failed ({done.returncode}): {done.stderr[-2000:]}")
     each = Record(**json.loads(done.stdout.splitlines()[-1]))
     each = replace(each, note=f"store {store_bytes / 1e9:.2f} GB, memory limit {limit / 1e9:.2f} GB; {each.note}")
-    say(f"mapped store: {each.step_s:.3f} s a step; {each.note}")
+    log(f"mapped store: {each.step_s:.3f} s a step; {each.note}")
     return [each]
 
 

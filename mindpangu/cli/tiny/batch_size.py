@@ -1,4 +1,4 @@
-"""Say which learning rate goes with a batch size, or find it in a sweep.
+"""Log which learning rate goes with a batch size, or find it in a sweep.
 
   mindpangu tiny batch-size --rule --batches 2M,4M --base-batch 1M --base-rate 1e-4
   mindpangu tiny batch-size --config recipes/cpu_smoke.yaml --batches 4,8,16 --rates 0.5e-3,1e-3,2e-3 --tokens 200K --out output/batch_size

@@ -11,7 +11,7 @@ channels, heads and neurons by --neurons:
   l1, l2     the sum, or the root of the sum of squares, of a unit's weights
   taylor     the first-order change of the loss without the unit
   learned    a mask that is trained while the weights stay as they are
-  random     chance, to compare with
+  random     rng, to compare with
 
 --out then holds the child's checkpoint (iteration_…) and
 
@@ -63,9 +63,9 @@ def run(options: argparse.Namespace, config: Config) -> None:
     selection = Selection(options.neurons, options.calibration_batches, options.keep_first, options.keep_last, mask)
     require_free(options.out)
     reader = CheckpointReader(options.parent)
-    parent = Blueprint.of(reader)
+    parent = Blueprint.from_checkpoint(reader)
     require_child(parent, config)
-    shards = TokenShards.open(RunFolder.of(config).data, verify=True)
+    shards = TokenShards.open(RunFolder.from_config(config).data, verify=True)
     if reader.json("state.json")["digests"].get("data (token shards)") != shards.digest:
         print(
             "inherit: these token shards are not the ones of the parent's training; it may have seen the held-out text"

@@ -62,9 +62,9 @@ def settings(options: argparse.Namespace) -> dict[str, str]:
 def run(options: argparse.Namespace, config: Config) -> int:
     from mindpangu.checkpoint import CheckpointReader
     from mindpangu.tiny.rounds.adopt import adopt
-    from mindpangu.tiny.rounds.standing import RoundSettings, is_done
+    from mindpangu.tiny.rounds.progress import RoundSettings, is_done
 
-    folder = RunFolder.of(config)
+    folder = RunFolder.from_config(config)
     asked = RoundSettings(options.rounds, options.rate, options.parts, options.losses, options.schedule)
     require_one_process(config, "rounds are trained")
     asked.require_batches(config.training.steps)

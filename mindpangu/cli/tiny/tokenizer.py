@@ -97,11 +97,11 @@ def _blueprint(options: argparse.Namespace, config: Config):
     reader = CheckpointReader(options.checkpoint)
     refuse_settings(reader, config)
     require_free(options.out)
-    blueprint = Blueprint.of(reader)
+    blueprint = Blueprint.from_checkpoint(reader)
     if len(blueprint.tokenizers) > 1:
         raise ConfigError(
-            f"{reader.folder} has {len(blueprint.tokenizers)} tokenizers, of the embedding slots "
-            f"{', '.join(blueprint.tokenizers)}; extract the domains of one slot first (mindpangu extract)"
+            f"{reader.folder} has {len(blueprint.tokenizers)} tokenizers, of the vocabularies "
+            f"{', '.join(blueprint.tokenizers)}; extract the domains of one vocabulary first (mindpangu extract)"
         )
     return blueprint
 

@@ -25,8 +25,8 @@ def require_model(source: PanguAlphaSource, config: Config) -> None:
     require_pangu_alpha(config, "PanGu-α's format")
     if config.model.rre_layers:
         raise CheckpointError(f"model.rre_layers is {config.model.rre_layers}; PanGu-α is dense: set it to 0")
-    if config.domains.embedding_slots:
-        raise CheckpointError("domains.embedding_slots are given; PanGu-α has one vocabulary")
+    if config.domains.vocabularies:
+        raise CheckpointError("domains.vocabularies are given; PanGu-α has one vocabulary")
     blocks = {int(match[1]) for name in source.names if (match := re.match(r"backbone\.blocks\.(\d+)\.", name))}
     if blocks and not any(name.startswith(QUERY_LAYER) for name in source.names):
         raise CheckpointError(

@@ -12,7 +12,7 @@ from mindpangu.checkpoint.dense import DenseFiles, dense_header
 from mindpangu.checkpoint.durable import write_durably
 from mindpangu.checkpoint.tensor_file import TensorInfo, chunks_of, encode_stream
 from mindpangu.config import Config, require_pangu_alpha, to_yaml
-from mindpangu.domains import MAIN_SLOT
+from mindpangu.domains import MAIN_VOCABULARY
 from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.build import write_state
 from mindpangu.lifecycle.output import new_folder, require_free
@@ -71,7 +71,7 @@ def from_pangu_alpha(
         writer.require_space(sum(info.num_bytes for info in tensors.values()))
         writer.write("config.yaml", to_yaml(config).encode())
         write_state(writer, {}, made_by)
-        writer.write(f"tokenizer/{MAIN_SLOT}.model", vocabulary.model_bytes)
+        writer.write(f"tokenizer/{MAIN_VOCABULARY}.model", vocabulary.model_bytes)
         writer.write("dense_00000_of_00001.safetensors", encode_stream(tensors, dense_header({}), converted))
     return writer.folder, source.skipped
 
@@ -97,8 +97,8 @@ def to_pangu_alpha(reader: CheckpointReader, out: Path, dtype: str = "fp32", sep
             "form of that, so only dense models can be converted to it"
         )
     require_pangu_alpha(config, "PanGu-α's format")
-    if config.domains.embedding_slots:
-        raise CheckpointError(f"{reader.folder} has embedding slots; PanGu-α's format has one vocabulary")
+    if config.domains.vocabularies:
+        raise CheckpointError(f"{reader.folder} has vocabularies; PanGu-α's format has one vocabulary")
     dense, weights = DenseFiles(reader), list(weights_of(config))
     found = {name: shape for name, shape in dense.shapes.items() if not is_training_state(name)}
     require_tensors(reader.folder, {weight.ours: weight.shape for weight in weights}, found)
@@ -117,7 +117,7 @@ def to_pangu_alpha(reader: CheckpointReader, out: Path, dtype: str = "fp32", sep
 
         with _progress(len(weights)) as bar:
             write_durably(folder / CHECKPOINT_FILE, encoded())
-        write_durably(folder / TOKENIZER_FILE, reader.read(f"tokenizer/{MAIN_SLOT}.model"))
+        write_durably(folder / TOKENIZER_FILE, reader.read(f"tokenizer/{MAIN_VOCABULARY}.model"))
     return out / CHECKPOINT_FILE
 
 

@@ -156,16 +156,16 @@ def sample_points(points: Iterable[Point], number: int, seed: int) -> list[Point
             f"--points is {number}; this budget and these ranges have {len(points)}. Ask for 1 to {len(points)}, or "
             "widen --depth, --width or --expansion"
         )
-    chance = random.Random(f"architecture {seed}")
+    rng = random.Random(f"architecture {seed}")
     of_depth: dict[int, list[Point]] = {}
     for point in points:
         of_depth.setdefault(point.depth, []).append(point)
     for same_depth in of_depth.values():
-        chance.shuffle(same_depth)
+        rng.shuffle(same_depth)
     drawn: list[Point] = []
     while len(drawn) < number:
         turn = [depth for depth, left in of_depth.items() if left]
-        drawn += [of_depth[depth].pop() for depth in chance.sample(turn, min(len(turn), number - len(drawn)))]
+        drawn += [of_depth[depth].pop() for depth in rng.sample(turn, min(len(turn), number - len(drawn)))]
     return drawn
 
 

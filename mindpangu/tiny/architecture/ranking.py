@@ -42,7 +42,7 @@ class Correlation:
     highest: float
 
     @staticmethod
-    def of(x_N: npt.ArrayLike, y_N: npt.ArrayLike, seed: int = 0) -> "Correlation":
+    def between(x_N: npt.ArrayLike, y_N: npt.ArrayLike, seed: int = 0) -> "Correlation":
         """With the percentile bootstrap (Efron 1979): the points are drawn anew, with replacement, 2000 times, and the
         interval leaves 2.5 % of the ρ of these at either end. A draw in which a side has one value is left out.
 

@@ -32,7 +32,7 @@ class Outcome:
     ranks: dict[str, float] = field(default_factory=dict)
 
     @staticmethod
-    def of(point: Point, result: dict[str, Any]) -> "Outcome":
+    def from_result(point: Point, result: dict[str, Any]) -> "Outcome":
         """From what a trial wrote."""
         return Outcome(point, {name: result[name] for name in MEASURES}, result["heldout"])
 
@@ -66,7 +66,7 @@ class Correlations:
         """Over the points of a search."""
         return Correlations(
             {
-                (trait, measure): Correlation.of(
+                (trait, measure): Correlation.between(
                     [getattr(outcome.point, trait) for outcome in outcomes],
                     [outcome.measures[measure] for outcome in outcomes],
                 )
@@ -120,7 +120,7 @@ def plot_outcomes(outcomes: Sequence[Outcome], path: Path) -> None:
         values = [getattr(outcome.point, trait) for outcome in outcomes]
         dots = panel.scatter(values, losses, c=speeds, cmap="viridis", s=36, edgecolors="0.3", linewidths=0.4)
         panel.set_xlabel(trait)
-        panel.set_title(f"ρ = {Correlation.of(values, losses)}", fontsize=10)
+        panel.set_title(f"ρ = {Correlation.between(values, losses)}", fontsize=10)
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("held-out bits per byte")

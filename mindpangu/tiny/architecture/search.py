@@ -24,10 +24,10 @@ from mindpangu.tiny.trials.trial import Trials, require_same, what_decides
 
 POINTS, RESULTS, PLOT = "points.json", "results.json", "results.png"
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def draw_points(config: Config, space: Space, number: int, seed: int, say: Say = print) -> list[Point]:
+def draw_points(config: Config, space: Space, number: int, seed: int, log: Log = print) -> list[Point]:
     """A new sample, which is kept nowhere.
 
     Raises:
@@ -35,7 +35,7 @@ def draw_points(config: Config, space: Space, number: int, seed: int, say: Say =
     """
     points = enumerate_points(config, space)
     sample = sample_points(points, number, seed)
-    say(
+    log(
         f"architecture: {len(sample)} of {len(points)} points of {in_words(space.budget)} parameters ± "
         f"{space.tolerance:.1%}, depth {space.depth}, width {space.width} in steps of {space.head_size}, expansion "
         f"{space.expansion}"
@@ -56,13 +56,13 @@ class Sample:
             self.file.write({"points": [point.to_dict() for point in self.points]})
 
 
-def choose_points(config: Config, space: Space, number: int, seed: int, folder: Path, say: Say = print) -> Sample:
+def choose_points(config: Config, space: Space, number: int, seed: int, folder: Path, log: Log = print) -> Sample:
     """The sample of a folder: what its file holds, or else a new one.
 
     Raises:
         ConfigError: as `draw_points`, or a folder of another search.
     """
-    points = draw_points(config, space, number, seed, say)
+    points = draw_points(config, space, number, seed, log)
     decides = what_decides(config)
     for key in ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads"):  # each point has its own
         del decides["model"][key]
@@ -85,7 +85,7 @@ def format_points(points: list[Point]) -> str:
 
 
 def search(
-    config: Config, sample: Sample, folder: Path, processes: int, keep_checkpoints: bool = False, say: Say = print
+    config: Config, sample: Sample, folder: Path, processes: int, keep_checkpoints: bool = False, log: Log = print
 ) -> bool:
     """Trains and measures the points that are not done, ranks all, and writes the results; False if a point failed.
 
@@ -96,13 +96,15 @@ def search(
         TrainingError: every point failed. MindPanguError: as `Trials`.
     """
     require_processes(processes)
-    trials = Trials(folder, config, keep_checkpoints, say)
+    trials = Trials(folder, config, keep_checkpoints, log)
     sample.keep()
     trial_of = {point: trials.add(point.name, point.apply(config), decode=True) for point in sample.points}
     failed = run_trials(list(trial_of.values()), processes)
     for name, reason in failed.items():
-        say(f"architecture: {name} failed: {reason}")
-    outcomes = [Outcome.of(point, trial.result()) for point, trial in trial_of.items() if trial.name not in failed]
+        log(f"architecture: {name} failed: {reason}")
+    outcomes = [
+        Outcome.from_result(point, trial.result()) for point, trial in trial_of.items() if trial.name not in failed
+    ]
     if not outcomes:
         raise TrainingError("every point failed, so there is nothing to rank; each is named above")
     outcomes = rank(outcomes)
@@ -114,9 +116,9 @@ def search(
     }
     write_text_atomically(folder / RESULTS, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     plot_outcomes(outcomes, folder / PLOT)
-    say(format_outcomes(outcomes))
-    say(str(correlations))
-    say(f"architecture: {len(outcomes)} points → {folder} ({RESULTS}, {PLOT})")
+    log(format_outcomes(outcomes))
+    log(str(correlations))
+    log(f"architecture: {len(outcomes)} points → {folder} ({RESULTS}, {PLOT})")
     return not failed
 
 

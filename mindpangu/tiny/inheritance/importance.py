@@ -1,4 +1,4 @@
-"""How important the channels, heads and neurons of a model are: by their weights, by derivatives, or by chance.
+"""How important the channels, heads and neurons of a model are: by their weights, by derivatives, or by rng.
 
 The measures of "Rethinking Optimization and Architecture for Tiny Language Models" (arXiv 2402.02791) but for the
 learned one (`learned_mask.py`). The paper prints L1 = Σ|w|, L2 = √Σw², Taylor = |w · ∂L/∂w| of a unit's weights, and

@@ -12,7 +12,7 @@ from mindpangu.domains import build_domains
 from mindpangu.errors import ConfigError
 from mindpangu.language_model import load_model
 from mindpangu.model.coupling import Kept, Units
-from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.model.vocabularies import Vocabularies
 from mindpangu.tiny.inheritance import importance
 from mindpangu.tiny.inheritance.layers import Window, choose_layers, measure_windows, require_depth
 from mindpangu.tiny.inheritance.learned_mask import MaskTraining, learned
@@ -81,7 +81,7 @@ def inherit(
     for tokenizer in model.tokenizers.values():
         shards.require_tokenizer(tokenizer.digest)
     batches = calibration_batches(shards, config, selection.calibration_batches)
-    loss = MaskedLoss(model.config, model.decoder, EmbeddingSlots.build(config, domains), batches)
+    loss = MaskedLoss(model.config, model.decoder, Vocabularies.build(config, domains), batches)
     weights = {name: parameter.asnumpy() for name, parameter in model.decoder.parameters.items()}
     return select(loss, config, weights, selection, progress)
 

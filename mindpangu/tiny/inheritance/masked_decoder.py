@@ -108,6 +108,6 @@ class WeightedLoss(nn.Cell):
         super().__init__(auto_prefix=False)
         self.masked, self.head = MaskedDecoder(decoder, model), decoder.upper.head
 
-    def construct(self, slot, rows_BS, positions_BS, targets_BS, weights_BS, sample_slots_B, *masks):
+    def construct(self, vocabulary, rows_BS, positions_BS, targets_BS, weights_BS, vocabulary_of_sample_B, *masks):
         x_TH = self.masked(rows_BS, positions_BS, *masks)
-        return (self.head.token_losses(x_TH, targets_BS, slot, sample_slots_B) * weights_BS).sum()
+        return (self.head.token_losses(x_TH, targets_BS, vocabulary, vocabulary_of_sample_B) * weights_BS).sum()

@@ -11,7 +11,7 @@ from mindpangu.data import Batch
 from mindpangu.language_model import as_tensor
 from mindpangu.model.coupling import Units
 from mindpangu.model.decoder import Decoder
-from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.model.vocabularies import Vocabularies
 from mindpangu.tiny.inheritance.masked_decoder import MaskedDecoder, WeightedLoss
 
 _FIRST_MASK, _MASKS = 6, 5
@@ -30,32 +30,32 @@ class MaskGradients:
 
 
 class MaskedLoss:
-    """Both are compiled once (for each embedding slot): masks are inputs.
+    """Both are compiled once (for each vocabulary): masks are inputs.
 
     Attributes:
         config: the model's. batches: the calibration batches, of equal shapes.
 
     Args:
-        decoder: dense. slots: its embedding slots, with the domains that the batches number.
+        decoder: dense. vocabularies: its vocabularies, with the domains that the batches number.
     """
 
-    def __init__(self, config: Config, decoder: Decoder, slots: EmbeddingSlots, batches: Sequence[Batch]):
-        self.config, self.batches, self._slots = config, batches, slots
+    def __init__(self, config: Config, decoder: Decoder, vocabularies: Vocabularies, batches: Sequence[Batch]):
+        self.config, self.batches, self._vocabularies = config, batches, vocabularies
         loss, decoder = WeightedLoss(decoder, config.model), MaskedDecoder(decoder, config.model)
         table = loss.head
         with_gradients = ms.value_and_grad(loss, tuple(range(_FIRST_MASK, _FIRST_MASK + _MASKS)), None)
 
         @ms.jit
-        def value(slot, *inputs):
-            return loss(slot, *inputs)
+        def value(vocabulary, *inputs):
+            return loss(vocabulary, *inputs)
 
         @ms.jit
-        def value_and_gradients(slot, *inputs):
-            return with_gradients(slot, *inputs)
+        def value_and_gradients(vocabulary, *inputs):
+            return with_gradients(vocabulary, *inputs)
 
         @ms.jit
-        def scores(slot, rows_BS, positions_BS, sample_slots_B, *masks):
-            return table.logits(decoder(rows_BS, positions_BS, *masks), slot, sample_slots_B)
+        def scores(vocabulary, rows_BS, positions_BS, vocabulary_of_sample_B, *masks):
+            return table.logits(decoder(rows_BS, positions_BS, *masks), vocabulary, vocabulary_of_sample_B)
 
         self._value, self._value_and_gradients, self._scores = value, value_and_gradients, scores
 
@@ -86,15 +86,15 @@ class MaskedLoss:
 
     def logits(self, units: Units, layers_L: np.ndarray, batch: Batch) -> np.ndarray:
         """float32 [T, V]: the masked model's scores of the next token."""
-        slot, rows_BS, positions_BS, _, _, sample_slots_B = self._inputs(batch)
+        vocabulary, rows_BS, positions_BS, _, _, vocabulary_of_sample_B = self._inputs(batch)
         masks = _tensors(units, layers_L)
-        return self._scores(slot, rows_BS, positions_BS, sample_slots_B, *masks).asnumpy()
+        return self._scores(vocabulary, rows_BS, positions_BS, vocabulary_of_sample_B, *masks).asnumpy()
 
     def _inputs(self, batch: Batch) -> tuple:
-        sample_slots_B = self._slots.of_samples(batch.domain_of_slot, batch.slot_of_sample_B)
-        rows_BS = self._slots.rows(batch.tokens_BS, sample_slots_B)
-        arrays = (rows_BS, batch.positions_BS, batch.targets_BS, batch.loss_mask_BS, sample_slots_B)
-        return (self._slots.common(sample_slots_B), *map(as_tensor, arrays))
+        vocabulary_of_sample_B = self._vocabularies.of_samples(batch.domain_of_slot, batch.slot_of_sample_B)
+        rows_BS = self._vocabularies.rows(batch.tokens_BS, vocabulary_of_sample_B)
+        arrays = (rows_BS, batch.positions_BS, batch.targets_BS, batch.loss_mask_BS, vocabulary_of_sample_B)
+        return (self._vocabularies.common(vocabulary_of_sample_B), *map(as_tensor, arrays))
 
 
 def _tensors(units: Units, layers_L: np.ndarray) -> tuple:

@@ -9,10 +9,10 @@ from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import TrainingError
 from mindpangu.stage import link_folder
 from mindpangu.tiny.rounds.files import RoundSample, sample_file
-from mindpangu.tiny.rounds.standing import Standing
+from mindpangu.tiny.rounds.progress import RoundsProgress
 
 
-def adopt(source: CheckpointReader, config: Config, say: Callable[[str], None] = print) -> None:
+def adopt(source: CheckpointReader, config: Config, log: Callable[[str], None] = print) -> None:
     """Puts a finished first round into the run folder: its checkpoint, tokenizer, data, tables and metrics.
 
     Files that never change are hard links where the file system has them. A run folder that has it already stays.
@@ -22,13 +22,13 @@ def adopt(source: CheckpointReader, config: Config, say: Callable[[str], None] =
         TrainingError: the checkpoint is not the end of a first round, its run folder lacks something, or the run
             folder holds another training.
     """
-    folder, theirs = RunFolder.of(config), RunFolder(source.folder.parent.parent)
+    folder, theirs = RunFolder.from_config(config), RunFolder(source.folder.parent.parent)
     if folder.root.resolve() == theirs.root.resolve():
         return
-    standing = Standing.at(source)
-    if standing.round != 1:
+    progress = RoundsProgress.from_checkpoint(source)
+    if progress.round != 1:
         raise TrainingError(
-            f"{source.folder} is of round {standing.round} already; give the checkpoint of round 1, as when its rounds "
+            f"{source.folder} is of round {progress.round} already; give the checkpoint of round 1, as when its rounds "
             f"began, and --training.run_name {theirs.root.name} to go on there"
         )
     if source.step != config.training.steps:
@@ -36,7 +36,7 @@ def adopt(source: CheckpointReader, config: Config, say: Callable[[str], None] =
             f"{source.folder} is of step {source.step}; further rounds begin at the end of round 1, which is step "
             f"{config.training.steps} (training.steps)"
         )
-    here = Standing.of(folder)
+    here = RoundsProgress.from_folder(folder)
     if here is not None:
         _require_descent(here, source, folder)
         return
@@ -52,10 +52,10 @@ def adopt(source: CheckpointReader, config: Config, say: Callable[[str], None] =
     if theirs.metrics.exists():
         shutil.copy(theirs.metrics, folder.metrics)
     link_folder(source.folder, folder.checkpoints / source.folder.name)
-    say(f"rounds: took round 1 from {source.folder}")
+    log(f"rounds: took round 1 from {source.folder}")
 
 
-def _require_descent(here: Standing, source: CheckpointReader, folder: RunFolder) -> None:
+def _require_descent(here: RoundsProgress, source: CheckpointReader, folder: RunFolder) -> None:
     path = sample_file(folder.rounds, 2)
     began_at = here.reader.digest if here.round == 1 else RoundSample.load(path).checkpoint
     if began_at != source.digest:

@@ -13,7 +13,7 @@ from mindpangu.data import Batch, Loader, TokenShards
 from mindpangu.errors import TrainingError
 from mindpangu.language_model import LanguageModel, load_model
 from mindpangu.tiny.rounds.files import BatchLosses, RoundSample
-from mindpangu.tiny.rounds.standing import digests_of
+from mindpangu.tiny.rounds.progress import digests_of
 from mindpangu.train.callbacks import read_metrics
 from mindpangu.train.loop import StopOnSignal, name_batches
 from mindpangu.train.run import set_device

@@ -20,21 +20,21 @@ from mindpangu.domains import build_domains
 from mindpangu.errors import TrainingError
 from mindpangu.tiny.rounds.batch_losses import frozen_losses, recorded_losses
 from mindpangu.tiny.rounds.files import BatchLosses, RoundSample, losses_file, sample_file
-from mindpangu.tiny.rounds.sampling import draw_round, part_bounds
-from mindpangu.tiny.rounds.standing import (
+from mindpangu.tiny.rounds.progress import (
     RoundSettings,
-    Standing,
+    RoundsProgress,
     digests_of,
     of_steps,
     read_sample,
 )
-from mindpangu.train.run import Course, open_run, set_device, train
+from mindpangu.tiny.rounds.sampling import draw_round, part_bounds
+from mindpangu.train.run import TrainingSchedule, open_run, set_device, train
 from mindpangu.train.schedule import learning_rate
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, say: Say = print) -> bool:
+def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, log: Log = print) -> bool:
     """Trains a run folder whose tokenizer, data and routing table are there, until its last round is over.
 
     Args:
@@ -51,15 +51,15 @@ def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, 
     """
     require_one_process(config, "rounds are trained")
     settings.require_batches(config.training.steps)
-    folder = RunFolder.of(config)
+    folder = RunFolder.from_config(config)
     set_device(config)
     with _locked(folder):
-        if not _first_round(config, resume, say):
+        if not _first_round(config, resume, log):
             return False
         samples: list[RoundSample] = []
         for round in range(2, settings.rounds + 1):
-            sample = _sample(config, settings, round, samples, say)
-            if sample is None or not _train_round(config, settings, sample, resume, say):
+            sample = _sample(config, settings, round, samples, log)
+            if sample is None or not _train_round(config, settings, sample, resume, log):
                 return False
             samples.append(sample)
     return True
@@ -76,42 +76,42 @@ def _locked(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-def _first_round(config: Config, resume: bool, say: Say) -> bool:
+def _first_round(config: Config, resume: bool, log: Log) -> bool:
     """The ordinary training; nothing is done if it is over. False if a signal stopped it."""
-    folder, steps = RunFolder.of(config), config.training.steps
-    standing = Standing.of(folder)
-    if standing is not None and (standing.round > 1 or standing.reader.step >= steps):
-        if standing.round == 1 and standing.reader.step > steps:
+    folder, steps = RunFolder.from_config(config), config.training.steps
+    progress = RoundsProgress.from_folder(folder)
+    if progress is not None and (progress.round > 1 or progress.reader.step >= steps):
+        if progress.round == 1 and progress.reader.step > steps:
             raise TrainingError(
-                f"{folder.root} is trained up to step {standing.reader.step}, but round 1 ends at step {steps} "
+                f"{folder.root} is trained up to step {progress.reader.step}, but round 1 ends at step {steps} "
                 "(training.steps); give that many steps"
             )
-        refuse_differences(standing.reader, config, digests_of(config))
+        refuse_differences(progress.reader, config, digests_of(config))
         return True
-    say(f"rounds: round 1, {steps} batches")
-    return train(open_run(config), resume, say=say) == steps
+    log(f"rounds: round 1, {steps} batches")
+    return train(open_run(config), resume, log=log) == steps
 
 
 def _sample(
-    config: Config, settings: RoundSettings, round: int, before: list[RoundSample], say: Say
+    config: Config, settings: RoundSettings, round: int, before: list[RoundSample], log: Log
 ) -> RoundSample | None:
     """The batches of a round: as they were drawn, or drawn now. None if a signal stopped the losses' computation."""
-    folder, standing = RunFolder.of(config), Standing.of(RunFolder.of(config))
+    folder, progress = RunFolder.from_config(config), RoundsProgress.from_folder(RunFolder.from_config(config))
     path, sample = sample_file(folder.rounds, round), read_sample(config, settings, round)
-    if sample is None and standing.round >= round:
+    if sample is None and progress.round >= round:
         raise TrainingError(
-            f"{standing.reader.folder} was saved in round {standing.round}, but {path} is missing; copy it back, or "
+            f"{progress.reader.folder} was saved in round {progress.round}, but {path} is missing; copy it back, or "
             f"remove {folder.checkpoints} to start anew"
         )
     if sample is not None:
-        if standing.round < round and sample.checkpoint != standing.reader.digest:
+        if progress.round < round and sample.checkpoint != progress.reader.digest:
             raise TrainingError(
-                f"{path} was drawn for another checkpoint than {standing.reader.folder}; remove it and "
+                f"{path} was drawn for another checkpoint than {progress.reader.folder}; remove it and "
                 f"{losses_file(folder.rounds, round - 1)} to draw round {round} anew"
             )
         return sample
     shards = TokenShards.open(folder.data, verify=True)
-    losses = _losses(config, settings, standing, before, shards, say)
+    losses = _losses(config, settings, progress, before, shards, log)
     if not losses.is_whole:
         return None
     batches = draw_round(losses.losses_N, settings.rate, settings.parts, config.data.seed, round)
@@ -119,33 +119,33 @@ def _sample(
         round=round,
         settings=settings.of_sample(config),
         losses=losses.digest,
-        checkpoint=standing.reader.digest,
-        steps_before=standing.reader.step,
-        begins_at=standing.loader,
+        checkpoint=progress.reader.digest,
+        steps_before=progress.reader.step,
+        begins_at=progress.loader,
         num_batches=config.training.steps,
         batches=batches,
         states=_states(config, shards, batches),
     )
     sample.save(path)
-    say(describe(sample, losses.losses_N, settings.parts))
+    log(describe(sample, losses.losses_N, settings.parts))
     return sample
 
 
 def _losses(
     config: Config,
     settings: RoundSettings,
-    standing: Standing,
+    progress: RoundsProgress,
     before: list[RoundSample],
     shards: TokenShards,
-    say: Say,
+    log: Log,
 ) -> BatchLosses:
-    folder, steps = RunFolder.of(config), config.training.steps
-    path = losses_file(folder.rounds, standing.round)
+    folder, steps = RunFolder.from_config(config), config.training.steps
+    path = losses_file(folder.rounds, progress.round)
     if settings.losses == "frozen":
-        say(f"rounds: the loss of {steps} batches at the end of round {standing.round}")
-        return frozen_losses(standing.reader, config, shards, standing.round, path)
+        log(f"rounds: the loss of {steps} batches at the end of round {progress.round}")
+        return frozen_losses(progress.reader, config, shards, progress.round, path)
     values = recorded_losses(folder.metrics, steps, before)
-    losses = BatchLosses(standing.round, "recorded", standing.reader.digest, steps, values)
+    losses = BatchLosses(progress.round, "recorded", progress.reader.digest, steps, values)
     losses.save(path)
     return losses
 
@@ -160,32 +160,32 @@ def _states(config: Config, shards: TokenShards, batches: np.ndarray) -> list[Lo
     return states
 
 
-def _train_round(config: Config, settings: RoundSettings, sample: RoundSample, resume: bool, say: Say) -> bool:
+def _train_round(config: Config, settings: RoundSettings, sample: RoundSample, resume: bool, log: Log) -> bool:
     """False if a signal stopped it."""
-    folder = RunFolder.of(config)
-    standing = Standing.of(folder)
-    if standing.round > sample.round:
+    folder = RunFolder.from_config(config)
+    progress = RoundsProgress.from_folder(folder)
+    if progress.round > sample.round:
         return True
-    if standing.round == sample.round:
-        if standing.loader["sample"] != sample.digest:
+    if progress.round == sample.round:
+        if progress.loader["sample"] != sample.digest:
             raise TrainingError(
-                f"{standing.reader.folder} was saved in round {sample.round} with another sample than "
+                f"{progress.reader.folder} was saved in round {sample.round} with another sample than "
                 f"{sample_file(folder.rounds, sample.round)}; copy that one back"
             )
-        if standing.batch == len(sample):
+        if progress.batch == len(sample):
             return True
         if not resume:
             raise TrainingError(
-                f"{folder.root} already holds round {sample.round} up to batch {standing.batch} of {len(sample)}; go "
+                f"{folder.root} already holds round {sample.round} up to batch {progress.batch} of {len(sample)}; go "
                 f"on with --resume, choose another --training.run_name, or remove {folder.checkpoints}"
             )
-    say(f"rounds: round {sample.round}, steps {sample.steps_before + 1} to {sample.last_step}")
+    log(f"rounds: round {sample.round}, steps {sample.steps_before + 1} to {sample.last_step}")
     run = open_run(of_steps(config, sample.last_step))
     loader = ReplayLoader(
         Loader(run.shards, run.model.domains, run.config), sample.round, sample.states, sample.digest, sample.begins_at
     )
-    course = Course(loader, rate_of_round(config, settings, sample))
-    return train(run, resume=True, say=say, course=course) == sample.last_step
+    schedule = TrainingSchedule(loader, rate_of_round(config, settings, sample))
+    return train(run, resume=True, log=log, schedule=schedule) == sample.last_step
 
 
 def rate_of_round(config: Config, settings: RoundSettings, sample: RoundSample) -> Callable[[int], float]:

@@ -1,7 +1,7 @@
 """The compact tokenizer, in the order in which things happen:
 
     documents = FileDocuments(["corpus/*.jsonl"])                    # or RunDocuments(config): `documents.py`
-    split = Split.of(documents, heldout_fraction, seed)              # which of them are held out
+    split = Split.draw(documents, heldout_fraction, seed)              # which of them are held out
     counts = count_pieces(documents, split, tokenizer)               # once for all sizes: `piece_counts.py`
     choices = Choices(tokenizer)                                     # which pieces stay: `choices.py`
     kept = choices.of_size(4000, counts.train_V)

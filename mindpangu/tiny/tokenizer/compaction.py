@@ -64,7 +64,7 @@ def compact_tokenizer(
     config: Config,
     counts_file: Path,
     with_model: bool,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Compaction:
     """Counts pieces, chooses those that stay, and compares sizes on held-out text.
 
@@ -81,11 +81,11 @@ def compact_tokenizer(
     compared = choices.usual_sizes() if sizes is None else sizes
     for each in (size, *compared):
         choices.require(each)
-    split = Split.of(documents, config.data.heldout_fraction, config.data.seed)
+    split = Split.draw(documents, config.data.heldout_fraction, config.data.seed)
     counts = PieceCounts.load(counts_file) if counts_file.is_file() else None
     if counts is None or not counts.is_of(tokenizer, documents, split):
         if counts is not None:
-            say(f"tokenizer: {counts_file} is of another text, split or tokenizer; it is counted anew")
+            log(f"tokenizer: {counts_file} is of another text, split or tokenizer; it is counted anew")
         counts = count_pieces(documents, split, tokenizer)
         counts_file.parent.mkdir(parents=True, exist_ok=True)
         counts.save(counts_file)

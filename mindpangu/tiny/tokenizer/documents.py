@@ -152,7 +152,7 @@ class Split:
     heldout: dict[str, frozenset[int]]
 
     @staticmethod
-    def of(documents: Documents, fraction: float, seed: int) -> "Split":
+    def draw(documents: Documents, fraction: float, seed: int) -> "Split":
         """Reads the documents once. Memory: about 100 bytes a document.
 
         Raises:

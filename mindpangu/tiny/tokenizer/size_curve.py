@@ -72,8 +72,8 @@ def compare_sizes(
 
 
 def embedding_share(config: Config, vocab_size: int) -> float:
-    """`ParameterCount.embedding_share` of a configuration's model with another vocabulary, in one embedding slot."""
-    domains = replace(config.domains, embedding_slots=[])
+    """`ParameterCount.embedding_share` of a configuration's model with another vocabulary, in one vocabulary."""
+    domains = replace(config.domains, vocabularies=[])
     model = replace(config.model, vocab_size=vocab_size)
     return count_parameters(replace(config, model=model, domains=domains)).embedding_share
 

@@ -11,7 +11,7 @@ import numpy as np
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.data import HELDOUT, TokenShards
 from mindpangu.errors import TrainingError
-from mindpangu.generation.generator import open_lines
+from mindpangu.generation.generator import open_cache
 from mindpangu.generation.steps import DecodingSteps, ExpertPools
 from mindpangu.language_model import ExpertReader, LanguageModel, ModelParts, read_dense
 from mindpangu.model.decoder import Decoder
@@ -63,9 +63,9 @@ def decoding_speed(reader: CheckpointReader) -> float:
     a text, so all models do the same work.
     """
     parts = ModelParts.read(reader)
-    decoder = Decoder(parts.config, parts.slots)
+    decoder = Decoder(parts.config, parts.vocabularies)
     read_dense(reader, decoder.parameters, decoder.parts)
-    pools = ExpertPools(parts, open_lines(parts, ExpertReader(reader, parts), DECODE_BATCH))
+    pools = ExpertPools(parts, open_cache(parts, ExpertReader(reader, parts), DECODE_BATCH))
     steps = DecodingSteps(parts, decoder, pools, DECODE_BATCH, parts.config.model.seq_length)
     seconds = [_decode(steps, parts) for _ in range(1 + DECODE_ROUNDS)]
     return 1 / statistics.median(seconds[1:])

@@ -20,7 +20,7 @@ import numpy as np
 
 from ascend_ops.native import OperatorError
 from mindpangu.checkpoint import CheckpointReader
-from mindpangu.config import load_config
+from mindpangu.config import load_saved_config
 from mindpangu.data.prepare import prepare_routing
 from mindpangu.errors import MindPanguError
 from mindpangu.stage import ResultFile
@@ -39,7 +39,7 @@ def run_trial(root: Path, result: ResultFile, decode: bool, keep_checkpoint: boo
     with _alone(root):
         if result.is_current():
             return True
-        config = load_config(root / "config.yaml")
+        config = load_saved_config(root / "config.yaml")
         set_device(config)
         prepare_routing(config)
         run = open_run(config)

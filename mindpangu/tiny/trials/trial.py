@@ -40,7 +40,7 @@ class Trial:
 
     @property
     def folder(self) -> RunFolder:
-        return RunFolder.of(self.config)
+        return RunFolder.from_config(self.config)
 
     @property
     def name(self) -> str:
@@ -82,13 +82,13 @@ class Trials:
         MindPanguError: a configuration of several processes, or a corpus that cannot be prepared.
     """
 
-    def __init__(self, folder: Path, base: Config, keep_checkpoints: bool = False, say: Callable[[str], None] = print):
+    def __init__(self, folder: Path, base: Config, keep_checkpoints: bool = False, log: Callable[[str], None] = print):
         require_one_process(base, "each of these trainings runs")
         self.folder, self._keep_checkpoints = folder, keep_checkpoints
         prepared = self._placed(PREPARED, base)
-        prepare_tokenizer(prepared, say)
-        prepare_shards(prepared, say)
-        self._data = TokenShards.open(RunFolder.of(prepared).data).digest
+        prepare_tokenizer(prepared, log)
+        prepare_shards(prepared, log)
+        self._data = TokenShards.open(RunFolder.from_config(prepared).data).digest
 
     def add(self, name: str, config: Config, decode: bool = False) -> Trial:
         """A trial of this name. Raises ConfigError for an impossible configuration."""

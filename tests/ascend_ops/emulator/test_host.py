@@ -15,10 +15,10 @@ T, H, E = 24, 32, 4
 
 
 def arguments(**changes):
-    chance = np.random.default_rng(0)
-    token_ids_T, slot_ids_T, table_DV = random_ids(chance, Shape(T, H, experts=E, vocab_size=32))
+    rng = np.random.default_rng(0)
+    token_ids_T, slot_ids_T, table_DV = random_ids(rng, Shape(T, H, experts=E, vocab_size=32))
     named = {
-        "x": random_rows(chance, (T, H), "float16"),
+        "x": random_rows(rng, (T, H), "float16"),
         "token_ids": token_ids_T,
         "slot_ids": slot_ids_T,
         "table": table_DV,

@@ -9,10 +9,10 @@ import numpy as np
 
 def random_weights(layers, hidden, inner, vocabulary, positions, seed=0):
     """Public name → float32; `layers` counts the query layer. No vector is all 0 or 1, and would not be missed."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
 
     def draw(*shape, around=0.0, scale=0.2):
-        return (around + scale * chance.standard_normal(shape)).astype(np.float32)
+        return (around + scale * rng.standard_normal(shape)).astype(np.float32)
 
     weights = {
         "backbone.embedding.word_embedding.embedding_table": draw(vocabulary, hidden),

@@ -30,9 +30,9 @@ values = st.lists(st.integers(-50, 50), min_size=3, max_size=20)
 
 
 @given(values, st.randoms(use_true_random=False))
-def test_without_ties_it_is_the_formula_of_squared_differences(numbers, chance):
+def test_without_ties_it_is_the_formula_of_squared_differences(numbers, rng):
     x_N = np.array([*sorted(set(numbers)), 99, 100], np.float64)
-    y_N = np.array(chance.sample(range(1000), len(x_N)), np.float64)
+    y_N = np.array(rng.sample(range(1000), len(x_N)), np.float64)
     n = len(x_N)
     differences = x_N.argsort().argsort() - y_N.argsort().argsort()
     assert spearman(x_N, y_N) == pytest.approx(1 - 6 * (differences**2).sum() / (n * (n * n - 1)))
@@ -58,7 +58,7 @@ def test_with_ties_it_is_the_correlation_of_ranks_that_are_found_by_sorting(x, y
 def test_the_interval_is_that_of_the_resampled_points(seed):
     generator = np.random.default_rng(seed)
     x_N, y_N = generator.normal(size=(2, 15))
-    found = Correlation.of(x_N, y_N, seed=3)
+    found = Correlation.between(x_N, y_N, seed=3)
     draws = np.random.default_rng(3).integers(0, 15, (RESAMPLES, 15))
     one_by_one = [float(spearman(x_N[draw], y_N[draw])) for draw in draws]
     assert (found.lowest, found.highest) == pytest.approx(tuple(np.percentile(one_by_one, (2.5, 97.5))))
@@ -70,15 +70,15 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     x_RN, noise_RN = generator.normal(size=(2, 60, 20))
     truth = 6 / math.pi * math.asin(0.5 / 2)  # Spearman's ρ of normal numbers with Pearson's 0.5
     y_RN = 0.5 * x_RN + math.sqrt(0.75) * noise_RN
-    found = [Correlation.of(x_N, y_N) for x_N, y_N in zip(x_RN, y_RN, strict=True)]
+    found = [Correlation.between(x_N, y_N) for x_N, y_N in zip(x_RN, y_RN, strict=True)]
     covered = np.mean([each.lowest <= truth <= each.highest for each in found])
     assert 0.85 <= covered < 1
 
 
 def test_what_is_not_defined_says_so():
-    assert str(Correlation.of([1] * 6, range(6))) == "not defined"
-    assert Correlation.of([1] * 6, range(6)).to_dict() == {"rho": None, "lowest": None, "highest": None}
-    few = Correlation.of([1, 2, 3], [1, 2, 3])
+    assert str(Correlation.between([1] * 6, range(6))) == "not defined"
+    assert Correlation.between([1] * 6, range(6)).to_dict() == {"rho": None, "lowest": None, "highest": None}
+    few = Correlation.between([1, 2, 3], [1, 2, 3])
     assert str(few) == "+1.00 (few points)"
     assert few.to_dict() == {"rho": pytest.approx(1), "lowest": None, "highest": None}
-    assert str(Correlation.of(range(9), range(0, -9, -1))) == "-1.00 (-1.00 … -1.00)"
+    assert str(Correlation.between(range(9), range(0, -9, -1))) == "-1.00 (-1.00 … -1.00)"

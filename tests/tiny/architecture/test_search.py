@@ -53,7 +53,7 @@ def test_a_mistake_does_not_keep_the_folder_from_better_options(tiny_overrides, 
     mistaken = load_config(None, tiny_overrides | {"model.rre_layers": "0"} | wrong)
     sample = choose_points(mistaken, SPACE, 2, 0, tmp_path / "out", lambda text: None)
     with pytest.raises(MindPanguError, match=message):
-        search(mistaken, sample, tmp_path / "out", 1, say=lambda text: None)
+        search(mistaken, sample, tmp_path / "out", 1, log=lambda text: None)
     assert choose_points(config, SPACE, 4, 0, tmp_path / "out", lambda text: None).points
 
 
@@ -63,7 +63,7 @@ def test_a_point_that_fails_is_named_the_rest_is_ranked_and_only_it_is_tried_aga
     points, unlucky = sample.points, sample.points[1].name
     folder.mkdir()
     (folder / f"fail_{unlucky}").touch()
-    assert not search(config, sample, folder, 2, say=lines.append)
+    assert not search(config, sample, folder, 2, log=lines.append)
     assert f"architecture: {unlucky} failed: no luck (all of it: {folder / unlucky / 'trial.log'})" in said(lines)
     result = json.loads((folder / RESULTS).read_text())
     assert list(result["failed"]) == [unlucky]
@@ -71,7 +71,7 @@ def test_a_point_that_fails_is_named_the_rest_is_ranked_and_only_it_is_tried_aga
 
     (folder / f"fail_{unlucky}").unlink()
     lines.clear()
-    assert search(config, sample, folder, 1, say=lines.append)
+    assert search(config, sample, folder, 1, log=lines.append)
     assert made_up_trials(folder) == {point.name: 1 + (point.name == unlucky) for point in points}
     result = json.loads((folder / RESULTS).read_text())
     assert result["failed"] == {}
@@ -91,7 +91,7 @@ def test_nothing_to_rank_is_an_error(config, tmp_path, made_up_trials):
     (tmp_path / "out" / f"crash_{sample.points[0].name}").touch()
     lines = []
     with pytest.raises(TrainingError, match="every point failed"):
-        search(config, sample, tmp_path / "out", 1, say=lines.append)
+        search(config, sample, tmp_path / "out", 1, log=lines.append)
     assert "its process ended with 1: ValueError: a defect" in said(lines)
     assert not (tmp_path / "out" / RESULTS).exists()
 
@@ -106,7 +106,7 @@ def test_a_real_point_is_trained_measured_and_not_done_again(config, tmp_path):
 
     sample = choose_points(config, SPACE, 1, 0, tmp_path / "out", lambda text: None)
     points = sample.points
-    assert search(config, sample, tmp_path / "out", 1, say=lambda text: None)
+    assert search(config, sample, tmp_path / "out", 1, log=lambda text: None)
     root = tmp_path / "out" / points[0].name
     found = measures(tmp_path / "out", points[0])
     assert len(read_metrics(root / "metrics.jsonl")) == config.training.steps
@@ -120,5 +120,5 @@ def test_a_real_point_is_trained_measured_and_not_done_again(config, tmp_path):
     assert found["decode_tokens_per_s"] > 0
     assert not (root / "checkpoint").exists()
     (root / "trial.log").unlink()
-    assert search(config, sample, tmp_path / "out", 1, say=lambda text: None)
+    assert search(config, sample, tmp_path / "out", 1, log=lambda text: None)
     assert not (root / "trial.log").exists()

@@ -15,7 +15,7 @@ from mindpangu.domains import build_domains
 from mindpangu.language_model import DenseTensors
 from mindpangu.model.coupling import Kept, Units, unit_shapes
 from mindpangu.model.decoder import Decoder
-from mindpangu.model.embedding_slots import EmbeddingSlots
+from mindpangu.model.vocabularies import Vocabularies
 from mindpangu.tiny.inheritance.masked_loss import MaskedLoss
 from mindpangu.train.run import set_device
 
@@ -46,11 +46,11 @@ class Small:
         self.config = load_config(None, self.words)
         self.model = self.config.model
         set_device(self.config)
-        self.slots = EmbeddingSlots.build(self.config, build_domains(self.config))
-        self.decoder = Decoder(self.config, self.slots)
-        chance = np.random.default_rng(seed)
+        self.vocabularies = Vocabularies.build(self.config, build_domains(self.config))
+        self.decoder = Decoder(self.config, self.vocabularies)
+        rng = np.random.default_rng(seed)
         for parameter in self.decoder.parameters.values():
-            noise = 0.1 * chance.standard_normal(parameter.shape)
+            noise = 0.1 * rng.standard_normal(parameter.shape)
             parameter.set_data(Tensor((parameter.asnumpy() + noise).astype(np.float32)))
 
     @property
@@ -62,9 +62,9 @@ class Small:
         return load_config(None, self.words | CHILD | changes)
 
     def batch(self, seed=0, size=2):
-        chance = np.random.default_rng(seed)
+        rng = np.random.default_rng(seed)
         length = self.model.seq_length
-        tokens = chance.integers(0, self.model.vocab_size, (size, length + 1)).astype(np.int32)
+        tokens = rng.integers(0, self.model.vocab_size, (size, length + 1)).astype(np.int32)
         return Batch(
             tokens_BS=np.ascontiguousarray(tokens[:, :-1]),
             targets_BS=np.ascontiguousarray(tokens[:, 1:]),
@@ -76,14 +76,14 @@ class Small:
         )
 
     def loss(self, *batches):
-        return MaskedLoss(self.config, self.decoder, self.slots, batches or (self.batch(),))
+        return MaskedLoss(self.config, self.decoder, self.vocabularies, batches or (self.batch(),))
 
     def any_kept(self, child, layers=(0, 1, 3), seed=0):
-        """Layers, and units by chance, other ones in every layer."""
-        chance = np.random.default_rng(seed)
+        """Layers, and units by rng, other ones in every layer."""
+        rng = np.random.default_rng(seed)
         sizes = {kind: shape[-1] for kind, shape in unit_shapes(child.model).items()}
         numbers = {
-            kind: np.sort(chance.random(shape).argsort(-1)[..., : sizes[kind]], -1)
+            kind: np.sort(rng.random(shape).argsort(-1)[..., : sizes[kind]], -1)
             for kind, shape in unit_shapes(self.model).items()
         }
         return Kept(layers, Units(**numbers))

@@ -18,8 +18,8 @@ def test_a_hard_mask_has_exactly_as_many_ones_as_asked_for():
 
 def test_gradients_pass_straight_through_and_the_sparsity_term_has_its_own():
     settings = MaskTraining(temperature=0.7, sparsity=0.3)
-    chance = np.random.default_rng(0)
-    u, dmask, count = chance.standard_normal((2, 6)), chance.standard_normal((2, 6)), 2
+    rng = np.random.default_rng(0)
+    u, dmask, count = rng.standard_normal((2, 6)), rng.standard_normal((2, 6)), 2
 
     def surrogate(u):
         """Its derivative is meant: the loss linear in p, and the sparsity term."""
@@ -35,8 +35,8 @@ def test_gradients_pass_straight_through_and_the_sparsity_term_has_its_own():
 
 def test_adam_has_one_second_moment_for_a_group():
     group = LogitGroup(np.zeros((2, 3)), wanted=1)
-    chance = np.random.default_rng(1)
-    gradients = chance.standard_normal((4, 2, 3))
+    rng = np.random.default_rng(1)
+    gradients = rng.standard_normal((4, 2, 3))
     expected = np.zeros((2, 3))
     for step in range(1, 5):
         group.update(gradients[step - 1], step, 0.05)
@@ -59,8 +59,8 @@ def test_it_finds_planted_useless_units(small, models):
     child = made.child(
         model__num_layers="2", model__hidden_size="24", model__num_heads="4", model__ffn_hidden_size="14"
     )
-    chance = np.random.default_rng(3)
-    useless = [set(chance.choice(20, 6, replace=False).tolist()) for _ in range(2)]
+    rng = np.random.default_rng(3)
+    useless = [set(rng.choice(20, 6, replace=False).tolist()) for _ in range(2)]
     for layer, neurons in enumerate(useless):
         parameter = made.decoder.parameters[f"blocks.{layer}.ffn.down.weight"]
         values = parameter.asnumpy().copy()

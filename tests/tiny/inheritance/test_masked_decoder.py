@@ -74,10 +74,10 @@ def numpy_loss(model, weights, batch, units, layers_L):
 
 
 def soft_masks(model, seed=0):
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     full = Units.full(model)
-    units = Units(**{kind: chance.uniform(0.2, 1.2, mask.shape).astype(np.float32) for kind, mask in full.items()})
-    return units, chance.uniform(0.2, 1.2, model.num_layers).astype(np.float32)
+    units = Units(**{kind: rng.uniform(0.2, 1.2, mask.shape).astype(np.float32) for kind, mask in full.items()})
+    return units, rng.uniform(0.2, 1.2, model.num_layers).astype(np.float32)
 
 
 @pytest.fixture(scope="module", params=["pangu_pi", "pangu_alpha_with_shortcut_and_series"])
@@ -103,7 +103,7 @@ def test_derivatives_are_those_of_numpy(case):
     batch, (units, layers_L) = loss.batches[0], soft_masks(made.model)
     value, gradients = loss.gradients(units, layers_L, [batch])
     assert value == pytest.approx(numpy_loss(made.model, weights, batch, units, layers_L), rel=1e-5)
-    chance = np.random.default_rng(2)
+    rng = np.random.default_rng(2)
     masks = {kind: mask.astype(np.float64) for kind, mask in units.items()} | {"layers": layers_L.astype(np.float64)}
     found = dict(gradients.units.items()) | {"layers": gradients.layers}
 
@@ -113,7 +113,7 @@ def test_derivatives_are_those_of_numpy(case):
         )
 
     for kind, mask in masks.items():
-        direction = chance.standard_normal(mask.shape)
+        direction = rng.standard_normal(mask.shape)
         sides = [at(masks | {kind: mask + step * direction}) for step in (1e-6, -1e-6)]
         expected = (sides[0] - sides[1]) / 2e-6
         assert (found[kind] * direction).sum() == pytest.approx(expected, rel=1e-3, abs=1e-5), kind

@@ -39,7 +39,7 @@ def test_a_pruned_checkpoint_is_the_masked_model(name, compiled, tokenizer_file,
     parent, loss = compiled(name)
     child = parent.child()
     kept = parent.any_kept(child)
-    blueprint = Blueprint.of(parent.save(tmp_path / "parent", tokenizer_file))
+    blueprint = Blueprint.from_checkpoint(parent.save(tmp_path / "parent", tokenizer_file))
     reader = CheckpointReader(build(prune(blueprint, child, kept), tmp_path / "child", {"verb": "test"}))
 
     names = DenseFiles(reader).shapes
@@ -66,7 +66,7 @@ def test_a_shorter_child_reads_the_first_positions(small, models, tokenizer_file
     parent = small(**models["pangu_alpha"])
     child = parent.child(model__seq_length="5")
     kept = parent.any_kept(child)
-    blueprint = Blueprint.of(parent.save(tmp_path / "parent", tokenizer_file))
+    blueprint = Blueprint.from_checkpoint(parent.save(tmp_path / "parent", tokenizer_file))
     reader = CheckpointReader(build(prune(blueprint, child, kept), tmp_path / "child", {"verb": "test"}))
     files = DenseFiles(reader)
     for name in ("position_embedding", "query_embedding"):
@@ -90,7 +90,7 @@ def test_a_shorter_child_reads_the_first_positions(small, models, tokenizer_file
 )  # fmt: skip
 def test_children_that_do_not_fit_are_refused(changes, message, small, models, tokenizer_file, tmp_path):
     parent = small(**models["pangu_pi"])
-    blueprint = Blueprint.of(parent.save(tmp_path / "parent", tokenizer_file))
+    blueprint = Blueprint.from_checkpoint(parent.save(tmp_path / "parent", tokenizer_file))
     child = load_config(None, parent.words | changes)
     with pytest.raises(CheckpointError, match=message):
         require_child(blueprint, child)
@@ -113,11 +113,11 @@ def test_a_pruned_checkpoint_trains_on_and_other_models_refuse_it(tiny_overrides
     parent = small(**{key.replace(".", "__"): value for key, value in words.items()})
     child = load_config(None, words | smaller)
     kept = parent.any_kept(child, layers=(0, 3))
-    blueprint = Blueprint.of(parent.save(tmp_path / "parent", source / "tokenizer" / "main.model"))
+    blueprint = Blueprint.from_checkpoint(parent.save(tmp_path / "parent", source / "tokenizer" / "main.model"))
     folder = build(prune(blueprint, child, kept), tmp_path / "inherited", {"verb": "test"})
     with pytest.raises(CheckpointError, match=r"model\.hidden_size is 8 there, 16 here"):
-        train(open_run(load_config(None, words)), load=folder, say=lambda text: None)
-    assert train(open_run(child), load=folder, say=lambda text: None) == 1
+        train(open_run(load_config(None, words)), load=folder, log=lambda text: None)
+    assert train(open_run(child), load=folder, log=lambda text: None) == 1
     trained, before = (DenseFiles(CheckpointReader(path)) for path in (tmp_path / "child", folder))
     name = "blocks.1.ffn.down.weight"
     change = abs(trained.read(name) - before.read(name)).max()

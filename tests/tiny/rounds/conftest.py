@@ -27,9 +27,9 @@ def first_round(tiny_overrides, tmp_path_factory):
     shutil.copytree(source, parent / "run", ignore=shutil.ignore_patterns("routing"))
     overrides = tiny_overrides | ROUND_1 | {"training.output_dir": str(parent), "training.run_name": "run"}
     config = load_config(None, overrides)
-    prepare_routing(config, say=lambda text: None)
+    prepare_routing(config, log=lambda text: None)
     set_device(config)
-    train(open_run(config), say=lambda text: None)
+    train(open_run(config), log=lambda text: None)
     return overrides, parent / "run"
 
 

@@ -25,15 +25,15 @@ CASES = {
 def probabilities_of_sets(losses, count):
     """Every possible sample → its exact probability: the sum over the orders in which it can be drawn."""
     weights = [math.exp(loss - max(losses)) for loss in losses]
-    chances = {}
+    probability_of = {}
     for order in itertools.permutations(range(len(losses)), count):
-        chance, left = 1.0, math.fsum(weights)
+        probability, left = 1.0, math.fsum(weights)
         for index in order:
-            chance *= weights[index] / left
+            probability *= weights[index] / left
             left -= weights[index]
         key = tuple(sorted(order))
-        chances[key] = chances.get(key, 0.0) + chance
-    return chances
+        probability_of[key] = probability_of.get(key, 0.0) + probability
+    return probability_of
 
 
 def chi_square_limit(freedom):
@@ -51,9 +51,9 @@ def sampled(losses, count, seed, times=DRAWS):
 
 def misfit(counts, expected):
     """(chi-square of counts under the expected probabilities, degrees of freedom); rare sets are put together."""
-    common = {key: chance for key, chance in expected.items() if chance * DRAWS >= 5}
+    common = {key: probability for key, probability in expected.items() if probability * DRAWS >= 5}
     rest = 1 - sum(common.values())
-    cells = [(counts.get(key, 0), chance * DRAWS) for key, chance in common.items()]
+    cells = [(counts.get(key, 0), probability * DRAWS) for key, probability in common.items()]
     if rest * DRAWS >= 5:
         cells.append((sum(count for key, count in counts.items() if key not in common), rest * DRAWS))
     return sum((count - wanted) ** 2 / wanted for count, wanted in cells), len(cells) - 1
@@ -69,8 +69,8 @@ def test_samples_have_their_exact_probabilities(case):
     found, freedom = misfit(counts, expected)
     assert freedom == 0 or found < chi_square_limit(freedom)
     for index in range(len(losses)):
-        chance = sum(chance for key, chance in expected.items() if index in key)
-        assert abs(included[index] - chance) <= 4.5 * math.sqrt(chance * (1 - chance) / DRAWS) + 1e-12
+        probability = sum(probability for key, probability in expected.items() if index in key)
+        assert abs(included[index] - probability) <= 4.5 * math.sqrt(probability * (1 - probability) / DRAWS) + 1e-12
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -22,8 +22,8 @@ from mindpangu.tiny.rounds import batch_losses
 from mindpangu.tiny.rounds.adopt import adopt
 from mindpangu.tiny.rounds.batch_losses import recorded_losses
 from mindpangu.tiny.rounds.files import BatchLosses, RoundSample, losses_file, sample_file
+from mindpangu.tiny.rounds.progress import RoundSettings, RoundsProgress, is_done
 from mindpangu.tiny.rounds.sampling import draw_round
-from mindpangu.tiny.rounds.standing import RoundSettings, Standing, is_done
 from mindpangu.tiny.rounds.training import rate_of_round, train_rounds
 from mindpangu.train.callbacks import read_metrics
 from mindpangu.train.run import open_run, train
@@ -145,7 +145,7 @@ def test_a_round_is_drawn_by_these_losses_and_replays_steps_of_round_1(two_round
     states = [loader.state()] + [loader.next_step().next_state for _ in range(N)]
     assert sample.states == [states[batch] for batch in sample.batches]
     assert any("round 2 trains on 6 of 12 batches" in text for text in said)
-    assert Standing.of(RunFolder(folder)).loader == {"round": 2, "batch": 6, "sample": sample.digest}
+    assert RoundsProgress.from_folder(RunFolder(folder)).loader == {"round": 2, "batch": 6, "sample": sample.digest}
     assert sorted(losses_of_steps(folder)) == list(range(1, N + DRAWN + 1))
 
 
@@ -187,7 +187,7 @@ def test_the_learning_rate_restarts_or_goes_on(two_rounds):
 @pytest.mark.slow
 def test_a_third_round_is_drawn_from_all_batches_by_the_model_of_the_second(two_rounds_copy):
     overrides, folder = two_rounds_copy
-    second = Standing.of(RunFolder(folder))
+    second = RoundsProgress.from_folder(RunFolder(folder))
     go(overrides, replace(SETTINGS, rounds=3))
     losses = BatchLosses.load(losses_file(folder / "rounds", 2))
     sample = RoundSample.load(sample_file(folder / "rounds", 3))
@@ -311,7 +311,7 @@ def test_a_signal_keeps_the_losses_so_far(run_copy, monkeypatch):
         return loss(model, batches, number)
 
     monkeypatch.setattr(batch_losses, "_loss", signalled)
-    assert not train_rounds(load_config(None, overrides), SETTINGS, say=lambda text: None)
+    assert not train_rounds(load_config(None, overrides), SETTINGS, log=lambda text: None)
     assert len(BatchLosses.load(losses_file(folder / "rounds", 1)).losses_N) == 4
     assert CheckpointReader(folder).step == N
 
@@ -322,7 +322,7 @@ def test_a_finished_training_is_left_alone(two_rounds):
     config = load_config(None, overrides)
     assert is_done(config, SETTINGS)
     assert not is_done(config, replace(SETTINGS, rounds=3))
-    assert train_rounds(config, SETTINGS, say=lambda text: None)
+    assert train_rounds(config, SETTINGS, log=lambda text: None)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
 
@@ -333,11 +333,11 @@ def test_another_run_goes_on_from_the_same_first_round(first_round, two_rounds, 
     config, source = load_config(None, overrides), CheckpointReader(folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for _ in range(2):  # the second time it is there
-        adopt(source, config, say=lambda text: None)
+        adopt(source, config, log=lambda text: None)
         assert CheckpointReader(tmp_path / "other").digest == source.digest
     go(overrides)
     assert weights(tmp_path / "other") == weights(two_rounds[1])
-    adopt(source, config, say=lambda text: None)
+    adopt(source, config, log=lambda text: None)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     with pytest.raises(TrainingError, match="did not start from"):
         adopt(CheckpointReader(folder / "checkpoint" / "iteration_00000010"), load_config(
@@ -353,7 +353,7 @@ def test_another_run_goes_on_from_the_same_first_round(first_round, two_rounds, 
 def test_an_ordinary_training_does_not_go_on_with_a_round(two_rounds_copy):
     overrides, _ = two_rounds_copy
     with pytest.raises(DataError, match="stands in round 2 of several; go on with `mindpangu tiny rounds`"):
-        train(open_run(load_config(None, overrides | {"training.steps": "30"})), resume=True, say=lambda text: None)
+        train(open_run(load_config(None, overrides | {"training.steps": "30"})), resume=True, log=lambda text: None)
 
 
 @pytest.mark.parametrize(
@@ -405,11 +405,11 @@ def test_altered_data_and_another_tokenizer_are_refused(request, state):
 
     other = load_config(None, overrides | {"training.run_name": "other", "data.heldout_fraction": "0.3"})
     for prepare in (prepare_tokenizer, prepare_shards):
-        prepare(other, say=lambda text: None)
+        prepare(other, log=lambda text: None)
     for name in ("tokenizer", "data"):
         shutil.rmtree(folder / name)
         shutil.copytree(folder.with_name("other") / name, folder / name)
-    with pytest.raises(CheckpointError, match=r"data.*changed.*tokenizer of embedding slot main changed"):
+    with pytest.raises(CheckpointError, match=r"data.*changed.*tokenizer of vocabulary main changed"):
         go(overrides, resume=True, data__heldout_fraction="0.2")
 
 

@@ -45,5 +45,5 @@ def published(request):
     else:
         pytest.skip(f"{MULTILINGUAL_128K} is not there; MINDPANGU_TEST_DATA names the folder")
     documents = FileDocuments([str(PROJECT / "recipes" / "corpus" / "*.jsonl")])
-    split = Split.of(documents, 0.05, 0)
+    split = Split.draw(documents, 0.05, 0)
     return Published(tokenizer, Choices(tokenizer), count_pieces(documents, split, tokenizer), documents, split)

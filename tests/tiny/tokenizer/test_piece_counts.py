@@ -27,14 +27,14 @@ def test_the_split_is_that_of_a_training(config, tiny_corpus):
     expected = split_corpus(reader)
     heldout = [expected.part_of(record) == "heldout" for record in reader]
     for documents in (RunDocuments(config), FileDocuments([str(tiny_corpus)])):
-        split = Split.of(documents, config.data.heldout_fraction, config.data.seed)
+        split = Split.draw(documents, config.data.heldout_fraction, config.data.seed)
         assert [split.holds_out(document) for document in documents] == heldout
         assert documents.bytes_read == documents.total_bytes == tiny_corpus.stat().st_size
 
 
 def test_counts_are_those_of_the_texts(config, tokenizer, tiny_corpus):
     documents = RunDocuments(config)
-    split = Split.of(documents, 0.2, 0)
+    split = Split.draw(documents, 0.2, 0)
     counts = count_pieces(documents, split, tokenizer)
     for side, counts_V, num_bytes in (
         (False, counts.train_V, counts.train_bytes),
@@ -48,7 +48,7 @@ def test_counts_are_those_of_the_texts(config, tokenizer, tiny_corpus):
 
 def test_counts_are_saved_whole_and_know_what_they_are_of(config, tokenizer, tiny_corpus, tmp_path):
     documents, path = RunDocuments(config), tmp_path / "counts.safetensors"
-    split = Split.of(documents, 0.2, 0)
+    split = Split.draw(documents, 0.2, 0)
     counts = count_pieces(documents, split, tokenizer)
     counts.save(path)
     loaded = PieceCounts.load(path)
@@ -56,7 +56,7 @@ def test_counts_are_saved_whole_and_know_what_they_are_of(config, tokenizer, tin
     np.testing.assert_array_equal(loaded.heldout_V, counts.heldout_V)
     assert (loaded.train_bytes, loaded.text) == (counts.train_bytes, counts.text)
     assert loaded.is_of(tokenizer, documents, split)
-    assert not loaded.is_of(tokenizer, documents, Split.of(documents, 0.3, 0))
+    assert not loaded.is_of(tokenizer, documents, Split.draw(documents, 0.3, 0))
     assert not loaded.is_of(tokenizer, FileDocuments([str(tiny_corpus)]), split)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
@@ -110,7 +110,7 @@ def test_a_single_document_cannot_be_split(tmp_path):
     path = tmp_path / "one.txt"
     path.write_text("one\n")
     with pytest.raises(DataError, match=r"has 1 documents, of which none can be held out"):
-        Split.of(FileDocuments([str(path)]), 0.05, 0)
+        Split.draw(FileDocuments([str(path)]), 0.05, 0)
     path.write_text("one\n\ntwo\n")
-    split = Split.of(FileDocuments([str(path)]), 0.05, 0)
+    split = Split.draw(FileDocuments([str(path)]), 0.05, 0)
     assert sum(map(split.holds_out, FileDocuments([str(path)]))) == 1

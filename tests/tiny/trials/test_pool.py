@@ -108,7 +108,7 @@ def test_a_killed_training_goes_on_to_the_same_measures(tmp_path, tiny_overrides
     base = load_config(None, tiny_overrides | {"model.rre_layers": "1", "training.steps": "40"})
     found = []
     for name, kill in (("whole", False), ("killed", True)):
-        trial = Trials(tmp_path / name, base, say=lambda text: None).add("trial", base)
+        trial = Trials(tmp_path / name, base, log=lambda text: None).add("trial", base)
         if kill:
             trial.lay_out()
             command = [sys.executable, *pool.PROGRAM, str(trial.folder.root), "--inputs", json.dumps(trial.inputs)]

@@ -39,7 +39,7 @@ def test_a_mistake_is_one_message_before_anything_is_trained(tool, monkeypatch, 
     ("name", "key"),
     [
         ("compare_dense_twin", "checkpoint.keep_last"),
-        ("compare_inheritance", "data.tokenizer"),
+        ("compare_upcycling", "data.tokenizer"),
         ("compare_tiny_inheritance", "model.num_heads"),
         ("compare_tiny_inheritance", "lr_scheduler.warmup_steps"),
         ("compare_tiny_rounds", "lr_scheduler.decay_steps"),

@@ -55,7 +55,7 @@ def test_ctrl_c_waits_until_the_verb_has_saved(run_verb, tmp_path):
     assert errors == "stopped; the same command goes on\n"
 
 
-@pytest.mark.parametrize("name", ["compare_dense_twin", "compare_inheritance"])
+@pytest.mark.parametrize("name", ["compare_dense_twin", "compare_upcycling"])
 def test_a_training_that_was_stopped_goes_on(load_tool, tmp_path, monkeypatch, name):
     runs = load_tool(name).Runs(str(TOOLS.parent / "recipes" / "cpu_tiny.yaml"), {"training.output_dir": str(tmp_path)})
     asked = []

@@ -55,7 +55,7 @@ class RoundSettings:
         if self.rounds > 1:
             counts_of_parts(part_bounds(num_batches, self.parts), self.rate)
 
-    def of_sample(self, config: Config) -> dict[str, int | float | str]:
+    def sample_settings(self, config: Config) -> dict[str, int | float | str]:
         """What decides a round, by the name that a message uses. The number of rounds does not."""
         return {
             "--rate": self.rate,
@@ -68,7 +68,7 @@ class RoundSettings:
 
 
 @dataclass(frozen=True)
-class Standing:
+class RoundsProgress:
     """The newest checkpoint of a run folder. `round` is the one that it was saved in, `batch` how many it had done."""
 
     reader: CheckpointReader
@@ -77,13 +77,13 @@ class Standing:
     batch: int
 
     @staticmethod
-    def of(folder: RunFolder) -> "Standing | None":
+    def from_folder(folder: RunFolder) -> "RoundsProgress | None":
         """None if there is no checkpoint. Raises CheckpointError if the newest is of no training."""
         newest = latest_iteration(folder.checkpoints)
-        return None if newest is None else Standing.at(CheckpointReader(newest))
+        return None if newest is None else RoundsProgress.from_checkpoint(CheckpointReader(newest))
 
     @staticmethod
-    def at(reader: CheckpointReader) -> "Standing":
+    def from_checkpoint(reader: CheckpointReader) -> "RoundsProgress":
         """At one checkpoint. Raises CheckpointError if it is of no training."""
         loader = reader.json("state.json")["loader"]
         if loader is None:
@@ -91,7 +91,7 @@ class Standing:
                 f"{reader.folder} was not saved by a training that could go on; start one from its weights with "
                 "`mindpangu train --load`, then give that run"
             )
-        return Standing(reader, loader, loader.get("round", 1), loader.get("batch", reader.step))
+        return RoundsProgress(reader, loader, loader.get("round", 1), loader.get("batch", reader.step))
 
 
 def read_sample(config: Config, settings: RoundSettings, round: int) -> RoundSample | None:
@@ -100,10 +100,10 @@ def read_sample(config: Config, settings: RoundSettings, round: int) -> RoundSam
     Raises:
         TrainingError: it is damaged, of another round, or was drawn with other settings.
     """
-    path = sample_file(RunFolder.of(config).rounds, round)
+    path = sample_file(RunFolder.from_config(config).rounds, round)
     if not path.exists():
         return None
-    sample, wanted = RoundSample.load(path), settings.of_sample(config)
+    sample, wanted = RoundSample.load(path), settings.sample_settings(config)
     if sample.round != round:
         raise TrainingError(f"{path} is the sample of round {sample.round}; copy that of round {round} back")
     changed = [
@@ -121,22 +121,22 @@ def read_sample(config: Config, settings: RoundSettings, round: int) -> RoundSam
 
 def is_done(config: Config, settings: RoundSettings) -> bool:
     """Whether the run folder's newest checkpoint is the end of the last round of exactly this training."""
-    standing = Standing.of(RunFolder.of(config))
-    if standing is None or standing.round != settings.rounds:
+    progress = RoundsProgress.from_folder(RunFolder.from_config(config))
+    if progress is None or progress.round != settings.rounds:
         return False
     if settings.rounds == 1:
         last = config.training.steps
     else:
         sample = read_sample(config, settings, settings.rounds)
-        if sample is None or sample.digest != standing.loader["sample"]:
+        if sample is None or sample.digest != progress.loader["sample"]:
             return False
         last = sample.last_step
-    return standing.reader.step == last and not differences(standing.reader, config, digests_of(config))
+    return progress.reader.step == last and not differences(progress.reader, config, digests_of(config))
 
 
 def digests_of(config: Config) -> dict[str, str]:
     """See `input_digests`; of what lies in the run folder."""
-    folder = RunFolder.of(config)
+    folder = RunFolder.from_config(config)
     tokenizers = {path.stem: Tokenizer.load(path) for path in sorted(folder.tokenizer.glob("*.model"))}
     table = None
     if config.model.rre_layers:

@@ -1,7 +1,9 @@
-"""Make a sparse model out of a dense one: each expert starts as the feed-forward network of its layer.
+"""Upcycle a dense model into a sparse one: each expert starts as a copy of its layer's feed-forward network.
 
-mindpangu inherit --config child.yaml --parent output/dense --out output/inherited
-mindpangu train --config child.yaml --load output/inherited
+The PanGu-Σ paper calls this inheritance.
+
+mindpangu upcycle --config child.yaml --parent output/dense --out output/upcycled
+mindpangu train --config child.yaml --load output/upcycled
 
 The run folder of --config must have its tokenizer and its routing table.
 """
@@ -33,18 +35,18 @@ def run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.domains import build_domains
     from mindpangu.lifecycle.blueprint import Blueprint
     from mindpangu.lifecycle.build import build
-    from mindpangu.lifecycle.inherit import inherit
+    from mindpangu.lifecycle.upcycle import upcycle
     from mindpangu.routing import RoutingTable
     from mindpangu.tokenizer import Tokenizer
 
-    folder = RunFolder.of(config)
+    folder = RunFolder.from_config(config)
     tokenizers = {path.stem: Tokenizer.load(path) for path in sorted(folder.tokenizer.glob("*.model"))}
     table = RoutingTable.load(folder.routing, [domain.name for domain in build_domains(config)])
-    parent = Blueprint.of(CheckpointReader(options.parent))
-    child, found = inherit(parent, config, tokenizers, table, options.noise, options.new_rows)
-    made_by = {"verb": "inherit", "parent": str(options.parent), "noise": options.noise, "new_rows": options.new_rows}
+    parent = Blueprint.from_checkpoint(CheckpointReader(options.parent))
+    child, found = upcycle(parent, config, tokenizers, table, options.noise, options.new_rows)
+    made_by = {"verb": "upcycle", "parent": str(options.parent), "noise": options.noise, "new_rows": options.new_rows}
     written = build(child, options.out, made_by)
     print(
-        f"inherit: {found.shared:,} tokens have the parent's row, {found.composed:,} the mean of several, "
+        f"upcycle: {found.shared:,} tokens have the parent's row, {found.composed:,} the mean of several, "
         f"{found.random:,} are drawn → {written}"
     )

@@ -17,18 +17,18 @@ from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.blueprint import HEAD, WORD_EMBEDDING, Blueprint, DenseChange, DenseContent, DomainContent
 from mindpangu.lifecycle.domains import ExpertsOfDense, rre_block
-from mindpangu.model.embedding_slots import EmbeddingSlots
 from mindpangu.model.initialization import dense_name, network_tensors
+from mindpangu.model.vocabularies import Vocabularies
 from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Inherited:
-    """What `inherit` found out beside the blueprint.
+class UpcycledRows:
+    """Number of token rows that upcycling copied, averaged, or drew.
 
     Attributes:
-        shared, composed, random: tokens of all embedding slots whose row is the parent's, a mean of several of the
+        shared, composed, random: tokens of all vocabularies whose row is the parent's, a mean of several of the
             parent's, or drawn.
     """
 
@@ -37,21 +37,21 @@ class Inherited:
     random: int
 
 
-def inherit(
+def upcycle(
     parent: Blueprint,
     config: Config,
     tokenizers: dict[str, Tokenizer],
     table: RoutingTable,
     noise: float = 0.0,
     new_rows: str = "mean",
-) -> tuple[Blueprint, Inherited]:
+) -> tuple[Blueprint, UpcycledRows]:
     """The child of a dense model.
 
     Args:
         parent: a dense model.
         config: of the child: the parent's layers, widths and data.eod_reset, its own domains, RRE layers and
             vocabulary; its sequence may be shorter.
-        tokenizers: embedding slot → tokenizer of the child. table: its routing table.
+        tokenizers: vocabulary → tokenizer of the child. table: its routing table.
         noise: standard deviation of what is added to each expert's weights, relative to theirs, so that experts differ
             from the start; tokens make them differ anyway.
         new_rows: what a token that the parent does not have starts from: "mean" of the rows that its text is made of
@@ -116,16 +116,14 @@ def _require_shape(reader: CheckpointReader, config: Config) -> None:
 def _require_parts(config: Config, tokenizers: Mapping[str, Tokenizer], table: RoutingTable) -> None:
     """Raises CheckpointError unless the child's tokenizers and tables are those of its configuration."""
     domains = build_domains(config)
-    slots = EmbeddingSlots.build(config, domains)
-    for name, size in zip(slots.names, slots.sizes, strict=True):
+    vocabularies = Vocabularies.build(config, domains)
+    for name, size in zip(vocabularies.names, vocabularies.sizes, strict=True):
         if name not in tokenizers:
-            raise CheckpointError(
-                f"the child has no tokenizer of embedding slot {name!r}; run `mindpangu tokenizer train`"
-            )
+            raise CheckpointError(f"the child has no tokenizer of vocabulary {name!r}; run `mindpangu tokenizer train`")
         if tokenizers[name].vocab_size > size:
             raise CheckpointError(
                 f"the child's tokenizer {name!r} has {tokenizers[name].vocab_size} pieces, its embedding {size} rows; "
-                "set model.vocab_size (or the slot's vocab_size) to that or more"
+                "set model.vocab_size (or the vocabulary's vocab_size) to that or more"
             )
     found = {domain.name: table.num_experts(domain.name) for domain in domains}
     wanted = {domain.name: domain.num_experts for domain in domains}
@@ -138,20 +136,20 @@ def _require_parts(config: Config, tokenizers: Mapping[str, Tokenizer], table: R
 
 def _vocabulary(
     parent: Blueprint, config: Config, tokenizers: dict[str, Tokenizer], new_rows: str
-) -> tuple[dict[str, DenseChange], Inherited]:
+) -> tuple[dict[str, DenseChange], UpcycledRows]:
     """What becomes of the word embedding, and of a head of its own."""
     old, *others = parent.tokenizers.values()
     if others:
         raise CheckpointError(
-            f"{parent.dense.reader.folder} has {1 + len(others)} embedding slots; a parent has one vocabulary"
+            f"{parent.dense.reader.folder} has {1 + len(others)} vocabularies; a parent has one vocabulary"
         )
-    slots, hidden = EmbeddingSlots.build(config, build_domains(config)), config.model.hidden_size
-    maps = [VocabularyMap.between(old, tokenizers[name], new_rows == "mean") for name in slots.names]
+    vocabularies, hidden = Vocabularies.build(config, build_domains(config)), config.model.hidden_size
+    maps = [VocabularyMap.between(old, tokenizers[name], new_rows == "mean") for name in vocabularies.names]
     tokens = sum(len(each.sources) for each in maps)
     shared, composed = sum(each.shared for each in maps), sum(each.composed for each in maps)
-    found = Inherited(shared, composed, tokens - shared - composed)
-    same = len(maps) == 1 and old.digest == tokenizers[slots.names[0]].digest
-    if same and slots.num_rows == EmbeddingSlots.build(parent.config, parent.domains).num_rows:
+    found = UpcycledRows(shared, composed, tokens - shared - composed)
+    same = len(maps) == 1 and old.digest == tokenizers[vocabularies.names[0]].digest
+    if same and vocabularies.num_rows == Vocabularies.build(parent.config, parent.domains).num_rows:
         return {}, found
 
     def table(stream: str) -> DenseChange:
@@ -160,11 +158,11 @@ def _vocabulary(
             return np.concatenate(
                 [
                     each.rows(old_VH, size, random_rows(drawn[0], f"{stream}/{name}", size, hidden, drawn[1]))
-                    for each, name, size in zip(maps, slots.names, slots.sizes, strict=True)
+                    for each, name, size in zip(maps, vocabularies.names, vocabularies.sizes, strict=True)
                 ]
             )
 
-        return DenseChange((slots.num_rows, hidden), rows)
+        return DenseChange((vocabularies.num_rows, hidden), rows)
 
     tables = (WORD_EMBEDDING,) if config.model.tied_head else (WORD_EMBEDDING, HEAD)
     return {name: table(name) for name in tables}, found

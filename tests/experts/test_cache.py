@@ -1,4 +1,4 @@
-"""ExpertLines: which experts are read, which make room, and what a pool then holds."""
+"""ExpertCache: which experts are read, which make room, and what a pool then holds."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mindpangu.config import ModelConfig
 from mindpangu.errors import CheckpointError, ExpertStoreError
-from mindpangu.experts import ExpertLines, lines_within
+from mindpangu.experts import ExpertCache, entries_within
 from mindpangu.model.initialization import network_tensors
 
 SLAB_TENSORS = network_tensors(ModelConfig())
@@ -19,69 +19,69 @@ def value_of(layer, domain, index):
     return float(100 * layer + 10 * domain + index)
 
 
-def open_lines(number, layers=2, dtype=np.float32):
-    """Lines of experts whose every number is `value_of`, and a list that what is read is added to."""
+def open_cache(number, layers=2, dtype=np.float32):
+    """A cache of experts whose every number is `value_of`, and a list that what is read is added to."""
     reads = []
 
     def read(layer, domain, index):
         reads.append((layer, domain, index))
         return {name: np.full(shape, value_of(layer, domain, index), np.float32) for name, shape in SHAPES.items()}
 
-    return ExpertLines(layers, SHAPES, number, read, dtype), reads
+    return ExpertCache(layers, SHAPES, number, read, dtype), reads
 
 
-def ask(lines, layer, *experts):
-    return lines.places(layer, *np.array(experts).T)
+def ask(cache, layer, *experts):
+    return cache.entries(layer, *np.array(experts).T)
 
 
 def test_an_expert_is_read_once_and_stays():
-    lines, reads = open_lines(3)
-    first = ask(lines, 1, (0, 1), (2, 0), (0, 1))
-    np.testing.assert_array_equal(ask(lines, 1, (0, 1), (2, 0), (0, 1)), first)
+    cache, reads = open_cache(3)
+    first = ask(cache, 1, (0, 1), (2, 0), (0, 1))
+    np.testing.assert_array_equal(ask(cache, 1, (0, 1), (2, 0), (0, 1)), first)
     assert reads == [(1, 0, 1), (1, 2, 0)]
-    assert (first.dtype, lines.fetched, lines.version_L.tolist()) == (np.int32, 2, [0, 2])
-    for tensor in lines.pool(1):
+    assert (first.dtype, cache.fetched, cache.version_L.tolist()) == (np.int32, 2, [0, 2])
+    for tensor in cache.pool(1):
         assert (tensor[first[1]] == value_of(1, 2, 0)).all()
-    assert [tensor.shape[1:] for tensor in lines.pool(0)] == [SHAPES[name] for name in SLAB_TENSORS]
+    assert [tensor.shape[1:] for tensor in cache.pool(0)] == [SHAPES[name] for name in SLAB_TENSORS]
 
 
 def test_the_least_recently_used_makes_room():
-    lines, reads = open_lines(2)
+    cache, reads = open_cache(2)
     for expert in ((0, 0), (0, 1), (0, 0), (0, 2)):  # 1 was used before 0
-        ask(lines, 0, expert)
+        ask(cache, 0, expert)
     assert reads[-1] == (0, 0, 2)
-    ask(lines, 0, (0, 0))
+    ask(cache, 0, (0, 0))
     assert len(reads) == 3
-    ask(lines, 0, (0, 1))
+    ask(cache, 0, (0, 1))
     assert len(reads) == 4
 
 
-def test_more_than_there_are_lines_for_is_refused():
-    lines, _ = open_lines(2)
+def test_more_than_there_are_entries_for_is_refused():
+    cache, _ = open_cache(2)
     with pytest.raises(ExpertStoreError, match="3 experts are needed at once; a layer has room for 2"):
-        ask(lines, 0, (0, 0), (0, 1), (1, 0))
+        ask(cache, 0, (0, 0), (0, 1), (1, 0))
 
 
 def test_a_read_that_fails_leaves_a_pool_that_works():
-    lines, _ = open_lines(2)
-    ask(lines, 0, (0, 0), (0, 1))
-    good = lines._read
+    cache, _ = open_cache(2)
+    ask(cache, 0, (0, 0), (0, 1))
+    good = cache._read
 
     def fail(*expert):
         raise CheckpointError("altered")
 
-    lines._read = fail
+    cache._read = fail
     with pytest.raises(CheckpointError):
-        ask(lines, 0, (1, 0))
-    lines._read = good
-    (line,) = ask(lines, 0, (0, 1))
-    assert (lines.pool(0)[0][line] == value_of(0, 0, 1)).all()
+        ask(cache, 0, (1, 0))
+    cache._read = good
+    (line,) = ask(cache, 0, (0, 1))
+    assert (cache.pool(0)[0][line] == value_of(0, 0, 1)).all()
 
 
 def test_experts_are_rounded_to_the_dtype_of_the_computation():
-    lines, _ = open_lines(1, dtype=np.float16)
-    ask(lines, 0, (3, 7))
-    assert {tensor.dtype for tensor in lines.pool(0)} == {np.dtype(np.float16)}
+    cache, _ = open_cache(1, dtype=np.float16)
+    ask(cache, 0, (3, 7))
+    assert {tensor.dtype for tensor in cache.pool(0)} == {np.dtype(np.float16)}
 
 
 @given(
@@ -91,11 +91,11 @@ def test_experts_are_rounded_to_the_dtype_of_the_computation():
     ),
 )
 def test_only_what_was_used_longest_ago_ever_leaves(number, batches):
-    lines, reads = open_lines(number, layers=1)
+    cache, reads = open_cache(number, layers=1)
     used = {}  # expert that must be held → when it was used last
     for now, batch in enumerate(batches):
         before = len(reads)
-        places = ask(lines, 0, *batch)
+        places = ask(cache, 0, *batch)
         read = {(domain, index) for _, domain, index in reads[before:]}
         assert read <= set(batch)
         assert len(reads) - before == len(read)
@@ -105,12 +105,12 @@ def test_only_what_was_used_longest_ago_ever_leaves(number, batches):
         assert read >= {expert for expert in batch if expert not in used}
         used |= dict.fromkeys(batch, now)
         for place, (domain, index) in zip(places, batch, strict=True):
-            assert (lines.pool(0)[0][place] == value_of(0, domain, index)).all()
+            assert (cache.pool(0)[0][place] == value_of(0, domain, index)).all()
 
 
 def test_lines_that_fit_a_memory():
     one = 4 * (6 + 3 + 6 + 2)
-    assert lines_within(10 * 2 * one, 2, SHAPES, least=3, itemsize=4) == 10
-    assert lines_within(10 * 2 * one, 2, SHAPES, least=3, itemsize=2) == 20
+    assert entries_within(10 * 2 * one, 2, SHAPES, least=3, itemsize=4) == 10
+    assert entries_within(10 * 2 * one, 2, SHAPES, least=3, itemsize=2) == 20
     with pytest.raises(ExpertStoreError, match=r"hold 2 experts in each of 2 RRE layers; 3 may be needed"):
-        lines_within(3 * 2 * one - 1, 2, SHAPES, least=3, itemsize=4)
+        entries_within(3 * 2 * one - 1, 2, SHAPES, least=3, itemsize=4)

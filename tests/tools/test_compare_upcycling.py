@@ -1,4 +1,4 @@
-"""The comparison of inherited and random weights: its halves of the corpus, its table, and in the slow suite a run."""
+"""The comparison of upcycled and random weights: its halves of the corpus, its table, and in the slow suite a run."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).parents[2] / "tools" / "compare_inheritance.py"
+TOOL = Path(__file__).parents[2] / "tools" / "compare_upcycling.py"
 SMALL = {
     "model.num_layers": 3,
     "model.rre_layers": 1,
@@ -25,13 +25,13 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def tool(load_tool):
-    return load_tool("compare_inheritance")
+    return load_tool("compare_upcycling")
 
 
 @pytest.mark.parametrize("steps", ["5", "100"])
 def test_steps_without_six_equal_parts_are_refused(tool, monkeypatch, capsys, steps):
     monkeypatch.chdir(TOOL.parents[1])
-    monkeypatch.setattr(tool.sys, "argv", ["compare_inheritance.py", "--steps", steps])
+    monkeypatch.setattr(tool.sys, "argv", ["compare_upcycling.py", "--steps", steps])
     monkeypatch.setattr(tool, "measure", lambda *_: pytest.fail("it began"))
     with pytest.raises(SystemExit):
         tool.main()
@@ -52,7 +52,7 @@ def test_the_halves_have_no_document_in_common(tool, tmp_path, monkeypatch):
     assert not {record["doc"] for record in first} & {record["doc"] for record in second}
 
 
-def test_an_inheritance_that_was_killed_is_done_again(tool, tmp_path, monkeypatch):
+def test_an_upcycling_that_was_killed_is_done_again(tool, tmp_path, monkeypatch):
     """Its folder is there as soon as anything is written; the checkpoint takes its place in one move."""
     asked = []
 
@@ -64,7 +64,7 @@ def test_an_inheritance_that_was_killed_is_done_again(tool, tmp_path, monkeypatc
 
     monkeypatch.chdir(TOOL.parents[1])
     monkeypatch.setattr(tool.Runs, "run", run)
-    child = tmp_path / "inheritance_child_12_0"
+    child = tmp_path / "upcycling_child_12_0"
     for whole in (False, True):
         asked.clear()
         (child / ".iteration_00000012.writing").mkdir(parents=True, exist_ok=True)
@@ -72,9 +72,9 @@ def test_an_inheritance_that_was_killed_is_done_again(tool, tmp_path, monkeypatc
             (child / "iteration_00000012").mkdir()
             (child / "iteration_00000012" / "manifest.json").touch()
         runs = tool.Runs("recipes/cpu_smoke.yaml", {"training.output_dir": str(tmp_path)})
-        assert len(tool.measure(runs, 0, 60, 12)["inherited"]) == 6
-        assert ("inherit" in asked) == (not whole)
-        shutil.rmtree(tmp_path / "inheritance_inherited_12_0")
+        assert len(tool.measure(runs, 0, 60, 12)["upcycled"]) == 6
+        assert ("upcycle" in asked) == (not whole)
+        shutil.rmtree(tmp_path / "upcycling_upcycled_12_0")
 
 
 @pytest.mark.slow
@@ -88,9 +88,9 @@ def test_both_children_are_measured_and_kept_with_their_configuration(tmp_path):
         return seed
 
     seed = run()
-    assert {name: len(losses) for name, losses in seed.items()} == {"random": 6, "inherited": 6}
-    assert seed["inherited"][0] < seed["random"][0]  # it begins where its parent ended
-    kept = next(tmp_path.glob("inheritance_inherited_*/measured.json"))
+    assert {name: len(losses) for name, losses in seed.items()} == {"random": 6, "upcycled": 6}
+    assert seed["upcycled"][0] < seed["random"][0]  # it begins where its parent ended
+    kept = next(tmp_path.glob("upcycling_upcycled_*/measured.json"))
     before = kept.read_bytes()
     assert run() == seed
     assert kept.read_bytes() == before

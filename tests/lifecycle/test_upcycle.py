@@ -12,7 +12,7 @@ from mindpangu.checkpoint.vocabulary import VocabularyMap
 from mindpangu.cli.main import main
 from mindpangu.config import load_config
 from mindpangu.errors import CheckpointError
-from mindpangu.lifecycle import inherit as sparse
+from mindpangu.lifecycle import upcycle as sparse
 from mindpangu.tokenizer import Tokenizer, train_tokenizer
 
 
@@ -23,8 +23,8 @@ def child_words(tiny_overrides, trained):
     return [word for key, value in (tiny_overrides | where).items() for word in (f"--{key}", value)]
 
 
-def inherit(child_words, parent, out, *words):
-    return main(["inherit", "--parent", str(parent), "--out", str(out), *child_words, *map(str, words)])
+def upcycle(child_words, parent, out, *words):
+    return main(["upcycle", "--parent", str(parent), "--out", str(out), *child_words, *map(str, words)])
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +34,14 @@ def dense_logits(dense, logits):
 
 
 def test_the_child_computes_what_its_parent_does(child_words, dense, tmp_path, logits, dense_logits, capsys):
-    assert inherit(child_words, dense, tmp_path / "child") == 0
+    assert upcycle(child_words, dense, tmp_path / "child") == 0
     assert "420 tokens have the parent's row, 0 the mean of several, 0 are drawn" in capsys.readouterr().out
     for name, values in zip(dense_logits, logits(tmp_path / "child", list(dense_logits)), strict=True):
         np.testing.assert_allclose(values, dense_logits[name], atol=1e-5)
 
 
 def test_noise_makes_experts_differ_and_a_shorter_sequence_keeps_its_positions(child_words, dense, tmp_path):
-    assert inherit(child_words, dense, tmp_path / "child", "--noise", 0.01, "--model.seq_length", 8) == 0
+    assert upcycle(child_words, dense, tmp_path / "child", "--noise", 0.01, "--model.seq_length", 8) == 0
     child, parent = CheckpointReader(tmp_path / "child"), DenseFiles(CheckpointReader(dense))
     first, second = (child.tensors(f"experts/rre_00.zh.{index:03d}.safetensors")["up"] for index in range(2))
     up = parent.read("blocks.1.ffn.up.weight")
@@ -59,7 +59,7 @@ def test_rows_follow_the_text_of_the_tokens(tiny_corpus, trained, dense, tiny_ov
     new = train_tokenizer(texts, 400, ["<eot>", "<cn>", "<en>", "<python>", "<java>"], run / "tokenizer" / "main.model")
     where = {"training.output_dir": str(tmp_path), "training.run_name": "other"}
     words = [word for key, value in (tiny_overrides | where).items() for word in (f"--{key}", value)]
-    assert inherit(words, dense, tmp_path / "child") == 0
+    assert upcycle(words, dense, tmp_path / "child") == 0
     parent = CheckpointReader(dense)
     old = Tokenizer.load(parent.folder / "tokenizer" / "main.model")
     old_VH = DenseFiles(parent).read("word_embedding")
@@ -97,7 +97,7 @@ def test_rows_follow_the_text_of_the_tokens(tiny_corpus, trained, dense, tiny_ov
     ],
 )
 def test_other_shapes_are_refused(child_words, dense, tmp_path, capsys, words, message):
-    assert inherit(child_words, dense, tmp_path / "child", *words) == 1
+    assert upcycle(child_words, dense, tmp_path / "child", *words) == 1
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("child/*"))
 
@@ -111,7 +111,7 @@ def test_the_base_of_rotations_is_the_parents_where_there_are_any():
         reader = SimpleNamespace(folder="parent", config=lambda: parent)
         dense = SimpleNamespace(contents={}, config=parent, dense=SimpleNamespace(reader=reader))
         with pytest.raises(CheckpointError) as refused:
-            sparse.inherit(dense, child, {}, None)
+            sparse.upcycle(dense, child, {}, None)
         return str(refused.value)
 
     assert "model.rope_theta is 10000.0 there, 500000.0 here" in refusal("rope")
@@ -119,7 +119,7 @@ def test_the_base_of_rotations_is_the_parents_where_there_are_any():
 
 
 def test_a_sparse_parent_is_refused(child_words, trained, tmp_path, capsys):
-    assert inherit(child_words, trained, tmp_path / "child") == 1
+    assert upcycle(child_words, trained, tmp_path / "child") == 1
     assert "is sparse already" in capsys.readouterr().err
 
 

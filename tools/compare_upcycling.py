@@ -1,10 +1,10 @@
-"""A sparse model that inherits from a dense parent, beside one from random weights: how many steps it saves.
+"""Compares a sparse model upcycled from a dense parent with one from random weights: how many steps it saves.
 
 The documents of the corpus are dealt into two halves. A dense parent is trained on the first; the sparse children are
 trained on the second, so what the parent read helps them only by what it learned. The time of five main jobs and more.
 
-    .venv/bin/python tools/compare_inheritance.py                            # recipes/cpu_smoke.yaml, seed 0
-    .venv/bin/python tools/compare_inheritance.py --parent-steps 300 --seeds 3
+    .venv/bin/python tools/compare_upcycling.py                            # recipes/cpu_smoke.yaml, seed 0
+    .venv/bin/python tools/compare_upcycling.py --parent-steps 300 --seeds 3
 """
 
 import hashlib
@@ -53,10 +53,10 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
     What was measured is kept in a file, and the checkpoints of the moments, which are many, are not.
     """
     every = steps // MOMENTS
-    parent_name = f"inheritance_parent_{parent_steps}_{seed}"
+    parent_name = f"upcycling_parent_{parent_steps}_{seed}"
     parent = runs.folder(parent_name).root
     output = parent.parent
-    first, second = halves(output / "inheritance_halves")
+    first, second = halves(output / "upcycling_halves")
     child = {
         "training.seed": seed,
         "training.steps": steps,
@@ -65,7 +65,7 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
         "checkpoint.save_steps": every,
         "checkpoint.keep_last": MOMENTS,
     }
-    kept = runs.measured(f"inheritance_inherited_{parent_steps}_{seed}", child)
+    kept = runs.measured(f"upcycling_upcycled_{parent_steps}_{seed}", child)
     if kept.is_current():
         return json.loads(kept.path.read_text(encoding="utf-8"))["losses"]
     keys = {
@@ -77,13 +77,13 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
     }
     runs.run(parent_name, keys)
     measured = {}
-    for name in ("random", "inherited"):
-        run, options = f"inheritance_{name}_{parent_steps}_{seed}", []
-        if name == "inherited":
-            folder = output / f"inheritance_child_{parent_steps}_{seed}"
+    for name in ("random", "upcycled"):
+        run, options = f"upcycling_{name}_{parent_steps}_{seed}", []
+        if name == "upcycled":
+            folder = output / f"upcycling_child_{parent_steps}_{seed}"
             runs.run(run, child, stages=(["tokenizer", "train"], ["data", "prepare"], ["routing", "build"]))
             if latest_iteration(folder) is None:
-                runs.run(run, child, stages=(["inherit", "--parent", str(parent), "--out", str(folder)],))
+                runs.run(run, child, stages=(["upcycle", "--parent", str(parent), "--out", str(folder)],))
             options = ["--load", str(folder)]
         root = runs.run(run, child, options=options)
         measured[name] = [
@@ -117,19 +117,19 @@ def halves(folder: Path) -> tuple[Path, Path]:
 
 
 def format_table(measured: Sequence[dict[str, list[float]]], steps: int, parent_steps: int) -> str:
-    random, inherited = (np.mean([each[name] for each in measured], 0) for name in ("random", "inherited"))
+    random, upcycled = (np.mean([each[name] for each in measured], 0) for name in ("random", "upcycled"))
     lines = [f"held-out loss (nats, mean of the domains); dense parent: {parent_steps} steps on other documents"]
-    lines.append(f"{'steps':>8} {'random':>8} {'inherited':>10}")
+    lines.append(f"{'steps':>8} {'random':>8} {'upcycled':>10}")
     for moment in range(MOMENTS):
-        lines.append(f"{(moment + 1) * steps // MOMENTS:>8} {random[moment]:>8.3f} {inherited[moment]:>10.3f}")
-    reached = [moment for moment in range(MOMENTS) if inherited[moment] <= random[-1]]
+        lines.append(f"{(moment + 1) * steps // MOMENTS:>8} {random[moment]:>8.3f} {upcycled[moment]:>10.3f}")
+    reached = [moment for moment in range(MOMENTS) if upcycled[moment] <= random[-1]]
     if reached:
         lines.append(
-            f"the inherited model is as good as the random one after {steps} steps within "
+            f"the upcycled model is as good as the random one after {steps} steps within "
             f"{(reached[0] + 1) * steps // MOMENTS}"
         )
     else:
-        lines.append(f"the inherited model does not reach the random one within {steps} steps")
+        lines.append(f"the upcycled model does not reach the random one within {steps} steps")
     return "\n".join(lines)
 
 

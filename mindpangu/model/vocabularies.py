@@ -1,0 +1,51 @@
+"""Vocabularies: row ranges of the one embedding table, each with a tokenizer of its own.
+
+Token ids are local to a vocabulary; this module turns them into rows of the table. One vocabulary is the default.
+Host-side and plain Python; the model only sees the numbers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mindpangu.config import Config
+from mindpangu.domains import MAIN_VOCABULARY, Domain
+
+MIXED = -1
+
+
+@dataclass(frozen=True)
+class Vocabularies:
+    """Vocabulary i, names[i], owns rows starts[i] … starts[i] + sizes[i]; vocabulary_of_domain maps domain ids to i."""
+
+    names: tuple[str, ...]
+    starts: tuple[int, ...]
+    sizes: tuple[int, ...]
+    vocabulary_of_domain: tuple[int, ...]
+
+    @staticmethod
+    def build(config: Config, domains: Sequence[Domain]) -> "Vocabularies":
+        vocabularies = config.domains.vocabularies
+        names = tuple(vocabulary.name for vocabulary in vocabularies) or (MAIN_VOCABULARY,)
+        sizes = tuple(vocabulary.vocab_size for vocabulary in vocabularies) or (config.model.vocab_size,)
+        starts = tuple(int(start) for start in np.cumsum((0, *sizes[:-1])))
+        return Vocabularies(names, starts, sizes, tuple(names.index(domain.vocabulary) for domain in domains))
+
+    @property
+    def num_rows(self) -> int:
+        return sum(self.sizes)
+
+    def of_samples(self, domain_of_slot: Sequence[int], slot_of_sample_B: np.ndarray) -> np.ndarray:
+        """int32 [B]: the vocabulary of each sample, from the domain in its domain slot."""
+        vocabularies = [self.vocabulary_of_domain[domain] for domain in domain_of_slot]
+        return np.array(vocabularies, np.int32)[slot_of_sample_B]
+
+    def common(self, vocabulary_of_sample_B: np.ndarray) -> int:
+        """The one vocabulary that all these samples share, or MIXED."""
+        vocabularies = set(vocabulary_of_sample_B.tolist())
+        return vocabularies.pop() if len(vocabularies) == 1 else MIXED
+
+    def rows(self, tokens_BS: np.ndarray, vocabulary_of_sample_B: np.ndarray) -> np.ndarray:
+        """int32 [B, S]: rows of the table for token ids that are local to their sample's vocabulary."""
+        return tokens_BS + np.array(self.starts, np.int32)[vocabulary_of_sample_B][:, None]
