@@ -94,8 +94,8 @@ except Exception as error:
 
 # Says what $1 lacks to run this project with extra $2; says nothing when it is fit.
 lacks_of_python() {
-    local modules='numpy sentencepiece yaml safetensors psutil tqdm matplotlib' complaint
-    if [ "$2" = dev ]; then modules+=' pytest xdist hypothesis ruff jieba'; fi
+    local modules='numpy sentencepiece yaml safetensors psutil tqdm matplotlib jieba' complaint
+    if [ "$2" = dev ]; then modules+=' pytest xdist hypothesis ruff mypy importlinter'; fi
     # shellcheck disable=SC2086
     if ! complaint=$("$1" -c "$CHECK_PYTHON" mindspore $modules 2>&1); then
         complaint=$(printf '%s\n' "$complaint" | tail -n 1)
