@@ -14,7 +14,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ascend_ops.grouped_all_to_all import first_order
+from ascend_ops.grouped_all_to_all import Group, first_order
 from mindpangu.config import Config
 from mindpangu.model.attention import Attention, AugmentedShortcut
 from mindpangu.model.embedding import Head, WordEmbedding
@@ -91,34 +91,22 @@ class DenseBlock(Block):
 class RREBlock(Block):
     """A block whose feed-forward network is routed; see `routed_experts`."""
 
-    def __init__(self, init: Init, name: str, number: int, exchange):
-        super().__init__(init, name, number)
+    def __init__(self, init: Init, name: str, layer: int, exchange: Group | None):
+        super().__init__(init, name, layer)
         self.experts = RoutedExperts(init, exchange)
 
-    def construct(self, x_TH, positions_BS, tokens_T, domain_slots_B, table_DV, slabs, query_TH=None):
-        """Returns (x_TH, int32 [1]: tokens whose id was outside the table; see `rre_dispatch`)."""
+    def construct(self, x_TH, positions_BS, routing, slabs, order, query_TH=None):
+        """Returns (x_TH, invalid, order); for `routing`, `invalid` and `order` see `token_dispatcher`."""
         x_TH = self.attend(x_TH, positions_BS, query_TH)
-        slot_ids_T = ops.repeat_elements(domain_slots_B, tokens_T.shape[0] // domain_slots_B.shape[0], 0)
-        return self.feed(x_TH, tokens_T, slot_ids_T, table_DV, slabs)
-
-    def feed(self, x_TH, tokens_T, slot_ids_T, table_DV, slabs):
-        return self.experts(x_TH, self.ffn_norm(x_TH), tokens_T, slot_ids_T, table_DV, slabs)
+        return self.experts(x_TH, self.ffn_norm(x_TH), routing, slabs, order)
 
     def feed_cached(self, x_TH, entries_T, slabs):
-        """Token t goes to expert entries_T[t] of one pool: the tokens are numbered, and the entries are their table."""
+        """Sends token t to expert entries_T[t] of one pool: the tokens are numbered, and the entries are their table."""
         tokens_T = ops.cast(ops.arange(entries_T.shape[0]), ms.int32)
+        slot_ids_T = ops.zeros_like(tokens_T)
+        routing = (tokens_T, slot_ids_T, ops.expand_dims(entries_T, 0), slabs[0].shape[0], 0, ())
         # the host has just made this table for these tokens, so none of them can be outside
-        return self.feed(x_TH, tokens_T, ops.zeros_like(tokens_T), ops.expand_dims(entries_T, 0), slabs)[0]
-
-    def exchanged(
-        self, x_TH, positions_BS, tokens_T, domain_slots_B, table_DV, slabs, counts, capacity, order, query_TH=None
-    ):
-        """The same with experts on several ranks; returns the next exchange's `order` as well."""
-        x_TH = self.attend(x_TH, positions_BS, query_TH)
-        slot_ids_T = ops.repeat_elements(domain_slots_B, tokens_T.shape[0] // domain_slots_B.shape[0], 0)
-        return self.experts.exchanged(
-            x_TH, self.ffn_norm(x_TH), tokens_T, slot_ids_T, table_DV, slabs, counts, capacity, order
-        )
+        return self.experts(x_TH, self.ffn_norm(x_TH), routing, slabs, first_order())[0]
 
 
 class Lower(nn.Cell):
@@ -169,57 +157,52 @@ class Upper(nn.Cell):
                 self.query_layer = DenseBlock(init, "query_layer", last)
         self.none_invalid = Tensor(np.zeros(1, np.int32))
 
-    def construct(self, h_TH, tokens_BS, positions_BS, domain_slots_B, tables_LDV, slabs):
-        """Returns (x_TH, from which the head predicts the next token; the layers' sum of tokens with invalid ids).
+    def construct(self, h_TH, positions_BS, routing, slabs):
+        """Runs the upper half on h_TH.
 
         Args:
-            domain_slots_B: int32 [B], the domain slot of each sample: whose table and slab its tokens use.
+            routing: (tokens_BS, domain_slots_B, tables_LDV, capacity, counts) of all layers: int32 [B, S] token ids,
+                int32 [B] domain slot of each sample, whose tables and slabs its tokens use, int32 [L, D, V] tables;
+                capacity and counts as in `token_dispatcher`, the counts with an axis L in front. A dense model reads
+                none of it.
+            slabs: the experts' tensors, layer by layer; () for a dense model.
+
+        Returns:
+            x_TH, from which the head predicts the next token.
+            invalid: int32 [1], tokens whose id was outside the table, summed over the layers.
         """
-        tokens_T, invalid = tokens_BS.reshape((-1,)), self.none_invalid
-        per_layer = len(slabs) // self.rre_layers if self.rre_layers else 0
-        for i, block in enumerate(self.blocks):
-            layer_slabs = slabs[i * per_layer : (i + 1) * per_layer]
-            h_TH, invalid_here = block(h_TH, positions_BS, tokens_T, domain_slots_B, tables_LDV[i], layer_slabs)
-            invalid = invalid + invalid_here
-        x_TH = self.final_norm(h_TH)
-        if self.query_layer is None:
-            return x_TH, invalid
-        query_TH = self.queries(positions_BS)
         if self.rre_layers == 0:
-            return self.query_layer(x_TH, positions_BS, query_TH), invalid
-        x_TH, invalid_here = self.query_layer(
-            x_TH, positions_BS, tokens_T, domain_slots_B, tables_LDV[-1], slabs[-per_layer:], query_TH
-        )
-        return x_TH, invalid + invalid_here
-
-    def exchanged(self, h_TH, tokens_BS, positions_BS, domain_slots_B, tables_LDV, slabs, counts, capacity):
-        """The same with experts on several ranks.
-
-        Args:
-            counts: int32 [L, R], [L, R] and [L, R, G], of each layer; see `RoutedExperts.exchanged`.
-            capacity: rows that may arrive in a layer, a Python int.
-        """
-        tokens_T, invalid, order = tokens_BS.reshape((-1,)), self.none_invalid, first_order()
-        per_layer = len(slabs) // self.rre_layers
-        send_LR, receive_LR, arriving_LRG = counts
+            x_TH = self.final_norm(h_TH)
+            if self.query_layer is not None:
+                x_TH = self.query_layer(x_TH, positions_BS, self.queries(positions_BS))
+            return x_TH, self.none_invalid
+        tokens_BS, domain_slots_B, tables_LDV, capacity, counts = routing
+        batch, length = tokens_BS.shape
+        ids_T = (tokens_BS.reshape((-1,)), ops.repeat_elements(domain_slots_B, length, 0))
+        invalid, order = self.none_invalid, first_order()
         for i, block in enumerate(self.blocks):
-            layer_slabs, of_layer = (
-                slabs[i * per_layer : (i + 1) * per_layer],
-                (send_LR[i], receive_LR[i], arriving_LRG[i]),
-            )
-            h_TH, invalid_here, order = block.exchanged(
-                h_TH, positions_BS, tokens_T, domain_slots_B, tables_LDV[i], layer_slabs, of_layer, capacity, order
-            )
+            layer_routing, layer_slabs = self._layer_inputs(i, ids_T, tables_LDV, capacity, counts, slabs)
+            h_TH, invalid_here, order = block(h_TH, positions_BS, layer_routing, layer_slabs, order)
             invalid = invalid + invalid_here
         x_TH = self.final_norm(h_TH)
         if self.query_layer is None:
             return x_TH, invalid
-        of_layer = (send_LR[-1], receive_LR[-1], arriving_LRG[-1])
-        x_TH, invalid_here, _ = self.query_layer.exchanged(
-            x_TH, positions_BS, tokens_T, domain_slots_B, tables_LDV[-1], slabs[-per_layer:],
-            of_layer, capacity, order, self.queries(positions_BS),
-        )  # fmt: skip
+        top = self.rre_layers - 1
+        layer_routing, layer_slabs = self._layer_inputs(top, ids_T, tables_LDV, capacity, counts, slabs)
+        query_TH = self.queries(positions_BS)
+        x_TH, invalid_here, _ = self.query_layer(x_TH, positions_BS, layer_routing, layer_slabs, order, query_TH)
         return x_TH, invalid + invalid_here
+
+    def _layer_inputs(self, layer, ids_T, tables_LDV, capacity, counts, slabs):
+        """Routing and slabs of one RRE layer."""
+        per_layer = len(slabs) // self.rre_layers
+        layer_slabs = slabs[layer * per_layer : (layer + 1) * per_layer]
+        layer_counts = ()
+        for each in counts:
+            layer_counts += (each[layer],)
+        tokens_T, slot_ids_T = ids_T
+        num_experts = layer_slabs[0].shape[0]
+        return (tokens_T, slot_ids_T, tables_LDV[layer], num_experts, capacity, layer_counts), layer_slabs
 
     def queries(self, positions_BS):
         """The query layer's learned queries."""

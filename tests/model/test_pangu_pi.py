@@ -51,7 +51,7 @@ def scores(decoder, tokens_BS, positions_BS):
     """float32 [T, V], by MindSpore."""
     rows_BS, positions_BS = (Tensor(array.astype(np.int32)) for array in (tokens_BS, positions_BS))
     h_TH = decoder.lower(rows_BS, positions_BS)
-    x_TH, _ = decoder.upper(h_TH, rows_BS, positions_BS, None, None, ())
+    x_TH, _ = decoder.upper(h_TH, positions_BS, (), ())
     return decoder.upper.logits(x_TH, 0, None)
 
 
