@@ -101,7 +101,7 @@ class RREBlock(Block):
         return self.experts(x_TH, self.ffn_norm(x_TH), routing, slabs, order)
 
     def feed_cached(self, x_TH, entries_T, slabs):
-        """Sends token t to expert entries_T[t] of one pool: the tokens are numbered, and the entries are their table."""
+        """Sends token t to expert entries_T[t] of one pool: tokens are numbered, and the entries are their table."""
         tokens_T = ops.cast(ops.arange(entries_T.shape[0]), ms.int32)
         slot_ids_T = ops.zeros_like(tokens_T)
         routing = (tokens_T, slot_ids_T, ops.expand_dims(entries_T, 0), slabs[0].shape[0], 0, ())
@@ -177,8 +177,7 @@ class Upper(nn.Cell):
                 x_TH = self.query_layer(x_TH, positions_BS, self.queries(positions_BS))
             return x_TH, self.none_invalid
         tokens_BS, domain_slots_B, tables_LDV, capacity, counts = routing
-        batch, length = tokens_BS.shape
-        ids_T = (tokens_BS.reshape((-1,)), ops.repeat_elements(domain_slots_B, length, 0))
+        ids_T = (tokens_BS.reshape((-1,)), ops.repeat_elements(domain_slots_B, tokens_BS.shape[1], 0))
         invalid, order = self.none_invalid, first_order()
         for i, block in enumerate(self.blocks):
             layer_routing, layer_slabs = self._layer_inputs(i, ids_T, tables_LDV, capacity, counts, slabs)

@@ -12,7 +12,7 @@ A model is built with one of two dispatchers: `LocalTokenDispatcher` if this ran
     table_DV                int32 [D, V], the layer's routing table
     num_experts             experts of a slot that this rank holds, a Python int
     capacity                rows that may arrive from all ranks, a Python int; only the all-to-all reads it
-    counts                  (send_R, receive_R, arriving_RG), what the host has planned for the exchange; () without one:
+    counts                  (send_R, receive_R, arriving_RG), which the host has planned, or () without an exchange:
                             int32 [R] rows sent to each rank, int32 [R] rows received from each rank, and int32 [R, G]
                             rows received from each rank for each (slot, expert of this rank)
 

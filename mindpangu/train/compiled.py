@@ -17,19 +17,19 @@ from mindspore import ParameterTuple, nn
 
 from mindpangu.model.decoder import Decoder
 
-# Inputs of UpperLoss before the slabs: vocabulary, capacity, h, tokens, positions, targets, loss weights, vocabulary and
-# domain slot of each sample, tables. The first two are Python ints: each value is compiled by itself.
+# Inputs of UpperLoss before the slabs: vocabulary, capacity, h, tokens, positions, targets, loss weights, vocabulary of
+# each sample, domain slot of each sample, tables. The first two are Python ints: each value is compiled by itself.
 _FIRST_SLAB = 10
 
 
 class UpperLoss(nn.Cell):
     """Weighted loss of the upper half; differentiable in h_TH and the slabs.
 
-    Takes flat arguments and packs them here: a tuple of tensors as an argument of a compiled function is a constant, and
-    every new one would be compiled again.
+    Takes flat arguments and packs them here: MindSpore treats a tuple of tensors that is an argument of a compiled
+    function as a constant, and would compile every new one again.
 
     Args:
-        num_slabs: how many of `rest` are slabs; what follows them are the counts of the token dispatcher, if it takes any.
+        num_slabs: how many of `rest` are slabs. The token dispatcher's counts follow them, if it takes any.
     """
 
     def __init__(self, decoder: Decoder, num_slabs: int):

@@ -64,7 +64,13 @@ def compile_step(config: Config, rank: int) -> dict:
     if processes.replicas.size > 1:
         of_layer = [np.zeros(slab.shape, np.float32) for slab in slabs[: len(expert_shapes(config))]]
         found["expert_sum"] = _compiled(summing(processes.replicas), of_layer)
-    return {"functions": found, "groups": groups, "operators": backends.describe(), "slabs": len(slabs)}
+    return {
+        "functions": found,
+        "groups": groups,
+        "operators": backends.describe(),
+        "slabs": len(slabs),
+        "counts": len(counts),
+    }
 
 
 def _slabs(config: Config, mesh: Mesh, rank: int) -> list[Tensor]:
