@@ -16,8 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mindpangu.config import ModelConfig
+from mindpangu.model.initialization import NETWORK_AXES, dense_name
 
 CHANNELS, HEADS, NEURONS, BOTTLENECK = KINDS = ("channels", "heads", "neurons", "bottleneck")
+
+_UNIT_OF_AXIS = {"H": CHANNELS, "F": NEURONS}
 
 _OF_LAYER = {
     "attention_norm.gamma": (CHANNELS,),
@@ -36,15 +39,7 @@ _OF_LAYER = {
     "shortcut.up.bias": (CHANNELS,),
     "ffn_norm.gamma": (CHANNELS,),
     "ffn_norm.beta": (CHANNELS,),
-    "ffn.gate.weight": (CHANNELS, NEURONS),
-    "ffn.gate.bias": (NEURONS,),
-    "ffn.up.weight": (CHANNELS, NEURONS),
-    "ffn.up.bias": (NEURONS,),
-    "ffn.series.scale": (None, NEURONS),
-    "ffn.series.shift": (None, NEURONS),
-    "ffn.down.weight": (NEURONS, CHANNELS),
-    "ffn.down.bias": (CHANNELS,),
-}
+} | {f"ffn.{dense_name(tensor)}": tuple(map(_UNIT_OF_AXIS.get, axes)) for tensor, axes in NETWORK_AXES.items()}
 _OUTSIDE = {
     "word_embedding": (None, CHANNELS),
     "position_embedding": (None, CHANNELS),

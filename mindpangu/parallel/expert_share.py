@@ -6,8 +6,6 @@ from mindpangu.errors import ConfigError
 from mindpangu.parallel.mesh import Coordinates, Mesh
 from mindpangu.parallel.sharding import Part
 
-_AXES = {"gate": 1, "gate_bias": 0, "up": 1, "up_bias": 0, "scale": 1, "shift": 1, "down": 0, "down_bias": 0}
-
 
 @dataclass(frozen=True)
 class ExpertShare:
@@ -50,4 +48,6 @@ class ExpertShare:
 
     def part(self, name: str, shape: tuple[int, ...]) -> Part:
         """This rank's part of an expert's tensor ("up", "down_bias" …)."""
-        return Part.equal(shape, _AXES[name], self.tensor, self.tensors)
+        # the second matrix is divided along its rows, everything else along its last axis
+        axis = 0 if name == "down" else len(shape) - 1
+        return Part.equal(shape, axis, self.tensor, self.tensors)
