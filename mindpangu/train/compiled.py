@@ -2,14 +2,14 @@
 
     lower_forward(rows, positions) → h
     upper_step(vocabulary, capacity, h, tokens, …, slabs)
-        → loss, per-sample losses, invalid ids; gradients of h, the slabs, and the upper half
-    lower_backward(rows, positions, dh) → lower gradients         (recomputes the lower half)
+        → loss, per-sample losses, number of invalid ids; gradients of h, the slabs, and the upper half
+    lower_backward(rows, positions, dh) → gradients of the lower half         (recomputes the lower half)
 
-Where experts alone are trained, upper_step's gradients are those of the slabs, and there is no lower_backward.
+If only experts are trained, upper_step returns the gradients of the slabs alone, and lower_backward is not called.
 
-A graph takes all its inputs at launch, and experts must be able to move while the dense bottom runs; so PanGu-Σ's step
-is cut at the border of the halves. A dense model has nothing to move and is compiled as one function. The results
-are the same bit for bit (tests/train/test_step.py).
+A graph takes all its inputs at launch, but experts must be able to move while the dense bottom runs. So PanGu-Σ's step
+is cut between the halves. A dense model has nothing to move and is compiled as one function. Both ways give the same
+bits (tests/train/test_step.py).
 """
 
 import mindspore as ms
@@ -59,7 +59,7 @@ class UpperLoss(nn.Cell):
 
 
 class LowerProduct(nn.Cell):
-    """⟨lower(rows), dh⟩, whose gradient is the lower half's share of the loss gradient."""
+    """⟨lower(rows), dh⟩: its gradient is the loss gradient with respect to the lower half."""
 
     def __init__(self, decoder: Decoder):
         super().__init__(auto_prefix=False)
@@ -70,7 +70,7 @@ class LowerProduct(nn.Cell):
 
 
 class WholeLoss(nn.Cell):
-    """Both halves as one function: the dense model's step, and the check of the three-function step."""
+    """Both halves as one function: the step of a dense model, and the reference for the three-function step."""
 
     def __init__(self, decoder: Decoder, num_slabs: int):
         super().__init__(auto_prefix=False)
@@ -83,7 +83,7 @@ class WholeLoss(nn.Cell):
 
 
 class CompiledFunctions:
-    """The compiled functions of one decoder; each is compiled at its first call for a shape.
+    """The compiled functions of one decoder. Each is compiled when it is first called with new shapes.
 
     Args:
         decoder: the model.
