@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import IO
 
 from mindpangu.errors import MindPanguError
 from mindpangu.parallel import watcher
@@ -37,7 +37,7 @@ class Watch:
         self._ranks = ranks
         self._arguments = [folder, rank, ranks, timeout, silent, os.getpid()]
         self._watcher: subprocess.Popen | None = None
-        self._pipe: BinaryIO | None = None
+        self._pipe: IO[bytes] | None = None
 
     def report_status(self, step: int | None = None, doing: str | None = None) -> None:
         """Tells the watcher what this rank is doing from now on."""
@@ -51,6 +51,7 @@ class Watch:
             # a session of its own: Ctrl-C must end the rank, and the watcher must still publish the rank's last state
             self._watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
             self._pipe = self._watcher.stdin
+            assert self._pipe is not None
             os.set_blocking(self._pipe.fileno(), False)
             self._send({"pid": os.getpid()})
         return self
