@@ -78,7 +78,7 @@ class Watcher:
         time.sleep(3 * INTERVAL_S)
         first = (self._problem_of(rank, died) for rank in self._others)
         return next(filter(None, first), None) or (
-            f"(process {self._state['pid']}) was killed, often for want of memory, or crashed; its last step was "
+            f"(process {self._state['pid']}) was killed, often because memory ran out, or crashed; its last step was "
             f"{self._state['step']}, doing {self._state['doing']}"
         )
 
@@ -87,7 +87,7 @@ class Watcher:
         if taken > self._timeout:
             return (
                 f"{self._state['doing']} in step {self._state['step']} takes longer than {self._timeout:.0f} s "
-                "(parallelism.timeout); a rank that does not come, or ranks that do not agree"
+                "(parallelism.timeout): a rank is missing, or the ranks do not agree"
             )
         return next(filter(None, map(self._problem_of, self._others)), None)
 

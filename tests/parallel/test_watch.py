@@ -66,7 +66,7 @@ def test_a_killed_rank_is_named_by_the_other(tmp_path, does):
     text = said(one)
 
     assert f"rank 0: rank 1 on {socket.gethostname()} (process {two.pid}) is dead; its last step was 18, doing" in text
-    assert f"rank 1: (process {two.pid}) was killed, often for want of memory, or crashed" in said(two)
+    assert f"rank 1: (process {two.pid}) was killed, often because memory ran out, or crashed" in said(two)
 
 
 def test_where_all_are_killed_at_once_the_first_one_is_named(tmp_path):
