@@ -17,7 +17,9 @@ A model is built with one of two dispatchers: `LocalTokenDispatcher` if this ran
                             rows received from each rank for each (slot, expert of this rank)
 
 `order` serialises the exchanges of a step, forward and backward: each exchange takes the token that the one before it
-returned (`grouped_all_to_all`). `invalid` is int32 [1], the number of ids outside the table (`rre_dispatch`).
+returned (`grouped_all_to_all`). So `dispatch` returns it as well: the composed exchange sends counts before rows, and
+the counts of the way back depend on nothing else. `invalid` is int32 [1], the number of ids outside the table
+(`rre_dispatch`).
 
 `routing` and `state` are plain tuples on purpose. A NamedTuple or a dataclass that is built inside `@ms.jit` gives the
 right loss, no error, and gradients that are all zero (tests/model/test_token_dispatcher.py).

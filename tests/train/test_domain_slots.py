@@ -70,7 +70,7 @@ def slab_gradients(step, model, batch, plan):
     tensors = [as_tensor(slab) for slab in model.store.lookup(plan.domain_of_slot)]
     weights_BS = batch.loss_mask_BS / np.float32(batch.loss_mask_BS.sum())
     _, (slabs, _) = step.functions.whole_step(
-        inputs.vocabulary, 0, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
+        inputs.slot, 0, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
         as_tensor(weights_BS), inputs.vocabulary_of_sample_B, inputs.domain_slots_B, inputs.tables_LDV, *tensors,
     )  # fmt: skip
     size = 4 * len(plan.domain_of_slot)

@@ -43,7 +43,7 @@ def test_three_functions_equal_one_graph_bit_for_bit(tiny_overrides, slots):
     inputs = model.inputs(batch.tokens_BS, batch.positions_BS, plan)
     slab_tensors = [as_tensor(slab) for slab in model.store.lookup(plan.domain_of_slot)]
     (loss, _, _), (slabs, dense) = step.functions.whole_step(
-        inputs.vocabulary, 0, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
+        inputs.slot, 0, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
         as_tensor(weights_BS), inputs.vocabulary_of_sample_B, inputs.domain_slots_B, inputs.tables_LDV, *slab_tensors,
     )  # fmt: skip
     assert found.loss == float(loss.asnumpy())
