@@ -110,7 +110,9 @@ def describe(config: Config, rank: int, found: dict, budget: Budget, order: bool
     differ = line("dense parameters", sum(weights.values()) // 4, budget.parameters, 1e6, "M")
     differ += line("their weights", sum(weights.values()), budget.weights, 1e9, "GB")
     differ += line("their moments", sum(moments.values()), budget.moments, 1e9, "GB")
-    slabs = functions["upper_step"]["inputs"][-found["slabs"] :]
+    inputs = functions["upper_step"]["inputs"]
+    end = len(inputs) - found["counts"]  # the counts of an exchange follow the slabs
+    slabs = inputs[end - found["slabs"] : end]
     differ += line("experts at a time", sum(slabs), budget.slabs, 1e9, "GB")
     for name, function in functions.items():
         print(f"{name + ', live':24}{function['live'] / 1e9:12.3f} GB   at most, computed in the order of the graph")

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from mindpangu.config.fields import choice, number
 
+NETWORK_KEYS = ("activation", "series_terms", "biases")
+"""Keys of `model` that, together with the sizes, decide which tensors a feed-forward network or an expert has."""
+
 ARCHITECTURE = (
     "query_layer",
     "position",

@@ -58,7 +58,7 @@ def summing(replicas: DataGroup) -> Callable[[Sequence[np.ndarray]], list[np.nda
 
     @ms.jit
     def sum_of_ranks(*gradients):
-        return for_each(replicas.sum, gradients)
+        return for_each(replicas.all_reduce, gradients)
 
     def add_up(gradients: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [tensor.asnumpy() for tensor in sum_of_ranks(*map(Tensor.from_numpy, gradients))]

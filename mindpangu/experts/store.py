@@ -17,10 +17,8 @@ from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.domains import Domain
 from mindpangu.experts.host_memory import HostMemory, page_rounded
-from mindpangu.model.initialization import expert_shapes, initial_expert
+from mindpangu.model.initialization import MATRICES, expert_shapes, initial_expert
 from mindpangu.parallel.expert_share import ExpertShare
-
-DECAYED = ("gate", "up", "down")
 
 Slab = dict[str, np.ndarray]
 
@@ -146,7 +144,7 @@ class ExpertStore:
                     beta1=beta1,
                     beta2=beta2,
                     eps=self._optimizer.expert_eps,
-                    weight_decay=self._optimizer.weight_decay if name in DECAYED else 0.0,
+                    weight_decay=self._optimizer.weight_decay if name in MATRICES else 0.0,
                     gradient_scale=gradient_scale,
                 )
         return int(updated_LDA.sum())

@@ -132,7 +132,7 @@ class LanguageModel:
             *slabs,
         ):
             h_TH = lower(rows_BS, positions_BS)
-            x_TH, invalid = upper(h_TH, tokens_BS, positions_BS, domain_slots_B, tables, slabs)
+            x_TH, invalid = upper(h_TH, positions_BS, (tokens_BS, domain_slots_B, tables, 0, ()), slabs)
             return upper.token_losses(x_TH, targets_BS, vocabulary, vocabulary_of_sample_B), invalid
 
         @ms.jit
@@ -140,7 +140,7 @@ class LanguageModel:
             vocabulary, last_B, rows_BS, tokens_BS, positions_BS, vocabulary_of_sample_B, domain_slots_B, tables, *slabs
         ):
             h_TH = lower(rows_BS, positions_BS)
-            x_TH, invalid = upper(h_TH, tokens_BS, positions_BS, domain_slots_B, tables, slabs)
+            x_TH, invalid = upper(h_TH, positions_BS, (tokens_BS, domain_slots_B, tables, 0, ()), slabs)
             return upper.logits(ops.gather(x_TH, last_B, 0), vocabulary, vocabulary_of_sample_B), invalid
 
         self._token_losses, self._next_token_logits = token_losses, next_token_logits

@@ -11,11 +11,11 @@ import numpy as np
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.checkpoint.dense import DenseFiles
 from mindpangu.config import Config
-from mindpangu.config.schema import DomainsConfig, ParallelismConfig
+from mindpangu.config.schema import NETWORK_KEYS, DomainsConfig, ParallelismConfig
 from mindpangu.domains import known_domains
 from mindpangu.errors import CheckpointError, ConfigError
 from mindpangu.lifecycle.blueprint import Blueprint, DenseChange, DomainContent, NewExpert
-from mindpangu.model.initialization import dense_name, initial_expert, network_tensors
+from mindpangu.model.initialization import MATRICES, dense_name, initial_expert, network_tensors
 from mindpangu.model.vocabularies import Vocabularies
 from mindpangu.routing.assignment import assign_layers
 from mindpangu.routing.table import DomainTable
@@ -158,7 +158,7 @@ class ExpertsOfDense:
         }
         if self._noise:
             drawn = initial_expert(self._config, layer, self._name, index)
-            for name in (name for name in ("gate", "up", "down") if name in tensors):
+            for name in (name for name in MATRICES if name in tensors):
                 spread = drawn[name].std()
                 tensors[name] += self._noise * tensors[name].std() / spread * drawn[name]
         return tensors
@@ -174,7 +174,7 @@ def rre_block(config: Config, layer: int) -> str:
 def require_same_shape(config: Config, other: CheckpointReader) -> None:
     """Raises CheckpointError unless the experts of one model fit into the other."""
     ours, theirs = config.model, other.config().model
-    keys = ["num_layers", "hidden_size", "ffn_hidden_size", "activation", "series_terms", "biases", "query_layer"]
+    keys = ["num_layers", "hidden_size", "ffn_hidden_size", *NETWORK_KEYS, "query_layer"]
     keys += ["rre_layers"] if theirs.rre_layers else []
     for key in keys:
         if getattr(ours, key) != getattr(theirs, key):

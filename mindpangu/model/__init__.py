@@ -1,5 +1,5 @@
-"""The network: `decoder.py` with its `layers.py`, `precision.py`, `vocabularies.py`, `initialization.py`,
-`parameter_count.py`, `coupling.py`.
+"""The network: `decoder.py`, and its blocks, layers, routed experts, token dispatchers, embedding and head.
 
-Nothing is imported here, so that what needs no MindSpore (parameter counts, vocabularies) does not load it.
+Nothing is imported here, so that modules without MindSpore (`parameter_count`, `vocabularies`, `initialization`,
+`coupling`) do not load it.
 """

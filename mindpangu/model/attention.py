@@ -1,7 +1,4 @@
-"""Multi-head causal attention, the rotation of its queries and keys, and the shortcut beside it.
-
-Shapes: B batch, S sequence, T = B·S, H hidden, N heads, K head.
-"""
+"""Multi-head causal attention, rotary positions for its queries and keys, and the augmented shortcut."""
 
 import mindspore as ms
 import numpy as np
@@ -13,19 +10,23 @@ from mindpangu.model.precision import cast
 
 
 class Attention(nn.Cell):
-    """Multi-head causal attention. Queries may come from elsewhere than keys and values (the query layer).
+    """Multi-head causal attention. Queries may have another source than keys and values (the query layer).
 
     The ranks of a tensor group divide the heads.
+
+    Args:
+        output_std: standard deviation of the initial output matrix.
     """
 
     def __init__(self, init: Init, name: str, output_std: float):
         super().__init__(auto_prefix=False)
         model = init.config.model
         hidden = model.hidden_size
-        self.num_heads, self.head_size = model.num_heads // init.tensor.size, hidden // model.num_heads
+        self.num_heads = model.num_heads // init.tensor.size
+        self.head_size = hidden // model.num_heads
         self.scale = self.head_size**-0.5
         self.compute_dtype = init.compute_dtype
-        # fp16 ends at 65504: scale the queries, before the product, instead of the scores after it
+        # the largest fp16 number is 65504: scale the queries before the product instead of the scores after it
         self.scale_queries = init.compute_dtype == ms.float16
         self.eod_reset = init.config.data.eod_reset
         self.rotation = Rotation(model) if model.position == "rope" else None
@@ -41,35 +42,35 @@ class Attention(nn.Cell):
 
     def construct(self, query_TH, x_TH, positions_BS):
         key, value = self.keys_and_values(x_TH, positions_BS)
-        return self.attend(query_TH, key, value, self.unseen(positions_BS), positions_BS)
+        return self.attend(query_TH, key, value, self.mask(positions_BS), positions_BS)
 
     def keys_and_values(self, x_TH, positions_BS):
-        """Both [B, N, S, K]: what later tokens need of these."""
-        key, value = self._heads(self.key(x_TH), positions_BS), self._heads(self.value(x_TH), positions_BS)
+        """Computes keys and values, each [B, N, S, K]: all that later tokens need of these."""
+        key = self._heads(self.key(x_TH), positions_BS)
+        value = self._heads(self.value(x_TH), positions_BS)
         return self._rotated(key, positions_BS), value
 
-    def attend(self, query_TH, key, value, unseen, positions_BS):
-        """The queries of the tokens at `positions_BS`, with keys and values [B, N, C, K] of C tokens that need not be
-        the queries' own.
+    def attend(self, query_TH, key, value, mask, positions_BS):
+        """Attends from the tokens at `positions_BS` to keys and values [B, N, C, K], which may be of other tokens.
 
         Args:
-            unseen: float32, to be added to the scores [B, N, S, C]: -1e9 where a query may not look, else 0.
+            mask: float32, added to the scores [B, N, S, C]: -1e9 where a query may not look, else 0.
         """
-        return self.output(self.heads(query_TH, key, value, unseen, positions_BS))
+        return self.output(self.heads(query_TH, key, value, mask, positions_BS))
 
-    def heads(self, query_TH, key, value, unseen, positions_BS):
-        """[T, N·K]: what the output matrix takes, the heads side by side; arguments as for `attend`."""
+    def heads(self, query_TH, key, value, mask, positions_BS):
+        """Returns the concatenated heads [T, N·K], the input of the output matrix. Arguments as for `attend`."""
         query = self._rotated(self._heads(self.query(query_TH), positions_BS), positions_BS)
         if self.scale_queries:
             scores_BNSC = cast(self.scores(query * self.scale, key), ms.float32)
         else:
             scores_BNSC = cast(self.scores(query, key), ms.float32) * self.scale
-        mixed = self.mix(cast(self.softmax(scores_BNSC + unseen), self.compute_dtype), value)
+        mixed = self.mix(cast(self.softmax(scores_BNSC + mask), self.compute_dtype), value)
         batch, heads, length, size = mixed.shape
         return mixed.transpose((0, 2, 1, 3)).reshape((batch * length, heads * size))
 
-    def unseen(self, positions_BS):
-        """-1e9 where a key stands behind its query (or in another document, with data.eod_reset), else 0."""
+    def mask(self, positions_BS):
+        """Returns -1e9 where a key comes after its query (or, with data.eod_reset, is in another document), else 0."""
         length = positions_BS.shape[1]
         future_SS = self.future_SS[:length, :length]
         return future_SS + self._other_documents(positions_BS) if self.eod_reset else future_SS
@@ -82,7 +83,7 @@ class Attention(nn.Cell):
         return x_BNSK if self.rotation is None else self.rotation(x_BNSK, positions_BS)
 
     def _other_documents(self, positions_BS):
-        """[B, 1, S, S]: -1e9 where a key stands before the start of the query's document."""
+        """Returns [B, 1, S, S]: -1e9 where a key comes before the start of the query's document, else 0."""
         index_S = self.index_S[: positions_BS.shape[1]]
         start_BS = index_S - positions_BS
         earlier_BSS = index_S.reshape((1, 1, -1)) < ops.expand_dims(start_BS, 2)
@@ -90,8 +91,8 @@ class Attention(nn.Cell):
 
 
 class Rotation(nn.Cell):
-    """Rotary positions (RoFormer, arXiv 2104.09864): number i of a head's first half and number i of its second half
-    are a pair, which turns by position · theta^(−2i/K)."""
+    """Rotary positions (RoFormer, arXiv 2104.09864): element i of a head's first half and element i of its second half
+    form a pair, which is rotated by position · theta^(−2i/K)."""
 
     def __init__(self, model: ModelConfig):
         super().__init__(auto_prefix=False)
@@ -110,15 +111,16 @@ class Rotation(nn.Cell):
 
 
 class AugmentedShortcut(nn.Cell):
-    """gelu(h · down) · up beside the attention, with a bottleneck of H/r (PanGu-π, arXiv 2312.17276, eq. 4 to 6).
+    """gelu(h · down) · up, parallel to attention, with a bottleneck of H/r (PanGu-π, arXiv 2312.17276, eq. 4 to 6).
 
-    Every rank of a tensor group has all of it: it is small, and its input and output are whole on each.
+    It is small, so every rank of a tensor group holds all of it and computes the whole output from the whole input.
     """
 
     def __init__(self, init: Init, name: str, output_std: float):
         super().__init__(auto_prefix=False)
         model = init.config.model
-        hidden, narrow = model.hidden_size, model.hidden_size // model.shortcut_reduction
+        hidden = model.hidden_size
+        narrow = hidden // model.shortcut_reduction
         self.down = Linear(init, f"{name}.down", hidden, narrow, init.std)
         self.up = Linear(init, f"{name}.up", narrow, hidden, output_std)
 
@@ -126,10 +128,10 @@ class AugmentedShortcut(nn.Cell):
         return self.up(self.bottleneck(h_TH))
 
     def bottleneck(self, h_TH):
-        """[T, H/r]: what the second matrix takes."""
+        """Returns the bottleneck [T, H/r], the input of the second matrix."""
         return gelu(self.down(h_TH))
 
 
 def gelu(u):
-    """½ u (1 + tanh(√(2/π) (u + 0.044715 u³))), by the sigmoid of twice that: tanh is off by 1e-4 on the CPU."""
+    """Computes ½ u (1 + tanh(√(2/π) (u + 0.044715 u³))) with a sigmoid, because tanh is off by 1e-4 on the CPU."""
     return u * ops.sigmoid(1.5957691216057308 * (u + 0.044715 * u * u * u))

@@ -1,13 +1,13 @@
 """Which entries of a dense model's tensors belong together, so that its width can be changed. No MindSpore here.
 
-A unit is something that can be left out as a whole, and the tensors have a row, a column or an entry of it:
+A unit is something that can be removed as a whole; each tensor has some rows, columns or entries of it:
 
-    channel      of the residual stream: of embeddings, norms, and every matrix that reads or writes the stream
+    channel      of the residual stream: in embeddings, norms, and every matrix that reads or writes the stream
     head         of a layer: K columns of query, key and value, K rows of the output matrix
     neuron       of a layer's feed-forward network: a column of gate and up, a row of down
-    bottleneck   a neuron of the augmented shortcut beside a layer's attention
+    bottleneck   a neuron of the augmented shortcut next to a layer's attention
 
-Shapes: H channels, L layers, N heads of a layer, K numbers of a head, F neurons, M bottleneck neurons.
+In this module H counts channels, L layers, N heads of a layer, F neurons, and Z bottleneck neurons.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,10 +16,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from mindpangu.config import ModelConfig
+from mindpangu.model.initialization import NETWORK_AXES, dense_name
 
-CHANNELS, HEADS, NEURONS, BOTTLENECK = KINDS = ("channels", "heads", "neurons", "bottleneck")
+CHANNELS = "channels"
+HEADS = "heads"
+NEURONS = "neurons"
+BOTTLENECK = "bottleneck"
+KINDS = (CHANNELS, HEADS, NEURONS, BOTTLENECK)
 
-_OF_LAYER = {
+_UNIT_OF_AXIS = {"H": CHANNELS, "F": NEURONS}
+
+_LAYER_PARAMETERS = {
     "attention_norm.gamma": (CHANNELS,),
     "attention_norm.beta": (CHANNELS,),
     "attention.query.weight": (CHANNELS, HEADS),
@@ -36,16 +43,8 @@ _OF_LAYER = {
     "shortcut.up.bias": (CHANNELS,),
     "ffn_norm.gamma": (CHANNELS,),
     "ffn_norm.beta": (CHANNELS,),
-    "ffn.gate.weight": (CHANNELS, NEURONS),
-    "ffn.gate.bias": (NEURONS,),
-    "ffn.up.weight": (CHANNELS, NEURONS),
-    "ffn.up.bias": (NEURONS,),
-    "ffn.series.scale": (None, NEURONS),
-    "ffn.series.shift": (None, NEURONS),
-    "ffn.down.weight": (NEURONS, CHANNELS),
-    "ffn.down.bias": (CHANNELS,),
-}
-_OUTSIDE = {
+} | {f"ffn.{dense_name(tensor)}": tuple(map(_UNIT_OF_AXIS.get, axes)) for tensor, axes in NETWORK_AXES.items()}
+_OTHER_PARAMETERS = {
     "word_embedding": (None, CHANNELS),
     "position_embedding": (None, CHANNELS),
     "query_embedding": (None, CHANNELS),
@@ -57,10 +56,13 @@ _OUTSIDE = {
 
 @dataclass(frozen=True)
 class Units:
-    """Values of all units: masks, importances, numbers of kept ones.
+    """One value for every unit, such as a mask or an importance, or the indices of the kept units.
 
     Attributes:
-        channels: [H]. heads: [L, N]. neurons: [L, F]. bottleneck: [L, M], M is 0 without a shortcut.
+        channels: [H].
+        heads: [L, N].
+        neurons: [L, F].
+        bottleneck: [L, Z]; Z is 0 without a shortcut.
     """
 
     channels: np.ndarray
@@ -70,30 +72,32 @@ class Units:
 
     @staticmethod
     def full(model: ModelConfig, value: float = 1.0) -> "Units":
-        """float32, the same value for every unit."""
+        """Returns float32 units that all have the same value."""
         return Units(**{kind: np.full(shape, value, np.float32) for kind, shape in unit_shapes(model).items()})
 
     def of(self, kind: str) -> np.ndarray:
+        """Returns the values of one kind of unit."""
         return getattr(self, kind)
 
     def items(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields (kind, values)."""
         return ((kind, self.of(kind)) for kind in KINDS)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What is left of a model: numbers of layers and units of the larger one, ascending.
+    """The layers and units of a larger model that a smaller one keeps, as ascending indices.
 
     Attributes:
-        layers: of those that stay.
-        units: int64 [H'], [L, N'], [L, F'] and [L, M']; L counts the larger model's layers.
+        layers: indices of the kept layers.
+        units: int64 indices [H'], [L, N'], [L, F'] and [L, Z']; L counts the larger model's layers.
     """
 
     layers: tuple[int, ...]
     units: Units
 
     def indices(self, kind: str, layer: int | None, head_size: int) -> np.ndarray:
-        """Along an axis of a tensor. `layer`: that of the tensor, in the larger model."""
+        """Returns the kept indices along an axis of a tensor of this layer of the larger model."""
         units = self.units.of(kind)
         if kind == CHANNELS:
             return units
@@ -102,7 +106,7 @@ class Kept:
         return units[layer]
 
     def masks(self, model: ModelConfig) -> Units:
-        """float32: 1 for the units that stay, else 0."""
+        """Returns float32 masks: 1 for the units that are kept, else 0."""
         masks = Units.full(model, 0.0)
         for kind, mask in masks.items():
             np.put_along_axis(mask, self.units.of(kind), 1.0, axis=-1)
@@ -110,7 +114,7 @@ class Kept:
 
 
 def unit_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Kind of unit → shape of the values of all its units, the layers first where they have their own."""
+    """Maps each kind of unit to the shape of its values; layers come first where every layer has units of its own."""
     narrow = model.hidden_size // model.shortcut_reduction if model.shortcut_reduction else 0
     layers = model.num_layers
     return {
@@ -122,31 +126,32 @@ def unit_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def layer_name(model: ModelConfig, layer: int) -> str:
-    """What the tensors of a layer begin with; layers count from 0, the query layer is the last."""
+    """Returns the prefix of a layer's tensors. Layers count from 0; the query layer is the last."""
     is_query_layer = model.query_layer and layer == model.num_layers - 1
     return "query_layer" if is_query_layer else f"blocks.{layer}"
 
 
 def place_of(model: ModelConfig, name: str) -> tuple[int | None, tuple[str | None, ...]]:
-    """The layer of a dense parameter (None outside of layers), and what its axes count (None: no units).
+    """Returns the layer of a dense parameter (None outside of layers) and the kind of unit that each axis counts (None
+    for an axis without units).
 
     Raises:
         KeyError: a parameter that no dense model has.
     """
-    if name in _OUTSIDE:
-        return None, _OUTSIDE[name]
+    if name in _OTHER_PARAMETERS:
+        return None, _OTHER_PARAMETERS[name]
     first, _, rest = name.partition(".")
     if first == "query_layer":
-        return model.num_layers - 1, _OF_LAYER[rest]
-    number, _, rest = rest.partition(".")
-    return int(number), _OF_LAYER[rest]
+        return model.num_layers - 1, _LAYER_PARAMETERS[rest]
+    layer, _, rest = rest.partition(".")
+    return int(layer), _LAYER_PARAMETERS[rest]
 
 
 def sums_over_units(model: ModelConfig, tensors: Mapping[str, np.ndarray]) -> Units:
-    """float64: of each unit the sum of what the tensors have of it.
+    """Sums, for each unit, its entries in all tensors. Returns float64.
 
     Args:
-        tensors: name of a dense parameter → values of its shape. What is left out counts as 0.
+        tensors: name of a dense parameter → values of its shape. A parameter that is left out counts as 0.
     """
     shapes = unit_shapes(model)
     totals = {kind: np.zeros(shape) for kind, shape in shapes.items()}

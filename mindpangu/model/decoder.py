@@ -1,20 +1,19 @@
-"""The PanGu decoder, in the two halves that the training step compiles apart.
+"""The PanGu decoder, in the two halves that the training step compiles separately.
 
     Lower: embedding → dense blocks → h
     Upper: h → RRE blocks → final norm → query layer (routed as well) → head → loss
 
 PanGu-Σ has both; a dense PanGu-α (rre_layers 0) has all its blocks in Lower and a dense query layer in Upper.
-The final LayerNorm stands *before* the query layer, and nothing after it, as in PanGu-α's published checkpoints
-(its pipeline-parallel code has it the other way round). PanGu-π has no query layer (model.query_layer false): its last
-layer is one of the blocks, and the final norm stands before the head. Experts are inputs, never Parameters: see
-`experts`.
+The final LayerNorm comes *before* the query layer, and nothing follows it, as in PanGu-α's published checkpoints
+(its pipeline-parallel code has the other order). PanGu-π has no query layer (model.query_layer false): its last layer
+is one of the blocks, and the final norm comes before the head. Experts are inputs, never Parameters: see `experts`.
 """
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ascend_ops.grouped_all_to_all import first_order
+from ascend_ops.grouped_all_to_all import Group, first_order
 from mindpangu.config import Config
 from mindpangu.model.attention import Attention, AugmentedShortcut
 from mindpangu.model.embedding import Head, WordEmbedding
@@ -27,19 +26,18 @@ from mindpangu.parallel.collectives import TensorGroup
 
 
 class Block(nn.Cell):
-    """What dense and RRE blocks share: pre-norm attention, a shortcut beside it, and the norm before the feed-forward
-    network.
+    """Base class of dense and RRE blocks: pre-norm attention, the optional shortcut, and the norm before the FFN.
 
-    `query_TH` replaces the attention's queries; the query layer passes its learned ones.
+    `query_TH` replaces the input of the attention's queries; the query layer passes its learned queries.
 
     Args:
-        number: of the layer, counted from 0.
+        layer: index of the layer, counted from 0.
     """
 
-    def __init__(self, init: Init, name: str, number: int):
+    def __init__(self, init: Init, name: str, layer: int):
         super().__init__(auto_prefix=False)
         model = init.config.model
-        self.output_std = output_std(model, number)
+        self.output_std = output_std(model, layer)
         self.attention_norm = make_norm(init, f"{name}.attention_norm")
         self.attention = Attention(init, f"{name}.attention", self.output_std)
         self.shortcut = None
@@ -48,33 +46,36 @@ class Block(nn.Cell):
         self.ffn_norm = make_norm(init, f"{name}.ffn_norm")
         self.tensor = init.tensor
 
-    def recompute_parts(self):
-        """For the backward pass. Part by part: as a whole, tensor parallelism in fp16 gives MindSpore a graph that it
-        finds circular."""
-        for part in (self.attention_norm, self.attention, self.shortcut, self.ffn_norm):
-            if part is not None:
-                part.recompute()
+    def mark_recompute(self) -> None:
+        """Recomputes this block's activations in the backward pass. Marks its Cells one by one: if the block is marked
+        as a whole, MindSpore calls the graph of tensor parallelism in fp16 circular."""
+        for cell in (self.attention_norm, self.attention, self.shortcut, self.ffn_norm):
+            if cell is not None:
+                cell.recompute()
 
     def attend(self, x_TH, positions_BS, query_TH):
         x_TH, queries_TH, h_TH = self.attention_inputs(x_TH, query_TH)
         return x_TH + self.attention(queries_TH, h_TH, positions_BS)
 
     def attention_inputs(self, x_TH, query_TH):
-        """What attention is added to, what queries are made of, and what keys and values are made of."""
+        """Returns the residual that attention is added to, the input of its queries, and that of keys and values."""
         norm_TH = self.attention_norm(x_TH)
         if self.shortcut is not None:
             x_TH = x_TH + self.shortcut(norm_TH)
         h_TH = self.tensor.copy_to(norm_TH)
-        return x_TH, (h_TH if query_TH is None else self.tensor.copy_to(query_TH)), h_TH
+        queries_TH = h_TH if query_TH is None else self.tensor.copy_to(query_TH)
+        return x_TH, queries_TH, h_TH
 
 
 class DenseBlock(Block):
-    def __init__(self, init: Init, name: str, number: int):
-        super().__init__(init, name, number)
+    """A block with a dense feed-forward network."""
+
+    def __init__(self, init: Init, name: str, layer: int):
+        super().__init__(init, name, layer)
         self.ffn = FeedForward(init, f"{name}.ffn", self.output_std)
 
-    def recompute_parts(self):
-        super().recompute_parts()
+    def mark_recompute(self) -> None:
+        super().mark_recompute()
         self.ffn.recompute()
 
     def construct(self, x_TH, positions_BS, query_TH=None):
@@ -84,41 +85,29 @@ class DenseBlock(Block):
         return x_TH + self.ffn(self.ffn_norm(x_TH))
 
     def feed_cached(self, x_TH, entries_T, slabs):
-        """For a query layer, which may be of either kind."""
+        """Does what `RREBlock.feed_cached` does, without experts: the query layer may be a block of either kind."""
         return self.feed(x_TH)
 
 
 class RREBlock(Block):
     """A block whose feed-forward network is routed; see `routed_experts`."""
 
-    def __init__(self, init: Init, name: str, number: int, exchange):
-        super().__init__(init, name, number)
+    def __init__(self, init: Init, name: str, layer: int, exchange: Group | None):
+        super().__init__(init, name, layer)
         self.experts = RoutedExperts(init, exchange)
 
-    def construct(self, x_TH, positions_BS, tokens_T, domain_slots_B, table_DV, slabs, query_TH=None):
-        """Returns (x_TH, int32 [1]: tokens whose id was outside the table; see `rre_dispatch`)."""
+    def construct(self, x_TH, positions_BS, routing, slabs, order, query_TH=None):
+        """Returns (x_TH, invalid, order); for `routing`, `invalid` and `order` see `token_dispatcher`."""
         x_TH = self.attend(x_TH, positions_BS, query_TH)
-        slot_ids_T = ops.repeat_elements(domain_slots_B, tokens_T.shape[0] // domain_slots_B.shape[0], 0)
-        return self.feed(x_TH, tokens_T, slot_ids_T, table_DV, slabs)
-
-    def feed(self, x_TH, tokens_T, slot_ids_T, table_DV, slabs):
-        return self.experts(x_TH, self.ffn_norm(x_TH), tokens_T, slot_ids_T, table_DV, slabs)
+        return self.experts(x_TH, self.ffn_norm(x_TH), routing, slabs, order)
 
     def feed_cached(self, x_TH, entries_T, slabs):
-        """Token t goes to expert entries_T[t] of one pool: the tokens are numbered, and the entries are their table."""
+        """Sends token t to expert entries_T[t] of one pool: tokens are numbered, and the entries are their table."""
         tokens_T = ops.cast(ops.arange(entries_T.shape[0]), ms.int32)
+        slot_ids_T = ops.zeros_like(tokens_T)
+        routing = (tokens_T, slot_ids_T, ops.expand_dims(entries_T, 0), slabs[0].shape[0], 0, ())
         # the host has just made this table for these tokens, so none of them can be outside
-        return self.feed(x_TH, tokens_T, ops.zeros_like(tokens_T), ops.expand_dims(entries_T, 0), slabs)[0]
-
-    def exchanged(
-        self, x_TH, positions_BS, tokens_T, domain_slots_B, table_DV, slabs, counts, capacity, order, query_TH=None
-    ):
-        """The same with experts on several ranks; returns the next exchange's `order` as well."""
-        x_TH = self.attend(x_TH, positions_BS, query_TH)
-        slot_ids_T = ops.repeat_elements(domain_slots_B, tokens_T.shape[0] // domain_slots_B.shape[0], 0)
-        return self.experts.exchanged(
-            x_TH, self.ffn_norm(x_TH), tokens_T, slot_ids_T, table_DV, slabs, counts, capacity, order
-        )
+        return self.experts(x_TH, self.ffn_norm(x_TH), routing, slabs, first_order())[0]
 
 
 class Lower(nn.Cell):
@@ -127,20 +116,22 @@ class Lower(nn.Cell):
     def __init__(self, init: Init, word_embedding: WordEmbedding, num_blocks: int):
         super().__init__(auto_prefix=False)
         model = init.config.model
-        self.word_embedding, self.compute_dtype = word_embedding, init.compute_dtype
+        self.word_embedding = word_embedding
+        self.compute_dtype = init.compute_dtype
         self.position_embedding = None
         if model.position == "learned":
             self.position_embedding = init.weight("position_embedding", model.seq_length, model.hidden_size)
         self.blocks = nn.CellList([DenseBlock(init, f"blocks.{i}", i) for i in range(num_blocks)], auto_prefix=False)
 
     def construct(self, rows_BS, positions_BS):
-        """rows_BS: int32 rows of the embedding table. Returns h_TH."""
+        """Returns h_TH for int32 rows of the embedding table."""
         x_TH = self.embed(rows_BS, positions_BS)
         for block in self.blocks:
             x_TH = block(x_TH, positions_BS)
         return x_TH
 
     def embed(self, rows_BS, positions_BS):
+        """Returns the sum of word and position embeddings, x_TH."""
         x_BSH = self.word_embedding(rows_BS)
         if self.position_embedding is not None:
             x_BSH = x_BSH + ops.gather(self.position_embedding, positions_BS, 0)
@@ -150,17 +141,20 @@ class Lower(nn.Cell):
 class Upper(nn.Cell):
     """RRE blocks, final norm, query layer and head."""
 
-    def __init__(self, init: Init, vocabularies: Vocabularies, word_embedding: WordEmbedding, exchange):
+    def __init__(self, init: Init, vocabularies: Vocabularies, word_embedding: WordEmbedding, exchange: Group | None):
         super().__init__(auto_prefix=False)
         model = init.config.model
         self.head = Head(init, vocabularies, word_embedding)
-        self.rre_layers, self.compute_dtype = model.rre_layers, init.compute_dtype
-        first, last = model.num_layers - model.rre_layers, model.num_layers - 1
+        self.rre_layers = model.rre_layers
+        self.compute_dtype = init.compute_dtype
+        first = model.num_layers - model.rre_layers
+        last = model.num_layers - 1
         routed = range(first, last if model.query_layer else model.num_layers)
         blocks = [RREBlock(init, f"blocks.{i}", i, exchange) for i in routed]
         self.blocks = nn.CellList(blocks, auto_prefix=False)
         self.final_norm = make_norm(init, "final_norm")
-        self.query_layer = self.query_embedding = None
+        self.query_layer = None
+        self.query_embedding = None
         if model.query_layer:
             self.query_embedding = init.weight("query_embedding", model.seq_length, model.hidden_size)
             if model.rre_layers:
@@ -169,60 +163,55 @@ class Upper(nn.Cell):
                 self.query_layer = DenseBlock(init, "query_layer", last)
         self.none_invalid = Tensor(np.zeros(1, np.int32))
 
-    def construct(self, h_TH, tokens_BS, positions_BS, domain_slots_B, tables_LDV, slabs):
-        """Returns (x_TH, from which the head predicts the next token; the layers' sum of tokens with invalid ids).
+    def construct(self, h_TH, positions_BS, routing, slabs):
+        """Runs the upper half on h_TH.
 
         Args:
-            domain_slots_B: int32 [B], the domain slot of each sample: whose table and slab its tokens use.
+            routing: (tokens_BS, domain_slots_B, tables_LDV, capacity, counts): int32 [B, S] token ids, int32 [B] the
+                domain slot of each sample, whose tables and slabs its tokens use, and int32 [L, D, V] tables. Capacity
+                and counts are those of `token_dispatcher`, the counts with a leading axis L. () for a dense model.
+            slabs: the experts' tensors, layer by layer; () for a dense model.
+
+        Returns:
+            x_TH, from which the head predicts the next token.
+            invalid: int32 [1], tokens whose id was outside the table, summed over the layers.
         """
-        tokens_T, invalid = tokens_BS.reshape((-1,)), self.none_invalid
-        per_layer = len(slabs) // self.rre_layers if self.rre_layers else 0
-        for i, block in enumerate(self.blocks):
-            layer_slabs = slabs[i * per_layer : (i + 1) * per_layer]
-            h_TH, invalid_here = block(h_TH, positions_BS, tokens_T, domain_slots_B, tables_LDV[i], layer_slabs)
-            invalid = invalid + invalid_here
-        x_TH = self.final_norm(h_TH)
-        if self.query_layer is None:
-            return x_TH, invalid
-        query_TH = self.queries(positions_BS)
         if self.rre_layers == 0:
-            return self.query_layer(x_TH, positions_BS, query_TH), invalid
-        x_TH, invalid_here = self.query_layer(
-            x_TH, positions_BS, tokens_T, domain_slots_B, tables_LDV[-1], slabs[-per_layer:], query_TH
-        )
-        return x_TH, invalid + invalid_here
-
-    def exchanged(self, h_TH, tokens_BS, positions_BS, domain_slots_B, tables_LDV, slabs, counts, capacity):
-        """The same with experts on several ranks.
-
-        Args:
-            counts: int32 [L, R], [L, R] and [L, R, G], of each layer; see `RoutedExperts.exchanged`.
-            capacity: rows that may arrive in a layer, a Python int.
-        """
-        tokens_T, invalid, order = tokens_BS.reshape((-1,)), self.none_invalid, first_order()
-        per_layer = len(slabs) // self.rre_layers
-        send_LR, receive_LR, arriving_LRG = counts
+            x_TH = self.final_norm(h_TH)
+            if self.query_layer is not None:
+                x_TH = self.query_layer(x_TH, positions_BS, self.queries(positions_BS))
+            return x_TH, self.none_invalid
+        tokens_BS, domain_slots_B, tables_LDV, capacity, counts = routing
+        slot_ids_T = ops.repeat_elements(domain_slots_B, tokens_BS.shape[1], 0)
+        routing = (tokens_BS.reshape((-1,)), slot_ids_T, tables_LDV, capacity, counts)
+        invalid = self.none_invalid
+        order = first_order()
         for i, block in enumerate(self.blocks):
-            layer_slabs, of_layer = (
-                slabs[i * per_layer : (i + 1) * per_layer],
-                (send_LR[i], receive_LR[i], arriving_LRG[i]),
-            )
-            h_TH, invalid_here, order = block.exchanged(
-                h_TH, positions_BS, tokens_T, domain_slots_B, tables_LDV[i], layer_slabs, of_layer, capacity, order
-            )
+            layer_routing, layer_slabs = self._layer_inputs(i, routing, slabs)
+            h_TH, invalid_here, order = block(h_TH, positions_BS, layer_routing, layer_slabs, order)
             invalid = invalid + invalid_here
         x_TH = self.final_norm(h_TH)
         if self.query_layer is None:
             return x_TH, invalid
-        of_layer = (send_LR[-1], receive_LR[-1], arriving_LRG[-1])
-        x_TH, invalid_here, _ = self.query_layer.exchanged(
-            x_TH, positions_BS, tokens_T, domain_slots_B, tables_LDV[-1], slabs[-per_layer:],
-            of_layer, capacity, order, self.queries(positions_BS),
-        )  # fmt: skip
+        top = self.rre_layers - 1
+        layer_routing, layer_slabs = self._layer_inputs(top, routing, slabs)
+        query_TH = self.queries(positions_BS)
+        x_TH, invalid_here, _ = self.query_layer(x_TH, positions_BS, layer_routing, layer_slabs, order, query_TH)
         return x_TH, invalid + invalid_here
+
+    def _layer_inputs(self, layer, routing, slabs):
+        """Returns the routing and the slabs of one RRE layer."""
+        tokens_T, slot_ids_T, tables_LDV, capacity, counts = routing
+        per_layer = len(slabs) // self.rre_layers
+        layer_slabs = slabs[layer * per_layer : (layer + 1) * per_layer]
+        layer_counts = ()
+        for each in counts:
+            layer_counts += (each[layer],)
+        num_experts = layer_slabs[0].shape[0]
+        return (tokens_T, slot_ids_T, tables_LDV[layer], num_experts, capacity, layer_counts), layer_slabs
 
     def queries(self, positions_BS):
-        """The query layer's learned queries."""
+        """Returns the learned queries of the query layer."""
         query_TH = ops.gather(self.query_embedding, positions_BS.reshape((-1,)), 0)
         return cast(query_TH, self.compute_dtype)
 
@@ -236,20 +225,28 @@ class Upper(nn.Cell):
 
 
 class Decoder:
-    """The model's two halves and their parameters by name.
+    """The two halves of the model, and their parameters by name.
 
     Attributes:
-        lower, upper: the Cells; a word embedding that is the head's table as well is one Parameter that both hold.
+        lower, upper: the Cells. A tied word embedding is one Parameter that both hold.
         vocabularies: the vocabularies.
         parameters: name → Parameter, in a fixed order.
-        parts: name → which part of the tensor this rank has.
+        parts: name → this rank's shard of the tensor.
 
     Args:
-        tensor: the ranks that share the matrices. exchange: those that share the experts; None for this one alone.
+        tensor: the ranks that share the matrices; None if this rank holds all of them.
+        exchange: the ranks that share the experts; None if this rank holds all of them.
     """
 
-    def __init__(self, config: Config, vocabularies: Vocabularies, tensor: TensorGroup | None = None, exchange=None):
-        init, model = Init(config, tensor), config.model
+    def __init__(
+        self,
+        config: Config,
+        vocabularies: Vocabularies,
+        tensor: TensorGroup | None = None,
+        exchange: Group | None = None,
+    ):
+        init = Init(config, tensor)
+        model = config.model
         word_embedding = WordEmbedding(init, vocabularies)
         num_lower = model.num_layers - (model.rre_layers or (1 if model.query_layer else 0))
         self.vocabularies = vocabularies
@@ -257,7 +254,7 @@ class Decoder:
         self.upper = Upper(init, vocabularies, word_embedding, exchange)
         if config.training.recompute:
             for block in self.layers:
-                block.recompute_parts()
+                block.mark_recompute()
         self.lower_parameters = list(self.lower.trainable_params())
         self.upper_parameters = list(self.upper.trainable_params())
         self.parameters = {p.name: p for p in (*self.lower_parameters, *self.upper_parameters)}
@@ -265,6 +262,6 @@ class Decoder:
 
     @property
     def layers(self) -> list[Block]:
-        """All blocks from the bottom to the top, a query layer included."""
+        """All blocks from bottom to top, including the query layer."""
         top = [] if self.upper.query_layer is None else [self.upper.query_layer]
         return [*self.lower.blocks, *self.upper.blocks, *top]

@@ -1,12 +1,15 @@
-"""The word embedding and the head, which may share a table, over the whole vocabulary or over a rank's share of it.
+"""The word embedding and the head, which may share a table.
 
-A tensor group divides the rows of every vocabulary. A lookup finds the row on one rank and zeros on the others; a
-loss needs of the others' scores the maximum, the sum of exponentials and the target's, three numbers a token.
+A tensor group divides the rows of every vocabulary. A lookup then finds its row on one rank and zeros on the others. A
+loss needs only three numbers per token from the other ranks' scores: the maximum, the sum of exponentials, and the
+target's score.
 """
+
+from collections.abc import Sequence
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from mindpangu.model.layers import Init
 from mindpangu.model.precision import cast
@@ -15,30 +18,31 @@ from mindpangu.parallel.sharding import vocabulary_part
 
 
 class WordEmbedding(nn.Cell):
-    """The table. Its Parameter is `table`, this rank's rows."""
+    """The embedding table. Its Parameter is `table`, this rank's rows."""
 
     def __init__(self, init: Init, vocabularies: Vocabularies):
         super().__init__(auto_prefix=False)
-        self.table, self.mine, _ = _rows_of_this_rank(init, vocabularies, "word_embedding")
+        self.table, self.local_row_V, _ = _local_table(init, vocabularies, "word_embedding")
         self.tensor = init.tensor
 
     def construct(self, rows_BS):
-        """float32 [B, S, H]: rows of the whole table."""
-        if self.mine is None:
+        """Looks up rows of the whole table. Returns float32 [B, S, H]."""
+        if self.local_row_V is None:
             return ops.gather(self.table, rows_BS, 0)
-        mine_BS = ops.gather(self.mine, rows_BS, 0)
-        found_BSH = ops.gather(self.table, ops.maximum(mine_BS, 0), 0)
-        here_BS1 = ops.expand_dims(ops.cast(mine_BS >= 0, ms.float32), 2)
+        local_BS = ops.gather(self.local_row_V, rows_BS, 0)
+        found_BSH = ops.gather(self.table, ops.maximum(local_BS, 0), 0)
+        here_BS1 = ops.expand_dims(ops.cast(local_BS >= 0, ms.float32), 2)
         return self.tensor.reduce_from(found_BSH * here_BS1)
 
 
 class Head(nn.Cell):
-    """Scores of the next token. Its Parameter is `table`: the embedding's where they are tied."""
+    """The scores of the next token. Its Parameter is `table`, which is the embedding's if they are tied."""
 
     def __init__(self, init: Init, vocabularies: Vocabularies, embedding: WordEmbedding):
         super().__init__(auto_prefix=False)
-        self.table, self.mine, sizes = _rows_of_this_rank(init, vocabularies, "head.weight", embedding)
-        self.tensor, self.compute_dtype = init.tensor, init.compute_dtype
+        self.table, self.local_row_V, sizes = _local_table(init, vocabularies, "head.weight", embedding)
+        self.tensor = init.tensor
+        self.compute_dtype = init.compute_dtype
         self.vocabulary_starts = tuple(int(start) for start in np.cumsum((0, *sizes[:-1])))
         self.vocabulary_ends = tuple(start + size for start, size in zip(self.vocabulary_starts, sizes, strict=True))
         self.vocabulary_of_row_V = Tensor(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
@@ -46,12 +50,12 @@ class Head(nn.Cell):
         self.head = ops.MatMul(transpose_b=True)
 
     def logits(self, x_TH, vocabulary, vocabulary_of_sample_B):
-        """Scores of the next token over this rank's rows, float32.
+        """Returns the scores of the next token over this rank's rows, float32.
 
         Args:
-            vocabulary: the vocabulary of the whole batch, a Python int; the head then multiplies by its rows alone.
-                -1 for a batch that mixes vocabularies: scores over all rows, other vocabularies' rows at -1e9.
-            vocabulary_of_sample_B: int32 [B], each sample's vocabulary; used only when mixed.
+            vocabulary: vocabulary of the whole batch, a Python int; the head then multiplies by its rows alone. -1 for
+                a batch that mixes vocabularies: it scores all rows, with -1e9 for the rows of other vocabularies.
+            vocabulary_of_sample_B: int32 [B], vocabulary of each sample; used only by a mixed batch.
         """
         x_TH = self.tensor.copy_to(x_TH)
         if vocabulary >= 0:
@@ -65,22 +69,22 @@ class Head(nn.Cell):
         return ops.masked_fill(logits_TV, foreign_TV, -1e9)
 
     def token_losses(self, x_TH, targets_BS, vocabulary, vocabulary_of_sample_B):
-        """float32 [B, S]: −log p of each target (ids local to the vocabulary)."""
+        """Returns float32 [B, S]: −log p of each target; targets are ids of their vocabulary."""
         logits_TV = self.logits(x_TH, vocabulary, vocabulary_of_sample_B)
-        if self.mine is not None:
-            return self._shared_losses(logits_TV, targets_BS, vocabulary, vocabulary_of_sample_B)
+        if self.local_row_V is not None:
+            return self._sharded_losses(logits_TV, targets_BS, vocabulary, vocabulary_of_sample_B)
         if vocabulary < 0:
             targets_BS = targets_BS + self._starts(vocabulary_of_sample_B)
         # log_softmax and gather_d: ten times faster on the CPU than the fused cross entropy
         log_p_TV = ops.log_softmax(logits_TV, -1)
         return -ops.gather_d(log_p_TV, 1, targets_BS.reshape((-1, 1))).reshape(targets_BS.shape)
 
-    def _shared_losses(self, logits_TV, targets_BS, vocabulary, vocabulary_of_sample_B):
-        """log Σ exp(logit) − logit of the target, from all ranks' shares."""
+    def _sharded_losses(self, logits_TV, targets_BS, vocabulary, vocabulary_of_sample_B):
+        """Computes log Σ exp(logit) − logit of the target from the scores of all ranks."""
         most_T1 = ops.stop_gradient(self.tensor.maximum(logits_TV.max(axis=1, keepdims=True)))
         sum_T1 = self.tensor.reduce_from(ops.exp(logits_TV - most_T1).sum(1, keepdims=True))
         rows_BS = targets_BS + self._starts(vocabulary_of_sample_B)
-        column_T1 = ops.gather(self.mine, rows_BS, 0).reshape((-1, 1))
+        column_T1 = ops.gather(self.local_row_V, rows_BS, 0).reshape((-1, 1))
         here_T1 = column_T1 >= 0
         if vocabulary >= 0:
             column_T1 = column_T1 - self.vocabulary_starts[vocabulary]
@@ -96,18 +100,26 @@ class Head(nn.Cell):
         return cast(self.head(x_TH, cast(rows_VH, self.compute_dtype)), ms.float32)
 
 
-def _rows_of_this_rank(init: Init, vocabularies: Vocabularies, name: str, tied_to: WordEmbedding | None = None):
-    """A table of tokens: (this rank's rows, a Parameter; row of the whole table → row here, -1 for the other ranks'
-    rows, None where all are here; how many rows of each vocabulary are here)."""
-    tensor, hidden = init.tensor, init.config.model.hidden_size
+def _local_table(
+    init: Init, vocabularies: Vocabularies, name: str, tied_to: WordEmbedding | None = None
+) -> tuple[Parameter, Tensor | None, Sequence[int]]:
+    """Makes this rank's rows of an embedding table.
+
+    Returns:
+        The rows, a Parameter.
+        int32 [V] that maps rows of the whole table to local rows, -1 for those of other ranks; None if all are local.
+        Number of local rows of each vocabulary.
+    """
+    tensor = init.tensor
+    hidden = init.config.model.hidden_size
     part = vocabulary_part(vocabularies.starts, vocabularies.sizes, hidden, tensor.rank, tensor.size)
     sizes = [stop - start for start, stop in part.ranges[0][1]] if part.ranges else vocabularies.sizes
     if tied_to is not None and init.config.model.tied_head:
-        return tied_to.table, tied_to.mine, sizes
+        return tied_to.table, tied_to.local_row_V, sizes
     table = init.weight(name, vocabularies.num_rows, hidden, part=part)
     if tensor.size == 1:
         return table, None, sizes
-    mine_V = np.full(vocabularies.num_rows, -1, np.int32)
+    local_row_V = np.full(vocabularies.num_rows, -1, np.int32)
     rows = np.concatenate([np.arange(start, stop) for start, stop in part.ranges[0][1]])
-    mine_V[rows] = np.arange(len(rows))
-    return table, Tensor(mine_V), sizes
+    local_row_V[rows] = np.arange(len(rows))
+    return table, Tensor(local_row_V), sizes

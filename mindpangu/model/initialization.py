@@ -1,4 +1,7 @@
-"""Initial weights: a random stream for each name, the same on every machine and in every order. No MindSpore here."""
+"""Initial weights, and the tensors of a feed-forward network. No MindSpore here.
+
+Every tensor is drawn from a random stream of its own name: the same on every machine, whatever the order.
+"""
 
 import hashlib
 
@@ -6,9 +9,25 @@ import numpy as np
 
 from mindpangu.config import Config, ModelConfig
 
+NETWORK_AXES = {
+    "gate": "HF",
+    "gate_bias": "F",
+    "up": "HF",
+    "up_bias": "F",
+    "scale": "nF",
+    "shift": "nF",
+    "down": "FH",
+    "down_bias": "H",
+}
+"""Axes of every tensor that a feed-forward network or an expert can have, in the order of `ascend_ops.grouped_ffn`:
+H hidden_size, F ffn_hidden_size, n series_terms. Shapes, initial values, and what pruning cuts follow from it."""
+
+MATRICES = ("gate", "up", "down")
+"""Those that are drawn at random and decayed."""
+
 
 def normal(seed: int, name: str, shape: tuple[int, ...], std: float) -> np.ndarray:
-    """float32 of `shape` from N(0, std²), from the stream that belongs to (seed, name)."""
+    """Draws float32 values of N(0, std²) from the random stream that belongs to (seed, name)."""
     key = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
     generator = np.random.Generator(np.random.SFC64(int.from_bytes(key, "little")))
     values = generator.standard_normal(shape, dtype=np.float32)
@@ -17,62 +36,65 @@ def normal(seed: int, name: str, shape: tuple[int, ...], std: float) -> np.ndarr
 
 
 def output_std(model: ModelConfig, layer: int) -> float:
-    """Of the matrices of a layer (counted from 0) that add to the residual stream; see model.initialization."""
+    """Returns the standard deviation of the matrices of a layer (counted from 0) that add to the residual stream.
+    `model.initialization` names the rule."""
     if model.initialization == "constant":
         return model.init_std
     return model.init_std / np.sqrt(2 * (model.num_layers if model.initialization == "depth_scaled" else layer + 1))
 
 
 def initial_series(terms: int, inner: int) -> dict[str, np.ndarray]:
-    """Scale and shift of a series-informed activation, float32 [n, F]: terms of scale 1 whose shifts are 1 apart around
-    0. Equal terms would stay equal; one is the plain activation (ours: the paper does not say)."""
+    """Returns scale and shift of a series-informed activation, float32 [n, F].
+
+    Every term has scale 1; the shifts are 1 apart around 0, because equal terms would stay equal. One term is the plain
+    activation. Ours: the paper does not say.
+    """
     shifts = np.arange(terms, dtype=np.float32) - np.float32((terms - 1) / 2)
     return {"scale": np.ones((terms, inner), np.float32), "shift": np.repeat(shifts[:, None], inner, 1)}
 
 
 def network_tensors(model: ModelConfig) -> tuple[str, ...]:
-    """The tensors of a feed-forward network or an expert, as `ascend_ops.grouped_ffn` orders them."""
-    has = {
-        "gate": model.activation == "swiglu",
-        "gate_bias": model.activation == "swiglu" and model.biases,
-        "up": True,
-        "up_bias": model.biases,
-        "scale": model.series_terms > 0,
-        "shift": model.series_terms > 0,
-        "down": True,
-        "down_bias": model.biases,
-    }
-    return tuple(name for name, there in has.items() if there)
+    """Returns the tensors that a feed-forward network or an expert of this model has, in the order of NETWORK_AXES."""
+    absent = set()
+    if model.activation != "swiglu":
+        absent |= {"gate", "gate_bias"}
+    if not model.biases:
+        absent |= {"gate_bias", "up_bias", "down_bias"}
+    if not model.series_terms:
+        absent |= {"scale", "shift"}
+    return tuple(name for name in NETWORK_AXES if name not in absent)
 
 
 def dense_name(tensor: str) -> str:
-    """What a tensor of an expert is called in a dense layer's feed-forward network: "up_bias" is "up.bias"."""
+    """Returns the name that a tensor of an expert has in a dense layer's network: "up_bias" is "up.bias" there."""
+    if tensor in ("scale", "shift"):
+        return f"series.{tensor}"
     matrix, _, bias = tensor.partition("_")
-    return f"{matrix}.bias" if bias else f"series.{tensor}" if tensor in ("scale", "shift") else f"{tensor}.weight"
+    return f"{matrix}.bias" if bias else f"{matrix}.weight"
 
 
 def expert_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Tensor of an expert → shape, in the order of `network_tensors`."""
-    hidden, inner, terms = config.model.hidden_size, config.model.ffn_hidden_size, config.model.series_terms
-    shapes = {"gate": (hidden, inner), "up": (hidden, inner), "down": (inner, hidden), "down_bias": (hidden,)}
-    shapes |= {"gate_bias": (inner,), "up_bias": (inner,), "scale": (terms, inner), "shift": (terms, inner)}
-    return {name: shapes[name] for name in network_tensors(config.model)}
+    """Maps the tensors of an expert to their shapes, in the order of `network_tensors`."""
+    model = config.model
+    sizes = {"H": model.hidden_size, "F": model.ffn_hidden_size, "n": model.series_terms}
+    return {name: tuple(sizes[axis] for axis in NETWORK_AXES[name]) for name in network_tensors(model)}
 
 
 def initial_expert(config: Config, layer: int, domain_name: str, index: int) -> dict[str, np.ndarray]:
-    """The tensors of an expert that is not trained yet; each matrix from a random stream of its own.
+    """Draws the tensors of an untrained expert, each matrix from a random stream of its own.
 
     Args:
         layer: the RRE layer, counted from 0.
     """
     model = config.model
     to_residual = output_std(model, model.num_layers - model.rre_layers + layer)
-    std = {"gate": model.init_std, "up": model.init_std, "down": to_residual}
-    stream = f"experts/{layer}/{domain_name}/{index}"
     series = initial_series(model.series_terms, model.ffn_hidden_size)
-    return {
-        name: normal(config.training.seed, f"{stream}/{name}", shape, std[name])
-        if name in std
-        else series.get(name, np.zeros(shape, np.float32))
-        for name, shape in expert_shapes(config).items()
-    }
+    tensors = {}
+    for name, shape in expert_shapes(config).items():
+        if name in MATRICES:
+            std = to_residual if name == "down" else model.init_std
+            stream = f"experts/{layer}/{domain_name}/{index}/{name}"
+            tensors[name] = normal(config.training.seed, stream, shape, std)
+        else:
+            tensors[name] = series.get(name, np.zeros(shape, np.float32))
+    return tensors

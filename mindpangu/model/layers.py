@@ -1,9 +1,8 @@
-"""The dense parts of a Transformer layer: norms, matrices, feed-forward network. Attention is in `attention.py`.
+"""The dense layers of a Transformer block: norms, matrices, feed-forward network. Attention is in `attention.py`.
 
-Cells take rows x_TH (tokens by hidden) and use `ops.*` only, which runs on the CPU and on Ascend alike.
-Every parameter is drawn from a random stream of its own name, so a model's initial weights do not depend
-on the order in which its parts are built; `precision.py` says which number format computes what.
-Shapes: T tokens, H hidden, F FFN.
+Cells take rows x_TH and use `ops.*` only, which runs on the CPU and on Ascend. Every parameter is drawn from a random
+stream of its own name, so a model's initial weights do not depend on the order in which it is built. `precision.py`
+says which number format computes what.
 """
 
 import mindspore as ms
@@ -19,35 +18,40 @@ from mindpangu.parallel.sharding import Part
 
 
 class Init:
-    """Makes the parameters of one model: names, shapes and initial values, all fp32; says what they compute in.
+    """Makes the parameters of one model, all in fp32, and holds what its layers have in common.
 
     Attributes:
-        tensor: the ranks that share the matrices, in Cells of its own each time it is asked for. A matrix is drawn
-            whole, and each of them takes its part.
-        parts: name → which part of the tensor this rank has.
+        config: the configuration.
+        compute_dtype: number format of the matrix products.
+        std: standard deviation of initial weights.
+        parts: name → this rank's shard of the tensor.
     """
 
     def __init__(self, config: Config, tensor: TensorGroup | None = None):
-        self.config, self.compute_dtype = config, compute_dtype(config)
+        self.config = config
+        self.compute_dtype = compute_dtype(config)
         self._tensor = tensor or TensorGroup()
         self.parts: dict[str, Part] = {}
         self.std = config.model.init_std
 
     @property
     def tensor(self) -> TensorGroup:
+        """The ranks that share the matrices; new Cells at each access."""
         return self._tensor.apart()
 
     def weight(
         self, name: str, *shape: int, std: float | None = None, axis: int | None = None, part: Part | None = None
     ) -> Parameter:
-        """A parameter with random values: the whole tensor, an equal part along an axis, or a part that is given."""
+        """Draws a whole tensor and makes a parameter of this rank's shard: an equal share along `axis`, or `part`."""
         values = normal(self.config.training.seed, name, shape, self.std if std is None else std)
         return self._parameter(name, values, axis, part)
 
     def constant(self, name: str, size: int, value: float, axis: int | None = None) -> Parameter:
+        """Makes a parameter whose elements all have the same value."""
         return self._parameter(name, np.full(size, value, np.float32), axis)
 
     def given(self, name: str, values: np.ndarray, axis: int | None = None) -> Parameter:
+        """Makes a parameter with given values."""
         return self._parameter(name, values, axis)
 
     def _parameter(self, name: str, values: np.ndarray, axis: int | None, part: Part | None = None) -> Parameter:
@@ -57,8 +61,8 @@ class Init:
         return Parameter(Tensor(part.of(values)), name=name)
 
 
-def make_norm(init: "Init", name: str) -> nn.Cell:
-    """What model.norm says."""
+def make_norm(init: Init, name: str) -> nn.Cell:
+    """Builds the norm selected by `model.norm`."""
     return RMSNorm(init, name) if init.config.model.norm == "rmsnorm" else LayerNorm(init, name)
 
 
@@ -68,7 +72,8 @@ class RMSNorm(nn.Cell):
     def __init__(self, init: Init, name: str):
         super().__init__(auto_prefix=False)
         self.gamma = init.constant(f"{name}.gamma", init.config.model.hidden_size, 1.0)
-        self.epsilon, self.compute_dtype = init.config.model.layernorm_epsilon, init.compute_dtype
+        self.epsilon = init.config.model.layernorm_epsilon
+        self.compute_dtype = init.compute_dtype
 
     def construct(self, x_TH):
         x_TH = cast(x_TH, ms.float32)
@@ -77,6 +82,8 @@ class RMSNorm(nn.Cell):
 
 
 class LayerNorm(nn.Cell):
+    """(x − mean(x)) / √(variance(x) + ε) · gamma + beta."""
+
     def __init__(self, init: Init, name: str):
         super().__init__(auto_prefix=False)
         size = init.config.model.hidden_size
@@ -90,21 +97,21 @@ class LayerNorm(nn.Cell):
 
 
 class Linear(nn.Cell):
-    """x · weight + bias, weight [in, out]; without bias where model.biases is False.
+    """x · weight + bias, with weight [in, out]; no bias if model.biases is False.
 
     Args:
-        shared: what the ranks of the tensor group divide: "outputs" (each has columns of the result), "inputs" (each
-            has columns of x, and the results are summed), or "" (nothing).
+        sharded: what the ranks of the tensor group divide: "outputs" (each computes columns of the result), "inputs"
+            (each has columns of x, and the results are all-reduced), or "" (nothing).
     """
 
-    def __init__(self, init: Init, name: str, inputs: int, outputs: int, std: float, shared: str = ""):
+    def __init__(self, init: Init, name: str, inputs: int, outputs: int, std: float, sharded: str = ""):
         super().__init__(auto_prefix=False)
-        axis = {"inputs": 0, "outputs": 1, "": None}[shared]
+        axis = {"inputs": 0, "outputs": 1, "": None}[sharded]
         self.weight = init.weight(f"{name}.weight", inputs, outputs, std=std, axis=axis)
         self.has_bias = init.config.model.biases
         if self.has_bias:
-            self.bias = init.constant(f"{name}.bias", outputs, 0.0, axis=0 if shared == "outputs" else None)
-        self.tensor = init.tensor if shared == "inputs" else TensorGroup()
+            self.bias = init.constant(f"{name}.bias", outputs, 0.0, axis=0 if sharded == "outputs" else None)
+        self.tensor = init.tensor if sharded == "inputs" else TensorGroup()
         self.compute_dtype = init.compute_dtype
 
     def construct(self, x):
@@ -115,13 +122,15 @@ class Linear(nn.Cell):
 
 
 class FeedForward(nn.Cell):
-    """Of a dense layer; `ascend_ops.grouped_ffn` has the formula, and that of experts."""
+    """The feed-forward network of a dense layer. Experts have the same formula, see `ascend_ops.grouped_ffn`."""
 
     def __init__(self, init: Init, name: str, output_std: float):
         super().__init__(auto_prefix=False)
         model = init.config.model
-        hidden, inner = model.hidden_size, model.ffn_hidden_size
-        self.gated, self.terms = model.activation == "swiglu", model.series_terms
+        hidden = model.hidden_size
+        inner = model.ffn_hidden_size
+        self.gated = model.activation == "swiglu"
+        self.terms = model.series_terms
         self.function = activation_function(model)
         if self.gated:
             self.gate = Linear(init, f"{name}.gate", hidden, inner, init.std, "outputs")
@@ -131,13 +140,14 @@ class FeedForward(nn.Cell):
             self.scale = init.given(f"{name}.series.scale", series["scale"], axis=1)
             self.shift = init.given(f"{name}.series.shift", series["shift"], axis=1)
         self.down = Linear(init, f"{name}.down", inner, hidden, output_std, "inputs")
-        self.tensor, self.compute_dtype = init.tensor, init.compute_dtype
+        self.tensor = init.tensor
+        self.compute_dtype = init.compute_dtype
 
     def construct(self, x_TH):
         return self.down(self.neurons(x_TH))
 
     def neurons(self, x_TH):
-        """[T, F]: what the last matrix takes."""
+        """Returns the neurons [T, F], the input of the last matrix."""
         x_TH = self.tensor.copy_to(x_TH)
         up_TF = self.up(x_TH)
         if self.gated:
@@ -147,7 +157,8 @@ class FeedForward(nn.Cell):
     def _activated(self, u_TF):
         if self.terms == 0:
             return activate(self.function, u_TF)
-        scales, shifts = (), ()
+        scales = ()
+        shifts = ()
         for i in range(self.terms):
             scales = (*scales, cast(self.scale[i], self.compute_dtype))
             shifts = (*shifts, cast(self.shift[i], self.compute_dtype))
@@ -155,5 +166,5 @@ class FeedForward(nn.Cell):
 
 
 def activation_function(model: ModelConfig) -> str:
-    """What `ascend_ops.grouped_ffn` calls the activation."""
+    """Returns the name that `ascend_ops.grouped_ffn` has for the activation."""
     return {"swiglu": "silu", "fast_gelu": "fast_gelu"}[model.activation]

@@ -1,6 +1,6 @@
-"""How many parameters a configuration has, from the configuration alone: no MindSpore, no allocation.
+"""Counts the parameters of a configuration without building the model: no MindSpore, no allocation.
 
-The counting follows the architecture, not the code of the model, so that one can check the other.
+The formulas follow the architecture, not the code of the model, so that each can check the other.
 """
 
 import re
@@ -16,18 +16,18 @@ _UNITS = (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3))
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Parameters by part.
+    """Numbers of parameters.
 
     Attributes:
-        embedding: V·H, the rows of all vocabularies.
-        head: V·H more where the head is not tied to the embedding.
-        positions: S·H where positions are learned, and S·H for the queries of a query layer.
-        attention: 4·H² a layer and 4·H with biases: query, key, value, output; and those of an augmented shortcut.
-        dense_ffn: of each dense layer's feed-forward network.
-        experts: as many again for every expert of every RRE layer, over all domains.
-        norms: two a layer and the final one, of 2·H (LayerNorm) or H (RMSNorm).
-        activated: what takes part in computing one token: everything but the experts, and one expert a RRE layer.
-            The head's whole table counts, as it multiplies by it; of several vocabularies, only the largest.
+        embedding: V·H, over the rows of all vocabularies.
+        head: another V·H if the head is not tied to the embedding.
+        positions: S·H if positions are learned, and S·H for the queries of a query layer.
+        attention: per layer 4·H², and 4·H with biases (query, key, value, output), and the augmented shortcut.
+        dense_ffn: the feed-forward networks of the dense layers.
+        experts: the experts of all RRE layers and domains, each as large as a feed-forward network.
+        norms: two per layer and the final one, of 2·H (LayerNorm) or H (RMSNorm) parameters each.
+        activated: parameters that take part in computing one token: everything but the experts, plus one expert per RRE
+            layer. Includes the head's whole table, which the head multiplies by; of several vocabularies, the largest.
     """
 
     embedding: int
@@ -41,33 +41,35 @@ class ParameterCount:
 
     @property
     def total(self) -> int:
-        """All parameters."""
+        """Number of all parameters."""
         return self.embedding + self.head + self.positions + self.attention + self.dense_ffn + self.experts + self.norms
 
     @property
     def embedding_share(self) -> float:
-        """Of embedding and head in the whole: 2·V·d / total in the tiny-model paper (arXiv 2402.02791)."""
+        """Share of embedding and head in the total: 2·V·d / total in the tiny-model paper (arXiv 2402.02791)."""
         return (self.embedding + self.head) / self.total
 
 
 def count_parameters(config: Config) -> ParameterCount:
-    """Counts the parameters of a configuration. With H hidden, F FFN, S sequence, V vocabulary PanGu-α and PanGu-Σ have
+    """Counts the parameters of a configuration. PanGu-α and PanGu-Σ have
 
         attention of a layer   4·H² + 4·H
         FFN, or one expert     2·H·F + F + H
         LayerNorms of a layer  4·H
 
-    PanGu-π has no biases, a third matrix in the FFN (swiglu), 2·n·F of a series of n terms, 2·H²/r of the shortcut.
+    PanGu-π has no biases, a third matrix in the FFN (swiglu), 2·n·F for a series of n terms, 2·H²/r for the shortcut.
 
     PanGu-Σ 1.085T (32 dense and 8 RRE layers, H 5120, F 20480, 40 domains × 16 experts): 8 · 640 experts of 209.7 M
     are 1.0739T, everything else is 11.4 G (which layers and experts: recipes/pangu_sigma_1t.yaml has the sources).
 
     Raises:
-        ConfigError: the domains of `config` do not fit together.
+        ConfigError: the domains of `config` are inconsistent.
     """
     model = config.model
     domains = build_domains(config)
-    hidden, inner, biased = model.hidden_size, model.ffn_hidden_size, int(model.biases)
+    hidden = model.hidden_size
+    inner = model.ffn_hidden_size
+    biased = int(model.biases)
     vocabulary_rows = [vocabulary.vocab_size for vocabulary in config.domains.vocabularies] or [model.vocab_size]
     inputs = 2 if model.activation == "swiglu" else 1
     ffn = (inputs + 1) * hidden * inner + biased * (inputs * inner + hidden) + 2 * model.series_terms * inner
@@ -95,7 +97,7 @@ def count_parameters(config: Config) -> ParameterCount:
 
 
 def in_words(count: int) -> str:
-    """A count as papers print it: 1.085T, 38B, 2.6B, 350M; trillions to three decimals, else to two digits or whole.
+    """Formats a count as papers do: 1.085T, 38B, 2.6B, 350M. Trillions get three decimals, counts below ten one.
 
     >>> in_words(1_085_294_356_480)
     '1.085T'
@@ -110,13 +112,13 @@ def in_words(count: int) -> str:
 
 
 def from_words(option: str, text: str) -> int:
-    """The count that a user writes as 2M, 1.5B, 200000 or 2e5; at least 1.
+    """Parses a count that a user writes as 2M, 1.5B, 200000 or 2e5; at least 1.
 
     >>> from_words("--budget", "1.5B")
     1500000000
 
     Raises:
-        ConfigError: anything else; names `option`.
+        ConfigError: the text is anything else; the message names `option`.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:[eE]\d{1,2})?)\s*([A-Za-z]?)\s*", text)
     sizes = dict(_UNITS) | {"": 1}

@@ -1,12 +1,12 @@
-"""Mixed precision, after PanGu-α: what is computed in which number format.
+"""Mixed precision, after PanGu-α: which number format computes what.
 
-    fp32            Parameters and their gradients, Adam, embeddings, LayerNorm, softmax, additions of a bias, loss
+    fp32            Parameters and their gradients, Adam, embeddings, norms, softmax, additions of a bias, loss
     compute dtype   matrix products, attention's mixing, activations, the residual stream, experts and their gradients
 
-The compute dtype is `context.precision`; with fp32 both rows are the same and no cast is in the graph. A Parameter is
-cast where it is used, so its gradient comes back in fp32. Biases and looked-up embeddings are cast afterwards: their
-gradients are sums over tokens, and the CPU adds up the gradient of a gather in its own format, where in fp16 2048 + 1
-is 2048.
+The compute dtype is `context.precision`; with fp32 both rows are the same and the graph has no cast. A Parameter is
+cast where it is used, so its gradient comes back in fp32. Biases are added and embeddings are looked up before the
+cast: their gradients are sums over tokens, and the CPU accumulates the gradient of a gather in the gather's own format,
+where in fp16 2048 + 1 is 2048.
 """
 
 import mindspore as ms
@@ -18,16 +18,16 @@ from mindpangu.config import Config
 _COMPUTE_DTYPES = {"fp32": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
 
 
-def compute_dtype(config: Config):
-    """MindSpore's type of the matrix products and of the residual stream."""
+def compute_dtype(config: Config) -> ms.dtype.Type:
+    """Returns MindSpore's dtype of the matrix products and of the residual stream."""
     return _COMPUTE_DTYPES[config.context.precision]
 
 
 def expert_dtype(config: Config) -> type[np.floating]:
-    """NumPy's type in which experts enter the compiled functions and their gradients come back."""
+    """Returns NumPy's dtype in which experts enter the compiled functions and their gradients come back."""
     return np.float16 if config.context.precision == "fp16" else np.float32
 
 
 def cast(x, dtype):
-    """x in another number format; where it has it already, x itself."""
+    """Casts x to a dtype; returns x itself if it has that dtype."""
     return x if x.dtype == dtype else ops.cast(x, dtype)

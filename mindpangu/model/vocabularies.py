@@ -1,7 +1,7 @@
-"""Vocabularies: row ranges of the one embedding table, each with a tokenizer of its own.
+"""Vocabularies: row ranges of the one embedding table, each with its own tokenizer.
 
-Token ids are local to a vocabulary; this module turns them into rows of the table. One vocabulary is the default.
-Host-side and plain Python; the model only sees the numbers.
+Token ids are local to a vocabulary; this module maps them to rows of the table. By default there is one vocabulary.
+It runs on the host; the model sees only the numbers.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,13 @@ from mindpangu.config import Config
 from mindpangu.domains import MAIN_VOCABULARY, Domain
 
 MIXED = -1
+"""Stands for the vocabulary of a batch whose samples have several."""
 
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """Vocabulary i, names[i], owns rows starts[i] … starts[i] + sizes[i]; vocabulary_of_domain maps domain ids to i."""
+    """Vocabulary i, called names[i], owns rows starts[i] to starts[i] + sizes[i] − 1; vocabulary_of_domain maps domain
+    ids to i."""
 
     names: tuple[str, ...]
     starts: tuple[int, ...]
@@ -26,6 +28,7 @@ class Vocabularies:
 
     @staticmethod
     def build(config: Config, domains: Sequence[Domain]) -> "Vocabularies":
+        """Returns the vocabularies of a configuration."""
         vocabularies = config.domains.vocabularies
         names = tuple(vocabulary.name for vocabulary in vocabularies) or (MAIN_VOCABULARY,)
         sizes = tuple(vocabulary.vocab_size for vocabulary in vocabularies) or (config.model.vocab_size,)
@@ -34,18 +37,19 @@ class Vocabularies:
 
     @property
     def num_rows(self) -> int:
+        """Number of rows of the embedding table."""
         return sum(self.sizes)
 
     def of_samples(self, domain_of_slot: Sequence[int], slot_of_sample_B: np.ndarray) -> np.ndarray:
-        """int32 [B]: the vocabulary of each sample, from the domain in its domain slot."""
+        """Returns int32 [B]: the vocabulary of each sample, that of the domain in its domain slot."""
         vocabularies = [self.vocabulary_of_domain[domain] for domain in domain_of_slot]
         return np.array(vocabularies, np.int32)[slot_of_sample_B]
 
     def common(self, vocabulary_of_sample_B: np.ndarray) -> int:
-        """The one vocabulary that all these samples share, or MIXED."""
+        """Returns the vocabulary that all these samples share, or MIXED."""
         vocabularies = set(vocabulary_of_sample_B.tolist())
         return vocabularies.pop() if len(vocabularies) == 1 else MIXED
 
     def rows(self, tokens_BS: np.ndarray, vocabulary_of_sample_B: np.ndarray) -> np.ndarray:
-        """int32 [B, S]: rows of the table for token ids that are local to their sample's vocabulary."""
+        """Returns int32 [B, S]: the rows of the table for token ids of their sample's vocabulary."""
         return tokens_BS + np.array(self.starts, np.int32)[vocabulary_of_sample_B][:, None]

@@ -1,2 +1,5 @@
-"""Many processes: who shares what (`mesh`), what they compute together (`collectives`, `data_parallel`), and how they
-meet (`processes`)."""
+"""Many processes.
+
+`mesh` says which ranks share what, `collectives` and `data_parallel` are their collectives, `processes` connects the
+ranks, and `watch` ends all of them when one fails.
+"""

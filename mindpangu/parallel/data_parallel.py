@@ -1,8 +1,9 @@
-"""Ranks that have the same parameters and train on different samples: gradients are added up, updates divided.
+"""Ranks that hold the same parameters and train on different samples.
 
-A tensor whose first axis the group divides can be updated in parts: each rank has the sum of its rows of the gradients,
-keeps Adam's moments of these rows, and all ranks join the new rows. So the moments take 1 / size of the memory, for
-the same traffic (ZeRO, stage 1). Other tensors, small ones, are updated on all ranks alike.
+Gradients are summed over the group. Where the group divides a tensor's first axis, the update is divided as well (ZeRO
+stage 1): each rank reduce-scatters the gradients, keeps Adam's moments for its own rows, updates these rows, and all
+ranks all-gather the result. The moments then take 1 / size of the memory, for the same traffic. Other tensors, which
+are small, are updated on every rank alike.
 """
 
 import mindspore as ms
@@ -10,46 +11,47 @@ from mindspore import nn, ops
 
 
 class DataGroup(nn.Cell):
-    """One group; its functions are for compiled functions and outside of differentiation.
+    """The collectives of one group. They are called inside compiled functions and are not differentiated.
 
     Attributes:
-        rank, size: of this process in the group.
+        rank, size: this process's rank in the group, and the group's size.
 
     Args:
-        name: of a group that was created; not needed where size is 1.
+        name: of a group that has been created; not needed if size is 1.
     """
 
     def __init__(self, name: str = "", rank: int = 0, size: int = 1):
         super().__init__(auto_prefix=False)
-        self.rank, self.size = rank, size
+        self.rank = rank
+        self.size = size
         self.on_cpu = ms.get_context("device_target") == "CPU"
         if size > 1:
-            self.all_reduce = ops.AllReduce(group=name)
-            self.all_gather = None if self.on_cpu else ops.AllGather(group=name)
-            self.reduce_scatter = None if self.on_cpu else ops.ReduceScatter(group=name)
+            self._all_reduce = ops.AllReduce(group=name)
+            self._all_gather = None if self.on_cpu else ops.AllGather(group=name)
+            self._reduce_scatter = None if self.on_cpu else ops.ReduceScatter(group=name)
 
     def divides(self, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of this shape is updated in parts."""
+        """Whether the update of a tensor of this shape is divided among the ranks."""
         return self.size > 1 and len(shape) > 1 and shape[0] % self.size == 0
 
-    def sum(self, x):
-        """The sum over the ranks, on all of them."""
-        return self.all_reduce(x) if self.size > 1 else x
+    def all_reduce(self, x):
+        """Sums x over the ranks."""
+        return self._all_reduce(x) if self.size > 1 else x
 
-    def part(self, x):
-        """This rank's rows."""
+    def local_rows(self, x):
+        """Returns this rank's rows of x."""
         rows = x.shape[0] // self.size
         return x[self.rank * rows : (self.rank + 1) * rows]
 
-    def sum_part(self, x):
-        """This rank's rows of the sum over the ranks."""
-        return self.part(self.all_reduce(x)) if self.on_cpu else self.reduce_scatter(x)
+    def reduce_scatter(self, x):
+        """Sums x over the ranks and returns this rank's rows of the sum."""
+        return self.local_rows(self._all_reduce(x)) if self.on_cpu else self._reduce_scatter(x)
 
-    def join(self, rows):
-        """The rows of all ranks."""
+    def all_gather(self, rows):
+        """Concatenates the rows of all ranks."""
         if not self.on_cpu:
-            return self.all_gather(rows)
+            return self._all_gather(rows)
         nothing = ops.zeros_like(rows)
-        return self.all_reduce(
+        return self._all_reduce(
             ops.concat((nothing,) * self.rank + (rows,) + (nothing,) * (self.size - 1 - self.rank), 0)
         )

@@ -1,4 +1,4 @@
-"""Which of the experts a rank has, and which part of each."""
+"""Which experts a rank holds, and which shard of each."""
 
 from dataclasses import dataclass
 
@@ -6,20 +6,18 @@ from mindpangu.errors import ConfigError
 from mindpangu.parallel.mesh import Coordinates, Mesh
 from mindpangu.parallel.sharding import Part
 
-_AXES = {"gate": 1, "gate_bias": 0, "up": 1, "up_bias": 0, "scale": 1, "shift": 1, "down": 0, "down_bias": 0}
-
 
 @dataclass(frozen=True)
 class ExpertShare:
-    """All experts of all domains by default.
+    """The experts of one rank; by default all experts of all domains.
 
-    Every domain of the rank's sub-group has its group of experts divided into equal runs, one for each member. The
-    ranks of a tensor group divide each expert: columns of the first product, rows of the second, columns of its bias.
+    The expert group of every domain of the rank's sub-group is divided into equal runs, one per member. The ranks of a
+    tensor group divide each expert: columns of the first matrix, rows of the second, columns of its bias.
 
     Attributes:
-        domains: ids of the domains whose experts the rank has; None for all.
-        member, members: which run of the experts it has, of how many.
-        tensor, tensors: which part of each expert, of how many.
+        domains: ids of the domains whose experts the rank holds; None for all.
+        member, members: index of its run of experts, and the number of runs.
+        tensor, tensors: index of its shard of each expert, and the number of shards.
     """
 
     domains: frozenset[int] | None = None
@@ -30,16 +28,20 @@ class ExpertShare:
 
     @staticmethod
     def from_mesh(mesh: Mesh, coordinates: Coordinates, groups: tuple[tuple[int, ...], ...]) -> "ExpertShare":
-        """The share of a coordinates in the mesh, where sub-group i has the domains groups[i]."""
+        """Returns the share of the rank at these coordinates; sub-group i holds the domains groups[i]."""
         domains = frozenset(groups[coordinates.sub_group]) if mesh.sub_groups > 1 else None
         return ExpertShare(domains, coordinates.member, mesh.members, coordinates.tensor, mesh.tensor)
 
     def has(self, domain: int) -> bool:
-        """Whether this rank has experts of a domain."""
+        """Whether this rank holds experts of a domain."""
         return self.domains is None or domain in self.domains
 
     def experts(self, group_size: int) -> range:
-        """Which experts of a group it has, by their index in the group. Raises ConfigError for unequal shares."""
+        """Returns the experts of a group that this rank holds, as indices in the group.
+
+        Raises:
+            ConfigError: the members cannot share the group equally.
+        """
         if group_size % self.members:
             raise ConfigError(
                 f"the largest group has {group_size} experts (domains.experts_per_domain), which {self.members} ranks "
@@ -49,5 +51,7 @@ class ExpertShare:
         return range(self.member * count, (self.member + 1) * count)
 
     def part(self, name: str, shape: tuple[int, ...]) -> Part:
-        """This rank's part of an expert's tensor ("up", "down_bias" …)."""
-        return Part.equal(shape, _AXES[name], self.tensor, self.tensors)
+        """Returns this rank's shard of an expert's tensor ("up", "down_bias" …)."""
+        # the second matrix is divided along its rows, everything else along its last axis
+        axis = 0 if name == "down" else len(shape) - 1
+        return Part.equal(shape, axis, self.tensor, self.tensors)

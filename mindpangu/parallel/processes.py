@@ -1,6 +1,6 @@
-"""The ranks of a run: joining MindSpore's distributed engine, the groups of the mesh, and what the host adds up.
+"""The ranks of a run: joining MindSpore's distributed engine, the groups of the mesh, and sums over ranks on the host.
 
-One process needs none of this: `Processes.alone()` has every function and talks to nobody.
+A single process needs none of this: `Processes.alone()` has the same interface and communicates with nobody.
 """
 
 import contextlib
@@ -27,17 +27,27 @@ _log = logging.getLogger("mindpangu")
 
 
 class Processes:
-    """One rank's view of all.
+    """All ranks of a run, as one of them sees them.
 
     Attributes:
-        mesh: who shares what. rank: this process. coordinates: its place in the mesh. data: its data index.
-        tensor: the group that shares its matrices. dense: the group that has the same dense parameters.
-        exchange: the group that it exchanges rows with, from `join_groups` on; None if there is nothing to exchange.
-        replicas: the group that has the same experts.
+        mesh: which ranks share what.
+        rank: rank of this process.
+        coordinates: its coordinates in the mesh.
+        data: its data index.
+        tensor: the group that shares its matrices.
+        dense: the group that holds the same dense parameters.
+        exchange: the group that it exchanges rows with, set by `join_groups`; None if there is nothing to exchange.
+        replicas: the group that holds the same experts.
+
+    Args:
+        name_of: creates a group of a kind with these ranks and returns its name.
     """
 
     def __init__(self, mesh: Mesh, rank: int, name_of: Callable[[str, Ranks], str]):
-        self.mesh, self.rank, self.coordinates, self.data = mesh, rank, mesh.coordinates(rank), rank // mesh.tensor
+        self.mesh = mesh
+        self.rank = rank
+        self.coordinates = mesh.coordinates(rank)
+        self.data = rank // mesh.tensor
         self.exchange: Group | None = None
         members = mesh.tensor_group(rank)
         self.tensor = TensorGroup(name_of("tensor", members), members.index(rank), len(members))
@@ -51,24 +61,25 @@ class Processes:
 
         @ms.jit
         def add_up(values):
-            return self._world.sum(values)
+            return self._world.all_reduce(values)
 
-        self._add_up, self._watch = add_up, None
+        self._add_up = add_up
+        self._watch: Watch | None = None
         self._spins = ms.get_context("device_target") == "CPU"
 
     @staticmethod
     def alone() -> "Processes":
-        """A run of one process."""
+        """Returns a run of one process."""
         return Processes(Mesh(), 0, lambda kind, members: "")
 
     @contextlib.contextmanager
     def watched(self, folder: Path, timeout: float) -> Iterator[None]:
-        """Meanwhile each rank watches the others; see `watch`.
+        """Lets every rank watch the others inside the block; see `watch`.
 
         Args:
-            folder: for the files of this; on a file system that all ranks see. Each job has its own folder in it: one
-                that is started by mistake does not disturb the first.
-            timeout: seconds that a rank may take for one thing.
+            folder: for the watch files, on a file system that all ranks see. Each job gets a folder of its own in it,
+                so that a job started by mistake does not disturb the first.
+            timeout: seconds that a rank may take for one activity.
         """
         folder = folder / _job()
         if self.is_first:
@@ -78,47 +89,47 @@ class Processes:
             yield
 
     def join_groups(self, config: Config) -> None:
-        """Every group of this rank adds up known numbers; then the group that exchanges rows is joined, and tries it.
+        """Self-tests every process group with known numbers, then joins and tests the exchange group.
 
         Raises:
-            ParallelError: a sum that is wrong; the group is named.
+            ParallelError: a group sums wrongly; the message names it.
         """
-        self._add_up_known_numbers()
+        self._self_test()
         self.report_status(doing=f"joining the ranks that exchange tokens, {list(self.mesh.exchange_group(self.rank))}")
         self.exchange = _exchange_group(config, self)
 
-    def _add_up_known_numbers(self) -> None:
+    def _self_test(self) -> None:
         groups = {
             "of the same matrices": (self.tensor.reduce_from, self.mesh.tensor_group(self.rank)),
-            "of the same dense parameters": (self.dense.sum, self.mesh.data_group(self.rank)),
-            "of the same experts": (self.replicas.sum, self.mesh.expert_replicas(self.rank)),
-            "of all ranks": (self._world.sum, tuple(range(self.mesh.size))),
+            "of the same dense parameters": (self.dense.all_reduce, self.mesh.data_group(self.rank)),
+            "of the same experts": (self.replicas.all_reduce, self.mesh.expert_replicas(self.rank)),
+            "of all ranks": (self._world.all_reduce, tuple(range(self.mesh.size))),
         }
-        for what, (add_up, members) in groups.items():
+        for name, (all_reduce, members) in groups.items():
             if len(members) == 1:
                 continue
-            self.report_status(doing=f"the self-test of the group {what}, {list(members)}")
+            self.report_status(doing=f"the self-test of the group {name}, {list(members)}")
             mine = np.zeros(self.mesh.size, np.float32)
             mine[self.rank] = self.rank + 1
-            found = ms.jit(add_up)(Tensor(mine[None])).asnumpy()[0]
+            found = ms.jit(all_reduce)(Tensor(mine[None])).asnumpy()[0]
             wanted = np.zeros_like(mine)
             wanted[list(members)] = np.array(members) + 1
             if not np.array_equal(found, wanted):
                 raise ParallelError(
-                    f"the group {what}, ranks {list(members)}, adds up wrongly: got {found.tolist()}, expected "
+                    f"the group {name}, ranks {list(members)}, adds up wrongly: got {found.tolist()}, expected "
                     f"{wanted.tolist()}; see docs/cluster.md"
                 )
 
     def report_status(self, step: int | None = None, doing: str | None = None) -> None:
-        """What this rank does from now on: what the others say of it if it is lost."""
+        """Tells the watcher what this rank is doing; the other ranks print it if this one is lost."""
         if self._watch is not None:
             self._watch.report_status(step, doing)
 
     def lower_priority(self) -> None:
-        """Lets MindSpore's threads, which have to be there, go before this one.
+        """Lowers this thread's priority so that MindSpore's worker threads, which must be running, get the cores.
 
-        A thread that waits for MindSpore spins. With several processes on a CPU it would take the cores from their
-        kernels: two processes on two cores then take five times as long for a step, and three times less with this.
+        A thread that waits for MindSpore spins. With several processes on a CPU it takes the cores from their kernels:
+        two processes on two cores need five times as long for a step, and three times less with lowered priority.
         """
         if self.mesh.size > 1 and self._spins:
             self._spins = False
@@ -126,34 +137,35 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the rank that speaks for all: prints, and writes what is written once."""
+        """True on the rank that prints, and that writes the files which a run has once."""
         return self.rank == 0
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether it is set on any rank. All ranks have to ask."""
+        """Whether the flag is set on any rank. Every rank must call it."""
         return flag if self.mesh.size == 1 else bool(self.all_reduce_sum(np.array([flag]))[0])
 
     def barrier(self) -> None:
-        """Returns when all ranks are here."""
+        """Waits until every rank has called it."""
         self.any_rank(False)
 
     def all_reduce_sum(self, values: np.ndarray) -> np.ndarray:
-        """float32 [n], the same on all ranks: the sum over them."""
+        """Sums values [n] over the ranks in float32; every rank gets the same result."""
         if self.mesh.size == 1:
             return values
         return self._add_up(Tensor(values.astype(np.float32))).asnumpy()
 
 
 def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
-    """Finds the other processes of a run, which msrun has started; `Processes.join_groups` is to follow.
+    """Connects to the other processes of a run, which msrun has started. Call `Processes.join_groups` next.
 
     Args:
-        mesh: None takes that of the configuration.
+        mesh: the mesh; None for the one of the configuration.
 
     Raises:
-        ParallelError: there are other ranks than the configuration's mesh has.
+        ParallelError: the number of processes is not that of the mesh.
     """
-    mesh, found = mesh or Mesh.from_config(config), int(os.environ.get("RANK_SIZE", "1"))
+    mesh = mesh or Mesh.from_config(config)
+    found = int(os.environ.get("RANK_SIZE", "1"))
     if found != mesh.size:
         raise ParallelError(
             f"parallelism asks for {mesh.size} processes (data_parallel {mesh.data} × tensor_parallel {mesh.tensor}), "
@@ -182,8 +194,9 @@ def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
 
 
 def _job() -> str:
-    """What only the processes of this job have in common: msrun tells all of them the same address."""
-    return os.environ.get(JOB_VARIABLE) or "-".join(os.environ.get(f"MS_SCHED_{part}", "") for part in ("HOST", "PORT"))
+    """Returns an id that only the processes of this job share: msrun gives all of them the same scheduler address."""
+    address = (os.environ.get("MS_SCHED_HOST", ""), os.environ.get("MS_SCHED_PORT", ""))
+    return os.environ.get(JOB_VARIABLE) or "-".join(address)
 
 
 def _warn_of_910a(kind: str, members: Ranks) -> None:
@@ -192,7 +205,8 @@ def _warn_of_910a(kind: str, members: Ranks) -> None:
 
 
 def _exchange_group(config: Config, processes: Processes) -> Group | None:
-    mesh, rank = processes.mesh, processes.rank
+    mesh = processes.mesh
+    rank = processes.rank
     members = mesh.exchange_group(rank)
     if len(members) == 1:
         return None

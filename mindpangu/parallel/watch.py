@@ -1,8 +1,8 @@
-"""Watching the other ranks: whoever fails, dies or hangs ends all of them, and is named.
+"""Watching the other ranks: if one fails, dies or hangs, all of them end, and the message names it.
 
-A collective that waits for a dead rank waits forever, and no exception comes of it. So each rank has a process beside
-it (`watcher`), which tells the others what the rank does and looks at what they do. What it finds it prints, and ends
-the rank: with the error that came first, not with what followed from it.
+A collective that waits for a dead rank waits forever and raises no exception. So a small process next to each rank
+(`watcher`) publishes what its rank is doing and reads what the others are doing. When it finds a problem, it prints the
+problem and ends its rank, with the error that came first and not with what followed from it.
 """
 
 import contextlib
@@ -12,61 +12,68 @@ import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from mindpangu.errors import MindPanguError
 from mindpangu.parallel import watcher
 
 _SILENT_S = 60.0
 _LAST_WORDS_S = 10.0
-_LONGEST_ERROR = 500  # escaped, a line is below the 4,096 bytes that a pipe takes whole or not at all
+_LONGEST_ERROR = 500  # an escaped line then stays below the 4,096 bytes that a pipe writes whole or not at all
 
 
 class Watch:
-    """Context manager around what the ranks do together.
+    """Context manager around the work that the ranks do together.
 
         with Watch(folder, rank, ranks, timeout=1800) as watch:
             watch.report_status(step=17, doing="the sum of the dense gradients")
 
-    Args: see `watcher.Watcher`.
+    For the arguments see `watcher.Watcher`.
     """
 
     def __init__(self, folder: Path, rank: int, ranks: int, timeout: float, silent: float = _SILENT_S):
-        self._folder, self._rank, self._ranks = folder, rank, ranks
+        self._folder = folder
+        self._rank = rank
+        self._ranks = ranks
         self._arguments = [folder, rank, ranks, timeout, silent, os.getpid()]
         self._watcher: subprocess.Popen | None = None
+        self._pipe: IO[bytes] | None = None
 
     def report_status(self, step: int | None = None, doing: str | None = None) -> None:
-        """What this rank does from now on."""
+        """Tells the watcher what this rank is doing from now on."""
         news = {"step": step, "doing": doing}
-        self._log({key: value for key, value in news.items() if value is not None})
+        self._send({key: value for key, value in news.items() if value is not None})
 
     def __enter__(self) -> "Watch":
         if self._ranks > 1:
             self._folder.mkdir(parents=True, exist_ok=True)
             command = [sys.executable, watcher.__file__, *map(str, self._arguments)]
-            # a session of its own: Ctrl-C is for the rank, whose last words are still to be told
+            # a session of its own: Ctrl-C must end the rank, and the watcher must still publish the rank's last state
             self._watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-            os.set_blocking(self._watcher.stdin.fileno(), False)
-            self._log({"pid": os.getpid()})
+            self._pipe = self._watcher.stdin
+            assert self._pipe is not None
+            os.set_blocking(self._pipe.fileno(), False)
+            self._send({"pid": os.getpid()})
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._watcher is None:
+        if self._watcher is None or self._pipe is None:
             return
-        self._log({"ended": True, "error": None if kind is None else f"{kind.__name__}: {error}"[:_LONGEST_ERROR]})
-        watcher, self._watcher = self._watcher, None
-        watcher.stdin.close()
+        self._send({"ended": True, "error": None if kind is None else f"{kind.__name__}: {error}"[:_LONGEST_ERROR]})
+        self._pipe.close()
+        self._pipe = None
         with contextlib.suppress(subprocess.TimeoutExpired):
-            watcher.wait(_LAST_WORDS_S)
+            self._watcher.wait(_LAST_WORDS_S)
+        self._watcher = None
         if isinstance(error, MindPanguError):
-            # MindSpore's engine would wait for the other ranks when the interpreter ends
+            # when the interpreter ends, MindSpore's engine would wait for the other ranks
             print(f"mindpangu: error: rank {self._rank}: {error}", file=sys.stderr, flush=True)
             os._exit(1)
 
-    def _log(self, news: dict[str, object]) -> None:
-        if self._watcher is not None:
-            # a watcher that was killed, or is stopped and reads nothing, is no reason to end or to wait
+    def _send(self, news: dict[str, object]) -> None:
+        if self._pipe is not None:
+            # a watcher that was killed, or that is stopped and reads nothing, must neither end nor block the rank
             with contextlib.suppress(BrokenPipeError, BlockingIOError):
-                os.write(self._watcher.stdin.fileno(), json.dumps(news).encode() + b"\n")
+                os.write(self._pipe.fileno(), json.dumps(news).encode() + b"\n")

@@ -1,8 +1,9 @@
-"""The process that watches for one rank: run by `watch.Watch` as a script, with the standard library alone.
+"""The process that watches on behalf of one rank. `watch.Watch` runs it as a script; it imports the standard library
+only.
 
-A process of its own, because a rank that waits in MindSpore may hold Python's lock, and no thread of it runs then. It
-reads from its standard input what its rank does, and tells it in a file of the run's folder; it looks at the files of
-the others; and it ends its rank if one of them failed, died or hangs, or if its rank itself takes too long.
+It is a process of its own because a rank that waits in MindSpore may hold Python's lock, and then none of its threads
+run. It reads from standard input what its rank is doing and publishes it in a file of the run folder. It reads the
+files of the other ranks, and ends its own rank if one of them failed, died or hangs, or if its rank takes too long.
 """
 
 import contextlib
@@ -20,29 +21,34 @@ INTERVAL_S = 0.5
 
 
 class Watcher:
-    """Tells what one rank does, and looks at the others.
+    """Publishes what one rank is doing, and watches the others.
 
     Args:
-        folder: of this job, on a file system that all ranks see; empty or of an ended job.
-        rank, ranks: whom it watches for, of how many.
-        timeout: seconds that a rank may take for one thing.
-        silent: seconds without news after which a rank is lost; a shared file system may show its file late.
+        folder: the job's folder, on a file system that all ranks see; empty, or left by a job that has ended.
+        rank, ranks: the rank that it serves, and the number of ranks.
+        timeout: seconds that a rank may take for one activity.
+        silent: seconds without news after which a rank counts as lost; a shared file system may show its file late.
     """
 
     def __init__(self, folder: Path, rank: int, ranks: int, timeout: float, silent: float):
-        self._folder, self._rank, self._timeout, self._silent = folder, rank, timeout, silent
+        self._folder = folder
+        self._rank = rank
+        self._timeout = timeout
+        self._silent = silent
         self._others = [other for other in range(ranks) if other != rank]
         self._state = {"host": socket.gethostname(), "pid": 0, "step": 0, "doing": "the start"}
         self._since = time.monotonic()
         self._seen = dict.fromkeys(range(ranks), (0.0, time.monotonic()))
 
     def watch(self, news: int) -> str | None:
-        """Returns when the rank has ended or has to be ended: what is wrong, or None if it ended by itself.
+        """Watches until the rank has ended or must be ended. Returns the problem, or None if it ended by itself.
 
         Args:
-            news: descriptor of what the rank says, a JSON object a line; it closes when the rank ends.
+            news: file descriptor from which the rank's reports are read, one JSON object per line; it is closed when
+                the rank ends.
         """
-        unread, next_look = b"", 0.0
+        unread = b""
+        next_look = 0.0
         while True:
             if select.select([news], [], [], max(0.0, next_look - time.monotonic()))[0]:
                 received = os.read(news, 65536)
@@ -54,23 +60,25 @@ class Watcher:
                     return self._ended()
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + INTERVAL_S
-                self._tell()
+                self._publish()
                 if "ended" not in self._state and (problem := self._problem()):
-                    self._tell(ended=True, error=f"ended, because {problem}")
+                    self._publish(ended=True, error=f"ended, because {problem}")
                     return problem
 
     def _ended(self) -> str | None:
-        """The last words of a rank that is no more. msrun kills all ranks a second after one of them died: then that
-        one is to be named, not those that went after it."""
+        """Publishes the last state of a rank that is gone, and returns the problem if it did not end by itself.
+
+        msrun kills all ranks a second after one has died. The message must name that one, not those killed after it.
+        """
         died = time.time()
         if "ended" in self._state:
-            self._tell()
+            self._publish()
             return None
-        self._tell(beat=died, dead=True)
+        self._publish(beat=died, dead=True)
         time.sleep(3 * INTERVAL_S)
         first = (self._problem_of(rank, died) for rank in self._others)
         return next(filter(None, first), None) or (
-            f"(process {self._state['pid']}) was killed, often for want of memory, or crashed; its last step was "
+            f"(process {self._state['pid']}) was killed, often because memory ran out, or crashed; its last step was "
             f"{self._state['step']}, doing {self._state['doing']}"
         )
 
@@ -79,16 +87,16 @@ class Watcher:
         if taken > self._timeout:
             return (
                 f"{self._state['doing']} in step {self._state['step']} takes longer than {self._timeout:.0f} s "
-                "(parallelism.timeout); a rank that does not come, or ranks that do not agree"
+                "(parallelism.timeout): a rank is missing, or the ranks do not agree"
             )
         return next(filter(None, map(self._problem_of, self._others)), None)
 
     def _problem_of(self, rank: int, until: float = math.inf) -> str | None:
-        """What is wrong with another rank, if anything is; of ranks that died, only those that died before `until`."""
+        """Returns the problem with another rank, or None. A rank that died counts only if it died before `until`."""
         try:
             state = json.loads(self._file(rank).read_text())
         except (OSError, ValueError):
-            return None  # it has not begun; whoever waits for it has a time-out
+            return None  # it has not started; a rank that waits for it has its own time-out
         where = f"rank {rank} on {state['host']}"
         last = f"its last step was {state['step']}, doing {state['doing']}"
         if state.get("error"):
@@ -106,18 +114,20 @@ class Watcher:
             return f"{where} has not been heard of for {self._silent:.0f} s; {last}"
         return None
 
-    def _tell(self, **more: object) -> None:
-        part = self._file(self._rank).with_suffix(".part")
-        with contextlib.suppress(OSError):  # a full disk is the checkpoint's to complain about
-            part.write_text(json.dumps({"beat": time.time()} | self._state | more))
-            part.replace(self._file(self._rank))
+    def _publish(self, **more: object) -> None:
+        """Writes the rank's state, and `more`, to its file."""
+        path = self._file(self._rank)
+        unfinished = path.with_suffix(".part")
+        with contextlib.suppress(OSError):  # writing a checkpoint will report a full disk
+            unfinished.write_text(json.dumps({"beat": time.time()} | self._state | more))
+            unfinished.replace(path)
 
     def _file(self, rank: int) -> Path:
         return self._folder / f"rank_{rank}.json"
 
 
 def _lives(pid: int) -> bool:
-    """Whether a process of this machine lives; one that ended and was not waited for does not."""
+    """Whether a process of this machine is alive. A zombie is not."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
@@ -126,13 +136,13 @@ def _lives(pid: int) -> bool:
 
 
 def main() -> None:
-    """watcher.py FOLDER RANK RANKS TIMEOUT SILENT PID"""
+    """Runs a watcher: watcher.py FOLDER RANK RANKS TIMEOUT SILENT PID."""
     folder, rank, ranks, timeout, silent, pid = sys.argv[1:]
     problem = Watcher(Path(folder), int(rank), int(ranks), float(timeout), float(silent)).watch(sys.stdin.fileno())
     if problem:
         print(f"mindpangu: error: rank {rank}: {problem}", file=sys.stderr, flush=True)
         if os.getppid() == int(pid):
-            os.kill(int(pid), signal.SIGKILL)  # it may be where no other signal is heard
+            os.kill(int(pid), signal.SIGKILL)  # it may be stuck where it handles no other signal
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 
     lower_forward(rows, positions) → h
     upper_step(vocabulary, capacity, h, tokens, …, slabs)
-        → loss, per-sample losses, invalid ids; gradients of h, the slabs, and the upper half
-    lower_backward(rows, positions, dh) → lower gradients         (recomputes the lower half)
+        → loss, per-sample losses, number of invalid ids; gradients of h, the slabs, and the upper half
+    lower_backward(rows, positions, dh) → gradients of the lower half         (recomputes the lower half)
 
-Where experts alone are trained, upper_step's gradients are those of the slabs, and there is no lower_backward.
+If only experts are trained, upper_step returns the gradients of the slabs alone, and lower_backward is not called.
 
-A graph takes all its inputs at launch, and experts must be able to move while the dense bottom runs; so PanGu-Σ's step
-is cut at the border of the halves. A dense model has nothing to move and is compiled as one function. The results
-are the same bit for bit (tests/train/test_step.py).
+A graph takes all its inputs at launch, but experts must be able to move while the dense bottom runs. So PanGu-Σ's step
+is cut between the halves. A dense model has nothing to move and is compiled as one function. Both ways give the same
+bits (tests/train/test_step.py).
 """
 
 import mindspore as ms
@@ -17,23 +17,25 @@ from mindspore import ParameterTuple, nn
 
 from mindpangu.model.decoder import Decoder
 
-# Inputs of UpperLoss before the plan of an exchange and the slabs: vocabulary, capacity, h, tokens, positions, targets,
-# loss weights, vocabulary and domain slot of each sample, tables. The first two are Python ints: each value is compiled
-# by itself.
-_UPPER_FIXED_INPUTS = 10
-_EXCHANGE_INPUTS = 3
+# Inputs of UpperLoss before the slabs: vocabulary, capacity, h, tokens, positions, targets, loss weights, vocabulary of
+# each sample, domain slot of each sample, tables. The first two are Python ints: each value is compiled by itself.
+_FIRST_SLAB = 10
 
 
 class UpperLoss(nn.Cell):
     """Weighted loss of the upper half; differentiable in h_TH and the slabs.
 
+    Takes flat arguments and packs them here: MindSpore treats a tuple of tensors that is an argument of a compiled
+    function as a constant, and would compile every new one again.
+
     Args:
-        exchanges: experts are on several ranks: `rest` begins with the plan of their exchange.
+        num_slabs: how many of `rest` are slabs. The token dispatcher's counts follow them, if it takes any.
     """
 
-    def __init__(self, decoder: Decoder, exchanges: bool):
+    def __init__(self, decoder: Decoder, num_slabs: int):
         super().__init__(auto_prefix=False)
-        self.upper, self.exchanges = decoder.upper, exchanges
+        self.upper = decoder.upper
+        self.num_slabs = num_slabs
 
     def construct(
         self,
@@ -46,23 +48,18 @@ class UpperLoss(nn.Cell):
         weights_BS,
         vocabulary_of_sample_B,
         domain_slots_B,
-        tables,
+        tables_LDV,
         *rest,
     ):
-        if self.exchanges:
-            x_TH, invalid = self.upper.exchanged(
-                h_TH, tokens_BS, positions_BS, domain_slots_B, tables, rest[_EXCHANGE_INPUTS:], rest[:_EXCHANGE_INPUTS],
-                capacity,
-            )  # fmt: skip
-        else:
-            x_TH, invalid = self.upper(h_TH, tokens_BS, positions_BS, domain_slots_B, tables, rest)
+        routing = (tokens_BS, domain_slots_B, tables_LDV, capacity, rest[self.num_slabs :])
+        x_TH, invalid = self.upper(h_TH, positions_BS, routing, rest[: self.num_slabs])
         losses_BS = self.upper.token_losses(x_TH, targets_BS, vocabulary, vocabulary_of_sample_B) * weights_BS
         losses_B = losses_BS.sum(1)
         return losses_B.sum(), losses_B, invalid
 
 
 class LowerProduct(nn.Cell):
-    """⟨lower(rows), dh⟩, whose gradient is the lower half's share of the loss gradient."""
+    """⟨lower(rows), dh⟩: its gradient is the loss gradient with respect to the lower half."""
 
     def __init__(self, decoder: Decoder):
         super().__init__(auto_prefix=False)
@@ -73,11 +70,12 @@ class LowerProduct(nn.Cell):
 
 
 class WholeLoss(nn.Cell):
-    """Both halves as one function: the dense model's step, and the check of the three-function step."""
+    """Both halves as one function: the step of a dense model, and the reference for the three-function step."""
 
-    def __init__(self, decoder: Decoder, exchanges: bool):
+    def __init__(self, decoder: Decoder, num_slabs: int):
         super().__init__(auto_prefix=False)
-        self.lower, self.loss = decoder.lower, UpperLoss(decoder, exchanges)
+        self.lower = decoder.lower
+        self.loss = UpperLoss(decoder, num_slabs)
 
     def construct(self, vocabulary, capacity, rows_BS, tokens_BS, positions_BS, *rest):
         h_TH = self.lower(rows_BS, positions_BS)
@@ -85,24 +83,23 @@ class WholeLoss(nn.Cell):
 
 
 class CompiledFunctions:
-    """The compiled functions of one decoder; each is compiled at its first call for a shape.
+    """The compiled functions of one decoder. Each is compiled when it is first called with new shapes.
 
     Args:
         decoder: the model.
-        num_slabs: tensors of all slabs that a step takes (0 for a dense model).
-        exchanges: whether its experts are on several ranks.
-        trains_dense: False for the gradients of the slabs alone.
+        num_slabs: tensors of all slabs that a step takes; 0 for a dense model.
+        trains_dense: False to compute the gradients of the slabs alone.
     """
 
-    def __init__(self, decoder: Decoder, num_slabs: int, exchanges: bool = False, trains_dense: bool = True):
-        first = _UPPER_FIXED_INPUTS + (_EXCHANGE_INPUTS if exchanges else 0)
-        slabs = tuple(range(first, first + num_slabs))
-        lower, upper = ParameterTuple(decoder.lower_parameters), ParameterTuple(decoder.upper_parameters)
-        inputs, weights = ((2, *slabs), upper) if trains_dense else (slabs, None)
-        upper_gradient = ms.value_and_grad(UpperLoss(decoder, exchanges), inputs, weights, has_aux=True)
-        lower_gradient = ms.grad(LowerProduct(decoder), None, lower)
+    def __init__(self, decoder: Decoder, num_slabs: int, trains_dense: bool = True):
+        slabs = tuple(range(_FIRST_SLAB, _FIRST_SLAB + num_slabs))
+        lower = ParameterTuple(decoder.lower_parameters)
+        upper = ParameterTuple(decoder.upper_parameters)
         everything = ParameterTuple(list(decoder.parameters.values()))
-        whole_gradient = ms.value_and_grad(WholeLoss(decoder, exchanges), slabs or None, everything, has_aux=True)
+        inputs, weights = ((2, *slabs), upper) if trains_dense else (slabs, None)
+        upper_gradient = ms.value_and_grad(UpperLoss(decoder, num_slabs), inputs, weights, has_aux=True)
+        lower_gradient = ms.grad(LowerProduct(decoder), None, lower)
+        whole_gradient = ms.value_and_grad(WholeLoss(decoder, num_slabs), slabs or None, everything, has_aux=True)
         lower_cell = decoder.lower
 
         @ms.jit
@@ -121,5 +118,7 @@ class CompiledFunctions:
         def whole_step(vocabulary, capacity, rows_BS, *rest):
             return whole_gradient(vocabulary, capacity, rows_BS, *rest)
 
-        self.lower_forward, self.upper_step, self.lower_backward = lower_forward, upper_step, lower_backward
+        self.lower_forward = lower_forward
+        self.upper_step = upper_step
+        self.lower_backward = lower_backward
         self.whole_step = whole_step

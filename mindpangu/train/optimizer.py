@@ -60,10 +60,10 @@ class DenseAdam:
         for_each = ops.HyperMap()
 
         def pull(rows, weight):
-            return ops.assign(rows, group.part(weight))
+            return ops.assign(rows, group.local_rows(weight))
 
         def push(weight, rows):
-            return ops.assign(weight, group.join(rows))
+            return ops.assign(weight, group.all_gather(rows))
 
         @ms.jit
         def apply(power1, power2, step_size, eps, keep, scale, *gradients):
@@ -90,11 +90,11 @@ class DenseAdam:
 
         @ms.jit
         def sum_whole(*gradients):
-            return for_each(group.sum, gradients)
+            return for_each(group.all_reduce, gradients)
 
         @ms.jit
         def sum_rows(*gradients):
-            return for_each(group.sum_part, gradients)
+            return for_each(group.reduce_scatter, gradients)
 
         alone = all(count == 1 for count in counted)
         self.apply, self._squared_norm = apply, squared_norm if alone else squared_norm_of_ranks

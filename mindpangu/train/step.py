@@ -74,7 +74,7 @@ class TrainStep:
         self.experts = open_experts(model.store, config, link, processes.replicas)
         num_slabs = config.model.rre_layers * model.num_slots * len(model.store.tensors)
         self.trains_dense = trained_domains(config, model.domains) is None
-        self.functions = CompiledFunctions(decoder, num_slabs, processes.exchange is not None, self.trains_dense)
+        self.functions = CompiledFunctions(decoder, num_slabs, self.trains_dense)
         copies = {name: processes.tensor.size for name, part in decoder.parts.items() if part.is_whole}
         self.optimizer = DenseAdam(
             decoder.parameters, config.optimizer, processes.dense, config.parallelism.optimizer_sharding, copies
@@ -109,7 +109,7 @@ class TrainStep:
             (loss, _, _), _ = self.functions.upper_step(
                 inputs.vocabulary, capacity, h_TH, inputs.tokens_BS, inputs.positions_BS, inputs.tokens_BS,
                 as_tensor(np.ones(tokens_BS.shape, np.float32)), inputs.vocabulary_of_sample_B, inputs.domain_slots_B,
-                inputs.tables_LDV, *inputs.exchange, *slabs,
+                inputs.tables_LDV, *slabs, *inputs.exchange,
             )  # fmt: skip
             loss.asnumpy()
 
@@ -185,7 +185,7 @@ class TrainStep:
         inputs = self.model.inputs(batch.tokens_BS, batch.positions_BS, plan)
         upper_inputs = (
             inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS), weights_BS,
-            inputs.vocabulary_of_sample_B, inputs.domain_slots_B, inputs.tables_LDV, *inputs.exchange,
+            inputs.vocabulary_of_sample_B, inputs.domain_slots_B, inputs.tables_LDV,
         )  # fmt: skip
         if self.config.model.rre_layers == 0:
             outputs, gradients = functions.whole_step(inputs.vocabulary, 0, inputs.rows_BS, *upper_inputs)
@@ -193,7 +193,9 @@ class TrainStep:
             return _read(*outputs)
         h_TH = functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
         slabs = self.experts.slabs(plan)
-        outputs, found = functions.upper_step(inputs.vocabulary, inputs.capacity, h_TH, *upper_inputs, *slabs)
+        outputs, found = functions.upper_step(
+            inputs.vocabulary, inputs.capacity, h_TH, *upper_inputs, *slabs, *inputs.exchange
+        )
         if not self.trains_dense:
             self.experts.receive(plan, found)
             return _read(*outputs)

@@ -52,7 +52,8 @@ class Forward:
         def forward(
             vocabulary, rows_BS, tokens_BS, positions_BS, vocabulary_of_sample_B, domain_slots_B, tables, *slabs
         ):
-            x_TH, _ = upper(lower(rows_BS, positions_BS), tokens_BS, positions_BS, domain_slots_B, tables, slabs)
+            h_TH = lower(rows_BS, positions_BS)
+            x_TH, _ = upper(h_TH, positions_BS, (tokens_BS, domain_slots_B, tables, 0, ()), slabs)
             return upper.logits(x_TH, vocabulary, vocabulary_of_sample_B)
 
         self._forward = forward

@@ -1,4 +1,4 @@
-"""PanGu-π's parts against a decoder in NumPy: scores, gradients, and what is left when a part does nothing."""
+"""PanGu-π's architecture against a decoder in NumPy: scores, gradients, and parts that are set to do nothing."""
 
 import mindspore as ms
 import numpy as np
@@ -48,15 +48,15 @@ def tokens(config, batch=2):
 
 
 def scores(decoder, tokens_BS, positions_BS):
-    """float32 [T, V], by MindSpore."""
+    """float32 [T, V], computed by the decoder."""
     rows_BS, positions_BS = (Tensor(array.astype(np.int32)) for array in (tokens_BS, positions_BS))
     h_TH = decoder.lower(rows_BS, positions_BS)
-    x_TH, _ = decoder.upper(h_TH, rows_BS, positions_BS, None, None, ())
+    x_TH, _ = decoder.upper(h_TH, positions_BS, (), ())
     return decoder.upper.logits(x_TH, 0, None)
 
 
 def numpy_scores(config, weights, tokens_BS, positions_BS):
-    """float64 [T, V]: PanGu-π as its paper has it, written anew."""
+    """float64 [T, V]: PanGu-π as in its paper, written independently."""
     model, (batch, length) = config.model, tokens_BS.shape
     size = model.hidden_size // model.num_heads
 
@@ -67,7 +67,7 @@ def numpy_scores(config, weights, tokens_BS, positions_BS):
         return x.reshape(batch, length, model.num_heads, size).transpose(0, 2, 1, 3)
 
     def rotated(x):
-        # as complex numbers, whose product with e^iφ turns them by φ
+        # as complex numbers: multiplying by e^iφ rotates by φ
         frequency = model.rope_theta ** (-2 * np.arange(size // 2) / size)
         turn = np.exp(1j * positions_BS[:, None, :, None] * frequency)
         pairs = (x[..., : size // 2] + 1j * x[..., size // 2 :]) * turn
@@ -110,13 +110,15 @@ def pi():
 def test_scores_are_those_of_numpy(pi):
     config, decoder, weights = pi
     tokens_BS, positions_BS = tokens(config)
+
     expected = numpy_scores(config, weights, tokens_BS, positions_BS)
+
     assert expected.std() > 0.5
     np.testing.assert_allclose(scores(decoder, tokens_BS, positions_BS).asnumpy(), expected, atol=2e-5)
 
 
 def test_gradients_are_those_of_numpy(pi):
-    """Of every parameter, in the direction of a random change of it: central differences of NumPy in float64."""
+    """Compares every parameter's gradient along a random direction with central differences in NumPy, float64."""
     config, decoder, weights = pi
     tokens_BS, positions_BS = tokens(config)
     rng = np.random.default_rng(2)
@@ -129,12 +131,10 @@ def test_gradients_are_those_of_numpy(pi):
     gradients = ms.grad(loss, None, parameters)()
     for parameter, gradient in zip(parameters, gradients, strict=True):
         direction = rng.standard_normal(parameter.shape)
-        sides = [
-            numpy_scores(
-                config, weights | {parameter.name: weights[parameter.name] + step * direction}, tokens_BS, positions_BS
-            )
-            for step in (1e-6, -1e-6)
-        ]
+        sides = []
+        for step in (1e-6, -1e-6):
+            moved = weights[parameter.name] + step * direction
+            sides.append(numpy_scores(config, weights | {parameter.name: moved}, tokens_BS, positions_BS))
         expected = ((sides[0] - sides[1]) * dout_TV).sum() / 2e-6
         found = (gradient.asnumpy().astype(np.float64) * direction).sum()
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-3), parameter.name
@@ -144,7 +144,9 @@ def test_one_term_of_scale_1_and_shift_0_and_a_shortcut_of_zeros_are_the_plain_m
     config, plain = build(**PLAIN)
     _, with_parts = build(**PLAIN, **{"model.series_terms": "1", "model.shortcut_reduction": "3"})
     tokens_BS, positions_BS = tokens(config)
+
     expected = scores(plain, tokens_BS, positions_BS).asnumpy()
+
     assert not np.array_equal(scores(with_parts, tokens_BS, positions_BS).asnumpy(), expected)
     for name, parameter in with_parts.parameters.items():
         if ".shortcut.up." in name:
@@ -154,17 +156,20 @@ def test_one_term_of_scale_1_and_shift_0_and_a_shortcut_of_zeros_are_the_plain_m
 
 @pytest.mark.parametrize("key", PI)
 def test_each_part_is_switched_by_itself(key):
-    """On PanGu-α, whose query layer and biases stay otherwise."""
+    """Switches one key on a PanGu-α model, which otherwise keeps its query layer and biases."""
     config, decoder = build(**{key: PI[key]})
     tokens_BS, positions_BS = tokens(config)
     _, usual = build()
+
     found, before = (scores(each, tokens_BS, positions_BS).asnumpy() for each in (decoder, usual))
+
     assert np.isfinite(found).all()
-    assert not np.allclose(found, before, atol=1e-3) or key == "model.biases"  # which start at zero
+    assert not np.allclose(found, before, atol=1e-3) or key == "model.biases"  # biases start at zero
 
 
 def test_terms_of_a_series_start_apart_around_zero():
     series = initial_series(3, 2)
+
     assert series["shift"].tolist() == [[-1, -1], [0, 0], [1, 1]]
     assert (series["scale"] == 1).all()
     assert initial_series(1, 2)["shift"].tolist() == [[0, 0]]
@@ -177,6 +182,7 @@ def test_terms_of_a_series_start_apart_around_zero():
 def test_initialization_schemes(scheme, expected):
     words = SMALL | {"model.init_std": "0.02", "model.initialization": scheme, "model.hidden_size": "300"}
     config = load_config(None, words)
+
     assert [output_std(config.model, layer) for layer in range(2)] == pytest.approx(expected)
     decoder = Decoder(config, Vocabularies.build(config, build_domains(config)))
     for name, std in zip(("blocks.0", "query_layer"), expected, strict=True):

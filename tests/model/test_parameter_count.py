@@ -1,4 +1,4 @@
-"""The parameter counts of the shipped recipes are those of the papers, and every shipped recipe can be used."""
+"""The shipped recipes have the parameter counts of the papers, and every one of them is valid."""
 
 import dataclasses
 import math
@@ -42,13 +42,14 @@ def test_every_vocabulary_up_to_138000_gives_sigma_its_name():
         assert in_words(count_parameters(load_config(RECIPES / "pangu_sigma_38b.yaml", overrides)).total) == "38B"
 
 
-def test_a_token_of_sigma_touches_as_much_as_its_dense_parent_holds():
+def test_a_token_of_sigma_activates_as_many_parameters_as_its_dense_parent_has():
     sigma, parent = count_of("pangu_sigma_1t.yaml"), count_of("pangu_alpha_13b.yaml")
+
     assert sigma.activated - sigma.embedding == parent.total - parent.embedding
     assert parent.activated == parent.total
 
 
-def test_a_sub_model_touches_as_much_as_the_whole():
+def test_a_sub_model_activates_as_many_parameters_as_the_whole():
     assert count_of("pangu_sigma_38b.yaml").activated == count_of("pangu_sigma_1t.yaml").activated
 
 
@@ -62,16 +63,19 @@ def test_count_equals_the_sum_over_the_tensors_of_a_small_model():
     ffn = [(8, 20), (20,), (20, 8), (8,)]
     layer = 4 * [(8, 8), (8,)] + 4 * [(8,)]
     shapes = [(11, 8), (7, 8), (6, 8), (6, 8), (8,), (8,), *3 * layer, *ffn, *2 * (3 + 2) * ffn]
+
     count = count_parameters(load_config(overrides=overrides))
+
     assert count.total == sum(math.prod(shape) for shape in shapes)
     assert count.activated == sum(
         math.prod(shape) for shape in [(11, 8), (6, 8), (6, 8), (8,), (8,), *3 * layer, *3 * ffn]
     )
 
 
-def test_the_compact_vocabulary_brings_the_tables_below_a_fifth():
+def test_the_compact_vocabulary_reduces_the_embedding_share_below_a_fifth():
     """The tiny-model paper: 38.19 % of its 1B model before, 18.07 % after."""
     before, after = count_of("pangu_pi_1b.yaml"), count_of("pangu_pi_1b_pro.yaml")
+
     assert before.embedding_share == pytest.approx(0.3819, abs=0.03)
     assert after.embedding_share == pytest.approx(0.1807, abs=0.02)
 
@@ -86,25 +90,27 @@ def test_in_words_rounds_as_papers_do(count, words):
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_recipe_is_a_usable_configuration(path):
     config = load_config(path)
+
     assert build_domains(config)
     assert config.training.run_name == path.stem
     assert config.context.device_target == ("CPU" if path.stem.startswith("cpu") else "Ascend")
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
-def test_every_value_of_a_recipe_has_a_comment_that_says_where_it_is_from(path):
+def test_every_value_of_a_recipe_has_a_comment_with_its_source(path):
     section = ""
-    said_by_section = {"run_name", "device_target", "data_parallel", "tensor_parallel", "expert_parallel", "mixture"}
+    obvious = {"run_name", "device_target", "data_parallel", "tensor_parallel", "expert_parallel", "mixture"}
     for line in path.read_text(encoding="utf-8").splitlines():
         section = line.rstrip(":") if line and not line.startswith((" ", "#")) else section
         if line.startswith("  ") and line[2].isalpha() and ":" in line:
             key = line.strip().split(":")[0]
-            assert key in said_by_section or "#" in line, f"{path.name}: {section}.{key} has no comment"
+            assert key in obvious or "#" in line, f"{path.name}: {section}.{key} has no comment"
 
 
 def test_sigma_carries_the_training_values_of_the_paper():
     config = load_config(RECIPES / "pangu_sigma_1t.yaml")
     optimizer, schedule, training = config.optimizer, config.lr_scheduler, config.training
+
     assert (optimizer.betas, optimizer.eps, optimizer.expert_eps) == ([0.8, 0.95], 1e-8, 1e-20)
     assert (schedule.warmup_steps, schedule.decay_steps, schedule.lr_end) == (5_000, 180_000, 2e-5)
     assert training.global_batch_size * config.model.seq_length == 524_288
@@ -114,6 +120,7 @@ def test_sigma_carries_the_training_values_of_the_paper():
 def test_sigmas_mixture_is_table_1_over_all_40_domains():
     config = load_config(RECIPES / "pangu_sigma_1t.yaml")
     mixture = config.data.mixture
+
     assert list(mixture) == [domain.name for domain in build_domains(config)]
     assert [mixture[name] for name in ("bilingual", "zh", "en", "code")] == [77.51, 75.47, 75.90, 75.24]
     assert sum(mixture.values()) == pytest.approx(304.12 + 25, abs=0.05)
@@ -123,12 +130,14 @@ def test_sigmas_mixture_is_table_1_over_all_40_domains():
 def test_sigma_gives_every_rank_one_expert_of_its_sub_groups_domains():
     config = load_config(RECIPES / "pangu_sigma_1t.yaml")
     mesh = config.parallelism
+
     assert mesh.data_parallel * mesh.tensor_parallel == 512
     assert mesh.expert_parallel == 4 * config.domains.experts_per_domain
 
 
 def test_sub_model_differs_from_the_whole_in_its_domains_alone():
     whole, part = (load_config(RECIPES / f"pangu_sigma_{size}.yaml") for size in ("1t", "38b"))
+
     assert part.model == whole.model
     assert dataclasses.replace(part.domains, names=[]) == whole.domains
     assert part.optimizer == whole.optimizer
@@ -136,6 +145,7 @@ def test_sub_model_differs_from_the_whole_in_its_domains_alone():
 
 def test_words_for_counts():
     words = {"200000": 200_000, "2e5": 200_000, "350K": 350_000, "2m": 2_000_000, " 1.5 B": 1_500_000_000, "1T": 10**12}
+
     assert {text: from_words("--budget", text) for text in words} == words
     for wrong in ("", "0", "-2M", "2X", "1.5", "2 MB", "M", "1e999999999", "½"):
         with pytest.raises(ConfigError, match=r"--budget is .*; allowed: a whole number above 0"):

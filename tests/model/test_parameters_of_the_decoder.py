@@ -1,4 +1,4 @@
-"""The count from the configuration is the number of weights that the model really has."""
+"""The count from the configuration equals the number of weights of the model."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from mindpangu.model.decoder import Decoder
 from mindpangu.model.parameter_count import count_parameters
 from mindpangu.model.vocabularies import Vocabularies
 
-SLOTS = "[{name: a, vocab_size: 30, domains: [zh]}, {name: b, vocab_size: 50, domains: [en]}]"
+VOCABULARIES = "[{name: a, vocab_size: 30, domains: [zh]}, {name: b, vocab_size: 50, domains: [en]}]"
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ SLOTS = "[{name: a, vocab_size: 30, domains: [zh]}, {name: b, vocab_size: 50, do
         {"model.rre_layers": "0"},
         {"model.rre_layers": "3"},
         {"domains.experts": "{code: 5}"},
-        {"domains.names": "[zh, en]", "domains.vocabularies": SLOTS},
+        {"domains.names": "[zh, en]", "domains.vocabularies": VOCABULARIES},
         {"model.query_layer": "false", "model.tied_head": "false", "model.biases": "false"},
         {"model.position": "rope", "model.norm": "rmsnorm", "model.activation": "swiglu"},
         {"model.series_terms": "3", "model.shortcut_reduction": "4"},
@@ -50,4 +50,5 @@ def test_count_equals_the_tensors(changes):
     store = ExpertStore(config, domains)
     dense = sum(int(np.prod(parameter.shape)) for parameter in decoder.parameters.values())
     one_expert = sum(int(np.prod(shape)) for shape in store.shapes.values())
+
     assert count_parameters(config).total == dense + one_expert * len(store.experts())

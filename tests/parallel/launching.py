@@ -1,4 +1,4 @@
-"""Starting trainings of several processes, as msrun does on a cluster."""
+"""Starts trainings of several processes, as msrun does on a cluster."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ def words_of(overrides) -> list[str]:
 
 
 def losses_of(root: Path) -> list[float]:
-    """Of the steps that a run folder has so far."""
+    """The losses of the steps that a run folder has so far."""
     path = root / "metrics.jsonl"
     return [json.loads(line)["loss"] for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 def start_ranks(ranks, script, arguments, folder, **variables):
-    """msrun with so many processes of a Python script, in a session of its own. Logs go to `folder`."""
+    """Starts msrun with this number of processes of a Python script, in a session of its own. Logs go to `folder`."""
     tools = Path(sys.executable).parent
     msrun = shutil.which("msrun", path=f"{tools}{os.pathsep}{os.environ['PATH']}")
     if msrun is None:
@@ -49,7 +49,7 @@ def start_ranks(ranks, script, arguments, folder, **variables):
 
 
 def finish(process, folder, seconds=SECONDS):
-    """The exit code; whatever still runs afterwards is killed."""
+    """Waits for a process and returns its exit code; kills whatever still runs afterwards."""
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""kill -9 of one rank: all end, the log names it, and the training goes on as if nothing had happened."""
+"""kill -9 of one rank: all ranks end, the log names it, and training resumes as if nothing had happened."""
 
 import json
 import os
@@ -11,14 +11,12 @@ import pytest
 from launching import PROJECT, SECONDS, finish, losses_of, start_ranks, words_of
 
 STEPS = 24
-
-
 PROGRAM = ["python", "-m", "mindpangu"]
 
 
 @pytest.fixture
 def overrides(run_of):
-    """overrides(name) → those of a run folder of its own."""
+    """overrides(name) → overrides for a run folder of its own."""
 
     def make(name):
         return run_of(
@@ -34,25 +32,25 @@ def overrides(run_of):
 
 @pytest.fixture
 def straight(overrides, tmp_path):
-    """The losses of a training that nobody kills."""
+    """The losses of a training that is not killed."""
     process = start_ranks(2, PROGRAM, words_of(overrides("straight")), tmp_path / "logs0")
     assert finish(process, tmp_path) == 0
     return losses_of(tmp_path / "straight")
 
 
-def send(number, process, root, *ranks):
-    """A signal to some ranks in the midst of the training."""
+def send(signum, process, root, *ranks):
+    """Sends a signal to some ranks in the middle of training."""
     while len(losses_of(root)) < 8:
         assert process.poll() is None
         time.sleep(0.1)
     for rank in ranks:
-        (told,) = (root / ".watch").glob(f"*/rank_{rank}.json")
-        os.kill(json.loads(told.read_text())["pid"], number)
+        (state,) = (root / ".watch").glob(f"*/rank_{rank}.json")
+        os.kill(json.loads(state.read_text())["pid"], signum)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_rank_is_named_and_the_training_goes_on(overrides, straight, tmp_path, victim):
+def test_a_killed_rank_is_named_and_training_resumes(overrides, straight, tmp_path, victim):
     killed, root = overrides("killed"), tmp_path / "killed"
     process = start_ranks(2, PROGRAM, words_of(killed), tmp_path / "logs1")
     send(signal.SIGKILL, process, root, victim)
@@ -77,9 +75,10 @@ def run_script(overrides, folder):
 
 
 @pytest.mark.slow
-def test_the_script_starts_a_killed_training_again(overrides, straight, tmp_path):
+def test_the_script_restarts_a_killed_training(overrides, straight, tmp_path):
     process = run_script(overrides("killed"), tmp_path)
     send(signal.SIGKILL, process, tmp_path / "killed", 1)
+
     assert finish(process, tmp_path, 2 * SECONDS) == 0
     log = (tmp_path / "log.txt").read_text()
     assert "is dead; its last step was " in log
@@ -90,9 +89,10 @@ def test_the_script_starts_a_killed_training_again(overrides, straight, tmp_path
 
 
 @pytest.mark.slow
-def test_a_training_that_is_stopped_ends_well_and_is_not_started_again(overrides, tmp_path):
+def test_a_stopped_training_ends_normally_and_is_not_restarted(overrides, tmp_path):
     process = run_script(overrides("stopped"), tmp_path)
     send(signal.SIGTERM, process, tmp_path / "stopped", 0, 1)
+
     assert finish(process, tmp_path) == 130
     log = (tmp_path / "log.txt").read_text()
     assert "the same command with --resume goes on" in log

@@ -1,4 +1,4 @@
-"""Every layout of processes trains as one process does: gradients, losses, weights; and exchanges what was planned."""
+"""Every layout of processes trains like one process (gradients, losses, weights) and exchanges the planned rows."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ MIXED = {"data__schedule": "mixed", "data__domains_per_step": "4"}
 
 
 def assert_same(trained, ranks, layout, steps=STEPS, mixed=False, norm=0.5, **options):
-    """The layout against one process; `mixed`: see training_worker.py. `norm`: training.max_norm."""
+    """Compares a layout with one process. `mixed`: see training_worker.py. `norm`: training.max_norm."""
     (one,), expected = whole(trained(1, steps, **options), 1)
     if mixed:
         layout = layout | {"mixed": True}
@@ -64,7 +64,7 @@ def assert_same(trained, ranks, layout, steps=STEPS, mixed=False, norm=0.5, **op
     "layout", ["expert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("data", "tensor"))]
 )
 def test_two_processes(trained, layout):
-    """Ranks that share experts are data-parallel as well."""
+    """Ranks that share experts are data-parallel, too."""
     found = assert_same(trained, 2, TWO[layout], FEW)
     assert (found[0]["bytes_sent"] > 0) == (layout == "expert")
 
@@ -81,7 +81,9 @@ def test_four_processes(trained, layout, options):
 def test_in_half_precision_all_ranks_skip_what_overflows_on_one(trained, layout):
     options = {"context__precision": "fp16", "training__loss_scale": str(2.0**28)}
     (one,), _ = whole(trained(1, 2 * FEW, **options), 1)
+
     several, _ = whole(trained(2, 2 * FEW, **TWO[layout], **options), 2)
+
     assert one["skipped"][0]
     assert not one["skipped"][-1]
     for each in several:
@@ -96,7 +98,7 @@ def test_staged_experts(trained):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "layout"), [*((2, each) for each in TWO.values()), (4, FOUR["tensor × expert"])])
-def test_experts_alone_are_trained(trained, ranks, layout):
+def test_only_experts_are_trained(trained, ranks, layout):
     assert_same(trained, ranks, layout, FEW, norm=0.02, **FROZEN)
 
 

@@ -19,8 +19,9 @@ def meshes(draw):
 
 
 @given(meshes())
-def test_every_rank_has_a_place_of_its_own(mesh):
+def test_every_rank_has_coordinates_of_its_own(mesh):
     places = [mesh.coordinates(rank) for rank in range(mesh.size)]
+
     assert len(set(places)) == mesh.size
     assert [mesh.rank(place) for place in places] == list(range(mesh.size))
 
@@ -28,6 +29,7 @@ def test_every_rank_has_a_place_of_its_own(mesh):
 @given(meshes(), st.sampled_from(KINDS))
 def test_groups_of_a_kind_divide_the_ranks(mesh, kind):
     groups = mesh.groups(kind)
+
     assert sorted(rank for group in groups for rank in group) == list(range(mesh.size))
     for rank in range(mesh.size):
         assert rank in getattr(mesh, kind)(rank)
@@ -41,8 +43,8 @@ def test_what_the_ranks_of_a_group_have_in_common(mesh):
             place = mesh.coordinates(other)
             assert (place.replica, place.sub_group, place.tensor) == (mine.replica, mine.sub_group, mine.tensor)
         for other in mesh.expert_replicas(rank):
-            place = mesh.coordinates(other)
-            assert (place.sub_group, place.member, place.tensor) == (mine.sub_group, mine.member, mine.tensor)
+            theirs = mesh.coordinates(other)
+            assert (theirs.sub_group, theirs.member, theirs.tensor) == (mine.sub_group, mine.member, mine.tensor)
         for other in mesh.data_group(rank):
             assert mesh.coordinates(other).tensor == mine.tensor
         assert len(mesh.exchange_group(rank)) == mesh.members
@@ -52,10 +54,11 @@ def test_what_the_ranks_of_a_group_have_in_common(mesh):
 @given(meshes(), st.integers(1, 3))
 def test_every_micro_batch_has_one_owner_of_its_sub_group(mesh, turns):
     count = turns * mesh.data
-    owners = [mesh.owner(number, count) for number in range(count)]
+    owners = [mesh.owner(index, count) for index in range(count)]
+
     assert sorted(owners) == [(data, turn) for data in range(mesh.data) for turn in range(turns)]
-    for number, (data, _) in enumerate(owners):
-        assert mesh.coordinates(data * mesh.tensor).sub_group == number // (count // mesh.sub_groups)
+    for index, (data, _) in enumerate(owners):
+        assert mesh.coordinates(data * mesh.tensor).sub_group == index // (count // mesh.sub_groups)
 
 
 def test_sigma_on_512_npus():

@@ -1,4 +1,4 @@
-"""A checkpoint of any layout goes on in any other: the losses are those of a training that never stopped."""
+"""A checkpoint of any layout can be resumed in any other, with the losses of an uninterrupted training."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ MESHES = {
 
 
 def train(overrides, name, steps, *options):
-    """Runs the command on a mesh; returns the losses so far."""
+    """Trains on a mesh through the command line; returns the losses so far."""
     ranks, axes = MESHES[name]
     changes = {"training.steps": steps, "lr_scheduler.decay_steps": 99}
     changes |= {f"parallelism.{axis}": size for axis, size in axes.items()}
@@ -53,13 +53,13 @@ def train(overrides, name, steps, *options):
 
 @pytest.fixture
 def run(run_of):
-    """run(name) → overrides of a run folder of its own."""
+    """run(name) → overrides for a run folder of its own."""
     return lambda name: run_of(name, checkpoint__save_steps=FIRST, checkpoint__keep_last=9)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted():
-    """The losses of one process that never stopped, once they are known."""
+    """The losses of an uninterrupted training of one process, once they are known."""
     return []
 
 
@@ -73,10 +73,12 @@ def check(run, uninterrupted, before, after):
 
 
 @pytest.mark.slow
-def test_two_ranks_go_on_where_two_others_stopped(run):
+def test_two_ranks_resume_where_two_others_stopped(run):
     overrides = run("moved") | {"checkpoint.save_steps": "2"}
     before = train(overrides, "tensor 2", 4)
+
     shutil.rmtree(CheckpointReader(Path(overrides["training.output_dir"]) / "moved").folder)  # back to step 2
+
     np.testing.assert_allclose(train(overrides, "expert 2", 4, "--resume"), before, rtol=1e-5)
 
 
@@ -104,10 +106,12 @@ def test_between_layouts_of_four(run, uninterrupted, before, after):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["data 2", "tensor 2", "expert 2", "tensor 2 × expert 2"])
-def test_the_same_mesh_goes_on_bit_for_bit(run, name):
+def test_the_same_mesh_resumes_bit_for_bit(run, name):
     straight, stopped = run("straight"), run("stopped")
     expected = train(straight, name, 8)
+
     train(stopped, name, FIRST)
+
     assert train(stopped, name, 8, "--resume") == expected
     newest = [
         CheckpointReader(Path(each["training.output_dir"]) / each["training.run_name"]) for each in (straight, stopped)

@@ -1,4 +1,4 @@
-"""Parts of tensors: cutting, putting together, and from the parts of one layout to those of another."""
+"""Shards of tensors: cutting, joining, and copying from the shards of one layout to those of another."""
 
 import json
 
@@ -11,7 +11,7 @@ from mindpangu.parallel.sharding import Part, share, vocabulary_part
 
 
 def parts_of(shape, axis, size, rows):
-    """All parts of a layout: `size` along an axis, each again divided into `rows` along the first one."""
+    """All shards of a layout: `size` along an axis, each divided again into `rows` along the first axis."""
     outer = [Part.equal(shape, axis, rank, size) for rank in range(size)]
     return [part.rows(rank, rows) for part in outer for rank in range(rows)]
 
@@ -23,10 +23,12 @@ SHAPES = st.tuples(st.integers(6, 13), st.integers(4, 9))
 def test_parts_make_the_whole(shape, axis, size, rows):
     whole = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     rebuilt = np.full(shape, -1, np.float32)
+
     for part in parts_of(shape, axis, size if axis is not None else 1, rows):
         mine = part.of(whole)
         assert mine.shape == part.part_shape
         part.put(mine, rebuilt)
+
     np.testing.assert_array_equal(rebuilt, whole)
 
 
@@ -55,12 +57,14 @@ def test_a_part_survives_json(shape, axis, size, rows):
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_a_vocabulary_is_divided_slot_by_slot(size):
+def test_every_vocabulary_is_divided_by_itself(size):
     starts, sizes = (0, 10, 17), (10, 7, 5)
     table = np.arange(22, dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
+
     mine = [vocabulary_part(starts, sizes, 2, rank, size).of(table)[:, 0] for rank in range(size)]
+
     assert sorted(np.concatenate(mine).tolist()) == list(range(22))
     for rank, rows in enumerate(mine):
         for start, count in zip(starts, sizes, strict=True):
-            of_slot = [row - start for row in rows.astype(int).tolist() if start <= row < start + count]
-            assert of_slot == list(range(*share(count, rank, size)))
+            of_vocabulary = [row - start for row in rows.astype(int).tolist() if start <= row < start + count]
+            assert of_vocabulary == list(range(*share(count, rank, size)))

@@ -1,4 +1,4 @@
-"""Starting: what is asked for and what is there have to agree."""
+"""Start of a run: the mesh and the number of processes must agree."""
 
 import pytest
 
@@ -7,17 +7,19 @@ from mindpangu.errors import ConfigError, ParallelError
 from mindpangu.parallel.processes import start_processes
 
 
-def test_one_process_is_alone(monkeypatch):
+def test_a_single_process_has_nothing_to_exchange(monkeypatch):
     monkeypatch.delenv("RANK_SIZE", raising=False)
     processes = start_processes(load_config(None))
+
     assert processes.mesh.size == 1
     assert processes.is_first
     assert processes.exchange is None
 
 
-def test_other_processes_than_the_mesh_has_are_refused(monkeypatch):
+def test_a_number_of_processes_that_differs_from_the_mesh_is_refused(monkeypatch):
     monkeypatch.setenv("RANK_SIZE", "4")
     config = load_config(None, {"parallelism.data_parallel": "2", "parallelism.tensor_parallel": "4"})
+
     with pytest.raises(ParallelError, match=r"asks for 8 processes .*, but 4 were started; bash .*cluster.sh 8"):
         start_processes(config)
 

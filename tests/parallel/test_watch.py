@@ -1,4 +1,4 @@
-"""Watching ranks: who fails, dies or hangs is named by all others; who ends well is not."""
+"""Watching ranks: every other rank names one that fails, dies or hangs, but not one that ends normally."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def other(folder, **state):
 
 
 def said(process, code=-signal.SIGKILL):
-    """What a rank printed before it ended; it has to end within seconds."""
+    """The text that a rank printed before it ended, which must be within seconds."""
     text = process.communicate(timeout=20)[1]
     assert process.returncode == code, text
     return text
@@ -60,20 +60,24 @@ def test_a_rank_that_fails_is_named_with_its_error(tmp_path, does):
 @pytest.mark.parametrize("does", [WAITS, WAITS_WITH_THE_LOCK])
 def test_a_killed_rank_is_named_by_the_other(tmp_path, does):
     one, two = start(tmp_path, 0, does=does), start(tmp_path, 1, does=does)
-    wait_for(lambda: told(tmp_path, 1).get("doing") == "the sum of the gradients")
+    wait_for(lambda: published(tmp_path, 1).get("doing") == "the sum of the gradients")
     two.kill()
+
     text = said(one)
+
     assert f"rank 0: rank 1 on {socket.gethostname()} (process {two.pid}) is dead; its last step was 18, doing" in text
-    assert f"rank 1: (process {two.pid}) was killed, often for want of memory, or crashed" in said(two)
+    assert f"rank 1: (process {two.pid}) was killed, often because memory ran out, or crashed" in said(two)
 
 
 def test_where_all_are_killed_at_once_the_first_one_is_named(tmp_path):
-    """As msrun does it: it kills the others before they could have seen why."""
+    """msrun does this: it kills the other ranks before they can find out why."""
     one, two = start(tmp_path, 0), start(tmp_path, 1)
-    wait_for(lambda: told(tmp_path, 1).get("step") == 18 and told(tmp_path, 0).get("step") == 18)
+    wait_for(lambda: published(tmp_path, 1).get("step") == 18 and published(tmp_path, 0).get("step") == 18)
     two.kill()
     time.sleep(0.05)
+
     one.kill()
+
     assert f"rank 0: rank 1 on {socket.gethostname()} (process {two.pid}) is dead" in said(one)
     assert f"rank 1: (process {two.pid}) was killed" in said(two)
 
@@ -85,12 +89,12 @@ def wait_for(condition, seconds=20):
         time.sleep(0.05)
 
 
-def told(folder, rank):
+def published(folder, rank):
     path = folder / f"rank_{rank}.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def test_a_rank_that_died_elsewhere_is_told_by_its_watcher(tmp_path):
+def test_the_watcher_of_a_rank_that_died_elsewhere_reports_it(tmp_path):
     other(tmp_path, dead=True)
     assert "rank 1 on elsewhere (process 1) is dead" in said(start(tmp_path))
 
@@ -98,7 +102,9 @@ def test_a_rank_that_died_elsewhere_is_told_by_its_watcher(tmp_path):
 def test_a_dead_process_whose_watcher_died_too_is_noticed(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
+
     other(tmp_path, host=socket.gethostname(), pid=process.pid)
+
     assert f"(process {process.pid}) is dead; its last step was 17, doing upper_step" in said(start(tmp_path))
 
 
@@ -107,42 +113,49 @@ def test_a_silent_rank_is_lost(tmp_path):
     assert "rank 1 on elsewhere has not been heard of for 1 s" in said(start(tmp_path, silent=1.0))
 
 
-def test_what_takes_too_long_is_named(tmp_path):
+def test_an_activity_that_takes_too_long_is_named(tmp_path):
     other(tmp_path)
     text = said(start(tmp_path, timeout=1.5, does=WAITS_WITH_THE_LOCK))
+
     assert "rank 0: the sum of the gradients in step 18 takes longer than 2 s (parallelism.timeout)" in text
 
 
 @pytest.mark.parametrize("error", [None, "ended, because rank 2 failed: …"])
-def test_ranks_that_end_well_or_because_of_another_are_left_alone(tmp_path, error):
+def test_ranks_that_end_normally_or_because_of_another_are_not_reported(tmp_path, error):
     other(tmp_path, ended=True, error=error)
+
     assert said(start(tmp_path, does="time.sleep(1.5)"), 0) == ""
-    assert told(tmp_path, 0)["ended"]
+    assert published(tmp_path, 0)["ended"]
 
 
-def test_an_error_of_ones_own_is_told_and_ends_the_process(tmp_path):
+def test_a_ranks_own_error_is_published_and_ends_the_process(tmp_path):
     text = said(start(tmp_path, does="raise DataError('no shards')"), 1)
+
     assert text == "mindpangu: error: rank 0: no shards\n"
-    assert told(tmp_path, 0)["error"] == "DataError: no shards"
+    assert published(tmp_path, 0)["error"] == "DataError: no shards"
 
 
-def test_ctrl_c_is_told_as_what_it_is(tmp_path):
+def test_ctrl_c_is_published_as_keyboard_interrupt(tmp_path):
     process = start(tmp_path)
-    wait_for(lambda: told(tmp_path, 0).get("step") == 18)
+    wait_for(lambda: published(tmp_path, 0).get("step") == 18)
     process.send_signal(signal.SIGINT)
+
     said(process, -signal.SIGINT)
-    assert told(tmp_path, 0)["error"] == "KeyboardInterrupt: "
+
+    assert published(tmp_path, 0)["error"] == "KeyboardInterrupt: "
 
 
-def test_a_rank_whose_watcher_is_killed_goes_on(tmp_path):
+def test_a_rank_continues_when_its_watcher_is_killed(tmp_path):
     process = start(tmp_path, does="[(time.sleep(0.02), watch.report_status(step=step)) for step in range(150)]")
-    wait_for(lambda: told(tmp_path, 0))
+    wait_for(lambda: published(tmp_path, 0))
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
     os.kill(int(children[0]), signal.SIGKILL)
+
     assert said(process, 0) == ""
 
 
-def test_one_process_needs_no_watching(tmp_path):
+def test_a_single_process_is_not_watched(tmp_path):
     with Watch(tmp_path / "none", 0, 1, 0.0):
         time.sleep(0.01)
     assert not (tmp_path / "none").exists()

@@ -1,7 +1,7 @@
-"""One rank of the processes that test_layouts.py starts: python training_worker.py OVERRIDES FOLDER STEPS
+"""One rank of a training that test_layouts.py starts: python training_worker.py OVERRIDES FOLDER STEPS
 
-Trains, and writes what it has found to FOLDER/RANK.npz: losses and norms of the steps, and this rank's parts of the
-first step's gradients and of the final weights, with what says which parts they are (`whole` puts them together).
+Trains and writes its results to FOLDER/RANK.npz: losses and norms of the steps, and this rank's shards of the first
+step's gradients and of the final weights, each with a description of the shard. `whole` puts the shards together.
 """
 
 import json
@@ -27,12 +27,14 @@ def train(overrides, folder, steps):
     processes.join_groups(config)
     run = open_run(config, processes)
     run.model.store.initialize()
-    step, loader = TrainStep(run.model), Loader(run.shards, run.model.domains, config)
+    step = TrainStep(run.model)
+    loader = Loader(run.shards, run.model.domains, config)
     found = {"losses": [], "norms": [], "skipped": [], "bytes_sent": 0, "bytes_planned": 0, "peers": 0}
-    parts, exchange = {}, processes.exchange
-    for number in range(steps):
+    parts = {}
+    exchange = processes.exchange
+    for index in range(steps):
         plan = run.model.plan_step(loader.next_step().micro_batches)
-        if number == 0:
+        if index == 0:
             parts |= gradients(step, plan)
         before = exchange.statistics()["bytes_sent"] if exchange else 0
         result = step.run(plan.batches, plan.plans, 0.002, None, plan.num_targets)
@@ -49,7 +51,8 @@ def train(overrides, folder, steps):
     for name, parameter in run.model.decoder.parameters.items():
         parts[f"weight/{name}"] = parameter.asnumpy(), run.model.decoder.parts[name]
     parts |= expert_parts(run.model.store, "weight", run.model.store.weights)
-    arrays, described = {}, {}
+    arrays = {}
+    described = {}
     for name, (array, part) in parts.items():
         arrays[name] = np.array(array)
         described[name] = part.describe()
@@ -58,8 +61,10 @@ def train(overrides, folder, steps):
 
 
 def planned_bytes(plan, rank, width, trains_dense):
-    """What a rank sends to others in a step: its rows to the experts, theirs back, and the gradients the same ways;
-    nobody needs those of the lowest RRE layer's rows where experts alone are trained."""
+    """Bytes that a rank sends to others in a step: rows to their experts and back, and the gradients of both.
+
+    If only experts are trained, nobody needs the gradients of the lowest RRE layer's rows.
+    """
     rows = 0
     for each in plan.plans:
         for counts_LR in (each.exchange.send_LR, each.exchange.receive_LR):
@@ -71,7 +76,7 @@ def planned_bytes(plan, rank, width, trains_dense):
 
 
 def gradients(step, plan):
-    """Of all ranks' samples."""
+    """This rank's shards of the gradients over the samples of all ranks."""
     mine = step.gradients(plan.batches, plan.plans, None, plan.num_targets)
     names = list(step.decoder.parameters)
     group = step.processes.dense
@@ -83,17 +88,16 @@ def gradients(step, plan):
         if group.size > 1:
             gradient = step.optimizer.sum_whole(gradient)[0]
         parts[f"gradient/{name}"] = gradient.asnumpy().copy(), step.decoder.parts[name]
-    step.experts.squared_norm()  # adds up what other ranks have
-    store, slabs = step.model.store, step.experts.gradients()
-    by_place = [
-        [dict(zip(step.model.store.tensors, slabs[layer, domain], strict=True)) if (layer, domain) in slabs else {}
-         for domain in range(len(store.domains))]
-        for layer in range(store.num_layers)
-    ]  # fmt: skip
-    return parts | expert_parts(store, "gradient", by_place)
+    step.experts.squared_norm()  # sums the gradients over the replicas
+    store = step.model.store
+    slabs = [[{} for _ in store.domains] for _ in range(store.num_layers)]
+    for (layer, domain), tensors in step.experts.gradients().items():
+        slabs[layer][domain] = dict(zip(store.tensors, tensors, strict=True))
+    return parts | expert_parts(store, "gradient", slabs)
 
 
 def expert_parts(store, kind, slabs):
+    """This rank's shards of the experts' tensors in slabs[layer][domain]."""
     parts = {}
     for layer, domain, index in store.experts():
         for name, part in store.parts.items():
@@ -104,7 +108,7 @@ def expert_parts(store, kind, slabs):
 
 
 def whole(folder, ranks):
-    """(what every rank found, name → whole tensor): parts of all ranks together; the same part must be the same."""
+    """(results of every rank, name → whole tensor). Shards that several ranks hold must be equal."""
     found, tensors, filled = [], {}, {}
     from mindpangu.parallel.sharding import Part
 
@@ -114,7 +118,8 @@ def whole(folder, ranks):
             for name, described in json.loads(str(file["parts"])).items():
                 part = Part.read(described)
                 if name not in tensors:
-                    tensors[name], filled[name] = np.zeros(part.shape, np.float32), np.zeros(part.shape, bool)
+                    tensors[name] = np.zeros(part.shape, np.float32)
+                    filled[name] = np.zeros(part.shape, bool)
                 here = part.of(filled[name])
                 if here.all():
                     np.testing.assert_array_equal(part.of(tensors[name]), file[name], err_msg=name)

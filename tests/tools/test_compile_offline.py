@@ -71,8 +71,8 @@ def test_a_difference_from_the_arithmetic_is_said_and_counted(capsys):
     }  # fmt: skip
     functions["lower_forward"]["parameters"] = {"weights": budget.weights}
     functions["update"]["parameters"] = {"weights": budget.weights, "adam_m": budget.moments}
-    functions["upper_step"]["inputs"] = [7, budget.slabs]
-    found = {"functions": functions, "groups": {}, "operators": "composed", "slabs": 1}
+    functions["upper_step"]["inputs"] = [7, budget.slabs, 5, 5]
+    found = {"functions": functions, "groups": {}, "operators": "composed", "slabs": 1, "counts": 2}
     assert describe(config, 0, found, budget, order=False) == 0
     functions["update"]["parameters"]["adam_v"] = 1
     functions["lower_forward"]["collectives"] = [("AllReduce", "data", 49, 5)]

@@ -146,10 +146,11 @@ def test_norms_softmax_loss_and_embeddings_are_fp32_and_matrix_products_fp16(tin
     monkeypatch.setattr(ops, "matmul", recorded("matmul", matmul))
     monkeypatch.setattr(ops, "log_softmax", recorded("log_softmax", log_softmax))
     h_TH = decoder.lower(inputs.rows_BS, inputs.positions_BS)
-    x_TH, _ = decoder.upper(
-        h_TH, inputs.tokens_BS, inputs.positions_BS, inputs.domain_slots_B, inputs.tables_LDV, slabs
+    routing = (inputs.tokens_BS, inputs.domain_slots_B, inputs.tables_LDV, 0, ())
+    x_TH, _ = decoder.upper(h_TH, inputs.positions_BS, routing, slabs)
+    losses_BS = decoder.upper.token_losses(
+        x_TH, Tensor(batch.targets_BS), inputs.vocabulary, inputs.vocabulary_of_sample_B
     )
-    losses_BS = decoder.upper.token_losses(x_TH, Tensor(batch.targets_BS), inputs.slot, inputs.vocabulary_of_sample_B)
     assert (x_TH.dtype, losses_BS.dtype) == (ms.float16, ms.float32)
     # the tables themselves, not fp16 copies, in which the gradients of frequent tokens would stop growing
     assert gathered == ["word_embedding", "position_embedding", "query_embedding"]

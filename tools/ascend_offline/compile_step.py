@@ -51,18 +51,26 @@ def compile_step(config: Config, rank: int) -> dict:
         name = name_of("exchange", members)
         exchange = Group(name, members.index(rank), len(members), -1, AllToAll(name))
     decoder = Decoder(config, Vocabularies.build(config, build_domains(config)), processes.tensor, exchange)
-    slabs, (inputs, capacity) = _slabs(config, mesh, rank), _inputs(config, exchange)
+    slabs = _slabs(config, mesh, rank)
+    inputs = _inputs(config)
+    capacity, counts = _exchange_inputs(config, exchange)
     h_TH, rows_BS = inputs[:2]
-    functions = CompiledFunctions(decoder, len(slabs), exchange is not None)
+    functions = CompiledFunctions(decoder, len(slabs))
     found = {
         "lower_forward": _compiled(functions.lower_forward, rows_BS, rows_BS),
-        "upper_step": _compiled(functions.upper_step, 0, capacity, *inputs, *slabs),
+        "upper_step": _compiled(functions.upper_step, 0, capacity, *inputs, *slabs, *counts),
         "lower_backward": _compiled(functions.lower_backward, rows_BS, rows_BS, h_TH),
     } | _optimizer(config, decoder, processes)
     if processes.replicas.size > 1:
         of_layer = [np.zeros(slab.shape, np.float32) for slab in slabs[: len(expert_shapes(config))]]
         found["expert_sum"] = _compiled(summing(processes.replicas), of_layer)
-    return {"functions": found, "groups": groups, "operators": backends.describe(), "slabs": len(slabs)}
+    return {
+        "functions": found,
+        "groups": groups,
+        "operators": backends.describe(),
+        "slabs": len(slabs),
+        "counts": len(counts),
+    }
 
 
 def _slabs(config: Config, mesh: Mesh, rank: int) -> list[Tensor]:
@@ -77,21 +85,26 @@ def _slabs(config: Config, mesh: Mesh, rank: int) -> list[Tensor]:
     ]
 
 
-def _inputs(config: Config, exchange: Group | None) -> tuple[list[Tensor], int]:
-    """(the inputs of the upper step without its experts, the capacity)."""
+def _inputs(config: Config) -> list[Tensor]:
+    """The inputs of the upper step in front of its experts."""
     model, batch = config.model, config.training.local_batch_size
     slots = config.data.domains_per_step
-    tokens = batch * model.seq_length
-    ids_BS, slots_B = _zeros((batch, model.seq_length), np.int32), _zeros((batch,), np.int32)
-    h_TH = _zeros((tokens, model.hidden_size), ms.dtype_to_nptype(compute_dtype(config)))
+    ids_BS = _zeros((batch, model.seq_length), np.int32)
+    slots_B = _zeros((batch,), np.int32)
+    h_TH = _zeros((batch * model.seq_length, model.hidden_size), ms.dtype_to_nptype(compute_dtype(config)))
     tables_LDV = _zeros((model.rre_layers, slots, model.vocab_size), np.int32)
-    inputs = [h_TH, ids_BS, ids_BS, ids_BS, _zeros(ids_BS.shape, np.float32), slots_B, slots_B, tables_LDV]
+    return [h_TH, ids_BS, ids_BS, ids_BS, _zeros(ids_BS.shape, np.float32), slots_B, slots_B, tables_LDV]
+
+
+def _exchange_inputs(config: Config, exchange: Group | None) -> tuple[int, list[Tensor]]:
+    """(capacity, the inputs of the upper step behind its experts)."""
     if exchange is None:
-        return inputs, 0
+        return 0, []
     local = max(domain.num_experts for domain in build_domains(config)) // exchange.size
-    rows_LR = _zeros((model.rre_layers, exchange.size), np.int32)
-    inputs += [rows_LR, rows_LR, _zeros((*rows_LR.shape, slots * local), np.int32)]
-    return inputs, capacities(tokens, exchange.size)[0]
+    rows_LR = _zeros((config.model.rre_layers, exchange.size), np.int32)
+    arriving_LRG = _zeros((*rows_LR.shape, config.data.domains_per_step * local), np.int32)
+    tokens = config.training.local_batch_size * config.model.seq_length
+    return capacities(tokens, exchange.size)[0], [rows_LR, rows_LR, arriving_LRG]
 
 
 def _optimizer(config: Config, decoder: Decoder, processes: Processes) -> dict:

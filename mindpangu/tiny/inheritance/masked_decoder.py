@@ -55,7 +55,7 @@ class MaskedBlock(nn.Cell):
         h_TH = self.attention_norm(x_TH, channels_H) * channels_H
         queries_TH = h_TH if query_TH is None else query_TH
         key, value = self.attention.keys_and_values(h_TH, positions_BS)
-        unseen = self.attention.unseen(positions_BS)
+        unseen = self.attention.mask(positions_BS)
         heads_TH = self.attention.heads(queries_TH, key, value, unseen, positions_BS)
         heads_TH = heads_TH * ops.repeat_elements(heads_N, self.attention.head_size, 0)
         added_TH = self.attention.output(heads_TH)

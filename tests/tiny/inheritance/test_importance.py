@@ -75,7 +75,7 @@ def test_taylor_of_heads_and_neurons_is_the_sum_of_weight_times_derivative(pi):
         total = 0
         for batch in loss.batches:
             rows, positions = Tensor(batch.tokens_BS), Tensor(batch.positions_BS)
-            x_TH, _ = made.decoder.upper(made.decoder.lower(rows, positions), rows, positions, None, None, ())
+            x_TH, _ = made.decoder.upper(made.decoder.lower(rows, positions), positions, (), ())
             total = total + made.decoder.upper.token_losses(x_TH, Tensor(batch.targets_BS), 0, None).sum()
         return total / sum(batch.targets_BS.size for batch in loss.batches)
 

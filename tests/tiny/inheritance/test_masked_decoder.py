@@ -126,7 +126,7 @@ def test_with_all_masks_at_one_it_is_the_model_itself(case):
     batch = loss.batches[0]
     rows, positions = Tensor(batch.tokens_BS), Tensor(batch.positions_BS)
     h_TH = made.decoder.lower(rows, positions)
-    x_TH, _ = made.decoder.upper(h_TH, rows, positions, None, None, ())
+    x_TH, _ = made.decoder.upper(h_TH, positions, (), ())
     expected = made.decoder.upper.logits(x_TH, 0, None).asnumpy()
     found = loss.logits(Units.full(made.model), np.ones(made.model.num_layers, np.float32), batch)
     np.testing.assert_allclose(found, expected, atol=1e-5 * abs(expected).max())
