@@ -7,7 +7,7 @@ from mindpangu.checkpoint import CheckpointReader
 from mindpangu.config import load_config
 from mindpangu.data import Batch, equal_parts, heldout_batches
 from mindpangu.errors import ConfigError, TokenizerError
-from mindpangu.language_model import LanguageModel, load_model
+from mindpangu.language_model import ModelParts, load_model
 from mindpangu.train.heldout import evaluate_heldout, format_results, unigram_loss
 from mindpangu.train.run import open_run, set_device, train
 
@@ -156,4 +156,4 @@ def test_parts_that_do_not_fit_are_refused(tiny_overrides):
         open_model(tiny_overrides | {"model.rre_layers": "1"})
     run = open_model(tiny_overrides)
     with pytest.raises(TokenizerError, match="vocabulary 'main' has no tokenizer"):
-        LanguageModel(run.config, {}, run.model.table)
+        ModelParts(run.config, {}, run.model.table)

@@ -31,7 +31,7 @@ def train(overrides, folder, steps):
     found = {"losses": [], "norms": [], "skipped": [], "bytes_sent": 0, "bytes_planned": 0, "peers": 0}
     parts, exchange = {}, processes.exchange
     for number in range(steps):
-        plan = run.model.plan_step(loader.next_step().micro_batches)
+        plan = run.model.planner.plan_step(loader.next_step().micro_batches)
         if number == 0:
             parts |= gradients(step, plan)
         before = exchange.statistics()["bytes_sent"] if exchange else 0

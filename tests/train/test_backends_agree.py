@@ -16,7 +16,7 @@ from mindpangu.errors import RoutingError
 
 def planned(model, loader):
     batches = loader.next_step().micro_batches
-    return batches, [model.plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B) for batch in batches]
+    return batches, [model.planner.plan(batch) for batch in batches]
 
 
 @pytest.fixture

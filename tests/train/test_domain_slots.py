@@ -21,7 +21,7 @@ MIXED = {
 
 def planned(model, loader):
     (batch,) = loader.next_step().micro_batches
-    return batch, model.plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B)
+    return batch, model.planner.plan(batch)
 
 
 def arrays(step, gradients):
@@ -47,7 +47,7 @@ def test_a_mixed_batch_is_the_weighted_sum_of_its_domains(opened, tiny_overrides
         parts = {name: getattr(batch, name)[rows] for name in vars(batch) if name.endswith(("_BS", "_B", "_B2"))}
         parts |= {"domain_of_slot": (domain,) * 4, "slot_of_sample_B": np.zeros(rows.sum(), np.int32)}
         alone = dataclasses.replace(batch, **parts)
-        alone_plan = model.plan(alone.tokens_BS, alone.domain_of_slot, alone.slot_of_sample_B)
+        alone_plan = model.planner.plan(alone)
         found = step.gradients([alone], [alone_plan])
         shares.append(alone.loss_mask_BS.sum() / targets)
         assert mixed.domain_loss[domain] == pytest.approx([found.loss * shares[-1] * targets, shares[-1] * targets])
@@ -70,7 +70,7 @@ def slab_gradients(step, model, batch, plan):
     tensors = [as_tensor(slab) for slab in model.store.lookup(plan.domain_of_slot)]
     weights_BS = batch.loss_mask_BS / np.float32(batch.loss_mask_BS.sum())
     _, (slabs, _) = step.functions.whole_step(
-        inputs.slot, 0, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
+        inputs.vocabulary, 0, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
         as_tensor(weights_BS), inputs.vocabulary_of_sample_B, inputs.domain_slots_B, inputs.tables_LDV, *tensors,
     )  # fmt: skip
     size = 4 * len(plan.domain_of_slot)
@@ -97,7 +97,7 @@ def test_an_unused_slot_changes_nothing(opened, tiny_overrides, backend):
 
     other_step, other_model, _ = opened(tiny_overrides | MIXED | {"data.domains_per_step": "3"}, backend)
     without = dataclasses.replace(batch, domain_of_slot=batch.domain_of_slot[:3])
-    other_plan = other_model.plan(without.tokens_BS, without.domain_of_slot, without.slot_of_sample_B)
+    other_plan = other_model.planner.plan(without)
     assert other_plan.imbalance() == plan.imbalance()
     found, expected = with_unused, arrays(other_step, other_step.gradients([without], [other_plan]))
     assert set(found) == set(expected)

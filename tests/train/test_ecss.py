@@ -46,7 +46,7 @@ class Trainer:
         steps = [self.loader.next_step().micro_batches for _ in range(count)]
         batches = [batch for step in steps for batch in step]
         np.random.default_rng(0).shuffle(batches)
-        plans = [self.model.plan(each.tokens_BS, each.domain_of_slot, each.slot_of_sample_B) for each in batches]
+        plans = [self.model.planner.plan(each) for each in batches]
         size = len(batches) // count
         return [(batches[i : i + size], plans[i : i + size]) for i in range(0, len(batches), size)]
 

@@ -79,7 +79,7 @@ def test_a_step_changes_experts_of_the_named_domains_alone(frozen, changes):
     dense, rest, trained = dense_bytes(step), expert_bytes(store, REST), expert_bytes(store, TRAINED)
     for _ in range(4):
         batches = loader.next_step().micro_batches
-        plans = [step.model.plan(each.tokens_BS, each.domain_of_slot, each.slot_of_sample_B) for each in batches]
+        plans = [step.model.planner.plan(each) for each in batches]
         result = step.run(batches, plans, 0.01)
         assert result.skipped is None
     step.finish()
@@ -101,7 +101,7 @@ def test_in_half_precision_an_overflow_changes_nothing_and_a_step_experts_alone(
     overflowed = []
     while not overflowed or overflowed[-1]:
         batches = loader.next_step().micro_batches
-        plans = [step.model.plan(each.tokens_BS, each.domain_of_slot, each.slot_of_sample_B) for each in batches]
+        plans = [step.model.planner.plan(each) for each in batches]
         result = step.run(batches, plans, 0.01)
         step.finish()
         overflowed.append(result.loss_scale_lowered)
@@ -115,7 +115,7 @@ def test_gradients_and_norm_are_those_of_the_whole_model_for_these_experts(froze
     step, loader, overrides = frozen
     step.experts = open_experts(step.model.store, load_config(None, overrides))
     batches = loader.next_step().micro_batches
-    plans = [step.model.plan(each.tokens_BS, each.domain_of_slot, each.slot_of_sample_B) for each in batches]
+    plans = [step.model.planner.plan(each) for each in batches]
     config = load_config(None, tiny_overrides)
     whole = open_run(config).model
     for name, parameter in step.decoder.parameters.items():

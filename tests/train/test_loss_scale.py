@@ -83,7 +83,7 @@ def test_an_overflow_changes_nothing_but_the_scale(tiny_overrides):
     run.model.store.initialize()
     step, loader = TrainStep(run.model), Loader(run.shards, run.model.domains, run.config)
     batches = loader.next_step().micro_batches
-    plans = [run.model.plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B) for batch in batches]
+    plans = [run.model.planner.plan(batch) for batch in batches]
     before, spikes = everything(step)
     expected_scale, result = 2.0**32, step.run(batches, plans, 1e-3)
     while result.skipped:
@@ -114,7 +114,7 @@ def test_another_scale_takes_the_same_step(tiny_overrides):
         run.model.store.initialize()
         step, loader = TrainStep(run.model), Loader(run.shards, run.model.domains, run.config)
         batches = loader.next_step().micro_batches
-        plans = [run.model.plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B) for batch in batches]
+        plans = [run.model.planner.plan(batch) for batch in batches]
         results.append(step.run(batches, plans, 1e-3))
         states.append(everything(step)[0])
     one, other = results

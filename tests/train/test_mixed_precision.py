@@ -18,8 +18,8 @@ from mindpangu.model.decoder import Decoder
 from mindpangu.model.embedding import Head
 from mindpangu.model.layers import Init, LayerNorm, Linear
 from mindpangu.model.vocabularies import MIXED, Vocabularies
+from mindpangu.train.checkpointing import load_weights
 from mindpangu.train.run import open_run, set_device, train
-from mindpangu.train.saving import load_weights
 from mindpangu.train.step import TrainStep
 
 
@@ -39,7 +39,7 @@ def opened(overrides, precision, **changes):
 
     def planned():
         batches = loader.next_step().micro_batches
-        return batches, [run.model.plan(each.tokens_BS, each.domain_of_slot, each.slot_of_sample_B) for each in batches]
+        return batches, [run.model.planner.plan(each) for each in batches]
 
     return TrainStep(run.model), planned
 
@@ -149,7 +149,9 @@ def test_norms_softmax_loss_and_embeddings_are_fp32_and_matrix_products_fp16(tin
     x_TH, _ = decoder.upper(
         h_TH, inputs.tokens_BS, inputs.positions_BS, inputs.domain_slots_B, inputs.tables_LDV, slabs
     )
-    losses_BS = decoder.upper.token_losses(x_TH, Tensor(batch.targets_BS), inputs.slot, inputs.vocabulary_of_sample_B)
+    losses_BS = decoder.upper.token_losses(
+        x_TH, Tensor(batch.targets_BS), inputs.vocabulary, inputs.vocabulary_of_sample_B
+    )
     assert (x_TH.dtype, losses_BS.dtype) == (ms.float16, ms.float32)
     # the tables themselves, not fp16 copies, in which the gradients of frequent tokens would stop growing
     assert gathered == ["word_embedding", "position_embedding", "query_embedding"]
@@ -227,7 +229,7 @@ def test_a_bias_gradient_over_many_tokens(tiny_overrides):
 
 def test_logits_of_a_batch_that_mixes_slots_are_finite(tiny_overrides):
     slots = "[{name: a, vocab_size: 5, domains: [zh, en]}, {name: b, vocab_size: 4, domains: [bilingual, code]}]"
-    config = config_of(tiny_overrides, "fp16", domains__embedding_slots=slots)
+    config = config_of(tiny_overrides, "fp16", domains__vocabularies=slots)
     upper = Decoder(config, Vocabularies.build(config, build_domains(config))).upper
     x_TH, slots_B = Tensor(np.ones((4, 16), np.float16)), Tensor(np.array([0, 1], np.int32))
     logits_TV = upper.logits(x_TH, MIXED, slots_B)

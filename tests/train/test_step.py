@@ -29,7 +29,7 @@ def open_tiny(tiny_overrides, **changes):
 
 def planned(model, loader):
     batches = loader.next_step().micro_batches
-    return batches, [model.plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B) for batch in batches]
+    return batches, [model.planner.plan(batch) for batch in batches]
 
 
 @pytest.mark.parametrize("slots", [1, 2])
@@ -43,7 +43,7 @@ def test_three_functions_equal_one_graph_bit_for_bit(tiny_overrides, slots):
     inputs = model.inputs(batch.tokens_BS, batch.positions_BS, plan)
     slab_tensors = [as_tensor(slab) for slab in model.store.lookup(plan.domain_of_slot)]
     (loss, _, _), (slabs, dense) = step.functions.whole_step(
-        inputs.slot, 0, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
+        inputs.vocabulary, 0, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
         as_tensor(weights_BS), inputs.vocabulary_of_sample_B, inputs.domain_slots_B, inputs.tables_LDV, *slab_tensors,
     )  # fmt: skip
     assert found.loss == float(loss.asnumpy())
@@ -124,7 +124,7 @@ def test_a_layer_of_one_expert_equals_a_dense_layer(tiny_overrides, pangu_pi, tm
     np.testing.assert_allclose(rre_model.token_losses(batches[0]), dense_model.token_losses(batches[0]), atol=2e-6)
     rre_step = TrainStep(rre_model)
     rre = rre_step.gradients(batches, plans)
-    dense_plan = dense_model.plan(batches[0].tokens_BS, (domain,), batches[0].slot_of_sample_B)
+    dense_plan = dense_model.planner.plan(batches[0], (domain,))
     dense = TrainStep(dense_model).gradients(batches, [dense_plan])
     for name, gradient in rre.dense.items():
         np.testing.assert_allclose(gradient.asnumpy(), dense.dense[name].asnumpy(), atol=2e-6, err_msg=name)

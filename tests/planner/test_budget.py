@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from mindpangu.config import load_config
 from mindpangu.errors import ConfigError
 from mindpangu.model.parameter_count import count_parameters
-from mindpangu.parallel.budget import budget_of
 from mindpangu.parallel.mesh import Mesh
+from mindpangu.planner.budget import Budget
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -26,7 +26,7 @@ def test_what_ranks_divide_adds_up_to_the_model(data, tensor, sharded):
     config = on_mesh(load_config(RECIPES / "pangu_sigma_node.yaml"), data, tensor)
     config = replace(config, parallelism=replace(config.parallelism, optimizer_sharding=bool(sharded)))
     count, model = count_parameters(config), config.model
-    budgets = [budget_of(config, rank) for rank in range(data * tensor)]
+    budgets = [Budget.from_config(config, rank) for rank in range(data * tensor)]
     hidden, length = model.hidden_size, model.seq_length
     # on every rank: positions and queries, norms, the biases behind sums
     dense = model.num_layers - model.rre_layers
@@ -43,13 +43,13 @@ def test_what_ranks_divide_adds_up_to_the_model(data, tensor, sharded):
 
 
 def test_alone_nothing_is_sent():
-    assert budget_of(on_mesh(load_config(RECIPES / "pangu_sigma_node.yaml"), 1, 1)).collectives == {}
+    assert Budget.from_config(on_mesh(load_config(RECIPES / "pangu_sigma_node.yaml"), 1, 1)).collectives == {}
 
 
 def test_sigmas_exchange_moves_an_eighth_over_the_network():
     """One expert a rank and layer; rows go in columns of 1/8, four ways, to 15 others of the sub-group."""
     config = load_config(RECIPES / "pangu_sigma_1t.yaml")
-    found, mesh = budget_of(config), Mesh.from_config(config)
+    found, mesh = Budget.from_config(config), Mesh.from_config(config)
     tokens, columns = 8 * 1024, 5120 // 8 * 2
     times, sent = found.collectives["upper_step", "AlltoAllV", "exchange"]
     assert (times, sent) == (4 * 8, 8 * 2 * (tokens + tokens * 5 // 4) * columns)
@@ -72,4 +72,4 @@ def test_without_sub_groups_every_rank_would_have_63_peers():
 
 def test_a_dense_model_is_refused():
     with pytest.raises(ConfigError, match="dense model"):
-        budget_of(load_config(RECIPES / "pangu_alpha_2.6b.yaml"))
+        Budget.from_config(load_config(RECIPES / "pangu_alpha_2.6b.yaml"))

@@ -1,4 +1,4 @@
-"""CheckpointSaver: what is written beside training is what was there, unchanged experts are links, errors come out."""
+"""Checkpointer: what is written beside training is what was there, unchanged experts are links, errors come out."""
 
 import errno
 import os
@@ -21,10 +21,9 @@ from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import CheckpointError
 from mindpangu.language_model import SavedExperts
 from mindpangu.model.initialization import network_tensors
+from mindpangu.train.checkpointing import Checkpointer, resume_training
 from mindpangu.train.loop import StopOnSignal
 from mindpangu.train.run import open_run, set_device, train
-from mindpangu.train.saver import CheckpointSaver
-from mindpangu.train.saving import resume_training
 from mindpangu.train.step import TrainStep
 
 SLAB_TENSORS = network_tensors(ModelConfig())
@@ -54,7 +53,7 @@ class Training:
             assert threading.current_thread() is threading.main_thread()
             self.said.append(text)
 
-        return CheckpointSaver(self.folder, self.step, {}, None, previous, log)
+        return Checkpointer(self.folder, self.step, {}, None, previous, log)
 
     def update(self, *domains):
         """One step: dense parameters, and experts 0 and 1 of some domains in every layer."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mindpangu.data.batch import Batch
 from mindpangu.data.route_plan import capacity_for, plan_exchange, plan_routes
-from mindpangu.data.step_plan import align_slots, plan_step
+from mindpangu.data.step_planner import StepPlanner, align_slots
 from mindpangu.errors import RoutingError
 from mindpangu.parallel.mesh import Mesh
 
@@ -96,12 +96,10 @@ def test_all_ranks_together_train_on_every_micro_batch_once(mesh):
         batch(rng, (number // (count // mesh.sub_groups) % 4,), [0, 0], number=number) for number in range(count)
     ]
 
-    def plan(each):
-        return plan_routes(each.tokens_BS, each.domain_of_slot, each.slot_of_sample_B, domains, table)
-
     seen = []
     for rank in range(mesh.size):
-        step = plan_step(micro_batches, mesh, mesh.coordinates(rank), 1, plan)
+        planner = StepPlanner(domains, table, mesh, mesh.coordinates(rank), num_slots=1)
+        step = planner.plan_step(micro_batches)
         assert step.num_targets == sum(each.loss_mask_BS.sum() for each in micro_batches)
         assert len(step.batches) == len(step.plans) == count // mesh.data
         assert all(len(each.replicas) == mesh.replicas - 1 for each in step.plans)
