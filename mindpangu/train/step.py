@@ -110,6 +110,7 @@ class TrainStep:
 
     def _prepare(self, domain: int) -> None:
         group = self.processes.exchange
+        assert group is not None
         config = self.config
         store = self.model.store
         batch = config.training.local_batch_size
