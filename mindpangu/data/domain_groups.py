@@ -89,7 +89,7 @@ def _exact(phases: Sequence[Phase]) -> list[Weights]:
 
 
 def _candidates(weights: Sequence[Weights], num_groups: int) -> Iterator[Groups]:
-    """Yields assignments to try: greedy ones, first with groups of equal size, then all assignments if there are few."""
+    """Yields assignments to try: greedy ones, first in groups of equal size, then all assignments if there are few."""
     count = len(weights)
     for max_domains in (-(-count // num_groups), count):
         order = sorted(range(count), key=lambda domain: [-weight for weight in weights[domain]])
@@ -165,15 +165,10 @@ def _worst_misses(weights: Sequence[Weights], groups: Groups) -> list[tuple[floa
         misses = []
         for group in groups:
             group_weight = sum(domain_weights[domain] for domain in group)
-            misses += [
-                (
-                    abs(domain_weights[domain] / group_weight / len(groups) - domain_weights[domain] / total),
-                    phase,
-                    domain,
-                )
-                for domain in group
-                if domain_weights[domain]
-            ]
+            for domain in group:
+                weight = domain_weights[domain]
+                if weight:
+                    misses.append((abs(weight / group_weight / len(groups) - weight / total), phase, domain))
             if group_weight == 0:  # nobody gets the group's part of the tokens; the largest domain lacks most of it
                 misses.append((1 / len(groups), phase, domain_weights.index(max(domain_weights))))
         found.append(max(misses))
