@@ -1,4 +1,4 @@
-"""Measures the data loader: tokens a second from warm shards, positions and loss masks included; then with route plans.
+"""Measures the data loader: tokens per second from warm shards with positions and loss masks; then with route plans.
 
 Two ways to call it:
 
@@ -11,17 +11,17 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mindpangu.config import Config, DataConfig, ModelConfig, RoutingConfig, TrainingConfig, resolve
 from mindpangu.data import Loader, TokenShards
-from mindpangu.data.route_plan import plan_routes
 from mindpangu.data.shards import FORMAT_VERSION, INDEX
 from mindpangu.data.split import SPLITS
+from mindpangu.data.step_planner import StepPlanner
 from mindpangu.domains import Domain, build_domains
+from mindpangu.parallel.mesh import Coordinates, Mesh
 from mindpangu.routing import RoutingTable
 
 
@@ -56,30 +56,33 @@ def main() -> None:
             arguments.rre_layers,
             RoutingConfig(assignment="random"),
         )
+        planner = StepPlanner.from_config(config, domains, table, Mesh(), Coordinates(0, 0, 0, 0))
         report = {}
-        for name, with_table in (("loader", None), ("loader and route plan", table)):
+        for name, planned_by in (("loader", None), ("loader and route plan", planner)):
             loader = Loader(shards, domains, config)
-            report[name] = sorted(measure(loader, domains, with_table, arguments.seconds) for _ in range(5))
+            report[name] = sorted(measure(loader, planned_by, arguments.seconds) for _ in range(5))
     shape = {key: value for key, value in vars(arguments).items() if key not in ("shards", "tokens", "seconds")}
     print(shape)
     for name, rates in report.items():
         print(f"{name:>22}: {rates[2] / 1e6:6.1f} M tokens/s (5 runs: {rates[0] / 1e6:.1f} … {rates[-1] / 1e6:.1f})")
 
 
-def measure(loader: Loader, domains: Sequence[Domain], table: RoutingTable | None, seconds: float) -> float:
-    """Tokens a second over about `seconds`, on one core; with a table, the steps' route plans are made too."""
-    tokens, start = 0, time.perf_counter()
+def measure(loader: Loader, planner: StepPlanner | None, seconds: float) -> float:
+    """Returns tokens per second over about `seconds`, on one core; with a planner, batches are planned too."""
+    tokens = 0
+    start = time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
         for batch in loader.next_step().micro_batches:
             tokens += batch.tokens_BS.size
-            if table is not None:
-                plan_routes(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B, domains, table)
+            if planner is not None:
+                planner.plan(batch)
     return tokens / elapsed
 
 
 def write_synthetic_shards(folder: Path, domains: tuple[Domain, ...], tokens: int) -> None:
-    """Random ids with an end of text about every 500 tokens."""
-    random, files = np.random.default_rng(0), {}
+    """Writes shards of random ids with an end of text about every 500 tokens."""
+    random = np.random.default_rng(0)
+    files = {}
     for domain in domains:
         files[domain.name] = {}
         for split in SPLITS:

@@ -6,7 +6,7 @@
 MindSpore loads its Ascend plugin over stubs of CANN's libraries (tools/ascend_offline) and compiles the functions of a
 training step: the dense half forward and backward, the upper half with its experts, the sums of gradients, the update.
 Printed are what a rank stores, and every collective with its ranks, times and bytes, beside the arithmetic of the mesh
-(mindpangu/parallel/budget.py); a difference is an error. Nothing is executed: that the same graphs run on NPUs, and
+(mindpangu/planner/budget.py); a difference is an error. Nothing is executed: that the same graphs run on NPUs, and
 how fast, is unverified on hardware.
 
 Needs a C++ compiler and a few minutes and GB for each rank of a large model.
@@ -29,8 +29,8 @@ from mindpangu.cli.main import split_overrides
 from mindpangu.config import Config, load_config
 from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
-from mindpangu.parallel.budget import Budget, budget_of
 from mindpangu.parallel.mesh import Mesh
+from mindpangu.planner.budget import Budget
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def main() -> None:
             inside += ["--ranks", str(options.ranks)]
         differ = 0
         for rank in options.rank:
-            budget = budget_of(config, rank)
+            budget = Budget.from_config(config, rank)
             differ += describe(config, rank, compile_apart(inside, rank, mesh.size), budget, options.order)
     except (MindPanguError, cann_stub.StubError, RuntimeError) as error:
         sys.exit(f"compile_offline: {error}")

@@ -14,7 +14,7 @@
 `experts.py` is the format of an expert file, `compatibility.py` says what must agree before a run is resumed. Whole
 tensors, whichever ranks wrote which parts, come from `dense.py` and `expert_tensors.py`, tokenizers and tables from
 `routes.py`; `tensor_file.py` reads and writes one tensor at a time, and `vocabulary.py` re-maps embeddings. What goes
-in is decided above: the model's files in `language_model.files`, the training state in `train.saving`.
+in is decided above: the model's files in `language_model.files`, the training state in `train.checkpointing`.
 """
 
 from mindpangu.checkpoint.compatibility import (

@@ -54,19 +54,14 @@ def _is_finished(config: Config, options: argparse.Namespace) -> bool:
     """Without loading MindSpore, so that a second start is quick."""
     from mindpangu.checkpoint import CheckpointReader, input_digests, is_finished, latest_iteration
     from mindpangu.data import TokenShards
-    from mindpangu.domains import build_domains
-    from mindpangu.routing import RoutingTable
-    from mindpangu.tokenizer import Tokenizer
+    from mindpangu.language_model import ModelParts
 
     folder = RunFolder.from_config(config)
     newest = latest_iteration(folder.checkpoints)
     if newest is None:
         return False
-    tokenizers = {path.stem: Tokenizer.load(path) for path in sorted(folder.tokenizer.glob("*.model"))}
-    table = None
-    if config.model.rre_layers:
-        table = RoutingTable.load(folder.routing, [domain.name for domain in build_domains(config)])
-    digests = input_digests(TokenShards.open(folder.data).digest, table, tokenizers)
+    parts = ModelParts.from_run(config)
+    digests = input_digests(TokenShards.open(folder.data).digest, parts.table, parts.tokenizers)
     if options.load:
         loaded = CheckpointReader(options.load).digest
     else:

@@ -12,7 +12,6 @@ import argparse
 from pathlib import Path
 
 from mindpangu.config import Config
-from mindpangu.config.run_folder import RunFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,18 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.checkpoint import CheckpointReader
-    from mindpangu.domains import build_domains
+    from mindpangu.language_model import ModelParts
     from mindpangu.lifecycle.blueprint import Blueprint
     from mindpangu.lifecycle.build import build
     from mindpangu.lifecycle.upcycle import upcycle
-    from mindpangu.routing import RoutingTable
-    from mindpangu.tokenizer import Tokenizer
 
-    folder = RunFolder.from_config(config)
-    tokenizers = {path.stem: Tokenizer.load(path) for path in sorted(folder.tokenizer.glob("*.model"))}
-    table = RoutingTable.load(folder.routing, [domain.name for domain in build_domains(config)])
+    parts = ModelParts.from_run(config)
     parent = Blueprint.from_checkpoint(CheckpointReader(options.parent))
-    child, found = upcycle(parent, config, tokenizers, table, options.noise, options.new_rows)
+    child, found = upcycle(parent, config, parts.tokenizers, parts.table, options.noise, options.new_rows)
     made_by = {"verb": "upcycle", "parent": str(options.parent), "noise": options.noise, "new_rows": options.new_rows}
     written = build(child, options.out, made_by)
     print(

@@ -1,6 +1,6 @@
-"""A micro-batch: the arrays a model step takes, assembled out of token windows.
+"""A micro-batch: the arrays of a model step, assembled from token windows.
 
-Which windows are chosen is up to `loader.py`; positions and the loss mask are defined in `packing.py`.
+`loader.py` chooses the windows; `packing.py` defines positions and the loss mask.
 """
 
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ from mindpangu.data.packing import loss_mask, positions
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's micro-batch of B samples of S tokens. Arrays are contiguous, so tensors can share their memory.
+    """A micro-batch of one rank. The arrays are contiguous, so tensors can share their memory.
 
     Attributes:
-        tokens_BS: input ids, int32.
-        targets_BS: the id that follows each input, int32.
-        positions_BS: position of each input in its sample or, with data.eod_reset, in its document, int32.
-        loss_mask_BS: 1.0 where the target counts, float32.
+        tokens_BS: int32, input ids.
+        targets_BS: int32, the id that follows each input.
+        positions_BS: int32, position of each input in its sample or, with data.eod_reset, in its document.
+        loss_mask_BS: float32, 1.0 where the target counts.
         domain_of_slot: domain id of each of the data.domains_per_step slots.
-        slot_of_sample_B: the slot of each sample, ascending, int32. A slot may have any number of samples; one that has
-            none is unused, and names a domain of a used slot (`schedule.py`).
-        sample_ids_B2: (domain id, index within the domain's split) of each sample, int64; names a bad batch. The index
-            of a sample that is only padding is −1.
+        slot_of_sample_B: int32, slot of each sample, ascending. A slot may have any number of samples; a slot without
+            samples is unused and repeats the domain of a used slot (`schedule.py`).
+        sample_ids_B2: int64, (domain id, index in the domain's split) of each sample, to name a bad batch. The index is
+            −1 for a sample that is only padding.
     """
 
     tokens_BS: npt.NDArray[np.int32]
@@ -38,7 +38,7 @@ class Batch:
 
 
 def equal_parts(batch_size: int, num_slots: int) -> npt.NDArray[np.int32]:
-    """slot_of_sample_B of slots that own equal, consecutive parts of a batch, or sizes that differ by one at most."""
+    """Divides a batch into consecutive slots of equal size, give or take one sample; returns slot_of_sample_B."""
     return (np.arange(batch_size) * num_slots // batch_size).astype(np.int32)
 
 
@@ -53,15 +53,17 @@ def assemble_batch(
     eod_reset: bool,
     counted: Sequence[npt.NDArray | None] = (),
 ) -> Batch:
-    """A batch out of windows of S + 1 tokens each. Rows of `sample_ids_B2` without a window are padding.
+    """Assembles a batch from windows of S + 1 tokens each. Rows of `sample_ids_B2` without a window are padding.
 
     Args:
-        counted: of each window, which of its tokens count as targets; None, or none at all, for every token.
+        counted: mask of each window: which of its tokens count as targets. A mask of None, or no masks at all, counts
+            every token.
     """
     block = np.full((len(sample_ids_B2), seq_length + 1), pad_id, np.int32)
     for row, window in zip(block, windows, strict=False):
         row[:] = window
-    tokens_BS, targets_BS = block[:, :-1].copy(), block[:, 1:].copy()
+    tokens_BS = block[:, :-1].copy()
+    targets_BS = block[:, 1:].copy()
     mask_BS = loss_mask(tokens_BS, targets_BS, pad_id, eot_id, eod_reset)
     for row, counts in zip(mask_BS, counted, strict=False):
         if counts is not None:
@@ -79,11 +81,11 @@ def assemble_batch(
 
 
 def _without_padding(tokens_BS: npt.NDArray[np.int32], pad_id: int) -> npt.NDArray[np.int32]:
-    """Rows whose padding at the end gives way to the row's own tokens, again from the first; all padding stays.
+    """Replaces the padding at the end of each row by the row's tokens, from the first on; keeps rows of padding only.
 
-    Nothing depends on these inputs: attention is causal, and their targets do not count. But every input goes to an
-    expert, and padding would activate one that the text may not need, which the step then would decay, and load it with
-    much of the batch.
+    Results do not depend on these inputs: attention is causal, and their targets do not count. But every input goes to
+    an expert. Padding could activate one that the text does not need, which the step would then decay, and would load
+    it with much of the batch.
     """
     lengths_B = (tokens_BS != pad_id).sum(1)
     if lengths_B.min() == tokens_BS.shape[1]:

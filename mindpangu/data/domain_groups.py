@@ -1,9 +1,9 @@
-"""data.domain_groups: which domains train side by side.
+"""data.domain_groups: divides the domains into groups that train side by side.
 
 Every group takes an equal part of each step's micro-batches. So a domain's share of the tokens is its share of its
-group's weights, divided by the number of groups, and the weights of every phase have to divide into equal parts. On a
-cluster each group is a sub-group of ranks, which store the experts of its domains and exchange tokens among themselves
-alone.
+group's weights, divided by the number of groups, and the weights of every phase must divide into equal parts. On a
+cluster each group is a sub-group of ranks, which store the experts of its domains and exchange tokens only among
+themselves.
 """
 
 import itertools
@@ -14,41 +14,45 @@ from fractions import Fraction
 from operator import itemgetter
 
 from mindpangu.config import Config
-from mindpangu.data.mixture import Phase, refuse_unmet, training_phases
+from mindpangu.data.mixture import Phase, refuse_weights, training_phases
 from mindpangu.domains import Domain
 from mindpangu.errors import ConfigError
 
 Groups = tuple[tuple[int, ...], ...]
 Weights = tuple[int, ...]
-"""Of one domain, in each phase. All domains together have the same sum in every phase."""
+"""A domain's weight in each phase. The sum over all domains is the same in every phase."""
 
 _SHUFFLES = 20
 _ALL_ASSIGNMENTS = 50_000
 
 
 def domain_groups(config: Config, domains: Sequence[Domain]) -> Groups:
-    """The domain ids of each of a configuration's groups, in all phases the same: where a domain's experts are stored
-    does not change. Raises ConfigError for weights that cannot be met."""
-    phases, names = training_phases(config, domains), [domain.name for domain in domains]
+    """Returns the domain ids of each group of a configuration; raises ConfigError for weights that cannot be met.
+
+    The groups are the same in all phases because a domain's experts stay where they are stored.
+    """
+    phases = training_phases(config, domains)
+    names = [domain.name for domain in domains]
     groups = group_domains(phases, names, config.data.domain_groups, config.data.mixture_tolerance)
     for phase, group in itertools.product(phases, groups):
         weights = [phase.weights[domain] for domain in group]
-        refuse_unmet(config, phase.key, [domains[domain] for domain in group], weights)
+        refuse_weights(config, phase.key, [domains[domain] for domain in group], weights)
     return groups
 
 
 def group_domains(phases: Sequence[Phase], names: Sequence[str], num_groups: int, tolerance: float) -> Groups:
-    """The domain ids of each group; domains of weight 0 are spread over the groups.
+    """Divides domains into groups of equal weight; domains of weight 0 are spread over the groups.
 
-    Groups have equally many domains, give or take one, where that meets the tolerance: a rank stores the experts of
-    all its group's domains. The same weights always give the same groups.
+    Groups have equally many domains, give or take one, if that meets the tolerance, because a rank stores the experts
+    of all domains of its group. The same weights always give the same groups.
 
     Args:
-        phases: their weights, >= 0. names: of the domains, for messages.
-        tolerance: how far a domain's share of all tokens may be from its weight's, e.g. 0.01.
+        phases: the phases with their weights, >= 0.
+        names: names of the domains, for messages.
+        tolerance: how far a domain's share of all tokens may be from its share of the weights, e.g. 0.01.
 
     Raises:
-        ConfigError: no assignment meets the tolerance; of many domains, none that was found.
+        ConfigError: no assignment meets the tolerance or, with many domains, none was found.
     """
     if num_groups == 1:
         return (tuple(range(len(names))),)
@@ -59,37 +63,39 @@ def group_domains(phases: Sequence[Phase], names: Sequence[str], num_groups: int
                 f"data.domain_groups is {num_groups}, but only {trained} domains have a weight above 0 in {phase.key}: "
                 "every group needs one"
             )
-    weights, tried = _exact(phases), []
+    weights = _exact(phases)
+    tried = []
     for groups in _candidates(weights, num_groups):
-        tried.append((max(_worst_miss(weights, groups))[0], groups))
+        tried.append((max(_worst_misses(weights, groups))[0], groups))
         if tried[-1][0] <= tolerance:
             return groups
-    miss, phase, domain = max(_worst_miss(weights, min(tried)[1]))
-    share = weights[domain][phase] / sum(each[phase] for each in weights)
+    miss, phase_index, domain = max(_worst_misses(weights, min(tried)[1]))
+    share = weights[domain][phase_index] / sum(each[phase_index] for each in weights)
     raise ConfigError(
-        f"{phases[phase].key} does not divide into {num_groups} equal groups of domains (data.domain_groups): at best "
-        f"domain {names[domain]!r}, which should have {share:.2%} of the tokens, has {miss:.2%} more or less. Change "
-        f"the weights, the number of groups, or data.mixture_tolerance ({tolerance:g})"
+        f"{phases[phase_index].key} does not divide into {num_groups} equal groups of domains (data.domain_groups): at "
+        f"best domain {names[domain]!r}, which should have {share:.2%} of the tokens, has {miss:.2%} more or less. "
+        f"Change the weights, the number of groups, or data.mixture_tolerance ({tolerance:g})"
     )
 
 
 def _exact(phases: Sequence[Phase]) -> list[Weights]:
-    of_phases = []
+    """Scales the weights of all phases to integers of the same sum."""
+    by_phase = []
     for phase in phases:
         unit = math.lcm(*(Fraction(weight).denominator for weight in phase.weights))
-        of_phases.append([int(weight * unit) for weight in phase.weights])
-    total = math.lcm(*map(sum, of_phases))
-    return list(zip(*([weight * (total // sum(each)) for weight in each] for each in of_phases), strict=True))
+        by_phase.append([int(weight * unit) for weight in phase.weights])
+    total = math.lcm(*map(sum, by_phase))
+    return list(zip(*([weight * (total // sum(each)) for weight in each] for each in by_phase), strict=True))
 
 
 def _candidates(weights: Sequence[Weights], num_groups: int) -> Iterator[Groups]:
-    """Assignments to try, even ones first: from the largest domains on, from shuffled ones, and all if they are few."""
+    """Yields assignments to try: greedy ones, first in groups of equal size, then all assignments if there are few."""
     count = len(weights)
-    for most in (-(-count // num_groups), count):
+    for max_domains in (-(-count // num_groups), count):
         order = sorted(range(count), key=lambda domain: [-weight for weight in weights[domain]])
-        rng = random.Random(0)  # Python's own: the same on every machine
+        rng = random.Random(0)  # Python's generator gives the same numbers on every machine
         for _ in range(1 + _SHUFFLES):
-            yield _assign(weights, order, num_groups, most)
+            yield _assign(weights, order, num_groups, max_domains)
             rng.shuffle(order)
     if num_groups**count <= _ALL_ASSIGNMENTS:
         for chosen in itertools.product(range(num_groups), repeat=count):
@@ -99,34 +105,42 @@ def _candidates(weights: Sequence[Weights], num_groups: int) -> Iterator[Groups]
                 )
 
 
-def _assign(weights: Sequence[Weights], order: Sequence[int], num_groups: int, most: int) -> Groups:
-    """Each domain into the group that is lightest for it, then exchanges between two groups while one helps; at most
-    `most` domains in a group."""
+def _assign(weights: Sequence[Weights], order: Sequence[int], num_groups: int, max_domains: int) -> Groups:
+    """Puts each domain into the group that is lightest for it, then exchanges domains between groups while that helps.
+
+    Args:
+        order: domain ids in the order in which they are assigned.
+        max_domains: maximum number of domains in a group.
+    """
     groups: list[list[int]] = [[] for _ in range(num_groups)]
-    totals = [(0,) * len(weights[0])] * num_groups
+    totals: list[Weights] = [(0,) * len(weights[0])] * num_groups
     for domain in order:
-        free = [group for group in range(num_groups) if len(groups[group]) < most]
+        free = [group for group in range(num_groups) if len(groups[group]) < max_domains]
         lightest = min(free, key=lambda group: (_times(totals[group], weights[domain]), len(groups[group])))
         groups[lightest].append(domain)
         totals[lightest] = tuple(map(sum, zip(totals[lightest], weights[domain], strict=True)))
-    while best := min(_exchanges(weights, groups, totals, most), key=itemgetter(0), default=None):
+    while best := min(_exchanges(weights, groups, totals, max_domains), key=itemgetter(0), default=None):
         _, one, other, given, taken, moved = best
-        for source, target, domain in ((one, other, given), (other, one, taken)):
-            if domain is not None:
-                groups[source].remove(domain)
-                groups[target].append(domain)
+        for source, target, moving in ((one, other, given), (other, one, taken)):
+            if moving is not None:
+                groups[source].remove(moving)
+                groups[target].append(moving)
         totals[one] = tuple(total - each for total, each in zip(totals[one], moved, strict=True))
         totals[other] = tuple(total + each for total, each in zip(totals[other], moved, strict=True))
     return tuple(tuple(sorted(group)) for group in groups)
 
 
 def _exchanges(
-    weights: Sequence[Weights], groups: list[list[int]], totals: list[Weights], most: int
-) -> Iterator[tuple]:
-    """(change of the sum of squared totals, group, other group, domain given, domain taken or None, what moves)."""
+    weights: Sequence[Weights], groups: list[list[int]], totals: list[Weights], max_domains: int
+) -> Iterator[tuple[int, int, int, int, int | None, Weights]]:
+    """Yields the exchanges that make the totals of two groups more equal.
+
+    Each is (change of the sum of squared totals, group, other group, domain given, domain taken or None, weights that
+    move).
+    """
     nothing = (0,) * len(weights[0])
     for one, other in itertools.permutations(range(len(groups)), 2):
-        room = len(groups[other]) < most and len(groups[one]) > 1
+        room = len(groups[other]) < max_domains and len(groups[one]) > 1
         apart = tuple(b - a for a, b in zip(totals[one], totals[other], strict=True))
         for given in groups[one]:
             for taken in (*groups[other], *([None] if room else [])):
@@ -138,23 +152,24 @@ def _exchanges(
 
 
 def _times(a: Weights, b: Weights) -> int:
+    """Dot product."""
     return sum(map(int.__mul__, a, b))
 
 
-def _worst_miss(weights: Sequence[Weights], groups: Groups) -> list[tuple[float, int, int]]:
-    """For each phase how far the share of the domain that misses its own by most is off, the phase, and the domain."""
+def _worst_misses(weights: Sequence[Weights], groups: Groups) -> list[tuple[float, int, int]]:
+    """Finds for each phase the domain that misses its share of the tokens most: (miss, phase index, domain id)."""
     found = []
     for phase in range(len(weights[0])):
-        of_domain = [each[phase] for each in weights]
-        total, misses = sum(of_domain), []
+        domain_weights = [each[phase] for each in weights]
+        total = sum(domain_weights)
+        misses = []
         for group in groups:
-            of_group = sum(of_domain[domain] for domain in group)
-            misses += [
-                (abs(of_domain[domain] / of_group / len(groups) - of_domain[domain] / total), phase, domain)
-                for domain in group
-                if of_domain[domain]
-            ]
-            if of_group == 0:  # its part of the tokens goes to nobody: the largest domain has most of what it lacks
-                misses.append((1 / len(groups), phase, of_domain.index(max(of_domain))))
+            group_weight = sum(domain_weights[domain] for domain in group)
+            for domain in group:
+                weight = domain_weights[domain]
+                if weight:
+                    misses.append((abs(weight / group_weight / len(groups) - weight / total), phase, domain))
+            if group_weight == 0:  # nobody gets the group's part of the tokens; the largest domain lacks most of it
+                misses.append((1 / len(groups), phase, domain_weights.index(max(domain_weights))))
         found.append(max(misses))
     return found

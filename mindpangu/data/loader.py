@@ -1,14 +1,15 @@
-"""Batches in their order: the endless, shuffled, mixed training stream, and the held-out samples of one domain.
+"""The endless, shuffled, mixed training stream, and the held-out samples of one domain.
 
-The training stream depends only on the shards, data.schedule, the mixture, data.seed and the batch sizes. A step has
-global_batch_size / local_batch_size micro-batches; which rank trains on which is `step_plan`'s to say, so a step has
-the same samples however many ranks share the work.
+The training stream depends only on the shards, data.schedule, the mixture, data.seed, and the batch sizes. A step has
+global_batch_size / local_batch_size micro-batches, which `step_planner.py` assigns to ranks. So a step has the same
+samples however many ranks share the work.
 """
 
 import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import ge, itemgetter
+from typing import TypeGuard
 
 import numpy as np
 
@@ -24,19 +25,19 @@ from mindpangu.domains import Domain
 from mindpangu.errors import DataError
 
 LoaderState = dict[str, list[int] | int | str]
-"""JSON-able. samples_taken: how many training samples of each domain all replicas together have consumed;
-phase_began, where data.phases is set: how many of them before the current phase. Further rounds of a training have a
-state of their own (`replay.py`)."""
+"""State of a loader as JSON. samples_taken: number of training samples of each domain that all ranks together have
+used; phase_began, if data.phases is set: how many of these before the current phase. Further rounds of a training have
+a state of their own (`replay.py`)."""
 
 
 @dataclass(frozen=True)
 class StepBatches:
-    """What all ranks together train on in one step.
+    """The micro-batches of all ranks in one step.
 
     Attributes:
-        micro_batches: global_batch_size / local_batch_size batches, those of a group of domains side by side.
-        next_state: the loader's state after this step; what a checkpoint of the step saves, even if the loader has
-            already been asked for later steps.
+        micro_batches: global_batch_size / local_batch_size batches; those of a group of domains are adjacent.
+        next_state: the loader's state after this step. A checkpoint of the step saves it, even if the loader has
+            produced later steps already.
     """
 
     micro_batches: tuple[Batch, ...]
@@ -44,13 +45,13 @@ class StepBatches:
 
 
 class Loader:
-    """The training stream. The whole state is the number of samples taken from each domain, at two moments.
+    """The training stream. Its whole state is the number of samples taken from each domain, now and before the phase.
 
     Args:
         shards: the token shards.
-        domains: the run's domains; they must be those of the shards.
+        domains: the run's domains, which must be those of the shards.
         config: a resolved configuration.
-        state: where to go on, from `state` or `StepBatches.next_state`; None starts from the beginning.
+        state: the state to continue from (`state` or `StepBatches.next_state`); None starts at the beginning.
 
     Raises:
         DataError: other domains than the shards', a domain with less than one sample, or a state that does not fit.
@@ -70,7 +71,8 @@ class Loader:
                 f"token shards in {shards.folder} are of the domains {', '.join(shards.domain_names)}, this run has "
                 f"{', '.join(names)}; prepare the data again (`mindpangu data prepare`)"
             )
-        self._shards, self._config = shards, config
+        self._shards = shards
+        self._config = config
         self._schedules = build_schedules(config, domains)
         self._samples = {
             domain: _samples_of(shards, names[domain], TRAIN, config.model.seq_length)
@@ -80,12 +82,13 @@ class Loader:
             domain: SampleOrder(len(samples), config.data.seed, names[domain])
             for domain, samples in self._samples.items()
         }
-        self._samples_taken, self._phase_began = [0] * len(names), [0] * len(names)
+        self._samples_taken = [0] * len(names)
+        self._phase_began = [0] * len(names)
         if state is not None:
             self.load_state(state)
 
     def next_step(self) -> StepBatches:
-        """The micro-batches of the next step; moves the state past it."""
+        """Returns the micro-batches of the next step and moves the state past it."""
         micro_batches = tuple(self._batch(slots) for slots in self._slots_of_step())
         return StepBatches(micro_batches, self.state())
 
@@ -95,45 +98,47 @@ class Loader:
             pass
 
     def _slots_of_step(self) -> Iterator[DomainSlots]:
-        """The next step's micro-batches, each to be read before the next is asked for; moves the state past it."""
+        """Yields the next step's micro-batches and moves the state past them. Read each before asking for the next."""
         first_step, schedule = self._phase(self._samples_taken)
         if sum(self._samples_taken) == first_step * self._config.training.global_batch_size:
             self._phase_began = list(self._samples_taken)
-        of_phase = [taken - before for taken, before in zip(self._samples_taken, self._phase_began, strict=True)]
-        for slots in schedule.step(of_phase):
+        taken_in_phase = [taken - began for taken, began in zip(self._samples_taken, self._phase_began, strict=True)]
+        for slots in schedule.step(taken_in_phase):
             yield slots
             for domain in slots.domains_B().tolist():
                 self._samples_taken[domain] += 1
 
     def state(self) -> LoaderState:
-        """Where the stream stands, as a few integers that JSON can hold."""
-        state = {"samples_taken": list(self._samples_taken)}
+        """Returns the position in the stream as a few integers that JSON can hold."""
+        state: LoaderState = {"samples_taken": list(self._samples_taken)}
         return state | {"phase_began": list(self._phase_began)} if self._config.data.phases else state
 
     def load_state(self, state: LoaderState) -> None:
-        """Goes on where `state` was taken. Raises DataError if it is not of this run's domains and batch sizes."""
+        """Continues from a state. Raises DataError if it does not fit this run's domains and batch sizes."""
         if "round" in state:
             raise DataError(
                 f"this training stands in round {state['round']} of several; go on with `mindpangu tiny rounds`"
             )
         taken = state.get("samples_taken")
         began = state.get("phase_began", [0] * len(self._samples_taken))
-        unit, per_step = self._schedules[0][1].unit, self._config.training.global_batch_size
-        if not (self._counts(taken) and self._counts(began) and self._follows(began, taken)):
+        unit = self._schedules[0][1].unit
+        per_step = self._config.training.global_batch_size
+        if not (self._are_counts(taken) and self._are_counts(began) and self._began_phase_of(began, taken)):
             raise DataError(
                 f"loader state {dict(state)} does not fit {len(self._samples_taken)} domains, parts of {unit} "
                 f"samples and steps of {per_step}; resume with the domains, schedule and batch sizes of the run that "
                 "saved it"
             )
-        self._samples_taken, self._phase_began = list(taken), list(began)
+        self._samples_taken = list(taken)
+        self._phase_began = list(began)
 
     def _phase(self, taken: Sequence[int]) -> tuple[int, Schedule]:
-        """(first step, schedule) of the step that begins after so many samples."""
+        """Returns (first step, schedule) of the phase of the step that begins after `taken` samples."""
         step = sum(taken) // self._config.training.global_batch_size
         return self._schedules[bisect.bisect_right(self._schedules, step, key=itemgetter(0)) - 1]
 
-    def _counts(self, samples: object) -> bool:
-        """Whether this may be the samples taken of each domain after some step."""
+    def _are_counts(self, samples: object) -> TypeGuard[list[int]]:
+        """True if these can be the numbers of samples taken from each domain after some step."""
         unit = self._schedules[0][1].unit
         return (
             isinstance(samples, list)
@@ -142,10 +147,10 @@ class Loader:
             and sum(samples) % self._config.training.global_batch_size == 0
         )
 
-    def _follows(self, began: list[int], taken: list[int]) -> bool:
-        """Whether the phase that trains up to `taken` began at `began`."""
-        last = self._phase([max(0, sum(taken) - 1)])[0]  # a phase that is over is that of its last step
-        return sum(began) == last * self._config.training.global_batch_size and all(map(ge, taken, began))
+    def _began_phase_of(self, began: list[int], taken: list[int]) -> bool:
+        """True if the phase of the last step before `taken` began at `began`."""
+        first_step, _ = self._phase([max(0, sum(taken) - 1)])
+        return sum(began) == first_step * self._config.training.global_batch_size and all(map(ge, taken, began))
 
     def _batch(self, slots: DomainSlots) -> Batch:
         config = self._config
@@ -160,18 +165,19 @@ class Loader:
 
 
 def heldout_batches(shards: TokenShards, domain_name: str, config: Config, batch_size: int) -> Iterator[Batch]:
-    """The held-out samples of one domain, in order, at most monitor.heldout_samples of them.
+    """Yields the held-out samples of one domain in order, at most monitor.heldout_samples of them.
 
-    The last batch is filled up with padding whose loss mask is 0: models that are trained with other batches are
-    measured on the same text, and those with other tokens on the same but for what fills no sample at its end. All
-    slots of a batch hold the same domain, in equal parts.
+    The last batch is padded with samples whose loss mask is 0. So models with other batch sizes are measured on the
+    same text, and models with other tokens too, except for an end that fills no sample. All slots of a batch hold the
+    same domain, in equal parts.
 
     Raises:
         DataError: the held-out split has less than one sample.
     """
     domain = shards.domain_names.index(domain_name)
     samples = _samples_of(shards, domain_name, HELDOUT, config.model.seq_length)
-    count, num_slots = min(len(samples), config.monitor.heldout_samples), config.data.domains_per_step
+    count = min(len(samples), config.monitor.heldout_samples)
+    num_slots = config.data.domains_per_step
     slots = DomainSlots((domain,) * num_slots, equal_parts(batch_size, num_slots))
     for start in range(0, count, batch_size):
         indices = range(start, min(start + batch_size, count))

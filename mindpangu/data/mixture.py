@@ -1,11 +1,11 @@
-"""Which domain fills which slot, round after round, so that the shares follow the mixture weights.
+"""Assigns domains to slots, round after round, so that their shares follow the mixture weights.
 
-A round is what `schedule.py` makes it: a step with its domain slots, or a micro-batch with its samples for slots.
+`schedule.py` defines a round: a step with its domain slots, or a micro-batch whose samples are the slots.
 
-This is proportionate-progress scheduling: slots are processors, domains are tasks, a domain's share of the slots is its
-utilisation. The rule is PD² (Anderson & Srinivasan 2000, after Baruah et al. 1996), which is proven to keep every
+This is proportionate-progress scheduling: slots are processors, domains are tasks, and a domain's share of the slots is
+its utilisation. The rule is PD² (Anderson & Srinivasan 2000, after Baruah et al. 1996), which provably keeps every
 domain less than one slot away from its exact share after every round. Largest deficit first does not: with a dozen
-domains it strays further. All arithmetic is exact (integers), and the only state is the slots taken so far.
+domains it strays further. All arithmetic is exact (integers), and the only state is the number of slots taken so far.
 """
 
 import math
@@ -19,30 +19,31 @@ from mindpangu.errors import ConfigError
 
 
 class Mixture:
-    """The order of the domains.
+    """Chooses the domains of each round.
 
-    A domain gets its share of a round's slots, rounded down or up; so where no share is above one slot, the domains of
-    a round are distinct.
+    A domain gets its share of a round's slots, rounded down or up. So if no share is above one slot, the domains of a
+    round are distinct.
 
     Args:
         weights: relative weight of each domain, >= 0, not all 0.
-        num_slots: slots of a round.
+        num_slots: slots per round.
     """
 
     def __init__(self, weights: Sequence[Fraction | int], num_slots: int):
-        weights = [Fraction(weight) for weight in weights]
-        shares = [weight * num_slots / sum(weights) for weight in weights]  # slots in a round
+        exact = [Fraction(weight) for weight in weights]
+        total = sum(exact, Fraction(0))
+        shares = [weight * num_slots / total for weight in exact]  # slots per round
         self._num_slots = num_slots
         self._whole = [math.floor(share) for share in shares]
         self._unit = math.lcm(*(share.denominator for share in shares))
-        self._part = [int((share % 1) * self._unit) for share in shares]  # what is left of a share, in 1 / _unit slots
+        self._part = [int((share % 1) * self._unit) for share in shares]  # rest of a share, in 1 / _unit slots
         self._floating_slots = num_slots - sum(self._whole)
 
     def next_slots(self, slots_taken: Sequence[int]) -> tuple[int, ...]:
-        """The domain of each slot of the next round, ascending.
+        """Returns the domain of each slot of the next round, ascending.
 
         Args:
-            slots_taken: how many slots each domain has had since the start.
+            slots_taken: number of slots that each domain has had since the start.
         """
         time = sum(slots_taken) // self._num_slots
         chosen = [domain for domain, whole in enumerate(self._whole) for _ in range(whole)]
@@ -56,11 +57,14 @@ class Mixture:
         return tuple(sorted(chosen))
 
     def _priority(self, domain: int, taken: int, time: int) -> tuple[bool, int, bool, int, int]:
-        """PD²'s order, smallest first, for the domain's next subtask (its slot number `taken`), which may run at any
-        time from its release up to its deadline: released before unreleased; earlier deadline; then the one whose
-        window overlaps its successor's; then the later group deadline, up to which a cascade of heavy subtasks
-        (share >= 1/2) would be forced if this one ran last."""
-        unit, part = self._unit, self._part[domain]
+        """Returns the PD² priority of the domain's next subtask (its slot number `taken`); the smallest comes first.
+
+        A subtask may run at any time from its release up to its deadline. The order: released before unreleased; the
+        earlier deadline; a window that overlaps its successor's; the later group deadline, up to which a cascade of
+        heavy subtasks (share >= 1/2) would be forced if this one ran last.
+        """
+        unit = self._unit
+        part = self._part[domain]
         release = taken * unit // part
         deadline = _ceil_divide((taken + 1) * unit, part)
         overlaps = (taken + 1) * unit % part != 0
@@ -72,10 +76,12 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the training with weights of its own.
+    """A part of the training with mixture weights of its own.
 
     Attributes:
-        key: where the configuration has them. first_step: steps before it. weights: exact, one a domain.
+        key: configuration key of the weights.
+        first_step: number of steps before the phase.
+        weights: exact weight of each domain.
     """
 
     key: str
@@ -84,27 +90,29 @@ class Phase:
 
 
 def training_phases(config: Config, domains: Sequence[Domain]) -> list[Phase]:
-    """Those of data.phases, and then that of data.mixture.
+    """Returns the phases of data.phases, followed by that of data.mixture.
 
     Raises:
-        ConfigError: a weight that is missing (in data.mixture), negative or not finite, all weights 0, or one above 0
-            for a domain that training.train leaves out.
+        ConfigError: a weight that is missing (in data.mixture), negative, or not finite; only weights of 0; or a weight
+            above 0 for a domain that training.train leaves out.
     """
-    found, first_step = [], 0
-    for index, phase in enumerate(config.data.phases):
+    phases = []
+    first_step = 0
+    for index, section in enumerate(config.data.phases):
         key = f"data.phases[{index}].mixture"
-        mixture = phase.mixture and dict.fromkeys((domain.name for domain in domains), 0.0) | phase.mixture
-        found.append(Phase(key, first_step, _weights(key, mixture, domains)))
-        first_step += phase.steps
-    found.append(Phase("data.mixture", first_step, _weights("data.mixture", config.data.mixture, domains)))
+        mixture = section.mixture and dict.fromkeys((domain.name for domain in domains), 0.0) | section.mixture
+        phases.append(Phase(key, first_step, _weights(key, mixture, domains)))
+        first_step += section.steps
+    phases.append(Phase("data.mixture", first_step, _weights("data.mixture", config.data.mixture, domains)))
     trained = trained_domains(config, domains)
-    for phase in found if trained is not None else ():
-        _refuse_frozen(config, phase, domains, trained)
-    return found
+    if trained is not None:
+        for phase in phases:
+            _refuse_frozen(config, phase, domains, trained)
+    return phases
 
 
 def domains_in_use(config: Config, domains: Sequence[Domain]) -> frozenset[int]:
-    """Ids of the domains with a weight above 0 in some phase: those whose text is needed."""
+    """Returns the ids of the domains with a weight above 0 in some phase: those whose text is needed."""
     phases = training_phases(config, domains)
     return frozenset(domain for phase in phases for domain, weight in enumerate(phase.weights) if weight > 0)
 
@@ -114,7 +122,7 @@ def _refuse_frozen(config: Config, phase: Phase, domains: Sequence[Domain], trai
         if weight > 0 and index not in trained:
             raise ConfigError(
                 f"{phase.key} gives domain {domain.name!r} a weight, but training.train is {config.training.train!r}: "
-                f"its steps would change nothing. Give it the weight 0, or train it as well"
+                "its steps would change nothing. Give it the weight 0, or train it as well"
             )
 
 
@@ -134,10 +142,10 @@ def _weights(key: str, mixture: Mapping[str, float], domains: Sequence[Domain]) 
     return tuple(weights)
 
 
-def refuse_unmet(config: Config, key: str, domains: Sequence[Domain], weights: Sequence[Fraction]) -> None:
-    """Raises ConfigError for weights that data.schedule cannot follow, in a group of domains that train side by side.
+def refuse_weights(config: Config, key: str, domains: Sequence[Domain], weights: Sequence[Fraction]) -> None:
+    """Raises ConfigError for weights that data.schedule cannot follow in a group of domains.
 
-    rotating: a share above 1 / data.domains_per_step, as the domains of a step are distinct where there are enough;
+    rotating: a share above 1 / data.domains_per_step, because the domains of a step are distinct if there are enough;
     mixed: more domains in a micro-batch than data.domains_per_step.
     """
     if config.data.schedule == "mixed":
@@ -147,7 +155,8 @@ def refuse_unmet(config: Config, key: str, domains: Sequence[Domain], weights: S
 
 
 def _refuse_large_shares(config: Config, key: str, domains: Sequence[Domain], weights: Sequence[Fraction]) -> None:
-    num_slots, total = config.data.domains_per_step, sum(weights)
+    num_slots = config.data.domains_per_step
+    total = sum(weights)
     if sum(weight > 0 for weight in weights) < num_slots:
         return
     for domain, weight in zip(domains, weights, strict=True):
@@ -160,7 +169,8 @@ def _refuse_large_shares(config: Config, key: str, domains: Sequence[Domain], we
 
 
 def _refuse_too_few_slots(config: Config, weights: Sequence[Fraction]) -> None:
-    num_slots, local = config.data.domains_per_step, config.training.local_batch_size
+    num_slots = config.data.domains_per_step
+    local = config.training.local_batch_size
     positive = sum(weight > 0 for weight in weights)
     needed = min(positive, local)
     if num_slots < needed:

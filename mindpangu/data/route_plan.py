@@ -1,4 +1,4 @@
-"""RoutePlan: what a step's routing will be, computed on the host from the token ids alone, before the step runs."""
+"""Route plans: the routing of a step, computed on the host from the token ids alone, before the step runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,13 +12,15 @@ from mindpangu.routing import RoutingTable
 
 @dataclass(frozen=True)
 class ExchangePlan:
-    """What the ranks of an exchange group send each other in one micro-batch, as one of them sees it.
+    """The rows that one rank sends to and receives from the other ranks of its exchange group in one micro-batch.
 
     Attributes:
-        send_LR, receive_LR: int32 [L, R], rows to and from each rank.
+        send_LR: int32 [L, R], rows to each rank.
+        receive_LR: int32 [L, R], rows from each rank.
         arriving_LRG: int32 [L, R, G], rows from each rank for each (slot, expert of this rank).
-        capacity: rows that may arrive in any layer on any of these ranks; the smallest of a few sizes that is enough.
-        imbalance: of the experts of all ranks; see `RoutePlan.imbalance`.
+        capacity: rows of the buffer for what arrives: the smallest of a few sizes that is enough for any layer on any
+            rank of the group.
+        imbalance: `RoutePlan.imbalance` over the experts of all ranks.
     """
 
     send_LR: np.ndarray
@@ -30,18 +32,18 @@ class ExchangePlan:
 
 @dataclass(frozen=True)
 class RoutePlan:
-    """Routing of one micro-batch. With experts on several ranks: of the micro-batches that these train on together.
+    """Routing of one micro-batch or, if ranks share the experts, of the micro-batches whose tokens they exchange.
 
     Attributes:
-        domain_of_slot: the domain id in each domain slot.
-        slot_of_sample_B: int32 [B], the domain slot of each sample; a slot that is not named here is unused.
+        domain_of_slot: domain id of each domain slot.
+        slot_of_sample_B: int32 [B], domain slot of each sample; a slot that no sample names is unused.
         tables_LDV: int32 [L, D, V], the slots' routing tables as the compiled step takes them.
-        counts_LDA: int64 [L, D, A], tokens of each expert of each slot; A = the largest group. An unused slot has none.
-            With experts on several ranks: tokens of all of them for the experts of this one.
-        experts_D: int64 [D], experts that each slot's domain really has (here).
-        exchange: what is sent and received; None where this rank has all experts.
-        replicas: the plans of other ranks that have the same experts, for the same micro-batch of theirs: what these
-            activate is updated here as well.
+        counts_LDA: int64 [L, D, A], tokens of each expert of each slot; 0 in unused slots. If ranks share the experts,
+            the tokens of all these ranks for the experts of this rank.
+        experts_D: int64 [D], number of experts that this rank really has of each slot's domain.
+        exchange: the rows that are sent and received; None if this rank has all experts.
+        replicas: plans of the ranks that have the same experts as this one, for the same micro-batch of theirs. The
+            experts that they activate are updated here as well.
     """
 
     domain_of_slot: tuple[int, ...]
@@ -53,8 +55,7 @@ class RoutePlan:
     replicas: tuple["RoutePlan", ...] = ()
 
     def imbalance(self) -> float:
-        """Largest over mean number of tokens of an expert, averaged over layers and used slots; 1 for a dense
-        model."""
+        """Maximum over mean number of tokens per expert, averaged over layers and used slots; 1 for a dense model."""
         if len(self.counts_LDA) == 0:
             return 1.0
         if self.exchange is not None:
@@ -76,11 +77,12 @@ def plan_routes(
     Args:
         tokens_BS: int32 token ids.
         domain_of_slot: domain id of each slot.
-        slot_of_sample_B: int32, the slot of each sample.
+        slot_of_sample_B: int32, slot of each sample.
+        domains: all domains of the model.
         table: the routing table; None for a dense model, which gets an empty plan.
 
     Raises:
-        RoutingError: a token id that the table does not know, or slots that do not fit the samples.
+        RoutingError: a token id outside the table, or slots that do not fit the samples.
     """
     num_slots = len(domain_of_slot)
     slots = slot_of_sample_B.tolist()
@@ -97,7 +99,8 @@ def plan_routes(
     names = [domains[domain].name for domain in domain_of_slot]
     counts_LDA = np.zeros((table.num_layers, num_slots, group_size), np.int64)
     for slot in np.unique(slot_of_sample_B).tolist():
-        name, tokens = names[slot], tokens_BS[slot_of_sample_B == slot]
+        name = names[slot]
+        tokens = tokens_BS[slot_of_sample_B == slot]
         size = table.vocab_size(name)
         if tokens.min() < 0 or tokens.max() >= size:
             bad = tokens[(tokens < 0) | (tokens >= size)][0]
@@ -109,47 +112,55 @@ def plan_routes(
 
 
 def plan_exchange(plans: Sequence[RoutePlan], rank: int) -> RoutePlan:
-    """The plan of one rank of an exchange group.
+    """Combines the plans of an exchange group into the plan of one of its ranks.
 
     Args:
-        plans: of each rank's micro-batch by itself, on the same slots. rank: the one whose plan is wanted.
+        plans: plan of each rank's micro-batch on its own; all have the same slots.
+        rank: the rank in the group to plan for.
     """
-    mine, size = plans[rank], len(plans)
-    if len(mine.counts_LDA) == 0:
-        return mine
-    counts_LSDA = np.stack([plan.counts_LDA for plan in plans], 1)
-    layers, _, slots, experts = counts_LSDA.shape
-    counts_LSDRa = counts_LSDA.reshape(layers, size, slots, size, experts // size)
-    rows_LSR = counts_LSDRa.sum((2, 4))
-    arriving_LSDa = counts_LSDRa[:, :, :, rank]
-    local = experts // size
+    own = plans[rank]
+    size = len(plans)
+    if len(own.counts_LDA) == 0:
+        return own
+    counts_LRDA = np.stack([plan.counts_LDA for plan in plans], 1)  # R: the ranks that tokens come from
+    layers, _, slots, experts = counts_LRDA.shape
+    local_experts = experts // size
+    # the experts of a slot, split into the ranks that hold them and the experts of each of these
+    counts_LRDRA = counts_LRDA.reshape(layers, size, slots, size, local_experts)
+    rows_LRR = counts_LRDRA.sum((2, 4))
+    arriving_LRDA = counts_LRDRA[:, :, :, rank]
     exchange = ExchangePlan(
-        send_LR=rows_LSR[:, rank].astype(np.int32),
-        receive_LR=rows_LSR[:, :, rank].astype(np.int32),
-        arriving_LRG=arriving_LSDa.reshape(layers, size, -1).astype(np.int32),
-        capacity=capacity_for(int(rows_LSR.sum(1).max()), int(rows_LSR[:, rank].sum(1).max()), size),
-        imbalance=replace(mine, counts_LDA=counts_LSDA.sum(1)).imbalance(),
+        send_LR=rows_LRR[:, rank].astype(np.int32),
+        receive_LR=rows_LRR[:, :, rank].astype(np.int32),
+        arriving_LRG=arriving_LRDA.reshape(layers, size, -1).astype(np.int32),
+        capacity=capacity_for(int(rows_LRR.sum(1).max()), int(rows_LRR[:, rank].sum(1).max()), size),
+        imbalance=replace(own, counts_LDA=counts_LRDA.sum(1)).imbalance(),
     )
-    experts_D = (mine.experts_D - rank * local).clip(0, local)
-    return replace(mine, counts_LDA=arriving_LSDa.sum(1), experts_D=experts_D, exchange=exchange)
+    experts_D = (own.experts_D - rank * local_experts).clip(0, local_experts)
+    return replace(own, counts_LDA=arriving_LRDA.sum(1), experts_D=experts_D, exchange=exchange)
 
 
 def capacity_for(arriving: int, tokens: int, size: int) -> int:
-    """Rows of the buffer for what arrives: one of at most four sizes, as each is compiled once.
+    """Returns the smallest capacity that holds the arriving rows.
 
     Args:
-        arriving: what it has to hold. tokens: rows that each rank sends. size: ranks of the group.
+        arriving: rows that arrive.
+        tokens: rows that each rank sends.
+        size: ranks of the group.
     """
     return next(each for each in capacities(tokens, size) if each >= arriving)
 
 
 def capacities(tokens: int, size: int) -> list[int]:
-    """The sizes, ascending: 1.25, 2 and 4 times what a rank sends, and everything that all ranks send."""
+    """Lists the possible capacities, ascending: 1.25, 2, and 4 times what a rank sends, and all that all ranks send.
+
+    There are at most four because the step is compiled once for each.
+    """
     return sorted({min(-(-tokens * quarters // 4), tokens * size) for quarters in (5, 8, 16)} | {tokens * size})
 
 
 def own_exchange(layers: int, slots: int, local_experts: int, tokens: int, rank: int, size: int) -> ExchangePlan:
-    """That of a micro-batch whose tokens all go to the first expert of their own rank, for any capacity."""
+    """Plans an exchange in which every rank's tokens go to its own first expert; such a plan fits every capacity."""
     rows_LR = np.zeros((layers, size), np.int32)
     rows_LR[:, rank] = tokens
     arriving_LRG = np.zeros((layers, size, slots * local_experts), np.int32)

@@ -1,9 +1,9 @@
-"""data.schedule: which domains the samples of a step belong to, and through which domain slots they enter it.
+"""data.schedule: chooses the domains of the samples of a step, and their domain slots.
 
-Both schedules follow a phase's weights by PD² (`mixture.py`), in each of data.domain_groups by itself, and are pure
+Both schedules follow a phase's weights by PD² (`mixture.py`), separately in each of data.domain_groups, and are pure
 functions of the samples taken since the phase began:
 
-    rotating    the unit is a slot of a step: the step's domains are chosen once, for all its micro-batches and replicas
+    rotating    the unit is a slot of a step: its domains are chosen once, for all micro-batches of all ranks
     mixed       the unit is a sample of a micro-batch: as many domains as the weights ask for, in slots of any size
 """
 
@@ -24,49 +24,50 @@ from mindpangu.domains import Domain
 
 @dataclass(frozen=True)
 class DomainSlots:
-    """The domains of one micro-batch; the fields are those of `Batch`."""
+    """The domains of one micro-batch; the fields have the meaning of those of `Batch`."""
 
     domain_of_slot: tuple[int, ...]
     slot_of_sample_B: npt.NDArray[np.int32]
 
     def domains_B(self) -> npt.NDArray[np.int64]:
-        """The domain of each sample."""
+        """Returns the domain id of each sample."""
         return np.array(self.domain_of_slot)[self.slot_of_sample_B]
 
 
 class Schedule(Protocol):
-    """What the loader asks.
+    """Interface of the schedules.
 
     Attributes:
-        unit: samples that a domain takes at once in a step; a loader state counts multiples of it.
+        unit: number of samples that a domain contributes at a time; a loader state counts multiples of it.
     """
 
     unit: int
 
     def step(self, samples_taken: Sequence[int]) -> list[DomainSlots]:
-        """The micro-batches of the step that begins when each domain has given so many samples of the phase."""
+        """Returns the micro-batches of the step that begins after each domain contributed `samples_taken` samples."""
 
 
 def build_schedules(config: Config, domains: Sequence[Domain]) -> list[tuple[int, Schedule]]:
-    """(first step, data.schedule) of each phase. Raises ConfigError for a mixture that it cannot follow."""
+    """Builds (first step, schedule) of each phase. Raises ConfigError for a mixture that it cannot follow."""
     groups = domain_groups(config, domains)
     return [(phase.first_step, _build(config, groups, phase.weights)) for phase in training_phases(config, domains)]
 
 
 def _build(config: Config, groups: Groups, weights: Sequence[Fraction]) -> Schedule:
-    local, slots = config.training.local_batch_size, config.data.domains_per_step
+    local = config.training.local_batch_size
+    slots = config.data.domains_per_step
     micro_batches = config.training.global_batch_size // local // len(groups)
     kind = Mixed if config.data.schedule == "mixed" else Rotating
-    return SideBySide(
-        groups, [kind([weights[domain] for domain in group], local, slots, micro_batches) for group in groups]
-    )
+    weights_of_groups = [[weights[domain] for domain in group] for group in groups]
+    return SideBySide(groups, [kind(each, local, slots, micro_batches) for each in weights_of_groups])
 
 
 class SideBySide:
-    """Every group of domains has a schedule of its own; its micro-batches stand together in the step."""
+    """Runs one schedule per group of domains; the micro-batches of a group are adjacent in the step."""
 
     def __init__(self, groups: Groups, schedules: Sequence[Schedule]):
-        self._groups, self._schedules = groups, schedules
+        self._groups = groups
+        self._schedules = schedules
         self.unit = schedules[0].unit
 
     def step(self, samples_taken: Sequence[int]) -> list[DomainSlots]:
@@ -78,9 +79,9 @@ class SideBySide:
 
 
 class Rotating:
-    """Every step has one choice of domains, in equal parts of each of its micro-batches."""
+    """Chooses the domains once per step; they fill equal parts of each micro-batch."""
 
-    def __init__(self, weights: Sequence, local_batch_size: int, num_slots: int, micro_batches: int):
+    def __init__(self, weights: Sequence[Fraction], local_batch_size: int, num_slots: int, micro_batches: int):
         self._mixture = Mixture(weights, num_slots)
         self._slot_of_sample_B = equal_parts(local_batch_size, num_slots)
         self._micro_batches = micro_batches
@@ -92,18 +93,22 @@ class Rotating:
 
 
 class Mixed:
-    """Every sample's domain follows the weights; a micro-batch is ordered by domain, and its domains take the slots in
-    ascending order. A slot that is left repeats the last domain: its experts are needed anyway, so an unused slot
-    brings no bytes to the step."""
+    """Chooses the domain of every sample by the weights.
+
+    A micro-batch is ordered by domain, and its domains take the slots in ascending order. An unused slot repeats the
+    last domain, whose experts are needed anyway, so the slot brings no bytes to the step.
+    """
 
     unit = 1
 
-    def __init__(self, weights: Sequence, local_batch_size: int, num_slots: int, micro_batches: int):
+    def __init__(self, weights: Sequence[Fraction], local_batch_size: int, num_slots: int, micro_batches: int):
         self._mixture = Mixture(weights, local_batch_size)
-        self._num_slots, self._micro_batches = num_slots, micro_batches
+        self._num_slots = num_slots
+        self._micro_batches = micro_batches
 
     def step(self, samples_taken: Sequence[int]) -> list[DomainSlots]:
-        taken, result = np.array(samples_taken), []
+        taken = np.array(samples_taken)
+        result = []
         for _ in range(self._micro_batches):
             domains_B = self._mixture.next_slots(taken.tolist())
             used, slot_of_sample_B = np.unique(domains_B, return_inverse=True)

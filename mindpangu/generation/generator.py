@@ -99,7 +99,7 @@ class Generator:
         """From a checkpoint alone.
 
         Args:
-            context: see `ModelParts.read`.
+            context: see `ModelParts.from_checkpoint`.
             expert_memory: bytes for experts; None takes what the experts that are used need.
 
         Raises:
@@ -108,7 +108,7 @@ class Generator:
         """
         if batch_size < 1:
             raise GenerationError(f"batch_size is {batch_size}; allowed: >= 1")
-        parts = ModelParts.read(reader, context)
+        parts = ModelParts.from_checkpoint(reader, context)
         decoder = Decoder(parts.config, parts.vocabularies)
         read_dense(reader, decoder.parameters, decoder.parts)
         cache = open_cache(parts, ExpertReader(reader, parts), batch_size, expert_memory)

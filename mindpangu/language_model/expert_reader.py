@@ -1,4 +1,4 @@
-"""Experts from a checkpoint one by one, weights only, as generation asks for them."""
+"""Reads single experts from a checkpoint, weights only, as generation needs them."""
 
 import numpy as np
 
@@ -8,26 +8,27 @@ from mindpangu.language_model.parts import ModelParts, require_header
 
 
 class ExpertReader:
-    """Reads experts of a model, whichever ranks have written them. A file is hashed when it is first read."""
+    """Reads experts of a model, whichever ranks wrote them. A file is hashed when it is first read."""
 
     def __init__(self, reader: CheckpointReader, parts: ModelParts):
-        self._reader, self._parts = reader, parts
-        self._number_of = parts_of_experts(reader.files)
+        self._reader = reader
+        self._parts = parts
+        self._num_files_of = parts_of_experts(reader.files)
         self._verified: set[tuple[int, str, int]] = set()
 
     def __call__(self, layer: int, domain: int, index: int) -> dict[str, np.ndarray]:
-        """Its weights, whole, float32.
+        """Reads the whole weights of an expert, as float32.
 
         Raises:
-            CheckpointError: a file that is missing, altered, another expert's, or of other shapes.
+            CheckpointError: the file is missing, altered, another expert's, or of other shapes.
         """
         expert = layer, self._parts.domains[domain].name, index
-        number = self._number_of.get(expert, 1)
+        num_files = self._num_files_of.get(expert, 1)
         tensors = ExpertTensors(
-            self._reader, *expert, number, self._parts.expert_shapes, verify=expert not in self._verified
+            self._reader, *expert, num_files, self._parts.expert_shapes, verify=expert not in self._verified
         )
         for part, header in enumerate(tensors.headers):
-            expected = self._parts.expert_header(layer, domain, index, (part, number))
+            expected = self._parts.expert_header(layer, domain, index, (part, num_files))
             require_header(self._reader.folder / expected.name, header, expected)
         self._verified.add(expert)
         return {name: tensors.read(name) for name in self._parts.expert_shapes}

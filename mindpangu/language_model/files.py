@@ -1,4 +1,4 @@
-"""A LanguageModel into a checkpoint and back. Which file holds what is listed in `checkpoint/__init__.py`."""
+"""Writes a LanguageModel into a checkpoint and reads it back. `checkpoint/__init__.py` lists the files."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +29,10 @@ from mindpangu.parallel.expert_share import ExpertShare
 from mindpangu.parallel.sharding import Part
 
 _WRITERS = 2
-_GROUPS = {"": "weights", "adam_m.": "moment1", "adam_v.": "moment2"}
+_STORE_ATTRIBUTE = {"": "weights", "adam_m.": "moment1", "adam_v.": "moment2"}  # by prefix of a tensor's name in a file
+
+ExpertKey = tuple[int, int, int]
+"""(RRE layer, domain id, index among the experts of the domain that this rank has)."""
 
 
 @dataclass(frozen=True)
@@ -37,34 +40,37 @@ class DenseTensors:
     """Dense parameters and their Adam moments on a rank.
 
     Attributes:
-        arrays: name in the file → values of this rank's part. parts: name → which part of the tensor that is.
+        arrays: name in the file → values of this rank's part.
+        parts: name → which part of the tensor that is.
     """
 
     arrays: Mapping[str, np.ndarray]
     parts: Mapping[str, Part]
 
     def encode(self) -> bytes:
-        """As a file. Of tensors that are not whole its header says which part they are."""
+        """Encodes a file whose header says which part of the tensor an array is, unless it is whole."""
         header = dense_header({name: self.parts[name] for name in self.arrays})
         return encode_tensors(dict(self.arrays), metadata=header)
 
 
 @dataclass(frozen=True)
 class SavedExperts:
-    """The experts of a run's latest checkpoint. Those whose step count is still the same need not be written again.
+    """Experts of a run's latest checkpoint. Those with an unchanged step count need not be written again.
 
     Attributes:
-        reader: the checkpoint. step_counts: int64 [L, D, A], the store's when it was saved or resumed from.
+        reader: the checkpoint.
+        step_counts: int64 [L, M, A], the store's step counts when it was saved or resumed from.
     """
 
     reader: CheckpointReader
     step_counts: np.ndarray
 
-    def link(self, writer: CheckpointWriter, name: str, where: tuple[int, int, int], step_count: int) -> bool:
-        """Takes over an unchanged expert's file; False if it changed or cannot be linked."""
-        entry = self.reader.files.get(name)  # none if ranks shared the experts otherwise
-        same = entry is not None and self.step_counts[where] == step_count
-        return bool(same and writer.link(name, self.reader.folder, entry))
+    def link(self, writer: CheckpointWriter, name: str, expert: ExpertKey, step_count: int) -> bool:
+        """Links an unchanged expert's file into a new checkpoint; False if it changed or cannot be linked."""
+        entry = self.reader.files.get(name)  # none if another number of ranks shared the experts
+        if entry is None or self.step_counts[expert] != step_count:
+            return False
+        return writer.link(name, self.reader.folder, entry)
 
 
 def write_model(
@@ -74,25 +80,26 @@ def write_model(
     experts: StoreSnapshot,
     previous: SavedExperts | None,
 ) -> None:
-    """Writes a rank's share of a model: configuration, tokenizers and tables (the first rank), dense tensors, experts
-    with their Adam state. What several ranks have alike, one of them writes.
+    """Writes a rank's share of a model: dense tensors and experts with their Adam state.
 
-    Of `model` only what never changes is read, so training may go on meanwhile.
+    The first rank also writes configuration, tokenizers, and tables. If several ranks have the same tensors, one of
+    them writes. Only constant attributes of `model` are read, so training may continue meanwhile.
 
     Args:
-        dense: what this rank is to write.
-        experts: read to its end.
+        dense: the tensors that this rank writes.
+        experts: the experts' state; every expert of it is read or released.
         previous: the checkpoint whose unchanged expert files are linked; None writes all of them.
     """
     changed = []
-    for where in model.store.experts():
-        name = _expert_file(model, where)
-        if model.processes.coordinates.replica or (
-            previous is not None and previous.link(writer, name, where, experts.step_counts[where])
+    for expert in model.store.experts():
+        written_by_other_rank = model.processes.coordinates.replica > 0
+        if written_by_other_rank or (
+            previous is not None
+            and previous.link(writer, _expert_file(model, expert), expert, experts.step_counts[expert])
         ):
-            experts.release(where)
+            experts.release(expert)
         else:
-            changed.append(where)
+            changed.append(expert)
     expert_bytes = 3 * 4 * sum(int(np.prod(shape)) for shape in model.store.shapes.values())
     writer.require_space(sum(array.nbytes for array in dense.arrays.values()) + expert_bytes * len(changed))
     if writer.rank == 0:
@@ -105,27 +112,30 @@ def write_model(
     if dense.arrays:
         writer.write(f"dense_{writer.rank:05d}_of_{writer.ranks:05d}.safetensors", dense.encode())
     with ThreadPoolExecutor(_WRITERS) as pool:
-        for _ in pool.map(lambda where: _write_expert(writer, model, experts, where), changed):
+        for _ in pool.map(lambda expert: _write_expert(writer, model, experts, expert), changed):
             pass
 
 
 def load_model(reader: CheckpointReader, context: ContextConfig | None = None) -> LanguageModel:
-    """A model from its checkpoint alone, weights included, Adam state not. `context`: see `ModelParts.read`."""
-    parts = ModelParts.read(reader, context)
-    model = LanguageModel(parts.config, parts.tokenizers, parts.table)
+    """Reads a model with its weights, but without Adam state, from a checkpoint.
+
+    Args:
+        context: see `ModelParts.from_checkpoint`.
+    """
+    model = LanguageModel(ModelParts.from_checkpoint(reader, context))
     read_dense(reader, model.decoder.parameters, model.decoder.parts)
     read_experts(reader, model, with_adam=False)
     return model
 
 
 def read_dense(reader: CheckpointReader, parameters: Mapping[str, Parameter], parts: Mapping[str, Part]) -> None:
-    """Sets parameters from the dense files of a checkpoint, whichever ranks have written them.
+    """Sets parameters from the dense files of a checkpoint, whichever ranks wrote them.
 
     Args:
         parts: name → which part of the tensor the parameter is.
 
     Raises:
-        CheckpointError: a parameter that the files lack, or that has another shape.
+        CheckpointError: a parameter is missing from the files or has another shape there.
     """
     values = {name: np.zeros(parameter.shape, np.float32) for name, parameter in parameters.items()}
     missing = {name: value.size for name, value in values.items()}
@@ -149,31 +159,34 @@ def read_dense(reader: CheckpointReader, parameters: Mapping[str, Parameter], pa
 
 
 def read_experts(reader: CheckpointReader, model: LanguageModel, with_adam: bool) -> None:
-    """Fills the model's expert store, whichever ranks have written the experts.
+    """Fills the model's expert store, whichever ranks wrote the experts.
 
     Raises:
-        CheckpointError: an expert file that is missing, is another expert's, has other shapes, or was trained with
+        CheckpointError: an expert file is missing, belongs to another expert, has other shapes, or was trained with
             another routing table or tokenizer than the model's.
     """
-    store, number_of, where_of = model.store, parts_of_experts(reader.files), {}
-    for where in store.experts():
-        layer, domain, index = where
-        expert = layer, model.domains[domain].name, store.first + index
-        number = number_of.get(expert, 1)
-        where_of |= {expert_file_name(*expert, (part, number)): (where, (part, number)) for part in range(number)}
+    store = model.store
+    num_files_of = parts_of_experts(reader.files)
+    content_of: dict[str, tuple[ExpertKey, tuple[int, int]]] = {}
+    for layer, domain, index in store.experts():
+        saved_as = layer, model.domains[domain].name, store.first + index
+        num_files = num_files_of.get(saved_as, 1)
+        for part in range(num_files):
+            content_of[expert_file_name(*saved_as, (part, num_files))] = (layer, domain, index), (part, num_files)
 
     def use(name: str, data: bytes) -> None:
-        path, (where, part) = reader.folder / name, where_of[name]
+        path = reader.folder / name
+        expert, part = content_of[name]
+        layer, domain, index = expert
         header, tensors = ExpertFile.decode(path, data)
-        expected = _expert_header(model, where, header.step_count, part)
-        require_header(path, header, expected)
-        for prefix in _GROUPS if with_adam else [""]:
-            slab = getattr(store, _GROUPS[prefix])[where[0]][where[1]]
-            _copy_tensors(path, tensors, prefix, store, slab, where[2], part)
+        require_header(path, header, _expert_header(model, expert, header.step_count, part))
+        for prefix in _STORE_ATTRIBUTE if with_adam else [""]:
+            slab = getattr(store, _STORE_ATTRIBUTE[prefix])[layer][domain]
+            _copy_tensors(path, tensors, prefix, store, slab, index, part)
         if with_adam:
-            store.step_counts[where] = header.step_count
+            store.step_counts[expert] = header.step_count
 
-    reader.read_all(where_of, use)
+    reader.read_all(content_of, use)
 
 
 def _copy_tensors(
@@ -185,36 +198,34 @@ def _copy_tensors(
     index: int,
     part: tuple[int, int],
 ) -> None:
-    """What a file has of this rank's part of an expert."""
+    """Copies the tensors of a file into this rank's part of an expert, as far as they overlap."""
     for name in store.tensors:
-        mine, tensor = store.parts[name], tensors.get(prefix + name)
-        theirs = ExpertShare(tensor=part[0], tensors=part[1]).part(name, mine.shape)
-        if tensor is None or tensor.shape != theirs.part_shape:
+        own_part = store.parts[name]
+        tensor = tensors.get(prefix + name)
+        file_part = ExpertShare(tensor=part[0], tensors=part[1]).part(name, own_part.shape)
+        if tensor is None or tensor.shape != file_part.part_shape:
             found = "missing" if tensor is None else f"of shape {list(tensor.shape)}"
-            raise CheckpointError(f"{path}: {prefix + name} is {found}; needed: {list(theirs.part_shape)}")
-        mine.copy(slab[name][index], theirs, tensor)
+            raise CheckpointError(f"{path}: {prefix + name} is {found}; needed: {list(file_part.part_shape)}")
+        own_part.copy(slab[name][index], file_part, tensor)
 
 
-def _write_expert(
-    writer: CheckpointWriter, model: LanguageModel, experts: StoreSnapshot, where: tuple[int, int, int]
-) -> None:
-    header = _expert_header(model, where, int(experts.step_counts[where]), _own_part(model))
-    with experts.read(where) as tensors:
+def _write_expert(writer: CheckpointWriter, model: LanguageModel, experts: StoreSnapshot, expert: ExpertKey) -> None:
+    header = _expert_header(model, expert, int(experts.step_counts[expert]), _own_part(model))
+    with experts.read(expert) as tensors:
         data = header.encode(tensors)
     writer.write(header.name, data)
 
 
 def _own_part(model: LanguageModel) -> tuple[int, int]:
+    """(index, number) of this rank's file among those that hold an expert together."""
     return model.store.share.tensor, model.store.share.tensors
 
 
-def _expert_file(model: LanguageModel, where: tuple[int, int, int], part: tuple[int, int] | None = None) -> str:
-    layer, domain, index = where
-    return expert_file_name(layer, model.domains[domain].name, model.store.first + index, part or _own_part(model))
+def _expert_file(model: LanguageModel, expert: ExpertKey) -> str:
+    layer, domain, index = expert
+    return expert_file_name(layer, model.domains[domain].name, model.store.first + index, _own_part(model))
 
 
-def _expert_header(
-    model: LanguageModel, where: tuple[int, int, int], step_count: int, part: tuple[int, int]
-) -> ExpertFile:
-    layer, domain, index = where
+def _expert_header(model: LanguageModel, expert: ExpertKey, step_count: int, part: tuple[int, int]) -> ExpertFile:
+    layer, domain, index = expert
     return model.parts.expert_header(layer, domain, model.store.first + index, part, step_count)

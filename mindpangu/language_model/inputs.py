@@ -1,4 +1,4 @@
-"""From host arrays to the tensors that the compiled functions take, without copies where memory allows."""
+"""Turns host arrays into the tensors of the compiled functions, without a copy where possible."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,23 +12,24 @@ from mindpangu.model.vocabularies import Vocabularies
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """Zero-copy for a contiguous array (a strided one is copied once, here, and visibly)."""
+    """Wraps an array in a tensor: without a copy if it is contiguous, else after one visible copy here."""
     return Tensor.from_numpy(np.ascontiguousarray(array))
 
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """What a forward pass takes beside the experts, whoever asks for it: training, held-out loss, generation.
+    """Inputs of a forward pass, without the experts, for training, held-out loss, and generation.
 
     Attributes:
-        vocabulary: vocabulary of the whole batch, or -1 (`Vocabularies.common`).
+        vocabulary: index of the whole batch's vocabulary, or -1 if samples differ (`Vocabularies.common`).
         rows_BS: int32 [B, S], rows of the embedding table.
-        tokens_BS: int32 [B, S], token ids, local to the vocabulary.
+        tokens_BS: int32 [B, S], token ids in their vocabulary.
         positions_BS: int32 [B, S].
-        vocabulary_of_sample_B, domain_slots_B: int32 [B]; vocabulary and domain slot of each sample.
+        vocabulary_of_sample_B: int32 [B].
+        domain_slots_B: int32 [B], domain slot of each sample.
         tables_LDV: int32 [L, D, V].
-        capacity: of `ExchangePlan`; 0 where nothing is exchanged. exchange: its send_LR, receive_LR and arriving_LRG,
-            or nothing.
+        capacity: the capacity of the `ExchangePlan`; 0 if nothing is exchanged.
+        exchange: its send_LR, receive_LR, and arriving_LRG; empty if nothing is exchanged.
     """
 
     vocabulary: int
@@ -46,7 +47,9 @@ class ModelInputs:
         tokens_BS: np.ndarray, positions_BS: np.ndarray, plan: RoutePlan, vocabularies: Vocabularies
     ) -> "ModelInputs":
         vocabulary_of_sample_B = vocabularies.of_samples(plan.domain_of_slot, plan.slot_of_sample_B)
-        capacity, exchange, planned = 0, (), plan.exchange
+        capacity = 0
+        exchange: tuple[Tensor, ...] = ()
+        planned = plan.exchange
         if planned is not None:
             capacity = planned.capacity
             exchange = tuple(map(as_tensor, (planned.send_LR, planned.receive_LR, planned.arriving_LRG)))
@@ -64,12 +67,12 @@ class ModelInputs:
 
 
 def refuse_invalid_ids(invalid: Tensor) -> None:
-    """Raises RoutingError where a compiled function met ids outside its routing tables.
+    """Raises RoutingError if a compiled function met ids outside its routing tables.
 
-    Plans check ids on the host, so this means that tokens or tables changed between the plan and the device.
+    Plans check ids on the host, so such an id means that tokens or tables changed between the plan and the device.
 
     Args:
-        invalid: int32 [1], what `rre_dispatch` counted.
+        invalid: int32 [1], the count of `rre_dispatch`.
     """
     count = int(invalid.asnumpy()[0])
     if count:
@@ -82,6 +85,6 @@ def refuse_invalid_ids(invalid: Tensor) -> None:
 def group_by_domain(
     values_B: np.ndarray, domain_of_slot: Sequence[int], slot_of_sample_B: np.ndarray
 ) -> dict[int, np.ndarray]:
-    """domain id → the values of its samples, for the domains that have any."""
+    """Groups values of samples by domain id, for the domains that have samples."""
     domains_B = np.array(domain_of_slot)[slot_of_sample_B]
     return {domain: values_B[domains_B == domain] for domain in np.unique(domains_B).tolist()}

@@ -1,16 +1,15 @@
-"""LanguageModel: the parts of a model, and its forward passes without gradients."""
+"""LanguageModel: the parts of a model with their weights, and its forward passes without gradients."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from mindpangu.config import Config
 from mindpangu.data import Batch, TokenShards, equal_parts
 from mindpangu.data.domain_groups import domain_groups
 from mindpangu.data.route_plan import RoutePlan, plan_routes
-from mindpangu.data.step_plan import StepPlan, plan_step
+from mindpangu.data.step_planner import StepPlanner
 from mindpangu.domains import Domain
 from mindpangu.experts import ExpertStore
 from mindpangu.language_model.inputs import ModelInputs, as_tensor, refuse_invalid_ids
@@ -19,7 +18,6 @@ from mindpangu.model.decoder import Decoder
 from mindpangu.model.precision import expert_dtype
 from mindpangu.parallel.expert_share import ExpertShare
 from mindpangu.parallel.processes import Processes
-from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
 
 
@@ -27,39 +25,33 @@ class LanguageModel:
     """Everything that decides what a token becomes.
 
     Attributes:
-        parts: the model without its weights; config, domains, vocabularies, tokenizers and table are its.
-        num_slots: domain slots of a compiled step.
+        parts: the model without its weights; config, domains, vocabularies, tokenizers, and table are taken from it.
+        planner: plans this rank's steps.
+        num_slots: number of domain slots of a compiled step.
+        decoder: the network with its dense parameters.
+        store: the experts.
 
     Args:
-        config: the resolved configuration.
-        tokenizers: vocabulary → tokenizer.
-        table: the routing table; None for a dense model.
-        processes: the ranks that share the model; None for this one alone, which then has all of it. Forward passes
-            without gradients need the whole model.
-
-    Raises:
-        TokenizerError: a tokenizer that does not fit its vocabulary.
-        ConfigError: a table that does not fit the configuration.
+        parts: the model without its weights.
+        processes: the ranks that share the model; None if this rank alone has all of it. Forward passes without
+            gradients need the whole model.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        tokenizers: Mapping[str, Tokenizer],
-        table: RoutingTable | None,
-        processes: Processes | None = None,
-    ):
-        self.parts, self.processes = ModelParts(config, tokenizers, table), processes or Processes.alone()
-        self.config, self.table, self.tokenizers = config, table, self.parts.tokenizers
-        self.domains, self.vocabularies = self.parts.domains, self.parts.vocabularies
-        mesh, coordinates = self.processes.mesh, self.processes.coordinates
-        # ranks that exchange tokens may be of several groups of domains, which then all have slots
-        together = config.data.domain_groups // mesh.sub_groups if mesh.members > 1 else 1
-        self.num_slots = config.data.domains_per_step * together
-        self.decoder = Decoder(config, self.vocabularies, self.processes.tensor, self.processes.exchange)
-        self.store = ExpertStore(
-            config, self.domains, ExpertShare.from_mesh(mesh, coordinates, domain_groups(config, self.domains))
-        )
+    def __init__(self, parts: ModelParts, processes: Processes | None = None):
+        self.parts = parts
+        self.config = parts.config
+        self.domains = parts.domains
+        self.vocabularies = parts.vocabularies
+        self.tokenizers = parts.tokenizers
+        self.table = parts.table
+        self.processes = processes or Processes.alone()
+        mesh = self.processes.mesh
+        coordinates = self.processes.coordinates
+        self.planner = StepPlanner.from_config(self.config, self.domains, self.table, mesh, coordinates)
+        self.num_slots = self.planner.num_slots
+        self.decoder = Decoder(self.config, self.vocabularies, self.processes.tensor, self.processes.exchange)
+        share = ExpertShare.from_mesh(mesh, coordinates, domain_groups(self.config, self.domains))
+        self.store = ExpertStore(self.config, self.domains, share)
         self._compile_forward()
 
     def tokenizer_of(self, domain: Domain) -> Tokenizer:
@@ -69,46 +61,50 @@ class LanguageModel:
         """See `ModelParts.require_data`."""
         self.parts.require_data(shards)
 
-    def plan(self, tokens_BS: np.ndarray, domain_of_slot: Sequence[int], slot_of_sample_B: np.ndarray) -> RoutePlan:
-        return plan_routes(tokens_BS, domain_of_slot, slot_of_sample_B, self.domains, self.table)
-
-    def plan_step(self, micro_batches: Sequence[Batch]) -> StepPlan:
-        """This rank's part of a step, from the micro-batches of all ranks."""
-
-        def plan(batch: Batch) -> RoutePlan:
-            return self.plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B)
-
-        return plan_step(micro_batches, self.processes.mesh, self.processes.coordinates, self.num_slots, plan)
-
     def inputs(self, tokens_BS: np.ndarray, positions_BS: np.ndarray, plan: RoutePlan) -> ModelInputs:
+        """Turns host arrays and their plan into the tensors of the compiled functions."""
         return ModelInputs.build(tokens_BS, positions_BS, plan, self.vocabularies)
 
     def token_losses(self, batch: Batch, domain_of_slot: Sequence[int] | None = None) -> np.ndarray:
-        """float32 [B, S]: −log p of every target, masked or not.
+        """Computes −log p of every target, masked or not: float32 [B, S].
 
         Args:
-            domain_of_slot: routes the batch as if it were of these domains; None takes the batch's own.
+            domain_of_slot: routes the batch as if its slots held these domains; None keeps the batch's own.
         """
-        plan = self.plan(batch.tokens_BS, domain_of_slot or batch.domain_of_slot, batch.slot_of_sample_B)
+        plan = self.planner.plan(batch, domain_of_slot)
         inputs = self.inputs(batch.tokens_BS, batch.positions_BS, plan)
         losses_BS, invalid = self._token_losses(
-            inputs.vocabulary, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
-            inputs.vocabulary_of_sample_B, inputs.domain_slots_B, inputs.tables_LDV, *self._slabs(plan),
-        )  # fmt: skip
+            inputs.vocabulary,
+            inputs.rows_BS,
+            inputs.tokens_BS,
+            inputs.positions_BS,
+            as_tensor(batch.targets_BS),
+            inputs.vocabulary_of_sample_B,
+            inputs.domain_slots_B,
+            inputs.tables_LDV,
+            *self._slabs(plan),
+        )
         refuse_invalid_ids(invalid)
         return losses_BS.asnumpy()
 
     def next_token_logits(self, tokens_BS: np.ndarray, domain: int, last: int) -> np.ndarray:
-        """float32 [B, V]: scores of the token after position `last`; what stands behind it does not count."""
+        """Computes the logits of the token after position `last`: float32 [B, V]. Later tokens have no effect."""
         batch, length = tokens_BS.shape
         positions_BS = np.tile(np.arange(length, dtype=np.int32), (batch, 1))
-        plan = self.plan(tokens_BS, (domain,), equal_parts(batch, 1))
+        plan = plan_routes(tokens_BS, (domain,), equal_parts(batch, 1), self.domains, self.table)
         inputs = self.inputs(tokens_BS, positions_BS, plan)
         last_B = np.arange(batch, dtype=np.int32) * length + np.int32(last)
         logits_BV, invalid = self._next_token_logits(
-            inputs.vocabulary, as_tensor(last_B), inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS,
-            inputs.vocabulary_of_sample_B, inputs.domain_slots_B, inputs.tables_LDV, *self._slabs(plan),
-        )  # fmt: skip
+            inputs.vocabulary,
+            as_tensor(last_B),
+            inputs.rows_BS,
+            inputs.tokens_BS,
+            inputs.positions_BS,
+            inputs.vocabulary_of_sample_B,
+            inputs.domain_slots_B,
+            inputs.tables_LDV,
+            *self._slabs(plan),
+        )
         refuse_invalid_ids(invalid)
         return logits_BV.asnumpy()
 
@@ -117,7 +113,8 @@ class LanguageModel:
         return [as_tensor(slab.astype(dtype, copy=False)) for slab in self.store.lookup(plan.domain_of_slot)]
 
     def _compile_forward(self) -> None:
-        lower, upper = self.decoder.lower, self.decoder.upper
+        lower = self.decoder.lower
+        upper = self.decoder.upper
 
         @ms.jit
         def token_losses(
@@ -143,4 +140,5 @@ class LanguageModel:
             x_TH, invalid = upper(h_TH, positions_BS, (tokens_BS, domain_slots_B, tables, 0, ()), slabs)
             return upper.logits(ops.gather(x_TH, last_B, 0), vocabulary, vocabulary_of_sample_B), invalid
 
-        self._token_losses, self._next_token_logits = token_losses, next_token_logits
+        self._token_losses = token_losses
+        self._next_token_logits = next_token_logits

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mindpangu.checkpoint import CheckpointReader, ExpertFile, read_table, read_tokenizers
 from mindpangu.config import Config
+from mindpangu.config.run_folder import RunFolder
 from mindpangu.config.schema import ContextConfig
 from mindpangu.data import TokenShards
 from mindpangu.domains import Domain, build_domains
@@ -21,10 +22,11 @@ class ModelParts:
     """A model without its weights.
 
     Attributes:
-        config, domains, vocabularies, tokenizers, table: as named; table is None for a dense model.
-
-    Args:
+        config: the resolved configuration.
+        domains: its domains.
+        vocabularies: the row ranges of the embedding.
         tokenizers: vocabulary → tokenizer.
+        table: the routing table; None for a dense model.
 
     Raises:
         TokenizerError: a tokenizer that does not fit its vocabulary.
@@ -32,7 +34,9 @@ class ModelParts:
     """
 
     def __init__(self, config: Config, tokenizers: Mapping[str, Tokenizer], table: RoutingTable | None):
-        self.config, self.table, self.tokenizers = config, table, dict(tokenizers)
+        self.config = config
+        self.table = table
+        self.tokenizers = dict(tokenizers)
         self.domains: tuple[Domain, ...] = build_domains(config)
         self.vocabularies = Vocabularies.build(config, self.domains)
         self._check_tokenizers()
@@ -40,14 +44,24 @@ class ModelParts:
             self._check_table()
 
     @classmethod
-    def read(cls, reader: CheckpointReader, context: ContextConfig | None = None) -> "ModelParts":
-        """From a checkpoint.
+    def from_run(cls, config: Config) -> "ModelParts":
+        """Reads the tokenizers and the routing table of a configuration's run folder."""
+        folder = RunFolder.from_config(config)
+        tokenizers = {path.stem: Tokenizer.load(path) for path in sorted(folder.tokenizer.glob("*.model"))}
+        table = None
+        if config.model.rre_layers:
+            table = RoutingTable.load(folder.routing, [domain.name for domain in build_domains(config)])
+        return cls(config, tokenizers, table)
+
+    @classmethod
+    def from_checkpoint(cls, reader: CheckpointReader, context: ContextConfig | None = None) -> "ModelParts":
+        """Reads the parts of a checkpoint.
 
         Args:
-            context: what computes, and in which number format; None for what the checkpoint was trained with.
+            context: device and number format to compute with; None for those of the training.
 
         Raises:
-            CheckpointError: files that are not as its manifest says.
+            CheckpointError: a file that is not as the manifest says.
         """
         config = reader.config()
         config = replace(config, context=context or config.context)
@@ -57,7 +71,7 @@ class ModelParts:
         return self.tokenizers[domain.vocabulary]
 
     def require_data(self, shards: TokenShards) -> None:
-        """Raises DataError unless the shards hold this model's domains, in its own tokens."""
+        """Raises DataError unless the shards hold this model's domains, encoded with its tokenizers."""
         names = tuple(domain.name for domain in self.domains)
         if shards.domain_names != names:
             raise DataError(
@@ -69,14 +83,20 @@ class ModelParts:
 
     @cached_property
     def expert_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Tensor → shape, of a whole expert."""
+        """Tensor → shape in a whole expert."""
         return expert_shapes(self.config)
 
     def expert_header(
         self, layer: int, domain_id: int, index: int, part: tuple[int, int], step_count: int = 0
     ) -> ExpertFile:
-        """What the file of an expert (or of a part of one) says of itself. `index` counts in the domain's group."""
+        """Builds the header that the file of an expert must have.
+
+        Args:
+            index: index of the expert in the domain's group.
+            part: (index, number) of the file among those that hold the expert together.
+        """
         domain = self.domains[domain_id]
+        assert self.table is not None, "a dense model has no experts"
         return ExpertFile(
             layer=layer,
             domain=domain.name,
@@ -103,17 +123,18 @@ class ModelParts:
             found = "none" if self.table is None else f"one of {self.table.num_layers} layers"
             raise ConfigError(f"model.rre_layers is {self.config.model.rre_layers}, but the routing table is {found}")
         for domain in self.domains:
-            found = self.table.num_experts(domain.name)
-            if found != domain.num_experts:
+            num_experts = self.table.num_experts(domain.name)
+            if num_experts != domain.num_experts:
                 raise ConfigError(
                     f"domain {domain.name} has {domain.num_experts} experts in the configuration, "
-                    f"but {found} in its routing table; build the table again or load the matching one"
+                    f"but {num_experts} in its routing table; build the table again or load the matching one"
                 )
 
 
 def require_header(path: Path, header: ExpertFile, expected: ExpertFile) -> None:
-    """Raises CheckpointError if a file is another expert's, or was trained with other tables or tokenizers."""
+    """Raises CheckpointError if a file is another expert's, or was trained with another table or tokenizer."""
     for item in ("layer", "domain", "index", "part", "table", "tokenizer"):
-        found, wanted = getattr(header, item), getattr(expected, item)
+        found = getattr(header, item)
+        wanted = getattr(expected, item)
         if found != wanted:
             raise CheckpointError(f"{path}: its {item} is {found}, this model's is {wanted}; it is refused")

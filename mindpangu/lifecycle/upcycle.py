@@ -41,7 +41,7 @@ def upcycle(
     parent: Blueprint,
     config: Config,
     tokenizers: dict[str, Tokenizer],
-    table: RoutingTable,
+    table: RoutingTable | None,
     noise: float = 0.0,
     new_rows: str = "mean",
 ) -> tuple[Blueprint, UpcycledRows]:
@@ -67,6 +67,7 @@ def upcycle(
     if parent.contents:
         raise CheckpointError(f"{reader.folder} is sparse already (model.rre_layers {parent.config.model.rre_layers})")
     _require_shape(reader, config)
+    assert table is not None, "a dense child has just been refused"
     _require_parts(config, tokenizers, table)
     changes, found = _vocabulary(parent, config, tokenizers, new_rows)
     length, hidden = config.model.seq_length, config.model.hidden_size

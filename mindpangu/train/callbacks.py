@@ -1,11 +1,11 @@
-"""What happens around the steps: small hooks, called in order. Each does one thing and knows nothing of the others."""
+"""Callbacks of the training loop: small hooks, called in order. Each does one thing, independently of the others."""
 
 import json
 import math
 import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -17,14 +17,18 @@ class StepRecord:
     """One line of metrics.jsonl.
 
     Attributes:
-        loss: mean over the step's targets, natural logarithm. lr: learning rate. global_norm: before clipping.
-        overflow: loss or gradient norm is not finite. loss_scale: the one that the step used; 1.0 in fp32.
-        per_step_time: seconds. tokens_per_s: training tokens per second.
-        imbalance: largest over mean load of an expert, averaged over layers.
+        loss: mean over the step's targets, in nats.
+        lr: learning rate.
+        global_norm: gradient norm before clipping.
+        overflow: True if loss or gradient norm is not finite.
+        loss_scale: the loss scale that the step used; 1.0 in fp32.
+        per_step_time: seconds.
+        tokens_per_s: training tokens per second.
+        imbalance: maximum over mean load of an expert, averaged over layers.
         experts_activated, bytes_to_device, bytes_to_host, lookup_s, update_s, wait_s: see `experts.ExpertTraffic`.
-        peak_memory: of the process so far, GiB.
-        domains: loss of each domain in the step, by name.
-        skipped: why the step was not taken, or None.
+        peak_memory: peak memory of the process so far, in GiB.
+        domains: name of each domain in the step → its loss.
+        skipped: why the step was skipped, or None.
     """
 
     step: int
@@ -51,7 +55,7 @@ _FIELDS = {item.name for item in fields(StepRecord)}
 
 
 class Callback:
-    """Hooks of the training loop; the default of each is to do nothing."""
+    """Hooks of the training loop; each does nothing by default."""
 
     def on_start(self, first_step: int, last_step: int) -> None: ...
 
@@ -63,11 +67,11 @@ class Callback:
 
 
 class MetricsFile(Callback):
-    """metrics.jsonl: a JSON object a step. A resumed run drops the lines that it is about to compute again."""
+    """Writes metrics.jsonl, one JSON object per step. A resumed run drops the lines that it will compute again."""
 
     def __init__(self, path: Path):
         self.path = path
-        self._file = None
+        self._file: TextIO | None = None
 
     def on_start(self, first_step: int, last_step: int) -> None:
         kept = [json.dumps(record) for record in read_metrics(self.path) if record["step"] < first_step]
@@ -75,6 +79,7 @@ class MetricsFile(Callback):
         self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 - open for the whole training
 
     def on_step(self, record: StepRecord) -> None:
+        assert self._file is not None
         self._file.write(json.dumps(_without_nan(asdict(record))) + "\n")
 
     def on_end(self) -> None:
@@ -83,7 +88,7 @@ class MetricsFile(Callback):
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl, up to the first line that is not one (a kill may have cut it off)."""
+    """Reads the records of metrics.jsonl up to the first invalid line, which a kill may have cut off."""
     records = []
     if path.exists():
         for line in path.read_bytes().splitlines():
@@ -98,17 +103,20 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class Progress(Callback):
-    """Step lines for people: under a progress bar on a terminal, plain in a log.
+    """Prints step lines: above a progress bar on a terminal, plain elsewhere.
 
     Args:
-        every: steps between two lines. log_file: where they go as well. quiet: only there.
+        every: steps between two lines.
+        log_file: the lines are also appended to this file.
+        quiet: write them to the file only.
     """
 
     def __init__(self, every: int, log_file: Path | None = None, quiet: bool = False):
-        self.every, self.quiet = every, quiet
+        self.every = every
+        self.quiet = quiet
         self.log_path = log_file
         self._bar: tqdm | None = None
-        self._log = None
+        self._log: TextIO | None = None
 
     def on_start(self, first_step: int, last_step: int) -> None:
         self.last_step = last_step
@@ -126,7 +134,7 @@ class Progress(Callback):
 
     def on_message(self, text: str) -> None:
         if not self.quiet:
-            # the bar, if there is one, stays below the lines
+            # keeps the bar, if there is one, below the lines
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
         if self._log is not None:
@@ -140,14 +148,14 @@ class Progress(Callback):
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: null stands for them."""
+    """Replaces NaN and infinities, which JSON lacks, by null."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def step_line(record: StepRecord, last_step: int) -> str:
-    """The step line, with the field names that MindSpore users search their logs for."""
+    """Formats the step line, with the field names that MindSpore users search their logs for."""
     width = len(str(last_step))
     domains = " ".join(f"{name} {loss:.3f}" for name, loss in record.domains.items())
     line = (

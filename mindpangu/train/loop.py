@@ -1,4 +1,4 @@
-"""The training loop: takes planned steps, one after the other, and tells the callbacks. No setting up, no files."""
+"""The training loop: takes planned steps, one after the other, and calls the callbacks. No setup, no files."""
 
 import math
 import resource
@@ -6,11 +6,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from mindpangu.data import Batch
 from mindpangu.errors import TrainingError
 from mindpangu.train.callbacks import Callback, StepRecord
-from mindpangu.train.saver import CheckpointSaver
+from mindpangu.train.checkpointing import Checkpointer
 from mindpangu.train.step import StepResult, TrainStep
 from mindpangu.train.stream import PlannedStep, StepStream
 
@@ -20,28 +21,30 @@ def run_steps(
     stream: StepStream,
     first_step: int,
     callbacks: Sequence[Callback],
-    saver: CheckpointSaver,
+    checkpointer: Checkpointer,
     learning_rate: Callable[[int], float],
 ) -> int:
     """Trains from `first_step` to training.steps, or until a signal asks to stop.
 
     Args:
-        saver: saves a checkpoint every checkpoint.save_steps and at the end.
-        learning_rate: of a step.
+        checkpointer: saves a checkpoint every checkpoint.save_steps and at the end.
+        learning_rate: step → its learning rate.
 
     Returns:
-        The last finished step; its checkpoint is saved.
+        The last finished step, whose checkpoint is saved.
 
     Raises:
-        TrainingError: too many steps in a row were skipped; a checkpoint is saved first.
+        TrainingError: too many steps in a row were skipped; a checkpoint is saved before.
         CheckpointError: a checkpoint cannot be written.
     """
     config = train_step.config
-    last_step, skipped_in_a_row, finished = config.training.steps, 0, first_step - 1
+    last_step = config.training.steps
+    finished = first_step - 1
+    skipped_in_a_row = 0
     for callback in callbacks:
         callback.on_start(first_step, last_step)
     try:
-        with StopOnSignal() as stop, saver:
+        with StopOnSignal() as stop, checkpointer:
             for step in range(first_step, last_step + 1):
                 started = time.perf_counter()
                 train_step.processes.report_status(step, "waiting for its batches")
@@ -58,12 +61,12 @@ def run_steps(
                     skipped_in_a_row = skipped_in_a_row + 1 if result.skipped else 0
                 give_up = skipped_in_a_row >= config.training.max_skipped_steps
                 if result.skipped:
-                    _tell_skipped(callbacks, train_step, step, result, planned)
-                saver.poll()
-                # asked once: a signal may come between two readings, and on one rank only
+                    _report_skipped(callbacks, train_step, step, result, planned)
+                checkpointer.poll()
+                # read once: a signal may arrive between two readings, and on one rank only
                 stopping = train_step.processes.any_rank(stop.requested)
                 if step % config.checkpoint.save_steps == 0 or step == last_step or stopping or give_up:
-                    saver.save(step, planned.loader_state)
+                    checkpointer.save(step, planned.loader_state)
                 finished = step
                 if give_up:
                     raise TrainingError(
@@ -79,29 +82,29 @@ def run_steps(
 
 
 class StopOnSignal:
-    """Ctrl-C or SIGTERM lets the step finish, so that its checkpoint can be saved; a second one stops at once."""
+    """Lets the step finish after Ctrl-C or SIGTERM, so that it can be saved; a second signal stops at once."""
 
     def __init__(self) -> None:
         self.requested = False
-        self._previous: dict[int, object] = {}
+        self._previous_handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopOnSignal":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._request)
+            for caught in (signal.SIGINT, signal.SIGTERM):
+                self._previous_handlers[caught] = signal.signal(caught, self._request)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        for caught, handler in self._previous_handlers.items():
+            signal.signal(caught, handler)
 
-    def _request(self, number: int, frame: object) -> None:
+    def _request(self, caught: int, frame: object) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
 
 
-def _tell_skipped(
+def _report_skipped(
     callbacks: Sequence[Callback], train_step: TrainStep, step: int, result: StepResult, planned: PlannedStep
 ) -> None:
     batch = name_batches(planned.plan.batches, [domain.name for domain in train_step.model.domains])
@@ -110,7 +113,7 @@ def _tell_skipped(
 
 
 def name_batches(batches: Sequence[Batch], domain_names: Sequence[str]) -> str:
-    """Which samples a step was made of: enough to find them in the token shards."""
+    """Names the samples of a step by domain and index, by which they are found in the token shards."""
     samples: dict[str, list[int]] = {}
     for batch in batches:
         for domain, index in batch.sample_ids_B2.tolist():
@@ -121,8 +124,8 @@ def name_batches(batches: Sequence[Batch], domain_names: Sequence[str]) -> str:
 def _record(
     train_step: TrainStep, step: int, rate: float, result: StepResult, planned: PlannedStep, seconds: float
 ) -> StepRecord:
-    plan, mesh = planned.plan, train_step.processes.mesh
-    tokens = mesh.data * sum(batch.tokens_BS.size for batch in plan.batches)
+    plan = planned.plan
+    tokens = train_step.processes.mesh.data * sum(batch.tokens_BS.size for batch in plan.batches)
     names = [domain.name for domain in train_step.model.domains]
     return StepRecord(
         step=step,
@@ -140,7 +143,7 @@ def _record(
         lookup_s=result.traffic.lookup_s,
         update_s=result.traffic.update_s,
         wait_s=result.traffic.wait_s,
-        # Linux counts in KiB
+        # in KiB on Linux
         peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20),
         domains={names[domain]: loss for domain, loss in sorted(result.domain_loss.items())},
         skipped=result.skipped,

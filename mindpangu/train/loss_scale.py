@@ -1,59 +1,67 @@
-"""The loss scale of mixed precision: keeps small fp16 gradients above zero, and backs off when large ones overflow."""
+"""The loss scale of mixed precision: keeps small fp16 gradients above zero and backs off when large ones overflow."""
 
 from collections.abc import Mapping
 
 from mindpangu.config import Config
 
-LOWEST, HIGHEST = 1.0, 2.0**32
+LOWEST = 1.0
+HIGHEST = 2.0**32
 
 
 class LossScale:
-    """The factor of the loss in the next step's gradients; what is reported or applied is divided by it again.
+    """Factor of the loss in the next step's gradients; reported and applied values are divided by it again.
 
-    Dynamic, as PyTorch's GradScaler and MindSpore's DynamicLossScaleManager have it: an overflow (loss or norm not
-    finite) halves it, `window` steps in a row without one double it, and it stays between 1 and 2³². Steps that were
-    skipped as spikes count as steps without overflow, for their gradients were finite.
+    It is dynamic, as in PyTorch's GradScaler and MindSpore's DynamicLossScaleManager: an overflow (loss or norm not
+    finite) halves it, `window` steps in a row without overflow double it, and it stays between 1 and 2³². Steps that
+    are skipped as spikes count as steps without overflow because their gradients are finite.
 
-    A step that overflows while the scale can still be halved is how the scale is found, not a sign of a broken run; it
-    does not count for training.max_skipped_steps. Overflows at a scale of 1 do: nothing is left to lower.
+    Overflows that can still halve the scale are how it is found, not a sign of a broken run: they do not count towards
+    training.max_skipped_steps. Overflows at a scale of 1 do.
 
     Attributes:
-        value: of the next step. Powers of two lose no bits in scaling.
+        value: scale of the next step. Scaling by powers of two loses no bits.
+        window: number of steps without overflow after which the scale doubles.
     """
 
     def __init__(self, start: float, window: int):
-        self.value, self.window = float(start), window
+        self.value = float(start)
+        self.window = window
         self._steps_without_overflow = 0
 
     @staticmethod
     def from_config(config: Config) -> "LossScale":
-        """The configured one for fp16; 1.0 for ever where gradients have the range of fp32."""
+        """Returns the configured loss scale for fp16, and a constant 1.0 for fp32."""
         if config.context.precision == "fp16":
             return LossScale(config.training.loss_scale, config.training.loss_scale_window)
         return FixedLossScale()
 
     def update(self, overflow: bool) -> bool:
-        """Takes notice of a step; returns whether the scale was lowered."""
+        """Records whether a step overflowed; returns True if the scale was lowered."""
         before = self.value
         if overflow:
-            self.value, self._steps_without_overflow = max(self.value / 2, LOWEST), 0
+            self.value = max(self.value / 2, LOWEST)
+            self._steps_without_overflow = 0
             return self.value < before
         self._steps_without_overflow += 1
         if self._steps_without_overflow == self.window:
-            self.value, self._steps_without_overflow = min(self.value * 2, HIGHEST), 0
+            self.value = min(self.value * 2, HIGHEST)
+            self._steps_without_overflow = 0
         return False
 
     def state(self) -> dict[str, float]:
+        """Returns the state that a checkpoint saves."""
         return {"value": self.value, "steps_without_overflow": self._steps_without_overflow}
 
     def load_state(self, state: Mapping[str, float]) -> None:
-        self.value, self._steps_without_overflow = state["value"], state["steps_without_overflow"]
+        """Restores a saved state."""
+        self.value = state["value"]
+        self._steps_without_overflow = int(state["steps_without_overflow"])
 
 
 class FixedLossScale(LossScale):
-    """1.0, whatever happens: no scaling."""
+    """A loss scale of 1.0 that never changes."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(1.0, 0)
 
     def update(self, overflow: bool) -> bool:

@@ -1,4 +1,4 @@
-"""AdamW of the dense parameters: compiled, in place on the device. The experts' twin is `ascend_ops.expert_adam`."""
+"""AdamW of the dense parameters: compiled, in place on the device. `ascend_ops.expert_adam` updates the experts."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from mindpangu.parallel.data_parallel import DataGroup
 
 
 def is_decayed(name: str) -> bool:
-    """Weight decay spares biases, norms, and the scales and shifts of series."""
+    """False for biases, norms, and the scales and shifts of series, which have no weight decay."""
     return not name.endswith((".bias", ".gamma", ".beta", ".scale", ".shift"))
 
 
@@ -19,15 +19,15 @@ class DenseAdam:
     """AdamW with bias correction for a decoder's Parameters.
 
     Attributes:
-        moment1, moment2: name → Parameter, float32, in the order of the parameters. Of a parameter that `group` divides
-            they are this rank's rows.
-        divided: name → whether `group` divides it.
-        sum_whole, sum_rows, apply: the compiled functions that `reduce` and `update` call, for those who look at them.
+        moment1, moment2: name → Parameter, float32, in the order of the parameters. If the ranks of `group` divide the
+            update of a parameter, they hold this rank's rows.
+        divided: name → whether the ranks of `group` divide the update.
+        sum_whole, sum_rows, apply: the compiled functions behind `reduce` and `update`, for offline compilation.
 
     Args:
-        group: the ranks that have the same parameters; None for this one alone.
-        divide: update in parts what can be; False: every rank updates everything.
-        copies: name → on how many ranks of a tensor group a parameter is the same (1 where they share it).
+        group: the ranks that have the same parameters; None for this rank alone.
+        divide: True to divide the update of every parameter that can be divided; False to update all on every rank.
+        copies: name → number of ranks of a tensor group that hold the same copy of a parameter (1 if they divide it).
     """
 
     def __init__(
@@ -38,8 +38,10 @@ class DenseAdam:
         divide: bool = True,
         copies: Mapping[str, int] | None = None,
     ):
-        self.settings, self._group = settings, group or DataGroup()
-        group, copies = self._group, copies or {}
+        group = group or DataGroup()
+        copies = copies or {}
+        self.settings = settings
+        self._group = group
         self.divided = {name: divide and group.divides(p.shape) for name, p in parameters.items()}
         shapes = {
             name: (p.shape[0] // group.size, *p.shape[1:]) if self.divided[name] else p.shape
@@ -49,12 +51,12 @@ class DenseAdam:
         self.moment2 = {name: _zeros(shape, f"adam_v.{name}") for name, shape in shapes.items()}
         whole = ParameterTuple([p for name, p in parameters.items() if self.divided[name]])
         rows = ParameterTuple([_zeros(shapes[p.name], f"rows.{p.name}") for p in whole])
-        # what Adam works on: the parameter itself, or a copy of this rank's rows of it
+        # Adam updates the parameter itself, or a copy of this rank's rows of it
         rows_of = dict(zip([p.name for p in whole], rows, strict=True))
         updated = {name: rows_of.get(name, p) for name, p in parameters.items()}
-        weights, moments1, moments2 = (
-            ParameterTuple(list(each.values())) for each in (updated, self.moment1, self.moment2)
-        )
+        weights = ParameterTuple(list(updated.values()))
+        moments1 = ParameterTuple(list(self.moment1.values()))
+        moments2 = ParameterTuple(list(self.moment2.values()))
         decayed = ParameterTuple([parameter for name, parameter in updated.items() if is_decayed(name)])
         beta1, beta2 = (Tensor(beta, ms.float32) for beta in settings.betas)
         for_each = ops.HyperMap()
@@ -76,7 +78,7 @@ class DenseAdam:
                 for_each(push, whole, rows)
             return step_size
 
-        # how many ranks count the same numbers
+        # number of ranks that count the same gradient
         counted = [copies.get(name, 1) * (1 if self.divided[name] else group.size) for name in parameters]
         factors = Tensor(np.array([1 / count for count in counted], np.float32))
 
@@ -96,16 +98,19 @@ class DenseAdam:
         def sum_rows(*gradients):
             return for_each(group.reduce_scatter, gradients)
 
-        alone = all(count == 1 for count in counted)
-        self.apply, self._squared_norm = apply, squared_norm if alone else squared_norm_of_ranks
-        self.sum_whole, self.sum_rows = sum_whole, sum_rows
+        counted_once = all(count == 1 for count in counted)
+        self._squared_norm = squared_norm if counted_once else squared_norm_of_ranks
+        self.apply = apply
+        self.sum_whole = sum_whole
+        self.sum_rows = sum_rows
 
     def reduce(self, gradients: Mapping[str, Tensor]) -> list[Tensor]:
-        """What `squared_norm` and `update` take: the sums over the ranks that have the same parameters, of what this
-        rank updates. All of these ranks have to call it.
+        """All-reduces (or reduce-scatters) the gradients and returns the part that this rank updates.
+
+        All ranks that have the same parameters must call it.
 
         Args:
-            gradients: name → this rank's, in the order of the parameters.
+            gradients: name → this rank's gradient, in the order of the parameters.
         """
         if self._group.size == 1:
             return list(gradients.values())
@@ -117,22 +122,32 @@ class DenseAdam:
         return list(reduced.values())
 
     def squared_norm(self, gradients: list[Tensor]) -> float:
-        """Of what `reduce` returned; of each number that several ranks have, this rank's share. Summed over all ranks,
-        it counts everything once."""
+        """Returns this rank's contribution to the squared gradient norm. Summed over ranks, every element counts once.
+
+        Args:
+            gradients: the result of `reduce`.
+        """
         return float(self._squared_norm(*gradients).asnumpy())
 
     def update(self, gradients: list[Tensor], step_count: int, learning_rate: float, gradient_scale: float) -> None:
-        """One step. `step_count` counts the updates that were applied, this one included (≥ 1)."""
+        """Applies one update.
+
+        Args:
+            gradients: the result of `reduce`.
+            step_count: number of applied updates including this one (≥ 1).
+            gradient_scale: factor of all gradients.
+        """
         beta1, beta2 = self.settings.betas
-        # the kernel adds its epsilon to √v, not to √v̂: scale it by the same correction
+        # the kernel adds its epsilon to √v instead of √v̂: scale it by the same correction
         eps = self.settings.eps * np.sqrt(1 - beta2**step_count)
         keep = 1 - learning_rate * self.settings.weight_decay
         scalars = (beta1**step_count, beta2**step_count, learning_rate, eps, keep, gradient_scale)
         self.apply(*(Tensor(np.float32(value)) for value in scalars), *gradients)
 
 
-# Maps over all parameters, not loops: compiling a loop nests one call into the next, and some 500 are too deep. A
-# mapped function gets a graph's inputs as arguments (`partial`); it may not close over them.
+# These functions are mapped over all parameters instead of called in a loop: a compiled loop nests each call into the
+# next, and some 500 are too deep. A mapped function takes inputs of the graph as arguments (`partial`) and must not
+# close over them.
 
 _adam_in_place = ops.Adam()
 

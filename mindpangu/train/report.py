@@ -1,4 +1,4 @@
-"""report.md and loss.png of a run: what people look at first. Made from the files of the run folder, at any time."""
+"""Writes report.md and loss.png of a run from the files of its folder, at any time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +13,18 @@ from mindpangu.train.callbacks import read_metrics
 
 
 def write_report(run: RunFolder) -> None:
-    """Writes the report and the plot from whatever of metrics, evaluation and samples is there."""
+    """Writes the report and the plot from metrics, evaluation, and samples, as far as they exist."""
     records = read_metrics(run.metrics)
     if records:
         plot_loss(records, run.loss_plot)
-    evaluation, samples = (read_json_object(path) for path in (run.evaluation, run.samples))
+    evaluation = read_json_object(run.evaluation)
+    samples = read_json_object(run.samples)
     parts = [f"# {run.root.name}", *_training(records), *_evaluation(evaluation), *_samples(samples)]
     write_text_atomically(run.report, "\n\n".join(parts) + "\n")
 
 
 def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
-    """Training loss of every step, coloured by domain where a step has one, and the gradient norm below it."""
+    """Plots the training loss of every step by domain, and the gradient norm below."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -54,17 +55,18 @@ def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
 
 
 def _smooth(values: Sequence[float]) -> np.ndarray:
-    """Exponential moving average over about five points, free of start-up bias."""
-    total, weight, smoothed = 0.0, 0.0, []
+    """Exponential moving average over about five points, without start-up bias."""
+    total = 0.0
+    weight = 0.0
+    smoothed = []
     for value in values:
-        total, weight = 0.8 * total + value, 0.8 * weight + 1
+        total = 0.8 * total + value
+        weight = 0.8 * weight + 1
         smoothed.append(total / weight)
     return np.array(smoothed)
 
 
 def _training(records: list[dict[str, Any]]) -> list[str]:
-    if not records:
-        return []
     taken = [record for record in records if record["skipped"] is None]
     if not taken:
         return []
@@ -111,6 +113,6 @@ def _samples(samples: dict[str, Any]) -> list[str]:
     return parts
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

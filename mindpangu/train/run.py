@@ -1,4 +1,4 @@
-"""A training run from its folder: opens what the earlier stages made, restores or starts, trains, writes the plot."""
+"""Trains a run: opens the outputs of the earlier stages, starts or resumes the training, and takes its steps."""
 
 import fcntl
 from collections.abc import Callable, Mapping
@@ -14,16 +14,12 @@ from mindpangu.checkpoint.durable import write_text_atomically
 from mindpangu.config import Config, to_yaml
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import Loader, ReplayLoader, TokenShards
-from mindpangu.domains import build_domains
 from mindpangu.errors import ConfigError, TrainingError
-from mindpangu.language_model import LanguageModel, SavedExperts
+from mindpangu.language_model import LanguageModel, ModelParts, SavedExperts
 from mindpangu.parallel.processes import Processes
-from mindpangu.routing import RoutingTable
-from mindpangu.tokenizer import Tokenizer
 from mindpangu.train.callbacks import MetricsFile, Progress
+from mindpangu.train.checkpointing import Checkpointer, load_weights, resume_training
 from mindpangu.train.loop import run_steps
-from mindpangu.train.saver import CheckpointSaver
-from mindpangu.train.saving import load_weights, resume_training
 from mindpangu.train.schedule import learning_rate
 from mindpangu.train.step import TrainStep
 from mindpangu.train.stream import StepStream
@@ -31,7 +27,7 @@ from mindpangu.train.stream import StepStream
 
 @dataclass
 class Run:
-    """The opened parts of a run."""
+    """An opened run."""
 
     config: Config
     folder: RunFolder
@@ -41,10 +37,11 @@ class Run:
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """What a training goes through until training.steps.
+    """The batches and learning rates of a training up to training.steps.
 
     Attributes:
-        loader: its batches. learning_rate: of a step, the first being 1.
+        loader: yields the batches.
+        learning_rate: step → its learning rate; the first step is 1.
     """
 
     loader: Loader | ReplayLoader
@@ -52,17 +49,17 @@ class TrainingSchedule:
 
     @staticmethod
     def from_run(run: Run) -> "TrainingSchedule":
-        """The training stream, and lr_scheduler."""
+        """Returns the usual schedule: the training stream and the section lr_scheduler."""
         return TrainingSchedule(
             Loader(run.shards, run.model.domains, run.config), partial(learning_rate, run.config.lr_scheduler)
         )
 
 
 def open_run(config: Config, processes: Processes | None = None) -> Run:
-    """Opens tokenizer, shards and routing table of a run folder and builds the model on them (weights not drawn).
+    """Opens shards, tokenizers, and routing table of a run folder and builds the model, without drawing weights.
 
     Args:
-        processes: the ranks that share the model; None for this one alone.
+        processes: the ranks that share the model; None if this rank alone has it.
 
     Raises:
         MindPanguError: the output of a stage is missing, or does not fit that of another one.
@@ -70,26 +67,22 @@ def open_run(config: Config, processes: Processes | None = None) -> Run:
     require_supported(config)
     folder = RunFolder.from_config(config)
     shards = TokenShards.open(folder.data, verify=True)
-    tokenizers = {path.stem: Tokenizer.load(path) for path in sorted(folder.tokenizer.glob("*.model"))}
-    table = None
-    if config.model.rre_layers:
-        table = RoutingTable.load(folder.routing, [domain.name for domain in build_domains(config)])
-    model = LanguageModel(config, tokenizers, table, processes)
+    model = LanguageModel(ModelParts.from_run(config), processes)
     model.require_data(shards)
     return Run(config, folder, shards, model)
 
 
 def require_supported(config: Config) -> None:
-    """Refuses what this version cannot do yet, before anything is built."""
+    """Raises ConfigError for a precision that this version cannot compute in."""
     if config.context.precision == "bf16":
         raise ConfigError("context.precision is bf16; this version computes in fp32 or fp16")
 
 
 def set_device(config: Config) -> None:
-    """PyNative context with compiled functions, on the configured device. Raises ConfigError if it is not here."""
+    """Sets PyNative mode and the configured device. Raises ConfigError if MindSpore does not find the device."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
     target = config.context.device_target
-    if ms.get_context("device_target") == target:  # it may be set once only
+    if ms.get_context("device_target") == target:  # it can be set only once
         return
     try:
         ms.set_device(target)
@@ -111,41 +104,46 @@ def train(
     """Trains a run to its last step, or until a signal; returns the last finished step.
 
     Args:
-        resume: go on from the newest checkpoint of the run folder, bit for bit.
-        load: start from the weights of this checkpoint, unless there is something to resume.
-        log: where messages go.
-        schedule: None takes the usual one.
+        resume: continue from the newest checkpoint of the run folder, bit for bit.
+        load: start from the weights of this checkpoint, unless there is a checkpoint to resume from.
+        log: receives the messages.
+        schedule: batches and learning rates; None takes those of the configuration.
 
     Raises:
         TrainingError: the run folder already holds a training and `resume` is not given.
-        CheckpointError: a checkpoint that cannot be used, or cannot be written.
+        CheckpointError: a checkpoint cannot be used or cannot be written.
     """
-    folder, processes = run.folder, run.model.processes
+    folder = run.folder
+    processes = run.model.processes
     schedule = schedule or TrainingSchedule.from_run(run)
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
     if not processes.is_first:
         processes.barrier()
-        return _train_alone(run, resume, load, lambda text: None, schedule)
+        return _train(run, resume, load, lambda text: None, schedule)
     with open(folder.root / ".train.lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise TrainingError(f"another process is training in {folder.root}; wait for it or stop it") from None
         clean_interrupted(folder.checkpoints)
-        processes.barrier()  # the others look for checkpoints only now
-        return _train_alone(run, resume, load, log, schedule)
+        processes.barrier()  # the other ranks look for checkpoints only now
+        return _train(run, resume, load, log, schedule)
 
 
-def _train_alone(
-    run: Run, resume: bool, load: Path | None, log: Callable[[str], None], schedule: TrainingSchedule
-) -> int:
-    config, folder, model, processes = run.config, run.folder, run.model, run.model.processes
+def _train(run: Run, resume: bool, load: Path | None, log: Callable[[str], None], schedule: TrainingSchedule) -> int:
+    """Trains; no other process is training in this folder."""
+    config = run.config
+    folder = run.folder
+    model = run.model
+    processes = model.processes
     newest = latest_iteration(folder.checkpoints)
     digests = input_digests(run.shards.digest, model.table, model.tokenizers)
     if newest is not None and not resume:
         raise TrainingError(_already_there(folder, CheckpointReader(newest), config, digests))
     train_step = TrainStep(model)
-    finished, loaded, previous = 0, None, None
+    finished = 0
+    loaded = None
+    previous = None
     if newest is not None:
         reader = CheckpointReader(newest)
         processes.report_status(reader.step, "reading the checkpoint")
@@ -176,12 +174,12 @@ def _train_alone(
 
     progress = Progress(config.monitor.log_steps, folder.log(processes.rank) / "info.log", quiet=not processes.is_first)
     callbacks = [MetricsFile(folder.metrics), progress] if processes.is_first else [progress]
-    saver = CheckpointSaver(folder, train_step, digests, loaded, previous, progress.on_message)
-    stream = StepStream(schedule.loader, model)
+    checkpointer = Checkpointer(folder, train_step, digests, loaded, previous, progress.on_message)
+    stream = StepStream(schedule.loader, model.planner)
     processes.report_status(doing="preparing the first step")
     try:
         train_step.prepare()
-        return run_steps(train_step, stream, finished + 1, callbacks, saver, schedule.learning_rate)
+        return run_steps(train_step, stream, finished + 1, callbacks, checkpointer, schedule.learning_rate)
     finally:
         stream.close()
 
@@ -189,7 +187,7 @@ def _train_alone(
 def _already_there(folder: RunFolder, reader: CheckpointReader, config: Config, digests: Mapping[str, str]) -> str:
     changed = differences(reader, config, digests)
     if changed:
-        remedy = f"of another kind ({'; '.join(changed)}). Choose another --training.run_name"
+        remedy = f"of a different kind ({'; '.join(changed)}). Choose another --training.run_name"
     else:
         remedy = "of this kind. Go on with --resume, or choose another --training.run_name"
     return f"{folder.root} already holds a training up to step {reader.step}, {remedy}, or remove {folder.checkpoints}"

@@ -6,11 +6,13 @@ from mindpangu.config import LrSchedulerConfig
 
 
 def learning_rate(schedule: LrSchedulerConfig, step: float) -> float:
-    """Learning rate of optimizer step `step` (the first is 1). `decay_steps` counts from the start of training.
+    """Returns the learning rate of optimizer step `step`; the first is 1. `decay_steps` counts from step 1 too.
 
-    Warm-up reaches the peak at step `warmup_steps`; the cosine ends at step `decay_steps` and stays there.
+    Warm-up reaches the peak at step `warmup_steps`. The cosine reaches its end value at step `decay_steps`, after which
+    the rate is constant.
     """
-    peak, end = schedule.learning_rate, schedule.lr_end
+    peak = schedule.learning_rate
+    end = schedule.lr_end
     if step <= schedule.warmup_steps:
         return peak * step / schedule.warmup_steps
     progress = min(1.0, (step - schedule.warmup_steps) / (schedule.decay_steps - schedule.warmup_steps))

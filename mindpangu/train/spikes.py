@@ -1,4 +1,4 @@
-"""Which steps are skipped: those that are not finite, and those that leave the recent range of loss or norm."""
+"""Decides which steps to skip: those that are not finite or leave the recent range of loss or gradient norm."""
 
 import math
 from collections import deque
@@ -6,18 +6,19 @@ from collections.abc import Mapping
 
 
 class SpikeGuard:
-    """Keeps the losses and gradient norms of the last accepted steps and judges the next one.
+    """Compares a step with the losses and gradient norms of the last accepted steps.
 
-    A step is skipped when its loss or norm exceeds the window's mean by more than `sigma` standard deviations
-    (the rule of OLMo's SkipStepOptimizer); nothing is judged before the window is half full.
+    A step is skipped if its loss or norm exceeds the window's mean by more than `sigma` standard deviations (the rule
+    of OLMo's SkipStepOptimizer). Until the window is half full, no step is skipped for that reason.
     """
 
     def __init__(self, sigma: float, window: int):
-        self.sigma, self.window = sigma, window
-        self.history = {"loss": deque(maxlen=window), "global_norm": deque(maxlen=window)}
+        self.sigma = sigma
+        self.window = window
+        self.history: dict[str, deque[float]] = {"loss": deque(maxlen=window), "global_norm": deque(maxlen=window)}
 
     def reason_to_skip(self, values: Mapping[str, float]) -> str | None:
-        """Why a step with these values ("loss", "global_norm") must be skipped, or None; then it is remembered."""
+        """Returns why to skip a step with this "loss" and "global_norm", or None; an accepted step is recorded."""
         for name, value in values.items():
             if not math.isfinite(value):
                 return f"{name} is {value}"
@@ -31,9 +32,11 @@ class SpikeGuard:
         return None
 
     def state(self) -> dict[str, list[float]]:
+        """Returns the state that a checkpoint saves."""
         return {name: list(values) for name, values in self.history.items()}
 
     def load_state(self, state: Mapping[str, list[float]]) -> None:
+        """Restores a saved state."""
         for name, values in state.items():
             self.history[name] = deque(values, maxlen=self.window)
 

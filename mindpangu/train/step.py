@@ -1,4 +1,4 @@
-"""One optimizer step: gradients of its micro-batches, one decision whether to take it, then all updates."""
+"""One optimizer step: the gradients of its micro-batches, one decision to take or skip it, then all updates."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import Tensor
 
 from mindpangu.data import Batch
-from mindpangu.data.route_plan import RoutePlan, capacities, own_exchange
+from mindpangu.data.route_plan import RoutePlan, capacities, own_exchange, plan_routes
 from mindpangu.domains import trained_domains
 from mindpangu.experts import ExpertTraffic, Link, open_experts
 from mindpangu.language_model import LanguageModel, as_tensor, group_by_domain, refuse_invalid_ids
@@ -21,14 +21,14 @@ from mindpangu.train.spikes import SpikeGuard
 
 @dataclass
 class Gradients:
-    """Sum over the micro-batches of a step. The loss is a mean over the step's tokens, so nothing is divided later.
+    """Loss and dense gradients summed over the micro-batches of a step.
 
-    Gradients are those of the loss times the loss scale. The experts' are not here: they go to the host as they come
-    (`TrainStep.experts`).
+    The loss is a mean over the targets of the whole step, so nothing is divided later. The gradients are those of the
+    loss times the loss scale. Expert gradients are not included: they go to the host at once (`TrainStep.experts`).
 
     Attributes:
         loss: mean loss of the step's unmasked targets.
-        dense: name → gradient on the device; empty where experts alone are trained.
+        dense: name → gradient on the device; empty if only experts are trained.
         domain_loss: domain id → [sum of losses, number of targets].
     """
 
@@ -39,11 +39,16 @@ class Gradients:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step reports: the values without the loss scale.
+    """Report of a step; its values do not include the loss scale.
 
     Attributes:
-        skipped: why the step was not taken, or None.
-        loss_scale: the one that it used. loss_scale_lowered: it overflowed, and the next step's is smaller.
+        loss: mean loss of the step's unmasked targets.
+        global_norm: norm of all gradients before clipping.
+        skipped: why the step was skipped, or None.
+        domain_loss: domain id → mean loss.
+        traffic: cost of moving and updating experts.
+        loss_scale: loss scale that the step used.
+        loss_scale_lowered: True if the step overflowed, so that the next step uses a smaller scale.
     """
 
     loss: float
@@ -56,21 +61,26 @@ class StepResult:
 
 
 class TrainStep:
-    """The step of one model. Owns the compiled functions; changes the model's parameters and its expert store.
+    """The training step of one model. Owns the compiled functions; changes the model's parameters and expert store.
 
     Attributes:
-        experts: moves and updates experts. With overlap it goes on after `run` has returned: call `finish` before
-            anybody else reads or changes the store.
-        trains_dense: False where training.train names experts alone: then no dense parameter or moment ever changes.
-        updates: how many steps have been applied (skipped ones do not count); drives Adam's bias correction.
+        experts: moves and updates experts. With overlap it continues after `run` has returned: call `finish` before
+            anything else reads or changes the store.
+        trains_dense: False if training.train names only experts; then no dense parameter or moment ever changes.
+        updates: number of applied updates, without skipped steps; Adam's bias correction depends on it.
 
     Args:
         link: copies experts between host and device; None takes the usual one.
     """
 
     def __init__(self, model: LanguageModel, link: Link | None = None):
-        config, decoder, processes = model.config, model.decoder, model.processes
-        self.config, self.model, self.decoder, self.processes = config, model, decoder, processes
+        config = model.config
+        decoder = model.decoder
+        processes = model.processes
+        self.config = config
+        self.model = model
+        self.decoder = decoder
+        self.processes = processes
         self.experts = open_experts(model.store, config, link, processes.replicas)
         num_slabs = config.model.rre_layers * model.num_slots * len(model.store.tensors)
         self.trains_dense = trained_domains(config, model.domains) is None
@@ -84,20 +94,31 @@ class TrainStep:
         self.updates = 0
 
     def prepare(self) -> None:
-        """Compiles the upper step for every vocabulary and every capacity of an exchange: no rank is to wait for
-        another one's compiler in the midst of training. All ranks have to call it."""
+        """Compiles the upper step for every vocabulary and every capacity of an exchange.
+
+        Without it, ranks would wait for each other's compiler in the middle of training. All ranks must call it.
+        """
         if self.processes.exchange is None:
             return
-        store, domains = self.model.store, self.model.domains
-        of_slot = {domains[domain].vocabulary: domain for domain in range(len(domains)) if store.share.has(domain)}
-        for domain in of_slot.values():
-            self._prepare(domain)
+        domain_of_vocabulary = {
+            domain.vocabulary: domain_id
+            for domain_id, domain in enumerate(self.model.domains)
+            if self.model.store.share.has(domain_id)
+        }
+        for domain_id in domain_of_vocabulary.values():
+            self._prepare(domain_id)
 
     def _prepare(self, domain: int) -> None:
-        group, config, store = self.processes.exchange, self.config, self.model.store
-        batch, length, slots = config.training.local_batch_size, config.model.seq_length, self.model.num_slots
-        tokens_BS, slots_B = np.zeros((batch, length), np.int32), np.zeros(batch, np.int32)
-        plan = self.model.plan(tokens_BS, (domain,) * slots, slots_B)
+        group = self.processes.exchange
+        assert group is not None
+        config = self.config
+        store = self.model.store
+        batch = config.training.local_batch_size
+        length = config.model.seq_length
+        slots = self.model.num_slots
+        tokens_BS = np.zeros((batch, length), np.int32)
+        slots_B = np.zeros(batch, np.int32)
+        plan = plan_routes(tokens_BS, (domain,) * slots, slots_B, self.model.domains, self.model.table)
         planned = own_exchange(store.num_layers, slots, store.group_size, batch * length, group.rank, group.size)
         plan = replace(plan, tables_LDV=np.full_like(plan.tables_LDV, store.first))
         slabs = [as_tensor(slab.astype(expert_dtype(config))) for slab in store.lookup((domain,) * slots)]
@@ -121,13 +142,16 @@ class TrainStep:
         upcoming: Sequence[RoutePlan] | None = None,
         num_targets: float | None = None,
     ) -> StepResult:
-        """Takes one step on its micro-batches, or skips it, leaving every bit as it was. All ranks do the same.
+        """Takes one step on its micro-batches, or skips it without changing a bit. All ranks decide alike.
 
         Args:
-            upcoming: the next step's plans, so that its experts can be fetched meanwhile.
-            num_targets: of all ranks' micro-batches; None for those of `batches`.
+            batches: this rank's micro-batches.
+            plans: their route plans.
+            upcoming: plans of the next step, whose experts can be fetched meanwhile.
+            num_targets: number of targets in the micro-batches of all ranks; None counts those of `batches`.
         """
-        loss_scale, gradients = self.loss_scale.value, self.gradients(batches, plans, upcoming, num_targets)
+        loss_scale = self.loss_scale.value
+        gradients = self.gradients(batches, plans, upcoming, num_targets)
         self.processes.report_status(doing="the sum of the dense gradients")
         dense = self.optimizer.reduce(gradients.dense) if self.trains_dense else []
         squared = self.experts.squared_norm() / self.processes.replicas.size
@@ -152,7 +176,7 @@ class TrainStep:
         return StepResult(gradients.loss, global_norm, skipped, domain_loss, self.experts.traffic, loss_scale, lowered)
 
     def finish(self) -> None:
-        """Returns when the experts of the last step are updated."""
+        """Waits until the experts of the last step are updated."""
         self.experts.finish()
 
     def gradients(
@@ -162,7 +186,7 @@ class TrainStep:
         upcoming: Sequence[RoutePlan] | None = None,
         num_targets: float | None = None,
     ) -> Gradients:
-        """Loss and gradients summed over this rank's micro-batches; a target weighs 1 / targets of the whole step."""
+        """Sums loss and gradients over this rank's micro-batches; each target weighs 1 / targets of the whole step."""
         total = Gradients()
         self.experts.begin(plans, upcoming)
         loss_scale = self.loss_scale.value
@@ -181,7 +205,8 @@ class TrainStep:
         self, batch: Batch, plan: RoutePlan, weights_BS: Tensor, dense: dict[str, Tensor]
     ) -> tuple[float, np.ndarray]:
         """Adds a micro-batch's gradients to `dense` and to the experts'; returns its loss and per-sample losses."""
-        functions, decoder = self.functions, self.decoder
+        functions = self.functions
+        decoder = self.decoder
         inputs = self.model.inputs(batch.tokens_BS, batch.positions_BS, plan)
         upper_inputs = (
             inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS), weights_BS,
@@ -201,26 +226,26 @@ class TrainStep:
             return _read(*outputs)
         (dh_TH, *slab_gradients), upper = found
         self.experts.receive(plan, slab_gradients)
-        # launched before anything is read: a CPU begins with it while the last kernels of upper_step run
+        # launch it before reading any result: a CPU starts it while the last kernels of upper_step run
         lower = functions.lower_backward(inputs.rows_BS, inputs.positions_BS, dh_TH)
         _accumulate(dense, {p.name: gradient for p, gradient in zip(decoder.lower_parameters, lower, strict=True)})
-        # the word embedding is in both halves: looked up below, multiplied by above
+        # the word embedding is in both halves: the lower half looks it up, the upper half multiplies by it
         _accumulate(dense, {p.name: g for p, g in zip(decoder.upper_parameters, upper, strict=True)})
         return _read(*outputs)
 
     def _add_up(self, gradients: Gradients, squared: float) -> float:
-        """Makes the losses those of all ranks; returns the sum of what they give as `squared`."""
+        """Replaces the losses by those over all ranks; returns the sum of all ranks' `squared`."""
         processes = self.processes
         if processes.mesh.size == 1:
             return squared
-        losses_D2 = np.zeros((len(self.model.domains), 2))
+        losses_M2 = np.zeros((len(self.model.domains), 2))
         for domain, entry in gradients.domain_loss.items():
-            losses_D2[domain] = entry
+            losses_M2[domain] = entry
         # the ranks of a tensor group have the same samples
-        losses = np.concatenate(([gradients.loss], losses_D2.reshape(-1))) / processes.mesh.tensor
+        losses = np.concatenate(([gradients.loss], losses_M2.reshape(-1))) / processes.mesh.tensor
         squared, gradients.loss, *losses = processes.all_reduce_sum(np.concatenate(([squared], losses))).tolist()
-        losses_D2 = np.array(losses).reshape(-1, 2)
-        gradients.domain_loss = {int(domain): losses_D2[domain].tolist() for domain in np.flatnonzero(losses_D2[:, 1])}
+        losses_M2 = np.array(losses).reshape(-1, 2)
+        gradients.domain_loss = {int(domain): losses_M2[domain].tolist() for domain in np.flatnonzero(losses_M2[:, 1])}
         return squared
 
     def _add_domain_losses(self, total: Gradients, batch: Batch, plan: RoutePlan, losses_B: np.ndarray) -> None:

@@ -14,8 +14,8 @@ from mindpangu.cli.main import main
 from mindpangu.config import load_config
 from mindpangu.data import TokenShards
 from mindpangu.tokenizer.extend import extend
+from mindpangu.train.checkpointing import take_snapshot, write_checkpoint
 from mindpangu.train.run import open_run, set_device
-from mindpangu.train.saving import take_snapshot, write_training
 from mindpangu.train.step import TrainStep
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def base(tiny_overrides, tmp_path_factory):
     run.model.store.initialize()
     run.folder.checkpoints.mkdir()
     snapshot = take_snapshot(TrainStep(run.model), 1, {"samples_taken": [0] * 4}, {}, None)
-    write_training(run.folder, CheckpointWriter(run.folder.checkpoints, 1), run.model, snapshot, None)
+    write_checkpoint(run.folder, CheckpointWriter(run.folder.checkpoints, 1), run.model, snapshot, None)
     return run.folder.root
 
 

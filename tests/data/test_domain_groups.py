@@ -1,4 +1,4 @@
-"""Which domains train side by side: equal groups, the tolerance, and a stream that follows the weights."""
+"""Groups of domains that train side by side: equal weights, the tolerance, a schedule that follows the weights."""
 
 import itertools
 from fractions import Fraction
@@ -20,27 +20,28 @@ from mindpangu.parallel.mesh import Mesh
 
 
 def grouped(weights, num_groups, tolerance=0.01, phases=()):
-    names = [f"d{number}" for number in range(len(weights))]
-    every = [
-        Phase(f"phase {number}", number, tuple(map(Fraction, each))) for number, each in enumerate((*phases, weights))
+    names = [f"d{index}" for index in range(len(weights))]
+    all_phases = [
+        Phase(f"phase {index}", index, tuple(map(Fraction, each))) for index, each in enumerate((*phases, weights))
     ]
-    return group_domains(every, names, num_groups, tolerance)
+    return group_domains(all_phases, names, num_groups, tolerance)
 
 
 def worst_miss(weights, groups):
-    of_groups = [sum(weights[domain] for domain in group) for group in groups]
-    if not all(of_groups):
+    group_weights = [sum(weights[domain] for domain in group) for group in groups]
+    if not all(group_weights):
         return 1.0
     return max(
-        abs(weights[domain] / of_group / len(groups) - weights[domain] / sum(weights))
-        for group, of_group in zip(groups, of_groups, strict=True)
+        abs(weights[domain] / group_weight / len(groups) - weights[domain] / sum(weights))
+        for group, group_weight in zip(groups, group_weights, strict=True)
         for domain in group
     )
 
 
 @given(st.data())
 def test_weights_are_refused_only_if_no_assignment_meets_them(data):
-    num_groups, count = data.draw(st.integers(2, 3)), data.draw(st.integers(3, 6))
+    num_groups = data.draw(st.integers(2, 3))
+    count = data.draw(st.integers(3, 6))
     phases = [
         data.draw(st.lists(st.integers(0, 9), min_size=count, max_size=count).filter(any))
         for _ in range(data.draw(st.integers(1, 2)))
@@ -51,6 +52,7 @@ def test_weights_are_refused_only_if_no_assignment_meets_them(data):
         for chosen in itertools.product(range(num_groups), repeat=count)
     ]
     possible = any(all(worst_miss(phase, groups) <= tolerance for phase in phases) for groups in assignments)
+
     if possible:
         groups = grouped(phases[-1], num_groups, tolerance, phases[:-1])
         assert all(worst_miss(phase, groups) <= tolerance for phase in phases)
@@ -59,7 +61,7 @@ def test_weights_are_refused_only_if_no_assignment_meets_them(data):
             grouped(phases[-1], num_groups, tolerance, phases[:-1])
 
 
-def test_a_first_phase_decides_with_whom_domains_are_grouped():
+def test_the_groups_meet_the_weights_of_every_phase():
     assert grouped([1, 1, 1, 1], 2, 0.0, [[1, 0, 1, 0]]) in (((0, 1), (2, 3)), ((0, 3), (1, 2)))
     assert grouped([1, 1, 1, 1], 2, 0.0, [[1, 1, 0, 0]]) in (((0, 2), (1, 3)), ((0, 3), (1, 2)))
 
@@ -67,31 +69,34 @@ def test_a_first_phase_decides_with_whom_domains_are_grouped():
 @given(st.lists(st.integers(50, 100), min_size=8, max_size=40), st.integers(2, 4))
 def test_groups_are_even_and_every_share_is_met(weights, num_groups):
     groups = grouped(weights, num_groups, 0.05)
+
     assert sorted(domain for group in groups for domain in group) == list(range(len(weights)))
     assert max(map(len, groups)) - min(map(len, groups)) <= num_groups
     for group in groups:
-        of_group = sum(weights[domain] for domain in group)
+        group_weight = sum(weights[domain] for domain in group)
         for domain in group:
-            assert abs(weights[domain] / of_group / num_groups - weights[domain] / sum(weights)) <= 0.05
+            assert abs(weights[domain] / group_weight / num_groups - weights[domain] / sum(weights)) <= 0.05
 
 
 def test_sigmas_forty_domains_have_four_groups_of_ten():
     rng = np.random.default_rng(0)
     weights = [Fraction(str(round(weight, 3))) for weight in rng.lognormal(0, 0.7, 40)]
+
     groups = grouped(weights, 4)
+
     assert [len(group) for group in groups] == [10] * 4
     assert groups == grouped(weights, 4)
 
 
-def test_one_group_has_all():
+def test_one_group_has_all_domains():
     assert grouped([5, 1], 1, 0.0) == ((0, 1),)
 
 
-def test_groups_may_be_uneven_where_weights_ask_for_it():
+def test_groups_may_have_different_sizes_if_the_weights_need_it():
     assert grouped([4, 2, 1, 1], 2, 0.0) == ((0,), (1, 2, 3))
 
 
-def test_domains_that_are_not_trained_are_spread():
+def test_domains_without_weight_are_spread():
     groups = grouped([1, 1, 0, 0], 2, 0.0)
     assert sorted(map(len, groups)) == [2, 2]
 
@@ -116,23 +121,30 @@ def test_a_step_has_the_micro_batches_of_every_group_and_follows_the_weights(mak
     mixture = {"zh": 3.0, "en": 2.0, "code": 1.0, "bilingual": 2.0}
     config = make_config(names=("zh", "en", "code", "bilingual"), local=2, world=8, domain_groups=2, mixture=mixture)
     domains = build_domains(config)
-    groups, ((_, schedule),), taken = domain_groups(config, domains), build_schedules(config, domains), [0] * 4
+    groups = domain_groups(config, domains)
+    ((_, schedule),) = build_schedules(config, domains)
+    taken = [0] * 4
+
     for _ in range(40):
         step = schedule.step(taken)
         assert len(step) == 4
-        for number, slots in enumerate(step):
-            assert set(slots.domain_of_slot) <= set(groups[number // 2])
+        for index, slots in enumerate(step):
+            assert set(slots.domain_of_slot) <= set(groups[index // 2])
             for domain in slots.domains_B().tolist():
                 taken[domain] += 1
+
     weights = np.array([mixture[domain.name] for domain in domains])
     np.testing.assert_allclose(np.array(taken) / sum(taken), weights / weights.sum(), atol=0.01)
 
 
 def test_the_shipped_1t_configuration_is_sigmas_layout():
-    """4 sub-groups of 16 ranks, each with one of the four major domains and nine others, one expert a rank."""
+    """It has 4 sub-groups of 16 ranks, each with one major domain and nine others, and one expert per rank."""
     config = load_config(Path(__file__).parents[2] / "recipes" / "pangu_sigma_1t.yaml")
     domains = build_domains(config)
-    groups, mesh = domain_groups(config, domains), Mesh.from_config(config)
+
+    groups = domain_groups(config, domains)
+    mesh = Mesh.from_config(config)
+
     assert [len(group) for group in groups] == [10] * 4
     for group in groups:
         assert len({domains[domain].name for domain in group} & {"zh", "en", "bilingual", "code"}) == 1

@@ -1,3 +1,5 @@
+"""The loader: batches equal their samples, every epoch is complete, states resume exactly, held-out batches."""
+
 import dataclasses
 import json
 
@@ -21,7 +23,7 @@ def stream(loader, steps):
 
 
 @pytest.mark.parametrize("eod_reset", [False, True])
-def test_a_batch_is_what_its_sample_ids_say(tiny_shards, make_config, token_stream, eod_reset):
+def test_a_batch_holds_the_samples_that_its_ids_name(tiny_shards, make_config, token_stream, eod_reset):
     shards, domains = tiny_shards
     seq_length = 16
     config = make_config(seq_length=seq_length, local=6, domains_per_step=3, eod_reset=eod_reset)
@@ -37,18 +39,19 @@ def test_a_batch_is_what_its_sample_ids_say(tiny_shards, make_config, token_stre
         mask = loss_mask(batch.tokens_BS, batch.targets_BS, shards.pad_id, shards.eot_id, eod_reset)
         np.testing.assert_array_equal(batch.loss_mask_BS, mask)
         assert (mask == 0).any() == (eod_reset and (batch.tokens_BS == shards.eot_id).any())
-        arrays = (
-            batch.tokens_BS, batch.targets_BS, batch.positions_BS, batch.loss_mask_BS, batch.slot_of_sample_B,
-        )  # fmt: skip
-        assert [array.dtype for array in arrays] == [np.int32, np.int32, np.int32, np.float32, np.int32]
+        integers = [batch.tokens_BS, batch.targets_BS, batch.positions_BS, batch.slot_of_sample_B]
+        arrays = [batch.loss_mask_BS, *integers]
+        assert [array.dtype for array in arrays] == [np.float32, *[np.int32] * 4]
         assert all(array.flags.c_contiguous for array in arrays)
 
 
-def test_every_epoch_meets_every_sample_once_in_another_order(tiny_shards, make_config):
+def test_every_epoch_has_every_sample_once_in_another_order(tiny_shards, make_config):
     shards, domains = tiny_shards
     config = make_config(local=3, mixture={"bilingual": 0, "zh": 0, "en": 1, "code": 0})
     size = (shards.num_tokens("en", TRAIN) - 1) // config.model.seq_length
+
     seen = [index for batch in stream(Loader(shards, domains, config), size) for index in batch.sample_ids_B2[:, 1]]
+
     epochs = [seen[start : start + size] for start in range(0, 3 * size, size)]
     assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
@@ -62,7 +65,7 @@ def test_every_epoch_meets_every_sample_once_in_another_order(tiny_shards, make_
     schedule=st.sampled_from([("rotating", 1), ("rotating", 2), ("rotating", 4), ("mixed", 4)]),
     accumulate=st.integers(1, 3),
 )
-def test_a_restored_loader_goes_on_exactly(tiny_shards, make_config, before, after, schedule, accumulate):
+def test_a_restored_loader_continues_exactly(tiny_shards, make_config, before, after, schedule, accumulate):
     shards, domains = tiny_shards
     kind, slots = schedule
     mixture = {"bilingual": 3, "zh": 4, "en": 5, "code": 8} if kind == "mixed" else {}
@@ -70,10 +73,12 @@ def test_a_restored_loader_goes_on_exactly(tiny_shards, make_config, before, aft
     uninterrupted = Loader(shards, domains, config)
     states = [uninterrupted.state()] + [uninterrupted.next_step().next_state for _ in range(before)]
     assert states[-1] == uninterrupted.state()
+
     restored = Loader(shards, domains, config, state=json.loads(json.dumps(states[-1])))
     for a, b in zip(stream(uninterrupted, after), stream(restored, after), strict=True):
         assert_same(a, b)
-    # A state that was handed out is not changed by later steps, and can be returned to.
+
+    # later steps do not change a state that was returned, and it can be loaded again
     restored.load_state(states[0])
     assert_same(stream(restored, 1)[0], stream(Loader(shards, domains, config), 1)[0])
 
@@ -97,11 +102,13 @@ def test_the_mixture_is_followed(tiny_shards, make_config, schedule, slots):
     mixture = {"bilingual": 1, "zh": 2, "en": 3, "code": 4}
     config = make_config(local=2, mixture=mixture, schedule=schedule, domains_per_step=slots)
     loader = Loader(shards, domains, config)
+
     stream(loader, 100)
+
     assert loader.state() == {"samples_taken": [20, 40, 60, 80]}
 
 
-def test_a_mixed_batch_is_ordered_by_domain_and_reads_on_in_every_domain(tiny_shards, make_config):
+def test_a_mixed_batch_is_ordered_by_domain_and_reads_every_domain_in_order(tiny_shards, make_config):
     shards, domains = tiny_shards
     mixture = {"bilingual": 1, "zh": 2, "en": 0, "code": 10}
     config = make_config(local=5, world=15, mixture=mixture, schedule="mixed", domains_per_step=4)
@@ -112,6 +119,7 @@ def test_a_mixed_batch_is_ordered_by_domain_and_reads_on_in_every_domain(tiny_sh
         np.testing.assert_array_equal(np.array(batch.domain_of_slot)[batch.slot_of_sample_B], domains_B)
         for domain, index in batch.sample_ids_B2.tolist():
             read[domain].append(index)
+
     assert [len(indices) for indices in read.values()] == pytest.approx([120 / 13, 240 / 13, 0, 1200 / 13], abs=1)
     assert read[2] == []
     for domain, indices in read.items():
@@ -122,7 +130,9 @@ def test_a_mixed_batch_is_ordered_by_domain_and_reads_on_in_every_domain(tiny_sh
 def test_one_domain_may_fill_two_slots_with_different_samples(tiny_shards, make_config):
     shards, domains = tiny_shards
     config = make_config(local=4, domains_per_step=2, mixture={"bilingual": 0, "zh": 0, "en": 1, "code": 0})
+
     (batch,) = stream(Loader(shards, domains, config), 1)
+
     assert batch.domain_of_slot == (2, 2)
     assert len(set(batch.sample_ids_B2[:, 1].tolist())) == 4
 
@@ -130,6 +140,7 @@ def test_one_domain_may_fill_two_slots_with_different_samples(tiny_shards, make_
 def test_another_seed_is_another_order(tiny_shards, make_config):
     shards, domains = tiny_shards
     a, b = (stream(Loader(shards, domains, make_config(seed=seed)), 4)[0].sample_ids_B2 for seed in (0, 1))
+
     assert (a[:, 0] == b[:, 0]).all()
     assert (a[:, 1] != b[:, 1]).any()
 
@@ -150,6 +161,7 @@ def test_a_state_of_another_run_is_refused(tiny_shards, make_config, state):
     shards, domains = tiny_shards
     config = make_config(local=4, world=8, domains_per_step=2)
     Loader(shards, domains, config, {"samples_taken": [4, 4, 0, 0]})
+
     with pytest.raises(DataError, match=r"loader state .* does not fit 4 domains, parts of 4 samples and steps of 8"):
         Loader(shards, domains, config, state)
 
@@ -158,6 +170,7 @@ def test_a_mixed_state_counts_single_samples(tiny_shards, make_config):
     shards, domains = tiny_shards
     config = make_config(local=4, world=8, domains_per_step=4, schedule="mixed")
     Loader(shards, domains, config, {"samples_taken": [3, 3, 1, 1]})
+
     with pytest.raises(DataError, match="parts of 1 samples and steps of 8"):
         Loader(shards, domains, config, {"samples_taken": [3, 3, 1, 0]})
 
@@ -175,9 +188,10 @@ def test_other_domains_and_too_short_splits_are_named(tiny_shards, make_config):
         Loader(shards, domains, make_config(seq_length=tokens))
 
 
-def test_heldout_batches_are_in_order_limited_and_filled_up(tiny_shards, make_config, token_stream):
+def test_heldout_batches_are_in_order_limited_and_padded(tiny_shards, make_config, token_stream):
     shards, _ = tiny_shards
-    seq_length, tokens = 4, token_stream("code", HELDOUT)
+    seq_length = 4
+    tokens = token_stream("code", HELDOUT)
     available = (len(tokens) - 1) // seq_length
     assert available > 20
 
@@ -206,7 +220,7 @@ def test_heldout_batches_are_in_order_limited_and_filled_up(tiny_shards, make_co
 
     assert indices(4, 10) == [*range(10), -1, -1]
     assert indices(4, 12) == list(range(12))
-    for batch_size in (4, 6, 10):  # the same text whatever the size of a batch
+    for batch_size in (4, 6, 10):  # the same text for every batch size
         assert indices(batch_size, 10**6) == [*range(available), *[-1] * (-available % batch_size)]
     assert indices(8, 3) == [0, 1, 2, -1, -1, -1, -1, -1]
 

@@ -1,3 +1,5 @@
+"""Mixture: shares follow the weights within one slot; weights that a schedule cannot follow are refused."""
+
 from fractions import Fraction
 
 import pytest
@@ -11,8 +13,10 @@ from mindpangu.errors import ConfigError
 
 
 def run(weights, num_slots, rounds):
-    """The schedule; checks after every round that each domain is less than one slot from its share."""
-    mixture, taken, schedule = Mixture(weights, num_slots), [0] * len(weights), []
+    """Returns the slots of each round; checks after each that every domain is less than one slot from its share."""
+    mixture = Mixture(weights, num_slots)
+    taken = [0] * len(weights)
+    schedule = []
     total = sum(weights)
     for time in range(1, rounds + 1):
         slots = mixture.next_slots(taken)
@@ -35,7 +39,7 @@ def test_shares_follow_the_weights_within_one_slot_and_domains_are_distinct(num_
         assert all(weights[domain] > 0 for domain in slots)
         if max(weights) * num_slots <= total:
             assert len(set(slots)) == num_slots
-        for domain, weight in enumerate(weights):  # a share of a round, rounded down or up
+        for domain, weight in enumerate(weights):  # its share of the round, rounded down or up
             assert abs(slots.count(domain) - Fraction(weight * num_slots, total)) < 1
 
 
@@ -46,7 +50,7 @@ def test_shares_follow_the_weights_within_one_slot_and_domains_are_distinct(num_
         ([3, 20, 20, 20, 20, 3, 29, 6, 29], 5),  # fails if they are broken by overlapping windows alone
     ],
 )
-def test_crowded_schedules_that_a_plain_earliest_deadline_gets_wrong(weights, num_slots):
+def test_crowded_schedules_that_plain_earliest_deadline_first_gets_wrong(weights, num_slots):
     run(weights, num_slots, sum(weights))
 
 
@@ -69,12 +73,9 @@ def configured(make_config, mixture, num_slots=1, names=("zh", "en", "code"), **
 
 def test_weights_are_the_decimal_numbers_of_the_configuration(make_config):
     assert configured(make_config, {}) == [1, 1, 1]
-    # 0.3 + 0.6 in binary is not 0.9, so with floats one domain would seem to exceed its slot.
-    assert configured(make_config, {"code": 0.9, "en": 0.3, "zh": 0.6}, 2) == [
-        Fraction(6, 10),
-        Fraction(3, 10),
-        Fraction(9, 10),
-    ]
+    # in binary 0.3 + 0.6 is not 0.9, so with floats one domain would seem to exceed its slot
+    weights = configured(make_config, {"code": 0.9, "en": 0.3, "zh": 0.6}, 2)
+    assert weights == [Fraction(6, 10), Fraction(3, 10), Fraction(9, 10)]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_weights_are_the_decimal_numbers_of_the_configuration(make_config):
         ),
     ],
 )
-def test_weights_that_cannot_be_met_are_refused(make_config, mixture, num_slots, message):
+def test_weights_that_cannot_be_followed_are_refused(make_config, mixture, num_slots, message):
     with pytest.raises(ConfigError, match=message):
         configured(make_config, mixture, num_slots)
 
@@ -108,9 +109,11 @@ def test_a_mixed_schedule_needs_a_slot_for_every_domain_of_a_micro_batch(
     make_config, mixture, local, num_slots, message
 ):
     options = {"local": local, "schedule": "mixed"}
+
     with pytest.raises(ConfigError, match=message):
         configured(make_config, mixture, num_slots, **options)
-    weights = configured(make_config, mixture, num_slots + 1, **options)  # one more is enough, whatever the weights
+
+    weights = configured(make_config, mixture, num_slots + 1, **options)  # one more slot is enough for any weights
     assert weights == [1, 1, 1] or weights == list(mixture.values())
 
 
@@ -119,8 +122,10 @@ def test_a_domain_may_dominate_when_there_are_too_few_for_the_slots(make_config)
     assert run([int(weight) for weight in weights], 4, 3) == [(0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 0, 0)]
 
 
-def test_the_schedule_depends_on_nothing_but_the_slots_taken():
-    weights, num_slots = [5, 3, 2, 1, 1], 2
+def test_the_schedule_depends_only_on_the_slots_taken():
+    weights = [5, 3, 2, 1, 1]
+    num_slots = 2
     schedule = run(weights, num_slots, 40)
     taken = [sum(slots.count(domain) for slots in schedule[:17]) for domain in range(5)]
+
     assert Mixture(weights, num_slots).next_slots(taken) == schedule[17]

@@ -1,4 +1,4 @@
-"""The two schedules of domains: what a step trains on, as a function of the samples taken so far."""
+"""The two schedules of domains: the domains of a step as a function of the samples taken so far."""
 
 from fractions import Fraction
 
@@ -21,11 +21,14 @@ def advance(taken, slots):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=9), st.integers(1, 11), st.integers(1, 3), st.data())
 def test_mixed_shares_stay_within_one_sample_at_any_time(weights, local, micro_batches, data):
-    """For any weights, after every micro-batch; its domains stand in ascending slots, the rest repeats the last one."""
-    total, positive = sum(weights), sum(weight > 0 for weight in weights)
+    """Holds for any weights after every micro-batch. Its domains fill ascending slots; unused slots repeat the last."""
+    total = sum(weights)
+    positive = sum(weight > 0 for weight in weights)
     assume(total > 0)
     num_slots = min(positive, local) + data.draw(st.integers(0, 2))
-    schedule, taken = Mixed(weights, local, num_slots, micro_batches), [0] * len(weights)
+    schedule = Mixed(weights, local, num_slots, micro_batches)
+    taken = [0] * len(weights)
+
     for _ in range(30):
         step = schedule.step(taken)
         assert len(step) == micro_batches
@@ -45,24 +48,32 @@ def test_mixed_shares_stay_within_one_sample_at_any_time(weights, local, micro_b
 
 
 def test_rotating_without_accumulation_chooses_for_every_micro_batch():
-    """The sequence of the first versions, which had no schedules: a run without accumulation must not change."""
-    weights, schedule, taken, found = [1, 2, 3, 4], Rotating([1, 2, 3, 4], 6, 2, 1), [0] * 4, []
+    """The sequence is that of versions before schedules, so that old runs without accumulation resume."""
+    weights = [1, 2, 3, 4]
+    schedule = Rotating(weights, 6, 2, 1)
+    taken = [0] * 4
+    found = []
+
     for _ in range(10):
         (slots,) = schedule.step(taken)
         found.append(slots.domain_of_slot)
         np.testing.assert_array_equal(slots.slot_of_sample_B, [0, 0, 0, 1, 1, 1])
         advance(taken, slots)
+
     assert found == [(2, 3), (1, 3), (2, 3), (2, 3), (0, 1), (2, 3), (1, 3), (2, 3), (2, 3), (0, 1)]
     assert taken == [3 * 2 * weight for weight in weights]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=6), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4))
-def test_rotating_chooses_once_a_step(weights, num_slots, part, micro_batches):
+def test_rotating_chooses_once_per_step(weights, num_slots, part, micro_batches):
     total = sum(weights)
     assume(total > 0)
-    schedule, taken = Rotating(weights, num_slots * part, num_slots, micro_batches), [0] * len(weights)
-    mixture, slots_taken = Mixture(weights, num_slots), [0] * len(weights)
+    schedule = Rotating(weights, num_slots * part, num_slots, micro_batches)
+    mixture = Mixture(weights, num_slots)
+    taken = [0] * len(weights)
+    slots_taken = [0] * len(weights)
+
     assert schedule.unit == part * micro_batches
     for _ in range(25):
         step = schedule.step(taken)
@@ -79,13 +90,17 @@ def test_rotating_chooses_once_a_step(weights, num_slots, part, micro_batches):
 
 def test_equal_weights_rotate_over_all_domains_step_by_step(make_config):
     config = make_config(local=4, world=12, domains_per_step=2)
-    ((_, schedule),), taken, found = build_schedules(config, build_domains(config)), [0] * 4, []
+    ((_, schedule),) = build_schedules(config, build_domains(config))
+    taken = [0] * 4
+    found = []
+
     for _ in range(4):
         step = schedule.step(taken)
         assert len(step) == 3
         found.append({slots.domain_of_slot for slots in step})
         for slots in step:
             advance(taken, slots)
+
     assert found == [{(0, 1)}, {(2, 3)}] * 2
 
 

@@ -7,7 +7,7 @@ from mindpangu.checkpoint import CheckpointReader
 from mindpangu.config import load_config
 from mindpangu.data import Batch, equal_parts, heldout_batches
 from mindpangu.errors import ConfigError, TokenizerError
-from mindpangu.language_model import LanguageModel, load_model
+from mindpangu.language_model import ModelParts, load_model
 from mindpangu.train.heldout import evaluate_heldout, format_results, unigram_loss
 from mindpangu.train.run import open_run, set_device, train
 
@@ -67,7 +67,7 @@ def test_unigram_baseline_by_hand():
     assert unigram_loss(counts_V, [batch]) == pytest.approx(expected)
 
 
-def test_what_stands_behind_a_position_does_not_reach_it(trained):
+def test_later_tokens_do_not_change_the_logits(trained):
     model = trained.model
     tokens_BS = np.full((1, 16), 10, np.int32)
     first = model.next_token_logits(tokens_BS, 2, last=5)
@@ -103,17 +103,17 @@ def test_eod_reset_separates_documents(tiny_overrides):
     assert np.abs(plain.model.token_losses(with_tokens(tokens)) - losses)[:, 8:].max() > 1e-5
 
 
-SLOTS = "[{name: a, vocab_size: 420, domains: [bilingual, zh]}, {name: b, vocab_size: 430, domains: [en, code]}]"
+VOCABULARIES = "[{name: a, vocab_size: 420, domains: [bilingual, zh]}, {name: b, vocab_size: 430, domains: [en, code]}]"
 
 
-def two_slots(tiny_overrides, tmp_path, **changes):
+def two_vocabularies(tiny_overrides, tmp_path, **changes):
     """A run of its own, whose domains use two vocabularies."""
     from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
 
     overrides = tiny_overrides | {
-        "domains.vocabularies": SLOTS,
+        "domains.vocabularies": VOCABULARIES,
         "training.output_dir": str(tmp_path),
-        "training.run_name": "slots",
+        "training.run_name": "vocabularies",
         **changes,
     }
     config = load_config(None, overrides)
@@ -122,13 +122,13 @@ def two_slots(tiny_overrides, tmp_path, **changes):
     return open_model(overrides)
 
 
-def test_embedding_slots_train_and_mixed_batches_mask_other_slots(tiny_overrides, tmp_path):
-    run = two_slots(tiny_overrides, tmp_path, **{"data.domains_per_step": "2"})
+def test_vocabularies_train_and_mixed_batches_mask_other_vocabularies(tiny_overrides, tmp_path):
+    run = two_vocabularies(tiny_overrides, tmp_path, **{"data.domains_per_step": "2"})
     model = run.model
     assert model.decoder.parameters["word_embedding"].shape[0] == 850
     pure = next(iter(heldout_batches(run.shards, "en", run.config, 4)))
     foreign = next(iter(heldout_batches(run.shards, "zh", run.config, 4)))
-    # one sample of en and three of zh in one batch: slots b and a
+    # one sample of en and three of zh in one batch: vocabularies b and a
     parts = [np.concatenate([x[:1], y[:3]]) for x, y in (
         (pure.tokens_BS, foreign.tokens_BS), (pure.targets_BS, foreign.targets_BS),
         (pure.positions_BS, foreign.positions_BS), (pure.loss_mask_BS, foreign.loss_mask_BS),
@@ -139,7 +139,7 @@ def test_embedding_slots_train_and_mixed_batches_mask_other_slots(tiny_overrides
     losses = model.token_losses(mixed)
     np.testing.assert_allclose(losses[:1], model.token_losses(pure)[:1], atol=1e-5)
     np.testing.assert_allclose(losses[1:], model.token_losses(foreign)[:3], atol=1e-5)
-    # the two slots' rows are different weights: the same ids score differently as the other slot's
+    # the vocabularies have different rows: the same ids score differently in the other vocabulary
     assert np.abs(model.token_losses(pure) - model.token_losses(pure, (zh, zh))).max() > 1e-4
     train(run, log=lambda text: None)
     results = evaluate_heldout(model, run.shards, run.config)
@@ -156,4 +156,4 @@ def test_parts_that_do_not_fit_are_refused(tiny_overrides):
         open_model(tiny_overrides | {"model.rre_layers": "1"})
     run = open_model(tiny_overrides)
     with pytest.raises(TokenizerError, match="vocabulary 'main' has no tokenizer"):
-        LanguageModel(run.config, {}, run.model.table)
+        ModelParts(run.config, {}, run.model.table)

@@ -1,6 +1,7 @@
 """A tiny trained run whose checkpoint the tests change, and what a checkpoint's model computes."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mindspore as ms
@@ -66,7 +67,7 @@ class Forward:
             id_here: int32, id in the batch → id here, where this model has another vocabulary.
         """
         tokens_BS = batch.tokens_BS if id_here is None else np.ascontiguousarray(id_here[batch.tokens_BS])
-        plan = self.model.plan(tokens_BS, (self._ids[domain_name],), batch.slot_of_sample_B)
+        plan = self.model.planner.plan(replace(batch, tokens_BS=tokens_BS), (self._ids[domain_name],))
         inputs = self.model.inputs(tokens_BS, batch.positions_BS, plan)
         slabs = [as_tensor(slab) for slab in self.model.store.lookup(plan.domain_of_slot)]
         logits = self._forward(

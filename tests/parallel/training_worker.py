@@ -33,7 +33,7 @@ def train(overrides, folder, steps):
     parts = {}
     exchange = processes.exchange
     for index in range(steps):
-        plan = run.model.plan_step(loader.next_step().micro_batches)
+        plan = run.model.planner.plan_step(loader.next_step().micro_batches)
         if index == 0:
             parts |= gradients(step, plan)
         before = exchange.statistics()["bytes_sent"] if exchange else 0

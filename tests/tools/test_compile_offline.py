@@ -13,8 +13,8 @@ from ascend_offline import cann_stub, graph  # noqa: E402
 from compile_offline import describe, on_ranks  # noqa: E402
 
 from mindpangu.config import load_config  # noqa: E402
-from mindpangu.parallel.budget import budget_of  # noqa: E402
 from mindpangu.parallel.mesh import Mesh  # noqa: E402
+from mindpangu.planner.budget import Budget  # noqa: E402
 
 # small in every size, so that a test takes seconds; the meshes are the recipes' own
 SMALL = {
@@ -61,7 +61,7 @@ def test_a_graph_is_read(tmp_path):
 
 def test_a_difference_from_the_arithmetic_is_said_and_counted(capsys):
     config = load_config(PROJECT / "recipes" / "pangu_sigma_node.yaml")
-    budget = budget_of(config)
+    budget = Budget.from_config(config)
     functions = {
         name: {
             "collectives": [(*key[1:], *value) for key, value in budget.collectives.items() if key[0] == name],

@@ -1,4 +1,4 @@
-"""Domain slots of any size in the training step: each domain's share of a mixed batch, and what is unused."""
+"""Domain slots of any size in the training step: each domain's share of a mixed batch, and unused slots."""
 
 import dataclasses
 
@@ -21,11 +21,11 @@ MIXED = {
 
 def planned(model, loader):
     (batch,) = loader.next_step().micro_batches
-    return batch, model.plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B)
+    return batch, model.planner.plan(batch)
 
 
 def arrays(step, gradients):
-    """Everything that a micro-batch gave, by name, as arrays."""
+    """Loss and all gradients of a micro-batch as arrays, by name."""
     dense = {name: gradient.asnumpy() for name, gradient in gradients.dense.items()}
     slabs = step.experts.gradients()
     experts = {(*key, i): each.copy() for key, four in slabs.items() for i, each in enumerate(four)}
@@ -38,16 +38,21 @@ def test_a_mixed_batch_is_the_weighted_sum_of_its_domains(opened, tiny_overrides
     batch, plan = planned(model, loader)
     assert batch.domain_of_slot == (0, 1, 2, 2)
     assert batch.slot_of_sample_B.tolist() == [0, 1, 1, 2, 2, 2, 2, 2]
+
     mixed = step.gradients([batch], [plan])
-    mixed_arrays, mixed_activated = arrays(step, mixed), step.experts.traffic.activated
-    domains_B, targets = np.array(batch.domain_of_slot)[batch.slot_of_sample_B], batch.loss_mask_BS.sum()
-    expected, shares = {}, []
+
+    mixed_arrays = arrays(step, mixed)
+    mixed_activated = step.experts.traffic.activated
+    domains_B = np.array(batch.domain_of_slot)[batch.slot_of_sample_B]
+    targets = batch.loss_mask_BS.sum()
+    expected = {}
+    shares = []
     for domain in (0, 1, 2):
         rows = domains_B == domain
         parts = {name: getattr(batch, name)[rows] for name in vars(batch) if name.endswith(("_BS", "_B", "_B2"))}
         parts |= {"domain_of_slot": (domain,) * 4, "slot_of_sample_B": np.zeros(rows.sum(), np.int32)}
         alone = dataclasses.replace(batch, **parts)
-        alone_plan = model.plan(alone.tokens_BS, alone.domain_of_slot, alone.slot_of_sample_B)
+        alone_plan = model.planner.plan(alone)
         found = step.gradients([alone], [alone_plan])
         shares.append(alone.loss_mask_BS.sum() / targets)
         assert mixed.domain_loss[domain] == pytest.approx([found.loss * shares[-1] * targets, shares[-1] * targets])
@@ -56,23 +61,31 @@ def test_a_mixed_batch_is_the_weighted_sum_of_its_domains(opened, tiny_overrides
             expected[name] = expected.get(name, 0) + shares[-1] * value
     assert len({round(float(share) * 8, 6) for share in shares} - {1.0, 2.0, 5.0}) > 0  # not simply the samples' shares
     assert mixed_activated == 0
-    found = mixed_arrays
-    assert set(found) == set(expected)
+    assert set(mixed_arrays) == set(expected)
     for name, value in expected.items():
-        # 1e-9 is for the keys' biases, which move no attention weight: their gradients are rounding errors
+        # 1e-9 is for the biases of keys, which change no attention weight: their gradients are rounding errors
         atol = 1e-5 * np.abs(value).max() + 1e-9
-        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=atol, err_msg=str(name))
+        np.testing.assert_allclose(mixed_arrays[name], value, rtol=1e-5, atol=atol, err_msg=str(name))
 
 
 def slab_gradients(step, model, batch, plan):
-    """[layer][slot] → the four gradients, as the compiled step gives them."""
+    """[layer][slot] → the four gradients that the compiled step returns."""
     inputs = model.inputs(batch.tokens_BS, batch.positions_BS, plan)
     tensors = [as_tensor(slab) for slab in model.store.lookup(plan.domain_of_slot)]
     weights_BS = batch.loss_mask_BS / np.float32(batch.loss_mask_BS.sum())
     _, (slabs, _) = step.functions.whole_step(
-        inputs.slot, 0, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
-        as_tensor(weights_BS), inputs.vocabulary_of_sample_B, inputs.domain_slots_B, inputs.tables_LDV, *tensors,
-    )  # fmt: skip
+        inputs.vocabulary,
+        0,
+        inputs.rows_BS,
+        inputs.tokens_BS,
+        inputs.positions_BS,
+        as_tensor(batch.targets_BS),
+        as_tensor(weights_BS),
+        inputs.vocabulary_of_sample_B,
+        inputs.domain_slots_B,
+        inputs.tables_LDV,
+        *tensors,
+    )
     size = 4 * len(plan.domain_of_slot)
     flat = [slab.asnumpy() for slab in slabs]
     return [
@@ -82,11 +95,12 @@ def slab_gradients(step, model, batch, plan):
 
 @pytest.mark.parametrize("backend", ["cpu", pytest.param("composed", marks=pytest.mark.slow)])
 def test_an_unused_slot_changes_nothing(opened, tiny_overrides, backend):
-    """Against the same batch without that slot; and whatever experts stand in it, the kernels do not touch them."""
+    """The same batch without that slot gives the same gradients, and the kernels never touch the slot's experts."""
     step, model, loader = opened(tiny_overrides | MIXED, backend)
     batch, plan = planned(model, loader)
     assert plan.counts_LDA.shape == (2, 4, EXPERTS)
     assert not plan.counts_LDA[:, 3].any()
+
     with_unused = arrays(step, step.gradients([batch], [plan]))
     assert {key[1] for key in with_unused if isinstance(key, tuple)} == {0, 1, 2}
     for layer in slab_gradients(step, model, batch, plan):
@@ -97,14 +111,15 @@ def test_an_unused_slot_changes_nothing(opened, tiny_overrides, backend):
 
     other_step, other_model, _ = opened(tiny_overrides | MIXED | {"data.domains_per_step": "3"}, backend)
     without = dataclasses.replace(batch, domain_of_slot=batch.domain_of_slot[:3])
-    other_plan = other_model.plan(without.tokens_BS, without.domain_of_slot, without.slot_of_sample_B)
+    other_plan = other_model.planner.plan(without)
+    expected = arrays(other_step, other_step.gradients([without], [other_plan]))
+
     assert other_plan.imbalance() == plan.imbalance()
-    found, expected = with_unused, arrays(other_step, other_step.gradients([without], [other_plan]))
-    assert set(found) == set(expected)
+    assert set(with_unused) == set(expected)
     for name, value in expected.items():
         if backend == "cpu":
-            np.testing.assert_array_equal(found[name], value, err_msg=str(name))
-        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-7, err_msg=str(name))
+            np.testing.assert_array_equal(with_unused[name], value, err_msg=str(name))
+        np.testing.assert_allclose(with_unused[name], value, rtol=1e-5, atol=1e-7, err_msg=str(name))
 
     if backend == "cpu":
         for layer in range(2):
@@ -112,7 +127,7 @@ def test_an_unused_slot_changes_nothing(opened, tiny_overrides, backend):
                 tensor[:] = np.nan
         poisoned = dataclasses.replace(plan, domain_of_slot=(0, 1, 2, 3))
         for name, value in arrays(step, step.gradients([batch], [poisoned])).items():
-            np.testing.assert_array_equal(value, found[name], err_msg=str(name))
+            np.testing.assert_array_equal(value, with_unused[name], err_msg=str(name))
 
 
 @pytest.mark.parametrize("schedule", ["rotating", "mixed"])
@@ -120,6 +135,7 @@ def test_the_plan_counts_what_the_device_counts(opened, tiny_overrides, schedule
     mixture = {"rotating": "{}", "mixed": "{bilingual: 0.3, zh: 3, en: 1, code: 2}"}[schedule]
     overrides = tiny_overrides | MIXED | {"data.schedule": schedule, "data.mixture": mixture}
     _, model, loader = opened(overrides, "composed")
+
     sizes = set()
     for _ in range(6):
         batch, plan = planned(model, loader)
@@ -138,7 +154,8 @@ def test_the_plan_counts_what_the_device_counts(opened, tiny_overrides, schedule
 def test_other_slots_are_not_compiled_again(opened, tiny_overrides):
     mixture = {"data.mixture": "{bilingual: 0.3, zh: 3, en: 1, code: 2}"}
     step, model, loader = opened(tiny_overrides | MIXED | mixture, "composed")
-    sizes, compiled = set(), None
+    sizes = set()
+    compiled = None
     for _ in range(5):
         batch, plan = planned(model, loader)
         sizes.add(tuple(batch.slot_of_sample_B.tolist()))

@@ -1,4 +1,4 @@
-"""The training step with its experts on the host: bit for bit the step whose experts never move, and plain AdamW."""
+"""A training step with experts on the host equals, bit for bit, one whose experts never move, and plain AdamW."""
 
 import itertools
 
@@ -25,14 +25,15 @@ VARIANTS = {
 
 
 class Trainer:
-    """One model whose training can be started again in another mode: the compiled functions stay."""
+    """One model whose training can be restarted in another mode without compiling again."""
 
     def __init__(self, overrides):
         self.overrides = overrides
         config = load_config(None, overrides)
         set_device(config)
         run = open_run(config)
-        self.model, self.loader = run.model, Loader(run.shards, run.model.domains, config)
+        self.model = run.model
+        self.loader = Loader(run.shards, run.model.domains, config)
         self.step = TrainStep(self.model)
         optimizer = self.step.optimizer
         self.parameters = {
@@ -42,27 +43,27 @@ class Trainer:
         self.initial = {name: parameter.asnumpy().copy() for name, parameter in self.parameters.items()}
 
     def plans(self, count):
-        """Steps of shuffled micro-batches: the same domains follow each other and alternate, and meet in one step."""
+        """Plans steps of shuffled micro-batches: domains repeat, alternate, and meet in one step."""
         steps = [self.loader.next_step().micro_batches for _ in range(count)]
         batches = [batch for step in steps for batch in step]
         np.random.default_rng(0).shuffle(batches)
-        plans = [self.model.plan(each.tokens_BS, each.domain_of_slot, each.slot_of_sample_B) for each in batches]
+        plans = [self.model.planner.plan(each) for each in batches]
         size = len(batches) // count
         return [(batches[i : i + size], plans[i : i + size]) for i in range(0, len(batches), size)]
 
     def train(self, steps, changes):
-        """(losses, norms, experts' state, dense parameters) of these steps from the initial weights."""
+        """Trains these steps from the initial weights; returns (results of the steps, all state as arrays)."""
         config = load_config(None, self.overrides | changes)
         self.model.store = ExpertStore(config, self.model.domains)
         self.model.store.initialize()
         self.step.experts = open_experts(self.model.store, config)
         self.step.updates = 0
         for name, value in self.initial.items():
-            # in place: a compiled function that has run does not see what set_data sets
+            # in place: a compiled function that has run does not see the data of set_data
             ops.assign(self.parameters[name], Tensor(value))
         results = []
-        for number, (batches, plans) in enumerate(steps):
-            upcoming = steps[number + 1][1] if number + 1 < len(steps) else None
+        for index, (batches, plans) in enumerate(steps):
+            upcoming = steps[index + 1][1] if index + 1 < len(steps) else None
             results.append(self.step.run(batches, plans, 1e-2, upcoming))
         self.step.finish()
         store = self.model.store
@@ -100,7 +101,9 @@ def test_host_ecss_equals_device_over_50_steps(trainer, resident, variant, tmp_p
     domains = [{domain for plan in plans for domain in plan.domain_of_slot} for _, plans in steps]
     assert any(one == other for one, other in itertools.pairwise(domains))
     assert any(one != other for one, other in itertools.pairwise(domains))
+
     results, found = trainer.train(steps, VARIANTS[variant] | {"experts.storage_folder": str(tmp_path)})
+
     assert [each.global_norm > 0.5 for each in results].count(True) > 25  # clipping is active
     assert [(each.loss, each.global_norm) for each in results] == [(e.loss, e.global_norm) for e in expected]
     for mine, other in zip(found, state, strict=True):
@@ -108,19 +111,21 @@ def test_host_ecss_equals_device_over_50_steps(trainer, resident, variant, tmp_p
 
 
 def test_with_tokens_for_every_expert_it_is_plain_adamw(tiny_overrides):
-    """Every expert receives tokens in each step: then one step count fits all, and Adam's formula is the textbook's."""
+    """If every expert receives tokens in each step, all step counts are equal, as in the textbook's Adam."""
     trainer = Trainer(tiny_overrides | {"data.domains_per_step": "4", "training.local_batch_size": "32"})
     steps = trainer.plans(20)
-    gradients, update = [], ExpertStore.update
+    gradients = []
+    update = ExpertStore.update
 
-    def record(store, slabs, updated_LDA, learning_rate, scale):
-        assert updated_LDA.all()
+    def record(store, slabs, updated_LMA, learning_rate, scale):
+        assert updated_LMA.all()
         gradients.append(({key: [each.copy() for each in slabs[key]] for key in slabs}, scale))
-        return update(store, slabs, updated_LDA, learning_rate, scale)
+        return update(store, slabs, updated_LMA, learning_rate, scale)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ExpertStore, "update", record)
         trainer.train(steps, {})
+
     assert len(gradients) == len(steps)
     store = trainer.model.store
     fresh = ExpertStore(trainer.model.config, store.domains)
@@ -133,9 +138,16 @@ def test_with_tokens_for_every_expert_it_is_plain_adamw(tiny_overrides):
                 states = weight, np.zeros_like(weight), np.zeros_like(weight)
                 for count, (slabs, scale) in enumerate(gradients, 1):
                     states = reference.expert_adam(
-                        *states, slabs[layer, domain][index], everyone, np.full(len(everyone), count),
-                        learning_rate=1e-2, beta1=0.9, beta2=0.95, eps=1e-20,
-                        weight_decay=0.1 if name in ("up", "down") else 0.0, gradient_scale=scale,
-                    )  # fmt: skip
+                        *states,
+                        slabs[layer, domain][index],
+                        everyone,
+                        np.full(len(everyone), count),
+                        learning_rate=1e-2,
+                        beta1=0.9,
+                        beta2=0.95,
+                        eps=1e-20,
+                        weight_decay=0.1 if name in ("up", "down") else 0.0,
+                        gradient_scale=scale,
+                    )
                 difference = store.weights[layer][domain][name] - states[0]
                 assert np.linalg.norm(difference) <= 1e-6 * np.linalg.norm(states[0]), (layer, domain, name)

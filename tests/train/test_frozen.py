@@ -1,4 +1,4 @@
-"""training.train: experts of the named domains alone are trained, and every bit of the rest stays."""
+"""training.train: only the experts of the named domains are trained; everything else keeps every bit."""
 
 import json
 import shutil
@@ -23,11 +23,13 @@ FROZEN = {
     "data.mixture": "{bilingual: 0, zh: 1, en: 0, code: 3}",
     "data.domains_per_step": "1",
 }
-TRAINED, REST = (1, 3), (0, 2)  # domain ids
+# domain ids
+TRAINED = (1, 3)
+REST = (0, 2)
 
 
 def open_frozen(overrides):
-    """(train step, loader) of a model of which only the experts of zh and code are trained."""
+    """Returns (train step, loader) of a model that trains only the experts of zh and code."""
     config = load_config(None, overrides)
     set_device(config)
     run = open_run(config)
@@ -40,7 +42,7 @@ def open_frozen(overrides):
 
 @pytest.fixture(scope="module")
 def frozen(tiny_overrides):
-    """`open_frozen` and its overrides; the functions are compiled once."""
+    """Returns the result of `open_frozen` and its overrides; the functions are compiled once."""
     overrides = tiny_overrides | FROZEN
     return *open_frozen(overrides), overrides
 
@@ -66,7 +68,7 @@ def expert_bytes(store, domains):
     [{}, {"experts.staging": "true"}, {"experts.mode": "host_full"}, {"experts.mode": "device"}],
     ids=["views", "staged", "host_full", "device"],
 )
-def test_a_step_changes_experts_of_the_named_domains_alone(frozen, changes):
+def test_a_step_changes_only_experts_of_the_named_domains(frozen, changes):
     step, loader, overrides = frozen
     config = load_config(None, overrides | changes)
     store = step.model.store = ExpertStore(config, step.model.domains)
@@ -76,13 +78,17 @@ def test_a_step_changes_experts_of_the_named_domains_alone(frozen, changes):
             for name in SLAB_TENSORS:
                 store.moment1[layer][domain][name][:] = store.moment2[layer][domain][name][:] = 0.5
     step.experts = open_experts(store, config)
-    dense, rest, trained = dense_bytes(step), expert_bytes(store, REST), expert_bytes(store, TRAINED)
+    dense = dense_bytes(step)
+    rest = expert_bytes(store, REST)
+    trained = expert_bytes(store, TRAINED)
+
     for _ in range(4):
         batches = loader.next_step().micro_batches
-        plans = [step.model.plan(each.tokens_BS, each.domain_of_slot, each.slot_of_sample_B) for each in batches]
+        plans = [step.model.planner.plan(each) for each in batches]
         result = step.run(batches, plans, 0.01)
         assert result.skipped is None
     step.finish()
+
     assert dense_bytes(step) == dense
     assert expert_bytes(store, REST) == rest
     after = expert_bytes(store, TRAINED)
@@ -93,19 +99,23 @@ def test_a_step_changes_experts_of_the_named_domains_alone(frozen, changes):
 
 
 @pytest.mark.slow
-def test_in_half_precision_an_overflow_changes_nothing_and_a_step_experts_alone(tiny_overrides):
+def test_in_half_precision_an_overflow_changes_nothing_and_a_step_only_experts(tiny_overrides):
     changes = {"context.precision": "fp16", "training.loss_scale": str(2.0**30)}
     step, loader = open_frozen(tiny_overrides | FROZEN | changes)
     store = step.model.store
-    dense, rest, trained = dense_bytes(step), expert_bytes(store, REST), expert_bytes(store, TRAINED)
+    dense = dense_bytes(step)
+    rest = expert_bytes(store, REST)
+    trained = expert_bytes(store, TRAINED)
+
     overflowed = []
     while not overflowed or overflowed[-1]:
         batches = loader.next_step().micro_batches
-        plans = [step.model.plan(each.tokens_BS, each.domain_of_slot, each.slot_of_sample_B) for each in batches]
+        plans = [step.model.planner.plan(each) for each in batches]
         result = step.run(batches, plans, 0.01)
         step.finish()
         overflowed.append(result.loss_scale_lowered)
         assert (expert_bytes(store, TRAINED) == trained) == result.loss_scale_lowered
+
     assert overflowed[0]
     assert dense_bytes(step) == dense
     assert expert_bytes(store, REST) == rest
@@ -115,7 +125,7 @@ def test_gradients_and_norm_are_those_of_the_whole_model_for_these_experts(froze
     step, loader, overrides = frozen
     step.experts = open_experts(step.model.store, load_config(None, overrides))
     batches = loader.next_step().micro_batches
-    plans = [step.model.plan(each.tokens_BS, each.domain_of_slot, each.slot_of_sample_B) for each in batches]
+    plans = [step.model.planner.plan(each) for each in batches]
     config = load_config(None, tiny_overrides)
     whole = open_run(config).model
     for name, parameter in step.decoder.parameters.items():
@@ -126,8 +136,10 @@ def test_gradients_and_norm_are_those_of_the_whole_model_for_these_experts(froze
     expected = {key: [each.copy() for each in arrays] for key, arrays in reference.experts.gradients().items()}
 
     found = step.gradients(batches, plans)
+    gradients = step.experts.gradients()
+
     assert found.dense == {}
-    gradients, squared = step.experts.gradients(), 0.0
+    squared = 0.0
     assert set(gradients) == set(expected)
     for (layer, domain), arrays in expected.items():
         used_A = plans[0].counts_LDA[layer, plans[0].domain_of_slot.index(domain)] > 0
@@ -139,13 +151,13 @@ def test_gradients_and_norm_are_those_of_the_whole_model_for_these_experts(froze
 
 
 def files(folder, *prefixes):
-    """Names and hashes of the newest checkpoint's files whose names begin so."""
+    """Names and hashes of the newest checkpoint's files with these prefixes."""
     entries = CheckpointReader(folder).files
     return {name: entry["blake2b"] for name, entry in entries.items() if name.startswith(prefixes)}
 
 
 @pytest.mark.slow
-def test_a_resumed_run_from_loaded_weights_is_the_same_run_and_leaves_the_rest(tiny_run, tmp_path):
+def test_a_resumed_run_from_loaded_weights_equals_one_run_and_keeps_the_rest(tiny_run, tmp_path):
     overrides, folder = tiny_run
 
     def run(name, resume=False, load=None, **changes):
@@ -165,15 +177,17 @@ def test_a_resumed_run_from_loaded_weights_is_the_same_run_and_leaves_the_rest(t
     run("stopped", resume=True, training__steps="4", **frozen)
     assert files(tmp_path / "whole", "experts", "dense") == files(tmp_path / "stopped", "experts", "dense")
 
-    before, after = CheckpointReader(folder), CheckpointReader(tmp_path / "whole")
-    then, now = before.tensors("dense_00000_of_00001.safetensors"), after.tensors("dense_00000_of_00001.safetensors")
+    before = CheckpointReader(folder)
+    after = CheckpointReader(tmp_path / "whole")
+    then = before.tensors("dense_00000_of_00001.safetensors")
+    now = after.tensors("dense_00000_of_00001.safetensors")
     parameters = [name for name in then if not name.startswith("adam_")]
     assert [name for name in parameters if now[name].tobytes() != then[name].tobytes()] == []
     assert not any(now[name].any() for name in now if name.startswith("adam_"))
-    for name in (
-        name for name in before.files if name.startswith("experts/") and ".zh." not in name and ".code." not in name
-    ):
-        then, now = before.tensors(name), after.tensors(name)  # the new run's moments are zeros
+    experts = [name for name in before.files if name.startswith("experts/")]
+    for name in (name for name in experts if ".zh." not in name and ".code." not in name):
+        then = before.tensors(name)
+        now = after.tensors(name)  # the moments of the new run are zeros
         assert all(now[each].tobytes() == then[each].tobytes() for each in SLAB_TENSORS)
         assert not any(now[each].any() for each in now if each not in SLAB_TENSORS)
 
@@ -181,7 +195,7 @@ def test_a_resumed_run_from_loaded_weights_is_the_same_run_and_leaves_the_rest(t
         run("stopped", resume=True, training__steps="6", **(frozen | {"training__train": "all"}))
 
 
-def test_what_would_change_nothing_is_refused(tiny_overrides):
+def test_settings_that_would_train_nothing_are_refused(tiny_overrides):
     def refuse(message, **changes):
         words = tiny_overrides | FROZEN | {key.replace("__", "."): value for key, value in changes.items()}
         with pytest.raises(ConfigError, match=message):

@@ -1,4 +1,4 @@
-"""The loss scale: its rule, the steps that it skips, and its place in a resumed run."""
+"""The loss scale: its rule, the steps that it skips, and its state in a resumed run."""
 
 import math
 import shutil
@@ -16,7 +16,7 @@ from mindpangu.train.step import TrainStep
 
 
 def values(scale, overflows):
-    """The scale of each step, and of the one after them."""
+    """Returns the scale of each step, and of the step after them."""
     found = [scale.value]
     for overflow in overflows:
         scale.update(overflow)
@@ -24,7 +24,7 @@ def values(scale, overflows):
     return found
 
 
-def test_an_overflow_halves_it_and_a_quiet_window_doubles_it():
+def test_an_overflow_halves_it_and_a_window_without_overflow_doubles_it():
     scale = LossScale(64, window=3)
     assert values(scale, [False] * 7) == [64, 64, 64, 128, 128, 128, 256, 256]
     assert values(scale, [True]) == [256, 128]
@@ -36,20 +36,22 @@ def test_it_stays_between_1_and_2_to_the_32():
     assert values(LossScale(2**31, window=1), [False, False, True]) == [2**31, 2**32, 2**32, 2**31]
 
 
-def test_it_says_whether_it_was_lowered():
+def test_update_returns_whether_it_was_lowered():
     scale = LossScale(2, window=1)
     assert [scale.update(True), scale.update(True), scale.update(False)] == [True, False, False]
 
 
-def test_a_loaded_state_goes_on_where_it_was():
+def test_a_loaded_state_continues_from_the_saved_one():
     one = LossScale(64, window=5)
     values(one, [True, False, False, False])
     other = LossScale(7, window=5)
+
     other.load_state(one.state())
+
     assert values(other, [False, False]) == values(one, [False, False]) == [32, 32, 64]
 
 
-def test_without_fp16_it_is_1_for_ever():
+def test_without_fp16_it_is_always_1():
     scale = LossScale.from_config(load_config(None, {"training.loss_scale": "8", "training.loss_scale_window": "1"}))
     assert values(scale, [False, True, False]) == [1.0] * 4
     assert not scale.update(True)
@@ -65,7 +67,7 @@ def fp16(overrides, **changes):
 
 
 def everything(step):
-    """A copy of all that a step may change, but for the loss scale."""
+    """Copies everything that a step may change, except the loss scale."""
     step.finish()
     store = step.model.store
     arrays = {name: parameter.asnumpy().copy() for name, parameter in step.decoder.parameters.items()}
@@ -81,11 +83,14 @@ def everything(step):
 def test_an_overflow_changes_nothing_but_the_scale(tiny_overrides):
     run = fp16(tiny_overrides, training__loss_scale=str(2**32))
     run.model.store.initialize()
-    step, loader = TrainStep(run.model), Loader(run.shards, run.model.domains, run.config)
+    step = TrainStep(run.model)
+    loader = Loader(run.shards, run.model.domains, run.config)
     batches = loader.next_step().micro_batches
-    plans = [run.model.plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B) for batch in batches]
+    plans = [run.model.planner.plan(batch) for batch in batches]
     before, spikes = everything(step)
-    expected_scale, result = 2.0**32, step.run(batches, plans, 1e-3)
+
+    expected_scale = 2.0**32
+    result = step.run(batches, plans, 1e-3)
     while result.skipped:
         assert (result.loss_scale, result.loss_scale_lowered) == (expected_scale, True)
         assert result.skipped.endswith(f"the loss scale goes from {expected_scale:g} to {expected_scale / 2:g}")
@@ -96,7 +101,9 @@ def test_an_overflow_changes_nothing_but_the_scale(tiny_overrides):
             np.testing.assert_array_equal(after[name], array, err_msg=name)
         expected_scale /= 2
         assert step.loss_scale.value == expected_scale >= 65536
-        overflowed_loss, result = result.loss, step.run(batches, plans, 1e-3)
+        overflowed_loss = result.loss
+        result = step.run(batches, plans, 1e-3)
+
     assert expected_scale < 2**32
     assert (result.loss_scale, result.loss_scale_lowered, step.updates) == (expected_scale, False, 1)
     assert overflowed_loss == result.loss  # fp32, and scaled by powers of two
@@ -107,16 +114,19 @@ def test_an_overflow_changes_nothing_but_the_scale(tiny_overrides):
 
 @pytest.mark.slow
 def test_another_scale_takes_the_same_step(tiny_overrides):
-    """Reported values, clipping and the update know nothing of the scale (powers of two lose no bits)."""
-    results, states = [], []
+    """Reported values, clipping, and the update do not depend on the scale (powers of two lose no bits)."""
+    results = []
+    states = []
     for scale in ("1024", "65536"):
         run = fp16(tiny_overrides, training__loss_scale=scale, training__max_norm="0.5")
         run.model.store.initialize()
-        step, loader = TrainStep(run.model), Loader(run.shards, run.model.domains, run.config)
+        step = TrainStep(run.model)
+        loader = Loader(run.shards, run.model.domains, run.config)
         batches = loader.next_step().micro_batches
-        plans = [run.model.plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B) for batch in batches]
+        plans = [run.model.planner.plan(batch) for batch in batches]
         results.append(step.run(batches, plans, 1e-3))
         states.append(everything(step)[0])
+
     one, other = results
     assert (one.loss_scale, other.loss_scale) == (1024, 65536)
     assert (one.loss, one.domain_loss) == (other.loss, other.domain_loss)
@@ -127,13 +137,14 @@ def test_another_scale_takes_the_same_step(tiny_overrides):
 
 
 def records(folder):
+    """step → [loss, norm, loss scale, overflow, why it was skipped]."""
     keys = ("loss", "global_norm", "loss_scale", "overflow", "skipped")
     return {record["step"]: [record[key] for key in keys] for record in read_metrics(folder / "metrics.jsonl")}
 
 
 @pytest.mark.slow
 def test_stop_and_resume_equals_one_run(tiny_run, tmp_path):
-    """Stopped after overflows and in the middle of a window."""
+    """The run is stopped after overflows and in the middle of a window."""
     overrides, folder = tiny_run
     other = tmp_path / "other"
     shutil.copytree(folder, other)
@@ -156,6 +167,7 @@ def test_stop_and_resume_equals_one_run(tiny_run, tmp_path):
     stop = str(first + 1)
     train(fp16(overrides, training__run_name="other", training__steps=stop, **schedule), log=lambda text: None)
     train(fp16(overrides, training__run_name="other", training__steps="24", **schedule), True, log=lambda text: None)
+
     assert records(other) == expected
     newest = [each / "checkpoint" / "iteration_00000024" for each in (folder, other)]
     files = sorted(path.relative_to(newest[0]) for path in newest[0].rglob("*.safetensors"))
@@ -168,10 +180,16 @@ def test_stop_and_resume_equals_one_run(tiny_run, tmp_path):
 def test_only_overflows_at_a_scale_of_1_end_the_training(tiny_run):
     overrides, folder = tiny_run
     run = fp16(
-        overrides, training__loss_scale="8", training__max_skipped_steps="2", training__steps="30",
-        lr_scheduler__learning_rate="1e30", training__max_norm="1e30",
-    )  # fmt: skip
+        overrides,
+        training__loss_scale="8",
+        training__max_skipped_steps="2",
+        training__steps="30",
+        lr_scheduler__learning_rate="1e30",
+        training__max_norm="1e30",
+    )
+
     with pytest.raises(TrainingError, match="2 steps in a row were skipped"):
         train(run, log=lambda text: None)
+
     skipped = [scale for _, _, scale, _, reason in records(folder).values() if reason]
     assert skipped == [8, 4, 2, 1, 1]

@@ -1,4 +1,4 @@
-"""fp16: which parts compute in it, how far its losses and gradients are from fp32's, and that fp32 is left alone."""
+"""fp16: which parts compute in it, how far losses and gradients are from fp32; fp32 computes without casts."""
 
 import dataclasses
 
@@ -18,8 +18,8 @@ from mindpangu.model.decoder import Decoder
 from mindpangu.model.embedding import Head
 from mindpangu.model.layers import Init, LayerNorm, Linear
 from mindpangu.model.vocabularies import MIXED, Vocabularies
+from mindpangu.train.checkpointing import load_weights
 from mindpangu.train.run import open_run, set_device, train
-from mindpangu.train.saving import load_weights
 from mindpangu.train.step import TrainStep
 
 
@@ -31,7 +31,7 @@ def config_of(overrides, precision, **changes):
 
 
 def opened(overrides, precision, **changes):
-    """(train step, its next batches and plans) of the prepared tiny run, weights drawn."""
+    """Returns (train step, function that plans its next batches) of the prepared tiny run, with initial weights."""
     config = config_of(overrides, precision, **changes)
     run = open_run(config)
     run.model.store.initialize()
@@ -39,7 +39,7 @@ def opened(overrides, precision, **changes):
 
     def planned():
         batches = loader.next_step().micro_batches
-        return batches, [run.model.plan(each.tokens_BS, each.domain_of_slot, each.slot_of_sample_B) for each in batches]
+        return batches, [run.model.planner.plan(each) for each in batches]
 
     return TrainStep(run.model), planned
 
@@ -220,25 +220,28 @@ def test_scores_beyond_the_range_of_fp16(tiny_overrides):
 
 
 def test_a_bias_gradient_over_many_tokens(tiny_overrides):
-    """Is summed in fp32: 5001 is no number of fp16."""
+    """The sum is computed in fp32: fp16 cannot represent 5001."""
     linear = Linear(Init(config_of(tiny_overrides, "fp16")), "linear", 4, 3, 0.02)
     sums = ms.grad(lambda x: linear(x).sum(), None, linear.trainable_params())(Tensor(np.ones((5001, 4), np.float16)))
     np.testing.assert_array_equal(sums[1].asnumpy(), np.full(3, 5001, np.float32))
 
 
-def test_logits_of_a_batch_that_mixes_slots_are_finite(tiny_overrides):
-    slots = "[{name: a, vocab_size: 5, domains: [zh, en]}, {name: b, vocab_size: 4, domains: [bilingual, code]}]"
-    config = config_of(tiny_overrides, "fp16", domains__embedding_slots=slots)
+def test_logits_of_a_batch_with_two_vocabularies_are_finite(tiny_overrides):
+    vocabularies = "[{name: a, vocab_size: 5, domains: [zh, en]}, {name: b, vocab_size: 4, domains: [bilingual, code]}]"
+    config = config_of(tiny_overrides, "fp16", domains__vocabularies=vocabularies)
     upper = Decoder(config, Vocabularies.build(config, build_domains(config))).upper
-    x_TH, slots_B = Tensor(np.ones((4, 16), np.float16)), Tensor(np.array([0, 1], np.int32))
-    logits_TV = upper.logits(x_TH, MIXED, slots_B)
+    x_TH = Tensor(np.ones((4, 16), np.float16))
+    vocabulary_of_sample_B = Tensor(np.array([0, 1], np.int32))
+
+    logits_TV = upper.logits(x_TH, MIXED, vocabulary_of_sample_B)
+
     assert logits_TV.dtype == ms.float32
     assert (logits_TV.asnumpy()[:2, 5:] == -1e9).all()
     assert (logits_TV.asnumpy()[2:, :5] == -1e9).all()
 
 
 def test_micro_batches_add_up_in_fp32(tiny_overrides):
-    """One batch twice is that batch: each half has exactly half its gradient."""
+    """The same batch twice gives its gradient: each contributes exactly half."""
     step, planned = opened(tiny_overrides, "fp16")
     batches, plans = planned()
     one = step.gradients(batches, plans)
@@ -253,7 +256,7 @@ def test_micro_batches_add_up_in_fp32(tiny_overrides):
 
 
 def test_the_norm_of_fp16_gradients_does_not_overflow(tiny_overrides):
-    """Their squares are beyond fp16, and their sum beyond 65504 times the largest."""
+    """The squares exceed fp16, and their sum exceeds 65504 times the largest of them."""
     step, planned = opened(tiny_overrides, "fp16")
     _, (plan,) = planned()
     step.experts.begin([plan])

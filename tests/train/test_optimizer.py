@@ -1,4 +1,4 @@
-"""Dense Adam equals AdamW's formula; it is compiled once, for as many parameters as a deep model has."""
+"""Dense Adam equals the AdamW formula and is compiled once, even for the parameters of a deep model."""
 
 import mindspore as ms
 import numpy as np
@@ -12,8 +12,8 @@ from mindpangu.train.optimizer import DenseAdam
 SETTINGS = OptimizerConfig(betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1)
 
 
-def made(count):
-    """(dense Adam of `count` parameters, the parameters); every fourth one is a bias."""
+def make_adam(count):
+    """Returns (dense Adam, its `count` parameters); every fourth parameter is a bias."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
     random = np.random.default_rng(0)
     names = [f"layer.{index}.{'bias' if index % 4 == 3 else 'weight'}" for index in range(count)]
@@ -28,11 +28,13 @@ def some_gradients(parameters, seed):
     return [Tensor(random.standard_normal(p.shape).astype(np.float32)) for p in parameters.values()]
 
 
-def test_it_is_adamw():
-    optimizer, parameters = made(4)
+def test_updates_equal_the_adamw_formula():
+    optimizer, parameters = make_adam(4)
     state = {name: [p.asnumpy().astype(np.float64), 0.0, 0.0] for name, p in parameters.items()}
     for step in (1, 2, 3):
-        gradients, rate, scale = some_gradients(parameters, step), 0.1 / step, 0.5
+        gradients = some_gradients(parameters, step)
+        rate = 0.1 / step
+        scale = 0.5
         optimizer.update(gradients, step, rate, scale)
         for (name, (weight, first, second)), gradient in zip(state.items(), gradients, strict=True):
             gradient = gradient.asnumpy().astype(np.float64) * scale
@@ -48,8 +50,9 @@ def test_it_is_adamw():
 
 
 def test_a_deep_model_is_compiled_and_only_once():
-    """A 40-layer decoder has some 700 parameters; a step with other values must not compile anything."""
-    optimizer, parameters = made(700)
+    """A 40-layer decoder has some 700 parameters; steps with other values must not compile again."""
+    optimizer, parameters = make_adam(700)
+
     compiled = None
     for step in (1, 2, 3):
         gradients = some_gradients(parameters, step)

@@ -1,4 +1,4 @@
-"""A resumed run is the run that was never stopped, bit for bit; a run that is not the same is refused."""
+"""A resumed run equals one that was never stopped, bit for bit; a run with other settings is refused."""
 
 import itertools
 import json
@@ -27,9 +27,9 @@ def run_training(overrides, resume=False, load=None, **changes):
     config = load_config(None, overrides)
     set_device(config)
     opened = open_run(config)
-    said = []
-    train(opened, resume, load, log=said.append)
-    return opened, said
+    messages = []
+    train(opened, resume, load, log=messages.append)
+    return opened, messages
 
 
 def losses(folder):
@@ -67,7 +67,8 @@ def test_stop_and_resume_equals_one_run(tiny_run, tmp_path, schedule):
     overrides, folder = tiny_run
     overrides = overrides | SCHEDULES[schedule]
     run_training(overrides)
-    expected, final = losses(folder), weights(folder)
+    expected = losses(folder)
+    final = weights(folder)
     assert sorted(expected) == [1, 2, 3, 4, 5, 6]
 
     other = tmp_path / "other"
@@ -75,22 +76,25 @@ def test_stop_and_resume_equals_one_run(tiny_run, tmp_path, schedule):
     changes = {"training__run_name": "other", "lr_scheduler__decay_steps": "6"}
     run_training(overrides, training__steps="3", experts__mode="device", **changes)
     assert len(losses(other)) == 3
-    _, said = run_training(overrides, resume=True, experts__staging="true", **changes)
-    assert "resumed from" in said[0]
+    _, messages = run_training(overrides, resume=True, experts__staging="true", **changes)
+    assert "resumed from" in messages[0]
     assert losses(other) == expected
     assert weights(other) == final
 
 
-def test_every_step_knows_the_next_ones_experts(tiny_run, monkeypatch):
+def test_every_step_gets_the_plans_of_the_next_one(tiny_run, monkeypatch):
     overrides, _ = tiny_run
-    calls, run = [], TrainStep.run
+    calls = []
+    run = TrainStep.run
 
     def recorded(self, batches, plans, learning_rate, upcoming=None, num_targets=None):
         calls.append((plans, upcoming))
         return run(self, batches, plans, learning_rate, upcoming, num_targets)
 
     monkeypatch.setattr(TrainStep, "run", recorded)
+
     run_training(overrides, training__steps="3")
+
     assert len(calls) == 3
     assert all(upcoming is plans for (_, upcoming), (plans, _) in itertools.pairwise(calls))
     assert calls[-1][1] is None
@@ -102,14 +106,16 @@ def test_metrics_after_the_checkpoint_are_computed_again(tiny_run):
     metrics = folder / "metrics.jsonl"
     lines = metrics.read_text().splitlines()
     metrics.write_text("\n".join([*lines, lines[-1].replace('"step": 4', '"step": 5'), '{"step": 6, "lo']))
+
     run_training(overrides, resume=True)
+
     assert sorted(losses(folder)) == [1, 2, 3, 4, 5, 6]
     assert [record["step"] for record in read_metrics(metrics)] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.fixture(scope="module")
 def finished(tiny_overrides, tmp_path_factory):
-    """A finished tiny run; tests copy it before they change it."""
+    """Overrides and folder of a finished tiny run; tests copy it before they change it."""
     parent = tmp_path_factory.mktemp("finished")
     shutil.copytree(Path(tiny_overrides["training.output_dir"]) / "prepared", parent / "run")
     overrides = tiny_overrides | {"training.output_dir": str(parent), "training.run_name": "run"}
@@ -129,7 +135,7 @@ def finished(tiny_overrides, tmp_path_factory):
         ({"training__max_norm": "2.0"}, "training.max_norm was 1.0, is 2.0"),
     ],
 )
-def test_a_changed_run_is_refused(finished, changes, message):
+def test_changed_settings_are_refused(finished, changes, message):
     overrides, _ = finished
     with pytest.raises(CheckpointError, match=message):
         run_training(overrides, resume=True, **changes)
@@ -150,6 +156,7 @@ def test_another_table_is_refused(finished, tmp_path):
         prepare(other, log=lambda text: None)
     shutil.rmtree(folder / "routing")
     shutil.copytree(tmp_path / "other" / "routing", folder / "routing")
+
     with pytest.raises(CheckpointError, match="the routing table changed"):
         run_training(overrides, resume=True)
 
@@ -160,6 +167,7 @@ def test_altered_shards_are_refused(finished, tmp_path):
     data = bytearray(shard.read_bytes())
     data[100] ^= 1
     shard.write_bytes(data)
+
     with pytest.raises(DataError, match=r"en\.train\.bin was altered"):
         run_training(overrides, resume=True)
 
@@ -168,10 +176,11 @@ def test_a_damaged_or_swapped_expert_is_refused(finished, tmp_path):
     overrides, folder = copy_of(finished, tmp_path)
     experts = max((folder / "checkpoint").glob("iteration_*")) / "experts"
     one, other = sorted(experts.iterdir())[:2]
-    kept = one.read_bytes()
-    one.write_bytes(kept[:-8])
+
+    one.write_bytes(one.read_bytes()[:-8])
     with pytest.raises(CheckpointError, match=rf"{one.name} has \d+ bytes"):
         run_training(overrides, resume=True)
+
     one.write_bytes(other.read_bytes())
     with pytest.raises(CheckpointError, match=f"{one.name} was altered"):
         run_training(overrides, resume=True)
@@ -180,9 +189,12 @@ def test_a_damaged_or_swapped_expert_is_refused(finished, tmp_path):
 def test_an_existing_training_is_not_overwritten(finished):
     overrides, folder = finished
     before = weights(folder)
+
     with pytest.raises(TrainingError, match=r"up to step 2, of this kind\. Go on with --resume"):
         run_training(overrides)
-    with pytest.raises(TrainingError, match=r"of another kind \(optimizer.eps was 1e-08, is 0.1\)\. Choose another"):
+    with pytest.raises(
+        TrainingError, match=r"of a different kind \(optimizer.eps was 1e-08, is 0.1\)\. Choose another"
+    ):
         run_training(overrides, optimizer__eps="0.1")
     assert weights(folder) == before
 
@@ -190,9 +202,11 @@ def test_an_existing_training_is_not_overwritten(finished):
 def test_load_starts_a_new_run_from_the_weights(finished, tiny_run):
     _, source = finished
     overrides, folder = tiny_run
-    opened, said = run_training(overrides, load=source, training__steps="3", lr_scheduler__learning_rate="1e-9",
-                                lr_scheduler__lr_end="0")  # fmt: skip
-    assert "started from the weights of" in said[0]
+    changes = {"training__steps": "3", "lr_scheduler__learning_rate": "1e-9", "lr_scheduler__lr_end": "0"}
+
+    opened, messages = run_training(overrides, load=source, **changes)
+
+    assert "started from the weights of" in messages[0]
     assert sorted(losses(folder)) == [1, 2, 3]
     from mindpangu.checkpoint import CheckpointReader
     from mindpangu.language_model import load_model
@@ -200,6 +214,7 @@ def test_load_starts_a_new_run_from_the_weights(finished, tiny_run):
     loaded = load_model(CheckpointReader(source))
     for name, parameter in loaded.decoder.parameters.items():
         np.testing.assert_allclose(opened.model.decoder.parameters[name].asnumpy(), parameter.asnumpy(), atol=1e-7)
+
     shutil.rmtree(folder / "checkpoint")
     with pytest.raises(CheckpointError, match=r"model\.hidden_size is 16 there"):
         run_training(overrides, load=source, model__hidden_size="32", training__steps="3")
@@ -225,14 +240,16 @@ def test_load_takes_table_and_tokenizer_for_other_data_and_fewer_domains(finishe
         if "routing.table" not in keys:
             with pytest.raises(CheckpointError, match="its routing table of domain zh is not"):
                 run_training(keys, load=source)
+
     opened, _ = run_training(overrides | taken, load=source, training__steps="3")
     assert [domain.name for domain in opened.model.domains] == ["zh", "en"]
-    # and it resumes, for its own table is the one that was taken
+
+    # it resumes, because the run folder has the table that was taken
     run_training(overrides | taken, resume=True, training__steps="4")
     assert sorted(losses(tmp_path / "sub")) == [1, 2, 3, 4]
 
 
-def test_load_refuses_another_tokenizer_and_other_embedding_slots(finished, tiny_corpus, tmp_path):
+def test_load_refuses_another_tokenizer_and_other_vocabularies(finished, tiny_corpus, tmp_path):
     from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
 
     overrides, _ = finished
@@ -251,10 +268,11 @@ def test_load_refuses_another_tokenizer_and_other_embedding_slots(finished, tiny
     other = prepared(training__run_name="other", data__corpus=f"[{text}]")
     with pytest.raises(CheckpointError, match="its tokenizer is not this run's"):
         run_training(other, load=tmp_path / "dense")
-    slots = "[{{name: a, vocab_size: 420, domains: [{}]}}, {{name: b, vocab_size: 420, domains: [{}]}}]"
-    one = prepared(training__run_name="one", domains__embedding_slots=slots.format("zh, bilingual", "en, code"))
+
+    vocabularies = "[{{name: a, vocab_size: 420, domains: [{}]}}, {{name: b, vocab_size: 420, domains: [{}]}}]"
+    one = prepared(training__run_name="one", domains__vocabularies=vocabularies.format("zh, bilingual", "en, code"))
     run_training(one, training__steps="2")
-    two = prepared(training__run_name="two", domains__embedding_slots=slots.format("en, code", "zh, bilingual"))
+    two = prepared(training__run_name="two", domains__vocabularies=vocabularies.format("en, code", "zh, bilingual"))
     with pytest.raises(CheckpointError, match="domain bilingual is in vocabulary 'a' there, in 'b' here"):
         run_training(two, load=tmp_path / "one")
 
@@ -275,12 +293,12 @@ def command(overrides, *extra):
 
 
 def kill_once(overrides, folder, rng, while_writing):
-    """Starts or resumes a training, kills it after it has taken steps, on demand with a checkpoint half-written."""
+    """Starts or resumes a training and kills it after some steps, on request while a checkpoint is being written."""
     process = subprocess.Popen(command(overrides, "--resume"), stdout=subprocess.PIPE, text=True)
     steps = (line for line in process.stdout if line.startswith("step:["))
     for _ in range(1 if while_writing else rng.randint(1, 20)):
         next(steps)
-    rest = threading.Thread(target=process.stdout.read)  # or the process would wait for someone to read its lines
+    rest = threading.Thread(target=process.stdout.read)  # else the process would block once the pipe is full
     rest.start()
     if while_writing:
         stop_while_it_writes(process, folder, rng)
@@ -289,11 +307,11 @@ def kill_once(overrides, folder, rng, while_writing):
     process.kill()
     process.wait()
     rest.join()
-    assert process.returncode == -signal.SIGKILL  # it was running, and did not end by itself
+    assert process.returncode == -signal.SIGKILL  # it was still running
 
 
 def stop_while_it_writes(process, folder, rng):
-    """Halts a training in the middle of a checkpoint. A write takes milliseconds, so it may be over: then the next."""
+    """Halts a training while it writes a checkpoint. A write takes milliseconds; if it is over, waits for the next."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if list((folder / "checkpoint").glob(".iteration_*.writing/*")):
@@ -307,7 +325,7 @@ def stop_while_it_writes(process, folder, rng):
 
 
 def kill_and_resume(overrides, folder, expected, kills, seed):
-    """Kills a training at random moments, half of them with a checkpoint half-written; then lets it end."""
+    """Kills a training at random moments, half of them while it writes a checkpoint; then lets it finish."""
     rng = random.Random(seed)
     for _ in range(kills // 2):
         kill_once(overrides, folder, rng, while_writing=False)

@@ -23,34 +23,38 @@ def test_no_warm_up():
     assert 0.9 < learning_rate(schedule, 1) < 1.0
 
 
-def steady(guard, count):
+def accept_steady_steps(guard, count):
     for i in range(count):
         assert guard.reason_to_skip({"loss": 5 + 0.1 * (i % 2), "global_norm": 1.0 + 0.01 * (i % 3)}) is None
 
 
 def test_non_finite_steps_are_always_skipped():
     guard = SpikeGuard(sigma=0, window=8)
+
     assert guard.reason_to_skip({"loss": math.nan, "global_norm": 1.0}) == "loss is nan"
     assert guard.reason_to_skip({"loss": 1.0, "global_norm": math.inf}) == "global_norm is inf"
     assert guard.state() == {"loss": [], "global_norm": []}
 
 
-def test_a_spike_is_skipped_and_not_remembered():
+def test_a_spike_is_skipped_and_not_recorded():
     guard = SpikeGuard(sigma=6, window=16)
-    steady(guard, 7)
+    accept_steady_steps(guard, 7)
     assert guard.reason_to_skip({"loss": 50.0, "global_norm": 1.0}) is None  # not yet half full
     guard = SpikeGuard(sigma=6, window=16)
-    steady(guard, 8)
-    remembered = guard.state()
+    accept_steady_steps(guard, 8)
+    recorded = guard.state()
+
     assert "global_norm 9 is above" in guard.reason_to_skip({"loss": 5.0, "global_norm": 9.0})
-    assert guard.state() == remembered
-    steady(guard, 20)
+    assert guard.state() == recorded
+    accept_steady_steps(guard, 20)
 
 
-def test_state_restores_the_judgement():
+def test_a_loaded_state_restores_the_decision():
     guard = SpikeGuard(sigma=6, window=16)
-    steady(guard, 12)
+    accept_steady_steps(guard, 12)
     other = SpikeGuard(sigma=6, window=16)
+
     other.load_state(guard.state())
+
     values = {"loss": 5.7, "global_norm": 1.0}
     assert other.reason_to_skip(values) == guard.reason_to_skip(values) is not None

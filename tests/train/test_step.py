@@ -1,4 +1,4 @@
-"""The training step: three functions equal one graph, accumulation, tied head, dense twin, overfitting, skipping."""
+"""The training step: three functions equal one graph; accumulation, dense twin, overfitting, skipping."""
 
 import re
 
@@ -18,7 +18,7 @@ SLAB_TENSORS = network_tensors(ModelConfig())
 
 
 def open_tiny(tiny_overrides, **changes):
-    """(model, loader) of the prepared tiny run, weights drawn."""
+    """Returns (model, loader) of the prepared tiny run, with initial weights."""
     overrides = tiny_overrides | {key.replace("__", "."): value for key, value in changes.items()}
     config = load_config(None, overrides)
     set_device(config)
@@ -29,7 +29,7 @@ def open_tiny(tiny_overrides, **changes):
 
 def planned(model, loader):
     batches = loader.next_step().micro_batches
-    return batches, [model.plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B) for batch in batches]
+    return batches, [model.planner.plan(batch) for batch in batches]
 
 
 @pytest.mark.parametrize("slots", [1, 2])
@@ -37,15 +37,27 @@ def test_three_functions_equal_one_graph_bit_for_bit(tiny_overrides, slots):
     model, loader = open_tiny(tiny_overrides, data__domains_per_step=str(slots))
     step = TrainStep(model)
     batches, plans = planned(model, loader)
-    found = step.gradients(batches, plans)
-    batch, plan = batches[0], plans[0]
+    batch = batches[0]
+    plan = plans[0]
     weights_BS = batch.loss_mask_BS / np.float32(batch.loss_mask_BS.sum())
     inputs = model.inputs(batch.tokens_BS, batch.positions_BS, plan)
     slab_tensors = [as_tensor(slab) for slab in model.store.lookup(plan.domain_of_slot)]
+
+    found = step.gradients(batches, plans)
     (loss, _, _), (slabs, dense) = step.functions.whole_step(
-        inputs.slot, 0, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS),
-        as_tensor(weights_BS), inputs.vocabulary_of_sample_B, inputs.domain_slots_B, inputs.tables_LDV, *slab_tensors,
-    )  # fmt: skip
+        inputs.vocabulary,
+        0,
+        inputs.rows_BS,
+        inputs.tokens_BS,
+        inputs.positions_BS,
+        as_tensor(batch.targets_BS),
+        as_tensor(weights_BS),
+        inputs.vocabulary_of_sample_B,
+        inputs.domain_slots_B,
+        inputs.tables_LDV,
+        *slab_tensors,
+    )
+
     assert found.loss == float(loss.asnumpy())
     assert set(found.dense) == set(model.decoder.parameters)
     for name, gradient in zip(model.decoder.parameters, dense, strict=True):
@@ -64,8 +76,9 @@ def test_three_functions_equal_one_graph_bit_for_bit(tiny_overrides, slots):
 def test_recomputation_is_in_the_graph_and_changes_no_bit(tiny_overrides, tmp_path):
     kept, expected = products_and_gradients(tiny_overrides, tmp_path / "kept", "false")
     repeated, found = products_and_gradients(tiny_overrides, tmp_path / "repeated", "true")
-    # of each attention three projections and the two products, not the output: what is computed last is not needed
-    # again; of a dense FFN the first matrix
+
+    # per attention, three projections and the two products, but not the output: the last result is not needed again;
+    # per dense FFN, the first matrix
     assert repeated == kept + 5 * 3 + 1
     assert found.loss == expected.loss
     for name, gradient in expected.dense.items():
@@ -73,7 +86,7 @@ def test_recomputation_is_in_the_graph_and_changes_no_bit(tiny_overrides, tmp_pa
 
 
 def products_and_gradients(tiny_overrides, folder, recompute):
-    """(matrix products in the graphs that have gradients, a step's gradients)."""
+    """Returns (number of matrix products in the graphs with gradients, gradients of a step)."""
     model, loader = open_tiny(tiny_overrides, training__recompute=recompute)
     ms.set_context(save_graphs=1, save_graphs_path=str(folder))
     try:
@@ -87,11 +100,14 @@ def products_and_gradients(tiny_overrides, folder, recompute):
 def test_accumulated_micro_batches_equal_one_large_batch(tiny_overrides):
     large_model, large = open_tiny(tiny_overrides, training__local_batch_size="8", data__domains_per_step="2")
     small_model, small = open_tiny(tiny_overrides, training__global_batch_size="8", data__domains_per_step="2")
-    one_step, two_step = TrainStep(large_model), TrainStep(small_model)
-    one = one_step.gradients(*planned(large_model, large))
+    one_step = TrainStep(large_model)
+    two_step = TrainStep(small_model)
     batches, plans = planned(small_model, small)
     assert len(batches) == 2
+
+    one = one_step.gradients(*planned(large_model, large))
     two = two_step.gradients(batches, plans)
+
     assert two.loss == pytest.approx(one.loss, rel=1e-5)
     assert one_step.experts.gradients().keys() == two_step.experts.gradients().keys()
     assert one_step.experts.traffic.activated == two_step.experts.traffic.activated > 0
@@ -104,7 +120,7 @@ def test_accumulated_micro_batches_equal_one_large_batch(tiny_overrides):
 
 @pytest.mark.parametrize("architecture", ["pangu_sigma", pytest.param("pangu_pi", marks=pytest.mark.slow)])
 def test_a_layer_of_one_expert_equals_a_dense_layer(tiny_overrides, pangu_pi, tmp_path, architecture):
-    """Losses and gradients of a model with one expert a layer and domain are those of the dense model."""
+    """Losses and gradients of a model with one expert per layer and domain equal those of the dense model."""
     tiny_overrides = tiny_overrides | (pangu_pi if architecture == "pangu_pi" else {})
     changes = {"domains.experts_per_domain": "1", "training.output_dir": str(tmp_path), "training.run_name": "one"}
     overrides = tiny_overrides | changes
@@ -121,11 +137,13 @@ def test_a_layer_of_one_expert_equals_a_dense_layer(tiny_overrides, pangu_pi, tm
         assert len(slab["up"]) == 1
         for part, parameter in parts.items():
             slab[part][0] = dense_model.decoder.parameters[f"{name}.ffn.{parameter}"].asnumpy()
+
     np.testing.assert_allclose(rre_model.token_losses(batches[0]), dense_model.token_losses(batches[0]), atol=2e-6)
     rre_step = TrainStep(rre_model)
     rre = rre_step.gradients(batches, plans)
-    dense_plan = dense_model.plan(batches[0].tokens_BS, (domain,), batches[0].slot_of_sample_B)
+    dense_plan = dense_model.planner.plan(batches[0], (domain,))
     dense = TrainStep(dense_model).gradients(batches, [dense_plan])
+
     for name, gradient in rre.dense.items():
         np.testing.assert_allclose(gradient.asnumpy(), dense.dense[name].asnumpy(), atol=2e-6, err_msg=name)
     for layer, name in enumerate(layers):
@@ -138,7 +156,9 @@ def test_overfits_one_batch(tiny_overrides):
     model, loader = open_tiny(tiny_overrides, training__spike_sigma="0", model__hidden_size="32")
     step = TrainStep(model)
     batches, plans = planned(model, loader)
+
     losses = [step.run(batches, plans, 1e-2).loss for _ in range(60)]
+
     assert losses[0] > 5
     assert losses[-1] < 0.5
 
@@ -154,8 +174,10 @@ def test_a_skipped_step_leaves_every_bit(tiny_overrides):
     before = {name: parameter.asnumpy().copy() for name, parameter in model.decoder.parameters.items()}
     moments = {name: parameter.asnumpy().copy() for name, parameter in step.optimizer.moment2.items()}
     counts = model.store.step_counts.copy()
+
     result = step.run(batches, plans, 1e-3)
     step.finish()
+
     assert result.skipped == "loss is nan"
     assert step.updates == 1
     np.testing.assert_array_equal(counts, model.store.step_counts)
@@ -180,16 +202,18 @@ def test_dense_adam_matches_the_formula(tiny_overrides):
         for name in names:
             w, m, v = expected[name]
             g = 0.5 * gradients[name].astype(float)
-            m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
+            m = beta1 * m + (1 - beta1) * g
+            v = beta2 * v + (1 - beta2) * g * g
             decay = 0.1 if name.endswith("weight") else 0.0
-            m_hat, v_hat = m / (1 - beta1**count), v / (1 - beta2**count)
+            m_hat = m / (1 - beta1**count)
+            v_hat = v / (1 - beta2**count)
             w = w - 0.01 * decay * w - 0.01 * m_hat / (np.sqrt(v_hat) + 1e-8)
             expected[name] = [w, m, v]
             np.testing.assert_allclose(model.decoder.parameters[name].asnumpy(), w, rtol=3e-5, atol=1e-6)
 
 
 def test_plan_and_device_agree_on_the_permutation(tiny_overrides):
-    """The device derives counts from tokens and table itself; they must be the plan's."""
+    """The device derives counts from tokens and table; they must equal those of the plan."""
     from ascend_ops.rre_dispatch import rre_dispatch
 
     model, loader = open_tiny(tiny_overrides, data__domains_per_step="2")
@@ -197,9 +221,11 @@ def test_plan_and_device_agree_on_the_permutation(tiny_overrides):
     tokens_T = batch.tokens_BS.reshape(-1)
     slots_T = np.repeat(np.arange(2, dtype=np.int32), len(tokens_T) // 2)
     x_TH = np.zeros((len(tokens_T), 1), np.float32)
+
     for layer in range(2):
         table_DV = np.ascontiguousarray(plan.tables_LDV[layer])
         _, counts_G, _, _ = rre_dispatch(*(as_tensor(array) for array in (x_TH, tokens_T, slots_T, table_DV)), 3)
+
         np.testing.assert_array_equal(counts_G.asnumpy().reshape(2, 3), plan.counts_LDA[layer])
 
 
@@ -212,9 +238,10 @@ def test_training_gives_up_after_many_skipped_steps(tiny_run):
     config = load_config(None, overrides | changes)
     set_device(config)
     run = open_run(config)
-    said = []
+
     with pytest.raises(TrainingError, match="2 steps in a row were skipped, the last one because"):
-        train(run, log=said.append)
+        train(run, log=lambda text: None)
+
     log = (folder / "log" / "rank_0" / "info.log").read_text()
     assert "was skipped (" in log
     assert "its batch: " in log

@@ -13,7 +13,7 @@ from mindpangu.data import Batch, equal_parts
 from mindpangu.data.batch import assemble_batch
 from mindpangu.domains import PRESETS, build_domains
 from mindpangu.experts import ExpertTraffic, Link, open_experts
-from mindpangu.language_model import LanguageModel
+from mindpangu.language_model import LanguageModel, ModelParts
 from mindpangu.routing import RoutingTable
 from mindpangu.train.run import set_device
 from mindpangu.train.step import TrainStep
@@ -79,7 +79,7 @@ class Workload:
         random = dataclasses.replace(self.config.routing, assignment="random")
         table = RoutingTable.build(chosen, frequencies, RRE_LAYERS, random)
         tokenizer = SimpleNamespace(vocab_size=VOCABULARY, digest="random tokens")
-        self.model = LanguageModel(self.config, {"main": tokenizer}, table)
+        self.model = LanguageModel(ModelParts(self.config, {"main": tokenizer}, table))
         self.store = self.model.store
         self.store.initialize()
         if storage_folder is None:
@@ -132,8 +132,7 @@ class Workload:
     def _step(self, tokens: int, group: Sequence[int]):
         micro = min(tokens, LARGEST_MICRO_BATCH)
         batches = [self._batch(micro, group) for _ in range(tokens // micro)]
-        plan = self.model.plan
-        return batches, [plan(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B) for batch in batches]
+        return batches, [self.model.planner.plan(batch) for batch in batches]
 
     def _batch(self, tokens: int, group: Sequence[int]) -> Batch:
         size = tokens // SEQ_LENGTH

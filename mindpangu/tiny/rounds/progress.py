@@ -6,12 +6,10 @@ from mindpangu.checkpoint import CheckpointReader, differences, input_digests, l
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import LoaderState, TokenShards
-from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError, ConfigError, TrainingError
-from mindpangu.routing import RoutingTable
+from mindpangu.language_model import ModelParts
 from mindpangu.tiny.rounds.files import RoundSample, sample_file
 from mindpangu.tiny.rounds.sampling import counts_of_parts, part_bounds
-from mindpangu.tokenizer import Tokenizer
 
 LOSSES = ("frozen", "recorded")
 SCHEDULES = ("restart", "continue")
@@ -136,12 +134,9 @@ def is_done(config: Config, settings: RoundSettings) -> bool:
 
 def digests_of(config: Config) -> dict[str, str]:
     """See `input_digests`; of what lies in the run folder."""
-    folder = RunFolder.from_config(config)
-    tokenizers = {path.stem: Tokenizer.load(path) for path in sorted(folder.tokenizer.glob("*.model"))}
-    table = None
-    if config.model.rre_layers:
-        table = RoutingTable.load(folder.routing, [domain.name for domain in build_domains(config)])
-    return input_digests(TokenShards.open(folder.data).digest, table, tokenizers)
+    parts = ModelParts.from_run(config)
+    shards = TokenShards.open(RunFolder.from_config(config).data)
+    return input_digests(shards.digest, parts.table, parts.tokenizers)
 
 
 def of_steps(config: Config, steps: int) -> Config:

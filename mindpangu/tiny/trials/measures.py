@@ -62,7 +62,7 @@ def decoding_speed(reader: CheckpointReader) -> float:
     8 texts start with 2 tokens and take the most likely one up to 128 times, or until the window is full. No token ends
     a text, so all models do the same work.
     """
-    parts = ModelParts.read(reader)
+    parts = ModelParts.from_checkpoint(reader)
     decoder = Decoder(parts.config, parts.vocabularies)
     read_dense(reader, decoder.parameters, decoder.parts)
     pools = ExpertPools(parts, open_cache(parts, ExpertReader(reader, parts), DECODE_BATCH))

@@ -12,7 +12,7 @@ from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, fingerprint
 from mindpangu.errors import CheckpointError, TokenizerError
 from mindpangu.experts import StoreSnapshot
 from mindpangu.generation.generator import Generator, Request
-from mindpangu.language_model import DenseTensors, LanguageModel, load_model, write_model
+from mindpangu.language_model import DenseTensors, LanguageModel, ModelParts, load_model, write_model
 from mindpangu.lifecycle.pangu_alpha import from_pangu_alpha, to_pangu_alpha
 from mindpangu.parallel.sharding import Part
 from mindpangu.tokenizer import Tokenizer
@@ -121,7 +121,7 @@ def test_there_and_back_is_exact(converted, release, tmp_path):
 
 def test_back_and_there_is_exact_also_from_ranks_that_shared_tensors(small_tokenizer, make_config, tmp_path):
     config = make_config(**SIZES)
-    model = LanguageModel(config, {"main": Tokenizer.load(small_tokenizer)}, None)
+    model = LanguageModel(ModelParts(config, {"main": Tokenizer.load(small_tokenizer)}, None))
     weights = {name: parameter.asnumpy() for name, parameter in model.decoder.parameters.items()}
     moments = {f"adam_m.{name}": values for name, values in weights.items()}
     parts = {name: Part(values.shape) for name, values in (weights | moments).items()}

@@ -151,7 +151,7 @@ def test_a_round_is_drawn_by_these_losses_and_replays_steps_of_round_1(two_round
 
 def test_a_round_is_the_same_as_these_steps_by_hand(first_round, two_rounds):
     """Weights, Adam's state and the count of updates go on: the losses are those of steps taken one by one."""
-    from mindpangu.train.saving import resume_training
+    from mindpangu.train.checkpointing import resume_training
 
     overrides, folder = first_round
     config = load_config(None, overrides)
@@ -164,7 +164,7 @@ def test_a_round_is_the_same_as_these_steps_by_hand(first_round, two_rounds):
     recorded = losses_of_steps(two_rounds[1])
     for number, state in enumerate(sample.states, 1):
         loader.load_state(state)
-        plan = run.model.plan_step(loader.next_step().micro_batches)
+        plan = run.model.planner.plan_step(loader.next_step().micro_batches)
         rate = learning_rate(config.lr_scheduler, number * N / DRAWN)
         result = step.run(plan.batches, plan.plans, rate, None, plan.num_targets)
         assert (result.loss, rate) == recorded[N + number]

@@ -1,4 +1,4 @@
-"""CheckpointSaver: what is written beside training is what was there, unchanged experts are links, errors come out."""
+"""Checkpointer: snapshots are exact while training continues, unchanged experts are linked, errors are raised."""
 
 import errno
 import os
@@ -21,10 +21,9 @@ from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import CheckpointError
 from mindpangu.language_model import SavedExperts
 from mindpangu.model.initialization import network_tensors
+from mindpangu.train.checkpointing import Checkpointer, resume_training
 from mindpangu.train.loop import StopOnSignal
 from mindpangu.train.run import open_run, set_device, train
-from mindpangu.train.saver import CheckpointSaver
-from mindpangu.train.saving import resume_training
 from mindpangu.train.step import TrainStep
 
 SLAB_TENSORS = network_tensors(ModelConfig())
@@ -47,14 +46,14 @@ class Training:
         self.step = TrainStep(open_run(config).model)
         self.store = self.step.model.store
         self.store.initialize()
-        self.said = []
+        self.messages = []
 
-    def saver(self, previous=None):
+    def checkpointer(self, previous=None):
         def log(text):
             assert threading.current_thread() is threading.main_thread()
-            self.said.append(text)
+            self.messages.append(text)
 
-        return CheckpointSaver(self.folder, self.step, {}, None, previous, log)
+        return Checkpointer(self.folder, self.step, {}, None, previous, log)
 
     def update(self, *domains):
         """One step: dense parameters, and experts 0 and 1 of some domains in every layer."""
@@ -83,7 +82,7 @@ def training(tiny_overrides, tmp_path):
 
 
 class Gate:
-    """Holds the saver's thread before it writes `name`, until `open`."""
+    """Holds the checkpointer's thread before it writes `name`, until `open`."""
 
     def __init__(self, monkeypatch, name, seconds=20):
         self.reached, self.opened = threading.Event(), threading.Event()
@@ -117,71 +116,82 @@ def experts_of(reader):
     return found
 
 
-@pytest.mark.parametrize("held_at", ["config.yaml", "dense_00000_of_00001.safetensors",
-                                     "experts/rre_00.zh.001.safetensors", "state.json"])  # fmt: skip
-def test_what_is_written_beside_training_is_what_was_there(tiny_overrides, tmp_path, monkeypatch, held_at):
-    """Updates of all experts and dense parameters, before and between the files of the checkpoint."""
+@pytest.mark.parametrize(
+    "held_file",
+    ["config.yaml", "dense_00000_of_00001.safetensors", "experts/rre_00.zh.001.safetensors", "state.json"],
+)
+def test_a_checkpoint_written_during_training_is_the_snapshot(tiny_overrides, tmp_path, monkeypatch, held_file):
+    """Experts and dense parameters are updated before and between the files of the checkpoint."""
     for name in ("async", "sync"):
         (tmp_path / name).mkdir()
     beside = Training(tiny_overrides, tmp_path / "async")
     at_once = Training(tiny_overrides, tmp_path / "sync", checkpoint__async_save="false")
-    with at_once.saver() as saver:
+    with at_once.checkpointer() as checkpointer:
         at_once.update(0, 2)
-        saver.save(1, LOADER_STATE)
-        assert at_once.said[0].startswith("saved checkpoint of step 1 in ")
-    gate = Gate(monkeypatch, held_at)
-    with beside.saver() as saver:
+        checkpointer.save(1, LOADER_STATE)
+        assert at_once.messages[0].startswith("saved checkpoint of step 1 in ")
+    gate = Gate(monkeypatch, held_file)
+
+    with beside.checkpointer() as checkpointer:
         beside.update(0, 2)
-        saver.save(1, LOADER_STATE)
+        checkpointer.save(1, LOADER_STATE)
         assert gate.reached.wait(10)
         for _ in range(3):
             beside.update(0, 1, 2, 3)
-        saver.poll()
-        assert not beside.said
+        checkpointer.poll()
+        assert not beside.messages
         gate.open()
-    assert len(beside.said) == 1
+
+    assert len(beside.messages) == 1
     (found,), (expected,) = beside.checkpoints(), at_once.checkpoints()
     assert hashes(found) == hashes(expected)
     assert beside.folder.latest.read_text() == "1\n"
 
 
 def test_unchanged_experts_are_links(training):
-    with training.saver() as saver:
+    with training.checkpointer() as checkpointer:
         for step, domains in ((1, (0, 1)), (2, (1,)), (3, ())):
             training.update(*domains)
-            saver.save(step, LOADER_STATE)
+            checkpointer.save(step, LOADER_STATE)
+
     first = experts_of(CheckpointReader(training.folder.checkpoints / "iteration_00000002"))
     second = experts_of(CheckpointReader(training.folder.checkpoints / "iteration_00000003"))
     assert first == second  # no expert was updated in step 3
-    assert [path.name for path in list_iterations(training.folder.checkpoints)] == [
-        "iteration_00000002", "iteration_00000003",
-    ]  # fmt: skip
+    names = [path.name for path in list_iterations(training.folder.checkpoints)]
+    assert names == ["iteration_00000002", "iteration_00000003"]
+
     training.update(1)
-    with training.saver(SavedExperts(training.checkpoints()[-1], training.store.step_counts - 1)) as saver:
-        saver.save(4, LOADER_STATE)  # every count differs from what the previous checkpoint is said to have
+    with training.checkpointer(
+        SavedExperts(training.checkpoints()[-1], training.store.step_counts - 1)
+    ) as checkpointer:
+        checkpointer.save(4, LOADER_STATE)  # every count differs from those given for the previous checkpoint
+
     newest = experts_of(training.checkpoints()[-1])
     assert all(newest[name][1] != inode for name, (_, inode) in second.items())
 
 
 def test_only_unchanged_experts_are_links_after_a_resumption(training):
-    with training.saver() as saver:
+    with training.checkpointer() as checkpointer:
         training.update(0, 1)
-        saver.save(1, LOADER_STATE)
+        checkpointer.save(1, LOADER_STATE)
     (first,) = training.checkpoints()
     before = experts_of(first)
     training.store.step_counts[:] = 0
-    training.said.clear()
+    training.messages.clear()
+
     assert resume_training_of(training, first) == 1
-    with training.saver(SavedExperts(first, training.store.step_counts.copy())) as saver:
+    with training.checkpointer(SavedExperts(first, training.store.step_counts.copy())) as checkpointer:
         training.update(1, 3)
-        saver.save(2, LOADER_STATE)
+        checkpointer.save(2, LOADER_STATE)
+
     after = experts_of(training.checkpoints()[-1])
     for name, (count, inode) in after.items():
         assert (before[name] == (count, inode)) == (before[name][0] == count), name
     changed = {name for name in after if before[name] != after[name]}
     assert len(changed) == 2 * 2 * training.store.num_layers
+
     assert prune(training.folder.checkpoints, 1)
-    assert experts_of(training.checkpoints()[0]) == after  # links need not their first name
+    assert experts_of(training.checkpoints()[0]) == after  # a link outlives the first name of its file
 
 
 def resume_training_of(training, reader):
@@ -189,18 +199,21 @@ def resume_training_of(training, reader):
     return resume_training(reader, training.step, {})[0]
 
 
-@pytest.mark.parametrize("number", [errno.EXDEV, errno.EMLINK, errno.EPERM])
-def test_experts_that_cannot_be_linked_are_written(training, monkeypatch, number):
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.EMLINK, errno.EPERM])
+def test_experts_that_cannot_be_linked_are_written(training, monkeypatch, code):
     def refuse(*_, **__):
-        raise OSError(number, os.strerror(number))
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(writer_module.os, "link", refuse)
-    with training.saver() as saver:
+
+    with training.checkpointer() as checkpointer:
         for step in (1, 2):
             training.update(0)
-            saver.save(step, LOADER_STATE)
+            checkpointer.save(step, LOADER_STATE)
+
     first, second = training.checkpoints()
-    before, after = experts_of(first), experts_of(second)
+    before = experts_of(first)
+    after = experts_of(second)
     assert not {inode for _, inode in before.values()} & {inode for _, inode in after.values()}
     same = [name for name in before if before[name][0] == after[name][0]]
     assert same
@@ -208,48 +221,54 @@ def test_experts_that_cannot_be_linked_are_written(training, monkeypatch, number
 
 
 def test_an_update_while_links_fail_is_not_saved(training, monkeypatch):
-    """An expert that may be linked is not safe from updates before it is."""
-    linking, go_on = threading.Event(), threading.Event()
+    """An expert whose link fails is written as it was, even if it was updated meanwhile."""
+    linking = threading.Event()
+    go_on = threading.Event()
 
     def refuse(*_, **__):
         linking.set()
         assert go_on.wait(20)
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
-    with training.saver() as saver:
-        saver.save(1, LOADER_STATE)
-        saver._finish()
+    with training.checkpointer() as checkpointer:
+        checkpointer.save(1, LOADER_STATE)
+        checkpointer._finish()
         monkeypatch.setattr(writer_module.os, "link", refuse)
-        saver.save(2, LOADER_STATE)
+        checkpointer.save(2, LOADER_STATE)
         assert linking.wait(10)
         training.update(0, 1, 2, 3)
         go_on.set()
+
     first, second = training.checkpoints()
     assert hashes(second, ("state.json",)) == hashes(first, ("state.json",))
 
 
-def test_space_is_needed_for_what_changed(training, monkeypatch):
-    with training.saver() as saver:
-        saver.save(1, LOADER_STATE)
-        saver._finish()
+def test_only_changed_files_need_disk_space(training, monkeypatch):
+    with training.checkpointer() as checkpointer:
+        checkpointer.save(1, LOADER_STATE)
+        checkpointer._finish()
         training.update(2)
         (first,) = training.checkpoints()
-        changed = sum(first.files[f"experts/rre_{layer:02d}.bilingual.{index:03d}.safetensors"]["bytes"]
-                      for layer in range(2) for index in range(2))  # fmt: skip
-        needed = changed + first.files["dense_00000_of_00001.safetensors"]["bytes"]
+        changed = [
+            f"experts/rre_{layer:02d}.bilingual.{index:03d}.safetensors" for layer in range(2) for index in range(2)
+        ]
+        needed = sum(first.files[name]["bytes"] for name in changed)
+        needed += first.files["dense_00000_of_00001.safetensors"]["bytes"]
         usage = shutil.disk_usage(training.folder.root)
         monkeypatch.setattr(writer_module.shutil, "disk_usage", lambda path: usage._replace(free=needed))
-        saver.save(2, LOADER_STATE)
-        saver._finish()
+
+        checkpointer.save(2, LOADER_STATE)
+        checkpointer._finish()
         training.update(2, 3)
-        saver.save(3, LOADER_STATE)
+        checkpointer.save(3, LOADER_STATE)
         with pytest.raises(CheckpointError, match=r"iteration_00000003 needs .* MB, but the disk has"):
-            saver._finish()
+            checkpointer._finish()
+
     assert [reader.step for reader in training.checkpoints()] == [1, 2]
 
 
 def fail_at(monkeypatch, name):
-    """The disk is full when the file `name` of a checkpoint is to be written."""
+    """Makes the disk full when the file `name` of a checkpoint is written."""
     write = writer_module.write_durably
 
     def full(path, data):
@@ -262,18 +281,19 @@ def fail_at(monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", ["rre_01.en.000.safetensors", "dense_00000_of_00001.safetensors", "manifest.json"])
-def test_a_full_disk_comes_out_at_the_next_step(training, monkeypatch, name):
+def test_a_full_disk_is_reported_at_the_next_step(training, monkeypatch, name):
     with pytest.raises(CheckpointError, match=r"iteration_00000002 cannot be written: No space left on device"):
-        with training.saver() as saver:
-            saver.save(1, LOADER_STATE)
-            saver._finish()
+        with training.checkpointer() as checkpointer:
+            checkpointer.save(1, LOADER_STATE)
+            checkpointer._finish()
             fail_at(monkeypatch, name)
             training.update(0, 1, 2, 3)
-            saver.save(2, LOADER_STATE)
+            checkpointer.save(2, LOADER_STATE)
             for _ in range(1000):
                 training.update(0, 1, 2, 3)
-                saver.poll()
+                checkpointer.poll()
             pytest.fail("nothing was raised")
+
     (first,) = training.checkpoints()
     assert not training.scratch()
     assert training.store.before_update is None
@@ -283,74 +303,86 @@ def test_a_full_disk_comes_out_at_the_next_step(training, monkeypatch, name):
 
 def test_a_failure_does_not_hide_the_error_that_ended_training(training, monkeypatch):
     fail_at(monkeypatch, "manifest.json")
-    with pytest.raises(RuntimeError, match="of the step"), training.saver() as saver:
-        saver.save(1, LOADER_STATE)
+
+    with pytest.raises(RuntimeError, match="of the step"), training.checkpointer() as checkpointer:
+        checkpointer.save(1, LOADER_STATE)
         raise RuntimeError("of the step")
-    assert "cannot be written: No space left on device" in training.said[0]
+
+    assert "cannot be written: No space left on device" in training.messages[0]
 
 
-def test_an_error_waits_for_the_checkpoint(training, monkeypatch):
+def test_an_error_of_the_training_waits_for_the_checkpoint(training, monkeypatch):
     gate = Gate(monkeypatch, "state.json")
-    with pytest.raises(RuntimeError), training.saver() as saver:
-        saver.save(1, LOADER_STATE)
+
+    with pytest.raises(RuntimeError), training.checkpointer() as checkpointer:
+        checkpointer.save(1, LOADER_STATE)
         threading.Timer(0.2, gate.open).start()
         raise RuntimeError
+
     assert [reader.step for reader in training.checkpoints()] == [1]
-    assert training.said[0].startswith("saved checkpoint of step 1 in ")
+    assert training.messages[0].startswith("saved checkpoint of step 1 in ")
 
 
 def test_one_checkpoint_at_a_time(training, monkeypatch):
     gate = Gate(monkeypatch, "state.json")
-    with training.saver() as saver:
-        saver.save(1, LOADER_STATE)
+
+    with training.checkpointer() as checkpointer:
+        checkpointer.save(1, LOADER_STATE)
         training.update(1)
         threading.Timer(0.3, gate.open).start()
-        saver.save(2, LOADER_STATE)
+        checkpointer.save(2, LOADER_STATE)
         assert training.checkpoints()[0].step == 1
-        saved, waited = training.said
+        saved, waited = training.messages
         assert saved.startswith("saved checkpoint of step 1 in ")
         assert re.match(r"step 2 waited 0\.[23] s for the checkpoint of step 1", waited)
+
     assert [reader.step for reader in training.checkpoints()] == [1, 2]
-    assert len(training.said) == 3
+    assert len(training.messages) == 3
 
 
 @pytest.mark.parametrize("while_waiting", [False, True])
-def test_a_second_signal_gives_the_checkpoint_up(training, monkeypatch, while_waiting):
+def test_a_second_signal_abandons_the_checkpoint(training, monkeypatch, while_waiting):
     gate = Gate(monkeypatch, "config.yaml")
     main = threading.main_thread().ident
-    with pytest.raises(KeyboardInterrupt), StopOnSignal(), training.saver() as saver:
-        saver.save(1, LOADER_STATE)
+
+    with pytest.raises(KeyboardInterrupt), StopOnSignal(), training.checkpointer() as checkpointer:
+        checkpointer.save(1, LOADER_STATE)
         assert gate.reached.wait(10)
         threading.Timer(0.6, gate.open).start()
         if not while_waiting:
             raise KeyboardInterrupt
         for delay in (0.2, 0.4):
             threading.Timer(delay, signal.pthread_kill, (main, signal.SIGTERM)).start()
+
     assert gate.opened.is_set()  # the thread has ended
     assert not training.checkpoints()
     assert not training.scratch()
 
 
-def test_a_pointer_that_cannot_be_written_is_one_error(training, monkeypatch):
+def test_a_pointer_file_that_cannot_be_written_is_an_error(training, monkeypatch):
     training.folder.latest.mkdir()
+
     with pytest.raises(CheckpointError, match=r"iteration_00000001 is complete, but latest_checkpointed"):
-        with training.saver() as saver:
-            saver.save(1, LOADER_STATE)
+        with training.checkpointer() as checkpointer:
+            checkpointer.save(1, LOADER_STATE)
+
     assert [reader.step for reader in training.checkpoints()] == [1]
 
 
 # ---- Whole runs ------------------------------------------------------------------------------------------------------
 
 
-def whole_run(overrides, parent, said, after_step=lambda step: None, resume=False, **changes):
-    """Trains 8 steps with checkpoints after 3, 6 and 8."""
+def whole_run(overrides, parent, messages, after_step=lambda step: None, resume=False, **changes):
+    """Trains 8 steps with checkpoints after steps 3, 6, and 8."""
     settings = {"training.steps": "8", "checkpoint.save_steps": "3", "checkpoint.keep_last": "9"}
     settings |= {"training.output_dir": str(parent), "training.run_name": "run"}
     config = load_config(None, overrides | settings | {key.replace("__", "."): text for key, text in changes.items()})
     set_device(config)
     if not resume:
         shutil.copytree(Path(overrides["training.output_dir"]) / "prepared", parent / "run")
-    run, count, run_step = open_run(config), 0, TrainStep.run
+    run = open_run(config)
+    count = 0
+    run_step = TrainStep.run
 
     def counted(*arguments):
         nonlocal count
@@ -361,7 +393,7 @@ def whole_run(overrides, parent, said, after_step=lambda step: None, resume=Fals
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainStep, "run", counted)
-        train(run, resume, log=said.append)
+        train(run, resume, log=messages.append)
     return run.folder
 
 
@@ -388,7 +420,7 @@ def test_runs_save_the_same_with_and_without_a_thread(tiny_overrides, tmp_path, 
                 assert (before[name][1] == after[name][1]) == same, name
     assert links
 
-    # resumed without a thread from what a thread wrote, and linked to it
+    # resume without a thread from a checkpoint that a thread wrote, and link its files
     for reader in found[1:]:
         shutil.rmtree(reader.folder)
     folder.latest.write_text("3\n")
@@ -400,7 +432,8 @@ def test_runs_save_the_same_with_and_without_a_thread(tiny_overrides, tmp_path, 
 
 
 def test_a_run_ends_when_its_checkpoint_cannot_be_written(tiny_overrides, tmp_path, monkeypatch):
-    checkpoints, steps = tmp_path / "run" / "checkpoint", []
+    checkpoints = tmp_path / "run" / "checkpoint"
+    steps = []
 
     def after_step(step):
         steps.append(step)
@@ -410,8 +443,10 @@ def test_a_run_ends_when_its_checkpoint_cannot_be_written(tiny_overrides, tmp_pa
             time.sleep(0.2)
 
     fail_at(monkeypatch, ".iteration_00000006.writing/state.json")
+
     with pytest.raises(CheckpointError, match="iteration_00000006 cannot be written: No space left"):
         whole_run(tiny_overrides, tmp_path, [], after_step)
+
     assert steps[-1] == 7
     assert [path.name for path in list_iterations(checkpoints)] == ["iteration_00000003"]
     assert not list(checkpoints.glob(".*"))

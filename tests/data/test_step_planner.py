@@ -1,4 +1,4 @@
-"""Whose micro-batches are whose, and what ranks send each other, against counting token by token."""
+"""StepPlanner: who trains on which micro-batch, and what ranks send each other, checked by counting tokens."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mindpangu.data.batch import Batch
 from mindpangu.data.route_plan import capacity_for, plan_exchange, plan_routes
-from mindpangu.data.step_plan import align_slots, plan_step
+from mindpangu.data.step_planner import StepPlanner, align_slots
 from mindpangu.errors import RoutingError
 from mindpangu.parallel.mesh import Mesh
 
@@ -20,7 +20,7 @@ class Domain:
 
 
 class Table:
-    """What a plan asks of a routing table."""
+    """The part of a routing table that plans use."""
 
     num_layers = LAYERS
 
@@ -39,9 +39,9 @@ class Table:
         return np.stack([self.arrays[name] for name in names], 1).astype(np.int32)
 
 
-def batch(rng, domain_of_slot, slots_of_samples, length=5, number=0):
+def batch(rng, domain_of_slot, slots_of_samples, length=5, sample_id=0):
     tokens_BS = rng.integers(0, VOCAB, (len(slots_of_samples), length)).astype(np.int32)
-    ids = np.full((len(slots_of_samples), 2), number, np.int64)
+    ids = np.full((len(slots_of_samples), 2), sample_id, np.int64)
     mask = np.ones(tokens_BS.shape, np.float32)
     slots = np.array(slots_of_samples, np.int32)
     return Batch(tokens_BS, tokens_BS, tokens_BS, mask, tuple(domain_of_slot), slots, ids)
@@ -49,7 +49,7 @@ def batch(rng, domain_of_slot, slots_of_samples, length=5, number=0):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 3))
-def test_an_exchange_is_planned_as_tokens_go(seed, ranks, local_experts):
+def test_an_exchange_plan_counts_every_token(seed, ranks, local_experts):
     rng = np.random.default_rng(seed)
     group = ranks * local_experts
     domains = [Domain("a", group), Domain("b", int(rng.integers(1, group + 1)))]
@@ -63,8 +63,10 @@ def test_an_exchange_is_planned_as_tokens_go(seed, ranks, local_experts):
                 for layer in range(LAYERS):
                     expert = int(table.array(layer, domains[slot].name)[token])
                     rows[layer, source, expert // local_experts, slot, expert % local_experts] += 1
+
     for rank in range(ranks):
         plan = plan_exchange(plans, rank)
+
         np.testing.assert_array_equal(plan.exchange.send_LR, rows[:, rank].sum((2, 3)))
         np.testing.assert_array_equal(plan.exchange.receive_LR, rows[:, :, rank].sum((2, 3)))
         np.testing.assert_array_equal(plan.exchange.arriving_LRG, rows[:, :, rank].reshape(LAYERS, ranks, -1))
@@ -74,9 +76,12 @@ def test_an_exchange_is_planned_as_tokens_go(seed, ranks, local_experts):
         assert plan.exchange.imbalance == pytest.approx(plan_exchange(plans, 0).exchange.imbalance)
 
 
-def test_there_are_four_capacities_at_most_and_the_largest_holds_everything():
-    tokens, ranks = 100, 16
+def test_there_are_at_most_four_capacities_and_the_largest_holds_everything():
+    tokens = 100
+    ranks = 16
+
     sizes = {capacity_for(arriving, tokens, ranks) for arriving in range(tokens * ranks + 1)}
+
     assert sorted(sizes) == [125, 200, 400, 1600]
     assert {capacity_for(arriving, 100, 2) for arriving in range(201)} == {125, 200}
 
@@ -91,17 +96,15 @@ def test_all_ranks_together_train_on_every_micro_batch_once(mesh):
     domains = [Domain(name, 4) for name in "abcd"]
     table = Table(rng, domains)
     count = 16
-    # as the loader gives them: the domains of a group side by side, one choice for a group
+    # as the loader orders them: the micro-batches of a group of domains are adjacent
     micro_batches = [
-        batch(rng, (number // (count // mesh.sub_groups) % 4,), [0, 0], number=number) for number in range(count)
+        batch(rng, (index // (count // mesh.sub_groups) % 4,), [0, 0], sample_id=index) for index in range(count)
     ]
-
-    def plan(each):
-        return plan_routes(each.tokens_BS, each.domain_of_slot, each.slot_of_sample_B, domains, table)
 
     seen = []
     for rank in range(mesh.size):
-        step = plan_step(micro_batches, mesh, mesh.coordinates(rank), 1, plan)
+        planner = StepPlanner(domains, table, mesh, mesh.coordinates(rank), num_slots=1)
+        step = planner.plan_step(micro_batches)
         assert step.num_targets == sum(each.loss_mask_BS.sum() for each in micro_batches)
         assert len(step.batches) == len(step.plans) == count // mesh.data
         assert all(len(each.replicas) == mesh.replicas - 1 for each in step.plans)
@@ -111,13 +114,15 @@ def test_all_ranks_together_train_on_every_micro_batch_once(mesh):
     assert sorted(seen) == list(range(count))
 
 
-def test_ranks_that_exchange_mean_the_same_by_a_slot():
+def test_ranks_that_exchange_tokens_have_the_same_domain_in_a_slot():
     rng = np.random.default_rng(0)
-    one, other = batch(rng, (0, 2, 2), [0, 1, 1]), batch(rng, (1, 2, 2), [0, 0, 1])
+    one = batch(rng, (0, 2, 2), [0, 1, 1])
+    other = batch(rng, (1, 2, 2), [0, 0, 1])
+
     aligned = align_slots([one, other], 3)
+
     assert [each.domain_of_slot for each in aligned] == [(0, 1, 2)] * 2
     assert [each.slot_of_sample_B.tolist() for each in aligned] == [[0, 2, 2], [1, 1, 2]]
-    same = align_slots([one, one], 3)
-    assert same == [one, one]
+    assert align_slots([one, one], 3) == [one, one]
     with pytest.raises(RoutingError, match="have 4 domains, the step has 3 slots"):
         align_slots([one, batch(rng, (1, 3, 3), [0, 1, 1])], 3)
