@@ -14,8 +14,8 @@ from mindpangu.checkpoint import (
     CheckpointWriter,
     ExpertFile,
     expert_file_name,
-    parts_of_experts,
     read_metadata,
+    shards_of_experts,
 )
 from mindpangu.checkpoint.dense import dense_files, dense_header, parts_in
 from mindpangu.checkpoint.reader import decode_tensors
@@ -155,7 +155,7 @@ def read_experts(reader: CheckpointReader, model: LanguageModel, with_adam: bool
         CheckpointError: an expert file that is missing, is another expert's, has other shapes, or was trained with
             another routing table or tokenizer than the model's.
     """
-    store, number_of, where_of = model.store, parts_of_experts(reader.files), {}
+    store, number_of, where_of = model.store, shards_of_experts(reader.files), {}
     for where in store.experts():
         layer, domain, index = where
         expert = layer, model.domains[domain].name, store.first + index

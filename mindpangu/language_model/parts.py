@@ -84,7 +84,7 @@ class ModelParts:
             step_count=step_count,
             table=self.table.domain_digest(domain.name),
             tokenizer=self.tokenizer_of(domain).digest,
-            part=part,
+            shard=part,
         )
 
     def _check_tokenizers(self) -> None:
@@ -113,7 +113,7 @@ class ModelParts:
 
 def require_header(path: Path, header: ExpertFile, expected: ExpertFile) -> None:
     """Raises CheckpointError if a file is another expert's, or was trained with other tables or tokenizers."""
-    for item in ("layer", "domain", "index", "part", "table", "tokenizer"):
+    for item in ("layer", "domain", "index", "shard", "table", "tokenizer"):
         found, wanted = getattr(header, item), getattr(expected, item)
         if found != wanted:
             raise CheckpointError(f"{path}: its {item} is {found}, this model's is {wanted}; it is refused")

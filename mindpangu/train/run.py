@@ -10,12 +10,12 @@ import mindspore as ms
 
 from ascend_ops import backends
 from mindpangu.checkpoint import CheckpointReader, clean_interrupted, differences, input_digests, latest_iteration
-from mindpangu.checkpoint.durable import write_text_atomically
 from mindpangu.config import Config, to_yaml
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import Loader, ReplayLoader, TokenShards
 from mindpangu.domains import build_domains
 from mindpangu.errors import ConfigError, TrainingError
+from mindpangu.files import write_text_atomically
 from mindpangu.language_model import LanguageModel, SavedExperts
 from mindpangu.parallel.processes import Processes
 from mindpangu.routing import RoutingTable

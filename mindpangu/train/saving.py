@@ -3,7 +3,6 @@
 When and in which thread it is written is in `saver.py`.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -16,6 +15,7 @@ from mindpangu.data import LoaderState
 from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError
 from mindpangu.experts import StoreSnapshot
+from mindpangu.files import encode_json
 from mindpangu.language_model import DenseTensors, LanguageModel, SavedExperts, read_dense, read_experts, write_model
 from mindpangu.model.vocabularies import Vocabularies
 from mindpangu.parallel.sharding import Part
@@ -65,7 +65,7 @@ def take_snapshot(
         if _writes(train_step, name)
     }
     dense = DenseTensors(written, parts)
-    return TrainingSnapshot(json.dumps(state, indent=1).encode(), dense, StoreSnapshot(train_step.model.store))
+    return TrainingSnapshot(encode_json(state), dense, StoreSnapshot(train_step.model.store))
 
 
 def write_training(

@@ -193,7 +193,7 @@ def refuse_link(*_, **__):
 def test_links_are_synced_with_their_folder(tmp_path, monkeypatch):
     """A new name is on the disk only when its folder is."""
     synced = []
-    monkeypatch.setattr("mindpangu.checkpoint.writer.sync_folder", synced.append)
+    monkeypatch.setattr("mindpangu.checkpoint.writer.fsync_folder", synced.append)
     save(tmp_path, 1)
     first = CheckpointReader(tmp_path)
     synced.clear()

@@ -34,7 +34,7 @@ def texts(tokenizer):
 
 
 def test_the_multilingual_vocabulary_takes_over_what_pangu_alpha_has(alpha, multilingual):
-    found = VocabularyMap.between(alpha, multilingual, parts=False)
+    found = VocabularyMap.between(alpha, multilingual, compose=False)
     old, new = texts(alpha), texts(multilingual)
     common = set(old.values()) & set(new.values())
     assert len(common) > 7800
