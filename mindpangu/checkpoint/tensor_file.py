@@ -81,7 +81,7 @@ class TensorFile:
         values = np.empty(info.shape, info.dtype)
         with open(self.path, "rb") as file:
             file.seek(start)
-            file.readinto(memoryview(values).cast("B") if values.size else bytearray())
+            file.readinto(values.data.cast("B") if values.size else bytearray())
         return values
 
     def chunks(self, name: str) -> Iterator[bytes]:
@@ -118,4 +118,4 @@ def encode_stream(
 
 def chunks_of(values: np.ndarray) -> Iterator[memoryview]:
     """Yields the bytes of an array in memory, for `encode_stream`."""
-    yield memoryview(np.ascontiguousarray(values)).cast("B") if values.size else memoryview(b"")
+    yield np.ascontiguousarray(values).data.cast("B") if values.size else memoryview(b"")

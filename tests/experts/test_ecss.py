@@ -96,8 +96,8 @@ def test_host_full_moves_and_updates_every_expert():
     num_experts = 2 * (3 + 2 + 3 + 3)
     for traffic in traffics:
         assert traffic.bytes_to_device == traffic.bytes_to_host == num_experts * expert_bytes(store)
-    assert (store.step_counts[store.exists_LDA] == 2).all()
-    assert (store.step_counts[~store.exists_LDA] == 0).all()
+    assert (store.step_counts[store.exists_LMA] == 2).all()
+    assert (store.step_counts[~store.exists_LMA] == 0).all()
     # an expert without tokens decays, and its moments with it; ECSS leaves it alone
     config, twin = open_store()
     assert run_steps(config, twin, steps)[0][0] == norms[0]
@@ -111,7 +111,7 @@ def test_modes_agree_where_every_expert_receives_tokens():
     for mode in ("device", "host_full", "host_ecss"):
         config, store = open_store(experts__mode=mode)
         plan = random_plan(np.random.default_rng(0), store, range(DOMAINS))
-        plan.counts_LDA[:] = store.exists_LDA
+        plan.counts_LDA[:] = store.exists_LMA
         results.append(run_steps(config, store, [[plan]] * 3))
     for norms, _, final in results[1:]:
         assert norms == results[0][0]

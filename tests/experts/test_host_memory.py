@@ -74,7 +74,7 @@ config, store = open_store(model__hidden_size="256")
 experts = open_experts(store, config)
 for domain in range(4):
     plan = random_plan(np.random.default_rng(0), store, [domain])
-    plan.counts_LDA[:] = store.exists_LDA[:, [domain]]
+    plan.counts_LDA[:] = store.exists_LMA[:, [domain]]
     experts.begin([plan])
     experts.receive(plan, pretend_step(plan, experts.slabs(plan), domain))
     experts.squared_norm()

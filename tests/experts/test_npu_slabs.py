@@ -24,11 +24,11 @@ def no_streams(monkeypatch):
 def test_experts_go_down_rounded_and_their_gradients_come_up(dtype):
     _, store = open_store()
     slabs = NpuSlabs(store, dtype, device="CPU")
-    wanted_LDA = np.zeros_like(store.exists_LDA)
-    wanted_LDA[:, 0] = wanted_LDA[0, 2] = True
+    wanted_LMA = np.zeros_like(store.exists_LMA)
+    wanted_LMA[:, 0] = wanted_LMA[0, 2] = True
     slabs.reserve({0, 2})
     expert = sum(int(np.prod(shape)) for shape in store.shapes.values())
-    assert slabs.fetch(wanted_LDA) == 9 * expert * 2
+    assert slabs.fetch(wanted_LMA) == 9 * expert * 2
     tensors = slabs.lookup((2, 0))
     assert {tensor.dtype for tensor in tensors} == {dtype}
     arrays = [tensor.astype(ms.float32).asnumpy() for tensor in tensors]
@@ -36,7 +36,7 @@ def test_experts_go_down_rounded_and_their_gradients_come_up(dtype):
         layer, (slot, index) = position // 8, divmod(position % 8, 4)
         domain = (2, 0)[slot]
         expected = list(store.weights[layer][domain].values())[index]
-        fetched = wanted_LDA[layer, domain]
+        fetched = wanted_LMA[layer, domain]
         np.testing.assert_allclose(array[fetched], expected[fetched], rtol=2**-8, atol=2**-24)
         assert not array[~fetched].any()
     assert any((array != 0).any() for array in arrays)

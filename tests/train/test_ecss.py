@@ -113,10 +113,10 @@ def test_with_tokens_for_every_expert_it_is_plain_adamw(tiny_overrides):
     steps = trainer.plans(20)
     gradients, update = [], ExpertStore.update
 
-    def record(store, slabs, updated_LDA, learning_rate, scale):
-        assert updated_LDA.all()
+    def record(store, slabs, updated_LMA, learning_rate, scale):
+        assert updated_LMA.all()
         gradients.append(({key: [each.copy() for each in slabs[key]] for key in slabs}, scale))
-        return update(store, slabs, updated_LDA, learning_rate, scale)
+        return update(store, slabs, updated_LMA, learning_rate, scale)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ExpertStore, "update", record)
