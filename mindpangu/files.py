@@ -23,20 +23,29 @@ CHUNK_BYTES = 1 << 22
 # ---- Files -----------------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def scratch_file(path: Path) -> Iterator[Path]:
+    """Yields the path of a scratch file next to `path`, for the caller to write. Renames it to `path` on success;
+    deletes it on error."""
+    scratch = _scratch_path(path)
+    try:
+        yield scratch
+        _fsync(scratch)
+        scratch.replace(path)
+    finally:
+        with contextlib.suppress(OSError):  # absent after a successful rename
+            scratch.unlink()
+    fsync_folder(path.parent)
+
+
 def write_bytes_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Creates or replaces a file: `path` holds its former content or all of `data`, whatever happens meanwhile.
 
     Args:
         data: the content, whole or in pieces.
     """
-    scratch = _scratch_path(path)
-    try:
-        write_durably(scratch, data)
-        scratch.replace(path)
-    finally:
-        with contextlib.suppress(OSError):  # absent after a successful rename
-            scratch.unlink()
-    fsync_folder(path.parent)
+    with scratch_file(path) as scratch, open(scratch, "wb") as file:
+        file.writelines([data] if isinstance(data, bytes) else data)
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -71,6 +71,20 @@ def test_a_failing_write_leaves_the_former_file_alone(tmp_path):
     assert contents(tmp_path) == {"file": "former"}
 
 
+def test_a_scratch_file_takes_the_final_name_on_success(tmp_path):
+    path = tmp_path / "file"
+
+    with files.scratch_file(path) as scratch:
+        scratch.write_text("new")
+        assert not path.exists()
+    assert contents(tmp_path) == {"file": "new"}
+
+    with pytest.raises(RuntimeError), files.scratch_file(path) as scratch:
+        scratch.write_text("newer")
+        raise RuntimeError
+    assert contents(tmp_path) == {"file": "new"}
+
+
 def test_a_file_is_read_in_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "CHUNK_BYTES", 3)
     (tmp_path / "file").write_bytes(b"contents")

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 
 Entry = dict[str, int | str]
-"""What a manifest records of a file: {"bytes": size, "blake2b": hash}."""
+"""A file's entry in the manifest: {"bytes": size, "blake2b": hash}."""
 
 
 class Fingerprint:

@@ -1,6 +1,6 @@
 """The manifest of a checkpoint: format version, step, and size and hash of every other file.
 
-Whoever has a folder with a readable manifest has a complete checkpoint: the writer writes the manifest last.
+The manifest is written last: a folder that has one is a complete checkpoint.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from mindpangu.files import encode_json
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 REMEDY = "copy it again, or remove this checkpoint to go on from an earlier one"
-"""What to do about a file of a checkpoint that cannot be read."""
+"""Remedy for a file of a checkpoint that cannot be read."""
 
 
 @dataclass(frozen=True)

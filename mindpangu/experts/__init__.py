@@ -3,8 +3,6 @@
 `store.py` holds all experts; `ecss.py` decides when they move; `modes.py` builds what the configuration asks for;
 `snapshot.py` preserves the state of the store at one moment, for a checkpoint that is written while training continues.
 `cache.py` is for generation, which has no store: it reads experts on demand.
-
-Arrays over all domains of the model have the axis M (domains of the model); D counts the domain slots of a step.
 """
 
 from mindpangu.experts.cache import ExpertCache, entries_within

@@ -1,6 +1,6 @@
 """ExpertCache: the experts that generation is using, read from their files when a token first needs them.
 
-Every RRE layer has a pool of P entries, each for one expert of any domain; the least recently used expert makes room.
+Every RRE layer has a pool of entries, each for one expert of any domain; the least recently used expert makes room.
 The pools have static shapes and enter the compiled functions as they are. NumPy only; the caller reads the files.
 """
 
@@ -57,12 +57,13 @@ class ExpertCache:
                 f"{num_entries} experts per layer do not fit: {error}; set --expert-memory"
             ) from None
         self._entry_of: list[dict[int, int]] = [{} for _ in range(num_layers)]
-        self._expert_in_LP = np.full((num_layers, num_entries), -1, np.int64)
-        self._last_used_LP = np.full((num_layers, num_entries), -1, np.int64)
+        # [layer, entry]: the expert's id and the time of its last use; -1 for an empty entry
+        self._expert_in = np.full((num_layers, num_entries), -1, np.int64)
+        self._last_used = np.full((num_layers, num_entries), -1, np.int64)
         self._clock = 0
 
     def pool(self, layer: int) -> list[np.ndarray]:
-        """Returns the tensors of a layer in the order of `shapes`, [P, …]."""
+        """Returns the tensors of a layer in the order of `shapes`, [entries, …]."""
         return list(self._pools[layer].values())
 
     def entries(self, layer: int, domains_T: np.ndarray, experts_T: np.ndarray) -> np.ndarray:
@@ -84,12 +85,12 @@ class ExpertCache:
                 f"{len(experts)} experts are needed at once; a layer has room for {self.num_entries}"
             )
         entry_of = self._entry_of[layer]
-        last_used_P = self._last_used_LP[layer]
+        last_used = self._last_used[layer]
         self._clock += 1
         missing = []
         for expert in experts:
             if expert in entry_of:
-                last_used_P[entry_of[expert]] = self._clock
+                last_used[entry_of[expert]] = self._clock
             else:
                 missing.append(expert)
         for expert in missing:
@@ -98,13 +99,13 @@ class ExpertCache:
 
     def _fetch(self, layer: int, expert: int) -> None:
         tensors = self._read(layer, *divmod(expert, _MAX_GROUP_SIZE))
-        entry = int(self._last_used_LP[layer].argmin())
-        self._entry_of[layer].pop(self._expert_in_LP[layer, entry], None)
+        entry = int(self._last_used[layer].argmin())
+        self._entry_of[layer].pop(self._expert_in[layer, entry], None)
         for name, tensor in tensors.items():
             self._pools[layer][name][entry] = tensor
         self._entry_of[layer][expert] = entry
-        self._expert_in_LP[layer, entry] = expert
-        self._last_used_LP[layer, entry] = self._clock
+        self._expert_in[layer, entry] = expert
+        self._last_used[layer, entry] = self._clock
         self.version_L[layer] += 1
         self.fetched += 1
 
