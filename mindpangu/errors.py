@@ -1,49 +1,49 @@
-"""The exceptions of mindpangu. Each stands for one kind of mistake that a user can mend.
+"""The exceptions of mindpangu. Each stands for one kind of mistake that a user can correct.
 
-The command line prints the message of a `MindPanguError` without a traceback, so a message
-names the thing, the value and the remedy. Everything else that is raised is a defect of ours.
+The command line prints the message of a `MindPanguError` without a traceback, so a message names the thing, the value
+and the remedy. Any other exception is a bug in mindpangu.
 """
 
 
 class MindPanguError(Exception):
-    """Base of all errors that are shown to the user as one message."""
+    """Base class of all errors that are shown to the user as one message."""
 
 
 class ConfigError(MindPanguError):
-    """A configuration that cannot be used: unknown key, wrong type, out of range, impossible combination."""
+    """A configuration cannot be used: unknown key, wrong type, value out of range, impossible combination."""
 
 
 class StageError(MindPanguError):
-    """A stage of the main job whose output cannot be written."""
+    """The output of a stage of the main job cannot be written."""
 
 
 class DataError(MindPanguError):
-    """Text, records or token shards that cannot be used."""
+    """Text, records or token shards cannot be used."""
 
 
 class TokenizerError(MindPanguError):
-    """A tokenizer that cannot be trained or loaded, or that does not fit the data."""
+    """A tokenizer cannot be trained or loaded, or does not match the data."""
 
 
 class RoutingError(MindPanguError):
-    """A routing table that cannot be built, or that does not fit the model or the tokens."""
+    """A routing table cannot be built, or does not match the model or the tokens."""
 
 
 class ExpertStoreError(MindPanguError):
-    """Host memory for the experts that cannot be had."""
+    """Memory for the experts cannot be allocated."""
 
 
 class ParallelError(MindPanguError):
-    """Processes that do not fit together, or of which one is lost."""
+    """The processes of a job do not match, or one of them was lost."""
 
 
 class CheckpointError(MindPanguError):
-    """A checkpoint that is missing, damaged, or not of this run."""
+    """A checkpoint is missing, damaged, or does not belong to this run."""
 
 
 class TrainingError(MindPanguError):
-    """Training that cannot start or go on."""
+    """Training cannot start or continue."""
 
 
 class GenerationError(MindPanguError):
-    """Text that cannot be generated as asked."""
+    """Text cannot be generated as requested."""

@@ -17,44 +17,83 @@ def build(stage, text="x"):
 def test_current_until_an_input_or_an_output_changes(tmp_path):
     folder = tmp_path / "stage"
     assert not Stage(folder, {"a": 1}).is_current()
+
     build(Stage(folder, {"a": 1}))
     assert Stage(folder, {"a": 1}).is_current()
     assert not Stage(folder, {"a": 2}).is_current()
+
     (folder / "out.txt").write_text("cut off")
     assert not Stage(folder, {"a": 1}).is_current()
+
     (folder / "out.txt").unlink()
     assert not Stage(folder, {"a": 1}).is_current()
 
 
-@pytest.mark.parametrize("stamp", ["", "[]", "null", "{}", '{"inputs": {"a": 1}, "files": 5}', '{"inputs": {"a": 1}}'])
-def test_a_damaged_stamp_or_file_means_building_again(tmp_path, stamp):
+def test_a_file_altered_without_changing_its_size_means_building_again(tmp_path):
     folder = tmp_path / "stage"
     build(Stage(folder, {"a": 1}), "one")
-    (folder / "out.txt").write_text("two")  # of the same size
+
+    (folder / "out.txt").write_text("two")
+
     assert not Stage(folder, {"a": 1}).is_current()
     assert not Stage(folder, {"a": 1}).has_other_inputs()
+
+
+@pytest.mark.parametrize("stamp", ["", "[]", "null", "{}", '{"inputs": {"a": 1}, "files": 5}', '{"inputs": {"a": 1}}'])
+def test_a_damaged_stamp_means_building_again(tmp_path, stamp):
+    folder = tmp_path / "stage"
     build(Stage(folder, {"a": 1}))
+
     (folder / "stage.json").write_text(stamp)
+
     assert not Stage(folder, {"a": 1}).is_current()
+
+
+def test_the_stamp_keeps_its_form(tmp_path):
+    """Another form of the same content would be another file to whoever compares run folders byte by byte."""
+    folder = tmp_path / "stage"
+
+    build(Stage(folder, {"a": "中"}), "one")
+
+    digest = hash_files([folder / "out.txt"])
+    assert (folder / "stage.json").read_bytes() == (
+        b'{\n "inputs": {\n  "a": "\\u4e2d"\n },\n "files": {\n  "out.txt": "%s"\n }\n}' % digest.encode()
+    )
 
 
 def test_a_failing_build_keeps_the_old_folder(tmp_path):
     folder = tmp_path / "stage"
     build(Stage(folder, {"a": 1}), "old")
+
     with pytest.raises(RuntimeError), Stage(folder, {"a": 2}).building() as scratch:
         (scratch / "out.txt").write_text("new")
         raise RuntimeError
+
     assert Stage(folder, {"a": 1}).is_current()
     assert (folder / "out.txt").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".stage.lock", "stage"]
 
 
+def test_a_full_disk_names_the_folder_and_keeps_what_was_there(tmp_path):
+    folder = tmp_path / "stage"
+    build(Stage(folder, {"a": 1}), "old")
+
+    with pytest.raises(StageError, match=r"stage cannot be written: No space left on device; free disk space"):
+        with Stage(folder, {"a": 2}).building():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert Stage(folder, {"a": 1}).is_current()
+
+
 def test_result_file(tmp_path):
     result = ResultFile(tmp_path / "result.json", {"a": (1, 2)})
     assert not result.is_current()
+
     result.write({"value": "中"})
+
     assert ResultFile(tmp_path / "result.json", {"a": [1, 2]}).is_current()
     assert not ResultFile(tmp_path / "result.json", {"a": [2]}).is_current()
+    assert '"value": "中"\n}\n' in (tmp_path / "result.json").read_text(encoding="utf-8")
 
 
 def test_hash_depends_on_content_and_order_alone(tmp_path):
@@ -62,14 +101,6 @@ def test_hash_depends_on_content_and_order_alone(tmp_path):
     first.write_text("one")
     second.write_text("two")
     copy.write_text("one")
+
     assert hash_files([first, second]) == hash_files([copy, second])
     assert hash_files([first, second]) != hash_files([second, first])
-
-
-def test_a_full_disk_names_the_folder_and_keeps_what_was_there(tmp_path):
-    folder = tmp_path / "stage"
-    build(Stage(folder, {"a": 1}), "old")
-    with pytest.raises(StageError, match=r"stage cannot be written: No space left on device; free disk space"):
-        with Stage(folder, {"a": 2}).building():
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert Stage(folder, {"a": 1}).is_current()

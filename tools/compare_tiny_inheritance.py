@@ -27,6 +27,7 @@ from comparison.intervals import Interval
 from comparison.runs import Runs
 
 from mindpangu.checkpoint import latest_iteration
+from mindpangu.files import read_json
 
 INITIAL = "initial"
 METHODS = ("learned", "taylor", "l2", "l1", "random")
@@ -118,7 +119,7 @@ class Comparison:
         root, keys = self._runs.folder(name).root, self._child_keys(seed)
         kept = self._runs.measured(name, keys)
         if kept.is_current():
-            return json.loads(kept.path.read_text(encoding="utf-8"))["losses"]
+            return read_json(kept.path)["losses"]
         self._runs.run(name, keys, stages=(["tokenizer", "train"], ["data", "prepare"]))
         options, before = [], None
         if variant != INITIAL:

@@ -27,6 +27,8 @@ from comparison.command_line import comparison_parser, read_arguments
 from comparison.intervals import Interval, paired_differences, with_mean
 from comparison.runs import Runs
 
+from mindpangu.files import read_json
+
 RATE, PARTS = 0.5, 8
 PASS, QUICK = 1400, 40  # steps of round 1; 2,800 samples are the largest domain's training split
 FIRST, PLAIN, SAMPLED = "round 1", "plain continuation", "second round"
@@ -68,7 +70,7 @@ def measure(config: str, overrides: Mapping[str, str], seed: int, steps: int) ->
     name = f"tiny_rounds_{steps}_{seed}"
     kept = runs.measured(name)
     if kept.is_current():
-        return json.loads(kept.path.read_text(encoding="utf-8"))["losses"]
+        return read_json(kept.path)["losses"]
     root = runs.run(name, {"training.steps": both})
     losses = {PLAIN: runs.losses(name)}
     end_of_first = str(root / "checkpoint" / f"iteration_{steps:08d}")

@@ -24,6 +24,7 @@ from comparison.command_line import comparison_parser, read_arguments
 from comparison.runs import Runs
 
 from mindpangu.checkpoint import latest_iteration
+from mindpangu.files import read_json
 
 CORPUS = Path("recipes/corpus")
 MOMENTS = 6
@@ -67,7 +68,7 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
     }
     kept = runs.measured(f"upcycling_upcycled_{parent_steps}_{seed}", child)
     if kept.is_current():
-        return json.loads(kept.path.read_text(encoding="utf-8"))["losses"]
+        return read_json(kept.path)["losses"]
     keys = {
         "training.seed": seed,
         "training.steps": parent_steps,

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from mindpangu.files import scratch_file
+
 _CHUNK = 1 << 20
 # LCCC separates signs by blanks; between words of Latin letters they are real
 _BLANK_BESIDE_A_SIGN = re.compile(r"(?<=[^\x00-\x7f]) | (?=[^\x00-\x7f])")
@@ -50,18 +52,15 @@ def main() -> None:
         parser.error(f"--turns is {options.turns}; allowed: even numbers from 2 on, as every text has its reply")
     if options.tests < 0:
         parser.error(f"--tests is {options.tests}; allowed: 0 and more")
-    scratch = options.out.with_name(f".{options.out.name}.writing")
     try:
-        items, records = convert(options, scratch)
-        scratch.replace(options.out)
+        with scratch_file(options.out) as scratch:
+            items, records = convert(options, scratch)
     except OtherForm as error:
         sys.exit(f"error: {options.source}: {error}")
     except UnicodeDecodeError as error:
         sys.exit(f"error: {options.source} is not UTF-8 text (byte {error.start} of a piece of it)")
     except OSError as error:
         sys.exit(f"error: {error.filename}: {error.strerror}")
-    finally:
-        scratch.unlink(missing_ok=True)
     print(f"{items:,} items, {records:,} records → {options.out}")
 
 

@@ -8,7 +8,6 @@ Every part is a verb of the command line and is skipped where it is done, so a l
 """
 
 import argparse
-import json
 import shlex
 import shutil
 import sys
@@ -29,8 +28,8 @@ from comparison.runs import Runs, as_words, mindpangu
 from mindpangu.config import Config, load_config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import HELDOUT, TokenShards
+from mindpangu.files import read_json, read_json_object, write_json, write_text_atomically
 from mindpangu.model.parameter_count import count_parameters, in_words
-from mindpangu.stage import read_json_object
 from mindpangu.tiny.compute import flops_of_training, steps_within
 from mindpangu.tiny.inheritance.report import REPORT
 from mindpangu.tiny.trials.measures import bits_per_byte
@@ -105,8 +104,8 @@ def main() -> None:
     command = shlex.join(["bash", "recipes/tiny_ladder.sh", *sys.argv[1:]])
     measured = [{name: asdict(rung) for name, rung in rungs.items()} for rungs in results]
     report = {"command": command, "size": asdict(size), "seeds": measured}
-    (out / "result.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (out / "result.md").write_text(f"`{command}`\n\n```text\n{table}\n```\n", encoding="utf-8")
+    write_json(out / "result.json", report)
+    write_text_atomically(out / "result.md", f"`{command}`\n\n```text\n{table}\n```\n")
     print(f"tiny ladder → {out / 'result.json'}")
 
 
@@ -244,7 +243,7 @@ class Ladder:
 
     def _rung(self, config: Config, folder: Path, apart: float) -> Rung:
         shards = TokenShards.open(folder / "data")
-        found = json.loads(RunFolder(folder).evaluation.read_text(encoding="utf-8"))["domains"]
+        found = read_json(RunFolder(folder).evaluation)["domains"]
         bits = {
             each["domain"]: bits_per_byte(
                 each["loss"], shards.num_tokens(each["domain"], HELDOUT), shards.text_bytes(each["domain"], HELDOUT)

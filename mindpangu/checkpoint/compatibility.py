@@ -1,7 +1,8 @@
-"""What must agree before a run goes on from a checkpoint, and whether there is anything left to do."""
+"""Decides whether a run may continue from a checkpoint, and whether anything is left to do."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -12,7 +13,7 @@ from mindpangu.errors import CheckpointError, ConfigError
 from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
 
-# What may differ between a run and its resumption: nothing here changes the model or a bit of its training.
+# May differ between a run and its resumption: none of these changes the model or a bit of its training.
 _FREE_SECTIONS = ("checkpoint", "monitor", "parallelism")
 _FREE_KEYS = (
     "training.steps",
@@ -35,7 +36,7 @@ _NOTES = {"lr_scheduler.decay_steps": " (it follows training.steps unless it is 
 
 
 def input_digests(data_digest: str, table: RoutingTable | None, tokenizers: Mapping[str, Tokenizer]) -> dict[str, str]:
-    """Hashes of everything that must not change under a run's checkpoints, by the names that state.json uses."""
+    """Hashes everything that must not change between a run's checkpoints; the names are those in state.json."""
     return {
         "data (token shards)": data_digest,
         "routing table": table.digest if table is not None else "none",
@@ -44,7 +45,7 @@ def input_digests(data_digest: str, table: RoutingTable | None, tokenizers: Mapp
 
 
 def refuse_differences(reader: CheckpointReader, config: Config, digests: Mapping[str, str]) -> None:
-    """Raises CheckpointError naming everything that decides the training and is not as it was saved."""
+    """Raises CheckpointError if anything that decides the training differs from what was saved; names all of it."""
     changed = differences(reader, config, digests)
     if changed:
         raise CheckpointError(
@@ -54,7 +55,7 @@ def refuse_differences(reader: CheckpointReader, config: Config, digests: Mappin
 
 
 def differences(reader: CheckpointReader, config: Config, digests: Mapping[str, str]) -> list[str]:
-    """One phrase for everything that decides the training and is not as it was saved; empty if nothing differs."""
+    """Returns a phrase for each thing that decides the training and differs from what was saved."""
     keys = _changed_keys(reader, config)
     changed = [f"{key} was {then!r}, is {now!r}{_NOTES.get(key, '')}" for key, (now, then) in keys.items()]
     saved = reader.json("state.json")["digests"]
@@ -67,7 +68,7 @@ def differences(reader: CheckpointReader, config: Config, digests: Mapping[str, 
 
 
 def refuse_other_model(reader: CheckpointReader, config: Config) -> None:
-    """Raises CheckpointError if `config` asks for another model than the checkpoint holds; it would be ignored."""
+    """Raises CheckpointError if `config` describes another model than the checkpoint holds: it would be ignored."""
     changed = {
         key: values for key, values in _changed_keys(reader, config).items() if key.startswith(("model.", "domains."))
     }
@@ -78,8 +79,7 @@ def refuse_other_model(reader: CheckpointReader, config: Config) -> None:
 
 def refuse_settings(reader: CheckpointReader, config: Config) -> None:
     """Raises ConfigError if `config` is not the checkpoint's own; for verbs that would ignore what is given."""
-    ours, theirs = (yaml.safe_load(to_yaml(each)) for each in (config, reader.config()))
-    changed = keys_that_differ(ours, theirs)
+    changed = keys_that_differ(_as_tree(config), _as_tree(reader.config()))
     if changed:
         keys = ", ".join(f"--{key}" for key in changed)
         raise ConfigError(f"this verb takes its configuration from {reader.folder}; leave out {keys}")
@@ -89,7 +89,7 @@ def is_finished(checkpoints: Path, config: Config, digests: Mapping[str, str], l
     """Whether the newest checkpoint is the last step of exactly this training.
 
     Args:
-        loaded: digest of the checkpoint whose weights it starts from, if any.
+        loaded: digest of the checkpoint whose weights the training starts from, if any.
     """
     newest = latest_iteration(checkpoints)
     if newest is None:
@@ -102,13 +102,17 @@ def is_finished(checkpoints: Path, config: Config, digests: Mapping[str, str], l
     )
 
 
-def _changed_keys(reader: CheckpointReader, config: Config) -> dict[str, tuple]:
-    ours, theirs = (yaml.safe_load(to_yaml(each)) for each in (config, reader.config()))
+def _changed_keys(reader: CheckpointReader, config: Config) -> dict[str, tuple[Any, Any]]:
+    """Returns key → (value now, value then), of the keys that decide the training."""
     return {
         key: values
-        for key, values in keys_that_differ(ours, theirs).items()
+        for key, values in keys_that_differ(_as_tree(config), _as_tree(reader.config())).items()
         if key not in _FREE_KEYS
         and key.split(".")[0] not in _FREE_SECTIONS
         # the other two modes give the same bits
         and not (key == "experts.mode" and "host_full" not in values)
     }
+
+
+def _as_tree(config: Config) -> dict[str, Any]:
+    return yaml.safe_load(to_yaml(config))

@@ -1,6 +1,7 @@
-"""The dense files of a checkpoint: whole tensors, whichever ranks have written which parts of them."""
+"""The dense files of a checkpoint: assembles whole tensors, whichever ranks have written which parts of them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from mindpangu.parallel.sharding import Part
 _PARTS = "parts"
 
 
-def dense_header(parts: dict[str, Part]) -> dict[str, str]:
-    """Metadata of a dense file: of tensors that are not whole, which part it has.
+def dense_header(parts: Mapping[str, Part]) -> dict[str, str]:
+    """Returns the metadata of a dense file: which part it has of each tensor that is not whole.
 
     Args:
         parts: name → part, of all its tensors.
@@ -26,8 +27,12 @@ def dense_header(parts: dict[str, Part]) -> dict[str, str]:
     return {"format_version": "1"}
 
 
-def parts_in(path: Path, metadata: dict[str, str]) -> dict[str, Part]:
-    """name → part, of the tensors of a dense file that are not whole. Raises CheckpointError if it does not say."""
+def parts_in(path: Path, metadata: Mapping[str, str]) -> dict[str, Part]:
+    """Returns name → part, of the tensors of a dense file that are not whole.
+
+    Raises:
+        CheckpointError: the metadata of the file at `path` does not say which parts it has.
+    """
     try:
         described = metadata.get(_PARTS)
         if described is None:
@@ -38,18 +43,19 @@ def parts_in(path: Path, metadata: dict[str, str]) -> dict[str, Part]:
 
 
 def dense_files(reader: CheckpointReader) -> list[str]:
+    """Lists the names of a checkpoint's dense files."""
     return sorted(name for name in reader.files if name.startswith("dense_"))
 
 
 class DenseFiles:
-    """All of them together, verified when they are opened; tensors are read one at a time.
+    """All dense files of a checkpoint, verified when they are opened; tensors are read one at a time.
 
     Attributes:
-        shapes: name → shape of the whole tensor: parameters ("blocks.0.ffn.up.weight") and Adam's moments of them
+        shapes: name → shape of the whole tensor: parameters ("blocks.0.ffn.up.weight") and their Adam moments
             ("adam_m.…", "adam_v.…").
 
     Raises:
-        CheckpointError: a file that is missing, damaged or altered.
+        CheckpointError: a file is missing, damaged or altered.
     """
 
     def __init__(self, reader: CheckpointReader):
@@ -59,14 +65,15 @@ class DenseFiles:
             file = TensorFile(reader.verify(name))
             described = parts_in(file.path, file.metadata)
             for tensor, info in file.tensors.items():
-                self._parts.setdefault(tensor, []).append((file, described.get(tensor, Part(info.shape))))
+                part = described.get(tensor, Part(info.shape))
+                self._parts.setdefault(tensor, []).append((file, part))
         self.shapes = {tensor: parts[0][1].shape for tensor, parts in self._parts.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """One whole tensor, float32.
+        """Reads one whole tensor, float32.
 
         Raises:
-            CheckpointError: there is none of this name, or not all of it.
+            CheckpointError: no tensor has this name, or the files do not have all of it.
         """
         parts = self._parts.get(name, [])
         whole = np.zeros(self.shapes.get(name, ()), np.float32)

@@ -4,18 +4,19 @@ import re
 import shutil
 from pathlib import Path
 
-from mindpangu.checkpoint.durable import write_text_atomically
+from mindpangu.checkpoint.manifest import MANIFEST
+from mindpangu.files import write_text_atomically
 
-MANIFEST = "manifest.json"
 _ITERATION = re.compile(r"iteration_(\d{8,})")
 
 
 def iteration_folder(parent: Path, step: int) -> Path:
+    """Returns the path of the checkpoint of a step."""
     return parent / f"iteration_{step:08d}"
 
 
 def list_iterations(parent: Path) -> list[Path]:
-    """Complete checkpoints, oldest first. A folder takes this name only when everything in it is on disk."""
+    """Lists complete checkpoints, oldest first. A folder takes this name only when everything in it is on disk."""
     found = {}
     for path in parent.glob("iteration_*"):
         match = _ITERATION.fullmatch(path.name)
@@ -25,12 +26,14 @@ def list_iterations(parent: Path) -> list[Path]:
 
 
 def latest_iteration(parent: Path) -> Path | None:
+    """Returns the newest complete checkpoint, if there is one."""
     iterations = list_iterations(parent)
     return iterations[-1] if iterations else None
 
 
-def sharing(folder: Path, name: str) -> list[Path]:
-    """The other complete checkpoints beside `folder` whose file `name` is the same file on disk, oldest first."""
+def checkpoints_sharing(folder: Path, name: str) -> list[Path]:
+    """Lists the other complete checkpoints next to `folder` whose file `name` is the same file on disk (a hard link),
+    oldest first."""
     file = folder / name
     return [
         other
@@ -40,7 +43,7 @@ def sharing(folder: Path, name: str) -> list[Path]:
 
 
 def prune(parent: Path, keep_last: int) -> list[Path]:
-    """Removes all but the newest `keep_last` checkpoints; returns what was removed."""
+    """Removes all but the newest `keep_last` checkpoints and returns those that it removed."""
     old = list_iterations(parent)[:-keep_last]
     for path in old:
         remove(path)
@@ -48,17 +51,18 @@ def prune(parent: Path, keep_last: int) -> list[Path]:
 
 
 def finish_publishing(parent: Path, pointer: Path, keep_last: int) -> None:
-    """After a new checkpoint is in its place: the file that names the newest one, and the removal of the oldest."""
+    """Names the newest checkpoint in the file `pointer`, then removes the oldest ones."""
     newest = latest_iteration(parent)
-    if newest is not None:
-        step = int(_ITERATION.fullmatch(newest.name)[1])
-        if not pointer.exists() or pointer.read_text() != f"{step}\n":
-            write_text_atomically(pointer, f"{step}\n")
+    match = _ITERATION.fullmatch(newest.name) if newest is not None else None
+    if match is not None:
+        text = f"{int(match[1])}\n"
+        if not pointer.exists() or pointer.read_text() != text:
+            write_text_atomically(pointer, text)
     prune(parent, keep_last)
 
 
 def remove(path: Path) -> None:
-    """Removes a checkpoint in two moves, so that an interruption leaves no incomplete folder under its name."""
+    """Removes a checkpoint. It is renamed first, so that an interruption leaves no incomplete folder under its name."""
     doomed = path.with_name(f".{path.name}.deleting")
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)

@@ -1,4 +1,4 @@
-"""The tensors of one expert of a checkpoint, whole, whichever ranks have written which parts of them."""
+"""Reads one expert of a checkpoint: assembles whole tensors, whichever ranks have written which shards of them."""
 
 from collections.abc import Mapping
 
@@ -9,22 +9,24 @@ from mindpangu.checkpoint.reader import CheckpointReader
 from mindpangu.checkpoint.tensor_file import TensorFile
 from mindpangu.errors import CheckpointError
 from mindpangu.parallel.expert_share import ExpertShare
+from mindpangu.parallel.sharding import Part
 
 
 class ExpertTensors:
     """An expert whose files are open; tensors are read one at a time.
 
     Attributes:
-        names: of its tensors: "up", …, and "adam_m.up", … where the checkpoint has moments.
-        headers: what each of its files says of itself.
+        names: names of its tensors: "up", …, and "adam_m.up", … where the checkpoint has moments.
+        headers: the header of each of its files.
 
     Args:
-        layer, domain, index: which expert. number: in how many files it is (`parts_of_experts`).
-        shapes: of the four tensors of an expert, whole.
-        verify: compare the files with the manifest first.
+        layer, domain, index: identify the expert.
+        num_shards: number of files that hold the expert (`shards_of_experts`).
+        shapes: tensor → shape of the whole tensor.
+        verify: whether to compare the files with the manifest first.
 
     Raises:
-        CheckpointError: a file that is missing, altered, no expert's, or of another shape.
+        CheckpointError: a file is missing, altered, not an expert's, or of another shape.
     """
 
     def __init__(
@@ -33,41 +35,43 @@ class ExpertTensors:
         layer: int,
         domain: str,
         index: int,
-        number: int,
+        num_shards: int,
         shapes: Mapping[str, tuple[int, ...]],
         verify: bool = True,
     ):
-        names = [expert_file_name(layer, domain, index, (part, number)) for part in range(number)]
+        names = [expert_file_name(layer, domain, index, (shard, num_shards)) for shard in range(num_shards)]
         self._shapes = shapes
         self._files = [TensorFile(reader.verify(name) if verify else reader.folder / name) for name in names]
         self.headers = [ExpertFile.from_metadata(file.path, file.metadata) for file in self._files]
         self.names = tuple(self._files[0].tensors)
-        for number, file in enumerate(self._files):
+        for shard, file in enumerate(self._files):
             for name in {*shapes, *self.names}:
-                needed, info = self._part(name, number).part_shape, file.tensors.get(name)
+                needed = self._part(name, shard).part_shape
+                info = file.tensors.get(name)
                 if info is None or info.shape != needed:
                     found = "missing" if info is None else f"of shape {list(info.shape)}"
                     raise CheckpointError(f"{file.path}: {name} is {found}; needed: {list(needed)}")
 
     @property
     def step_count(self) -> int:
-        """How often it was updated."""
+        """Number of times the expert has been updated."""
         return self.headers[0].step_count
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, float32."""
+        """Reads one whole tensor, float32."""
         if len(self._files) == 1:
             return self._files[0].read(name)
-        whole = np.empty(self._shapes[_tensor(name)], np.float32)
-        for number, file in enumerate(self._files):
-            self._part(name, number).put(file.read(name), whole)
+        whole = np.empty(self._shapes[_base_name(name)], np.float32)
+        for shard, file in enumerate(self._files):
+            self._part(name, shard).put(file.read(name), whole)
         return whole
 
-    def _part(self, name: str, number: int):
-        share = ExpertShare(tensor=number, tensors=len(self._files))
-        return share.part(_tensor(name), self._shapes[_tensor(name)])
+    def _part(self, name: str, shard: int) -> Part:
+        tensor = _base_name(name)
+        share = ExpertShare(tensor=shard, tensors=len(self._files))
+        return share.part(tensor, self._shapes[tensor])
 
 
-def _tensor(name: str) -> str:
-    """The tensor that one is, or is a moment of."""
+def _base_name(name: str) -> str:
+    """Returns "up" for "up" and for its moments, "adam_m.up" and "adam_v.up"."""
     return name.rsplit(".", 1)[-1]

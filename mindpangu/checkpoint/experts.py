@@ -1,14 +1,14 @@
-"""The file of one expert: weights, Adam moments, and a header that says whose they are.
+"""The file of one expert: weights, Adam moments, and a header that identifies the expert.
 
-Named by layer, domain and index *inside the domain's group*, never by a global number: adding or removing a domain
-renames nobody, and a sub-model is made of the files themselves.
+A file is named by layer, domain and index *inside the domain's group*, never by a global number: adding or removing a
+domain renames no file, and a sub-model is made of the files themselves.
 """
 
 import json
 import re
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,25 @@ from mindpangu.errors import CheckpointError
 
 FORMAT_VERSION = 1
 _HEADER = "expert"
+_SHARD = "part"  # the header's key of `ExpertFile.shard`; the format is older than the name
+_WHOLE = (0, 1)
+_FILE_NAME = re.compile(r"experts/rre_(\d+)\.([\w-]+)\.(\d+)(?:\.\d+_of_(\d+))?\.safetensors")
 
 
 @dataclass(frozen=True)
 class ExpertFile:
-    """What an expert file says of itself, beside the tensors' names, shapes and dtypes.
+    """Header of an expert file, without the tensors' names, shapes and dtypes.
+
+    The fields are the keys on disk, except for `shard`.
 
     Attributes:
-        layer: index among the RRE layers, from the bottom. domain: its domain's name. index: inside the group.
-        step_count: how often the expert was updated.
-        table: digest of the domain's routing table. tokenizer: digest of the tokenizer that made the tokens.
-        part: (number, of how many): ranks that share an expert write a file each, of a part of every tensor.
+        layer: index among the RRE layers, from the bottom.
+        domain: name of the expert's domain.
+        index: index in the domain's group.
+        step_count: number of times the expert has been updated.
+        table: digest of the domain's routing table.
+        tokenizer: digest of the tokenizer that made the tokens.
+        shard: (index, number of shards): each rank of a tensor group writes a file with its shard of every tensor.
     """
 
     layer: int
@@ -40,60 +48,68 @@ class ExpertFile:
     table: str
     tokenizer: str
     format_version: int = FORMAT_VERSION
-    part: tuple[int, int] = (0, 1)
+    shard: tuple[int, int] = _WHOLE
 
     @property
     def name(self) -> str:
-        return expert_file_name(self.layer, self.domain, self.index, self.part)
-
-    def encode(self, tensors: Mapping[str, np.ndarray]) -> bytes:
-        return encode_tensors(dict(tensors), metadata=self.metadata)
+        """Name of the file in a checkpoint."""
+        return expert_file_name(self.layer, self.domain, self.index, self.shard)
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the file carries beside its tensors."""
+        """Metadata of the safetensors file."""
         header = asdict(self)
-        if self.part == (0, 1):
-            del header["part"]
+        shard = header.pop("shard")
+        if shard != _WHOLE:
+            header[_SHARD] = shard
         # one entry, because safetensors writes several in any order: equal experts are equal files
         return {_HEADER: json.dumps(header, sort_keys=True)}
 
+    def encode(self, tensors: Mapping[str, np.ndarray]) -> bytes:
+        """Encodes the file from this header and the tensors."""
+        return encode_tensors(dict(tensors), metadata=self.metadata)
+
     @staticmethod
     def decode(path: Path, data: bytes) -> tuple["ExpertFile", dict[str, np.ndarray]]:
-        """The header and the tensors. Raises CheckpointError if the file is not a whole expert file."""
+        """Decodes a file into its header and its tensors.
+
+        Raises:
+            CheckpointError: `data`, which was read from `path`, is not a whole expert file.
+        """
         tensors = decode_tensors(path, data)
         return ExpertFile.from_metadata(path, read_metadata(data)), tensors
 
     @staticmethod
     def from_metadata(path: Path, metadata: Mapping[str, str]) -> "ExpertFile":
-        """What a file's metadata says. Raises CheckpointError if it is not that of an expert."""
+        """Builds the header from a file's metadata. Raises CheckpointError if it is not that of an expert."""
         try:
-            header = ExpertFile(**json.loads(metadata[_HEADER]))
-            header = replace(header, part=tuple(header.part))
-        except (KeyError, ValueError, TypeError) as error:
+            fields = json.loads(metadata[_HEADER])
+            index, num_shards = fields.pop(_SHARD, _WHOLE)
+            header = ExpertFile(**fields, shard=(index, num_shards))
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} has no valid expert header: {error}") from None
         if header.format_version != FORMAT_VERSION:
             raise CheckpointError(f"{path} has expert format {header.format_version}; this version reads 1")
         return header
 
 
-def expert_file_name(layer: int, domain: str, index: int, part: tuple[int, int] = (0, 1)) -> str:
-    """The file of an expert, or of a part of one."""
+def expert_file_name(layer: int, domain: str, index: int, shard: tuple[int, int] = _WHOLE) -> str:
+    """Returns the name of an expert's file, or of a shard of it."""
     stem = f"experts/rre_{layer:02d}.{domain}.{index:03d}"
-    return f"{stem}.safetensors" if part == (0, 1) else f"{stem}.{part[0]}_of_{part[1]}.safetensors"
+    return f"{stem}.safetensors" if shard == _WHOLE else f"{stem}.{shard[0]}_of_{shard[1]}.safetensors"
 
 
-def parts_of_experts(files: Iterable[str]) -> dict[tuple[int, str, int], int]:
-    """(layer, domain, index) of every expert among the files of a checkpoint → in how many files it is."""
+def shards_of_experts(files: Iterable[str]) -> dict[tuple[int, str, int], int]:
+    """Returns (layer, domain, index) → number of shards, of every expert among the files of a checkpoint."""
     found = {}
     for name in files:
-        match = re.fullmatch(r"experts/rre_(\d+)\.([\w-]+)\.(\d+)(?:\.\d+_of_(\d+))?\.safetensors", name)
+        match = _FILE_NAME.fullmatch(name)
         if match:
             found[int(match[1]), match[2], int(match[3])] = int(match[4] or 1)
     return found
 
 
 def read_metadata(data: bytes) -> dict[str, Any]:
-    """Of a safetensors file: 8 bytes of header length, then JSON. The library reads it only from files on disk."""
-    (length,) = struct.unpack_from("<Q", data)
+    """Reads the metadata of a safetensors file in memory; the library does that for files on disk only."""
+    (length,) = struct.unpack_from("<Q", data)  # a file is 8 bytes of header length, a JSON header, the tensors
     return json.loads(data[8 : 8 + length]).get("__metadata__", {})

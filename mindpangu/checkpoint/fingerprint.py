@@ -1,42 +1,34 @@
-"""Size and hash of a file: what the manifest keeps of it."""
+"""Fingerprints: size and hash of a file, as the manifest records them."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-
-CHUNK = 1 << 22
-"""Bytes that are read at once."""
 
 Entry = dict[str, int | str]
+"""A file's entry in the manifest: {"bytes": size, "blake2b": hash}."""
 
 
 class Fingerprint:
-    """Of content that comes in pieces."""
+    """Size and hash of content that arrives in pieces."""
 
     def __init__(self) -> None:
-        self._bytes, self._hash = 0, hashlib.blake2b(digest_size=16)
+        self._bytes = 0
+        self._hash = hashlib.blake2b(digest_size=16)
 
     def through(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """The same pieces, counted as they pass."""
+        """Yields the same pieces, and adds each to the fingerprint as it passes."""
         for chunk in chunks:
             self._bytes += len(chunk)
             self._hash.update(chunk)
             yield chunk
 
     def entry(self) -> Entry:
-        """Its entry in the manifest."""
+        """Returns the manifest entry of everything that has passed."""
         return {"bytes": self._bytes, "blake2b": self._hash.hexdigest()}
 
     @staticmethod
     def from_chunks(chunks: Iterable[bytes]) -> Entry:
+        """Returns the manifest entry of content in pieces."""
         fingerprint = Fingerprint()
         for _ in fingerprint.through(chunks):
             pass
         return fingerprint.entry()
-
-
-def read_chunks(path: Path) -> Iterator[bytes]:
-    """A file in pieces."""
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            yield chunk

@@ -1,8 +1,7 @@
-"""Reading a checkpoint: nothing is used before its size and hash agree with the manifest."""
+"""Reads a checkpoint: nothing is used before its size and hash agree with the manifest."""
 
-import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,53 +10,42 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
-from mindpangu.checkpoint.directory import MANIFEST, latest_iteration, sharing
-from mindpangu.checkpoint.fingerprint import Entry, Fingerprint, read_chunks
-from mindpangu.checkpoint.writer import FORMAT_VERSION
+from mindpangu.checkpoint.directory import checkpoints_sharing, latest_iteration
+from mindpangu.checkpoint.fingerprint import Entry, Fingerprint
+from mindpangu.checkpoint.manifest import MANIFEST, REMEDY, Manifest
 from mindpangu.config import Config, load_saved_config
 from mindpangu.errors import CheckpointError
-
-_REMEDY = "copy it again, or remove this checkpoint to go on from an earlier one"
+from mindpangu.files import read_chunks
 
 
 class CheckpointReader:
     """One checkpoint folder.
 
     Attributes:
-        folder, step: where it lies and after which step it was saved.
-        files: name → size and hash. digest: hash of the manifest, and so of everything.
+        folder: the checkpoint.
+        step: the training step after which it was saved.
+        files: name → size and hash.
+        digest: hash of the manifest, and so of the whole checkpoint.
 
     Args:
-        path: an `iteration_…` folder, or a run folder or its `checkpoint` folder, whose newest one is taken.
+        path: an `iteration_…` folder, or a run folder or its `checkpoint` folder, whose newest checkpoint is taken.
 
     Raises:
-        CheckpointError: there is none, or its manifest cannot be read or is of another format version.
+        CheckpointError: there is no checkpoint, or its manifest cannot be read or is of another format version.
     """
 
     def __init__(self, path: Path):
         self.folder = _find(path)
-        try:
-            data = (self.folder / MANIFEST).read_bytes()
-            manifest = json.loads(data)
-            self.files: dict[str, Entry] = {
-                name: {"bytes": entry["bytes"], "blake2b": entry["blake2b"]}
-                for name, entry in manifest["files"].items()
-            }
-            self.step: int = manifest["step"]
-            version = manifest["format_version"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{self.folder / MANIFEST} cannot be read: {error!r}; {_REMEDY}") from None
-        self.digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-        if version != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{self.folder} has checkpoint format {version}; this version of mindpangu reads {FORMAT_VERSION}"
-            )
+        manifest = Manifest.read(self.folder)
+        self.step = manifest.step
+        self.files = manifest.files
+        self.digest = manifest.digest
 
     def read(self, name: str) -> bytes:
-        """The verified content of one file.
+        """Returns the verified content of one file.
 
         Raises:
-            CheckpointError: not in the manifest, missing, truncated or altered.
+            CheckpointError: the file is not in the manifest, missing, truncated or altered.
         """
         try:
             data = self._path(name).read_bytes()
@@ -67,12 +55,33 @@ class CheckpointReader:
         return data
 
     def verify(self, name: str) -> Path:
-        """Where one file lies, whose content was read in pieces and is right. Raises like `read`."""
+        """Compares one file with the manifest, reading it in pieces, and returns its path. Raises like `read`."""
         try:
             self._compare(name, Fingerprint.from_chunks(read_chunks(self._path(name))))
         except OSError as error:
             raise self._unreadable(name, error) from None
         return self.folder / name
+
+    def json(self, name: str) -> Any:
+        """Returns the verified content of a JSON file. Raises CheckpointError like `read`, or if it is not JSON."""
+        try:
+            return json.loads(self.read(name))
+        except ValueError as error:
+            raise CheckpointError(f"{self.folder / name} is not JSON: {error}") from None
+
+    def config(self) -> Config:
+        """Returns the resolved configuration that the checkpoint was saved with."""
+        return load_saved_config(self.verify("config.yaml"))
+
+    def tensors(self, name: str) -> dict[str, np.ndarray]:
+        """Returns the verified tensors of one file by name."""
+        return decode_tensors(self.folder / name, self.read(name))
+
+    def read_all(self, names: Iterable[str], use: Callable[[str, bytes], None], threads: int = 2) -> None:
+        """Reads files in threads and hands each to `use(name, data)`; memory stays at a few files."""
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(lambda name: use(name, self.read(name)), list(names)):
+                pass
 
     def _path(self, name: str) -> Path:
         if name not in self.files:
@@ -80,7 +89,7 @@ class CheckpointReader:
         return self.folder / name
 
     def _unreadable(self, name: str, error: OSError) -> CheckpointError:
-        return CheckpointError(f"{self.folder / name} cannot be read: {error.strerror}; {_REMEDY}")
+        return CheckpointError(f"{self.folder / name} cannot be read: {error.strerror}; {REMEDY}")
 
     def _compare(self, name: str, found: Entry) -> None:
         entry = self.files[name]
@@ -95,36 +104,18 @@ class CheckpointReader:
             )
 
     def _remedy(self, name: str) -> str:
-        linked = sharing(self.folder, name)
-        if not linked:
-            return _REMEDY
+        sharing = checkpoints_sharing(self.folder, name)
+        if not sharing:
+            return REMEDY
         return (
-            f"{', '.join(folder.name for folder in linked)} {'has' if len(linked) == 1 else 'have'} the same file on "
+            f"{', '.join(folder.name for folder in sharing)} {'has' if len(sharing) == 1 else 'have'} the same file on "
             "disk (a hard link): copy it again from another disk, or remove this checkpoint and "
-            f"{'that' if len(linked) == 1 else 'those'} to go on from one without it"
+            f"{'that' if len(sharing) == 1 else 'those'} to go on from one without it"
         )
-
-    def json(self, name: str) -> Any:
-        try:
-            return json.loads(self.read(name))
-        except ValueError as error:
-            raise CheckpointError(f"{self.folder / name} is not JSON: {error}") from None
-
-    def config(self) -> Config:
-        """The resolved configuration that the checkpoint was saved with."""
-        return load_saved_config(self.verify("config.yaml"))
-
-    def tensors(self, name: str) -> dict[str, np.ndarray]:
-        return decode_tensors(self.folder / name, self.read(name))
-
-    def read_all(self, names: Iterable[str], use, threads: int = 2) -> None:
-        """Reads files in threads and hands each to `use(name, data)`; memory stays at a few files."""
-        with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(lambda name: use(name, self.read(name)), list(names)):
-                pass
 
 
 def decode_tensors(path: Path, data: bytes) -> dict[str, np.ndarray]:
+    """Decodes the tensors of a safetensors file; `path` is for the message of the CheckpointError."""
     try:
         return load_tensors(data)
     except SafetensorError as error:

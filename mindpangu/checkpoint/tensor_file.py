@@ -1,8 +1,8 @@
-"""A safetensors file, one tensor at a time.
+"""Reads and writes safetensors files one tensor at a time.
 
-The library reads and writes whole files, or maps them, which counts as memory as well. A file of experts or of dense
-parameters can be larger than what a machine that only moves it has. The format: 8 bytes of header length, a JSON header
-with each tensor's dtype, shape and place, then the tensors.
+The library reads and writes whole files, or maps them, which counts as memory too. A file of experts or of dense
+parameters can be larger than the memory of a machine that only copies it. The format: 8 bytes of header length, a JSON
+header with each tensor's dtype, shape and offsets, then the tensors.
 """
 
 import json
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mindpangu.checkpoint.fingerprint import CHUNK
 from mindpangu.errors import CheckpointError
+from mindpangu.files import CHUNK_BYTES
 
 _DTYPES = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "I32": np.int32, "I64": np.int64, "U16": np.uint16}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
@@ -25,25 +25,27 @@ _REMEDY = "take another checkpoint, or copy this one again"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a header says of a tensor."""
+    """Dtype and shape of a tensor, as the header of a file states them."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
 
     @property
     def num_bytes(self) -> int:
+        """Size of the tensor."""
         return self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
 
 
 class TensorFile:
-    """A file that is opened for reading; nothing but its header is kept in memory.
+    """A safetensors file open for reading; only its header is kept in memory.
 
     Attributes:
-        tensors: name → dtype and shape, in the order in which they lie in the file.
-        metadata: the strings that the header carries beside them.
+        path: the file.
+        metadata: the strings that the header carries beside the tensors.
+        tensors: name → dtype and shape, in the order of the file.
 
     Raises:
-        CheckpointError: it is missing, or its header is not whole or does not fit its size.
+        CheckpointError: the file is missing, or its header is incomplete or does not match its size.
     """
 
     def __init__(self, path: Path):
@@ -53,17 +55,17 @@ class TensorFile:
                 (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
                 header = json.loads(file.read(length))
             self.metadata: dict[str, str] = header.pop("__metadata__", {})
-            places = sorted((entry["data_offsets"], name) for name, entry in header.items())
+            offsets = sorted((entry["data_offsets"], name) for name, entry in header.items())
             self.tensors = {
                 name: TensorInfo(np.dtype(_DTYPES[header[name]["dtype"]]), tuple(header[name]["shape"]))
-                for _, name in places
+                for _, name in offsets
             }
             begin = _LENGTH.size + length
-            self._places = {name: (begin + start, begin + stop) for (start, stop), name in places}
-            for name, (start, stop) in self._places.items():
+            self._offsets = {name: (begin + start, begin + stop) for (start, stop), name in offsets}
+            for name, (start, stop) in self._offsets.items():
                 if stop - start != self.tensors[name].num_bytes:
                     raise ValueError(f"tensor {name!r} has {stop - start} bytes")
-            if max((stop for _, stop in self._places.values()), default=begin) != path.stat().st_size:
+            if max((stop for _, stop in self._offsets.values()), default=begin) != path.stat().st_size:
                 raise ValueError("its size is not what the header says")
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}; {_REMEDY}") from None
@@ -73,38 +75,40 @@ class TensorFile:
             ) from None
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor."""
-        info, (start, _) = self.tensors[name], self._places[name]
+        """Reads one tensor."""
+        info = self.tensors[name]
+        start, _ = self._offsets[name]
         values = np.empty(info.shape, info.dtype)
         with open(self.path, "rb") as file:
             file.seek(start)
-            file.readinto(memoryview(values).cast("B") if values.size else bytearray())
+            file.readinto(values.data.cast("B") if values.size else bytearray())
         return values
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """The bytes of one tensor."""
-        start, stop = self._places[name]
+        """Yields the bytes of one tensor in pieces."""
+        start, stop = self._offsets[name]
         with open(self.path, "rb") as file:
             file.seek(start)
-            for at in range(start, stop, CHUNK):
-                yield file.read(min(CHUNK, stop - at))
+            for offset in range(start, stop, CHUNK_BYTES):
+                yield file.read(min(CHUNK_BYTES, stop - offset))
 
 
 def encode_stream(
     tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str], chunks: Callable[[str], Iterable[bytes]]
 ) -> Iterator[bytes]:
-    """A safetensors file piece by piece.
+    """Yields a safetensors file in pieces.
 
     Args:
-        tensors: what it is to hold, in the order in which it is to lie there.
-        chunks: name → the tensor's bytes, asked for one tensor after the other.
+        tensors: dtypes and shapes of its tensors, in the order of the file.
+        metadata: strings for the header.
+        chunks: returns the bytes of a tensor in pieces; called for one tensor after the other.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
-    at = 0
+    start = 0
     for name, info in tensors.items():
-        place = [at, at + info.num_bytes]
-        header[name] = {"dtype": _NAMES[info.dtype], "shape": list(info.shape), "data_offsets": place}
-        at = place[1]
+        stop = start + info.num_bytes
+        header[name] = {"dtype": _NAMES[info.dtype], "shape": list(info.shape), "data_offsets": [start, stop]}
+        start = stop
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % _ALIGNMENT)
     yield _LENGTH.pack(len(encoded)) + encoded
@@ -113,5 +117,5 @@ def encode_stream(
 
 
 def chunks_of(values: np.ndarray) -> Iterator[memoryview]:
-    """The bytes of an array in memory, as `encode_stream` takes them."""
-    yield memoryview(np.ascontiguousarray(values)).cast("B") if values.size else memoryview(b"")
+    """Yields the bytes of an array in memory, for `encode_stream`."""
+    yield np.ascontiguousarray(values).data.cast("B") if values.size else memoryview(b"")

@@ -1,7 +1,7 @@
-"""Re-mapping of an embedding between vocabularies, by the text of the tokens.
+"""Maps an embedding from one vocabulary to another by the text of the tokens.
 
-A token of the new vocabulary that the old one has too takes over its row. One that is new starts from the mean of the
-rows of the old tokens that its text is made of, or from random numbers where the old vocabulary cannot spell it.
+A token that both vocabularies have keeps its row. A new token starts from the mean of the rows of the old tokens that
+spell its text, or from random numbers where the old vocabulary cannot spell it.
 """
 
 from dataclasses import dataclass
@@ -11,26 +11,26 @@ import numpy as np
 from mindpangu.model.initialization import normal
 from mindpangu.tokenizer import Tokenizer
 
-# What stands for a blank or a newline in a vocabulary: ▁ in every sentencepiece model, ▂ and ▃ in PanGu-α's.
+# Characters that stand for a blank or a newline: ▁ in every sentencepiece model, ▂ and ▃ in PanGu-α's.
 _PLAIN = str.maketrans({"\u2581": " ", "\u2582": " ", "\u2583": "\n"})
 
 
 @dataclass(frozen=True)
 class VocabularyMap:
-    """For each id of the new vocabulary the ids of the old one that it comes from: itself, its parts, or none.
+    """Maps each id of a new vocabulary to the ids of the old one whose rows it starts from.
 
     Attributes:
-        sources: new id → old ids.
+        sources: new id → old ids: one for a token that both have, several that spell it, or none.
     """
 
     sources: tuple[tuple[int, ...], ...]
 
     @staticmethod
-    def between(old: Tokenizer, new: Tokenizer, parts: bool = True) -> "VocabularyMap":
-        """By text. Control tokens and bytes are matched by their names.
+    def between(old: Tokenizer, new: Tokenizer, compose: bool = True) -> "VocabularyMap":
+        """Matches the tokens of two vocabularies by text, control tokens and bytes by name.
 
         Args:
-            parts: new tokens come from the old tokens that their text is made of; False: from none.
+            compose: whether new tokens start from the old tokens that spell their text, or else from none.
         """
         same = {old.piece(index): index for index in range(old.vocab_size)} if old.kind == new.kind else {}
         id_of: dict[str, int] = {}
@@ -38,34 +38,35 @@ class VocabularyMap:
             for index in range(old.vocab_size):
                 id_of.setdefault(_key(old, index, at_a_border), index)
 
-        def of(index: int) -> tuple[int, ...]:
+        def sources_of(index: int) -> tuple[int, ...]:
             if new.piece(index) in same:
                 return (same[new.piece(index)],)
             for at_a_border in (True, False):
                 if (key := _key(new, index, at_a_border)) in id_of:
                     return (id_of[key],)
-            if not parts or not new.is_text(index):
+            if not compose or not new.is_text(index):
                 return ()
             ids = tuple(old.encode(_key(new, index)))
             return () if old.unk_id in ids else ids
 
-        return VocabularyMap(tuple(of(index) for index in range(new.vocab_size)))
+        return VocabularyMap(tuple(sources_of(index) for index in range(new.vocab_size)))
 
     @property
     def shared(self) -> int:
-        """How many tokens take over a row."""
+        """Number of tokens that keep their row."""
         return sum(len(sources) == 1 for sources in self.sources)
 
     @property
     def composed(self) -> int:
-        """How many start from the mean of several rows."""
+        """Number of tokens that start from the mean of several rows."""
         return sum(len(sources) > 1 for sources in self.sources)
 
     def rows(self, old_VH: np.ndarray, num_rows: int, random_VH: np.ndarray) -> np.ndarray:
-        """float32 [num_rows, H]: the embedding of the new vocabulary.
+        """Returns the embedding of the new vocabulary, float32 [num_rows, H].
 
         Args:
-            old_VH: that of the old one. num_rows: rows of the new one; those beyond its tokens are random.
+            old_VH: embedding of the old vocabulary.
+            num_rows: rows of the new one; those beyond its tokens are random.
             random_VH: [num_rows, H], the random rows.
         """
         new_VH = np.array(random_VH, np.float32)
@@ -76,14 +77,21 @@ class VocabularyMap:
 
 
 def random_rows(seed: int, stream: str, num_rows: int, hidden: int, std: float) -> np.ndarray:
-    """float32 [num_rows, H] from N(0, std²): what new rows start from. `stream`: table and vocabulary, "a/b"."""
+    """Draws the rows that new tokens start from, float32 [num_rows, H], from N(0, std²).
+
+    Args:
+        stream: names the random stream: table and vocabulary, "word_embedding/main".
+    """
     return normal(seed, stream, (num_rows, hidden), std)
 
 
 def _key(tokenizer: Tokenizer, index: int, at_a_border: bool = True) -> str:
-    """What an id stands for; not `at_a_border`: without the blank that PanGu-α's ▁ may be.
+    """Returns the text of an id, by which vocabularies are matched.
 
-    It cuts text into words first and begins each with ▁, also where there is no blank, so its ▁她 is 她 as well.
+    PanGu-α's tokenizer first cuts text into words and begins each with ▁, even without a blank, so its ▁她 is also 她.
+
+    Args:
+        at_a_border: whether a leading ▁ of PanGu-α's is a blank; otherwise it is dropped.
     """
     piece = tokenizer.piece(index)
     if not tokenizer.is_text(index):

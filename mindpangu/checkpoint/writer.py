@@ -1,4 +1,4 @@
-"""Writing a checkpoint: every file beside its place, hashed and fsynced, then one rename."""
+"""Writes a checkpoint: every file goes into a scratch folder, hashed and fsynced, which one rename then publishes."""
 
 import contextlib
 import json
@@ -9,17 +9,13 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
-from mindpangu.checkpoint.directory import MANIFEST, iteration_folder, remove
-from mindpangu.checkpoint.durable import sync_folder, write_durably
-from mindpangu.checkpoint.fingerprint import Entry, Fingerprint, read_chunks
+from mindpangu.checkpoint.directory import iteration_folder, remove
+from mindpangu.checkpoint.fingerprint import Entry, Fingerprint
+from mindpangu.checkpoint.manifest import MANIFEST, encode_manifest
+from mindpangu.checkpoint.reader import CheckpointReader
 from mindpangu.errors import CheckpointError
-
-if TYPE_CHECKING:  # the reader needs the format version from here
-    from mindpangu.checkpoint.reader import CheckpointReader
-
-FORMAT_VERSION = 1
+from mindpangu.files import fsync_folder, read_chunks, write_durably
 
 
 class CheckpointWriter:
@@ -28,22 +24,27 @@ class CheckpointWriter:
         with CheckpointWriter(run.checkpoints, step=200) as writer:
             writer.write("state.json", data)
 
-    With several ranks each has a writer of the same checkpoint, and writes files of its own. The first one waits for
-    what the others have written, and publishes all of it; they wait for that.
+    With several ranks each has a writer of the same checkpoint and writes its own files. Rank 0 waits until the others
+    have written theirs and publishes the checkpoint; the others wait for that.
 
     `write`, `link` and `cancel` may be called from several threads.
 
     Args:
         parent: the folder of a run's checkpoints; all ranks see the same one.
-        rank, ranks: of this process.
-        timeout: seconds that a rank waits for the others, once it has written its own files.
+        rank, ranks: index of this process, and the number of processes.
+        timeout: seconds that a rank waits for the others once it has written its own files.
 
     Raises:
-        CheckpointError: the disk is full or cannot be written, or it was cancelled; earlier checkpoints are untouched.
+        CheckpointError: the disk is full or cannot be written, or the checkpoint was cancelled; earlier checkpoints are
+            untouched.
     """
 
     def __init__(self, parent: Path, step: int, rank: int = 0, ranks: int = 1, timeout: float = 1800.0):
-        self.parent, self.step, self.rank, self.ranks, self.timeout = parent, step, rank, ranks, timeout
+        self.parent = parent
+        self.step = step
+        self.rank = rank
+        self.ranks = ranks
+        self.timeout = timeout
         self.folder = iteration_folder(parent, step)
         self.scratch = parent / f".{self.folder.name}.writing"
         self._files: dict[str, Entry] = {}
@@ -51,7 +52,7 @@ class CheckpointWriter:
         self._cancelled = False
 
     def require_space(self, num_bytes: int) -> None:
-        """Refuses early when the disk cannot take `num_bytes` more."""
+        """Raises CheckpointError if the disk cannot take `num_bytes` more."""
         free = shutil.disk_usage(self.parent).free
         if num_bytes > free:
             raise CheckpointError(
@@ -64,14 +65,19 @@ class CheckpointWriter:
         self._cancelled = True
 
     def write(self, name: str, data: bytes | Iterable[bytes]) -> Entry:
-        """Writes one file, `name` relative to the checkpoint, from its content or from pieces of it.
+        """Writes one file of the checkpoint.
+
+        Args:
+            name: path relative to the checkpoint.
+            data: the content, whole or in pieces.
 
         Returns:
             Its entry in the manifest.
         """
         if self._cancelled:
             raise CheckpointError(f"checkpoint {self.folder} was given up; earlier checkpoints are untouched")
-        path, fingerprint = self.scratch / name, Fingerprint()
+        path = self.scratch / name
+        fingerprint = Fingerprint()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_durably(path, fingerprint.through([data] if isinstance(data, bytes) else data))
@@ -81,18 +87,20 @@ class CheckpointWriter:
         return fingerprint.entry()
 
     def link(self, name: str, from_folder: Path, entry: Entry) -> bool:
-        """Takes over a file of an earlier checkpoint, as a second name of the same file on disk.
+        """Takes over a file of an earlier checkpoint as a hard link.
 
-        Its hash is checked first: damage must not travel into checkpoints that could still be whole.
+        Its hash is checked first: damage must not spread to checkpoints that could still be whole.
 
         Args:
-            from_folder: the earlier checkpoint. entry: what its manifest says of the file.
+            from_folder: the earlier checkpoint.
+            entry: the file's entry in that checkpoint's manifest.
 
         Returns:
-            False if this cannot be: another file system, one without links, a file that is gone or was altered.
-            Then nothing is there under this name, and it must be written.
+            False if the file cannot be linked: another file system, one without links, a file that is gone or was
+            altered. Then nothing exists under this name, and the caller must write it.
         """
-        source, path = from_folder / name, self.scratch / name
+        source = from_folder / name
+        path = self.scratch / name
         try:
             if Fingerprint.from_chunks(read_chunks(source)) != entry:
                 return False
@@ -103,14 +111,15 @@ class CheckpointWriter:
         self._add(name, dict(entry))
         return True
 
-    def take(self, name: str, reader: "CheckpointReader") -> None:
-        """Takes over a file of another checkpoint with its entry in the manifest: linked, or else copied.
+    def take(self, name: str, reader: CheckpointReader) -> None:
+        """Takes over a file of another checkpoint with its manifest entry: as a hard link, or else as a copy.
 
-        Its size is compared, its hash is not: whoever reads the file does that, by the entry that comes with it.
+        Compares its size but not its hash: whoever reads the file compares that with the entry taken over here.
         """
-        source, path = reader.folder / name, self.scratch / name
+        source = reader.folder / name
+        path = self.scratch / name
         if not source.exists() or source.stat().st_size != reader.files[name]["bytes"]:
-            reader.verify(name)  # says what is wrong
+            reader.verify(name)  # raises, and says what is wrong
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -135,14 +144,14 @@ class CheckpointWriter:
     ) -> None:
         try:
             if kind is not None:
-                self._tell_failure(str(error) or kind.__name__)
+                self._report_failure(str(error) or kind.__name__)
             elif self.rank == 0:
                 self._collect()
                 self._publish()
             else:
                 self._hand_over()
         except OSError as failure:
-            self._tell_failure(str(failure))
+            self._report_failure(str(failure))
             raise self._failure(failure) from None
         finally:
             if self.rank == 0:
@@ -153,52 +162,54 @@ class CheckpointWriter:
             self._files[name] = entry
 
     def _hand_over(self) -> None:
-        """Tells the first rank what is written, and waits until it has published it."""
-        # the list itself is renamed into its place: whoever sees it sees all of it
+        """Tells rank 0 which files this rank has written, and waits until rank 0 has published the checkpoint."""
+        # The list is renamed into place: whoever sees it sees all of it. Rank 0 may publish the folder as soon as it
+        # sees the last list, so nothing here may touch the folder after the rename.
         written = self.scratch / f".written_{self.rank:05d}"
-        write_durably(written.with_suffix(".part"), json.dumps(self._files).encode())
-        written.with_suffix(".part").rename(written)
-        self._wait(lambda: not self.scratch.exists(), "rank 0 to publish it")
+        unfinished = written.with_suffix(".part")
+        write_durably(unfinished, json.dumps(self._files).encode())
+        unfinished.rename(written)
+        self._wait_until(lambda: not self.scratch.exists(), "rank 0 to publish it")
         if not (self.folder / MANIFEST).exists():
             raise CheckpointError(f"checkpoint {self.folder} was not published; rank 0 says why")
 
     def _collect(self) -> None:
-        """Waits for what the other ranks have written."""
+        """Waits until the other ranks have written their files, and adds these to the manifest."""
         for rank in range(1, self.ranks):
             written = self.scratch / f".written_{rank:05d}"
-            self._wait(written.exists, f"rank {rank}")
+            self._wait_until(written.exists, f"rank {rank}")
             for name, entry in json.loads(written.read_bytes()).items():
                 self._add(name, entry)
             written.unlink()
 
-    def _wait(self, there: Callable[[], bool], whom: str) -> None:
-        until = time.monotonic() + self.timeout
-        while not there():
-            with contextlib.suppress(FileNotFoundError):  # the first rank may publish the folder at any moment
+    def _wait_until(self, condition: Callable[[], bool], awaited: str) -> None:
+        deadline = time.monotonic() + self.timeout
+        while not condition():
+            with contextlib.suppress(FileNotFoundError):  # rank 0 may publish the folder at any moment
                 for failed in self.scratch.glob(".failed_*"):
                     rank = int(failed.name.removeprefix(".failed_"))
                     raise CheckpointError(
                         f"checkpoint {self.folder}: rank {rank} could not write: {failed.read_text()}"
                     )
-            if self._cancelled or time.monotonic() > until:
+            if self._cancelled or time.monotonic() > deadline:
                 why = "it was given up" if self._cancelled else f"{self.timeout:.0f} s were not enough"
-                raise CheckpointError(f"checkpoint {self.folder} waited for {whom}, and {why}")
+                raise CheckpointError(f"checkpoint {self.folder} waited for {awaited}, and {why}")
             time.sleep(0.02)
 
-    def _tell_failure(self, why: str) -> None:
+    def _report_failure(self, why: str) -> None:
+        """Tells the other ranks that this one could not write its files."""
         if self.ranks > 1:
             with contextlib.suppress(OSError):
                 (self.scratch / f".failed_{self.rank:05d}").write_text(why)
 
     def _publish(self) -> None:
-        manifest = {"format_version": FORMAT_VERSION, "step": self.step, "files": dict(sorted(self._files.items()))}
-        write_durably(self.scratch / MANIFEST, json.dumps(manifest, indent=1).encode())
+        write_durably(self.scratch / MANIFEST, encode_manifest(self.step, self._files))
         for folder in (self.scratch, *(path for path in self.scratch.rglob("*") if path.is_dir())):
-            sync_folder(folder)
+            fsync_folder(folder)
         if self.folder.exists():
             remove(self.folder)
         self.scratch.rename(self.folder)
-        sync_folder(self.parent)
+        fsync_folder(self.parent)
 
     def _failure(self, error: OSError) -> CheckpointError:
         return CheckpointError(

@@ -46,8 +46,9 @@ def run(options: argparse.Namespace, config: Config) -> int:
     from mindpangu.checkpoint import CheckpointReader, latest_iteration
     from mindpangu.data import TokenShards
     from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
+    from mindpangu.files import read_json_object
     from mindpangu.lifecycle.finetune import format_comparison
-    from mindpangu.stage import ResultFile, read_json_object
+    from mindpangu.stage import ResultFile
 
     if options.answers < 0:
         raise ConfigError(f"--answers is {options.answers}; allowed: >= 0")

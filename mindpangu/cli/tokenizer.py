@@ -27,6 +27,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     if options.model is None or options.out is None:
         raise ConfigError("tokenizer extend needs --model FILE and --out FILE")
     from mindpangu.domains import build_domains, control_tokens_of
+    from mindpangu.files import write_bytes_atomically
     from mindpangu.tokenizer.extend import extend
 
     try:
@@ -35,5 +36,5 @@ def run(options: argparse.Namespace, config: Config) -> None:
         raise TokenizerError(f"tokenizer {options.model} cannot be read: {error.strerror}; check --model") from None
     tokenizer = extend(model_bytes, control_tokens_of(build_domains(config)), str(options.model))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_bytes(tokenizer.model_bytes)
+    write_bytes_atomically(options.out, tokenizer.model_bytes)
     print(f"tokenizer: {tokenizer.vocab_size:,} pieces → {options.out}")

@@ -20,6 +20,7 @@ from mindpangu.data.formats import Parts, document_parts
 from mindpangu.data.instruction import instruction_parts
 from mindpangu.domains import Domain, known_domains
 from mindpangu.errors import DataError
+from mindpangu.files import count_utf8_bytes, decode_line
 
 _LISTED = 5
 
@@ -124,10 +125,7 @@ class CorpusReader:
             return None
         domain_id = self._ids[name]
         parts = self._parts(self.domains[domain_id], fields)
-        try:
-            text_bytes = sum(len(text.encode("utf-8")) for _, text in parts)
-        except UnicodeEncodeError:
-            raise ValueError("text holds a lone surrogate, which is not valid Unicode") from None
+        text_bytes = sum(count_utf8_bytes(text) for _, text in parts)
         source = _identifier(fields, "source", str(path))
         doc = _identifier(fields, "doc", f"{path}:{number}")
         return Record(domain_id, (source, doc), parts, text_bytes)
@@ -163,10 +161,7 @@ def expand_patterns(patterns: Sequence[str], option: str = "data.corpus") -> lis
 
 
 def _json_object(line: bytes) -> dict[str, Any]:
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 (byte {error.start} of the line)") from None
+    text = decode_line(line)
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:

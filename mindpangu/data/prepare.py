@@ -3,7 +3,6 @@
 No MindSpore is loaded here, so that a run whose stages are up to date starts at once.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from mindpangu.data.shards import TokenShards
 from mindpangu.data.split import HELDOUT, TRAIN, split_corpus, training_texts
 from mindpangu.domains import MAIN_VOCABULARY, Domain, build_domains, control_tokens_of
 from mindpangu.errors import StageError, TokenizerError
+from mindpangu.files import encode_json
 from mindpangu.routing import LoadStatistics, RoutingTable, compute_statistics, plot_load
 from mindpangu.stage import Stage, hash_files
 from mindpangu.tokenizer import Tokenizer, train_tokenizer
@@ -134,7 +134,7 @@ def prepare_routing(config: Config, log: Log = print) -> None:
             table = given or _draw_table(config, shards, domains)
             table.save(scratch)
             statistics = _statistics(config, table)
-            (scratch / "statistics.json").write_text(json.dumps(statistics.to_dict(), indent=1))
+            (scratch / "statistics.json").write_bytes(encode_json(statistics.to_dict()))
     show_routing(config, log)
     log(f"routing: {table.assignment} table → {run.routing}")
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from mindpangu.data.instruction import encode_samples
 from mindpangu.data.shards import FORMAT_VERSION, INDEX, RECORDS_VERSION, TokenShards, mask_name, shard_name
 from mindpangu.data.split import SPLITS, HeldoutSplit
 from mindpangu.errors import DataError
+from mindpangu.files import encode_json, write_bytes_atomically
 from mindpangu.tokenizer import Tokenizer
 
 _BATCH_BYTES = 1 << 20  # text that is tokenized at once
@@ -75,7 +75,7 @@ def write_shards(folder: Path, reader: CorpusReader, split: HeldoutSplit, tokeni
         "domain_names": names,
         "files": {name: {part: files[name, part].entry() for part in SPLITS} for name in names},
     }
-    (folder / INDEX).write_text(json.dumps(index, indent=1))
+    write_bytes_atomically(folder / INDEX, encode_json(index))
     return TokenShards.open(folder)
 
 

@@ -21,11 +21,12 @@ import numpy.typing as npt
 from mindpangu.data.samples import Samples
 from mindpangu.data.split import SPLITS
 from mindpangu.errors import DataError
+from mindpangu.files import read_chunks, read_json
 
 FORMAT_VERSION, RECORDS_VERSION = 1, 2  # of text, and of instruction records
 INDEX = "index.json"
 
-_CHUNK_TOKENS = 1 << 22  # tokens that are counted or hashed at once
+_CHUNK_TOKENS = 1 << 22  # tokens that are counted at once
 _REMEDY = "prepare the data again (`mindpangu data prepare`)"
 
 
@@ -165,9 +166,8 @@ class TokenShards:
         if not verify:
             return
         digest = hashlib.blake2b(digest_size=16)
-        with open(path, "rb") as file:
-            while chunk := file.read(_CHUNK_TOKENS):
-                digest.update(chunk)
+        for chunk in read_chunks(path):
+            digest.update(chunk)
         if digest.hexdigest() != expected_digest:
             raise DataError(
                 f"token shard {path} was altered: its hash is {digest.hexdigest()}, expected {expected_digest}; "
@@ -177,7 +177,7 @@ class TokenShards:
 
 def _read_index(path: Path) -> dict[str, Any]:
     try:
-        index = json.loads(path.read_text())
+        index = read_json(path)
         version = index["format_version"]
     except FileNotFoundError:
         raise DataError(f"{path} does not exist, so there are no token shards in {path.parent}; {_REMEDY}") from None

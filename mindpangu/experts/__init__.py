@@ -1,8 +1,8 @@
 """ECSS: experts are stored on the host, computed on the device, and only the activated ones move and are updated.
 
 `store.py` holds all experts; `ecss.py` decides when they move; `modes.py` builds what the configuration asks for;
-`snapshot.py` is the store at one moment, for a checkpoint that is written while training goes on. `cache.py` is for
-generation, which has no store: experts that are read on demand.
+`snapshot.py` preserves the state of the store at one moment, for a checkpoint that is written while training continues.
+`cache.py` is for generation, which has no store: it reads experts on demand.
 """
 
 from mindpangu.experts.cache import ExpertCache, entries_within

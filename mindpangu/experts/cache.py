@@ -1,8 +1,7 @@
 """ExpertCache: the experts that generation is using, read from their files when a token first needs them.
 
-Every RRE layer has a pool of places (entries), each for one expert of any domain; the least recently used one makes
-room. The pools have static shapes and enter the compiled functions as they are. NumPy only; where experts come from is
-the caller's.
+Every RRE layer has a pool of entries, each for one expert of any domain; the least recently used expert makes room.
+The pools have static shapes and enter the compiled functions as they are. NumPy only; the caller reads the files.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,13 +10,14 @@ import numpy as np
 
 from mindpangu.errors import ExpertStoreError
 
-_MOST_EXPERTS = 1 << 16  # of a group; an expert's number here is domain id · this + index in the group
+_MAX_GROUP_SIZE = 1 << 16  # the id of an expert is domain id · this + index in the group
 
 ReadExpert = Callable[[int, int, int], Mapping[str, np.ndarray]]
+"""(layer, domain id, index in the group) → tensors of the expert."""
 
 
 class ExpertCache:
-    """Pools of experts, one a layer.
+    """Pools of experts, one per layer.
 
     Attributes:
         num_entries: number of experts that a pool holds.
@@ -26,10 +26,13 @@ class ExpertCache:
 
     Args:
         num_layers: L, RRE layers.
-        shapes: tensor → shape of one expert's.
-        num_entries: experts that a pool shall hold; memory is taken only for those that are read.
-        read: (layer, domain id, index in the group) → tensors of the expert.
-        dtype: of the computation; experts are rounded to it as they are read.
+        shapes: tensor → shape, of one expert.
+        num_entries: number of experts that a pool can hold; memory is taken only for those that are read.
+        read: reads one expert.
+        dtype: dtype of the computation; experts are rounded to it as they are read.
+
+    Raises:
+        ExpertStoreError: so many entries do not fit.
     """
 
     def __init__(
@@ -38,62 +41,71 @@ class ExpertCache:
         shapes: Mapping[str, tuple[int, ...]],
         num_entries: int,
         read: ReadExpert,
-        dtype=np.float32,
+        dtype: type = np.float32,
     ):
-        self.num_entries, self.fetched = num_entries, 0
+        self.num_entries = num_entries
+        self.fetched = 0
         self.version_L = np.zeros(num_layers, np.int64)
         self._read = read
-        try:  # zeros: the system gives memory to a page when it is first written
-            self._pools = [
+        try:  # zeros: the system allocates a page when it is first written
+            self._pools: list[dict[str, np.ndarray]] = [
                 {name: np.zeros((num_entries, *shape), dtype) for name, shape in shapes.items()}
                 for _ in range(num_layers)
             ]
         except MemoryError as error:
-            raise ExpertStoreError(f"{num_entries} experts a layer do not fit: {error}; set --expert-memory") from None
+            raise ExpertStoreError(
+                f"{num_entries} experts per layer do not fit: {error}; set --expert-memory"
+            ) from None
         self._entry_of: list[dict[int, int]] = [{} for _ in range(num_layers)]
-        self._expert_in_LN = np.full((num_layers, num_entries), -1, np.int64)
-        self._last_used_LN = np.full((num_layers, num_entries), -1, np.int64)
+        # [layer, entry]: the expert's id and the time of its last use; -1 for an empty entry
+        self._expert_in = np.full((num_layers, num_entries), -1, np.int64)
+        self._last_used = np.full((num_layers, num_entries), -1, np.int64)
         self._clock = 0
 
     def pool(self, layer: int) -> list[np.ndarray]:
-        """The tensors of a layer in the order of `shapes`, [entries, …]."""
+        """Returns the tensors of a layer in the order of `shapes`, [entries, …]."""
         return list(self._pools[layer].values())
 
     def entries(self, layer: int, domains_T: np.ndarray, experts_T: np.ndarray) -> np.ndarray:
-        """int32 [T]: the entry of each token's expert; experts that have none are read now.
+        """Returns the entry of each token's expert, int32 [T], after reading the experts that have none.
 
         Args:
-            domains_T, experts_T: domain id and index in the group, of each token.
+            domains_T: domain id of each token.
+            experts_T: index of each token's expert in the domain's group.
 
         Raises:
-            ExpertStoreError: more different experts than entries. Whatever `read` raises; the pool stays usable.
+            ExpertStoreError: there are more different experts than entries.
+            Exception: whatever `read` raises; the pool stays usable.
         """
-        wanted_T = np.asarray(domains_T, np.int64) * _MOST_EXPERTS + experts_T
-        different, token_T = np.unique(wanted_T, return_inverse=True)
-        if len(different) > self.num_entries:
+        wanted_T = np.asarray(domains_T, np.int64) * _MAX_GROUP_SIZE + experts_T
+        unique_ids, inverse_T = np.unique(wanted_T, return_inverse=True)
+        experts = unique_ids.tolist()
+        if len(experts) > self.num_entries:
             raise ExpertStoreError(
-                f"{len(different)} experts are needed at once; a layer has room for {self.num_entries}"
+                f"{len(experts)} experts are needed at once; a layer has room for {self.num_entries}"
             )
-        held, last_used_N = self._entry_of[layer], self._last_used_LN[layer]
+        entry_of = self._entry_of[layer]
+        last_used = self._last_used[layer]
         self._clock += 1
         missing = []
-        for expert in different.tolist():
-            if expert in held:
-                last_used_N[held[expert]] = self._clock
+        for expert in experts:
+            if expert in entry_of:
+                last_used[entry_of[expert]] = self._clock
             else:
                 missing.append(expert)
         for expert in missing:
             self._fetch(layer, expert)
-        return np.array([held[expert] for expert in different.tolist()], np.int32)[token_T]
+        return np.array([entry_of[expert] for expert in experts], np.int32)[inverse_T]
 
     def _fetch(self, layer: int, expert: int) -> None:
-        tensors = self._read(layer, *divmod(expert, _MOST_EXPERTS))
-        entry = int(self._last_used_LN[layer].argmin())
-        self._entry_of[layer].pop(self._expert_in_LN[layer, entry], None)
+        tensors = self._read(layer, *divmod(expert, _MAX_GROUP_SIZE))
+        entry = int(self._last_used[layer].argmin())
+        self._entry_of[layer].pop(self._expert_in[layer, entry], None)
         for name, tensor in tensors.items():
             self._pools[layer][name][entry] = tensor
-        self._entry_of[layer][expert], self._expert_in_LN[layer, entry] = entry, expert
-        self._last_used_LN[layer, entry] = self._clock
+        self._entry_of[layer][expert] = entry
+        self._expert_in[layer, entry] = expert
+        self._last_used[layer, entry] = self._clock
         self.version_L[layer] += 1
         self.fetched += 1
 
@@ -101,20 +113,22 @@ class ExpertCache:
 def entries_within(
     num_bytes: int, num_layers: int, shapes: Mapping[str, tuple[int, ...]], least: int, itemsize: int
 ) -> int:
-    """Experts a layer that fit a memory.
+    """Returns the number of experts per layer that fit a memory.
 
     Args:
-        least: experts that a layer may need at once. itemsize: bytes of a number.
+        num_bytes: size of the memory.
+        least: number of experts that a layer may need at once.
+        itemsize: bytes of a number.
 
     Raises:
         ExpertStoreError: not even `least` fit.
     """
-    expert = itemsize * sum(int(np.prod(shape)) for shape in shapes.values())
-    num_entries = num_bytes // (num_layers * expert)
+    expert_bytes = itemsize * sum(int(np.prod(shape)) for shape in shapes.values())
+    num_entries = num_bytes // (num_layers * expert_bytes)
     if num_entries < least:
         raise ExpertStoreError(
             f"{num_bytes / 1e6:,.1f} MB hold {num_entries} experts in each of {num_layers} RRE layers; {least} may be "
             "needed at once (the largest group of a domain, or one for each text of a batch): give at least "
-            f"{least * num_layers * expert / 1e6:,.1f} MB"
+            f"{least * num_layers * expert_bytes / 1e6:,.1f} MB"
         )
     return num_entries

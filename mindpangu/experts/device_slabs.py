@@ -1,8 +1,8 @@
-"""The experts as the compiled step reads them: the store itself, or copies in buffers of their own.
+"""The experts as the compiled step reads them: the store itself, or copies in separate buffers.
 
-These classes and `npu_slabs.NpuSlabs` have the same functions, in the order of their use: `reserve` places for the
-domains of two consecutive steps, `fetch` experts into them, `lookup` the slabs of a micro-batch, and bring the slabs'
-gradients `to_host`.
+These classes and `npu_slabs.NpuSlabs` have the same methods, in the order of use: `reserve` buffers for the domains of
+two consecutive steps, `fetch` experts into them, `lookup` the slabs of a micro-batch, and bring the slabs' gradients
+`to_host`.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ from mindpangu.experts.store import ExpertStore, runs
 
 
 class StoreViews:
-    """A CPU that computes from the store's own memory: nothing moves.
+    """Slabs of a CPU that computes from the store's own memory: nothing moves.
 
     Attributes:
-        moves: False if gradients already are where the host reads them, so that reading need not begin early.
+        moves: False if gradients are already where the host reads them, so that reading need not begin early.
     """
 
     moves = False
@@ -26,56 +26,61 @@ class StoreViews:
     def __init__(self, store: ExpertStore):
         self._store = store
 
-    def reserve(self, domains: set[int]) -> None: ...
+    def reserve(self, domains: set[int]) -> None:
+        """Does nothing: the store has room for every domain."""
 
-    def fetch(self, experts_LDA: np.ndarray) -> int:
-        self._store.will_need(experts_LDA)
+    def fetch(self, experts_LMA: np.ndarray) -> int:
+        """Asks the store to have these experts (bool [L, M, A]) ready; returns 0 bytes."""
+        self._store.will_need(experts_LMA)
         return 0
 
     def lookup(self, domain_of_slot: Sequence[int]) -> list[Tensor]:
+        """Returns the slabs in the order of `ExpertStore.lookup`."""
         return [Tensor.from_numpy(slab) for slab in self._store.lookup(domain_of_slot)]
 
     def to_host(self, gradients: Sequence[Tensor]) -> Callable[[], list[np.ndarray]]:
-        """What gives the gradients as arrays, once all functions that are launched have ended."""
+        """Returns a function that gives the gradients as arrays; it waits until all launched functions have ended."""
         return lambda: [gradient.asnumpy() for gradient in gradients]
 
 
 class StagedSlabs(StoreViews):
-    """Copies of experts in buffers of their own, one slab for each layer and domain in use.
+    """Copies of experts in separate buffers, one slab for each layer and domain in use.
 
-    A buffer has rows for all experts of its domain, but only those that were fetched are current; the others hold what
-    was left there (zeros at first). No output depends on an expert without tokens, and its gradient is not read.
+    A buffer has rows for all experts of its domain, but only the fetched ones are current; the others hold older values
+    (zeros at first). No output depends on an expert without tokens, and its gradient is not read.
 
     Args:
-        dtype: of the device's computation; the host rounds while it copies.
+        dtype: dtype of the device's computation; the host rounds while it copies.
     """
 
     moves = True
 
     def __init__(self, store: ExpertStore, link: Link, dtype: type = np.float32):
         super().__init__(store)
-        self._link, self._dtype = link, dtype
-        self._slabs: dict[int, list[dict[str, np.ndarray]]] = {}  # domain id → one slab a layer
+        self._link = link
+        self._dtype = dtype
+        self._slabs: dict[int, list[dict[str, np.ndarray]]] = {}  # domain id → one slab per layer
         self._free: list[list[dict[str, np.ndarray]]] = []
 
     def reserve(self, domains: set[int]) -> None:
-        """Gives each of these domains a place; all others lose theirs."""
+        """Gives each of these domains buffers; all others lose theirs."""
         for domain in [domain for domain in self._slabs if domain not in domains]:
             self._free.append(self._slabs.pop(domain))
         for domain in sorted(domains - self._slabs.keys()):
             self._slabs[domain] = self._free.pop() if self._free else self._new_slabs()
 
-    def fetch(self, experts_LDA: np.ndarray) -> int:
-        """Copies experts (bool [L, D, A]) of reserved domains to the device; returns the bytes."""
-        pairs = []
-        for layer, domain in np.argwhere(experts_LDA.any(-1)).tolist():
-            source, target = self._store.weights[layer][domain], self._slabs[domain][layer]
-            rows = runs(experts_LDA[layer, domain])
+    def fetch(self, experts_LMA: np.ndarray) -> int:
+        """Copies experts (bool [L, M, A]) of reserved domains to the device; returns the bytes."""
+        pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        for layer, domain in np.argwhere(experts_LMA.any(-1)).tolist():
+            source = self._store.weights[layer][domain]
+            target = self._slabs[domain][layer]
+            rows = runs(experts_LMA[layer, domain])
             pairs += [(target[name][each], source[name][each]) for name in self._store.tensors for each in rows]
         return self._link.copy(pairs)
 
     def lookup(self, domain_of_slot: Sequence[int]) -> list[Tensor]:
-        """The slabs in the order of `ExpertStore.lookup`."""
+        """Returns the slabs in the order of `ExpertStore.lookup`."""
         return [
             Tensor.from_numpy(self._slabs[domain][layer][name])
             for layer in range(self._store.num_layers)
@@ -84,7 +89,10 @@ class StagedSlabs(StoreViews):
         ]
 
     def to_host(self, gradients: Sequence[Tensor]) -> Callable[[], list[np.ndarray]]:
-        """What gives the gradients as arrays. They are made here, as asking later would wait for the next launch."""
+        """Returns a function that gives the gradients as arrays.
+
+        The arrays are read here: reading them later would wait for the next launch.
+        """
         arrays = [gradient.asnumpy() for gradient in gradients]
         return lambda: arrays
 

@@ -1,4 +1,4 @@
-"""Where the arrays of an expert store lie: in anonymous memory, or in a mapped scratch file larger than memory."""
+"""Memory for the arrays of an expert store: anonymous, or a mapped scratch file that may be larger than memory."""
 
 import mmap
 import os
@@ -12,19 +12,21 @@ from mindpangu.errors import ExpertStoreError
 
 
 class HostMemory:
-    """Hands out float32 arrays of zeros.
+    """Allocates float32 arrays of zeros.
 
     Args:
-        num_bytes: of all arrays together, each rounded up to whole pages (`page_rounded`).
-        folder: where a scratch file of this size is made and mapped; None for anonymous memory. The file has no name,
-            so nothing is left of it when the process ends, however it ends.
+        num_bytes: size of all arrays together, each rounded up to whole pages (`page_rounded`).
+        folder: where to create and map a scratch file of this size; None for anonymous memory. The file has no name, so
+            nothing is left of it when the process ends, however it ends.
 
     Raises:
         ExpertStoreError: the disk has no room for the file, the folder cannot be written, or memory is refused.
     """
 
     def __init__(self, num_bytes: int, folder: Path | None = None):
-        self.folder, self._num_bytes, self._used = folder, num_bytes, 0
+        self.folder = folder
+        self._num_bytes = num_bytes
+        self._used = 0
         self._map: mmap.mmap | None = None
         if folder is None or num_bytes == 0:
             return
@@ -42,14 +44,16 @@ class HostMemory:
 
     @property
     def mapped(self) -> bool:
+        """Whether the arrays are mapped from a file."""
         return self._map is not None
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
+        """Location of the arrays, for the log."""
         return f"mapped from {self.folder}" if self.mapped else "in memory"
 
     def zeros(self, shape: Sequence[int]) -> np.ndarray:
-        """float32, contiguous; in a mapped file it begins at a page."""
+        """Allocates a contiguous float32 array of zeros; in a mapped file it begins at a page."""
         if self._map is None:
             try:
                 return np.zeros(shape, np.float32)
@@ -73,4 +77,5 @@ class HostMemory:
 
 
 def page_rounded(num_bytes: int) -> int:
+    """Rounds a size up to whole pages."""
     return -(-num_bytes // mmap.PAGESIZE) * mmap.PAGESIZE

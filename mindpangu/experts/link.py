@@ -1,4 +1,4 @@
-"""Link: the copies between host memory and the memory that the step computes from, and how many bytes they moved."""
+"""Link: copies between host memory and the memory that the step computes from, and counts the bytes."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -6,19 +6,20 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
+"""(target, source) arrays of equal shapes."""
 
 
 class Link:
-    """Copies by the host's processors, in threads. Arrays may differ in dtype: numbers are rounded on the way.
+    """Copies with the host's processors, in threads. Arrays may differ in dtype: numbers are rounded on the way.
 
-    Both functions take (target, source) pairs of equal shapes and return the bytes that crossed, counted in the
-    narrower dtype of a pair: that of the device.
+    Both methods return the bytes that crossed the link, counted in the narrower dtype of a pair: that of the device.
     """
 
     def __init__(self, threads: int):
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="expert-copies")
 
     def copy(self, pairs: Pairs) -> int:
+        """Copies the sources to the targets."""
         return self._move(_copy, pairs)
 
     def add(self, pairs: Pairs) -> int:
@@ -31,7 +32,7 @@ class Link:
         return sum(min(target.nbytes, source.nbytes) for target, source in pairs)
 
 
-# A number beyond float16 becomes infinite: no warning, it is what the loss scale looks for.
+# A number beyond float16 becomes infinite, without a warning: the loss scale looks for it.
 
 
 def _copy(pair: tuple[np.ndarray, np.ndarray]) -> None:

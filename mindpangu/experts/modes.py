@@ -1,6 +1,4 @@
-"""experts.mode and its kin: from the configuration to the object that a training step asks for its experts."""
-
-from collections.abc import Callable, Sequence
+"""Builds the object that gives a training step its experts, as the `experts` section of the configuration says."""
 
 import mindspore as ms
 import numpy as np
@@ -10,7 +8,7 @@ from mindpangu.config import Config
 from mindpangu.domains import build_domains, trained_domains
 from mindpangu.experts.device_slabs import StagedSlabs, StoreViews
 from mindpangu.experts.ecss import ECSS
-from mindpangu.experts.gradients import HostGradients
+from mindpangu.experts.gradients import AllReduce, HostGradients, SlabGradient
 from mindpangu.experts.link import Link
 from mindpangu.experts.npu_slabs import NpuSlabs
 from mindpangu.experts.resident import ResidentExperts
@@ -22,45 +20,49 @@ from mindpangu.parallel.data_parallel import DataGroup
 def open_experts(
     store: ExpertStore, config: Config, link: Link | None = None, replicas: DataGroup | None = None
 ) -> ECSS | ResidentExperts:
-    """What moves the experts of `store` as config.experts says.
+    """Builds the object that moves and updates the experts of `store` as config.experts says.
 
     Args:
-        link: copies between host and device; None makes one.
-        replicas: the ranks that have the same experts; None for this one alone.
+        link: copies between host and device; None creates one.
+        replicas: the ranks that have the same experts; None if no other rank has them.
     """
-    settings, dtype = config.experts, expert_dtype(config)
-    add_up = summing(replicas) if replicas is not None and replicas.size > 1 else None
+    settings = config.experts
+    dtype = expert_dtype(config)
+    all_reduce = all_reduce_over(replicas) if replicas is not None and replicas.size > 1 else None
     if settings.mode == "device":
-        return ResidentExperts(store, dtype, add_up)
+        return ResidentExperts(store, dtype, all_reduce)
     link = link or Link(settings.host_threads)
-    always_LDA = _trained_experts(store, config) if settings.mode == "host_full" else None
+    always_LMA = _trained_experts(store, config) if settings.mode == "host_full" else None
+    slabs: StoreViews | StagedSlabs | NpuSlabs
     if config.context.device_target == "Ascend":
-        slabs, gradients = NpuSlabs(store, compute_dtype(config)), HostGradients(store, link, dtype)
-    elif settings.staging or always_LDA is not None or dtype != np.float32:
-        slabs, gradients = StagedSlabs(store, link, dtype), HostGradients(store, link, dtype)
+        slabs = NpuSlabs(store, compute_dtype(config))
+        gradients = HostGradients(store, link, dtype)
+    elif settings.staging or always_LMA is not None or dtype != np.float32:
+        slabs = StagedSlabs(store, link, dtype)
+        gradients = HostGradients(store, link, dtype)
     else:
-        slabs, gradients = StoreViews(store), HostGradients(store, link)
-    return ECSS(store, slabs, gradients, always_LDA=always_LDA, overlap=settings.overlap, add_up=add_up)
+        slabs = StoreViews(store)
+        gradients = HostGradients(store, link)
+    return ECSS(store, slabs, gradients, always_LMA=always_LMA, overlap=settings.overlap, all_reduce=all_reduce)
 
 
 def _trained_experts(store: ExpertStore, config: Config) -> np.ndarray:
-    """bool [L, D, A]."""
+    """Returns bool [L, M, A], the experts of the domains that are trained."""
     trained = trained_domains(config, build_domains(config))
     if trained is None:
-        return store.exists_LDA
-    return store.exists_LDA & np.isin(np.arange(store.exists_LDA.shape[1]), list(trained))[:, None]
+        return store.exists_LMA
+    return store.exists_LMA & np.isin(np.arange(store.exists_LMA.shape[1]), list(trained))[:, None]
 
 
-def summing(replicas: DataGroup) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
-    """What adds a slab's gradients up over the ranks that have the same experts; each of them has to call it."""
-
+def all_reduce_over(replicas: DataGroup) -> AllReduce:
+    """Returns a function that sums a slab's gradients over ranks."""
     for_each = ops.HyperMap()
 
     @ms.jit
     def sum_of_ranks(*gradients):
         return for_each(replicas.all_reduce, gradients)
 
-    def add_up(gradients: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def all_reduce(gradients: SlabGradient) -> SlabGradient:
         return [tensor.asnumpy() for tensor in sum_of_ranks(*map(Tensor.from_numpy, gradients))]
 
-    return add_up
+    return all_reduce

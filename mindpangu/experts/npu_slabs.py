@@ -1,13 +1,14 @@
-"""The experts in an NPU's memory: `StagedSlabs` with pinned host buffers and copies on a stream of their own.
+"""The experts in an NPU's memory: `StagedSlabs` with pinned host buffers and copies on a separate stream.
 
-Unverified on hardware. Tests run it on a CPU, where nothing is pinned, there are no streams, and MindSpore loses copies
-into a part of a tensor: there whole slabs are fetched.
-The host rounds to the device's number format before the copy, so half the bytes cross. All copies of a call are queued
-and awaited once, in the host's thread, while the device computes on its default stream.
+Unverified on hardware. Tests run it on a CPU, where nothing is pinned and there are no streams, and where MindSpore
+loses copies into a part of a tensor, so whole slabs are fetched.
+The host rounds to the device's number format before the copy, so only half the bytes cross. All copies of a call are
+queued and awaited once, in the host's thread, while the device computes on its default stream.
 """
 
 import ctypes
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -20,38 +21,42 @@ TensorSlab = list[Tensor]
 
 
 class NpuSlabs:
-    """See `StagedSlabs` for `reserve`, `fetch` and `lookup`, which returns device tensors here.
+    """Slabs in device memory; see `StagedSlabs` for the methods.
 
     Args:
-        dtype: mindspore.float16 or mindspore.bfloat16, of the device's computation.
-        device: "Ascend"; tests say "CPU".
+        dtype: mindspore.float16 or mindspore.bfloat16, the number format of the device's computation.
+        device: "Ascend"; "CPU" in tests.
     """
 
     moves = True
 
-    def __init__(self, store: ExpertStore, dtype, device: str = "Ascend"):
-        self._store, self._dtype, self._device = store, dtype, device
-        self._slabs: dict[int, list[TensorSlab]] = {}  # domain id → one slab a layer
+    def __init__(self, store: ExpertStore, dtype: Any, device: str = "Ascend"):
+        self._store = store
+        self._dtype = dtype
+        self._device = device
+        self._slabs: dict[int, list[TensorSlab]] = {}  # domain id → one slab per layer
         self._free: list[list[TensorSlab]] = []
-        self._pinned: dict[int, TensorSlab] = {}  # number of a slab within one call → its host buffers
+        self._pinned: dict[int, TensorSlab] = {}  # index of a slab within one call → its host buffers
         self._stream = ms.runtime.Stream()
 
     def reserve(self, domains: set[int]) -> None:
+        """Gives each of these domains buffers; all others lose theirs."""
         for domain in [domain for domain in self._slabs if domain not in domains]:
             self._free.append(self._slabs.pop(domain))
         for domain in sorted(domains - self._slabs.keys()):
             layers = range(self._store.num_layers)
             self._slabs[domain] = self._free.pop() if self._free else [self._new_slab() for _ in layers]
 
-    def fetch(self, experts_LDA: np.ndarray) -> int:
+    def fetch(self, experts_LMA: np.ndarray) -> int:
+        """Copies experts (bool [L, M, A]) of reserved domains to the device; returns the bytes."""
         moved = 0
         with ms.runtime.StreamCtx(self._stream):
-            for number, (layer, domain) in enumerate(np.argwhere(experts_LDA.any(-1)).tolist()):
+            for slab_index, (layer, domain) in enumerate(np.argwhere(experts_LMA.any(-1)).tolist()):
                 weights = self._store.weights[layer][domain]
                 for name, pinned, slab in zip(
-                    self._store.tensors, self._host_buffers(number), self._slabs[domain][layer], strict=True
+                    self._store.tensors, self._host_buffers(slab_index), self._slabs[domain][layer], strict=True
                 ):
-                    for rows in runs(experts_LDA[layer, domain]):
+                    for rows in runs(experts_LMA[layer, domain]):
                         write_rounded(pinned, rows, weights[name][rows])
                         moved += 2 * weights[name][rows].size
                         if rows == slice(0, self._store.group_size):
@@ -62,6 +67,7 @@ class NpuSlabs:
         return moved
 
     def lookup(self, domain_of_slot: Sequence[int]) -> list[Tensor]:
+        """Returns the device's slabs in the order of `ExpertStore.lookup`."""
         return [
             tensor
             for layer in range(self._store.num_layers)
@@ -70,9 +76,9 @@ class NpuSlabs:
         ]
 
     def to_host(self, gradients: Sequence[Tensor]) -> Callable[[], list[np.ndarray]]:
-        """What brings slab gradients to the host, as float16 or float32; to be called in the host's thread."""
+        """Returns a function that copies the gradients to the host as float16 or float32, for the host's thread."""
         computed = ms.runtime.Event()
-        computed.record()  # behind what computes them, on the device's default stream
+        computed.record()  # after what computes them, on the device's default stream
 
         def bring() -> list[np.ndarray]:
             computed.wait(self._stream)
@@ -86,13 +92,13 @@ class NpuSlabs:
 
         return bring
 
-    def _host_buffers(self, number: int) -> TensorSlab:
-        if number not in self._pinned:
-            self._pinned[number] = self._empty_slab("CPU", pin_memory=self._device == "Ascend")
-        return self._pinned[number]
+    def _host_buffers(self, slab_index: int) -> TensorSlab:
+        if slab_index not in self._pinned:
+            self._pinned[slab_index] = self._empty_slab("CPU", pin_memory=self._device == "Ascend")
+        return self._pinned[slab_index]
 
     def _new_slab(self) -> TensorSlab:
-        """Zeros: rows that are never fetched must be finite."""
+        """Allocates a slab of zeros: rows that are never fetched must be finite."""
         return [tensor.copy_(ops.zeros(tensor.shape, self._dtype)) for tensor in self._empty_slab(self._device)]
 
     def _empty_slab(self, device: str, pin_memory: bool = False) -> TensorSlab:
@@ -113,14 +119,14 @@ def write_rounded(pinned: Tensor, rows: slice, values: np.ndarray) -> None:
 
 
 def read_rounded(pinned: Tensor) -> np.ndarray:
-    """The numbers of a float16 or bfloat16 host tensor: a float16 view, or a float32 copy of bfloat16."""
+    """Returns the numbers of a host tensor: a float16 view, or a float32 copy of bfloat16."""
     if pinned.dtype == ms.float16:
         return _memory(pinned, np.float16)
     return (_memory(pinned, np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
 def _memory(tensor: Tensor, dtype: type) -> np.ndarray:
-    """The memory of a host tensor as an array, without a copy (NumPy has no bfloat16)."""
+    """Views the memory of a host tensor as an array (NumPy has no bfloat16)."""
     count = int(np.prod(tensor.shape))
     address = ctypes.c_uint16 * count
-    return np.frombuffer(address.from_address(tensor.data_ptr()), dtype, count).reshape(tensor.shape)
+    return np.frombuffer(memoryview(address.from_address(tensor.data_ptr())), dtype, count).reshape(tensor.shape)

@@ -1,9 +1,9 @@
 """ExpertStore: weights and Adam state of every expert, in host memory, one copy.
 
-One contiguous array ("slab") per (RRE layer, domain, tensor) with the experts of the group along the first axis, so
-an expert is a row range, and the experts that a compiled step takes as inputs can be the slabs themselves, not copies.
-All slabs have the size of the largest group: the compiled step has one shape. NumPy only; when experts move and who
-waits for whom is decided in `ecss.py`.
+One contiguous array ("slab") per (RRE layer, domain, tensor) has the experts of the group along the first axis, so an
+expert is a row range, and the experts that a compiled step takes as inputs can be the slabs themselves, not copies. All
+slabs have the size of the largest group, so the compiled step has one shape. NumPy only; `ecss.py` decides when experts
+move and which work waits for which.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,50 +21,59 @@ from mindpangu.model.initialization import MATRICES, expert_shapes, initial_expe
 from mindpangu.parallel.expert_share import ExpertShare
 
 Slab = dict[str, np.ndarray]
+"""The tensors of all experts of one layer and domain, by name."""
 
 
 class ExpertStore:
-    """All experts of a run, or those of one rank, which are numbered from 0 in each group.
+    """All experts of a run, or those of one rank, which counts them from 0 in each group.
 
     Attributes:
         tensors: names of an expert's tensors, in the order of a slab (`model.initialization.network_tensors`).
         weights, moment1, moment2: [layer][domain id] → slab: e.g. up [A, H, F], up_bias [A, F], down [A, F, H],
-            down_bias [A, H], float32, A = experts of the largest group of any domain; none for domains without experts
-            here. A rank's share may have a part of F, and of the H of down_bias.
-        step_counts: int64 [L, D, A], how often each expert was updated.
-        exists_LDA: bool [L, D, A], False for the places that a domain of fewer than A experts leaves empty.
-        share: which experts these are. first: index in its group of expert 0. parts: tensor → the part that is here.
+            down_bias [A, H], float32; empty for domains without experts here. A rank of a tensor group holds a shard of
+            F, and of the H of down_bias.
+        step_counts: int64 [L, M, A], number of times each expert has been updated.
+        exists_LMA: bool [L, M, A], False for the rows that a domain of fewer than A experts leaves empty.
+        share: which experts this store holds.
+        group_size: A, the rows of a slab: this rank's experts of the largest group.
+        first: index in its group of this store's expert 0.
+        parts: tensor → the part of it that is held here.
         before_update: called with (layer, domain id, indices of experts) before `update` changes these experts.
 
+    Args:
+        share: None for all experts.
+
     Raises:
-        ExpertStoreError: a mapped store whose file cannot be made.
-        ConfigError: a group of experts that cannot be shared equally.
+        ExpertStoreError: the file of a mapped store cannot be created.
+        ConfigError: a group of experts cannot be divided equally.
     """
 
     def __init__(self, config: Config, domains: Sequence[Domain], share: ExpertShare | None = None):
-        self.domains, self.num_layers = tuple(domains), config.model.rre_layers
+        self.domains = tuple(domains)
+        self.num_layers = config.model.rre_layers
         self.share = share or ExpertShare()
         mine = self.share.experts(max((domain.num_experts for domain in domains), default=0))
-        self.group_size, self.first = len(mine), mine.start
+        self.group_size = len(mine)
+        self.first = mine.start
         self.parts = {name: self.share.part(name, shape) for name, shape in expert_shapes(config).items()}
         self.shapes = {name: part.part_shape for name, part in self.parts.items()}
         self.tensors = tuple(self.shapes)
-        self._config, self._optimizer = config, config.optimizer
+        self._config = config
+        self._optimizer = config.optimizer
         self._memory = HostMemory(self._num_bytes(), _scratch_folder(config))
-        self.weights, self.moment1, self.moment2 = (
-            [[self._zero_slab(domain) for domain in range(len(domains))] for _ in range(self.num_layers)]
-            for _ in range(3)
-        )
+        self.weights = self._zero_slabs()
+        self.moment1 = self._zero_slabs()
+        self.moment2 = self._zero_slabs()
         self.step_counts = np.zeros((self.num_layers, len(domains), self.group_size), np.int64)
-        self.exists_LDA = np.zeros(self.step_counts.shape, bool)
+        self.exists_LMA = np.zeros(self.step_counts.shape, bool)
         for domain_id, domain in enumerate(domains):
             if self.share.has(domain_id):
-                self.exists_LDA[:, domain_id, : max(domain.num_experts - self.first, 0)] = True
+                self.exists_LMA[:, domain_id, : max(domain.num_experts - self.first, 0)] = True
         self.before_update: Callable[[int, int, np.ndarray], None] | None = None
         self._threads = ThreadPoolExecutor(config.experts.host_threads, thread_name_prefix="experts")
 
     def initialize(self) -> None:
-        """Draws the initial weights; each expert from a random stream of its own (layer, domain name, index)."""
+        """Draws the initial weights, each expert from its own random stream (layer, domain name, index)."""
 
         def fill(layer: int, domain: int, index: int) -> None:
             whole = initial_expert(self._config, layer, self.domains[domain].name, self.first + index)
@@ -75,18 +84,16 @@ class ExpertStore:
             pass
 
     def experts(self) -> list[tuple[int, int, int]]:
-        """(layer, domain id, index) of every expert that exists here; `first` is to be added to get its index in the
-        group."""
-        return [tuple(expert) for expert in np.argwhere(self.exists_LDA).tolist()]
+        """Lists (layer, domain id, index) of every expert in this store; its index in the group is `first` more."""
+        return [(layer, domain, index) for layer, domain, index in np.argwhere(self.exists_LMA).tolist()]
 
     def describe(self) -> str:
-        """How many experts, how large with their Adam state, and where."""
-        return (
-            f"{int(self.exists_LDA.sum())}, {self._num_bytes() / 1e6:,.1f} MB with Adam's moments, {self._memory.place}"
-        )
+        """Describes the store for the log: number of experts, size with their Adam state, and location."""
+        num_experts = int(self.exists_LMA.sum())
+        return f"{num_experts}, {self._num_bytes() / 1e6:,.1f} MB with Adam's moments, {self._memory.location}"
 
     def lookup(self, domain_of_slot: Sequence[int]) -> list[np.ndarray]:
-        """The slabs that a step takes as inputs: per layer, per slot, the tensors of a slab; no copy."""
+        """Returns the slabs that a step takes as inputs, not copied: per layer, per slot, the tensors of a slab."""
         return [
             self.weights[layer][domain][name]
             for layer in range(self.num_layers)
@@ -94,42 +101,43 @@ class ExpertStore:
             for name in self.tensors
         ]
 
-    def will_need(self, experts_LDA: np.ndarray) -> None:
-        """A mapped store starts to read these experts, moments included; for a store in memory nothing is to be done.
+    def will_need(self, experts_LMA: np.ndarray) -> None:
+        """Lets a mapped store start to read these experts and their moments; a store in memory has nothing to do.
 
         Args:
-            experts_LDA: bool [L, D, A].
+            experts_LMA: bool [L, M, A].
         """
         if not self._memory.mapped:
             return
-        for layer, domain in np.argwhere(experts_LDA.any(-1)).tolist():
+        for layer, domain in np.argwhere(experts_LMA.any(-1)).tolist():
             for group in (self.weights, self.moment1, self.moment2):
                 for tensor in group[layer][domain].values():
-                    for rows in runs(experts_LDA[layer, domain]):
+                    for rows in runs(experts_LMA[layer, domain]):
                         self._memory.will_need(tensor[rows])
 
     def update(
         self,
         gradients: Mapping[tuple[int, int], Sequence[np.ndarray]],
-        updated_LDA: np.ndarray,
+        updated_LMA: np.ndarray,
         learning_rate: float,
         gradient_scale: float,
     ) -> int:
-        """Adam on some experts; all others keep every bit.
+        """Applies Adam to some experts; all others keep every bit.
 
         Args:
             gradients: (layer, domain id) → the gradients of its slab, in the order of `tensors`.
-            updated_LDA: bool [L, D, A], the experts to update: those that received a token in this step.
-            learning_rate: of this step.
+            updated_LMA: bool [L, M, A], the experts to update: those that received a token in this step.
+            learning_rate: learning rate of this step.
             gradient_scale: factor for the gradients (clipping).
 
         Returns:
-            How many experts were updated.
+            The number of experts updated.
         """
         beta1, beta2 = self._optimizer.betas
-        for layer, domain in np.argwhere(updated_LDA.any(-1)).tolist():
-            experts = np.flatnonzero(updated_LDA[layer, domain])
-            if (hook := self.before_update) is not None:  # read once: another thread may take it away
+        for layer, domain in np.argwhere(updated_LMA.any(-1)).tolist():
+            experts = np.flatnonzero(updated_LMA[layer, domain])
+            hook = self.before_update  # read once: another thread may clear it
+            if hook is not None:
                 hook(layer, domain, experts)
             self.step_counts[layer, domain, experts] += 1
             for name, gradient in zip(self.tensors, gradients[layer, domain], strict=True):
@@ -147,23 +155,26 @@ class ExpertStore:
                     weight_decay=self._optimizer.weight_decay if name in MATRICES else 0.0,
                     gradient_scale=gradient_scale,
                 )
-        return int(updated_LDA.sum())
+        return int(updated_LMA.sum())
 
     def squared_norm(
-        self, gradients: Mapping[tuple[int, int], Sequence[np.ndarray]], activated_LDA: np.ndarray
+        self, gradients: Mapping[tuple[int, int], Sequence[np.ndarray]], activated_LMA: np.ndarray
     ) -> float:
-        """Sum of squares over the gradients of the activated experts, added up in float64 in a fixed order."""
+        """Sums the squares of the activated experts' gradients, in float64 and in a fixed order."""
         parts = [
             gradient[rows].reshape(-1)
-            for layer, domain in np.argwhere(activated_LDA.any(-1)).tolist()
+            for layer, domain in np.argwhere(activated_LMA.any(-1)).tolist()
             for gradient in gradients[layer, domain]
-            for rows in runs(activated_LDA[layer, domain])
+            for rows in runs(activated_LMA[layer, domain])
         ]
         return float(sum(self._threads.map(_squared_norm, parts)))
 
     def _num_bytes(self) -> int:
         slab = sum(page_rounded(4 * self.group_size * int(np.prod(shape))) for shape in self.shapes.values())
         return 3 * self.num_layers * sum(map(self.share.has, range(len(self.domains)))) * slab
+
+    def _zero_slabs(self) -> list[list[Slab]]:
+        return [[self._zero_slab(domain) for domain in range(len(self.domains))] for _ in range(self.num_layers)]
 
     def _zero_slab(self, domain: int) -> Slab:
         if not self.share.has(domain):
@@ -172,7 +183,7 @@ class ExpertStore:
 
 
 def runs(chosen_A: np.ndarray) -> list[slice]:
-    """The runs of True in a bool [A]: few large pieces of memory instead of many small ones."""
+    """Returns the runs of True in a bool [A]: few large pieces of memory instead of many small ones."""
     edges = np.flatnonzero(np.diff(chosen_A.astype(np.int8), prepend=0, append=0))
     return [slice(start, end) for start, end in edges.reshape(-1, 2).tolist()]
 

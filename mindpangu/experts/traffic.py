@@ -1,4 +1,4 @@
-"""Which experts a step needs, and what moving and updating them cost."""
+"""Which experts a step needs, and what it costs to move and update them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from mindpangu.experts.store import ExpertStore
 
 @dataclass
 class ExpertTraffic:
-    """What a step's experts cost.
+    """Costs of a step's experts.
 
     Attributes:
-        activated: experts that received a token.
-        bytes_to_device, bytes_to_host: moved for this step.
-        lookup_s: seconds that copying the step's experts to the device took.
-        update_s: seconds of Adam on experts while this step ran: with overlap, that of the step before.
+        activated: number of experts that received a token.
+        bytes_to_device, bytes_to_host: bytes moved for this step.
+        lookup_s: seconds spent on copying the step's experts to the device.
+        update_s: seconds spent on the experts' Adam while this step ran: with overlap, the Adam of the previous step.
         wait_s: seconds that the training thread waited for experts or their gradients.
     """
 
@@ -30,24 +30,24 @@ class ExpertTraffic:
 
 
 def activated_experts(plans: Sequence[RoutePlan], store: ExpertStore) -> np.ndarray:
-    """bool [L, D, A]: the experts that receive a token in a step of these micro-batches, on any rank."""
-    activated_LDA = np.zeros(store.step_counts.shape, bool)
+    """Returns bool [L, M, A], M domains of the model: the experts that these micro-batches activate, on any rank."""
+    activated_LMA = np.zeros(store.step_counts.shape, bool)
     for plan in plans:
         for each in (plan, *plan.replicas):
             for slot, domain in enumerate(each.domain_of_slot):
-                activated_LDA[:, domain] |= each.counts_LDA[:, slot] > 0
-    return activated_LDA
+                activated_LMA[:, domain] |= each.counts_LDA[:, slot] > 0
+    return activated_LMA
 
 
 def slab_gradients(
     plan: RoutePlan, gradients: Sequence[np.ndarray]
 ) -> Iterator[tuple[int, int, np.ndarray, Sequence[np.ndarray]]]:
-    """Yields (layer, domain id, bool [A] experts with tokens, the slab's gradients) of a micro-batch."""
-    slots = len(plan.domain_of_slot)
-    size = len(gradients) // (len(plan.counts_LDA) * slots)
+    """Yields (layer, domain id, bool [A] experts with tokens, the slab's gradients) per used slot of a micro-batch."""
+    num_slots = len(plan.domain_of_slot)
+    size = len(gradients) // (len(plan.counts_LDA) * num_slots)
     for layer, counts_DA in enumerate(plan.counts_LDA):
         for slot, domain in enumerate(plan.domain_of_slot):
             experts_A = counts_DA[slot] > 0
             if experts_A.any():
-                start = (layer * slots + slot) * size
+                start = (layer * num_slots + slot) * size
                 yield layer, domain, experts_A, gradients[start : start + size]

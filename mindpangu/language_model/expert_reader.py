@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mindpangu.checkpoint import CheckpointReader, parts_of_experts
+from mindpangu.checkpoint import CheckpointReader, shards_of_experts
 from mindpangu.checkpoint.expert_tensors import ExpertTensors
 from mindpangu.language_model.parts import ModelParts, require_header
 
@@ -13,7 +13,7 @@ class ExpertReader:
     def __init__(self, reader: CheckpointReader, parts: ModelParts):
         self._reader = reader
         self._parts = parts
-        self._num_files_of = parts_of_experts(reader.files)
+        self._num_files_of = shards_of_experts(reader.files)
         self._verified: set[tuple[int, str, int]] = set()
 
     def __call__(self, layer: int, domain: int, index: int) -> dict[str, np.ndarray]:

@@ -14,8 +14,8 @@ from mindpangu.checkpoint import (
     CheckpointWriter,
     ExpertFile,
     expert_file_name,
-    parts_of_experts,
     read_metadata,
+    shards_of_experts,
 )
 from mindpangu.checkpoint.dense import dense_files, dense_header, parts_in
 from mindpangu.checkpoint.reader import decode_tensors
@@ -166,7 +166,7 @@ def read_experts(reader: CheckpointReader, model: LanguageModel, with_adam: bool
             another routing table or tokenizer than the model's.
     """
     store = model.store
-    num_files_of = parts_of_experts(reader.files)
+    num_files_of = shards_of_experts(reader.files)
     content_of: dict[str, tuple[ExpertKey, tuple[int, int]]] = {}
     for layer, domain, index in store.experts():
         saved_as = layer, model.domains[domain].name, store.first + index

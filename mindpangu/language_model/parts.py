@@ -104,7 +104,7 @@ class ModelParts:
             step_count=step_count,
             table=self.table.domain_digest(domain.name),
             tokenizer=self.tokenizer_of(domain).digest,
-            part=part,
+            shard=part,
         )
 
     def _check_tokenizers(self) -> None:
@@ -133,7 +133,7 @@ class ModelParts:
 
 def require_header(path: Path, header: ExpertFile, expected: ExpertFile) -> None:
     """Raises CheckpointError if a file is another expert's, or was trained with another table or tokenizer."""
-    for item in ("layer", "domain", "index", "part", "table", "tokenizer"):
+    for item in ("layer", "domain", "index", "shard", "table", "tokenizer"):
         found = getattr(header, item)
         wanted = getattr(expected, item)
         if found != wanted:

@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from mindpangu.checkpoint import CheckpointReader, parts_of_experts, read_table, read_tokenizers
+from mindpangu.checkpoint import CheckpointReader, read_table, read_tokenizers, shards_of_experts
 from mindpangu.checkpoint.dense import dense_files
 from mindpangu.checkpoint.expert_tensors import ExpertTensors
 from mindpangu.checkpoint.tensor_file import TensorFile
@@ -45,7 +45,7 @@ class Origin:
 
 @cache  # of each checkpoint that experts come from
 def _parts(reader: CheckpointReader) -> dict[tuple[int, str, int], int]:
-    return parts_of_experts(reader.files)
+    return shards_of_experts(reader.files)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """From a blueprint to a checkpoint on disk. Memory stays at pieces of a file, or at one tensor where one is changed."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from mindpangu.checkpoint.dense import DenseFiles, dense_files, dense_header
 from mindpangu.checkpoint.tensor_file import TensorFile, TensorInfo, chunks_of, encode_stream
 from mindpangu.config import to_yaml
 from mindpangu.errors import CheckpointError
+from mindpangu.files import encode_json
 from mindpangu.lifecycle.blueprint import MOMENTS, Blueprint, DenseContent, NewExpert, Origin
 from mindpangu.lifecycle.output import require_free
 from mindpangu.routing import RoutingTable
@@ -78,7 +78,7 @@ def write_state(writer: CheckpointWriter, digests: Mapping[str, str], made_by: M
         "step": writer.step, "updates": 0, "loader": None, "loaded": None, "digests": dict(digests),
         "made_by": dict(made_by),
     }  # fmt: skip
-    writer.write("state.json", json.dumps(state, indent=1).encode())
+    writer.write("state.json", encode_json(state))
 
 
 def _expert_work(blueprint: Blueprint, verify: bool) -> Iterator[Work]:
@@ -126,7 +126,7 @@ def _write_taken(
     file = TensorFile(reader.folder / name)
     was = ExpertFile.from_metadata(file.path, file.metadata)
     now = ExpertFile(
-        header.layer, header.domain, header.index, was.step_count, header.table, header.tokenizer, part=part
+        header.layer, header.domain, header.index, was.step_count, header.table, header.tokenizer, shard=part
     )
     tensors = (_with_moments if with_moments else _without_moments)(file.tensors)
     if tensors.keys() - file.tensors.keys():

@@ -16,10 +16,10 @@ import numpy as np
 from tqdm import tqdm
 
 from mindpangu.checkpoint.dense import DenseFiles
-from mindpangu.checkpoint.durable import write_durably
 from mindpangu.checkpoint.tensor_file import TensorInfo, chunks_of, encode_stream
 from mindpangu.config import require_pangu_alpha
 from mindpangu.errors import CheckpointError
+from mindpangu.files import write_durably
 from mindpangu.lifecycle.blueprint import WORD_EMBEDDING, Blueprint, NewExpert, Origin
 from mindpangu.lifecycle.domains import rre_block
 from mindpangu.lifecycle.output import new_folder

@@ -1,18 +1,17 @@
-"""Where a result goes: not over another one, and all of it or nothing."""
+"""The output of a verb: never over another result, and either complete or absent."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mindpangu.checkpoint import latest_iteration
-from mindpangu.checkpoint.directory import MANIFEST
-from mindpangu.checkpoint.durable import sync_folder
+from mindpangu.checkpoint.manifest import MANIFEST
 from mindpangu.errors import CheckpointError
+from mindpangu.files import scratch_folder
 
 
 def require_free(out: Path) -> None:
-    """Raises CheckpointError if `out` is a file, lies in a checkpoint, or has checkpoints, as the folder of a run."""
+    """Raises CheckpointError if `out` is a file, lies in a checkpoint, or already holds checkpoints or a run."""
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"{out} is a file; --out needs the name of a folder")
     path = out.resolve()
@@ -26,7 +25,7 @@ def require_free(out: Path) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A scratch folder beside `out`, which takes its name when the block ends without an error, and is removed else.
+    """Yields a scratch folder next to `out`. Renames it to `out` on success; deletes it on error.
 
     Raises:
         CheckpointError: `out` is not free (`require_free`) or not empty, or the disk is full or cannot be written.
@@ -34,18 +33,10 @@ def new_folder(out: Path) -> Iterator[Path]:
     require_free(out)
     if out.exists() and any(out.iterdir()):
         raise CheckpointError(f"{out} exists and is not empty; choose another --out, or remove it")
-    place = out.resolve()
-    scratch = place.with_name(f".{place.name}.writing")
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        yield scratch
-        sync_folder(scratch)
-        scratch.rename(place)
-        sync_folder(place.parent)
+        with scratch_folder(out.resolve()) as scratch:
+            yield scratch
     except OSError as error:
         raise CheckpointError(
             f"{out} cannot be written: {error.strerror or error}; free disk space or choose another --out"
         ) from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -18,6 +18,7 @@ from safetensors.numpy import save as encode_tensors
 from mindpangu.config import RoutingConfig
 from mindpangu.domains import Domain
 from mindpangu.errors import RoutingError
+from mindpangu.files import write_bytes_atomically
 from mindpangu.routing.assignment import assign_layers
 
 FORMAT_VERSION = "1"
@@ -194,7 +195,7 @@ class RoutingTable:
         """Writes one file for each domain, `{domain}.safetensors`, into `folder`, which is made if it is absent."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in self.encode().items():
-            (folder / name).write_bytes(data)
+            write_bytes_atomically(folder / name, data)
 
     def encode(self) -> dict[str, bytes]:
         """File name → content of each domain's file."""

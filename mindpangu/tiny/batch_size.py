@@ -1,6 +1,5 @@
 """Batch size and learning rate: the rule of the tiny-model paper, and a sweep that finds its exponent."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from mindpangu.checkpoint.durable import write_text_atomically
 from mindpangu.config import Config
 from mindpangu.errors import ConfigError, TrainingError
+from mindpangu.files import write_json
 from mindpangu.tiny.trials.pool import require_processes, run_trials
 from mindpangu.tiny.trials.trial import Trials, require_same, what_decides
 
@@ -176,8 +175,7 @@ def sweep(
     if lost:
         raise TrainingError(f"no learning rate worked for batch {', '.join(map(str, lost))}; each is named above")
     fit = Fit.from_losses(losses)
-    text = json.dumps(_result(config, losses, fit, tokens, failed), indent=1, ensure_ascii=False)
-    write_text_atomically(folder / RESULTS, text + "\n")
+    write_json(folder / RESULTS, _result(config, losses, fit, tokens, failed))
     plot_losses(losses, fit, folder / PLOT)
     log(format_losses(losses, fit))
     log(str(fit))

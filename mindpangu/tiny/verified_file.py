@@ -12,8 +12,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as encode_tensors
 
-from mindpangu.checkpoint.durable import write_atomically
 from mindpangu.errors import MindPanguError
+from mindpangu.files import write_bytes_atomically
 
 _HEADER = "mindpangu"
 _File = TypeVar("_File", bound="VerifiedFile")
@@ -42,7 +42,7 @@ class VerifiedFile(ABC):
         header, tensors = self._header(), self._tensors()
         signed = {"kind": self.kind, "format_version": self.format_version, "digest": self.digest, "content": header}
         # one header entry, because safetensors writes several in any order: equal contents are equal files
-        write_atomically(path, encode_tensors(tensors, {_HEADER: json.dumps(signed, sort_keys=True)}))
+        write_bytes_atomically(path, encode_tensors(tensors, {_HEADER: json.dumps(signed, sort_keys=True)}))
 
     @classmethod
     def load(cls: type[_File], path: Path) -> _File:

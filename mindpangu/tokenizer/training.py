@@ -11,6 +11,7 @@ from pathlib import Path
 import sentencepiece
 
 from mindpangu.errors import TokenizerError
+from mindpangu.files import write_bytes_atomically
 from mindpangu.tokenizer.sentencepiece_tokenizer import END_OF_TEXT, Tokenizer
 
 RESERVED_CONTROL_TOKENS = 64
@@ -80,7 +81,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, control_tokens: Seque
         ) from None
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(model.getvalue())
+    write_bytes_atomically(path, model.getvalue())
     return Tokenizer(model.getvalue(), str(path))
 
 

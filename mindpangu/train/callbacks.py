@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from mindpangu.checkpoint.durable import write_text_atomically
+from mindpangu.files import write_text_atomically
 
 
 @dataclass(frozen=True)

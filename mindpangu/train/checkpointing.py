@@ -4,7 +4,6 @@ A training checkpoint holds the model (`language_model/files.py`) and state.json
 spike window, and loss scale.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -20,6 +19,7 @@ from mindpangu.data import LoaderState
 from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError
 from mindpangu.experts import StoreSnapshot
+from mindpangu.files import encode_json
 from mindpangu.language_model import DenseTensors, LanguageModel, SavedExperts, read_dense, read_experts, write_model
 from mindpangu.model.vocabularies import Vocabularies
 from mindpangu.parallel.sharding import Part
@@ -174,7 +174,7 @@ def take_snapshot(
         if _writes(train_step, name)
     }
     dense = DenseTensors(written, parts)
-    return TrainingSnapshot(json.dumps(state, indent=1).encode(), dense, StoreSnapshot(train_step.model.store))
+    return TrainingSnapshot(encode_json(state), dense, StoreSnapshot(train_step.model.store))
 
 
 def write_checkpoint(

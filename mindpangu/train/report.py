@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mindpangu.checkpoint.durable import write_text_atomically
 from mindpangu.config.run_folder import RunFolder
-from mindpangu.stage import read_json_object
+from mindpangu.files import read_json_object, write_text_atomically
 from mindpangu.train.callbacks import read_metrics
 
 

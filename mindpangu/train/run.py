@@ -10,11 +10,11 @@ import mindspore as ms
 
 from ascend_ops import backends
 from mindpangu.checkpoint import CheckpointReader, clean_interrupted, differences, input_digests, latest_iteration
-from mindpangu.checkpoint.durable import write_text_atomically
 from mindpangu.config import Config, to_yaml
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import Loader, ReplayLoader, TokenShards
 from mindpangu.errors import ConfigError, TrainingError
+from mindpangu.files import write_text_atomically
 from mindpangu.language_model import LanguageModel, ModelParts, SavedExperts
 from mindpangu.parallel.processes import Processes
 from mindpangu.train.callbacks import MetricsFile, Progress

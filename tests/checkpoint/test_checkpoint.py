@@ -1,12 +1,16 @@
 """The checkpoint directory: whole or absent, verified before use, refused with a reason."""
 
 import errno
+import hashlib
 import json
 import resource
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save as encode_tensors
 
 from mindpangu.checkpoint import (
     CheckpointReader,
@@ -16,6 +20,7 @@ from mindpangu.checkpoint import (
     latest_iteration,
     list_iterations,
     prune,
+    shards_of_experts,
 )
 from mindpangu.errors import CheckpointError
 
@@ -28,7 +33,9 @@ def save(parent, step, content=b"content"):
 
 def test_written_files_read_back(tmp_path):
     save(tmp_path, 7)
+
     reader = CheckpointReader(tmp_path)
+
     assert reader.step == 7
     assert reader.folder.name == "iteration_00000007"
     assert reader.read("experts/b.bin") == b"contentcontent"
@@ -36,10 +43,12 @@ def test_written_files_read_back(tmp_path):
 
 def test_nothing_appears_before_everything_is_written(tmp_path):
     save(tmp_path, 1)
+
     with pytest.raises(RuntimeError), CheckpointWriter(tmp_path, 2) as writer:
         writer.write("a.bin", b"x")
         assert latest_iteration(tmp_path).name == "iteration_00000001"
         raise RuntimeError
+
     assert [path.name for path in tmp_path.iterdir()] == ["iteration_00000001"]
 
 
@@ -53,7 +62,9 @@ def test_nothing_appears_before_everything_is_written(tmp_path):
 )
 def test_damage_is_named(tmp_path, damage, message):
     save(tmp_path, 1)
+
     damage(tmp_path / "iteration_00000001" / "a.bin")
+
     with pytest.raises(CheckpointError, match=message):
         CheckpointReader(tmp_path).read("a.bin")
 
@@ -61,18 +72,36 @@ def test_damage_is_named(tmp_path, damage, message):
 def test_bad_manifests_and_missing_checkpoints(tmp_path):
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
         CheckpointReader(tmp_path)
+
     save(tmp_path, 1)
+    with pytest.raises(CheckpointError, match="has no absent"):
+        CheckpointReader(tmp_path).read("absent")
+
     manifest = tmp_path / "iteration_00000001" / "manifest.json"
-    kept = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(kept | {"format_version": 99}))
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"format_version": 99}))
     with pytest.raises(CheckpointError, match="has checkpoint format 99"):
         CheckpointReader(tmp_path)
+
     manifest.write_text('{"files": ')
     with pytest.raises(CheckpointError, match="cannot be read"):
         CheckpointReader(tmp_path)
-    with pytest.raises(CheckpointError, match="has no absent"):
-        manifest.write_text(json.dumps(kept))
-        CheckpointReader(tmp_path).read("absent")
+
+
+def test_the_manifest_keeps_its_form(tmp_path):
+    """Its hash is the checkpoint's digest, which other files record."""
+    with CheckpointWriter(tmp_path, 7) as writer:
+        writer.write("b.bin", b"b")
+        writer.write("a.bin", b"a")
+
+    data = (tmp_path / "iteration_00000007" / "manifest.json").read_bytes()
+    hashes = {name: hashlib.blake2b(name.encode(), digest_size=16).hexdigest() for name in "ab"}
+    assert data.decode() == (
+        '{\n "format_version": 1,\n "step": 7,\n "files": {\n'
+        f'  "a.bin": {{\n   "bytes": 1,\n   "blake2b": "{hashes["a"]}"\n  }},\n'
+        f'  "b.bin": {{\n   "bytes": 1,\n   "blake2b": "{hashes["b"]}"\n  }}\n }}\n}}'
+    )
+    assert CheckpointReader(tmp_path).digest == hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def test_prune_keeps_the_newest_and_ignores_the_unfinished(tmp_path):
@@ -81,23 +110,26 @@ def test_prune_keeps_the_newest_and_ignores_the_unfinished(tmp_path):
     (tmp_path / ".iteration_00000200.writing").mkdir()
     (tmp_path / ".iteration_00000001.deleting").mkdir()
     (tmp_path / "iteration_00000300").mkdir()  # no manifest: not a checkpoint
+
     assert [path.name for path in prune(tmp_path, 2)] == ["iteration_00000005"]
     assert [path.name for path in list_iterations(tmp_path)] == ["iteration_00000020", "iteration_00000100"]
+
     clean_interrupted(tmp_path)
     assert not list(tmp_path.glob(".iteration_*"))
 
 
 def test_saving_a_step_again_replaces_it(tmp_path):
     save(tmp_path, 3, b"old")
+
     save(tmp_path, 3, b"new")
+
     assert CheckpointReader(tmp_path).read("a.bin") == b"new"
 
 
 def test_a_full_disk_is_one_clear_error(tmp_path):
     save(tmp_path, 1)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    import signal
 
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
@@ -109,7 +141,11 @@ def test_a_full_disk_is_one_clear_error(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, previous)
+
     assert [path.name for path in tmp_path.iterdir()] == ["iteration_00000001"]
+
+
+def test_a_checkpoint_that_needs_more_than_the_disk_has_is_refused_early(tmp_path):
     with pytest.raises(CheckpointError, match="the disk has"), CheckpointWriter(tmp_path, 2) as writer:
         writer.require_space(1 << 60)
 
@@ -129,11 +165,12 @@ def test_the_first_rank_may_publish_while_another_looks_for_failures(tmp_path, m
         second.write("b.bin", b"b")
         monkeypatch.setattr(Path, "glob", publish_meanwhile)
     monkeypatch.undo()
+
     assert CheckpointReader(tmp_path).files.keys() == {"a.bin", "b.bin"}
 
 
 def link_a(tmp_path, step, source):
-    """Saves a checkpoint whose `a.bin` is the source's if it can be; returns whether it was linked."""
+    """Saves a checkpoint that links the source's `a.bin` if possible; returns whether it did."""
     with CheckpointWriter(tmp_path, step) as writer:
         linked = writer.link("a.bin", source.folder, source.files["a.bin"])
         if not linked:
@@ -144,12 +181,16 @@ def link_a(tmp_path, step, source):
 def test_a_linked_file_is_one_file_with_two_names(tmp_path):
     save(tmp_path, 1)
     first = CheckpointReader(tmp_path)
+
     assert link_a(tmp_path, 2, first)
+
     second = CheckpointReader(tmp_path)
     assert (first.folder / "a.bin").stat().st_ino == (second.folder / "a.bin").stat().st_ino
     assert second.files == {"a.bin": first.files["a.bin"]}
+
     prune(tmp_path, 1)
     assert second.read("a.bin") == b"content"
+
     (second.folder / "a.bin").write_bytes(b"Content")
     with pytest.raises(CheckpointError, match=r"iteration_00000002/a\.bin was altered"):
         second.read("a.bin")
@@ -159,7 +200,9 @@ def test_damage_of_a_linked_file_is_found_under_both_names(tmp_path):
     save(tmp_path, 1)
     first = CheckpointReader(tmp_path)
     link_a(tmp_path, 2, first)
+
     (first.folder / "a.bin").write_bytes(b"Content")
+
     readers = (first, CheckpointReader(tmp_path))
     for reader, other in (readers, readers[::-1]):
         message = rf"{reader.folder.name}/a\.bin was altered.*; {other.folder.name} has the same file on disk \(a hard"
@@ -176,12 +219,14 @@ def test_damage_of_a_linked_file_is_found_under_both_names(tmp_path):
         lambda path, patch: patch.setattr("os.link", refuse_link),
     ],
 )
-def test_what_cannot_be_linked_is_said(tmp_path, monkeypatch, spoil):
+def test_a_file_that_cannot_be_linked_is_written(tmp_path, monkeypatch, spoil):
     save(tmp_path, 1)
     first = CheckpointReader(tmp_path)
     spoil(first.folder / "a.bin", monkeypatch)
     before = {path: path.read_bytes() for path in first.folder.rglob("*.bin")}
+
     assert not link_a(tmp_path, 2, first)
+
     assert CheckpointReader(tmp_path).read("a.bin") == b"written"
     assert {path: path.read_bytes() for path in first.folder.rglob("*.bin")} == before
 
@@ -193,32 +238,38 @@ def refuse_link(*_, **__):
 def test_links_are_synced_with_their_folder(tmp_path, monkeypatch):
     """A new name is on the disk only when its folder is."""
     synced = []
-    monkeypatch.setattr("mindpangu.checkpoint.writer.sync_folder", synced.append)
+    monkeypatch.setattr("mindpangu.checkpoint.writer.fsync_folder", synced.append)
     save(tmp_path, 1)
     first = CheckpointReader(tmp_path)
     synced.clear()
+
     with CheckpointWriter(tmp_path, 2) as writer:
         assert writer.link("experts/b.bin", first.folder, first.files["experts/b.bin"])
         assert not synced
+
     assert writer.scratch / "experts" in synced
 
 
 def test_a_cancelled_checkpoint_is_not_made(tmp_path):
     save(tmp_path, 1)
+
     with pytest.raises(CheckpointError, match="iteration_00000002 was given up"):
         with CheckpointWriter(tmp_path, 2) as writer:
             writer.write("a.bin", b"x")
             writer.cancel()
             writer.write("b.bin", b"x")
+
     assert [path.name for path in tmp_path.iterdir()] == ["iteration_00000001"]
 
 
 def test_expert_file_describes_itself(tmp_path):
     header = ExpertFile(layer=1, domain="zh", index=3, step_count=9, table="t", tokenizer="k")
     tensors = {"up": np.arange(6, dtype=np.float32).reshape(2, 3)}
-    data = header.encode(tensors)
     path = tmp_path / "expert"
+
+    data = header.encode(tensors)
     found, loaded = ExpertFile.decode(path, data)
+
     assert found == header
     assert header.encode(tensors) == data
     assert found.name == "experts/rre_01.zh.003.safetensors"
@@ -226,6 +277,19 @@ def test_expert_file_describes_itself(tmp_path):
     with pytest.raises(CheckpointError, match="not a safetensors file"):
         ExpertFile.decode(path, data[:-1])
     with pytest.raises(CheckpointError, match="no valid expert header"):
-        from safetensors.numpy import save as encode
+        ExpertFile.decode(path, encode_tensors(tensors, metadata={"expert": "{}"}))
 
-        ExpertFile.decode(path, encode(tensors, metadata={"expert": "{}"}))
+
+def test_a_shard_of_an_expert_keeps_its_key_on_disk(tmp_path):
+    whole = ExpertFile(layer=1, domain="zh", index=3, step_count=9, table="t", tokenizer="k")
+    shard = replace(whole, shard=(1, 2))
+
+    headers = [json.loads(file.metadata["expert"]) for file in (whole, shard)]
+
+    assert "part" not in headers[0]
+    assert headers[1] == headers[0] | {"part": [1, 2]}
+    assert "shard" not in headers[1]
+    assert ExpertFile.from_metadata(tmp_path, shard.metadata) == shard
+    assert shard.name == "experts/rre_01.zh.003.1_of_2.safetensors"
+    assert shards_of_experts([whole.name]) == {(1, "zh", 3): 1}
+    assert shards_of_experts([shard.name, "state.json"]) == {(1, "zh", 3): 2}

@@ -1,4 +1,4 @@
-"""Files read and written one tensor at a time are those of the library."""
+"""Files that are read and written one tensor at a time equal those of the safetensors library."""
 
 import numpy as np
 import pytest
@@ -14,27 +14,31 @@ DTYPES = st.sampled_from([np.float32, np.float16, np.int64, np.int32, np.uint16]
 
 
 @given(st.dictionaries(st.text("abc.", min_size=1, max_size=5), st.tuples(SHAPES, DTYPES), max_size=4))
-def test_both_ways_as_the_library(tmp_path_factory, described):
+def test_reading_and_writing_agree_with_the_library(tmp_path_factory, described):
     tensors = {
         name: np.arange(np.prod(shape), dtype=dtype).reshape(shape) for name, (shape, dtype) in described.items()
     }
     path = tmp_path_factory.mktemp("file") / "a.safetensors"
     path.write_bytes(save(tensors, {"what": "π"}))
+
     file = TensorFile(path)
+
     assert file.metadata == {"what": "π"}
     assert file.tensors.keys() == tensors.keys()
     for name, values in tensors.items():
         assert file.tensors[name] == TensorInfo(values.dtype, values.shape)
         np.testing.assert_array_equal(file.read(name), values)
         assert b"".join(file.chunks(name)) == values.tobytes()
+
     again = b"".join(encode_stream(file.tensors, {"a": "b"}, lambda name: chunks_of(tensors[name])))
     for name, values in load(again).items():
         np.testing.assert_array_equal(values, tensors[name])
 
 
-def test_what_is_no_whole_file_is_one_clear_error(tmp_path):
+def test_an_incomplete_file_is_one_clear_error(tmp_path):
     whole = save({"a": np.zeros(9, np.float32)})
     path = tmp_path / "broken.safetensors"
+
     for data in (
         b"",
         whole[:4],

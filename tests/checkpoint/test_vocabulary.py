@@ -1,4 +1,4 @@
-"""Re-mapping between vocabularies by text, on the published tokenizers of PanGu."""
+"""Mapping between vocabularies by text, on the published tokenizers of PanGu."""
 
 from pathlib import Path
 
@@ -28,14 +28,16 @@ def multilingual():
 
 
 def texts(tokenizer):
-    """id → text of its piece, of what is text."""
+    """Returns id → text of its piece, for ids that are text."""
     plain = str.maketrans({"▁": " ", "▂": " ", "▃": "\n"})
     return {i: tokenizer.piece(i).translate(plain) for i in range(tokenizer.vocab_size) if tokenizer.is_text(i)}
 
 
-def test_the_multilingual_vocabulary_takes_over_what_pangu_alpha_has(alpha, multilingual):
-    found = VocabularyMap.between(alpha, multilingual, parts=False)
-    old, new = texts(alpha), texts(multilingual)
+def test_the_multilingual_vocabulary_keeps_the_rows_that_pangu_alpha_has(alpha, multilingual):
+    found = VocabularyMap.between(alpha, multilingual, compose=False)
+
+    old = texts(alpha)
+    new = texts(multilingual)
     common = set(old.values()) & set(new.values())
     assert len(common) > 7800
     of_text = {i for i, sources in enumerate(found.sources) if sources and i in new}
@@ -53,7 +55,7 @@ def test_the_multilingual_vocabulary_takes_over_what_pangu_alpha_has(alpha, mult
 
 
 @pytest.mark.slow
-def test_new_tokens_are_means_of_what_spells_them(alpha, multilingual):
+def test_new_tokens_are_means_of_the_tokens_that_spell_them(alpha, multilingual):
     found = VocabularyMap.between(alpha, multilingual)
     composed = {i: list(sources) for i, sources in enumerate(found.sources) if len(sources) > 1}
     words = {i: text for i, text in texts(multilingual).items() if i in composed and text.strip().isalpha()}
@@ -71,9 +73,10 @@ def test_new_tokens_are_means_of_what_spells_them(alpha, multilingual):
     np.testing.assert_array_equal(rows[unknown], drawn_VH[unknown])
 
 
-def test_a_vocabulary_takes_over_its_own_pieces_one_by_one(alpha):
+def test_a_smaller_vocabulary_keeps_its_rows_one_by_one(alpha):
     """Also those that look alike: ▁ and ▂ are both blanks to a reader."""
     smaller, old_ids = compact(alpha, set(range(0, alpha.vocab_size, 3)))
+
     found = VocabularyMap.between(alpha, smaller)
     assert found.sources == tuple((index,) for index in old_ids.tolist())
 
@@ -81,7 +84,9 @@ def test_a_vocabulary_takes_over_its_own_pieces_one_by_one(alpha):
 def test_a_published_bpe_model_loses_pieces_and_segments_as_before(multilingual):
     text = "The window opens and closes slowly. 打开窗口，然后保存文件。Das Fenster öffnet sich."
     ids = multilingual.encode(text)
+
     smaller, old_ids = compact(multilingual, set(ids))
+
     assert smaller.vocab_size < 1000
     assert [int(old_ids[i]) for i in smaller.encode(text)] == ids
     assert smaller.decode(smaller.encode(text)) == multilingual.decode(ids)
@@ -89,6 +94,8 @@ def test_a_published_bpe_model_loses_pieces_and_segments_as_before(multilingual)
 
 def test_pangu_alphas_model_loses_pieces_and_stays_what_it_is(alpha):
     text = "你好，今天天气不错。 我们去公园。\n好的"
+
     smaller, old_ids = compact(alpha, set(alpha.encode(text)))
+
     assert smaller.kind == "pangu_alpha"
     assert [int(old_ids[i]) for i in smaller.encode(text)] == alpha.encode(text)

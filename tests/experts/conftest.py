@@ -1,4 +1,4 @@
-"""A store of a few tiny experts, and steps on it whose gradients depend on the weights that the step saw."""
+"""A store of a few tiny experts, and steps whose gradients depend on the weights that the step saw."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ LAYERS, DOMAINS, GROUP = 2, 4, 3
 
 
 def open_store(**changes):
-    """(config, store) of 4 domains with 3, 2, 3 and 3 experts in 2 layers, weights drawn."""
+    """Returns (config, store) of 4 domains with 3, 2, 3 and 3 experts in 2 layers, with initial weights."""
     overrides = {"model.hidden_size": "8", "domains.experts": "{zh: 2}", "domains.experts_per_domain": "3"}
     config = load_config(None, overrides | {key.replace("__", "."): value for key, value in changes.items()})
     store = ExpertStore(config, build_domains(config))
@@ -23,7 +23,7 @@ def open_store(**changes):
 
 
 def state(store):
-    """Copies of everything that an update may change."""
+    """Returns copies of everything that an update may change."""
     groups = (store.weights, store.moment1, store.moment2)
     arrays = [array.copy() for group in groups for layer in group for slab in layer for array in slab.values()]
     return [*arrays, store.step_counts.copy()]
@@ -39,7 +39,7 @@ def random_plan(rng, store, domains):
 
 
 def pretend_step(plan, slabs, position):
-    """Slab gradients of the kind that a compiled step gives: of the weights it saw, zero for experts without tokens."""
+    """Returns slab gradients like a compiled step's: functions of the weights, zero for experts without tokens."""
     rng = np.random.default_rng(position)
     gradients = []
     for index, slab in enumerate(slabs):
@@ -56,17 +56,21 @@ def run_steps(config, store, steps, announced=1, link=None, skipped=()):
     """Runs steps (lists of plans); returns (norms, traffics, final state).
 
     Args:
-        announced: as upcoming: the step that is so many further; 1 is right, 2 is wrong, None announces nothing.
+        announced: which step is announced as upcoming, counted from the current one: 1 is right, 2 is wrong, None
+            announces nothing.
+        skipped: indices of steps without an update.
     """
-    experts, norms, traffics = open_experts(store, config, link), [], []
-    for number, plans in enumerate(steps):
-        further = number + announced if announced else len(steps)
-        upcoming = steps[further] if further < len(steps) else None
+    experts = open_experts(store, config, link)
+    norms = []
+    traffics = []
+    for step_index, plans in enumerate(steps):
+        upcoming_index = step_index + announced if announced else len(steps)
+        upcoming = steps[upcoming_index] if upcoming_index < len(steps) else None
         experts.begin(plans, upcoming)
         for position, plan in enumerate(plans):
-            experts.receive(plan, pretend_step(plan, experts.slabs(plan), 10 * number + position))
+            experts.receive(plan, pretend_step(plan, experts.slabs(plan), 10 * step_index + position))
         norms.append(experts.squared_norm())
-        if number not in skipped:
+        if step_index not in skipped:
             experts.update(0.01, 0.5)
         traffics.append(experts.traffic)
     experts.finish()

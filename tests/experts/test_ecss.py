@@ -1,4 +1,4 @@
-"""ECSS: whatever moves when, the result is that of experts which never move; and what moves is what was planned."""
+"""ECSS: the result equals that of experts that never move, and exactly the planned bytes move."""
 
 import time
 
@@ -22,24 +22,24 @@ VARIANTS = {
 
 
 class SlowLink(Link):
-    """Takes its time, so that what is not waited for is seen."""
+    """Copies slowly at random, so that work that nobody waits for shows."""
 
     def __init__(self, seed):
         super().__init__(2)
-        self._chance = np.random.default_rng(seed)
+        self._rng = np.random.default_rng(seed)
 
     def _move(self, operation, pairs):
-        time.sleep(self._chance.choice([0, 0, 0.002]))
+        time.sleep(self._rng.choice([0, 0, 0.002]))
         moved = super()._move(operation, pairs)
-        time.sleep(self._chance.choice([0, 0, 0.002]))
+        time.sleep(self._rng.choice([0, 0, 0.002]))
         return moved
 
 
 @st.composite
 def schedules(draw):
-    """A seed, and for each step the domains of its micro-batches' slots: repeated, duplicated, overlapping."""
-    slots = draw(st.integers(1, 3))
-    micro_batch = st.lists(st.integers(0, DOMAINS - 1), min_size=slots, max_size=slots)
+    """Draws a seed, and for each step the domains of its micro-batches' slots: repeated, duplicated, overlapping."""
+    num_slots = draw(st.integers(1, 3))
+    micro_batch = st.lists(st.integers(0, DOMAINS - 1), min_size=num_slots, max_size=num_slots)
     return draw(st.integers(0, 1000)), draw(st.lists(st.lists(micro_batch, min_size=1, max_size=3), min_size=2))
 
 
@@ -59,6 +59,7 @@ def test_equals_experts_that_never_move(variant, schedule, announced):
 
     config, store = open_store(**VARIANTS[variant])
     norms, _, final = run_steps(config, store, steps, announced, SlowLink(seed), skipped)
+
     assert norms == expected[0]
     for mine, other in zip(final, expected[2], strict=True):
         np.testing.assert_array_equal(mine, other)
@@ -71,12 +72,14 @@ def expert_bytes(store):
 @settings(max_examples=10, deadline=None)
 @given(schedules())
 def test_exactly_the_planned_bytes_move(schedule):
-    """Down once for the union of a step's micro-batches; up once for every slot that used the expert."""
+    """To the device once for all micro-batches of a step, to the host once for every slot that used the expert."""
     seed, domains = schedule
     config, store = open_store(experts__staging="true")
     rng = np.random.default_rng(seed)
     steps = [[random_plan(rng, store, each) for each in step] for step in domains]
+
     _, traffics, _ = run_steps(config, store, steps)
+
     for plans, traffic in zip(steps, traffics, strict=True):
         used = {
             (layer, plan.domain_of_slot[slot], expert)
@@ -92,12 +95,15 @@ def test_host_full_moves_and_updates_every_expert():
     config, store = open_store(experts__mode="host_full")
     rng = np.random.default_rng(0)
     steps = [[random_plan(rng, store, [0, 1])], [random_plan(rng, store, [1, 3])]]
+
     norms, traffics, _ = run_steps(config, store, steps)
+
     num_experts = 2 * (3 + 2 + 3 + 3)
     for traffic in traffics:
         assert traffic.bytes_to_device == traffic.bytes_to_host == num_experts * expert_bytes(store)
-    assert (store.step_counts[store.exists_LDA] == 2).all()
-    assert (store.step_counts[~store.exists_LDA] == 0).all()
+    assert (store.step_counts[store.exists_LMA] == 2).all()
+    assert (store.step_counts[~store.exists_LMA] == 0).all()
+
     # an expert without tokens decays, and its moments with it; ECSS leaves it alone
     config, twin = open_store()
     assert run_steps(config, twin, steps)[0][0] == norms[0]
@@ -111,7 +117,7 @@ def test_modes_agree_where_every_expert_receives_tokens():
     for mode in ("device", "host_full", "host_ecss"):
         config, store = open_store(experts__mode=mode)
         plan = random_plan(np.random.default_rng(0), store, range(DOMAINS))
-        plan.counts_LDA[:] = store.exists_LDA
+        plan.counts_LDA[:] = store.exists_LMA
         results.append(run_steps(config, store, [[plan]] * 3))
     for norms, _, final in results[1:]:
         assert norms == results[0][0]
@@ -120,7 +126,7 @@ def test_modes_agree_where_every_expert_receives_tokens():
 
 
 def test_untouched_experts_are_fetched_ahead_and_touched_ones_after_their_update():
-    """Alternating domains: everything but the first fetch is done in the step before; repeated ones: nothing is."""
+    """Alternating domains: all fetches but the first are done in the previous step; repeated ones: none is."""
     events = []
 
     class Recorder(Link):
@@ -133,18 +139,26 @@ def test_untouched_experts_are_fetched_ahead_and_touched_ones_after_their_update
     store.update = lambda *arguments: events.append(("update", 0)) or update(*arguments)
     rng = np.random.default_rng(1)
     one, other = (random_plan(rng, store, [domain]) for domain in (0, 2))
-    one.counts_LDA[:], other.counts_LDA[:] = 0, 1
+    one.counts_LDA[:] = 0
     one.counts_LDA[:, 0, 1] = 4
+    other.counts_LDA[:] = 1
     sizes = [int((plan.counts_LDA > 0).sum()) * expert_bytes(store) for plan in (one, other)]
+
     run_steps(config, store, [[one], [other], [other]], link=Recorder(1))
+
     # gradients are copied slab by slab, fetches in one call, so their sizes tell them apart
     fetches = [event for event in events if event[0] == "update" or event[1] in sizes]
     assert fetches == [
-        ("copy", sizes[0]), ("copy", sizes[1]), ("update", 0), ("update", 0), ("copy", sizes[1]), ("update", 0)
-    ]  # fmt: skip
+        ("copy", sizes[0]),
+        ("copy", sizes[1]),
+        ("update", 0),
+        ("update", 0),
+        ("copy", sizes[1]),
+        ("update", 0),
+    ]
 
 
-def test_gradients_of_a_store_in_place_are_used_where_they_are():
+def test_gradients_in_host_memory_are_used_in_place():
     config, store = open_store()
     experts = open_experts(store, config)
     plan = random_plan(np.random.default_rng(0), store, [0, 2])
@@ -157,7 +171,7 @@ def test_gradients_of_a_store_in_place_are_used_where_they_are():
         assert np.shares_memory(found, tensors[4].asnumpy())  # layer 0, slot 1, the first of four
 
 
-def test_experts_that_were_not_fetched_keep_their_place_and_are_not_read():
+def test_experts_that_are_not_fetched_have_rows_but_are_not_read():
     config, store = open_store(experts__staging="true")
     plan = random_plan(np.random.default_rng(0), store, [0])
     plan.counts_LDA[:] = 0
@@ -165,11 +179,13 @@ def test_experts_that_were_not_fetched_keep_their_place_and_are_not_read():
     for layer in store.weights:
         layer[0]["up"][[0, 2]] = np.nan  # would show in the norm, if it moved
     experts = open_experts(store, config)
+
     experts.begin([plan])
     slabs = [slab.asnumpy() for slab in experts.slabs(plan)]
     assert np.isfinite(slabs[0]).all()
     assert not slabs[0][[0, 2]].any()
     np.testing.assert_array_equal(slabs[0][1], store.weights[0][0]["up"][1])
+
     gradients = [np.full_like(slab, np.nan) for slab in slabs]
     for gradient in gradients:
         gradient[1] = 2
@@ -177,21 +193,24 @@ def test_experts_that_were_not_fetched_keep_their_place_and_are_not_read():
     assert experts.squared_norm() == 2 * 4 * expert_bytes(store) / 4
 
 
-def test_the_norm_is_taken_as_soon_as_the_last_gradients_are_there():
-    """Not when it is asked for: by then lower_backward, beside which it is to run, has ended."""
+def test_the_norm_is_computed_as_soon_as_the_last_gradients_have_arrived():
+    """Not when it is asked for: by then lower_backward, under which it should run, has ended."""
     config, store = open_store(experts__staging="true")
-    experts, taken = open_experts(store, config), []
+    experts = open_experts(store, config)
+    calls = []
     squared_norm = store.squared_norm
-    store.squared_norm = lambda *arguments: taken.append(0) or squared_norm(*arguments)
+    store.squared_norm = lambda *arguments: calls.append(0) or squared_norm(*arguments)
     rng = np.random.default_rng(0)
     plans = [random_plan(rng, store, [0]), random_plan(rng, store, [0])]
+
     experts.begin(plans)
-    for number, plan in enumerate(plans):
-        experts.receive(plan, pretend_step(plan, experts.slabs(plan), number))
+    for position, plan in enumerate(plans):
+        experts.receive(plan, pretend_step(plan, experts.slabs(plan), position))
         experts.finish()
-        assert len(taken) == number
+        assert len(calls) == position
+
     assert experts.squared_norm() > 0
-    assert len(taken) == 1
+    assert len(calls) == 1
 
 
 def test_an_error_in_the_thread_reaches_the_training_thread():
@@ -206,12 +225,13 @@ def test_an_error_in_the_thread_reaches_the_training_thread():
         raise ExpertStoreError("the update failed")
 
     store.update = fail
+
     experts.update(0.1, 1.0)
     with pytest.raises(ExpertStoreError, match="the update failed"):
         experts.finish()
 
 
-def test_a_mapped_store_is_a_store(tmp_path):
+def test_a_mapped_store_gives_the_same_results(tmp_path):
     results = []
     for storage in ("memory", "mapped"):
         config, store = open_store(experts__storage=storage, experts__storage_folder=str(tmp_path / "scratch"))
@@ -219,25 +239,28 @@ def test_a_mapped_store_is_a_store(tmp_path):
         steps = [[random_plan(rng, store, [step % DOMAINS])] for step in range(6)]
         results.append(run_steps(config, store, steps))
         assert ("mapped from" in store.describe()) == (storage == "mapped")
+
     assert list((tmp_path / "scratch").iterdir()) == []  # the file has no name: nothing to clean up after a kill
     for mine, other in zip(results[0][2], results[1][2], strict=True):
         np.testing.assert_array_equal(mine, other)
 
 
 @pytest.mark.parametrize("staging", ["false", "true"])
-def test_a_step_that_failed_leaves_nothing(staging):
-    """Neither in the store nor in the next step, which equals that of experts for which nothing had failed."""
+def test_a_failed_step_leaves_no_trace(staging):
+    """Neither in the store nor in the next step, which equals that of experts without a failed step."""
     config, store = open_store(experts__staging=staging)
     before = state(store)
     experts = open_experts(store, config)
     rng = np.random.default_rng(0)
     for domains in ([0, 1], [2, 3], [1, 2]):
-        plan, upcoming = random_plan(rng, store, domains), random_plan(rng, store, [1, 3])
+        plan = random_plan(rng, store, domains)
+        upcoming = random_plan(rng, store, [1, 3])
         experts.begin([plan], [upcoming])
         experts.receive(plan, pretend_step(plan, experts.slabs(plan), 0))  # and then the step raises
     experts.finish()
     for mine, other in zip(state(store), before, strict=True):
         np.testing.assert_array_equal(mine, other)
+
     untouched = open_experts(store, config)
     for each in (experts, untouched):
         each.begin([upcoming])

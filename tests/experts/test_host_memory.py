@@ -1,4 +1,4 @@
-"""Where a store lies: one copy in memory, or a mapped file whose disk must have room."""
+"""Memory of a store: one copy in memory, or a mapped file whose disk must have room."""
 
 import errno
 import mmap
@@ -14,13 +14,16 @@ from mindpangu.experts.host_memory import HostMemory, page_rounded
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_arrays_are_zeros_of_their_own(tmp_path, mapped):
+def test_arrays_are_separate_and_zero(tmp_path, mapped):
     memory = HostMemory(3 * mmap.PAGESIZE, tmp_path / "new" / "folder" if mapped else None)
+
     first, second = memory.zeros((2, 5)), memory.zeros((mmap.PAGESIZE // 4 + 1,))
     assert memory.mapped == mapped
     assert not first.any()
     assert not second.any()
-    first[:], second[:] = 1, 2
+
+    first[:] = 1
+    second[:] = 2
     memory.will_need(second[7:])
     assert (first == 1).all()
     assert (second == 2).all()
@@ -46,7 +49,9 @@ def test_a_full_disk_is_one_message_of_the_command(tiny_overrides, tmp_path, mon
     monkeypatch.setattr(os, "posix_fallocate", full_disk)
     overrides = tiny_overrides | {"experts.storage": "mapped", "experts.storage_folder": str(tmp_path / "scratch")}
     arguments = [argument for key, value in overrides.items() for argument in (f"--{key}", value)]
+
     assert main(["train", *arguments]) == 1
+
     error = capsys.readouterr().err
     assert error.count("No space left on device") == 1
     assert "experts.storage_folder" in error
@@ -55,6 +60,7 @@ def test_a_full_disk_is_one_message_of_the_command(tiny_overrides, tmp_path, mon
 
 def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
+
     with pytest.raises(ExpertStoreError, match=r"file: File exists"):
         HostMemory(1, tmp_path / "file")
 
@@ -68,13 +74,13 @@ def resident():
     return psutil.Process().memory_info().rss
 
 tiny_config, tiny = open_store()
-run_steps(tiny_config, tiny, [[random_plan(np.random.default_rng(0), tiny, [0])]])  # what libraries take is not counted
+run_steps(tiny_config, tiny, [[random_plan(np.random.default_rng(0), tiny, [0])]])  # libraries are not counted
 before = resident()
 config, store = open_store(model__hidden_size="256")
 experts = open_experts(store, config)
 for domain in range(4):
     plan = random_plan(np.random.default_rng(0), store, [domain])
-    plan.counts_LDA[:] = store.exists_LDA[:, [domain]]
+    plan.counts_LDA[:] = store.exists_LMA[:, [domain]]
     experts.begin([plan])
     experts.receive(plan, pretend_step(plan, experts.slabs(plan), domain))
     experts.squared_norm()
@@ -87,8 +93,9 @@ print((resident() - before) / sum(array.nbytes for array in slabs))
 
 
 def test_there_is_one_copy_of_the_store():
-    """Resident size after every expert was looked up and updated; the gradients of one domain are on top of it."""
+    """Resident memory after every expert was looked up and updated; the gradients of one domain come on top."""
     done = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True)
+
     assert done.returncode == 0, done.stderr
     share = float(done.stdout.split()[-1])
     gradients = 1 / 3 / 4

@@ -1,4 +1,4 @@
-"""The NPU's slabs run on a CPU: what is fetched, rounded and brought back. Streams and pinning are not tested here."""
+"""NpuSlabs on a CPU: what is fetched, rounded and copied back. Streams and pinning are not tested here."""
 
 from contextlib import nullcontext
 from unittest.mock import MagicMock
@@ -13,7 +13,7 @@ from tests.experts.conftest import open_store
 
 @pytest.fixture(autouse=True)
 def no_streams(monkeypatch):
-    """A CPU has none; everything is done when the call returns."""
+    """A CPU has no streams; all work is done when a call returns."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
     monkeypatch.setattr(ms.runtime, "Stream", MagicMock())
     monkeypatch.setattr(ms.runtime, "Event", MagicMock())
@@ -21,31 +21,35 @@ def no_streams(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [ms.float16, ms.bfloat16])
-def test_experts_go_down_rounded_and_their_gradients_come_up(dtype):
+def test_experts_reach_the_device_rounded_and_gradients_come_back(dtype):
     _, store = open_store()
     slabs = NpuSlabs(store, dtype, device="CPU")
-    wanted_LDA = np.zeros_like(store.exists_LDA)
-    wanted_LDA[:, 0] = wanted_LDA[0, 2] = True
+    wanted_LMA = np.zeros_like(store.exists_LMA)
+    wanted_LMA[:, 0] = True
+    wanted_LMA[0, 2] = True
     slabs.reserve({0, 2})
-    expert = sum(int(np.prod(shape)) for shape in store.shapes.values())
-    assert slabs.fetch(wanted_LDA) == 9 * expert * 2
+    num_parameters = sum(int(np.prod(shape)) for shape in store.shapes.values())
+
+    assert slabs.fetch(wanted_LMA) == 9 * num_parameters * 2
+
     tensors = slabs.lookup((2, 0))
     assert {tensor.dtype for tensor in tensors} == {dtype}
     arrays = [tensor.astype(ms.float32).asnumpy() for tensor in tensors]
     for position, array in enumerate(arrays):
-        layer, (slot, index) = position // 8, divmod(position % 8, 4)
+        layer = position // 8
+        slot, index = divmod(position % 8, 4)
         domain = (2, 0)[slot]
         expected = list(store.weights[layer][domain].values())[index]
-        fetched = wanted_LDA[layer, domain]
+        fetched = wanted_LMA[layer, domain]
         np.testing.assert_allclose(array[fetched], expected[fetched], rtol=2**-8, atol=2**-24)
         assert not array[~fetched].any()
     assert any((array != 0).any() for array in arrays)
 
-    brought = slabs.to_host(tensors)()
-    for mine, array in zip(brought, arrays, strict=True):
+    on_host = slabs.to_host(tensors)()
+    for mine, array in zip(on_host, arrays, strict=True):
         np.testing.assert_array_equal(mine.astype(np.float32), array)
 
-    slabs.reserve({3, 2})  # domain 0 loses its place to domain 3, domain 2 keeps its own
+    slabs.reserve({3, 2})  # domain 0 loses its buffers to domain 3, domain 2 keeps its own
     again = slabs.lookup((2, 3))
     assert [a is b for a, b in zip(again[:4], tensors[:4], strict=True)] == [True] * 4
     assert [a is b for a, b in zip(again[4:8], tensors[4:8], strict=True)] == [True] * 4
@@ -60,8 +64,10 @@ def test_rounding_to_bfloat16_is_to_nearest_even():
         ]
     ).astype(np.float32)
     tensor = ms.mint.empty((len(values),), dtype=ms.bfloat16, device="CPU")
+
     write_rounded(tensor, slice(0, len(values)), values)
     found = read_rounded(tensor)
+
     expected = ms.Tensor(values).astype(ms.bfloat16).astype(ms.float32).asnumpy()
     np.testing.assert_array_equal(found, expected)
     assert found[1000:1002].tolist() == [1.0, 1 + 2**-6]

@@ -1,4 +1,4 @@
-"""StoreSnapshot: whatever updates do meanwhile, every expert is read as it was, and copies do not stay."""
+"""StoreSnapshot: whatever updates do meanwhile, every expert is read as it was, and copies are freed."""
 
 import sys
 import threading
@@ -36,19 +36,19 @@ def make_store(hidden_size=4):
 
 
 def update(store, experts, rate=0.1):
-    """A step that activates these experts."""
-    activated = np.zeros((store.num_layers, len(store.domains), store.group_size), bool)
-    for where in experts:
-        activated[where] = True
+    """Runs a step that activates these experts."""
+    activated_LMA = np.zeros((store.num_layers, len(store.domains), store.group_size), bool)
+    for expert in experts:
+        activated_LMA[expert] = True
     gradients = {
         (layer, domain): [np.full_like(store.weights[layer][domain][name], 0.5) for name in SLAB_TENSORS]
-        for layer, domain in np.argwhere(activated.any(-1)).tolist()
+        for layer, domain in np.argwhere(activated_LMA.any(-1)).tolist()
     }
-    store.update(gradients, activated, rate, 1.0)
+    store.update(gradients, activated_LMA, rate, 1.0)
 
 
 def state(store):
-    """(layer, domain, index) → copies of all tensors."""
+    """Returns (layer, domain, index) → copies of all tensors."""
     groups = dict(zip(PREFIXES, (store.weights, store.moment1, store.moment2), strict=True))
     return {
         (layer, domain, index): {
@@ -66,7 +66,7 @@ def same(found, expected):
 
 
 EXPERTS = make_store().experts()
-# what happens one after the other: an update of some experts, or an expert that is read or released
+# events in order: an update of some experts, or one expert read or released
 EVENTS = st.lists(
     st.one_of(
         st.tuples(st.just("update"), st.sets(st.sampled_from(EXPERTS), min_size=1)),
@@ -80,31 +80,35 @@ EVENTS = st.lists(
 @given(EVENTS)
 def test_any_order_of_updates_and_reads_gives_the_saved_state(events):
     store = make_store()
-    expected, counts = state(store), store.step_counts.copy()
+    expected = state(store)
+    step_counts = store.step_counts.copy()
     snapshot = StoreSnapshot(store)
-    unread, touched = set(EXPERTS), set()
-    for kind, what in events:
+    unread = set(EXPERTS)
+    updated = set()
+
+    for kind, argument in events:
         if kind == "update":
-            update(store, what)
-            touched |= what
-        elif what in unread:
-            unread.remove(what)
+            update(store, argument)
+            updated |= argument
+        elif argument in unread:
+            unread.remove(argument)
             if kind == "release":
-                snapshot.release(what)
+                snapshot.release(argument)
             else:
-                with snapshot.read(what) as tensors:
-                    assert same(tensors, expected[what])
-        assert set(snapshot.copies) == touched & unread  # only what updates touched, and only until it is read
-    for where in unread:
-        with snapshot.read(where) as tensors:
-            assert same(tensors, expected[where])
-    np.testing.assert_array_equal(snapshot.step_counts, counts)
+                with snapshot.read(argument) as tensors:
+                    assert same(tensors, expected[argument])
+        assert set(snapshot.copies) == updated & unread  # only updated experts are copied, and only until they are read
+
+    for expert in unread:
+        with snapshot.read(expert) as tensors:
+            assert same(tensors, expected[expert])
+    np.testing.assert_array_equal(snapshot.step_counts, step_counts)
     assert not snapshot.copies
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_reads_beside_updates_give_the_saved_state(seed):
-    """Threads that read, and one that updates, all the time; experts are large enough for them to overlap."""
+def test_reads_during_updates_give_the_saved_state(seed):
+    """Threads read while another one updates all the time; experts are large enough for them to overlap."""
     rng = np.random.default_rng(seed)
     store = make_store(hidden_size=96)
     interval = sys.getswitchinterval()
@@ -113,11 +117,11 @@ def test_reads_beside_updates_give_the_saved_state(seed):
 
     def train():
         while not stop.is_set():
-            update(store, [where for where in EXPERTS if rng.random() < 0.5])
+            update(store, [expert for expert in EXPERTS if rng.random() < 0.5])
 
-    def read(snapshot, where):
-        with snapshot.read(where) as tensors:
-            return where, {name: tensor.copy() for name, tensor in tensors.items()}
+    def read(snapshot, expert):
+        with snapshot.read(expert) as tensors:
+            return expert, {name: tensor.copy() for name, tensor in tensors.items()}
 
     try:
         for _ in range(10):
@@ -128,11 +132,11 @@ def test_reads_beside_updates_give_the_saved_state(seed):
             trainer.start()
             order = [EXPERTS[i] for i in rng.permutation(len(EXPERTS))]
             with ThreadPoolExecutor(2) as readers:
-                found = list(readers.map(lambda where, taken=snapshot: read(taken, where), order))
+                found = list(readers.map(lambda expert, taken=snapshot: read(taken, expert), order))
             stop.set()
             trainer.join()
             snapshot.close()
-            assert all(same(tensors, expected[where]) for where, tensors in found)
+            assert all(same(tensors, expected[expert]) for expert, tensors in found)
             assert not snapshot.copies
     finally:
         stop.set()
@@ -143,7 +147,9 @@ def test_an_update_waits_for_the_reader_of_its_expert_alone():
     store = make_store()
     expected = state(store)
     snapshot = StoreSnapshot(store)
-    read, other = EXPERTS[0], EXPERTS[-1]
+    read = EXPERTS[0]
+    other = EXPERTS[-1]
+
     with snapshot.read(read) as tensors:
         update(store, [other])  # nobody reads this one
         waiting = threading.Thread(target=update, args=(store, [read]))
@@ -152,38 +158,41 @@ def test_an_update_waits_for_the_reader_of_its_expert_alone():
         assert waiting.is_alive()
         assert same(tensors, expected[read])
     waiting.join(10)
+
     assert not waiting.is_alive()
     assert not same(state(store)[read], expected[read])
-    assert set(snapshot.copies) == {other}  # what was read needs no copy
+    assert set(snapshot.copies) == {other}  # an expert that was read needs no copy
 
 
 def test_a_reader_waits_until_its_expert_is_copied():
-    """An update that has begun to copy an expert is not overtaken by the reader, which would see it change."""
+    """A reader must not overtake an update that has begun to copy the expert: it would see the expert change."""
     store = make_store()
     expected = state(store)
     snapshot = StoreSnapshot(store)
-    where = EXPERTS[0]
-    copying, go_on = threading.Event(), threading.Event()
+    expert = EXPERTS[0]
+    copying = threading.Event()
+    may_continue = threading.Event()
     tensors_of = snapshot._tensors
 
     def slow(asked):
         copying.set()
-        assert go_on.wait(10)
+        assert may_continue.wait(10)
         return tensors_of(asked)
 
     snapshot._tensors = slow
+
     with ThreadPoolExecutor(2) as threads:
-        updating = threads.submit(update, store, [where])
+        updating = threads.submit(update, store, [expert])
         assert copying.wait(10)
         copying.clear()
 
         def read():
-            with snapshot.read(where) as tensors:
-                return same(tensors, expected[where])
+            with snapshot.read(expert) as tensors:
+                return same(tensors, expected[expert])
 
         reading = threads.submit(read)
-        assert not copying.wait(0.2)  # it has not looked at the store
-        go_on.set()
+        assert not copying.wait(0.2)  # the reader has not looked at the store
+        may_continue.set()
         assert reading.result(10)
         updating.result(10)
 
@@ -194,17 +203,22 @@ def test_a_closed_snapshot_costs_nothing():
     hook = store.before_update
     update(store, EXPERTS)
     assert len(snapshot.copies) == len(EXPERTS)
+
     snapshot.close()
+
     assert store.before_update is None
     assert not snapshot.copies
-    hook(0, 0, np.array([0, 1]))  # of an update that had already looked
+
+    hook(0, 0, np.array([0, 1]))  # called by an update that had already read the hook
     assert not snapshot.copies
 
 
-def test_an_expert_that_could_not_be_read_is_let_go_at_the_end():
+def test_an_expert_whose_reader_failed_can_be_read_again():
     snapshot = StoreSnapshot(make_store())
+
     with pytest.raises(RuntimeError), snapshot.read(EXPERTS[0]):
         raise RuntimeError
+
     with snapshot.read(EXPERTS[0]):
         pass
     snapshot.close()

@@ -1,4 +1,4 @@
-"""ExpertStore: only activated experts change, each as AdamW says for its own step count."""
+"""ExpertStore: only activated experts change, each by AdamW with its own step count."""
 
 import numpy as np
 import pytest
@@ -35,14 +35,16 @@ def snapshot(store):
 
 def test_only_activated_experts_change(store):
     before = snapshot(store)
-    activated = np.zeros((2, 2, 3), bool)
-    activated[1, 0, 2] = True
+    activated_LMA = np.zeros((2, 2, 3), bool)
+    activated_LMA[1, 0, 2] = True
     gradients = {(1, 0): [np.ones_like(store.weights[1][0][name]) for name in SLAB_TENSORS]}
-    assert store.update(gradients, activated, 0.1, 1.0) == 1
+
+    assert store.update(gradients, activated_LMA, 0.1, 1.0) == 1
+
     for layer in range(2):
         for domain in range(2):
             for index in range(3):
-                assert store.step_counts[layer, domain, index] == int(activated[layer, domain, index])
+                assert store.step_counts[layer, domain, index] == int(activated_LMA[layer, domain, index])
     changed = 0
     for old, new in zip(before, snapshot(store), strict=True):
         for index in range(len(old)):
@@ -58,16 +60,17 @@ def test_experts_follow_the_textbook_with_their_own_step_counts(store):
     }
     settings = {"learning_rate": 0.1, "beta1": 0.9, "beta2": 0.95, "eps": 1e-20, "gradient_scale": 0.5}
     for experts, steps in (([1], [1]), ([0, 1], [1, 2])):
-        activated = np.zeros((2, 2, 3), bool)
-        activated[0, 1, experts] = True
+        activated_LMA = np.zeros((2, 2, 3), bool)
+        activated_LMA[0, 1, experts] = True
         # as small as the gradients for which PanGu-Σ chose its epsilon
         gradients = [(1e-9 * rng.standard_normal(states[n][0].shape)).astype(np.float32) for n in SLAB_TENSORS]
-        assert store.update({(0, 1): gradients}, activated, 0.1, 0.5) == len(experts)
+        assert store.update({(0, 1): gradients}, activated_LMA, 0.1, 0.5) == len(experts)
         for name, gradient in zip(SLAB_TENSORS, gradients, strict=True):
             decay = 0.1 if name in ("up", "down") else 0.0
             states[name] = reference.expert_adam(
                 *states[name], gradient, experts, steps, **settings, weight_decay=decay
             )
+
     for name, (weight, moment1, moment2) in states.items():
         np.testing.assert_allclose(store.weights[0][1][name], weight, rtol=2e-6, atol=1e-6)
         np.testing.assert_allclose(store.moment1[0][1][name], moment1, rtol=2e-6, atol=1e-15)
@@ -76,6 +79,7 @@ def test_experts_follow_the_textbook_with_their_own_step_counts(store):
 
 def test_a_lookup_is_a_view(store):
     slabs = store.lookup((1,))
+
     assert len(slabs) == 2 * len(SLAB_TENSORS)
     assert slabs[0] is store.weights[0][1]["up"]
     assert slabs[0].flags.c_contiguous
@@ -85,6 +89,7 @@ def test_initial_weights_of_a_domain_do_not_depend_on_the_others(store):
     config = load_config(None, {"model.hidden_size": "8", "domains.names": "[en]", "domains.experts_per_domain": "2"})
     alone = ExpertStore(config, build_domains(config))
     alone.initialize()
+
     en = [domain.name for domain in store.domains].index("en")
     np.testing.assert_array_equal(alone.weights[1][0]["up"], store.weights[1][en]["up"][:2])
     assert not np.array_equal(alone.weights[1][0]["up"][0], alone.weights[1][0]["up"][1])
@@ -93,12 +98,14 @@ def test_initial_weights_of_a_domain_do_not_depend_on_the_others(store):
 def test_squared_norm(store):
     gradients = {(0, 1): [np.full((3, 5), 2.0, np.float32)], (1, 0): [np.full((3, 100_000), 0.5, np.float32)]}
     gradients[1, 0][0][1] = np.nan  # of an expert that received nothing
-    activated = np.zeros((2, 2, 3), bool)
-    activated[0, 1], activated[1, 0, [0, 2]] = True, True
-    assert store.squared_norm(gradients, activated) == pytest.approx(15 * 4 + 50_000, rel=1e-6)
+    activated_LMA = np.zeros((2, 2, 3), bool)
+    activated_LMA[0, 1] = True
+    activated_LMA[1, 0, [0, 2]] = True
+
+    assert store.squared_norm(gradients, activated_LMA) == pytest.approx(15 * 4 + 50_000, rel=1e-6)
 
 
-def test_steps_do_not_depend_on_the_number_of_threads(store):
+def test_steps_do_not_depend_on_the_number_of_threads():
     results = []
     for threads in (1, 4):
         config = load_config(
@@ -115,5 +122,6 @@ def test_steps_do_not_depend_on_the_number_of_threads(store):
         }
         each.update(gradients, np.ones((2, 4, 3), bool), 0.1, 0.5)
         results.append((snapshot(each), each.squared_norm(gradients, np.ones((2, 4, 3), bool))))
+
     assert results[0][1] == results[1][1]
     assert all(np.array_equal(a, b) for a, b in zip(results[0][0], results[1][0], strict=True))

@@ -331,8 +331,8 @@ def split_experts(reader, out, domain):
             header, values = ExpertFile.decode(reader.folder / name, reader.read(name))
             for part in range(2):
                 pieces = {key: cut[key.rsplit(".", 1)[-1]](array, part).copy() for key, array in values.items()}
-                data = replace(header, part=(part, 2)).encode(pieces)
-                writer.write(replace(header, part=(part, 2)).name, data)
+                data = replace(header, shard=(part, 2)).encode(pieces)
+                writer.write(replace(header, shard=(part, 2)).name, data)
     found = CheckpointReader(out)
     assert TensorFile(found.folder / "experts" / f"rre_00.{domain}.000.0_of_2.safetensors").tensors
     return found

@@ -20,7 +20,7 @@ from mindpangu.config import Config
 from mindpangu.data.domain_groups import domain_groups
 from mindpangu.data.route_plan import capacities
 from mindpangu.domains import build_domains
-from mindpangu.experts.modes import summing
+from mindpangu.experts.modes import all_reduce_over
 from mindpangu.model import layers
 from mindpangu.model.decoder import Decoder
 from mindpangu.model.initialization import expert_shapes
@@ -63,7 +63,7 @@ def compile_step(config: Config, rank: int) -> dict:
     } | _optimizer(config, decoder, processes)
     if processes.replicas.size > 1:
         of_layer = [np.zeros(slab.shape, np.float32) for slab in slabs[: len(expert_shapes(config))]]
-        found["expert_sum"] = _compiled(summing(processes.replicas), of_layer)
+        found["expert_sum"] = _compiled(all_reduce_over(processes.replicas), of_layer)
     return {
         "functions": found,
         "groups": groups,

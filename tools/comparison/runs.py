@@ -1,6 +1,5 @@
 """Run folders by command line: every stage is skipped where it is done, so a comparison that was stopped goes on."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ import numpy as np
 from mindpangu.config import Config, load_config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data.corpus import expand_patterns
+from mindpangu.files import read_json
 from mindpangu.stage import ResultFile, hash_files
 
 _NONE: Mapping[str, object] = {}
@@ -59,7 +59,7 @@ class Runs:
 
     def losses(self, name: str) -> dict[str, float]:
         """domain → held-out loss in nats, as `evaluate` wrote it."""
-        result = json.loads(self.folder(name).evaluation.read_text(encoding="utf-8"))
+        result = read_json(self.folder(name).evaluation)
         return {domain["domain"]: domain["loss"] for domain in result["domains"]}
 
     def mean_loss(self, name: str) -> float:

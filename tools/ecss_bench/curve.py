@@ -102,12 +102,12 @@ def alone(workload: Workload, link: Link) -> tuple[float, float]:
     slabs = [slab["up"] for slab in store.weights[0]]
     target = np.ones_like(slabs[0])
     copying = _median_seconds(lambda: [link.copy([(target, slab)]) for slab in slabs]) / sum(s.nbytes for s in slabs)
-    chosen_LDA = np.zeros_like(store.exists_LDA)
-    chosen_LDA[:, 0] = store.exists_LDA[:, 0]
+    chosen_LMA = np.zeros_like(store.exists_LMA)
+    chosen_LMA[:, 0] = store.exists_LMA[:, 0]
     gradient = [np.full((store.group_size, *shape), 1e-3, np.float32) for shape in store.shapes.values()]
     gradients = {(layer, 0): gradient for layer in range(store.num_layers)}
-    updating = _median_seconds(lambda: store.update(gradients, chosen_LDA, 1e-4, 1.0))
-    return copying, updating / (int(chosen_LDA.sum()) * workload.expert_parameters)
+    updating = _median_seconds(lambda: store.update(gradients, chosen_LMA, 1e-4, 1.0))
+    return copying, updating / (int(chosen_LMA.sum()) * workload.expert_parameters)
 
 
 def ratios(records: Sequence[Record], seconds: str) -> list[tuple[int, float]]:

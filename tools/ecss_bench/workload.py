@@ -87,7 +87,7 @@ class Workload:
                 for array in (each for layer in group for slab in layer for each in slab.values()):
                     array[:] = 0  # the kernel gives memory when it is written first, which is not to be measured
         self.step = TrainStep(self.model)
-        self.num_experts = int(self.store.exists_LDA.sum())
+        self.num_experts = int(self.store.exists_LMA.sum())
         self.expert_parameters = sum(int(np.prod(shape)) for shape in self.store.shapes.values())
         self.active_experts = RRE_LAYERS * active * EXPERTS_PER_DOMAIN
         groups = [range(start, start + active) for start in range(0, domains, active)]

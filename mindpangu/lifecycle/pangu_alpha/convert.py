@@ -1,6 +1,5 @@
 """Both ways, tensor by tensor: memory stays at one tensor, whatever the size of the model."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,11 +8,11 @@ from tqdm import tqdm
 
 from mindpangu.checkpoint import CheckpointReader, CheckpointWriter
 from mindpangu.checkpoint.dense import DenseFiles, dense_header
-from mindpangu.checkpoint.durable import write_durably
 from mindpangu.checkpoint.tensor_file import TensorInfo, chunks_of, encode_stream
 from mindpangu.config import Config, require_pangu_alpha, to_yaml
 from mindpangu.domains import MAIN_VOCABULARY
 from mindpangu.errors import CheckpointError
+from mindpangu.files import write_durably
 from mindpangu.lifecycle.build import write_state
 from mindpangu.lifecycle.output import new_folder, require_free
 from mindpangu.lifecycle.pangu_alpha.checks import require_model, require_tensors, require_tokenizer
@@ -141,7 +140,5 @@ def _as_number_format(weight: Weight, values: np.ndarray, number_format: type[np
 
 
 def _save_table(path: Path, values: np.ndarray) -> None:
-    with open(path, "wb") as file:
+    with open(path, "wb") as file:  # a path would get the suffix .npy; `new_folder` makes the file durable
         np.save(file, values)
-        file.flush()
-        os.fsync(file.fileno())

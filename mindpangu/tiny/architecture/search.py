@@ -6,17 +6,16 @@
 <folder>/results.png     loss over depth, width and expansion
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindpangu.checkpoint.durable import write_text_atomically
 from mindpangu.config import Config
 from mindpangu.errors import TrainingError
+from mindpangu.files import read_json_object, write_json
 from mindpangu.model.parameter_count import in_words
-from mindpangu.stage import ResultFile, read_json_object
+from mindpangu.stage import ResultFile
 from mindpangu.tiny.architecture.points import Point, Space, enumerate_points, sample_points
 from mindpangu.tiny.architecture.report import Correlations, Outcome, format_outcomes, plot_outcomes, rank
 from mindpangu.tiny.trials.pool import require_processes, run_trials
@@ -114,7 +113,7 @@ def search(
         "spearman": correlations.to_dict(),
         "failed": failed,
     }
-    write_text_atomically(folder / RESULTS, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / RESULTS, result)
     plot_outcomes(outcomes, folder / PLOT)
     log(format_outcomes(outcomes))
     log(str(correlations))

@@ -1,7 +1,5 @@
 """What came of an inheritance: a table, a report and a picture."""
 
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mindpangu.config import Config
+from mindpangu.files import scratch_files, write_json, write_text_atomically
 from mindpangu.model.coupling import unit_shapes
 from mindpangu.model.parameter_count import count_parameters, in_words
 from mindpangu.tiny.inheritance.inheriting import Inheritance, Selection
@@ -22,17 +21,10 @@ _SIZES = {"num_layers": "layers", "hidden_size": "channels", "num_heads": "heads
 
 def write_report(out: Path, found: Inheritance, parent: Config, child: Config, selection: Selection) -> None:
     """Writes report.json, report.txt and layers.png into a folder: each whole, or what was there before."""
-    scratch = out / ".building"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
-        (scratch / REPORT).write_text(json.dumps(as_dict(found, parent, child, selection), indent=1) + "\n")
-        (scratch / TABLE).write_text(format_table(found, parent, child, selection) + "\n", encoding="utf-8")
+    with scratch_files(out) as scratch:
+        write_json(scratch / REPORT, as_dict(found, parent, child, selection))
+        write_text_atomically(scratch / TABLE, format_table(found, parent, child, selection) + "\n")
         plot_windows(found, scratch / PICTURE)
-        for name in (REPORT, TABLE, PICTURE):
-            (scratch / name).replace(out / name)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def as_dict(found: Inheritance, parent: Config, child: Config, selection: Selection) -> dict[str, Any]:

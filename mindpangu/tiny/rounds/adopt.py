@@ -7,7 +7,7 @@ from mindpangu.checkpoint import CheckpointReader, clean_interrupted, refuse_dif
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import TrainingError
-from mindpangu.stage import link_folder
+from mindpangu.files import link_folder
 from mindpangu.tiny.rounds.files import RoundSample, sample_file
 from mindpangu.tiny.rounds.progress import RoundsProgress
 

@@ -1,12 +1,11 @@
 """From a tokenizer and a corpus to a folder with the compact tokenizer and what is known of it."""
 
-import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mindpangu.config import Config
+from mindpangu.files import scratch_files, write_json
 from mindpangu.tiny.tokenizer.choices import Choices
 from mindpangu.tiny.tokenizer.documents import Documents, Split
 from mindpangu.tiny.tokenizer.piece_counts import PieceCounts, count_pieces
@@ -43,17 +42,10 @@ class Compaction:
             "source_tokenizer": self.source.digest,
             "sizes": [row.to_dict() for row in self.rows],
         }
-        scratch = out / ".building"
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        try:
+        with scratch_files(out) as scratch:
             (scratch / TOKENIZER).write_bytes(self.tokenizer.model_bytes)
-            (scratch / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+            write_json(scratch / REPORT, report)
             plot_rows(self.rows, len(self.kept), scratch / CURVE)
-            for name in (TOKENIZER, REPORT, CURVE):
-                (scratch / name).replace(out / name)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def compact_tokenizer(

@@ -12,6 +12,7 @@ from mindpangu.data.corpus import CorpusReader, expand_patterns
 from mindpangu.data.split import choose_heldout, document_order
 from mindpangu.domains import build_domains
 from mindpangu.errors import DataError
+from mindpangu.files import count_utf8_bytes, decode_line
 from mindpangu.stage import hash_files
 
 FIELDS = ("text", "zh", "en")
@@ -192,13 +193,13 @@ def _digest(files: Sequence[Path], settings: Sequence[str]) -> str:
 
 def _decoded(line: bytes, place: str) -> str:
     try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place}: not UTF-8 (byte {error.start} of the line)") from None
+        return decode_line(line)
+    except ValueError as error:
+        raise DataError(f"{place}: {error}") from None
 
 
 def _require_unicode(text: str, place: str) -> None:
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise DataError(f"{place}: text holds a lone surrogate, which is not valid Unicode") from None
+        count_utf8_bytes(text)
+    except ValueError as error:
+        raise DataError(f"{place}: {error}") from None

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from tqdm import tqdm
 
 from mindpangu.errors import ConfigError
+from mindpangu.files import read_text_leniently
 from mindpangu.tiny.trials.trial import Trial
 
 PROGRAM = ("-m", "mindpangu.tiny.trials.process")
@@ -94,7 +95,7 @@ class _Running:
 
     @staticmethod
     def _reason(trial: Trial, code: int) -> str:
-        lines = trial.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_text_leniently(trial.log).splitlines()
         last = next((line for line in reversed(lines) if line.strip()), "")
         why = last.removeprefix("error: ") if last.startswith("error: ") else f"its process ended with {code}: {last}"
         return f"{why} (all of it: {trial.log})"

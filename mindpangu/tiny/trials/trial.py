@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mindpangu.checkpoint.durable import write_text_atomically
 from mindpangu.config import Config, check, keys_that_differ, require_one_process, to_yaml
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import TokenShards
 from mindpangu.data.prepare import prepare_shards, prepare_tokenizer
 from mindpangu.errors import ConfigError
-from mindpangu.stage import ResultFile, link_folder, read_json_object
+from mindpangu.files import link_folder, read_json_object, write_text_atomically
+from mindpangu.stage import ResultFile
 
 PREPARED = "prepared"
 RESULT = "trial.json"

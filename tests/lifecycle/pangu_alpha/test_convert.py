@@ -8,7 +8,8 @@ import numpy as np
 import public_format
 import pytest
 
-from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, fingerprint
+from mindpangu import files
+from mindpangu.checkpoint import CheckpointReader, CheckpointWriter
 from mindpangu.errors import CheckpointError, TokenizerError
 from mindpangu.experts import StoreSnapshot
 from mindpangu.generation.generator import Generator, Request
@@ -315,7 +316,7 @@ def test_dense_files_that_do_not_fit_are_refused_on_the_way_back(converted, tmp_
 
 
 def test_memory_stays_at_a_few_tensors(small_tokenizer, make_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(fingerprint, "CHUNK", 1 << 16)
+    monkeypatch.setattr(files, "CHUNK_BYTES", 1 << 16)
     sizes = {"layers": 12, "hidden": 96, "inner": 384, "positions": 16}
     weights = public_format.random_weights(vocabulary=420, **sizes)
     total, largest = (how(values.nbytes for values in weights.values()) for how in (sum, max))

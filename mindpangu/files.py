@@ -1,0 +1,222 @@
+"""Files that are whole and durable: written to a scratch path, flushed to disk with fsync, then renamed into place.
+
+A reader sees the former content or the new one, never a part of it, and a rename that has returned survives a power
+failure. This module also reads and writes JSON, and decodes text that may not be UTF-8. It imports nothing of
+mindpangu, so that every other module may use it.
+
+Scratch paths have fixed names: one process at a time may write a path (callers that could race hold a lock), and it
+clears what a killed predecessor left there.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+CHUNK_BYTES = 1 << 22
+"""Bytes that `read_chunks` reads at a time."""
+
+
+# ---- Files -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def scratch_file(path: Path) -> Iterator[Path]:
+    """Yields the path of a scratch file next to `path`, for the caller to write. Renames it to `path` on success;
+    deletes it on error."""
+    scratch = _scratch_path(path)
+    try:
+        yield scratch
+        _fsync(scratch)
+        scratch.replace(path)
+    finally:
+        with contextlib.suppress(OSError):  # absent after a successful rename
+            scratch.unlink()
+    fsync_folder(path.parent)
+
+
+def write_bytes_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Creates or replaces a file: `path` holds its former content or all of `data`, whatever happens meanwhile.
+
+    Args:
+        data: the content, whole or in pieces.
+    """
+    with scratch_file(path) as scratch, open(scratch, "wb") as file:
+        file.writelines([data] if isinstance(data, bytes) else data)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Creates or replaces a UTF-8 text file; see `write_bytes_atomically`."""
+    write_bytes_atomically(path, text.encode("utf-8"))
+
+
+def write_durably(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Writes a file in place and returns once its content is on disk.
+
+    For paths that nobody reads yet, such as those in a scratch folder. The file's name becomes durable with its folder
+    (`fsync_folder`).
+
+    Args:
+        data: the content, whole or in pieces.
+    """
+    with open(path, "wb") as file:
+        file.writelines([data] if isinstance(data, bytes) else data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_chunks(path: Path) -> Iterator[bytes]:
+    """Yields the content of a file in pieces of at most `CHUNK_BYTES`."""
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+# ---- Folders ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def scratch_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yields a scratch folder next to `out`. Renames it to `out` on success; deletes it on error.
+
+    Files in it need no atomic writes of their own: all of them are flushed to disk before the rename.
+
+    Args:
+        out: the final folder; it must not exist, or be empty.
+        replace: removes `out` and everything in it just before the rename.
+
+    Raises:
+        OSError: the disk is full or cannot be written, or `out` is in the way.
+    """
+    scratch = _scratch_path(out)
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch
+        fsync_tree(scratch)
+        if replace:
+            shutil.rmtree(out, ignore_errors=True)
+        scratch.rename(out)
+        fsync_folder(out.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def scratch_files(folder: Path) -> Iterator[Path]:
+    """Yields a scratch folder for files that belong into `folder`, which is created if it is absent.
+
+    On success each file replaces the one of its name in `folder`, in the order of their names; on error none does.
+    Other files in `folder` stay.
+    """
+    scratch = folder / ".writing"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch
+        fsync_tree(scratch)
+        for path in sorted(scratch.iterdir()):
+            path.replace(folder / path.name)
+        fsync_folder(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def link_folder(source: Path, target: Path) -> None:
+    """Copies a folder whose files never change: as hard links where the file system has them, else byte by byte."""
+
+    def link(one: str, other: str) -> None:
+        try:
+            Path(other).hardlink_to(one)
+        except OSError:
+            shutil.copy2(one, other)
+
+    with scratch_folder(target) as scratch:
+        shutil.copytree(source, scratch, copy_function=link, dirs_exist_ok=True)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable: until then a power failure may undo a rename or a new file's name."""
+    _fsync(folder)
+
+
+def fsync_tree(folder: Path) -> None:
+    """Makes a folder durable with everything in it: contents and names."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            _fsync(Path(parent, name))
+        _fsync(Path(parent))
+
+
+# ---- JSON ------------------------------------------------------------------------------------------------------------
+
+
+def encode_json(value: Any) -> bytes:
+    """Encodes a value as JSON in ASCII, indented by one space, without a final newline: the form of a run's own files.
+
+    Digests are taken over these bytes, so they must not change.
+    """
+    return json.dumps(value, indent=1).encode("ascii")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Creates or replaces a JSON file that people read too: UTF-8, indented by one space, with a final newline."""
+    write_text_atomically(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not UTF-8 or not JSON.
+    """
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; returns an empty one if the file is absent, unreadable, or holds something else."""
+    try:
+        value = read_json(path)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+# ---- Text that may not be UTF-8 --------------------------------------------------------------------------------------
+
+
+def decode_line(line: bytes) -> str:
+    """Decodes a line of a text file. Raises ValueError with the position of the first byte that is not UTF-8."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 (byte {error.start} of the line)") from None
+
+
+def count_utf8_bytes(text: str) -> int:
+    """Returns the size of a text in UTF-8. Raises ValueError for a lone surrogate, which JSON escapes can produce."""
+    try:
+        return len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise ValueError("text holds a lone surrogate, which is not valid Unicode") from None
+
+
+def read_text_leniently(path: Path) -> str:
+    """Reads text that is only shown, such as a log: bytes that are not UTF-8 become U+FFFD (�)."""
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _scratch_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.writing")
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

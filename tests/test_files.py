@@ -1,0 +1,225 @@
+"""files.py: everything is written completely or not at all, flushed before it is renamed, and read back the same."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mindpangu import files
+
+
+def failing_chunks():
+    """Content whose second piece cannot be had."""
+    yield b"first"
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """Records which paths are flushed to disk and which are renamed, in order."""
+    found = []
+    fsync, replace, rename = os.fsync, Path.replace, Path.rename
+
+    def record_fsync(descriptor):
+        found.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        fsync(descriptor)
+
+    def record_replace(path, target):
+        found.append(("rename", path.name))
+        return replace(path, target)
+
+    def record_rename(path, target):
+        found.append(("rename", path.name))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(Path, "replace", record_replace)
+    monkeypatch.setattr(Path, "rename", record_rename)
+    return found
+
+
+def contents(folder):
+    """Relative path → content of every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("data", [b"content", [b"con", b"tent"], iter([b"content"])])
+def test_a_file_is_replaced(tmp_path, data):
+    path = tmp_path / "file"
+    path.write_text("former")
+
+    files.write_bytes_atomically(path, data)
+
+    assert contents(tmp_path) == {"file": "content"}
+
+
+def test_a_file_is_flushed_before_it_is_renamed_and_its_folder_after(tmp_path, events):
+    files.write_text_atomically(tmp_path / "file", "π")
+
+    assert events == [("fsync", ".file.writing"), ("rename", ".file.writing"), ("fsync", tmp_path.name)]
+
+
+def test_a_failing_write_leaves_the_former_file_alone(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("former")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        files.write_bytes_atomically(path, failing_chunks())
+
+    assert contents(tmp_path) == {"file": "former"}
+
+
+def test_a_scratch_file_takes_the_final_name_on_success(tmp_path):
+    path = tmp_path / "file"
+
+    with files.scratch_file(path) as scratch:
+        scratch.write_text("new")
+        assert not path.exists()
+    assert contents(tmp_path) == {"file": "new"}
+
+    with pytest.raises(RuntimeError), files.scratch_file(path) as scratch:
+        scratch.write_text("newer")
+        raise RuntimeError
+    assert contents(tmp_path) == {"file": "new"}
+
+
+def test_a_file_is_read_in_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "CHUNK_BYTES", 3)
+    (tmp_path / "file").write_bytes(b"contents")
+
+    assert list(files.read_chunks(tmp_path / "file")) == [b"con", b"ten", b"ts"]
+
+
+def test_a_scratch_folder_takes_the_final_name_on_success(tmp_path):
+    out = tmp_path / "parent" / "out"
+
+    with files.scratch_folder(out) as scratch:
+        (scratch / "sub").mkdir()
+        (scratch / "sub" / "file").write_text("new")
+        assert scratch.parent == out.parent
+        assert not out.exists()
+
+    assert contents(tmp_path) == {"parent/out/sub/file": "new"}
+    assert os.listdir(out.parent) == ["out"]
+
+
+def test_everything_in_a_scratch_folder_is_flushed_before_the_rename(tmp_path, events):
+    with files.scratch_folder(tmp_path / "out") as scratch:
+        (scratch / "sub").mkdir()
+        (scratch / "sub" / "file").write_text("new")
+
+    *flushed, renamed, parent = events
+    assert sorted(flushed) == [("fsync", ".out.writing"), ("fsync", "file"), ("fsync", "sub")]
+    assert renamed == ("rename", ".out.writing")
+    assert parent == ("fsync", tmp_path.name)
+
+
+def test_an_error_deletes_the_scratch_folder_and_keeps_the_former_one(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "file").write_text("former")
+
+    with pytest.raises(RuntimeError), files.scratch_folder(out, replace=True) as scratch:
+        (scratch / "file").write_text("new")
+        raise RuntimeError
+
+    assert contents(tmp_path) == {"out/file": "former"}
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_folder_with_content_is_replaced_only_on_request(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "former").write_text("former")
+
+    with pytest.raises(OSError, match="not empty"), files.scratch_folder(out) as scratch:
+        (scratch / "new").write_text("new")
+    assert contents(tmp_path) == {"out/former": "former"}
+
+    with files.scratch_folder(out, replace=True) as scratch:
+        (scratch / "new").write_text("new")
+    assert contents(tmp_path) == {"out/new": "new"}
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path):
+    (tmp_path / ".out.writing").mkdir()
+    (tmp_path / ".out.writing" / "old").write_text("old")
+
+    with files.scratch_folder(tmp_path / "out") as scratch:
+        assert not any(scratch.iterdir())
+
+
+def test_scratch_files_replace_those_of_their_names(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a").write_text("former")
+    (out / "other").write_text("other")
+
+    with files.scratch_files(out) as scratch:
+        (scratch / "a").write_text("new")
+        (scratch / "b").write_text("new")
+        assert contents(out)["a"] == "former"
+
+    assert contents(out) == {"a": "new", "b": "new", "other": "other"}
+    assert sorted(os.listdir(out)) == ["a", "b", "other"]
+
+
+def test_an_error_replaces_none_of_several_files(tmp_path):
+    (tmp_path / "a").write_text("former")
+
+    with pytest.raises(RuntimeError), files.scratch_files(tmp_path) as scratch:
+        (scratch / "a").write_text("new")
+        raise RuntimeError
+
+    assert contents(tmp_path) == {"a": "former"}
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_linked_folder_has_the_same_content(tmp_path, monkeypatch, links):
+    source = tmp_path / "source"
+    (source / "sub").mkdir(parents=True)
+    (source / "sub" / "file").write_text("content")
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "no links")))
+
+    files.link_folder(source, tmp_path / "target")
+
+    assert contents(tmp_path / "target") == contents(source)
+    assert (tmp_path / "target" / "sub" / "file").samefile(source / "sub" / "file") == links
+
+
+def test_both_forms_of_json(tmp_path):
+    value = {"name": "中", "list": [1]}
+
+    files.write_json(tmp_path / "file", value)
+
+    assert (tmp_path / "file").read_bytes() == '{\n "name": "中",\n "list": [\n  1\n ]\n}\n'.encode()
+    assert files.encode_json(value) == b'{\n "name": "\\u4e2d",\n "list": [\n  1\n ]\n}'
+    assert files.read_json(tmp_path / "file") == json.loads(files.encode_json(value)) == value
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[1]", b'{"a": ', b"\xff", b"[" * 100_000])
+def test_what_is_no_json_object_reads_as_an_empty_one(tmp_path, content):
+    path = tmp_path / "file"
+    if content is not None:
+        path.write_bytes(content)
+
+    assert files.read_json_object(path) == {}
+
+
+def test_text_that_is_not_utf8(tmp_path):
+    (tmp_path / "log").write_bytes("中\xff".encode("latin-1", "replace") + b"\xe4")
+
+    assert files.decode_line("中".encode()) == "中"
+    with pytest.raises(ValueError, match=r"not UTF-8 \(byte 1 of the line\)"):
+        files.decode_line(b"a\xe4")
+    assert files.read_text_leniently(tmp_path / "log") == "?\ufffd\ufffd"
+
+
+def test_a_lone_surrogate_is_no_text():
+    assert files.count_utf8_bytes("中") == 3
+    with pytest.raises(ValueError, match="lone surrogate"):
+        files.count_utf8_bytes("\ud800")
