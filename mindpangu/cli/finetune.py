@@ -90,7 +90,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
 def _evaluate(reader, config: Config, num_answers: int) -> dict:
     from tqdm import tqdm
 
-    from mindpangu.lifecycle.heldout_answers import heldout_answers
+    from mindpangu.evaluation.answers import heldout_answers
     from mindpangu.train.run import set_device
 
     set_device(config)
