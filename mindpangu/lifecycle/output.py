@@ -1,4 +1,4 @@
-"""Where a result goes: not over another one, and all of it or nothing."""
+"""Output folders: results are written completely or not at all, and never over existing ones."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from mindpangu.errors import CheckpointError
 
 
 def require_free(out: Path) -> None:
-    """Raises CheckpointError if `out` is a file, lies in a checkpoint, or has checkpoints, as the folder of a run."""
+    """Raises CheckpointError if `out` is a file, lies in a checkpoint, or holds checkpoints, as a run folder does."""
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"{out} is a file; --out needs the name of a folder")
     path = out.resolve()
@@ -26,23 +26,23 @@ def require_free(out: Path) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A scratch folder beside `out`, which takes its name when the block ends without an error, and is removed else.
+    """Yields a scratch folder next to `out`. Renames it to `out` on success; deletes it on error.
 
     Raises:
-        CheckpointError: `out` is not free (`require_free`) or not empty, or the disk is full or cannot be written.
+        CheckpointError: `out` is not free (`require_free`) or not empty, or the disk is full or not writable.
     """
     require_free(out)
     if out.exists() and any(out.iterdir()):
         raise CheckpointError(f"{out} exists and is not empty; choose another --out, or remove it")
-    place = out.resolve()
-    scratch = place.with_name(f".{place.name}.writing")
+    target = out.resolve()
+    scratch = target.with_name(f".{target.name}.writing")
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         yield scratch
         sync_folder(scratch)
-        scratch.rename(place)
-        sync_folder(place.parent)
+        scratch.rename(target)
+        sync_folder(target.parent)
     except OSError as error:
         raise CheckpointError(
             f"{out} cannot be written: {error.strerror or error}; free disk space or choose another --out"

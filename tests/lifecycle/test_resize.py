@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.lifecycle.blueprint import Blueprint, NewExpert
-from mindpangu.lifecycle.resize import merged, regroup, resize
+from mindpangu.lifecycle.resize import merge_experts, regroup, resize
 from mindpangu.model.initialization import expert_shapes
 
 
@@ -63,10 +63,10 @@ def test_shrinking_merges_the_idlest():
 def test_merged_experts_are_the_mean_by_tokens():
     experts = [NewExpert(lambda value=value: {"up": np.full((1, 2), value, np.float32)}, steps)
                for value, steps in ((1, 3), (5, 9))]  # fmt: skip
-    both = merged(experts, np.array([3, 1]), {"up": (1, 2)})
+    both = merge_experts(experts, np.array([3, 1]), {"up": (1, 2)})
     assert both.step_count == 9
     np.testing.assert_array_equal(both.make()["up"], [[2, 2]])
-    unused = merged(experts, np.array([0, 0]), {"up": (1, 2)})
+    unused = merge_experts(experts, np.array([0, 0]), {"up": (1, 2)})
     np.testing.assert_array_equal(unused.make()["up"], [[3, 3]])
 
 

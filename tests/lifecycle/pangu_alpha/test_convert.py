@@ -91,7 +91,7 @@ def test_a_converted_model_continues_a_prompt(model, converted):
     pytest.importorskip("jieba", reason="the extra alpha is not installed")
     tokenizer = model.tokenizers["main"]
     assert (tokenizer.kind, tokenizer.eot_id) == ("pangu_alpha", 9)
-    text = Generator(model.parts, model.decoder, lines=None).generate([Request("zh", "今天天气", 3)])[0].text
+    text = Generator(model.parts, model.decoder, cache=None).generate([Request("zh", "今天天气", 3)])[0].text
     ids = tokenizer.encode("今天天气")
     expected = []
     for _ in range(3):
