@@ -182,7 +182,7 @@ def test_the_state_of_a_training_is_left_out(small):
 @pytest.mark.parametrize("lost", [WORDS, "backbone.blocks.1.output.mapping.weight", "backbone.layernorm.beta"])
 def test_a_missing_tensor_is_named(small, tmp_path, lost):
     weights, convert = small
-    hint = "; word_embedding.npy beside it would do" if lost == WORDS else ""
+    hint = "; word_embedding.npy next to it would do" if lost == WORDS else ""
     with pytest.raises(CheckpointError, match=f"has no tensor {lost}{hint}$"):
         convert({name: values for name, values in weights.items() if name != lost})
     assert not list((tmp_path / "out").glob("*"))
@@ -225,7 +225,7 @@ def test_a_configuration_of_another_model_is_refused_with_what_fits(small):
 def test_the_pipeline_form_is_recognised(small):
     weights, convert = small
     pipeline = {name.replace("top_query_layer", "blocks.2"): values for name, values in weights.items()}
-    with pytest.raises(CheckpointError, match=r"pipeline-parallel code, .* final LayerNorm stands behind it"):
+    with pytest.raises(CheckpointError, match=r"pipeline-parallel code, .* final LayerNorm comes after it"):
         convert(pipeline)
 
 
