@@ -66,7 +66,9 @@ def heldout_answers(
         samples = shards.samples(result.domain, HELDOUT, seq_length)
         num_records = min(num_answers, shards.num_documents(result.domain, HELDOUT))
         for index in range(num_records):
-            given, reference = first_answer(*samples[index])
+            ids_T, counted_T = samples[index]
+            assert counted_T is not None, "text has no answers"
+            given, reference = first_answer(ids_T, counted_T)
             records.append((result.domain, given, reference))
 
     generator = Generator.load(reader, context=config.context)

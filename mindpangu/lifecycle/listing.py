@@ -20,7 +20,7 @@ def list_experts(blueprint: Blueprint) -> str:
             file = TensorFile(reader.folder / name)
             header = ExpertFile.from_metadata(file.path, file.metadata)
             updates.setdefault(header.domain, []).append(header.step_count)
-            sizes[header.domain] = sizes.get(header.domain, 0) + entry["bytes"]
+            sizes[header.domain] = sizes.get(header.domain, 0) + int(entry["bytes"])
     model = blueprint.config.model
     parameters_per_expert = sum(map(math.prod, expert_shapes(blueprint.config).values()))
     lines = [

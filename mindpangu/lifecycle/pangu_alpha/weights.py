@@ -2,7 +2,8 @@
 
 The table below is complete. PanGu-α stores Q, K and V as [out, in] and other matrices as [in, out]; ours are all
 [in, out]. `blocks` has num_layers − 1 ordinary layers; the query layer is separate. `backbone.layernorm` comes before
-the query layer. (PanGu-α's pipeline-parallel code has it after the query layer, which is the last block: another model.)
+the query layer. PanGu-α's pipeline-parallel code has it after the query layer, which is the last block; that is
+another model.
 """
 
 from collections.abc import Iterator
