@@ -74,8 +74,8 @@ def reference_distribution(logits, settings, prompt=(), generated=()):
     return probabilities / probabilities.sum()
 
 
-class Chance:
-    """A generator whose next number is given."""
+class FixedRng:
+    """A random generator that always returns the same number."""
 
     def __init__(self, value):
         self.value = value
@@ -110,7 +110,7 @@ def test_the_drawn_token_is_that_of_the_reference(
     for token in generated:  # as if it had been picked
         sampler._seen.add(token)
         sampler._counts[token] = sampler._counts.get(token, 0) + 1
-    sampler._generator = Chance(value)
+    sampler._rng = FixedRng(value)
     given_logits = np.array(logits, np.float32)
     before = given_logits.copy()
     token = sampler.pick(given_logits)
