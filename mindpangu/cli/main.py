@@ -1,4 +1,4 @@
-"""Entry point of `mindpangu VERB …`: parses options and dotted overrides; prints errors as one message, no traceback."""
+"""Entry point of `mindpangu VERB …`: parses options and dotted overrides, and prints errors as one message."""
 
 import argparse
 import io
@@ -58,7 +58,7 @@ Every verb takes --config FILE and overrides of single keys, for example
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns the exit code: 0 success, 1 an error that the message names, 2 usage, 130 interrupted."""
+    """Runs one verb; returns the exit code: 0 success, 1 an error named in the message, 2 usage, 130 interrupted."""
     os.environ.setdefault("GLOG_v", "3")  # MindSpore's own warnings are not about the run
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a locale without UTF-8 must not end a training

@@ -26,14 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--noise",
         type=float,
         default=0.0,
-        help="Add noise with this standard deviation, relative to that of each expert's weights (default: %(default)s).",
+        help="Add noise with this standard deviation, relative to that of the expert's weights (default: %(default)s).",
     )
     parser.add_argument(
         "--new-rows",
         choices=("mean", "random"),
         default="mean",
-        help="Initialise the row of a token that the parent lacks with the mean of the parent's tokens that spell it, or "
-        "with random numbers (default: %(default)s).",
+        help="Initialise the row of a token that the parent lacks with the mean of the parent's tokens that spell it, "
+        "or with random numbers (default: %(default)s).",
     )
 
 
