@@ -1,4 +1,4 @@
-"""mindpangu finetune on a tiny run: its settings, the trained parameters, a second start, errors, and published files."""
+"""mindpangu finetune on a tiny run: its settings, the trained parameters, a second start, errors, published files."""
 
 import contextlib
 import io

@@ -43,7 +43,7 @@ def generator(reader):
 
 
 def requests(**changes):
-    """Returns requests in all domains, more than a batch; one prompt is longer than the window, and texts outgrow it."""
+    """Requests in all domains, more than a batch; one prompt is longer than the window, and texts outgrow it."""
     prompts = {"zh": "打开窗口", "en": "open the window and close the table then save the file " * 3, "code": "def"}
     return [Request(name, text, 24, **changes) for name, text in (*prompts.items(), ("bilingual", "保存"))]
 
