@@ -121,6 +121,30 @@ def tiny_overrides(tiny_corpus, tmp_path_factory):
     return overrides
 
 
+@pytest.fixture(scope="session")
+def trained(tiny_overrides, tmp_path_factory):
+    """A run of the tiny Σ after 160 steps: it has learned its corpus. Do not train it any further."""
+    import shutil
+    from pathlib import Path
+
+    from mindpangu.config import load_config
+    from mindpangu.train.run import open_run, set_device, train
+
+    parent = tmp_path_factory.mktemp("trained")
+    shutil.copytree(Path(tiny_overrides["training.output_dir"]) / "prepared", parent / "run")
+    overrides = tiny_overrides | {
+        "training.output_dir": str(parent),
+        "training.run_name": "run",
+        "training.steps": "160",
+        "lr_scheduler.learning_rate": "1e-2",
+    }
+    config = load_config(None, overrides)
+    set_device(config)
+    run = open_run(config)
+    train(run, log=lambda text: None)
+    return run
+
+
 @pytest.fixture
 def tiny_run(tiny_overrides, tmp_path):
     """(overrides, run folder) of a fresh copy of the prepared run, to train in."""

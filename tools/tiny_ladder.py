@@ -28,11 +28,11 @@ from comparison.runs import Runs, as_words, mindpangu
 from mindpangu.config import Config, load_config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import HELDOUT, TokenShards
+from mindpangu.evaluation.bits_per_byte import bits_per_byte
 from mindpangu.files import read_json, read_json_object, write_json, write_text_atomically
 from mindpangu.model.parameter_count import count_parameters, in_words
 from mindpangu.tiny.compute import flops_of_training, steps_within
 from mindpangu.tiny.inheritance.report import REPORT
-from mindpangu.tiny.trials.measures import bits_per_byte
 from mindpangu.tokenizer import Tokenizer
 
 CONFIG = "recipes/cpu_tiny.yaml"

@@ -1,1 +1,1 @@
-"""The command line: a short file for each verb, which parses, calls and prints. `main.py` puts them together."""
+"""The command line: one short file per verb that parses, calls and prints. `main.py` combines them."""

@@ -1,4 +1,4 @@
-"""Print the resolved configuration, one of its values, or all keys with what they mean."""
+"""Print the resolved configuration, one of its values, or all keys with their meaning."""
 
 import argparse
 from functools import reduce
@@ -9,8 +9,8 @@ from mindpangu.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--get", metavar="KEY", help="print one value: a dotted key, or run_folder")
-    parser.add_argument("--keys", action="store_true", help="list every key with type, default and meaning")
+    parser.add_argument("--get", metavar="KEY", help="Print one value: a dotted key, or run_folder.")
+    parser.add_argument("--keys", action="store_true", help="List every key with its type, default and meaning.")
 
 
 def run(options: argparse.Namespace, config: Config) -> None:

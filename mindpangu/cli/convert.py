@@ -1,7 +1,7 @@
 """Convert a dense model from PanGu-α's published format, or to it.
 
-from-pangu-alpha   a .ckpt file, or a folder with a file per rank and its strategy file, into a checkpoint
-to-pangu-alpha     a dense checkpoint into a .ckpt file and its tokenizer
+from-pangu-alpha   converts a .ckpt file, or a folder with one file per rank and its strategy file, to a checkpoint
+to-pangu-alpha     converts a dense checkpoint to a .ckpt file and its tokenizer
 
 mindpangu convert from-pangu-alpha --source Pangu-alpha_2.6B.ckpt --config recipes/pangu_alpha_2.6b.yaml \\
     --tokenizer recipes/tokenizer/pangu_alpha_40k.model --out output/pangu_alpha_2.6b
@@ -17,22 +17,36 @@ from mindpangu.errors import ConfigError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("from-pangu-alpha", "to-pangu-alpha"))
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the result")
-    there = parser.add_argument_group(
-        "from-pangu-alpha", "--config says what the tensors do not, e.g. model.num_heads."
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="Write the result to this folder.")
+    from_group = parser.add_argument_group(
+        "from-pangu-alpha", "--config gives what the tensors do not show, e.g. model.num_heads."
     )
-    there.add_argument(
+    from_group.add_argument(
         "--source",
         metavar="PATH",
         type=Path,
-        help="a .ckpt file, or the folder of a set (filerted_0.ckpt …); tables as .npy are found beside",
+        help="Convert this .ckpt file, or this folder of a set (filerted_0.ckpt …); .npy tables next to it are found.",
     )
-    there.add_argument("--strategy", metavar="FILE", type=Path, help="strategy file of a set")
-    there.add_argument("--tokenizer", metavar="FILE", type=Path, help="sentencepiece model of the source")
-    back = parser.add_argument_group("to-pangu-alpha")
-    back.add_argument("--checkpoint", metavar="DIR", type=Path, help="a checkpoint or a run folder")
-    back.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32", help="default: %(default)s, which is exact")
-    back.add_argument("--separate-tables", action="store_true", help="the three embedding tables as .npy files")
+    from_group.add_argument("--strategy", metavar="FILE", type=Path, help="Use this strategy file of a set.")
+    from_group.add_argument(
+        "--tokenizer", metavar="FILE", type=Path, help="Use this sentencepiece model, which belongs to the source."
+    )
+    to_group = parser.add_argument_group("to-pangu-alpha")
+    to_group.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        type=Path,
+        help="Convert this checkpoint, or the newest one of this run folder.",
+    )
+    to_group.add_argument(
+        "--dtype",
+        choices=("fp32", "fp16"),
+        default="fp32",
+        help="Write numbers in this format (default: %(default)s, which is exact).",
+    )
+    to_group.add_argument(
+        "--separate-tables", action="store_true", help="Write the three embedding tables as .npy files."
+    )
 
 
 def settings(options: argparse.Namespace) -> dict[str, str]:
@@ -46,7 +60,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
         _require(options, "source", "config", "tokenizer")
         folder, skipped = from_pangu_alpha(options.source, options.strategy, config, options.tokenizer, options.out)
         if skipped:
-            print(f"convert: left out {len(skipped)} tensors of the training, {skipped[0]} for one")
+            print(f"convert: left out {len(skipped)} tensors of the training, e.g. {skipped[0]}")
         print(f"convert: {options.source} → {folder}")
     else:
         from mindpangu.checkpoint import CheckpointReader

@@ -1,6 +1,6 @@
 """Turn the corpus into token shards.
 
-prepare    writes output/<run>/data/; skipped when corpus, tokenizer and settings have not changed
+prepare    writes output/<run>/data/; does nothing if corpus, tokenizer and settings have not changed
 """
 
 import argparse

@@ -1,73 +1,115 @@
 """List, add, copy, replace, remove and resize the domains' groups of experts.
 
-list      the domains of a checkpoint: their experts, how often these were updated, their tables
-add       a new domain, from a domain of the model, from a dense model's feed-forward networks, or fresh
-copy      a domain of the model becomes a copy of another one
-replace   a domain becomes that of another run
-remove    a domain goes
-resize    a domain gets more experts (its function stays) or fewer (they are merged)
+list      lists the domains of a checkpoint: their experts, update counts and tables
+add       adds a domain, from a domain of the model, from a dense model's feed-forward networks, or fresh
+copy      turns a domain into a copy of another one
+replace   replaces a domain with one of another run
+remove    removes a domain
+resize    gives a domain more experts (its function stays) or fewer (they are merged)
 
-All but `list` write a new checkpoint into --out, in which everything else is as it was, bit for bit. For example
+All but `list` write a new checkpoint to --out, in which everything else stays as it is, bit for bit. For example
 
   mindpangu experts add poetry --from zh --checkpoint output/cpu_smoke --out output/with_poetry
 """
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import ConfigError
 
+if TYPE_CHECKING:
+    from mindpangu.lifecycle.blueprint import Blueprint
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    _action(actions, "list", "the domains of a checkpoint, their experts and tables", None)
+    _add_action(actions, "list", "List the domains of a checkpoint, their experts and tables.", None)
 
-    add = _action(actions, "add", "a new domain", "its name")
+    add = _add_action(actions, "add", "Add a domain.", "Name of the new domain.")
     source = add.add_mutually_exclusive_group(required=True)
-    source.add_argument("--from", dest="parent", metavar="DOMAIN", help="a copy of this domain of the model")
-    source.add_argument("--from-dense", metavar="DIR", type=Path, help="copies of a dense model's networks")
-    source.add_argument("--fresh", action="store_true", help="random experts")
-    add.add_argument("--experts", metavar="N", type=int, help="per RRE layer; default: as the parent, or usual here")
-    add.add_argument("--noise", type=float, default=0.0, help="with --from-dense: relative; default: %(default)s")
+    source.add_argument("--from", dest="parent", metavar="DOMAIN", help="Copy this domain of the model.")
+    source.add_argument("--from-dense", metavar="DIR", type=Path, help="Copy the networks of this dense model.")
+    source.add_argument("--fresh", action="store_true", help="Draw random experts.")
+    add.add_argument(
+        "--experts",
+        metavar="N",
+        type=int,
+        help="Create this many experts per RRE layer (default: as many as the parent, or domains.experts_per_domain).",
+    )
+    add.add_argument(
+        "--noise",
+        type=float,
+        default=0.0,
+        help="With --from-dense, add noise with this standard deviation, relative to that of the weights "
+        "(default: %(default)s).",
+    )
     add.add_argument(
         "--kind",
         choices=("monolingual", "bilingual", "code"),
-        help="what its records hold; default: as PanGu-Σ's domain of this name, or the parent",
+        help="Expect records of this kind (default: that of PanGu-Σ's domain of this name, or of the parent).",
     )
     add.add_argument(
         "--control-token",
         metavar="TOKEN",
         action="append",
         default=[],
-        help="opens a part of its documents (repeatable); default: PanGu-Σ's, or a reserved one of the tokenizer",
+        help="Open a part of its documents with this token; may be repeated (default: PanGu-Σ's token, or a reserved "
+        "one of the tokenizer).",
     )
-    add.add_argument("--tokenizer", metavar="FILE", type=Path, help="a sentencepiece model for a vocabulary of its own")
+    add.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        type=Path,
+        help="Give the domain a vocabulary of its own with this sentencepiece model.",
+    )
 
-    copy = _action(actions, "copy", "a domain becomes a copy of another one", "the domain that changes")
-    copy.add_argument("--from", dest="parent", metavar="DOMAIN", required=True, help="the domain that is copied")
+    copy = _add_action(actions, "copy", "Turn a domain into a copy of another one.", "Name of the domain to change.")
+    copy.add_argument("--from", dest="parent", metavar="DOMAIN", required=True, help="Copy this domain.")
 
-    replaced = _action(actions, "replace", "a domain becomes that of another run", "the domain that changes")
-    replaced.add_argument("--with", dest="other", metavar="DIR", type=Path, required=True, help="the other run")
-    replaced.add_argument("--with-domain", metavar="NAME", help="its domain; default: the one of the same name")
+    replace = _add_action(
+        actions, "replace", "Replace a domain with one of another run.", "Name of the domain to change."
+    )
+    replace.add_argument("--with", dest="other", metavar="DIR", type=Path, required=True, help="Take it from this run.")
+    replace.add_argument(
+        "--with-domain", metavar="NAME", help="Take this domain of the other run (default: the one of the same name)."
+    )
 
-    _action(actions, "remove", "a domain goes", "the domain that goes")
+    _add_action(actions, "remove", "Remove a domain.", "Name of the domain to remove.")
 
-    resized = _action(actions, "resize", "more experts (same function) or fewer (merged)", "the domain that changes")
-    resized.add_argument("--experts", metavar="N", type=int, required=True, help="per RRE layer")
-    resized.add_argument("--data", metavar="RUN", type=Path, help="count tokens in this run's token shards")
+    resize = _add_action(
+        actions,
+        "resize",
+        "Give a domain more experts (same function) or fewer (merged).",
+        "Name of the domain to change.",
+    )
+    resize.add_argument(
+        "--experts", metavar="N", type=int, required=True, help="Create this many experts per RRE layer."
+    )
+    resize.add_argument("--data", metavar="RUN", type=Path, help="Count tokens in this run's token shards.")
 
 
-def _action(actions, name: str, summary: str, domain: str | None) -> argparse.ArgumentParser:
+def _add_action(
+    actions: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, summary: str, domain_help: str | None
+) -> argparse.ArgumentParser:
     parser = actions.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-    if domain:
-        parser.add_argument("domain", help=domain)
-        parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the new checkpoint goes")
+    if domain_help:
+        parser.add_argument("domain", help=domain_help)
         parser.add_argument(
-            "--verify", action="store_true", help="compare the hash of every file now; reading them will do it anyway"
+            "--out", metavar="DIR", type=Path, required=True, help="Write the new checkpoint to this folder."
         )
-    parser.add_argument("--checkpoint", metavar="DIR", type=Path, required=True, help="a checkpoint or a run folder")
+        parser.add_argument(
+            "--verify", action="store_true", help="Compare the hash of every file now; reading them will do it anyway."
+        )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="Read this checkpoint, or the newest one of this run folder.",
+    )
     return parser
 
 
@@ -90,7 +132,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     print(f"experts: {options.action} {options.domain} → {folder} (experts per layer: {sizes})")
 
 
-def _add(blueprint, options):
+def _add(blueprint: "Blueprint", options: argparse.Namespace) -> "Blueprint":
     from mindpangu.checkpoint import CheckpointReader
     from mindpangu.lifecycle import add, domains
     from mindpangu.lifecycle.resize import resize
@@ -100,7 +142,7 @@ def _add(blueprint, options):
         raise ConfigError("--noise goes with --from-dense; a copy of a domain has none")
     if options.parent and options.tokenizer:
         raise ConfigError(
-            f"--from {options.parent} takes over a table, which is only good for the tokens of its own tokenizer; with "
+            f"--from {options.parent} copies a table, which is only good for the tokens of its own tokenizer; with "
             "--tokenizer give --fresh or --from-dense DIR"
         )
     tokenizer = Tokenizer.load(options.tokenizer) if options.tokenizer else None
@@ -111,19 +153,20 @@ def _add(blueprint, options):
     if options.parent:
         blueprint = domains.from_domain(blueprint, options.parent, domain.name)
         return blueprint if options.experts is None else resize(blueprint, domain.name, options.experts)
-    number = domain.num_experts if options.experts is None else options.experts
+    num_experts = domain.num_experts if options.experts is None else options.experts
     if options.fresh:
-        return domains.fresh(blueprint, domain.name, number)
-    return domains.from_dense(blueprint, CheckpointReader(options.from_dense), domain.name, number, options.noise)
+        return domains.fresh(blueprint, domain.name, num_experts)
+    dense = CheckpointReader(options.from_dense)
+    return domains.from_dense(blueprint, dense, domain.name, num_experts, options.noise)
 
 
-def _copy(blueprint, options):
+def _copy(blueprint: "Blueprint", options: argparse.Namespace) -> "Blueprint":
     from mindpangu.lifecycle.domains import from_domain
 
     return from_domain(blueprint, options.parent, options.domain)
 
 
-def _replace(blueprint, options):
+def _replace(blueprint: "Blueprint", options: argparse.Namespace) -> "Blueprint":
     from mindpangu.checkpoint import CheckpointReader
     from mindpangu.lifecycle.blueprint import Blueprint
     from mindpangu.lifecycle.domains import replace_domain
@@ -132,13 +175,13 @@ def _replace(blueprint, options):
     return replace_domain(blueprint, options.domain, other, options.with_domain or options.domain)
 
 
-def _remove(blueprint, options):
+def _remove(blueprint: "Blueprint", options: argparse.Namespace) -> "Blueprint":
     from mindpangu.lifecycle.domains import remove_domains
 
     return remove_domains(blueprint, {options.domain})
 
 
-def _resize(blueprint, options):
+def _resize(blueprint: "Blueprint", options: argparse.Namespace) -> "Blueprint":
     from mindpangu.data import TRAIN, TokenShards
     from mindpangu.lifecycle.resize import resize
 
@@ -147,9 +190,10 @@ def _resize(blueprint, options):
         domain = blueprint.domain(options.domain)
         shards = TokenShards.open(RunFolder(options.data).data)
         if domain.name not in shards.domain_names:
-            raise ConfigError(f"{shards.folder} has no text of domain {domain.name!r}, whose tokens --data is to count")
+            raise ConfigError(f"{shards.folder} has no text of domain {domain.name!r}, whose tokens --data counts")
         shards.require_tokenizer(blueprint.tokenizer_of(domain).digest)
-        counts_V = shards.token_counts(domain.name, TRAIN, blueprint.contents[domain.name].table.experts_LV.shape[1])
+        num_tokens = blueprint.contents[domain.name].table.experts_LV.shape[1]
+        counts_V = shards.token_counts(domain.name, TRAIN, num_tokens)
     return resize(blueprint, options.domain, options.experts, counts_V)
 
 

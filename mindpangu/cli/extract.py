@@ -1,36 +1,54 @@
-"""Take some domains out of a model, as a complete checkpoint of their own or as plain safetensors.
+"""Extract some domains of a model as a complete checkpoint or as plain safetensors.
 
 mindpangu extract --domains zh,code --checkpoint output/cpu_smoke --out output/zh_code
 
-Its logits are the full model's, bit for bit. Files are taken over one by one; memory stays small.
+The logits are the full model's, bit for bit. Files are taken over one by one, so memory stays small.
 """
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import ConfigError
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mindpangu.lifecycle.blueprint import Blueprint
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", metavar="DIR", type=Path, required=True, help="a checkpoint or a run folder")
-    parser.add_argument("--domains", metavar="NAME,NAME…", required=True, help="the domains to take")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the new checkpoint goes")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="Extract from this checkpoint, or from the newest one of this run folder.",
+    )
+    parser.add_argument("--domains", metavar="NAME,NAME…", required=True, help="Extract these domains.")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, required=True, help="Write the new checkpoint to this folder."
+    )
     parser.add_argument(
         "--vocabulary-of",
         metavar="RUN",
         type=Path,
-        help="drop the tokens that do not occur in these domains' token shards of a run folder, and their rows",
+        help="Drop tokens, and their rows, that do not occur in the domains' token shards of this run folder.",
     )
     parser.add_argument(
-        "--weights-only", action="store_true", help="leave Adam's moments out: a third of the size, to use or load"
+        "--weights-only",
+        action="store_true",
+        help="Leave out Adam's moments; the checkpoint has a third of the size and can be used or loaded.",
     )
     parser.add_argument(
-        "--verify", action="store_true", help="compare the hash of every file now; reading them will do it anyway"
+        "--verify", action="store_true", help="Compare the hash of every file now; reading them will do it anyway."
     )
     parser.add_argument(
-        "--export", action="store_true", help="write model.safetensors and config.json for other programs; one domain"
+        "--export",
+        action="store_true",
+        help="Write model.safetensors and config.json of one domain, for other programs.",
     )
 
 
@@ -68,11 +86,12 @@ def run(options: argparse.Namespace, config: Config) -> None:
     print(f"extract: {', '.join(names)} → {folder}")
 
 
-def _token_counts(blueprint, folder: RunFolder):
-    """vocabulary → how often each token occurs in both splits of its domains."""
+def _token_counts(blueprint: "Blueprint", folder: RunFolder) -> dict[str, "np.ndarray"]:
+    """Returns, for each vocabulary, the number of occurrences of each token in both splits of its domains."""
     from mindpangu.data import HELDOUT, TRAIN, TokenShards
 
-    shards, counts = TokenShards.open(folder.data, verify=True), {}
+    shards = TokenShards.open(folder.data, verify=True)
+    counts: dict[str, np.ndarray] = {}
     for domain in blueprint.domains:
         if domain.name not in shards.domain_names:
             raise ConfigError(f"{shards.folder} has no text of domain {domain.name!r}; --vocabulary-of needs it")

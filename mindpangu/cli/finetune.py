@@ -2,18 +2,22 @@
 
 mindpangu finetune --checkpoint output/cpu_smoke --data dialogues.jsonl --train experts:zh
 
-Makes a new run folder with the checkpoint's configuration, tokenizer and routing tables, prepares the records, trains
-on their answers alone, and prints the loss of held-out answers before and after. docs/finetune.md describes the records
-and says which settings it chooses; any key may be given. Skipped when exactly this is already done.
+Creates a run folder with the checkpoint's configuration, tokenizer and routing tables, prepares the records, trains on
+their answers alone, and prints the loss of held-out answers before and after. docs/finetune.md describes the records
+and the settings that it chooses; any key can be overridden. Does nothing if exactly this has already been done.
 """
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mindpangu.cli import train
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import ConfigError, TrainingError
+
+if TYPE_CHECKING:
+    from mindpangu.checkpoint import CheckpointReader
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,17 +26,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         required=True,
-        help="a checkpoint, or a run folder, whose newest is taken",
+        help="Fine-tune this checkpoint, or the newest one of this run folder.",
     )
     parser.add_argument(
-        "--data", metavar="FILE", nargs="+", required=True, help="jsonl files of records (glob patterns)"
+        "--data",
+        metavar="FILE",
+        nargs="+",
+        required=True,
+        help="Train on the records in these jsonl files (glob patterns).",
     )
     parser.add_argument(
-        "--train", default="all", help="all, or experts:zh,code for the experts of these domains alone; default: all"
+        "--train",
+        default="all",
+        help="Train all parameters, or with experts:zh,code only the experts of these domains (default: %(default)s).",
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the fine-tuning's newest checkpoint")
+    parser.add_argument("--resume", action="store_true", help="Continue from the fine-tuning's newest checkpoint.")
     parser.add_argument(
-        "--answers", type=int, default=2, help="held-out records of each domain to answer; default: %(default)s"
+        "--answers",
+        type=int,
+        default=2,
+        help="Answer this many held-out records of each domain (default: %(default)s).",
     )
 
 
@@ -52,7 +65,8 @@ def run(options: argparse.Namespace, config: Config) -> int:
 
     if options.answers < 0:
         raise ConfigError(f"--answers is {options.answers}; allowed: >= 0")
-    folder, source = RunFolder.from_config(config), CheckpointReader(options.checkpoint)
+    folder = RunFolder.from_config(config)
+    source = CheckpointReader(options.checkpoint)
     newest = latest_iteration(folder.checkpoints)
     if newest is not None and CheckpointReader(newest).json("state.json")["loaded"] != source.digest:
         raise TrainingError(
@@ -78,7 +92,8 @@ def run(options: argparse.Namespace, config: Config) -> int:
     code = train.run(argparse.Namespace(resume=options.resume, load=options.checkpoint), config)
     if code:
         return code
-    tuned, found = CheckpointReader(folder.root), read_json_object(folder.finetuning)
+    tuned = CheckpointReader(folder.root)
+    found = read_json_object(folder.finetuning)
     if found.get("tuned") != tuned.digest:
         after = _evaluate(tuned, config, options.answers)
         found = {"tuned": tuned.digest, "before": found["before"], "after": after}
@@ -88,13 +103,14 @@ def run(options: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-def _evaluate(reader, config: Config, num_answers: int) -> dict:
+def _evaluate(reader: "CheckpointReader", config: Config, num_answers: int) -> dict[str, Any]:
+    from functools import partial
+
     from tqdm import tqdm
 
-    from mindpangu.lifecycle.heldout_answers import heldout_answers
+    from mindpangu.evaluation.answers import heldout_answers
     from mindpangu.train.run import set_device
 
     set_device(config)
-    return heldout_answers(
-        reader, config, num_answers, lambda items: tqdm(items, desc="evaluate", unit="domain", disable=None)
-    )
+    progress = partial(tqdm, desc="evaluate", unit="domain", disable=None)
+    return heldout_answers(reader, config, num_answers, progress)

@@ -5,92 +5,131 @@ mindpangu generate --checkpoint output/cpu_smoke --domain zh --prompts lines.txt
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import GenerationError
 
+if TYPE_CHECKING:
+    from mindpangu.checkpoint import CheckpointReader
+    from mindpangu.generation.generator import Generator, Request
+    from mindpangu.generation.prompts import Prompt
+    from mindpangu.generation.sampling import SamplingSettings
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--checkpoint", metavar="DIR", type=Path, help="a checkpoint or a run folder; default: the run's newest"
+        "--checkpoint",
+        metavar="DIR",
+        type=Path,
+        help="Use this checkpoint, or the newest one of this run folder (default: the newest one of the run).",
     )
-    what = parser.add_argument_group("what is continued")
-    what.add_argument("--domain", help="domain whose experts and control token are used")
-    what.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="text to continue; may be repeated")
-    what.add_argument(
+    prompts = parser.add_argument_group("prompts")
+    prompts.add_argument("--domain", help="Use the experts and the control token of this domain.")
+    prompts.add_argument(
+        "--prompt", action="append", default=[], metavar="TEXT", help="Continue this text; may be repeated."
+    )
+    prompts.add_argument(
         "--prompts",
         metavar="FILE",
         type=Path,
-        help='more of them: one a line, or *.jsonl of {"prompt": …} or of instruction records without their answer '
-        '({"task": …}, see docs/finetune.md), with a "domain" where it is not --domain',
+        help='Continue the prompts of a file: one per line, or *.jsonl of {"prompt": …} or of instruction records '
+        'without their answer ({"task": …}, see docs/finetune.md), with a "domain" where it is not --domain.',
     )
-    what.add_argument(
+    prompts.add_argument(
         "--every-domain",
         action="store_true",
-        help="the start of a held-out text in each domain; of a fine-tuned run a held-out record without its answer",
+        help="Continue the start of a held-out text in each domain; for a fine-tuned run, a held-out record without "
+        "its answer.",
     )
-    how = parser.add_argument_group("how tokens are picked, in this order")
-    how.add_argument(
+    sampling = parser.add_argument_group("sampling, in this order")
+    sampling.add_argument(
         "--repetition-penalty",
         type=float,
         default=1.0,
         metavar="R",
-        help="divides positive scores of tokens that are there already, multiplies negative ones; default: %(default)s",
+        help="Divide positive scores of tokens that the text already has, and multiply negative ones "
+        "(default: %(default)s).",
     )
-    how.add_argument(
+    sampling.add_argument(
         "--frequency-penalty",
         type=float,
         default=0.0,
         metavar="F",
-        help="taken off a token's score for every time it was generated; PanGu-α: 1.5; default: %(default)s",
+        help="Subtract this from a token's score for every time that it was generated (PanGu-α: 1.5; "
+        "default: %(default)s).",
     )
-    how.add_argument(
+    sampling.add_argument(
         "--presence-penalty",
         type=float,
         default=0.0,
         metavar="P",
-        help="taken off once if it was generated; PanGu-α: 0.3; default: %(default)s",
+        help="Subtract this once from the score of each generated token (PanGu-α: 0.3; default: %(default)s).",
     )
-    how.add_argument("--temperature", type=float, default=0.0, help="0 is greedy; default: %(default)s")
-    how.add_argument("--top-k", type=int, default=0, help="0 keeps all tokens; default: %(default)s")
-    how.add_argument("--top-p", type=float, default=1.0, help="default: %(default)s")
-    how.add_argument("--seed", type=int, default=0, help="of the random choice, for each text; default: %(default)s")
-    end = parser.add_argument_group("where a text ends, beside <eot>")
-    end.add_argument("--max-new-tokens", type=int, default=48, help="default: %(default)s")
-    end.add_argument("--stop", action="append", default=[], metavar="TEXT", help="before this text; may be repeated")
+    sampling.add_argument(
+        "--temperature", type=float, default=0.0, help="Divide the scores; 0 is greedy (default: %(default)s)."
+    )
+    sampling.add_argument(
+        "--top-k", type=int, default=0, help="Keep the k most likely tokens; 0 keeps all (default: %(default)s)."
+    )
+    sampling.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="Keep the most likely tokens until their probabilities reach p; 1 keeps all (default: %(default)s).",
+    )
+    sampling.add_argument(
+        "--seed", type=int, default=0, help="Seed the random choice of each text (default: %(default)s)."
+    )
+    end = parser.add_argument_group("end of a text, in addition to <eot>")
+    end.add_argument(
+        "--max-new-tokens", type=int, default=48, help="Generate at most this many tokens (default: %(default)s)."
+    )
+    end.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="Stop before this text; may be repeated."
+    )
     end.add_argument(
         "--stop-token",
         action="append",
         default=[],
         metavar="TOKEN",
-        help="at this control token, as <en>; may be repeated",
+        help="Stop at this control token, such as <en>; may be repeated.",
     )
-    size = parser.add_argument_group("memory and speed")
-    size.add_argument("--batch-size", type=int, default=8, help="texts at once, at most; default: %(default)s")
-    size.add_argument(
+    resources = parser.add_argument_group("memory and speed")
+    resources.add_argument(
+        "--batch-size", type=int, default=8, help="Extend at most this many texts at once (default: %(default)s)."
+    )
+    resources.add_argument(
         "--expert-memory",
         metavar="SIZE",
-        help="memory for experts, as 2GB or 500MB; the least recently used make room; default: all that are used",
+        help="Limit the memory for experts, e.g. to 2GB or 500MB; the least recently used expert makes room (default: "
+        "memory for all used experts).",
     )
 
 
 def run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.checkpoint import CheckpointReader, refuse_other_model
-    from mindpangu.generation.prompts import memory_size, read_prompts
+    from mindpangu.generation.prompts import Prompt, memory_size, read_prompts
     from mindpangu.generation.sampling import SamplingSettings
 
     settings = SamplingSettings(
-        options.temperature, options.top_k, options.top_p, options.seed,
-        options.repetition_penalty, options.frequency_penalty, options.presence_penalty,
-    )  # fmt: skip
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+        repetition_penalty=options.repetition_penalty,
+        frequency_penalty=options.frequency_penalty,
+        presence_penalty=options.presence_penalty,
+    )
     if options.every_domain == bool(options.prompt or options.prompts or options.domain):
         raise GenerationError("give either --domain NAME --prompt TEXT (or --prompts FILE), or --every-domain")
     if options.prompt and options.domain is None:
         raise GenerationError("--prompt needs --domain NAME: the domain decides which experts continue it")
     memory = None if options.expert_memory is None else memory_size(options.expert_memory)
-    prompts = [(options.domain, prompt) for prompt in options.prompt]
+    prompts: list[tuple[str, Prompt]] = [(options.domain, prompt) for prompt in options.prompt]
     if options.prompts:
         prompts += read_prompts(options.prompts, options.domain)
     if not options.every_domain and not prompts:
@@ -103,19 +142,34 @@ def run(options: argparse.Namespace, config: Config) -> None:
         _continue_prompts(options, config, prompts, reader, settings, memory)
 
 
-def _continue_prompts(options, config, prompts, reader, settings, memory) -> None:
+def _continue_prompts(
+    options: argparse.Namespace,
+    config: Config,
+    prompts: "Sequence[tuple[str, Prompt]]",
+    reader: "CheckpointReader",
+    settings: "SamplingSettings",
+    memory: int | None,
+) -> None:
     from mindpangu.generation.generator import record_prompt
     from mindpangu.generation.terminal import show
 
     generator = _load(options, config, reader, memory)
-    given = [
-        (domain, prompt if isinstance(prompt, str) else record_prompt(generator.parts, domain, prompt))
-        for domain, prompt in prompts
-    ]
-    show(generator, [_request(options, domain, prompt, settings) for domain, prompt in given])
+    requests = []
+    for domain, prompt in prompts:
+        if isinstance(prompt, str):
+            requests.append(_request(options, domain, prompt, settings))
+        else:
+            requests.append(_request(options, domain, record_prompt(generator.parts, domain, prompt), settings))
+    show(generator, requests)
 
 
-def _continue_every_domain(options, config, reader, settings, memory) -> None:
+def _continue_every_domain(
+    options: argparse.Namespace,
+    config: Config,
+    reader: "CheckpointReader",
+    settings: "SamplingSettings",
+    memory: int | None,
+) -> None:
     from dataclasses import asdict
 
     from mindpangu.data import HELDOUT, TokenShards
@@ -153,17 +207,25 @@ def _continue_every_domain(options, config, reader, settings, memory) -> None:
     ]
     result.write({"step": reader.step, "samples": samples})
     write_report(folder)
-    print(f"generate: one text a domain → {folder.samples}")
+    print(f"generate: one text per domain → {folder.samples}")
 
 
-def _request(options, domain: str, prompt, settings):
+def _request(
+    options: argparse.Namespace, domain: str, prompt: str | tuple[int, ...], settings: "SamplingSettings"
+) -> "Request":
     from mindpangu.generation.generator import Request
 
-    stops = (tuple(options.stop), tuple(options.stop_token))
-    return Request(domain, prompt, options.max_new_tokens, settings, *stops)
+    return Request(
+        domain,
+        prompt,
+        max_new_tokens=options.max_new_tokens,
+        sampling=settings,
+        stop=tuple(options.stop),
+        stop_tokens=tuple(options.stop_token),
+    )
 
 
-def _load(options, config, reader, memory):
+def _load(options: argparse.Namespace, config: Config, reader: "CheckpointReader", memory: int | None) -> "Generator":
     from mindpangu.generation.generator import Generator
     from mindpangu.train.run import set_device
 

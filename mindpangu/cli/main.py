@@ -1,4 +1,4 @@
-"""mindpangu VERB …: options, dotted overrides, and errors as one message instead of a traceback."""
+"""Entry point of `mindpangu VERB …`: parses options and dotted overrides, and prints errors as one message."""
 
 import argparse
 import io
@@ -53,13 +53,13 @@ Every verb takes --config FILE and overrides of single keys, for example
 
   mindpangu train --config recipes/cpu_smoke.yaml --training.steps 20 --optimizer.betas '[0.8, 0.95]'
 
-`mindpangu config --keys` lists all keys with what they mean. The whole main job is `bash recipes/run_910.sh`.
+`mindpangu config --keys` lists all keys with their meaning. `bash recipes/run_910.sh` runs the whole main job.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit code: 0 done, 1 a mistake that the message names, 2 usage, 130 interrupted."""
-    os.environ.setdefault("GLOG_v", "3")  # MindSpore's own warnings are about itself, not about the run
+    """Runs one verb; returns the exit code: 0 success, 1 an error named in the message, 2 usage, 130 interrupted."""
+    os.environ.setdefault("GLOG_v", "3")  # MindSpore's own warnings are not about the run
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a locale without UTF-8 must not end a training
             stream.reconfigure(errors="backslashreplace")
@@ -68,9 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"`mindpangu {words[0]}` is now `mindpangu {RENAMED_VERBS[words[0]]}`; its options are the same")
     options = _build_parser().parse_args(words)
     try:
-        # keys that the verb sets itself; the command line goes before
-        own = options.verb.settings(options) if hasattr(options.verb, "settings") else {}
-        settings = _load_settings(options, own | dict(overrides))
+        # some verbs set keys themselves; overrides on the command line take precedence
+        verb_settings = options.verb.settings(options) if hasattr(options.verb, "settings") else {}
+        settings = _load_settings(options, verb_settings | dict(overrides))
         build_domains(settings)
         return options.verb.run(options, settings) or 0
     except (MindPanguError, OperatorError) as error:
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
-    except OSError as error:  # a full disk, a folder that may not be written: the user's to mend, and not a defect
+    except OSError as error:  # a full disk or a read-only folder is for the user to fix, not a bug
         return _fail(f"{error.filename or 'writing to training.output_dir'}: {error.strerror or error}")
     except MemoryError as error:
         return _fail(f"not enough memory: {error}. Make the model or the batch smaller")
@@ -102,7 +102,7 @@ def _build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for verb in VERBS:
         name = verb.__name__.rsplit(".", 1)[1]
-        summary = verb.__doc__.strip().splitlines()[0]
+        summary = (verb.__doc__ or "").strip().splitlines()[0]
         subparser = verbs.add_parser(
             name,
             help=summary,
@@ -112,7 +112,10 @@ def _build_parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         subparser.add_argument(
-            "--config", metavar="FILE", type=Path, help="YAML file of the run; defaults apply to absent keys"
+            "--config",
+            metavar="FILE",
+            type=Path,
+            help="Read the configuration from this YAML file; absent keys take their defaults.",
         )
         verb.add_arguments(subparser)
         subparser.set_defaults(verb=verb)
@@ -120,7 +123,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _load_settings(options: argparse.Namespace, overrides: dict[str, str]) -> Config:
-    """The configuration in --config, or else the one that the given checkpoint was saved with."""
+    """Loads the configuration from --config, or else the one saved with the given checkpoint."""
     checkpoint = getattr(options, "checkpoint", None)
     if options.config is None and checkpoint is not None:
         from mindpangu.checkpoint import CheckpointReader
@@ -132,7 +135,7 @@ def _load_settings(options: argparse.Namespace, overrides: dict[str, str]) -> Co
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """(options of the verb, dotted overrides). --section.key value and --section.key=value may stand anywhere."""
+    """Splits arguments into the verb's words and dotted overrides (--section.key value or --section.key=value)."""
     words: list[str] = []
     overrides: list[tuple[str, str]] = []
     rest = list(arguments)
@@ -146,5 +149,5 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str
         elif rest:
             overrides.append((key, rest.pop(0)))
         else:
-            words.append(word)  # without a value: argparse refuses it by name
+            words.append(word)  # it has no value: argparse refuses it by name
     return words, overrides

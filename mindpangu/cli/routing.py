@@ -1,7 +1,7 @@
-"""Build the routing table, or show the load that it gives the experts.
+"""Build the routing table, or show the resulting load of the experts.
 
-build      writes output/<run>/routing/; skipped when data and settings have not changed
-stats      prints the load of every expert group again, and draws output/<run>/routing.png
+build      writes output/<run>/routing/; does nothing if data and settings have not changed
+stats      prints the load of every expert group again and draws output/<run>/routing.png
 """
 
 import argparse

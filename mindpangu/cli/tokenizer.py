@@ -1,6 +1,7 @@
-"""Train the run's sentencepiece tokenizer, or take the one that data.tokenizer names; or extend a published one.
+"""Train the run's sentencepiece tokenizer, or extend a published one.
 
-train      writes output/<run>/tokenizer/; skipped when the corpus and the settings have not changed
+train      writes output/<run>/tokenizer/, with the model in data.tokenizer if that is set; does nothing if the corpus
+           and the settings have not changed
 extend     adds padding, the control tokens of the run's domains and 64 reserved ones to a model that lacks them:
            mindpangu tokenizer extend --model published.model --out mine.model
 """
@@ -14,8 +15,8 @@ from mindpangu.errors import ConfigError, TokenizerError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("train", "extend"))
-    parser.add_argument("--model", metavar="FILE", type=Path, help="extend: the sentencepiece model")
-    parser.add_argument("--out", metavar="FILE", type=Path, help="extend: where the extended one goes")
+    parser.add_argument("--model", metavar="FILE", type=Path, help="Extend this sentencepiece model.")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="Write the extended model to this file.")
 
 
 def run(options: argparse.Namespace, config: Config) -> None:

@@ -1,6 +1,6 @@
-"""Train the model of a run folder whose tokenizer, data and routing table are there.
+"""Train the model of a run folder that has its tokenizer, data and routing table.
 
-Skipped when exactly this training is already finished. Ctrl-C saves a checkpoint first.
+Does nothing if exactly this training has already finished. Ctrl-C saves a checkpoint first.
 """
 
 import argparse
@@ -12,20 +12,21 @@ from mindpangu.config.run_folder import RunFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint, bit for bit")
+    parser.add_argument("--resume", action="store_true", help="Continue from the run's newest checkpoint, bit for bit.")
     parser.add_argument(
         "--load",
         metavar="DIR",
         type=Path,
-        help="start a new training from a checkpoint's weights; with --resume only if there is nothing to resume",
+        help="Start a new training from a checkpoint's weights; with --resume only if there is nothing to resume.",
     )
 
 
 def run(options: argparse.Namespace, config: Config) -> int:
-    folder, is_first = RunFolder.from_config(config), os.environ.get("RANK_ID", "0") == "0"
+    folder = RunFolder.from_config(config)
+    is_first = os.environ.get("RANK_ID", "0") == "0"
     if _is_finished(config, options):
         if is_first:
-            _mend(folder, config)
+            _complete_outputs(folder, config)
             print(f"train: up to date, step {config.training.steps} is done ({folder.checkpoints})")
         return 0
     from mindpangu.parallel.processes import start_processes
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
 
 
 def _is_finished(config: Config, options: argparse.Namespace) -> bool:
-    """Without loading MindSpore, so that a second start is quick."""
+    """Whether the training is done. MindSpore is not loaded, so that a second start is quick."""
     from mindpangu.checkpoint import CheckpointReader, input_digests, is_finished, latest_iteration
     from mindpangu.data import TokenShards
     from mindpangu.language_model import ModelParts
@@ -62,16 +63,17 @@ def _is_finished(config: Config, options: argparse.Namespace) -> bool:
         return False
     parts = ModelParts.from_run(config)
     digests = input_digests(TokenShards.open(folder.data).digest, parts.table, parts.tokenizers)
+    loaded = None
     if options.load:
         loaded = CheckpointReader(options.load).digest
-    else:
-        # --resume goes on with whatever the training started from
-        loaded = CheckpointReader(newest).json("state.json")["loaded"] if options.resume else None
+    elif options.resume:
+        # --resume continues whatever the training started from
+        loaded = CheckpointReader(newest).json("state.json")["loaded"]
     return is_finished(folder.checkpoints, config, digests, loaded)
 
 
-def _mend(folder: RunFolder, config: Config) -> None:
-    """What a kill between the last checkpoint and the end of the program left undone."""
+def _complete_outputs(folder: RunFolder, config: Config) -> None:
+    """Writes the outputs that are missing if the program was killed after its last checkpoint."""
     from mindpangu.checkpoint import finish_publishing
     from mindpangu.train.report import write_report
 

@@ -1,4 +1,4 @@
-"""Upcycle a dense model into a sparse one: each expert starts as a copy of its layer's feed-forward network.
+"""Upcycle a dense model to a sparse one: each expert starts as a copy of its layer's feed-forward network.
 
 The PanGu-Σ paper calls this inheritance.
 
@@ -15,17 +15,24 @@ from mindpangu.config import Config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--parent", metavar="DIR", type=Path, required=True, help="checkpoint or run of a dense model")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the child's checkpoint goes")
     parser.add_argument(
-        "--noise", type=float, default=0.0, help="on each expert's weights, relative to theirs; default: %(default)s"
+        "--parent", metavar="DIR", type=Path, required=True, help="Upcycle this checkpoint or run of a dense model."
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, required=True, help="Write the child's checkpoint to this folder."
+    )
+    parser.add_argument(
+        "--noise",
+        type=float,
+        default=0.0,
+        help="Add noise with this standard deviation, relative to that of the expert's weights (default: %(default)s).",
     )
     parser.add_argument(
         "--new-rows",
         choices=("mean", "random"),
         default="mean",
-        help="what a token starts from that the parent lacks: the mean of the parent's tokens that spell it, or random "
-        "numbers; default: %(default)s",
+        help="Initialise the row of a token that the parent lacks with the mean of the parent's tokens that spell it, "
+        "or with random numbers (default: %(default)s).",
     )
 
 
@@ -38,10 +45,10 @@ def run(options: argparse.Namespace, config: Config) -> None:
 
     parts = ModelParts.from_run(config)
     parent = Blueprint.from_checkpoint(CheckpointReader(options.parent))
-    child, found = upcycle(parent, config, parts.tokenizers, parts.table, options.noise, options.new_rows)
+    child, rows = upcycle(parent, config, parts.tokenizers, parts.table, options.noise, options.new_rows)
     made_by = {"verb": "upcycle", "parent": str(options.parent), "noise": options.noise, "new_rows": options.new_rows}
     written = build(child, options.out, made_by)
     print(
-        f"upcycle: {found.shared:,} tokens have the parent's row, {found.composed:,} the mean of several, "
-        f"{found.random:,} are drawn → {written}"
+        f"upcycle: {rows.shared:,} tokens have the parent's row, {rows.composed:,} the mean of several, "
+        f"{rows.random:,} are drawn → {written}"
     )

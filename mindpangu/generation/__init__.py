@@ -1,5 +1,5 @@
-"""Continuing prompts.
+"""Text generation.
 
-`generator.py` takes requests and gives texts, batch by batch. It stands on `steps.py` (the compiled functions and what
-they take from the host), `sampling.py` (from scores to a token) and `text.py` (from tokens to text that may be shown).
+`generator.py` turns requests into texts, batch by batch. It uses `steps.py` (compiled functions and their inputs),
+`sampling.py` (from logits to a token) and `text.py` (from tokens to text that can be shown).
 """

@@ -1,7 +1,7 @@
-"""From prompts to texts: batches, stops, the window."""
+"""Generates texts from prompts: batches, stop conditions, the context window."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,13 +26,15 @@ class Request:
     """A prompt to continue.
 
     Attributes:
-        domain: whose experts and control token are used.
-        prompt: a text, or the tokens before the continuation, the control token included.
-        max_new_tokens: tokens at most. stop: texts before which the continuation ends.
-        stop_tokens: control tokens that end it, beside `<eot>`.
+        domain: name of the domain whose experts and control token are used.
+        prompt: a text, or the tokens before the continuation, including the control token.
+        max_new_tokens: maximum number of new tokens.
+        sampling: how tokens are sampled.
+        stop: strings that end the continuation; it stops before the first one.
+        stop_tokens: control tokens that end it, in addition to `<eot>`.
 
     Raises:
-        GenerationError: a value that means nothing.
+        GenerationError: a value is invalid.
     """
 
     domain: str
@@ -51,11 +53,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Piece:
-    """What a new token adds to a text.
+    """The effect of one new token on a text.
 
     Attributes:
-        request: index of the request. text: that may be shown now, perhaps none.
-        finished: why the text ends here: "eot", "token", "stop" or "length"; empty if it goes on.
+        request: index of the request.
+        text: text that can be shown now; may be empty.
+        finished: reason why the text ends here: "eot", "token", "stop" or "length"; empty if it continues.
     """
 
     request: int
@@ -65,7 +68,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Completion:
-    """A continuation, without its prompt and what ended it. `tokens` were generated, the one that ended it included."""
+    """A continuation.
+
+    Attributes:
+        text: the continuation, without its prompt and without the token or string that ended it.
+        tokens: number of generated tokens, including the one that ended it.
+        finished: reason why it ended (`Piece`).
+    """
 
     text: str
     tokens: int
@@ -79,12 +88,16 @@ class Generator:
         parts: the model without its weights.
 
     Args:
-        decoder: with its weights. cache: where experts are kept; None for a dense model.
-        batch_size: texts that are extended together, at most.
+        parts: see above.
+        decoder: the decoder with its weights.
+        cache: cache of the experts; None for a dense model.
+        batch_size: maximum number of texts that are extended together.
     """
 
     def __init__(self, parts: ModelParts, decoder: Decoder, cache: ExpertCache | None, batch_size: int = 8):
-        self.parts, self._decoder, self._batch_size = parts, decoder, batch_size
+        self.parts = parts
+        self._decoder = decoder
+        self._batch_size = batch_size
         self._pools = ExpertPools(parts, cache)
         self._steps: dict[tuple[int, int], DecodingSteps] = {}
 
@@ -96,15 +109,18 @@ class Generator:
         expert_memory: int | None = None,
         context: ContextConfig | None = None,
     ) -> "Generator":
-        """From a checkpoint alone.
+        """Loads a generator from a checkpoint.
 
         Args:
+            reader: the checkpoint.
+            batch_size: maximum number of texts that are extended together.
+            expert_memory: bytes for experts; None takes as much as the used experts need.
             context: see `ModelParts.from_checkpoint`.
-            expert_memory: bytes for experts; None takes what the experts that are used need.
 
         Raises:
-            GenerationError: batch_size below 1. ExpertStoreError: too little memory for experts.
-            CheckpointError: files that are missing, altered or do not fit together.
+            GenerationError: batch_size is below 1.
+            ExpertStoreError: there is too little memory for experts.
+            CheckpointError: files are missing, altered or do not fit together.
         """
         if batch_size < 1:
             raise GenerationError(f"batch_size is {batch_size}; allowed: >= 1")
@@ -116,18 +132,20 @@ class Generator:
 
     @property
     def experts_fetched(self) -> int:
-        """How often an expert was read from its file."""
+        """Number of times that an expert has been read from disk."""
         return self._pools.fetched
 
     def prompt_text(self, request: Request) -> str:
-        """A request's prompt to be shown."""
+        """Returns a request's prompt as text."""
         _, domain = domain_named(self.parts.domains, request.domain)
         given = request.prompt
         return given if isinstance(given, str) else whole_characters(self.parts.tokenizer_of(domain).decode(given))
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """All texts, in the order of the requests. Raises as `stream` does."""
-        texts, tokens, finished = [""] * len(requests), [0] * len(requests), [""] * len(requests)
+        """Generates all texts, in the order of the requests. Raises the same errors as `stream`."""
+        texts = [""] * len(requests)
+        tokens = [0] * len(requests)
+        finished = [""] * len(requests)
         for piece in self.stream(requests):
             texts[piece.request] += piece.text
             tokens[piece.request] += 1
@@ -135,11 +153,13 @@ class Generator:
         return [Completion(*each) for each in zip(texts, tokens, finished, strict=True)]
 
     def stream(self, requests: Sequence[Request]) -> Iterator[Piece]:
-        """A piece for every token as it comes; texts of a batch take turns, batches come one after the other.
+        """Yields a piece for every token as it is generated. Texts of a batch alternate; batches follow one another.
 
         Raises:
-            ConfigError: a domain that the model does not have. TokenizerError: a stop token that its tokenizer lacks.
-            GenerationError: a prompt without any token. CheckpointError: an expert that cannot be read.
+            ConfigError: the model does not have a domain.
+            TokenizerError: a domain's tokenizer lacks a stop token.
+            GenerationError: a prompt has no token.
+            CheckpointError: an expert cannot be read.
         """
         texts = [_Text(index, request, self.parts) for index, request in enumerate(requests)]
         size = min(self._batch_size, len(texts))
@@ -150,24 +170,26 @@ class Generator:
         steps = self._steps_for(size, max(text.longest for text in texts))
         domains_B = np.full(size, texts[0].domain_id)
         domains_B[: len(texts)] = [text.domain_id for text in texts]
-        for place, text in enumerate(texts):
-            yield text.take(steps.prefill(place, text.domain_id, text.window))
+        for index, text in enumerate(texts):
+            yield text.take(steps.prefill(index, text.domain_id, text.window))
         while any(not text.finished for text in texts):
-            tokens_B, positions_B = np.zeros(size, np.int32), np.zeros(size, np.int32)
+            tokens_B = np.zeros(size, np.int32)
+            positions_B = np.zeros(size, np.int32)
             active_B = np.zeros(size, bool)
-            for place, text in enumerate(texts):
+            for index, text in enumerate(texts):
                 if text.finished:
                     continue
                 if text.restart():
-                    yield text.take(steps.prefill(place, text.domain_id, text.window))
+                    yield text.take(steps.prefill(index, text.domain_id, text.window))
                 else:
-                    tokens_B[place], active_B[place] = text.ids[-1], True
-                # an idle text's row is computed as well: it is written where that text's next token will be
-                positions_B[place] = min(text.position, steps.capacity - 1)
+                    tokens_B[index] = text.ids[-1]
+                    active_B[index] = True
+                # idle rows are computed too: this one is written where the text's next token will overwrite it
+                positions_B[index] = min(text.position, steps.capacity - 1)
             if active_B.any():
-                scores = steps.extend(tokens_B, positions_B, domains_B, active_B)
-                for place in np.flatnonzero(active_B).tolist():
-                    yield texts[place].take(scores[place])
+                logits = steps.extend(tokens_B, positions_B, domains_B, active_B)
+                for index in np.flatnonzero(active_B).tolist():
+                    yield texts[index].take(logits[index])
 
     def _steps_for(self, batch: int, longest: int) -> DecodingSteps:
         window = self.parts.config.model.seq_length
@@ -178,17 +200,19 @@ class Generator:
 
 
 class _Text:
-    """One request's text while it grows.
+    """The growing text of one request.
 
-    Positions are learned, so a window cannot slide: a text that is longer than model.seq_length goes on from its last
-    half of a window, which is read anew.
+    Positions are learned, so a window cannot slide: a text longer than model.seq_length continues from its last half
+    window, which is read again.
     """
 
     def __init__(self, index: int, request: Request, parts: ModelParts):
-        self._index, self._request = index, request
+        self._index = index
+        self._request = request
         self.domain_id, domain = domain_named(parts.domains, request.domain)
         tokenizer = parts.tokenizer_of(domain)
-        self._seq_length, self._vocab_size = parts.config.model.seq_length, tokenizer.vocab_size
+        self._seq_length = parts.config.model.seq_length
+        self._vocab_size = tokenizer.vocab_size
         self._ends = {tokenizer.eot_id: "eot"} | {tokenizer.control_id(name): "token" for name in request.stop_tokens}
         given = request.prompt
         self.ids = prompt_ids(domain, given, tokenizer) if isinstance(given, str) else list(given)
@@ -196,34 +220,38 @@ class _Text:
             raise GenerationError(
                 f"prompt {index + 1} is empty, and no control token opens a text of domain {domain.name}; give a text"
             )
-        self._generated, self._start, self.finished = 0, 0, ""
+        self._generated = 0
+        self._start = 0
+        self.finished = ""
         self.longest = len(self.ids) + request.max_new_tokens
         self._sampler = Sampler(request.sampling, self.ids)
-        self._stream, self._stops = TextStream(tokenizer, self.ids), StopStrings(request.stop)
+        self._stream = TextStream(tokenizer, self.ids)
+        self._stops = StopStrings(request.stop)
         self.restart()
 
     @property
     def window(self) -> list[int]:
-        """The tokens that the model sees."""
+        """Tokens that the model sees."""
         return self.ids[self._start :]
 
     @property
     def position(self) -> int:
-        """Of the last token in the window."""
+        """Position of the last token in the window."""
         return len(self.ids) - self._start - 1
 
     def restart(self) -> bool:
-        """Whether the text has outgrown its window, which then begins later."""
+        """Moves the start of the window if the text no longer fits it; returns whether it did."""
         if len(self.ids) - self._start <= self._seq_length:
             return False
         self._start = len(self.ids) - self._seq_length // 2
         return True
 
     def take(self, logits_V: np.ndarray) -> Piece:
-        """Picks the next token. Rows beyond the tokenizer (vocabularies may have spare ones) stand for no text."""
+        """Samples the next token. Vocabularies may have more rows than the tokenizer has tokens; those are ignored."""
         token = self._sampler.pick(logits_V[: self._vocab_size])
         self._generated += 1
-        text, self.finished = "", self._ends.get(token, "")
+        text = ""
+        self.finished = self._ends.get(token, "")
         if not self.finished:
             self.ids.append(token)
             text = self._stops.push(self._stream.push(token))
@@ -239,11 +267,13 @@ class _Text:
 
 
 def record_prompt(parts: ModelParts, domain_name: str, record: Mapping[str, Any]) -> tuple[int, ...]:
-    """The prompt of an instruction record (`data.instruction`): the tokens before its answer, as training has them; at
-    most model.seq_length.
+    """Returns the prompt of an instruction record (`data.instruction`): the tokens before its answer, as in training.
+
+    The prompt has at most model.seq_length tokens.
 
     Raises:
-        GenerationError: a record that cannot be used. ConfigError: a domain that the model does not have.
+        GenerationError: the record cannot be used.
+        ConfigError: the model does not have the domain.
     """
     _, domain = domain_named(parts.domains, domain_name)
     try:
@@ -253,16 +283,25 @@ def record_prompt(parts: ModelParts, domain_name: str, record: Mapping[str, Any]
     return tuple(encode_prompt(given, parts.tokenizer_of(domain), parts.config.model.seq_length))
 
 
-def open_cache(parts: ModelParts, read, batch_size: int, expert_memory: int | None = None) -> ExpertCache | None:
-    """Lines for the experts of a model: one for each of them, or what fits a memory; None for a dense model.
+def open_cache(
+    parts: ModelParts,
+    read: Callable[[int, int, int], Mapping[str, np.ndarray]],
+    batch_size: int,
+    expert_memory: int | None = None,
+) -> ExpertCache | None:
+    """Creates a cache with one entry per expert, or as many as fit in a memory limit; None for a dense model.
 
     Args:
-        read: see `ExpertCache`.
+        parts: the model without its weights.
+        read: reads an expert; see `ExpertCache`.
+        batch_size: number of texts that may need different experts at once.
+        expert_memory: bytes for experts.
 
     Raises:
         ExpertStoreError: expert_memory is too small.
     """
-    layers, dtype = parts.config.model.rre_layers, expert_dtype(parts.config)
+    layers = parts.config.model.rre_layers
+    dtype = expert_dtype(parts.config)
     if layers == 0:
         return None
     groups = [domain.num_experts for domain in parts.domains]
@@ -277,8 +316,11 @@ def open_cache(parts: ModelParts, read, batch_size: int, expert_memory: int | No
 def heldout_prompt(
     parts: ModelParts, shards: TokenShards, domain: Domain, num_tokens: int = 16
 ) -> str | tuple[int, ...]:
-    """The first words of the domain's first held-out document; of a record the tokens before its first answer."""
+    """Returns the first words of the domain's first held-out document, or a record's tokens before its first answer."""
     if shards.has_records:
-        return first_answer(*shards.samples(domain.name, HELDOUT, parts.config.model.seq_length)[0])[0]
+        ids_T, counted_T = shards.samples(domain.name, HELDOUT, parts.config.model.seq_length)[0]
+        assert counted_T is not None, "text has no answers"
+        given, _ = first_answer(ids_T, counted_T)
+        return given
     ids = shards.tokens(domain.name, HELDOUT)[: num_tokens + 1].tolist()
     return whole_characters(parts.tokenizer_of(domain).decode(ids[len(domain.control_tokens[:1]) :]))

@@ -1,4 +1,4 @@
-"""From scores to the next token: penalties, greedy, temperature, top-k, top-p. NumPy only."""
+"""Sampling the next token from logits: penalties, greedy, temperature, top-k, top-p. NumPy only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,25 +7,26 @@ import numpy as np
 
 from mindpangu.errors import GenerationError
 
-_NUCLEUS = 256  # of how many tokens top-p sorts the scores before it sorts all
+_NUCLEUS = 256  # top-p first sorts the logits of this many tokens, and all of them only if these do not suffice
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How tokens are picked, in this order.
+    """How tokens are sampled. The settings apply in this order.
 
     Attributes:
-        repetition_penalty: scores of tokens in the prompt or the text so far are divided by it if positive, multiplied
-            if negative; 1 does nothing (CTRL, Keskar et al. 2019, section 4.1).
-        frequency_penalty, presence_penalty: taken off the score of each token that was generated before: the first for
-            every time, the second once. PanGu-α's published generation has 1.5 and 0.3, with top_k 3.
-        temperature: divides the scores; 0 is greedy.
-        top_k: only the k most likely tokens; 0 keeps all.
-        top_p: only the most likely tokens whose probabilities reach p together; 1 keeps all (Holtzman et al. 2020).
-        seed: of the random choice; the same seed gives the same text.
+        repetition_penalty: divides positive logits of tokens in the prompt or the text so far, and multiplies negative
+            ones; 1 does nothing (CTRL, Keskar et al. 2019, section 4.1).
+        frequency_penalty: subtracted from a token's logit once for every time that it was generated. PanGu-α's
+            published generation uses 1.5, with a presence penalty of 0.3 and top_k 3.
+        presence_penalty: subtracted once from the logit of each generated token.
+        temperature: divides the logits; 0 is greedy.
+        top_k: keeps the k most likely tokens; 0 keeps all.
+        top_p: keeps the most likely tokens until their probabilities sum to p; 1 keeps all (Holtzman et al. 2020).
+        seed: seed of the random choice; the same seed gives the same text.
 
     Raises:
-        GenerationError: a value that means nothing.
+        GenerationError: a value is invalid.
     """
 
     temperature: float = 0.0
@@ -51,47 +52,56 @@ class SamplingSettings:
 
 
 class Sampler:
-    """Picks the tokens of one text; another text beside it changes nothing.
+    """Samples the tokens of one text. Results do not depend on the other texts in the batch.
 
     Args:
-        prompt: its token ids, for the repetition penalty.
+        settings: how tokens are sampled.
+        prompt: token ids of the prompt, for the repetition penalty.
     """
 
     def __init__(self, settings: SamplingSettings, prompt: Sequence[int]):
-        self._settings, self._generator = settings, np.random.default_rng(settings.seed)
+        self._settings = settings
+        self._rng = np.random.default_rng(settings.seed)
         self._seen = set(prompt)
         self._counts: dict[int, int] = {}
 
     def pick(self, logits_V: np.ndarray) -> int:
-        """The next token from its scores (not changed), float32 [V]. Raises GenerationError for scores like NaN."""
-        token = pick_token(self._penalized(logits_V), self._settings, self._generator)
+        """Samples the next token. Raises GenerationError if the logits are not finite.
+
+        Args:
+            logits_V: float32 [V]; they are not changed.
+        """
+        token = pick_token(self._penalized(logits_V), self._settings, self._rng)
         self._seen.add(token)
         self._counts[token] = self._counts.get(token, 0) + 1
         return token
 
     def _penalized(self, logits_V: np.ndarray) -> np.ndarray:
         settings = self._settings
-        repeats, counts = settings.repetition_penalty != 1, settings.frequency_penalty or settings.presence_penalty
-        if not (repeats or counts):
+        penalizes_repetition = settings.repetition_penalty != 1
+        penalizes_counts = settings.frequency_penalty or settings.presence_penalty
+        if not (penalizes_repetition or penalizes_counts):
             return logits_V
         scores_V = logits_V.astype(np.float64)
-        if repeats and self._seen:
+        if penalizes_repetition and self._seen:
             seen = np.fromiter(self._seen, np.int64)
             found = scores_V[seen]
             penalty = settings.repetition_penalty
             scores_V[seen] = np.where(found > 0, found / penalty, found * penalty)
-        if counts and self._counts:
+        if penalizes_counts and self._counts:
             tokens = np.fromiter(self._counts, np.int64)
             times = np.fromiter(self._counts.values(), np.float64)
             scores_V[tokens] -= settings.frequency_penalty * times + settings.presence_penalty
         return scores_V
 
 
-def pick_token(logits_V: np.ndarray, settings: SamplingSettings, generator: np.random.Generator) -> int:
-    """One token id from its scores. Equal scores are won by the lower id; one random number a token, none if greedy.
+def pick_token(logits_V: np.ndarray, settings: SamplingSettings, rng: np.random.Generator) -> int:
+    """Samples one token id from logits. Ties go to the lower id.
+
+    Draws one random number per token, none when greedy.
 
     Raises:
-        GenerationError: the largest score is not a finite number.
+        GenerationError: the largest logit is not finite.
     """
     best = int(logits_V.argmax())
     if not np.isfinite(logits_V[best]):
@@ -105,14 +115,15 @@ def pick_token(logits_V: np.ndarray, settings: SamplingSettings, generator: np.r
     weights = np.exp(scores - scores.max())
     if settings.top_p < 1:
         kept = _nucleus(weights, settings.top_p)
-        tokens, weights = tokens[kept], weights[kept]
+        tokens = tokens[kept]
+        weights = weights[kept]
     reached = np.cumsum(weights)
-    drawn = int(np.searchsorted(reached, generator.random() * reached[-1], side="right"))
+    drawn = int(np.searchsorted(reached, rng.random() * reached[-1], side="right"))
     return int(tokens[min(drawn, len(tokens) - 1)])
 
 
 def largest(scores: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the largest scores, largest first; of equal ones the lower index comes first, and stays."""
+    """Returns the indices of the largest scores, largest first. Ties go to the lower index."""
     if count < len(scores):
         least = np.partition(scores, len(scores) - count)[len(scores) - count]
         above = np.flatnonzero(scores > least)
@@ -124,7 +135,7 @@ def largest(scores: np.ndarray, count: int) -> np.ndarray:
 
 
 def _nucleus(weights: np.ndarray, p: float) -> np.ndarray:
-    """Indices of the largest weights, while those before have not reached p of the sum; the largest always."""
+    """Returns the indices of the fewest largest weights that reach p of the sum; at least one."""
     total = weights.sum()
     for count in (_NUCLEUS, len(weights)):
         order = largest(weights, count)

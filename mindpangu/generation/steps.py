@@ -1,4 +1,4 @@
-"""The compiled functions of generation, and what the host gives them: cache rows, positions, entries of experts."""
+"""The compiled functions of generation, and the inputs that the host computes for them."""
 
 from collections.abc import Sequence
 
@@ -13,39 +13,42 @@ from mindpangu.model.decoder import Decoder
 
 
 class ExpertPools:
-    """The cached experts as tensors, and the entries that tokens need: all routing is done here, on the host.
+    """The cached experts as tensors, and the cache entries that tokens need. Routing happens here, on the host.
 
-    Tensors are made anew only where a pool changed, because a device with memory of its own copies them.
+    Tensors are created again only if a pool has changed, because a device with its own memory copies them.
 
     Args:
-        cache: None for a dense model.
+        parts: the model without its weights.
+        cache: cache of the experts; None for a dense model.
     """
 
     def __init__(self, parts: ModelParts, cache: ExpertCache | None):
-        self._parts, self._cache = parts, cache
+        self._parts = parts
+        self._cache = cache
         self._tensors: dict[int, tuple[int, list[Tensor]]] = {}
 
     @property
     def fetched(self) -> int:
-        """Experts that were read."""
+        """Number of experts that have been read from disk."""
         return self._cache.fetched if self._cache else 0
 
     def route(self, tokens_T: np.ndarray, domains_T: np.ndarray) -> np.ndarray:
-        """int32 [L, T]: the entry of each token's expert in each RRE layer, after missing ones were read."""
-        if self._cache is None:
+        """Returns the cache entry of each token's expert, int32 [L, T]; reads missing experts."""
+        table = self._parts.table
+        if self._cache is None or table is None:
             return np.zeros((1, len(tokens_T)), np.int32)
-        table, entries_LT = self._parts.table, []
+        entries_LT = []
         names = {domain: self._parts.domains[domain].name for domain in np.unique(domains_T).tolist()}
         for layer in range(table.num_layers):
             experts_T = np.zeros(len(tokens_T), np.int64)
             for domain, name in names.items():
-                mine_T = domains_T == domain
-                experts_T[mine_T] = table.array(layer, name)[tokens_T[mine_T]]
+                in_domain_T = domains_T == domain
+                experts_T[in_domain_T] = table.array(layer, name)[tokens_T[in_domain_T]]
             entries_LT.append(self._cache.entries(layer, domains_T, experts_T))
         return np.stack(entries_LT)
 
     def slabs(self) -> list[Tensor]:
-        """Of each RRE layer up [entries, H, F], up_bias, down and down_bias."""
+        """Returns the tensors of each RRE layer: up [entries, H, F], up_bias, down and down_bias."""
         if self._cache is None:
             return []
         slabs = []
@@ -57,33 +60,42 @@ class ExpertPools:
 
 
 class DecodingSteps:
-    """Reads prompts and extends texts, for B texts of at most C tokens; each function is compiled once.
+    """Prefills prompts and extends B texts of at most C tokens. Each function is compiled once per shape.
 
-    Prompts are read one by one, padded to one of a few lengths (`lengths`), so how a prompt is read does not depend on
-    the others in its batch, and needs no more experts at once than its domain has.
+    Prompts are prefilled one by one and padded to one of a few lengths (`lengths`). So the result of a prompt does not
+    depend on the others in its batch, and it needs no more experts at once than its domain has.
 
     Args:
+        parts: the model without its weights.
+        decoder: the decoder with its weights.
+        pools: the experts.
+        batch: B.
         capacity: C, one of `lengths`.
     """
 
     def __init__(self, parts: ModelParts, decoder: Decoder, pools: ExpertPools, batch: int, capacity: int):
-        self._parts, self._pools, self.batch, self.capacity = parts, pools, batch, capacity
+        self._parts = parts
+        self._pools = pools
+        self.batch = batch
+        self.capacity = capacity
         self._lengths = lengths(capacity)
         self._cached = CachedDecoder(decoder, batch, capacity)
         self._compile(decoder)
 
     def prefill(self, text: int, domain: int, tokens: Sequence[int]) -> np.ndarray:
-        """Reads the beginning of a text; what its place in the batch held is forgotten.
+        """Reads the beginning of a text, replacing the text that had this index in the batch.
 
         Args:
-            text: its place in the batch. tokens: at most C.
+            text: index of the text in the batch.
+            domain: id of its domain.
+            tokens: at most C token ids.
 
         Returns:
-            float32 [V]: scores of the next token, V rows of the domain's vocabulary.
+            Logits of the next token, float32 [V], for the V rows of the domain's vocabulary.
         """
         count = len(tokens)
         length = next(each for each in self._lengths if each >= count)
-        # padding is a token that is there already: it needs no other expert
+        # pad with a token of the text so that no extra expert is loaded
         tokens_P = np.full(length, tokens[-1], np.int32)
         tokens_P[:count] = tokens
         entries_LP = self._pools.route(tokens_P, np.full(length, domain))
@@ -108,21 +120,24 @@ class DecodingSteps:
         """Adds a token to every active text.
 
         Args:
-            tokens_B, positions_B: int32, of the new tokens. domains_B: of all texts, the idle ones too: if they share
-                a vocabulary, the head multiplies by that alone.
-            active_B: bool, at least one. What is computed for the others means nothing, but it is written into their
-                caches, at their positions.
+            tokens_B: int32, the new tokens.
+            positions_B: int32, positions of the new tokens.
+            domains_B: domain ids of all texts, including idle ones. If they share a vocabulary, the head multiplies by
+                that alone.
+            active_B: bool, True for at least one text. Results of idle texts are meaningless, but they are written
+                into the caches at their positions.
 
         Returns:
-            Scores of each text's next token, like `prefill`.
+            Logits of each text's next token, like `prefill`.
         """
-        vocabularies, someone = self._parts.vocabularies, int(active_B.argmax())
+        vocabularies = self._parts.vocabularies
+        active = int(active_B.argmax())
         vocabulary_of_sample_B = np.array(vocabularies.vocabulary_of_domain, np.int32)[domains_B]
         vocabulary = vocabularies.common(vocabulary_of_sample_B)
         rows_B1 = vocabularies.rows(tokens_B[:, None], vocabulary_of_sample_B)
-        # an idle text goes where an active one goes: it needs no other expert
+        # route idle rows like an active row so that no extra expert is loaded
         entries_LB = self._pools.route(
-            np.where(active_B, tokens_B, tokens_B[someone]), np.where(active_B, domains_B, domains_B[someone])
+            np.where(active_B, tokens_B, tokens_B[active]), np.where(active_B, domains_B, domains_B[active])
         )
         logits_BV = self._extend(
             vocabulary,
@@ -135,11 +150,13 @@ class DecodingSteps:
         ).asnumpy()
         if vocabulary >= 0:
             return list(logits_BV)
-        starts, sizes = vocabularies.starts, vocabularies.sizes
-        return [logits_BV[i, starts[s] : starts[s] + sizes[s]] for i, s in enumerate(vocabulary_of_sample_B.tolist())]
+        starts = vocabularies.starts
+        sizes = vocabularies.sizes
+        return [logits_BV[i, starts[v] : starts[v] + sizes[v]] for i, v in enumerate(vocabulary_of_sample_B.tolist())]
 
     def _compile(self, decoder: Decoder) -> None:
-        cached, head = self._cached, decoder.upper
+        cached = self._cached
+        head = decoder.upper
 
         @ms.jit
         def prefill(vocabulary, rows_1P, positions_1P, last_1, vocabulary_1, entries_LP, cache_rows, *slabs):
@@ -151,10 +168,11 @@ class DecodingSteps:
             x_BH = cached.extend(rows_B1, positions_B1, entries_LB, cache_rows, slabs)
             return head.logits(x_BH, vocabulary, vocabulary_of_sample_B)
 
-        self._prefill, self._extend = prefill, extend
+        self._prefill = prefill
+        self._extend = extend
 
 
 def lengths(longest: int, shortest: int = 16) -> list[int]:
-    """The lengths that are compiled: powers of two below the longest, and that."""
+    """Returns the lengths that are compiled: the powers of two below the longest one, and the longest one."""
     powers = [shortest << i for i in range(longest.bit_length()) if shortest << i < longest]
     return [*powers, longest]

@@ -1,4 +1,4 @@
-"""Texts to the terminal: one as it grows, several in their order, and what it took."""
+"""Prints generated texts on the terminal, one as it grows or several in order, and the speed."""
 
 import sys
 import time
@@ -10,19 +10,23 @@ from mindpangu.generation.generator import Generator, Request
 
 
 def show(generator: Generator, requests: Sequence[Request], titles: bool = False) -> list[str]:
-    """Prints prompts with their continuations on stdout, a line about the speed on stderr; returns the continuations.
+    """Prints prompts and continuations on stdout and the speed on stderr; returns the continuations.
 
-    A single text is written as it comes; of several, each when all before it are complete, with a bar beneath.
+    A single text is printed as it grows. Several are each printed once all before it are complete, above a progress
+    bar.
 
     Args:
-        titles: a line with the domain over each text, and an arrow between prompt and continuation.
+        titles: print a line with the domain above each text, and an arrow between prompt and continuation.
     """
 
     def opening(request: Request) -> str:
         prompt = generator.prompt_text(request)
         return f"── {request.domain} ──\n{prompt}⟶" if titles else prompt
 
-    texts, done, shown, tokens = [""] * len(requests), [False] * len(requests), 0, 0
+    texts = [""] * len(requests)
+    done = [False] * len(requests)
+    shown = 0
+    tokens = 0
     alone = len(requests) == 1
     begin = time.perf_counter()
     most = sum(request.max_new_tokens for request in requests)
@@ -43,11 +47,11 @@ def show(generator: Generator, requests: Sequence[Request], titles: bool = False
                     shown += 1
         finally:
             if alone:
-                print(flush=True)  # an error gets a line of its own
+                print(flush=True)  # an error message starts on a new line
     seconds = time.perf_counter() - begin
-    what = "1 text" if alone else f"{len(requests)} texts"
+    noun = "1 text" if alone else f"{len(requests)} texts"
     print(
-        f"generate: {tokens} tokens of {what} in {seconds:.1f} s, {tokens / seconds:.1f} tokens/s with compilation; "
+        f"generate: {tokens} tokens of {noun} in {seconds:.1f} s, {tokens / seconds:.1f} tokens/s with compilation; "
         f"{generator.experts_fetched} experts fetched",
         file=sys.stderr,
     )

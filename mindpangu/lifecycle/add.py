@@ -1,6 +1,6 @@
-"""Entering a new domain into a model: its name, its control tokens, and perhaps a vocabulary of its own.
+"""Adding a new domain to a model's configuration: its name, its control tokens, optionally its own vocabulary.
 
-What its experts are is said afterwards (`domains.py`).
+Its experts are chosen afterwards (`domains.py`).
 """
 
 from dataclasses import dataclass, replace
@@ -12,23 +12,23 @@ from mindpangu.config.schema import AddedDomainConfig, ParallelismConfig, Vocabu
 from mindpangu.domains import MAIN_VOCABULARY, PRESETS, Domain, known_domains
 from mindpangu.errors import ConfigError
 from mindpangu.lifecycle.blueprint import Blueprint, DenseChange
-from mindpangu.lifecycle.domains import unless_all
+from mindpangu.lifecycle.domains import names_setting
 from mindpangu.model.vocabularies import Vocabularies
 from mindpangu.tokenizer import Tokenizer, reserved_control_tokens
 
 
 @dataclass(frozen=True)
 class NewDomain:
-    """What is wanted of a domain that is added.
+    """Settings of a domain to add.
 
     Attributes:
-        name: its name.
-        kind: "monolingual", "bilingual" or "code"; "" takes that of PanGu-Σ's domain of this name, else that of `like`,
-            else "monolingual".
-        control_tokens: those that open the parts of its documents; empty takes those of PanGu-Σ's domain of this name
-            where the tokenizer has them, else reserved ones that no other domain has.
-        tokenizer: of a vocabulary of its own; None shares the vocabulary of `like`.
-        like: a domain of the model; "" stands for the first one.
+        name: name of the domain.
+        kind: "monolingual", "bilingual" or "code". "" takes the kind of PanGu-Σ's domain of this name, else that of
+            `like`, else "monolingual".
+        control_tokens: tokens that open the parts of its documents. Empty takes those of PanGu-Σ's domain of this name
+            if the tokenizer has them, else reserved ones that no other domain uses.
+        tokenizer: tokenizer of its own vocabulary; None shares the vocabulary of `like`.
+        like: an existing domain of the model; "" means the first one.
     """
 
     name: str
@@ -39,32 +39,34 @@ class NewDomain:
 
 
 def add_domain(blueprint: Blueprint, new: NewDomain) -> tuple[Blueprint, Domain]:
-    """A blueprint whose configuration has one more domain; its content is the caller's to give.
+    """Returns a blueprint whose configuration has the new domain. The caller must add the domain's content.
 
     Raises:
-        ConfigError: a domain of this name is there, or there is no control token for it.
-        TokenizerError: the tokenizer lacks a control token that is named.
+        ConfigError: the model already has a domain of this name, or there is no control token for it.
+        TokenizerError: the tokenizer lacks a given control token.
     """
     blueprint.require_experts()
     if new.name in (domain.name for domain in blueprint.domains):
-        raise ConfigError(f"the model has a domain {new.name!r} already; `experts replace` or `copy` change one")
+        raise ConfigError(f"the model has a domain {new.name!r} already; `experts replace` or `copy` changes it")
     like = blueprint.domain(new.like) if new.like else blueprint.domains[0]
-    config, names = blueprint.config, [*(domain.name for domain in blueprint.domains), new.name]
+    config = blueprint.config
+    names = [*(domain.name for domain in blueprint.domains), new.name]
     section = replace(config.domains, vocabularies=_vocabularies(blueprint, new, like))
     if new.name not in known_domains(config):
         tokenizer = new.tokenizer or blueprint.tokenizer_of(like)
-        section = replace(section, added=[*section.added, _described(blueprint, new, like, tokenizer)])
+        section = replace(section, added=[*section.added, _added_domain_config(blueprint, new, like, tokenizer)])
     elif new.kind or new.control_tokens:
         raise ConfigError(
             f"domain {new.name!r} is known: its kind and control tokens are those of {section.preset} or "
             "domains.added; leave them out, or choose another name"
         )
-    data = replace(config.data, domain_groups=1)  # groups of domains that had equal weights may not have them now
+    # domains that were grouped because their weights were equal may have other weights now
+    data = replace(config.data, domain_groups=1)
     if data.mixture:
         data = replace(data, mixture={**data.mixture, new.name: 0.0})
     if new.tokenizer is not None:
-        blueprint = _with_rows(blueprint, new.name, new.tokenizer, like)
-    section = replace(section, names=unless_all(config, section, names))
+        blueprint = _with_vocabulary(blueprint, new.name, new.tokenizer, like)
+    section = replace(section, names=names_setting(config, section, names))
     config = replace(config, domains=section, data=data, parallelism=ParallelismConfig())
     blueprint = replace(blueprint, config=config)
     domain = blueprint.domain(new.name)
@@ -74,7 +76,7 @@ def add_domain(blueprint: Blueprint, new: NewDomain) -> tuple[Blueprint, Domain]
 
 
 def _vocabularies(blueprint: Blueprint, new: NewDomain, like: Domain) -> list[VocabularyConfig]:
-    """The vocabularies with the domain: in that of another one, or in a new one after all others."""
+    """Returns the vocabularies with the domain added, either to that of `like` or as a new one after all others."""
     vocabularies = blueprint.config.domains.vocabularies
     if new.tokenizer is None:
         return [
@@ -88,20 +90,26 @@ def _vocabularies(blueprint: Blueprint, new: NewDomain, like: Domain) -> list[Vo
     return [*vocabularies, VocabularyConfig(new.name, new.tokenizer.vocab_size, "", [new.name])]
 
 
-def _with_rows(blueprint: Blueprint, name: str, tokenizer: Tokenizer, like: Domain) -> Blueprint:
-    """Adds a vocabulary: its tokenizer, and its rows after all others, initialised by text from those of `like`."""
-    config, former = blueprint.config, Vocabularies.build(blueprint.config, blueprint.domains)
-    at = former.names.index(like.vocabulary)
+def _with_vocabulary(blueprint: Blueprint, name: str, tokenizer: Tokenizer, like: Domain) -> Blueprint:
+    """Adds a vocabulary: its tokenizer, and rows behind all others, initialised by text from the rows of `like`."""
+    config = blueprint.config
+    old = Vocabularies.build(config, blueprint.domains)
+    parent_index = old.names.index(like.vocabulary)
+    first = old.starts[parent_index]
+    last = first + old.sizes[parent_index]
     mapping = VocabularyMap.between(blueprint.tokenizer_of(like), tokenizer)
-    size, hidden = tokenizer.vocab_size, config.model.hidden_size
+    size = tokenizer.vocab_size
+    hidden = config.model.hidden_size
     drawn_VH = random_rows(config.training.seed, f"word_embedding/{name}", size, hidden, config.model.init_std)
 
     def rows(table_VH: np.ndarray, is_moment: bool) -> np.ndarray:
-        old_VH = table_VH[former.starts[at] : former.starts[at] + former.sizes[at]]
-        added_VH = np.zeros((size, hidden), np.float32) if is_moment else mapping.rows(old_VH, size, drawn_VH)
+        if is_moment:
+            added_VH = np.zeros((size, hidden), np.float32)
+        else:
+            added_VH = mapping.rows(table_VH[first:last], size, drawn_VH)
         return np.concatenate([table_VH, added_VH])
 
-    change = DenseChange((former.num_rows + size, hidden), rows)
+    change = DenseChange((old.num_rows + size, hidden), rows)
     return replace(
         blueprint,
         tokenizers={**blueprint.tokenizers, name: tokenizer},
@@ -109,25 +117,28 @@ def _with_rows(blueprint: Blueprint, name: str, tokenizer: Tokenizer, like: Doma
     )
 
 
-def _described(blueprint: Blueprint, new: NewDomain, parent: Domain, tokenizer: Tokenizer) -> AddedDomainConfig:
-    """The domain's entry in the configuration."""
-    everywhere = {domain.name: domain for preset in PRESETS.values() for domain in preset}
-    known, tokens = everywhere.get(new.name), new.control_tokens
+def _added_domain_config(
+    blueprint: Blueprint, new: NewDomain, parent: Domain, tokenizer: Tokenizer
+) -> AddedDomainConfig:
+    """Returns the domain's entry in the configuration."""
+    preset_domains = {domain.name: domain for preset in PRESETS.values() for domain in preset}
+    known = preset_domains.get(new.name)
+    tokens = new.control_tokens
     kind = new.kind or (known.kind if known else parent.kind if new.like else "monolingual")
     if not tokens and known and known.kind == kind and all(map(tokenizer.has_control, known.control_tokens)):
         tokens = known.control_tokens
-    return AddedDomainConfig(new.name, kind, list(tokens or _reserved(blueprint.domains, new, kind, tokenizer)))
+    return AddedDomainConfig(new.name, kind, list(tokens or _free_tokens(blueprint.domains, new, kind, tokenizer)))
 
 
-def _reserved(domains: tuple[Domain, ...], new: NewDomain, kind: str, tokenizer: Tokenizer) -> list[str]:
-    """Control tokens of the tokenizer that no domain has."""
-    number = 2 if kind == "bilingual" else 1
+def _free_tokens(domains: tuple[Domain, ...], new: NewDomain, kind: str, tokenizer: Tokenizer) -> list[str]:
+    """Returns reserved control tokens of the tokenizer that no domain uses."""
+    num_tokens = 2 if kind == "bilingual" else 1
     used = () if new.tokenizer else {token for domain in domains for token in domain.control_tokens}
     free = [token for token in reserved_control_tokens() if token not in used and tokenizer.has_control(token)]
-    if len(free) < number:
+    if len(free) < num_tokens:
         raise ConfigError(
-            f"domain {new.name!r} needs {number} control token{'s' * (number > 1)} of its own, and the tokenizer has "
-            f"{len(free)} reserved ones left; name those of another domain with --control-token, or give the domain an "
-            "vocabulary of its own with --tokenizer"
+            f"domain {new.name!r} needs {num_tokens} control token{'s' * (num_tokens > 1)} of its own, and the "
+            f"tokenizer has {len(free)} reserved ones left; name those of another domain with --control-token, or give "
+            "the domain a vocabulary of its own with --tokenizer"
         )
-    return free[:number]
+    return free[:num_tokens]

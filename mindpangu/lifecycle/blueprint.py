@@ -1,7 +1,7 @@
-"""Blueprint: what a checkpoint consists of, without its weights; where they come from, file by file.
+"""Blueprint: the content of a checkpoint without its weights, but with their sources, file by file.
 
-A change of a model is a function from one blueprint to another. What it does not mention stays as it is, so its file is
-taken over bit for bit (`build.py`).
+A change to a model is a function from one blueprint to another. Anything that it does not mention stays as it is, so
+`build.py` takes its file over bit for bit.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,8 @@ from mindpangu.errors import CheckpointError
 from mindpangu.routing.table import DomainTable
 from mindpangu.tokenizer import Tokenizer
 
-WORD_EMBEDDING, HEAD = "word_embedding", "head.weight"
+WORD_EMBEDDING = "word_embedding"
+HEAD = "head.weight"
 MOMENTS = ("adam_m.", "adam_v.")
 
 
@@ -34,27 +35,27 @@ class Origin:
     index: int
 
     @property
-    def number(self) -> int:
-        """In how many files it is."""
-        return _parts(self.reader).get((self.layer, self.domain, self.index), 1)
+    def num_files(self) -> int:
+        """Number of files that hold the expert."""
+        return _num_files(self.reader).get((self.layer, self.domain, self.index), 1)
 
     def open(self, shapes: Mapping[str, tuple[int, ...]]) -> ExpertTensors:
-        """Its tensors. Raises CheckpointError for files that are missing, altered or of other shapes."""
-        return ExpertTensors(self.reader, self.layer, self.domain, self.index, self.number, shapes)
+        """Opens its tensors. Raises CheckpointError for files that are missing, altered or of other shapes."""
+        return ExpertTensors(self.reader, self.layer, self.domain, self.index, self.num_files, shapes)
 
 
-@cache  # of each checkpoint that experts come from
-def _parts(reader: CheckpointReader) -> dict[tuple[int, str, int], int]:
+@cache  # once per source checkpoint
+def _num_files(reader: CheckpointReader) -> dict[tuple[int, str, int], int]:
     return shards_of_experts(reader.files)
 
 
 @dataclass(frozen=True)
 class NewExpert:
-    """An expert whose tensors are made.
+    """An expert whose tensors are computed.
 
     Attributes:
-        make: returns them, float32: "up", "up_bias", "down", "down_bias", and Adam's moments, "adam_m.up", ….
-        step_count: how often it was updated.
+        make: returns its tensors, float32: "up", "up_bias", "down", "down_bias", and Adam's moments, "adam_m.up", ….
+        step_count: number of updates that it has had.
     """
 
     make: Callable[[], Mapping[str, np.ndarray]]
@@ -63,7 +64,7 @@ class NewExpert:
 
 @dataclass(frozen=True)
 class DomainContent:
-    """A domain's routing table and where its experts come from: (layer, index in the group) → source."""
+    """A domain's routing table and the source of its experts: (layer, index in the group) → source."""
 
     table: DomainTable
     expert: Callable[[int, int], Origin | NewExpert]
@@ -71,11 +72,11 @@ class DomainContent:
 
 @dataclass(frozen=True)
 class DenseChange:
-    """What becomes of a dense parameter, and of its Adam moments alike.
+    """A change to a dense parameter and to its Adam moments.
 
     Attributes:
-        shape: the new one.
-        apply: (whole tensor as it was, whether it is a moment) → the new one, float32.
+        shape: the new shape.
+        apply: (old whole tensor, whether it is a moment) → new tensor, float32.
     """
 
     shape: tuple[int, ...]
@@ -84,13 +85,13 @@ class DenseChange:
 
 @dataclass(frozen=True)
 class DenseContent:
-    """Where the dense parameters and their moments come from.
+    """The source of the dense parameters and their moments.
 
     Attributes:
-        reader: the checkpoint that has them.
-        changes: parameter → what becomes of it.
+        reader: the checkpoint that holds them.
+        changes: parameter → change.
         dropped: parameters that are left out.
-        renamed: parameter → what it is called from now on; changes and `dropped` go by the old names.
+        renamed: parameter → new name; `changes` and `dropped` use the old names.
     """
 
     reader: CheckpointReader
@@ -99,13 +100,13 @@ class DenseContent:
     renamed: Mapping[str, str] = field(default_factory=dict)
 
     def new_name(self, tensor: str) -> str:
-        """Of a parameter, or of a moment of one ("adam_m.…")."""
+        """Returns the new name of a parameter or of a moment ("adam_m.…")."""
         prefix = next((prefix for prefix in MOMENTS if tensor.startswith(prefix)), "")
         parameter = tensor.removeprefix(prefix)
         return prefix + self.renamed.get(parameter, parameter)
 
-    def changed(self, name: str, change: DenseChange) -> "DenseContent":
-        """With a change of a parameter, after those that it has already."""
+    def with_change(self, name: str, change: DenseChange) -> "DenseContent":
+        """Returns a copy that applies the change to a parameter after its existing changes."""
         before = self.changes.get(name)
         if before is not None:
             later = change
@@ -115,14 +116,16 @@ class DenseContent:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """Everything that a checkpoint consists of.
+    """The complete content of a checkpoint.
 
     Attributes:
-        config: with it the domains, their sizes and vocabularies.
+        config: configuration, including the domains, their sizes and vocabularies.
         tokenizers: vocabulary → tokenizer.
         contents: domain name → its table and experts; empty for a dense model.
-        step: of the checkpoint; its number. digests: of the data that it was trained on.
-        with_moments: keep Adam's moments, so that training can go on as if nothing had happened to them.
+        dense: source of the dense parameters.
+        step: training step of the checkpoint.
+        digests: digests of the data that it was trained on.
+        with_moments: whether Adam's moments are kept, so that training can continue with them.
     """
 
     config: Config
@@ -135,15 +138,19 @@ class Blueprint:
 
     @staticmethod
     def from_checkpoint(reader: CheckpointReader) -> "Blueprint":
-        """That of an existing checkpoint.
+        """Returns the blueprint of an existing checkpoint.
 
         Raises:
-            CheckpointError: files of it are missing or altered. RoutingError, TokenizerError: … or do not fit together.
+            CheckpointError: files of it are missing or altered.
+            RoutingError, TokenizerError: its files do not fit together.
         """
         config = reader.config()
-        tokenizers, table, contents = read_tokenizers(reader, config), read_table(reader, config), {}
-        for domain in build_domains(config) if table is not None else ():
-            contents[domain.name] = _as_it_is(reader, table.domain(domain.name))
+        tokenizers = read_tokenizers(reader, config)
+        table = read_table(reader, config)
+        contents = {}
+        if table is not None:
+            for domain in build_domains(config):
+                contents[domain.name] = _existing_content(reader, table.domain(domain.name))
         digests = reader.json("state.json").get("digests", {})
         with_moments = any(
             name.startswith("adam_")
@@ -154,30 +161,32 @@ class Blueprint:
 
     @property
     def domains(self) -> tuple[Domain, ...]:
+        """All domains of the model, by their ids."""
         return build_domains(self.config)
 
     def domain(self, name: str) -> Domain:
-        """Raises ConfigError for a domain that the model does not have."""
+        """Returns the domain of this name. Raises ConfigError if the model does not have it."""
         return domain_named(self.domains, name)[1]
 
     def tokenizer_of(self, domain: Domain) -> Tokenizer:
+        """Returns the tokenizer of the domain's vocabulary."""
         return self.tokenizers[domain.vocabulary]
 
     def with_token_tables(self, change: DenseChange) -> DenseContent:
-        """With a change of what has a row for each token: the embedding, and a head that is not tied to it."""
-        dense = self.dense.changed(WORD_EMBEDDING, change)
-        return dense if self.config.model.tied_head else dense.changed(HEAD, change)
+        """Changes everything that has one row per token: the embedding, and a head that is not tied to it."""
+        dense = self.dense.with_change(WORD_EMBEDDING, change)
+        return dense if self.config.model.tied_head else dense.with_change(HEAD, change)
 
     def require_experts(self) -> None:
         """Raises CheckpointError for a dense model."""
         if not self.contents:
             raise CheckpointError(
                 f"{self.dense.reader.folder} is a dense model (model.rre_layers 0), which has no experts; "
-                "`mindpangu upcycle` makes a sparse one of it"
+                "`mindpangu upcycle` turns it into a sparse one"
             )
 
     def with_domain(self, name: str, content: DomainContent) -> "Blueprint":
-        """With another table and other experts for a domain; the configuration follows the size of its group."""
+        """Replaces a domain's table and experts; the configuration follows the size of its group."""
         section = self.config.domains
         sizes = {**section.experts, name: content.table.num_experts}
         if content.table.num_experts == section.experts_per_domain:
@@ -186,5 +195,5 @@ class Blueprint:
         return replace(self, config=config, contents={**self.contents, name: content})
 
 
-def _as_it_is(reader: CheckpointReader, table: DomainTable) -> DomainContent:
+def _existing_content(reader: CheckpointReader, table: DomainTable) -> DomainContent:
     return DomainContent(table, lambda layer, index: Origin(reader, layer, table.name, index))

@@ -1,4 +1,7 @@
-"""From a blueprint to a checkpoint on disk. Memory stays at pieces of a file, or at one tensor where one is changed."""
+"""Writing the checkpoint that a blueprint describes.
+
+Memory holds chunks of a file, or one tensor where tensors change.
+"""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +20,7 @@ from mindpangu.checkpoint.tensor_file import TensorFile, TensorInfo, chunks_of, 
 from mindpangu.config import to_yaml
 from mindpangu.errors import CheckpointError
 from mindpangu.files import encode_json
-from mindpangu.lifecycle.blueprint import MOMENTS, Blueprint, DenseContent, NewExpert, Origin
+from mindpangu.lifecycle.blueprint import MOMENTS, Blueprint, DenseChange, DenseContent, NewExpert, Origin
 from mindpangu.lifecycle.output import require_free
 from mindpangu.routing import RoutingTable
 
@@ -28,21 +31,22 @@ Work = Callable[[CheckpointWriter], None]
 
 
 def build(blueprint: Blueprint, out: Path, made_by: Mapping[str, Any], verify: bool = False) -> Path:
-    """Writes a checkpoint, with a progress bar on a terminal. Files that do not change are hard-linked where the disk
-    allows it, else copied.
+    """Writes the checkpoint of a blueprint, with a progress bar on a terminal.
+
+    Unchanged files are hard-linked where the disk allows it, else copied.
 
     Args:
         out: a folder, created if absent; the checkpoint becomes `out/iteration_…`.
-        made_by: what made it, for its state.json: the verb and its arguments.
-        verify: also compare the hash of files that are taken over as they are; they keep it, so that reading finds
-            damage in any case. Files whose content changes are always compared.
+        made_by: the verb and its arguments, for state.json.
+        verify: also compare the hashes of unchanged files now. They keep their hashes, so reading finds damage in any
+            case. Files whose content changes are always compared.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        CheckpointError: `out` is not free (`require_free`), a file of a source is missing or altered, or the disk is
-            full; then nothing is in `out`.
+        CheckpointError: `out` is not free (`require_free`), a source file is missing or altered, or the disk is full.
+            Nothing is left in `out`.
     """
     require_free(out)
     with CheckpointWriter(out, blueprint.step) as writer:
@@ -69,21 +73,27 @@ def _write_small_files(writer: CheckpointWriter, blueprint: Blueprint, made_by: 
 
 
 def write_state(writer: CheckpointWriter, digests: Mapping[str, str], made_by: Mapping[str, Any]) -> None:
-    """The state of a checkpoint that is no moment of a training.
+    """Writes the state of a checkpoint that does not correspond to a step of any training run.
 
     Args:
-        digests: of the data that the model was trained on. made_by: the verb and its arguments.
+        digests: digests of the data that the model was trained on.
+        made_by: the verb and its arguments.
     """
     state = {
-        "step": writer.step, "updates": 0, "loader": None, "loaded": None, "digests": dict(digests),
+        "step": writer.step,
+        "updates": 0,
+        "loader": None,
+        "loaded": None,
+        "digests": dict(digests),
         "made_by": dict(made_by),
-    }  # fmt: skip
+    }
     writer.write("state.json", encode_json(state))
 
 
 def _expert_work(blueprint: Blueprint, verify: bool) -> Iterator[Work]:
     for domain in blueprint.domains if blueprint.contents else ():
-        content, tokenizer = blueprint.contents[domain.name], blueprint.tokenizer_of(domain).digest
+        content = blueprint.contents[domain.name]
+        tokenizer = blueprint.tokenizer_of(domain).digest
         for layer in range(blueprint.config.model.rre_layers):
             for index in range(content.table.num_experts):
                 source = content.expert(layer, index)
@@ -92,12 +102,12 @@ def _expert_work(blueprint: Blueprint, verify: bool) -> Iterator[Work]:
                 if isinstance(source, NewExpert):
                     yield partial(_write_new, header=header, expert=source, with_moments=blueprint.with_moments)
                     continue
-                for part in range(source.number):
+                for part in range(source.num_files):
                     yield partial(
-                        _write_taken,
+                        _write_existing,
                         header=header,
                         origin=source,
-                        part=(part, source.number),
+                        part=(part, source.num_files),
                         with_moments=blueprint.with_moments,
                         verify=verify,
                     )
@@ -112,7 +122,7 @@ def _write_new(writer: CheckpointWriter, header: ExpertFile, expert: NewExpert, 
     writer.write(header.name, header.encode(tensors))
 
 
-def _write_taken(
+def _write_existing(
     writer: CheckpointWriter,
     header: ExpertFile,
     origin: Origin,
@@ -120,18 +130,21 @@ def _write_taken(
     with_moments: bool,
     verify: bool,
 ) -> None:
-    """Takes over a file, or copies its tensors under another header; what gets a new hash is compared first. Where the
-    others have moments and it has none, it starts from zeros as one that was never updated."""
-    reader, name = origin.reader, expert_file_name(origin.layer, origin.domain, origin.index, part)
+    """Takes over a file unchanged, or copies its tensors under a new header after verifying its hash.
+
+    If the other experts have moments and this one has none, its moments start from zeros with step count 0.
+    """
+    reader = origin.reader
+    name = expert_file_name(origin.layer, origin.domain, origin.index, part)
     file = TensorFile(reader.folder / name)
-    was = ExpertFile.from_metadata(file.path, file.metadata)
-    now = ExpertFile(
-        header.layer, header.domain, header.index, was.step_count, header.table, header.tokenizer, shard=part
+    old = ExpertFile.from_metadata(file.path, file.metadata)
+    new = ExpertFile(
+        header.layer, header.domain, header.index, old.step_count, header.table, header.tokenizer, shard=part
     )
     tensors = (_with_moments if with_moments else _without_moments)(file.tensors)
     if tensors.keys() - file.tensors.keys():
-        now = replace(now, step_count=0)
-    if now == was and tensors.keys() == file.tensors.keys():
+        new = replace(new, step_count=0)
+    if new == old and tensors.keys() == file.tensors.keys():
         _take(writer, reader, name, verify)
         return
 
@@ -139,11 +152,11 @@ def _write_taken(
         return file.chunks(tensor) if tensor in file.tensors else [bytes(tensors[tensor].num_bytes)]
 
     reader.verify(name)
-    writer.write(now.name, encode_stream(tensors, now.metadata, chunks))
+    writer.write(new.name, encode_stream(tensors, new.metadata, chunks))
 
 
 def _take(writer: CheckpointWriter, reader: CheckpointReader, name: str, verify: bool) -> None:
-    """One file bit for bit."""
+    """Takes over one file bit for bit."""
     if verify:
         reader.verify(name)
     writer.take(name, reader)
@@ -160,10 +173,11 @@ def _dense_work(blueprint: Blueprint, verify: bool) -> Iterable[Work]:
 def _write_dense(writer: CheckpointWriter, content: DenseContent, with_moments: bool) -> None:
     files = DenseFiles(content.reader)
     old_names = {content.new_name(name): name for name in files.shapes if _parameter(name) not in content.dropped}
-    tensors = {
-        name: TensorInfo(np.dtype(np.float32), change.shape if (change := _change(content, old)) else files.shapes[old])
-        for name, old in old_names.items()
-    }
+    tensors = {}
+    for name, old in old_names.items():
+        change = _change(content, old)
+        shape = files.shapes[old] if change is None else change.shape
+        tensors[name] = TensorInfo(np.dtype(np.float32), shape)
     missing = [name for name in (*content.changes, *content.renamed) if content.new_name(name) not in tensors]
     if missing:
         raise CheckpointError(f"{content.reader.folder} has no dense parameter {missing[0]!r}")
@@ -171,7 +185,8 @@ def _write_dense(writer: CheckpointWriter, content: DenseContent, with_moments: 
 
     def chunks(name: str) -> Iterator[memoryview]:
         old = old_names[name]
-        values, change = files.read(old), _change(content, old)
+        values = files.read(old)
+        change = _change(content, old)
         if change is not None:
             values = change.apply(values, name.startswith(MOMENTS))
         return chunks_of(values)
@@ -180,12 +195,12 @@ def _write_dense(writer: CheckpointWriter, content: DenseContent, with_moments: 
     writer.write("dense_00000_of_00001.safetensors", encode_stream(tensors, header, chunks))
 
 
-def _change(content: DenseContent, name: str):
+def _change(content: DenseContent, name: str) -> DenseChange | None:
     return content.changes.get(_parameter(name))
 
 
 def _parameter(name: str) -> str:
-    """The parameter that a tensor is, or is a moment of."""
+    """Returns the name of the parameter that a tensor holds or is a moment of."""
     for prefix in MOMENTS:
         name = name.removeprefix(prefix)
     return name

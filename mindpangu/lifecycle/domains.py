@@ -1,6 +1,6 @@
-"""Where a domain's experts come from, and how domains go. All other domains keep every bit.
+"""Choosing a domain's experts, and removing domains. All other domains keep every bit.
 
-A domain that is new is first entered into the configuration (`add.py`).
+A new domain must first be added to the configuration (`add.py`).
 """
 
 from collections.abc import Collection
@@ -22,23 +22,24 @@ from mindpangu.routing.table import DomainTable
 
 
 def from_domain(blueprint: Blueprint, parent: str, name: str) -> Blueprint:
-    """`name` becomes a copy of the domain `parent`: its table, its experts, their Adam moments and step counts."""
+    """Turns `name` into a copy of the domain `parent`: its table, its experts, their Adam moments and step counts."""
     blueprint.require_experts()
-    vocabularies = [blueprint.domain(each).vocabulary for each in (parent, name)]
-    if vocabularies[0] != vocabularies[1]:
+    parent_vocabulary = blueprint.domain(parent).vocabulary
+    vocabulary = blueprint.domain(name).vocabulary
+    if parent_vocabulary != vocabulary:
         raise ConfigError(
-            f"{parent} and {name} are of the vocabularies {vocabularies[0]} and {vocabularies[1]}; a table is only "
-            "good for the tokens of its vocabulary"
+            f"{parent} and {name} use the vocabularies {parent_vocabulary} and {vocabulary}; a table is only good for "
+            "the tokens of its vocabulary"
         )
     content = blueprint.contents[parent]
     return blueprint.with_domain(name, DomainContent(replace(content.table, name=name), content.expert))
 
 
 def from_dense(blueprint: Blueprint, dense: CheckpointReader, name: str, num_experts: int, noise: float) -> Blueprint:
-    """Each expert of `name` becomes a copy of the feed-forward network that a dense model has in the layer's place.
+    """Turns each expert of `name` into a copy of a dense model's feed-forward network of the same layer.
 
     Args:
-        noise: standard deviation of what is added to each expert's weights, relative to theirs.
+        noise: standard deviation of the noise on each expert's weights, relative to theirs.
     """
     if dense.config().model.rre_layers:
         raise CheckpointError(
@@ -50,8 +51,9 @@ def from_dense(blueprint: Blueprint, dense: CheckpointReader, name: str, num_exp
 
 
 def fresh(blueprint: Blueprint, name: str, num_experts: int) -> Blueprint:
-    """The experts of `name` are random, as at the start of a training."""
-    table, config = _random_table(blueprint, name, num_experts), blueprint.config
+    """Draws the experts of `name` at random, as at the start of training."""
+    config = blueprint.config
+    table = _random_table(blueprint, name, num_experts)
 
     def expert(layer: int, index: int) -> NewExpert:
         return NewExpert(lambda: initial_expert(config, layer, name, index))
@@ -60,14 +62,15 @@ def fresh(blueprint: Blueprint, name: str, num_experts: int) -> Blueprint:
 
 
 def replace_domain(blueprint: Blueprint, name: str, other: Blueprint, other_name: str) -> Blueprint:
-    """The table and experts of `name` become those of a domain of another run.
+    """Replaces the table and experts of `name` with those of a domain of another run.
 
     Raises:
-        CheckpointError: the other model has another shape, or its tokens are of another tokenizer.
+        CheckpointError: the other model has another shape, or its domain another tokenizer.
     """
     blueprint.require_experts()
     other.require_experts()
-    domain, theirs = blueprint.domain(name), other.domain(other_name)
+    domain = blueprint.domain(name)
+    theirs = other.domain(other_name)
     require_same_shape(blueprint.config, other.dense.reader)
     if blueprint.tokenizer_of(domain).digest != other.tokenizer_of(theirs).digest:
         raise CheckpointError(
@@ -79,10 +82,10 @@ def replace_domain(blueprint: Blueprint, name: str, other: Blueprint, other_name
 
 
 def remove_domains(blueprint: Blueprint, names: set[str]) -> Blueprint:
-    """Without some domains, and without vocabularies that have no domain any more; all other rows stay.
+    """Removes domains, and vocabularies that are left without a domain. All other rows stay.
 
     Raises:
-        ConfigError: a name that the model does not have, or none would be left.
+        ConfigError: the model does not have one of the domains, or none would be left.
     """
     blueprint.require_experts()
     for name in names:
@@ -90,7 +93,8 @@ def remove_domains(blueprint: Blueprint, names: set[str]) -> Blueprint:
     kept = [domain.name for domain in blueprint.domains if domain.name not in names]
     if not kept:
         raise ConfigError(f"a model needs a domain; {', '.join(sorted(names))} would leave none")
-    config, data = blueprint.config, blueprint.config.data
+    config = blueprint.config
+    data = config.data
     mixture = {name: weight for name, weight in data.mixture.items() if name in kept}
     section = replace(
         config.domains,
@@ -103,10 +107,10 @@ def remove_domains(blueprint: Blueprint, names: set[str]) -> Blueprint:
         ],
     )
     blueprint = _without_vocabularies(blueprint, {blueprint.domain(name).vocabulary for name in kept})
-    # how it was trained may name domains that are gone; weights that are all 0 would be none
+    # the training settings may name removed domains, and a mixture must have a weight above 0
     config = replace(
         config,
-        domains=replace(section, names=unless_all(config, section, kept)),
+        domains=replace(section, names=names_setting(config, section, kept)),
         data=replace(data, mixture=mixture if any(mixture.values()) else {}, phases=[], domain_groups=1),
         training=replace(config.training, train="all"),
         parallelism=ParallelismConfig(),
@@ -119,7 +123,7 @@ def remove_domains(blueprint: Blueprint, names: set[str]) -> Blueprint:
 
 
 def _without_vocabularies(blueprint: Blueprint, kept: set[str]) -> Blueprint:
-    """With the rows and tokenizers of some vocabularies alone."""
+    """Removes all vocabularies but the kept ones, with their rows and tokenizers."""
     vocabularies = Vocabularies.build(blueprint.config, blueprint.domains)
     if kept == set(vocabularies.names):
         return blueprint
@@ -140,12 +144,24 @@ def _without_vocabularies(blueprint: Blueprint, kept: set[str]) -> Blueprint:
 
 
 class ExpertsOfDense:
-    """The experts of one domain as copies of a dense model's feed-forward networks: (layer, index) → NewExpert."""
+    """The experts of one domain as copies of a dense model's feed-forward networks: (layer, index) → NewExpert.
+
+    Args:
+        config: configuration of the sparse model.
+        dense: checkpoint of the dense model.
+        name: name of the domain.
+        noise: standard deviation of the noise on each expert's weights, relative to theirs.
+
+    Raises:
+        ConfigError: the noise is out of range.
+    """
 
     def __init__(self, config: Config, dense: CheckpointReader, name: str, noise: float):
         if not 0 <= noise < 100:
             raise ConfigError(f"--noise is {noise}; allowed: >= 0 and < 100")
-        self._config, self._name, self._noise = config, name, noise
+        self._config = config
+        self._name = name
+        self._noise = noise
         self._files = DenseFiles(dense)
 
     def __call__(self, layer: int, index: int) -> NewExpert:
@@ -165,15 +181,16 @@ class ExpertsOfDense:
 
 
 def rre_block(config: Config, layer: int) -> str:
-    """The name that the parameters of an RRE layer's block begin with."""
-    number = config.model.num_layers - config.model.rre_layers + layer
-    on_top = config.model.query_layer and number == config.model.num_layers - 1
-    return "query_layer" if on_top else f"blocks.{number}"
+    """Returns the name prefix of the parameters of an RRE layer's block."""
+    block_index = config.model.num_layers - config.model.rre_layers + layer
+    is_query_layer = config.model.query_layer and block_index == config.model.num_layers - 1
+    return "query_layer" if is_query_layer else f"blocks.{block_index}"
 
 
 def require_same_shape(config: Config, other: CheckpointReader) -> None:
     """Raises CheckpointError unless the experts of one model fit into the other."""
-    ours, theirs = config.model, other.config().model
+    ours = config.model
+    theirs = other.config().model
     keys = ["num_layers", "hidden_size", "ffn_hidden_size", *NETWORK_KEYS, "query_layer"]
     keys += ["rre_layers"] if theirs.rre_layers else []
     for key in keys:
@@ -184,26 +201,28 @@ def require_same_shape(config: Config, other: CheckpointReader) -> None:
             )
 
 
-def require_group_size(num_experts: int, tokens: int) -> None:
-    """Raises ConfigError unless a domain of so many token ids can have that many experts."""
-    most = min(65535, tokens)
+def require_group_size(num_experts: int, num_tokens: int) -> None:
+    """Raises ConfigError unless a domain of `num_tokens` token ids can have `num_experts` experts."""
+    most = min(65535, num_tokens)
     if not 1 <= num_experts <= most:
-        raise ConfigError(f"--experts is {num_experts}; a domain of {tokens} token ids can have 1 to {most} experts")
+        raise ConfigError(
+            f"--experts is {num_experts}; a domain of {num_tokens} token ids can have 1 to {most} experts"
+        )
 
 
 def _random_table(blueprint: Blueprint, name: str, num_experts: int) -> DomainTable:
-    """Without its text nothing is known of a domain's token frequencies: shuffle and deal (PanGu-Σ, Algorithm 1)."""
-    config, vocabulary = blueprint.config, blueprint.domain(name).vocabulary
+    """Assigns tokens to experts at random (PanGu-Σ, Algorithm 1): without text the token frequencies are unknown."""
+    config = blueprint.config
+    vocabulary = blueprint.domain(name).vocabulary
     sizes = {each.name: each.vocab_size for each in config.domains.vocabularies}
     counts_V = np.zeros(sizes.get(vocabulary, config.model.vocab_size), np.int64)
     require_group_size(num_experts, len(counts_V))
     routing = replace(config.routing, assignment="random")
-    return DomainTable(
-        name, num_experts, "random", assign_layers(counts_V, num_experts, config.model.rre_layers, name, routing)
-    )
+    experts_LV = assign_layers(counts_V, num_experts, config.model.rre_layers, name, routing)
+    return DomainTable(name, num_experts, "random", experts_LV)
 
 
-def unless_all(config: Config, section: DomainsConfig, names: Collection[str]) -> list[str]:
-    """domains.names, empty where they are all that the preset and the added ones give."""
+def names_setting(config: Config, section: DomainsConfig, names: Collection[str]) -> list[str]:
+    """Returns the value of domains.names: empty if `names` are all domains of the preset and domains.added."""
     known = known_domains(replace(config, domains=section))
     return [] if set(names) == set(known) else [name for name in known if name in names]

@@ -1,16 +1,17 @@
-"""A sub-model of one domain as plain safetensors with a config.json, for programs that know nothing of mindpangu.
+"""Export of a one-domain model as plain safetensors with a config.json, for programs that know nothing of mindpangu.
 
-Its experts need no domain and no router: a table per RRE layer gives the expert of a token id. Names and layouts are
-those that DeepSeek-V4's checkpoints have for their hash layers: `layers.{i}.ffn.gate.tid2eid`, int64 [vocabulary, 1],
-and experts `layers.{i}.ffn.experts.{e}.w1` (up) and `.w2` (down), matrices as [out, in]; with one expert a token and
-normalized weights, a gate of zeros gives that expert the weight 1. Attention is PanGu-α's, with the query layer as the
-last layer.
+Its experts need no domain and no router: one table per RRE layer maps a token id to its expert. Names and layouts are
+those of the hash layers in DeepSeek-V4's checkpoints: `layers.{i}.ffn.gate.tid2eid`, int64 [vocabulary, 1], and the
+experts `layers.{i}.ffn.experts.{e}.w1` (up) and `.w2` (down), matrices as [out, in]. With one expert per token and
+normalized weights, a gate of zeros gives that expert the weight 1. Attention is PanGu-α's, and the last layer is the
+query layer.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -28,21 +29,29 @@ from mindpangu.model.vocabularies import Vocabularies
 
 FORMAT_VERSION = 1
 
-_F32, _I64 = np.dtype(np.float32), np.dtype(np.int64)
+Tensors = Iterator[tuple[str, TensorInfo, Callable[[], np.ndarray]]]
+"""(name, dtype and shape, function that reads it) of every exported tensor."""
+
+_F32 = np.dtype(np.float32)
+_I64 = np.dtype(np.int64)
 _NETWORK = {"up": "w1", "down": "w2"}
+_MATRICES = {
+    "attention.query": "attn.wq",
+    "attention.key": "attn.wk",
+    "attention.value": "attn.wv",
+    "attention.output": "attn.wo",
+    "ffn.up": "ffn.w1",
+    "ffn.down": "ffn.w2",
+}
 _BLOCK = {
     "attention_norm.gamma": "attn_norm.weight",
     "attention_norm.beta": "attn_norm.bias",
     "ffn_norm.gamma": "ffn_norm.weight",
     "ffn_norm.beta": "ffn_norm.bias",
-    **{f"attention.{ours}.{kind}": f"attn.{theirs}.{kind}"
-       for ours, theirs in (("query", "wq"), ("key", "wk"), ("value", "wv"), ("output", "wo"))
-       for kind in ("weight", "bias")},
-    **{f"ffn.{ours}.{kind}": f"ffn.{theirs}.{kind}"
-       for ours, theirs in _NETWORK.items()
-       for kind in ("weight", "bias")},
-}  # fmt: skip
-_WHOLE = {
+    **{f"{ours}.weight": f"{theirs}.weight" for ours, theirs in _MATRICES.items()},
+    **{f"{ours}.bias": f"{theirs}.bias" for ours, theirs in _MATRICES.items()},
+}
+_OUTSIDE_BLOCKS = {
     "word_embedding": "embed.weight",
     "position_embedding": "position_embed.weight",
     "query_embedding": "query_embed.weight",
@@ -52,13 +61,13 @@ _WHOLE = {
 
 
 def export(blueprint: Blueprint, out: Path) -> None:
-    """Writes `model.safetensors`, `config.json` and `tokenizer.model` of a model of one domain.
+    """Writes `model.safetensors`, `config.json` and `tokenizer.model` of a one-domain model.
 
-    Memory stays at one tensor.
+    Memory holds one tensor.
 
     Raises:
-        CheckpointError: the model has several domains, or `out` cannot be made (`new_folder`). ConfigError: other parts
-            than PanGu-α's.
+        CheckpointError: the model has several domains, or `out` cannot be created (`new_folder`).
+        ConfigError: the architecture is not PanGu-α's.
     """
     require_pangu_alpha(blueprint.config, "an export")
     if len(blueprint.domains) != 1:
@@ -66,38 +75,44 @@ def export(blueprint: Blueprint, out: Path) -> None:
         raise CheckpointError(f"an export has the one domain that its tables belong to; this model has {names}")
     (domain,) = blueprint.domains
     with new_folder(out) as folder:
-        tensors = {name: (info, make) for name, info, make in _tensors(blueprint)}
-        infos = {name: info for name, (info, _) in tensors.items()}
-        with tqdm(total=len(tensors), unit="tensor", desc="export", disable=None) as bar:
+        infos = {}
+        readers = {}
+        for name, info, read in _tensors(blueprint):
+            infos[name] = info
+            readers[name] = read
+        with tqdm(total=len(infos), unit="tensor", desc="export", disable=None) as bar:
 
             def chunks(name: str) -> Iterator[memoryview]:
                 bar.update()
-                return chunks_of(tensors[name][1]())
+                return chunks_of(readers[name]())
 
             write_durably(folder / "model.safetensors", encode_stream(infos, {"format": "pt"}, chunks))
         write_durably(folder / "tokenizer.model", blueprint.tokenizer_of(domain).model_bytes)
         write_durably(folder / "config.json", (json.dumps(_config(blueprint), indent=2) + "\n").encode())
 
 
-def _tensors(blueprint: Blueprint) -> Iterator[tuple[str, TensorInfo, Callable[[], np.ndarray]]]:
-    """(name, dtype and shape, what reads it) of every tensor."""
-    config, files = blueprint.config, DenseFiles(blueprint.dense.reader)
+def _tensors(blueprint: Blueprint) -> Tensors:
+    config = blueprint.config
+    files = DenseFiles(blueprint.dense.reader)
     changes = blueprint.dense.changes
     first, size = _vocabulary_rows(blueprint)
     for ours in sorted(files.shapes):
         name = _dense_name(ours, config.model.num_layers)
         if name is None:
             continue
-        turned = name.startswith("layers.") and len(files.shapes[ours]) == 2
+        is_transposed = name.startswith("layers.") and len(files.shapes[ours]) == 2
         shape = changes[ours].shape if ours in changes else files.shapes[ours]
-        shape = shape[::-1] if turned else (size, shape[1]) if ours == WORD_EMBEDDING else shape
+        if is_transposed:
+            shape = shape[::-1]
+        elif ours == WORD_EMBEDDING:
+            shape = (size, shape[1])
 
-        def read(ours: str = ours, turned: bool = turned) -> np.ndarray:
+        def read(ours: str = ours, is_transposed: bool = is_transposed) -> np.ndarray:
             values = files.read(ours)
             values = changes[ours].apply(values, False) if ours in changes else values
             if ours == WORD_EMBEDDING:
                 return values[first : first + size]
-            return values.T if turned else values
+            return values.T if is_transposed else values
 
         yield name, TensorInfo(_F32, shape), read
     if blueprint.contents:
@@ -105,10 +120,12 @@ def _tensors(blueprint: Blueprint) -> Iterator[tuple[str, TensorInfo, Callable[[
             yield from _rre_layer(blueprint, layer)
 
 
-def _rre_layer(blueprint: Blueprint, layer: int) -> Iterator[tuple[str, TensorInfo, Callable[[], np.ndarray]]]:
-    config, (domain,) = blueprint.config, blueprint.domains
-    content, shapes = blueprint.contents[domain.name], expert_shapes(blueprint.config)
-    prefix = f"layers.{_number(rre_block(config, layer), config.model.num_layers)}.ffn"
+def _rre_layer(blueprint: Blueprint, layer: int) -> Tensors:
+    config = blueprint.config
+    (domain,) = blueprint.domains
+    content = blueprint.contents[domain.name]
+    shapes = expert_shapes(config)
+    prefix = f"layers.{_layer_index(rre_block(config, layer), config.model.num_layers)}.ffn"
     experts_V = content.table.experts_LV[layer]
     gate_EH = np.zeros((domain.num_experts, config.model.hidden_size), np.float32)
     yield f"{prefix}.gate.tid2eid", TensorInfo(_I64, (len(experts_V), 1)), lambda: experts_V.astype(np.int64)[:, None]
@@ -121,41 +138,41 @@ def _rre_layer(blueprint: Blueprint, layer: int) -> Iterator[tuple[str, TensorIn
             yield f"{name}.bias", TensorInfo(_F32, shapes[f"{ours}_bias"]), partial(read, f"{ours}_bias")
 
 
-def _expert_reader(source: Origin | NewExpert, shapes: dict) -> Callable[[str], np.ndarray]:
-    """tensor → its values, as they are exported; the expert's file is opened once."""
+def _expert_reader(source: Origin | NewExpert, shapes: Mapping[str, tuple[int, ...]]) -> Callable[[str], np.ndarray]:
+    """Returns a function from a tensor's name to its exported values; it opens the expert's file once."""
 
     @cache
-    def tensors():
+    def reader() -> Callable[[str], np.ndarray]:
         return source.make().__getitem__ if isinstance(source, NewExpert) else source.open(shapes).read
 
-    return lambda tensor: tensors()(tensor).T
+    return lambda tensor: reader()(tensor).T
 
 
 def _dense_name(ours: str, num_layers: int) -> str | None:
-    """The exported name of a dense parameter; None for a moment."""
-    if ours in _WHOLE:
-        return _WHOLE[ours]
+    """Returns the exported name of a dense parameter, or None for a moment."""
+    if ours in _OUTSIDE_BLOCKS:
+        return _OUTSIDE_BLOCKS[ours]
     for name, theirs in _BLOCK.items():
         block = ours.removesuffix(f".{name}")
         if block != ours and (block == "query_layer" or block.startswith("blocks.")):
-            return f"layers.{_number(block, num_layers)}.{theirs}"
+            return f"layers.{_layer_index(block, num_layers)}.{theirs}"
     return None
 
 
 def _vocabulary_rows(blueprint: Blueprint) -> tuple[int, int]:
-    """First row and number of rows of the domain's vocabulary; token ids are local to it."""
+    """Returns the first row and the number of rows of the domain's vocabulary; token ids are local to it."""
     vocabularies = Vocabularies.build(blueprint.config, blueprint.domains)
-    return vocabularies.starts[vocabularies.vocabulary_of_domain[0]], vocabularies.sizes[
-        vocabularies.vocabulary_of_domain[0]
-    ]
+    vocabulary = vocabularies.vocabulary_of_domain[0]
+    return vocabularies.starts[vocabulary], vocabularies.sizes[vocabulary]
 
 
-def _number(block: str, num_layers: int) -> int:
+def _layer_index(block: str, num_layers: int) -> int:
     return num_layers - 1 if block == "query_layer" else int(block.removeprefix("blocks."))
 
 
-def _config(blueprint: Blueprint) -> dict:
-    model, (domain,) = blueprint.config.model, blueprint.domains
+def _config(blueprint: Blueprint) -> dict[str, Any]:
+    model = blueprint.config.model
+    (domain,) = blueprint.domains
     return {
         "model_type": "pangu_sigma",
         "format_version": FORMAT_VERSION,

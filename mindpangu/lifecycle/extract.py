@@ -1,6 +1,6 @@
-"""A sub-model: some of a model's domains, and what they need. Their logits are the full model's, bit for bit.
+"""Extraction of a sub-model: some of a model's domains. Their logits are the full model's, bit for bit.
 
-Every file is taken over as it is. What `vocabulary.py` and `export.py` do with a sub-model changes files.
+Every file is taken over as it is. Only `vocabulary.py` and `export.py` change the files of a sub-model.
 """
 
 from mindpangu.lifecycle.blueprint import Blueprint
@@ -8,10 +8,10 @@ from mindpangu.lifecycle.domains import remove_domains
 
 
 def extract(blueprint: Blueprint, names: list[str]) -> Blueprint:
-    """The sub-model of some domains.
+    """Returns the sub-model of some domains.
 
     Raises:
-        ConfigError: a name that the model does not have, or none.
+        ConfigError: no names are given, or the model does not have one of them.
     """
     for name in names:
         blueprint.domain(name)

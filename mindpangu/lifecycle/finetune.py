@@ -1,7 +1,7 @@
-"""Fine-tuning: the settings that a run on instruction records takes from its checkpoint, and how its result is shown.
+"""Fine-tuning: settings for a run on instruction records, derived from its checkpoint, and the printed comparison.
 
-The training itself is `train.run`; the records are `data.instruction`'s; held-out ones are answered in
-`heldout_answers.py`. No MindSpore is loaded here.
+`train.run` does the training, `data.instruction` reads the records, `evaluation.answers` answers held-out ones. This
+module does not load MindSpore.
 """
 
 import json
@@ -19,35 +19,40 @@ from mindpangu.data import CorpusReader
 from mindpangu.domains import build_domains, trained_domains
 from mindpangu.errors import CheckpointError, DataError
 
-PASSES, MOST_STEPS = 3, 300
-"""The steps that fine-tuning takes unless told otherwise: so many passes over the records, but not above a limit."""
-RATE = 0.5
-"""Its peak learning rate, as a part of that of the checkpoint's training (ours)."""
+PASSES = 3
+"""Default number of passes over the records."""
+
+MOST_STEPS = 300
+"""Default limit on the number of steps."""
+
+LEARNING_RATE_FACTOR = 0.5
+"""Default peak learning rate as a fraction of the checkpoint's (ours)."""
 
 
 def _tokenizer(reader: CheckpointReader, config: Config) -> Path:
-    """The checkpoint's tokenizer, which all vocabularies must share."""
-    different = {tokenizer.digest: vocabulary for vocabulary, tokenizer in read_tokenizers(reader, config).items()}
-    if len(different) > 1:
+    """Returns the path of the checkpoint's tokenizer, which all vocabularies must share."""
+    by_digest = {tokenizer.digest: vocabulary for vocabulary, tokenizer in read_tokenizers(reader, config).items()}
+    if len(by_digest) > 1:
         raise CheckpointError(
-            f"{reader.folder} has vocabularies with tokenizers of their own ({', '.join(different.values())}), and "
+            f"{reader.folder} has vocabularies with tokenizers of their own ({', '.join(by_digest.values())}), and "
             "records are written with one; `mindpangu extract` the domains of one vocabulary first"
         )
-    return reader.folder / "tokenizer" / f"{next(iter(different.values()))}.model"
+    return reader.folder / "tokenizer" / f"{next(iter(by_digest.values()))}.model"
 
 
 def finetune_settings(checkpoint: Path, files: Sequence[str], train: str) -> dict[str, str]:
-    """The keys in which a fine-tuning differs from the training of its checkpoint, as overrides of its configuration.
+    """Returns the keys in which a fine-tuning differs from its checkpoint's training, as configuration overrides.
 
     Tokenizer and routing tables are the checkpoint's. The domains of the records share the samples equally. One process
-    trains, in the checkpoint's global batch.
+    trains with the checkpoint's global batch size.
 
     Args:
         files: jsonl files of instruction records.
-        train: training.train.
+        train: value of training.train.
 
     Raises:
-        DataError: there are no records to train on. CheckpointError, ConfigError: the checkpoint cannot be used.
+        DataError: there are no records to train on.
+        CheckpointError, ConfigError: the checkpoint cannot be used.
     """
     reader = CheckpointReader(checkpoint)
     config = reader.config()
@@ -69,10 +74,8 @@ def finetune_settings(checkpoint: Path, files: Sequence[str], train: str) -> dic
             f"there is nothing to train in {', '.join(files)} with --train {train}; records found: {listing}"
         )
     usable = sum(found[index] for index, domain in enumerate(domains) if weights[domain.name])
-    rate, steps = (
-        config.lr_scheduler.learning_rate * RATE,
-        math.ceil(PASSES * usable / config.training.global_batch_size),
-    )
+    learning_rate = config.lr_scheduler.learning_rate * LEARNING_RATE_FACTOR
+    steps = math.ceil(PASSES * usable / config.training.global_batch_size)
     settings = {
         "data.format": "instruction",
         "data.corpus": json.dumps(list(files)),
@@ -83,32 +86,34 @@ def finetune_settings(checkpoint: Path, files: Sequence[str], train: str) -> dic
         "training.train": train,
         "training.steps": str(min(steps, MOST_STEPS)),
         "training.run_name": f"{config.training.run_name}_finetuned",
-        "lr_scheduler.learning_rate": f"{rate:g}",
+        "lr_scheduler.learning_rate": f"{learning_rate:g}",
         "lr_scheduler.lr_end": "0",
         "lr_scheduler.warmup_steps": "0",
         "lr_scheduler.decay_steps": "0",
         **ONE_PROCESS,
     }
-    return settings | ({"routing.table": str(reader.folder / "routing")} if config.model.rre_layers else {})
+    if config.model.rre_layers:
+        settings["routing.table"] = str(reader.folder / "routing")
+    return settings
 
 
 def _count_records(config: Config) -> Counter[int]:
-    """Domain id → usable records. Bad ones are the data stage's to judge."""
+    """Counts the usable records of each domain id. The data stage reports bad records."""
     lenient = replace(config, data=replace(config.data, max_bad_records=sys.maxsize))
     return Counter(record.domain_id for record in CorpusReader(lenient, build_domains(config)))
 
 
 def format_comparison(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """A row for each domain: the loss of held-out answers before and after; then the answers."""
+    """Formats the loss of held-out answers before and after, one row per domain, followed by the answers."""
     lines = [
         f"{'domain':>12} {'answer tokens':>14} {'loss before':>12} {'after':>7} {'perplexity before':>18} {'after':>8}"
     ]
-    for then, now in zip(before["domains"], after["domains"], strict=True):
-        perplexities = f"{math.exp(then['loss']):>18.1f} {math.exp(now['loss']):>8.1f}"
+    for old, new in zip(before["domains"], after["domains"], strict=True):
+        perplexities = f"{math.exp(old['loss']):>18.1f} {math.exp(new['loss']):>8.1f}"
         lines.append(
-            f"{now['domain']:>12} {now['tokens']:>14,} {then['loss']:>12.3f} {now['loss']:>7.3f} {perplexities}"
+            f"{new['domain']:>12} {new['tokens']:>14,} {old['loss']:>12.3f} {new['loss']:>7.3f} {perplexities}"
         )
-    for then, now in zip(before["answers"], after["answers"], strict=True):
-        lines += [f"── {now['domain']} ──", now["given"].strip(), f"  record: {now['reference']}"]
-        lines += [f"  before: {then['answer']}", f"  after:  {now['answer']}"]
+    for old, new in zip(before["answers"], after["answers"], strict=True):
+        lines += [f"── {new['domain']} ──", new["given"].strip(), f"  record: {new['reference']}"]
+        lines += [f"  before: {old['answer']}", f"  after:  {new['answer']}"]
     return "\n".join(lines)

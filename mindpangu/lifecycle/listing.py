@@ -1,4 +1,4 @@
-"""What `mindpangu experts list` prints: the domains of a checkpoint, from headers alone."""
+"""The table that `mindpangu experts list` prints: the domains of a checkpoint. It reads only file headers."""
 
 import math
 
@@ -10,29 +10,32 @@ from mindpangu.model.parameter_count import in_words
 
 
 def list_experts(blueprint: Blueprint) -> str:
-    """A row for each domain: its experts in a layer, their parameters, files and updates, and its table."""
+    """Formats one row per domain: its experts per layer, their parameters, bytes and updates, and its table."""
     blueprint.require_experts()
-    reader, updates, sizes = blueprint.dense.reader, {}, {}
+    reader = blueprint.dense.reader
+    updates: dict[str, list[int]] = {}
+    sizes: dict[str, int] = {}
     for name, entry in reader.files.items():
         if name.startswith("experts/"):
             file = TensorFile(reader.folder / name)
             header = ExpertFile.from_metadata(file.path, file.metadata)
             updates.setdefault(header.domain, []).append(header.step_count)
-            sizes[header.domain] = sizes.get(header.domain, 0) + entry["bytes"]
+            sizes[header.domain] = sizes.get(header.domain, 0) + int(entry["bytes"])
     model = blueprint.config.model
-    of_expert = sum(map(math.prod, expert_shapes(blueprint.config).values()))
+    parameters_per_expert = sum(map(math.prod, expert_shapes(blueprint.config).values()))
     lines = [
         f"{'domain':>12} {'kind':>11} {'experts':>8} {'parameters':>11} {'on disk':>10} {'updates':>13}  "
         "table        vocabulary, control tokens"
     ]
     for domain in blueprint.domains:
-        table, counts = blueprint.contents[domain.name].table, updates.get(domain.name, [0])
+        table = blueprint.contents[domain.name].table
+        counts = updates.get(domain.name, [0])
         lines.append(
             f"{domain.name:>12} {domain.kind:>11} {domain.num_experts:>8} "
-            f"{in_words(domain.num_experts * model.rre_layers * of_expert):>11} "
+            f"{in_words(domain.num_experts * model.rre_layers * parameters_per_expert):>11} "
             f"{sizes.get(domain.name, 0) / 1e6:>7.1f} MB {f'{min(counts)} to {max(counts)}':>13}  "
             f"{table.assignment:<8} {table.digest[:4]}  "
             f"{domain.vocabulary}, {' '.join(domain.control_tokens) or 'none'}"
         )
-    lines.append(f"{model.rre_layers} RRE layers; experts are counted in one of them")
+    lines.append(f"{model.rre_layers} RRE layers; experts are counted per layer")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The output of a verb: never over another result, and either complete or absent."""
+"""Output folders: results are written completely or not at all, and never over existing ones."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from mindpangu.files import scratch_folder
 
 
 def require_free(out: Path) -> None:
-    """Raises CheckpointError if `out` is a file, lies in a checkpoint, or already holds checkpoints or a run."""
+    """Raises CheckpointError if `out` is a file, lies in a checkpoint, or holds checkpoints, as a run folder does."""
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"{out} is a file; --out needs the name of a folder")
     path = out.resolve()
@@ -28,7 +28,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """Yields a scratch folder next to `out`. Renames it to `out` on success; deletes it on error.
 
     Raises:
-        CheckpointError: `out` is not free (`require_free`) or not empty, or the disk is full or cannot be written.
+        CheckpointError: `out` is not free (`require_free`) or not empty, or the disk is full or not writable.
     """
     require_free(out)
     if out.exists() and any(out.iterdir()):

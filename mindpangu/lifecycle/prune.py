@@ -1,10 +1,11 @@
-"""A smaller dense model out of a larger one: some of its layers, channels, heads and neurons (`model.coupling`).
+"""Pruning a dense model to a smaller one: keeping some of its layers, channels, heads and neurons (`model.coupling`).
 
-What is left computes what the larger model does when the rest is masked, norms included, whose mean is then taken over
-fewer channels. Which units stay is decided elsewhere (`tiny.inheritance`).
+The small model computes what the large one computes with the rest masked, except that norms average over fewer
+channels. `tiny.inheritance` decides which units stay.
 """
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -21,19 +22,22 @@ _EQUAL = (*ARCHITECTURE, "rope_theta", "layernorm_epsilon")
 
 
 def prune(parent: Blueprint, config: Config, kept: Kept) -> Blueprint:
-    """The child of a dense model, without Adam's moments.
+    """Returns the child of a dense model, without Adam's moments.
 
     Args:
-        config: of the child; see `require_child`.
-        kept: as many layers and units as it has.
+        config: configuration of the child; see `require_child`.
+        kept: the layers and units to keep, as many as the child has.
 
     Raises:
-        CheckpointError: as `require_child`.
+        CheckpointError: see `require_child`.
     """
     require_child(parent, config)
-    model, reader = parent.config.model, parent.dense.reader
+    model = parent.config.model
+    reader = parent.dense.reader
     head_size = model.hidden_size // model.num_heads
-    changes, dropped, renamed = {}, set(), {}
+    changes = {}
+    dropped = set()
+    renamed = {}
     for name, shape in DenseFiles(reader).shapes.items():
         if name.startswith("adam_"):
             continue
@@ -56,23 +60,28 @@ def prune(parent: Blueprint, config: Config, kept: Kept) -> Blueprint:
 
 
 def require_child(parent: Blueprint, config: Config) -> None:
-    """Raises CheckpointError unless a model of `config` can be cut out of the parent: both dense, the same
-    architecture, vocabulary and head size, and nothing larger than in the parent."""
-    folder, ours, theirs = parent.dense.reader.folder, config.model, parent.config.model
+    """Raises CheckpointError unless a model of `config` can be cut out of the parent.
+
+    Both must be dense with the same architecture, vocabulary and head size, and nothing may be larger than in the
+    parent.
+    """
+    folder = parent.dense.reader.folder
+    ours = config.model
+    theirs = parent.config.model
     if parent.contents:
         raise CheckpointError(
-            f"{folder} is sparse (model.rre_layers {theirs.rre_layers}); parameters are inherited by and from dense "
-            "models"
+            f"{folder} is sparse (model.rre_layers {theirs.rre_layers}); only dense models inherit parameters, and "
+            "only from dense models"
         )
     if ours.rre_layers:
         raise CheckpointError(
-            f"model.rre_layers of the child is {ours.rre_layers}; a child of {folder} is dense, as it is: give "
-            "--model.rre_layers 0. `mindpangu upcycle` makes a sparse model of a dense one"
+            f"model.rre_layers of the child is {ours.rre_layers}; a child of {folder} is dense too: give "
+            "--model.rre_layers 0. `mindpangu upcycle` turns a dense model into a sparse one"
         )
-    other = {key: (getattr(ours, key), getattr(theirs, key)) for key in _EQUAL}
-    other = {key: values for key, values in other.items() if values[0] != values[1]}
-    if other:
-        raise CheckpointError(f"a child of {folder} has its architecture: {_listing(other)}")
+    different = {key: (getattr(ours, key), getattr(theirs, key)) for key in _EQUAL}
+    different = {key: values for key, values in different.items() if values[0] != values[1]}
+    if different:
+        raise CheckpointError(f"a child of {folder} has its architecture: {_listing(different)}")
     larger = {key: (getattr(ours, key), getattr(theirs, key)) for key in _SMALLER}
     larger = {key: values for key, values in larger.items() if values[0] > values[1]}
     if larger:
@@ -80,7 +89,7 @@ def require_child(parent: Blueprint, config: Config) -> None:
     head_size = theirs.hidden_size // theirs.num_heads
     if ours.hidden_size != ours.num_heads * head_size:
         raise CheckpointError(
-            f"a child of {folder} has whole heads of it, {head_size} numbers wide: with model.num_heads "
+            f"a child of {folder} keeps whole heads, {head_size} numbers wide: with model.num_heads "
             f"{ours.num_heads} model.hidden_size is {ours.num_heads * head_size}, not {ours.hidden_size}"
         )
     vocabularies = Vocabularies.build(config, build_domains(config))
@@ -93,8 +102,8 @@ def require_child(parent: Blueprint, config: Config) -> None:
         )
 
 
-def _listing(differing: dict[str, tuple]) -> str:
-    return "; ".join(f"model.{key} is {there} there, {here} here" for key, (here, there) in differing.items())
+def _listing(differences: dict[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"model.{key} is {there} there, {here} here" for key, (here, there) in differences.items())
 
 
 def _take(indices: list[np.ndarray], values: np.ndarray, is_moment: bool) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""More or fewer experts in a domain.
+"""Changing the number of experts of a domain.
 
-Growing keeps the function of the model: an expert is split into copies of itself, among which its tokens are divided.
-Shrinking merges experts into their mean, weighted by how many tokens each had; that does change the function.
+Growing preserves the model's function: an expert is split into copies of itself, and its tokens are divided among them.
+Shrinking changes it: experts are merged into their mean, weighted by their numbers of tokens.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +17,11 @@ from mindpangu.routing.table import DomainTable
 
 @dataclass(frozen=True)
 class Regrouping:
-    """One layer's new group.
+    """The new group of one layer.
 
     Attributes:
-        experts_V: uint16, the new table. sources: new expert → the old experts that it is made of.
+        experts_V: uint16, the new table.
+        sources: new expert → the old experts that it is made from.
     """
 
     experts_V: np.ndarray
@@ -31,7 +32,7 @@ def resize(blueprint: Blueprint, name: str, num_experts: int, counts_V: np.ndarr
     """Gives a domain another number of experts.
 
     Args:
-        counts_V: int64, how often each token occurs in the domain's text; None counts each token once.
+        counts_V: int64, number of occurrences of each token in the domain's text; None counts each token once.
 
     Raises:
         ConfigError: not between 1 and 65535 experts, or more experts than tokens.
@@ -40,41 +41,46 @@ def resize(blueprint: Blueprint, name: str, num_experts: int, counts_V: np.ndarr
     blueprint.domain(name)
     content = blueprint.contents[name]
     table = content.table
-    tokens = table.experts_LV.shape[1]
-    require_group_size(num_experts, tokens)
-    counts_V = np.ones(tokens, np.int64) if counts_V is None else counts_V
+    num_tokens = table.experts_LV.shape[1]
+    require_group_size(num_experts, num_tokens)
+    counts_V = np.ones(num_tokens, np.int64) if counts_V is None else counts_V
     layers = [regroup(experts_V, table.num_experts, num_experts, counts_V) for experts_V in table.experts_LV]
     load_LE = [np.bincount(experts_V, counts_V, table.num_experts) for experts_V in table.experts_LV]
 
     def expert(layer: int, index: int) -> Origin | NewExpert:
-        olds = layers[layer].sources[index]
-        origins = [content.expert(layer, old) for old in olds]
-        if len(origins) == 1:
-            return origins[0]
-        return merged(origins, load_LE[layer][list(olds)], expert_shapes(blueprint.config))
+        old_experts = layers[layer].sources[index]
+        sources = [content.expert(layer, old) for old in old_experts]
+        if len(sources) == 1:
+            return sources[0]
+        return merge_experts(sources, load_LE[layer][list(old_experts)], expert_shapes(blueprint.config))
 
     experts_LV = np.stack([layer.experts_V for layer in layers])
-    return blueprint.with_domain(
-        name, DomainContent(DomainTable(name, num_experts, table.assignment, experts_LV), expert)
-    )
+    new_table = DomainTable(name, num_experts, table.assignment, experts_LV)
+    return blueprint.with_domain(name, DomainContent(new_table, expert))
 
 
 def regroup(experts_V: np.ndarray, old: int, new: int, counts_V: np.ndarray) -> Regrouping:
-    """A layer's table for another number of experts: the busiest expert is split, or the two idlest are merged, again
-    and again. Experts that keep all their tokens keep their numbers as far as there is room.
+    """Returns a layer's table for another number of experts.
+
+    Repeatedly splits the busiest expert, or merges the two idlest ones. Experts that keep all their tokens keep their
+    indices as far as possible.
 
     Args:
-        experts_V: uint16, expert of each token. counts_V: int64, occurrences of each token.
+        experts_V: uint16, expert of each token.
+        old: current number of experts.
+        new: new number of experts.
+        counts_V: int64, number of occurrences of each token.
     """
     tokens = {expert: np.flatnonzero(experts_V == expert) for expert in range(old)}
-    sources = {expert: (expert,) for expert in range(old)}
+    sources: dict[int, tuple[int, ...]] = {expert: (expert,) for expert in range(old)}
     load = {expert: int(counts_V[tokens[expert]].sum()) for expert in range(old)}
     for added in range(old, new):
         # an expert of a single token cannot be split
         busiest = max((e for e in tokens if len(tokens[e]) > 1), key=lambda e: (load[e], len(tokens[e]), -e))
         by_count = tokens[busiest][np.argsort(-counts_V[tokens[busiest]], kind="stable")]
-        for expert, part in ((busiest, by_count[::2]), (added, by_count[1::2])):
-            tokens[expert], load[expert] = part, int(counts_V[part].sum())
+        for expert, share in ((busiest, by_count[::2]), (added, by_count[1::2])):
+            tokens[expert] = share
+            load[expert] = int(counts_V[share].sum())
         sources[added] = sources[busiest]
     while len(tokens) > new:
         first, second = sorted(sorted(tokens, key=lambda e: (load[e], e))[:2])
@@ -82,31 +88,34 @@ def regroup(experts_V: np.ndarray, old: int, new: int, counts_V: np.ndarray) -> 
         load[first] += load.pop(second)
         sources[first] += sources.pop(second)
     experts_V = np.zeros_like(experts_V)
-    for number, expert in enumerate(_numbers(tokens, new)):
-        experts_V[tokens[expert]] = number
-    return Regrouping(experts_V, tuple(sources[expert] for expert in _numbers(tokens, new)))
+    order = _in_new_order(tokens, new)
+    for index, expert in enumerate(order):
+        experts_V[tokens[expert]] = index
+    return Regrouping(experts_V, tuple(sources[expert] for expert in order))
 
 
-def _numbers(experts: Mapping[int, object], new: int) -> list[int]:
-    """Which expert gets each of the new numbers: its own where that is below `new`."""
+def _in_new_order(experts: Mapping[int, object], new: int) -> list[int]:
+    """Returns the expert for each of the new indices: the expert of the same index where there is one."""
     displaced = sorted(expert for expert in experts if expert >= new)
-    return [number if number in experts else displaced.pop(0) for number in range(new)]
+    return [index if index in experts else displaced.pop(0) for index in range(new)]
 
 
-def merged(origins: Sequence[Origin | NewExpert], load: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> NewExpert:
-    """The mean of some experts, moments included, weighted by their tokens; as often updated as the most updated."""
-    weights = (load if load.sum() else np.ones(len(origins))).astype(np.float64)
+def merge_experts(
+    sources: Sequence[Origin | NewExpert], load: np.ndarray, shapes: Mapping[str, tuple[int, ...]]
+) -> NewExpert:
+    """Returns the mean of some experts, moments included, weighted by their tokens. Keeps the highest step count."""
+    weights = (load if load.sum() else np.ones(len(sources))).astype(np.float64)
     weights /= weights.sum()
 
     def make() -> dict[str, np.ndarray]:
         total: dict[str, np.ndarray] = {}
-        for origin, weight in zip(origins, weights, strict=True):
-            for name, values in _tensors(origin, shapes):
+        for source, weight in zip(sources, weights, strict=True):
+            for name, values in _tensors(source, shapes):
                 total[name] = total.get(name, 0) + weight * values
         return {name: values.astype(np.float32) for name, values in total.items()}
 
     steps = [
-        origin.step_count if isinstance(origin, NewExpert) else origin.open(shapes).step_count for origin in origins
+        source.step_count if isinstance(source, NewExpert) else source.open(shapes).step_count for source in sources
     ]
     return NewExpert(make, max(steps))
 

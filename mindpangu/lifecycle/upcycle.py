@@ -1,7 +1,8 @@
-"""A sparse model out of a dense one, as PanGu-Σ from PanGu-α: experts start as their layer's feed-forward network.
+"""Upcycling a dense model to a sparse one: experts start as copies of their layer's feed-forward network.
 
-With the same vocabulary and no noise the child computes what its parent does. With another vocabulary, rows of the
-embedding are found by the text of their tokens (`checkpoint.vocabulary`).
+PanGu-Σ began as PanGu-α in this way; its paper calls it inheritance. With the same vocabulary and no noise the child
+computes what its parent does. With another vocabulary, embedding rows are matched by the text of their tokens
+(`checkpoint.vocabulary`).
 """
 
 from collections.abc import Mapping
@@ -25,11 +26,12 @@ from mindpangu.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class UpcycledRows:
-    """Number of token rows that upcycling copied, averaged, or drew.
+    """Numbers of token rows, over all vocabularies, that upcycling copied, averaged, or drew.
 
     Attributes:
-        shared, composed, random: tokens of all vocabularies whose row is the parent's, a mean of several of the
-            parent's, or drawn.
+        shared: rows that are the parent's.
+        composed: rows that are the mean of several of the parent's.
+        random: rows that are drawn.
     """
 
     shared: int
@@ -45,34 +47,35 @@ def upcycle(
     noise: float = 0.0,
     new_rows: str = "mean",
 ) -> tuple[Blueprint, UpcycledRows]:
-    """The child of a dense model.
+    """Returns the sparse child of a dense model.
 
     Args:
-        parent: a dense model.
-        config: of the child: the parent's layers, widths and data.eod_reset, its own domains, RRE layers and
-            vocabulary; its sequence may be shorter.
-        tokenizers: vocabulary → tokenizer of the child. table: its routing table.
-        noise: standard deviation of what is added to each expert's weights, relative to theirs, so that experts differ
-            from the start; tokens make them differ anyway.
-        new_rows: what a token that the parent does not have starts from: "mean" of the rows that its text is made of
-            there, or "random".
+        parent: the dense model.
+        config: configuration of the child: the parent's layers, widths and data.eod_reset; its own domains, RRE layers
+            and vocabulary. Its sequence length may be shorter.
+        tokenizers: vocabulary → tokenizer of the child.
+        table: routing table of the child.
+        noise: standard deviation of the noise on each expert's weights, relative to theirs. It makes experts differ
+            from the start; their tokens make them differ anyway.
+        new_rows: initial row of a token that the parent lacks: "mean" of the parent's rows that spell its text, or
+            "random".
 
     Returns:
-        The child's blueprint, without Adam's moments, and what became of the vocabulary.
+        The child's blueprint, without Adam's moments, and the numbers of copied, averaged and drawn rows.
 
     Raises:
-        CheckpointError: the parent is sparse, or computes otherwise than the child would.
+        CheckpointError: the parent is sparse, or the child would compute something else from its weights.
     """
     reader = parent.dense.reader
     if parent.contents:
         raise CheckpointError(f"{reader.folder} is sparse already (model.rre_layers {parent.config.model.rre_layers})")
     _require_shape(reader, config)
     assert table is not None, "a dense child has just been refused"
-    _require_parts(config, tokenizers, table)
-    changes, found = _vocabulary(parent, config, tokenizers, new_rows)
-    length, hidden = config.model.seq_length, config.model.hidden_size
+    _require_tokenizers_and_table(config, tokenizers, table)
+    changes, rows = _vocabulary(parent, config, tokenizers, new_rows)
+    length = config.model.seq_length
     if length < parent.config.model.seq_length:
-        cut = DenseChange((length, hidden), lambda values, is_moment: values[:length])
+        cut = DenseChange((length, config.model.hidden_size), lambda values, is_moment: values[:length])
         changes |= {
             name: cut for name in ("position_embedding", "query_embedding") if name in DenseFiles(reader).shapes
         }
@@ -87,12 +90,13 @@ def upcycle(
     }
     dense = DenseContent(reader, changes, frozenset(networks))
     child = Blueprint(config, tokenizers, contents, dense, parent.step, {}, with_moments=False)
-    return child, found
+    return child, rows
 
 
 def _require_shape(reader: CheckpointReader, config: Config) -> None:
     parent = reader.config()
-    ours, theirs = config.model, parent.model
+    ours = config.model
+    theirs = parent.model
     if not ours.rre_layers:
         raise CheckpointError("model.rre_layers of the child is 0; give it RRE layers, e.g. --model.rre_layers 2")
     keys = ["num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "layernorm_epsilon", *ARCHITECTURE]
@@ -114,8 +118,8 @@ def _require_shape(reader: CheckpointReader, config: Config) -> None:
         )
 
 
-def _require_parts(config: Config, tokenizers: Mapping[str, Tokenizer], table: RoutingTable) -> None:
-    """Raises CheckpointError unless the child's tokenizers and tables are those of its configuration."""
+def _require_tokenizers_and_table(config: Config, tokenizers: Mapping[str, Tokenizer], table: RoutingTable) -> None:
+    """Raises CheckpointError unless the child's tokenizers and routing table fit its configuration."""
     domains = build_domains(config)
     vocabularies = Vocabularies.build(config, domains)
     for name, size in zip(vocabularies.names, vocabularies.sizes, strict=True):
@@ -138,32 +142,32 @@ def _require_parts(config: Config, tokenizers: Mapping[str, Tokenizer], table: R
 def _vocabulary(
     parent: Blueprint, config: Config, tokenizers: dict[str, Tokenizer], new_rows: str
 ) -> tuple[dict[str, DenseChange], UpcycledRows]:
-    """What becomes of the word embedding, and of a head of its own."""
+    """Returns the changes to the word embedding, and to a head that is not tied to it."""
     old, *others = parent.tokenizers.values()
     if others:
         raise CheckpointError(
             f"{parent.dense.reader.folder} has {1 + len(others)} vocabularies; a parent has one vocabulary"
         )
-    vocabularies, hidden = Vocabularies.build(config, build_domains(config)), config.model.hidden_size
+    vocabularies = Vocabularies.build(config, build_domains(config))
+    hidden = config.model.hidden_size
     maps = [VocabularyMap.between(old, tokenizers[name], new_rows == "mean") for name in vocabularies.names]
-    tokens = sum(len(each.sources) for each in maps)
-    shared, composed = sum(each.shared for each in maps), sum(each.composed for each in maps)
-    found = UpcycledRows(shared, composed, tokens - shared - composed)
+    num_tokens = sum(len(each.sources) for each in maps)
+    shared = sum(each.shared for each in maps)
+    composed = sum(each.composed for each in maps)
+    counts = UpcycledRows(shared, composed, num_tokens - shared - composed)
     same = len(maps) == 1 and old.digest == tokenizers[vocabularies.names[0]].digest
     if same and vocabularies.num_rows == Vocabularies.build(parent.config, parent.domains).num_rows:
-        return {}, found
+        return {}, counts
 
     def table(stream: str) -> DenseChange:
         def rows(old_VH: np.ndarray, is_moment: bool) -> np.ndarray:
-            drawn = (config.training.seed, config.model.init_std)
-            return np.concatenate(
-                [
-                    each.rows(old_VH, size, random_rows(drawn[0], f"{stream}/{name}", size, hidden, drawn[1]))
-                    for each, name, size in zip(maps, vocabularies.names, vocabularies.sizes, strict=True)
-                ]
-            )
+            tables = []
+            for mapping, name, size in zip(maps, vocabularies.names, vocabularies.sizes, strict=True):
+                drawn_VH = random_rows(config.training.seed, f"{stream}/{name}", size, hidden, config.model.init_std)
+                tables.append(mapping.rows(old_VH, size, drawn_VH))
+            return np.concatenate(tables)
 
         return DenseChange((vocabularies.num_rows, hidden), rows)
 
     tables = (WORD_EMBEDDING,) if config.model.tied_head else (WORD_EMBEDDING, HEAD)
-    return {name: table(name) for name in tables}, found
+    return {name: table(name) for name in tables}, counts

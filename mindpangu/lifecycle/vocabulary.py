@@ -1,6 +1,6 @@
-"""A model with fewer tokens: the embedding loses rows, the tables columns, the tokenizer pieces.
+"""Reducing a model's vocabulary: the embedding loses rows, the tables lose columns, the tokenizer loses pieces.
 
-Expert files keep their tensors and get another header, as they name the table and the tokenizer that they belong to.
+Expert files keep their tensors but get a new header, because it names their table and their tokenizer.
 """
 
 from collections.abc import Mapping, Set
@@ -16,30 +16,35 @@ from mindpangu.tokenizer.compact import compact
 
 
 def drop_vocabulary(blueprint: Blueprint, counts_V: Mapping[str, np.ndarray]) -> Blueprint:
-    """Without the tokens that do not occur, and without vocabularies that have no domain. Control tokens, bytes and
-    what BPE merges the others from stay.
+    """Drops tokens that do not occur, and vocabularies without a domain.
+
+    Control tokens, bytes, and pieces from which BPE merges kept ones stay.
 
     Args:
-        counts_V: vocabulary → int64 [V], how often each token occurs in the text of the vocabulary's domains.
+        counts_V: vocabulary → int64 [V], number of occurrences of each token in the text of the vocabulary's domains.
 
     Raises:
-        ConfigError: a vocabulary without counts.
+        ConfigError: a vocabulary has no counts.
     """
     in_use = {domain.vocabulary for domain in blueprint.domains}
     if unknown := sorted(in_use - counts_V.keys()):
-        raise ConfigError(f"nothing is known of the tokens that vocabulary {unknown[0]!r} uses")
+        raise ConfigError(f"there are no token counts of vocabulary {unknown[0]!r}")
     return keep_vocabulary(blueprint, {name: set(np.flatnonzero(counts_V[name]).tolist()) for name in in_use})
 
 
 def keep_vocabulary(blueprint: Blueprint, kept: Mapping[str, Set[int]]) -> Blueprint:
-    """With some of the tokens, those that always stay (`tokenizer.compact`), and no vocabulary without a domain.
-    The rows of the embedding and of its moments, and the columns of the tables, are those that the tokens had.
+    """Keeps the given tokens and those that always stay (`tokenizer.compact`); drops vocabularies without a domain.
+
+    Kept tokens keep their rows of the embedding and of its moments, and their columns of the tables.
 
     Args:
         kept: vocabulary → ids of the tokens to keep, for each vocabulary that has domains.
     """
-    config, vocabularies = blueprint.config, Vocabularies.build(blueprint.config, blueprint.domains)
-    tokenizers, old_ids, rows = {}, {}, []
+    config = blueprint.config
+    vocabularies = Vocabularies.build(config, blueprint.domains)
+    tokenizers = {}
+    old_ids = {}
+    rows = []
     in_use = {domain.vocabulary for domain in blueprint.domains}
     for name, start in zip(vocabularies.names, vocabularies.starts, strict=True):
         if name not in in_use:
@@ -55,23 +60,16 @@ def keep_vocabulary(blueprint: Blueprint, kept: Mapping[str, Set[int]]) -> Bluep
     change = DenseChange((len(rows_V), config.model.hidden_size), lambda table_VH, is_moment: table_VH[rows_V])
     dense = blueprint.with_token_tables(change)
     sizes = {name: len(ids) for name, ids in old_ids.items()}
-    config = replace(
-        config,
-        model=replace(config.model, vocab_size=sizes.get(MAIN_VOCABULARY, config.model.vocab_size)),
-        domains=replace(
-            config.domains,
-            vocabularies=[
-                replace(vocabulary, vocab_size=sizes[vocabulary.name])
-                for vocabulary in config.domains.vocabularies
-                if vocabulary.name in in_use
-            ],
-        ),
-    )  # fmt: skip
+    model = replace(config.model, vocab_size=sizes.get(MAIN_VOCABULARY, config.model.vocab_size))
+    vocabulary_configs = [
+        replace(vocabulary, vocab_size=sizes[vocabulary.name])
+        for vocabulary in config.domains.vocabularies
+        if vocabulary.name in in_use
+    ]
+    config = replace(config, model=model, domains=replace(config.domains, vocabularies=vocabulary_configs))
     return replace(blueprint, config=config, tokenizers=tokenizers, contents=contents, dense=dense)
 
 
 def _with_tokens(content: DomainContent, old_ids_V: np.ndarray) -> DomainContent:
-    table = content.table
-    return DomainContent(
-        replace(table, experts_LV=np.ascontiguousarray(table.experts_LV[:, old_ids_V])), content.expert
-    )
+    experts_LV = np.ascontiguousarray(content.table.experts_LV[:, old_ids_V])
+    return DomainContent(replace(content.table, experts_LV=experts_LV), content.expert)

@@ -1,4 +1,4 @@
-"""The command line: the whole path on a tiny corpus, skipping, help, and mistakes as one message."""
+"""The command line: all stages on a tiny corpus, skipping, help, and errors as one message."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ def options(overrides):
 
 @pytest.fixture(scope="module")
 def whole_run(tiny_overrides, tmp_path_factory):
-    """(options, run folder) of a run that went through all stages on the command line."""
+    """(options, run folder) of a run that has passed all stages on the command line."""
     output = tmp_path_factory.mktemp("cli")
     words = options(tiny_overrides | {"training.output_dir": str(output), "training.run_name": "whole"})
     for stage in STAGES:
@@ -33,11 +33,19 @@ def whole_run(tiny_overrides, tmp_path_factory):
 
 def test_the_run_folder_is_as_documented(whole_run):
     _, folder = whole_run
-    for name in (
-        "config.yaml", "metrics.jsonl", "report.md", "loss.png", "routing.png", "log/rank_0/info.log",
-        "latest_checkpointed_iteration.txt", "checkpoint/iteration_00000006/manifest.json", "evaluation.json",
+    names = [
+        "config.yaml",
+        "metrics.jsonl",
+        "report.md",
+        "loss.png",
+        "routing.png",
+        "log/rank_0/info.log",
+        "latest_checkpointed_iteration.txt",
+        "checkpoint/iteration_00000006/manifest.json",
+        "evaluation.json",
         "samples.json",
-    ):  # fmt: skip
+    ]
+    for name in names:
         assert (folder / name).stat().st_size > 0, name
     report = (folder / "report.md").read_text()
     assert "## Held-out text (step 6)" in report
@@ -47,23 +55,28 @@ def test_the_run_folder_is_as_documented(whole_run):
 def test_every_stage_is_skipped_the_second_time_without_mindspore(whole_run, without_mindspore):
     words, folder = whole_run
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
     printed = without_mindspore(*([*stage, *words] for stage in STAGES))
+
     assert printed.count("up to date") == len(STAGES)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_a_changed_setting_runs_its_stage_again(whole_run, capsys):
     words, _ = whole_run
+
     assert main(["evaluate", *words, "--monitor.heldout_samples", "2"]) == 0
     assert "up to date" not in capsys.readouterr().out
-    assert main(["evaluate", *words]) == 0  # back to what the other tests expect
+    assert main(["evaluate", *words]) == 0  # restores the state that the other tests expect
 
 
-def test_a_dense_model_goes_the_same_way(tiny_overrides, tmp_path, capsys):
+def test_a_dense_model_passes_the_same_stages(tiny_overrides, tmp_path, capsys):
     changes = {"training.output_dir": str(tmp_path), "training.run_name": "dense", "model.rre_layers": "0"}
     words = options(tiny_overrides | changes)
+
     for stage in STAGES:
         assert main([*stage, *words]) == 0
+
     assert "a dense model has no routing table" in capsys.readouterr().out
     assert not (tmp_path / "dense" / "routing").exists()
     assert main(["train", *words]) == 0
@@ -73,7 +86,9 @@ def test_a_dense_model_goes_the_same_way(tiny_overrides, tmp_path, capsys):
 def test_generate_continues_a_prompt(whole_run, capsys):
     _, folder = whole_run
     arguments = ["generate", "--checkpoint", str(folder), "--domain", "en", "--prompt", "open the", "--max-new-tokens"]
+
     assert main([*arguments, "3"]) == 0
+
     captured = capsys.readouterr()
     assert captured.out.startswith("open the")
     assert re.search(r"generate: [1-3] tokens of 1 text in .* tokens/s .*; \d+ experts fetched", captured.err)
@@ -85,9 +100,12 @@ def test_generate_continues_prompts_of_a_file(whole_run, tmp_path, capsys):
     record = '{"domain": "zh", "task": "qa", "question": "打开"}'
     path.write_text('{"prompt": "open the"}\n{"domain": "zh", "prompt": "打开"}\n' + record, "utf-8")
     arguments = ["generate", "--checkpoint", str(folder), "--domain", "en", "--prompt", "close", "--prompts", str(path)]
+
     assert main([*arguments, "--max-new-tokens", "2", "--stop", "\n", "--stop-token", "<en>", "--top-k", "3"]) == 0
+
     out = capsys.readouterr().out
     assert out.index("close") < out.index("open the") < out.index("打开") < out.index("问：打开\n答：")
+
     assert main([*arguments, "--expert-memory", "1KB"]) == 1
     assert "give at least" in capsys.readouterr().err
     assert main([*arguments, "--stop-token", "<fr>"]) == 1
@@ -98,7 +116,7 @@ def test_generate_continues_prompts_of_a_file(whole_run, tmp_path, capsys):
 
 
 def test_a_model_that_was_trained_elsewhere_computes_here(whole_run, tmp_path, capsys):
-    """The device of the run may be another one than that of whoever uses its checkpoint."""
+    """A checkpoint may be used on another device than the one of its run."""
     folder = shutil.copytree(whole_run[1], tmp_path / "whole")
     words = ["--checkpoint", str(folder), "--training.output_dir", str(tmp_path), "--context.device_target"]
     for verb in (["generate", "--domain", "en", "--prompt", "open", "--max-new-tokens", "1"], ["evaluate"]):
@@ -107,8 +125,9 @@ def test_a_model_that_was_trained_elsewhere_computes_here(whole_run, tmp_path, c
         assert main([*verb, *words, "CPU", "--context.precision", "fp16", "--monitor.heldout_samples", "1"]) == 0
 
 
-def test_another_model_than_the_checkpoints_is_refused(whole_run, capsys):
+def test_a_model_other_than_the_checkpoints_is_refused(whole_run, capsys):
     _, folder = whole_run
+
     for verb in (["evaluate"], ["generate", "--every-domain"]):
         assert main([*verb, "--checkpoint", str(folder), "--model.hidden_size", "32"]) == 1
         assert "model.hidden_size is 16 there, 32 here" in capsys.readouterr().err
@@ -119,11 +138,13 @@ def test_bad_records_are_all_named_in_a_file(tiny_overrides, tiny_corpus, tmp_pa
     corpus.write_text(tiny_corpus.read_text() + "{}\n" * 7)
     changes = {"data.corpus": f"[{corpus}]", "training.output_dir": str(tmp_path), "data.max_bad_records": "7"}
     words = options(tiny_overrides | changes)
+
     assert main(["tokenizer", "train", *words]) == 0
     assert main(["data", "prepare", *words]) == 0
+
     assert "7 bad records" in capsys.readouterr().out
     named = (tmp_path / "prepared" / "data" / "bad_records.txt").read_text().splitlines()
-    assert [line.split(":")[1] for line in named] == [str(number) for number in range(241, 248)]
+    assert [line.split(":")[1] for line in named] == [str(line_number) for line_number in range(241, 248)]
 
 
 def test_routing_stats(whole_run, capsys):
@@ -151,12 +172,14 @@ def test_routing_stats(whole_run, capsys):
         (["config", "--get", "model.depth"], "unknown key model.depth"),
     ],
 )
-def test_mistakes_are_one_message(arguments, message, capsys, tmp_path, monkeypatch):
+def test_errors_are_one_message(arguments, message, capsys, tmp_path, monkeypatch):
     corpus = tmp_path / "recipes" / "corpus"
     corpus.mkdir(parents=True)
     (corpus / "a.jsonl").write_text('{"domain": "en", "text": "a"}\n')
     monkeypatch.chdir(tmp_path)
+
     assert main(arguments) == 1
+
     error = capsys.readouterr().err
     assert error.startswith("mindpangu: error: ")
     assert message in error
@@ -204,15 +227,18 @@ def test_damaged_results_are_made_again(whole_run, tmp_path, name, content):
     if content is not None:
         path.write_bytes(content.encode("latin-1"))
     words = [str(tmp_path) if word == str(folder.parent) else word for word in words]
+
     for stage in STAGES:
         assert main([*stage, *words]) == 0
+
     if name.endswith((".txt", ".md", ".png", "stage.json")):
         assert path.read_bytes() == kept
 
 
-def test_stages_do_not_replace_what_a_training_stands_on(whole_run, capsys):
+def test_stages_do_not_replace_the_inputs_of_a_training(whole_run, capsys):
     words, folder = whole_run
     before = (folder / "tokenizer" / "main.model").read_bytes()
+
     for stage, change in (
         (["tokenizer", "train"], ["--data.seed", "1"]),
         (["data", "prepare"], ["--data.seed", "1"]),
@@ -220,16 +246,18 @@ def test_stages_do_not_replace_what_a_training_stands_on(whole_run, capsys):
     ):
         assert main([*stage, *words, *change]) == 1
         assert "belongs to the training in" in capsys.readouterr().err
+
     assert (folder / "tokenizer" / "main.model").read_bytes() == before
 
 
-def test_an_altered_shard_is_mended_by_its_stage_and_refused_by_the_others(whole_run, tmp_path, capsys):
+def test_an_altered_shard_is_rewritten_by_its_stage_and_refused_by_the_others(whole_run, tmp_path, capsys):
     words, folder = whole_run
     shutil.copytree(folder, tmp_path / "whole")
     words = [str(tmp_path) if word == str(folder.parent) else word for word in words]
     shard = tmp_path / "whole" / "data" / "zh.heldout.bin"
     kept = bytearray(shard.read_bytes())
     shard.write_bytes(bytes([kept[0] ^ 1]) + kept[1:])
+
     assert main(["evaluate", *words]) == 1
     assert "zh.heldout.bin was altered" in capsys.readouterr().err
     assert main(["data", "prepare", *words]) == 0

@@ -1,4 +1,4 @@
-"""mindpangu finetune on a tiny run: what it takes over, trains and leaves; twice; mistakes; and on published files."""
+"""mindpangu finetune on a tiny run: its settings, the trained parameters, a second start, errors, published files."""
 
 import contextlib
 import io
@@ -38,7 +38,7 @@ def write_records(path, domain="zh", count=24):
 
 @pytest.fixture(scope="module")
 def base(tiny_overrides, tmp_path_factory):
-    """A run folder with a checkpoint of initial weights: what is checked here does not depend on their quality."""
+    """A run folder with a checkpoint of initial weights; the tests do not depend on their quality."""
     output = tmp_path_factory.mktemp("finetune")
     shutil.copytree(Path(tiny_overrides["training.output_dir"]) / "prepared", output / "base")
     overrides = {"training.output_dir": str(output), "training.run_name": "base"}
@@ -54,7 +54,7 @@ def base(tiny_overrides, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tuned(base, tmp_path_factory):
-    """(words, run folder, what it printed) of a fine-tuning of zh's experts."""
+    """(words, run folder, printed text) of a fine-tuning of zh's experts."""
     data = write_records(tmp_path_factory.mktemp("records") / "zh.jsonl")
     words = ["finetune", "--checkpoint", str(base), "--data", str(data), "--train", "experts:zh"]
     words += ["--training.steps", "8", "--lr_scheduler.learning_rate", "0.01", "--answers", "1"]
@@ -63,9 +63,11 @@ def tuned(base, tmp_path_factory):
     return words, base.with_name("base_finetuned"), printed.getvalue()
 
 
-def test_it_takes_the_checkpoints_settings_and_says_its_own(base, tuned):
+def test_it_takes_the_checkpoints_settings_and_prints_its_own(base, tuned):
     _, folder, printed = tuned
+
     config = CheckpointReader(folder).config()
+
     assert config.model == CheckpointReader(base).config().model
     assert config.data.mixture == MIXTURE
     assert (config.training.train, config.training.steps) == ("experts:zh", 8)
@@ -76,41 +78,49 @@ def test_it_takes_the_checkpoints_settings_and_says_its_own(base, tuned):
 
 def test_the_loss_of_heldout_answers_falls_and_nothing_else_moves(base, tuned):
     _, folder, printed = tuned
+
     found = json.loads((folder / "finetune.json").read_text("utf-8"))
-    ((before,), (after,)) = found["before"]["domains"], found["after"]["domains"]
+
+    (before,) = found["before"]["domains"]
+    (after,) = found["after"]["domains"]
     assert before["domain"] == after["domain"] == "zh"
     assert after["loss"] < before["loss"] - 0.05
     assert f"{before['loss']:.3f}" in printed
     answer = found["after"]["answers"][0]
     assert answer["given"].endswith("打开\n答：")
     assert answer["reference"].startswith("窗口")
-    then, now = CheckpointReader(base), CheckpointReader(folder)
+    old = CheckpointReader(base)
+    new = CheckpointReader(folder)
     weights = {
-        name: value for name, value in then.tensors("dense_00000_of_00001.safetensors").items() if "adam_" not in name
+        name: value for name, value in old.tensors("dense_00000_of_00001.safetensors").items() if "adam_" not in name
     }
-    tuned_weights = now.tensors("dense_00000_of_00001.safetensors")
+    tuned_weights = new.tensors("dense_00000_of_00001.safetensors")
     assert all(tuned_weights[name].tobytes() == value.tobytes() for name, value in weights.items())
-    for name in (name for name in then.files if name.startswith("experts/")):
-        same = [now.tensors(name)[key].tobytes() == then.tensors(name)[key].tobytes() for key in ("up", "down")]
+    for name in (name for name in old.files if name.startswith("experts/")):
+        same = [new.tensors(name)[key].tobytes() == old.tensors(name)[key].tobytes() for key in ("up", "down")]
         assert same == ([False, False] if ".zh." in name else [True, True]), name
 
 
 def test_the_second_time_there_is_nothing_to_do(tuned, without_mindspore):
     words, folder, printed = tuned
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
     again = without_mindspore(words)
+
     assert "train: up to date" in again
     assert again.splitlines()[-1] == printed.splitlines()[-1]
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_samples_continue_what_a_record_gives(tuned, tmp_path, capsys):
-    """Without its answer, which stands in the held-out text behind it."""
+def test_samples_continue_a_records_prompt(tuned, tmp_path, capsys):
+    """The prompt does not contain the record's answer, which follows it in the held-out text."""
     _, folder, _ = tuned
     shutil.copytree(folder, tmp_path / "copy")
-    where = options({"training.output_dir": str(tmp_path), "training.run_name": "copy"})
-    words = ["--checkpoint", str(tmp_path / "copy"), *where]
+    run = options({"training.output_dir": str(tmp_path), "training.run_name": "copy"})
+    words = ["--checkpoint", str(tmp_path / "copy"), *run]
+
     assert main(["generate", "--every-domain", "--max-new-tokens", "2", *words]) == 0
+
     (sample,) = json.loads((tmp_path / "copy" / "samples.json").read_text("utf-8"))["samples"]
     assert sample["domain"] == "zh"
     assert sample["prompt"].strip().endswith("打开\n答：")
@@ -123,25 +133,28 @@ def test_domains_without_records_are_left_out_of_evaluation_and_samples(tuned, t
     shutil.copytree(folder, tmp_path / "copy")
     words = ["--checkpoint", str(tmp_path / "copy")]
     words += options({"training.output_dir": str(tmp_path), "training.run_name": "copy"})
+
     assert main(["evaluate", *words]) == 0
+
     assert "there is no held-out text of bilingual, code, en: left out" in capsys.readouterr().out
     (result,) = json.loads((tmp_path / "copy" / "evaluation.json").read_text())["domains"]
     (after,) = json.loads((folder / "finetune.json").read_text())["after"]["domains"]
     assert (result["domain"], result["tokens"], result["loss"]) == ("zh", after["tokens"], after["loss"])
+
     assert main(["generate", "--every-domain", "--max-new-tokens", "2", *words]) == 0
-    assert [each["domain"] for each in json.loads((tmp_path / "copy" / "samples.json").read_text())["samples"]] == [
-        "zh"
-    ]
+    samples = json.loads((tmp_path / "copy" / "samples.json").read_text())["samples"]
+    assert [each["domain"] for each in samples] == ["zh"]
 
 
-def test_mistakes_are_one_message(base, tuned, tmp_path, capsys):
+def test_errors_are_one_message(base, tuned, tmp_path, capsys):
     def refuse(message, *words):
         assert main(["finetune", "--checkpoint", str(base), *map(str, words)]) == 1
         printed = capsys.readouterr().err
         assert message in printed
         assert printed.startswith("mindpangu: error: ")
 
-    zh, code = write_records(tmp_path / "zh.jsonl"), write_records(tmp_path / "code.jsonl", "code")
+    zh = write_records(tmp_path / "zh.jsonl")
+    code = write_records(tmp_path / "code.jsonl", "code")
     refuse("matches no file", "--data", tmp_path / "no.jsonl")
     refuse("with --train experts:zh; records found: code 24", "--data", code, "--train", "experts:zh")
     refuse("training.train names 'fr'", "--data", zh, "--train", "experts:fr")
@@ -157,20 +170,24 @@ def test_a_training_of_another_checkpoint_is_refused_before_its_result_is_touche
     words, folder, _ = tuned
     result = (folder / "finetune.json").read_bytes()
     words = [str(folder) if word == str(base) else word for word in words]
+
     for more in ([], ["--resume"]):
         assert main([*words, "--training.run_name", folder.name, *more]) == 1
         assert f"holds a training that did not start from {folder}" in capsys.readouterr().err
         assert (folder / "finetune.json").read_bytes() == result
 
 
-def test_a_model_of_several_tokenizers_says_what_to_do(base, tmp_path, capsys):
+def test_the_error_for_several_tokenizers_names_a_remedy(base, tmp_path, capsys):
     tokenizer = extend(next(base.glob("tokenizer/*.model")).read_bytes(), ["<eot>", "<x>"], "other")
     (tmp_path / "other.model").write_bytes(tokenizer.model_bytes)
-    words = ["--checkpoint", str(base), "--out", str(tmp_path / "slots"), "--tokenizer", str(tmp_path / "other.model")]
+    model = str(tmp_path / "two_vocabularies")
+    words = ["--checkpoint", str(base), "--out", model, "--tokenizer", str(tmp_path / "other.model")]
     assert main(["experts", "add", "law", "--fresh", "--control-token", "<x>", *words]) == 0
     data = str(write_records(tmp_path / "zh.jsonl"))
-    assert main(["finetune", "--checkpoint", str(tmp_path / "slots"), "--data", data]) == 1
-    assert "`mindpangu extract` the domains of one slot first" in capsys.readouterr().err
+
+    assert main(["finetune", "--checkpoint", model, "--data", data]) == 1
+
+    assert "`mindpangu extract` the domains of one vocabulary first" in capsys.readouterr().err
 
 
 FILES = {
@@ -179,15 +196,19 @@ FILES = {
     "mbpp": ("mbpp", "eval/mbpp/mbpp.jsonl", "code"),
 }
 SMALL = {
-    "model.num_layers": "3", "model.hidden_size": "64", "model.seq_length": "96",
-    "domains.experts_per_domain": "4", "training.steps": "60", "checkpoint.save_steps": "60",
+    "model.num_layers": "3",
+    "model.hidden_size": "64",
+    "model.seq_length": "96",
+    "domains.experts_per_domain": "4",
+    "training.steps": "60",
+    "checkpoint.save_steps": "60",
     "monitor.heldout_samples": "48",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A small Σ, trained a little on the embedded corpus."""
+    """A small Σ, trained briefly on the embedded corpus."""
     output = tmp_path_factory.mktemp("small")
     words = ["--config", str(ROOT / "recipes" / "cpu_smoke.yaml"), "--data.corpus", f"[{ROOT}/recipes/corpus/*.jsonl]"]
     words += options(SMALL | {"training.output_dir": str(output), "training.run_name": "small"})
@@ -206,10 +227,14 @@ def test_heldout_answers_of_published_files_improve(small, load_tool, tmp_path, 
     records = tmp_path / f"{name}.jsonl"
     monkeypatch.setattr(sys, "argv", ["instruction_records.py", kind, str(REAL / source), str(records)])
     load_tool("instruction_records").main()
-    train, run = ("all" if scope == "all" else f"experts:{domain}"), f"{name}_{scope}"
+    train = "all" if scope == "all" else f"experts:{domain}"
+    run = f"{name}_{scope}"
     words = ["--checkpoint", str(small), "--data", str(records), "--train", train, "--answers", "0"]
+
     assert main(["finetune", *words, "--training.steps", "60", "--training.run_name", run]) == 0
+
     found = json.loads((small.with_name(run) / "finetune.json").read_text("utf-8"))
-    ((before,), (after,)) = found["before"]["domains"], found["after"]["domains"]
+    (before,) = found["before"]["domains"]
+    (after,) = found["after"]["domains"]
     assert before["tokens"] == after["tokens"] > 300
     assert after["loss"] < before["loss"] - 0.1

@@ -1,4 +1,4 @@
-"""Models with scores that differ clearly, as checkpoints, and the loop without a cache that the tests compare with."""
+"""Checkpoints of models with clearly different scores, and a reference decoding loop without a cache."""
 
 import numpy as np
 
@@ -21,13 +21,13 @@ def open_model(overrides, **changes):
 
 
 def save(model, folder, tensors=1):
-    """A checkpoint of a model; each expert in `tensors` files, as ranks of a tensor group write them."""
+    """Saves a checkpoint of a model, each expert in `tensors` files, as ranks of a tensor group write them."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: parameter.asnumpy() for name, parameter in model.decoder.parameters.items()}
     with CheckpointWriter(folder, step=1) as writer:
         writer.write("config.yaml", to_yaml(model.config).encode())
-        for slot, tokenizer in model.tokenizers.items():
-            writer.write(f"tokenizer/{slot}.model", tokenizer.model_bytes)
+        for vocabulary, tokenizer in model.tokenizers.items():
+            writer.write(f"tokenizer/{vocabulary}.model", tokenizer.model_bytes)
         for name, data in model.table.encode().items() if model.table else ():
             writer.write(f"routing/{name}", data)
         writer.write("dense_00000_of_00001.safetensors", DenseTensors(arrays, model.decoder.parts).encode())
@@ -46,7 +46,7 @@ def expert(model, layer, domain, index):
 
 
 def reference_scores(model, domain_name, ids):
-    """Of the next token, float32 [V]: the whole window, without a cache."""
+    """Computes the scores of the next token from the whole window, without a cache: float32 [V]."""
     domain_id, domain = domain_named(model.domains, domain_name)
     tokens_BS = np.full((1, model.config.model.seq_length), model.tokenizer_of(domain).pad_id, np.int32)
     tokens_BS[0, : len(ids)] = ids
@@ -54,10 +54,13 @@ def reference_scores(model, domain_name, ids):
 
 
 def reference_loop(model, request):
-    """Greedy token ids, and the gap between the two best scores at each of them."""
+    """Returns greedy token ids, and the gap between the two best scores at each of them."""
     _, domain = domain_named(model.domains, request.domain)
-    tokenizer, length = model.tokenizer_of(domain), model.config.model.seq_length
-    ids, start, gaps = prompt_ids(domain, request.prompt, tokenizer), 0, []
+    tokenizer = model.tokenizer_of(domain)
+    length = model.config.model.seq_length
+    ids = prompt_ids(domain, request.prompt, tokenizer)
+    start = 0
+    gaps = []
     first = len(ids)
     for _ in range(request.max_new_tokens):
         if len(ids) - start > length:

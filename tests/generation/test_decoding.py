@@ -1,4 +1,4 @@
-"""Scores from the cache are those of the whole window, computed anew for every token without one."""
+"""Scores with the cache equal those of the whole window, recomputed for every token without a cache."""
 
 import sys
 from itertools import pairwise
@@ -20,32 +20,33 @@ PROMPTS = {"en": "open the window and", "zh": "打开窗口", "code": "def f3(x)
 
 
 def check_every_step(model, names, capacity=16, count=8, tolerance=1e-4):
-    """A text in each of these domains in one batch, the first of which ends early."""
+    """Decodes a batch with one text in each of these domains, the first of which ends early."""
     cache = open_cache(model.parts, lambda *where: expert(model, *where), 1)
     steps = DecodingSteps(model.parts, model.decoder, ExpertPools(model.parts, cache), len(names), capacity)
-    rng, ids, domains = np.random.default_rng(0), [], []
-    for place, name in enumerate(names):
+    rng = np.random.default_rng(0)
+    ids = []
+    domains = []
+    for index, name in enumerate(names):
         domain_id, domain = domain_named(model.domains, name)
         domains.append(domain_id)
-        ids.append(prompt_ids(domain, PROMPTS[name], model.tokenizer_of(domain))[: 3 + place])
-        scores = steps.prefill(place, domain_id, ids[-1])
+        ids.append(prompt_ids(domain, PROMPTS[name], model.tokenizer_of(domain))[: 3 + index])
+        scores = steps.prefill(index, domain_id, ids[-1])
         np.testing.assert_allclose(scores, reference_scores(model, name, ids[-1])[: len(scores)], atol=tolerance)
     for step in range(count):
         active_B = np.ones(len(names), bool)
         active_B[0] = step < 3
-        if step == 5:  # a text that begins anew must see nothing of what its place held
+        if step == 5:  # a restarted text must see nothing of the earlier text with its index
             ids[1] = ids[1][-4:]
             steps.prefill(1, domains[1], ids[1])
-        for place in np.flatnonzero(active_B):
-            ids[place].append(int(rng.integers(80, 400)))
-        tokens_B, positions_B = (
-            np.array(values, np.int32) for values in ([text[-1] for text in ids], [len(text) - 1 for text in ids])
-        )
+        for index in np.flatnonzero(active_B):
+            ids[index].append(int(rng.integers(80, 400)))
+        tokens_B = np.array([text[-1] for text in ids], np.int32)
+        positions_B = np.array([len(text) - 1 for text in ids], np.int32)
         scores = steps.extend(tokens_B, positions_B, np.array(domains), active_B)
-        for place in np.flatnonzero(active_B):
-            expected = reference_scores(model, names[place], ids[place])
+        for index in np.flatnonzero(active_B):
+            expected = reference_scores(model, names[index], ids[index])
             assert expected.std() > 0.2
-            np.testing.assert_allclose(scores[place], expected, atol=tolerance)
+            np.testing.assert_allclose(scores[index], expected, atol=tolerance)
 
 
 def test_domains_and_prompt_lengths_in_one_batch(tiny_overrides):
@@ -68,13 +69,13 @@ def test_rre_blocks_below_the_query_layer_with_resets(tiny_overrides):
 
 @pytest.mark.slow
 def test_half_precision(tiny_overrides):
-    # both are rounded to 10 bits after every product, not in the same places
+    # both round to 10 bits after every product, but at different points
     check_every_step(open_model(tiny_overrides, context__precision="fp16"), ["zh", "en"], tolerance=5e-3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [["zh", "en"], ["en", "code"]], ids=["mixed", "alike"])
-def test_embedding_slots(tiny_overrides, tmp_path, names):
+@pytest.mark.parametrize("names", [["zh", "en"], ["en", "code"]], ids=["mixed", "same"])
+def test_several_vocabularies(tiny_overrides, tmp_path, names):
     from mindpangu.config import load_config
     from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
 
@@ -91,7 +92,8 @@ def test_embedding_slots(tiny_overrides, tmp_path, names):
 @pytest.mark.parametrize("longest", [1, 2, 15, 16, 17, 100, 512, 1000])
 def test_lengths_are_ascending_and_end_with_the_longest(longest):
     found = lengths(longest)
+
     assert found == sorted(set(found))
     assert found[-1] == longest
-    # padding at most doubles a prompt of 16 tokens and more
+    # padding at most doubles a prompt of 16 or more tokens
     assert all(later <= 2 * earlier for earlier, later in pairwise(found))

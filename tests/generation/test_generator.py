@@ -1,4 +1,4 @@
-"""From a checkpoint to texts: the tokens of the loop without a cache, experts on demand, stops, seeds."""
+"""Texts from a checkpoint: the tokens of a loop without a cache, experts on demand, stop conditions, seeds."""
 
 import shutil
 import sys
@@ -43,14 +43,14 @@ def generator(reader):
 
 
 def requests(**changes):
-    """Of all domains, more than a batch; one prompt is longer than the window, and texts grow beyond it."""
+    """Requests in all domains, more than a batch; one prompt is longer than the window, and texts outgrow it."""
     prompts = {"zh": "打开窗口", "en": "open the window and close the table then save the file " * 3, "code": "def"}
     return [Request(name, text, 24, **changes) for name, text in (*prompts.items(), ("bilingual", "保存"))]
 
 
 def expected_tokens(model, request):
     tokens, gaps = reference_loop(model, request)
-    assert min(gaps) > 1e-4  # so that rounding decides nothing
+    assert min(gaps) > 1e-4  # so that rounding cannot change a token
     return tokens
 
 
@@ -61,7 +61,10 @@ def text_of(model, request, tokens):
 
 def test_greedy_tokens_beyond_the_window_are_those_of_the_loop_without_a_cache(model, generator):
     asked = requests()
-    for request, found in zip(asked, generator.generate(asked), strict=True):
+
+    completions = generator.generate(asked)
+
+    for request, found in zip(asked, completions, strict=True):
         tokens = expected_tokens(model, request)
         assert found.text == text_of(model, request, tokens)
         assert found.tokens == len(tokens) + (found.finished == "eot")
@@ -71,7 +74,7 @@ def test_greedy_tokens_beyond_the_window_are_those_of_the_loop_without_a_cache(m
 def test_scores_are_those_of_the_loop_when_texts_outgrow_their_windows_at_different_times(
     model, generator, monkeypatch
 ):
-    """A text that is read anew sits out a step, and nothing of that step may reach its cache."""
+    """A text that is read again skips a step, and nothing of that step may reach its cache."""
     seen: dict[int, list[np.ndarray]] = {}
     pick = Sampler.pick
 
@@ -82,14 +85,19 @@ def test_scores_are_those_of_the_loop_when_texts_outgrow_their_windows_at_differ
     monkeypatch.setattr(Sampler, "pick", watched)
     prompts = {"zh": "打开窗口", "en": "open the window and then", "code": "def f0(x):"}
     asked = [Request(name, text, 40, WARM) for name, text in prompts.items()]
-    lengths = {len(prompt_ids(domain_named(model.domains, each.domain)[1], each.prompt,
-                              model.tokenizers["main"])) for each in asked}  # fmt: skip
+    lengths = set()
+    for each in asked:
+        _, domain = domain_named(model.domains, each.domain)
+        lengths.add(len(prompt_ids(domain, each.prompt, model.tokenizers["main"])))
     assert len(lengths) == 3
+
     generator.generate(asked)
+
     window = model.config.model.seq_length
     for request, scores in zip(asked, seen.values(), strict=True):
         _, domain = domain_named(model.domains, request.domain)
-        sampler = Sampler(request.sampling, ids := prompt_ids(domain, request.prompt, model.tokenizer_of(domain)))
+        ids = prompt_ids(domain, request.prompt, model.tokenizer_of(domain))
+        sampler = Sampler(request.sampling, ids)
         start = 0
         for found_V in scores:
             if len(ids) - start > window:
@@ -102,7 +110,9 @@ def test_scores_are_those_of_the_loop_when_texts_outgrow_their_windows_at_differ
 
 def test_a_bounded_memory_gives_the_same_texts_and_reads_experts_again(model, reader, generator):
     expert = 4 * sum(int(np.prod(shape)) for shape in model.store.shapes.values())
+
     bounded = Generator.load(reader, batch_size=3, expert_memory=2 * 3 * expert)
+
     assert bounded.generate(requests()) == generator.generate(requests())
     # 4 domains of 3 experts in 2 layers
     assert generator.experts_fetched <= 24 < bounded.experts_fetched
@@ -114,8 +124,11 @@ def test_a_bounded_memory_gives_the_same_texts_and_reads_experts_again(model, re
 
 def test_only_experts_of_the_tokens_are_read(model, reader):
     pools = ExpertPools(model.parts, open_cache(model.parts, ExpertReader(reader, model.parts), 1))
-    tokens_T, domains_T = np.array([90, 91, 92, 90]), np.array([1, 1, 1, 3])
+    tokens_T = np.array([90, 91, 92, 90])
+    domains_T = np.array([1, 1, 1, 3])
+
     entries_LT = pools.route(tokens_T, domains_T)
+
     wanted = [
         [
             (domain, int(model.table.array(layer, model.domains[domain].name)[token]))
@@ -125,9 +138,9 @@ def test_only_experts_of_the_tokens_are_read(model, reader):
     ]
     assert pools.fetched == sum(len(set(each)) for each in wanted)
     slabs = pools.slabs()
-    for layer, (places, experts) in enumerate(zip(entries_LT, wanted, strict=True)):
-        for place, (domain, index) in zip(places, experts, strict=True):
-            up = slabs[4 * layer].asnumpy()[place]
+    for layer, (entries, experts) in enumerate(zip(entries_LT, wanted, strict=True)):
+        for entry, (domain, index) in zip(entries, experts, strict=True):
+            up = slabs[4 * layer].asnumpy()[entry]
             np.testing.assert_array_equal(up, model.store.weights[layer][domain]["up"][index])
 
 
@@ -137,7 +150,9 @@ def test_an_altered_expert_is_refused_when_it_is_needed(model, reader, tmp_path)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
+
     read = ExpertReader(CheckpointReader(folder), model.parts)
+
     read(0, 1, 0)
     for _ in range(2):
         with pytest.raises(CheckpointError, match=r"rre_00\.zh\.001\.safetensors was altered"):
@@ -150,16 +165,19 @@ def test_an_expert_under_anothers_name_is_refused(model, tmp_path):
     shutil.copy(experts / "rre_00.zh.001.safetensors", experts / "rre_00.zh.000.safetensors")
     reader = CheckpointReader(folder)
     reader.files["experts/rre_00.zh.000.safetensors"] = reader.files["experts/rre_00.zh.001.safetensors"]
+
     with pytest.raises(CheckpointError, match="its index is 1, this model's is 0"):
         ExpertReader(reader, model.parts)(0, 1, 0)
 
 
-def test_experts_of_tensor_parallel_ranks_are_put_together(model, tmp_path):
+def test_experts_of_tensor_parallel_ranks_are_merged(model, tmp_path):
     reader = save(model, tmp_path, tensors=2)
     read = ExpertReader(reader, model.parts)
+
     for layer, domain, index in ((0, 1, 2), (1, 3, 0)):
         for name, tensor in read(layer, domain, index).items():
             np.testing.assert_array_equal(tensor, model.store.weights[layer][domain][name][index])
+
     (path, *_) = (reader.folder / "experts").glob("rre_00.zh.000.1_of_2*")
     path.unlink()
     with pytest.raises(CheckpointError, match="cannot be read"):
@@ -180,48 +198,54 @@ def test_a_model_of_some_domains_gives_the_bits_of_the_whole_one(model, reader):
         steps = DecodingSteps(each, weights, pools, 2, 16)
         domains = [domain_named(each.domains, name)[0] for name in names]
         prompts = [prompt_ids(each.domains[domain], "def f", model.tokenizers["main"]) for domain in domains]
-        for place, domain in enumerate(domains):
-            steps.prefill(place, domain, prompts[place])
+        for index, domain in enumerate(domains):
+            steps.prefill(index, domain, prompts[index])
         positions_B = np.array([len(ids) for ids in prompts], np.int32)
         scores.append(steps.extend(np.full(2, 300, np.int32), positions_B, np.array(domains), np.ones(2, bool)))
-    for name, ids, mine, whole in zip(names, prompts, *scores, strict=True):
-        np.testing.assert_array_equal(mine, whole)
-        np.testing.assert_allclose(mine, reference_scores(model, name, [*ids, 300]), atol=1e-4)
+
+    for name, ids, partial, whole in zip(names, prompts, *scores, strict=True):
+        np.testing.assert_array_equal(partial, whole)
+        np.testing.assert_allclose(partial, reference_scores(model, name, [*ids, 300]), atol=1e-4)
 
 
-def test_a_seed_gives_one_text_whatever_stands_beside_it(generator):
+def test_a_seed_gives_one_text_whatever_else_is_in_its_batch(generator):
     alone = [generator.generate([Request("en", "open", 12, WARM)])[0].text for _ in range(2)]
-    beside = generator.generate([Request("zh", "打开", 5), Request("en", "open", 12, WARM), Request("code", "def", 12)])
-    other = generator.generate([Request("en", "open", 12, SamplingSettings(temperature=1.0, top_k=50, seed=4))])
-    assert alone[0] == alone[1] == beside[1].text
-    assert other[0].text != alone[0]
+    batch = generator.generate([Request("zh", "打开", 5), Request("en", "open", 12, WARM), Request("code", "def", 12)])
+    other_seed = generator.generate([Request("en", "open", 12, SamplingSettings(temperature=1.0, top_k=50, seed=4))])
+
+    assert alone[0] == alone[1] == batch[1].text
+    assert other_seed[0].text != alone[0]
 
 
 def test_pieces_add_up_and_end_with_a_reason(generator):
     asked = requests(sampling=WARM)
+
     pieces = list(generator.stream(asked))
-    whole = generator.generate(asked)
-    for index, completion in enumerate(whole):
-        mine = [piece for piece in pieces if piece.request == index]
-        assert "".join(piece.text for piece in mine) == completion.text
-        assert [bool(piece.finished) for piece in mine] == [False] * (len(mine) - 1) + [True]
-        assert len(mine) == completion.tokens
+    completions = generator.generate(asked)
+
+    for index, completion in enumerate(completions):
+        of_request = [piece for piece in pieces if piece.request == index]
+        assert "".join(piece.text for piece in of_request) == completion.text
+        assert [bool(piece.finished) for piece in of_request] == [False] * (len(of_request) - 1) + [True]
+        assert len(of_request) == completion.tokens
 
 
 def test_a_stop_string_ends_the_text_before_it(generator):
     (whole,) = generator.generate([Request("en", "open the", 24, WARM)])
     stop = whole.text[3:7]
+
     (cut,) = generator.generate([Request("en", "open the", 24, WARM, stop=("never there", stop))])
+
     assert cut.text == whole.text[: whole.text.index(stop)]
     assert cut.finished == "stop"
     assert cut.tokens < whole.tokens
 
 
-def test_no_requests_are_no_texts(generator):
+def test_no_requests_give_no_texts(generator):
     assert generator.generate([]) == []
 
 
-def test_what_means_nothing_is_refused(generator, reader):
+def test_invalid_requests_are_refused(generator, reader):
     with pytest.raises(ConfigError, match="unknown domain 'fr'; this model has: bilingual, zh, en, code"):
         generator.generate([Request("fr", "a")])
     with pytest.raises(GenerationError, match="max_new_tokens is 0"):
@@ -233,9 +257,11 @@ def test_what_means_nothing_is_refused(generator, reader):
 
 
 def test_a_text_needs_a_token_to_begin_with(generator, monkeypatch):
-    assert generator.generate([Request("en", "", 1)])[0].tokens == 1  # its control token
+    assert generator.generate([Request("en", "", 1)])[0].tokens == 1  # it begins with its control token
+
     bare = tuple(replace(domain, control_tokens=()) for domain in generator.parts.domains)
     monkeypatch.setattr(generator.parts, "domains", bare)
+
     with pytest.raises(GenerationError, match="prompt 2 is empty, and no control token opens a text of domain en"):
         generator.generate([Request("en", "open"), Request("en", "")])
 
@@ -244,4 +270,5 @@ def test_heldout_prompts_are_text(tiny_overrides, model):
     from mindpangu.data import TokenShards
 
     shards = TokenShards.open(Path(tiny_overrides["training.output_dir"]) / "prepared" / "data")
+
     assert heldout_prompt(model.parts, shards, model.domains[2]).split()[0].isalpha()

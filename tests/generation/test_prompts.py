@@ -1,4 +1,4 @@
-"""Files of prompts, and sizes of memory."""
+"""Files of prompts, and memory sizes."""
 
 import json
 
@@ -8,9 +8,10 @@ from mindpangu.errors import GenerationError
 from mindpangu.generation.prompts import memory_size, read_prompts
 
 
-def test_a_prompt_a_line(tmp_path):
+def test_one_prompt_per_line(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("open the\n\n打开\ndef f():\\n\\treturn '\\\\n'\n", "utf-8")
+
     assert read_prompts(path, "en") == [("en", "open the"), ("en", "打开"), ("en", "def f():\n\treturn '\\n'")]
 
 
@@ -19,8 +20,10 @@ def test_records_may_name_their_domain(tmp_path):
     records = [{"prompt": "a\nb"}, {"domain": "zh", "prompt": "打开"}]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     assert read_prompts(path, "en") == [("en", "a\nb"), ("zh", "打开")]
+
     path.write_text('{"prompt": "a\u2028b\x0bc"}\r\n'.replace("\x0b", "\u0085"), "utf-8")
     assert read_prompts(path, "en") == [("en", "a\u2028b\u0085c")]
+
     with pytest.raises(GenerationError, match=r"prompts\.jsonl:1 names no domain; give --domain"):
         read_prompts(path, None)
 
@@ -37,6 +40,7 @@ def test_records_may_name_their_domain(tmp_path):
 def test_lines_that_are_no_prompts_are_named(tmp_path, line, message):
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "a"}\n' + line + "\n")
+
     with pytest.raises(GenerationError, match=message):
         read_prompts(path, "en")
 
@@ -44,6 +48,7 @@ def test_lines_that_are_no_prompts_are_named(tmp_path, line, message):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(GenerationError, match="cannot be read: No such file"):
         read_prompts(tmp_path / "absent.txt", "en")
+
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(GenerationError, match="cannot be read"):
         read_prompts(tmp_path / "binary.txt", "en")
@@ -57,6 +62,6 @@ def test_sizes(text, size):
 
 
 @pytest.mark.parametrize("text", ["", "two", "-1GB", "2 elephants", "0", "0GB", "1e9", "nanGB"])
-def test_no_sizes(text):
+def test_invalid_sizes_are_refused(text):
     with pytest.raises(GenerationError, match="--expert-memory is"):
         memory_size(text)

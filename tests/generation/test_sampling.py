@@ -1,4 +1,4 @@
-"""Picking a token."""
+"""Sampling a token."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_any_settings_give_a_token(logits, temperature, top_k, top_p):
 
 
 def reference_distribution(logits, settings, prompt=(), generated=()):
-    """Probabilities of every token, by sorting all of them and one Python loop for each rule."""
+    """Computes the probability of every token by sorting all of them, with one Python loop per rule."""
     scores = [float(score) for score in logits]
     for token in {*prompt, *generated}:
         penalty = settings.repetition_penalty
@@ -61,7 +61,8 @@ def reference_distribution(logits, settings, prompt=(), generated=()):
     if settings.temperature == 0:
         return np.eye(len(scores))[order[0]]
     weights = np.exp((np.array(scores) - max(scores)) / settings.temperature)
-    kept, reached = [], 0.0
+    kept = []
+    reached = 0.0
     candidates = order[: settings.top_k or None]
     total = sum(weights[token] for token in candidates)
     for token in candidates:
@@ -74,8 +75,8 @@ def reference_distribution(logits, settings, prompt=(), generated=()):
     return probabilities / probabilities.sum()
 
 
-class Chance:
-    """A generator whose next number is given."""
+class FixedRng:
+    """A random generator that always returns the same number."""
 
     def __init__(self, value):
         self.value = value
@@ -84,7 +85,7 @@ class Chance:
         return self.value
 
 
-# scores apart by a 16th: two sums of them never differ by rounding alone, so both sides cut at the same token
+# scores are multiples of 1/16: two sums never differ by rounding alone, so both sides cut at the same token
 SCORES = st.lists(st.integers(-48, 48).map(lambda value: value / 16), min_size=1, max_size=30)
 TOKENS = st.lists(st.integers(0, 29), max_size=12)
 
@@ -105,19 +106,22 @@ def test_the_drawn_token_is_that_of_the_reference(
     logits, prompt, generated, temperature, top_k, top_p, repetition, frequency, presence, value
 ):
     settings = SamplingSettings(temperature, top_k, top_p, 0, repetition, frequency, presence)
-    prompt, generated = ([token for token in tokens if token < len(logits)] for tokens in (prompt, generated))
+    prompt = [token for token in prompt if token < len(logits)]
+    generated = [token for token in generated if token < len(logits)]
     sampler = Sampler(settings, prompt)
-    for token in generated:  # as if it had been picked
+    for token in generated:  # as if it had been sampled
         sampler._seen.add(token)
         sampler._counts[token] = sampler._counts.get(token, 0) + 1
-    sampler._generator = Chance(value)
+    sampler._rng = FixedRng(value)
     given_logits = np.array(logits, np.float32)
     before = given_logits.copy()
+
     token = sampler.pick(given_logits)
+
     np.testing.assert_array_equal(given_logits, before)
     expected = reference_distribution(logits, settings, prompt, generated)
     assert expected[token] > 0
-    if top_k == 0 and top_p == 1 and temperature:  # then tokens are drawn in the order of their ids
+    if top_k == 0 and top_p == 1 and temperature:  # tokens are drawn in the order of their ids
         reached = np.cumsum(expected)
         assert reached[token] - expected[token] - 1e-6 <= value <= reached[token] + 1e-6
 
@@ -131,9 +135,11 @@ def test_largest_is_the_head_of_a_stable_sort(scores, count):
 def test_top_p_of_a_flat_distribution_looks_beyond_its_first_guess():
     settings = SamplingSettings(temperature=1.0, top_p=0.9)
     rng = np.random.default_rng(0)
+
     drawn = {pick_token(np.zeros(1000, np.float32), settings, rng) for _ in range(3000)}
+
     assert 800 < len(drawn) <= 900
-    assert max(drawn) < 900  # of equal scores the lower ids stay
+    assert max(drawn) < 900  # ties go to the lower ids
 
 
 def test_penalties_change_what_greedy_takes():
@@ -146,7 +152,7 @@ def test_penalties_change_what_greedy_takes():
     assert [sampler.pick(logits) for _ in range(5)] == [0, 0, 1, 0, 1]
 
 
-def test_scores_that_are_no_numbers_are_refused():
+def test_scores_that_are_not_finite_are_refused():
     for bad in (float("nan"), float("inf")):
         with pytest.raises(GenerationError, match="scores are not finite"):
             pick_token(np.array([0, bad, 1], np.float32), SamplingSettings(temperature=1), np.random.default_rng(0))
@@ -155,11 +161,17 @@ def test_scores_that_are_no_numbers_are_refused():
 @pytest.mark.parametrize(
     "bad",
     [
-        {"temperature": -1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0}, {"seed": -1},
-        {"repetition_penalty": 0}, {"repetition_penalty": float("nan")}, {"frequency_penalty": float("inf")},
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"top_k": -1},
+        {"top_p": 0},
+        {"seed": -1},
+        {"repetition_penalty": 0},
+        {"repetition_penalty": float("nan")},
+        {"frequency_penalty": float("inf")},
         {"presence_penalty": float("nan")},
     ],
-)  # fmt: skip
-def test_meaningless_settings_are_refused(bad):
+)
+def test_invalid_settings_are_refused(bad):
     with pytest.raises(GenerationError, match=next(iter(bad))):
         SamplingSettings(**bad)

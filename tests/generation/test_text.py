@@ -1,4 +1,4 @@
-"""What may be shown while tokens come: whole characters, and nothing of a stop string."""
+"""Text that is shown while tokens are generated: complete characters, and no part of a stop string."""
 
 from pathlib import Path
 
@@ -24,7 +24,9 @@ def pieces_of(tokenizer, ids, prompt=()):
 @given(text=st.text(st.characters(codec="utf-8", exclude_characters="▁\0"), max_size=20))
 def test_pieces_are_the_text_and_never_half_a_character(tokenizer, text):
     ids = tokenizer.encode(text)
+
     pieces = pieces_of(tokenizer, ids)
+
     assert "".join(pieces) == text
     if "\ufffd" not in text:
         assert all("\ufffd" not in piece for piece in pieces)
@@ -32,16 +34,21 @@ def test_pieces_are_the_text_and_never_half_a_character(tokenizer, text):
 
 @settings(max_examples=200)
 @given(st.data())
-def test_any_tokens_give_what_they_decode_to(tokenizer, data):
+def test_the_pieces_of_any_tokens_are_their_decoded_text(tokenizer, data):
     tokens = st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=12)
-    prompt, ids = data.draw(tokens.filter(lambda each: "\ufffd" not in tokenizer.decode(each))), data.draw(tokens)
-    whole = tokenizer.decode([*prompt, *ids])
-    assert tokenizer.decode(prompt) + "".join(pieces_of(tokenizer, ids, prompt)) == whole
+    prompt = data.draw(tokens.filter(lambda each: "\ufffd" not in tokenizer.decode(each)))
+    ids = data.draw(tokens)
+
+    text = tokenizer.decode(prompt) + "".join(pieces_of(tokenizer, ids, prompt))
+
+    assert text == tokenizer.decode([*prompt, *ids])
 
 
-def test_a_character_of_several_bytes_comes_with_its_last(tokenizer):
+def test_a_character_of_several_bytes_appears_with_its_last_byte(tokenizer):
     ids = tokenizer.encode("🎈a")
+
     pieces = pieces_of(tokenizer, ids)
+
     assert len(ids) >= 5
     assert pieces[:3] == ["", "", ""]
     assert "".join(pieces[:4]) == "🎈"
@@ -52,7 +59,7 @@ def test_bytes_that_never_become_a_character_are_shown_at_the_end(tokenizer):
     assert pieces_of(tokenizer, [first_byte, first_byte]) == ["", "", "\ufffd\ufffd"]
 
 
-def test_halves_of_characters_are_cut_off_at_both_ends(tokenizer):
+def test_partial_characters_are_cut_off_at_both_ends(tokenizer):
     ids = tokenizer.encode("🎈a🎈")
     assert whole_characters(tokenizer.decode(ids[1:-1])) == "a"
 
@@ -61,8 +68,9 @@ def test_halves_of_characters_are_cut_off_at_both_ends(tokenizer):
 
 
 def cut(pieces, stops):
-    """(what was shown after each piece, whether a stop was found)."""
-    watch, shown = StopStrings(stops), []
+    """Returns the text shown after each piece, and whether a stop string was found."""
+    watch = StopStrings(stops)
+    shown = []
     for piece in pieces:
         shown.append(watch.push(piece))
         if watch.found:
@@ -78,8 +86,10 @@ def cut(pieces, stops):
 )
 def test_a_text_is_cut_before_its_first_stop_string(pieces, stops):
     shown, found = cut(pieces, stops)
-    whole, seen = "".join(pieces), ""
-    # the reference looks at the text again after every piece
+
+    whole = "".join(pieces)
+    seen = ""
+    # the reference searches the whole text again after every piece
     for piece in pieces:
         seen += piece
         if any(stop in seen for stop in stops):
@@ -89,8 +99,9 @@ def test_a_text_is_cut_before_its_first_stop_string(pieces, stops):
     assert found == any(stop in whole for stop in stops)
 
 
-def test_what_may_become_a_stop_string_is_held_back():
+def test_text_that_may_become_a_stop_string_is_held_back():
     shown, found = cut(["one\n", "\ntwo", "\n", "\n", "#", "# three"], ["\n\n##"])
     assert (shown, found) == (["one", "\n\ntwo", "", "", "", ""], True)
+
     shown, found = cut(["one\n", "\n#"], ["\n\n##"])
     assert (shown, found) == (["one", "", "\n\n#"], False)

@@ -5,10 +5,10 @@ import pytest
 
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.config import load_config
-from mindpangu.data import Batch, equal_parts, heldout_batches
+from mindpangu.data import Batch, heldout_batches
 from mindpangu.errors import ConfigError, TokenizerError
+from mindpangu.evaluation.heldout import evaluate_heldout
 from mindpangu.language_model import ModelParts, load_model
-from mindpangu.train.heldout import evaluate_heldout, format_results, unigram_loss
 from mindpangu.train.run import open_run, set_device, train
 
 
@@ -20,51 +20,11 @@ def open_model(overrides):
     return run
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_overrides, tmp_path_factory):
-    import shutil
-    from pathlib import Path
-
-    parent = tmp_path_factory.mktemp("trained")
-    shutil.copytree(Path(tiny_overrides["training.output_dir"]) / "prepared", parent / "run")
-    overrides = tiny_overrides | {
-        "training.output_dir": str(parent),
-        "training.run_name": "run",
-        "training.steps": "160",
-        "lr_scheduler.learning_rate": "1e-2",
-    }
-    config = load_config(None, overrides)
-    set_device(config)
-    run = open_run(config)
-    train(run, log=lambda text: None)
-    return run
-
-
 def test_a_loaded_model_computes_the_same_bits(trained):
     loaded = load_model(CheckpointReader(trained.folder.root))
     for name in trained.shards.domain_names:
         for batch in heldout_batches(trained.shards, name, trained.config, 4):
             np.testing.assert_array_equal(loaded.token_losses(batch), trained.model.token_losses(batch))
-
-
-def test_heldout_loss_beats_unigram_and_wrong_domains(trained):
-    results = evaluate_heldout(trained.model, trained.shards, trained.config)
-    assert [result.domain for result in results] == list(trained.shards.domain_names)
-    for result in results:
-        assert result.ratio < 0.95, format_results(results)
-        assert set(result.loss_as) == set(trained.shards.domain_names) - {result.domain}
-        assert all(loss > result.loss for loss in result.loss_as.values())
-    table = format_results(results)
-    assert all(name in table for name in trained.shards.domain_names)
-
-
-def test_unigram_baseline_by_hand():
-    tokens = np.array([[0, 1]], np.int32)
-    targets, mask = np.array([[1, 3]], np.int32), np.array([[1.0, 1.0]], np.float32)
-    batch = Batch(tokens, targets, tokens, mask, (0,), equal_parts(1, 1), tokens)
-    counts_V = np.array([5, 3, 2, 0])
-    expected = -(np.log(3.1 / 10.4) + np.log(0.1 / 10.4)) / 2
-    assert unigram_loss(counts_V, [batch]) == pytest.approx(expected)
 
 
 def test_later_tokens_do_not_change_the_logits(trained):

@@ -1,4 +1,4 @@
-"""A tiny trained run whose checkpoint the tests change, and what a checkpoint's model computes."""
+"""A tiny trained run whose checkpoint the tests change, and the logits of a checkpoint's model."""
 
 import shutil
 from dataclasses import replace
@@ -16,10 +16,10 @@ from mindpangu.train.run import open_run, set_device, train
 
 
 def train_tiny(tiny_overrides, parent, name, **overrides):
-    """The run folder of a short training from the prepared tokenizer, data and table."""
+    """Trains a short run from the prepared tokenizer, data and table; returns its folder."""
     shutil.copytree(Path(tiny_overrides["training.output_dir"]) / "prepared", parent / name)
-    where = {"training.output_dir": str(parent), "training.run_name": name, "lr_scheduler.learning_rate": "1e-2"}
-    config = load_config(None, tiny_overrides | where | overrides)
+    changes = {"training.output_dir": str(parent), "training.run_name": name, "lr_scheduler.learning_rate": "1e-2"}
+    config = load_config(None, tiny_overrides | changes | overrides)
     set_device(config)
     train(open_run(config), log=lambda text: None)
     return parent / name
@@ -27,13 +27,13 @@ def train_tiny(tiny_overrides, parent, name, **overrides):
 
 @pytest.fixture(scope="package")
 def trained(tiny_overrides, tmp_path_factory):
-    """A run with Adam moments, and step counts that differ."""
+    """A run with Adam moments and different step counts."""
     return train_tiny(tiny_overrides, tmp_path_factory.mktemp("trained"), "run")
 
 
 @pytest.fixture(scope="package")
 def dense(tiny_overrides, tmp_path_factory):
-    """The same without experts."""
+    """The same run without experts."""
     return train_tiny(tiny_overrides, tmp_path_factory.mktemp("dense"), "run", **{"model.rre_layers": "0"})
 
 
@@ -47,7 +47,8 @@ class Forward:
 
     def __init__(self, folder):
         self.model = load_model(CheckpointReader(folder))
-        lower, upper = self.model.decoder.lower, self.model.decoder.upper
+        lower = self.model.decoder.lower
+        upper = self.model.decoder.upper
 
         @ms.jit
         def forward(
@@ -60,47 +61,54 @@ class Forward:
         self._forward = forward
         self._ids = {domain.name: index for index, domain in enumerate(self.model.domains)}
 
-    def __call__(self, batch, domain_name, id_here=None):
-        """float32 [B·S, V].
+    def __call__(self, batch, domain_name, new_ids=None):
+        """Returns the logits of a batch, float32 [B·S, V].
 
         Args:
-            id_here: int32, id in the batch → id here, where this model has another vocabulary.
+            new_ids: int32, id in the batch → id in this model, if it has another vocabulary.
         """
-        tokens_BS = batch.tokens_BS if id_here is None else np.ascontiguousarray(id_here[batch.tokens_BS])
+        tokens_BS = batch.tokens_BS if new_ids is None else np.ascontiguousarray(new_ids[batch.tokens_BS])
         plan = self.model.planner.plan(replace(batch, tokens_BS=tokens_BS), (self._ids[domain_name],))
         inputs = self.model.inputs(tokens_BS, batch.positions_BS, plan)
         slabs = [as_tensor(slab) for slab in self.model.store.lookup(plan.domain_of_slot)]
         logits = self._forward(
-            inputs.vocabulary, inputs.rows_BS, inputs.tokens_BS, inputs.positions_BS, inputs.vocabulary_of_sample_B,
-            inputs.domain_slots_B, inputs.tables_LDV, *slabs,
-        )  # fmt: skip
+            inputs.vocabulary,
+            inputs.rows_BS,
+            inputs.tokens_BS,
+            inputs.positions_BS,
+            inputs.vocabulary_of_sample_B,
+            inputs.domain_slots_B,
+            inputs.tables_LDV,
+            *slabs,
+        )
         return logits.asnumpy()
 
 
 @pytest.fixture(scope="package")
 def logits(shards):
-    """logits(folder, domain names, id_here) → [domains, B·S, V], what its model computes on held-out text."""
+    """logits(folder, domain names, new_ids) → logits of its model on held-out text, [domains, B·S, V]."""
 
-    def of(folder, domain_names, id_here=None):
+    def compute(folder, domain_names, new_ids=None):
         forward = Forward(folder)
         batches = {name: next(iter(heldout_batches(shards, name, forward.model.config, 4))) for name in domain_names}
-        return np.stack([forward(batch, name, id_here) for name, batch in batches.items()])
+        return np.stack([forward(batch, name, new_ids) for name, batch in batches.items()])
 
-    return of
+    return compute
 
 
 @pytest.fixture(scope="package")
 def full_logits(trained, logits):
-    """domain → logits of the trained model itself."""
+    """Domain → logits of the trained model itself."""
     names = ("bilingual", "zh", "en", "code")
     return dict(zip(names, logits(trained, names), strict=True))
 
 
 def forward_of_export(weights, settings, tokens_BS):
-    """PanGu-Σ's forward pass from an export and nothing else: float64 logits [B, S, V]."""
+    """Computes PanGu-Σ's forward pass from an export and nothing else: float64 logits [B, S, V]."""
     weights = {name: values.astype(np.float64) for name, values in weights.items()}
     batch, length = tokens_BS.shape
-    heads, layers = settings["num_attention_heads"], settings["num_hidden_layers"]
+    heads = settings["num_attention_heads"]
+    layers = settings["num_hidden_layers"]
 
     def linear(x, name):
         return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
@@ -127,7 +135,8 @@ def forward_of_export(weights, settings, tokens_BS):
         h = norm(x, f"{name}.attn_norm")
         queries = np.tile(weights["query_embed.weight"][:length], (batch, 1, 1)) if layer == layers - 1 else h
         q = split(linear(queries, f"{name}.attn.wq"))
-        k, v = (split(linear(h, f"{name}.attn.{each}")) for each in ("wk", "wv"))
+        k = split(linear(h, f"{name}.attn.wk"))
+        v = split(linear(h, f"{name}.attn.wv"))
         scores = q @ k.transpose(0, 1, 3, 2) / np.sqrt(q.shape[-1])
         scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)
         scores = np.exp(scores - scores.max(-1, keepdims=True))
@@ -137,8 +146,8 @@ def forward_of_export(weights, settings, tokens_BS):
         if layer in settings["hash_layers"]:
             experts = weights[f"{name}.ffn.gate.tid2eid"][tokens_BS, 0].astype(int)
             for expert in range(settings["n_routed_experts"]):
-                here = experts == expert
-                x[here] += network(h[here], f"{name}.ffn.experts.{expert}")
+                routed = experts == expert
+                x[routed] += network(h[routed], f"{name}.ffn.experts.{expert}")
         else:
             x = x + network(h, f"{name}.ffn")
     return x @ weights["embed.weight"].T

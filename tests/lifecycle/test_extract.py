@@ -24,8 +24,11 @@ def extract(*words, out):
 
 @pytest.mark.parametrize("names", [("zh",), ("code", "zh"), ("bilingual", "zh", "en", "code")])
 def test_a_sub_model_computes_the_same_bits(trained, tmp_path, logits, full_logits, names):
+    before = CheckpointReader(trained)
+
     out = extract("--domains", ",".join(names), "--checkpoint", trained, out=tmp_path / "sub")
-    before, after = CheckpointReader(trained), CheckpointReader(out)
+
+    after = CheckpointReader(out)
     assert {domain.name for domain in build_domains(after.config())} == set(names)
     for name, values in zip(names, logits(out, names), strict=True):
         np.testing.assert_array_equal(values, full_logits[name])
@@ -37,10 +40,11 @@ def test_a_sub_model_computes_the_same_bits(trained, tmp_path, logits, full_logi
 
 
 def test_without_moments_it_is_a_third_and_computes_the_same_bits(trained, tmp_path, logits, full_logits):
-    whole = CheckpointReader(extract("--domains", "en", "--checkpoint", trained, out=tmp_path / "whole"))
-    light = CheckpointReader(
-        extract("--domains", "en", "--checkpoint", trained, "--weights-only", out=tmp_path / "light")
-    )
+    words = ["--domains", "en", "--checkpoint", trained]
+    whole = CheckpointReader(extract(*words, out=tmp_path / "whole"))
+
+    light = CheckpointReader(extract(*words, "--weights-only", out=tmp_path / "light"))
+
     np.testing.assert_array_equal(logits(light.folder, ["en"])[0], full_logits["en"])
     for name, tensors in ((name, light.tensors(name)) for name in light.files if name.startswith(("dense", "exp"))):
         assert not [tensor for tensor in tensors if tensor.startswith("adam_")]
@@ -49,33 +53,33 @@ def test_without_moments_it_is_a_third_and_computes_the_same_bits(trained, tmp_p
 
 
 def test_a_smaller_vocabulary_gives_the_kept_tokens_their_logits(trained, shards, tmp_path, logits, full_logits):
-    out = extract(
-        "--domains", "zh", "--checkpoint", trained, "--vocabulary-of", trained, out=tmp_path / "small"
-    )  # fmt: skip
-    after = CheckpointReader(out)
-    model_of = {name: CheckpointReader(path).folder / "tokenizer" / "main.model" for name, path in
-                (("old", trained), ("new", out))}  # fmt: skip
-    old, new = (Tokenizer.load(model_of[name]) for name in ("old", "new"))
+    words = ["--domains", "zh", "--checkpoint", trained, "--vocabulary-of", trained]
+
+    after = CheckpointReader(extract(*words, out=tmp_path / "small"))
+
+    old = Tokenizer.load(CheckpointReader(trained).folder / "tokenizer" / "main.model")
+    new = Tokenizer.load(after.folder / "tokenizer" / "main.model")
     assert new.vocab_size < old.vocab_size == 420
     pieces = {new.piece(index): index for index in range(new.vocab_size)}
     kept = np.array([index for index in range(420) if old.piece(index) in pieces])
-    id_here = np.full(420, -1, np.int32)
-    id_here[kept] = np.arange(len(kept))
-    found = logits(out, ["zh"], id_here=id_here)[0]
+    new_ids = np.full(420, -1, np.int32)
+    new_ids[kept] = np.arange(len(kept))
+    found = logits(after.folder, ["zh"], new_ids)[0]
     np.testing.assert_allclose(found, full_logits["zh"][:, kept], atol=1e-5)
     for split in (TRAIN, HELDOUT):
         tokens = np.asarray(shards.tokens("zh", split))
-        assert (id_here[tokens] >= 0).all()
+        assert (new_ids[tokens] >= 0).all()
         text = old.decode(tokens.tolist())
-        assert [id_here[index] for index in old.encode(text)] == new.encode(text)
+        assert [new_ids[index] for index in old.encode(text)] == new.encode(text)
     assert after.config().model.vocab_size == new.vocab_size
 
 
 def test_the_export_alone_gives_the_logits(trained, shards, tmp_path, full_logits):
     out = extract("--domains", "code", "--checkpoint", trained, "--export", out=tmp_path / "export")
+
     settings = json.loads((out / "config.json").read_text())
     tokens_BS = np.asarray(shards.tokens("code", HELDOUT))[: 4 * 16].reshape(4, 16).astype(np.int64)
-    # as heldout_batches cuts it: every window begins with the token that the one before predicts last
+    # windows as heldout_batches cuts them: each begins with the token that the one before predicts last
     expected = full_logits["code"].reshape(4, 16, -1)
     windows = np.stack([np.asarray(shards.tokens("code", HELDOUT))[i * 16 : i * 16 + 16] for i in range(4)])
     np.testing.assert_array_equal(windows, tokens_BS)
@@ -107,10 +111,12 @@ def test_a_disk_without_links_gets_copies_that_are_checked(trained, tmp_path, mo
     monkeypatch.setattr("os.link", refuse)
     source = tmp_path / "source" / "iteration_00000006"
     shutil.copytree(CheckpointReader(trained).folder, source)
-    out = extract("--domains", "zh", "--checkpoint", source, out=tmp_path / "copies")
-    after = CheckpointReader(out)
+
+    after = CheckpointReader(extract("--domains", "zh", "--checkpoint", source, out=tmp_path / "copies"))
+
     for name in after.files:
         after.read(name)
+
     path = source / "experts" / "rre_01.zh.002.safetensors"
     path.write_bytes(path.read_bytes()[:-4] + b"abcd")
     words = ["--domains", "zh", "--verify", "--checkpoint", str(source), "--out", str(tmp_path / "no")]
@@ -125,7 +131,9 @@ def test_an_export_of_an_altered_expert_leaves_nothing(trained, tmp_path, capsys
     path = source / "experts" / "rre_01.zh.002.safetensors"
     path.write_bytes(path.read_bytes()[:-4] + b"abcd")
     words = ["--domains", "zh", "--export", "--checkpoint", str(source), "--out", str(tmp_path / "out")]
+
     assert main(["extract", *words]) == 1
+
     assert "rre_01.zh.002.safetensors was altered" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -137,8 +145,9 @@ def test_an_export_that_fails_leaves_nothing_in_the_way_of_the_next(trained, tmp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("mindpangu.lifecycle.export._config", full)  # of the last file
+        patched.setattr("mindpangu.lifecycle.export._config", full)  # it makes the last file
         assert main(words) == 1
+
     assert "export cannot be written: No space left on device; free disk space" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     assert main(words) == 0
@@ -151,6 +160,7 @@ def test_an_altered_configuration_is_refused_before_it_is_parsed(trained, tmp_pa
     shutil.copytree(CheckpointReader(trained).folder, source)
     path = source / "config.yaml"
     path.write_bytes(b"{" + path.read_bytes()[1:])
+
     assert main(["extract", "--domains", "zh", "--checkpoint", str(source), "--out", str(tmp_path / "out")]) == 1
     assert "config.yaml was altered: its hash is not the one in the manifest" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match=r"config.yaml was altered"):

@@ -21,10 +21,14 @@ ROOT = Path(__file__).parents[2]
 SAMPLES = 1000
 DOMAINS = ("zh", "code")
 WORDS = [
-    "--config", str(ROOT / "recipes" / "cpu_smoke.yaml"), "--data.corpus", f"[{ROOT}/recipes/corpus/*.jsonl]",
-    "--training.steps", "16", "--lr_scheduler.warmup_steps", "4", "--data.heldout_fraction", "0.45",
-    "--monitor.heldout_samples", "1000", "--training.run_name", "main",
-]  # fmt: skip
+    f"--config={ROOT / 'recipes' / 'cpu_smoke.yaml'}",
+    f"--data.corpus=[{ROOT}/recipes/corpus/*.jsonl]",
+    "--training.steps=16",
+    "--lr_scheduler.warmup_steps=4",
+    "--data.heldout_fraction=0.45",
+    "--monitor.heldout_samples=1000",
+    "--training.run_name=main",
+]
 
 pytestmark = pytest.mark.slow
 
@@ -39,12 +43,14 @@ def run(tmp_path_factory):
 
 
 def test_the_export_gives_the_logits_of_a_thousand_samples(run, tmp_path):
-    shards, full = TokenShards.open(run / "data"), Forward(run)
+    shards = TokenShards.open(run / "data")
+    full = Forward(run)
     samples = 0
     for name in DOMAINS:
         out = tmp_path / name
         assert main(["extract", "--domains", name, "--export", "--checkpoint", str(run), "--out", str(out)]) == 0
-        weights, settings = load_file(out / "model.safetensors"), json.loads((out / "config.json").read_text())
+        weights = load_file(out / "model.safetensors")
+        settings = json.loads((out / "config.json").read_text())
         for batch in list(heldout_batches(shards, name, full.model.config, 8))[: SAMPLES // 8 // len(DOMAINS) + 1]:
             found = forward_of_export(weights, settings, batch.tokens_BS)
             np.testing.assert_allclose(found.reshape(-1, found.shape[-1]), full(batch, name), atol=1e-5)
@@ -53,16 +59,18 @@ def test_the_export_gives_the_logits_of_a_thousand_samples(run, tmp_path):
 
 
 def batches_of(shards, config):
-    """1,000 samples of both domains."""
+    """Yields 1,000 samples of both domains."""
     for name in DOMAINS:
         yield from list(heldout_batches(shards, name, config, 8))[: SAMPLES // 8 // len(DOMAINS) + 1]
 
 
 def test_a_thousand_samples_bit_for_bit_and_with_fewer_rows_to_1e5(run, tmp_path):
     shards = TokenShards.open(run / "data")
-    for words in (["whole"], ["small", "--vocabulary-of", str(run)]):
-        out = [*words[1:], "--checkpoint", str(run), "--out", str(tmp_path / words[0])]
-        assert main(["extract", "--domains", ",".join(DOMAINS), *out]) == 0
+
+    words = ["extract", "--domains", ",".join(DOMAINS), "--checkpoint", str(run)]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    assert main([*words, "--out", str(tmp_path / "small"), "--vocabulary-of", str(run)]) == 0
+
     full, whole, small = (Forward(each) for each in (run, tmp_path / "whole", tmp_path / "small"))
     old, new = (
         Tokenizer.load(CheckpointReader(each).folder / "tokenizer" / "main.model") for each in (run, tmp_path / "small")
@@ -70,14 +78,14 @@ def test_a_thousand_samples_bit_for_bit_and_with_fewer_rows_to_1e5(run, tmp_path
     pieces = {new.piece(index) for index in range(new.vocab_size)}
     kept = np.array([index for index in range(old.vocab_size) if old.piece(index) in pieces])
     assert len(kept) == new.vocab_size < old.vocab_size
-    id_here = np.full(old.vocab_size, -1, np.int32)
-    id_here[kept] = np.arange(len(kept))
+    new_ids = np.full(old.vocab_size, -1, np.int32)
+    new_ids[kept] = np.arange(len(kept))
     samples = 0
     for batch in batches_of(shards, full.model.config):
         name = shards.domain_names[batch.domain_of_slot[0]]
         expected = full(batch, name)
         np.testing.assert_array_equal(whole(batch, name), expected)
-        np.testing.assert_allclose(small(batch, name, id_here), expected[:, kept], atol=1e-5)
+        np.testing.assert_allclose(small(batch, name, new_ids), expected[:, kept], atol=1e-5)
         samples += len(batch.tokens_BS)
     assert samples >= SAMPLES
     assert min(shards.num_tokens(name, HELDOUT) for name in DOMAINS) > SAMPLES // 2 * 128
@@ -92,16 +100,20 @@ def test_memory_stays_at_two_tensors(run, tmp_path, words):
         if name.endswith(".safetensors")
         for info in TensorFile(reader.folder / name).tensors.values()
     )
-    bare = peak("extract", "--help")
+    bare = peak_memory("extract", "--help")
     words = [word.format(run=run) for word in words]
     domains = "zh" if "--export" in words else "zh,en,code"
-    used = peak("extract", "--domains", domains, *words, "--checkpoint", str(run), "--out", str(tmp_path / "out"))
+
+    used = peak_memory(
+        "extract", "--domains", domains, *words, "--checkpoint", str(run), "--out", str(tmp_path / "out")
+    )
+
     assert used <= bare + 200e6 + 2 * largest
     assert sum(entry["bytes"] for entry in reader.files.values()) > 3 * (200e6 + 2 * largest)
 
 
-def peak(*words):
-    """Peak memory in bytes of a verb in a process of its own."""
+def peak_memory(*words):
+    """Returns the peak memory in bytes of a verb in a process of its own."""
     script = (
         "import resource, subprocess, sys; subprocess.run([sys.executable, '-m', 'mindpangu', *sys.argv[1:]], "
         "check=True, stdout=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
@@ -110,8 +122,8 @@ def peak(*words):
     return 1024 * int(done.stdout)
 
 
-def test_peak_sees_memory():
-    """The measure itself: a process that takes 300 MB is seen to."""
+def test_peak_memory_is_measured():
+    """The measurement itself: it notices a process that takes 300 MB."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     subprocess.run([sys.executable, "-c", "b = bytearray(b'x') * (300 << 20)"], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

@@ -1,4 +1,4 @@
-"""Where results go: never over others, and all of one or nothing."""
+"""Output folders: results are written completely or not at all, and never over existing ones."""
 
 import pytest
 
@@ -10,8 +10,10 @@ from mindpangu.lifecycle.output import new_folder
 
 @pytest.mark.parametrize("form", [[], ["--export"]])
 def test_results_are_not_written_over_others(trained, tmp_path, capsys, form):
-    folder, file = CheckpointReader(trained).folder, tmp_path / "file"
+    folder = CheckpointReader(trained).folder
+    file = tmp_path / "file"
     file.touch()
+
     for out, message in (
         (folder / "sub", "is in the checkpoint iteration_00000006"),
         (trained, "already has a checkpoint (iteration_00000006)"),
@@ -25,19 +27,24 @@ def test_results_are_not_written_over_others(trained, tmp_path, capsys, form):
 
 def test_a_folder_appears_when_it_is_whole(tmp_path):
     out = tmp_path / "new" / "out"
+
     with new_folder(out) as folder:
         (folder / "a").write_text("1")
         assert not out.exists()
+
     assert [path.name for path in out.parent.rglob("*")] == ["out", "a"]
 
 
 def test_a_failure_leaves_what_was_there(tmp_path):
-    """An empty folder may be taken; one with something in it may not."""
+    """An empty folder may be used; one with content may not."""
     (tmp_path / "out").mkdir()
+
     with pytest.raises(CheckpointError, match="out cannot be written: disk"), new_folder(tmp_path / "out") as folder:
         (folder / "a").write_text("1")
         raise OSError("disk")
+
     assert [path.name for path in tmp_path.rglob("*")] == ["out"]
+
     with new_folder(tmp_path / "out") as folder:
         (folder / "a").write_text("1")
     with pytest.raises(CheckpointError, match="out exists and is not empty"), new_folder(tmp_path / "out"):

@@ -1,4 +1,4 @@
-"""The new tables of a domain with more or fewer experts, and what merged experts are."""
+"""New tables of a domain with more or fewer experts, and merged experts."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.lifecycle.blueprint import Blueprint, NewExpert
-from mindpangu.lifecycle.resize import merged, regroup, resize
+from mindpangu.lifecycle.resize import merge_experts, regroup, resize
 from mindpangu.model.initialization import expert_shapes
 
 
 @st.composite
 def groups(draw):
-    old, new = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    old = draw(st.integers(1, 9))
+    new = draw(st.integers(1, 9))
     tokens = draw(st.integers(max(old, new), 60))
     experts_V = np.array(draw(st.lists(st.integers(0, old - 1), min_size=tokens, max_size=tokens)), np.uint16)
     counts_V = np.array(draw(st.lists(st.integers(0, 50), min_size=tokens, max_size=tokens)), np.int64)
@@ -21,9 +22,11 @@ def groups(draw):
 
 
 @given(groups())
-def test_tokens_stay_with_what_their_expert_became(case):
+def test_tokens_stay_with_the_successor_of_their_expert(case):
     experts_V, old, new, counts_V = case
+
     found = regroup(experts_V, old, new, counts_V)
+
     assert found.experts_V.dtype == np.uint16
     assert len(found.sources) == new
     assert found.experts_V.max() < new
@@ -40,53 +43,61 @@ def test_tokens_stay_with_what_their_expert_became(case):
 @given(groups())
 def test_splitting_never_makes_the_busiest_busier(case):
     experts_V, old, new, counts_V = case
+
     found = regroup(experts_V, old, max(old, new), counts_V)
+
     load = [np.bincount(table, counts_V, 10).max() for table in (experts_V, found.experts_V)]
     assert load[1] <= load[0]
 
 
-def test_growing_halves_the_busiest_and_keeps_the_numbers_of_the_others():
+def test_growing_halves_the_busiest_and_keeps_the_indices_of_the_others():
     experts_V = np.array([0, 0, 0, 0, 1, 1, 2], np.uint16)
     counts_V = np.array([9, 7, 5, 3, 2, 2, 1])
+
     found = regroup(experts_V, 3, 4, counts_V)
+
     assert found.experts_V.tolist() == [0, 3, 0, 3, 1, 1, 2]
     assert found.sources == ((0,), (1,), (2,), (0,))
 
 
 def test_shrinking_merges_the_idlest():
     experts_V = np.array([0, 0, 1, 2, 3], np.uint16)
+
     found = regroup(experts_V, 4, 2, np.array([9, 9, 1, 2, 7]))
+
     assert found.sources == ((0,), (1, 2, 3))
     assert found.experts_V.tolist() == [0, 0, 1, 1, 1]
 
 
 def test_merged_experts_are_the_mean_by_tokens():
-    experts = [NewExpert(lambda value=value: {"up": np.full((1, 2), value, np.float32)}, steps)
-               for value, steps in ((1, 3), (5, 9))]  # fmt: skip
-    both = merged(experts, np.array([3, 1]), {"up": (1, 2)})
+    experts = [
+        NewExpert(lambda: {"up": np.full((1, 2), 1, np.float32)}, 3),
+        NewExpert(lambda: {"up": np.full((1, 2), 5, np.float32)}, 9),
+    ]
+
+    both = merge_experts(experts, np.array([3, 1]), {"up": (1, 2)})
+    unused = merge_experts(experts, np.array([0, 0]), {"up": (1, 2)})
+
     assert both.step_count == 9
     np.testing.assert_array_equal(both.make()["up"], [[2, 2]])
-    unused = merged(experts, np.array([0, 0]), {"up": (1, 2)})
     np.testing.assert_array_equal(unused.make()["up"], [[3, 3]])
 
 
 def test_resized_twice_without_a_file_in_between(trained):
     """Blueprints compose: merged experts of a checkpoint can be merged again."""
     reader = CheckpointReader(trained)
-    blueprint = resize(resize(Blueprint.from_checkpoint(reader), "zh", 2), "zh", 1)
-    expert = blueprint.contents["zh"].expert(0, 0)
-    table_V = reader_table(reader)
-    shares = np.bincount(table_V, minlength=3) / len(table_V)
+    zh = Blueprint.from_checkpoint(reader).contents["zh"]
     shapes = expert_shapes(reader.config())
-    origins = [Blueprint.from_checkpoint(reader).contents["zh"].expert(0, index) for index in range(3)]
-    expected = sum(share * origin.open(shapes).read("adam_v.down")
-                   for share, origin in zip(shares, origins, strict=True))  # fmt: skip
+
+    blueprint = resize(resize(Blueprint.from_checkpoint(reader), "zh", 2), "zh", 1)
+
+    expert = blueprint.contents["zh"].expert(0, 0)
+    experts_V = zh.table.experts_LV[0]
+    shares = np.bincount(experts_V, minlength=3) / len(experts_V)
+    old = [zh.expert(0, index).open(shapes) for index in range(3)]
+    expected = sum(share * each.read("adam_v.down") for share, each in zip(shares, old, strict=True))
     np.testing.assert_allclose(expert.make()["adam_v.down"], expected, rtol=1e-5)
-    assert expert.step_count == max(origin.open(shapes).step_count for origin in origins)
-
-
-def reader_table(reader):
-    return Blueprint.from_checkpoint(reader).contents["zh"].table.experts_LV[0]
+    assert expert.step_count == max(each.step_count for each in old)
 
 
 def test_counts_decide_what_is_split():

@@ -1,4 +1,4 @@
-"""Dense → sparse: the child computes what its parent does, and the vocabulary may be another one."""
+"""Upcycling: the sparse child computes what its dense parent does; its vocabulary may differ."""
 
 import shutil
 from types import SimpleNamespace
@@ -18,9 +18,9 @@ from mindpangu.tokenizer import Tokenizer, train_tokenizer
 
 @pytest.fixture(scope="module")
 def child_words(tiny_overrides, trained):
-    """The child's configuration: that of the sparse run."""
-    where = {"training.output_dir": str(trained.parent), "training.run_name": trained.name}
-    return [word for key, value in (tiny_overrides | where).items() for word in (f"--{key}", value)]
+    """Options of the child's configuration, which is that of the sparse run."""
+    run = {"training.output_dir": str(trained.parent), "training.run_name": trained.name}
+    return [word for key, value in (tiny_overrides | run).items() for word in (f"--{key}", value)]
 
 
 def upcycle(child_words, parent, out, *words):
@@ -35,6 +35,7 @@ def dense_logits(dense, logits):
 
 def test_the_child_computes_what_its_parent_does(child_words, dense, tmp_path, logits, dense_logits, capsys):
     assert upcycle(child_words, dense, tmp_path / "child") == 0
+
     assert "420 tokens have the parent's row, 0 the mean of several, 0 are drawn" in capsys.readouterr().out
     for name, values in zip(dense_logits, logits(tmp_path / "child", list(dense_logits)), strict=True):
         np.testing.assert_allclose(values, dense_logits[name], atol=1e-5)
@@ -42,7 +43,9 @@ def test_the_child_computes_what_its_parent_does(child_words, dense, tmp_path, l
 
 def test_noise_makes_experts_differ_and_a_shorter_sequence_keeps_its_positions(child_words, dense, tmp_path):
     assert upcycle(child_words, dense, tmp_path / "child", "--noise", 0.01, "--model.seq_length", 8) == 0
-    child, parent = CheckpointReader(tmp_path / "child"), DenseFiles(CheckpointReader(dense))
+
+    child = CheckpointReader(tmp_path / "child")
+    parent = DenseFiles(CheckpointReader(dense))
     first, second = (child.tensors(f"experts/rre_00.zh.{index:03d}.safetensors")["up"] for index in range(2))
     up = parent.read("blocks.1.ffn.up.weight")
     for expert in (first, second):
@@ -57,16 +60,19 @@ def test_rows_follow_the_text_of_the_tokens(tiny_corpus, trained, dense, tiny_ov
     run = tmp_path / "other"
     shutil.copytree(trained.parent / trained.name / "routing", run / "routing")
     new = train_tokenizer(texts, 400, ["<eot>", "<cn>", "<en>", "<python>", "<java>"], run / "tokenizer" / "main.model")
-    where = {"training.output_dir": str(tmp_path), "training.run_name": "other"}
-    words = [word for key, value in (tiny_overrides | where).items() for word in (f"--{key}", value)]
+    changes = {"training.output_dir": str(tmp_path), "training.run_name": "other"}
+    words = [word for key, value in (tiny_overrides | changes).items() for word in (f"--{key}", value)]
+
     assert upcycle(words, dense, tmp_path / "child") == 0
+
     parent = CheckpointReader(dense)
     old = Tokenizer.load(parent.folder / "tokenizer" / "main.model")
     old_VH = DenseFiles(parent).read("word_embedding")
     new_VH = DenseFiles(CheckpointReader(tmp_path / "child")).read("word_embedding")
     assert new_VH.shape == (420, 16)
     id_of = {old.piece(index): index for index in range(old.vocab_size)}
-    shared = composed = 0
+    shared = 0
+    composed = 0
     for index in range(new.vocab_size):
         piece = new.piece(index)
         if piece in id_of:
@@ -75,7 +81,8 @@ def test_rows_follow_the_text_of_the_tokens(tiny_corpus, trained, dense, tiny_ov
         elif new.is_text(index):
             ids = old.encode(piece.replace("\u2581", " "))
             np.testing.assert_allclose(new_VH[index], old_VH[ids].mean(0), atol=1e-6)
-            shared, composed = shared + (len(ids) == 1), composed + (len(ids) > 1)
+            shared += len(ids) == 1
+            composed += len(ids) > 1
     assert shared > 300
     assert composed > 1
     assert f"{shared:,} tokens have the parent's row, {composed:,} the mean" in capsys.readouterr().out
@@ -98,11 +105,12 @@ def test_rows_follow_the_text_of_the_tokens(tiny_corpus, trained, dense, tiny_ov
 )
 def test_other_shapes_are_refused(child_words, dense, tmp_path, capsys, words, message):
     assert upcycle(child_words, dense, tmp_path / "child", *words) == 1
+
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("child/*"))
 
 
-def test_the_base_of_rotations_is_the_parents_where_there_are_any():
+def test_rope_theta_must_be_the_parents_if_positions_are_rotary():
     def refusal(position):
         parent, child = (
             load_config(None, {"model.position": position, "model.rre_layers": layers, "model.rope_theta": theta})
@@ -115,11 +123,12 @@ def test_the_base_of_rotations_is_the_parents_where_there_are_any():
         return str(refused.value)
 
     assert "model.rope_theta is 10000.0 there, 500000.0 here" in refusal("rope")
-    assert "no tokenizer" in refusal("learned")  # the next thing that is asked for
+    assert "no tokenizer" in refusal("learned")  # the next requirement
 
 
 def test_a_sparse_parent_is_refused(child_words, trained, tmp_path, capsys):
     assert upcycle(child_words, trained, tmp_path / "child") == 1
+
     assert "is sparse already" in capsys.readouterr().err
 
 
@@ -128,8 +137,10 @@ def test_new_rows_may_be_random(dense):
     same = VocabularyMap.between(tokenizer, tokenizer)
     assert same.sources == tuple((index,) for index in range(tokenizer.vocab_size))
     drawn_VH = np.arange(840, dtype=np.float32).reshape(420, 2)
-    nothing = VocabularyMap(((),) * 400 + ((0, 2),))
-    rows = nothing.rows(np.eye(4, 2, dtype=np.float32), 420, drawn_VH)
+    mostly_new = VocabularyMap(((),) * 400 + ((0, 2),))
+
+    rows = mostly_new.rows(np.eye(4, 2, dtype=np.float32), 420, drawn_VH)
+
     np.testing.assert_array_equal(rows[:400], drawn_VH[:400])
     np.testing.assert_array_equal(rows[400], [0.5, 0])
     np.testing.assert_array_equal(rows[401:], drawn_VH[401:])

@@ -1,13 +1,13 @@
-"""PanGu-α's published checkpoints ↔ checkpoints of mindpangu.
+"""Conversion between PanGu-α's published checkpoints and checkpoints of mindpangu.
 
-    mindspore_file.py   a MindSpore .ckpt file, one tensor at a time
-    strategy.py         how the ranks of a training shared its tensors: MindSpore's strategy file
-    source.py           all tensors of a release: one file, or many with a strategy, and embeddings as .npy
-    weights.py          names and layouts, there and here
-    checks.py           whether tensors and configuration are of one model
-    convert.py          both ways
+    mindspore_file.py   reads and writes MindSpore .ckpt files, one tensor at a time
+    strategy.py         reads MindSpore's strategy file, which describes how ranks shared the tensors
+    source.py           reads all tensors of a release: one file, or many with a strategy, and embeddings as .npy
+    weights.py          maps names and layouts
+    checks.py           checks that tensors, tokenizer and configuration belong to one model
+    convert.py          converts in both directions
 
-Published are dense models with a query layer; sparse ones are not, so none are read or written.
+Only dense models with a query layer were published, so sparse ones are neither read nor written.
 """
 
 from mindpangu.lifecycle.pangu_alpha.convert import from_pangu_alpha, to_pangu_alpha

@@ -1,4 +1,4 @@
-"""Whether tensors, names and configuration are of one model; what is not is named."""
+"""Checks that tensors, tokenizer and configuration belong to one model. Errors name what does not fit."""
 
 import re
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ _MOST_UNUSED_ROWS = 1024
 
 
 def require_model(source: PanguAlphaSource, config: Config) -> None:
-    """Compares a configuration with what the tensors say of the model.
+    """Compares a configuration with the sizes of the tensors.
 
     Raises:
-        CheckpointError: it is of another model, or the tensors are not PanGu-α's published form.
+        CheckpointError: the configuration is of another model, or the tensors are not in PanGu-α's published form.
     """
     require_pangu_alpha(config, "PanGu-α's format")
     if config.model.rre_layers:
@@ -31,31 +31,36 @@ def require_model(source: PanguAlphaSource, config: Config) -> None:
     if blocks and not any(name.startswith(QUERY_LAYER) for name in source.names):
         raise CheckpointError(
             f"{source.path} has no {QUERY_LAYER}: it was saved by pipeline-parallel code, whose last block is the query"
-            " layer and whose final LayerNorm stands behind it. That is another model, which is not supported"
+            " layer and whose final LayerNorm comes after it. That is another model, which is not supported"
         )
     found = {"num_layers": max(blocks, default=-1) + 2}
-    for name, keys in (
-        (WORD_EMBEDDING, ("vocab_size", "hidden_size")),
-        (POSITION_EMBEDDING, ("seq_length", None)),
-        (f"{QUERY_LAYER}.output.mapping.bias", ("ffn_hidden_size",)),
+    for key, name, axis in (
+        ("vocab_size", WORD_EMBEDDING, 0),
+        ("hidden_size", WORD_EMBEDDING, 1),
+        ("seq_length", POSITION_EMBEDDING, 0),
+        ("ffn_hidden_size", f"{QUERY_LAYER}.output.mapping.bias", 0),
     ):
-        if name in source.names:
-            found |= dict(zip(keys, source.shape(name), strict=False))
-    wrong = {key: size for key, size in found.items() if key and getattr(config.model, key) != size}
+        if name in source.names and axis < len(source.shape(name)):
+            found[key] = source.shape(name)[axis]
+    wrong = {key: size for key, size in found.items() if getattr(config.model, key) != size}
     if wrong:
         given = ", ".join(f"model.{key} {getattr(config.model, key)}" for key in wrong)
         needed = " ".join(f"--model.{key} {size}" for key, size in wrong.items())
         raise CheckpointError(
             f"the configuration has {given}; the tensors in {source.path} say: {needed}. Give a --config that fits, or "
-            "these keys; model.num_heads, which the tensors do not tell, must be right as well"
+            "these keys. The tensors do not show model.num_heads, so check that it is right as well"
         )
 
 
 def require_tokenizer(tokenizer: Tokenizer, path: Path, config: Config) -> None:
-    """Raises CheckpointError for a tokenizer of another vocabulary, TokenizerError for one without a control token of
-    the configuration's domains."""
+    """Checks that a tokenizer fits the configuration.
+
+    Raises:
+        CheckpointError: the tokenizer has another vocabulary.
+        TokenizerError: the tokenizer lacks a control token of the configuration's domains.
+    """
     rows = config.model.vocab_size
-    # releases for several devices round the table up so that it can be divided
+    # releases for several devices pad the table so that it can be divided evenly
     if not rows - _MOST_UNUSED_ROWS <= tokenizer.vocab_size <= rows:
         raise CheckpointError(
             f"tokenizer {path} has {tokenizer.vocab_size} pieces, but {WORD_EMBEDDING} has {rows} rows; give the "
@@ -66,18 +71,19 @@ def require_tokenizer(tokenizer: Tokenizer, path: Path, config: Config) -> None:
 
 
 def require_tensors(path: Path, needed: Shapes, found: Shapes) -> None:
-    """Raises CheckpointError for a tensor in `path` that is missing, not used by the model, or of another shape."""
-    missing, unknown = sorted(needed.keys() - found.keys()), sorted(found.keys() - needed.keys())
+    """Raises CheckpointError if a tensor in `path` is missing, not used by the model, or of another shape."""
+    missing = sorted(needed.keys() - found.keys())
+    unknown = sorted(found.keys() - needed.keys())
     if missing:
         tables = [SEPARATE_FILES[name] for name in missing if name in SEPARATE_FILES]
-        beside = f"; {', '.join(tables)} beside it would do" if tables else ""
-        raise CheckpointError(f"{path} has no tensor {_listed(missing)}{beside}")
+        remedy = f"; {', '.join(tables)} next to it would do" if tables else ""
+        raise CheckpointError(f"{path} has no tensor {_listing(missing)}{remedy}")
     if unknown:
-        raise CheckpointError(f"{path} has tensors that the model does not use: {_listed(unknown)}")
+        raise CheckpointError(f"{path} has tensors that the model does not use: {_listing(unknown)}")
     for name, shape in needed.items():
         if found[name] != shape:
             raise CheckpointError(f"{path}: {name} has shape {list(found[name])}, the model needs {list(shape)}")
 
 
-def _listed(names: list[str], at_most: int = 4) -> str:
+def _listing(names: list[str], at_most: int = 4) -> str:
     return ", ".join(names[:at_most]) + (f" and {len(names) - at_most} more" if len(names) > at_most else "")

@@ -1,4 +1,4 @@
-"""Both ways, tensor by tensor: memory stays at one tensor, whatever the size of the model."""
+"""Conversion in both directions, tensor by tensor: memory holds one tensor, whatever the size of the model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,23 +33,23 @@ TOKENIZER_FILE = "vocab.model"
 def from_pangu_alpha(
     path: Path, strategy: Path | None, config: Config, tokenizer: Path, out: Path
 ) -> tuple[Path, list[str]]:
-    """Makes a dense checkpoint of a release of PanGu-α, with a progress bar on a terminal.
+    """Converts a release of PanGu-α to a dense checkpoint, with a progress bar on a terminal.
 
     Args:
-        path: its .ckpt file, or the folder of a set with a file per rank; tables as .npy lie beside.
+        path: its .ckpt file, or the folder of a set with one file per rank. Tables as .npy files are next to it.
         strategy: the strategy file of a set.
-        config: of the model. What can be read off the tensors must agree with them; num_heads, layernorm_epsilon and
-            data.eod_reset cannot.
+        config: configuration of the model. Sizes must agree with the tensors; num_heads, layernorm_epsilon and
+            data.eod_reset cannot be checked.
         tokenizer: the sentencepiece model that belongs to it.
-        out: folder in which the checkpoint is made.
+        out: folder for the checkpoint.
 
     Returns:
-        The checkpoint; names of tensors that were left out because they are of the training, not of the model.
+        The checkpoint's folder, and the names of skipped tensors, which belong to the training, not to the model.
 
     Raises:
-        CheckpointError: tensors that are missing, unknown, or of other shapes; files that cannot be read; `out` is not
-            free (`require_free`).
-        TokenizerError: a tokenizer that cannot be used.
+        CheckpointError: tensors are missing, unknown, or of other shapes; a file cannot be read; or `out` is not free
+            (`require_free`).
+        TokenizerError: the tokenizer cannot be used.
     """
     require_free(out)
     vocabulary = Tokenizer.load(tokenizer)
@@ -80,14 +80,14 @@ def to_pangu_alpha(reader: CheckpointReader, out: Path, dtype: str = "fp32", sep
 
     Args:
         dtype: "fp32", which is exact, or "fp16".
-        separate_tables: the three embedding tables as .npy files, as in the first releases.
+        separate_tables: write the three embedding tables as .npy files, as in the first releases.
 
     Returns:
-        The .ckpt file.
+        The path of the .ckpt file.
 
     Raises:
-        CheckpointError: a sparse model, tensors that are missing or unknown, numbers beyond fp16, or `out` cannot be
-            made (`new_folder`).
+        CheckpointError: the model is sparse, tensors are missing or unknown, a number exceeds fp16, or `out` cannot be
+            created (`new_folder`).
     """
     config = reader.config()
     if config.model.rre_layers:
@@ -97,11 +97,12 @@ def to_pangu_alpha(reader: CheckpointReader, out: Path, dtype: str = "fp32", sep
         )
     require_pangu_alpha(config, "PanGu-α's format")
     if config.domains.vocabularies:
-        raise CheckpointError(f"{reader.folder} has vocabularies; PanGu-α's format has one vocabulary")
-    dense, weights = DenseFiles(reader), list(weights_of(config))
+        raise CheckpointError(f"{reader.folder} has several vocabularies; PanGu-α's format has one")
+    dense = DenseFiles(reader)
+    weights = list(weights_of(config))
     found = {name: shape for name, shape in dense.shapes.items() if not is_training_state(name)}
     require_tensors(reader.folder, {weight.ours: weight.shape for weight in weights}, found)
-    number_format = {"fp32": np.float32, "fp16": np.float16}[dtype]
+    number_format = np.dtype({"fp32": np.float32, "fp16": np.float16}[dtype])
     tables = SEPARATE_FILES if separate_tables else {}
     with new_folder(out) as folder:
 
@@ -131,7 +132,7 @@ def _to_ours(source: PanguAlphaSource, weight: Weight) -> np.ndarray:
     return np.ascontiguousarray(weight.swap(values), np.float32)
 
 
-def _as_number_format(weight: Weight, values: np.ndarray, number_format: type[np.floating]) -> np.ndarray:
+def _as_number_format(weight: Weight, values: np.ndarray, number_format: np.dtype) -> np.ndarray:
     with np.errstate(over="ignore"):
         result = np.ascontiguousarray(weight.swap(values), number_format)
     if not np.isfinite(result).all() and np.isfinite(values).all():

@@ -1,13 +1,14 @@
-"""All tensors of a release of PanGu-α, however they are divided into files.
+"""Reading all tensors of a release of PanGu-α, however they are divided into files.
 
     one file                  Pangu-alpha_2.6B.ckpt
     one file per rank         filerted_0.ckpt … filerted_511.ckpt, or rank_0/….ckpt …, with a strategy file
-    and beside either         word_embedding.npy, position_embedding.npy, top_query_embedding.npy
+    next to either            word_embedding.npy, position_embedding.npy, top_query_embedding.npy
 
-A tensor is read when it is asked for; memory holds one.
+Tensors are read on demand; memory holds one.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +21,18 @@ from mindpangu.lifecycle.pangu_alpha.weights import OLD_NAMES, SEPARATE_FILES, i
 
 
 class PanguAlphaSource:
-    """The tensors of a release by their present names.
+    """The tensors of a release by their current names.
 
     Attributes:
-        skipped: names of tensors of the training (Adam's moments, counters), which are not of the model.
+        path: a .ckpt file, or the folder of a set.
+        skipped: names of tensors that belong to the training, not to the model (Adam's moments, counters).
 
     Args:
-        path: a .ckpt file, or the folder of a set.
-        strategy: the strategy file; needed for a set, and only for one.
+        path: see above.
+        strategy: the strategy file; given if and only if `path` is a set.
 
     Raises:
-        CheckpointError: a file that is missing, damaged, or not of this set.
+        CheckpointError: a file is missing, damaged, or not of this set.
     """
 
     def __init__(self, path: Path, strategy: Path | None):
@@ -40,22 +42,23 @@ class PanguAlphaSource:
             raise CheckpointError(f"{path} has {len(paths)} .ckpt files: give the strategy file they were saved with")
         if len(paths) == 1 and strategy is not None:
             raise CheckpointError(f"{paths[0]} is one file; the strategy {strategy} is for a set with a file per rank")
-        self._layouts = None if strategy is None else _layouts_of(strategy, path, len(paths))
+        self._layouts = None if strategy is None else _read_layouts(strategy, path, len(paths))
         self._files = [MindSporeFile(each) for each in tqdm(paths, unit="file", desc="open", disable=None)]
-        self._stored, self.skipped = _present_names(self._files[0])
+        self._stored, self.skipped = _current_names(self._files[0])
         for file in self._files[1:]:
             self._require_same_tensors(file)
         self._tables = {name: folder / file for name, file in SEPARATE_FILES.items() if (folder / file).is_file()}
 
     @property
     def names(self) -> set[str]:
+        """Names of all tensors."""
         return {*self._stored, *self._tables}
 
     def read(self, name: str) -> np.ndarray:
-        """A whole tensor, as it is stored.
+        """Reads a whole tensor as it is stored.
 
         Raises:
-            CheckpointError: a slice or table that cannot be read or does not fit, or two tables that differ.
+            CheckpointError: a slice or table cannot be read or does not fit, or two tables differ.
         """
         if name not in self._tables:
             return self._from_files(name)
@@ -63,41 +66,46 @@ class PanguAlphaSource:
         if name in self._stored and not np.array_equal(self._from_files(name), table):
             raise CheckpointError(
                 f"{name} is in {self._files[0].path} and in {self._tables[name]}, with other values; remove the .npy, "
-                "or give a folder that has one of them"
+                "or give a folder that has only one of them"
             )
         return table
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a whole tensor. Raises like `read`."""
+        """Returns the shape of a whole tensor. Raises the same errors as `read`."""
         if name in self._tables:
             return _load_table(self._tables[name]).shape
-        shape = self._files[0].shape(self._stored[name])
-        return shape if self._layouts is None else self._whole_shape(name, shape)
+        stored = self._stored[name]
+        shape = self._files[0].shape(stored)
+        return shape if self._layouts is None else self._whole_shape(self._layouts, stored, shape)
 
     def _from_files(self, name: str) -> np.ndarray:
-        stored, first = self._stored[name], self._files[0]
+        """Reads a tensor from the .ckpt files and merges its slices."""
+        stored = self._stored[name]
+        first = self._files[0]
         if self._layouts is None:
             return first.read(stored)
-        shape, whole = first.shape(stored), None
-        whole_shape = self._whole_shape(name, shape)
-        for rank, place in self._layouts[stored].slices(shape):
-            part = self._files[rank].read(stored)
-            if whole is None:
-                whole = np.empty(whole_shape, part.dtype)
-            if part.shape != shape or part.dtype != whole.dtype:
+        shape = first.shape(stored)
+        whole_shape = self._whole_shape(self._layouts, stored, shape)
+        dtype = None
+        for rank, position in self._layouts[stored].slices(shape):
+            values = self._files[rank].read(stored)
+            if dtype is None:
+                dtype = values.dtype
+                whole = np.empty(whole_shape, dtype)
+            if values.shape != shape or values.dtype != dtype:
                 raise CheckpointError(
-                    f"{self._files[rank].path}: {stored} is {part.dtype} {list(part.shape)}, in the other files of the "
-                    f"set {whole.dtype} {list(shape)}"
+                    f"{self._files[rank].path}: {stored} is {values.dtype} {list(values.shape)}, in the other files of "
+                    f"the set {dtype} {list(shape)}"
                 )
-            whole[place] = part
+            whole[position] = values
         return whole
 
-    def _whole_shape(self, name: str, slice_shape: tuple[int, ...]) -> tuple[int, ...]:
-        stored = self._stored[name]
-        if stored not in self._layouts:
+    def _whole_shape(self, layouts: Mapping[str, Layout], stored: str, slice_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of a whole tensor from that of its slices."""
+        if stored not in layouts:
             raise CheckpointError(f"{self._files[0].path} has {stored}, which the strategy file does not name")
         try:
-            return self._layouts[stored].whole_shape(slice_shape)
+            return layouts[stored].whole_shape(slice_shape)
         except ValueError as error:
             raise CheckpointError(f"{self._files[0].path}: {stored} does not fit the strategy file: {error}") from None
 
@@ -105,39 +113,41 @@ class PanguAlphaSource:
         differing = sorted(set(file.names) ^ set(self._files[0].names))
         differing = [name for name in differing if not is_training_state(name)]
         if differing:
-            has, lacks = (file, self._files[0]) if differing[0] in file.names else (self._files[0], file)
+            first = self._files[0]
+            has, lacks = (file, first) if differing[0] in file.names else (first, file)
             raise CheckpointError(f"{lacks.path} has no tensor {differing[0]}, which {has.path} has")
 
 
 def _files(path: Path) -> tuple[Path, list[Path]]:
-    """The folder and its .ckpt files, those of a set in the order of their ranks."""
+    """Returns the folder and its .ckpt files; the files of a set are ordered by rank."""
     if path.is_file():
         return path.parent, [path]
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist; give a .ckpt file, or the folder of a set")
     files = sorted(path.glob("*.ckpt"))
-    ranked = {each: re.search(r"(\d+)\.ckpt$", each.name) for each in files}
+    matches = {each: re.search(r"(\d+)\.ckpt$", each.name) for each in files}
     if not files:
         files = sorted(path.glob("rank_*/*.ckpt"))
-        ranked = {each: re.fullmatch(r"rank_(\d+)", each.parent.name) for each in files}
+        matches = {each: re.fullmatch(r"rank_(\d+)", each.parent.name) for each in files}
     if not files:
         raise CheckpointError(f"{path} has neither .ckpt files nor folders rank_0, rank_1 … with one")
     if len(files) == 1:
         return path, files
-    unknown = [each for each, match in ranked.items() if match is None]
+    ranks = {each: int(match[1]) for each, match in matches.items() if match is not None}
+    unknown = [each for each in files if each not in ranks]
     if unknown:
         raise CheckpointError(f"{unknown[0]} is not numbered by its rank, as the other files in {path} are")
     by_rank: dict[int, Path] = {}
-    for each, match in ranked.items():
-        if by_rank.setdefault(int(match[1]), each) != each:
-            raise CheckpointError(f"{by_rank[int(match[1])]} and {each} are both of rank {int(match[1])}")
+    for each, rank in ranks.items():
+        if by_rank.setdefault(rank, each) != each:
+            raise CheckpointError(f"{by_rank[rank]} and {each} are both of rank {rank}")
     missing = sorted(set(range(max(by_rank) + 1)) - set(by_rank))
     if missing:
         raise CheckpointError(f"the set in {path} lacks the file of rank {missing[0]} ({len(missing)} are missing)")
     return path, [by_rank[rank] for rank in sorted(by_rank)]
 
 
-def _layouts_of(strategy: Path, path: Path, num_files: int) -> dict[str, Layout]:
+def _read_layouts(strategy: Path, path: Path, num_files: int) -> dict[str, Layout]:
     layouts = read_strategy(strategy)
     ranks = next(iter(layouts.values())).num_ranks
     if ranks != num_files:
@@ -152,17 +162,16 @@ def _layouts_of(strategy: Path, path: Path, num_files: int) -> dict[str, Layout]
     return layouts
 
 
-def _present_names(file: MindSporeFile) -> tuple[dict[str, str], list[str]]:
-    """Present name → name in the file, of the model's tensors; names of the others."""
+def _current_names(file: MindSporeFile) -> tuple[dict[str, str], list[str]]:
+    """Returns current name → name in the file for the model's tensors, and the names of all other tensors."""
     stored: dict[str, str] = {}
     skipped = []
     for name in file.names:
+        current = OLD_NAMES.get(name, name)
         if is_training_state(name):
             skipped.append(name)
-        elif stored.setdefault(OLD_NAMES.get(name, name), name) != name:
-            raise CheckpointError(
-                f"{file.path} has {name} and {stored[OLD_NAMES.get(name, name)]}, two names of one tensor"
-            )
+        elif stored.setdefault(current, name) != name:
+            raise CheckpointError(f"{file.path} has {name} and {stored[current]}, two names of one tensor")
     return stored, skipped
 
 

@@ -1,8 +1,9 @@
-"""Names and layouts of the weights: PanGu-α's, and ours.
+"""Names and layouts of the weights: PanGu-α's and ours.
 
-The table below is all of it. PanGu-α stores Q, K and V as [out, in] and other matrices as [in, out], as ours all are.
-`blocks` has num_layers − 1 ordinary layers; the query layer stands by itself on top. `backbone.layernorm` comes before
-the query layer (PanGu-α's pipeline-parallel code has it behind, and the query layer as the last block: another model).
+The table below is complete. PanGu-α stores Q, K and V as [out, in] and other matrices as [in, out]; ours are all
+[in, out]. `blocks` has num_layers − 1 ordinary layers; the query layer is separate. `backbone.layernorm` comes before
+the query layer. PanGu-α's pipeline-parallel code has it after the query layer, which is the last block; that is
+another model.
 """
 
 from collections.abc import Iterator
@@ -21,14 +22,14 @@ OLD_NAMES = {
     "backbone.word_embedding.embedding_table": WORD_EMBEDDING,
     "backbone.position_embedding.embedding_table": POSITION_EMBEDDING,
 }
-"""What the first release called them → what they are called since."""
+"""Name in the first release → name in later releases."""
 
 SEPARATE_FILES = {
     WORD_EMBEDDING: "word_embedding.npy",
     POSITION_EMBEDDING: "position_embedding.npy",
     QUERY_EMBEDDING: "top_query_embedding.npy",
 }
-"""Tables that the releases have as files of their own."""
+"""Tables that some releases have as separate files."""
 
 # theirs, ours, sizes of our tensor's axes
 _LAYER = (
@@ -53,9 +54,17 @@ _TRANSPOSED = tuple(f"attention.dense{i}.weight" for i in (1, 2, 3))
 
 _TRAINING_PREFIXES = ("adam_m.", "adam_v.", "moment1.", "moment2.", "accu_grads.")
 _TRAINING_NAMES = (
-    "global_step", "epoch_num", "step_num", "learning_rate", "beta1_power", "beta2_power", "scale_sense", "loss_scale",
-    "current_iterator_step", "last_overflow_iterator_step",
-)  # fmt: skip
+    "global_step",
+    "epoch_num",
+    "step_num",
+    "learning_rate",
+    "beta1_power",
+    "beta2_power",
+    "scale_sense",
+    "loss_scale",
+    "current_iterator_step",
+    "last_overflow_iterator_step",
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,10 @@ class Weight:
     """One tensor of the model.
 
     Attributes:
-        theirs, ours: its names. shape: as we have it. transposed: whether theirs is the transpose.
+        theirs: PanGu-α's name.
+        ours: our name.
+        shape: shape of our tensor.
+        transposed: whether PanGu-α's tensor is the transpose.
     """
 
     theirs: str
@@ -73,15 +85,16 @@ class Weight:
 
     @property
     def their_shape(self) -> tuple[int, ...]:
+        """Shape of PanGu-α's tensor."""
         return self.shape[::-1] if self.transposed else self.shape
 
     def swap(self, values: np.ndarray) -> np.ndarray:
-        """From their layout to ours, or back."""
+        """Converts from PanGu-α's layout to ours, or back."""
         return values.T if self.transposed else values
 
 
 def weights_of(config: Config) -> Iterator[Weight]:
-    """Every weight of a dense model, in PanGu-α's order."""
+    """Yields every weight of a dense model, in PanGu-α's order."""
     model = config.model
     sizes = {"V": model.vocab_size, "S": model.seq_length, "H": model.hidden_size, "F": model.ffn_hidden_size}
 
@@ -100,5 +113,5 @@ def weights_of(config: Config) -> Iterator[Weight]:
 
 
 def is_training_state(name: str) -> bool:
-    """Whether a tensor of a training checkpoint is none of the model: Adam's moments, counters, the loss scale."""
+    """Whether a tensor belongs to the training, not to the model: Adam's moments, counters, the loss scale."""
     return name.startswith(_TRAINING_PREFIXES) or name in _TRAINING_NAMES

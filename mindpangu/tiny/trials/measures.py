@@ -11,19 +11,15 @@ import numpy as np
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.data import HELDOUT, TokenShards
 from mindpangu.errors import TrainingError
+from mindpangu.evaluation.bits_per_byte import bits_per_byte
+from mindpangu.evaluation.heldout import evaluate_heldout
 from mindpangu.generation.generator import open_cache
 from mindpangu.generation.steps import DecodingSteps, ExpertPools
 from mindpangu.language_model import ExpertReader, LanguageModel, ModelParts, read_dense
 from mindpangu.model.decoder import Decoder
-from mindpangu.train.heldout import evaluate_heldout
 
 # The paper measures batches of 20 texts: a prefix of 2 tokens and 510 new ones (arXiv 2402.02791).
 DECODE_BATCH, DECODE_PREFIX, DECODE_TOKENS, DECODE_ROUNDS = 8, 2, 128, 3
-
-
-def bits_per_byte(loss: float, tokens: int, num_bytes: int) -> float:
-    """loss / ln 2 · tokens / bytes: what a mean loss in nats a token costs for each byte of the text."""
-    return loss / math.log(2) * tokens / num_bytes
 
 
 def heldout_bits_per_byte(model: LanguageModel, shards: TokenShards) -> list[dict[str, Any]]:

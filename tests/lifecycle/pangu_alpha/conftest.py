@@ -1,4 +1,4 @@
-"""What the tests of conversion share: tokenizers, configurations, a small release."""
+"""Fixtures of the conversion tests: tokenizers, configurations, a small release."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ def alpha_tokenizer():
 
 @pytest.fixture(scope="session")
 def small_tokenizer(tiny_overrides):
-    """420 pieces."""
+    """A tokenizer with 420 pieces."""
     return Path(tiny_overrides["training.output_dir"]) / "prepared" / "tokenizer" / "main.model"
 
 
@@ -47,5 +47,5 @@ def make_config():
 def real_strategy(request):
     path = STRATEGIES / request.param
     if not path.exists():
-        pytest.skip(f"{path} is not here: PanGu-α's published strategy files are no part of the project")
+        pytest.skip(f"{path} is not here: PanGu-α's published strategy files are not part of the project")
     return path

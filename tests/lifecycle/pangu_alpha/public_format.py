@@ -1,14 +1,17 @@
-"""A PanGu-α model in its public format, and what it computes: MindSpore's own functions, NumPy, and the papers.
+"""A PanGu-α model in its public format, and its forward pass, with MindSpore's own functions and NumPy.
 
-Imports nothing of the project. Names and layouts are those of the published code; the forward pass is that of the
-PanGu-α paper: pre-norm blocks, a LayerNorm, a query layer whose queries are embeddings of positions, a tied head.
+This module imports nothing of the project. Names and layouts are those of the published code. The forward pass is that
+of the PanGu-α paper: pre-norm blocks, a LayerNorm, a query layer whose queries are position embeddings, a tied head.
 """
 
 import numpy as np
 
 
 def random_weights(layers, hidden, inner, vocabulary, positions, seed=0):
-    """Public name → float32; `layers` counts the query layer. No vector is all 0 or 1, and would not be missed."""
+    """Draws public name → float32; `layers` counts the query layer.
+
+    No vector is all 0 or 1, because a model could forget such a vector unnoticed.
+    """
     rng = np.random.default_rng(seed)
 
     def draw(*shape, around=0.0, scale=0.2):
@@ -36,7 +39,7 @@ def random_weights(layers, hidden, inner, vocabulary, positions, seed=0):
 
 
 def old_names(weights):
-    """As the first release called them."""
+    """Returns the weights under the names of the first release."""
     return {name.replace("backbone.embedding.", "backbone."): values for name, values in weights.items()}
 
 
@@ -54,7 +57,7 @@ def load(path):
 
 
 def logits(weights, tokens_BS, heads):
-    """float64 [B, S, V]."""
+    """Computes the logits, float64 [B, S, V]."""
     w = {name: values.astype(np.float64) for name, values in weights.items()}
     length = tokens_BS.shape[1]
     words_VH = w["backbone.embedding.word_embedding.embedding_table"]
@@ -102,14 +105,15 @@ def _norm(w, name, x_BSH):
 
 
 def scaled_strategy(real, path, layers, devices=(4, 2)):
-    """The strategy of a smaller training by the rules of a real one: its layouts of `layers` layers, on another grid.
+    """Writes the strategy of a smaller training by the rules of a real one: `layers` layers on another grid.
 
     Returns:
         name → (tensor map, whether optimizer shards divide it), read with MindSpore's own module.
     """
     from mindspore.train.node_strategy_pb2 import ParallelStrategyMap
 
-    strategy, rules = ParallelStrategyMap(), {}
+    strategy = ParallelStrategyMap()
+    rules = {}
     strategy.ParseFromString(real.read_bytes())
     items = list(strategy.parallel_layout_item)
     del strategy.parallel_layout_item[:]
@@ -129,14 +133,14 @@ def scaled_strategy(real, path, layers, devices=(4, 2)):
 
 
 def slices_of(values, rule, devices=(4, 2)):
-    """What each rank of the grid saves of a tensor. The last axis of the grid divides it where its map says 0."""
+    """Returns the slice of a tensor that each rank saves. The grid's last axis divides an axis whose map entry is 0."""
     tensor_map, sharded = rule
-    parts = []
+    slices = []
     for row in range(devices[0]):
         for column in range(devices[1]):
-            part = values
-            for axis, divided in enumerate(tensor_map):
-                if divided == 0:
-                    part = np.split(part, devices[1], axis)[column]
-            parts.append(np.split(part, devices[0])[row] if sharded else part)
-    return parts
+            piece = values
+            for axis, grid_axis in enumerate(tensor_map):
+                if grid_axis == 0:
+                    piece = np.split(piece, devices[1], axis)[column]
+            slices.append(np.split(piece, devices[0])[row] if sharded else piece)
+    return slices

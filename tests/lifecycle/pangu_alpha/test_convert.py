@@ -1,4 +1,4 @@
-"""Conversion: the numbers of an independent NumPy model, exact round trips, and what is refused."""
+"""Conversion: logits of an independent NumPy model, exact round trips, and refusals."""
 
 import json
 import shutil
@@ -70,14 +70,15 @@ def assert_same(found, expected):
 def test_logits_are_those_of_the_public_model(model, release):
     tokens_BS = np.random.default_rng(1).integers(0, 40000, (2, 16)).astype(np.int32)
     expected_BSV = public_format.logits(release[1], tokens_BS, heads=2)
+
     for last in (0, 7, 15):
         found_BV = model.next_token_logits(tokens_BS, 0, last)
         np.testing.assert_allclose(found_BV, expected_BSV[:, last], rtol=0, atol=1e-5)
-    assert np.abs(expected_BSV).max() > 3  # so that this says something
+    assert np.abs(expected_BSV).max() > 3  # so that the comparison means something
 
 
 def test_every_weight_matters_to_the_logits(release):
-    # the reference is no use where it forgets a weight: change each, and its logits change
+    # the reference is useless if it forgets a weight: changing any weight must change its logits
     weights = public_format.random_weights(vocabulary=50, **SIZES)
     tokens_BS = np.arange(16, dtype=np.int32)[None]
     before = public_format.logits(weights, tokens_BS, heads=2)
@@ -92,7 +93,7 @@ def test_a_converted_model_continues_a_prompt(model, converted):
     pytest.importorskip("jieba", reason="the extra alpha is not installed")
     tokenizer = model.tokenizers["main"]
     assert (tokenizer.kind, tokenizer.eot_id) == ("pangu_alpha", 9)
-    text = Generator(model.parts, model.decoder, lines=None).generate([Request("zh", "今天天气", 3)])[0].text
+    text = Generator(model.parts, model.decoder, cache=None).generate([Request("zh", "今天天气", 3)])[0].text
     ids = tokenizer.encode("今天天气")
     expected = []
     for _ in range(3):
@@ -100,10 +101,10 @@ def test_a_converted_model_continues_a_prompt(model, converted):
         tokens_BS[0, : len(ids)] = ids
         ids.append(int(np.argmax(model.next_token_logits(tokens_BS, 0, len(ids) - 1)[0])))
         expected.append(ids[-1])
-    assert text == tokenizer.decode(expected)  # from the first token of the text: nothing opens it
+    assert text == tokenizer.decode(expected)  # no control token opens the text
 
 
-def test_the_result_says_where_it_comes_from_and_is_whole(converted, release):
+def test_the_result_names_its_source_and_is_whole(converted, release):
     assert converted.step == 0
     state = converted.json("state.json")
     assert state["made_by"] == {"verb": "convert", "from": str(release[0]), "strategy": None}
@@ -115,6 +116,7 @@ def test_the_result_says_where_it_comes_from_and_is_whole(converted, release):
 
 def test_there_and_back_is_exact(converted, release, tmp_path):
     file = to_pangu_alpha(converted, tmp_path / "back")
+
     assert_same(public_format.load(file), release[1])
     assert (file.parent / "vocab.model").read_bytes() == converted.read("tokenizer/main.model")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back"]
@@ -148,7 +150,9 @@ def test_back_and_there_is_exact_also_from_ranks_that_shared_tensors(small_token
 def test_half_precision_files_are_read_and_written(small, tmp_path):
     weights, convert = small
     halves = {name: values.astype(np.float16) for name, values in weights.items()}
+
     folder, _ = convert(halves)
+
     dense = CheckpointReader(folder).tensors("dense_00000_of_00001.safetensors")
     np.testing.assert_array_equal(dense["word_embedding"], halves[WORDS].astype(np.float32))
     assert_same(public_format.load(to_pangu_alpha(CheckpointReader(folder), tmp_path / "back", "fp16")), halves)
@@ -157,6 +161,7 @@ def test_half_precision_files_are_read_and_written(small, tmp_path):
 def test_a_number_beyond_half_precision_is_named(small, tmp_path):
     weights, convert = small
     folder, _ = convert(weights | {"backbone.layernorm.beta": np.full(16, 1e5, np.float32)})
+
     with pytest.raises(CheckpointError, match=r"final_norm.beta has numbers up to 100000, beyond fp16; write fp32"):
         to_pangu_alpha(CheckpointReader(folder), tmp_path / "back", "fp16")
     assert not (tmp_path / "back").exists()
@@ -168,7 +173,9 @@ def test_old_names_and_separate_tables(small, tmp_path):
     old = public_format.old_names(weights)
     np.save(tmp_path / "release" / "word_embedding.npy", old.pop("backbone.word_embedding.embedding_table"))
     np.save(tmp_path / "release" / "top_query_embedding.npy", old.pop("backbone.top_query_embedding.embedding_table"))
+
     folder, _ = convert(old, out=tmp_path / "old")
+
     assert_same(CheckpointReader(folder).tensors("dense_00000_of_00001.safetensors"), expected)
 
 
@@ -176,15 +183,17 @@ def test_the_state_of_a_training_is_left_out(small):
     weights, convert = small
     training = {"global_step": np.array([7], np.int32), "scale_sense": np.array([65536.0], np.float32)}
     moments = {f"adam_{each}.{name}": values for name, values in weights.items() for each in "mv"}
+
     _, skipped = convert({**training, **weights, **moments})
+
     assert set(skipped) == {*training, *moments}
 
 
 @pytest.mark.parametrize("lost", [WORDS, "backbone.blocks.1.output.mapping.weight", "backbone.layernorm.beta"])
 def test_a_missing_tensor_is_named(small, tmp_path, lost):
     weights, convert = small
-    hint = "; word_embedding.npy beside it would do" if lost == WORDS else ""
-    with pytest.raises(CheckpointError, match=f"has no tensor {lost}{hint}$"):
+    remedy = "; word_embedding.npy next to it would do" if lost == WORDS else ""
+    with pytest.raises(CheckpointError, match=f"has no tensor {lost}{remedy}$"):
         convert({name: values for name, values in weights.items() if name != lost})
     assert not list((tmp_path / "out").glob("*"))
 
@@ -226,7 +235,7 @@ def test_a_configuration_of_another_model_is_refused_with_what_fits(small):
 def test_the_pipeline_form_is_recognised(small):
     weights, convert = small
     pipeline = {name.replace("top_query_layer", "blocks.2"): values for name, values in weights.items()}
-    with pytest.raises(CheckpointError, match=r"pipeline-parallel code, .* final LayerNorm stands behind it"):
+    with pytest.raises(CheckpointError, match=r"pipeline-parallel code, .* final LayerNorm comes after it"):
         convert(pipeline)
 
 
@@ -319,11 +328,14 @@ def test_memory_stays_at_a_few_tensors(small_tokenizer, make_config, tmp_path, m
     monkeypatch.setattr(files, "CHUNK_BYTES", 1 << 16)
     sizes = {"layers": 12, "hidden": 96, "inner": 384, "positions": 16}
     weights = public_format.random_weights(vocabulary=420, **sizes)
-    total, largest = (how(values.nbytes for values in weights.values()) for how in (sum, max))
+    total = sum(values.nbytes for values in weights.values())
+    largest = max(values.nbytes for values in weights.values())
     allowed = 3 * largest + (1 << 20)
     assert total > 3 * allowed
     public_format.save(tmp_path / "model.ckpt", weights)
-    config, out = make_config(**sizes), tmp_path / "out"
+    config = make_config(**sizes)
+    out = tmp_path / "out"
+
     tracemalloc.start()
     try:
         from_pangu_alpha(tmp_path / "model.ckpt", None, config, small_tokenizer, out)
@@ -339,14 +351,16 @@ def test_the_verb(release, alpha_tokenizer, make_config, tmp_path, capsys):
     from mindpangu.cli.main import main
     from mindpangu.config import to_yaml
 
-    # a training's mesh, which need not fit the model that is converted
+    # the configuration's mesh need not fit the model that is converted
     settings = to_yaml(make_config(vocabulary=40000, **SIZES)).replace("tensor_parallel: 1", "tensor_parallel: 8")
     (tmp_path / "model.yaml").write_text(settings)
+
     there = ["convert", "from-pangu-alpha", "--source", str(release[0]), "--out", str(tmp_path / "model")]
     assert main(there) == 1
     assert "convert from-pangu-alpha needs --config and --tokenizer" in capsys.readouterr().err
     assert main([*there, "--tokenizer", str(alpha_tokenizer), "--config", str(tmp_path / "model.yaml")]) == 0
     assert f"→ {tmp_path / 'model' / 'iteration_00000000'}" in capsys.readouterr().out
+
     back = ["convert", "to-pangu-alpha", "--checkpoint", str(tmp_path / "model"), "--out", str(tmp_path / "back")]
     assert main([*back, "--dtype", "fp16"]) == 0
     halves = {name: values.astype(np.float16) for name, values in release[1].items()}

@@ -1,4 +1,4 @@
-"""The .ckpt format, against MindSpore's own reading and writing."""
+"""The .ckpt format, compared with MindSpore's own reader and writer."""
 
 import numpy as np
 import public_format
@@ -35,20 +35,22 @@ def read(path):
 
 
 @pytest.mark.parametrize("checksum", [False, True])
-def test_what_mindspore_writes_is_read(tmp_path, checksum):
+def test_files_that_mindspore_writes_are_read(tmp_path, checksum):
     public_format.save(tmp_path / "m.ckpt", TENSORS, crc_check=checksum)
     assert_same(read(tmp_path / "m.ckpt"), TENSORS)
 
 
 @pytest.mark.parametrize("piece", [1 << 28, 1000])
-def test_mindspore_reads_what_is_written(tmp_path, monkeypatch, piece):
+def test_mindspore_reads_files_that_are_written(tmp_path, monkeypatch, piece):
     monkeypatch.setattr(mindspore_file, "_PIECE", piece)
+
     write(tmp_path / "m.ckpt", TENSORS)
+
     assert_same(public_format.load(tmp_path / "m.ckpt"), TENSORS)
     assert_same(read(tmp_path / "m.ckpt"), TENSORS)
 
 
-def test_tensors_that_mindspore_cuts_are_read(tmp_path, monkeypatch):
+def test_tensors_that_mindspore_splits_are_read(tmp_path, monkeypatch):
     from mindspore.train import serialization
 
     monkeypatch.setattr(serialization, "SLICE_SIZE", 1)  # KB
@@ -64,7 +66,7 @@ def test_every_truncation_is_noticed(tmp_path):
     assert ends[-1] == len(data)
     for length in range(len(data)):
         (tmp_path / "t.ckpt").write_bytes(data[:length])
-        if length in ends:  # a whole file with fewer tensors: whoever needs the others says which
+        if length in ends:  # a whole file with fewer tensors; the caller notices missing ones
             assert list(read(tmp_path / "t.ckpt")) == list(tensors)[: list(ends).index(length) + 1]
             continue
         with pytest.raises(CheckpointError, match=r"t.ckpt is not a whole MindSpore checkpoint: .*; download or copy"):
@@ -81,13 +83,14 @@ def test_a_cut_checksum_is_noticed(tmp_path):
             MindSporeFile(tmp_path / "t.ckpt")
 
 
-def test_fields_of_a_tensor_that_are_not_known_are_passed_over(tmp_path):
+def test_unknown_fields_of_a_tensor_are_skipped(tmp_path):
     content = np.arange(2, dtype=np.float32).tobytes()
     unknown = b"\x31" + bytes(8) + b"\x3d" + bytes(4) + b"\x40\x05" + b"\x4a\x02ab"  # 8 bytes, 4, a number, text
     tensor = b"\x08\x02" + unknown + b"\x12\x07Float32" + b"\x1a\x08" + content
     value = b"\x0a\x01a" + b"\x12" + bytes([len(tensor)]) + tensor + unknown
     (tmp_path / "m.ckpt").write_bytes(b"\x0a" + bytes([len(value)]) + value)
     np.testing.assert_array_equal(MindSporeFile(tmp_path / "m.ckpt").read("a"), [0, 1])
+
     (tmp_path / "cut.ckpt").write_bytes(b"\x0a\x03\x31ab")
     with pytest.raises(CheckpointError, match="it ends at byte 5, inside a field that goes up to 11"):
         MindSporeFile(tmp_path / "cut.ckpt")
@@ -108,8 +111,10 @@ def test_a_wrong_checksum_a_missing_file_and_other_types_are_named(tmp_path):
     (tmp_path / "m.ckpt").write_bytes(data)
     with pytest.raises(CheckpointError, match="its checksum is wrong"):
         MindSporeFile(tmp_path / "m.ckpt")
+
     with pytest.raises(CheckpointError, match=r"none.ckpt cannot be read: No such file"):
         MindSporeFile(tmp_path / "none.ckpt")
+
     public_format.save(tmp_path / "bool.ckpt", {"flag": np.array([True, False])})
     with pytest.raises(CheckpointError, match=r"flag is of type Bool; known: Float16"):
         MindSporeFile(tmp_path / "bool.ckpt").read("flag")

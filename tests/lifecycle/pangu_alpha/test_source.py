@@ -1,4 +1,4 @@
-"""Sets with a file per rank: merged exactly, by the rules of PanGu-α's published strategy files."""
+"""Sets with one file per rank are merged exactly, by the rules of PanGu-α's published strategy files."""
 
 import math
 import re
@@ -38,15 +38,15 @@ def shards(real_strategy, tmp_path_factory):
     strategy = folder.parent / "scaled_strategy.ckpt"
     rules = public_format.scaled_strategy(real_strategy, strategy, SIZES["layers"])
     assert set(rules) == set(weights)
-    parts = {name: public_format.slices_of(values, rules[name]) for name, values in weights.items()}
+    slices = {name: public_format.slices_of(values, rules[name]) for name, values in weights.items()}
     for rank in range(8):
-        public_format.save(folder / f"filerted_{rank}.ckpt", {name: each[rank] for name, each in parts.items()})
+        public_format.save(folder / f"filerted_{rank}.ckpt", {name: each[rank] for name, each in slices.items()})
     return folder, strategy, weights
 
 
 @pytest.fixture
 def copy(shards, tmp_path):
-    """The set once more, to be damaged."""
+    """A copy of the set that tests may damage."""
     shutil.copytree(shards[0], tmp_path / "set")
     for path in (tmp_path / "set").iterdir():
         path.chmod(0o644)
@@ -78,7 +78,7 @@ def test_a_set_is_merged_as_mindspore_does(shards, tmp_path):
     assert set(theirs) == set(weights)
 
 
-def test_tables_beside_a_set(copy, shards):
+def test_tables_next_to_a_set(copy, shards):
     folder, strategy = copy
     weights = dict(shards[2])
     for rank in range(8):
@@ -106,15 +106,14 @@ def test_the_published_strategies_are_of_the_published_models(real_strategy):
         slice_shape = tuple(size // n for size, n in zip(shape, parts, strict=True))
         assert layout.whole_shape(slice_shape) == shape
         covered = np.zeros(parts, int)
-        for _, place in layout.slices(slice_shape):
-            covered[tuple(each.start // size for each, size in zip(place, slice_shape, strict=True))] += 1
+        for _, position in layout.slices(slice_shape):
+            covered[tuple(each.start // size for each, size in zip(position, slice_shape, strict=True))] += 1
         assert (covered == 1).all()
-    # of nearly everything but tables and norms each rank has a 512th, which is why the releases are no larger
+    # each rank has a 512th of nearly everything but tables and norms, which is why the releases are no larger
     whole = {name for name, layout in layouts.items() if layout.num_shards == 1}
     assert whole == {name for name in weights if re.search(r"embedding|layernorm|projection\.bias", name)}
-    assert {layout.num_shards * math.prod(layout.splits) for name, layout in layouts.items() if name not in whole} == {
-        512
-    }
+    divided = [layout for name, layout in layouts.items() if name not in whole]
+    assert {layout.num_shards * math.prod(layout.splits) for layout in divided} == {512}
 
 
 def test_a_layout_by_hand():
@@ -124,8 +123,8 @@ def test_a_layout_by_hand():
     assert owners(layout) == {((0, 0), 0): 0, ((0, 1), 0): 2, ((0, 2), 0): 4}
     sharded = Layout(devices=(2, 2), axes=(1, -1), shard_step=2, num_shards=2)
     assert [sharded.index(rank) for rank in range(4)] == [((0, 0), 0), ((1, 0), 0), ((0, 0), 1), ((1, 0), 1)]
-    starts = {rank: place[0].start for rank, place in sharded.slices((3, 5))}
-    assert starts == {0: 0, 2: 3, 1: 6, 3: 9}  # within a slice of the model the optimizer's shards are neighbours
+    starts = {rank: position[0].start for rank, position in sharded.slices((3, 5))}
+    assert starts == {0: 0, 2: 3, 1: 6, 3: 9}  # optimizer shards are neighbours within a slice of the model
     with pytest.raises(ValueError, match="lack 2 slices"):
         owners(Layout(devices=(2, 2), axes=(1, -1), shard_step=1, num_shards=2))
 
@@ -211,11 +210,11 @@ def test_a_set_of_512_files_with_the_published_strategy_itself(real_strategy, tm
     sizes = SIZES | {"hidden": 512, "inner": 2048}
     weights = public_format.old_names(public_format.random_weights(**sizes))
     rules = public_format.scaled_strategy(real_strategy, tmp_path / "strategy.ckpt", sizes["layers"], devices=(64, 8))
-    parts = {name: public_format.slices_of(values, rules[name], (64, 8)) for name, values in weights.items()}
+    slices = {name: public_format.slices_of(values, rules[name], (64, 8)) for name, values in weights.items()}
     (tmp_path / "set").mkdir()
     for rank in range(512):
-        part = {name: each[rank] for name, each in parts.items() if name not in TABLES}
-        public_format.save(tmp_path / "set" / f"filerted_{rank}.ckpt", part)
+        of_rank = {name: each[rank] for name, each in slices.items() if name not in TABLES}
+        public_format.save(tmp_path / "set" / f"filerted_{rank}.ckpt", of_rank)
     for name, file in TABLES.items():
         np.save(tmp_path / "set" / file, weights[name])
     assert_whole(PanguAlphaSource(tmp_path / "set", real_strategy), weights)

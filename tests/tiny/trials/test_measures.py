@@ -1,14 +1,6 @@
 """Measures of a trial against NumPy."""
 
-import numpy as np
-import pytest
-
-from mindpangu.tiny.trials.measures import bits_per_byte, final_loss, training_speed
-
-
-def test_bits_per_byte_is_the_code_length_over_the_bytes():
-    log_p_T = np.log(np.random.default_rng(0).uniform(0.01, 1, 50))
-    assert bits_per_byte(-log_p_T.mean(), 50, 170) == pytest.approx(-np.log2(np.exp(log_p_T)).sum() / 170)
+from mindpangu.tiny.trials.measures import final_loss, training_speed
 
 
 def test_the_final_loss_is_the_mean_of_the_last_tenth_without_steps_that_had_none():
