@@ -62,7 +62,7 @@ def write_shards(folder: Path, reader: CorpusReader, split: HeldoutSplit, tokeni
             else:
                 documents = [(ids,) for ids in encode_documents(parts, tokenizer, _available_cores())]
             for record, document in zip(records, documents, strict=True):
-                files[names[record.domain_id], split.part_of(record)].append(record.text_bytes, *document)
+                files[names[record.domain_id], split.side_of(record)].append(record.text_bytes, *document)
             bar.update(reader.bytes_read - bar.n)
     index = {
         "format_version": RECORDS_VERSION if has_records else FORMAT_VERSION,

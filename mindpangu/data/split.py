@@ -26,7 +26,7 @@ class HeldoutSplit:
     domains: tuple[Domain, ...]
     heldout: tuple[frozenset[int], ...]
 
-    def part_of(self, record: Record) -> str:
+    def side_of(self, record: Record) -> str:
         """TRAIN or HELDOUT."""
         order = document_order(self.seed, self.domains[record.domain_id].name, record.source_document)
         return HELDOUT if order in self.heldout[record.domain_id] else TRAIN
@@ -68,7 +68,7 @@ def split_corpus(reader: CorpusReader) -> HeldoutSplit:
 def training_texts(reader: CorpusReader, split: HeldoutSplit) -> Iterator[str]:
     """The texts of the training split, as a tokenizer is trained on them."""
     for record in reader:
-        if split.part_of(record) == TRAIN:
+        if split.side_of(record) == TRAIN:
             yield from (text for _, text in record.parts)
 
 

@@ -39,7 +39,7 @@ def test_shards_hold_every_document_of_their_split_in_order(
     assert shards.domain_names == ("zh", "code")
     for domain_id, name in enumerate(shards.domain_names):
         for part in (TRAIN, HELDOUT):
-            records = [r for r in reader if r.domain_id == domain_id and split.part_of(r) == part]
+            records = [r for r in reader if r.domain_id == domain_id and split.side_of(r) == part]
             documents = encode_documents([record.parts for record in records], tiny_tokenizer)
             expected = list(itertools.chain.from_iterable(documents))
             tokens = shards.tokens(name, part)

@@ -42,7 +42,7 @@ def heldout_texts(make_config, write_jsonl, path, records, **data):
     split = split_corpus(reader)
     parts = {HELDOUT: set(), TRAIN: set()}
     for record in reader:
-        parts[split.part_of(record)].add((record.domain_id, record.source_document, record.parts))
+        parts[split.side_of(record)].add((record.domain_id, record.source_document, record.parts))
     assert sorted(training_texts(reader, split)) == sorted(
         text for _, _, document in (split_part for split_part in parts[TRAIN]) for _, text in document
     )
