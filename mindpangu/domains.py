@@ -1,9 +1,9 @@
-"""The domains of a model: what text they hold, which control tokens it gets, and how many experts serve it.
+"""The domains of a model: their kinds of text, their control tokens, and their numbers of experts.
 
-A domain is the first level of PanGu-Σ's routing: every sample belongs to one, and its tokens can only reach
-that domain's group of experts. The paper names 4 major domains and 36 others (26 natural languages,
-6 programming languages, finance, health, law, poetry); which languages, and how the control tokens are
-spelled, is not published: those choices are ours.
+Domains are the first level of PanGu-Σ's routing: every sample belongs to one domain, and its tokens only reach that
+domain's group of experts. The paper names 4 major domains and 36 others (26 natural languages, 6 programming languages,
+finance, health, law, poetry). It does not say which languages, or how the control tokens are spelled: those choices are
+ours.
 """
 
 import re
@@ -13,22 +13,26 @@ from dataclasses import dataclass
 from mindpangu.config import Config
 from mindpangu.errors import ConfigError
 
-END_OF_TEXT, PADDING = "<eot>", "<pad>"
-CHINESE, ENGLISH = "<cn>", "<en>"
+END_OF_TEXT = "<eot>"
+PADDING = "<pad>"
+CHINESE = "<cn>"
+ENGLISH = "<en>"
 
 _LANGUAGES = "ar bg cs da de el es fa fi fr he hi hu id it ja ko nl pl pt ro ru sv th tr vi".split()
 _PROGRAMMING_LANGUAGES = "c cpp go javascript php rust".split()
 _CHINESE_TOPICS = "finance health law poetry".split()
 
 MAIN_VOCABULARY = "main"
+"""Name of the vocabulary of a model that has only one. Files are named after it, so it must not change."""
 
-# kind → how many control tokens a domain may have, and the same in words
+# kind → allowed numbers of control tokens, and the same in words
 _CONTROL_TOKENS = {
     "monolingual": (range(2), "one or none"),
-    "bilingual": (range(2, 3), "two, of the Chinese and of the English part"),
+    "bilingual": (range(2, 3), "two, for the Chinese part and the English part"),
     "code": (range(1, 1000), "one for each programming language"),
 }
-_ALL, _EXPERTS = "all", "experts:"
+_ALL = "all"
+_EXPERTS = "experts:"
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,12 @@ class Domain:
     """One domain of a run.
 
     Attributes:
-        name: unique name; records, tables and expert files carry it.
-        kind: "monolingual", "bilingual" or "code"; decides how a record becomes a document (`data.formats`).
-        control_tokens: the tokens that open the parts of a document. Monolingual: one or none. Bilingual: (Chinese,
-            English).
-            Code: one for each programming language, the first is the default.
+        name: unique name, which appears in records, tables, and expert files.
+        kind: "monolingual", "bilingual", or "code"; decides how a record becomes a document (`data.formats`).
+        control_tokens: tokens that open the parts of a document. Monolingual: one or none. Bilingual: (Chinese,
+            English). Code: one per programming language, the default first.
         num_experts: size of the domain's expert group, the same in every RRE layer.
-        vocabulary: the row range of the embedding that holds its tokens.
+        vocabulary: name of the vocabulary that its tokens belong to.
     """
 
     name: str
@@ -64,18 +67,19 @@ _SIGMA_40 = (
     *(Domain(f"code_{name}", "code", (f"<{name}>",)) for name in _PROGRAMMING_LANGUAGES),
     *(Domain(name, "monolingual", (CHINESE,)) for name in _CHINESE_TOPICS),
 )
-# PanGu-α knows neither domains nor tokens of languages: a document is its text and <eot>
+# PanGu-α has neither domains nor language tokens: a document is its text and <eot>
 _PANGU_ALPHA = (Domain("zh", "monolingual", ()),)
 PRESETS: dict[str, tuple[Domain, ...]] = {"sigma_4": _SIGMA_4, "sigma_40": _SIGMA_40, "pangu_alpha": _PANGU_ALPHA}
 
 
 def build_domains(config: Config) -> tuple[Domain, ...]:
-    """The run's domains in the order of the preset, then the added ones; a domain's position is its domain id.
+    """Returns the run's domains: the preset's in its order, then the added ones. A domain's position is its domain id.
 
     Raises:
-        ConfigError: a name that the preset does not have, or vocabularies that do not cover the domains.
+        ConfigError: a name that no known domain has, or vocabularies that do not cover the domains.
     """
-    section, known = config.domains, known_domains(config)
+    section = config.domains
+    known = known_domains(config)
     names = section.names or list(known)
     if len(set(names)) != len(names):
         raise ConfigError(f"domains.names is {names}; a domain may appear once")
@@ -87,7 +91,7 @@ def build_domains(config: Config) -> tuple[Domain, ...]:
     for name, size in section.experts.items():
         if not 1 <= size <= 65535:
             raise ConfigError(f"domains.experts.{name} is {size}; allowed: >= 1 and <= 65535")
-    vocabularies = _vocabulary_of_each_domain(config, names)
+    vocabularies = _assign_vocabularies(config, names)
     domains = tuple(
         Domain(
             name=domain.name,
@@ -104,10 +108,10 @@ def build_domains(config: Config) -> tuple[Domain, ...]:
 
 
 def trained_domains(config: Config, domains: Sequence[Domain]) -> frozenset[int] | None:
-    """training.train: ids of the domains whose experts are all that is trained; None where everything is.
+    """Parses training.train: the ids of the domains whose experts alone are trained, or None to train everything.
 
     Raises:
-        ConfigError: neither "all" nor "experts:" with domains of this run, or experts of a dense model.
+        ConfigError: the value is neither "all" nor "experts:" and domains of this run, or the model has no experts.
     """
     value = config.training.train
     if value == _ALL:
@@ -115,7 +119,7 @@ def trained_domains(config: Config, domains: Sequence[Domain]) -> frozenset[int]
     names = [name.strip() for name in value.removeprefix(_EXPERTS).split(",")]
     if not value.startswith(_EXPERTS) or not all(names):
         raise ConfigError(
-            f"training.train is {value!r}; allowed: {_ALL}, or {_EXPERTS} and domains, e.g. experts:zh,code"
+            f"training.train is {value!r}; allowed: {_ALL}, or {_EXPERTS} followed by domains, e.g. experts:zh,code"
         )
     if config.model.rre_layers == 0:
         raise ConfigError(
@@ -126,14 +130,15 @@ def trained_domains(config: Config, domains: Sequence[Domain]) -> frozenset[int]
 
 
 def known_domains(config: Config) -> dict[str, Domain]:
-    """name → domain that a run may have: those of its preset, then those that it adds.
+    """Returns name → domain for all domains that a run can choose from: its preset's, then the added ones.
 
     Raises:
-        ConfigError: an added domain whose name is taken or no name, or whose control tokens do not fit its kind.
+        ConfigError: an added domain has an invalid or duplicate name, or control tokens that do not fit its kind.
     """
     known = {domain.name: domain for domain in PRESETS[config.domains.preset]}
     for index, added in enumerate(config.domains.added):
-        key, tokens = f"domains.added[{index}]", tuple(added.control_tokens)
+        key = f"domains.added[{index}]"
+        tokens = tuple(added.control_tokens)
         if not re.fullmatch(r"[\w-]+", added.name):
             raise ConfigError(f"{key}.name is {added.name!r}; allowed: letters, digits, _ and -")
         if added.name in known:
@@ -141,17 +146,17 @@ def known_domains(config: Config) -> dict[str, Domain]:
         allowed, words = _CONTROL_TOKENS[added.kind]
         if len(tokens) not in allowed:
             raise ConfigError(f"{key}.control_tokens of {added.name!r} are {list(tokens)}; {added.kind} takes {words}")
-        for token in set(tokens) & {END_OF_TEXT, PADDING}:
-            raise ConfigError(
-                f"{key}.control_tokens of {added.name!r} has {token}, which "
-                f"{'ends every document' if token == END_OF_TEXT else 'stands for no text'}; choose another token"
-            )
+        for token, purpose in {END_OF_TEXT: "ends every document", PADDING: "is padding"}.items():
+            if token in tokens:
+                raise ConfigError(
+                    f"{key}.control_tokens of {added.name!r} has {token}, which {purpose}; choose another token"
+                )
         known[added.name] = Domain(added.name, added.kind, tokens)
     return known
 
 
 def control_tokens_of(domains: Sequence[Domain]) -> list[str]:
-    """Every control token that the domains need, `<eot>` first, without repetition, in a stable order."""
+    """Returns every control token that the domains need, without duplicates: `<eot>`, then in the domains' order."""
     tokens = [END_OF_TEXT]
     for domain in domains:
         tokens += [token for token in domain.control_tokens if token not in tokens]
@@ -159,7 +164,7 @@ def control_tokens_of(domains: Sequence[Domain]) -> list[str]:
 
 
 def domain_named(domains: Sequence[Domain], name: str) -> tuple[int, Domain]:
-    """(domain id, domain) of a name. Raises ConfigError that lists the known names."""
+    """Returns (domain id, domain) by name. Raises ConfigError, which lists the known names, if there is none."""
     for index, domain in enumerate(domains):
         if domain.name == name:
             return index, domain
@@ -172,14 +177,15 @@ def _require_known(key: str, names: Sequence[str] | dict, known: Sequence[str] |
             raise ConfigError(f"{key} names {name!r}; known domains: {', '.join(known)}")
 
 
-def _vocabulary_of_each_domain(config: Config, names: Sequence[str]) -> dict[str, str]:
+def _assign_vocabularies(config: Config, names: Sequence[str]) -> dict[str, str]:
+    """Returns domain name → name of its vocabulary."""
     vocabularies = config.domains.vocabularies
     if not vocabularies:
         return dict.fromkeys(names, MAIN_VOCABULARY)
     owner: dict[str, str] = {}
     for vocabulary in vocabularies:
         if not vocabulary.name or [other.name for other in vocabularies].count(vocabulary.name) > 1:
-            raise ConfigError(f"domains.vocabularies: {vocabulary.name!r} must be a name that no other vocabulary has")
+            raise ConfigError(f"domains.vocabularies has the empty or duplicate name {vocabulary.name!r}; rename it")
         _require_known(f"domains.vocabularies {vocabulary.name}", vocabulary.domains, names)
         for name in vocabulary.domains:
             if name in owner:
@@ -187,5 +193,5 @@ def _vocabulary_of_each_domain(config: Config, names: Sequence[str]) -> dict[str
             owner[name] = vocabulary.name
     missing = [name for name in names if name not in owner]
     if missing:
-        raise ConfigError(f"domains.vocabularies leave out {', '.join(missing)}; every domain needs a vocabulary")
+        raise ConfigError(f"domains.vocabularies leaves out {', '.join(missing)}; every domain needs a vocabulary")
     return owner

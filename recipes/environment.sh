@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# The interpreter behind every script of this project. Source this file, then call
+# Provides the Python interpreter for every script of this project. Source this file, then call
 #
-#     prepare_environment [EXTRA]      # EXTRA: one of pyproject.toml's extras, e.g. dev
+#     prepare_environment [EXTRA]      # EXTRA: one of the extras in pyproject.toml, e.g. dev
 #
-# Afterwards $PYTHON imports mindpangu and all it needs. Three ways, the first that applies:
+# Afterwards $PYTHON can import mindpangu and its dependencies. The first of these that applies is used:
 #
-#   1. MINDPANGU_PYTHON names an interpreter that already has MindSpore: it is used as it is, nothing is installed.
-#   2. NPUs and CANN are here and the active environment has MindSpore (how clusters are set up): the same.
+#   1. MINDPANGU_PYTHON names an interpreter that already has MindSpore. Nothing is installed.
+#   2. NPUs and CANN are found, and the active environment has MindSpore, as on clusters. Nothing is installed.
 #   3. Otherwise .venv in the project folder. It is built once, under a lock, and reused as long as pyproject.toml,
-#      the folder and the version of Python stay the same. pip writes to .venv/install.log.
+#      the folder, and the version of Python stay the same. pip logs to .venv/install.log.
 #
-# Without a network: PIP_FIND_LINKS=/folder/of/wheels PIP_NO_INDEX=1. pip builds this package in isolation, so the
-# folder needs setuptools as well as the dependencies. A machine with a network, the same Python and the same kind of
-# processor fills it, from the project folder, with
+# Without a network, set PIP_FIND_LINKS=/folder/of/wheels PIP_NO_INDEX=1. pip builds this package in isolation, so the
+# folder needs setuptools in addition to the dependencies. To fill it, run this in the project folder on a machine with a
+# network, the same Python, and the same processor architecture:
 #
 #     python3 -m pip wheel --wheel-dir /folder/of/wheels '.[dev]' setuptools
 
@@ -20,11 +20,11 @@ PROJECT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 VENV=$PROJECT/.venv
 PYTHON=''
 
-say() { printf '%s\n' "$*"; }
+info() { printf '%s\n' "$*"; }
 warn() { printf 'warning: %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
-# Sets PYTHON, and the variables that every run wants.
+# Sets PYTHON and the variables that every run needs.
 prepare_environment() {
     local extra=${1:-}
     if [ -n "${MINDPANGU_PYTHON:-}" ]; then
@@ -37,12 +37,12 @@ prepare_environment() {
 
 # ---- Ascend ----------------------------------------------------------------------------------------------------------
 
-# True when the driver shows at least one NPU. npu-smi alone is no proof: images carry it on hosts without a card.
+# True if the driver shows at least one NPU. The presence of npu-smi is no proof: images have it on hosts without NPUs.
 npus_are_present() {
     [ "$(count_davinci_devices)" -gt 0 ] || timeout 30 npu-smi info >/dev/null 2>&1
 }
 
-# How many /dev/davinciN this host (or container) has.
+# Prints the number of /dev/davinciN devices of this host or container.
 count_davinci_devices() {
     local device count=0
     for device in /dev/davinci[0-9]*; do
@@ -51,12 +51,12 @@ count_davinci_devices() {
     echo "$count"
 }
 
-# True when CANN is active in this shell, or installed where its installer puts it.
+# True if CANN is active in this shell, or installed in its default location.
 cann_is_present() {
     [ -d "${ASCEND_HOME_PATH:-}" ] || [ -n "$(find_cann_script)" ]
 }
 
-# CANN's own set_env.sh; the folder was renamed from ascend-toolkit to cann.
+# Prints the path of CANN's set_env.sh. Newer versions renamed the folder from ascend-toolkit to cann.
 find_cann_script() {
     local folder
     for folder in cann ascend-toolkit nnae; do
@@ -67,7 +67,7 @@ find_cann_script() {
     done
 }
 
-# Activates an installed CANN, so that nobody has to source its script by hand.
+# Activates an installed CANN so that users need not source its script.
 activate_cann() {
     if [ -d "${ASCEND_HOME_PATH:-}" ]; then return; fi
     set +eu # the script is not written for strict shells
@@ -76,9 +76,9 @@ activate_cann() {
     set -eu
 }
 
-# ---- An interpreter that the user or the cluster brings --------------------------------------------------------------
+# ---- Existing interpreters -------------------------------------------------------------------------------------------
 
-# Exits with a sentence that says what an interpreter lacks. `sys.argv[1:]` are modules that must be there.
+# Exits with a message if the interpreter lacks something. `sys.argv[1:]` are required modules.
 CHECK_PYTHON='
 import importlib.util, sys
 if not (3, 10) <= sys.version_info[:2] <= (3, 12):
@@ -92,7 +92,7 @@ except Exception as error:
     sys.exit("it cannot import mindspore: " + str(error))
 '
 
-# Says what $1 lacks to run this project with extra $2; says nothing when it is fit.
+# Prints what interpreter $1 lacks to run this project with extra $2, or nothing if it is usable.
 lacks_of_python() {
     local modules='numpy sentencepiece yaml safetensors psutil tqdm matplotlib jieba' complaint
     if [ "$2" = dev ]; then modules+=' pytest xdist hypothesis ruff mypy importlinter'; fi
@@ -103,7 +103,7 @@ lacks_of_python() {
     fi
 }
 
-# MINDPANGU_PYTHON is an order: if it cannot be followed, nothing else is tried.
+# Uses MINDPANGU_PYTHON, or exits: an explicit choice has no fallback.
 use_given_python() {
     local complaint
     PYTHON=$(command -v -- "$MINDPANGU_PYTHON") || die "MINDPANGU_PYTHON=$MINDPANGU_PYTHON: no such interpreter"
@@ -112,7 +112,8 @@ use_given_python() {
     export PYTHONPATH=$PROJECT${PYTHONPATH:+:$PYTHONPATH}
 }
 
-# On a cluster the image's MindSpore matches its CANN; a wheel from an index may not.
+# Uses the active interpreter if it is usable. The image of a cluster has a MindSpore that matches its CANN; a wheel from
+# a package index may not match.
 use_active_python() {
     local name complaint
     activate_cann
@@ -124,85 +125,88 @@ use_active_python() {
             export PYTHONPATH=$PROJECT${PYTHONPATH:+:$PYTHONPATH}
             return
         fi
-        say "The active $name is not used: $complaint."
+        info "The active $name is not used: $complaint."
     done
     return 1
 }
 
-# ---- .venv: built once, reused ---------------------------------------------------------------------------------------
+# ---- .venv -----------------------------------------------------------------------------------------------------------
 
-# .venv/installing exists while an installation is under way, so an interrupted one is recognised.
-# .venv/installed records a finished one, in three lines: its place, the hash of what was asked for, the extras.
+# .venv/installing exists during an installation, so an interrupted one is recognised.
+# .venv/installed records a finished one in three lines: its location, the hash of the requirements, and the extras.
 INSTALLING=$VENV/installing
 INSTALLED=$VENV/installed
 
-# Uses .venv, after building it if it is not there or not up to date.
+# Uses .venv, and builds it first if it is missing or out of date.
 use_own_venv() {
     if ! venv_is_current "$1"; then
         lock_venv
-        if ! venv_is_current "$1"; then build_venv "$1"; fi # another start may have built it while we waited
+        if ! venv_is_current "$1"; then build_venv "$1"; fi # another process may have built it in the meantime
         unlock_venv
     fi
     PYTHON=$VENV/bin/python
 }
 
-# True when .venv holds what pyproject.toml asks for, and extra $1. Costs one start of a bare interpreter.
+# True if .venv has everything that pyproject.toml requires, and extra $1. Takes one start of a bare interpreter.
 venv_is_current() {
-    local place request extras=''
+    local location requirements extras=''
     [ -f "$INSTALLED" ] && [ ! -e "$INSTALLING" ] || return 1
-    { read -r place && read -r request && read -r extras; } <"$INSTALLED" || true
-    [ "$place $request" = "$(describe_venv place) $(describe_venv request)" ] || return 1
+    { read -r location && read -r requirements && read -r extras; } <"$INSTALLED" || true
+    [ "$location $requirements" = "$(describe_venv location) $(describe_venv requirements)" ] || return 1
     [ -z "$1" ] || [[ " $extras " == *" $1 "* ]]
 }
 
-# The first (place) or second (request) line that .venv/installed should have; nothing when .venv's Python is broken.
+# Prints the first (location) or second (requirements) line that .venv/installed should have, or nothing if .venv's
+# Python is broken.
 describe_venv() {
     "$VENV/bin/python" -c '
 import hashlib, pathlib, sys
-what, venv, *files = sys.argv[1:]
-if what == "place":
+line, venv, *files = sys.argv[1:]
+if line == "location":
     print("python%d.%d" % sys.version_info[:2], venv)
 else:
     print(hashlib.sha256(b"".join(pathlib.Path(file).read_bytes() for file in files)).hexdigest())
 ' "$1" "$VENV" "$PROJECT/pyproject.toml" "$PROJECT/setup.py" 2>/dev/null || true
 }
 
-# Installs the project with extra $1 into .venv; keeps what is there only if it is whole.
+# Installs the project with extra $1 into .venv. Reuses an existing .venv only if it is intact.
 build_venv() {
-    local extra=$1 extras='' place='' began=$SECONDS
+    local extra=$1 extras='' location='' began=$SECONDS
     if [ -f "$INSTALLED" ]; then
-        { read -r place && read -r && read -r extras; } <"$INSTALLED" || true
+        { read -r location && read -r && read -r extras; } <"$INSTALLED" || true
     fi
     if [ -n "$extra" ] && [[ " $extras " != *" $extra "* ]]; then extras="${extras:+$extras }$extra"; fi
-    if ! venv_can_be_kept "$place"; then create_venv; fi
+    if ! venv_can_be_kept "$location"; then create_venv; fi
     : >"$INSTALLING"
     install_project "$extras"
-    printf '%s\n' "$(describe_venv place)" "$(describe_venv request)" "$extras" >"$INSTALLED"
+    printf '%s\n' "$(describe_venv location)" "$(describe_venv requirements)" "$extras" >"$INSTALLED"
     rm -f "$INSTALLING"
-    say "[$((SECONDS - began)) s] .venv is ready."
+    info "[$((SECONDS - began)) s] .venv is ready."
 }
 
-# True when pip may install into the existing .venv: no interruption, its Python runs, and it was not moved ($1: its
-# recorded place; empty for a .venv that somebody else made, which is then kept).
+# True if pip may install into the existing .venv: its installation was not interrupted, its Python runs, and it was not
+# moved from its recorded location $1. A .venv without a record is the user's own and is kept.
 venv_can_be_kept() {
-    local place
-    place=$(describe_venv place)
-    [ ! -e "$INSTALLING" ] && [[ "$place" == python3.1[0-2]\ * ]] && [ "${1:-$place}" = "$place" ]
+    local location
+    location=$(describe_venv location)
+    [ ! -e "$INSTALLING" ] && [[ "$location" == python3.1[0-2]\ * ]] && [ "${1:-$location}" = "$location" ]
 }
 
-# A new, empty .venv.
+# Creates a new, empty .venv.
 create_venv() {
     local python
     python=$(find_python) || exit 1
-    if [ -e "$VENV" ]; then say "The .venv here is unfinished, was moved, or has no fit Python: building it anew."; fi
-    say "Creating .venv with $python."
+    if [ -e "$VENV" ]; then
+        info "The existing .venv is incomplete, was moved, or has an unsuitable Python: rebuilding it."
+    fi
+    info "Creating .venv with $python."
     rm -rf -- "$VENV"
     mkdir -- "$VENV"
     : >"$INSTALLING"
     "$python" -m venv "$VENV" || die "$python -m venv $VENV failed"
 }
 
-# Prints "ok", or the version and what is missing. Must run on any Python, 2.7 included.
+# Prints "ok", or the version and what is missing. Must run on any Python, including 2.7.
 CAN_BUILD_VENV='
 import sys
 version = "%d.%d" % sys.version_info[:2]
@@ -216,8 +220,8 @@ else:
         print("is %s without venv and ensurepip (on Debian: apt install python%s-venv)" % (version, version))
 '
 
-# Prints an interpreter that can build .venv. A name on PATH proves nothing: pyenv keeps shims of versions that are
-# not active and only fail when run, and Debian splits ensurepip off.
+# Prints the path of an interpreter that can build .venv. A name on PATH proves nothing: pyenv has shims for inactive
+# versions, which fail when run, and Debian packages ensurepip separately.
 find_python() {
     local name verdict seen='' pyenv=${PYENV_ROOT:-${HOME:-}/.pyenv}
     local PATH=${PATH//"$VENV/bin:"/} # an activated .venv must not be built from itself
@@ -234,14 +238,14 @@ find_python() {
 Install one, or set MINDPANGU_PYTHON to an interpreter that has MindSpore."
 }
 
-# pip install --editable, with its progress bar on a terminal and a few plain lines in a log.
+# Runs pip install --editable, with a progress bar on a terminal, or else with an occasional line of progress.
 install_project() {
     local target=.${1:+[${1// /,}]} log=$VENV/install.log began=$SECONDS status=0 ticker
     local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --editable "$target")
-    say "Installing mindpangu$( [ -z "$1" ] || echo " with $1") into .venv (MindSpore alone is 0.8 GB)."
+    info "Installing mindpangu$( [ -z "$1" ] || echo " with $1") into .venv (MindSpore alone is 0.8 GB)."
     if [ -t 1 ]; then
         (cd "$PROJECT" && "${pip[@]}" --log "$log") || status=$?
-    else # in the foreground, so that Ctrl-C reaches pip
+    else # pip runs in the foreground so that Ctrl-C reaches it
         report_progress "$log" "$began" &
         ticker=$!
         (cd "$PROJECT" && "${pip[@]}" >"$log" 2>&1) || status=$?
@@ -251,27 +255,27 @@ install_project() {
     fi
     if [ "$status" -ne 0 ]; then
         if [ -n "${PIP_NO_INDEX:-}" ]; then warn 'the wheel folder needs setuptools too: see recipes/environment.sh'; fi
-        die 'the installation failed; all of it is in .venv/install.log'
+        die 'the installation failed; the full log is in .venv/install.log'
     fi
     compile_operators
 }
 
-# The operators' CPU kernels, so that the first run need not. A source that changes later is compiled when it is next
-# used; without a compiler the composed operators serve, which are slower.
+# Compiles the operators' CPU kernels so that the first run need not. A source that changes later is recompiled on its
+# next use. Without a compiler, the slower composed operators are used.
 compile_operators() {
-    say "Compiling the operators' CPU kernels."
+    info "Compiling the operators' CPU kernels."
     (cd "$PROJECT" && "$VENV/bin/python" -m ascend_ops.native >>"$VENV/install.log") ||
         warn 'the CPU kernels were not compiled; see above'
 }
 
-# Every 15 s: the seconds since $2 and what pip is doing now, from its log $1. Ends with the script that started it.
+# Prints the seconds since $2 and pip's current activity, from its log $1, every 15 s. Ends when its parent script ends.
 report_progress() {
     local seconds=0
-    exec 9>&- # the lock is not ours to hold
+    exec 9>&- # release the parent's lock, which this process inherited
     while sleep 1 >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
         seconds=$((seconds + 1))
         if [ $((seconds % 15)) -eq 0 ]; then
-            say "[$((SECONDS - $2)) s] $(grep -E '^ *(Collecting|Downloading|Installing|Building|Preparing)' "$1" |
+            info "[$((SECONDS - $2)) s] $(grep -E '^ *(Collecting|Downloading|Installing|Building|Preparing)' "$1" |
                 tail -n 1 | cut -c 1-90)"
         fi
     done
@@ -279,23 +283,23 @@ report_progress() {
 
 # ---- One installation at a time --------------------------------------------------------------------------------------
 
-# Waits for the lock. flock(1) frees it by itself when its holders end, pip included; without flock a folder does,
-# and one whose owner has died on this host is removed.
+# Waits for the lock. flock(1) releases it when all its holders, including pip, have ended. Without flock, a folder is
+# the lock; if its owner has died on this host, the folder is removed.
 lock_venv() {
     if command -v flock >/dev/null; then
         exec 9>"$PROJECT/.venv.lock"
         flock --nonblock 9 && return
-        say "Another start is installing; waiting for it."
+        info "Another process is installing; waiting for it."
         flock 9
         return
     fi
     local lock=$PROJECT/build/venv.lock owner
     mkdir -p "$PROJECT/build"
     until mkdir "$lock" 2>/dev/null; do
-        if [ -z "${owner+set}" ]; then say "Another start is installing; waiting for it."; fi
+        if [ -z "${owner+set}" ]; then info "Another process is installing; waiting for it."; fi
         owner=$(cat "$lock/owner" 2>/dev/null || true)
         if [ "${owner% *}" = "$(uname -n)" ] && ! kill -0 "${owner##* }" 2>/dev/null; then
-            # Renaming first: of several that find it dead, one removes it.
+            # Rename first, so that only one of several waiting processes removes it.
             mv "$lock" "$lock.$$" 2>/dev/null && rm -rf "$lock.$$"
         fi
         sleep 0.2
@@ -303,14 +307,14 @@ lock_venv() {
     echo "$(uname -n) $$" >"$lock/owner"
 }
 
-# Lets the next start in.
+# Releases the lock.
 unlock_venv() {
     if command -v flock >/dev/null; then exec 9>&-; else rm -rf "$PROJECT/build/venv.lock"; fi
 }
 
 # ---- Every run -------------------------------------------------------------------------------------------------------
 
-# Quiet logs; and never MindSpore's compile cache, which returns wrong losses without a word.
+# Reduces MindSpore's logs, and disables its compile cache, which silently gives wrong losses.
 set_runtime_defaults() {
     export GLOG_v=${GLOG_v:-3}
     if [ "${MS_COMPILER_CACHE_ENABLE:-0}" = 1 ]; then

@@ -1,4 +1,4 @@
-"""The domain presets and what a configuration makes of them."""
+"""The domain presets, and the domains that a configuration builds from them."""
 
 import pytest
 
@@ -9,6 +9,7 @@ from mindpangu.errors import ConfigError
 
 def test_the_forty_domains_of_the_paper():
     domains = PRESETS["sigma_40"]
+
     assert len(domains) == len({domain.name for domain in domains}) == 40
     kinds = [domain.kind for domain in domains[4:]]
     assert kinds.count("code") == 6
@@ -19,22 +20,28 @@ def test_the_forty_domains_of_the_paper():
 
 def test_control_tokens_are_shared_and_ordered():
     tokens = control_tokens_of(PRESETS["sigma_4"])
+
     assert tokens == ["<eot>", "<cn>", "<en>", "<python>", "<java>"]
     assert len(control_tokens_of(PRESETS["sigma_40"])) == 5 + 26 + 6
 
 
-def test_order_is_that_of_the_preset_and_sizes_may_differ():
+def test_domains_keep_the_presets_order_and_may_differ_in_size():
     config = load_config(None, {"domains.names": "[en, zh]", "domains.experts": "{en: 4}"})
-    assert [(domain.name, domain.num_experts) for domain in build_domains(config)] == [("zh", 16), ("en", 4)]
+
+    domains = build_domains(config)
+
+    assert [(domain.name, domain.num_experts) for domain in domains] == [("zh", 16), ("en", 4)]
 
 
 def test_added_domains_come_after_the_preset_and_may_be_chosen_like_them():
     chemistry = "{name: chemistry, kind: monolingual, control_tokens: [<reserved_0>]}"
     added = f"[{chemistry}, {{name: rust, kind: code, control_tokens: [<rust>]}}]"
+
     everything = build_domains(load_config(None, {"domains.added": added, "domains.experts": "{chemistry: 2}"}))
+    chosen = build_domains(load_config(None, {"domains.added": added, "domains.names": "[rust, zh]"}))
+
     assert [domain.name for domain in everything[4:]] == ["chemistry", "rust"]
     assert everything[4] == Domain("chemistry", "monolingual", ("<reserved_0>",), 2)
-    chosen = build_domains(load_config(None, {"domains.added": added, "domains.names": "[rust, zh]"}))
     assert [(domain.name, domain.kind) for domain in chosen] == [("zh", "monolingual"), ("rust", "code")]
 
 
@@ -52,10 +59,10 @@ def test_added_domains_come_after_the_preset_and_may_be_chosen_like_them():
         ({"domains.added": "[{name: a, kind: bilingual, control_tokens: [<cn>]}]"}, "bilingual takes two"),
         ({"domains.added": "[{name: a, kind: code}]"}, "one for each programming language"),
         ({"domains.added": "[{name: a, control_tokens: [<eot>]}]"}, "'a' has <eot>, which ends every document"),
-        ({"domains.added": "[{name: a, kind: code, control_tokens: [<c>, <pad>]}]"}, "'a' has <pad>, which stands for"),
+        ({"domains.added": "[{name: a, kind: code, control_tokens: [<c>, <pad>]}]"}, "'a' has <pad>, which is padding"),
         (
             {"domains.names": "[zh, en]", "domains.vocabularies": "[{name: a, vocab_size: 9, domains: [zh]}]"},
-            "leave out en",
+            "leaves out en",
         ),
         (
             {
@@ -64,8 +71,13 @@ def test_added_domains_come_after_the_preset_and_may_be_chosen_like_them():
             },
             "in two vocabularies",
         ),
+        ({"domains.names": "[zh]", "domains.vocabularies": "[{domains: [zh]}]"}, "the empty or duplicate name ''"),
+        (
+            {"domains.names": "[zh]", "domains.vocabularies": "[{name: a, domains: [zh]}, {name: a}]"},
+            "the empty or duplicate name 'a'",
+        ),
     ],
 )
-def test_impossible_domains(overrides, message):
+def test_impossible_domains_are_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
         build_domains(load_config(None, overrides))

@@ -3,7 +3,7 @@
 import argparse
 from functools import reduce
 
-from mindpangu.config import Config, describe, to_yaml
+from mindpangu.config import Config, describe, refuse_renamed, to_yaml
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import ConfigError
 
@@ -20,6 +20,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     elif options.get == "run_folder":
         print(RunFolder.from_config(config).root)
     elif options.get:
+        refuse_renamed(options.get)
         try:
             print(reduce(getattr, options.get.split("."), config))
         except AttributeError:

@@ -1,4 +1,4 @@
-"""Typed configuration from YAML. `schema.py` declares every key, `loader.py` reads and checks."""
+"""Typed configuration from YAML. `schema.py` declares every key; `loader.py` reads and checks files."""
 
 from mindpangu.config.loader import (
     ONE_PROCESS,
@@ -7,6 +7,7 @@ from mindpangu.config.loader import (
     keys_that_differ,
     load_config,
     load_saved_config,
+    refuse_renamed,
     require_one_process,
     require_pangu_alpha,
     resolve,
@@ -52,6 +53,7 @@ __all__ = [
     "keys_that_differ",
     "load_config",
     "load_saved_config",
+    "refuse_renamed",
     "require_one_process",
     "require_pangu_alpha",
     "resolve",

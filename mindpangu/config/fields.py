@@ -1,4 +1,4 @@
-"""Field helpers of the configuration: a default together with the values that are allowed."""
+"""Dataclass fields for configuration keys: a default value and the values that are allowed."""
 
 import math
 from collections.abc import Mapping
@@ -9,17 +9,17 @@ from typing import Any
 def number(
     default: float, minimum: float | None = None, maximum: float | None = None, above: float | None = None
 ) -> Any:
-    """A number with bounds: `minimum` and `maximum` are inclusive, `above` is exclusive."""
+    """Declares a number with bounds: `minimum` and `maximum` are inclusive, `above` is an exclusive minimum."""
     return field(default=default, metadata={"minimum": minimum, "maximum": maximum, "above": above})
 
 
 def choice(default: str, *others: str) -> Any:
-    """A string out of a fixed set; the first one is the default."""
+    """Declares a string from a fixed set. The first one is the default."""
     return field(default=default, metadata={"choices": (default, *others)})
 
 
 def violation(key: str, value: Any, metadata: Mapping[str, Any]) -> str | None:
-    """Says what is wrong with `value` under a field's `metadata`, or returns None."""
+    """Returns a message if `value` breaks the rules in a field's `metadata`, else None."""
     choices = metadata.get("choices")
     if choices and value not in choices:
         return f"{key} is {value!r}; allowed: {', '.join(choices)}"

@@ -1,7 +1,7 @@
-"""From a YAML file and dotted overrides to a checked `Config`, and back to YAML.
+"""Loads a YAML file and dotted overrides into a checked `Config`, and writes a `Config` back to YAML.
 
-Strict: an unknown key, a wrong type, a value out of range or an impossible combination is a `ConfigError`
-that names the key, what is allowed and the nearest spelling. Reads files; knows nothing of MindSpore.
+Loading is strict: an unknown key, a wrong type, a value out of range, or an impossible combination raises a
+`ConfigError` that names the key, what is allowed, and the nearest spelling. Nothing here depends on MindSpore.
 """
 
 import ast
@@ -21,28 +21,28 @@ from mindpangu.config.schema import ARCHITECTURE, Config, ModelConfig
 from mindpangu.errors import ConfigError
 
 RENAMED_KEYS = {"domains.embedding_slots": "domains.vocabularies"}
-"""Keys that were renamed: old dotted key → new dotted key."""
+"""Old dotted key → new dotted key. Both lie in the same section."""
 
 
 def load_config(path: str | Path | None = None, overrides: Mapping[str, str] | None = None) -> Config:
-    """Reads a configuration that a user wrote.
+    """Loads a configuration that a user wrote.
 
     Args:
-        path: a YAML file, or None for the defaults alone.
+        path: a YAML file, or None to start from the defaults.
         overrides: dotted key → value, e.g. {"training.steps": "200"}. Values are YAML, except for keys of type str,
-            which take the text as it is.
+            whose text is taken verbatim.
 
     Raises:
-        ConfigError: the file cannot be read, or a key or value cannot be used. A key that was renamed is refused, and
-            the message gives its new name.
+        ConfigError: the file cannot be read, or a key or value is invalid. A renamed key is refused with a message
+            that gives its new name.
     """
     return _config_from(_read_yaml(Path(path)) if path is not None else {}, overrides)
 
 
 def load_saved_config(path: str | Path, overrides: Mapping[str, str] | None = None) -> Config:
-    """Reads a configuration that mindpangu wrote: into a run folder, a checkpoint, or an export.
+    """Loads a configuration that mindpangu wrote to a run folder or a checkpoint.
 
-    Keys that were renamed since are translated. Arguments and errors are those of `load_config`.
+    Keys that have been renamed since are translated. Otherwise like `load_config`.
     """
     tree = _read_yaml(Path(path))
     for old, new in RENAMED_KEYS.items():
@@ -64,8 +64,10 @@ def _config_from(tree: dict[str, Any], overrides: Mapping[str, str] | None) -> C
 
 
 def resolve(config: Config) -> Config:
-    """Replaces every 0 that stands for "derived" by its value, so that a saved configuration is complete."""
-    model, training, schedule = config.model, config.training, config.lr_scheduler
+    """Replaces every 0 that means "derived" with its value, so that a saved configuration is complete."""
+    model = config.model
+    training = config.training
+    schedule = config.lr_scheduler
     replicas = config.parallelism.data_parallel
     return dataclasses.replace(
         config,
@@ -84,13 +86,17 @@ def _usual_ffn_hidden_size(model: ModelConfig) -> int:
 
 
 ONE_PROCESS = {f"parallelism.{kind}_parallel": "1" for kind in ("data", "tensor", "expert")}
-"""Overrides for what one process does, whatever the file says that it is given."""
+"""Overrides that run a configuration in a single process, whatever parallelism the file asks for."""
 
 
 def check(config: Config) -> None:
-    """Checks what no single key can tell: combinations. `config` is resolved."""
-    model, training, data, parallelism = config.model, config.training, config.data, config.parallelism
-    local, replicas = training.local_batch_size, parallelism.data_parallel
+    """Checks combinations of keys in a resolved configuration. Raises ConfigError for the first that is impossible."""
+    model = config.model
+    training = config.training
+    data = config.data
+    parallelism = config.parallelism
+    local = training.local_batch_size
+    replicas = parallelism.data_parallel
     rules = [
         (
             model.hidden_size % model.num_heads == 0,
@@ -98,13 +104,13 @@ def check(config: Config) -> None:
         ),
         (
             model.position != "rope" or model.hidden_size // model.num_heads % 2 == 0,
-            "model.position is rope, which turns pairs of numbers, but model.hidden_size / model.num_heads is "
-            f"{model.hidden_size // model.num_heads}",
+            "model.position is rope, which rotates pairs of channels, but model.hidden_size / model.num_heads is "
+            f"{model.hidden_size // model.num_heads}, an odd number",
         ),
         (
             model.shortcut_reduction <= model.hidden_size,
-            f"model.shortcut_reduction is {model.shortcut_reduction}, more than model.hidden_size {model.hidden_size}: "
-            "nothing is left of the bottleneck",
+            f"model.shortcut_reduction is {model.shortcut_reduction}, more than model.hidden_size {model.hidden_size}, "
+            "which leaves the bottleneck no channels",
         ),
         (
             model.rre_layers <= model.num_layers,
@@ -118,7 +124,7 @@ def check(config: Config) -> None:
         (
             data.schedule != "rotating" or local % data.domains_per_step == 0,
             f"data.domains_per_step is {data.domains_per_step}, which does not divide "
-            f"training.local_batch_size {local}, as data.schedule rotating needs",
+            f"training.local_batch_size {local}, as data.schedule rotating requires",
         ),
         (
             config.lr_scheduler.decay_steps > config.lr_scheduler.warmup_steps,
@@ -132,8 +138,8 @@ def check(config: Config) -> None:
         ),
         (
             config.context.device_target != "CPU" or config.context.precision != "bf16",
-            f"context.precision is {config.context.precision}; on the CPU only fp32 is allowed, and fp16 "
-            "for tests with tiny models (it is slow there); the CPU has no bf16 kernels",
+            f"context.precision is {config.context.precision}; the CPU has no bf16 kernels. Use fp32 there, or fp16 "
+            "to test tiny models (it is slow)",
         ),
         (
             len(config.optimizer.betas) == 2 and all(0 <= beta < 1 for beta in config.optimizer.betas),
@@ -173,44 +179,63 @@ def check(config: Config) -> None:
             raise ConfigError(message)
 
 
-def require_pangu_alpha(config: Config, what: str) -> None:
-    """Raises ConfigError unless a model has PanGu-α's parts, of which alone `what` knows."""
-    usual = ModelConfig()
+def require_pangu_alpha(config: Config, user: str) -> None:
+    """Raises ConfigError unless the model has PanGu-α's architecture, the only one that `user` supports.
+
+    `user` is the subject of the message, e.g. "an export".
+    """
+    pangu_alpha = ModelConfig()
     for key in ARCHITECTURE:
-        value, known = getattr(config.model, key), getattr(usual, key)
-        if value != known:
-            raise ConfigError(f"{what} knows PanGu-α's parts only (model.{key} {known}); this model has {value}")
+        value = getattr(config.model, key)
+        supported = getattr(pangu_alpha, key)
+        if value != supported:
+            raise ConfigError(
+                f"{user} supports PanGu-α's architecture only (model.{key} {supported}); this model has {value}"
+            )
 
 
-def require_one_process(config: Config, what: str) -> None:
-    """Raises ConfigError if a configuration asks for several processes. `what` is done in one: "rounds are trained"."""
+def require_one_process(config: Config, activity: str) -> None:
+    """Raises ConfigError if a configuration asks for several processes.
+
+    `activity` completes the message "… in one process", e.g. "rounds are trained".
+    """
     ranks = config.parallelism.data_parallel * config.parallelism.tensor_parallel
     if ranks > 1:
         raise ConfigError(
-            f"parallelism asks for {ranks} processes, but {what} in one; give --parallelism.data_parallel 1 "
-            "--parallelism.tensor_parallel 1 --parallelism.expert_parallel 1 (a step keeps training.global_batch_size)"
+            f"parallelism asks for {ranks} processes, but {activity} in one process; give --parallelism.data_parallel "
+            "1 --parallelism.tensor_parallel 1 --parallelism.expert_parallel 1 (training.global_batch_size still "
+            "applies)"
         )
 
 
+def refuse_renamed(key: str) -> None:
+    """Raises ConfigError that gives the new name of a dotted key if it was renamed."""
+    if key in RENAMED_KEYS:
+        raise ConfigError(f"key {key} is now called {RENAMED_KEYS[key]}")
+
+
 def to_yaml(config: Config) -> str:
-    """The configuration as YAML text that `load_config` reads back to an equal object."""
+    """Returns the configuration as YAML text, which `load_config` reads back to an equal object."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
 
 
 def describe() -> Iterator[tuple[str, str, Any, str]]:
-    """Yields (dotted key, type, default, docstring) of every key, in the order of the schema."""
-    for section in dataclasses.fields(Config):
-        defaults, docs = section.default_factory(), _field_docstrings(section.type)
-        for item in dataclasses.fields(section.type):
-            kind = item.type if not isinstance(item.type, type) else item.type.__name__
-            yield f"{section.name}.{item.name}", str(kind), getattr(defaults, item.name), docs[item.name]
+    """Yields (dotted key, type, default, docstring) for every key, in the order of the schema."""
+    config = Config()
+    for section in dataclasses.fields(config):
+        defaults = getattr(config, section.name)
+        docs = _field_docstrings(type(defaults))
+        for item in dataclasses.fields(defaults):
+            kind = item.type.__name__ if isinstance(item.type, type) else str(item.type)
+            yield f"{section.name}.{item.name}", kind, getattr(defaults, item.name), docs[item.name]
 
 
 def keys_that_differ(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> dict[str, tuple]:
-    """Dotted key → (our value, their value) wherever two configuration trees differ."""
+    """Returns dotted key → (our value, their value) wherever two configuration trees differ."""
     differences: dict[str, tuple] = {}
     for key in sorted(set(ours) | set(theirs)):
-        a, b = ours.get(key), theirs.get(key)
+        a = ours.get(key)
+        b = theirs.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             differences |= keys_that_differ(a, b, f"{prefix}{key}.")
         elif a != b:
@@ -230,25 +255,25 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"configuration file {path} holds a {type(tree).__name__}; expected sections with keys")
+        raise ConfigError(f"configuration file {path} contains a {type(tree).__name__}; expected sections with keys")
     return tree
 
 
 class _UniqueKeysLoader(yaml.SafeLoader):
-    """YAML silently keeps the last of two equal keys; here that is an error."""
+    """Refuses duplicate keys, of which YAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
         repeated = next((key for key in keys if keys.count(key) > 1), None)
         if repeated is not None:
             raise ConfigError(
-                f"key {repeated!r} stands twice in one section (line {node.start_mark.line + 1} and after)"
+                f"key {repeated!r} appears twice in one section, which begins at line {node.start_mark.line + 1}"
             )
         return super().construct_mapping(node, deep)
 
 
 def _is_text(key: str) -> bool:
-    """Whether a dotted key takes a string."""
+    """True if the value of a dotted key is a string."""
     kind: Any = Config
     for name in key.split("."):
         types = {item.name: item.type for item in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
@@ -262,7 +287,7 @@ def _parse_value(key: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--{key} {text}: not a YAML value: {error}") from None
+        raise ConfigError(f"--{key} {text} is not a YAML value: {error}") from None
 
 
 def _set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -278,10 +303,11 @@ def _set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _build(kind: Any, value: Any, key: str) -> Any:
-    """Converts a YAML value to the annotated type `kind`; `key` is its dotted name for messages."""
-    if dataclasses.is_dataclass(kind):
+    """Converts a YAML value to the annotated type `kind`. `key` is its dotted name for messages."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _build_section(kind, value, key)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    arguments = typing.get_args(kind)
     if origin is list:
         if not isinstance(value, list):
             raise ConfigError(f"{key} is {value!r}; expected a list, e.g. [a, b]")
@@ -300,7 +326,7 @@ def _build(kind: Any, value: Any, key: str) -> Any:
 
 
 def _scientific(text: str) -> Any:
-    """YAML 1.1 reads 1e-3 (without a dot) as a string; a user means the number."""
+    """Converts text such as 1e-3, which YAML 1.1 reads as a string for want of a dot, to a float."""
     try:
         return float(text)
     except ValueError:
@@ -316,11 +342,11 @@ def _build_section(kind: type, value: Any, key: str) -> Any:
     arguments = {}
     for name, item in value.items():
         dotted = f"{key}.{name}" if key else str(name)
-        if dotted in RENAMED_KEYS:
-            raise ConfigError(f"key {dotted} is now called {RENAMED_KEYS[dotted]}")
+        refuse_renamed(dotted)
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            hint = f"; did you mean {f'{key}.' if key else ''}{near[0]}?" if near else ""
+            prefix = f"{key}." if key else ""
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
             raise ConfigError(f"unknown key {dotted}{hint} (known here: {', '.join(known)})")
         arguments[name] = _build(known[name].type, item, dotted)
         problem = violation(dotted, arguments[name], known[name].metadata)
@@ -330,10 +356,12 @@ def _build_section(kind: type, value: Any, key: str) -> Any:
 
 
 def _field_docstrings(kind: type) -> dict[str, str]:
-    """The string literal under each field of a dataclass; Python itself does not keep these."""
-    body = ast.parse(inspect.getsource(kind)).body[0].body
+    """Returns field name → the string literal under it in the source. Python does not keep these at run time."""
+    (definition,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(definition, ast.ClassDef)
     docs = {}
-    for statement, following in itertools.pairwise(body):
-        if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
-            docs[statement.target.id] = " ".join(following.value.value.split())
+    for statement, following in itertools.pairwise(definition.body):
+        match statement, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                docs[name] = " ".join(text.split())
     return docs

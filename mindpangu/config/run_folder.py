@@ -1,4 +1,4 @@
-"""Where everything of a run lies: output/<run>/…, the layout that MindSpore users know."""
+"""The layout of a run folder, output/<run>/…, as MindSpore users know it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,17 +8,18 @@ from mindpangu.config.schema import Config
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths inside one run folder; nothing is created here."""
+    """Paths inside one run folder. Nothing is created here."""
 
     root: Path
 
     @staticmethod
     def from_config(config: Config) -> "RunFolder":
+        """Returns the run folder that `training.output_dir` and `training.run_name` name."""
         return RunFolder(Path(config.training.output_dir) / config.training.run_name)
 
     @staticmethod
     def holds(path: Path) -> bool:
-        """True if a configuration file was saved in a run folder or a checkpoint, rather than written by a user."""
+        """True if a configuration file was saved to a run folder or a checkpoint rather than written by a user."""
         beside = ("metrics.jsonl", "checkpoint", "manifest.json")
         return path.name == "config.yaml" and any((path.parent / name).exists() for name in beside)
 
@@ -60,7 +61,7 @@ class RunFolder:
 
     @property
     def rounds(self) -> Path:
-        """Losses and samples of a training in several rounds."""
+        """Folder of the losses and samples of multiple-round training."""
         return self.root / "rounds"
 
     @property
@@ -81,7 +82,7 @@ class RunFolder:
 
     @property
     def stopped(self) -> Path:
-        """There if the last training was stopped by a signal: msrun does not pass the exit code that says so."""
+        """Marker file that exists if a signal stopped the last training. msrun does not pass on the exit code."""
         return self.root / ".stopped"
 
     @property

@@ -1,13 +1,13 @@
-"""From text on disk to batches of token ids; nothing here knows of models or of MindSpore.
+"""Turns text on disk into batches of token ids. Nothing here depends on models or on MindSpore.
 
-The journey of a document:
+The path of a document:
 
-    reader = CorpusReader(config, domains)                  # jsonl → Record, bad records counted and named
-    split = split_corpus(reader)                            # which source documents are held out
+    reader = CorpusReader(config, domains)                  # jsonl → Record; counts and names bad records
+    split = split_corpus(reader)                            # selects the held-out source documents
     tokenizer = train_tokenizer(training_texts(reader, split), vocab_size, control_tokens_of(domains), path)
     shards = write_shards(folder, reader, split, tokenizer) # <python> code <eot> → code.train.bin
-    loader = Loader(shards, domains, config)                # cut at seq_length, shuffled, mixed
-    step = loader.next_step()                               # StepBatches: micro-batches, and the state to save
+    loader = Loader(shards, domains, config)                # cuts at seq_length, shuffles, mixes domains
+    step = loader.next_step()                               # StepBatches: micro-batches and the state to save
 """
 
 from mindpangu.data.batch import Batch, equal_parts

@@ -1,10 +1,10 @@
-"""Reading jsonl corpora: one JSON object a line, streamed, with a report of what could not be used.
+"""Reads jsonl corpora, one JSON object per line, as a stream, and reports unusable records.
 
-A record is {"domain": name, …} with the fields of its domain's kind (`formats.py`) or, with data.format instruction, of
-its task (`instruction.py`), and optionally "source" and "doc".
-Records that share (source, doc) come from one source document and stay on one side of the held-out split (`split.py`);
-each record becomes one document of the token stream. "doc" need only be unique within its source; without "source" the
-file is the source, without "doc" the record is a source document of its own.
+A record is {"domain": name, …} with the fields of its domain's kind (`formats.py`) or, if data.format is instruction,
+of its task (`instruction.py`), and optionally "source" and "doc". Each record becomes one document of the token stream.
+Records with the same (source, doc) come from one source document and stay on one side of the held-out split
+(`split.py`). "doc" only needs to be unique within its source. Without "source" the file is the source; without "doc"
+the record is a source document of its own.
 """
 
 import glob
@@ -22,7 +22,7 @@ from mindpangu.domains import Domain, known_domains
 from mindpangu.errors import DataError
 from mindpangu.files import count_utf8_bytes, decode_line
 
-_LISTED = 5
+_MAX_LISTED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class Record:
 
     Attributes:
         domain_id: position of its domain among the run's domains.
-        source_document: (source, doc); records that share it are split together.
-        parts: its text and the control tokens that open it.
-        text_bytes: UTF-8 bytes of the text.
+        source_document: (source, doc); records with the same value stay on one side of the split.
+        parts: texts and the control tokens that open them.
+        text_bytes: number of UTF-8 bytes of the texts.
     """
 
     domain_id: int
@@ -44,39 +44,40 @@ class Record:
 
 @dataclass
 class CorpusReport:
-    """What one reading found. `bad_records` names every one as "file:line: reason"; data.max_bad_records bounds it."""
+    """Report of one reading. `bad_records` lists "file:line: reason"; data.max_bad_records limits its length."""
 
     num_records: int = 0
     num_bad: int = 0
     bad_records: list[str] = field(default_factory=list)
     skipped: Counter = field(default_factory=Counter)
-    """Records of the preset's domains that this run leaves out, by domain name; only their domain was looked at."""
+    """Number of skipped records by domain name, for known domains that are not in this run. Only their domain was
+    checked."""
 
     def summary(self) -> str:
-        """One line for the log, and one for each listed bad record."""
+        """Returns one line for the log, and one more per listed bad record."""
         skipped = ", ".join(f"{name} {count:,}" for name, count in sorted(self.skipped.items()))
         line = f"{self.num_records:,} records"
         line += f"; skipped, not in domains.names: {skipped}" if skipped else ""
         return line + (f"; {self.listing()}" if self.num_bad else "")
 
     def listing(self) -> str:
-        """The number of bad records and the first few of them."""
-        shown = self.bad_records[:_LISTED]
+        """Returns the number of bad records and the first few of them."""
+        shown = self.bad_records[:_MAX_LISTED]
         more = self.num_bad - len(shown)
         return "\n  ".join([f"{self.num_bad:,} bad records:", *shown] + [f"and {more:,} more"] * bool(more))
 
 
 class CorpusReader:
-    """The corpus of a run. Iterating reads it from the start, file by file in sorted order, and renews `report`.
+    """The corpus of a run. Iteration reads all files from the start, in sorted order, and starts a new `report`.
 
     Attributes:
         domains: the run's domains; a record's domain_id is a position in it.
-        files, total_bytes: what is read.
-        report: of the latest reading.
-        bytes_read: how far that reading is.
+        files, total_bytes: the files and their total size.
+        report: report of the latest reading.
+        bytes_read: number of bytes that the latest reading has read so far.
 
     Raises:
-        DataError: a pattern of data.corpus matches no file, or, while iterating, a file cannot be read or more than
+        DataError: a pattern of data.corpus matches no file. During iteration: a file cannot be read, or more than
             data.max_bad_records records are bad.
     """
 
@@ -92,7 +93,8 @@ class CorpusReader:
         self._known = known_domains(config)
 
     def __iter__(self) -> Iterator[Record]:
-        self.report, self.bytes_read = CorpusReport(), 0
+        self.report = CorpusReport()
+        self.bytes_read = 0
         for path in self.files:
             try:
                 yield from self._read(path)
@@ -101,21 +103,21 @@ class CorpusReader:
 
     def _read(self, path: Path) -> Iterator[Record]:
         with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
+            for line_number, line in enumerate(file, start=1):
                 self.bytes_read += len(line)
-                if line.isspace():  # a blank line is no record
+                if line.isspace():
                     continue
                 try:
-                    record = self._parse(line, path, number)
+                    record = self._parse(line, path, line_number)
                 except ValueError as error:
-                    self._count_bad(f"{path}:{number}: {error}")
+                    self._count_bad(f"{path}:{line_number}: {error}")
                     continue
                 if record is not None:
                     self.report.num_records += 1
                     yield record
 
-    def _parse(self, line: bytes, path: Path, number: int) -> Record | None:
-        """A record, or None if its domain is not in this run. ValueError gives the reason for a bad one."""
+    def _parse(self, line: bytes, path: Path, line_number: int) -> Record | None:
+        """Returns a record, or None if its domain is not in this run. Raises ValueError, with the reason, if bad."""
         fields = _json_object(line)
         name = fields.get("domain")
         if not isinstance(name, str) or name not in self._known:
@@ -127,25 +129,26 @@ class CorpusReader:
         parts = self._parts(self.domains[domain_id], fields)
         text_bytes = sum(count_utf8_bytes(text) for _, text in parts)
         source = _identifier(fields, "source", str(path))
-        doc = _identifier(fields, "doc", f"{path}:{number}")
+        doc = _identifier(fields, "doc", f"{path}:{line_number}")
         return Record(domain_id, (source, doc), parts, text_bytes)
 
     def _count_bad(self, description: str) -> None:
-        report, limit = self.report, self.config.data.max_bad_records
+        report = self.report
+        limit = self.config.data.max_bad_records
         report.num_bad += 1
         report.bad_records.append(description)
         if report.num_bad > limit:
             raise DataError(
                 f"more than data.max_bad_records = {limit} records cannot be used; {report.listing()}\n"
-                "Remedy: mend them, or raise data.max_bad_records to skip them."
+                "Remedy: fix them, or raise data.max_bad_records to skip them."
             )
 
 
 def expand_patterns(patterns: Sequence[str], option: str = "data.corpus") -> list[Path]:
-    """The files that glob patterns match, each once, in sorted order.
+    """Returns the files that match any of the glob patterns, each once, in sorted order.
 
     Raises:
-        DataError: a pattern matches none; names the option that gave it.
+        DataError: a pattern matches no file. The message names `option`, which gave it.
     """
     files: dict[Path, Path] = {}
     for pattern in patterns:
@@ -176,5 +179,5 @@ def _identifier(fields: dict[str, Any], key: str, default: str) -> str:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f'"{key}" is a {type(value).__name__}, not a string or a whole number')
+        raise ValueError(f'"{key}" has type {type(value).__name__}, expected a string or an integer')
     return str(value)

@@ -1,12 +1,12 @@
-"""How a record of each kind of domain becomes one document of token ids.
+"""Turns a record into one document of token ids, by the kind of its domain.
 
-    monolingual   {"text"}             <lang> text <eot>      without <lang> if the domain has no token, as PanGu-α
+    monolingual   {"text"}             <lang> text <eot>      no <lang> if the domain has no token, as in PanGu-α
     bilingual     {"zh", "en"}         <cn> zh <en> en <eot>
-    code          {"text", "lang"}     <lang> code <eot>      e.g. <python>; without "lang" the domain's first language
+    code          {"text", "lang"}     <lang> code <eot>      e.g. <python>; the domain's first language if no "lang"
 
-PanGu-Σ (section on data) inserts language or code control tokens and an `<EOT>` and then
-concatenates. That much is published. Ours are the spellings of the tokens and the leading token of monolingual
-documents. The domain id is no token: it travels beside the sample.
+PanGu-Σ (section on data) inserts control tokens for languages and code and an `<EOT>`, and concatenates the documents.
+The spelling of the tokens and the leading token of monolingual documents are ours. The domain id is not a token: it
+accompanies the sample.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,17 @@ from mindpangu.domains import Domain
 from mindpangu.tokenizer import Tokenizer
 
 Parts = tuple[tuple[str, str], ...]
-"""A document before tokenization: (control token that opens the part, "" for none; text of the part)."""
+"""A document before tokenization: for each part, (control token that opens it, or ""; text)."""
 
 _TEXT_FIELDS = {"monolingual": ("text",), "bilingual": ("zh", "en"), "code": ("text",)}
 
 
 def document_parts(domain: Domain, record: Mapping[str, Any]) -> Parts:
-    """The parts of a record's document.
+    """Returns the parts of a record's document.
 
     Raises:
-        ValueError: the record has no usable text, or names a programming language that the domain lacks. Its message
-            is the reason for the report of bad records.
+        ValueError: the record has no usable text, or names a programming language that the domain lacks. The report of
+            bad records quotes the message.
     """
     texts = [text_of(record, field) for field in _TEXT_FIELDS[domain.kind]]
     tokens = (language_token(domain, record),) if domain.kind == "code" else domain.control_tokens or ("",)
@@ -34,7 +34,7 @@ def document_parts(domain: Domain, record: Mapping[str, Any]) -> Parts:
 
 
 def encode_documents(documents: Sequence[Parts], tokenizer: Tokenizer, threads: int = 1) -> list[list[int]]:
-    """Token ids of each document, `<eot>` included.
+    """Returns the token ids of each document, including `<eot>`.
 
     Raises:
         TokenizerError: the tokenizer lacks a control token.
@@ -52,34 +52,34 @@ def encode_documents(documents: Sequence[Parts], tokenizer: Tokenizer, threads: 
 
 
 def opening_ids(token: str, tokenizer: Tokenizer) -> list[int]:
-    """The ids before a part that a control token opens: one, or none for ""."""
+    """Returns the ids before a part: that of its control token, or none for ""."""
     return [tokenizer.control_id(token)] if token else []
 
 
 def prompt_ids(domain: Domain, text: str, tokenizer: Tokenizer) -> list[int]:
-    """Token ids that a continuation of `text` starts from: the domain's first control token, the text, no `<eot>`."""
+    """Returns the token ids of a prompt to continue: the domain's first control token and the text, without `<eot>`."""
     return [*opening_ids(opening_token(domain), tokenizer), *tokenizer.encode(text)]
 
 
 def opening_token(domain: Domain) -> str:
-    """The control token that opens the domain's documents, or "" for a domain without one."""
+    """Returns the control token that opens the domain's documents, or "" if it has none."""
     return domain.control_tokens[0] if domain.control_tokens else ""
 
 
 def text_of(record: Mapping[str, Any], field: str) -> str:
-    """A field's text. ValueError if there is none."""
+    """Returns the text in a field. Raises ValueError if there is none."""
     text = record.get(field)
     if text is None:
         raise ValueError(f'no "{field}"')
     if not isinstance(text, str):
-        raise ValueError(f'"{field}" is a {type(text).__name__}, not a string')
+        raise ValueError(f'"{field}" has type {type(text).__name__}, expected a string')
     if not text.strip():
         raise ValueError(f'"{field}" is empty')
     return text
 
 
 def language_token(domain: Domain, record: Mapping[str, Any]) -> str:
-    """The control token of "lang", or the domain's first. ValueError for a language that the domain lacks."""
+    """Returns the control token of "lang", or the domain's first. Raises ValueError if the domain lacks it."""
     language = record.get("lang")
     if language is None:
         return opening_token(domain)

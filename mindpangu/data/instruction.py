@@ -1,19 +1,19 @@
-"""Records to fine-tune on (data.format: instruction), and how each becomes one sample whose answers alone count.
+"""Turns records for fine-tuning (data.format: instruction) into samples in which only the answers count in the loss.
 
-    task          fields                                   document; what counts is in [ ], ⏎ is a newline
+    task          fields                                   document; tokens in [ ] count, ⏎ is a newline
     dialogue      {"turns": [text, reply, text, reply]}    <cn> 问：text⏎答： [reply <eot>] ⏎问：text⏎答： [reply <eot>]
     qa            {"question", "answer", "context"?}       <cn> context⏎问：question⏎答： [answer <eot>]
     translation   {"text", "translation", "from", "to"}    <cn> text <en> [translation <eot>]
     code          {"instruction", "answer", "lang"?}       <python> Question: instruction⏎Answer:⏎ [answer <eot>]
 
-Every record also has "domain" and "task", and may have "source" and "doc" as in text (`corpus.py`). A domain whose
-first control token is another than <cn> has "Question: " and "Answer: " for 问： and 答：, which are PanGu-α's prompts
-for such tasks; a translation is spelled like a document of the bilingual domain. The rest is ours.
+Every record also has "domain" and "task", and may have "source" and "doc" as for text (`corpus.py`). 问： and 答： are
+PanGu-α's prompts for such tasks; domains whose first control token is not <cn> use "Question: " and "Answer: " instead.
+A translation is spelled like a document of the bilingual domain. The rest is ours.
 
-A document is kept as parts that take turns: what is given, its answer, what is given, its answer, and so on.
+A document is a sequence of alternating parts: prompt, answer, prompt, answer, and so on.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,60 +23,67 @@ from mindpangu.data.formats import Parts, language_token, opening_ids, opening_t
 from mindpangu.domains import CHINESE, ENGLISH, Domain
 from mindpangu.tokenizer import Tokenizer
 
-_WORDS = dict.fromkeys((CHINESE, ""), ("问：", "答："))  # "": PanGu-α's documents, which no token opens
-_OTHER_WORDS = ("Question: ", "Answer: ")
+_CHINESE_CUES = ("问：", "答：")
+_ENGLISH_CUES = ("Question: ", "Answer: ")
 _TOKEN_OF_LANGUAGE = {"zh": CHINESE, "en": ENGLISH}
 
 
-def instruction_parts(domain: Domain, record: Mapping[str, Any], answered: bool = True) -> Parts:
-    """The parts of a record's document: (control token or "", text), given and answered in turn.
+def instruction_parts(domain: Domain, record: Mapping[str, Any], with_answer: bool = True) -> Parts:
+    """Returns the parts of a record's document, prompts and answers in turn.
 
     Args:
-        answered: False for a record whose (last) answer is yet to be found: it needs none, and its last part is the
-            answer's control token alone.
+        domain: the record's domain.
+        record: a record as described at the top of this module.
+        with_answer: if False, the record has no (last) answer, and the last part is only the answer's control token.
 
     Raises:
-        ValueError: the record cannot be used; the message is the reason for the report of bad records.
+        ValueError: the record is unusable. The report of bad records quotes the message.
     """
     task = record.get("task")
     if not isinstance(task, str) or task not in _TASKS:
         raise ValueError(f'"task" is {task!r}; known: {", ".join(_TASKS)}')
-    return _TASKS[task](domain, record, answered)
+    return _TASKS[task](domain, record, with_answer)
 
 
 def prompt_parts(domain: Domain, record: Mapping[str, Any]) -> Parts:
-    """The parts of a record without its answer, e.g. {"task": "qa", "question": …}; a dialogue ends with a text that
-    has no reply. ValueError as `instruction_parts`."""
-    return instruction_parts(domain, record, answered=False)
+    """Returns the parts of a record without an answer, e.g. {"task": "qa", "question": …}.
+
+    The last text of a dialogue has no reply. Raises ValueError like `instruction_parts`.
+    """
+    return instruction_parts(domain, record, with_answer=False)
 
 
 def encode_prompt(parts: Parts, tokenizer: Tokenizer, limit: int) -> list[int]:
-    """Token ids that an answer continues, as a sample has them before the answer; at most `limit`, see `shorten`."""
-    ids, _ = _join(parts, iter(tokenizer.encode_batch([text for _, text in parts], 1)), tokenizer, answered=False)
+    """Returns the token ids before an answer, as they are in a sample, shortened to at most `limit` (`shorten`)."""
+    ids, _ = _join(parts, iter(tokenizer.encode_batch([text for _, text in parts], 1)), tokenizer, with_answer=False)
     return shorten(ids, limit)
 
 
 def encode_samples(
     documents: Sequence[Parts], tokenizer: Tokenizer, seq_length: int, threads: int = 1
 ) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8], bool]]:
-    """(S + 1 token ids, which of them count, whether the document was too long) of each document.
+    """Encodes each document as a sample: (S + 1 token ids, 1 where a token counts, whether it was shortened).
 
-    A short one is padded. Of a long one the beginning of what is given before the first answer goes first, down to half
-    of the sample; what is still too long is cut off at the end. So every sample has some of an answer to learn.
+    A short document is padded. A long one first loses the beginning of its first prompt, down to half of the sample;
+    if it is still too long, it is cut off at the end. So every sample has at least part of an answer to learn.
 
     Raises:
         TokenizerError: the tokenizer lacks a control token.
     """
     encoded = iter(tokenizer.encode_batch([text for parts in documents for _, text in parts], threads))
-    length, samples = seq_length + 1, []
+    length = seq_length + 1
+    samples = []
     for parts in documents:
-        ids, counted = _join(parts, encoded, tokenizer, answered=True)
-        given, excess = counted.index(1), len(ids) - length
-        kept = min(given, max(given - max(excess, 0), length // 2))
-        ids, counted = shorten(ids[:given], kept) + ids[given:], [0] * kept + counted[given:]
+        ids, counted = _join(parts, encoded, tokenizer, with_answer=True)
+        prompt_length = counted.index(1)
+        excess = len(ids) - length
+        kept = min(prompt_length, max(prompt_length - max(excess, 0), length // 2))
+        ids = shorten(ids[:prompt_length], kept) + ids[prompt_length:]
+        counted = [0] * kept + counted[prompt_length:]
         ids_T = np.full(length, tokenizer.pad_id, np.int32)
+        ids_T[: len(ids)] = ids[:length]
         counted_T = np.zeros(length, np.uint8)
-        ids_T[: len(ids)], counted_T[: len(ids)] = ids[:length], counted[:length]
+        counted_T[: len(ids)] = counted[:length]
         samples.append((ids_T, counted_T, excess > 0))
     return samples
 
@@ -84,63 +91,70 @@ def encode_samples(
 def first_answer(
     ids_T: npt.NDArray[np.int32], counted_T: npt.NDArray[np.uint8]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids of a sample (`encode_samples`): what is given before its first answer, and that answer."""
+    """Returns the token ids of a sample's first prompt and of its first answer. `encode_samples` made the sample."""
     first = int(np.argmax(counted_T))
     last = first + int(np.argmin(np.append(counted_T[first:], 0)))
     return tuple(ids_T[:first].tolist()), tuple(ids_T[first:last].tolist())
 
 
 def shorten(prompt: list[int], limit: int) -> list[int]:
-    """The first token, which is the control token, and the last ones of a prompt: `limit` (≥ 1) tokens at most."""
+    """Shortens a prompt to `limit` (≥ 1) tokens: its first token, which is the control token, and its last ones."""
     return prompt if len(prompt) <= limit else [prompt[0], *prompt[len(prompt) - limit + 1 :]]
 
 
-def _join(parts: Parts, encoded, tokenizer: Tokenizer, answered: bool) -> tuple[list[int], list[int]]:
-    """(token ids, which of them count); without `answered` the last answer, which is empty, is not ended."""
-    ids, counted = [], []
-    for number, (token, _) in enumerate(parts):
-        opening, text = opening_ids(token, tokenizer), next(encoded)
-        is_answer = number % 2
-        if is_answer and (answered or number < len(parts) - 1):
+def _join(
+    parts: Parts, encoded: Iterator[list[int]], tokenizer: Tokenizer, with_answer: bool
+) -> tuple[list[int], list[int]]:
+    """Returns (token ids, 1 where a token counts). Without `with_answer` the last, empty answer gets no <eot>."""
+    ids: list[int] = []
+    counted: list[int] = []
+    for index, (token, _) in enumerate(parts):
+        opening = opening_ids(token, tokenizer)
+        text = next(encoded)
+        is_answer = index % 2
+        if is_answer and (with_answer or index < len(parts) - 1):
             text = [*text, tokenizer.eot_id]
         ids += [*opening, *text]
         counted += [0] * len(opening) + [is_answer] * len(text)
     return ids, counted
 
 
-def _dialogue(domain: Domain, record: Mapping[str, Any], answered: bool) -> Parts:
+def _dialogue(domain: Domain, record: Mapping[str, Any], with_answer: bool) -> Parts:
     turns = record.get("turns")
     if not isinstance(turns, list) or not turns:
         raise ValueError('"turns" is not a list of texts' if turns else 'no "turns"')
     turns = [text_of({"turns": turn}, "turns") for turn in turns]
-    if len(turns) % 2 == answered:
+    if len(turns) % 2 == with_answer:
         raise ValueError(
             f'"turns" has {len(turns)} texts; '
-            + ("each second one is a reply" if answered else "the last one has a reply")
+            + ("every second one must be a reply" if with_answer else "the last one must not be a reply")
         )
-    (ask, answer), parts = _words(domain), []
+    question_cue, answer_cue = _cues(domain)
+    parts = []
     for start in range(0, len(turns), 2):
-        token, line = ("", "\n") if start else (opening_token(domain), "")
-        parts += [(token, f"{line}{ask}{turns[start]}\n{answer}"), ("", "".join(turns[start + 1 : start + 2]))]
+        token = "" if start else opening_token(domain)
+        separator = "\n" if start else ""
+        reply = "".join(turns[start + 1 : start + 2])  # empty for the last text of a prompt
+        parts += [(token, f"{separator}{question_cue}{turns[start]}\n{answer_cue}"), ("", reply)]
     return tuple(parts)
 
 
-def _qa(domain: Domain, record: Mapping[str, Any], answered: bool) -> Parts:
-    ask, answer = _words(domain)
+def _qa(domain: Domain, record: Mapping[str, Any], with_answer: bool) -> Parts:
+    question_cue, answer_cue = _cues(domain)
     context = f"{text_of(record, 'context')}\n" if record.get("context") else ""
-    given = f"{context}{ask}{text_of(record, 'question')}\n{answer}"
-    return (opening_token(domain), given), ("", text_of(record, "answer") if answered else "")
+    prompt = f"{context}{question_cue}{text_of(record, 'question')}\n{answer_cue}"
+    return (opening_token(domain), prompt), ("", text_of(record, "answer") if with_answer else "")
 
 
-def _translation(domain: Domain, record: Mapping[str, Any], answered: bool) -> Parts:
+def _translation(domain: Domain, record: Mapping[str, Any], with_answer: bool) -> Parts:
     source, target = (_token_of(domain, record, field) for field in ("from", "to"))
-    return (source, text_of(record, "text")), (target, text_of(record, "translation") if answered else "")
+    return (source, text_of(record, "text")), (target, text_of(record, "translation") if with_answer else "")
 
 
-def _code(domain: Domain, record: Mapping[str, Any], answered: bool) -> Parts:
-    ask, answer = _OTHER_WORDS
-    given = f"{ask}{text_of(record, 'instruction')}\n{answer.rstrip()}\n"
-    return (language_token(domain, record), given), ("", text_of(record, "answer") if answered else "")
+def _code(domain: Domain, record: Mapping[str, Any], with_answer: bool) -> Parts:
+    question_cue, answer_cue = _ENGLISH_CUES
+    prompt = f"{question_cue}{text_of(record, 'instruction')}\n{answer_cue.rstrip()}\n"
+    return (language_token(domain, record), prompt), ("", text_of(record, "answer") if with_answer else "")
 
 
 _TASKS: dict[str, Callable[[Domain, Mapping[str, Any], bool], Parts]] = {
@@ -151,8 +165,9 @@ _TASKS: dict[str, Callable[[Domain, Mapping[str, Any], bool], Parts]] = {
 }
 
 
-def _words(domain: Domain) -> tuple[str, str]:
-    return _WORDS.get(opening_token(domain), _OTHER_WORDS)
+def _cues(domain: Domain) -> tuple[str, str]:
+    """Returns the texts that announce a question and an answer. PanGu-α's domain, which has no token, is Chinese."""
+    return _CHINESE_CUES if opening_token(domain) in (CHINESE, "") else _ENGLISH_CUES
 
 
 def _token_of(domain: Domain, record: Mapping[str, Any], field: str) -> str:

@@ -1,12 +1,13 @@
-"""The stages before training: tokenizer, token shards, routing table. Each is skipped when nothing it needs changed.
+"""The stages before training: tokenizer, token shards, and routing table. Each is skipped if its inputs are unchanged.
 
-No MindSpore is loaded here, so that a run whose stages are up to date starts at once.
+MindSpore is not imported here, so a run whose stages are up to date starts at once.
 """
 
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,10 +30,12 @@ BAD_RECORDS = "bad_records.txt"
 
 
 def prepare_tokenizer(config: Config, log: Log = print) -> None:
-    """Trains the run's tokenizer on the training split, or takes the one that data.tokenizer names."""
-    folder, domains = RunFolder.from_config(config).tokenizer, build_domains(config)
+    """Trains the run's tokenizer on the training split, or copies the one that data.tokenizer names."""
+    folder = RunFolder.from_config(config).tokenizer
+    domains = build_domains(config)
     names = [vocabulary.name for vocabulary in config.domains.vocabularies] or [MAIN_VOCABULARY]
-    inputs = {"slots": names, "control_tokens": control_tokens_of(domains)}
+    # "slots" is the name of vocabularies in the file format
+    inputs: dict[str, Any] = {"slots": names, "control_tokens": control_tokens_of(domains)}
     if config.data.tokenizer:
         stage = Stage(folder, inputs | {"file": Tokenizer.load(Path(config.data.tokenizer)).digest})
     else:
@@ -72,8 +75,8 @@ def _build_tokenizer(config: Config, stage: Stage, names: Sequence[str], log: Lo
 
 def prepare_shards(config: Config, log: Log = print) -> None:
     """Writes the token shards of both splits."""
-    run, domains = RunFolder.from_config(config), build_domains(config)
-    reader = CorpusReader(config, domains)
+    run = RunFolder.from_config(config)
+    reader = CorpusReader(config, build_domains(config))
     tokenizer = Tokenizer.load(_tokenizer_path(run))
     stage = Stage(run.data, _corpus_inputs(config, reader) | {"tokenizer": tokenizer.digest})
     with stage.locked():
@@ -85,7 +88,7 @@ def prepare_shards(config: Config, log: Log = print) -> None:
             shards = write_shards(scratch, reader, split_corpus(reader), tokenizer)
             if reader.report.bad_records:
                 (scratch / BAD_RECORDS).write_text("\n".join(reader.report.bad_records) + "\n", encoding="utf-8")
-    log(reader.report.summary() + (f"\n  all of them: {run.data / BAD_RECORDS}" if reader.report.num_bad else ""))
+    log(reader.report.summary() + (f"\n  full list: {run.data / BAD_RECORDS}" if reader.report.num_bad else ""))
     log(_table_of_records(shards) if shards.has_records else _table_of_text(shards))
     log(f"data: token shards → {run.data}")
 
@@ -103,20 +106,20 @@ def _table_of_records(shards: TokenShards) -> str:
     rows = [f"{'domain':>12} {'train records':>14} {'held-out records':>17} {'answer tokens':>14} {'shortened':>10}"]
     for name in shards.domain_names:
         train, heldout = (shards.num_documents(name, split) for split in (TRAIN, HELDOUT))
-        counted, shortened = map(
-            sum, zip(*(shards.num_answers(name, split) for split in (TRAIN, HELDOUT)), strict=True)
-        )
+        answers = [shards.num_answers(name, split) for split in (TRAIN, HELDOUT)]
+        counted, shortened = map(sum, zip(*answers, strict=True))
         rows.append(f"{name:>12} {train:>14,} {heldout:>17,} {counted:>14,} {shortened:>10,}")
     return "\n".join(rows)
 
 
 def prepare_routing(config: Config, log: Log = print) -> None:
-    """Builds the routing table and says what load it promises."""
+    """Draws or copies the routing table, and prints the load that it will put on the experts."""
     run = RunFolder.from_config(config)
     if config.model.rre_layers == 0:
         log("routing: a dense model has no routing table")
         return
-    shards, domains = TokenShards.open(run.data), build_domains(config)
+    shards = TokenShards.open(run.data)
+    domains = build_domains(config)
     given = None
     if config.routing.table:
         given = RoutingTable.load(Path(config.routing.table), [domain.name for domain in domains])
@@ -126,7 +129,7 @@ def prepare_routing(config: Config, log: Log = print) -> None:
     with stage.locked():
         if stage.is_current():
             if not run.load_plot.exists():
-                _draw_load(config, RoutingTable.load(run.routing, shards.domain_names))
+                _plot_load(config, RoutingTable.load(run.routing, shards.domain_names))
             log(f"routing: up to date ({run.routing})")
             return
         _refuse_to_replace(config, stage)
@@ -140,15 +143,15 @@ def prepare_routing(config: Config, log: Log = print) -> None:
 
 
 def show_routing(config: Config, log: Log = print) -> None:
-    """Prints the expected load of the experts, and draws it beside that of a random table."""
+    """Prints the expected load of the experts, and plots it in comparison with a random table's."""
     run = RunFolder.from_config(config)
     table = RoutingTable.load(run.routing, [domain.name for domain in build_domains(config)])
-    log(_draw_load(config, table).format_table(Tokenizer.load(_tokenizer_path(run)).piece))
-    log(f"routing: load of the experts drawn → {run.load_plot}")
+    log(_plot_load(config, table).format_table(Tokenizer.load(_tokenizer_path(run)).piece))
+    log(f"routing: plot of the experts' load → {run.load_plot}")
 
 
-def _draw_load(config: Config, table: RoutingTable) -> LoadStatistics:
-    """Draws a table's load, and that of a random one for comparison; returns the table's."""
+def _plot_load(config: Config, table: RoutingTable) -> LoadStatistics:
+    """Plots a table's load in comparison with a random table's, and returns the statistics of the first."""
     statistics = _statistics(config, table)
     compared = [statistics]
     if table.assignment != "random":
@@ -164,22 +167,22 @@ def _statistics(config: Config, table: RoutingTable) -> LoadStatistics:
     shards = TokenShards.open(RunFolder.from_config(config).data)
     names = [name for name in shards.domain_names if shards.num_tokens(name, TRAIN)]
     train, heldout = ({name: shards.text_tokens(name, split) for name in names} for split in (TRAIN, HELDOUT))
-    return compute_statistics(table, train, heldout, _tokens_of_a_slot(config))
+    return compute_statistics(table, train, heldout, _tokens_per_slot(config))
 
 
-def _tokens_of_a_slot(config: Config) -> int:
-    """Tokens of one domain in a micro-batch; where slots are of different sizes, of a mean one."""
+def _tokens_per_slot(config: Config) -> int:
+    """Returns the number of tokens of one domain in a micro-batch, the mean if domain slots differ in size."""
     return config.training.local_batch_size * config.model.seq_length // config.data.domains_per_step
 
 
-def _routing_inputs(config: Config, shards: TokenShards, domains: Sequence[Domain]) -> dict:
+def _routing_inputs(config: Config, shards: TokenShards, domains: Sequence[Domain]) -> dict[str, Any]:
     return {
         "data": shards.digest,
         "experts": {domain.name: domain.num_experts for domain in domains},
         "layers": config.model.rre_layers,
         "vocab_size": config.model.vocab_size,
         "assignment": [config.routing.assignment, config.routing.seed, config.routing.jitter],
-        "tokens_of_a_slot": _tokens_of_a_slot(config),
+        "tokens_of_a_slot": _tokens_per_slot(config),
     }
 
 
@@ -188,9 +191,11 @@ def _draw_table(config: Config, shards: TokenShards, domains: Sequence[Domain]) 
     return RoutingTable.build(domains, counts, config.model.rre_layers, config.routing)
 
 
-def _corpus_inputs(config: Config, reader: CorpusReader) -> dict:
-    is_text = config.data.format == "text"
-    return ({} if is_text else {"format": config.data.format, "seq_length": config.model.seq_length}) | {
+def _corpus_inputs(config: Config, reader: CorpusReader) -> dict[str, Any]:
+    inputs: dict[str, Any] = {}
+    if config.data.format != "text":
+        inputs = {"format": config.data.format, "seq_length": config.model.seq_length}
+    return inputs | {
         "corpus": hash_files(reader.files),
         "domains": [[domain.name, domain.kind, list(domain.control_tokens)] for domain in reader.domains],
         "heldout_fraction": config.data.heldout_fraction,
@@ -204,7 +209,7 @@ def _vocab_size(config: Config, domain: Domain) -> int:
 
 
 def _tokenizer_path(run: RunFolder) -> Path:
-    """All vocabularies of the data pipeline share one tokenizer; any of its copies will do."""
+    """Returns the path of the run's tokenizer. All vocabularies share it, so any of its copies will do."""
     found = sorted(run.tokenizer.glob("*.model"))
     if not found:
         raise TokenizerError(f"there is no tokenizer in {run.tokenizer}; run `mindpangu tokenizer train` first")
@@ -212,7 +217,7 @@ def _tokenizer_path(run: RunFolder) -> Path:
 
 
 def _refuse_to_replace(config: Config, stage: Stage) -> None:
-    """A trained model stays together with what it was trained on."""
+    """Raises StageError if a checkpoint depends on the stage's current output."""
     run = RunFolder.from_config(config)
     if stage.has_other_inputs() and any(run.checkpoints.glob("iteration_*")):
         raise StageError(

@@ -1,7 +1,7 @@
-"""Chosen steps of the training stream once more, in a given order: what a further round of a training consists of.
+"""Replays selected steps of the training stream in a given order, for a further round of multiple-round training.
 
-Which steps these are is decided in `tiny.rounds`. The stream is random access, so a step is made again from the state
-that `Loader` had before it.
+`tiny.rounds` selects the steps. The stream has random access: a step is reproduced from the state of `Loader` before
+it.
 """
 
 from collections.abc import Sequence
@@ -11,42 +11,47 @@ from mindpangu.errors import DataError
 
 
 class ReplayLoader:
-    """Has the interface of `Loader`; its state is {"round", "batch": batches taken, "sample": digest}.
+    """Has the interface of `Loader`. Its state is {"round", "batch": number of batches taken, "sample": digest}.
 
-    It is as endless as a loader, which is asked for more than is trained on: after the last step comes the first.
+    It is endless like a loader, because more steps are prefetched than trained on: the first step follows the last.
 
     Args:
-        loader: the run's own, which this one takes over.
-        round: number of the round, from 2.
-        states: the loader's states before each of the steps, in the order of the round.
-        sample: digest of the choice; a state of another one is refused.
-        begins_at: the state of the checkpoint that the round goes on from, which is its first state as well.
+        loader: the run's loader. Nothing else may use it afterwards.
+        round: the round, counted from 1; at least 2.
+        states: the loader's state before each of the steps, in the order of the round.
+        sample: digest of the selection. A state with another digest is refused.
+        begins_at: state of the checkpoint that the round starts from, which is also the state before its first step.
     """
 
     def __init__(self, loader: Loader, round: int, states: Sequence[LoaderState], sample: str, begins_at: LoaderState):
-        self._loader, self._round, self._states, self._sample = loader, round, states, sample
-        self._begins_at, self._taken = begins_at, 0
+        self._loader = loader
+        self._round = round
+        self._states = states
+        self._sample = sample
+        self._begins_at = begins_at
+        self._taken = 0
 
     def next_step(self) -> StepBatches:
-        """The micro-batches of the next step; moves the state past it. Raises DataError for a state of other data."""
+        """Returns the micro-batches of the next step and advances. Raises DataError for a state of other data."""
         self._loader.load_state(self._states[self._taken % len(self._states)])
         micro_batches = self._loader.next_step().micro_batches
         self._taken += 1
         return StepBatches(micro_batches, self.state())
 
     def state(self) -> LoaderState:
-        """Where the round stands."""
+        """Returns the position in the round."""
         return {"round": self._round, "batch": self._taken, "sample": self._sample}
 
     def load_state(self, state: LoaderState) -> None:
-        """Goes on where `state` was taken. Raises DataError if that was neither in this round nor right before it."""
+        """Continues from a saved state. Raises DataError if it is neither of this round nor the one before it began."""
         if state == self._begins_at:
             self._taken = 0
             return
         taken = state.get("batch")
         if state != self.state() | {"batch": taken} or type(taken) is not int or not 0 <= taken <= len(self._states):
             raise DataError(
-                f"loader state {dict(state)} is not one of round {self._round}, whose sample has {len(self._states)} "
-                f"batches and the digest {self._sample}; resume with the sample that the round began with"
+                f"loader state {dict(state)} does not belong to round {self._round}, whose sample has "
+                f"{len(self._states)} batches and the digest {self._sample}; resume with the sample that the round "
+                "began with"
             )
         self._taken = taken

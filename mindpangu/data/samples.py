@@ -1,20 +1,19 @@
-"""The samples of one domain's split: windows of S + 1 tokens, and which of them count in the loss.
+"""The samples of one domain's split: windows of S + 1 tokens, and for records a mask of the tokens that count.
 
-Text is cut into samples (`packing.py`). An instruction record is a sample of its own (`instruction.py`), stored padded
-beside a mask; then one sample begins where the other one ends.
+Text is cut into overlapping samples (`packing.py`). An instruction record is a sample of its own (`instruction.py`),
+stored with padding and a mask, so samples do not overlap.
 """
-
-from collections.abc import Sequence
 
 import numpy.typing as npt
 
 from mindpangu.data.packing import num_samples, sample_window
 
 Sample = tuple[npt.NDArray, npt.NDArray | None]
-"""(S + 1 tokens, bool or uint8 [S + 1]: 1 where the token counts as a target; None: the rule of `packing` alone)."""
+"""(S + 1 tokens; bool or uint8 [S + 1], 1 where the token counts as a target, or None if only the rule of `packing`
+applies)."""
 
 
-class Samples(Sequence[Sample]):
+class Samples:
     """Views into a stream of tokens.
 
     Args:
@@ -24,7 +23,9 @@ class Samples(Sequence[Sample]):
     """
 
     def __init__(self, tokens: npt.NDArray, seq_length: int, counted: npt.NDArray | None = None):
-        self._tokens, self._seq_length, self._counted = tokens, seq_length, counted
+        self._tokens = tokens
+        self._seq_length = seq_length
+        self._counted = counted
 
     def __len__(self) -> int:
         if self._counted is None:

@@ -1,4 +1,4 @@
-"""Writing token shards: tokenizes a corpus, streaming. What the files are is in `shards.py`."""
+"""Tokenizes a corpus as a stream and writes token shards, whose format `shards.py` describes."""
 
 import contextlib
 import hashlib
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from mindpangu.data.corpus import CorpusReader, Record
@@ -19,20 +20,23 @@ from mindpangu.errors import DataError
 from mindpangu.files import encode_json, write_bytes_atomically
 from mindpangu.tokenizer import Tokenizer
 
-_BATCH_BYTES = 1 << 20  # text that is tokenized at once
+_BATCH_BYTES = 1 << 20  # bytes of text that are tokenized at once
+
+_Document = tuple[Sequence[int] | npt.NDArray[np.int32], npt.NDArray[np.uint8] | None, bool]
+"""Token ids; for records the mask of the ids that count, and whether the record was shortened."""
 
 
 def write_shards(folder: Path, reader: CorpusReader, split: HeldoutSplit, tokenizer: Tokenizer) -> TokenShards:
-    """Tokenizes the corpus into `folder`, streaming, with a progress bar on a terminal.
+    """Tokenizes the corpus into `folder` as a stream, with a progress bar on a terminal.
 
     Args:
-        folder: created if it is not there; files of the same names are replaced.
-        reader: the corpus; its `report` then tells what was read.
-        split: of the same corpus (`split_corpus`).
-        tokenizer: of every domain of the run.
+        folder: created if necessary; existing shards are replaced.
+        reader: the corpus. Its `report` is complete afterwards.
+        split: the split of the same corpus (`split_corpus`).
+        tokenizer: the tokenizer of every domain of the run.
 
     Raises:
-        DataError: too many bad records, or a vocabulary with a tokenizer of its own.
+        DataError: there are too many bad records, or a vocabulary has its own tokenizer.
         TokenizerError: the tokenizer lacks a domain's control token.
     """
     for vocabulary in reader.config.domains.vocabularies:
@@ -42,27 +46,29 @@ def write_shards(folder: Path, reader: CorpusReader, split: HeldoutSplit, tokeni
                 'are written with one tokenizer; set its tokenizer to "" (the run\'s own)'
             )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / INDEX).unlink(missing_ok=True)  # while files change, the folder is not a set of shards
+    (folder / INDEX).unlink(missing_ok=True)  # without an index, a folder of unfinished files cannot be opened
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "int32"
     names = [domain.name for domain in reader.domains]
-    seq_length, has_records = reader.config.model.seq_length, reader.config.data.format == "instruction"
+    seq_length = reader.config.model.seq_length
+    has_records = reader.config.data.format == "instruction"
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(
             tqdm(total=reader.total_bytes, unit="B", unit_scale=True, desc="tokenizing", disable=None)
         )
         files = {
-            (name, part): stack.enter_context((_RecordFile if has_records else _ShardFile)(folder, name, part, dtype))
+            (name, side): stack.enter_context(_ShardFile(folder, name, side, dtype, has_records))
             for name in names
-            for part in SPLITS
+            for side in SPLITS
         }
         for records in _batches(reader):
             parts = [record.parts for record in records]
+            documents: Sequence[_Document]
             if has_records:
                 documents = encode_samples(parts, tokenizer, seq_length, _available_cores())
             else:
-                documents = [(ids,) for ids in encode_documents(parts, tokenizer, _available_cores())]
+                documents = [(ids, None, False) for ids in encode_documents(parts, tokenizer, _available_cores())]
             for record, document in zip(records, documents, strict=True):
-                files[names[record.domain_id], split.part_of(record)].append(record.text_bytes, *document)
+                files[names[record.domain_id], split.side_of(record)].append(record.text_bytes, *document)
             bar.update(reader.bytes_read - bar.n)
     index = {
         "format_version": RECORDS_VERSION if has_records else FORMAT_VERSION,
@@ -73,17 +79,18 @@ def write_shards(folder: Path, reader: CorpusReader, split: HeldoutSplit, tokeni
         "eot_id": tokenizer.eot_id,
         "tokenizer_digest": tokenizer.digest,
         "domain_names": names,
-        "files": {name: {part: files[name, part].entry() for part in SPLITS} for name in names},
+        "files": {name: {side: files[name, side].entry() for side in SPLITS} for name in names},
     }
     write_bytes_atomically(folder / INDEX, encode_json(index))
     return TokenShards.open(folder)
 
 
 class _HashedFile:
-    """A file while it is written; hashes what passes through."""
+    """A file that is being written, and the hash of its content."""
 
     def __init__(self, path: Path):
-        self._path, self.digest = path, hashlib.blake2b(digest_size=16)
+        self._path = path
+        self.digest = hashlib.blake2b(digest_size=16)
 
     def __enter__(self) -> "_HashedFile":
         self._file = open(self._path, "wb")
@@ -98,59 +105,56 @@ class _HashedFile:
 
 
 class _ShardFile:
-    """A shard while it is written."""
+    """A shard that is being written, and the mask of a shard of records."""
 
-    def __init__(self, folder: Path, name: str, part: str, dtype: str):
-        self._dtype, self._ids = np.dtype(dtype).newbyteorder("<"), _HashedFile(folder / shard_name(name, part))
-        self._tokens = self._documents = self._text_bytes = 0
+    def __init__(self, folder: Path, name: str, side: str, dtype: str, has_records: bool):
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._ids = _HashedFile(folder / shard_name(name, side))
+        self._mask = _HashedFile(folder / mask_name(name, side)) if has_records else None
+        self._tokens = 0
+        self._documents = 0
+        self._text_bytes = 0
+        self._counted = 0
+        self._shortened = 0
 
     def __enter__(self) -> "_ShardFile":
         self._ids.__enter__()
+        if self._mask is not None:
+            self._mask.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._ids.__exit__(*error)
+        if self._mask is not None:
+            self._mask.__exit__(*error)
 
-    def append(self, text_bytes: int, ids: Sequence[int]) -> None:
+    def append(
+        self,
+        text_bytes: int,
+        ids: Sequence[int] | npt.NDArray[np.int32],
+        counted: npt.NDArray[np.uint8] | None,
+        shortened: bool,
+    ) -> None:
         self._ids.write(np.array(ids, self._dtype).tobytes())
         self._tokens += len(ids)
         self._documents += 1
         self._text_bytes += text_bytes
+        if self._mask is not None and counted is not None:
+            self._mask.write(counted.tobytes())
+            self._counted += int(counted.sum())
+            self._shortened += shortened
 
     def entry(self) -> dict[str, Any]:
-        return {
+        """Returns the shard's entry in the index."""
+        entry = {
             "tokens": self._tokens,
             "documents": self._documents,
             "text_bytes": self._text_bytes,
             "blake2b": self._ids.digest.hexdigest(),
         }
-
-
-class _RecordFile(_ShardFile):
-    """A shard of instruction records, and its mask."""
-
-    def __init__(self, folder: Path, name: str, part: str, dtype: str):
-        super().__init__(folder, name, part, dtype)
-        self._mask = _HashedFile(folder / mask_name(name, part))
-        self._counted = self._shortened = 0
-
-    def __enter__(self) -> "_RecordFile":
-        super().__enter__()
-        self._mask.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)
-        self._mask.__exit__(*error)
-
-    def append(self, text_bytes: int, ids: np.ndarray, counted: np.ndarray, shortened: bool) -> None:
-        super().append(text_bytes, ids)
-        self._mask.write(counted.tobytes())
-        self._counted += int(counted.sum())
-        self._shortened += shortened
-
-    def entry(self) -> dict[str, Any]:
-        return super().entry() | {
+        if self._mask is None:
+            return entry
+        return entry | {
             "mask_blake2b": self._mask.digest.hexdigest(),
             "counted": self._counted,
             "shortened": self._shortened,
@@ -158,17 +162,19 @@ class _RecordFile(_ShardFile):
 
 
 def _batches(reader: CorpusReader) -> Iterator[list[Record]]:
-    batch, size = [], 0
+    batch: list[Record] = []
+    num_bytes = 0
     for record in reader:
         batch.append(record)
-        size += record.text_bytes
-        if size >= _BATCH_BYTES:
+        num_bytes += record.text_bytes
+        if num_bytes >= _BATCH_BYTES:
             yield batch
-            batch, size = [], 0
+            batch = []
+            num_bytes = 0
     if batch:
         yield batch
 
 
 def _available_cores() -> int:
-    """Cores this process may use; taskset and containers can grant fewer than the machine has."""
+    """Returns the number of cores this process may use. taskset and containers can allow fewer than there are."""
     return len(os.sched_getaffinity(0))

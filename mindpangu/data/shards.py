@@ -1,11 +1,11 @@
-"""Token shards: the tokenized corpus on disk, one file of raw ids for each domain and split.
+"""Token shards: the tokenized corpus on disk, one file of raw ids per domain and split.
 
     {domain}.{train|heldout}.bin   little-endian uint16, or int32 if the vocabulary is larger than 65,536
-    index.json                     what the files hold, and their hashes; written last
+    index.json                     description of the files, and their hashes; written last
 
-With data.format text a file is the concatenation of the domain's documents in the order of the corpus, whatever the
-sequence length will be; samples are cut out of it by `packing.py` and ordered by `loader.py`. With data.format
-instruction every record is model.seq_length + 1 ids, and beside the file lies
+If data.format is text, a file is the concatenation of the domain's documents in the order of the corpus, independent of
+the sequence length. `packing.py` cuts samples out of it, and `loader.py` orders them. If data.format is instruction,
+every record takes model.seq_length + 1 ids, and there is a second file:
 
     {domain}.{train|heldout}.mask.bin   uint8, 1 for the ids that count in the loss
 """
@@ -23,7 +23,8 @@ from mindpangu.data.split import SPLITS
 from mindpangu.errors import DataError
 from mindpangu.files import read_chunks, read_json
 
-FORMAT_VERSION, RECORDS_VERSION = 1, 2  # of text, and of instruction records
+FORMAT_VERSION = 1  # of text
+RECORDS_VERSION = 2  # of instruction records
 INDEX = "index.json"
 
 _CHUNK_TOKENS = 1 << 22  # tokens that are counted at once
@@ -31,14 +32,14 @@ _REMEDY = "prepare the data again (`mindpangu data prepare`)"
 
 
 class TokenShards:
-    """Shards that are opened for reading. Use `open`.
+    """A folder of shards, opened for reading with `open`.
 
     Attributes:
-        folder: where they lie.
-        domain_names: in the order of the domain ids.
-        vocab_size, pad_id, eot_id, tokenizer_digest: of the tokenizer that made them.
-        has_records: instruction records, made for one sequence length, instead of text.
-        digest: hex hash over the index and so, through the hashes in it, over all tokens.
+        folder: the folder.
+        domain_names: names of the domains in the order of their ids.
+        vocab_size, pad_id, eot_id, tokenizer_digest: properties of the tokenizer that encoded the text.
+        has_records: True if the shards hold instruction records, for one sequence length, instead of text.
+        digest: hex hash of the index, which covers all tokens through the hashes in it.
     """
 
     def __init__(self, folder: Path, index: dict[str, Any]):
@@ -56,43 +57,43 @@ class TokenShards:
 
     @classmethod
     def open(cls, folder: Path, verify: bool = False) -> "TokenShards":
-        """Opens a folder of shards and checks that every file has the size that the index gives.
+        """Opens a folder of shards and checks every file's size against the index.
 
         Args:
-            folder: what `write_shards` wrote.
-            verify: also reads every file and compares its hash.
+            folder: a folder that `write_shards` wrote.
+            verify: whether to read every file and compare its hash as well.
 
         Raises:
-            DataError: shards are missing, of another format version, or altered; names the file, what was expected
-                and what was found.
+            DataError: shards are missing, altered, or of another format version. The message names the file, the
+                expected value, and the actual one.
         """
         folder = Path(folder)
         index = _read_index(folder / INDEX)
         try:
             shards = cls(folder, index)
         except (KeyError, TypeError) as error:
-            raise DataError(f"{folder / INDEX} lacks or garbles {error}; {_REMEDY}") from None
+            raise DataError(f"{folder / INDEX} has no valid entry {error}; {_REMEDY}") from None
         for name in shards.domain_names:
-            for part in SPLITS:
-                shards._check_file(name, part, verify)
+            for split in SPLITS:
+                shards._check_file(name, split, verify)
         return shards
 
     def tokens(self, domain_name: str, split: str) -> np.ndarray:
-        """All token ids of a domain's split, read-only: uint16 or int32 [number of tokens]."""
+        """Returns all token ids of a domain's split, read-only: uint16 or int32 [number of tokens]."""
         return _mapped(self.folder / shard_name(domain_name, split), self._dtype)
 
     def text_tokens(self, domain_name: str, split: str) -> np.ndarray:
-        """`tokens` without the padding of records."""
+        """Returns `tokens` without the padding of records."""
         tokens = self.tokens(domain_name, split)
         return tokens[tokens != self.pad_id] if self.has_records else tokens
 
     def samples(self, domain_name: str, split: str, seq_length: int) -> Samples:
-        """The samples of a domain's split; there may be none.
+        """Returns the samples of a domain's split, of which there may be none.
 
         Raises:
-            DataError: records that were made for another sequence length.
+            DataError: the shards hold records for another sequence length.
         """
-        # A plain view of the memory map: slicing np.memmap itself costs more than copying a sample.
+        # a plain view of the memory map, because slicing np.memmap itself costs more than copying a sample
         tokens = np.asarray(self.tokens(domain_name, split))
         if not self.has_records:
             return Samples(tokens, seq_length)
@@ -105,27 +106,27 @@ class TokenShards:
         return Samples(tokens, seq_length, np.asarray(counted))
 
     def num_tokens(self, domain_name: str, split: str) -> int:
-        """Tokens of a domain's split, control tokens included."""
+        """Returns the number of tokens in a domain's split, including control tokens."""
         return self._files[domain_name][split]["tokens"]
 
     def num_documents(self, domain_name: str, split: str) -> int:
-        """Documents of a domain's split: one a record, each ended by `<eot>`."""
+        """Returns the number of documents in a domain's split: one per record, each ended by `<eot>`."""
         return self._files[domain_name][split]["documents"]
 
     def num_answers(self, domain_name: str, split: str) -> tuple[int, int]:
-        """Of records: how many tokens count in the loss, and how many records were too long for a sample."""
+        """Returns, for records, (tokens that count in the loss, records that were too long and had to be shortened)."""
         entry = self._files[domain_name][split]
         return entry["counted"], entry["shortened"]
 
     def text_bytes(self, domain_name: str, split: str) -> int:
-        """UTF-8 bytes of the text that a domain's split was made from."""
+        """Returns the number of UTF-8 bytes of the text in a domain's split."""
         return self._files[domain_name][split]["text_bytes"]
 
     def token_counts(self, domain_name: str, split: str, vocab_size: int) -> npt.NDArray[np.int64]:
-        """How often each id occurs in a domain's split, int64 [V]. Streamed.
+        """Returns int64 [V]: occurrences of each id in a domain's split, without the padding of records. Streamed.
 
         Raises:
-            DataError: an id that is not below `vocab_size`.
+            DataError: an id is not below `vocab_size`.
         """
         counts_V = np.zeros(vocab_size, np.int64)
         tokens = self.tokens(domain_name, split)
@@ -133,7 +134,7 @@ class TokenShards:
             chunk = np.bincount(tokens[start : start + _CHUNK_TOKENS], minlength=vocab_size)
             if len(chunk) > vocab_size:
                 raise DataError(
-                    f"{self.folder / shard_name(domain_name, split)} holds token id {len(chunk) - 1}, outside a "
+                    f"{self.folder / shard_name(domain_name, split)} contains token id {len(chunk) - 1}, outside a "
                     f"vocabulary of {vocab_size}; use the tokenizer of these shards, or {_REMEDY}"
                 )
             counts_V += chunk
@@ -142,20 +143,19 @@ class TokenShards:
         return counts_V
 
     def require_tokenizer(self, digest: str) -> None:
-        """Raises DataError unless these tokens were made by the tokenizer with this digest."""
+        """Raises DataError unless these tokens come from the tokenizer with this digest."""
         if digest != self.tokenizer_digest:
             raise DataError(
                 f"the token shards in {self.folder} were made by another tokenizer (hash {self.tokenizer_digest}) than "
-                f"the model's ({digest}); take the run folder of that model, or {_REMEDY}"
+                f"the model's ({digest}); use the run folder of that model, or {_REMEDY}"
             )
 
-    def _check_file(self, name: str, part: str, verify: bool) -> None:
-        entry = self._files[name][part]
-        self._check(
-            self.folder / shard_name(name, part), entry["tokens"] * self._dtype.itemsize, entry["blake2b"], verify
-        )
+    def _check_file(self, name: str, split: str, verify: bool) -> None:
+        entry = self._files[name][split]
+        num_bytes = entry["tokens"] * self._dtype.itemsize
+        self._check(self.folder / shard_name(name, split), num_bytes, entry["blake2b"], verify)
         if self.has_records:
-            self._check(self.folder / mask_name(name, part), entry["tokens"], entry["mask_blake2b"], verify)
+            self._check(self.folder / mask_name(name, split), entry["tokens"], entry["mask_blake2b"], verify)
 
     def _check(self, path: Path, expected: int, expected_digest: str, verify: bool) -> None:
         found = path.stat().st_size if path.is_file() else None
@@ -188,18 +188,18 @@ def _read_index(path: Path) -> dict[str, Any]:
             f"{path} has format version {version}, expected {FORMAT_VERSION} (text) or {RECORDS_VERSION} (records); "
             f"{_REMEDY}"
         )
-    if not _is_whole(index):
-        raise DataError(f"{path} is not a whole index of token shards; {_REMEDY}")
+    if not _is_complete(index):
+        raise DataError(f"{path} is not a complete index of token shards; {_REMEDY}")
     return index
 
 
-def _is_whole(index: dict[str, Any]) -> bool:
+def _is_complete(index: dict[str, Any]) -> bool:
     try:
         return (
             all(
-                isinstance(index["files"][name][part]["tokens"], int)
+                isinstance(index["files"][name][split]["tokens"], int)
                 for name in index["domain_names"]
-                for part in SPLITS
+                for split in SPLITS
             )
             and {"dtype", "vocab_size", "pad_id", "eot_id", "tokenizer_digest"} <= index.keys()
             and (index["format_version"] == FORMAT_VERSION or isinstance(index["seq_length"], int))
@@ -209,13 +209,15 @@ def _is_whole(index: dict[str, Any]) -> bool:
 
 
 def shard_name(domain_name: str, split: str) -> str:
+    """Returns the file name of a domain's tokens."""
     return f"{domain_name}.{split}.bin"
 
 
 def mask_name(domain_name: str, split: str) -> str:
+    """Returns the file name of the mask of a domain's records."""
     return f"{domain_name}.{split}.mask.bin"
 
 
 def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
-    """A file's content, read-only; an empty file, which cannot be mapped, as an empty array."""
+    """Maps a file read-only. An empty file, which cannot be mapped, gives an empty array."""
     return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)

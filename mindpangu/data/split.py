@@ -1,7 +1,7 @@
-"""The held-out split: which source documents are never trained on.
+"""The held-out split: the source documents that are never trained on.
 
-Decided by a keyed hash of the document's name, so it depends neither on the order of files and records nor on other
-domains; tokens and shards are elsewhere (`shards.py`).
+A keyed hash of the document's name decides, so the split depends neither on the order of files and records nor on other
+domains. Tokens and shards are in `shards.py`.
 """
 
 import hashlib
@@ -14,20 +14,21 @@ from mindpangu.data.mixture import domains_in_use
 from mindpangu.domains import Domain
 from mindpangu.errors import DataError
 
-TRAIN, HELDOUT = "train", "heldout"
+TRAIN = "train"
+HELDOUT = "heldout"
 SPLITS = (TRAIN, HELDOUT)
 
 
 @dataclass(frozen=True)
 class HeldoutSplit:
-    """The split of one corpus: for each domain the order numbers (`document_order`) of its held-out documents."""
+    """The split of one corpus: for each domain the hashes (`document_order`) of its held-out documents."""
 
     seed: int
     domains: tuple[Domain, ...]
     heldout: tuple[frozenset[int], ...]
 
-    def part_of(self, record: Record) -> str:
-        """TRAIN or HELDOUT."""
+    def side_of(self, record: Record) -> str:
+        """Returns TRAIN or HELDOUT."""
         order = document_order(self.seed, self.domains[record.domain_id].name, record.source_document)
         return HELDOUT if order in self.heldout[record.domain_id] else TRAIN
 
@@ -35,48 +36,52 @@ class HeldoutSplit:
 def split_corpus(reader: CorpusReader) -> HeldoutSplit:
     """Reads the corpus once and splits every domain by source document.
 
-    In the order of their hashes, documents are taken into the held-out part while they fit into its budget of
-    data.heldout_fraction of the domain's text bytes; if none fits, the smallest is taken. Memory: about 100 bytes a
-    source document.
+    Documents are held out in the order of their hashes as long as they fit into the budget, data.heldout_fraction of
+    the domain's text bytes; if none fits, the smallest is held out. This takes about 100 bytes of memory per source
+    document.
 
     Raises:
         DataError: a domain with a weight above 0 has no record, or a single source document, which cannot be on both
             sides.
     """
-    settings, domains = reader.config.data, reader.domains
-    sizes: list[dict[int, int]] = [{} for _ in domains]
+    settings = reader.config.data
+    domains = reader.domains
+    sizes_by_domain: list[dict[int, int]] = [{} for _ in domains]
     for record in reader:
         order = document_order(settings.seed, domains[record.domain_id].name, record.source_document)
-        of_domain = sizes[record.domain_id]
-        of_domain[order] = of_domain.get(order, 0) + record.text_bytes
+        sizes = sizes_by_domain[record.domain_id]
+        sizes[order] = sizes.get(order, 0) + record.text_bytes
     for index in sorted(domains_in_use(reader.config, domains)):
-        domain, of_domain = domains[index], sizes[index]
-        if not of_domain:
+        name = domains[index].name
+        num_documents = len(sizes_by_domain[index])
+        if num_documents == 0:
             raise DataError(
-                f"data.corpus has no record of domain {domain.name!r}; add text, remove it from domains.names, or give "
+                f"data.corpus has no record of domain {name!r}; add text, remove it from domains.names, or give "
                 "it the weight 0 in data.mixture"
             )
-        if len(of_domain) == 1:
+        if num_documents == 1:
             raise DataError(
-                f"domain {domain.name!r} has a single source document in data.corpus; at least two are needed, one of "
+                f"domain {name!r} has a single source document in data.corpus; at least two are needed, one of "
                 'which is held out. Give its records different "doc" fields, or add text'
             )
-    heldout = tuple(frozenset(choose_heldout(of_domain, settings.heldout_fraction)) for of_domain in sizes)
+    heldout = tuple(frozenset(choose_heldout(sizes, settings.heldout_fraction)) for sizes in sizes_by_domain)
     return HeldoutSplit(settings.seed, domains, heldout)
 
 
 def training_texts(reader: CorpusReader, split: HeldoutSplit) -> Iterator[str]:
-    """The texts of the training split, as a tokenizer is trained on them."""
+    """Yields the texts of the training split, e.g. to train a tokenizer."""
     for record in reader:
-        if split.part_of(record) == TRAIN:
+        if split.side_of(record) == TRAIN:
             yield from (text for _, text in record.parts)
 
 
 def choose_heldout(size_of_order: Mapping[int, int], fraction: float) -> set[int]:
-    """The order numbers to hold out: at least one if there is any, and never all if there are two or more and
-    fraction <= 0.5."""
+    """Returns the hashes of the documents to hold out, from hash → text bytes.
+
+    At least one document is held out if there is any, and never all of two or more if fraction <= 0.5.
+    """
     budget = fraction * sum(size_of_order.values())
-    chosen = set()
+    chosen: set[int] = set()
     for order, size in sorted(size_of_order.items()):
         if size <= budget:
             chosen.add(order)
@@ -85,6 +90,6 @@ def choose_heldout(size_of_order: Mapping[int, int], fraction: float) -> set[int
 
 
 def document_order(seed: int, domain_name: str, source_document: tuple[str, str]) -> int:
-    """A document's place in the random order of its domain: 64 bits. Documents that collide share their side."""
+    """Returns the 64-bit hash that orders a domain's documents. Documents with equal hashes stay on one side."""
     name = json.dumps([seed, domain_name, *source_document]).encode("ascii")
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")

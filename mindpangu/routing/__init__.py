@@ -1,15 +1,15 @@
-"""Random Routed Experts: which expert serves a token is looked up, not learned (PanGu-Σ, arXiv 2303.10845).
+"""Random Routed Experts: a token's expert is looked up, not learned (PanGu-Σ, arXiv 2303.10845).
 
-Routing has two levels. The sample's domain picks a group of experts; inside the group, a fixed table picks the
-expert from the RRE layer and the token id. Each layer and each domain has a table of its own, drawn independently:
+Routing has two levels. The sample's domain selects a group of experts. Inside the group, a fixed table maps RRE layer
+and token id to an expert. Every layer and domain has its own table, drawn independently:
 
     table = RoutingTable.build(domains, {"zh": counts_V, "en": counts_V}, num_layers=2, routing=config.routing)
     index_T = table.array(layer=0, domain_name="zh")[tokens_T]   # expert inside zh's group, 0 … 15
-    expert_T = group_start["zh"] + index_T                       # expert among all of the layer
+    expert_T = group_start["zh"] + index_T                       # expert among all experts of the layer
 
-A table names experts by their place in the group, so adding or removing a domain leaves all others untouched. And
-since routing needs only token ids, the load of every expert on a corpus is known before training
-(`compute_statistics`), which is what the `balanced` assignment makes use of.
+A table stores each expert's index inside its group, so adding or removing a domain leaves all others untouched. Since
+routing needs only token ids, the load of every expert on a corpus is known before training (`compute_statistics`). The
+`balanced` assignment makes use of this.
 """
 
 from mindpangu.routing.assignment import (

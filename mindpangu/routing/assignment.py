@@ -1,7 +1,7 @@
-"""Which expert of its domain's group each token id belongs to, for one (layer, domain) at a time.
+"""Assigns token ids to the experts of a domain's group, one (layer, domain) at a time.
 
-Two assignments, `random` (PanGu-Σ) and `balanced` (ours), the random streams they draw from, and the measure of how
-much two layers group the same tokens. Storage and files are in `table.py`, loads on real text in `statistics.py`.
+This module has the two assignments, `random` (PanGu-Σ) and `balanced` (ours), their random streams, and a measure of
+how similarly two layers group tokens. `table.py` stores the result; `statistics.py` measures its load on real text.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ _MAX_DRAWS = 40
 
 
 def assign_random(vocab_size: int, num_experts: int, rng: np.random.Generator) -> np.ndarray:
-    """PanGu-Σ's Algorithm 1: shuffle the experts, deal them to the tokens, reshuffle when the deck is empty.
+    """Assigns by PanGu-Σ's Algorithm 1: shuffle the experts, deal them to the tokens, reshuffle when all are dealt.
 
-    Every expert gets ⌈V/E⌉ or ⌊V/E⌋ token ids. Frequencies play no part, so the load is as uneven as the text.
+    Every expert gets ⌈V/E⌉ or ⌊V/E⌋ token ids. Token frequencies are ignored, so the load is as uneven as the text.
 
     Returns:
         uint16 [V]: index of the expert inside the group.
@@ -38,26 +38,26 @@ def assign_random(vocab_size: int, num_experts: int, rng: np.random.Generator) -
 def assign_balanced(
     token_counts_V: np.ndarray, num_experts: int, rng: np.random.Generator, jitter: float
 ) -> np.ndarray:
-    """Gives every expert an equal share of the text: greedy, most frequent tokens first, to the least loaded expert.
+    """Balances the text greedily: the most frequent tokens come first, and each goes to the least loaded expert.
 
-    This is longest-processing-time scheduling (Graham 1969). `jitter` disturbs only the order in which tokens are
-    placed; the load that decides where a token goes is the true one. Noise on the loads themselves would group tokens
-    as differently from layer to layer, but at 0.5 leaves max/mean at 1.2–1.6 instead of 1.00. Tokens that the text
-    does not hold are dealt last, so that every expert owns equally many token ids as far as possible.
+    This is longest-processing-time scheduling (Graham 1969). `jitter` only perturbs the order of the tokens; the true
+    loads decide where each one goes. Noise on the loads themselves would make layers differ just as much, but at 0.5 it
+    leaves max/mean at 1.2–1.6 instead of 1.00. Tokens that do not occur in the text are dealt last, so that experts own
+    equal numbers of token ids as far as possible.
 
     Args:
-        token_counts_V: int64 [V], how often each token id occurs in the domain's training text.
+        token_counts_V: int64 [V], occurrences of each token id in the domain's training text.
         num_experts: E, experts in the group.
-        rng: the layer's own stream.
-        jitter: standard deviation of the log-normal noise on the frequencies that order the tokens; 0 orders them
-            exactly, and all layers then group the frequent tokens alike (10 × rng). Above 1 the balance suffers,
-            because frequent tokens come too late for the rest to even them out.
+        rng: the layer's own random stream.
+        jitter: standard deviation of the log-normal noise on the frequencies that order the tokens. 0 orders them
+            exactly, and all layers then group the frequent tokens alike (10 × chance). Above 1 the balance suffers,
+            because frequent tokens come too late for the rest to even out the loads.
 
     Returns:
-        uint16 [V]: index of the expert inside the group. At least min(E, token ids seen) experts are reached.
+        uint16 [V]: index of the expert inside the group. At least min(E, number of token ids seen) experts are used.
 
     Raises:
-        RoutingError: more experts than token ids, or counts that are not integers ≥ 0 in one dimension.
+        RoutingError: there are more experts than token ids, or the counts are not a vector of integers ≥ 0.
     """
     counts_V = _checked_counts(token_counts_V)
     _require_a_token_for_each(num_experts, counts_V.size)
@@ -66,7 +66,7 @@ def assign_balanced(
     noise = np.exp(jitter * rng.standard_normal(seen.size))
     order = seen[np.argsort(-counts_V[seen] * noise, kind="stable")]
 
-    # The heap settles ties by label; random labels keep the fullest expert of every layer off the same rank.
+    # The heap breaks ties by label. Random labels keep the most loaded experts of all layers off the same rank.
     labels_E = rng.permutation(num_experts).astype(np.uint16)
     least_loaded = [(0, label) for label in range(num_experts)]
     chosen = []
@@ -86,17 +86,17 @@ def assign_balanced(
 def assign_layers(
     token_counts_V: np.ndarray, num_experts: int, num_layers: int, domain_name: str, routing: RoutingConfig
 ) -> np.ndarray:
-    """All layers of one domain; each (seed, layer, domain name) draws from a stream of its own.
+    """Draws all layers of one domain. Each (seed, layer, domain name) has its own random stream.
 
-    Independent groupings coincide more than 1.5 × as often as expected by mere chance: hardly ever with 16 experts,
-    often with 64, where few common pairs of 200 tokens are expected at all. A balanced layer that coincides too much
-    with an earlier one is therefore drawn again; if no draw will do, the best one is kept and the statistics show it.
+    The overlap of independent groupings exceeds 1.5 × chance hardly ever with 16 experts, but often with 64, where few
+    common pairs of 200 tokens are expected at all. A balanced layer that overlaps too much with a lower one is
+    therefore redrawn. If no draw is good enough, the best one is kept, and the statistics show its overlap.
 
     Returns:
         uint16 [L, V]: index of the expert inside the domain's group. A layer does not depend on the layers above it.
 
     Raises:
-        RoutingError: as `assign_random` and `assign_balanced`.
+        RoutingError: same as `assign_random` and `assign_balanced`.
     """
     counts_V = _checked_counts(token_counts_V)
     frequent = most_frequent_tokens(counts_V)
@@ -112,36 +112,39 @@ def assign_layers(
             drawn_V = assign_balanced(counts_V, num_experts, rng, routing.jitter)
             overlap = max((grouping_overlap(drawn_V, below_V, frequent) for below_V in experts_LV[:layer]), default=0.0)
             if overlap < least_overlap:
-                least_overlap, experts_LV[layer] = overlap, drawn_V
+                least_overlap = overlap
+                experts_LV[layer] = drawn_V
             if overlap <= MAX_OVERLAP:
                 break
     return experts_LV
 
 
 def assignment_rng(seed: int, layer: int, domain_name: str, attempt: int = 0) -> np.random.Generator:
-    """The random stream of one (seed, layer, domain name), whatever other layers and domains there are."""
+    """Returns the random stream of one (seed, layer, domain name), independent of other layers and domains."""
     key = f"{seed}/{layer}/{attempt}/{domain_name}".encode()
     return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.blake2b(key, digest_size=16).digest(), "big")))
 
 
 def most_frequent_tokens(token_counts_V: np.ndarray, limit: int = FREQUENT_TOKENS) -> np.ndarray:
-    """int64 [≤ limit]: the ids that occur most often, most frequent first; ids that never occur are left out."""
+    """Returns int64 [≤ limit]: the ids that occur most often, most frequent first, without ids that never occur."""
     order = np.argsort(-token_counts_V, kind="stable")[:limit]
     return order[token_counts_V[order] > 0]
 
 
 def grouping_overlap(table_a_V: np.ndarray, table_b_V: np.ndarray, tokens: np.ndarray) -> float:
-    """How much two layers put the same tokens together, relative to rng.
+    """Measures how similarly two layers group tokens, relative to chance.
 
-    Of the n(n−1)/2 pairs of `tokens`, let a be those that share an expert in layer A, b in layer B, and ab in both.
-    Were the layers independent, a·b / (n(n−1)/2) pairs would share one in both. The result is ab over that number:
-    1 is rng, the number of experts is about what two equal layers give; 0 if no common pair can be expected.
+    Of the n(n−1)/2 pairs of `tokens`, let a pairs share an expert in layer A, b pairs in layer B, and ab pairs in both.
+    If the layers were independent, a·b / (n(n−1)/2) pairs would be expected to share one in both. The result is ab over
+    this expectation: 1 for independent layers, about the number of experts for equal layers, and 0 if the expectation
+    is 0.
 
     Args:
-        table_a_V, table_b_V: integers [V], the two layers' experts.
+        table_a_V, table_b_V: integers [V], the experts of the two layers.
         tokens: integers [n], distinct token ids.
     """
-    a, b = table_a_V[tokens].astype(np.int64), table_b_V[tokens].astype(np.int64)
+    a = table_a_V[tokens].astype(np.int64)
+    b = table_b_V[tokens].astype(np.int64)
     all_pairs = a.size * (a.size - 1) // 2
     expected_times_all = _pairs_together(a) * _pairs_together(b)
     if expected_times_all == 0:
@@ -155,11 +158,12 @@ def _pairs_together(groups: np.ndarray) -> int:
 
 
 def _deal_evenly(num_tokens: int, owned_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """uint16 [num_tokens]: experts for further token ids, such that those who own fewest get most."""
-    # Raising the k poorest experts to a common level L costs k·L − (what they own); the affordable level is the lowest
-    # over k. Fewer ids than experts at that level remain, and go to some of these.
-    poorest_first = np.sort(owned_E)
-    level = ((num_tokens + np.cumsum(poorest_first)) // np.arange(1, owned_E.size + 1)).min()
+    """Returns uint16 [num_tokens]: experts for further token ids, so that the experts' totals become even."""
+    # Filling the k experts that own the fewest ids up to a common level takes k·level − (the ids they own). The highest
+    # affordable level is the minimum over k. The remaining ids, fewer than the experts at that level, go to some of
+    # these.
+    fewest_first = np.sort(owned_E)
+    level = ((num_tokens + np.cumsum(fewest_first)) // np.arange(1, owned_E.size + 1)).min()
     share_E = np.maximum(level - owned_E, 0)
     remainder = num_tokens - share_E.sum()
     share_E[rng.permutation(np.flatnonzero(owned_E <= level))[:remainder]] += 1
@@ -170,7 +174,7 @@ def _checked_counts(token_counts_V: np.ndarray) -> np.ndarray:
     counts_V = np.asarray(token_counts_V)
     if counts_V.ndim != 1 or counts_V.dtype.kind not in "iu":
         raise RoutingError(
-            f"token counts are {counts_V.dtype} of shape {counts_V.shape}; they must be one integer for each token id"
+            f"token counts are {counts_V.dtype} of shape {counts_V.shape}; they must be one integer per token id"
         )
     if counts_V.size and counts_V.min() < 0:
         raise RoutingError(f"token id {counts_V.argmin()} has the count {counts_V.min()}; counts must be >= 0")

@@ -1,4 +1,4 @@
-"""The picture of a routing table's load: one panel a domain, experts sorted from fullest to emptiest."""
+"""Plots the load of a routing table: one panel per domain, experts sorted by load, highest first."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,21 +7,21 @@ import numpy as np
 
 from mindpangu.routing.statistics import LoadStatistics, format_load
 
-# Okabe and Ito's palette, told apart by colour-blind readers and in grey.
+# Okabe and Ito's palette, which colour-blind readers can distinguish, also in greyscale
 _COLOURS = {"balanced": "#0072B2", "random": "#D55E00", "balanced+random": "#009E73"}
 _STYLES = {"training text": "-", "held-out text": ":"}
 _MAX_COLUMNS = 4
 
 
 def plot_load(statistics: Sequence[LoadStatistics], path: Path) -> None:
-    """Writes a PNG that shows each expert's share of the load; one thin line for each RRE layer.
+    """Writes a PNG with the load of each expert, one thin line per RRE layer.
 
     Args:
-        statistics: of one table, or of several to compare (random and balanced), on the same domains.
-        path: the PNG; its folder is made if it is absent.
+        statistics: statistics of one table, or of several tables to compare (random and balanced) on the same domains.
+        path: the PNG file; its folder is created.
     """
-    # Imported here: drawing is rare, and matplotlib takes longer to import than the rest of the room. A Figure without
-    # pyplot draws with Agg whatever the user's backend is.
+    # Imported here because plots are rare and matplotlib takes longer to import than the rest of this package. A Figure
+    # without pyplot always draws with Agg, whatever the user's backend is.
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
@@ -37,17 +37,18 @@ def plot_load(statistics: Sequence[LoadStatistics], path: Path) -> None:
     for panel, domain in zip(panels.ravel(), domains, strict=False):
         panel.axhline(1, color="0.6", linewidth=0.8)
         for line, one in enumerate(statistics):
-            groups, colour = one.of_domain(domain), _COLOURS[one.assignment]
+            groups = one.of_domain(domain)
+            colour = _COLOURS[one.assignment]
             for group in groups:
                 for load, style in zip((group.train, group.heldout), _STYLES.values(), strict=True):
                     loads = np.sort(load.relative_E)[::-1]
                     panel.plot(np.arange(1, loads.size + 1), loads, style, color=colour, linewidth=1.1, alpha=0.7)
-            # Sorted loads fall from the left, so the upper right corner is free.
+            # The curves fall from the left, so the upper right corner is free.
             worst = [max(getattr(group, text).max_over_mean for group in groups) for text in ("train", "heldout")]
             panel.text(
                 0.98,
                 0.97 - 0.1 * line,
-                f"{one.assignment}: fullest {format_load(worst[0])}, held out {format_load(worst[1])}",
+                f"{one.assignment}: max/mean {format_load(worst[0])}, held out {format_load(worst[1])}",
                 transform=panel.transAxes,
                 ha="right",
                 va="top",
@@ -57,14 +58,14 @@ def plot_load(statistics: Sequence[LoadStatistics], path: Path) -> None:
         panel.set_title(domain, fontsize=11)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.spines[["top", "right"]].set_visible(False)
-    # Last, because it ends the scaling to the data; the panels share the axis. The margin above is for the figures.
+    # Must come last because it turns off autoscaling. The panels share the axis; the margin leaves room for the text.
     panels[0, 0].set_ylim(0, 1.1 * panels[0, 0].get_ylim()[1])
 
-    figure.suptitle("Load of the experts, relative to the mean (grey line); one line for each RRE layer", fontsize=12)
+    figure.suptitle("Load of the experts relative to the mean (grey line), one line per RRE layer", fontsize=12)
     for panel in panels[:, 0]:
         panel.set_ylabel("tokens / mean", fontsize=9)
     for panel in panels.ravel()[max(len(domains) - columns, 0) : len(domains)]:
-        panel.set_xlabel("experts of the group, fullest first", fontsize=9)
+        panel.set_xlabel("experts of the group, most loaded first", fontsize=9)
     legend = [
         Line2D([], [], color=_COLOURS[one.assignment], label=one.assignment, linewidth=2.5) for one in statistics
     ] + [Line2D([], [], color="0.2", linestyle=style, label=text) for text, style in _STYLES.items()]

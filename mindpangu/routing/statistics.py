@@ -1,7 +1,7 @@
-"""The load that a routing table gives each expert on real text, known before any training.
+"""Measures the load that a routing table puts on each expert for real text, before any training.
 
-Counting, the figures made from the counts, and their text and JSON forms live here; the picture is in `plot.py`.
-Every load is relative: an expert with load 1 gets the mean, tokens / experts of its domain's group.
+This module counts tokens, computes figures from the counts, and formats them as text and JSON; `plot.py` plots them.
+All loads are relative to the mean: an expert with load 1 gets (number of tokens) / (experts of its domain's group).
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mindpangu.errors import RoutingError
-from mindpangu.routing.assignment import grouping_overlap, most_frequent_tokens
+from mindpangu.routing.assignment import MAX_OVERLAP, grouping_overlap, most_frequent_tokens
 from mindpangu.routing.table import RoutingTable
 
 _CHUNK_TOKENS = 1 << 22
@@ -21,40 +21,41 @@ _CHUNK_TOKENS = 1 << 22
 
 @dataclass(frozen=True, eq=False)
 class TextLoad:
-    """The tokens of one text that each expert of a group gets: `tokens_E`, int64 [E]."""
+    """Number of tokens that each expert of a group gets from one text: `tokens_E`, int64 [E]."""
 
     tokens_E: np.ndarray
 
     @property
     def relative_E(self) -> np.ndarray:
-        """float64 [E]: load of each expert over the mean; NaN if the text is empty."""
+        """float64 [E]: load of each expert relative to the mean; NaN if the text is empty."""
         mean = self.tokens_E.mean()
         return self.tokens_E / mean if mean else np.full(self.tokens_E.size, math.nan)
 
     @property
     def max_over_mean(self) -> float:
-        """Load of the fullest expert: 1 is perfect balance, E is everything on one expert."""
+        """Load of the most loaded expert: 1 is perfect balance, E means that one expert gets every token."""
         return float(self.relative_E.max())
 
     @property
     def coefficient_of_variation(self) -> float:
-        """Standard deviation of the experts' loads over their mean."""
+        """Standard deviation of the experts' loads divided by their mean."""
         return float(self.relative_E.std())
 
     @property
-    def dead_experts(self) -> int:
-        """Experts that no token of the text reaches."""
+    def unused_experts(self) -> int:
+        """Number of experts that no token of the text is routed to."""
         return int((self.tokens_E == 0).sum())
 
 
 @dataclass(frozen=True)
 class GroupLoad:
-    """One domain's group of experts in one layer.
+    """Load of one domain's group of experts in one layer.
 
     Attributes:
-        domain, layer: whose group; layers are counted from the lowest RRE layer, from 0.
+        domain: name of the domain.
+        layer: index of the RRE layer, counted from the lowest, from 0.
         train, heldout: load on the training text and on the held-out text.
-        step_mean, step_p99: max/mean within one step, its mean and 99th percentile over the steps.
+        step_mean, step_p99: mean and 99th percentile over the steps of max/mean within a step.
     """
 
     domain: str
@@ -67,7 +68,7 @@ class GroupLoad:
 
 @dataclass(frozen=True)
 class HotToken:
-    """A token id that alone exceeds the mean load of an expert: no table can bring its expert below `multiple`."""
+    """A token id that alone exceeds an expert's mean load. In any table its expert's load is at least `multiple`."""
 
     token: int
     multiple: float
@@ -75,13 +76,13 @@ class HotToken:
 
 @dataclass(frozen=True)
 class LoadStatistics:
-    """What `compute_statistics` found.
+    """Result of `compute_statistics`.
 
     Attributes:
-        assignment: of the table: "random" or "balanced".
-        digest: of the table.
+        assignment: the table's assignment, "random" or "balanced".
+        digest: the table's digest.
         tokens_per_step: tokens of one domain in one step, the window of the per-step figures.
-        groups: one for each domain and layer, the layers of a domain one after the other.
+        groups: load per domain and layer, ordered by domain, then by layer.
         hot_tokens: domain → its hot tokens in the training text, hottest first.
         overlap: domain → `grouping_overlap` of its 200 most frequent tokens for every pair of layers.
     """
@@ -94,37 +95,42 @@ class LoadStatistics:
     overlap: dict[str, tuple[float, ...]]
 
     def of_domain(self, domain_name: str) -> tuple[GroupLoad, ...]:
-        """One domain's groups, lowest layer first."""
+        """Returns one domain's groups, lowest layer first."""
         return tuple(group for group in self.groups if group.domain == domain_name)
 
     def summary(self) -> str:
-        """One line: means over layers and domains, and the worst of what may not happen."""
+        """Returns one line: mean loads over layers and domains, and the worst unused experts and overlap of layers."""
         figures = {
             "train": [group.train.max_over_mean for group in self.groups],
             "held out": [group.heldout.max_over_mean for group in self.groups],
             f"per {self.tokens_per_step:,} tokens": [group.step_mean for group in self.groups],
         }
         loads = ", ".join(f"{name} {_mean_of_known(values)}" for name, values in figures.items())
-        dead = max(group.train.dead_experts for group in self.groups)
-        overlap = max((value for values in self.overlap.values() for value in values), default=math.nan)
-        return (
-            f"expected load ({self.assignment}), max/mean: {loads}; at most {dead} dead experts in a group; "
-            f"layers coincide {format_load(overlap)} × chance at most"
-        )
+        unused = max(group.train.unused_experts for group in self.groups)
+        parts = [
+            f"expected load ({self.assignment}), max/mean: {loads}",
+            f"up to {unused} unused experts in a group" if unused else "no unused experts",
+        ]
+        overlaps = [value for values in self.overlap.values() for value in values]
+        if overlaps:
+            similarity = "independently" if max(overlaps) <= MAX_OVERLAP else "similarly"
+            parts.append(f"layers group tokens {similarity} ({format_load(max(overlaps))} × chance)")
+        return "; ".join(parts)
 
     def format_table(self, spell: Callable[[int], str] | None = None) -> str:
-        """A readable table, one row for each domain and layer, then the hot tokens and the summary.
+        """Returns a readable table with one row per domain and layer, then the hot tokens and the summary.
 
         Args:
-            spell: token id → its piece, to show what the hot tokens are.
+            spell: token id → its piece, to show the hot tokens as text.
         """
         lines = [
-            f"{'':>20} {'max/mean':^41} {'variation':^17} {'dead experts':>16}",
+            f"{'':>20} {'max/mean':^41} {'variation':^17} {'unused experts':>16}",
             f"{'domain':>14} {'layer':>5} {'train':>9} {'held out':>9} {'step mean':>11} {'step p99':>9} "
             f"{'train':>8} {'held out':>8} {'train':>7} {'held out':>8}",
         ]
         for group in self.groups:
-            train, heldout = group.train, group.heldout
+            train = group.train
+            heldout = group.heldout
             figures = (
                 (train.max_over_mean, 9),
                 (heldout.max_over_mean, 9),
@@ -134,8 +140,8 @@ class LoadStatistics:
                 (heldout.coefficient_of_variation, 8),
             )
             columns = " ".join(f"{format_load(value):>{width}}" for value, width in figures)
-            dead = f"{train.dead_experts:>7} {heldout.dead_experts:>8}"
-            lines.append(f"{group.domain:>14} {group.layer:>5} {columns} {dead}")
+            unused = f"{train.unused_experts:>7} {heldout.unused_experts:>8}"
+            lines.append(f"{group.domain:>14} {group.layer:>5} {columns} {unused}")
         for domain, tokens in self.hot_tokens.items():
             for hot in tokens:
                 piece = f" {spell(hot.token)!r}" if spell else ""
@@ -143,7 +149,7 @@ class LoadStatistics:
         return "\n".join([*lines, self.summary()])
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON-able values; what an empty text leaves undefined is None."""
+        """Returns the statistics as JSON values. Figures that an empty text leaves undefined are None."""
         return {
             "assignment": self.assignment,
             "digest": self.digest,
@@ -173,28 +179,30 @@ def compute_statistics(
     heldout_tokens: Mapping[str, np.ndarray],
     tokens_per_step: int,
 ) -> LoadStatistics:
-    """Counts the load of every expert of the domains in `train_tokens`.
+    """Measures the load of every expert of the domains in `train_tokens`.
 
     Args:
-        table: may hold further domains, which are left out.
+        table: the routing table. Domains without training text are left out.
         train_tokens: domain name → integers [T], the training text in stored order; may be memory-mapped.
-        heldout_tokens: the same for the held-out text; an empty or missing one gives NaN figures.
+        heldout_tokens: the same for the held-out text. Figures are NaN for a domain without.
         tokens_per_step: tokens of one domain in a step. Steps are cut from the training text in stored order; an
-            incomplete last one counts only if it is the only one. Consecutive text repeats its words, so steps of
-            shuffled samples are a little better balanced than these.
+            incomplete last step counts only if it is the only one. Consecutive text repeats its words, so real steps,
+            of shuffled samples, are slightly better balanced.
 
     Raises:
-        RoutingError: no training text, or a token id that the table does not know.
+        RoutingError: a domain has no training text, or a token id that is not in the table.
     """
     if tokens_per_step < 1:
         raise RoutingError(f"tokens_per_step is {tokens_per_step}; it must be at least 1")
     groups: list[GroupLoad] = []
-    hot_tokens, overlap = {}, {}
+    hot_tokens: dict[str, tuple[HotToken, ...]] = {}
+    overlap: dict[str, tuple[float, ...]] = {}
     for domain, train in train_tokens.items():
         if len(train) == 0:
             raise RoutingError(f"domain {domain!r} has no training tokens to measure the load on; see data.corpus")
         train_counts_V = count_tokens(train, table.vocab_size(domain), domain)
-        heldout_counts_V = count_tokens(heldout_tokens.get(domain, ()), table.vocab_size(domain), domain)
+        heldout = heldout_tokens.get(domain, np.zeros(0, np.int64))
+        heldout_counts_V = count_tokens(heldout, table.vocab_size(domain), domain)
         num_experts = table.num_experts(domain)
         for layer in range(table.num_layers):
             experts_V = table.array(layer, domain)
@@ -219,18 +227,19 @@ def compute_statistics(
 
 
 def count_tokens(tokens: np.ndarray, vocab_size: int, domain_name: str) -> np.ndarray:
-    """int64 [V]: how often each token id occurs in integers [T], read a piece at a time.
+    """Returns int64 [V]: occurrences of each token id in `tokens`, integers [T], which are read in chunks.
 
     Raises:
-        RoutingError: a token id that is negative or not below V.
+        RoutingError: a token id is negative or not below V.
     """
     counts_V = np.zeros(vocab_size, np.int64)
     for start in range(0, len(tokens), _CHUNK_TOKENS):
         chunk = np.asarray(tokens[start : start + _CHUNK_TOKENS])
-        lowest, highest = int(chunk.min()), int(chunk.max())
+        lowest = int(chunk.min())
+        highest = int(chunk.max())
         if lowest < 0 or highest >= vocab_size:
             raise RoutingError(
-                f"domain {domain_name!r} holds token id {lowest if lowest < 0 else highest}, but its vocabulary has "
+                f"domain {domain_name!r} contains token id {lowest if lowest < 0 else highest}, but its vocabulary has "
                 f"{vocab_size} ids; the text was tokenized with another tokenizer"
             )
         counts_V += np.bincount(chunk, minlength=vocab_size)
@@ -238,19 +247,19 @@ def count_tokens(tokens: np.ndarray, vocab_size: int, domain_name: str) -> np.nd
 
 
 def format_load(value: float) -> str:
-    """A figure with two decimals, or a dash if an empty text leaves it undefined."""
+    """Formats a figure with two decimals, or as a dash if an empty text leaves it undefined."""
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def _text_load(experts_V: np.ndarray, num_experts: int, counts_V: np.ndarray) -> TextLoad:
-    # float64 weights are exact up to 2^53 tokens.
+    # float64 counts are exact up to 2^53 tokens
     return TextLoad(np.bincount(experts_V, weights=counts_V, minlength=num_experts).astype(np.int64))
 
 
 def _step_loads(
     experts_V: np.ndarray, num_experts: int, tokens: np.ndarray, tokens_per_step: int
 ) -> Iterator[np.ndarray]:
-    """max/mean of each step, float64 [steps], a piece of the text at a time."""
+    """Yields max/mean of each step as float64 [steps], for one chunk of the text at a time."""
     tokens_per_step = min(tokens_per_step, len(tokens))
     num_steps = len(tokens) // tokens_per_step
     at_once = max(1, _CHUNK_TOKENS // tokens_per_step)
@@ -273,7 +282,7 @@ def _text_to_dict(load: TextLoad) -> dict[str, Any]:
         "tokens_per_expert": load.tokens_E.tolist(),
         "max_over_mean": _known_or_none(load.max_over_mean),
         "coefficient_of_variation": _known_or_none(load.coefficient_of_variation),
-        "dead_experts": load.dead_experts,
+        "dead_experts": load.unused_experts,  # the key of the file format
     }
 
 

@@ -1,7 +1,7 @@
-"""The routing table: for every (RRE layer, domain) the expert of each token id, in memory and on disk.
+"""The routing table, in memory and on disk: the expert of each token id, for every RRE layer and domain.
 
-A saved table belongs to the weights that were trained with it: it travels with them and is never rebuilt from a seed.
-How a table is drawn is in `assignment.py`, what load it gives in `statistics.py`.
+A saved table belongs to the weights that were trained with it. It travels with them and is never rebuilt from a seed.
+`assignment.py` draws tables; `statistics.py` measures their load.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ _HEADER = "routing_table"
 
 @dataclass(frozen=True, eq=False)
 class DomainTable:
-    """One domain's part of the table; nothing in it refers to another domain.
+    """The table of one domain. Nothing in it refers to another domain.
 
     Attributes:
-        name: the domain.
-        num_experts: E, experts in its group, the same in every layer.
+        name: name of the domain.
+        num_experts: E, experts in the domain's group, the same in every layer.
         assignment: how the table was drawn: "random" or "balanced".
         experts_LV: uint16 [L, V], read-only: index of the expert inside the group.
     """
@@ -59,7 +59,7 @@ class DomainTable:
 
     @property
     def header(self) -> dict[str, str]:
-        """What the file says about its content, as strings."""
+        """Description of the content that is stored in the file, as strings."""
         num_layers, vocab_size = self.experts_LV.shape
         return {
             "format_version": FORMAT_VERSION,
@@ -72,7 +72,7 @@ class DomainTable:
 
     @cached_property
     def digest(self) -> str:
-        """BLAKE2 hash over header and content, 32 hex digits."""
+        """BLAKE2 hash of header and content, 32 hex digits."""
         total = hashlib.blake2b(json.dumps(self.header, sort_keys=True).encode(), digest_size=16)
         total.update(self.experts_LV.astype("<u2", copy=False).tobytes())
         return total.hexdigest()
@@ -82,10 +82,10 @@ class RoutingTable:
     """The tables of all domains of a model. A domain's position is its domain id.
 
     Args:
-        tables: one for each domain, all with the same number of layers.
+        tables: one table per domain, all with the same number of layers.
 
     Raises:
-        RoutingError: no domain, a domain twice, or domains that differ in their number of layers.
+        RoutingError: there is no domain, a domain has two tables, or domains differ in their number of layers.
     """
 
     def __init__(self, tables: Iterable[DomainTable]):
@@ -112,13 +112,13 @@ class RoutingTable:
 
         Args:
             domains: the model's domains in the order of their ids.
-            token_counts: domain name → int64 [V], occurrences in the domain's training text. V may differ between
-                domains (vocabularies). `random` takes only V from it.
-            num_layers: L, RRE layers.
-            routing: assignment, seed and jitter.
+            token_counts: domain name → int64 [V], occurrences of each token id in the domain's training text. V may
+                differ between domains (vocabularies). `random` uses only V.
+            num_layers: L, number of RRE layers.
+            routing: assignment, seed, and jitter.
 
         Raises:
-            RoutingError: a domain without counts, unusable counts, or more experts than token ids.
+            RoutingError: a domain has no counts, invalid counts, or more experts than token ids.
         """
         tables = []
         for domain in domains:
@@ -139,67 +139,67 @@ class RoutingTable:
 
     @property
     def num_layers(self) -> int:
-        """L, RRE layers."""
+        """L, number of RRE layers."""
         return next(iter(self._tables.values())).experts_LV.shape[0]
 
     @property
     def assignment(self) -> str:
-        """ "random" or "balanced"; "balanced+random" if domains that came at different times differ."""
+        """Assignment of the tables: "random", "balanced", or "balanced+random" if domains differ."""
         return "+".join(sorted({table.assignment for table in self._tables.values()}))
 
     @cached_property
     def digest(self) -> str:
-        """Hash over all domains' digests in the order of their ids, 32 hex digits."""
+        """Hash of all domains' digests in the order of their ids, 32 hex digits."""
         digests = "".join(table.digest for table in self._tables.values())
         return hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()
 
     def domain(self, domain_name: str) -> DomainTable:
-        """One domain's part of it. Raises RoutingError for a domain that the table does not have."""
+        """Returns the table of one domain. Raises RoutingError if there is none."""
         if domain_name not in self._tables:
             raise RoutingError(f"the routing table has no domain {domain_name!r}; it has: {', '.join(self._tables)}")
         return self._tables[domain_name]
 
     def array(self, layer: int, domain_name: str) -> np.ndarray:
-        """uint16 [V], read-only: index inside the domain's group of each token id's expert.
+        """Returns uint16 [V], read-only: the index of each token id's expert inside the domain's group.
 
         Raises:
-            RoutingError: a domain or layer that the table does not have.
+            RoutingError: the table does not have this domain or layer.
         """
         if not 0 <= layer < self.num_layers:
             raise RoutingError(f"the routing table has no RRE layer {layer}; it has {self.num_layers}, from 0")
         return self.domain(domain_name).experts_LV[layer]
 
     def num_experts(self, domain_name: str) -> int:
-        """Experts in the domain's group."""
+        """Returns the number of experts in the domain's group."""
         return self.domain(domain_name).num_experts
 
     def vocab_size(self, domain_name: str) -> int:
-        """Token ids of the domain's vocabulary."""
+        """Returns the number of token ids in the domain's vocabulary."""
         return self.domain(domain_name).experts_LV.shape[1]
 
     def domain_digest(self, domain_name: str) -> str:
-        """Hash of one domain's table; other domains do not enter it."""
+        """Returns the hash of one domain's table, independent of other domains."""
         return self.domain(domain_name).digest
 
     def stacked(self, domain_names: Sequence[str]) -> np.ndarray:
-        """int32 [L, D, V]: the tables of some domains as one array, as the compiled step takes it.
+        """Stacks the tables of the domains in a step's domain slots into int32 [L, D, V] for the compiled step.
 
-        V is the largest of their vocabularies; shorter rows end in zeros, which no valid token id reads.
+        V is the size of their largest vocabulary. Shorter rows are padded with zeros, which no valid token id reads.
         """
         stacked_LDV = np.zeros((self.num_layers, len(domain_names), max(map(self.vocab_size, domain_names))), np.int32)
-        for position, name in enumerate(domain_names):
-            stacked_LDV[:, position, : self.vocab_size(name)] = self.domain(name).experts_LV
+        for slot, name in enumerate(domain_names):
+            stacked_LDV[:, slot, : self.vocab_size(name)] = self.domain(name).experts_LV
         return stacked_LDV
 
     def save(self, folder: Path) -> None:
-        """Writes one file for each domain, `{domain}.safetensors`, into `folder`, which is made if it is absent."""
+        """Writes one file per domain, `{domain}.safetensors`, into `folder`, which is created if necessary."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in self.encode().items():
             write_bytes_atomically(folder / name, data)
 
     def encode(self) -> dict[str, bytes]:
-        """File name → content of each domain's file."""
-        # one header entry, because safetensors writes several in any order: equal tables are equal files
+        """Returns file name → content, for one file per domain. Equal tables give equal files."""
+        # a single header entry, because safetensors writes several in arbitrary order
         return {
             f"{table.name}.safetensors": encode_tensors(
                 {_TENSOR: table.experts_LV},
@@ -210,17 +210,17 @@ class RoutingTable:
 
     @classmethod
     def load(cls, folder: Path, domain_names: Sequence[str]) -> "RoutingTable":
-        """Reads the tables of some domains, in the order of their ids; files of other domains are not touched.
+        """Loads the tables of some domains, in the order of their ids. Files of other domains are not read.
 
         Raises:
-            RoutingError: a file that is missing, cut off, of another format version or of another domain, or whose
-                content does not match its digest.
+            RoutingError: a file is missing or truncated, has another format version, belongs to another domain, or does
+                not match its digest.
         """
         return cls(_read(folder, name) for name in domain_names)
 
 
 def table_file(folder: Path, domain_name: str) -> Path:
-    """Where a domain's table lies in a folder of tables."""
+    """Returns the path of a domain's table in a folder of tables."""
     return folder / f"{domain_name}.safetensors"
 
 
@@ -228,7 +228,9 @@ def _read(folder: Path, domain_name: str) -> DomainTable:
     path = table_file(folder, domain_name)
     if not path.is_file():
         present = ", ".join(sorted(file.stem for file in folder.glob("*.safetensors"))) or "no tables"
-        raise RoutingError(f"no routing table of domain {domain_name!r}: {path} is missing; {folder} holds: {present}")
+        raise RoutingError(
+            f"no routing table of domain {domain_name!r}: {path} is missing; {folder} contains: {present}"
+        )
     try:
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
@@ -239,7 +241,7 @@ def _read(folder: Path, domain_name: str) -> DomainTable:
                 )
     except (OSError, SafetensorError, KeyError, ValueError, RoutingError) as error:
         raise RoutingError(
-            f"{path} is not a whole routing table ({error}); copy it again from its checkpoint"
+            f"{path} is not a complete routing table ({error}); copy it again from its checkpoint"
         ) from error
     if not same_format:
         raise RoutingError(
@@ -252,5 +254,7 @@ def _read(folder: Path, domain_name: str) -> DomainTable:
             f"({header.get('digest')}); copy it again from its checkpoint"
         )
     if table.name != domain_name:
-        raise RoutingError(f"{path} holds the table of domain {table.name!r}, not of {domain_name!r}; was it renamed?")
+        raise RoutingError(
+            f"{path} contains the table of domain {table.name!r}, not of {domain_name!r}; was it renamed?"
+        )
     return table

@@ -1,7 +1,7 @@
-"""Tokenizers: text ↔ token ids with sentencepiece. `training.py` makes a model, `sentencepiece_tokenizer.py` uses one;
-`pangu_alpha.py` is what PanGu-α's own model needs around it.
+"""Tokenizers: text ↔ token ids with sentencepiece.
 
-Which control tokens open the parts of a document is not known here: see `mindpangu.data.formats`.
+`training.py` trains a model, `sentencepiece_tokenizer.py` uses one, and `pangu_alpha.py` adds the word segmentation
+that PanGu-α's model needs. `mindpangu.data.formats` decides which control tokens open the parts of a document.
 """
 
 from mindpangu.tokenizer.sentencepiece_tokenizer import END_OF_TEXT, PADDING, Tokenizer

@@ -1,4 +1,4 @@
-"""Control tokens for a sentencepiece model that was trained without them, such as a published multilingual one."""
+"""Adds control tokens to a sentencepiece model that was trained without them, e.g. a published multilingual one."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,17 @@ _PIECE = sentencepiece_model.ModelProto.SentencePiece
 
 
 def extend(model_bytes: bytes, control_tokens: Sequence[str], name: str) -> Tokenizer:
-    """The same model with padding, some control tokens and the reserved ones behind its pieces, where it lacks them.
+    """Appends padding, the given control tokens, and the reserved ones to a model, unless it has them already.
 
-    No id changes, and text is segmented as before: control tokens have no text.
+    No id changes, and text is segmented as before because control tokens have no text.
 
     Args:
-        control_tokens: `<eot>` must be one of them. name: stands for the model in messages.
+        model_bytes: content of the sentencepiece model file.
+        control_tokens: tokens to add; `<eot>` must be one of them.
+        name: name of the model in error messages.
 
     Raises:
-        TokenizerError: not a sentencepiece model, or one that has a control token as ordinary text.
+        TokenizerError: the content is not a sentencepiece model, or the model has a control token as ordinary text.
     """
     if END_OF_TEXT not in control_tokens:
         raise TokenizerError(f"control tokens {list(control_tokens)} lack {END_OF_TEXT}, which ends every document")

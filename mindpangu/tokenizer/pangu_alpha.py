@@ -1,35 +1,37 @@
-"""The tokenizer kind of PanGu-α: jieba's words, then a sentencepiece unigram model.
+"""PanGu-α's tokenizer: jieba segments text into words, then a sentencepiece unigram model encodes them.
 
     text → jieba.cut → in each word ' ' → ▂ and '\\n' → ▃ → joined with blanks → sentencepiece
     ids → sentencepiece → blanks removed → ▂ → ' ' and ▃ → '\\n'
 
-That is what PanGu-α's published code does, and its model of 40,000 pieces is meant for. Three things follow from it:
+This is what PanGu-α's published code does with its model of 40,000 pieces. It has three consequences:
 
-* Its special tokens are sentencepiece *user-defined* symbols, which match raw text. A document that contains the
-  characters "<eot>" still does not give the token: jieba makes words of their own of "<" and ">", so blanks separate
-  them before sentencepiece sees them.
-* It loses text: the model's normalization (NFKC) turns "，" into ",", tabs and other white space than ' ' and '\\n' are
-  dropped, characters outside the vocabulary become "⁇", and ▁ ▂ ▃ in a text come back as nothing, ' ' and '\\n'.
-* It has no tokens of languages: documents are opened by nothing (the preset `pangu_alpha` of `domains.preset`).
+* The special tokens are sentencepiece *user-defined* symbols, which match raw text. Yet a document that contains the
+  characters "<eot>" does not produce the token: jieba separates "<" and ">" into words of their own, so sentencepiece
+  sees them with blanks in between.
+* Text is lost: the model's normalization (NFKC) turns "，" into ",". Whitespace other than ' ' and '\\n' is dropped.
+  Characters outside the vocabulary become "⁇". ▁, ▂, and ▃ decode to nothing, ' ', and '\\n'.
+* There are no language tokens: documents start without a control token (`domains.preset: pangu_alpha`).
 """
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import sentencepiece
 
 from mindpangu.errors import TokenizerError
 
-BLANK, NEWLINE = "\u2582", "\u2583"
+BLANK = "\u2582"
+NEWLINE = "\u2583"
 CONTROL_TOKENS = ("<sep>", "<pad>", "<mask>", "<eod>", "<eot>")
 
-_FIRST = 3  # behind <unk>, <s>, </s>
+_FIRST = 3  # after <unk>, <s>, </s>
 _TO_PIECES = str.maketrans({" ": BLANK, "\n": NEWLINE})
 _TO_TEXT = str.maketrans({" ": None, BLANK: " ", NEWLINE: "\n"})
 
 
 def is_pangu_alpha(processor: sentencepiece.SentencePieceProcessor) -> bool:
-    """Whether a model is of this kind: ▃, ▂ and the special tokens are its pieces 3 to 9, and ordinary ones."""
+    """True if pieces 3 to 9 of a model are ▃, ▂, and PanGu-α's special tokens, and none of them is a control piece."""
     special = (NEWLINE, BLANK, *CONTROL_TOKENS)
     if processor.vocab_size() < _FIRST + len(special):
         return False
@@ -38,7 +40,7 @@ def is_pangu_alpha(processor: sentencepiece.SentencePieceProcessor) -> bool:
 
 
 class PanguAlphaPieces:
-    """Text ↔ ids of a model of this kind."""
+    """Converts text ↔ ids with PanGu-α's model."""
 
     kind = "pangu_alpha"
 
@@ -57,7 +59,7 @@ class PanguAlphaPieces:
         return self._processor.encode(_segmented(texts), out_type=int, num_threads=threads)
 
     def surfaces(self, texts: Sequence[str]) -> list[list[str]]:
-        """The pieces of each text; for unknown ones, what they stand for."""
+        """Returns the pieces of each text; for unknown ones, the characters that they stand for."""
         return self._processor.encode(_segmented(texts), out_type=str)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -71,10 +73,10 @@ def _segmented(texts: Sequence[str]) -> list[str]:
 
 
 @functools.cache
-def _words():
-    """A jieba of our own, with its default dictionary whatever others in the process add to theirs.
+def _words() -> Any:
+    """Returns a jieba tokenizer of our own: words that other code adds to jieba's global dictionary do not affect it.
 
-    The dictionary is read directly: jieba would share a file of marshalled data in the temporary folder.
+    The dictionary is read directly because jieba would cache it as marshalled data in a shared temporary folder.
     """
     try:
         import jieba
@@ -84,5 +86,5 @@ def _words():
         ) from None
     words = jieba.Tokenizer()
     words.FREQ, words.total = words.gen_pfdict(words.get_dict_file())
-    words.initialized = True
+    words.initialized = True  # keeps jieba from loading its cache
     return words

@@ -1,9 +1,9 @@
-"""Text ↔ token ids with a trained sentencepiece model. Training one is in `training.py`.
+"""Converts text ↔ token ids with a trained sentencepiece model. Training is in `training.py`.
 
-Control tokens (`<eot>`, `<cn>`, `<pad>` …) are sentencepiece *control* symbols: they have an id but no text, so a
-document that contains the characters "<eot>" is spelled out in ordinary pieces and can never end a document.
+Control tokens (`<eot>`, `<cn>`, `<pad>` …) are sentencepiece *control* symbols: they have an id but no text. The
+characters "<eot>" in a document are spelled in ordinary pieces and cannot end it.
 
-A model of PanGu-α is recognised by its pieces, and used as it was meant: see `pangu_alpha.py`.
+PanGu-α's model is recognised by its pieces and used as published: see `pangu_alpha.py`.
 """
 
 import hashlib
@@ -15,27 +15,28 @@ import sentencepiece
 from mindpangu.errors import TokenizerError
 from mindpangu.tokenizer.pangu_alpha import PanguAlphaPieces, is_pangu_alpha
 
-END_OF_TEXT, PADDING = "<eot>", "<pad>"
+END_OF_TEXT = "<eot>"
+PADDING = "<pad>"
 
 
 class Tokenizer:
     """A loaded sentencepiece model.
 
-    With a model that `train_tokenizer` made, every text whose characters are valid Unicode round-trips through `encode`
-    and `decode`, except for the character U+2581 (▁), which sentencepiece itself uses for a blank and which decodes as
-    one. PanGu-α's loses more: see `pangu_alpha.py`.
+    With a model from `train_tokenizer`, all valid Unicode text round-trips through `encode` and `decode`, except that
+    U+2581 (▁), which sentencepiece uses for a blank, decodes to a blank. PanGu-α's model loses more: see
+    `pangu_alpha.py`.
 
     Attributes:
-        kind: "sentencepiece" or "pangu_alpha"; what text goes through before and behind the pieces.
-        vocab_size: number of token ids, control tokens included.
+        kind: "sentencepiece" or "pangu_alpha"; how text is processed before encoding and after decoding.
+        vocab_size: number of token ids, including control tokens.
         pad_id, eot_id: ids of padding and of the end of a document.
-        unk_id: id of what cannot be spelled; with byte fallback `encode` never gives it.
-        model_bytes: the model file's content.
-        digest: hex hash of `model_bytes` and the kind; two tokenizers with one digest are the same.
+        unk_id: id of characters that cannot be spelled. With byte fallback `encode` never returns it.
+        model_bytes: content of the model file.
+        digest: hex hash of `model_bytes` and the kind. Tokenizers with equal digests are the same.
     """
 
     def __init__(self, model_bytes: bytes, name: str):
-        """`name` stands for the model in error messages. Raises TokenizerError like `load`."""
+        """Parses a model; `name` names it in error messages. Raises TokenizerError like `load`."""
         self._name = name
         self._processor = _parse(model_bytes, name)
         self.model_bytes = model_bytes
@@ -57,7 +58,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """Reads a model file.
+        """Loads a model file.
 
         Raises:
             TokenizerError: the file is missing or damaged, or lacks the padding or end-of-text control token.
@@ -69,7 +70,7 @@ class Tokenizer:
         return cls(model_bytes, str(path))
 
     def control_id(self, token: str) -> int:
-        """The id of a control token. Raises TokenizerError if the model lacks it, or has it as ordinary text."""
+        """Returns the id of a control token. Raises TokenizerError if the model lacks it or has it as ordinary text."""
         if not self.has_control(token):
             raise TokenizerError(
                 f"tokenizer {self._name} has no control token {token!r}; "
@@ -79,27 +80,28 @@ class Tokenizer:
         return self._processor.piece_to_id(token)
 
     def has_control(self, token: str) -> bool:
-        """Whether the model has this control token."""
+        """True if the model has this control token."""
         return self._pieces.has_control(token)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without any control token. Raises TokenizerError on lone surrogates."""
+        """Returns the token ids of a text, without control tokens. Raises TokenizerError for lone surrogates."""
         return self.encode_batch([text], threads=1)[0]
 
     def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
-        """`encode` of many texts on `threads` threads; the result does not depend on their number."""
+        """Encodes many texts on `threads` threads, whose number does not affect the result."""
         try:
             return self._pieces.encode(texts, threads)
-        except (RuntimeError, TypeError):  # sentencepiece cannot convert a string; say which and where
+        except (RuntimeError, TypeError):  # sentencepiece does not say which string it cannot convert
             for text in texts:
                 _require_unicode(text)
             raise
 
-    def unspelled(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> int:
-        """How many characters of the texts, as they are normalized, the unknown token stands for.
+    def count_unknown_characters(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> int:
+        """Returns the number of characters, after normalization, that were encoded as the unknown token.
 
         Args:
-            ids: of each text, as `encode_batch` gave them. A run of such characters is one token there.
+            texts: any texts.
+            ids: the result of `encode_batch(texts)`, where one token stands for a run of unknown characters.
         """
         with_unknown = [index for index, of_text in enumerate(ids) if self.unk_id in of_text]
         pieces = self._pieces.surfaces([texts[index] for index in with_unknown])
@@ -111,7 +113,7 @@ class Tokenizer:
         )
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids. Control tokens and padding give nothing; bytes that are not UTF-8 give U+FFFD.
+        """Returns the text of token ids. Control tokens and padding are dropped; invalid UTF-8 becomes U+FFFD.
 
         Raises:
             TokenizerError: an id outside [0, vocab_size).
@@ -122,18 +124,18 @@ class Tokenizer:
         return self._pieces.decode(plain)
 
     def piece(self, index: int) -> str:
-        """The vocabulary's spelling of an id, for people to read (blanks appear as ▁)."""
+        """Returns the piece of an id as the model spells it, for display (blanks appear as ▁)."""
         self._require_id(index)
         return self._processor.id_to_piece(int(index))
 
     def is_text(self, index: int) -> bool:
-        """Whether an id stands for text: not for a control token, a byte, or what cannot be spelled."""
+        """True if an id is an ordinary piece of text: not a control token, a byte, or the unknown token."""
         self._require_id(index)
-        kinds = (self._pieces.is_control, self._processor.is_byte, self._processor.is_unknown)
-        return not any(of_kind(int(index)) for of_kind in kinds)
+        special_kinds = (self._pieces.is_control, self._processor.is_byte, self._processor.is_unknown)
+        return not any(is_special(int(index)) for is_special in special_kinds)
 
     def byte(self, index: int) -> int | None:
-        """The byte that an id stands for where no piece spells a character; None for other ids."""
+        """Returns the byte of a byte-fallback id; None for other ids."""
         self._require_id(index)
         return int(self.piece(index)[1:-1], 16) if self._processor.is_byte(int(index)) else None
 
@@ -143,7 +145,7 @@ class Tokenizer:
 
 
 class _Pieces:
-    """Text ↔ ids of a model that takes text as it is."""
+    """Converts text ↔ ids with a model that takes text unchanged."""
 
     kind = "sentencepiece"
 
@@ -162,7 +164,7 @@ class _Pieces:
         return self._processor.encode(list(texts), out_type=int, num_threads=threads)
 
     def surfaces(self, texts: Sequence[str]) -> list[list[str]]:
-        """The pieces of each text; for unknown ones, what they stand for."""
+        """Returns the pieces of each text; for unknown ones, the characters that they stand for."""
         return self._processor.encode(list(texts), out_type=str)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -171,7 +173,7 @@ class _Pieces:
 
 def _parse(model_bytes: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
     try:
-        if not model_bytes:  # sentencepiece takes this for "load nothing"
+        if not model_bytes:  # sentencepiece would accept this and load nothing
             raise RuntimeError("the file is empty")
         return sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
     except RuntimeError as error:
@@ -186,6 +188,6 @@ def _require_unicode(text: str) -> None:
     except UnicodeEncodeError as error:
         character = text[error.start]
         raise TokenizerError(
-            f"the text holds a lone surrogate U+{ord(character):04X} at character {error.start}, which is not valid "
+            f"the text contains a lone surrogate U+{ord(character):04X} at character {error.start}, which is not valid "
             "Unicode; pass UTF-8 text"
         ) from None

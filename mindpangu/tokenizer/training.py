@@ -1,7 +1,7 @@
-"""Training a sentencepiece tokenizer that loses nothing: what `Tokenizer` decodes is what was encoded.
+"""Trains a lossless sentencepiece tokenizer: decoding returns the text that was encoded.
 
-The settings are a unigram model with byte fallback and no normalization. Whitespace-only pieces are what makes code
-cheap (3.2 instead of 1.9 bytes a token); without identity normalization no document of the corpus round-trips.
+It is a unigram model with byte fallback and no normalization. Whitespace-only pieces make code cheap (3.2 instead of
+1.9 bytes per token). Without identity normalization no document of the corpus would round-trip.
 """
 
 import io
@@ -15,9 +15,9 @@ from mindpangu.files import write_bytes_atomically
 from mindpangu.tokenizer.sentencepiece_tokenizer import END_OF_TEXT, Tokenizer
 
 RESERVED_CONTROL_TOKENS = 64
-"""Spare control tokens `<reserved_0>` …: a domain that is added later gets one, without a new vocabulary."""
+"""Number of spare control tokens `<reserved_0>` …, for domains that are added later without a new vocabulary."""
 
-_LONGEST_LINE = 1 << 16  # characters; sentencepiece drops longer sentences than its limit, so they are cut instead
+_LONGEST_LINE = 1 << 16  # characters; longer lines are cut because sentencepiece would drop them
 
 _SETTINGS = {
     "model_type": "unigram",
@@ -35,26 +35,26 @@ _SETTINGS = {
     "eos_id": -1,
     "unk_surface": "\ufffd",
     "max_sentence_length": 4 * _LONGEST_LINE,  # bytes
-    "num_threads": 2,  # fixed: partial sums are taken per thread, so another number could give other bits
+    "num_threads": 2,  # fixed: partial sums are per thread, so another number could change bits
     "minloglevel": 2,
 }
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, control_tokens: Sequence[str], path: Path) -> Tokenizer:
-    """Trains a tokenizer, writes its model to `path` and returns it. The same text gives the same bytes.
+    """Trains a tokenizer, writes its model to `path`, and returns it. The same text gives the same bytes.
 
-    sentencepiece keeps all lines in memory, so a large corpus is best passed as a sample.
+    sentencepiece keeps all lines in memory, so pass a sample of a large corpus.
     Ids: 0 `<unk>`, 1 `<pad>`, then `control_tokens` in their order, the reserved ones, newline, tab, 256 bytes, pieces.
 
     Args:
-        texts: the training text; documents or parts of them.
-        vocab_size: number of ids, all of the above included.
+        texts: the training text, in documents or parts of documents.
+        vocab_size: number of ids, including all of the above.
         control_tokens: tokens that only the program can emit; `<eot>` must be one of them.
         path: the model file; its folder is created.
 
     Raises:
-        TokenizerError: no text, or a vocabulary that is too large or too small for it.
-        MindPanguError: whatever the iterator of `texts` raises, unchanged.
+        TokenizerError: there is no text, or the vocabulary is too large or too small for it.
+        MindPanguError: whatever iterating over `texts` raises, unchanged.
     """
     if END_OF_TEXT not in control_tokens:
         raise TokenizerError(f"control tokens {list(control_tokens)} lack {END_OF_TEXT}, which ends every document")
@@ -86,12 +86,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, control_tokens: Seque
 
 
 def reserved_control_tokens() -> list[str]:
-    """The spare ones, in the order in which they are to be used."""
+    """Returns the spare control tokens, in the order in which new domains take them."""
     return [f"<reserved_{index}>" for index in range(RESERVED_CONTROL_TOKENS)]
 
 
 class _Lines:
-    """Lines that keep their newline. Remembers the text's own exception, which sentencepiece turns into a string."""
+    """Iterates over lines with their newlines. Keeps an exception of `texts`, which sentencepiece would stringify."""
 
     def __init__(self, texts: Iterable[str]):
         self._texts = texts

@@ -1,4 +1,4 @@
-"""Small corpora, configurations and shards that the tests of the data path share."""
+"""Small corpora, configurations, and shards for the tests of the data path."""
 
 import json
 
@@ -40,7 +40,7 @@ def write_jsonl():
 
 @pytest.fixture(scope="session")
 def tiny_records():
-    """40 source documents of 3 records in each domain, of different lengths."""
+    """Returns 40 source documents per domain, of 3 records each, with different lengths."""
     records = []
     for doc in range(40):
         for part in range(3):
@@ -65,7 +65,7 @@ def tiny_tokenizer(tiny_records, tmp_path_factory, make_config):
 
 @pytest.fixture(scope="session")
 def tiny_shards(tiny_records, tiny_tokenizer, tmp_path_factory, make_config, write_jsonl):
-    """Real shards of all four domains. Returns (shards, domains); a test must not change the files."""
+    """Returns (shards of all four domains, domains). Tests must not change the files."""
     folder = tmp_path_factory.mktemp("shards")
     config = make_config([write_jsonl(folder / "corpus.jsonl", tiny_records)], heldout_fraction=0.2)
     domains = build_domains(config)
@@ -75,5 +75,5 @@ def tiny_shards(tiny_records, tiny_tokenizer, tmp_path_factory, make_config, wri
 
 @pytest.fixture
 def token_stream(tiny_shards):
-    """The ids of a domain's split as a plain array."""
+    """Returns a function that reads the ids of a domain's split into a plain array."""
     return lambda name, split: np.array(tiny_shards[0].tokens(name, split), np.int32)

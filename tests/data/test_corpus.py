@@ -1,3 +1,5 @@
+"""Reading a corpus: records, reports of bad ones, and patterns of files."""
+
 import json
 
 import pytest
@@ -11,7 +13,7 @@ GOOD = {"domain": "en", "text": "hello"}
 
 @pytest.fixture
 def open_reader(tmp_path, make_config):
-    """Writes raw lines to one file and returns the reader of it."""
+    """Returns a function that writes raw lines to a file and opens a reader on it."""
 
     def make(*lines, names=(), **data):
         path = tmp_path / "corpus.jsonl"
@@ -30,7 +32,9 @@ def test_records_carry_domain_parts_bytes_and_document(open_reader, tmp_path):
         json.dumps({"domain": "code", "text": "int x;", "lang": "java", "doc": "a.java", "source": None}),
     )
     path = str(tmp_path / "corpus.jsonl")
+
     zh, bilingual, code = reader
+
     names = [domain.name for domain in reader.domains]
     assert [names[record.domain_id] for record in (zh, bilingual, code)] == ["zh", "bilingual", "code"]
     assert [record.parts for record in (zh, bilingual, code)] == [
@@ -57,20 +61,22 @@ BAD = {
     "unhashable domain": ('{"domain": ["en"], "text": "a"}', "unknown domain"),
     "no text": ('{"domain": "en"}', 'no "text"'),
     "empty text": ('{"domain": "en", "text": " \\n"}', '"text" is empty'),
-    "text of another type": ('{"domain": "en", "text": 5}', '"text" is a int'),
+    "text of another type": ('{"domain": "en", "text": 5}', '"text" has type int'),
     "lone surrogate": ('{"domain": "en", "text": "a\\ud800"}', "lone surrogate"),
     "half a pair": ('{"domain": "bilingual", "en": "a"}', 'no "zh"'),
     "unknown language": ('{"domain": "code", "text": "a", "lang": "rust"}', "unknown \"lang\" 'rust'.*python, java"),
-    "bad doc": ('{"domain": "en", "text": "a", "doc": [1]}', '"doc" is a list'),
-    "bad source": ('{"domain": "en", "text": "a", "source": true}', '"source" is a bool'),
+    "bad doc": ('{"domain": "en", "text": "a", "doc": [1]}', '"doc" has type list'),
+    "bad source": ('{"domain": "en", "text": "a", "source": true}', '"source" has type bool'),
 }
 
 
 @pytest.mark.parametrize(("line", "reason"), BAD.values(), ids=BAD)
 def test_a_bad_record_is_named_and_counted_or_stops_the_job(open_reader, line, reason):
     good = json.dumps(GOOD)
+
     with pytest.raises(DataError, match=rf"(?s)max_bad_records = 0 .*corpus.jsonl:2: .*{reason}"):
         list(open_reader(good, line, good))
+
     reader = open_reader(good, line, good, max_bad_records=1)
     assert [record.parts for record in reader] == [(("<en>", "hello"),)] * 2
     assert (reader.report.num_records, reader.report.num_bad) == (2, 1)
@@ -79,7 +85,9 @@ def test_a_bad_record_is_named_and_counted_or_stops_the_job(open_reader, line, r
 
 def test_the_first_few_bad_records_are_listed(open_reader):
     reader = open_reader(*["{}"] * 8, json.dumps(GOOD), max_bad_records=8)
+
     assert len(list(reader)) == 1
+
     summary = reader.report.summary()
     assert "1 records; 8 bad records:" in summary
     assert [f"jsonl:{line}:" in summary for line in (1, 5, 6)] == [True, True, False]
@@ -97,6 +105,7 @@ def test_domains_outside_this_run_are_skipped_not_bad(open_reader):
 
 def test_each_reading_starts_a_new_report(open_reader):
     reader = open_reader("{}", json.dumps(GOOD), max_bad_records=1)
+
     for _ in range(2):
         assert len(list(reader)) == 1
         assert (reader.report.num_records, reader.report.num_bad) == (1, 1)
@@ -107,7 +116,9 @@ def test_patterns_give_each_file_once_in_sorted_order(tmp_path, make_config, wri
         write_jsonl(tmp_path / f"{name}.jsonl", [{"domain": "en", "text": name}])
     (tmp_path / "folder.jsonl").mkdir()
     config = make_config([tmp_path / "b*.jsonl", tmp_path / "*.jsonl"])
+
     reader = CorpusReader(config, build_domains(config))
+
     assert [record.parts[0][1] for record in reader] == ["a", "b"]
 
 
@@ -123,5 +134,6 @@ def test_a_pattern_without_a_file_is_an_error(tmp_path, make_config, write_jsonl
 def test_a_file_that_vanishes_is_a_data_error(open_reader, tmp_path):
     reader = open_reader(json.dumps(GOOD))
     (tmp_path / "corpus.jsonl").unlink()
+
     with pytest.raises(DataError, match=r"corpus.jsonl cannot be read: No such file"):
         list(reader)

@@ -1,4 +1,4 @@
-"""A run that trains some of its domains needs the text of these alone."""
+"""A run that trains only some of its domains needs text only for these."""
 
 import json
 
@@ -16,7 +16,7 @@ from mindpangu.routing import RoutingTable
 
 @pytest.fixture(scope="module")
 def prepare(tiny_tokenizer, tmp_path_factory):
-    """prepare(name, **overrides) → (config, what was said): the corpus has text of zh, and one document of en."""
+    """Returns prepare(name, **overrides) → (config, log). The corpus has text of zh, and a single document of en."""
     folder = tmp_path_factory.mktemp("zh_alone")
     records = [{"domain": "zh", "text": "你好世界" * (1 + i % 7)} for i in range(40)]
     records.append({"domain": "en", "text": "word1"})
@@ -32,22 +32,25 @@ def prepare(tiny_tokenizer, tmp_path_factory):
             "training.output_dir": str(folder),
             "training.run_name": name,
         } | {key.replace("__", "."): value for key, value in changes.items()}
-        config, said = load_config(None, overrides), []
+        config = load_config(None, overrides)
+        messages = []
         tokenizer = RunFolder.from_config(config).tokenizer
         tokenizer.mkdir(parents=True, exist_ok=True)
         (tokenizer / "main.model").write_bytes(tiny_tokenizer.model_bytes)
-        prepare_shards(config, said.append)
-        prepare_routing(config, said.append)
-        return config, "\n".join(said)
+        prepare_shards(config, messages.append)
+        prepare_routing(config, messages.append)
+        return config, "\n".join(messages)
 
     return run
 
 
-def test_domains_of_weight_0_need_none(prepare):
-    config, said = prepare("zh", data__mixture="{bilingual: 0, zh: 1, en: 0, code: 0}")
-    domains, folder = build_domains(config), RunFolder.from_config(config)
-    assert "        code              0                0" in said
+def test_domains_of_weight_0_need_no_text(prepare):
+    config, log = prepare("zh", data__mixture="{bilingual: 0, zh: 1, en: 0, code: 0}")
+
+    domains = build_domains(config)
+    folder = RunFolder.from_config(config)
     shards = TokenShards.open(folder.data, verify=True)
+    assert "        code              0                0" in log
     for name in ("bilingual", "code"):
         assert shards.num_tokens(name, TRAIN) == shards.num_tokens(name, HELDOUT) == 0
         assert len(shards.tokens(name, TRAIN)) == len(shards.samples(name, TRAIN, 8)) == 0
@@ -60,7 +63,7 @@ def test_domains_of_weight_0_need_none(prepare):
         assert set(batch.sample_ids_B2[:, 0].tolist()) == {1}
     statistics = json.loads((folder.routing / "statistics.json").read_text())
     assert {group["domain"] for group in statistics["groups"]} == {"zh"}
-    # every domain has a table all the same, in which each expert has its share of the ids
+    # every domain still has a table, in which experts own equal numbers of ids
     table = RoutingTable.load(folder.routing, [domain.name for domain in domains])
     for name in ("bilingual", "code"):
         counts = np.bincount(table.array(0, name), minlength=16)
@@ -69,6 +72,7 @@ def test_domains_of_weight_0_need_none(prepare):
 
 def test_a_weight_above_0_in_any_phase_needs_text(prepare):
     phases = '[{"steps": 3, "mixture": {"code": 1}}]'
+
     for name, changes in {
         "all": {},
         "phases": {"data__phases": phases, "data__mixture": "{bilingual: 0, zh: 1, en: 0, code: 0}"},

@@ -1,3 +1,5 @@
+"""The document of each kind of domain, and the prompts that continue one."""
+
 import pytest
 
 from mindpangu.data import document_parts, encode_documents, prompt_ids
@@ -23,21 +25,27 @@ def test_the_format_of_each_kind(tiny_tokenizer, name, record, expected):
     for item in expected:
         is_control = item.startswith("<")
         expected_ids += [tiny_tokenizer.control_id(item)] if is_control else tiny_tokenizer.encode(item)
-    assert encode_documents([document_parts(DOMAINS[name], record)], tiny_tokenizer) == [expected_ids]
+
+    documents = encode_documents([document_parts(DOMAINS[name], record)], tiny_tokenizer)
+
+    assert documents == [expected_ids]
 
 
-def test_documents_encoded_together_are_those_encoded_alone(tiny_tokenizer):
+def test_documents_encode_the_same_together_and_alone(tiny_tokenizer):
     documents = [
         document_parts(DOMAINS["bilingual"], {"zh": "好的", "en": "fine"}),
         document_parts(DOMAINS["en"], {"text": "word1 word2"}),
         document_parts(DOMAINS["code"], {"text": "def f():\n\treturn 1"}),
     ]
+
     alone = [encode_documents([parts], tiny_tokenizer)[0] for parts in documents]
+
     assert encode_documents(documents, tiny_tokenizer, threads=3) == alone
 
 
-def test_the_text_cannot_end_its_document(tiny_tokenizer):
+def test_text_cannot_end_its_document(tiny_tokenizer):
     (ids,) = encode_documents([document_parts(DOMAINS["en"], {"text": "a <eot> b <cn>"})], tiny_tokenizer)
+
     assert ids.count(tiny_tokenizer.eot_id) == 1
     assert tiny_tokenizer.control_id("<cn>") not in ids
 
@@ -46,11 +54,13 @@ def test_the_text_cannot_end_its_document(tiny_tokenizer):
 def test_a_prompt_starts_like_a_document_and_has_no_end(tiny_tokenizer, name):
     record = {"text": "word1", "zh": "word1", "en": "word2"}
     (document,) = encode_documents([document_parts(DOMAINS[name], record)], tiny_tokenizer)
+
     prompt = prompt_ids(DOMAINS[name], "word1", tiny_tokenizer)
+
     assert prompt == document[: len(prompt)]
     assert len(prompt) == len(DOMAINS[name].control_tokens[:1]) + len(tiny_tokenizer.encode("word1"))
 
 
-def test_a_tokenizer_of_other_domains_is_named(tiny_tokenizer):
+def test_a_tokenizer_without_the_domains_token_is_refused(tiny_tokenizer):
     with pytest.raises(TokenizerError, match="no control token '<de>'"):
         prompt_ids(DOMAINS["de"], "hallo", tiny_tokenizer)

@@ -1,3 +1,5 @@
+"""The data path does not depend on MindSpore."""
+
 import subprocess
 import sys
 

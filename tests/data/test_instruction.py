@@ -1,4 +1,4 @@
-"""Instruction records: what each task's document is, what of it counts, and how it becomes a padded sample."""
+"""Instruction records: the document of each task, the tokens that count, and the padded sample."""
 
 import json
 import re
@@ -28,24 +28,45 @@ from mindpangu.routing import RoutingTable
 
 LENGTH = 24  # model.seq_length
 
-# (domain, record, its document: control tokens, texts, and in a list what counts)
+# (domain, record, its document: control tokens and texts, those that count in a nested list)
 DOCUMENTS = [
-    ("zh", {"task": "dialogue", "turns": ["你", "好", "世", "界"]},
-     ["<cn>", "问：你\n答：", ["好", "<eot>"], "\n问：世\n答：", ["界", "<eot>"]]),
-    ("en", {"task": "dialogue", "turns": ["word1", "word2"]},
-     ["<en>", "Question: word1\nAnswer: ", ["word2", "<eot>"]]),
+    (
+        "zh",
+        {"task": "dialogue", "turns": ["你", "好", "世", "界"]},
+        ["<cn>", "问：你\n答：", ["好", "<eot>"], "\n问：世\n答：", ["界", "<eot>"]],
+    ),
+    (
+        "en",
+        {"task": "dialogue", "turns": ["word1", "word2"]},
+        ["<en>", "Question: word1\nAnswer: ", ["word2", "<eot>"]],
+    ),
     ("zh", {"task": "qa", "question": "你", "answer": "好"}, ["<cn>", "问：你\n答：", ["好", "<eot>"]]),
-    ("en", {"task": "qa", "question": "word1", "context": "word3", "answer": "word2"},
-     ["<en>", "word3\nQuestion: word1\nAnswer: ", ["word2", "<eot>"]]),
-    ("bilingual", {"task": "translation", "from": "zh", "to": "en", "text": "世界", "translation": "word4"},
-     ["<cn>", "世界", "<en>", ["word4", "<eot>"]]),
-    ("bilingual", {"task": "translation", "from": "en", "to": "zh", "text": "word4", "translation": "世界"},
-     ["<en>", "word4", "<cn>", ["世界", "<eot>"]]),
-    ("code", {"task": "code", "lang": "java", "instruction": "word5", "answer": "f()"},
-     ["<java>", "Question: word5\nAnswer:\n", ["f()", "<eot>"]]),
-    ("code", {"task": "code", "instruction": "word5", "answer": "f()"},
-     ["<python>", "Question: word5\nAnswer:\n", ["f()", "<eot>"]]),
-]  # fmt: skip
+    (
+        "en",
+        {"task": "qa", "question": "word1", "context": "word3", "answer": "word2"},
+        ["<en>", "word3\nQuestion: word1\nAnswer: ", ["word2", "<eot>"]],
+    ),
+    (
+        "bilingual",
+        {"task": "translation", "from": "zh", "to": "en", "text": "世界", "translation": "word4"},
+        ["<cn>", "世界", "<en>", ["word4", "<eot>"]],
+    ),
+    (
+        "bilingual",
+        {"task": "translation", "from": "en", "to": "zh", "text": "word4", "translation": "世界"},
+        ["<en>", "word4", "<cn>", ["世界", "<eot>"]],
+    ),
+    (
+        "code",
+        {"task": "code", "lang": "java", "instruction": "word5", "answer": "f()"},
+        ["<java>", "Question: word5\nAnswer:\n", ["f()", "<eot>"]],
+    ),
+    (
+        "code",
+        {"task": "code", "instruction": "word5", "answer": "f()"},
+        ["<python>", "Question: word5\nAnswer:\n", ["f()", "<eot>"]],
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +74,8 @@ def domains(make_config):
     return {domain.name: domain for domain in build_domains(make_config())}
 
 
-def spelled(document, tokenizer):
-    """(ids, which of them count) of a document as DOCUMENTS writes it."""
+def encoded(document, tokenizer):
+    """Returns (ids, 1 where an id counts) of a document in the notation of DOCUMENTS."""
     ids, counted = [], []
     for part in document:
         for piece in part if isinstance(part, list) else [part]:
@@ -65,57 +86,70 @@ def spelled(document, tokenizer):
 
 
 @pytest.mark.parametrize(("name", "record", "document"), DOCUMENTS)
-def test_documents_and_what_counts(domains, tiny_tokenizer, name, record, document):
-    ids, counted = spelled(document, tiny_tokenizer)
+def test_a_record_becomes_a_padded_sample_with_a_mask(domains, tiny_tokenizer, name, record, document):
+    ids, counted = encoded(document, tiny_tokenizer)
     parts = instruction_parts(domains[name], record)
-    ((found, mask, shortened),) = encode_samples([parts], tiny_tokenizer, len(ids) + 5)
-    assert found.tolist() == ids + [tiny_tokenizer.pad_id] * 6
-    assert mask.tolist() == counted + [0] * 6
+
+    ((padded, padded_mask, shortened),) = encode_samples([parts], tiny_tokenizer, len(ids) + 5)
+    ((exact, exact_mask, exact_shortened),) = encode_samples([parts], tiny_tokenizer, len(ids) - 1)
+
+    assert padded.tolist() == ids + [tiny_tokenizer.pad_id] * 6
+    assert padded_mask.tolist() == counted + [0] * 6
     assert not shortened
-    ((exact, mask, shortened),) = encode_samples([parts], tiny_tokenizer, len(ids) - 1)
-    assert (exact.tolist(), mask.tolist(), shortened) == (ids, counted, False)
+    assert (exact.tolist(), exact_mask.tolist(), exact_shortened) == (ids, counted, False)
 
 
 @pytest.mark.parametrize(("name", "record", "document"), DOCUMENTS)
-def test_a_prompt_is_what_stands_before_the_last_answer(domains, tiny_tokenizer, name, record, document):
-    asked = {key: value for key, value in record.items() if key not in ("answer", "translation")}
+def test_a_prompt_is_everything_before_the_last_answer(domains, tiny_tokenizer, name, record, document):
+    unanswered = {key: value for key, value in record.items() if key not in ("answer", "translation")}
     if "turns" in record:
-        asked["turns"] = record["turns"][:-1]
-    parts = prompt_parts(domains[name], asked)
-    ids, _ = spelled(document[:-1], tiny_tokenizer)
+        unanswered["turns"] = record["turns"][:-1]
+    ids, _ = encoded(document[:-1], tiny_tokenizer)
+
+    parts = prompt_parts(domains[name], unanswered)
+
     assert encode_prompt(parts, tiny_tokenizer, 1000) == ids
     assert encode_prompt(parts, tiny_tokenizer, 3) == [ids[0], *ids[-2:]]
 
 
-def test_of_a_long_document_the_prompts_start_goes_first_then_the_answers_end(domains, tiny_tokenizer):
+def test_a_long_document_loses_the_start_of_its_prompt_then_the_end_of_its_answer(domains, tiny_tokenizer):
     def sample(question, answer):
         record = {"task": "qa", "question": "q" * question, "answer": "a" * answer}
-        ids, counted = spelled(
+        ids, counted = encoded(
             ["<en>", f"Question: {record['question']}\nAnswer: ", [record["answer"], "<eot>"]], tiny_tokenizer
         )
         ((found, mask, shortened),) = encode_samples([instruction_parts(domains["en"], record)], tiny_tokenizer, LENGTH)
         assert shortened
         return ids, counted.index(1), found.tolist(), mask.tolist()
 
-    size, half = LENGTH + 1, (LENGTH + 1) // 2
-    ids, given, found, mask = sample(question=60, answer=4)  # the answer fits behind a shorter prompt
-    answer = len(ids) - given
-    assert found == [ids[0], *ids[given - (size - answer) + 1 : given], *ids[given:]]
+    size = LENGTH + 1
+    half = size // 2
+
+    # a long prompt: the answer fits after a shorter one
+    ids, prompt, found, mask = sample(question=60, answer=4)
+    answer = len(ids) - prompt
+    assert found == [ids[0], *ids[prompt - (size - answer) + 1 : prompt], *ids[prompt:]]
     assert mask == [0] * (size - answer) + [1] * answer
-    ids, given, found, mask = sample(question=60, answer=60)  # it does not: both are cut
-    assert found == [ids[0], *ids[given - half + 1 : given], *ids[given : given + size - half]]
+
+    # both are long: both are cut
+    ids, prompt, found, mask = sample(question=60, answer=60)
+    assert found == [ids[0], *ids[prompt - half + 1 : prompt], *ids[prompt : prompt + size - half]]
     assert mask == [0] * half + [1] * (size - half)
-    ids, given, found, mask = sample(question=0 + 1, answer=90)
-    kept = min(given, half)
+
+    # a long answer: only its end is cut if the prompt takes less than half of the sample
+    ids, prompt, found, mask = sample(question=1, answer=90)
+    kept = min(prompt, half)
     assert mask == [0] * kept + [1] * (size - kept)
-    assert found[kept:] == ids[given : given + size - kept]
+    assert found[kept:] == ids[prompt : prompt + size - kept]
 
 
 def test_a_domain_without_a_control_token(tiny_tokenizer):
     domain = Domain("bare", "monolingual", ())
+    ids, _ = encoded(["问：word1\n答：", ["word2", "<eot>"]], tiny_tokenizer)
+
     parts = instruction_parts(domain, {"task": "qa", "question": "word1", "answer": "word2"})
     ((found, _, _),) = encode_samples([parts], tiny_tokenizer, 100)
-    ids, _ = spelled(["问：word1\n答：", ["word2", "<eot>"]], tiny_tokenizer)
+
     assert found[: len(ids)].tolist() == ids
 
 
@@ -126,16 +160,19 @@ def test_a_domain_without_a_control_token(tiny_tokenizer):
         ("zh", {"task": ["qa"]}, "\"task\" is ['qa']"),
         ("zh", {"task": "dialogue"}, 'no "turns"'),
         ("zh", {"task": "dialogue", "turns": "你"}, '"turns" is not a list'),
-        ("zh", {"task": "dialogue", "turns": ["你"]}, '"turns" has 1 texts; each second one is a reply'),
-        ("zh", {"task": "dialogue", "turns": ["你", 3]}, '"turns" is a int, not a string'),
+        ("zh", {"task": "dialogue", "turns": ["你"]}, '"turns" has 1 texts; every second one must be a reply'),
+        ("zh", {"task": "dialogue", "turns": ["你", 3]}, '"turns" has type int, expected a string'),
         ("zh", {"task": "qa", "question": "你"}, 'no "answer"'),
         ("zh", {"task": "qa", "question": " ", "answer": "好"}, '"question" is empty'),
-        ("zh", {"task": "translation", "from": "zh", "to": "en", "text": "a", "translation": "b"},
-         '"to" is \'en\', but domain zh has the control tokens <cn>'),
+        (
+            "zh",
+            {"task": "translation", "from": "zh", "to": "en", "text": "a", "translation": "b"},
+            "\"to\" is 'en', but domain zh has the control tokens <cn>",
+        ),
         ("code", {"task": "code", "lang": "c", "instruction": "a", "answer": "b"}, "unknown \"lang\" 'c'"),
     ],
-)  # fmt: skip
-def test_records_that_cannot_be_used_are_told(domains, name, record, reason):
+)
+def test_unusable_records_are_refused_with_a_reason(domains, name, record, reason):
     with pytest.raises(ValueError, match=re.escape(reason)):
         instruction_parts(domains[name], record)
 
@@ -145,8 +182,9 @@ def test_records_that_cannot_be_used_are_told(domains, name, record, reason):
 
 @pytest.fixture(scope="module")
 def written(tiny_tokenizer, make_config, write_jsonl, tmp_path_factory):
-    """(config, shards, domains) of records of zh and code; the other two domains have none, and the weight 0."""
-    folder, records = tmp_path_factory.mktemp("records"), []
+    """Returns (config, shards, domains) with records of zh and code. The other two domains have the weight 0."""
+    folder = tmp_path_factory.mktemp("records")
+    records = []
     for doc in range(20):
         ask = {
             "domain": "zh",
@@ -171,43 +209,57 @@ def written(tiny_tokenizer, make_config, write_jsonl, tmp_path_factory):
 
 
 def check_batch(batch, shards, split):
-    """A batch against the shards: targets and mask as they are stored, inputs without padding."""
+    """Compares a batch with the shards: targets and mask are as stored, inputs have no padding."""
     pad = shards.pad_id
     for row, (domain, index) in enumerate(batch.sample_ids_B2.tolist()):
         if index < 0:
             assert batch.loss_mask_BS[row].sum() == 0
             continue
-        name, size = shards.domain_names[domain], LENGTH + 1
+        name = shards.domain_names[domain]
+        size = LENGTH + 1
         stored = np.array(shards.tokens(name, split)[index * size : (index + 1) * size])
         counted = np.fromfile(shards.folder / f"{name}.{split}.mask.bin", np.uint8)[index * size : (index + 1) * size]
         np.testing.assert_array_equal(batch.targets_BS[row], stored[1:])
         np.testing.assert_array_equal(batch.loss_mask_BS[row], counted[1:])
         text = stored[:-1][stored[:-1] != pad]
         assert (batch.targets_BS[row][batch.loss_mask_BS[row] > 0] != pad).all()
-        repeated = np.resize(text, LENGTH)  # NumPy repeats
+        repeated = np.resize(text, LENGTH)  # repeats the text to fill LENGTH
         np.testing.assert_array_equal(batch.tokens_BS[row], repeated)
         np.testing.assert_array_equal(batch.positions_BS[row], np.arange(LENGTH))
 
 
 def test_batches_hold_the_records_and_count_their_answers(written):
     config, shards, domains = written
-    loader, seen = Loader(shards, domains, config), []
+    loader = Loader(shards, domains, config)
+    seen = []
+
     for _ in range(8):
         (batch,) = loader.next_step().micro_batches
         check_batch(batch, shards, TRAIN)
         seen += batch.sample_ids_B2.tolist()
+
     assert {domain for domain, _ in seen} == {1, 3}
-    once = seen[: 2 * shards.num_documents("zh", TRAIN) // 4 * 4]
-    assert len({tuple(each) for each in once}) == len(once)  # a pass shows each record once
+    first_epoch = seen[: 2 * shards.num_documents("zh", TRAIN) // 4 * 4]
+    assert len({tuple(each) for each in first_epoch}) == len(first_epoch)
+
+
+def test_a_loader_of_records_resumes_from_its_state(written):
+    config, shards, domains = written
+    loader = Loader(shards, domains, config)
+    for _ in range(8):
+        loader.next_step()
     state = loader.state()
     expected = loader.next_step().micro_batches[0]
+
     resumed = Loader(shards, domains, config, state).next_step().micro_batches[0]
+
     np.testing.assert_array_equal(resumed.tokens_BS, expected.tokens_BS)
     np.testing.assert_array_equal(resumed.loss_mask_BS, expected.loss_mask_BS)
 
 
-def test_heldout_records_are_those_of_other_documents(written):
+def test_heldout_records_come_from_other_documents(written):
     config, shards, _ = written
+
     for name in ("zh", "code"):
         for batch in heldout_batches(shards, name, config, 4):
             check_batch(batch, shards, HELDOUT)
@@ -216,6 +268,7 @@ def test_heldout_records_are_those_of_other_documents(written):
         assert len(train) + len(heldout) == 20
         assert len(heldout) >= 1
         assert shards.num_documents(name, HELDOUT) == len(heldout)
+
     with pytest.raises(DataError, match="heldout split of domain 'en' has 0 tokens"):
         next(heldout_batches(shards, "en", config, 4))
 
@@ -223,10 +276,13 @@ def test_heldout_records_are_those_of_other_documents(written):
 def test_padding_activates_no_expert(written):
     config, shards, domains = written
     counts = {domain.name: np.ones(shards.vocab_size, np.int64) for domain in domains}
-    many = [Domain(d.name, d.kind, d.control_tokens, num_experts=40) for d in domains]  # hardly any token shares one
+    # with so many experts, few tokens share one
+    many = [Domain(d.name, d.kind, d.control_tokens, num_experts=40) for d in domains]
     table = RoutingTable.build(many, counts, 2, RoutingConfig(assignment="random"))
     (batch,) = Loader(shards, domains, config).next_step().micro_batches
+
     plan = plan_routes(batch.tokens_BS, batch.domain_of_slot, batch.slot_of_sample_B, many, table)
+
     domain = batch.domain_of_slot[0]
     stored = [
         shards.samples(domains[domain].name, TRAIN, LENGTH)[index][0][:-1] for _, index in batch.sample_ids_B2.tolist()
@@ -240,27 +296,36 @@ def test_padding_activates_no_expert(written):
         assert int(experts_V[shards.pad_id]) not in activated
 
 
-def test_another_sequence_length_and_an_altered_mask_are_refused(written, tmp_path):
+def test_records_for_another_sequence_length_are_refused(written):
     _, shards, _ = written
+
+    assert json.loads((shards.folder / "index.json").read_text())["format_version"] == 2
     with pytest.raises(DataError, match=f"samples of model.seq_length {LENGTH}, not 16"):
         shards.samples("zh", TRAIN, 16)
-    assert json.loads((shards.folder / "index.json").read_text())["format_version"] == 2
+
+
+def test_an_altered_or_missing_mask_is_refused(written, tmp_path):
+    _, shards, _ = written
     shutil.copytree(shards.folder, tmp_path / "shards")
     mask = tmp_path / "shards" / "zh.train.mask.bin"
+
     mask.write_bytes(bytes([1]) * mask.stat().st_size)
     with pytest.raises(DataError, match=r"zh\.train\.mask\.bin was altered"):
         TokenShards.open(tmp_path / "shards", verify=True)
+
     mask.unlink()
     with pytest.raises(DataError, match=r"zh\.train\.mask\.bin is missing"):
         TokenShards.open(tmp_path / "shards")
 
 
-def test_token_counts_and_answers_leave_padding_out(written):
+def test_token_counts_and_answers_exclude_padding(written):
     _, shards, _ = written
     tokens = np.array(shards.tokens("zh", TRAIN))
+
     counts_V = shards.token_counts("zh", TRAIN, shards.vocab_size)
+    counted, shortened = shards.num_answers("zh", TRAIN)
+
     assert counts_V[shards.pad_id] == 0
     assert counts_V.sum() == (tokens != shards.pad_id).sum() == len(shards.text_tokens("zh", TRAIN))
-    counted, shortened = shards.num_answers("zh", TRAIN)
     assert counted == np.fromfile(shards.folder / "zh.train.mask.bin", np.uint8).sum()
     assert shortened == 0

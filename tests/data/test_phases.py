@@ -1,4 +1,4 @@
-"""data.phases: a few domains first, then all; the stream, its state, and mixtures that are refused."""
+"""data.phases (a few domains first, then all): the stream, its state, and refused mixtures."""
 
 import json
 
@@ -21,7 +21,7 @@ def configured(make_config, phases=(FIRST, SECOND), **options):
 
 
 def domains_of(loader, domains, steps):
-    """The domains of each step's samples."""
+    """Returns the names of the domains in each step."""
     taken = [[batch.sample_ids_B2[:, 0] for batch in loader.next_step().micro_batches] for _ in range(steps)]
     return [{domains[domain].name for ids_B in step for domain in ids_B.tolist()} for step in taken]
 
@@ -29,7 +29,9 @@ def domains_of(loader, domains, steps):
 def test_each_phase_has_its_own_domains(tiny_shards, make_config):
     shards, domains = tiny_shards
     loader = Loader(shards, domains, configured(make_config))
+
     found = domains_of(loader, domains, 9)
+
     assert sorted(map(sorted, found[:3])) == [["en"], ["zh"], ["zh"]]
     assert found[3:5] == [{"code"}] * 2
     assert sorted(name for step in found[5:] for name in step) == ["bilingual", "code", "en", "zh"]
@@ -37,27 +39,30 @@ def test_each_phase_has_its_own_domains(tiny_shards, make_config):
 
 @pytest.mark.parametrize("schedule", [{}, {"schedule": "mixed", "domains_per_step": 4}], ids=["rotating", "mixed"])
 @pytest.mark.parametrize("steps", range(8))
-def test_a_loader_that_is_restored_anywhere_goes_on_exactly(tiny_shards, make_config, steps, schedule):
+def test_a_restored_loader_continues_exactly_from_any_step(tiny_shards, make_config, steps, schedule):
     shards, domains = tiny_shards
     config = configured(make_config, **schedule)
-    straight = Loader(shards, domains, config)
+    uninterrupted = Loader(shards, domains, config)
     for _ in range(steps):
-        straight.next_step()
-    restored = Loader(shards, domains, config, json.loads(json.dumps(straight.state())))
+        uninterrupted.next_step()
+
+    restored = Loader(shards, domains, config, json.loads(json.dumps(uninterrupted.state())))
+
     for _ in range(6):
-        one, other = straight.next_step(), restored.next_step()
-        assert one.next_state == other.next_state
-        for a, b in zip(one.micro_batches, other.micro_batches, strict=True):
+        expected = uninterrupted.next_step()
+        found = restored.next_step()
+        assert found.next_state == expected.next_state
+        for a, b in zip(found.micro_batches, expected.micro_batches, strict=True):
             assert (a.sample_ids_B2 == b.sample_ids_B2).all()
 
 
-def test_a_phase_goes_on_with_the_samples_that_come_next(tiny_shards, make_config):
+def test_a_phase_continues_with_the_next_samples(tiny_shards, make_config):
     shards, domains = tiny_shards
     loader = Loader(shards, domains, configured(make_config))
     seen = set()
     for _ in range(9):
         ids = [tuple(pair) for batch in loader.next_step().micro_batches for pair in batch.sample_ids_B2.tolist()]
-        assert not seen.intersection(ids)  # an epoch is longer
+        assert not seen.intersection(ids)  # no domain completes an epoch in these steps
         seen.update(ids)
 
 
@@ -80,8 +85,9 @@ def test_a_state_whose_phase_began_elsewhere_is_refused(tiny_shards, make_config
         ({"zh": 3, "en": 1, "code": 1}, r"data.phases\[0\].mixture gives domain 'zh' 60.0%"),
     ],
 )
-def test_weights_of_a_phase_that_cannot_be_met_are_refused(make_config, phase, message):
+def test_impossible_weights_of_a_phase_are_refused(make_config, phase, message):
     config = configured(make_config, [PhaseConfig(1, phase)], domains_per_step=2)
+
     with pytest.raises(ConfigError, match=message):
         domain_groups(config, build_domains(config))
 

@@ -1,4 +1,4 @@
-"""Steps of the training stream once more: the same batches, a state that fits no other round, and no end."""
+"""Replaying steps of the training stream: the same batches, a state that fits no other round, and no end."""
 
 import dataclasses
 import json
@@ -29,9 +29,10 @@ def assert_same(a, b):
 
 
 def stream_of(tiny_shards, config, steps):
-    """(states before each step, micro-batches of each step, state at the end)."""
+    """Returns (state before each step, micro-batches of each step, state at the end)."""
     loader = Loader(*tiny_shards, config)
-    states, batches = [], []
+    states = []
+    batches = []
     for _ in range(steps):
         states.append(loader.state())
         batches.append(loader.next_step().micro_batches)
@@ -40,30 +41,33 @@ def stream_of(tiny_shards, config, steps):
 
 @settings(max_examples=20, deadline=None)
 @given(kind=st.sampled_from(sorted(SCHEDULES)), chosen=st.lists(st.integers(0, 29), min_size=1, max_size=12))
-def test_the_batches_are_those_of_the_stream(tiny_shards, make_config, kind, chosen):
+def test_replayed_batches_equal_those_of_the_stream(tiny_shards, make_config, kind, chosen):
     config = make_config(seed=3, **SCHEDULES[kind])
     states, batches, end = stream_of(tiny_shards, config, 30)
     replay = ReplayLoader(Loader(*tiny_shards, config), 2, [states[step] for step in chosen], "digest", end)
-    for place, step in enumerate([*chosen, *chosen], 1):  # after the last comes the first
+
+    for taken, step in enumerate([*chosen, *chosen], 1):  # the first step follows the last
         found = replay.next_step()
         assert_same(found.micro_batches, batches[step])
-        assert found.next_state == replay.state() == {"round": 2, "batch": place, "sample": "digest"}
+        assert found.next_state == replay.state() == {"round": 2, "batch": taken, "sample": "digest"}
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
-def test_a_skipped_step_leaves_the_state_of_a_read_one(tiny_shards, make_config, kind):
+def test_skipping_a_step_changes_the_state_like_reading_it(tiny_shards, make_config, kind):
     config = make_config(**SCHEDULES[kind])
     states, batches, _ = stream_of(tiny_shards, config, 12)
     loader = Loader(*tiny_shards, config)
+
     for state in states:
         assert loader.state() == state
         loader.skip_step()
+
     loader.load_state(states[4])
     loader.skip_step()
     assert_same(loader.next_step().micro_batches, batches[5])
 
 
-def test_it_goes_on_from_its_state_and_begins_where_the_former_round_ended(tiny_shards, make_config):
+def test_replay_resumes_from_its_state_or_begins_after_the_previous_round(tiny_shards, make_config):
     config = make_config()
     states, batches, end = stream_of(tiny_shards, config, 8)
     chosen = [1, 4, 6]
@@ -74,11 +78,14 @@ def test_it_goes_on_from_its_state_and_begins_where_the_former_round_ended(tiny_
     first = replay()
     first.next_step()
     resumed = replay()
+
     resumed.load_state(json.loads(json.dumps(first.state())))
     assert_same(resumed.next_step().micro_batches, batches[4])
+
     resumed.load_state(json.loads(json.dumps(end)))
     assert_same(resumed.next_step().micro_batches, batches[1])
-    resumed.load_state({"round": 2, "batch": 3, "sample": "digest"})  # the end of a round is a state of it
+
+    resumed.load_state({"round": 2, "batch": 3, "sample": "digest"})  # the end of the round is a valid state
 
 
 @pytest.mark.parametrize(
@@ -94,14 +101,16 @@ def test_it_goes_on_from_its_state_and_begins_where_the_former_round_ended(tiny_
         {"round": 2, "sample": "digest"},
     ],
 )
-def test_a_state_of_something_else_is_refused(tiny_shards, make_config, state):
+def test_any_other_state_is_refused(tiny_shards, make_config, state):
     states, _, end = stream_of(tiny_shards, make_config(), 4)
     replay = ReplayLoader(Loader(*tiny_shards, make_config()), 2, states[:3], "digest", end)
-    with pytest.raises(DataError, match="is not one of round 2, whose sample has 3 batches and the digest digest"):
+
+    with pytest.raises(DataError, match="does not belong to round 2, whose sample has 3 batches and the digest digest"):
         replay.load_state(state)
 
 
-def test_a_loader_says_what_the_state_of_a_round_is(tiny_shards, make_config):
+def test_a_plain_loader_recognises_the_state_of_a_round(tiny_shards, make_config):
     loader = Loader(*tiny_shards, make_config())
+
     with pytest.raises(DataError, match="stands in round 2 of several; go on with `mindpangu tiny rounds`"):
         loader.load_state({"round": 2, "batch": 1, "sample": "digest"})

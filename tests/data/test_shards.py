@@ -1,3 +1,5 @@
+"""Token shards: lossless writing, streamed counts, and refusal of missing or damaged files."""
+
 import dataclasses
 import itertools
 import json
@@ -24,7 +26,7 @@ from mindpangu.errors import DataError
 
 @pytest.fixture
 def copied(tiny_shards, tmp_path):
-    """A folder of shards that a test may damage."""
+    """Returns a folder of shards that a test may damage."""
     return shutil.copytree(tiny_shards[0].folder, tmp_path / "shards")
 
 
@@ -35,28 +37,33 @@ def test_shards_hold_every_document_of_their_split_in_order(
     config = make_config([write_jsonl(tmp_path / "c.jsonl", tiny_records)], ["code", "zh"], heldout_fraction=0.2)
     reader = CorpusReader(config, build_domains(config))
     split = split_corpus(reader)
+
     shards = write_shards(tmp_path / "shards", reader, split, tiny_tokenizer)
+
     assert shards.domain_names == ("zh", "code")
     for domain_id, name in enumerate(shards.domain_names):
-        for part in (TRAIN, HELDOUT):
-            records = [r for r in reader if r.domain_id == domain_id and split.part_of(r) == part]
+        for side in (TRAIN, HELDOUT):
+            records = [r for r in reader if r.domain_id == domain_id and split.side_of(r) == side]
             documents = encode_documents([record.parts for record in records], tiny_tokenizer)
             expected = list(itertools.chain.from_iterable(documents))
-            tokens = shards.tokens(name, part)
+            tokens = shards.tokens(name, side)
             assert tokens.tolist() == expected
             assert (tokens.dtype, tokens.flags.writeable) == (np.dtype("<u2"), False)
-            assert shards.num_tokens(name, part) == len(expected)
-            assert shards.num_documents(name, part) == len(records) == expected.count(tiny_tokenizer.eot_id)
-            assert shards.text_bytes(name, part) == sum(record.text_bytes for record in records)
+            assert shards.num_tokens(name, side) == len(expected)
+            assert shards.num_documents(name, side) == len(records) == expected.count(tiny_tokenizer.eot_id)
+            assert shards.text_bytes(name, side) == sum(record.text_bytes for record in records)
     assert (shards.tokenizer_digest, shards.vocab_size) == (tiny_tokenizer.digest, tiny_tokenizer.vocab_size)
     assert (shards.pad_id, shards.eot_id) == (tiny_tokenizer.pad_id, tiny_tokenizer.eot_id)
 
 
 def test_a_large_vocabulary_is_written_as_int32(tmp_path, tiny_records, tiny_tokenizer, make_config, write_jsonl):
     class LargeTokenizer:
-        """The small tokenizer with its ids moved up by 70,000."""
+        """The small tokenizer with its ids raised by 70,000."""
 
-        vocab_size, pad_id, eot_id, digest = 80_000, 1, 70_002, "large"
+        vocab_size = 80_000
+        pad_id = 1
+        eot_id = 70_002
+        digest = "large"
 
         def control_id(self, token):
             return 70_000 + tiny_tokenizer.control_id(token)
@@ -66,7 +73,9 @@ def test_a_large_vocabulary_is_written_as_int32(tmp_path, tiny_records, tiny_tok
 
     config = make_config([write_jsonl(tmp_path / "c.jsonl", tiny_records)], ["en"])
     reader = CorpusReader(config, build_domains(config))
+
     shards = write_shards(tmp_path / "shards", reader, split_corpus(reader), LargeTokenizer())
+
     tokens = shards.tokens("en", TRAIN)
     assert tokens.dtype == np.dtype("<i4")
     assert tokens.min() >= 70_000
@@ -74,20 +83,22 @@ def test_a_large_vocabulary_is_written_as_int32(tmp_path, tiny_records, tiny_tok
     assert len(shards.token_counts("en", TRAIN, 80_000)) == 80_000
 
 
-def test_token_counts_are_a_bincount_however_they_are_streamed(tiny_shards, monkeypatch):
+def test_streamed_token_counts_equal_a_bincount(tiny_shards, monkeypatch):
     shards = tiny_shards[0]
     tokens = np.array(shards.tokens("bilingual", TRAIN))
     monkeypatch.setattr(shards_module, "_CHUNK_TOKENS", 100)
+
     counts = shards.token_counts("bilingual", TRAIN, 1000)
+
     assert (counts.dtype, counts.shape) == (np.int64, (1000,))
     np.testing.assert_array_equal(counts, np.bincount(tokens, minlength=1000))
     with pytest.raises(
-        DataError, match=rf"bilingual.train.bin holds token id \d+, outside a vocabulary of {tokens.max()}"
+        DataError, match=rf"bilingual.train.bin contains token id \d+, outside a vocabulary of {tokens.max()}"
     ):
         shards.token_counts("bilingual", TRAIN, int(tokens.max()))
 
 
-def test_the_same_corpus_gives_the_same_digest_and_another_one_another(
+def test_the_digest_depends_on_the_corpus(
     tmp_path, tiny_records, tiny_tokenizer, make_config, write_jsonl, tiny_shards
 ):
     def digest(name, records):
@@ -95,17 +106,20 @@ def test_the_same_corpus_gives_the_same_digest_and_another_one_another(
         reader = CorpusReader(config, build_domains(config))
         return write_shards(tmp_path / name, reader, split_corpus(reader), tiny_tokenizer).digest
 
-    assert digest("same", tiny_records) == tiny_shards[0].digest == TokenShards.open(tiny_shards[0].folder).digest
     changed = [*tiny_records[:-1], tiny_records[-1] | {"text": "def f39():\n    return 0\n"}]
+
+    assert digest("same", tiny_records) == tiny_shards[0].digest == TokenShards.open(tiny_shards[0].folder).digest
     assert digest("changed", changed) != tiny_shards[0].digest
 
 
-def test_a_missing_or_cut_file_is_named_with_its_sizes(copied):
+def test_a_missing_or_truncated_file_is_named_with_its_sizes(copied):
     path = copied / "zh.heldout.bin"
     size = path.stat().st_size
+
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(DataError, match=rf"zh.heldout.bin has {size - 2:,} bytes, expected {size:,}; prepare"):
         TokenShards.open(copied)
+
     path.unlink()
     with pytest.raises(DataError, match=r"zh.heldout.bin is missing"):
         TokenShards.open(copied)
@@ -117,8 +131,10 @@ def test_altered_ids_are_found_when_verifying(copied):
     ids = np.fromfile(path, "<u2")
     ids[len(ids) // 2] = 60_000  # outside the vocabulary
     ids.tofile(path)
-    shards = TokenShards.open(copied)  # the size is right
-    with pytest.raises(DataError, match="holds token id 60000"):
+
+    shards = TokenShards.open(copied)  # without verify only the size is checked
+
+    with pytest.raises(DataError, match="contains token id 60000"):
         shards.token_counts("en", TRAIN, shards.vocab_size)
     with pytest.raises(DataError, match=r"en.train.bin was altered: its hash is [0-9a-f]+, expected [0-9a-f]+"):
         TokenShards.open(copied, verify=True)
@@ -131,40 +147,44 @@ def test_altered_ids_are_found_when_verifying(copied):
         ("{", "cannot be read"),
         ("[]", "cannot be read"),
         ('{"format_version": 99}', "has format version 99, expected 1"),
-        ('{"format_version": 1}', "is not a whole index"),
+        ('{"format_version": 1}', "is not a complete index"),
     ],
 )
-def test_an_index_that_cannot_be_used_is_named(copied, content, message):
+def test_an_unusable_index_is_named(copied, content, message):
     (copied / "index.json").unlink()
     if content is not None:
         (copied / "index.json").write_text(content)
+
     with pytest.raises(DataError, match=rf"index.json {message}.*prepare the data again"):
         TokenShards.open(copied)
 
 
-def test_an_interrupted_writing_leaves_no_index(
-    copied, tiny_tokenizer, make_config, write_jsonl, tiny_records, tmp_path
-):
+def test_interrupted_writing_leaves_no_index(copied, tiny_tokenizer, make_config, write_jsonl, tiny_records, tmp_path):
     corpus = write_jsonl(tmp_path / "c.jsonl", tiny_records)
     config = make_config([corpus])
     reader = CorpusReader(config, build_domains(config))
     split = split_corpus(reader)
     corpus.write_text(corpus.read_text() + "{}\n")
+
     with pytest.raises(DataError, match="max_bad_records"):
         write_shards(copied, reader, split, tiny_tokenizer)
+
     with pytest.raises(DataError, match="there are no token shards"):
         TokenShards.open(copied)
 
 
-def test_a_tokenizer_per_slot_is_refused(tmp_path, tiny_tokenizer, make_config, write_jsonl, tiny_records):
+def test_a_vocabulary_with_its_own_tokenizer_is_refused(
+    tmp_path, tiny_tokenizer, make_config, write_jsonl, tiny_records
+):
     config: Config = make_config([write_jsonl(tmp_path / "c.jsonl", tiny_records)], ["en"])
-    slot = VocabularyConfig(name="latin", vocab_size=365, tokenizer="other.model", domains=["en"])
-    config = dataclasses.replace(config, domains=DomainsConfig(names=["en"], vocabularies=[slot]))
+    vocabulary = VocabularyConfig(name="latin", vocab_size=365, tokenizer="other.model", domains=["en"])
+    config = dataclasses.replace(config, domains=DomainsConfig(names=["en"], vocabularies=[vocabulary]))
     reader = CorpusReader(config, build_domains(config))
-    with pytest.raises(DataError, match=r"slot 'latin' has the tokenizer other.model"):
+
+    with pytest.raises(DataError, match=r"vocabulary 'latin' has the tokenizer other.model"):
         write_shards(tmp_path / "shards", reader, split_corpus(reader), tiny_tokenizer)
 
 
-def test_the_index_is_readable_by_people(tiny_shards):
+def test_the_index_lists_the_properties_of_each_file(tiny_shards):
     index = json.loads((tiny_shards[0].folder / "index.json").read_text())
     assert index["files"]["code"]["train"].keys() == {"tokens", "documents", "text_bytes", "blake2b"}

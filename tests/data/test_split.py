@@ -1,3 +1,5 @@
+"""The held-out split: its budget, whole documents, and independence of order."""
+
 import random
 
 import pytest
@@ -14,39 +16,42 @@ from mindpangu.errors import DataError
 @given(st.dictionaries(st.integers(0, 2**64 - 1), st.integers(1, 1000), min_size=2), st.floats(0.001, 0.5))
 def test_held_out_fills_its_budget_and_never_takes_everything(sizes, fraction):
     chosen = choose_heldout(sizes, fraction)
+
     assert 0 < len(chosen) < len(sizes)
-    taken, budget = sum(sizes[order] for order in chosen), fraction * sum(sizes.values())
+    taken = sum(sizes[order] for order in chosen)
+    budget = fraction * sum(sizes.values())
     if taken <= budget:
         assert all(size > budget - taken for order, size in sizes.items() if order not in chosen)
-    else:  # nothing fits: the smallest document
+    else:  # no document fits, so the smallest is held out
         assert chosen == {min(sizes, key=lambda order: (sizes[order], order))}
         assert min(sizes.values()) > budget
 
 
 def test_documents_are_taken_in_the_order_of_their_hash():
     assert choose_heldout({30: 10, 10: 10, 20: 10, 40: 70}, 0.2) == {10, 20}
-    assert choose_heldout({1: 60, 2: 15, 3: 25}, 0.2) == {2}  # what does not fit is passed over
+    assert choose_heldout({1: 60, 2: 15, 3: 25}, 0.2) == {2}  # documents that do not fit are skipped
     assert choose_heldout({1: 60, 2: 45}, 0.1) == {2}
 
 
 def test_the_order_depends_on_seed_domain_and_document():
     base = (0, "en", ("a", "b"))
     others = [(1, "en", ("a", "b")), (0, "zh", ("a", "b")), (0, "en", ("ab", "")), (0, "en", ("a", "c"))]
+
     assert len({document_order(*key) for key in [base, *others]}) == 5
     assert document_order(*base) == document_order(*base)
 
 
-def heldout_texts(make_config, write_jsonl, path, records, **data):
+def split_records(make_config, write_jsonl, path, records, **data):
+    """Returns TRAIN and HELDOUT → {(domain id, source document, parts)}, and checks `training_texts` against it."""
     config = make_config([write_jsonl(path, records)], heldout_fraction=0.2, **data)
     reader = CorpusReader(config, build_domains(config))
     split = split_corpus(reader)
-    parts = {HELDOUT: set(), TRAIN: set()}
+    sides = {HELDOUT: set(), TRAIN: set()}
     for record in reader:
-        parts[split.part_of(record)].add((record.domain_id, record.source_document, record.parts))
-    assert sorted(training_texts(reader, split)) == sorted(
-        text for _, _, document in (split_part for split_part in parts[TRAIN]) for _, text in document
-    )
-    return parts
+        sides[split.side_of(record)].add((record.domain_id, record.source_document, record.parts))
+    expected = sorted(text for _, _, parts in sides[TRAIN] for _, text in parts)
+    assert sorted(training_texts(reader, split)) == expected
+    return sides
 
 
 def test_records_of_a_document_stay_together_and_file_order_does_not_matter(
@@ -54,25 +59,29 @@ def test_records_of_a_document_stay_together_and_file_order_does_not_matter(
 ):
     shuffled = random.Random(0).sample(tiny_records, len(tiny_records))
     unique = [record | {"doc": record["doc"], "n": i} for i, record in enumerate(shuffled)]
-    a = heldout_texts(make_config, write_jsonl, tmp_path / "a.jsonl", dedupe(tiny_records))
-    b = heldout_texts(make_config, write_jsonl, tmp_path / "b.jsonl", dedupe(unique))
+
+    a = split_records(make_config, write_jsonl, tmp_path / "a.jsonl", dedupe(tiny_records))
+    b = split_records(make_config, write_jsonl, tmp_path / "b.jsonl", dedupe(unique))
+
     assert a == b
     for domain in range(4):
-        sides = [{document for d, document, _ in a[part] if d == domain} for part in (HELDOUT, TRAIN)]
-        assert 1 <= len(sides[0]) < len(sides[1])
-        assert not sides[0] & sides[1]
+        heldout, train = ({document for d, document, _ in a[side] if d == domain} for side in (HELDOUT, TRAIN))
+        assert 1 <= len(heldout) < len(train)
+        assert not heldout & train
 
 
 def dedupe(records):
-    """Records whose (domain, document, text) is unique, so that sets lose nothing."""
+    """Returns records with unique (domain, document, text), so that sets of them lose nothing."""
     return list({(r["domain"], r["doc"], r.get("text"), r.get("zh"), r.get("en")): r for r in records}.values())
 
 
 def test_another_seed_holds_out_other_documents(tmp_path, make_config, write_jsonl, tiny_records):
     records = dedupe(tiny_records)
+
     a, b = (
-        heldout_texts(make_config, write_jsonl, tmp_path / "a.jsonl", records, seed=seed)[HELDOUT] for seed in (0, 1)
+        split_records(make_config, write_jsonl, tmp_path / "a.jsonl", records, seed=seed)[HELDOUT] for seed in (0, 1)
     )
+
     assert a != b
 
 

@@ -82,7 +82,7 @@ def test_the_script_restarts_a_killed_training(overrides, straight, tmp_path):
     assert finish(process, tmp_path, 2 * SECONDS) == 0
     log = (tmp_path / "log.txt").read_text()
     assert "is dead; its last step was " in log
-    assert "it goes on from the last checkpoint, restart 1 of 1" in log
+    assert "continuing from the last checkpoint, restart 1 of 1" in log
     assert losses_of(tmp_path / "killed") == straight
     assert "is dead" in (tmp_path / "killed" / "msrun_log" / "worker_0.log").read_text()  # kept beside the restart's
     assert (tmp_path / "killed" / "msrun_log_restart_1" / "worker_1.log").exists()
@@ -97,5 +97,5 @@ def test_a_stopped_training_ends_normally_and_is_not_restarted(overrides, tmp_pa
     log = (tmp_path / "log.txt").read_text()
     assert "the same command with --resume goes on" in log
     assert "Traceback" not in log
-    assert "it goes on from the last checkpoint" not in log
+    assert "continuing from the last checkpoint" not in log
     assert 8 <= len(losses_of(tmp_path / "stopped")) < STEPS

@@ -112,8 +112,8 @@ def cluster(machine):
     ("npus", "cann", "reason"),
     [
         (False, False, "No NPU and no CANN here"),
-        (True, False, "NPUs are here but CANN is not"),
-        (False, True, "CANN is here but no NPU is"),
+        (True, False, "NPUs were found but CANN was not"),
+        (False, True, "CANN was found but no NPU"),
     ],
 )
 def test_without_npus_or_cann_one_line_says_why_the_cpu_is_used(machine, npus, cann, reason):
@@ -258,7 +258,7 @@ def test_processes_of_this_machine_train_together_and_one_evaluates(machine):
 def test_a_cpu_cluster_wants_a_number(machine, number):
     done = run_cpu_cluster(machine, number)
     assert done.returncode == 1
-    assert "expected how many processes" in done.stderr
+    assert "expected the number of processes" in done.stderr
 
 
 @pytest.mark.skipif(HAS_ASCEND, reason="this host has NPUs or CANN")
@@ -270,7 +270,7 @@ def test_a_training_that_fails_goes_on_from_its_checkpoint(machine, tmp_path):
     assert ["--resume" in run for run in runs] == [False, True, True]
     logs = [re.search(r"--log_dir=(\S+)", run)[1] for run in runs]
     assert logs == [f"{tmp_path}/msrun_log{end}" for end in ("", "_restart_1", "_restart_2")]
-    assert "it goes on from the last checkpoint, restart 2 of 2" in done.stderr
+    assert "continuing from the last checkpoint, restart 2 of 2" in done.stderr
 
 
 @pytest.mark.skipif(HAS_ASCEND, reason="this host has NPUs or CANN")

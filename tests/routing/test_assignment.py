@@ -1,4 +1,4 @@
-"""Who gets which token: evenness, balance, and independence of layers, domains and streams."""
+"""Assigning tokens to experts: evenness, balance, and independence of layers, domains, and streams."""
 
 import numpy as np
 import pytest
@@ -19,20 +19,23 @@ from mindpangu.routing import (
 
 @st.composite
 def groups(draw):
-    """Token counts [V] with many unseen ids, and a number of experts that fits them."""
+    """Draws (token counts [V] with many unseen ids, a number of experts up to V, a random generator)."""
     counts_V = np.array(draw(st.lists(st.integers(0, 50) | st.sampled_from([0, 0, 10**6]), min_size=1, max_size=200)))
-    return counts_V, draw(st.integers(1, counts_V.size)), np.random.default_rng(draw(st.integers(0, 2**32)))
+    num_experts = draw(st.integers(1, counts_V.size))
+    return counts_V, num_experts, np.random.default_rng(draw(st.integers(0, 2**32)))
 
 
 def zipf_counts(vocab_size):
-    """Zipf's law with a head flat enough that no token exceeds the mean load of 16 experts."""
+    """Returns counts after Zipf's law, with a head so flat that no token exceeds the mean load of 16 experts."""
     return (10**7 / np.arange(20, vocab_size + 20) ** 1.1).astype(np.int64)
 
 
 @given(st.integers(1, 400), st.integers(1, 40), st.integers(0, 2**32))
 def test_random_gives_every_expert_the_same_number_of_token_ids(vocab_size, num_experts, seed):
     num_experts = min(num_experts, vocab_size)
+
     experts_V = assign_random(vocab_size, num_experts, np.random.default_rng(seed))
+
     assert experts_V.dtype == np.uint16
     assert experts_V.shape == (vocab_size,)
     owned_E = np.bincount(experts_V)
@@ -42,6 +45,7 @@ def test_random_gives_every_expert_the_same_number_of_token_ids(vocab_size, num_
 
 def test_random_deals_shuffled_decks():
     decks = assign_random(1600, 16, np.random.default_rng(0)).reshape(-1, 16)
+
     np.testing.assert_array_equal(np.sort(decks, axis=1), np.tile(np.arange(16), (100, 1)))
     assert len(np.unique(decks, axis=0)) == 100
 
@@ -49,14 +53,16 @@ def test_random_deals_shuffled_decks():
 @given(groups(), st.floats(0, 2))
 def test_balanced_bounds_the_load_and_evens_out_the_unseen_ids(group, jitter):
     counts_V, num_experts, rng = group
+
     experts_V = assign_balanced(counts_V, num_experts, rng, jitter)
+
     assert experts_V.dtype == np.uint16
     assert experts_V.max() < num_experts
-    # Whoever receives a token was least loaded, hence below the mean: no order of the tokens can break this bound.
+    # An expert that receives a token was the least loaded, hence below the mean: the bound holds for any order.
     load_E = np.bincount(experts_V, weights=counts_V, minlength=num_experts)
     assert load_E.max() <= counts_V.sum() / num_experts + counts_V.max()
     assert (load_E > 0).sum() == min(num_experts, (counts_V > 0).sum())
-    # An expert got unseen ids only as long as nobody owned clearly fewer ids.
+    # An expert got unseen ids only while no other expert owned fewer ids by more than one.
     owned_E = np.bincount(experts_V, minlength=num_experts)
     unseen_E = np.bincount(experts_V[counts_V == 0], minlength=num_experts)
     assert owned_E[unseen_E > 0].max(initial=0) <= owned_E.min() + 1
@@ -64,20 +70,24 @@ def test_balanced_bounds_the_load_and_evens_out_the_unseen_ids(group, jitter):
 
 def test_balanced_splits_zipf_text_evenly_where_random_does_not():
     counts_V = zipf_counts(8000)
+
     for jitter in (0.0, 0.5):
         load_E = np.bincount(assign_balanced(counts_V, 16, np.random.default_rng(1), jitter), weights=counts_V)
         assert load_E.max() < 1.001 * load_E.mean()
+
     load_E = np.bincount(assign_random(8000, 16, np.random.default_rng(1)), weights=counts_V)
     assert load_E.max() > 1.02 * load_E.mean()
 
 
 def test_balanced_does_not_give_the_hottest_token_to_the_same_expert_in_every_layer():
     experts_LV = assign_layers(zipf_counts(500), 16, 12, "zh", RoutingConfig(jitter=0))
+
     assert len(set(experts_LV[:, 0])) > 4
 
 
-def test_text_that_nobody_has_seen_is_dealt_like_random():
+def test_unseen_tokens_are_dealt_like_random():
     experts_V = assign_balanced(np.zeros(1000, np.int64), 16, np.random.default_rng(0), 0.5)
+
     assert set(np.bincount(experts_V)) == {62, 63}
     assert (np.diff(experts_V.astype(int)) < 0).sum() > 400, "shuffled, not dealt in turn"
 
@@ -88,6 +98,7 @@ def test_a_stream_belongs_to_its_seed_layer_and_domain_name(assignment):
         return assign_layers(zipf_counts(2000), 16, num_layers, name, RoutingConfig(assignment=assignment, seed=seed))
 
     reference_LV = draw()
+
     np.testing.assert_array_equal(reference_LV, draw())
     np.testing.assert_array_equal(reference_LV, draw(num_layers=5)[:3])
     for other_LV in (draw(seed=1), draw(name="zh2"), np.roll(reference_LV, 1, axis=0)):
@@ -96,22 +107,24 @@ def test_a_stream_belongs_to_its_seed_layer_and_domain_name(assignment):
 
 
 def test_streams_are_the_same_on_every_machine_and_in_every_process():
-    # Python's own hash() of a name changes from process to process; this one must not.
+    # Python's hash() of a name differs between processes; this one must not
     assert assignment_rng(0, 0, "zh").bit_generator.random_raw() == 7939562175555490828
     assert assignment_rng(0, 1, "code").bit_generator.random_raw() == 11723921102619167373
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(["zh", "en"]))
-def test_no_two_layers_coincide_more_than_allowed(seed, name):
+def test_no_two_layers_overlap_more_than_allowed(seed, name):
     counts_V = zipf_counts(1500)
+
     experts_LV = assign_layers(counts_V, 16, 8, name, RoutingConfig(seed=seed))
+
     frequent = most_frequent_tokens(counts_V)
     overlaps = [grouping_overlap(experts_LV[a], experts_LV[b], frequent) for a in range(8) for b in range(a)]
     assert max(overlaps) <= 1.5
 
 
-def test_a_layer_that_coincides_is_drawn_again(monkeypatch):
+def test_a_layer_that_overlaps_too_much_is_drawn_again(monkeypatch):
     counts_V = zipf_counts(1500)
     draws = []
 
@@ -121,28 +134,35 @@ def test_a_layer_that_coincides_is_drawn_again(monkeypatch):
         return draws[-1]
 
     monkeypatch.setattr("mindpangu.routing.assignment.assign_balanced", same_twice)
+
     experts_LV = assign_layers(counts_V, 16, 2, "zh", RoutingConfig())
+
     np.testing.assert_array_equal(draws[0], draws[1])
     np.testing.assert_array_equal(experts_LV, [draws[0], draws[2]])
 
 
-def test_if_every_draw_coincides_the_best_one_is_kept(monkeypatch):
+def test_if_every_draw_overlaps_too_much_the_best_one_is_kept(monkeypatch):
     counts_V = zipf_counts(300)
-    measured = iter([4.0, 2.0, 3.0, 2.0, *[5.0] * 36])
-    monkeypatch.setattr("mindpangu.routing.assignment.grouping_overlap", lambda *_: next(measured))
+    overlaps = iter([4.0, 2.0, 3.0, 2.0, *[5.0] * 36])
+    monkeypatch.setattr("mindpangu.routing.assignment.grouping_overlap", lambda *_: next(overlaps))
+
     experts_LV = assign_layers(counts_V, 16, 2, "zh", RoutingConfig(seed=3))
+
     second_draw_V = assign_balanced(counts_V, 16, assignment_rng(3, 1, "zh", attempt=1), RoutingConfig.jitter)
     np.testing.assert_array_equal(experts_LV[1], second_draw_V)
 
 
 def test_without_jitter_layers_group_the_frequent_tokens_alike():
     counts_V = zipf_counts(1500)
+
     experts_LV = assign_layers(counts_V, 16, 2, "zh", RoutingConfig(jitter=0))
+
     assert grouping_overlap(*experts_LV, most_frequent_tokens(counts_V)) > 10
 
 
-def test_overlap_counts_common_pairs_against_chance():
+def test_overlap_compares_common_pairs_with_chance():
     one = np.array([0, 0, 1, 1, 9])
+
     assert grouping_overlap(one, one, np.arange(4)) == 2 / (2 * 2 / 6)
     assert grouping_overlap(one, np.array([1, 0, 1, 0, 9]), np.arange(4)) == 0
     assert grouping_overlap(one, np.array([5, 5, 5, 0, 9]), np.arange(4)) == 1 / (2 * 3 / 6)
@@ -154,11 +174,12 @@ def test_overlap_counts_common_pairs_against_chance():
 def test_overlap_of_independent_layers_is_one_and_of_equal_layers_the_number_of_experts():
     rng = np.random.default_rng(0)
     layers = [assign_random(6400, 16, rng) for _ in range(2)]
+
     assert grouping_overlap(*layers, np.arange(6400)) == pytest.approx(1, abs=0.02)
     assert grouping_overlap(layers[0], layers[0], np.arange(6400)) == pytest.approx(16, rel=0.02)
 
 
-def test_most_frequent_tokens_leave_out_what_never_occurs():
+def test_most_frequent_tokens_leave_out_tokens_that_never_occur():
     np.testing.assert_array_equal(most_frequent_tokens(np.array([3, 0, 7, 7, 1]), limit=10), [2, 3, 0, 4])
     np.testing.assert_array_equal(most_frequent_tokens(np.array([3, 0, 7, 7, 1]), limit=2), [2, 3])
 

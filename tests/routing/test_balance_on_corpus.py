@@ -1,7 +1,7 @@
-"""What `balanced` promises over `random`, on the embedded corpus: it is checked here and printed by `-s`.
+"""Compares `balanced` with `random` on the corpus in the repository. `pytest -s` prints the figures.
 
-A load figure of a domain is its mean over 4 layers. Documents are held out in five folds, so that every document is
-held out once and no single odd document decides; the held-out figure is the mean over the folds.
+A domain's load is its mean over 4 layers. Documents are held out in five folds, so that every document is held out
+once and no single unusual document decides. The held-out figure is the mean over the folds.
 """
 
 import hashlib
@@ -22,14 +22,17 @@ from mindpangu.routing import RoutingTable, compute_statistics, count_tokens
 CORPUS = Path(__file__).parents[2] / "recipes" / "corpus"
 DOMAINS = [replace(domain, num_experts=16) for domain in PRESETS["sigma_4"]]
 NAMES = [domain.name for domain in DOMAINS]
-NUM_LAYERS, NUM_FOLDS, TOKENS_PER_STEP, VOCAB_SIZE = 4, 5, 1024, 4000
+NUM_LAYERS = 4
+NUM_FOLDS = 5
+TOKENS_PER_STEP = 1024
+VOCAB_SIZE = 4000
 RANDOM_SEEDS = range(1, 6)
 FIGURES = ("train", "heldout", "step", "variation", "heldout variation")
 
 
 @pytest.fixture(scope="module")
 def folds():
-    """(domain, fold) → int64 [T], the tokens of the documents that fall into a fold."""
+    """Returns (domain, fold) → int64 [T], the tokens of the documents in a fold."""
     documents = read_documents()
     lines = [line for texts in documents.values() for text in texts for line in text.splitlines(keepends=True)]
     model = io.BytesIO()
@@ -56,12 +59,12 @@ def folds():
 
 
 def read_documents():
-    """Domain → texts; the sentence pairs of a bilingual document are one text."""
+    """Returns domain → texts. The sentence pairs of a bilingual document form one text."""
     documents = {name: {} for name in NAMES}
     for path in sorted(CORPUS.glob("*.jsonl")):
-        for number, line in enumerate(path.read_text().splitlines()):
+        for line_index, line in enumerate(path.read_text().splitlines()):
             record = json.loads(line)
-            key = record["doc"] if "en" in record else (path.name, number)
+            key = record["doc"] if "en" in record else (path.name, line_index)
             text = record.get("text") or f"{record['en']}\n{record['zh']}\n"
             documents[record["domain"]][key] = documents[record["domain"]].get(key, "") + text
     return {name: list(texts.values()) for name, texts in documents.items()}
@@ -69,7 +72,7 @@ def read_documents():
 
 @pytest.fixture(scope="module")
 def measured(folds):
-    """(assignment, seed) → the statistics of each fold."""
+    """Returns (assignment, seed) → the statistics of each fold."""
     return {
         (assignment, seed): [measure(folds, heldout, assignment, seed) for heldout in range(NUM_FOLDS)]
         for assignment, seeds in (("balanced", [0]), ("random", RANDOM_SEEDS))
@@ -87,7 +90,7 @@ def measure(folds, heldout_fold, assignment, seed):
 
 
 def figures_of(statistics_of_folds, name):
-    """float64 [figures]: means over layers and folds, in the order of FIGURES."""
+    """Returns float64 [figures]: means over layers and folds, in the order of FIGURES."""
     rows = [
         [
             group.train.max_over_mean,
@@ -106,11 +109,12 @@ def figures_of(statistics_of_folds, name):
 def test_balanced_beats_random_in_every_figure(measured, name):
     balanced = figures_of(measured["balanced", 0], name)
     random = np.array([figures_of(measured["random", seed], name) for seed in RANDOM_SEEDS])
+
     print(
         f"\n{name:>10}", *(f"{f}: {r:.3f} → {b:.3f}" for f, r, b in zip(FIGURES, random.mean(0), balanced, strict=True))
     )
     assert (balanced < random.mean(axis=0)).all()
-    assert (balanced < random).all(), "each seed of random, not only their mean"
+    assert (balanced < random).all(), "balanced must beat each seed of random, not only their mean"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -122,25 +126,27 @@ def test_training_load_is_as_even_as_the_hottest_token_allows(measured, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_balanced_has_no_more_dead_experts_than_random(measured, name):
-    def dead(statistics_of_folds):
+def test_balanced_has_no_more_unused_experts_than_random(measured, name):
+    def unused(statistics_of_folds):
         groups = [group for statistics in statistics_of_folds for group in statistics.of_domain(name)]
-        return np.array([[group.train.dead_experts, group.heldout.dead_experts] for group in groups])
+        return np.array([[group.train.unused_experts, group.heldout.unused_experts] for group in groups])
 
     for seed in RANDOM_SEEDS:
-        assert (dead(measured["balanced", 0]) <= dead(measured["random", seed])).all()
+        assert (unused(measured["balanced", 0]) <= unused(measured["random", seed])).all()
 
 
-def test_dead_experts_are_fewer_where_text_is_scarce(folds):
-    # On the whole corpus nobody is ever dead; 60 tokens leave random some experts that nothing reaches.
+def test_balanced_leaves_no_expert_unused_when_text_is_scarce(folds):
+    # The whole corpus uses every expert in any case; with 60 tokens random leaves some unused.
     train = {name: folds[name, 0][:60] for name in NAMES}
     counts = {name: count_tokens(tokens, VOCAB_SIZE, name) for name, tokens in train.items()}
-    dead = {}
+
+    unused = {}
     for assignment in ("random", "balanced"):
         table = RoutingTable.build(DOMAINS, counts, NUM_LAYERS, RoutingConfig(assignment=assignment))
         groups = compute_statistics(table, train, {}, TOKENS_PER_STEP).groups
-        dead[assignment] = [group.train.dead_experts for group in groups]
-    assert max(dead["balanced"]) == 0 < sum(dead["random"])
+        unused[assignment] = [group.train.unused_experts for group in groups]
+
+    assert max(unused["balanced"]) == 0 < sum(unused["random"])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -149,4 +155,4 @@ def test_layers_group_the_frequent_tokens_independently(measured, name):
         overlaps = statistics.overlap[name]
         assert len(overlaps) == len(list(combinations(range(NUM_LAYERS), 2)))
         assert max(overlaps) <= 1.5
-        assert np.mean(overlaps) == pytest.approx(1, abs=0.3), "neither alike nor told apart on purpose"
+        assert np.mean(overlaps) == pytest.approx(1, abs=0.3), "neither alike nor deliberately different"

@@ -1,4 +1,4 @@
-"""The load of the experts on a text, against direct counting and by hand."""
+"""The load of the experts on a text, compared with direct counting and with figures computed by hand."""
 
 import json
 import math
@@ -12,24 +12,26 @@ from mindpangu.errors import RoutingError
 from mindpangu.routing import DomainTable, RoutingTable, compute_statistics, count_tokens, plot_load
 from mindpangu.routing import statistics as statistics_module
 
-# Two experts; layer 0 gives the first token to expert 0 alone, layer 1 everything to expert 1.
+# Two experts. Layer 0 routes token 0 to expert 0 and the others to expert 1; layer 1 routes everything to expert 1.
 BY_HAND = RoutingTable([DomainTable("zh", 2, "random", np.array([[0, 1, 1], [1, 1, 1]], np.uint16))])
 
 
 def test_figures_by_hand():
     train = np.array([0, 0, 0, 1, 0, 1, 2, 2, 0])
+
     found = compute_statistics(BY_HAND, {"zh": train}, {"zh": np.array([1, 1])}, tokens_per_step=4)
+
     lower, upper = found.of_domain("zh")
     np.testing.assert_array_equal(lower.train.tokens_E, [5, 4])
     assert lower.train.max_over_mean == pytest.approx(10 / 9)
     assert lower.train.coefficient_of_variation == pytest.approx(1 / 9)
-    assert (lower.train.dead_experts, lower.heldout.dead_experts) == (0, 1)
+    assert (lower.train.unused_experts, lower.heldout.unused_experts) == (0, 1)
     assert lower.heldout.max_over_mean == 2
-    # Steps 0001 and 0122 put 3 of 4 tokens on one expert; the ninth token is not a whole step.
+    # Steps 0001 and 0122 put 3 of 4 tokens on one expert; the ninth token does not fill a step.
     assert (lower.step_mean, lower.step_p99) == (1.5, 1.5)
-    assert (upper.layer, upper.train.dead_experts, upper.step_mean) == (1, 1, 2)
+    assert (upper.layer, upper.train.unused_experts, upper.step_mean) == (1, 1, 2)
     assert [(hot.token, hot.multiple) for hot in found.hot_tokens["zh"]] == [(0, pytest.approx(10 / 9))]
-    # All of layer 1's pairs are together, so layer 0's only pair is as expected.
+    # All pairs share an expert in layer 1, so the only pair in layer 0 is as expected.
     assert found.overlap["zh"] == (1.0,)
 
 
@@ -38,13 +40,16 @@ def test_counts_agree_with_a_loop_over_tokens(num_experts, num_tokens, tokens_pe
     rng = np.random.default_rng(seed)
     experts_LV = rng.integers(0, num_experts, (2, 30)).astype(np.uint16)
     table = RoutingTable([DomainTable("zh", num_experts, "random", experts_LV)])
-    train, heldout = rng.integers(0, 30, num_tokens), rng.integers(0, 30, num_tokens)
+    train = rng.integers(0, 30, num_tokens)
+    heldout = rng.integers(0, 30, num_tokens)
     original = statistics_module._CHUNK_TOKENS
-    statistics_module._CHUNK_TOKENS = 100  # many pieces
+    statistics_module._CHUNK_TOKENS = 100  # several chunks
+
     try:
         groups = compute_statistics(table, {"zh": train}, {"zh": heldout}, tokens_per_step).groups
     finally:
         statistics_module._CHUNK_TOKENS = original
+
     for layer, group in enumerate(groups):
         for load, tokens in ((group.train, train), (group.heldout, heldout)):
             expected = [sum(experts_LV[layer, token] == expert for token in tokens) for expert in range(num_experts)]
@@ -61,7 +66,9 @@ def test_only_the_domains_with_text_are_measured():
     table = RoutingTable(
         DomainTable(name, 2, "random", np.array([[0, 1, 1]], np.uint16)) for name in ("zh", "en", "code")
     )
+
     found = compute_statistics(table, {"en": np.array([0, 1])}, {"en": np.array([0])}, 2)
+
     assert [group.domain for group in found.groups] == ["en"]
     assert found.overlap == {"en": ()}, "a single layer has no pair to compare"
     assert found.digest == table.digest
@@ -69,7 +76,7 @@ def test_only_the_domains_with_text_are_measured():
 
 @pytest.mark.parametrize("token", [3, -1])
 def test_tokens_of_another_vocabulary_are_refused(token):
-    with pytest.raises(RoutingError, match=f"domain 'zh' holds token id {token}, but its vocabulary has 3 ids"):
+    with pytest.raises(RoutingError, match=f"domain 'zh' contains token id {token}, but its vocabulary has 3 ids"):
         compute_statistics(BY_HAND, {"zh": np.array([0, token])}, {}, 2)
 
 
@@ -82,8 +89,9 @@ def test_missing_text_and_bad_windows_are_refused():
         compute_statistics(BY_HAND, {"fr": np.array([0])}, {}, 2)
 
 
-def test_an_empty_heldout_text_leaves_its_figures_open(tmp_path):
+def test_an_empty_heldout_text_leaves_its_figures_undefined(tmp_path):
     found = compute_statistics(BY_HAND, {"zh": np.array([0, 1])}, {}, 2)
+
     assert math.isnan(found.groups[0].heldout.max_over_mean)
     assert found.to_dict()["groups"][0]["heldout"]["max_over_mean"] is None
     assert "held out –" in found.summary()
@@ -93,23 +101,44 @@ def test_an_empty_heldout_text_leaves_its_figures_open(tmp_path):
 def test_count_tokens_reads_narrow_and_memory_mapped_tokens(tmp_path):
     np.array([2, 0, 2], np.uint16).tofile(tmp_path / "tokens.bin")
     tokens = np.memmap(tmp_path / "tokens.bin", np.uint16, "r")
+
     np.testing.assert_array_equal(count_tokens(tokens, 4, "zh"), [1, 0, 2, 0])
 
 
 def test_the_text_table_has_a_row_for_each_group_and_spells_hot_tokens():
     found = compute_statistics(BY_HAND, {"zh": np.array([0, 0, 0, 1])}, {"zh": np.array([1, 1])}, 4)
+
     lines = found.format_table(spell={0: "\n"}.__getitem__).splitlines()
+
     rows = [line.split() for line in lines[2:4]]
     assert rows[0] == ["zh", "0", "1.50", "2.00", "1.50", "1.50", "0.50", "1.00", "0", "1"]
     assert rows[1] == ["zh", "1", "2.00", "2.00", "2.00", "2.00", "1.00", "1.00", "1", "1"]
     assert lines[4] == r"zh: token 0 '\n' alone is 1.50 × the mean load"
     assert lines[5] == found.summary()
-    assert "train 1.75, held out 2.00, per 4 tokens 1.75; at most 1 dead experts" in lines[5]
+    assert "train 1.75, held out 2.00, per 4 tokens 1.75; up to 1 unused experts in a group; " in lines[5]
     assert "token 0 alone" in found.format_table()
+
+
+@pytest.mark.parametrize(
+    ("experts_LV", "expected"),
+    [
+        ([[0, 0, 1, 1], [0, 1, 0, 1]], "; no unused experts; layers group tokens independently (0.00 × chance)"),
+        ([[0, 0, 1, 1], [0, 0, 1, 1]], "; no unused experts; layers group tokens similarly (3.00 × chance)"),
+        ([[0, 0, 0, 0]], "; up to 1 unused experts in a group"),
+    ],
+)
+def test_the_summary_names_unused_experts_and_compares_layers(experts_LV, expected):
+    table = RoutingTable([DomainTable("zh", 2, "random", np.array(experts_LV, np.uint16))])
+    text = {"zh": np.arange(4)}
+
+    summary = compute_statistics(table, text, text, 4).summary()
+
+    assert summary.endswith(expected)
 
 
 def test_the_dictionary_survives_json():
     found = compute_statistics(BY_HAND, {"zh": np.array([0, 0, 1])}, {}, 4).to_dict()
+
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["groups"][0]["train"]["tokens_per_expert"] == [2, 1]
 
@@ -121,6 +150,7 @@ def test_plot_writes_a_png_for_one_table_and_for_a_comparison(tmp_path):
         experts_LV = np.array([[0, 1, 1], [1, 0, 1]], np.uint16)
         table = RoutingTable(DomainTable(name, 2, assignment, experts_LV) for name in tokens)
         both.append(compute_statistics(table, tokens, tokens, 4))
+
     for statistics, path in ((both, tmp_path / "new" / "both.png"), (both[:1], tmp_path / "one.png")):
         plot_load(statistics, path)
         assert path.read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""The table in memory and on disk: independence of domains, identity of save and load, refusal of damaged files."""
+"""The table in memory and on disk: independent domains, lossless saving and loading, refusal of damaged files."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def saved(tmp_path):
 
 
 def rewrite_header(path, **changes):
-    """The same tensor under a changed header, as someone who edits the file would leave it."""
+    """Changes the header and keeps the tensor, as an edit of the file would."""
     with safe_open(path, framework="numpy") as file:
         header = json.loads(file.metadata()["routing_table"])
     save_file(load_file(path), path, {"routing_table": json.dumps(header | changes)})
@@ -41,6 +41,7 @@ def rewrite_header(path, **changes):
 @pytest.mark.parametrize("assignment", ["random", "balanced"])
 def test_build_gives_each_layer_and_domain_its_own_array(assignment):
     table = build(assignment=assignment)
+
     assert (table.num_layers, table.assignment, list(table.domain_names)) == (3, assignment, NAMES)
     for domain in DOMAINS:
         assert table.num_experts(domain.name) == domain.num_experts
@@ -55,18 +56,20 @@ def test_build_gives_each_layer_and_domain_its_own_array(assignment):
 @settings(deadline=None)
 @given(st.sets(st.sampled_from(NAMES), min_size=1), st.sampled_from(["random", "balanced"]), st.integers(0, 99))
 def test_other_domains_never_change_a_table(names, assignment, seed):
-    whole = build(assignment=assignment, seed=seed)
-    part = build([domain for domain in DOMAINS if domain.name in names], assignment=assignment, seed=seed)
+    full = build(assignment=assignment, seed=seed)
+
+    subset = build([domain for domain in DOMAINS if domain.name in names], assignment=assignment, seed=seed)
+
     for name in names:
-        assert part.domain_digest(name) == whole.domain_digest(name)
+        assert subset.domain_digest(name) == full.domain_digest(name)
         for layer in range(3):
-            np.testing.assert_array_equal(part.array(layer, name), whole.array(layer, name))
-    assert (part.digest == whole.digest) == (len(names) == len(NAMES))
+            np.testing.assert_array_equal(subset.array(layer, name), full.array(layer, name))
+    assert (subset.digest == full.digest) == (len(names) == len(NAMES))
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 3), st.integers(1, 60), st.integers(1, 65536), st.integers(0, 2**32))
-def test_save_and_load_are_an_identity(tmp_path_factory, num_layers, vocab_size, num_experts, seed):
+def test_loading_returns_what_was_saved(tmp_path_factory, num_layers, vocab_size, num_experts, seed):
     folder = tmp_path_factory.mktemp("tables")
     rng = np.random.default_rng(seed)
     experts = {
@@ -76,8 +79,10 @@ def test_save_and_load_are_an_identity(tmp_path_factory, num_layers, vocab_size,
         for name in NAMES
     }
     table = RoutingTable(DomainTable(name, num_experts, "random", experts_LV) for name, experts_LV in experts.items())
+
     table.save(folder)
     loaded = RoutingTable.load(folder, NAMES)
+
     assert (loaded.digest, loaded.assignment, loaded.num_layers) == (table.digest, "random", num_layers)
     for name, experts_LV in experts.items():
         assert loaded.num_experts(name) == num_experts
@@ -87,7 +92,7 @@ def test_save_and_load_are_an_identity(tmp_path_factory, num_layers, vocab_size,
             np.testing.assert_array_equal(loaded.array(layer, name), experts_LV[layer])
 
 
-def test_the_file_says_what_it_holds(saved):
+def test_the_file_describes_its_content(saved):
     assert sorted(path.name for path in saved.iterdir()) == sorted(f"{name}.safetensors" for name in NAMES)
     with safe_open(table_file(saved, "zh"), framework="numpy") as file:
         assert json.loads(file.metadata()["routing_table"]) == {
@@ -105,16 +110,19 @@ def test_the_file_says_what_it_holds(saved):
 def test_some_domains_can_be_loaded_without_the_files_of_the_others(saved):
     table_file(saved, "code").unlink()
     table_file(saved, "bilingual").write_bytes(b"")
+
     loaded = RoutingTable.load(saved, ["en", "zh"])
+
     assert loaded.domain_names == ("en", "zh")
     assert loaded.domain_digest("zh") == build().domain_digest("zh")
 
 
 def test_a_missing_file_is_named_with_what_is_there(saved):
     table_file(saved, "zh").unlink()
-    with pytest.raises(RoutingError, match=r"'zh'.*zh\.safetensors is missing.*holds: bilingual, code, en$"):
+
+    with pytest.raises(RoutingError, match=r"'zh'.*zh\.safetensors is missing.*contains: bilingual, code, en$"):
         RoutingTable.load(saved, NAMES)
-    with pytest.raises(RoutingError, match="nowhere holds: no tables"):
+    with pytest.raises(RoutingError, match="nowhere contains: no tables"):
         RoutingTable.load(saved / "nowhere", NAMES)
 
 
@@ -122,14 +130,17 @@ def test_a_missing_file_is_named_with_what_is_there(saved):
 def test_a_truncated_file_is_refused(saved, kept):
     path = table_file(saved, "zh")
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(RoutingError, match=r"zh\.safetensors is not a whole routing table .*; copy it again"):
+
+    with pytest.raises(RoutingError, match=r"zh\.safetensors is not a complete routing table .*; copy it again"):
         RoutingTable.load(saved, NAMES)
 
 
 def test_no_flipped_bit_goes_unnoticed(tmp_path):
     RoutingTable([DomainTable("zh", 3, "random", np.array([[0, 1, 2, 0]], np.uint16))]).save(tmp_path)
     path = table_file(tmp_path, "zh")
-    content, digest = path.read_bytes(), RoutingTable.load(tmp_path, ["zh"]).digest
+    content = path.read_bytes()
+    digest = RoutingTable.load(tmp_path, ["zh"]).digest
+
     unnoticed = []
     for position in range(len(content)):
         for bit in range(8):
@@ -142,7 +153,8 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path):
                 assert str(path) in str(error)  # noqa: PT017
             else:
                 unnoticed.append(position)
-    # What may change is only the white space that pads the header.
+
+    # Only the whitespace that pads the header may change.
     assert all(content[position : position + 1].isspace() for position in unnoticed)
 
 
@@ -154,12 +166,13 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path):
         ({"num_experts": "6"}, "was changed after it was written"),
         ({"num_layers": "4"}, "was changed after it was written"),
         ({"assignment": "random"}, "was changed after it was written"),
-        ({"num_experts": "many"}, "is not a whole routing table"),
+        ({"num_experts": "many"}, "is not a complete routing table"),
         ({"num_experts": "2"}, "names expert 4, but its group has 2 experts"),
     ],
 )
 def test_an_edited_header_is_refused(saved, changes, message):
     rewrite_header(table_file(saved, "zh"), **changes)
+
     with pytest.raises(RoutingError, match=message):
         RoutingTable.load(saved, NAMES)
 
@@ -169,27 +182,31 @@ def test_a_table_whose_content_was_edited_is_refused(saved):
     content = bytearray(path.read_bytes())
     content[-2] ^= 1  # another of its four experts
     path.write_bytes(content)
+
     with pytest.raises(RoutingError, match=r"bilingual\.safetensors was changed after it was written"):
         RoutingTable.load(saved, NAMES)
 
 
 def test_a_file_of_another_kind_is_refused(saved):
     save_file({"weight": np.zeros(3, np.float32)}, table_file(saved, "zh"))
+
     with pytest.raises(RoutingError, match="has routing table format None"):
         RoutingTable.load(saved, NAMES)
 
 
 def test_a_renamed_file_is_refused(saved):
     shutil.copy(table_file(saved, "en"), table_file(saved, "zh"))
-    with pytest.raises(RoutingError, match="holds the table of domain 'en', not of 'zh'"):
+
+    with pytest.raises(RoutingError, match="contains the table of domain 'en', not of 'zh'"):
         RoutingTable.load(saved, NAMES)
 
 
 def test_unknown_domains_and_layers_are_refused():
     table = build()
-    for ask in (table.num_experts, table.vocab_size, table.domain_digest, lambda name: table.array(0, name)):
+
+    for query in (table.num_experts, table.vocab_size, table.domain_digest, lambda name: table.array(0, name)):
         with pytest.raises(RoutingError, match="no domain 'fr'; it has: bilingual, zh, en, code"):
-            ask("fr")
+            query("fr")
     for layer in (-1, 3):
         with pytest.raises(RoutingError, match=f"no RRE layer {layer}; it has 3"):
             table.array(layer, "zh")
@@ -219,6 +236,7 @@ def test_tables_that_do_not_fit_together_are_refused():
 def test_domains_drawn_differently_can_share_a_table():
     old = DomainTable("zh", 4, "random", np.zeros((2, 8), np.uint16))
     new = DomainTable("fr", 4, "balanced", np.ones((2, 8), np.uint16))
+
     assert RoutingTable([old, new]).assignment == "balanced+random"
 
 
@@ -238,16 +256,26 @@ def test_digests_depend_on_everything():
         DomainTable("zh", 4, "random", changed_content),
         DomainTable("zh", 4, "random", np.zeros((4, 4), np.uint16)),
     ]
+
     digests = [table.digest for table in (reference, *others)]
+
     assert len(set(digests)) == len(digests)
     assert len({RoutingTable([table]).digest for table in (reference, *others)}) == len(digests)
-    one, two = RoutingTable([reference, others[0]]), RoutingTable([others[0], reference])
-    assert one.digest != two.digest, "a domain's id is its position, and the ids enter the table"
+
+
+def test_the_digest_depends_on_the_order_of_the_domains():
+    zh = DomainTable("zh", 4, "random", np.zeros((2, 8), np.uint16))
+    en = DomainTable("en", 4, "random", np.zeros((2, 8), np.uint16))
+
+    # a domain's position is its id, which the weights depend on
+    assert RoutingTable([zh, en]).digest != RoutingTable([en, zh]).digest
 
 
 def test_stacked_joins_domains_and_pads_short_vocabularies():
     table = build()
+
     stacked_LDV = table.stacked(["code", "zh"])
+
     assert (stacked_LDV.dtype, stacked_LDV.shape) == (np.int32, (3, 2, 90))
     for layer in range(3):
         np.testing.assert_array_equal(stacked_LDV[layer, 0], table.array(layer, "code"))

@@ -1,4 +1,4 @@
-"""A small tokenizer of the embedded corpus."""
+"""A small tokenizer, trained on part of the corpus in the repository."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def corpus_texts(name, count):
 
 @pytest.fixture(scope="session")
 def sample_texts():
-    """English, code, and so little Chinese that its characters fit into a small vocabulary."""
+    """Returns English, code, and little enough Chinese that its characters fit into a small vocabulary."""
     return [
         *corpus_texts("en.sqlite-docs.jsonl", 15),
         *corpus_texts("code.cpython-stdlib.jsonl", 4),

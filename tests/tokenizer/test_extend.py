@@ -1,4 +1,4 @@
-"""Control tokens behind the pieces of a model that has none."""
+"""Appending control tokens to a model that has none."""
 
 import io
 
@@ -14,38 +14,57 @@ WORDS = "the window opens and closes slowly 打开 关闭 窗口 表格".split()
 
 
 def trained(**settings):
-    model, lines = io.BytesIO(), [" ".join(WORDS[i:] + WORDS[:i]) for i in range(len(WORDS))]
+    lines = [" ".join(WORDS[i:] + WORDS[:i]) for i in range(len(WORDS))]
+    model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines * 9), model_writer=model, vocab_size=60, hard_vocab_limit=False, minloglevel=2,
-        num_threads=1, **settings,
-    )  # fmt: skip
+        sentence_iterator=iter(lines * 9),
+        model_writer=model,
+        vocab_size=60,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        num_threads=1,
+        **settings,
+    )
     return model.getvalue()
 
 
-def test_ids_and_segmentation_stay(tmp_path):
+def test_extending_keeps_ids_and_segmentation(tmp_path):
     data = trained(model_type="bpe")
     old = sentencepiece.SentencePieceProcessor(model_proto=data)
-    new = extend(data, ["<eot>", "<cn>"], "small")
     text = "the slowly 窗口 <eot> opens"
-    assert new.encode(text) == old.encode(text)
+
+    new = extend(data, ["<eot>", "<cn>"], "small")
+
     size = old.vocab_size()
+    assert new.encode(text) == old.encode(text)
     assert (new.pad_id, new.eot_id, new.control_id("<cn>")) == (size, size + 1, size + 2)
     assert new.vocab_size == size + 3 + len(reserved_control_tokens())
     assert new.decode([new.eot_id, *old.encode("the window"), new.pad_id]) == "the window"
+    # extending again changes nothing
     assert extend(new.model_bytes, ["<eot>", "<cn>"], "again").model_bytes == new.model_bytes
 
 
-def test_the_verb_writes_it(tmp_path, capsys):
-    source, out = tmp_path / "small.model", tmp_path / "new" / "extended.model"
+def test_the_verb_writes_the_extended_model(tmp_path, capsys):
+    source = tmp_path / "small.model"
     source.write_bytes(trained(model_type="unigram"))
+    out = tmp_path / "new" / "extended.model"
+
     assert main(["tokenizer", "extend", "--model", str(source), "--out", str(out)]) == 0
+
     assert Tokenizer.load(out).control_id("<python>") > 0
+
+
+def test_the_verb_refuses_a_missing_option_or_file(tmp_path, capsys):
+    source = tmp_path / "small.model"
+    source.write_bytes(trained(model_type="unigram"))
+    out = tmp_path / "extended.model"
+
     assert main(["tokenizer", "extend", "--model", str(source)]) == 1
     assert main(["tokenizer", "extend", "--model", str(tmp_path / "absent"), "--out", str(out)]) == 1
     assert "No such file" in capsys.readouterr().err
 
 
-def test_what_cannot_be_extended_is_named():
+def test_a_model_that_cannot_be_extended_is_refused():
     with pytest.raises(TokenizerError, match="'<pad>' as ordinary text"):
         extend(trained(user_defined_symbols=["<pad>"]), ["<eot>"], "small")
     with pytest.raises(TokenizerError, match="not a sentencepiece model"):

@@ -1,4 +1,4 @@
-"""The tokenizer kind of PanGu-α, on its own model."""
+"""PanGu-α's tokenizer, with its published model."""
 
 import hashlib
 import json
@@ -17,7 +17,6 @@ from mindpangu.tokenizer.compact import compact
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 MODEL = RECIPES / "tokenizer" / "pangu_alpha_40k.model"
 CONTROL = {"<sep>": 5, "<pad>": 6, "<mask>": 7, "<eod>": 8, "<eot>": 9}
-
 
 ALPHA = Tokenizer.load(MODEL)
 
@@ -40,7 +39,7 @@ def test_the_model_is_recognised_by_its_pieces(alpha, tokenizer):
     for token in ("<cn>", "<s>", "▂", "的", ""):
         with pytest.raises(TokenizerError, match=r"has no control token .* goes with domains.preset pangu_alpha"):
             alpha.control_id(token)
-    # the kind is part of the identity, and that of other models is what it was
+    # the digest covers PanGu-α's kind; for other models it is that of the file alone
     assert alpha.digest != hashlib.blake2b(alpha.model_bytes, digest_size=16).hexdigest()
     assert tokenizer.digest == hashlib.blake2b(tokenizer.model_bytes, digest_size=16).hexdigest()
 
@@ -57,10 +56,12 @@ def test_the_published_test_vector(alpha, jieba):
 
 def test_ids_are_those_of_the_published_recipe(alpha, jieba):
     processor = sentencepiece.SentencePieceProcessor(model_proto=alpha.model_bytes)
+
     texts = []
     for name in ("zh.libreoffice-help.jsonl", "en.sqlite-docs.jsonl", "code.cpython-stdlib.jsonl"):
         with open(RECIPES / "corpus" / name, encoding="utf-8") as file:
             texts += [json.loads(next(file))["text"][:2000] for _ in range(3)]
+
     for text, ids in zip(texts, alpha.encode_batch(texts, threads=2), strict=True):
         words = [word.replace(" ", "▂").replace("\n", "▃") for word in jieba.cut(text, cut_all=False)]
         assert ids == processor.encode(" ".join(words)) == alpha.encode(text)
@@ -85,12 +86,12 @@ def test_texts_that_round_trip(alpha, jieba, text):
     ("text", "back"),
     [
         ("你好，Ａ１", "你好,A1"),  # normalized
-        ("a\tb\r\nc\u3000d", "ab\ncd"),  # white space other than blank and newline
-        ("▁ ▂▃", "  \n"),  # what stands for blank and newline
+        ("a\tb\r\nc\u3000d", "ab\ncd"),  # whitespace other than blank and newline
+        ("▁ ▂▃", "  \n"),  # stand-ins for blank and newline
         ("x😀y", "x⁇y"),  # outside the vocabulary
     ],
 )
-def test_what_is_lost(alpha, jieba, text, back):
+def test_known_losses(alpha, jieba, text, back):
     assert alpha.decode(alpha.encode(text)) == back
 
 
@@ -116,13 +117,15 @@ def test_control_tokens_decode_to_nothing(alpha):
         alpha.decode([40000])
 
 
-def test_what_stands_for_text(alpha):
+def test_text_pieces_exclude_control_tokens_and_unknown(alpha):
     assert [index for index in range(12) if alpha.is_text(index)] == [3, 4, 10, 11]
 
 
-def test_a_smaller_vocabulary_is_of_the_same_kind(alpha, jieba):
+def test_a_compacted_tokenizer_is_of_the_same_kind(alpha, jieba):
     text = "今天 天气不错\n"
+
     small, old_ids = compact(alpha, set(alpha.encode(text)))
+
     assert (small.kind, small.eot_id, small.pad_id) == ("pangu_alpha", 9, 6)
     assert small.vocab_size < 30
     assert [int(old_ids[index]) for index in small.encode(text)] == alpha.encode(text)
@@ -134,17 +137,20 @@ def test_a_lone_surrogate_is_named(alpha, jieba):
         alpha.encode_batch(["fine", "ab\ud800"], threads=2)
 
 
-def test_jieba_is_asked_for_where_it_is_needed_and_not_before(alpha, monkeypatch):
+def test_jieba_is_required_only_for_encoding(alpha, monkeypatch):
     monkeypatch.setitem(sys.modules, "jieba", None)
     pangu_alpha._words.cache_clear()
+
     assert alpha.decode([5772]) == "你好"
     with pytest.raises(TokenizerError, match=r"needs jieba, which is not installed; pip install 'mindpangu\[alpha\]'"):
         alpha.encode("你好")
 
 
-def test_others_words_do_not_change_ours(alpha, jieba):
+def test_words_added_to_the_global_jieba_do_not_affect_ours(alpha, jieba):
     before = alpha.encode("今天天气不错")
+
     jieba.add_word("天天气", freq=10**9)
+
     try:
         assert "天天气" in jieba.lcut("今天天气不错")
         assert alpha.encode("今天天气不错") == before

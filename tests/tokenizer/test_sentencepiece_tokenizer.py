@@ -1,3 +1,5 @@
+"""Encoding and decoding with a trained sentencepiece model, and refusing models that cannot be used."""
+
 import io
 from pathlib import Path
 
@@ -29,22 +31,23 @@ PROBES = {
     "control characters": "a\0b\x0b\x0c\x1b[0m\r\n\r",
     "control literals": LITERALS,
     "one blank": " ",
-    "nothing": "",
+    "empty": "",
 }
 
 
-def test_every_held_out_document_of_the_embedded_corpus_round_trips(tokenizer):
+def test_every_held_out_document_of_the_corpus_round_trips(tokenizer):
     config = Config(data=DataConfig(corpus=[str(CORPUS / "*.jsonl")]))
     reader = CorpusReader(config, build_domains(config))
     split = split_corpus(reader)
-    texts = [[] for _ in reader.domains]
+    texts_by_domain = [[] for _ in reader.domains]
     for record in reader:
-        if split.part_of(record) == HELDOUT:
-            texts[record.domain_id] += [text for _, text in record.parts]
+        if split.side_of(record) == HELDOUT:
+            texts_by_domain[record.domain_id] += [text for _, text in record.parts]
     assert reader.report.num_bad == 0
-    assert all(texts)
-    for of_domain in texts:
-        for text, ids in zip(of_domain, tokenizer.encode_batch(of_domain, threads=2), strict=True):
+    assert all(texts_by_domain)
+
+    for texts in texts_by_domain:
+        for text, ids in zip(texts, tokenizer.encode_batch(texts, threads=2), strict=True):
             assert tokenizer.decode(ids) == text
             assert tokenizer.unk_id not in ids
 
@@ -60,15 +63,17 @@ def test_any_text_round_trips(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_the_known_exception_is_the_character_that_sentencepiece_uses_for_a_blank(tokenizer):
+def test_sentencepieces_stand_in_for_a_blank_decodes_to_a_blank(tokenizer):
     assert tokenizer.decode(tokenizer.encode("a▁b")) == "a b"
 
 
 def test_text_never_becomes_a_control_token(tokenizer):
     reserved = [f"<reserved_{index}>" for index in range(RESERVED_CONTROL_TOKENS)]
+
     control_ids = [tokenizer.control_id(token) for token in [*CONTROL_TOKENS, *reserved, "<pad>"]]
-    assert len(set(control_ids)) == len(CONTROL_TOKENS) + 64 + 1
     text = "".join([*CONTROL_TOKENS, *reserved, "<pad><unk>"])
+
+    assert len(set(control_ids)) == len(CONTROL_TOKENS) + 64 + 1
     assert not set(tokenizer.encode(text)) & {*control_ids, tokenizer.unk_id}
     assert tokenizer.decode(control_ids) == ""
 
@@ -78,7 +83,7 @@ def test_control_tokens_and_padding_decode_to_nothing(tokenizer):
     assert tokenizer.decode([*ids, tokenizer.eot_id, tokenizer.pad_id]) == "你好 b"
 
 
-def test_bytes_that_are_not_utf8_and_unknown_give_the_replacement_character(tokenizer):
+def test_invalid_utf8_and_unknown_decode_to_the_replacement_character(tokenizer):
     byte = next(index for index in range(tokenizer.vocab_size) if tokenizer.piece(index) == "<0xE4>")
     assert tokenizer.decode([byte]) == "\ufffd"
     assert tokenizer.decode([tokenizer.unk_id]) == "\ufffd"
@@ -87,6 +92,7 @@ def test_bytes_that_are_not_utf8_and_unknown_give_the_replacement_character(toke
 def test_a_batch_equals_its_texts_alone_on_any_number_of_threads(tokenizer):
     texts = list(PROBES.values())
     alone = [tokenizer.encode(text) for text in texts]
+
     assert tokenizer.encode_batch(texts, threads=1) == tokenizer.encode_batch(texts, threads=4) == alone
     assert tokenizer.encode_batch([], threads=2) == []
 
@@ -105,7 +111,7 @@ def test_ids_outside_the_vocabulary_are_named(tokenizer, offset):
 
 
 @pytest.mark.parametrize("token", ["<de>", "\n", "<unk>", "<0x41>", ""])
-def test_what_is_no_control_token_is_refused(tokenizer, token):
+def test_anything_but_a_control_token_is_refused(tokenizer, token):
     with pytest.raises(TokenizerError, match=f"no control token {token!r}".replace("\\", r"\\")):
         tokenizer.control_id(token)
 
@@ -113,7 +119,9 @@ def test_what_is_no_control_token_is_refused(tokenizer, token):
 def test_loading_gives_the_same_tokenizer(tokenizer, tmp_path):
     path = tmp_path / "copy.model"
     path.write_bytes(tokenizer.model_bytes)
+
     loaded = Tokenizer.load(path)
+
     assert (loaded.digest, loaded.vocab_size, loaded.eot_id) == (tokenizer.digest, 2000, tokenizer.eot_id)
     assert loaded.encode(PROBES["indentation"]) == tokenizer.encode(PROBES["indentation"])
 
@@ -122,6 +130,7 @@ def test_loading_gives_the_same_tokenizer(tokenizer, tmp_path):
 def test_a_damaged_file_is_refused(tokenizer, tmp_path, kept):
     path = tmp_path / "damaged.model"
     path.write_bytes(tokenizer.model_bytes[:kept])
+
     with pytest.raises(TokenizerError, match=r"damaged.model is damaged or not a sentencepiece model"):
         Tokenizer.load(path)
 
@@ -143,7 +152,7 @@ def test_a_missing_file_is_refused(tmp_path):
         ({"pad_id": 1, "user_defined_symbols": ["<eot>"]}, "no control token '<eot>'"),
     ],
 )
-def test_a_foreign_model_that_cannot_serve_is_refused(tmp_path, symbols, message):
+def test_a_foreign_model_without_the_needed_tokens_is_refused(tmp_path, symbols, message):
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["some words of text"] * 9),
@@ -158,6 +167,7 @@ def test_a_foreign_model_that_cannot_serve_is_refused(tmp_path, symbols, message
     )
     path = tmp_path / "foreign.model"
     path.write_bytes(model.getvalue())
+
     with pytest.raises(TokenizerError, match=message):
         Tokenizer.load(path)
 

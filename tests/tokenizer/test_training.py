@@ -1,3 +1,5 @@
+"""Training a tokenizer: reproducible bytes, the layout of its ids, and helpful errors."""
+
 import pytest
 
 from mindpangu.errors import DataError, TokenizerError
@@ -13,15 +15,18 @@ def train(path, texts=TEXTS, vocab_size=400, control_tokens=("<eot>",)):
     return train_tokenizer(texts, vocab_size, control_tokens, path)
 
 
-def test_the_same_text_gives_the_same_bytes_and_the_file_holds_them(sample_texts, tmp_path):
+def test_the_same_text_gives_the_same_bytes_in_memory_and_on_disk(sample_texts, tmp_path):
     a = train(tmp_path / "new" / "a.model", sample_texts[:10], 600)
     b = train(tmp_path / "b.model", iter(sample_texts[:10]), 600)
+    other = train(tmp_path / "c.model", sample_texts[:9], 600)
+
     assert a.model_bytes == b.model_bytes == (tmp_path / "new" / "a.model").read_bytes()
-    assert a.digest == b.digest != train(tmp_path / "c.model", sample_texts[:9], 600).digest
+    assert a.digest == b.digest != other.digest
 
 
 def test_the_layout_of_the_ids(tmp_path):
     tokenizer = train(tmp_path / "m", control_tokens=["<eot>", "<cn>", "<en>"])
+
     pieces = [tokenizer.piece(index) for index in range(FIRST_PIECE + 2)]
     assert pieces[:5] == ["<unk>", "<pad>", "<eot>", "<cn>", "<en>"]
     assert pieces[5:69] == [f"<reserved_{index}>" for index in range(64)]
@@ -30,7 +35,7 @@ def test_the_layout_of_the_ids(tmp_path):
     assert (tokenizer.unk_id, tokenizer.pad_id, tokenizer.eot_id, tokenizer.vocab_size) == (0, 1, 2, 400)
 
 
-def test_code_is_cheap(tokenizer):
+def test_code_takes_few_tokens(tokenizer):
     assert [len(tokenizer.encode(text)) for text in ("\n", "\t", "    ", "        ", "self")] == [1] * 5
     assert len(tokenizer.encode("2024")) == 4  # digits stay apart
 
@@ -50,13 +55,14 @@ def test_code_is_cheap(tokenizer):
         (TEXTS, {"control_tokens": ["<eot>", "<eot>"]}, "<eot> is already defined"),
     ],
 )
-def test_what_cannot_be_trained_is_explained_and_leaves_no_file(tmp_path, texts, arguments, message):
+def test_a_failed_training_is_explained_and_leaves_no_file(tmp_path, texts, arguments, message):
     with pytest.raises(TokenizerError, match=message):
         train(tmp_path / "m", texts, **arguments)
+
     assert not (tmp_path / "m").exists()
 
 
-def test_an_error_of_the_text_itself_comes_through(tmp_path):
+def test_an_error_raised_by_the_text_is_passed_on(tmp_path):
     def broken():
         yield from TEXTS
         raise DataError("more than data.max_bad_records")
@@ -69,11 +75,14 @@ def test_training_is_quiet(tmp_path, capfd):
     train(tmp_path / "m")
     with pytest.raises(TokenizerError):
         train(tmp_path / "m", vocab_size=9000)
+
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_line_longer_than_sentencepiece_takes_is_cut_not_dropped(tmp_path, monkeypatch):
+def test_a_line_above_sentencepieces_limit_is_cut_not_dropped(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_LONGEST_LINE", 100)
     monkeypatch.setitem(training._SETTINGS, "max_sentence_length", 400)
+
     tokenizer = train(tmp_path / "m", [" ".join(WORDS)])
+
     assert len(tokenizer.encode(WORDS[0])) < len(WORDS[0])  # it learned from the line

@@ -10,7 +10,7 @@ import numpy as np
 
 from mindpangu.errors import TokenizerError
 from mindpangu.tokenizer import Tokenizer
-from mindpangu.tokenizer.compact import Vocabulary
+from mindpangu.tokenizer.compact import PieceDependencies
 
 
 class Choices:
@@ -22,7 +22,8 @@ class Choices:
     """
 
     def __init__(self, source: Tokenizer):
-        self.source, self._vocabulary = source, Vocabulary(source)
+        self.source = source
+        self._vocabulary = PieceDependencies(source)
         self.least = len(self._vocabulary.always)
 
     def of_size(self, size: int, counts_V: np.ndarray) -> frozenset[int]:

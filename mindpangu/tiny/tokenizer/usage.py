@@ -48,7 +48,7 @@ def measure(documents: Documents, split: Split, tokenizers: Sequence[Tokenizer])
                 usage.num_bytes += sum(len(text.encode("utf-8")) for text in texts)
                 usage.characters += sum(map(len, texts))
                 usage.as_bytes += sum(int(first_bytes_V[ids].sum()) for ids in encoded)
-                usage.unknown += tokenizer.unspelled(texts, encoded)
+                usage.unknown += tokenizer.count_unknown_characters(texts, encoded)
     return usages
 
 

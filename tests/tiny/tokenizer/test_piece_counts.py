@@ -25,7 +25,7 @@ def tokenizer(tiny_overrides):
 def test_the_split_is_that_of_a_training(config, tiny_corpus):
     reader = CorpusReader(config, build_domains(config))
     expected = split_corpus(reader)
-    heldout = [expected.part_of(record) == "heldout" for record in reader]
+    heldout = [expected.side_of(record) == "heldout" for record in reader]
     for documents in (RunDocuments(config), FileDocuments([str(tiny_corpus)])):
         split = Split.draw(documents, config.data.heldout_fraction, config.data.seed)
         assert [split.holds_out(document) for document in documents] == heldout
