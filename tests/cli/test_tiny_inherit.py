@@ -75,7 +75,7 @@ def test_text_that_the_parent_may_have_seen_is_named(family, capsys):
     capsys.readouterr()
     words = ("--neurons", "l2", "--calibration-batches", "1", *KEEP)
     assert inherit(family, output / "of_other", *words, child=child) == 0
-    assert "not the ones of the parent's training; it may have seen the held-out text" in capsys.readouterr().out
+    assert "not those of the parent's training, which may have seen the held-out text" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ class Numbers(VerifiedFile):
     values_N: np.ndarray
 
     @classmethod
-    def _of(cls, header, tensors):
+    def _from_content(cls, header, tensors):
         return cls(header["name"], tensors["values"])
 
     def _header(self):

@@ -28,7 +28,7 @@ def test_both_models_train_and_are_compared(tool, tiny_overrides, tmp_path):
     overrides.pop("training.run_name")
     empty = tmp_path / "empty.yaml"
     empty.write_text("")
-    trainings = tool.Runs(str(empty), overrides)
-    losses = {variant: tool.run(trainings, variant, 0) for variant in tool.VARIANTS}
+    runs = tool.Runs(str(empty), overrides)
+    losses = {variant: tool.train(runs, variant, 0) for variant in tool.VARIANTS}
     assert losses["rre"].keys() == losses["dense"].keys() == {"bilingual", "zh", "en", "code"}
     assert losses["rre"] != losses["dense"]

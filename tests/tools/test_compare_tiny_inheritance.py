@@ -38,7 +38,7 @@ def test_every_method_is_compared_with_random_weights_and_the_learned_one_with_e
 
 
 def test_the_table_has_every_variant_and_no_intervals_of_one_seed(tool, measured):
-    table = tool.format_table(measured, [4.0, 4.1, 4.2], tool.USUAL)
+    table = tool.format_table(measured, [4.0, 4.1, 4.2], tool.FULL)
     assert "| parent | | 4.100 |" in table
     assert "| inherited, taylor | 6.000 |" in table
     assert "| inherited, learned − random weights |" in table
@@ -46,7 +46,7 @@ def test_the_table_has_every_variant_and_no_intervals_of_one_seed(tool, measured
 
 
 def test_children_fit_their_parents(tool):
-    for size in (tool.USUAL, tool.QUICK):
+    for size in (tool.FULL, tool.QUICK):
         head_sizes = {int(model["hidden_size"]) / int(model["num_heads"]) for model in (size.parent, size.child)}
         assert len(head_sizes) == 1
         assert all(int(size.child[key]) < int(size.parent[key]) for key in size.parent)

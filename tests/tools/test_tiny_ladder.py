@@ -12,7 +12,7 @@ import pytest
 
 from mindpangu.config import load_config, to_yaml
 from mindpangu.model.parameter_count import count_parameters
-from mindpangu.tiny.compute import flops_of_training
+from mindpangu.tiny.compute import training_flops
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def ladder(tool, tmp_path, monkeypatch):
 
 def test_a_smaller_vocabulary_makes_the_model_wider(tool, ladder):
     base = {"model.vocab_size": "8000"}
-    sizes = {key: str(value) for key, value in ladder._as_large_as(base).items()}
+    sizes = {key: str(value) for key, value in ladder._widened(base).items()}
     compact = load_config(tool.CONFIG, {"model.vocab_size": str(tool.FULL.pieces)} | sizes)
     before = load_config(tool.CONFIG, base)
     assert compact.model.hidden_size > before.model.hidden_size
@@ -44,7 +44,7 @@ def test_a_parent_has_twice_the_parameters_and_is_nowhere_smaller(tool, ladder):
         "model.num_heads": "4",
         "model.ffn_hidden_size": "344",
     }
-    parent = load_config(tool.CONFIG, child | ladder._parent_of(child))
+    parent = load_config(tool.CONFIG, child | ladder._parent_sizes(child))
     small = load_config(tool.CONFIG, child)
     assert count_parameters(parent).total == pytest.approx(2 * count_parameters(small).total, rel=0.1)
     for key in ("num_layers", "hidden_size", "num_heads", "ffn_hidden_size"):
@@ -53,10 +53,10 @@ def test_a_parent_has_twice_the_parameters_and_is_nowhere_smaller(tool, ladder):
 
 
 def test_every_rung_gets_the_compute_of_the_base(tool, ladder):
-    base = flops_of_training(load_config(tool.CONFIG, {"training.steps": str(tool.FULL.steps)}))
+    base = training_flops(load_config(tool.CONFIG, {"training.steps": str(tool.FULL.steps)}))
     for words in ({"model.vocab_size": "5000"}, {"model.num_layers": "9"}):
         config = load_config(tool.CONFIG, ladder._with_steps(words))
-        assert flops_of_training(config) == pytest.approx(base, rel=0.01)
+        assert training_flops(config) == pytest.approx(base, rel=0.01)
 
 
 def test_the_table_shows_paired_gains_beside_the_papers(tool):

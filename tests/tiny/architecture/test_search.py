@@ -8,7 +8,15 @@ import pytest
 from mindpangu.config import load_config
 from mindpangu.errors import ConfigError, MindPanguError, TrainingError
 from mindpangu.tiny.architecture.points import Range, Space
-from mindpangu.tiny.architecture.search import PLOT, POINTS, RESULTS, choose_points, draw_points, format_points, search
+from mindpangu.tiny.architecture.search import (
+    PLOT,
+    POINTS,
+    RESULTS,
+    draw_points,
+    format_points,
+    load_or_draw_points,
+    search,
+)
 
 SPACE = Space(40_000, Range(2, 6), Range(16, 64), Range(1, 4), head_size=8)
 
@@ -25,20 +33,20 @@ def said(lines):
 def test_points_are_kept_and_another_search_is_refused(config, tmp_path):
     folder, lines = tmp_path / "out", []
     folder.mkdir()
-    sample = choose_points(config, SPACE, 4, 0, folder, lines.append)
+    sample = load_or_draw_points(config, SPACE, 4, 0, folder, lines.append)
     assert "architecture: 4 of" in said(lines)
     assert len(format_points(sample.points).splitlines()) == 5
     assert sample.points == draw_points(config, SPACE, 4, 0, lines.append)
     assert not (folder / POINTS).exists()
-    sample.keep()
+    sample.save()
     kept = (folder / POINTS).read_text()
-    assert choose_points(config, SPACE, 4, 0, folder, lines.append).points == sample.points
+    assert load_or_draw_points(config, SPACE, 4, 0, folder, lines.append).points == sample.points
     assert (folder / POINTS).read_text() == kept
     with pytest.raises(ConfigError, match=r"holds another search \(seed is 0, now 1\)"):
-        choose_points(config, SPACE, 4, 1, folder, lines.append)
+        load_or_draw_points(config, SPACE, 4, 1, folder, lines.append)
     other = load_config(None, {"model.rre_layers": "0", "model.vocab_size": "400"})
     with pytest.raises(ConfigError, match="holds another search"):
-        choose_points(other, SPACE, 4, 0, folder, lines.append)
+        load_or_draw_points(other, SPACE, 4, 0, folder, lines.append)
 
 
 @pytest.mark.parametrize(
@@ -51,20 +59,20 @@ def test_points_are_kept_and_another_search_is_refused(config, tmp_path):
 )
 def test_a_mistake_does_not_keep_the_folder_from_better_options(tiny_overrides, config, tmp_path, wrong, message):
     mistaken = load_config(None, tiny_overrides | {"model.rre_layers": "0"} | wrong)
-    sample = choose_points(mistaken, SPACE, 2, 0, tmp_path / "out", lambda text: None)
+    sample = load_or_draw_points(mistaken, SPACE, 2, 0, tmp_path / "out", lambda text: None)
     with pytest.raises(MindPanguError, match=message):
         search(mistaken, sample, tmp_path / "out", 1, log=lambda text: None)
-    assert choose_points(config, SPACE, 4, 0, tmp_path / "out", lambda text: None).points
+    assert load_or_draw_points(config, SPACE, 4, 0, tmp_path / "out", lambda text: None).points
 
 
 def test_a_point_that_fails_is_named_the_rest_is_ranked_and_only_it_is_tried_again(config, tmp_path, made_up_trials):
     folder, lines = tmp_path / "out", []
-    sample = choose_points(config, SPACE, 4, 0, folder, lines.append)
+    sample = load_or_draw_points(config, SPACE, 4, 0, folder, lines.append)
     points, unlucky = sample.points, sample.points[1].name
     folder.mkdir()
     (folder / f"fail_{unlucky}").touch()
     assert not search(config, sample, folder, 2, log=lines.append)
-    assert f"architecture: {unlucky} failed: no luck (all of it: {folder / unlucky / 'trial.log'})" in said(lines)
+    assert f"architecture: {unlucky} failed: no luck (full log: {folder / unlucky / 'trial.log'})" in said(lines)
     result = json.loads((folder / RESULTS).read_text())
     assert list(result["failed"]) == [unlucky]
     assert [each["ranks"]["bits_per_byte"] for each in result["points"]] == [1, 2, 3]
@@ -86,7 +94,7 @@ def test_a_point_that_fails_is_named_the_rest_is_ranked_and_only_it_is_tried_aga
 
 
 def test_nothing_to_rank_is_an_error(config, tmp_path, made_up_trials):
-    sample = choose_points(config, SPACE, 1, 0, tmp_path / "out", lambda text: None)
+    sample = load_or_draw_points(config, SPACE, 1, 0, tmp_path / "out", lambda text: None)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / f"crash_{sample.points[0].name}").touch()
     lines = []
@@ -104,7 +112,7 @@ def test_a_real_point_is_trained_measured_and_not_done_again(config, tmp_path):
     from mindpangu.data import HELDOUT, TokenShards
     from mindpangu.train.callbacks import read_metrics
 
-    sample = choose_points(config, SPACE, 1, 0, tmp_path / "out", lambda text: None)
+    sample = load_or_draw_points(config, SPACE, 1, 0, tmp_path / "out", lambda text: None)
     points = sample.points
     assert search(config, sample, tmp_path / "out", 1, log=lambda text: None)
     root = tmp_path / "out" / points[0].name

@@ -34,7 +34,7 @@ def test_gradients_pass_straight_through_and_the_sparsity_term_has_its_own():
 
 
 def test_adam_has_one_second_moment_for_a_group():
-    group = LogitGroup(np.zeros((2, 3)), wanted=1)
+    group = LogitGroup(np.zeros((2, 3)), target=1)
     rng = np.random.default_rng(1)
     gradients = rng.standard_normal((4, 2, 3))
     expected = np.zeros((2, 3))
@@ -48,7 +48,7 @@ def test_adam_has_one_second_moment_for_a_group():
 
 
 def test_the_number_that_stays_falls_over_the_first_half():
-    group = LogitGroup(np.zeros((1, 20)), wanted=8)
+    group = LogitGroup(np.zeros((1, 20)), target=8)
     assert [group.count(progress) for progress in (0, 0.25, 0.5, 0.9)] == [20, 14, 8, 8]
 
 

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mindpangu.errors import TrainingError
-from mindpangu.tiny.rounds.sampling import counts_of_parts, draw, draw_round, part_bounds
+from mindpangu.tiny.rounds.sampling import draw, draw_round, draws_per_part, part_bounds
 
 DRAWS = 40_000
 CASES = {
@@ -121,7 +121,7 @@ def test_rate_and_parts_are_respected(losses, parts, rate, seed):
     assert len(drawn) == math.floor(rate * number + 0.5)
     for part, (start, stop) in enumerate(itertools.pairwise(bounds)):
         inside = int(((drawn >= start) & (drawn < stop)).sum())
-        assert inside == counts_of_parts(bounds, rate)[part]
+        assert inside == draws_per_part(bounds, rate)[part]
         assert 1 <= inside <= stop - start
         assert abs(inside - rate * (stop - start)) < 1 + 1e-9
     np.testing.assert_array_equal(drawn, draw_round(np.array(losses), rate, parts, seed, 2))

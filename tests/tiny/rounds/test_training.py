@@ -24,7 +24,7 @@ from mindpangu.tiny.rounds.batch_losses import recorded_losses
 from mindpangu.tiny.rounds.files import BatchLosses, RoundSample, losses_file, sample_file
 from mindpangu.tiny.rounds.progress import RoundSettings, RoundsProgress, is_done
 from mindpangu.tiny.rounds.sampling import draw_round
-from mindpangu.tiny.rounds.training import rate_of_round, train_rounds
+from mindpangu.tiny.rounds.training import learning_rate_of_round, train_rounds
 from mindpangu.train.callbacks import read_metrics
 from mindpangu.train.run import open_run, train
 from mindpangu.train.schedule import learning_rate
@@ -174,12 +174,12 @@ def test_a_round_is_the_same_as_these_steps_by_hand(first_round, two_rounds):
 def test_the_learning_rate_restarts_or_goes_on(two_rounds):
     overrides, folder, _ = two_rounds
     config, sample = load_config(None, overrides), RoundSample.load(sample_file(folder / "rounds", 2))
-    restarted = rate_of_round(config, SETTINGS, sample)
+    restarted = learning_rate_of_round(config, SETTINGS, sample)
     assert [restarted(N + k) for k in range(1, 7)] == [learning_rate(config.lr_scheduler, 2 * k) for k in range(1, 7)]
     assert restarted(N + 1) == config.lr_scheduler.learning_rate  # the warm-up of 2 steps is one of 6
     assert restarted(N + DRAWN) == config.lr_scheduler.lr_end
     config = load_config(None, overrides | {"lr_scheduler.decay_steps": "18"})
-    goes_on = rate_of_round(config, replace(SETTINGS, schedule="continue"), sample)
+    goes_on = learning_rate_of_round(config, replace(SETTINGS, schedule="continue"), sample)
     assert [goes_on(N + k) for k in range(1, 7)] == [learning_rate(config.lr_scheduler, N + k) for k in range(1, 7)]
     assert goes_on(N + 1) > goes_on(N + DRAWN) == config.lr_scheduler.lr_end
 
@@ -229,7 +229,7 @@ def test_recorded_losses_that_are_missing_or_not_finite_are_named(first_round, t
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text("\n".join(lines[:7]))
-    with pytest.raises(TrainingError, match="no finite loss of step 8; take --losses frozen"):
+    with pytest.raises(TrainingError, match="no finite loss of step 8; use --losses frozen"):
         recorded_losses(metrics, N, [])
     lines[4] = json.dumps(json.loads(lines[4]) | {"loss": None})
     metrics.write_text("\n".join(lines))
@@ -251,7 +251,9 @@ def test_a_round_that_was_killed_goes_on_bit_for_bit(run_copy, two_rounds, monke
     saved = (step - 1) // 2 * 2
     assert CheckpointReader(folder).step == N + saved
     if saved:
-        with pytest.raises(TrainingError, match=f"already holds round 2 up to batch {saved} of 6; go on with --resume"):
+        with pytest.raises(
+            TrainingError, match=f"already holds round 2 up to batch {saved} of 6; continue it with --resume"
+        ):
             go(overrides)
     go(overrides, resume=True)
     assert sample_file(folder / "rounds", 2).read_bytes() == sample
@@ -294,7 +296,7 @@ def test_losses_that_were_interrupted_go_on(run_copy, two_rounds, monkeypatch):
         go(overrides)
     path = losses_file(folder / "rounds", 1)
     assert len(BatchLosses.load(path).losses_N) == 5
-    assert not BatchLosses.load(path).is_whole
+    assert not BatchLosses.load(path).is_complete
     go(overrides)
     assert computed == [*range(6), *range(5, N)]  # what was kept is not computed again
     assert path.read_bytes() == losses_file(two_rounds[1] / "rounds", 1).read_bytes()

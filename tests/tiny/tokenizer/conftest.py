@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mindpangu.domains import PRESETS, control_tokens_of
-from mindpangu.tiny.tokenizer.choices import Choices
 from mindpangu.tiny.tokenizer.documents import FileDocuments, Split
 from mindpangu.tiny.tokenizer.piece_counts import PieceCounts, count_pieces
+from mindpangu.tiny.tokenizer.piece_selection import PieceSelector
 from mindpangu.tokenizer import Tokenizer
 from mindpangu.tokenizer.extend import extend
 
@@ -25,13 +25,13 @@ class Published:
     """A published tokenizer on the embedded corpus."""
 
     tokenizer: Tokenizer
-    choices: Choices
+    selector: PieceSelector
     counts: PieceCounts
     documents: FileDocuments
     split: Split
 
     def heldout_texts(self):
-        return [text for document in self.documents if self.split.holds_out(document) for text in document.texts]
+        return [text for document in self.documents if self.split.is_heldout(document) for text in document.texts]
 
 
 @pytest.fixture(scope="session", params=["40k", "128k"])
@@ -46,4 +46,4 @@ def published(request):
         pytest.skip(f"{MULTILINGUAL_128K} is not there; MINDPANGU_TEST_DATA names the folder")
     documents = FileDocuments([str(PROJECT / "recipes" / "corpus" / "*.jsonl")])
     split = Split.draw(documents, 0.05, 0)
-    return Published(tokenizer, Choices(tokenizer), count_pieces(documents, split, tokenizer), documents, split)
+    return Published(tokenizer, PieceSelector(tokenizer), count_pieces(documents, split, tokenizer), documents, split)

@@ -58,12 +58,12 @@ def test_the_folder_is_as_documented(model_file, tiny_corpus, tmp_path, capsys):
 
     counted = (out / "counts.safetensors").stat().st_mtime_ns
     assert call(*words, "--size", 350) == 0  # counts are used again, the rest is replaced
-    assert "counted anew" not in capsys.readouterr().out
+    assert "counting again" not in capsys.readouterr().out
     assert (out / "counts.safetensors").stat().st_mtime_ns == counted
     assert Tokenizer.load(out / "tokenizer.model").vocab_size == 350
     assert call(*words, "--size", 350, "--data.seed", "1") == 0  # another held-out part: counted again
     assert (out / "counts.safetensors").stat().st_mtime_ns > counted
-    assert "counts.safetensors is of another text, split or tokenizer; it is counted anew" in capsys.readouterr().out
+    assert "counts.safetensors is of another text, split or tokenizer; counting again" in capsys.readouterr().out
 
 
 def test_the_share_of_the_embedding_is_that_of_the_parameters():

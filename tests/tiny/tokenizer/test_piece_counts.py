@@ -28,7 +28,7 @@ def test_the_split_is_that_of_a_training(config, tiny_corpus):
     heldout = [expected.part_of(record) == "heldout" for record in reader]
     for documents in (RunDocuments(config), FileDocuments([str(tiny_corpus)])):
         split = Split.draw(documents, config.data.heldout_fraction, config.data.seed)
-        assert [split.holds_out(document) for document in documents] == heldout
+        assert [split.is_heldout(document) for document in documents] == heldout
         assert documents.bytes_read == documents.total_bytes == tiny_corpus.stat().st_size
 
 
@@ -40,7 +40,7 @@ def test_counts_are_those_of_the_texts(config, tokenizer, tiny_corpus):
         (False, counts.train_V, counts.train_bytes),
         (True, counts.heldout_V, counts.heldout_bytes),
     ):
-        texts = [text for document in documents if split.holds_out(document) == side for text in document.texts]
+        texts = [text for document in documents if split.is_heldout(document) == side for text in document.texts]
         ids = [index for text in texts for index in tokenizer.encode(text)]
         np.testing.assert_array_equal(counts_V, np.bincount(ids, minlength=tokenizer.vocab_size))
         assert num_bytes == sum(len(text.encode()) for text in texts) > 0
@@ -55,9 +55,9 @@ def test_counts_are_saved_whole_and_know_what_they_are_of(config, tokenizer, tin
     np.testing.assert_array_equal(loaded.train_V, counts.train_V)
     np.testing.assert_array_equal(loaded.heldout_V, counts.heldout_V)
     assert (loaded.train_bytes, loaded.text) == (counts.train_bytes, counts.text)
-    assert loaded.is_of(tokenizer, documents, split)
-    assert not loaded.is_of(tokenizer, documents, Split.draw(documents, 0.3, 0))
-    assert not loaded.is_of(tokenizer, FileDocuments([str(tiny_corpus)]), split)
+    assert loaded.matches(tokenizer, documents, split)
+    assert not loaded.matches(tokenizer, documents, Split.draw(documents, 0.3, 0))
+    assert not loaded.matches(tokenizer, FileDocuments([str(tiny_corpus)]), split)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
     data = path.read_bytes()
@@ -109,8 +109,8 @@ def test_what_cannot_be_read_is_named(tmp_path, content, message):
 def test_a_single_document_cannot_be_split(tmp_path):
     path = tmp_path / "one.txt"
     path.write_text("one\n")
-    with pytest.raises(DataError, match=r"has 1 documents, of which none can be held out"):
+    with pytest.raises(DataError, match=r"has 1 documents, and none can be held out"):
         Split.draw(FileDocuments([str(path)]), 0.05, 0)
     path.write_text("one\n\ntwo\n")
     split = Split.draw(FileDocuments([str(path)]), 0.05, 0)
-    assert sum(map(split.holds_out, FileDocuments([str(path)]))) == 1
+    assert sum(map(split.is_heldout, FileDocuments([str(path)]))) == 1

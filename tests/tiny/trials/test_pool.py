@@ -15,7 +15,7 @@ from mindpangu.config import load_config
 from mindpangu.errors import ConfigError
 from mindpangu.tiny.trials import pool
 from mindpangu.tiny.trials.pool import run_trials
-from mindpangu.tiny.trials.trial import PREPARED, Trial, Trials, require_same
+from mindpangu.tiny.trials.trial import PREPARED, Trial, Trials, require_same_search
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -40,7 +40,7 @@ def test_what_is_done_is_not_done_again_and_failures_are(tmp_path, made_up_trial
     (tmp_path / "out" / "fail_b").touch()
     failed = run_trials(trials, processes=2)
     assert list(failed) == ["b"]
-    assert failed["b"].startswith("no luck (all of it: ")
+    assert failed["b"].startswith("no luck (full log: ")
     assert [trial.is_done() for trial in trials] == [True, False, True, True]
     assert (tmp_path / "out" / "a" / "data" / "file").read_text() == "once"
     (tmp_path / "out" / "fail_b").unlink()
@@ -56,10 +56,10 @@ def test_mistakes(tmp_path, tiny_overrides):
     parallel = load_config(None, tiny_overrides | {"parallelism.data_parallel": "2"})
     with pytest.raises(ConfigError, match="asks for 2 processes, but each of these trainings runs in one"):
         Trials(tmp_path, parallel)
-    require_same(tmp_path, "kept.json", {"a": {"b": 1}}).write({})
-    assert require_same(tmp_path, "kept.json", {"a": {"b": 1}}).is_current()
+    require_same_search(tmp_path, "kept.json", {"a": {"b": 1}}).write({})
+    assert require_same_search(tmp_path, "kept.json", {"a": {"b": 1}}).is_current()
     with pytest.raises(ConfigError, match=r"holds another search \(a\.b is 1, now 2\); give the same options"):
-        require_same(tmp_path, "kept.json", {"a": {"b": 2}})
+        require_same_search(tmp_path, "kept.json", {"a": {"b": 2}})
 
 
 def test_an_interrupted_pool_lets_its_trials_end_and_goes_on_later(tmp_path, made_up_trials, monkeypatch):
@@ -110,7 +110,7 @@ def test_a_killed_training_goes_on_to_the_same_measures(tmp_path, tiny_overrides
     for name, kill in (("whole", False), ("killed", True)):
         trial = Trials(tmp_path / name, base, log=lambda text: None).add("trial", base)
         if kill:
-            trial.lay_out()
+            trial.prepare_folder()
             command = [sys.executable, *pool.PROGRAM, str(trial.folder.root), "--inputs", json.dumps(trial.inputs)]
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
             wait_for(lambda root=trial.folder: root.latest.exists(), 120)  # the checkpoint of step 2
@@ -119,7 +119,7 @@ def test_a_killed_training_goes_on_to_the_same_measures(tmp_path, tiny_overrides
             assert not trial.is_done()
         assert run_trials([trial]) == {}
         found.append(trial.result())
-        assert ("resumed from" in trial.log.read_text()) == kill
+        assert ("resumed from" in trial.log_file.read_text()) == kill
     assert found[0]["heldout"] == found[1]["heldout"]
     assert found[0]["final_loss"] == found[1]["final_loss"]
     assert found[0]["decode_tokens_per_s"] is None

@@ -20,10 +20,10 @@ def tool(load_tool):
         (["--modle.num_layers", "3"], "unknown key modle; did you mean model?"),
         (["--model.num_layers=x"], "model.num_layers is 'x' (str); expected int"),
         (["--config", "nowhere.yaml"], "configuration file nowhere.yaml does not exist"),
-        (["--json", "nowhere/figures.json"], "--json nowhere/figures.json: name a file in a folder that is there"),
-        (["--training.seed", "3"], "--training.seed is what this comparison sets itself; leave it out"),
-        (["--training.steps=7"], "--training.steps is what this comparison sets itself; leave it out"),
-        (["--json", "docs"], "--json docs: name a file in a folder that is there"),
+        (["--json", "nowhere/figures.json"], "--json nowhere/figures.json: give a file in an existing folder"),
+        (["--training.seed", "3"], "--training.seed is set by this comparison itself; leave it out"),
+        (["--training.steps=7"], "--training.steps is set by this comparison itself; leave it out"),
+        (["--json", "docs"], "--json docs: give a file in an existing folder"),
     ],
 )
 def test_a_mistake_is_one_message_before_anything_is_trained(tool, monkeypatch, capsys, words, message):
@@ -52,7 +52,7 @@ def test_keys_that_a_comparison_sets_itself_are_refused(load_tool, monkeypatch, 
     monkeypatch.setattr(tool.sys, "argv", [name, f"--{key}=1"])
     with pytest.raises(SystemExit):
         tool.main()
-    assert f"--{key} is what this comparison sets itself; leave it out" in capsys.readouterr().err
+    assert f"--{key} is set by this comparison itself; leave it out" in capsys.readouterr().err
 
 
 def test_overrides_reach_the_runs(tool, monkeypatch, tmp_path):

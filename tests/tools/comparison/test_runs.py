@@ -52,7 +52,7 @@ def test_ctrl_c_waits_until_the_verb_has_saved(run_verb, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert saved.read_text() == "saved\n"
-    assert errors == "stopped; the same command goes on\n"
+    assert errors == "stopped; run the same command to resume\n"
 
 
 @pytest.mark.parametrize("name", ["compare_dense_twin", "compare_upcycling"])
@@ -88,8 +88,8 @@ def test_figures_of_another_corpus_or_configuration_are_not_current(load_tool, t
     keys = {"training.output_dir": tmp_path, "data.corpus": f"[{corpus}]"}
     runs = load_tool("comparison/runs").Runs(str(TOOLS.parent / "recipes" / "cpu_tiny.yaml"), keys)
     runs.folder("run").root.mkdir()
-    runs.measured("run").write({"losses": [1.0]})
-    assert runs.measured("run").is_current()
-    assert not runs.measured("run", {"training.steps": 70}).is_current()
+    runs.result_file("run").write({"losses": [1.0]})
+    assert runs.result_file("run").is_current()
+    assert not runs.result_file("run", {"training.steps": 70}).is_current()
     corpus.write_text("two\n")
-    assert not runs.measured("run").is_current()
+    assert not runs.result_file("run").is_current()

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindpangu.errors import TokenizerError
-from mindpangu.tiny.tokenizer.choices import Choices, coverage
 from mindpangu.tiny.tokenizer.documents import Document
-from mindpangu.tiny.tokenizer.usage import measure
+from mindpangu.tiny.tokenizer.piece_selection import PieceSelector, coverage
+from mindpangu.tiny.tokenizer.usage import measure_usage
 from mindpangu.tokenizer import Tokenizer
 
 WORDS = "the window opens and closes slowly 打开 关闭 窗口 表格 然后 保存 def return (x): += 42 ，。".split()
@@ -43,8 +43,8 @@ def trained(request):
 
 
 @pytest.fixture(scope="module")
-def choices(trained):
-    return Choices(trained)
+def selector(trained):
+    return PieceSelector(trained)
 
 
 @functools.cache
@@ -73,31 +73,33 @@ def some_counts(draw, tokenizer):
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
-def test_the_most_frequent_pieces_stay_with_what_they_need(trained, choices, data):
+def test_the_most_frequent_pieces_stay_with_what_they_need(trained, selector, data):
     counts_V = some_counts(data.draw, trained)
-    size = data.draw(st.integers(choices.least, trained.vocab_size - 1))
-    kept = choices.of_size(size, counts_V)
-    assert len(kept) == choices.tokenizer(kept).vocab_size == size
+    size = data.draw(st.integers(selector.min_size, trained.vocab_size - 1))
+    kept = selector.select(size, counts_V)
+    assert len(kept) == selector.tokenizer(kept).vocab_size == size
     for index in range(trained.vocab_size):
         if not trained.is_text(index):
             assert index in kept
         if index in kept:
-            assert choices._vocabulary.needs(index) <= kept
+            assert selector._vocabulary.needs(index) <= kept
     # the first, in the order of counts and ids, that did not stay: all before it did
     order = sorted(range(trained.vocab_size), key=lambda index: (-counts_V[index], index))
     first = next(place for place, index in enumerate(order) if index not in kept)
-    room = size - len(frozenset(choices._vocabulary.always).union(*map(choices._vocabulary.needs, order[:first])))
-    assert len(choices._vocabulary.needs(order[first]) - kept) > 0
-    assert room < len(choices._vocabulary.needs(order[first]) - frozenset(order[:first]) - choices._vocabulary.always)
+    room = size - len(frozenset(selector._vocabulary.always).union(*map(selector._vocabulary.needs, order[:first])))
+    assert len(selector._vocabulary.needs(order[first]) - kept) > 0
+    assert room < len(selector._vocabulary.needs(order[first]) - frozenset(order[:first]) - selector._vocabulary.always)
 
 
-def test_sizes_that_cannot_be_had_are_named(trained, choices):
+def test_sizes_that_cannot_be_had_are_named(trained, selector):
     counts_V = np.ones(trained.vocab_size, np.int64)
-    with pytest.raises(TokenizerError, match=rf"{choices.least - 1} pieces is too small: .* ask for {choices.least} "):
-        choices.of_size(choices.least - 1, counts_V)
+    with pytest.raises(
+        TokenizerError, match=rf"{selector.min_size - 1} pieces is too small: .* ask for {selector.min_size} "
+    ):
+        selector.select(selector.min_size - 1, counts_V)
     with pytest.raises(TokenizerError, match=f"has {trained.vocab_size}; ask for fewer"):
-        choices.of_size(trained.vocab_size, counts_V)
-    assert len(choices.of_size(choices.least, counts_V)) == choices.least
+        selector.select(trained.vocab_size, counts_V)
+    assert len(selector.select(selector.min_size, counts_V)) == selector.min_size
 
 
 def test_coverage_is_the_share_of_tokens():
@@ -110,21 +112,21 @@ def test_coverage_is_the_share_of_tokens():
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data(), text=texts())
-def test_text_of_kept_pieces_is_segmented_identically(trained, choices, data, text):
+def test_text_of_kept_pieces_is_segmented_identically(trained, selector, data, text):
     ids = trained.encode(text)
     counts_V = some_counts(data.draw, trained) + 10 * np.bincount(ids, minlength=trained.vocab_size)
-    kept = choices.of_size(data.draw(st.integers(choices.least, trained.vocab_size - 1)), counts_V)
+    kept = selector.select(data.draw(st.integers(selector.min_size, trained.vocab_size - 1)), counts_V)
     if set(ids) <= kept:
         old_ids = sorted(kept)
-        assert [old_ids[index] for index in choices.tokenizer(kept).encode(text)] == ids
+        assert [old_ids[index] for index in selector.tokenizer(kept).encode(text)] == ids
 
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data(), text=texts())
-def test_text_without_removed_characters_decodes_as_before(trained, choices, data, text):
+def test_text_without_removed_characters_decodes_as_before(trained, selector, data, text):
     has_bytes = trained.byte(trained.encode("\u0958")[-1]) is not None
-    size = data.draw(st.integers(choices.least, trained.vocab_size - 1))
-    smaller = choices.tokenizer(choices.of_size(size, some_counts(data.draw, trained)))
+    size = data.draw(st.integers(selector.min_size, trained.vocab_size - 1))
+    smaller = selector.tokenizer(selector.select(size, some_counts(data.draw, trained)))
     removed = removed_characters(trained, smaller)
     if has_bytes or not removed & set(normalized(trained, text)):
         assert smaller.decode(smaller.encode(text)) == trained.decode(trained.encode(text))
@@ -132,9 +134,9 @@ def test_text_without_removed_characters_decodes_as_before(trained, choices, dat
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
-def test_removed_characters_become_bytes_or_unknown(trained, choices, data):
-    size = data.draw(st.integers(choices.least, choices.least + 20))
-    smaller = choices.tokenizer(choices.of_size(size, some_counts(data.draw, trained)))
+def test_removed_characters_become_bytes_or_unknown(trained, selector, data):
+    size = data.draw(st.integers(selector.min_size, selector.min_size + 20))
+    smaller = selector.tokenizer(selector.select(size, some_counts(data.draw, trained)))
     own = {piece for piece in pieces_of_text(trained) if len(piece) == 1}
     for character in sorted(own & removed_characters(trained, smaller)):
         ids = [index for index in smaller.encode(character) if not smaller.is_text(index)]
@@ -147,10 +149,10 @@ def test_removed_characters_become_bytes_or_unknown(trained, choices, data):
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data(), texts=st.lists(texts(), min_size=1, max_size=4))
-def test_the_counts_of_characters_are_those_that_no_piece_spells(trained, choices, data, texts):
-    size = data.draw(st.integers(choices.least, trained.vocab_size - 1))
-    smaller = choices.tokenizer(choices.of_size(size, some_counts(data.draw, trained)))
-    usages = measure(Texts(texts), Texts(texts), [trained, smaller])
+def test_the_counts_of_characters_are_those_that_no_piece_spells(trained, selector, data, texts):
+    size = data.draw(st.integers(selector.min_size, trained.vocab_size - 1))
+    smaller = selector.tokenizer(selector.select(size, some_counts(data.draw, trained)))
+    usages = measure_usage(Texts(texts), Texts(texts), [trained, smaller])
     for tokenizer, usage in zip((trained, smaller), usages, strict=True):
         encoded = [tokenizer.encode(text) for text in texts]
         spelled = sum(len(tokenizer.piece(index)) for ids in encoded for index in ids if tokenizer.is_text(index))
@@ -172,7 +174,7 @@ class Texts:
     def __iter__(self):
         yield from (Document("", ("", str(number)), (text,)) for number, text in enumerate(self.texts))
 
-    def holds_out(self, document):
+    def is_heldout(self, document):
         return True
 
 
@@ -191,7 +193,7 @@ def processor_of(tokenizer):
 
 @pytest.mark.parametrize("size", [4000, 8000, 16000])
 def test_coverage_of_heldout_text_is_within_one_percent_of_the_prediction(published, size):
-    kept = published.choices.of_size(size, published.counts.train_V)
+    kept = published.selector.select(size, published.counts.train_V)
     predicted = coverage(kept, published.counts.train_V)
     assert coverage(kept, published.counts.heldout_V) == pytest.approx(predicted, rel=0.01)
     assert 0.9 < predicted <= 1
@@ -199,8 +201,8 @@ def test_coverage_of_heldout_text_is_within_one_percent_of_the_prediction(publis
 
 @pytest.mark.parametrize("size", [1000, 8000])
 def test_published_tokenizers_keep_their_segmentation(published, size):
-    kept = published.choices.of_size(size, published.counts.train_V)
-    smaller, old_ids = published.choices.tokenizer(kept), np.array(sorted(kept))
+    kept = published.selector.select(size, published.counts.train_V)
+    smaller, old_ids = published.selector.tokenizer(kept), np.array(sorted(kept))
     assert smaller.kind == published.tokenizer.kind
     assert smaller.vocab_size == size
     # lines, because few whole documents have no rare piece
