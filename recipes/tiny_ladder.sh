@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The ladder of tiny models on the CPU: base → compact tokenizer → architecture → inheritance → rounds, on real text.
+# Trains the ladder of tiny models on the CPU: base → compact tokenizer → architecture → inheritance → rounds.
 #
 #     bash recipes/tiny_ladder.sh            three seeds with intervals; hours on two cores
-#     bash recipes/tiny_ladder.sh --quick    one seed and a few steps: that everything runs, and no more
+#     bash recipes/tiny_ladder.sh --quick    one seed and a few steps: only checks that everything runs
 #
-# A ladder that was stopped goes on. It sets up .venv if needed; `--help` names what else can be said.
+# Run it again to resume a stopped ladder. Sets up .venv if needed; `--help` lists all options.
 set -euo pipefail
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 source recipes/environment.sh

@@ -1,4 +1,4 @@
-"""The published tokenizers, and counts of their pieces in the embedded corpus."""
+"""The published tokenizers, with counts of their pieces in the embedded corpus."""
 
 import os
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from mindpangu.tokenizer.extend import extend
 
 PROJECT = Path(__file__).resolve().parents[3]
 ALPHA_40K = PROJECT / "recipes" / "tokenizer" / "pangu_alpha_40k.model"
-# not part of the project: pcl-pangu's spm.128k.model.1, in a folder of files that are too large or not ours to ship
+# pcl-pangu's spm.128k.model.1; not part of the project, because it is too large and not ours to distribute
 TEST_DATA = Path(os.environ.get("MINDPANGU_TEST_DATA", PROJECT.parent / "shared" / "data"))
 MULTILINGUAL_128K = TEST_DATA / "tokenizer" / "pangu_multilingual_128k.model"
 
