@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tolerance",
+        metavar="X",
         type=float,
         default=0.02,
         help="allowed distance from the budget, as a share of it; default: %(default)s",

@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rule.add_argument(
         "--base-batch", metavar="N", default="1M", help="a batch size with a known rate; default: %(default)s"
     )
-    rule.add_argument("--base-rate", type=float, default=1e-4, help="its learning rate; default: %(default)s")
+    rule.add_argument(
+        "--base-rate", metavar="X", type=float, default=1e-4, help="its learning rate; default: %(default)s"
+    )
     rule.add_argument("--exponent", metavar="R", type=float, default=0.5, help="r; default: %(default)s")
     sweep = parser.add_argument_group("the sweep")
     sweep.add_argument("--rates", metavar="X,X…", help="peak learning rates")

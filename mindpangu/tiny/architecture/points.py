@@ -126,22 +126,17 @@ def enumerate_points(config: Config, space: Space) -> list[Point]:
             widest = int(space.expansion.highest * width // FFN_MULTIPLE)
             if narrowest > widest:
                 continue
-
-            def count(steps: int, sizes: tuple[int, int, int] = (depth, width, heads)) -> int:
-                depth, width, heads = sizes
-                model = _sized(config, depth, width, steps * FFN_MULTIPLE, heads)
-                return count_parameters(replace(config, model=model)).total
-
-            least = count(narrowest)
-            most = count(widest)
+            least = _num_parameters(config, depth, width, narrowest * FFN_MULTIPLE, heads)
+            most = _num_parameters(config, depth, width, widest * FFN_MULTIPLE, heads)
             bounds += [least, most]
-            # the count is linear in the FFN width
+            # the number of parameters is linear in the FFN width
             slope = (most - least) / max(widest - narrowest, 1)
             steps = narrowest + round((min(max(space.budget, least), most) - least) / slope) if slope else narrowest
-            total = count(steps)
+            ffn_width = steps * FFN_MULTIPLE
+            total = _num_parameters(config, depth, width, ffn_width, heads)
             nearest = min(nearest, total, key=lambda candidate: abs(candidate - space.budget))
             if abs(total - space.budget) <= space.tolerance * space.budget:
-                points.append(Point(depth, width, steps * FFN_MULTIPLE, heads, total))
+                points.append(Point(depth, width, ffn_width, heads, total))
     if not points:
         raise ConfigError(_no_points_message(config, space, bounds, nearest))
     for point in points:
@@ -179,6 +174,10 @@ def sample_points(points: Iterable[Point], num_points: int, seed: int) -> list[P
 
 def _sized(config: Config, depth: int, width: int, ffn_width: int, heads: int) -> ModelConfig:
     return replace(config.model, num_layers=depth, hidden_size=width, ffn_hidden_size=ffn_width, num_heads=heads)
+
+
+def _num_parameters(config: Config, depth: int, width: int, ffn_width: int, heads: int) -> int:
+    return count_parameters(replace(config, model=_sized(config, depth, width, ffn_width, heads))).total
 
 
 def _multiples_within(bounds: Range, multiple: int) -> range:

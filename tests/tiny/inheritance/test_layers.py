@@ -24,7 +24,7 @@ def windows_with(increases, full_loss=2.0, longest=3):
 
 
 def test_a_window_has_the_loss_without_its_layers(compiled):
-    made, loss = compiled("pangu_pi")
+    parent, loss = compiled("pangu_pi")
 
     windows = measure_windows(loss)
 
@@ -32,7 +32,7 @@ def test_a_window_has_the_loss_without_its_layers(compiled):
     size_2 = [(0, 2), (1, 2), (2, 2)]
     size_3 = [(0, 3), (1, 3)]
     assert [(window.first, window.size) for window in windows] == [*size_1, *size_2, *size_3]
-    without = loss.loss(Units.full(made.model), np.array([1, 0, 0, 1], np.float32))
+    without = loss.loss(Units.full(parent.model), np.array([1, 0, 0, 1], np.float32))
     assert next(window.loss for window in windows if (window.first, window.size) == (1, 2)) == without
     assert len({window.loss for window in windows}) == 9
 

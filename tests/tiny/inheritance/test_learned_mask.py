@@ -58,25 +58,25 @@ def test_the_number_of_kept_units_falls_over_the_first_half():
 @pytest.mark.slow
 def test_it_finds_planted_useless_units(small, models):
     """Units whose weights behind the gate are zero change nothing; all others of this random model do."""
-    made = small(**models["pangu_pi"], **{"model.num_layers": "2"})
-    child = made.child(
+    parent = small(**models["pangu_pi"], **{"model.num_layers": "2"})
+    child = parent.child(
         model__num_layers="2", model__hidden_size="24", model__num_heads="4", model__ffn_hidden_size="14"
     )
     rng = np.random.default_rng(3)
     useless = [set(rng.choice(20, 6, replace=False).tolist()) for _ in range(2)]
     for layer, neurons in enumerate(useless):
-        parameter = made.decoder.parameters[f"blocks.{layer}.ffn.down.weight"]
+        parameter = parent.decoder.parameters[f"blocks.{layer}.ffn.down.weight"]
         values = parameter.asnumpy().copy()
         values[list(neurons)] = 0
         parameter.set_data(Tensor(values))
     # make the model confident in its targets, so that its other units matter
-    head = made.decoder.parameters["head.weight"]
+    head = parent.decoder.parameters["head.weight"]
     head.set_data(Tensor(head.asnumpy() * 10))
-    batches = [made.batch(seed, 8) for seed in range(2)]
-    loss = made.loss(*batches)
+    batches = [parent.batch(seed, 8) for seed in range(2)]
+    loss = parent.loss(*batches)
     ones = np.ones(2, np.float32)
     for batch in batches:
-        scores = loss.logits(Units.full(made.model), ones, batch)
+        scores = loss.logits(Units.full(parent.model), ones, batch)
         batch.targets_BS[:] = scores.argmax(1).reshape(batch.targets_BS.shape)
 
     logits = learned(loss, child.model, (0, 1), MaskTraining(steps=60, seed=1))

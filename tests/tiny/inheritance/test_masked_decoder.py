@@ -84,39 +84,39 @@ def soft_masks(model, seed=0):
 
 @pytest.fixture(scope="module", params=["pangu_pi", "pangu_alpha_with_shortcut_and_series"])
 def case(request, compiled):
-    made, loss = compiled(request.param)
-    return made, loss, {name: values.astype(np.float64) for name, values in made.weights.items()}
+    parent, loss = compiled(request.param)
+    return parent, loss, {name: values.astype(np.float64) for name, values in parent.weights.items()}
 
 
 def test_logits_and_loss_match_numpy(case):
-    made, loss, weights = case
+    parent, loss, weights = case
     batch = loss.batches[0]
-    two_layers = (Units.full(made.model), np.array([1, 0, 0, 1], np.float32))
+    two_layers = (Units.full(parent.model), np.array([1, 0, 0, 1], np.float32))
 
-    for units, layers_L in (soft_masks(made.model), two_layers):
-        expected = numpy_logits(made.model, weights, batch, units, layers_L)
+    for units, layers_L in (soft_masks(parent.model), two_layers):
+        expected = numpy_logits(parent.model, weights, batch, units, layers_L)
         assert expected.std() > 0.3
         np.testing.assert_allclose(loss.logits(units, layers_L, batch), expected, atol=1e-4)
-        expected = numpy_loss(made.model, weights, batch, units, layers_L)
+        expected = numpy_loss(parent.model, weights, batch, units, layers_L)
         assert loss.loss(units, layers_L, [batch]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradients_match_numpy(case):
     """Compares directional derivatives, one random direction per kind of mask, with central differences in float64."""
-    made, loss, weights = case
+    parent, loss, weights = case
     batch = loss.batches[0]
-    units, layers_L = soft_masks(made.model)
+    units, layers_L = soft_masks(parent.model)
 
     value, gradients = loss.gradients(units, layers_L, [batch])
 
-    assert value == pytest.approx(numpy_loss(made.model, weights, batch, units, layers_L), rel=1e-5)
+    assert value == pytest.approx(numpy_loss(parent.model, weights, batch, units, layers_L), rel=1e-5)
     rng = np.random.default_rng(2)
     masks = {kind: mask.astype(np.float64) for kind, mask in units.items()} | {"layers": layers_L.astype(np.float64)}
     gradient_of = dict(gradients.units.items()) | {"layers": gradients.layers}
 
     def loss_at(changed):
         units = Units(**{kind: changed[kind] for kind in KINDS})
-        return numpy_loss(made.model, weights, batch, units, changed["layers"])
+        return numpy_loss(parent.model, weights, batch, units, changed["layers"])
 
     for kind, mask in masks.items():
         direction = rng.standard_normal(mask.shape)
@@ -129,24 +129,24 @@ def test_gradients_match_numpy(case):
 def test_with_all_masks_at_one_it_equals_the_model(case):
     from mindspore import Tensor
 
-    made, loss, _ = case
+    parent, loss, _ = case
     batch = loss.batches[0]
     rows, positions = Tensor(batch.tokens_BS), Tensor(batch.positions_BS)
-    h_TH = made.decoder.lower(rows, positions)
-    x_TH, _ = made.decoder.upper(h_TH, rows, positions, None, None, ())
-    expected = made.decoder.upper.logits(x_TH, 0, None).asnumpy()
+    h_TH = parent.decoder.lower(rows, positions)
+    x_TH, _ = parent.decoder.upper(h_TH, rows, positions, None, None, ())
+    expected = parent.decoder.upper.logits(x_TH, 0, None).asnumpy()
 
-    logits = loss.logits(Units.full(made.model), np.ones(made.model.num_layers, np.float32), batch)
+    logits = loss.logits(Units.full(parent.model), np.ones(parent.model.num_layers, np.float32), batch)
 
     np.testing.assert_allclose(logits, expected, atol=1e-5 * abs(expected).max())
 
 
 def test_batches_are_weighted_by_their_targets(compiled):
-    made, loss = compiled("pangu_pi")
-    first = made.batch(1)
-    second = made.batch(2)
+    parent, loss = compiled("pangu_pi")
+    first = parent.batch(1)
+    second = parent.batch(2)
     first.loss_mask_BS[:, 2:] = 0
-    units = Units.full(made.model)
+    units = Units.full(parent.model)
     layers_L = np.ones(4, np.float32)
     first_loss, first_gradients = loss.gradients(units, layers_L, [first])
     second_loss, second_gradients = loss.gradients(units, layers_L, [second])
