@@ -17,21 +17,21 @@ from mindpangu.tiny.inheritance.layers import Window
 
 REPORT = "report.json"
 TABLE = "report.txt"
-PLOT = "layers.png"
+PICTURE = "layers.png"
 
 _SIZES = {"num_layers": "layers", "hidden_size": "channels", "num_heads": "heads", "ffn_hidden_size": "neurons"}
 
 
-def write_report(out: Path, inheritance: Inheritance, parent: Config, child: Config, selection: Selection) -> None:
-    """Writes report.json, report.txt and layers.png into a folder, replacing each file as a whole."""
+def write_report(out: Path, found: Inheritance, parent: Config, child: Config, selection: Selection) -> None:
+    """Writes report.json, report.txt and layers.png into a folder: each whole, or what was there before."""
     scratch = out / ".building"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        (scratch / REPORT).write_text(json.dumps(as_dict(inheritance, parent, child, selection), indent=1) + "\n")
-        (scratch / TABLE).write_text(format_table(inheritance, parent, child, selection) + "\n", encoding="utf-8")
-        plot_windows(inheritance, scratch / PLOT)
-        for name in (REPORT, TABLE, PLOT):
+        (scratch / REPORT).write_text(json.dumps(as_dict(found, parent, child, selection), indent=1) + "\n")
+        (scratch / TABLE).write_text(format_table(found, parent, child, selection) + "\n", encoding="utf-8")
+        plot_windows(found, scratch / PICTURE)
+        for name in (REPORT, TABLE, PICTURE):
             (scratch / name).replace(out / name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

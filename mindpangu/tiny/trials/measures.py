@@ -30,20 +30,22 @@ def bits_per_byte(loss: float, tokens: int, num_bytes: int) -> float:
 
 
 def heldout_bits_per_byte(model: LanguageModel, shards: TokenShards) -> list[dict[str, Any]]:
-    """Of each domain with held-out text: its name, mean loss in nats a token, and bits per byte.
+    """Returns the domain's name, mean loss in nats per token, and bits per byte, for each domain with held-out text.
 
-    The loss is that of the first monitor.heldout_samples samples; tokens and bytes are those of the whole split.
+    The loss is measured on the first monitor.heldout_samples samples; tokens and bytes are those of the whole split.
 
     Raises:
-        TrainingError: a loss that is not finite.
+        TrainingError: a loss is not finite.
     """
-    found = []
+    measures = []
     for result in evaluate_heldout(model, shards, model.config, wrong_domains=False):
         if not math.isfinite(result.loss):
             raise TrainingError(f"the held-out loss of {result.domain} is {result.loss}; lower the learning rate")
-        size = shards.num_tokens(result.domain, HELDOUT), shards.text_bytes(result.domain, HELDOUT)
-        found.append({"domain": result.domain, "loss": result.loss, "bits_per_byte": bits_per_byte(result.loss, *size)})
-    return found
+        num_tokens = shards.num_tokens(result.domain, HELDOUT)
+        num_bytes = shards.text_bytes(result.domain, HELDOUT)
+        bits = bits_per_byte(result.loss, num_tokens, num_bytes)
+        measures.append({"domain": result.domain, "loss": result.loss, "bits_per_byte": bits})
+    return measures
 
 
 def final_loss(records: Sequence[dict[str, Any]]) -> float | None:

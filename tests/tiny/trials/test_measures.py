@@ -8,7 +8,6 @@ from mindpangu.tiny.trials.measures import bits_per_byte, final_loss, training_s
 
 def test_bits_per_byte_is_the_code_length_over_the_bytes():
     log_p_T = np.log(np.random.default_rng(0).uniform(0.01, 1, 50))
-
     assert bits_per_byte(-log_p_T.mean(), 50, 170) == pytest.approx(-np.log2(np.exp(log_p_T)).sum() / 170)
 
 
