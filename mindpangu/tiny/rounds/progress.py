@@ -156,7 +156,7 @@ def is_done(config: Config, settings: RoundSettings) -> bool:
 
 
 def digests_of(config: Config) -> dict[str, str]:
-    """Returns the digests of the tokenizer, data and table in the run folder; see `input_digests`."""
+    """See `input_digests`; of what lies in the run folder."""
     folder = RunFolder.from_config(config)
     tokenizers = {path.stem: Tokenizer.load(path) for path in sorted(folder.tokenizer.glob("*.model"))}
     table = None

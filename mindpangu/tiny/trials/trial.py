@@ -112,6 +112,8 @@ def result_settings(config: Config) -> dict[str, Any]:
     Leaves out the paths: the corpus is compared by the digest of its tokens, and the run folder does not matter.
     """
     tree = asdict(config)
+    # the key that the files of searches have had since before it was renamed to domains.vocabularies
+    tree["domains"]["embedding_slots"] = tree["domains"].pop("vocabularies")
     del tree["checkpoint"]
     del tree["data"]["corpus"]
     del tree["data"]["tokenizer"]

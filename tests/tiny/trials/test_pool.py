@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from mindpangu.config import load_config
 from mindpangu.errors import ConfigError
 from mindpangu.tiny.trials import pool
 from mindpangu.tiny.trials.pool import run_trials
-from mindpangu.tiny.trials.trial import PREPARED, Trial, Trials, require_same_search
+from mindpangu.tiny.trials.trial import PREPARED, Trial, Trials, require_same_search, result_settings
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -75,6 +76,18 @@ def test_another_search_in_the_same_folder_is_refused(tmp_path):
     assert require_same_search(tmp_path, "search.json", {"a": {"b": 1}}).is_current()
     with pytest.raises(ConfigError, match=r"holds another search \(a\.b is 1, now 2\); give the same options"):
         require_same_search(tmp_path, "search.json", {"a": {"b": 2}})
+
+
+def test_a_search_that_was_saved_before_a_key_was_renamed_can_be_resumed(tmp_path):
+    config = load_config(None)
+    saved = result_settings(config)
+    saved["domains"] = {"embedding_slots": [], **asdict(config.domains)}  # now domains.vocabularies
+    del saved["domains"]["vocabularies"]
+    (tmp_path / "search.json").write_text(json.dumps({"inputs": {"config": saved}}))
+
+    search_file = require_same_search(tmp_path, "search.json", {"config": result_settings(config)})
+
+    assert search_file.is_current()
 
 
 def test_an_interrupted_pool_ends_its_trials_and_can_be_resumed(tmp_path, fake_trials, monkeypatch):
