@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs the ladder of tiny models on the CPU: base → compact tokenizer → architecture → inheritance → rounds, on real text.
+# Trains the ladder of tiny models on the CPU: base → compact tokenizer → architecture → inheritance → rounds.
 #
 #     bash recipes/tiny_ladder.sh            three seeds with intervals; hours on two cores
-#     bash recipes/tiny_ladder.sh --quick    one seed and a few steps, only to check that everything runs
+#     bash recipes/tiny_ladder.sh --quick    one seed and a few steps: only checks that everything runs
 #
-# An interrupted ladder continues where it stopped. Sets up .venv if needed; `--help` lists all options.
+# Run it again to resume a stopped ladder. Sets up .venv if needed; `--help` lists all options.
 set -euo pipefail
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 source recipes/environment.sh

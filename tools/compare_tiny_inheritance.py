@@ -1,12 +1,12 @@
-"""A small model that inherits from a larger one, by each way to choose its parts, beside one from random weights.
+"""Compares small models that inherit from a larger one, by each selection method, with one from random weights.
 
-For every seed a parent is trained on the training split, children are cut out of it (`mindpangu tiny inherit`), and
-these and a randomly initialised one are trained for the same steps on the same batches. Held-out loss before and after,
-mean over the domains, and the paired differences with their 95 % intervals. The parent's data are the children's too,
-as in the paper (arXiv 2402.02791). Every run is kept, so a comparison that was stopped goes on where it was.
+For every seed, trains a parent, prunes it to a child with each method (`mindpangu tiny inherit`), and trains the
+children and a randomly initialized model for the same steps on the same batches. The children are trained on their
+parent's text, as in the paper (arXiv 2402.02791). Prints the held-out loss before and after the training, mean of the
+domains, and the paired differences with 95 % intervals. All runs are kept, so a stopped comparison can be resumed.
 
-    .venv/bin/python tools/compare_tiny_inheritance.py                    # 3 seeds, some 40 minutes on two cores
-    .venv/bin/python tools/compare_tiny_inheritance.py --quick            # does it run at all? 3 minutes
+    .venv/bin/python tools/compare_tiny_inheritance.py                    # 3 seeds, about 40 minutes on two cores
+    .venv/bin/python tools/compare_tiny_inheritance.py --quick            # checks that it runs; 3 minutes
 """
 
 import json
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -37,22 +38,37 @@ PAIRS = (
     *(("learned", other) for other in METHODS[1:]),
     *((method, "random") for method in METHODS[1:-1]),
 )
-"""What is compared with what: inheritance with random initialisation, methods with each other."""
+"""The pairs that are compared: each method with random initialization, and methods with each other."""
 
 ARCHITECTURE = {
-    "model.rre_layers": "0", "model.query_layer": "false", "model.position": "rope", "model.norm": "rmsnorm",
-    "model.activation": "swiglu", "model.biases": "false", "model.tied_head": "false", "model.series_terms": "2",
-    "model.shortcut_reduction": "8", "model.initialization": "constant", "domains.preset": "sigma_4",
-}  # fmt: skip
+    "model.rre_layers": "0",
+    "model.query_layer": "false",
+    "model.position": "rope",
+    "model.norm": "rmsnorm",
+    "model.activation": "swiglu",
+    "model.biases": "false",
+    "model.tied_head": "false",
+    "model.series_terms": "2",
+    "model.shortcut_reduction": "8",
+    "model.initialization": "constant",
+    "domains.preset": "sigma_4",
+}
+
+STAGES = (["tokenizer", "train"], ["data", "prepare"], ["train"], ["evaluate"])
+
+Losses = dict[str, Any]
+"""{"before": loss or None, "after": loss}: held-out loss in nats before and after the training."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large models and trainings are.
+    """Sizes of the models and trainings.
 
     Attributes:
-        parent, child: keys of the model section. parent_steps, child_steps: of the trainings.
-        common: keys of all runs. options: of `tiny inherit`.
+        parent, child: keys of the model section.
+        parent_steps, child_steps: numbers of training steps.
+        common: configuration keys of all runs.
+        options: options of `tiny inherit`.
     """
 
     parent: Mapping[str, str]
@@ -63,7 +79,7 @@ class Size:
     options: Sequence[str]
 
 
-USUAL = Size(
+FULL = Size(
     parent={"num_layers": "8", "hidden_size": "192", "num_heads": "6", "ffn_hidden_size": "512"},
     child={"num_layers": "6", "hidden_size": "128", "num_heads": "4", "ffn_hidden_size": "344"},
     parent_steps=400,
@@ -80,20 +96,24 @@ QUICK = Size(
     options=("--calibration-batches", "2", "--mask-steps", "20"),
 )
 
-
-OWN = (*(f"model.{key}" for key in USUAL.parent), "training.steps", "data.tokenizer", "lr_scheduler.warmup_steps")
-"""Keys that parents and children differ in."""
+RESERVED_KEYS = (
+    *(f"model.{key}" for key in FULL.parent),
+    "training.steps",
+    "data.tokenizer",
+    "lr_scheduler.warmup_steps",
+)
+"""Keys in which parents and children differ."""
 
 
 def main() -> None:
     parser = comparison_parser(__doc__, "recipes/cpu_smoke.yaml", default="3, with --quick 1")
-    parser.add_argument("--quick", action="store_true", help="smallest models")
-    arguments, overrides = read_arguments(parser, OWN)
+    parser.add_argument("--quick", action="store_true", help="train the smallest models only")
+    arguments, overrides = read_arguments(parser, RESERVED_KEYS)
     seeds = arguments.seeds or (1 if arguments.quick else 3)
     comparison = Comparison(arguments.config, overrides, "quick" if arguments.quick else "usual")
     work = [(seed, variant) for seed in range(seeds) for variant in VARIANTS]
-    measured: list[dict[str, dict[str, float | None]]] = [{} for _ in range(seeds)]
-    parents = []
+    measured: list[dict[str, Losses]] = [{} for _ in range(seeds)]
+    parents: list[float] = []
     for seed, variant in tqdm(work, unit="child", disable=None):
         if len(parents) == seed:
             parents.append(comparison.train_parent(seed))
@@ -101,48 +121,54 @@ def main() -> None:
     print(format_table(measured, parents, comparison.size))
     if arguments.json:
         figures = {"command": sys.argv, "size": asdict(comparison.size), "parents": parents, "children": measured}
-        found = {" - ".join(pair): asdict(difference) for pair, difference in differences(measured).items()}
-        arguments.json.write_text(json.dumps(figures | {"differences": found}, indent=1) + "\n")
+        intervals = {" - ".join(pair): asdict(interval) for pair, interval in differences(measured).items()}
+        arguments.json.write_text(json.dumps(figures | {"differences": intervals}, indent=1) + "\n")
 
 
 class Comparison:
-    """Runs of one recipe; what is done is kept in their folders and not done again."""
+    """The runs of one recipe. Finished runs are kept in their folders and not repeated."""
 
     def __init__(self, config: str, overrides: Mapping[str, str], name: str):
-        self.size, self._name = {"usual": USUAL, "quick": QUICK}[name], name
+        self.size = {"usual": FULL, "quick": QUICK}[name]
+        self._name = name
         self._runs = Runs(config, {**ARCHITECTURE, **self.size.common, **overrides})
 
-    def measure(self, seed: int, variant: str) -> dict[str, float | None]:
-        """Held-out loss in nats, mean of the domains: {"before": …, "after": …} the child's training. Random weights
-        have no checkpoint before it, and so no loss."""
-        name = self._run("child", seed, variant)
-        root, keys = self._runs.folder(name).root, self._child_keys(seed)
-        kept = self._runs.measured(name, keys)
-        if kept.is_current():
-            return read_json(kept.path)["losses"]
+    def measure(self, seed: int, variant: str) -> Losses:
+        """Trains a child; returns its held-out loss in nats, mean of the domains, before and after the training.
+
+        Random weights have no checkpoint before the training, so their first loss is None.
+        """
+        name = self._run_name("child", seed, variant)
+        root = self._runs.folder(name).root
+        keys = self._child_keys(seed)
+        result_file = self._runs.result_file(name, keys)
+        if result_file.is_current():
+            return read_json(result_file.path)["losses"]
         self._runs.run(name, keys, stages=(["tokenizer", "train"], ["data", "prepare"]))
-        options, before = [], None
+        options: list[str] = []
+        before = None
         if variant != INITIAL:
             folder = root / "inherited"
             if latest_iteration(folder) is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 verb = ["tiny", "inherit", "--parent", str(self._parent_root(seed)), "--out", str(folder)]
                 self._runs.run(name, keys, stages=([*verb, "--neurons", variant, *self.size.options],))
-            before, options = self._evaluate(name, keys, folder), ["--load", str(folder)]
+            before = self._evaluate(name, keys, folder)
+            options = ["--load", str(folder)]
         self._runs.run(name, keys, options=options, stages=(["train"],))
-        measured = {"before": before, "after": self._evaluate(name, keys, root)}
-        kept.write({"losses": measured})
-        return measured
+        losses = {"before": before, "after": self._evaluate(name, keys, root)}
+        result_file.write({"losses": losses})
+        return losses
 
     def train_parent(self, seed: int) -> float:
-        """Its held-out loss after its training."""
-        name = self._run("parent", seed)
+        """Trains a parent; returns its held-out loss."""
+        name = self._run_name("parent", seed)
         keys = _model(self.size.parent) | _training(seed, self.size.parent_steps)
-        self._runs.run(name, keys, stages=_STAGES)
+        self._runs.run(name, keys, stages=STAGES)
         return self._runs.mean_loss(name)
 
     def _parent_root(self, seed: int) -> Path:
-        return self._runs.folder(self._run("parent", seed)).root
+        return self._runs.folder(self._run_name("parent", seed)).root
 
     def _child_keys(self, seed: int) -> dict[str, object]:
         tokenizer = self._parent_root(seed) / "tokenizer" / "main.model"
@@ -152,27 +178,24 @@ class Comparison:
         self._runs.run(name, keys, stages=(["evaluate", "--checkpoint", str(checkpoint)],))
         return self._runs.mean_loss(name)
 
-    def _run(self, *parts: object) -> str:
-        return "_".join(map(str, ("tiny_inheritance", self._name, *parts)))
+    def _run_name(self, *words: object) -> str:
+        return "_".join(map(str, ("tiny_inheritance", self._name, *words)))
 
 
-_STAGES = (["tokenizer", "train"], ["data", "prepare"], ["train"], ["evaluate"])
-
-
-def differences(measured: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[tuple[str, str], Interval]:
-    """Pair of PAIRS → loss of the first − loss of the second after training (paired t); none of a single seed."""
+def differences(measured: Sequence[Mapping[str, Losses]]) -> dict[tuple[str, str], Interval]:
+    """Returns the interval of (first loss − second loss) after training for each of PAIRS; none for one seed."""
     if len(measured) < 2:
         return {}
     return {
-        (first, second): Interval.from_values([each[first]["after"] - each[second]["after"] for each in measured])
+        (first, second): Interval.from_values([seed[first]["after"] - seed[second]["after"] for seed in measured])
         for first, second in PAIRS
     }
 
 
-def format_table(measured: Sequence[Mapping[str, Mapping[str, float]]], parents: Sequence[float], size: Size) -> str:
-    """Markdown: losses of every variant, and differences with intervals."""
+def format_table(measured: Sequence[Mapping[str, Losses]], parents: Sequence[float], size: Size) -> str:
+    """Formats Markdown tables of the losses of every variant and of the differences with intervals."""
     lines = [
-        f"held-out loss (nats a token, mean of the domains), {len(measured)} seed{'s' * (len(measured) > 1)}; parent "
+        f"held-out loss (nats per token, mean of the domains), {len(measured)} seed{'s' * (len(measured) > 1)}; parent "
         f"{size.parent_steps} steps, children {size.child_steps} steps on the same text",
         "",
         "| model | before training | after |",
@@ -180,14 +203,14 @@ def format_table(measured: Sequence[Mapping[str, Mapping[str, float]]], parents:
         f"| parent | | {np.mean(parents):.3f} |",
     ]
     for variant in VARIANTS:
-        befores, afters = ([each[variant][moment] for each in measured] for moment in ("before", "after"))
-        before = "" if variant == INITIAL else f" {np.mean(befores):.3f}"
-        lines.append(f"| {_label(variant)} |{before} | {np.mean(afters):.3f} |")
-    found = differences(measured)
-    if found:
+        after = np.mean([seed[variant]["after"] for seed in measured])
+        before = "" if variant == INITIAL else f" {np.mean([seed[variant]['before'] for seed in measured]):.3f}"
+        lines.append(f"| {_label(variant)} |{before} | {after:.3f} |")
+    intervals = differences(measured)
+    if intervals:
         lines += ["", "| difference of the losses after training | 95 % interval |", "|---|---|"]
-        for (first, second), difference in found.items():
-            lines.append(f"| {_label(first)} − {_label(second)} | {difference} |")
+        for (first, second), interval in intervals.items():
+            lines.append(f"| {_label(first)} − {_label(second)} | {interval} |")
     return "\n".join(lines)
 
 
@@ -200,7 +223,7 @@ def _model(keys: Mapping[str, object]) -> dict[str, object]:
 
 
 def _training(seed: int, steps: int) -> dict[str, object]:
-    # the data's seed stays: all models of one seed see the same batches, and all seeds the same held-out text
+    # data.seed is the same everywhere, so that all models see the same batches and the same held-out text
     return {
         "training.seed": seed,
         "training.steps": steps,

@@ -1,7 +1,8 @@
-"""Compares a sparse model upcycled from a dense parent with one from random weights: how many steps it saves.
+"""Measures how many steps a sparse model upcycled from a dense parent saves, compared with random weights.
 
-The documents of the corpus are dealt into two halves. A dense parent is trained on the first; the sparse children are
-trained on the second, so what the parent read helps them only by what it learned. The time of five main jobs and more.
+Splits the documents of the corpus into two halves. The dense parent is trained on the first half and the sparse
+children on the second, so the parent's text helps them only by what the parent learned. Takes longer than five main
+jobs.
 
     .venv/bin/python tools/compare_upcycling.py                            # recipes/cpu_smoke.yaml, seed 0
     .venv/bin/python tools/compare_upcycling.py --parent-steps 300 --seeds 3
@@ -27,17 +28,22 @@ from mindpangu.checkpoint import latest_iteration
 from mindpangu.files import read_json
 
 CORPUS = Path("recipes/corpus")
-MOMENTS = 6
-"""At how many moments of its training the child is evaluated, in equal distances."""
+NUM_EVALUATIONS = 6
+"""How often each child is evaluated during its training, at equal intervals."""
 
 
 def main() -> None:
     parser = comparison_parser(__doc__, "recipes/cpu_smoke.yaml", default="1")
-    parser.add_argument("--steps", type=int, default=150, help="of each child; default: %(default)s")
-    parser.add_argument("--parent-steps", type=int, default=150, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=150, help="training steps of each child; default: %(default)s")
+    parser.add_argument(
+        "--parent-steps", type=int, default=150, help="training steps of the parent; default: %(default)s"
+    )
     arguments, overrides = read_arguments(parser, ("data.corpus", "data.tokenizer", "training.steps"))
-    if arguments.steps < MOMENTS or arguments.steps % MOMENTS:
-        parser.error(f"--steps is {arguments.steps}, which has no {MOMENTS} equal parts; give a multiple of {MOMENTS}")
+    if arguments.steps < NUM_EVALUATIONS or arguments.steps % NUM_EVALUATIONS:
+        parser.error(
+            f"--steps is {arguments.steps}, which has no {NUM_EVALUATIONS} equal parts; give a multiple of "
+            f"{NUM_EVALUATIONS}"
+        )
     runs = Runs(arguments.config, overrides)
     measured = [
         measure(runs, seed, arguments.steps, arguments.parent_steps)
@@ -49,11 +55,11 @@ def main() -> None:
 
 
 def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, list[float]]:
-    """Held-out loss in nats, mean over the domains, of both children at each of the moments.
+    """Trains one seed; returns the held-out loss in nats, mean of the domains, of both children at each evaluation.
 
-    What was measured is kept in a file, and the checkpoints of the moments, which are many, are not.
+    Saves the losses in a file and deletes the children's many checkpoints.
     """
-    every = steps // MOMENTS
+    interval = steps // NUM_EVALUATIONS
     parent_name = f"upcycling_parent_{parent_steps}_{seed}"
     parent = runs.folder(parent_name).root
     output = parent.parent
@@ -63,23 +69,24 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
         "training.steps": steps,
         "data.corpus": f"[{second}/*.jsonl]",
         "data.tokenizer": parent / "tokenizer" / "main.model",
-        "checkpoint.save_steps": every,
-        "checkpoint.keep_last": MOMENTS,
+        "checkpoint.save_steps": interval,
+        "checkpoint.keep_last": NUM_EVALUATIONS,
     }
-    kept = runs.measured(f"upcycling_upcycled_{parent_steps}_{seed}", child)
-    if kept.is_current():
-        return read_json(kept.path)["losses"]
-    keys = {
+    result_file = runs.result_file(f"upcycling_upcycled_{parent_steps}_{seed}", child)
+    if result_file.is_current():
+        return read_json(result_file.path)["losses"]
+    parent_keys = {
         "training.seed": seed,
         "training.steps": parent_steps,
         "data.corpus": f"[{first}/*.jsonl]",
         "model.rre_layers": 0,
         "checkpoint.save_steps": 1_000_000,
     }
-    runs.run(parent_name, keys)
-    measured = {}
+    runs.run(parent_name, parent_keys)
+    measured: dict[str, list[float]] = {}
     for name in ("random", "upcycled"):
-        run, options = f"upcycling_{name}_{parent_steps}_{seed}", []
+        run = f"upcycling_{name}_{parent_steps}_{seed}"
+        options: list[str] = []
         if name == "upcycled":
             folder = output / f"upcycling_child_{parent_steps}_{seed}"
             runs.run(run, child, stages=(["tokenizer", "train"], ["data", "prepare"], ["routing", "build"]))
@@ -88,49 +95,52 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
             options = ["--load", str(folder)]
         root = runs.run(run, child, options=options)
         measured[name] = [
-            heldout_loss(runs, run, child, root / "checkpoint" / f"iteration_{(moment + 1) * every:08d}")
-            for moment in range(MOMENTS)
+            heldout_loss(runs, run, child, root / "checkpoint" / f"iteration_{(i + 1) * interval:08d}")
+            for i in range(NUM_EVALUATIONS)
         ]
         shutil.rmtree(root / "checkpoint")
-    kept.write({"losses": measured})
+    result_file.write({"losses": measured})
     return measured
 
 
 def heldout_loss(runs: Runs, name: str, keys: Mapping[str, object], checkpoint: Path) -> float:
+    """Evaluates a checkpoint; returns the held-out loss in nats, mean of the domains."""
     runs.run(name, keys, stages=(["evaluate", "--no-wrong-domains", "--checkpoint", str(checkpoint)],))
     return runs.mean_loss(name)
 
 
 def halves(folder: Path) -> tuple[Path, Path]:
-    """The corpus in two folders; the records of one source document are in one of them."""
-    parts = folder / "first", folder / "second"
-    for part in parts:
-        part.mkdir(parents=True, exist_ok=True)
+    """Splits the corpus into two folders, keeping the records of a source document together."""
+    first = folder / "first"
+    second = folder / "second"
+    for half in (first, second):
+        half.mkdir(parents=True, exist_ok=True)
     for path in sorted(CORPUS.glob("*.jsonl")):
         texts: list[list[str]] = [[], []]
         for line in path.read_text("utf-8").splitlines():
             record = json.loads(line)
             document = json.dumps([record.get("source"), record.get("doc")]).encode()
             texts[hashlib.blake2b(document, digest_size=1).digest()[0] % 2].append(line)
-        for part, lines in zip(parts, texts, strict=True):
-            (part / path.name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
-    return parts
+        for half, lines in zip((first, second), texts, strict=True):
+            (half / path.name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    return first, second
 
 
 def format_table(measured: Sequence[dict[str, list[float]]], steps: int, parent_steps: int) -> str:
+    """Formats a table with a row per evaluation, and how many steps upcycling saves."""
     random, upcycled = (np.mean([each[name] for each in measured], 0) for name in ("random", "upcycled"))
     lines = [f"held-out loss (nats, mean of the domains); dense parent: {parent_steps} steps on other documents"]
     lines.append(f"{'steps':>8} {'random':>8} {'upcycled':>10}")
-    for moment in range(MOMENTS):
-        lines.append(f"{(moment + 1) * steps // MOMENTS:>8} {random[moment]:>8.3f} {upcycled[moment]:>10.3f}")
-    reached = [moment for moment in range(MOMENTS) if upcycled[moment] <= random[-1]]
+    for i in range(NUM_EVALUATIONS):
+        lines.append(f"{(i + 1) * steps // NUM_EVALUATIONS:>8} {random[i]:>8.3f} {upcycled[i]:>10.3f}")
+    reached = [i for i in range(NUM_EVALUATIONS) if upcycled[i] <= random[-1]]
     if reached:
         lines.append(
-            f"the upcycled model is as good as the random one after {steps} steps within "
-            f"{(reached[0] + 1) * steps // MOMENTS}"
+            f"after {(reached[0] + 1) * steps // NUM_EVALUATIONS} steps, the upcycled model is as good as the random "
+            f"one after {steps}"
         )
     else:
-        lines.append(f"the upcycled model does not reach the random one within {steps} steps")
+        lines.append(f"within {steps} steps, the upcycled model does not become as good as the random one")
     return "\n".join(lines)
 
 

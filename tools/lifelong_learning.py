@@ -1,8 +1,8 @@
-"""A fifth domain for a model of four: what the new domain gains, and what the old ones lose.
+"""Adds a fifth domain to a model of four, and measures what the new domain gains and what the old ones lose.
 
-The RRE model gets the domain `poetry` (classical Chinese) as a copy of `zh`, and only its experts are trained. A dense
-model is fine-tuned on the same text for as many steps. Both were trained before on the other four domains, with several
-seeds. Takes about the time of four main jobs a seed.
+Trains an RRE model and a dense model on four domains, with several seeds. Then the RRE model gets the domain `poetry`
+(classical Chinese) as a copy of `zh`, and only its experts are trained; the dense model is fine-tuned on the same text
+for as many steps. Takes about as long as four main jobs per seed.
 
     .venv/bin/python tools/lifelong_learning.py                        # 3 seeds of recipes/cpu_smoke.yaml
     .venv/bin/python tools/lifelong_learning.py --seeds 2 --new-steps 100
@@ -39,8 +39,8 @@ Losses = dict[str, float]
 def main() -> None:
     parser = comparison_parser(__doc__, "recipes/cpu_smoke.yaml", default="3", fewest_seeds=2)
     parser.add_argument("--new-steps", type=int, default=60, help="steps on the new domain; default: %(default)s")
-    own = ("data.corpus", "data.tokenizer", "data.mixture", "domains.added", "routing.table", "training.train")
-    arguments, overrides = read_arguments(parser, own)
+    reserved = ("data.corpus", "data.tokenizer", "data.mixture", "domains.added", "routing.table", "training.train")
+    arguments, overrides = read_arguments(parser, reserved)
     runs = Runs(arguments.config, overrides)
     seeds = range(arguments.seeds or 3)
     measured = [measure(runs, seed, arguments.new_steps) for seed in tqdm(seeds, unit="seed", disable=None)]
@@ -50,19 +50,20 @@ def main() -> None:
 
 
 def measure(runs: Runs, seed: int, new_steps: int) -> dict[str, Losses]:
-    """Held-out losses of one seed by model and moment: rre_before, rre_after, dense_before, dense_after."""
+    """Trains one seed; returns the held-out losses rre_before, rre_after, dense_before and dense_after."""
     old_text = f"[{', '.join(str(CORPUS / f'{name}.jsonl') for name in OLD_TEXT)}]"
-    base = {"training.seed": seed, "checkpoint.save_steps": 1_000_000}
-    old, is_dense = base | {"data.corpus": old_text}, {"model.rre_layers": 0}
-    rre = runs.run(f"lifelong_rre_{seed}", old)
-    dense = runs.run(f"lifelong_dense_{seed}", old | is_dense)
+    base: dict[str, object] = {"training.seed": seed, "checkpoint.save_steps": 1_000_000}
+    old_keys = base | {"data.corpus": old_text}
+    dense_keys: dict[str, object] = {"model.rre_layers": 0}
+    rre = runs.run(f"lifelong_rre_{seed}", old_keys)
+    dense = runs.run(f"lifelong_dense_{seed}", old_keys | dense_keys)
 
     grown = rre.with_name(f"lifelong_grown_{seed}")
     if latest_iteration(grown) is None:
         mindpangu("experts", "add", NEW, "--from", "zh", "--checkpoint", str(rre), "--out", str(grown))
-    poetry = relabelled(rre.parent / "poetry.jsonl")
-    # the tokenizer is that of the four domains; the held-out text of each is chosen by itself, so it stays
-    new = base | {
+    poetry = relabel(rre.parent / "poetry.jsonl")
+    # the tokenizer of the four domains is kept; held-out text is chosen per domain, so theirs does not change
+    new_keys = base | {
         "data.corpus": f"{old_text[:-1]}, {poetry}]",
         "data.tokenizer": rre / "tokenizer" / "main.model",
         "domains.added": f"[{{name: {NEW}, kind: monolingual, control_tokens: [<cn>]}}]",
@@ -70,21 +71,21 @@ def measure(runs: Runs, seed: int, new_steps: int) -> dict[str, Losses]:
         "training.steps": new_steps,
     }
     (table,) = grown.glob("iteration_*/routing")
-    sparse = new | {"routing.table": table, "training.train": f"experts:{NEW}"}
+    rre_keys = new_keys | {"routing.table": table, "training.train": f"experts:{NEW}"}
     name = f"lifelong_rre_{NEW}_{seed}"
-    runs.run(name, sparse, options=["--load", str(grown)], stages=STAGES[:-1])
-    losses = {}
-    for moment, checkpoint in (("rre_before", ["--checkpoint", str(grown)]), ("rre_after", [])):
-        runs.run(name, sparse, stages=(["evaluate", "--no-wrong-domains", *checkpoint],))
-        losses[moment] = runs.losses(name)
-    runs.run(f"lifelong_dense_{NEW}_{seed}", new | is_dense, options=["--load", str(dense)])
+    runs.run(name, rre_keys, options=["--load", str(grown)], stages=STAGES[:-1])
+    losses: dict[str, Losses] = {}
+    for label, checkpoint in (("rre_before", ["--checkpoint", str(grown)]), ("rre_after", [])):
+        runs.run(name, rre_keys, stages=(["evaluate", "--no-wrong-domains", *checkpoint],))
+        losses[label] = runs.losses(name)
+    runs.run(f"lifelong_dense_{NEW}_{seed}", new_keys | dense_keys, options=["--load", str(dense)])
     losses["dense_before"] = runs.losses(f"lifelong_dense_{seed}")
     losses["dense_after"] = runs.losses(f"lifelong_dense_{NEW}_{seed}")
     return losses
 
 
-def relabelled(path: Path) -> Path:
-    """The corpus of the new domain, which the main job counts as `zh`."""
+def relabel(path: Path) -> Path:
+    """Writes the corpus of the new domain, which the main job assigns to `zh`; returns `path`."""
     with open(CORPUS / f"{NEW_TEXT}.jsonl", encoding="utf-8") as lines:
         records = [json.loads(line) | {"domain": NEW} for line in lines]
     path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
@@ -92,7 +93,7 @@ def relabelled(path: Path) -> Path:
 
 
 def format_table(measured: Sequence[dict[str, Losses]]) -> str:
-    """Perplexities before and after, geometric means over the seeds, and the mean change of the loss."""
+    """Formats the perplexities before and after (geometric means over the seeds) and the mean change of the loss."""
     lines = [f"{'':>12} {'RRE, experts of ' + NEW:^42} {'dense, fine-tuned':^42}"]
     lines.append(
         f"{'perplexity':>12} " + " ".join(f"{'before':>9} {'after':>9} {'change (nats)':>22}" for _ in range(2))
@@ -100,18 +101,21 @@ def format_table(measured: Sequence[dict[str, Losses]]) -> str:
     for domain in measured[0]["rre_after"]:
         cells = []
         for model in ("rre", "dense"):
+            # empty for the new domain, which the dense model does not have before
+            before = [losses[f"{model}_before"][domain] for losses in measured if domain in losses[f"{model}_before"]]
             after = [losses[f"{model}_after"][domain] for losses in measured]
-            cells.append(_cells(after, [losses[f"{model}_before"].get(domain) for losses in measured]))
+            cells.append(_cells(before, after))
         lines.append(f"{domain:>12} {' '.join(cells)}")
     return "\n".join(lines)
 
 
-def _cells(after: list[float], before: list[float | None]) -> str:
-    mean_after = math.exp(np.mean(after))
-    if before[0] is None:  # the model had no such domain
-        return f"{'':>9} {mean_after:>9.1f} {'':>22}"
-    change = "0, every bit the same" if after == before else Interval.from_values(np.subtract(after, before))
-    return f"{math.exp(np.mean(before)):>9.1f} {mean_after:>9.1f} {change!s:>22}"
+def _cells(before: list[float], after: list[float]) -> str:
+    perplexity_after = math.exp(np.mean(after))
+    if not before:
+        return f"{'':>9} {perplexity_after:>9.1f} {'':>22}"
+    changes = [new - old for new, old in zip(after, before, strict=True)]
+    change = "0, every bit the same" if not any(changes) else str(Interval.from_values(changes))
+    return f"{math.exp(np.mean(before)):>9.1f} {perplexity_after:>9.1f} {change:>22}"
 
 
 if __name__ == "__main__":

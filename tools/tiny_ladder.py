@@ -1,10 +1,11 @@
-"""The ladder of the tiny-model paper (arXiv 2402.02791) on real text: base → + compact tokenizer → + architecture →
-+ inheritance → + rounds, each rung on top of the one before, at equal training compute.
+"""Trains the ladder of the tiny-model paper (arXiv 2402.02791) on real text, at equal training compute.
+
+The rungs are base → + compact tokenizer → + architecture → + inheritance → + rounds, each on top of the previous one.
 
     bash recipes/tiny_ladder.sh              # hours: three seeds, with intervals
-    bash recipes/tiny_ladder.sh --quick      # minutes: one seed, a few steps; shows that everything runs, and no more
+    bash recipes/tiny_ladder.sh --quick      # minutes: one seed, a few steps; only checks that everything runs
 
-Every part is a verb of the command line and is skipped where it is done, so a ladder that was stopped goes on.
+Every step is a command-line verb and is skipped if it is done, so a stopped ladder can be resumed.
 """
 
 import argparse
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from comparison.command_line import add_seeds
 from comparison.intervals import Interval
-from comparison.runs import Runs, as_words, mindpangu
+from comparison.runs import Runs, as_options, mindpangu
 
 from mindpangu.config import Config, load_config
 from mindpangu.config.run_folder import RunFolder
@@ -31,13 +32,13 @@ from mindpangu.data import HELDOUT, TokenShards
 from mindpangu.evaluation.bits_per_byte import bits_per_byte
 from mindpangu.files import read_json, read_json_object, write_json, write_text_atomically
 from mindpangu.model.parameter_count import count_parameters, in_words
-from mindpangu.tiny.compute import flops_of_training, steps_within
+from mindpangu.tiny.compute import steps_within, training_flops
 from mindpangu.tiny.inheritance.report import REPORT
 from mindpangu.tokenizer import Tokenizer
 
 CONFIG = "recipes/cpu_tiny.yaml"
 PAPER = {"base": 42.41, "tokenizer": 44.11, "architecture": 46.53, "inheritance": 49.79, "rounds": 51.28}
-"""Average score of the paper's 1B model over ten tasks, in percent, rung by rung."""
+"""Average score of the paper's 1B model over ten tasks, in percent, by rung."""
 
 PREPARE = (["tokenizer", "train"], ["data", "prepare"])
 TRAIN = (*PREPARE, ["train"], ["evaluate"])
@@ -46,13 +47,15 @@ HEAD_SIZE = 32
 
 @dataclass(frozen=True)
 class Size:
-    """What a ladder costs.
+    """Sizes of the ladder's trainings.
 
     Attributes:
-        steps: of the base; the others take as many as the same compute gives.
-        pieces: of the compact tokenizer.
-        points, search_steps: of the search for the architecture.
-        calibration, mask_steps: batches by which the parent's parts are judged, steps of its learned mask.
+        steps: training steps of the base; the other rungs get the steps of equal compute.
+        pieces: number of pieces of the compact tokenizer.
+        points: number of points of the architecture search.
+        search_steps: training steps of each point.
+        calibration: number of batches that the inherited layers and units are selected with.
+        mask_steps: training steps of the learned mask.
     """
 
     steps: int
@@ -63,7 +66,8 @@ class Size:
     mask_steps: int
 
 
-FULL, QUICK = Size(800, 5000, 12, 150, 16, 200), Size(40, 5000, 3, 20, 4, 20)
+FULL = Size(steps=800, pieces=5000, points=12, search_steps=150, calibration=16, mask_steps=200)
+QUICK = Size(steps=40, pieces=5000, points=3, search_steps=20, calibration=4, mask_steps=20)
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,11 @@ class Rung:
     """One model of the ladder.
 
     Attributes:
-        parameters, steps: of it. bits: held-out bits per byte, domain → value.
-        compute: operations of its training. apart: operations that are counted apart: the parent's training.
+        parameters: number of parameters.
+        steps: number of training steps.
+        bits: domain → held-out bits per byte.
+        compute: FLOPs of the training.
+        apart: FLOPs counted separately: the training of the parent.
     """
 
     parameters: int
@@ -83,17 +90,22 @@ class Rung:
 
     @property
     def mean(self) -> float:
+        """Mean of the held-out bits per byte over the domains."""
         return float(np.mean(list(self.bits.values())))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed and a few steps: the mechanics only")
+    parser.add_argument(
+        "--quick", action="store_true", help="one seed and a few steps: only checks that everything runs"
+    )
     add_seeds(parser, default="3, with --quick 1")
-    parser.add_argument("--out", type=Path, help="folder; default: output/tiny_ladder, with --quick …_quick")
+    parser.add_argument(
+        "--out", type=Path, help="output folder; default: output/tiny_ladder, with --quick output/tiny_ladder_quick"
+    )
     arguments = parser.parse_args()
-    size, seeds = (QUICK, 1) if arguments.quick else (FULL, 3)
-    seeds = arguments.seeds or seeds
+    size = QUICK if arguments.quick else FULL
+    seeds = arguments.seeds or (1 if arguments.quick else 3)
     out = arguments.out or Path("output", "tiny_ladder_quick" if arguments.quick else "tiny_ladder")
     if out.exists() and not out.is_dir():
         parser.error(f"--out {out} is a file; give the name of a folder")
@@ -110,36 +122,42 @@ def main() -> None:
 
 
 class Ladder:
-    """The rungs of one seed, in run folders below `out`; tokenizers and the search are shared by all seeds.
+    """Trains the rungs of one seed, in run folders below `out`. All seeds share the tokenizers and the search.
 
     Args:
-        on_rung: called when a rung is measured.
+        on_rung: called after each rung.
     """
 
     def __init__(self, out: Path, size: Size, seed: int, on_rung: Callable[[], object] = lambda: None):
-        self._out, self._size, self._seed, self._on_rung = out, size, seed, on_rung
+        self._out = out
+        self._size = size
+        self._seed = seed
+        self._on_rung = on_rung
         self._runs = Runs(CONFIG, {"training.output_dir": out / f"seed_{seed}"})
-        self._compute = flops_of_training(load_config(CONFIG, {"training.steps": str(size.steps)}))
+        self._compute = training_flops(load_config(CONFIG, {"training.steps": str(size.steps)}))
 
     def climb(self) -> dict[str, Rung]:
-        """Name → rung, from the bottom."""
-        base = self._words(self._large_tokenizer(), {"training.steps": self._size.steps})
+        """Trains all rungs from the bottom; returns name → rung."""
+        base = self._keys_with_tokenizer(self._large_tokenizer(), {"training.steps": self._size.steps})
         rungs = {"base": self._train("base", base)}
-        compact = self._words(self._compact_tokenizer(), self._as_large_as(base))
+        compact = self._keys_with_tokenizer(self._compact_tokenizer(), self._widened(base))
         rungs["tokenizer"] = self._train("tokenizer", self._with_steps(compact))
-        tweaked = compact | self._best_point(compact)
-        rungs["architecture"] = self._train("architecture", self._with_steps(tweaked))
-        parent, inherited = self._inherit(tweaked)
-        child = self._with_steps(tweaked)
-        rungs["inheritance"] = self._train("inheritance", child, ["--load", str(inherited)], parent)
-        rungs["rounds"] = self._rounds(tweaked, inherited, parent)
+        searched = compact | self._best_point(compact)
+        rungs["architecture"] = self._train("architecture", self._with_steps(searched))
+        parent_flops, inherited = self._inherit(searched)
+        child = self._with_steps(searched)
+        rungs["inheritance"] = self._train("inheritance", child, ["--load", str(inherited)], parent_flops)
+        rungs["rounds"] = self._train_rounds(searched, inherited, parent_flops)
         return rungs
 
-    def _words(self, tokenizer: Path, keys: Mapping) -> dict[str, str]:
-        """Overrides of a run: a tokenizer with as many rows as it has pieces."""
-        rows = Tokenizer.load(tokenizer).vocab_size
-        words = {"training.seed": self._seed, "data.tokenizer": tokenizer}
-        return {key: str(value) for key, value in (words | {"model.vocab_size": rows} | dict(keys)).items()}
+    def _keys_with_tokenizer(self, tokenizer: Path, keys: Mapping[str, object]) -> dict[str, str]:
+        """Returns the overrides of a run with this tokenizer and a vocabulary of its size."""
+        common: dict[str, object] = {
+            "training.seed": self._seed,
+            "data.tokenizer": tokenizer,
+            "model.vocab_size": Tokenizer.load(tokenizer).vocab_size,
+        }
+        return {key: str(value) for key, value in {**common, **keys}.items()}
 
     def _large_tokenizer(self) -> Path:
         runs = Runs(CONFIG, {"training.output_dir": self._out})
@@ -148,44 +166,57 @@ class Ladder:
     def _compact_tokenizer(self) -> Path:
         folder = self._out / "compact_tokenizer"
         if not (folder / "tokenizer.model").exists():
-            words = ["--size", str(self._size.pieces), "--out", str(folder), "--config", CONFIG]
-            mindpangu("tiny", "tokenizer", "--tokenizer", str(self._large_tokenizer()), *words)
+            options = ["--size", str(self._size.pieces), "--out", str(folder), "--config", CONFIG]
+            mindpangu("tiny", "tokenizer", "--tokenizer", str(self._large_tokenizer()), *options)
         return folder / "tokenizer.model"
 
-    def _as_large_as(self, words: Mapping[str, str]) -> dict[str, int]:
-        """The same depth and expansion, wider: as many parameters as a model of a larger vocabulary."""
-        budget, model = count_parameters(load_config(CONFIG, words)).total, load_config(CONFIG, words).model
+    def _widened(self, keys: Mapping[str, str]) -> dict[str, int]:
+        """Returns the sizes of a wider model with the compact vocabulary and as many parameters.
+
+        Depth and expansion stay the same.
+        """
+        config = load_config(CONFIG, keys)
+        model = config.model
+        budget = count_parameters(config).total
 
         def sizes(width: int) -> dict[str, int]:
-            inner = round(width * model.ffn_hidden_size / model.hidden_size / 8) * 8
-            return {"model.hidden_size": width, "model.ffn_hidden_size": inner, "model.num_heads": width // HEAD_SIZE}
+            ffn_width = round(width * model.ffn_hidden_size / model.hidden_size / 8) * 8
+            return {
+                "model.hidden_size": width,
+                "model.ffn_hidden_size": ffn_width,
+                "model.num_heads": width // HEAD_SIZE,
+            }
 
         def error(width: int) -> int:
-            keys = {key: str(value) for key, value in sizes(width).items()}
-            compact = dict(words) | keys | {"model.vocab_size": str(self._size.pieces)}
+            wider = {key: str(value) for key, value in sizes(width).items()}
+            compact = {**keys, **wider, "model.vocab_size": str(self._size.pieces)}
             return abs(count_parameters(load_config(CONFIG, compact)).total - budget)
 
         return sizes(min(range(HEAD_SIZE, 32 * HEAD_SIZE, HEAD_SIZE), key=error))
 
-    def _with_steps(self, words: Mapping[str, str], share: float = 1.0) -> dict[str, str]:
-        """As many steps as a share of the base's compute gives."""
-        return dict(words) | {"training.steps": str(steps_within(load_config(CONFIG, words), share * self._compute))}
+    def _with_steps(self, keys: Mapping[str, str], share: float = 1.0) -> dict[str, str]:
+        """Adds the number of steps that a share of the base's compute allows."""
+        steps = steps_within(load_config(CONFIG, keys), share * self._compute)
+        return {**keys, "training.steps": str(steps)}
 
-    def _train(self, name: str, words: Mapping[str, str], options: Sequence[str] = (), apart: float = 0.0) -> Rung:
-        folder = self._runs.run(name, words, options=options, stages=TRAIN)
+    def _train(self, name: str, keys: Mapping[str, str], options: Sequence[str] = (), apart: float = 0.0) -> Rung:
+        folder = self._runs.run(name, keys, options=options, stages=TRAIN)
         config = load_config(folder / "config.yaml")
-        return self._rung(config, folder, apart)
+        return self._measure_rung(config, folder, apart)
 
-    def _best_point(self, words: Mapping[str, str]) -> dict[str, str]:
-        """Depth, widths and heads of the best point of a search at the same number of parameters; of the first seed."""
+    def _best_point(self, keys: Mapping[str, str]) -> dict[str, str]:
+        """Returns depth, widths and heads of the best point of a search with as many parameters.
+
+        The search runs with the first seed and is shared by all seeds.
+        """
         folder = self._out / "architecture"
         results = folder / "results.json"
-        if read_json_object(results).get("failed") != {}:  # the verb tries the points again that failed
-            budget = str(count_parameters(load_config(CONFIG, words)).total)
+        if read_json_object(results).get("failed") != {}:  # the verb retries failed points
+            budget = str(count_parameters(load_config(CONFIG, keys)).total)
             options = ["--budget", budget, "--points", str(self._size.points), "--steps", str(self._size.search_steps)]
             ranges = ["--depth", "2:16", "--width", "64:320", "--expansion", "1:4", "--tolerance", "0.05"]
             mindpangu(
-                "tiny", "architecture", "--config", CONFIG, *options, *ranges, "--out", str(folder), *as_words(words)
+                "tiny", "architecture", "--config", CONFIG, *options, *ranges, "--out", str(folder), *as_options(keys)
             )
         best = read_json_object(results)["points"][0]
         return {
@@ -195,11 +226,15 @@ class Ladder:
             "model.num_heads": str(best["num_heads"]),
         }
 
-    def _inherit(self, words: Mapping[str, str]) -> tuple[float, Path]:
-        """Trains a parent of twice the size as long as the base; (its compute, the child's first checkpoint)."""
-        parent = dict(words) | self._parent_of(words) | {"training.steps": str(self._size.steps)}
+    def _inherit(self, keys: Mapping[str, str]) -> tuple[float, Path]:
+        """Trains a parent of twice the size for the base's steps, and prunes it to the child.
+
+        Returns:
+            (FLOPs of the parent's training, folder of the child's checkpoint).
+        """
+        parent = {**keys, **self._parent_sizes(keys), "training.steps": str(self._size.steps)}
         folder = self._runs.run("parent", parent, stages=TRAIN)
-        child = self._with_steps(words)
+        child = self._with_steps(keys)
         out = folder.parent / "inherited"
         self._runs.run("inheritance", child, stages=PREPARE)
         if not (out / REPORT).exists():  # written last
@@ -208,11 +243,14 @@ class Ladder:
             ends = ["--keep-first", "1", "--keep-last", "1"]
             verb = ["tiny", "inherit", "--parent", str(folder), "--out", str(out), *options, *ends]
             self._runs.run("inheritance", child, stages=(verb,))
-        return flops_of_training(load_config(folder / "config.yaml")), out
+        return training_flops(load_config(folder / "config.yaml")), out
 
-    def _parent_of(self, words: Mapping[str, str]) -> dict[str, str]:
-        """A quarter wider, with the same heads and expansion, and as deep as twice the parameters take."""
-        child = load_config(CONFIG, words)
+    def _parent_sizes(self, keys: Mapping[str, str]) -> dict[str, str]:
+        """Returns the sizes of a parent with twice the parameters.
+
+        The parent is a quarter wider with the same head size and expansion; its depth makes up the rest.
+        """
+        child = load_config(CONFIG, keys)
         heads = -(-5 * child.model.num_heads // 4)
         wider = {
             "model.num_heads": str(heads),
@@ -222,15 +260,15 @@ class Ladder:
         target = 2 * count_parameters(child).total
 
         def error(depth: int) -> int:
-            keys = wider | {"model.num_layers": str(depth)}
-            return abs(count_parameters(load_config(CONFIG, dict(words) | keys)).total - target)
+            parent = load_config(CONFIG, {**keys, **wider, "model.num_layers": str(depth)})
+            return abs(count_parameters(parent).total - target)
 
         depth = min(range(child.model.num_layers, 8 * child.model.num_layers), key=error)
         return wider | {"model.num_layers": str(depth)}
 
-    def _rounds(self, words: Mapping[str, str], inherited: Path, parent: float) -> Rung:
-        """Two rounds of the inherited model, the second on half of the batches of the first: together one training."""
-        first = self._with_steps(words, 2 / 3)
+    def _train_rounds(self, keys: Mapping[str, str], inherited: Path, parent_flops: float) -> Rung:
+        """Trains the inherited model in two rounds, the second on half of the first's batches, with equal compute."""
+        first = self._with_steps(keys, 2 / 3)
         folder = self._runs.folder("rounds")
         if not folder.rounds.exists():
             options = ["--load", str(inherited)]
@@ -239,23 +277,25 @@ class Ladder:
         verb = ["tiny", "rounds", "--rounds", "2", "--rate", "0.5", "--parts", parts, "--resume"]
         self._runs.run("rounds", first, stages=(verb, ["evaluate"]))
         config = load_config(folder.config)
-        return self._rung(config, folder.root, parent)
+        return self._measure_rung(config, folder.root, parent_flops)
 
-    def _rung(self, config: Config, folder: Path, apart: float) -> Rung:
+    def _measure_rung(self, config: Config, folder: Path, apart: float) -> Rung:
         shards = TokenShards.open(folder / "data")
-        found = read_json(RunFolder(folder).evaluation)["domains"]
+        domains = read_json(RunFolder(folder).evaluation)["domains"]
         bits = {
-            each["domain"]: bits_per_byte(
-                each["loss"], shards.num_tokens(each["domain"], HELDOUT), shards.text_bytes(each["domain"], HELDOUT)
+            result["domain"]: bits_per_byte(
+                result["loss"],
+                shards.num_tokens(result["domain"], HELDOUT),
+                shards.text_bytes(result["domain"], HELDOUT),
             )
-            for each in found
+            for result in domains
         }
         self._on_rung()
-        return Rung(count_parameters(config).total, config.training.steps, bits, flops_of_training(config), apart)
+        return Rung(count_parameters(config).total, config.training.steps, bits, training_flops(config), apart)
 
 
 def format_table(results: Sequence[Mapping[str, Rung]]) -> str:
-    """A row for each rung: the mean of the seeds, what it gains on the rung below, and the paper's beside it."""
+    """Formats a table with a row per rung: mean over the seeds, gain on the rung below, and the paper's figures."""
     lines = [
         f"{'rung':>14} {'parameters':>11} {'steps':>7} {'TFLOP':>8} {'apart':>8} {'bits/byte':>10} "
         f"{'gain on the rung below':>24} {'paper':>7} {'gain':>6}"

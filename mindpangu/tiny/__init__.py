@@ -1,10 +1,10 @@
 """The recipe of PanGu-π for tiny language models ("Rethinking Optimization and Architecture for Tiny Language Models",
-arXiv 2402.02791): a compact tokenizer, a search for the architecture, the inheritance of parameters from a larger
-model, and training in several rounds.
+arXiv 2402.02791): a compact tokenizer, an architecture search, parameter inheritance from a larger model, and training
+in several rounds.
 
-A folder for each of these: `tokenizer`, `architecture`, `inheritance`, `rounds`. `batch_size.py` has the rule for the
-learning rate, `compute.py` what a training computes, `verified_file.py` files that know when they were altered;
-`trials` trains many configurations for the searches.
+Each has its own folder: `tokenizer`, `architecture`, `inheritance`, `rounds`. `batch_size.py` has the rule that scales
+the learning rate, `compute.py` counts training FLOPs, and `verified_file.py` defines files that detect alterations.
+`trials` trains the many configurations of a search.
 
-Nothing is imported here, so that what needs no MindSpore does not load it.
+This module imports nothing, so that code without MindSpore does not load it.
 """

@@ -1,4 +1,4 @@
-"""A safetensors file that knows what it is and whether it was altered."""
+"""A safetensors file that records its kind and a digest, so that altered files are detected."""
 
 import hashlib
 import json
@@ -20,11 +20,15 @@ _File = TypeVar("_File", bound="VerifiedFile")
 
 
 class VerifiedFile(ABC):
-    """Tensors beside a JSON header, with a digest over both; a kind of file says what is in them.
+    """Base class of files that hold tensors and a JSON header, with a digest over both.
+
+    A subclass defines the content and converts it with `_header`, `_tensors` and `_from_content`.
 
     Attributes:
-        kind: what the file holds, in the words of a message. format_version: of this kind.
-        error: what a file that cannot be read raises. remedy: what to do about it.
+        kind: what the file holds, as error messages name it. Part of the format.
+        format_version: version of this kind's format.
+        error: exception class raised for an unreadable file.
+        remedy: what the error message tells the user to do.
     """
 
     kind: ClassVar[str]
@@ -34,7 +38,7 @@ class VerifiedFile(ABC):
 
     @cached_property
     def digest(self) -> str:
-        """BLAKE2 hash over kind, header and tensors, 32 hex digits."""
+        """BLAKE2 hash of kind, header and tensors, 32 hex digits."""
         return self._digest(self._header(), self._tensors())
 
     def save(self, path: Path) -> None:
@@ -46,11 +50,15 @@ class VerifiedFile(ABC):
 
     @classmethod
     def load(cls: type[_File], path: Path) -> _File:
-        """Raises `error`: missing, cut off, altered, of another kind or of another format."""
+        """Reads and verifies a file.
+
+        Raises:
+            MindPanguError: `error`, if the file is missing, truncated, altered, or of another kind or format.
+        """
         try:
             with safe_open(path, framework="numpy") as file:
                 signed = json.loads((file.metadata() or {})[_HEADER])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             kind, version, digest, header = (signed[key] for key in ("kind", "format_version", "digest", "content"))
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise cls.error(f"{path} is not a whole file of {cls.kind} ({error}); {cls.remedy}") from None
@@ -63,11 +71,11 @@ class VerifiedFile(ABC):
             )
         if digest != cls._digest(header, tensors):
             raise cls.error(f"{path} was altered: its content does not match the digest in its header; {cls.remedy}")
-        return cls._of(header, tensors)
+        return cls._from_content(header, tensors)
 
     @classmethod
     @abstractmethod
-    def _of(cls: type[_File], header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> _File: ...
+    def _from_content(cls: type[_File], header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> _File: ...
 
     @abstractmethod
     def _header(self) -> dict[str, Any]: ...
@@ -77,8 +85,8 @@ class VerifiedFile(ABC):
 
     @classmethod
     def _digest(cls, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
-        total = hashlib.blake2b(json.dumps([cls.kind, header], sort_keys=True).encode(), digest_size=16)
+        hasher = hashlib.blake2b(json.dumps([cls.kind, header], sort_keys=True).encode(), digest_size=16)
         for name, values in sorted(tensors.items()):
-            total.update(json.dumps([name, values.dtype.str, values.shape]).encode())
-            total.update(np.ascontiguousarray(values).tobytes())
-        return total.hexdigest()
+            hasher.update(json.dumps([name, values.dtype.str, values.shape]).encode())
+            hasher.update(np.ascontiguousarray(values).tobytes())
+        return hasher.hexdigest()

@@ -1,4 +1,4 @@
-"""mindpangu tiny inherit on the command line: parent, child, training, report, and mistakes."""
+"""`mindpangu tiny inherit`: parent, child, training, report, and mistakes."""
 
 import json
 import shutil
@@ -31,26 +31,30 @@ def options(overrides):
 
 @pytest.fixture(scope="module")
 def family(tiny_overrides, pangu_pi, tmp_path_factory):
-    """(output folder, the parent's options, the child's)."""
+    """(output folder, options of the parent, options of the child)."""
     output = tmp_path_factory.mktemp("inherit")
     source = Path(tiny_overrides["training.output_dir"]) / "prepared"
     for name in ("parent", "child"):
         shutil.copytree(source, output / name, ignore=shutil.ignore_patterns("routing"))
     words = tiny_overrides | pangu_pi | PARENT | {"training.output_dir": str(output)}
-    parent, child = words | {"training.run_name": "parent"}, words | CHILD | {"training.run_name": "child"}
+    parent = words | {"training.run_name": "parent"}
+    child = words | CHILD | {"training.run_name": "child"}
     assert main(["train", *options(parent)]) == 0
     return output, options(parent), options(child)
 
 
 def inherit(family, out, *words, child=None):
-    output, _, usual = family
-    return main(["tiny", "inherit", "--parent", str(output / "parent"), "--out", str(out), *words, *(child or usual)])
+    output, _, default_child = family
+    command = ["tiny", "inherit", "--parent", str(output / "parent"), "--out", str(out), *words]
+    return main([*command, *(child or default_child)])
 
 
-def test_a_child_inherits_and_trains_on(family, capsys):
+def test_a_child_inherits_and_is_trained_further(family, capsys):
     output, _, child = family
     words = ("--neurons", "taylor", "--calibration-batches", "2", *KEEP)
+
     assert inherit(family, output / "inherited", *words) == 0
+
     printed = capsys.readouterr().out
     assert "3 of 4 layers" in printed
     assert "may have seen" not in printed
@@ -62,27 +66,32 @@ def test_a_child_inherits_and_trains_on(family, capsys):
     shapes = DenseFiles(CheckpointReader(output / "inherited")).shapes
     assert shapes["blocks.2.ffn.gate.weight"] == (8, 10)
     assert shapes["blocks.0.shortcut.down.weight"] == (8, 2)
+
     assert main(["train", "--load", str(output / "inherited"), *child]) == 0
     assert CheckpointReader(output / "child").step == 2
 
 
-def test_text_that_the_parent_may_have_seen_is_named(family, capsys):
-    """A child of another seed of the data holds out other text, which the parent was trained on."""
+def test_held_out_text_that_the_parent_may_have_seen_is_reported(family, capsys):
+    """A child with another data seed holds out other text, which the parent was trained on."""
     output, _, child = family
     child = [*child, "--training.run_name", "other", "--data.seed", "5"]
     shutil.copytree(output / "child" / "tokenizer", output / "other" / "tokenizer")
     assert main(["data", "prepare", *child]) == 0
     capsys.readouterr()
     words = ("--neurons", "l2", "--calibration-batches", "1", *KEEP)
+
     assert inherit(family, output / "of_other", *words, child=child) == 0
-    assert "not the ones of the parent's training; it may have seen the held-out text" in capsys.readouterr().out
+
+    assert "not those of the parent's training, which may have seen the held-out text" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["learned", "l2", "l1", "random"])
 def test_every_method_gives_a_child(method, family, tmp_path):
     words = ("--neurons", method, "--calibration-batches", "1", "--mask-steps", "3", *KEEP)
+
     assert inherit(family, tmp_path / "out", *words) == 0
+
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {len(each) for each in report["kept"]["neurons"].values()} == {10}
 
@@ -101,11 +110,12 @@ def test_every_method_gives_a_child(method, family, tmp_path):
 )
 def test_mistakes_are_one_message_and_write_nothing(words, changes, message, family, tmp_path, capsys):
     child = [*family[2], *options(changes)]
+
     assert inherit(family, tmp_path / "out", *words, child=child) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_a_checkpoint_is_left_alone(family, capsys):
+def test_an_existing_checkpoint_is_not_overwritten(family, capsys):
     assert inherit(family, family[0] / "parent", *KEEP) == 1
     assert "already has a checkpoint" in capsys.readouterr().err

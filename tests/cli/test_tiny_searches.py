@@ -1,4 +1,4 @@
-"""mindpangu tiny architecture and tiny batch-size on the command line: lists, the rule, help, and mistakes."""
+"""`mindpangu tiny architecture` and `mindpangu tiny batch-size`: lists, the rule, help, and mistakes."""
 
 import pytest
 
@@ -16,31 +16,41 @@ def words(tiny_overrides):
 
 def test_the_list_of_points_trains_nothing_and_writes_nothing(words, tmp_path, capsys):
     command = ["tiny", "architecture", *words, "--budget", "40K", "--width", "16:64", "--points", "3"]
+
     assert main([*command, "--out", str(tmp_path / "out"), "--list"]) == 0
+
     printed = capsys.readouterr().out
     assert "architecture: 3 of " in printed
     assert "points of 40K parameters ± 2.0%, depth 2:8, width 16:64 in steps of 8, expansion 1:4" in printed
     assert len(printed.splitlines()) == 5
     assert not (tmp_path / "out").exists()
+
     assert main([*command, "--list"]) == 0
     assert capsys.readouterr().out == printed
+
+
+def test_a_search_without_an_output_folder_is_refused(words, capsys):
+    command = ["tiny", "architecture", *words, "--budget", "40K", "--width", "16:64", "--points", "3"]
+
     assert main(command) == 1
+
     assert "a search needs --out" in capsys.readouterr().err
 
 
-def test_the_rule(capsys):
+def test_the_rule_prints_a_rate_per_batch(capsys):
     assert main(["tiny", "batch-size", "--rule", "--batches", "1M,2M,4M"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "batch 1,000,000: learning rate 0.0001",
         "batch 2,000,000: learning rate 0.000141",
         "batch 4,000,000: learning rate 0.0002",
     ]
+
     rule = ["--base-batch", "8", "--base-rate", "1e-3", "--exponent", "1"]
     assert main(["tiny", "batch-size", "--rule", "--batches", "32", *rule]) == 0
     assert capsys.readouterr().out == "batch 32: learning rate 0.004\n"
 
 
-def test_mistakes_are_one_message(words, tmp_path, capsys):
+def test_mistakes_are_reported_in_one_message(words, tmp_path, capsys):
     def refuse(message, *command):
         assert main(["tiny", *command, *words]) == 1
         printed = capsys.readouterr().err
@@ -62,8 +72,8 @@ def test_mistakes_are_one_message(words, tmp_path, capsys):
     assert "with training.steps 1 lower the warm-up" in capsys.readouterr().err
     no_process = ("--processes", "0")
     refuse("--processes is 0; allowed: >= 1", *sweep, "--rates", "1e-3,2e-3", *no_process)
-    refuse("--processes is 0", "architecture", "--budget", "40K", "--width", "16:64", "--tolerance", "0.2",
-           "--points", "2", *no_process, *out)  # fmt: skip
+    points = ("architecture", "--budget", "40K", "--width", "16:64", "--tolerance", "0.2", "--points", "2")
+    refuse("--processes is 0", *points, *no_process, *out)
     (tmp_path / "file").touch()
     refuse(f"--out {tmp_path / 'file'} is a file", *sweep[:-2], "--rates", "1e-3,2e-3", "--out", str(tmp_path / "file"))
     assert not (tmp_path / "out").exists()

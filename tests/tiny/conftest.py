@@ -1,4 +1,4 @@
-"""Trials that train nothing: a program that writes made-up measures stands for the real one."""
+"""Fake trials: a program that writes made-up measures replaces the training process."""
 
 import pytest
 
@@ -36,12 +36,15 @@ result = {
 
 
 @pytest.fixture
-def made_up_trials(tmp_path, monkeypatch):
-    """starts(folder) → name of each trial there → how often it was started. A file fail_<name>, crash_<name> or
-    wait_<name> beside a trial's folder makes it fail, crash, or wait until it is told to end."""
+def fake_trials(tmp_path, monkeypatch):
+    """Replaces the program of trials; returns starts(folder) → name of each trial → how often it was started.
+
+    A file fail_<name>, crash_<name> or wait_<name> next to a trial's folder makes it fail, crash, or wait until it is
+    told to end.
+    """
     from mindpangu.tiny.trials import pool
 
-    script = tmp_path / "made_up.py"
+    script = tmp_path / "fake_trial.py"
     script.write_text(PROGRAM, encoding="utf-8")
     monkeypatch.setattr(pool, "PROGRAM", (str(script),))
     return lambda folder: {path.parent.name: len(path.read_text()) for path in folder.glob("*/starts")}

@@ -1,11 +1,11 @@
-"""Operations of a training, counted by hand."""
+"""Training FLOPs against hand-computed ones."""
 
 import pytest
 
 from mindpangu.config import load_config
-from mindpangu.tiny.compute import flops_of_token, flops_of_training, steps_within
+from mindpangu.tiny.compute import flops_per_token, steps_within, training_flops
 
-WORDS = {
+OVERRIDES = {
     "model": "{num_layers: 2, rre_layers: 0, hidden_size: 8, ffn_hidden_size: 16, num_heads: 2, seq_length: 4, "
     "vocab_size: 10, query_layer: false, position: rope, norm: rmsnorm, activation: swiglu, biases: false, "
     "tied_head: false}",
@@ -16,24 +16,26 @@ WORDS = {
 }
 
 
-def test_flops_by_hand():
-    config = load_config(None, WORDS)
-    weights = 10 * 8 + 2 * (4 * 8 * 8 + 3 * 8 * 16) + 5 * 8  # the head, not the embedding; matrices; norms
-    assert flops_of_token(config) == 6 * weights + 12 * 2 * 4 * 8
-    assert flops_of_training(config) == 7 * 3 * 4 * flops_of_token(config)
+def test_flops_match_a_hand_computed_count():
+    config = load_config(None, OVERRIDES)
+    weights = 10 * 8 + 2 * (4 * 8 * 8 + 3 * 8 * 16) + 5 * 8  # output head without the embedding; matrices; norms
+
+    assert flops_per_token(config) == 6 * weights + 12 * 2 * 4 * 8
+    assert training_flops(config) == 7 * 3 * 4 * flops_per_token(config)
 
 
-def test_learned_positions_are_looked_up_for_nothing():
-    config = load_config(None, WORDS)
-    learned = load_config(None, WORDS | {"model": WORDS["model"].replace("rope", "learned")})
-    assert flops_of_token(learned) == flops_of_token(config)
+def test_learned_positions_cost_no_flops():
+    config = load_config(None, OVERRIDES)
+    learned = load_config(None, OVERRIDES | {"model": OVERRIDES["model"].replace("rope", "learned")})
+
+    assert flops_per_token(learned) == flops_per_token(config)
 
 
-def test_a_model_twice_as_large_takes_half_the_steps():
-    small = load_config(None, WORDS)
-    large = load_config(None, WORDS | {"model.vocab_size": "400"})
-    assert steps_within(small, flops_of_training(small)) == 7
-    assert steps_within(large, 100 * flops_of_training(small)) == pytest.approx(
-        700 * flops_of_token(small) / flops_of_token(large), abs=0.5
-    )
+def test_a_larger_model_gets_fewer_steps_from_the_same_compute():
+    small = load_config(None, OVERRIDES)
+    large = load_config(None, OVERRIDES | {"model.vocab_size": "400"})
+    ratio = flops_per_token(small) / flops_per_token(large)
+
+    assert steps_within(small, training_flops(small)) == 7
+    assert steps_within(large, 100 * training_flops(small)) == pytest.approx(700 * ratio, abs=0.5)
     assert steps_within(large, 1.0) == 1

@@ -1,4 +1,4 @@
-"""Files with a digest: whatever is cut off, altered or of another kind is refused with one clear error."""
+"""Verified files: truncated or altered files and files of another kind are refused with one clear error."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,16 @@ from mindpangu.tiny.verified_file import VerifiedFile
 
 @dataclass(frozen=True, eq=False)
 class Numbers(VerifiedFile):
-    kind, format_version, error, remedy = "numbers", "3", DataError, "write it again"
+    kind = "numbers"
+    format_version = "3"
+    error = DataError
+    remedy = "write it again"
 
     name: str
     values_N: np.ndarray
 
     @classmethod
-    def _of(cls, header, tensors):
+    def _from_content(cls, header, tensors):
         return cls(header["name"], tensors["values"])
 
     def _header(self):
@@ -42,15 +45,16 @@ def path(tmp_path):
 
 
 def test_a_file_is_read_as_it_was_written(path):
-    found = Numbers.load(path)
-    assert found.name == "first"
-    np.testing.assert_array_equal(found.values_N, np.arange(5))
-    assert found.digest == Numbers("first", np.arange(5)).digest
+    loaded = Numbers.load(path)
+
+    assert loaded.name == "first"
+    np.testing.assert_array_equal(loaded.values_N, np.arange(5))
+    assert loaded.digest == Numbers("first", np.arange(5)).digest
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-def test_the_digest_is_of_kind_header_and_tensors():
-    of = [
+def test_the_digest_depends_on_kind_header_and_tensors():
+    files = [
         Numbers("first", np.arange(5)),
         Numbers("second", np.arange(5)),
         Numbers("first", np.arange(6)),
@@ -59,15 +63,15 @@ def test_the_digest_is_of_kind_header_and_tensors():
         Numbers("first", np.zeros((5, 1), np.float32)),
         Letters("first", np.arange(5)),
     ]
-    assert len({file.digest for file in of}) == len(of)
+    assert len({file.digest for file in files}) == len(files)
 
 
-def test_a_file_that_is_cut_off_or_has_one_wrong_bit_is_refused(path):
+def test_a_truncated_file_or_a_single_flipped_bit_is_refused(path):
     whole = path.read_bytes()
-    altered = [
-        whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :] for place in range(len(whole))
-    ]
-    for content in [*altered, *(whole[:size] for size in range(0, len(whole), 5))]:
+    altered = [whole[:i] + bytes([whole[i] ^ (1 << i % 8)]) + whole[i + 1 :] for i in range(len(whole))]
+    truncated = [whole[:size] for size in range(0, len(whole), 5)]
+
+    for content in [*altered, *truncated]:
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"(not a whole file|altered|format|file of).*write it again"):
             Numbers.load(path)

@@ -1,4 +1,4 @@
-"""The figures of the comparison of inherited parameters; the runs themselves are made of tested verbs."""
+"""The figures of the inheritance comparison. The runs consist of verbs that have their own tests."""
 
 import math
 from pathlib import Path
@@ -13,10 +13,10 @@ def tool(load_tool):
 
 @pytest.fixture
 def measured(tool):
-    """Three seeds; each variant is better than the one before by 0.1, the learned one by another 0.01 a seed."""
+    """Three seeds; each variant is better than the previous one by 0.1, the learned one by another 0.01 per seed."""
     seeds = []
     for seed in range(3):
-        after = {variant: 5 - 0.1 * number for number, variant in enumerate(reversed(tool.VARIANTS))}
+        after = {variant: 5 - 0.1 * i for i, variant in enumerate(reversed(tool.VARIANTS))}
         after["learned"] -= 0.01 * seed
         seeds.append({name: {"before": 6.0, "after": value} for name, value in after.items()})
         seeds[-1]["initial"]["before"] = None
@@ -24,21 +24,23 @@ def measured(tool):
 
 
 def test_differences_are_paired_and_have_t_intervals(tool, measured):
-    found = tool.differences(measured)
-    # reversed, the learned one is the last but one: 4.6 − 0.01 a seed, and Taylor's before it 4.7
-    assert found["learned", "taylor"].mean == pytest.approx(-0.11)
+    intervals = tool.differences(measured)
+
+    # in reversed order the learned variant is the last but one, 4.6 − 0.01 per seed; Taylor before it is 4.7
+    assert intervals["learned", "taylor"].mean == pytest.approx(-0.11)
     # deviations −0.01, 0, 0.01: standard deviation 0.01; t(0.975, 2) = 4.303
-    assert found["learned", "taylor"].half_width == pytest.approx(4.303 * 0.01 / math.sqrt(3), rel=1e-3)
-    assert found["l2", "random"].half_width == pytest.approx(0, abs=1e-12)
+    assert intervals["learned", "taylor"].half_width == pytest.approx(4.303 * 0.01 / math.sqrt(3), rel=1e-3)
+    assert intervals["l2", "random"].half_width == pytest.approx(0, abs=1e-12)
 
 
-def test_every_method_is_compared_with_random_weights_and_the_learned_one_with_each(tool):
+def test_every_method_is_compared_with_random_weights_and_with_the_learned_mask(tool):
     assert {first for first, second in tool.PAIRS if second == tool.INITIAL} == set(tool.METHODS)
     assert {second for first, second in tool.PAIRS if first == "learned"} == set(tool.VARIANTS) - {"learned"}
 
 
-def test_the_table_has_every_variant_and_no_intervals_of_one_seed(tool, measured):
-    table = tool.format_table(measured, [4.0, 4.1, 4.2], tool.USUAL)
+def test_the_table_has_every_variant_and_no_intervals_for_one_seed(tool, measured):
+    table = tool.format_table(measured, [4.0, 4.1, 4.2], tool.FULL)
+
     assert "| parent | | 4.100 |" in table
     assert "| inherited, taylor | 6.000 |" in table
     assert "| inherited, learned − random weights |" in table
@@ -46,18 +48,18 @@ def test_the_table_has_every_variant_and_no_intervals_of_one_seed(tool, measured
 
 
 def test_children_fit_their_parents(tool):
-    for size in (tool.USUAL, tool.QUICK):
+    for size in (tool.FULL, tool.QUICK):
         head_sizes = {int(model["hidden_size"]) / int(model["num_heads"]) for model in (size.parent, size.child)}
         assert len(head_sizes) == 1
         assert all(int(size.child[key]) < int(size.parent[key]) for key in size.parent)
-        assert int(size.child["num_layers"]) >= 4  # two at each end stay
+        assert int(size.child["num_layers"]) >= 4  # two at each end are kept
 
 
-def test_figures_are_kept_and_those_of_another_model_are_not_taken_for_them(tool, tmp_path, monkeypatch):
-    asked = []
+def test_saved_figures_are_used_only_for_the_same_configuration(tool, tmp_path, monkeypatch):
+    stages_run = []
 
     def run(self, name, keys=None, options=(), stages=()):
-        asked.append(stages)
+        stages_run.append(stages)
         self.folder(name).root.mkdir(exist_ok=True)
         self.folder(name).evaluation.write_text('{"domains": [{"domain": "zh", "loss": 5.0}]}')
         return self.folder(name).root
@@ -66,12 +68,13 @@ def test_figures_are_kept_and_those_of_another_model_are_not_taken_for_them(tool
     config = str(Path(__file__).parents[2] / "recipes" / "cpu_smoke.yaml")
 
     def measure(**keys):
-        asked.clear()
+        stages_run.clear()
         comparison = tool.Comparison(config, {"training.output_dir": str(tmp_path), **keys}, "quick")
-        return comparison.measure(0, "l2"), len(asked)
+        return comparison.measure(0, "l2"), len(stages_run)
 
-    losses, runs = measure()
+    losses, num_runs = measure()
+
     assert losses == {"before": 5.0, "after": 5.0}
-    assert runs > 0
+    assert num_runs > 0
     assert measure() == (losses, 0)
-    assert measure(**{"optimizer.weight_decay": "0.2"}) == (losses, runs)
+    assert measure(**{"optimizer.weight_decay": "0.2"}) == (losses, num_runs)

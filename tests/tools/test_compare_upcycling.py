@@ -1,4 +1,4 @@
-"""The comparison of upcycled and random weights: its halves of the corpus, its table, and in the slow suite a run."""
+"""The comparison of upcycled and random weights: the halves of the corpus, and in the slow suite a run."""
 
 import json
 import shutil
@@ -32,32 +32,35 @@ def tool(load_tool):
 def test_steps_without_six_equal_parts_are_refused(tool, monkeypatch, capsys, steps):
     monkeypatch.chdir(TOOL.parents[1])
     monkeypatch.setattr(tool.sys, "argv", ["compare_upcycling.py", "--steps", steps])
-    monkeypatch.setattr(tool, "measure", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr(tool, "measure", lambda *_: pytest.fail("the training started"))
+
     with pytest.raises(SystemExit):
         tool.main()
+
     assert f"--steps is {steps}, which has no 6 equal parts; give a multiple of 6" in capsys.readouterr().err
 
 
-def test_the_halves_have_no_document_in_common(tool, tmp_path, monkeypatch):
-    records = [{"source": "a", "doc": str(number // 3), "text": f"{number}"} for number in range(60)]
+def test_the_halves_share_no_document(tool, tmp_path, monkeypatch):
+    records = [{"source": "a", "doc": str(i // 3), "text": f"{i}"} for i in range(60)]
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "en.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
     monkeypatch.setattr(tool, "CORPUS", tmp_path / "corpus")
-    first, second = (
-        [json.loads(line) for line in (half / "en.jsonl").read_text().splitlines()] for half in tool.halves(tmp_path)
-    )
+
+    halves = tool.halves(tmp_path)
+
+    first, second = ([json.loads(line) for line in (half / "en.jsonl").read_text().splitlines()] for half in halves)
     assert first
     assert second
     assert sorted([*first, *second], key=lambda record: int(record["text"])) == records
     assert not {record["doc"] for record in first} & {record["doc"] for record in second}
 
 
-def test_an_upcycling_that_was_killed_is_done_again(tool, tmp_path, monkeypatch):
-    """Its folder is there as soon as anything is written; the checkpoint takes its place in one move."""
-    asked = []
+def test_a_killed_upcycling_is_repeated(tool, tmp_path, monkeypatch):
+    """Its folder exists as soon as anything is written; the whole checkpoint is renamed into place at the end."""
+    verbs = []
 
     def run(self, name, keys=None, options=(), stages=()):
-        asked.extend(stage[0] for stage in stages)
+        verbs.extend(stage[0] for stage in stages)
         self.folder(name).checkpoints.mkdir(parents=True, exist_ok=True)
         self.folder(name).evaluation.write_text('{"domains": [{"domain": "zh", "loss": 5.0}]}')
         return self.folder(name).root
@@ -65,20 +68,21 @@ def test_an_upcycling_that_was_killed_is_done_again(tool, tmp_path, monkeypatch)
     monkeypatch.chdir(TOOL.parents[1])
     monkeypatch.setattr(tool.Runs, "run", run)
     child = tmp_path / "upcycling_child_12_0"
+
     for whole in (False, True):
-        asked.clear()
+        verbs.clear()
         (child / ".iteration_00000012.writing").mkdir(parents=True, exist_ok=True)
         if whole:
             (child / "iteration_00000012").mkdir()
             (child / "iteration_00000012" / "manifest.json").touch()
         runs = tool.Runs("recipes/cpu_smoke.yaml", {"training.output_dir": str(tmp_path)})
         assert len(tool.measure(runs, 0, 60, 12)["upcycled"]) == 6
-        assert ("upcycle" in asked) == (not whole)
+        assert ("upcycle" in verbs) == (not whole)
         shutil.rmtree(tmp_path / "upcycling_upcycled_12_0")
 
 
 @pytest.mark.slow
-def test_both_children_are_measured_and_kept_with_their_configuration(tmp_path):
+def test_both_children_are_measured_and_the_figures_are_saved(tmp_path):
     def run():
         words = SMALL | {"training.output_dir": tmp_path}
         options = ["--steps", "12", "--parent-steps", "12", "--json", str(tmp_path / "result.json")]
@@ -88,9 +92,12 @@ def test_both_children_are_measured_and_kept_with_their_configuration(tmp_path):
         return seed
 
     seed = run()
+
     assert {name: len(losses) for name, losses in seed.items()} == {"random": 6, "upcycled": 6}
-    assert seed["upcycled"][0] < seed["random"][0]  # it begins where its parent ended
-    kept = next(tmp_path.glob("upcycling_upcycled_*/measured.json"))
-    before = kept.read_bytes()
+    assert seed["upcycled"][0] < seed["random"][0]  # it starts from what its parent learned
+
+    figures = next(tmp_path.glob("upcycling_upcycled_*/measured.json"))
+    before = figures.read_bytes()
+
     assert run() == seed
-    assert kept.read_bytes() == before
+    assert figures.read_bytes() == before

@@ -1,4 +1,4 @@
-"""The comparison of lifelong learning: its table, and in the slow suite the whole of it with a small model."""
+"""The lifelong-learning comparison: its table, and in the slow suite a run with a small model."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ def tool(load_tool):
     return load_tool("lifelong_learning")
 
 
-def test_the_table_tells_no_change_from_a_small_one(tool):
+def test_the_table_distinguishes_no_change_from_a_small_one(tool):
     seeds = [
         {
             "rre_before": {"zh": 6.0, "poetry": 7.0},
@@ -22,7 +22,9 @@ def test_the_table_tells_no_change_from_a_small_one(tool):
         }
         for seed in range(3)
     ]
+
     zh, poetry = tool.format_table(seeds).splitlines()[2:]
+
     assert "0, every bit the same" in zh
     assert "+0.600 ± 0.248" in zh  # 0.5, 0.6, 0.7: standard deviation 0.1; t(0.975, 2) = 4.303
     assert "-1.900 ± 0.248" in poetry
@@ -30,14 +32,20 @@ def test_the_table_tells_no_change_from_a_small_one(tool):
 
 
 @pytest.mark.slow
-def test_old_domains_do_not_move_and_the_dense_model_forgets(tool, tmp_path, monkeypatch):
+def test_old_domains_do_not_change_and_the_dense_model_forgets(tool, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = {
-        "training.output_dir": str(tmp_path), "model.hidden_size": "64", "model.vocab_size": "4000",
-        "training.steps": "60", "lr_scheduler.learning_rate": "3e-3", "monitor.heldout_samples": "16",
-    }  # fmt: skip
+        "training.output_dir": str(tmp_path),
+        "model.hidden_size": "64",
+        "model.vocab_size": "4000",
+        "training.steps": "60",
+        "lr_scheduler.learning_rate": "3e-3",
+        "monitor.heldout_samples": "16",
+    }
     runs = tool.Runs("recipes/cpu_smoke.yaml", words)
+
     losses = tool.measure(runs, 0, 30)
+
     old = ("bilingual", "zh", "en", "code")
     for domain in old:
         assert losses["rre_after"][domain] == losses["rre_before"][domain]

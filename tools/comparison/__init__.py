@@ -1,1 +1,1 @@
-"""Comparisons of trainings over several seeds: the runs, and the intervals of what they differ by."""
+"""Shared code of the comparison tools: command line, runs, and confidence intervals over several seeds."""

@@ -1,4 +1,4 @@
-"""Run folders by command line: every stage is skipped where it is done, so a comparison that was stopped goes on."""
+"""Runs trainings through the command line. Finished stages are skipped, so a stopped comparison can be resumed."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from mindpangu.data.corpus import expand_patterns
 from mindpangu.files import read_json
 from mindpangu.stage import ResultFile, hash_files
 
-_NONE: Mapping[str, object] = {}
+_NO_KEYS: Mapping[str, object] = {}
 STAGES = (["tokenizer", "train"], ["data", "prepare"], ["routing", "build"], ["train"], ["evaluate"])
 
 
@@ -22,70 +22,74 @@ class Runs:
     """Trainings of one recipe with overrides.
 
     Args:
-        config: YAML file of the recipe. overrides: key → value, for all runs.
+        config: YAML file of the recipe.
+        overrides: key → value, for all runs.
     """
 
     def __init__(self, config: str, overrides: Mapping[str, object]):
-        self._config, self._overrides = config, overrides
+        self._config = config
+        self._overrides = overrides
 
     def folder(self, name: str) -> RunFolder:
-        return RunFolder.from_config(self._config_of(name))
+        """Returns the run folder of a run."""
+        return RunFolder.from_config(self._load_config(name))
 
-    def measured(self, name: str, keys: Mapping[str, object] = _NONE) -> ResultFile:
-        """Where the figures of a run are kept; they are current if its configuration and corpus are the ones they come
-        from."""
-        config = self._config_of(name, keys)
+    def result_file(self, name: str, keys: Mapping[str, object] = _NO_KEYS) -> ResultFile:
+        """Returns the file of a run's figures; it is current while the configuration and the corpus are unchanged."""
+        config = self._load_config(name, keys)
         corpus = hash_files(expand_patterns(config.data.corpus, "data.corpus"))
-        return ResultFile(
-            RunFolder.from_config(config).root / "measured.json", {"config": asdict(config), "corpus": corpus}
-        )
+        inputs = {"config": asdict(config), "corpus": corpus}
+        return ResultFile(RunFolder.from_config(config).root / "measured.json", inputs)
 
     def run(
         self,
         name: str,
-        keys: Mapping[str, object] = _NONE,
+        keys: Mapping[str, object] = _NO_KEYS,
         options: Sequence[str] = (),
         stages: Sequence[Sequence[str]] = STAGES,
     ) -> Path:
-        """Takes a run through its stages; returns its folder.
+        """Runs the stages of a run; returns its folder.
 
         Args:
-            keys: overrides of this run. options: of `train`, beside --resume, e.g. --load DIR.
+            name: name of the run.
+            keys: overrides of this run.
+            options: further options of `train`, in addition to --resume, e.g. --load DIR.
+            stages: words of the verbs.
         """
         for stage in stages:
             extra = ["--resume", *options] if stage[0] == "train" else []
-            mindpangu(*stage, *extra, "--config", self._config, *as_words(self._keys_of(name, keys)))
+            mindpangu(*stage, *extra, "--config", self._config, *as_options(self._run_keys(name, keys)))
         return self.folder(name).root
 
     def losses(self, name: str) -> dict[str, float]:
-        """domain → held-out loss in nats, as `evaluate` wrote it."""
+        """Returns domain → held-out loss in nats, as `evaluate` wrote it."""
         result = read_json(self.folder(name).evaluation)
         return {domain["domain"]: domain["loss"] for domain in result["domains"]}
 
     def mean_loss(self, name: str) -> float:
-        """Held-out loss in nats, mean of the domains."""
+        """Returns the held-out loss in nats, mean of the domains."""
         return float(np.mean(list(self.losses(name).values())))
 
-    def _config_of(self, name: str, keys: Mapping[str, object] = _NONE) -> Config:
-        return load_config(self._config, self._keys_of(name, keys))
+    def _load_config(self, name: str, keys: Mapping[str, object] = _NO_KEYS) -> Config:
+        return load_config(self._config, self._run_keys(name, keys))
 
-    def _keys_of(self, name: str, keys: Mapping[str, object]) -> dict[str, str]:
+    def _run_keys(self, name: str, keys: Mapping[str, object]) -> dict[str, str]:
         return {key: str(value) for key, value in {**self._overrides, **keys, "training.run_name": name}.items()}
 
 
 def mindpangu(*words: str) -> None:
-    """Runs a verb; its messages are shown only if it fails. Ctrl-C lets it save its checkpoint and ends the program."""
+    """Runs a verb and shows its output only if it fails. On Ctrl-C, lets it save its checkpoint and exits."""
     command = [sys.executable, "-m", "mindpangu", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             printed, errors = process.communicate()
-        except KeyboardInterrupt:  # the verb has it too
+        except KeyboardInterrupt:  # the verb receives it too
             process.communicate()
-            sys.exit("stopped; the same command goes on")
+            sys.exit("stopped; run the same command to resume")
     if process.returncode:
         sys.exit(f"mindpangu {' '.join(words)}\n{printed}{errors}")
 
 
-def as_words(keys: Mapping[str, object]) -> list[str]:
-    """Overrides as words of a command line."""
+def as_options(keys: Mapping[str, object]) -> list[str]:
+    """Returns overrides as command-line options."""
     return [word for key, value in keys.items() for word in (f"--{key}", str(value))]

@@ -1,13 +1,12 @@
-"""The recipe of PanGu-π for tiny models: a compact tokenizer, a search for the architecture, inherited parameters,
-several rounds.
+"""Run the PanGu-π recipe for tiny models: compact tokenizer, architecture search, parameter inheritance, rounds.
 
-tokenizer      keeps the most frequent pieces of a tokenizer, and re-maps a trained checkpoint to them
-architecture   searches for depth, width and expansion at a fixed number of parameters
-inherit        makes a smaller model out of a trained one, with the weights of its most important parts
-rounds         trains in several rounds, each further one on batches that the model finds hard
-batch-size     says which learning rate goes with a batch size, or finds it in a sweep
+tokenizer      keep the most frequent pieces of a tokenizer, and re-map a trained checkpoint to them
+architecture   search for depth, width and expansion at a fixed number of parameters
+inherit        make a smaller model from a trained one, with the weights of its most important parts
+rounds         train in several rounds, each further one on batches that the model finds hard
+batch-size     scale the learning rate to a batch size, or find the best rates with a sweep
 
-`mindpangu tiny ACTION --help` says what an action takes; docs/tiny.md tells the story.
+`mindpangu tiny ACTION --help` shows the options of an action; docs/tiny.md explains the recipe.
 """
 
 import argparse
@@ -24,20 +23,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for action in ACTIONS:
         subparser = actions.add_parser(
             action.__name__.rsplit(".", 1)[1].replace("_", "-"),
-            help=action.__doc__.strip().splitlines()[0],
+            help=(action.__doc__ or "").strip().splitlines()[0],
             description=action.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             epilog=parser.epilog,
             allow_abbrev=False,
         )
-        # a verb takes --config before its action; here behind it as well, without undoing what stood before
-        subparser.add_argument("--config", metavar="FILE", type=Path, default=argparse.SUPPRESS, help="as above")
+        # --config is accepted before and after the action; SUPPRESS keeps a value given before it
+        subparser.add_argument(
+            "--config", metavar="FILE", type=Path, default=argparse.SUPPRESS, help="configuration file (YAML)"
+        )
         action.add_arguments(subparser)
         subparser.set_defaults(action=action)
 
 
 def settings(options: argparse.Namespace) -> dict[str, str]:
-    """Keys that an action sets itself."""
+    """Returns the configuration keys that the action sets itself."""
     return options.action.settings(options) if hasattr(options.action, "settings") else {}
 
 

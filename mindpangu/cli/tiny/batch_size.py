@@ -1,14 +1,14 @@
-"""Log which learning rate goes with a batch size, or find it in a sweep.
+"""Scale the learning rate to a batch size, or find the best rates with a sweep.
 
   mindpangu tiny batch-size --rule --batches 2M,4M --base-batch 1M --base-rate 1e-4
   mindpangu tiny batch-size --config recipes/cpu_smoke.yaml --batches 4,8,16 --rates 0.5e-3,1e-3,2e-3 --tokens 200K --out output/batch_size
 
 --rule prints lr = (batch / base batch)^r · base rate, with r = 0.5 from the tiny-model paper, and trains nothing.
 
-Otherwise every pair of --batches (samples a step) and --rates is trained on --tokens tokens, each in a run folder and a
-process of its own, and r is fitted through the best rates. The same command goes on where it was stopped. --out then
-holds sweep.json, results.json, results.png, and a run folder a pair.
-"""  # noqa: E501 - a command that can be copied
+Without --rule, every pair of --batches (samples per step) and --rates is trained on --tokens tokens, each in its own run
+folder and process, and r is fitted to the best rates. To resume a stopped sweep, run the same command again. --out then
+holds sweep.json, results.json, results.png, and one run folder per pair.
+"""  # noqa: E501 - the command is kept on one line for copying
 
 import argparse
 from pathlib import Path
@@ -18,18 +18,26 @@ from mindpangu.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batches", metavar="N,N…", required=True, help="batch sizes; with --rule in any unit")
+    parser.add_argument(
+        "--batches", metavar="N,N…", required=True, help="batch sizes: samples per step; with --rule, any unit"
+    )
     rule = parser.add_argument_group("the rule")
-    rule.add_argument("--rule", action="store_true", help="print the rate of each batch")
-    rule.add_argument("--base-batch", metavar="N", default="1M", help="a batch that is known; default: %(default)s")
-    rule.add_argument("--base-rate", type=float, default=1e-4, help="its learning rate; default: %(default)s")
-    rule.add_argument("--exponent", metavar="R", type=float, default=0.5, help="default: %(default)s")
+    rule.add_argument("--rule", action="store_true", help="print the learning rate of each batch size")
+    rule.add_argument(
+        "--base-batch", metavar="N", default="1M", help="a batch size with a known rate; default: %(default)s"
+    )
+    rule.add_argument(
+        "--base-rate", metavar="X", type=float, default=1e-4, help="its learning rate; default: %(default)s"
+    )
+    rule.add_argument("--exponent", metavar="R", type=float, default=0.5, help="r; default: %(default)s")
     sweep = parser.add_argument_group("the sweep")
     sweep.add_argument("--rates", metavar="X,X…", help="peak learning rates")
-    sweep.add_argument("--tokens", metavar="N", help="of each training, as 200000 or 2M")
+    sweep.add_argument("--tokens", metavar="N", help="tokens of each training, e.g. 200000 or 2M")
     sweep.add_argument("--processes", metavar="N", type=int, default=1, help="trainings at once; default: %(default)s")
-    sweep.add_argument("--out", metavar="DIR", type=Path, help="where everything goes")
-    sweep.add_argument("--keep-checkpoints", action="store_true", help="of the trainings; else removed when measured")
+    sweep.add_argument("--out", metavar="DIR", type=Path, help="output folder")
+    sweep.add_argument(
+        "--keep-checkpoints", action="store_true", help="keep the checkpoints after the trainings are measured"
+    )
 
 
 def run(options: argparse.Namespace, config: Config) -> int:
@@ -45,8 +53,8 @@ def run(options: argparse.Namespace, config: Config) -> int:
         return 0
     missing = [name for name in ("rates", "tokens", "out") if getattr(options, name) is None]
     if missing:
-        raise ConfigError(f"a sweep needs --{missing[0]}; or give --rule to print what the rule says")
-    done = sweep(
+        raise ConfigError(f"a sweep needs --{missing[0]}; or give --rule to print the learning rates of the rule")
+    succeeded = sweep(
         config,
         batches,
         _rates(options.rates),
@@ -55,7 +63,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
         options.processes,
         options.keep_checkpoints,
     )
-    return 0 if done else 1
+    return 0 if succeeded else 1
 
 
 def _rates(text: str) -> list[float]:
@@ -64,5 +72,5 @@ def _rates(text: str) -> list[float]:
     except ValueError:
         rates = []
     if not rates or not all(0 < rate < float("inf") for rate in rates):
-        raise ConfigError(f"--rates is {text!r}; give learning rates above 0, as 0.5e-3,1e-3,2e-3")
+        raise ConfigError(f"--rates is {text!r}; give learning rates above 0, e.g. 0.5e-3,1e-3,2e-3")
     return rates

@@ -1,23 +1,23 @@
-"""Make a smaller model out of a trained one: some of its layers, channels, heads and neurons, with their weights.
+"""Make a smaller model from a trained one: it keeps some layers, channels, heads and neurons with their weights.
 
   mindpangu tiny inherit --parent output/parent --config child.yaml --neurons learned --out output/inherited
   mindpangu train --config child.yaml --load output/inherited
 
-Both models are dense. The child's configuration says how much stays (model.num_layers, hidden_size, num_heads,
-ffn_hidden_size); the rest of its model section and its tokenizer are the parent's. What stays is chosen on batches of
-the training split of its run folder (mindpangu data prepare): layers by the loss without windows of 1 to 3 of them,
-channels, heads and neurons by --neurons:
+Both models are dense. The child's configuration sets its size (model.num_layers, hidden_size, num_heads,
+ffn_hidden_size); the rest of its model section and its tokenizer must be the parent's. The selection uses batches of
+the training split in the child's run folder (mindpangu data prepare). Layers are selected by the loss when windows of
+1 to 3 layers are skipped; channels, heads and neurons by the method of --neurons:
 
-  l1, l2     the sum, or the root of the sum of squares, of a unit's weights
-  taylor     the first-order change of the loss without the unit
-  learned    a mask that is trained while the weights stay as they are
-  random     rng, to compare with
+  l1, l2     the sum of the absolute weights of a unit, or the root of the sum of their squares
+  taylor     the first-order change of the loss when the unit is removed
+  learned    a mask that is trained while the weights are frozen
+  random     a random selection, as a baseline
 
 --out then holds the child's checkpoint (iteration_…) and
 
-  report.txt    the printed tables: loss without layers, sizes, loss before and after
-  report.json   the same, and which layers and units stay
-  layers.png    the loss over the position of the window
+  report.txt    the printed tables: loss without layers, sizes, loss before and after pruning
+  report.json   the same, and the kept layers and units
+  layers.png    the loss over the position of the skipped window
 """
 
 import argparse
@@ -28,17 +28,29 @@ from mindpangu.config.run_folder import RunFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--parent", metavar="DIR", type=Path, required=True, help="checkpoint or run of a dense model")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the child's checkpoint goes")
+    parser.add_argument(
+        "--parent", metavar="DIR", type=Path, required=True, help="checkpoint or run folder of a dense model"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, required=True, help="output folder of the child's checkpoint"
+    )
     parser.add_argument(
         "--neurons", metavar="METHOD", default="learned", help="learned, taylor, l2, l1 or random; default: %(default)s"
     )
     parser.add_argument(
-        "--calibration-batches", metavar="N", type=int, default=8, help="of training text; default: %(default)s"
+        "--calibration-batches",
+        metavar="N",
+        type=int,
+        default=8,
+        help="batches of training text to measure on; default: %(default)s",
     )
     for end in ("first", "last"):
         parser.add_argument(
-            f"--keep-{end}", metavar="N", type=int, default=2, help=f"the {end} layers stay; default: %(default)s"
+            f"--keep-{end}",
+            metavar="N",
+            type=int,
+            default=2,
+            help=f"number of {end} layers that are always kept; default: %(default)s",
         )
     parser.add_argument(
         "--mask-steps", metavar="N", type=int, default=200, help="steps of the learned mask; default: %(default)s"
@@ -68,14 +80,14 @@ def run(options: argparse.Namespace, config: Config) -> None:
     shards = TokenShards.open(RunFolder.from_config(config).data, verify=True)
     if reader.json("state.json")["digests"].get("data (token shards)") != shards.digest:
         print(
-            "inherit: these token shards are not the ones of the parent's training; it may have seen the held-out text"
+            "inherit: these token shards are not those of the parent's training, which may have seen the held-out text"
         )
     set_device(config)
-    found = inherit(
-        reader, config, shards, selection, lambda items, name: tqdm(items, desc=name, unit="step", disable=None)
+    inheritance = inherit(
+        reader, config, shards, selection, lambda items, label: tqdm(items, desc=label, unit="step", disable=None)
     )
     made_by = {"verb": "tiny inherit", "parent": str(options.parent), "neurons": options.neurons}
-    folder = build(prune(parent, config, found.kept), options.out, made_by)
-    write_report(options.out, found, parent.config, config, selection)
-    print(format_table(found, parent.config, config, selection))
-    print(f"inherit: {len(found.kept.layers)} of {parent.config.model.num_layers} layers → {folder}")
+    folder = build(prune(parent, config, inheritance.kept), options.out, made_by)
+    write_report(options.out, inheritance, parent.config, config, selection)
+    print(format_table(inheritance, parent.config, config, selection))
+    print(f"inherit: {len(inheritance.kept.layers)} of {parent.config.model.num_layers} layers → {folder}")

@@ -1,13 +1,13 @@
 """Train in several rounds, each further one on batches that the model finds hard.
 
-Round 1 is the ordinary training of training.steps batches, or a finished one: of the run folder, or of another one with
---checkpoint. For each further round the loss of every batch is computed with the model at the end of the round before,
-and a share of the batches is drawn with p = softmax(loss), without replacement, from each part of the data. The
-training goes on with them: weights, optimizer state and step numbers. For example
+Round 1 is an ordinary training of training.steps batches. A finished one is used if the run folder has it, or if
+--checkpoint names it. Before each further round, the loss of every batch is computed with the current model, and a
+share of the batches is drawn from each part of the data with p = softmax(loss), without replacement. The training
+continues on these batches with the same weights, optimizer state and step numbers. For example:
 
   mindpangu tiny rounds --checkpoint output/cpu_smoke --rounds 2 --rate 0.5 --parts 8
 
-Losses and samples are kept in the run folder's rounds/. Ctrl-C saves what is done; --resume goes on.
+Losses and samples are saved in rounds/ of the run folder. Ctrl-C saves a checkpoint; --resume continues from it.
 """
 
 import argparse
@@ -22,33 +22,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         metavar="DIR",
         type=Path,
-        help="a finished first round: a checkpoint or a run folder. Its configuration is taken unless --config is "
-        "given, and the rounds go to a run folder of their own, <run name>_rounds unless --training.run_name is given",
+        help="checkpoint or run folder of a finished first round. Its configuration is used unless --config is given; "
+        "the rounds get their own run folder, <run name>_rounds unless --training.run_name is given",
     )
-    parser.add_argument("--rounds", metavar="N", type=int, default=2, help="the first included; default: %(default)s")
     parser.add_argument(
-        "--rate", type=float, default=0.5, help="share of the batches in a further round; default: %(default)s"
+        "--rounds", metavar="N", type=int, default=2, help="number of rounds, including the first; default: %(default)s"
+    )
+    parser.add_argument(
+        "--rate",
+        metavar="X",
+        type=float,
+        default=0.5,
+        help="share of the batches that a further round trains on; default: %(default)s",
     )
     parser.add_argument(
         "--parts",
         metavar="N",
         type=int,
         default=8,
-        help="consecutive parts of the data, from each of which this share is drawn; default: %(default)s",
+        help="number of consecutive parts of the data; the share is drawn from each; default: %(default)s",
     )
     parser.add_argument(
         "--losses",
         default="frozen",
-        help="frozen: computed with the model at the end of the round before; recorded: what each batch had when it "
-        "was last trained on, free of cost; default: %(default)s",
+        metavar="SOURCE",
+        help="frozen: computed with the model at the end of the previous round; recorded: the loss when the batch was "
+        "last trained on, at no extra cost; default: %(default)s",
     )
     parser.add_argument(
         "--schedule",
         default="restart",
-        help="restart: every round goes through lr_scheduler anew, squeezed into its steps; continue: lr_scheduler "
-        "goes on over all rounds, so set lr_scheduler.decay_steps to their steps; default: %(default)s",
+        metavar="SCHEDULE",
+        help="restart: each round runs the whole lr_scheduler, compressed to its steps; continue: lr_scheduler runs "
+        "once over all rounds, so set lr_scheduler.decay_steps to their total; default: %(default)s",
     )
-    parser.add_argument("--resume", action="store_true", help="go on in the middle of a round, bit for bit")
+    parser.add_argument("--resume", action="store_true", help="resume in the middle of a round, bit for bit")
 
 
 def settings(options: argparse.Namespace) -> dict[str, str]:
@@ -65,21 +73,22 @@ def run(options: argparse.Namespace, config: Config) -> int:
     from mindpangu.tiny.rounds.progress import RoundSettings, is_done
 
     folder = RunFolder.from_config(config)
-    asked = RoundSettings(options.rounds, options.rate, options.parts, options.losses, options.schedule)
+    round_settings = RoundSettings(options.rounds, options.rate, options.parts, options.losses, options.schedule)
     require_one_process(config, "rounds are trained")
-    asked.require_batches(config.training.steps)
+    round_settings.require_batches(config.training.steps)
     if options.checkpoint is not None:
         adopt(CheckpointReader(options.checkpoint), config)
-    if is_done(config, asked):
-        print(f"rounds: up to date, round {asked.rounds} is done ({folder.checkpoints})")
+    if is_done(config, round_settings):
+        print(f"rounds: up to date, round {round_settings.rounds} is done ({folder.checkpoints})")
         return 0
     from mindpangu.tiny.rounds.training import train_rounds
     from mindpangu.train.report import write_report
 
-    finished = train_rounds(config, asked, options.resume)
+    finished = train_rounds(config, round_settings, options.resume)
     write_report(folder)
     if not finished:
-        print("rounds: stopped; the same command with --resume goes on")
+        print("rounds: stopped; run the same command with --resume to continue")
         return 130
-    print(f"rounds: round {asked.rounds} is done → {folder.root} (loss.png, report.md, metrics.jsonl, checkpoint/)")
+    files = "loss.png, report.md, metrics.jsonl, checkpoint/"
+    print(f"rounds: round {round_settings.rounds} is done → {folder.root} ({files})")
     return 0

@@ -1,53 +1,62 @@
-"""Keep the most frequent pieces of a tokenizer; with --checkpoint, of a trained model's tokenizer and embedding.
+"""Keep the most frequent pieces of a tokenizer, and with --checkpoint the matching embedding rows of a trained model.
 
   mindpangu tiny tokenizer --tokenizer recipes/tokenizer/pangu_alpha_40k.model --size 8000 --out output/compact
   mindpangu tiny tokenizer --checkpoint output/cpu_smoke --size 4000 --out output/fewer_tokens
 
-Pieces are counted in the training part of the corpus (of the configuration, or of --corpus), and the rest is removed;
-nothing is trained. Control tokens, bytes and user-defined symbols always stay, and of a BPE model the pieces that the
-others are merged from. Text that needs only pieces that stay is tokenized as before.
+Counts the pieces in the training split of the corpus (data.corpus, or --corpus) and removes the rare ones; nothing is
+trained. Control tokens, bytes and user-defined symbols are always kept, and in a BPE model the pieces that kept pieces
+are merged from. Text that needs only kept pieces is tokenized as before.
 
 --out then holds
 
   tokenizer.model      the smaller tokenizer
-  counts.safetensors   how often each piece occurs; used again where text and tokenizer are the same
-  report.json          the printed table: coverage, bytes a token, the embedding's share of the parameters, by size
-  curve.png            the same as a picture
-  iteration_…          with --checkpoint: the smaller checkpoint; all but vocabulary and embedding is as it was
+  counts.safetensors   the piece counts; reused while text and tokenizer are the same
+  report.json          the printed table: coverage, bytes per token and the embedding's share of the parameters, by size
+  curve.png            a plot of the table
+  iteration_…          with --checkpoint: the smaller checkpoint; only vocabulary and embedding change
 """
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mindpangu.config import Config, resolve
 from mindpangu.errors import ConfigError
 
+if TYPE_CHECKING:
+    from mindpangu.lifecycle.blueprint import Blueprint
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--tokenizer", metavar="FILE", type=Path, help="the sentencepiece model to make smaller")
-    source.add_argument("--checkpoint", metavar="DIR", type=Path, help="a checkpoint or a run folder to make smaller")
-    parser.add_argument("--size", metavar="N", type=int, required=True, help="pieces of the smaller tokenizer")
+    source.add_argument("--tokenizer", metavar="FILE", type=Path, help="sentencepiece model to make smaller")
+    source.add_argument("--checkpoint", metavar="DIR", type=Path, help="checkpoint or run folder to make smaller")
+    parser.add_argument(
+        "--size", metavar="N", type=int, required=True, help="number of pieces of the smaller tokenizer"
+    )
     parser.add_argument("--sizes", metavar="N,N…", help="sizes to compare it with; default: 1000, 2000, 4000, 8000 …")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where everything goes")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="output folder")
     parser.add_argument(
         "--corpus",
         metavar="FILE",
         nargs="+",
-        help="jsonl files of any records, or plain text, whose documents end at blank lines (glob patterns); "
-        "default: data.corpus, records of the run's domains",
+        help="glob patterns of jsonl files with any records, or of plain text files, whose documents are separated by "
+        "blank lines; default: data.corpus, with the records of the run's domains",
     )
     parser.add_argument(
         "--fields",
         metavar="NAME,NAME…",
         default="text,zh,en",
-        help="with --corpus: fields of records that hold text; default: %(default)s",
+        help="with --corpus: fields of the records that hold text; default: %(default)s",
     )
     parser.add_argument(
-        "--verify", action="store_true", help="with --checkpoint: compare the hash of every file of it now"
+        "--verify", action="store_true", help="with --checkpoint: verify the hash of each of its files first"
     )
     parser.add_argument(
-        "--counts", metavar="FILE", type=Path, help="where the counts are, or go; default: counts.safetensors in --out"
+        "--counts",
+        metavar="FILE",
+        type=Path,
+        help="file of the piece counts, read or written; default: counts.safetensors in --out",
     )
 
 
@@ -56,12 +65,12 @@ def run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.tiny.tokenizer.documents import FileDocuments, RunDocuments
     from mindpangu.tokenizer import Tokenizer
 
-    sizes = _numbers(options.sizes) if options.sizes else None
+    sizes = _parse_sizes(options.sizes) if options.sizes else None
     if options.out.exists() and not options.out.is_dir():
         raise ConfigError(f"--out {options.out} is a file; give the name of a folder")
     if options.counts is not None and options.counts.is_dir():
         raise ConfigError(f"--counts {options.counts} is a folder; give the name of a file")
-    blueprint = _blueprint(options, config) if options.checkpoint else None
+    blueprint = _load_blueprint(options, config) if options.checkpoint else None
     if blueprint is not None:
         (tokenizer,) = blueprint.tokenizers.values()
     else:
@@ -89,7 +98,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     print(f"tokenizer: {result.tokenizer.vocab_size:,} of {tokenizer.vocab_size:,} pieces → {folder}")
 
 
-def _blueprint(options: argparse.Namespace, config: Config):
+def _load_blueprint(options: argparse.Namespace, config: Config) -> "Blueprint":
     from mindpangu.checkpoint import CheckpointReader, refuse_settings
     from mindpangu.lifecycle.blueprint import Blueprint
     from mindpangu.lifecycle.output import require_free
@@ -100,13 +109,13 @@ def _blueprint(options: argparse.Namespace, config: Config):
     blueprint = Blueprint.from_checkpoint(reader)
     if len(blueprint.tokenizers) > 1:
         raise ConfigError(
-            f"{reader.folder} has {len(blueprint.tokenizers)} tokenizers, of the vocabularies "
+            f"{reader.folder} has {len(blueprint.tokenizers)} tokenizers, for the vocabularies "
             f"{', '.join(blueprint.tokenizers)}; extract the domains of one vocabulary first (mindpangu extract)"
         )
     return blueprint
 
 
-def _numbers(text: str) -> list[int]:
+def _parse_sizes(text: str) -> list[int]:
     try:
         return [int(word) for word in text.split(",")]
     except ValueError:

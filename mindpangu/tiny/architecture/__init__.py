@@ -1,5 +1,5 @@
-"""The search for an architecture.
+"""Architecture search.
 
-`points.py` says which ones a budget of parameters allows and draws a sample, `search.py` trains and measures each of
-them (`tiny.trials`), `ranking.py` has the statistics, `report.py` the table and the picture.
+`points.py` enumerates the architectures that fit a parameter budget and draws a sample, `search.py` trains and measures
+each of them (`tiny.trials`), `ranking.py` has the statistics, and `report.py` the table and the plot.
 """

@@ -1,7 +1,8 @@
-"""Which architectures a budget of parameters allows: depth × width × expansion, and a random sample of them.
+"""Enumerates the architectures (depth × width × expansion) that fit a parameter budget, and samples them.
 
-Depth and width are chosen, and the expansion (FFN width / width) follows from the budget. It alone can: a layer more or
-less misses a budget by a tenth, and a step of the width by more, but 8 FFN neurons are next to nothing.
+For each depth and width, the expansion (FFN width / width) is chosen to meet the budget. Only the expansion is fine
+enough: one layer more or less misses a budget by a tenth, and one step of the width by more, but 8 FFN neurons are
+negligible.
 """
 
 import random
@@ -9,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mindpangu.config import Config, check
+from mindpangu.config import Config, ModelConfig, check
 from mindpangu.errors import ConfigError
 from mindpangu.model.parameter_count import count_parameters, in_words
 
@@ -18,21 +19,22 @@ FFN_MULTIPLE = 8
 
 @dataclass(frozen=True)
 class Range:
-    """lowest … highest, both included."""
+    """A range from lowest to highest, both included."""
 
     lowest: float
     highest: float
 
     @staticmethod
     def parse(option: str, text: str) -> "Range":
-        """Reads "2:8", or "4" for 4:4. Raises ConfigError for anything else, or for numbers that are not above 0."""
+        """Parses "2:8", or "4" for 4:4. Raises ConfigError for anything else and for numbers that are not above 0."""
         words = text.split(":")
         try:
-            lowest, highest = float(words[0]), float(words[-1])
+            lowest = float(words[0])
+            highest = float(words[-1])
         except ValueError:
-            lowest, highest = 0.0, 0.0
+            lowest = highest = 0.0
         if len(words) > 2 or not 0 < lowest <= highest < float("inf"):
-            raise ConfigError(f"{option} is {text!r}; allowed: LOWEST:HIGHEST, both above 0, as 2:8")
+            raise ConfigError(f"{option} is {text!r}; allowed: LOWEST:HIGHEST, both above 0, e.g. 2:8")
         return Range(lowest, highest)
 
     def __contains__(self, value: float) -> bool:
@@ -44,13 +46,15 @@ class Range:
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched.
+    """The search space.
 
     Attributes:
-        budget: parameters of a point, all of them: embedding and the experts of RRE layers too.
-        depth: layers. width: of the residual stream, in multiples of head_size. expansion: FFN width / width.
-        head_size: width of an attention head; there are as many heads as fit.
-        tolerance: how far from the budget a point may be, as a share of it.
+        budget: number of parameters of a point, including the embedding and the experts of RRE layers.
+        depth: number of layers.
+        width: width of the residual stream, in multiples of head_size.
+        expansion: FFN width / width.
+        head_size: width of an attention head; the number of heads is width / head_size.
+        tolerance: allowed distance from the budget, as a share of it.
     """
 
     budget: int
@@ -67,14 +71,14 @@ class Space:
             raise ConfigError(f"--head-size is {self.head_size}; allowed: >= 1")
 
     def to_dict(self) -> dict[str, Any]:
-        """For a report."""
+        """Returns the entry of the JSON file."""
         ranges = {name: str(getattr(self, name)) for name in ("depth", "width", "expansion")}
         return {"budget": self.budget, "tolerance": self.tolerance, "head_size": self.head_size} | ranges
 
 
 @dataclass(frozen=True)
 class Point:
-    """An architecture: depth layers of this width, and the number of parameters that come of it."""
+    """An architecture, and its number of parameters."""
 
     depth: int
     width: int
@@ -89,101 +93,104 @@ class Point:
 
     @property
     def name(self) -> str:
-        """Of its run folder."""
+        """Name of the point's run folder."""
         return f"depth{self.depth:03d}_width{self.width:05d}_ffn{self.ffn_width:05d}"
 
     def apply(self, config: Config) -> Config:
-        """A configuration with this architecture."""
+        """Returns the configuration with this architecture."""
         return replace(config, model=_sized(config, self.depth, self.width, self.ffn_width, self.num_heads))
 
     def to_dict(self) -> dict[str, Any]:
-        """For a report."""
+        """Returns the entry of the JSON files."""
         return asdict(self) | {"expansion": self.expansion}
 
 
 def enumerate_points(config: Config, space: Space) -> list[Point]:
-    """All points of a space. For each depth and width there is one: of the FFN widths that are multiples of 8 and have
-    an allowed expansion, the one whose `count_parameters` is nearest to the budget, if that is within the tolerance.
+    """Returns all points of a space, at most one for each depth and width.
+
+    Among the FFN widths that are multiples of 8 and have an allowed expansion, takes the one whose parameter count is
+    nearest to the budget, if it is within the tolerance.
 
     Raises:
-        ConfigError: there is none; says what the ranges can reach.
+        ConfigError: there are no points; the message names what the ranges can reach.
     """
     points: list[Point] = []
     bounds: list[int] = []
     nearest = 0
-    for depth in _whole(space.depth, 1):
+    for depth in _multiples_within(space.depth, 1):
         if depth < config.model.rre_layers:
             continue
-        for width in _whole(space.width, space.head_size):
+        for width in _multiples_within(space.width, space.head_size):
             heads = width // space.head_size
             narrowest = -int(-space.expansion.lowest * width // FFN_MULTIPLE)
             widest = int(space.expansion.highest * width // FFN_MULTIPLE)
             if narrowest > widest:
                 continue
-
-            def count(steps: int, sizes: tuple[int, int, int] = (depth, width, heads)) -> int:
-                depth, width, heads = sizes
-                model = _sized(config, depth, width, steps * FFN_MULTIPLE, heads)
-                return count_parameters(replace(config, model=model)).total
-
-            least, most = count(narrowest), count(widest)
+            least = _num_parameters(config, depth, width, narrowest * FFN_MULTIPLE, heads)
+            most = _num_parameters(config, depth, width, widest * FFN_MULTIPLE, heads)
             bounds += [least, most]
-            # the count grows by the same number with every step
+            # the number of parameters is linear in the FFN width
             slope = (most - least) / max(widest - narrowest, 1)
             steps = narrowest + round((min(max(space.budget, least), most) - least) / slope) if slope else narrowest
-            total = count(steps)
-            nearest = min(nearest, total, key=lambda reached: abs(reached - space.budget))
+            ffn_width = steps * FFN_MULTIPLE
+            total = _num_parameters(config, depth, width, ffn_width, heads)
+            nearest = min(nearest, total, key=lambda candidate: abs(candidate - space.budget))
             if abs(total - space.budget) <= space.tolerance * space.budget:
-                points.append(Point(depth, width, steps * FFN_MULTIPLE, heads, total))
+                points.append(Point(depth, width, ffn_width, heads, total))
     if not points:
-        raise ConfigError(_why_none(config, space, bounds, nearest))
+        raise ConfigError(_no_points_message(config, space, bounds, nearest))
     for point in points:
         check(point.apply(config))
     return points
 
 
-def sample_points(points: Iterable[Point], number: int, seed: int) -> list[Point]:
-    """A random sample of distinct points: each takes a depth in turn, in random order, and a random width of it.
+def sample_points(points: Iterable[Point], num_points: int, seed: int) -> list[Point]:
+    """Draws distinct points: one from each depth in turn, in random order, with a random width.
 
-    So every depth is as frequent as it can be; drawing from all points alike would prefer those of many widths.
+    Thus the depths are as equally frequent as possible; drawing uniformly would favour depths with many widths.
 
     Raises:
-        ConfigError: fewer points than asked for.
+        ConfigError: there are fewer points than asked for.
     """
     points = list(points)
-    if not 1 <= number <= len(points):
+    if not 1 <= num_points <= len(points):
         raise ConfigError(
-            f"--points is {number}; this budget and these ranges have {len(points)}. Ask for 1 to {len(points)}, or "
-            "widen --depth, --width or --expansion"
+            f"--points is {num_points}; this budget and these ranges have {len(points)}. Ask for 1 to {len(points)}, "
+            "or widen --depth, --width or --expansion"
         )
     rng = random.Random(f"architecture {seed}")
-    of_depth: dict[int, list[Point]] = {}
+    points_by_depth: dict[int, list[Point]] = {}
     for point in points:
-        of_depth.setdefault(point.depth, []).append(point)
-    for same_depth in of_depth.values():
+        points_by_depth.setdefault(point.depth, []).append(point)
+    for same_depth in points_by_depth.values():
         rng.shuffle(same_depth)
     drawn: list[Point] = []
-    while len(drawn) < number:
-        turn = [depth for depth, left in of_depth.items() if left]
-        drawn += [of_depth[depth].pop() for depth in rng.sample(turn, min(len(turn), number - len(drawn)))]
+    while len(drawn) < num_points:
+        depths = [depth for depth, remaining in points_by_depth.items() if remaining]
+        turn = rng.sample(depths, min(len(depths), num_points - len(drawn)))
+        drawn += [points_by_depth[depth].pop() for depth in turn]
     return drawn
 
 
-def _sized(config: Config, depth: int, width: int, ffn_width: int, heads: int):
+def _sized(config: Config, depth: int, width: int, ffn_width: int, heads: int) -> ModelConfig:
     return replace(config.model, num_layers=depth, hidden_size=width, ffn_hidden_size=ffn_width, num_heads=heads)
 
 
-def _whole(bounds: Range, multiple: int) -> range:
+def _num_parameters(config: Config, depth: int, width: int, ffn_width: int, heads: int) -> int:
+    return count_parameters(replace(config, model=_sized(config, depth, width, ffn_width, heads))).total
+
+
+def _multiples_within(bounds: Range, multiple: int) -> range:
     first = -int(-bounds.lowest // multiple) * multiple
     return range(first, int(bounds.highest) + 1, multiple)
 
 
-def _why_none(config: Config, space: Space, bounds: list[int], nearest: int) -> str:
+def _no_points_message(config: Config, space: Space, bounds: list[int], nearest: int) -> str:
     ranges = f"--depth {space.depth} --width {space.width} --expansion {space.expansion}"
     if not bounds:
         return (
             f"{ranges} hold no architecture: the width is a multiple of --head-size {space.head_size}, the FFN width "
-            f"of {FFN_MULTIPLE}, and the depth at least model.rre_layers {config.model.rre_layers}"
+            f"a multiple of {FFN_MULTIPLE}, and the depth at least model.rre_layers {config.model.rre_layers}"
         )
     if min(bounds) <= space.budget <= max(bounds):
         return (

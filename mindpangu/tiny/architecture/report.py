@@ -1,4 +1,4 @@
-"""What became of the points: ranks, correlations, a table and a picture."""
+"""Summarises a search: ranking, correlations, a table and a plot."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +8,7 @@ from typing import Any
 from mindpangu.tiny.architecture.points import Point
 from mindpangu.tiny.architecture.ranking import Correlation, mean_ranks
 
-TRAITS = ("depth", "width", "expansion")
+DIMENSIONS = ("depth", "width", "expansion")
 MEASURES = {
     "bits_per_byte": "held-out bits/byte",
     "train_tokens_per_s": "training tokens/s",
@@ -21,9 +21,11 @@ class Outcome:
     """A point with its measures.
 
     Attributes:
-        measures: bits_per_byte of held-out text, the lower the better; train_tokens_per_s and decode_tokens_per_s,
-            medians on a machine that others may have used.
-        ranks: of each measure among all points, 1 being the best; equal values share their mean rank.
+        point: the architecture.
+        measures: bits_per_byte of held-out text, lower is better; train_tokens_per_s and decode_tokens_per_s, medians
+            on a machine that may have had other load.
+        heldout: held-out loss of each domain.
+        ranks: rank of each measure among all points, 1 is the best; equal values share their mean rank.
     """
 
     point: Point
@@ -33,69 +35,77 @@ class Outcome:
 
     @staticmethod
     def from_result(point: Point, result: dict[str, Any]) -> "Outcome":
-        """From what a trial wrote."""
+        """Takes the measures from the result of a trial."""
         return Outcome(point, {name: result[name] for name in MEASURES}, result["heldout"])
 
     def to_dict(self) -> dict[str, Any]:
-        """For a report."""
+        """Returns the entry of the JSON report."""
         return self.point.to_dict() | self.measures | {"ranks": self.ranks, "heldout": self.heldout}
 
 
 def rank(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The outcomes with their ranks, the lowest loss first."""
+    """Returns the outcomes with their ranks, the lowest loss first."""
     ranks = {}
     for name in MEASURES:
-        better = 1 if name == "bits_per_byte" else -1
-        ranks[name] = mean_ranks([better * outcome.measures[name] for outcome in outcomes]).tolist()
-    ranked = [
-        replace(outcome, ranks={name: ranks[name][place] for name in MEASURES})
-        for place, outcome in enumerate(outcomes)
-    ]
+        sign = 1 if name == "bits_per_byte" else -1  # speeds rank in descending order
+        ranks[name] = mean_ranks([sign * outcome.measures[name] for outcome in outcomes]).tolist()
+    ranked = [replace(outcome, ranks={name: ranks[name][i] for name in MEASURES}) for i, outcome in enumerate(outcomes)]
     return sorted(ranked, key=lambda outcome: outcome.ranks["bits_per_byte"])
 
 
 @dataclass(frozen=True)
 class Correlations:
-    """Spearman's ρ of each trait with each measure: (trait, measure) → correlation."""
+    """Spearman's ρ of each dimension with each measure.
 
-    of: dict[tuple[str, str], Correlation]
-    points: int
+    Attributes:
+        values: (dimension, measure) → correlation.
+        num_points: number of points that were correlated.
+    """
+
+    values: dict[tuple[str, str], Correlation]
+    num_points: int
 
     @staticmethod
-    def among(outcomes: Sequence[Outcome]) -> "Correlations":
-        """Over the points of a search."""
+    def from_outcomes(outcomes: Sequence[Outcome]) -> "Correlations":
+        """Computes the correlations over the points of a search."""
         return Correlations(
             {
-                (trait, measure): Correlation.between(
-                    [getattr(outcome.point, trait) for outcome in outcomes],
+                (dimension, measure): Correlation.between(
+                    [getattr(outcome.point, dimension) for outcome in outcomes],
                     [outcome.measures[measure] for outcome in outcomes],
                 )
-                for trait in TRAITS
+                for dimension in DIMENSIONS
                 for measure in MEASURES
             },
             len(outcomes),
         )
 
     def to_dict(self) -> dict[str, dict[str, dict[str, float | None]]]:
-        """trait → measure → ρ and interval."""
-        return {trait: {measure: self.of[trait, measure].to_dict() for measure in MEASURES} for trait in TRAITS}
+        """Returns dimension → measure → ρ and interval."""
+        return {
+            dimension: {measure: self.values[dimension, measure].to_dict() for measure in MEASURES}
+            for dimension in DIMENSIONS
+        }
 
     def __str__(self) -> str:
-        lines = [f"Spearman's ρ over {self.points} points (95 % interval, bootstrap)"]
+        lines = [f"Spearman's ρ over {self.num_points} points (95 % interval, bootstrap)"]
         lines.append(f"{'':>10}" + "".join(f" {title:>24}" for title in MEASURES.values()))
-        for trait in TRAITS:
-            lines.append(f"{trait:>10}" + "".join(f" {self.of[trait, measure]!s:>24}" for measure in MEASURES))
+        for dimension in DIMENSIONS:
+            cells = [f" {self.values[dimension, measure]!s:>24}" for measure in MEASURES]
+            lines.append(f"{dimension:>10}{''.join(cells)}")
         return "\n".join(lines)
 
 
 def format_outcomes(outcomes: Sequence[Outcome]) -> str:
-    """A row for each point, the lowest loss first; the ranks of the speeds stand behind them."""
+    """Formats a table with a row per point, with the rank of each speed in parentheses."""
     lines = [
         f"{'rank':>5} {'depth':>6} {'width':>6} {'expansion':>10} {'parameters':>14} {'bits/byte':>10} "
         f"{'training tokens/s':>23} {'decoding tokens/s':>23}"
     ]
     for outcome in outcomes:
-        point, measures, ranks = outcome.point, outcome.measures, outcome.ranks
+        point = outcome.point
+        measures = outcome.measures
+        ranks = outcome.ranks
         speeds = " ".join(
             f"{measures[name]:>15,.0f} ({ranks[name]:>5g})" for name in ("train_tokens_per_s", "decode_tokens_per_s")
         )
@@ -108,18 +118,18 @@ def format_outcomes(outcomes: Sequence[Outcome]) -> str:
 
 
 def plot_outcomes(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Writes a PNG: held-out loss over depth, width and expansion; the colour is the decoding speed."""
-    # matplotlib takes long to import, and drawing is rare; a Figure without pyplot needs no display
+    """Plots the held-out loss over depth, width and expansion, coloured by decoding speed, as PNG."""
+    # imported here because matplotlib is slow to import; a Figure without pyplot needs no display
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.8), layout="constrained")
-    panels = figure.subplots(1, len(TRAITS), sharey=True)
+    panels = figure.subplots(1, len(DIMENSIONS), sharey=True)
     losses = [outcome.measures["bits_per_byte"] for outcome in outcomes]
     speeds = [outcome.measures["decode_tokens_per_s"] for outcome in outcomes]
-    for panel, trait in zip(panels, TRAITS, strict=True):
-        values = [getattr(outcome.point, trait) for outcome in outcomes]
+    for panel, dimension in zip(panels, DIMENSIONS, strict=True):
+        values = [getattr(outcome.point, dimension) for outcome in outcomes]
         dots = panel.scatter(values, losses, c=speeds, cmap="viridis", s=36, edgecolors="0.3", linewidths=0.4)
-        panel.set_xlabel(trait)
+        panel.set_xlabel(dimension)
         panel.set_title(f"ρ = {Correlation.between(values, losses)}", fontsize=10)
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)

@@ -1,8 +1,8 @@
-"""The search: a sample of points, a short training of each, and what comes of it.
+"""The search: draws a sample of points, trains each one briefly, and ranks them.
 
-<folder>/points.json     the sample, and the options that it was drawn with
-<folder>/depth…/         a run folder a point (`tiny.trials`)
-<folder>/results.json    measures and ranks of every point, correlations
+<folder>/points.json     the sample and the settings that it was drawn with
+<folder>/depth…/         one run folder per point (`tiny.trials`)
+<folder>/results.json    measures and ranks of all points, correlations
 <folder>/results.png     loss over depth, width and expansion
 """
 
@@ -19,21 +19,23 @@ from mindpangu.stage import ResultFile
 from mindpangu.tiny.architecture.points import Point, Space, enumerate_points, sample_points
 from mindpangu.tiny.architecture.report import Correlations, Outcome, format_outcomes, plot_outcomes, rank
 from mindpangu.tiny.trials.pool import require_processes, run_trials
-from mindpangu.tiny.trials.trial import Trials, require_same, what_decides
+from mindpangu.tiny.trials.trial import Trials, require_same_search, result_settings
 
-POINTS, RESULTS, PLOT = "points.json", "results.json", "results.png"
+POINTS = "points.json"
+RESULTS = "results.json"
+PLOT = "results.png"
 
 Log = Callable[[str], None]
 
 
-def draw_points(config: Config, space: Space, number: int, seed: int, log: Log = print) -> list[Point]:
-    """A new sample, which is kept nowhere.
+def draw_points(config: Config, space: Space, num_points: int, seed: int, log: Log = print) -> list[Point]:
+    """Draws a new sample, without saving it.
 
     Raises:
-        ConfigError: a space without points or with too few.
+        ConfigError: the space has no points, or too few.
     """
     points = enumerate_points(config, space)
-    sample = sample_points(points, number, seed)
+    sample = sample_points(points, num_points, seed)
     log(
         f"architecture: {len(sample)} of {len(points)} points of {in_words(space.budget)} parameters ± "
         f"{space.tolerance:.1%}, depth {space.depth}, width {space.width} in steps of {space.head_size}, expansion "
@@ -44,36 +46,38 @@ def draw_points(config: Config, space: Space, number: int, seed: int, log: Log =
 
 @dataclass(frozen=True)
 class Sample:
-    """The points of a search, and the file that keeps them."""
+    """The points of a search, and the file that they are saved in."""
 
     points: list[Point]
     file: ResultFile
 
-    def keep(self) -> None:
-        """Writes the file, if it is not there."""
+    def save(self) -> None:
+        """Writes the file unless it already holds the sample."""
         if not self.file.is_current():
             self.file.write({"points": [point.to_dict() for point in self.points]})
 
 
-def choose_points(config: Config, space: Space, number: int, seed: int, folder: Path, log: Log = print) -> Sample:
-    """The sample of a folder: what its file holds, or else a new one.
+def load_or_draw_points(
+    config: Config, space: Space, num_points: int, seed: int, folder: Path, log: Log = print
+) -> Sample:
+    """Returns the sample saved in a folder, or draws a new one.
 
     Raises:
-        ConfigError: as `draw_points`, or a folder of another search.
+        ConfigError: the space has no points, or too few, or the folder holds another search.
     """
-    points = draw_points(config, space, number, seed, log)
-    decides = what_decides(config)
-    for key in ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads"):  # each point has its own
-        del decides["model"][key]
-    settings = {"space": space.to_dict(), "points": number, "seed": seed, "config": decides}
-    file = require_same(folder, POINTS, settings)
+    points = draw_points(config, space, num_points, seed, log)
+    config_settings = result_settings(config)
+    for key in ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads"):  # set by each point
+        del config_settings["model"][key]
+    settings = {"space": space.to_dict(), "points": num_points, "seed": seed, "config": config_settings}
+    file = require_same_search(folder, POINTS, settings)
     if file.is_current():
-        points = [_read_point(each) for each in read_json_object(file.path)["points"]]
+        points = [_point_from_dict(saved) for saved in read_json_object(file.path)["points"]]
     return Sample(points, file)
 
 
 def format_points(points: list[Point]) -> str:
-    """A row for each point."""
+    """Formats a table with a row per point."""
     rows = [f"{'depth':>6} {'width':>6} {'expansion':>10} {'FFN width':>10} {'heads':>6} {'parameters':>14}"]
     rows += [
         f"{point.depth:>6} {point.width:>6} {point.expansion:>10.2f} {point.ffn_width:>10} {point.num_heads:>6} "
@@ -86,17 +90,19 @@ def format_points(points: list[Point]) -> str:
 def search(
     config: Config, sample: Sample, folder: Path, processes: int, keep_checkpoints: bool = False, log: Log = print
 ) -> bool:
-    """Trains and measures the points that are not done, ranks all, and writes the results; False if a point failed.
+    """Trains and measures the points that are not done, ranks all points, and writes the results.
 
-    The sample is kept when the corpus is prepared: what can be wrong with the options is found before, so that the same
-    folder takes better ones.
+    Returns:
+        False if a point failed.
 
     Raises:
-        TrainingError: every point failed. MindPanguError: as `Trials`.
+        TrainingError: every point failed.
+        MindPanguError: see `Trials`.
     """
     require_processes(processes)
+    # Trials validates the options; the sample is saved only after it, so a corrected command can use the same folder
     trials = Trials(folder, config, keep_checkpoints, log)
-    sample.keep()
+    sample.save()
     trial_of = {point: trials.add(point.name, point.apply(config), decode=True) for point in sample.points}
     failed = run_trials(list(trial_of.values()), processes)
     for name, reason in failed.items():
@@ -105,9 +111,9 @@ def search(
         Outcome.from_result(point, trial.result()) for point, trial in trial_of.items() if trial.name not in failed
     ]
     if not outcomes:
-        raise TrainingError("every point failed, so there is nothing to rank; each is named above")
+        raise TrainingError("every point failed, so there is nothing to rank; the failures are listed above")
     outcomes = rank(outcomes)
-    correlations = Correlations.among(outcomes)
+    correlations = Correlations.from_outcomes(outcomes)
     result: dict[str, Any] = {
         "points": [outcome.to_dict() for outcome in outcomes],
         "spearman": correlations.to_dict(),
@@ -121,5 +127,5 @@ def search(
     return not failed
 
 
-def _read_point(kept: dict[str, Any]) -> Point:
-    return Point(**{name: value for name, value in kept.items() if name != "expansion"})
+def _point_from_dict(saved: dict[str, Any]) -> Point:
+    return Point(**{name: value for name, value in saved.items() if name != "expansion"})

@@ -1,10 +1,12 @@
-"""Inheritance of parameters: a smaller dense model out of a trained one, in the order in which things happen:
+"""Parameter inheritance: selects the layers and units of a trained dense model that a smaller one keeps.
+
+The steps, in order:
 
     loss = MaskedLoss(config, decoder, vocabularies, batches)   # a model with masks as inputs: `masked_loss.py`
-    windows = measure_windows(loss)                      # which layers matter: `layers.py`
+    windows = measure_windows(loss)                             # which layers matter: `layers.py`
     layers = choose_layers(windows, …)
-    importance = taylor(loss, layers)                    # which units matter: `importance.py`, `learned_mask.py`
-    kept = Kept(layers, largest(importance, child))      # `mindpangu.model.coupling`
+    importance = taylor(loss, layers)                           # which units matter: `importance.py`, `learned_mask.py`
+    kept = Kept(layers, largest(importance, child))             # `mindpangu.model.coupling`
 
-`inheriting.py` does all of this, `report.py` says what came of it, `mindpangu.lifecycle.prune` makes the checkpoint.
+`inheriting.py` runs these steps, `report.py` reports the result, and `mindpangu.lifecycle.prune` makes the checkpoint.
 """

@@ -1,7 +1,8 @@
-"""From a trained model and calibration text to what a smaller model keeps of it."""
+"""Selects what a smaller model keeps of a trained one, by its loss on calibration text."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -18,14 +19,23 @@ from mindpangu.tiny.inheritance.layers import Window, choose_layers, measure_win
 from mindpangu.tiny.inheritance.learned_mask import MaskTraining, learned
 from mindpangu.tiny.inheritance.masked_loss import MaskedLoss
 
+Progress = Callable[[Sequence[Any], str], Iterable[Any]]
+"""(items, label) → the items, e.g. in a progress bar."""
+
+
+def _no_progress(items: Sequence[Any], label: str) -> Iterable[Any]:
+    return items
+
 
 @dataclass(frozen=True)
 class Selection:
-    """How layers and units are chosen.
+    """How layers and units are selected.
 
     Attributes:
-        method: one of `importance.METHODS`. calibration_batches: how many of the training stream.
-        keep_first, keep_last: layers that stay in any case. mask: of the learned mask.
+        method: one of `importance.METHODS`.
+        calibration_batches: number of micro-batches of training text to measure on.
+        keep_first, keep_last: number of layers that are always kept at either end.
+        mask: hyperparameters of the learned mask.
     """
 
     method: str
@@ -34,7 +44,7 @@ class Selection:
     keep_last: int = 2
     mask: MaskTraining = field(default_factory=MaskTraining)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         importance.require_method(self.method)
         if self.calibration_batches < 1:
             raise ConfigError(f"--calibration-batches is {self.calibration_batches}; give 1 or more")
@@ -42,21 +52,23 @@ class Selection:
 
 @dataclass(frozen=True)
 class Inheritance:
-    """What a child keeps, and how the parent does without the rest.
+    """What a child keeps of its parent, and the losses on the calibration batches.
 
     Attributes:
-        kept: layers and units. importance: of all units, by the selection's method.
-        windows: the loss without windows of layers.
-        whole, without_layers, pruned: mean loss of the parent, without the layers that go, without the units as well,
-            all on the calibration batches.
+        kept: layers and units of the child.
+        importance: importance of all units, by the selection's method.
+        windows: loss without each window of layers.
+        full_loss: mean loss of the parent.
+        loss_without_layers: mean loss of the parent without the removed layers.
+        pruned_loss: mean loss without the removed layers and units.
     """
 
     kept: Kept
     importance: Units
     windows: Sequence[Window]
-    whole: float
-    without_layers: float
-    pruned: float
+    full_loss: float
+    loss_without_layers: float
+    pruned_loss: float
 
 
 def inherit(
@@ -64,17 +76,19 @@ def inherit(
     config: Config,
     shards: TokenShards,
     selection: Selection,
-    progress: Callable[[Sequence, str], Iterable] = lambda items, name: items,
+    progress: Progress = _no_progress,
 ) -> Inheritance:
-    """Chooses what a child keeps of its parent; nothing is written.
+    """Selects what a child keeps of its parent. Writes nothing.
 
     Args:
-        reader: the parent's checkpoint. config: of the child, which fits it (`lifecycle.prune.require_child`).
-        shards: the child's text, in the parent's tokens; of it the training split is used.
-        progress: (items, what they are) → the items, e.g. with a progress bar.
+        reader: checkpoint of the parent.
+        config: configuration of the child; it must fit the parent (`lifecycle.prune.require_child`).
+        shards: text of the child, tokenized with the parent's tokenizer. Only the training split is used.
+        progress: (items, label) → the items, e.g. in a progress bar.
 
     Raises:
-        ConfigError: a selection that does not fit the models. DataError: text of other domains or tokens.
+        ConfigError: the selection does not fit the models.
+        DataError: the text has other domains or another tokenizer.
     """
     model = load_model(reader, replace(config.context, precision="fp32"))
     domains = build_domains(config)
@@ -91,36 +105,50 @@ def select(
     config: Config,
     weights: dict[str, np.ndarray],
     selection: Selection,
-    progress: Callable[[Sequence, str], Iterable] = lambda items, name: items,
+    progress: Progress = _no_progress,
 ) -> Inheritance:
-    """Layers first, then the units of those that stay.
+    """Selects the layers first, then the units of the kept layers.
 
     Args:
-        config: of the child. weights: the parent's dense parameters by name.
+        loss: the parent's masked loss.
+        config: configuration of the child.
+        weights: the parent's dense parameters by name.
+        selection, progress: see `inherit`.
     """
-    parent, child, units = loss.config.model, config.model, Units.full(loss.config.model)
+    parent = loss.config.model
+    child = config.model
+    units = Units.full(parent)
     depths = (parent.num_layers, child.num_layers, selection.keep_first, selection.keep_last)
     require_depth(*depths, parent.query_layer)
-    everything = tuple(range(parent.num_layers))
-    whole = loss.loss(units, importance.layer_mask(parent, everything))
+    all_layers = tuple(range(parent.num_layers))
+    full_loss = loss.loss(units, importance.layer_mask(parent, all_layers))
     windows = measure_windows(loss, progress=lambda items: progress(items, "layers"))
-    layers = choose_layers(windows, whole, *depths)
+    layers = choose_layers(windows, full_loss, *depths)
     if selection.method == importance.LEARNED:
-        found = learned(loss, child, layers, selection.mask, lambda items: progress(items, "mask"))
+        scores = learned(loss, child, layers, selection.mask, lambda items: progress(items, "mask"))
     elif selection.method == importance.TAYLOR:
-        found = importance.taylor(loss, layers)
+        scores = importance.taylor(loss, layers)
     elif selection.method == importance.RANDOM:
-        found = importance.random(parent, config.training.seed)
+        scores = importance.random(parent, config.training.seed)
     else:
-        found = {importance.L1: importance.l1, importance.L2: importance.l2}[selection.method](parent, weights, layers)
-    kept = Kept(layers, importance.largest(found, child))
+        by_weights = {importance.L1: importance.l1, importance.L2: importance.l2}[selection.method]
+        scores = by_weights(parent, weights, layers)
+    kept = Kept(layers, importance.largest(scores, child))
     layers_L = importance.layer_mask(parent, layers)
-    return Inheritance(kept, found, windows, whole, loss.loss(units, layers_L), loss.loss(kept.masks(parent), layers_L))
+    return Inheritance(
+        kept,
+        scores,
+        windows,
+        full_loss,
+        loss_without_layers=loss.loss(units, layers_L),
+        pruned_loss=loss.loss(kept.masks(parent), layers_L),
+    )
 
 
-def calibration_batches(shards: TokenShards, config: Config, number: int) -> list[Batch]:
-    """The first micro-batches of the training stream."""
-    loader, batches = Loader(shards, build_domains(config), config), []
-    while len(batches) < number:
+def calibration_batches(shards: TokenShards, config: Config, num_batches: int) -> list[Batch]:
+    """Returns the first micro-batches of the training stream."""
+    loader = Loader(shards, build_domains(config), config)
+    batches: list[Batch] = []
+    while len(batches) < num_batches:
         batches += loader.next_step().micro_batches
-    return batches[:number]
+    return batches[:num_batches]

@@ -1,32 +1,34 @@
-"""A dense decoder with masks as inputs: what it computes without some of its layers, channels, heads and neurons.
+"""A dense decoder with masks as inputs, which computes the model without some layers, channels, heads or neurons.
 
-Nothing here has weights of its own: `MaskedDecoder` goes through the blocks of a `Decoder`. Every unit has one gate:
+The cells here have no weights of their own: `MaskedDecoder` uses the blocks of a `Decoder`. Every unit has one gate:
 
-    channel      where the residual stream is read: behind the norms of attention and feed-forward network, in front of
-                 the head, and in the learned queries. Norms take mean and variance over the channels that are kept,
-                 weighted by their mask
+    channel      where the residual stream is read: after the norms of attention and feed-forward network, before the
+                 output head, and in the learned queries. Norms take mean and variance over the kept channels, weighted
+                 by their mask
     head, neuron, bottleneck neuron
-                 in front of the matrix that takes it back to the residual stream
-    layer        on what its attention and its feed-forward network add to the stream: without them it is unchanged
+                 before the matrix that projects it back to the residual stream
+    layer        on what its attention and its feed-forward network add to the stream; a masked layer adds nothing
 
-What stands in the stream where nobody reads it does not matter, so a model whose masks are 0 and 1 is the pruned one
-(`mindpangu.lifecycle.prune`). And as a path goes through the gate of a unit once, the derivative with respect to a mask
-at 1 is the first-order change of the loss that comes with the unit (`importance.py`).
+Masked channels of the stream are never read, so a model whose masks are 0 and 1 equals the pruned model
+(`mindpangu.lifecycle.prune`). Every path passes the gate of a unit once, so the gradient with respect to a mask at 1 is
+the first-order change of the loss when the unit is removed (`importance.py`).
 
-Shapes as in `mindpangu.model.coupling`.
+The shapes are those of `mindpangu.model.coupling`.
 """
 
 from mindspore import nn, ops
 
+from mindpangu.config import ModelConfig
 from mindpangu.model.decoder import Decoder
 
 
 class MaskedNorm(nn.Cell):
-    """A norm over the channels that are kept, of all channels."""
+    """A norm whose mean and variance run over the kept channels only."""
 
-    def __init__(self, norm: nn.Cell, model):
+    def __init__(self, norm: nn.Cell, model: ModelConfig):
         super().__init__(auto_prefix=False)
-        self.gamma, self.epsilon = norm.gamma, model.layernorm_epsilon
+        self.gamma = norm.gamma
+        self.epsilon = model.layernorm_epsilon
         self.is_centred = model.norm == "layernorm"
         if self.is_centred:
             self.beta = norm.beta
@@ -42,16 +44,18 @@ class MaskedNorm(nn.Cell):
 
 
 class MaskedBlock(nn.Cell):
-    """A layer of which some heads, neurons and bottleneck neurons are masked, or all of it."""
+    """A layer with masks on its heads, neurons and bottleneck neurons, and on the whole layer."""
 
-    def __init__(self, block: nn.Cell, model):
+    def __init__(self, block: nn.Cell, model: ModelConfig):
         super().__init__(auto_prefix=False)
         self.attention_norm = MaskedNorm(block.attention_norm, model)
         self.ffn_norm = MaskedNorm(block.ffn_norm, model)
-        self.attention, self.shortcut, self.ffn = block.attention, block.shortcut, block.ffn
+        self.attention = block.attention
+        self.shortcut = block.shortcut
+        self.ffn = block.ffn
 
     def construct(self, x_TH, positions_BS, query_TH, channels_H, heads_N, neurons_F, bottleneck_M, layer):
-        """`query_TH`: of the query layer, already masked; else None. `layer`: the mask of all of it, a scalar."""
+        """`query_TH`: masked queries of the query layer; else None. `layer`: mask of the whole layer, a scalar."""
         h_TH = self.attention_norm(x_TH, channels_H) * channels_H
         queries_TH = h_TH if query_TH is None else query_TH
         key, value = self.attention.keys_and_values(h_TH, positions_BS)
@@ -67,22 +71,23 @@ class MaskedBlock(nn.Cell):
 
 
 class MaskedDecoder(nn.Cell):
-    """A decoder's blocks with gates, and its embedding as it is.
+    """The blocks of a decoder with gates; the embedding is unchanged.
 
     Args:
-        decoder: dense, of this process alone, computing in fp32.
-        model: its section of the configuration.
+        decoder: a dense decoder of a single process, computing in fp32.
+        model: model section of its configuration.
     """
 
-    def __init__(self, decoder: Decoder, model):
+    def __init__(self, decoder: Decoder, model: ModelConfig):
         super().__init__(auto_prefix=False)
-        self.lower, self.upper = decoder.lower, decoder.upper
+        self.lower = decoder.lower
+        self.upper = decoder.upper
         self.blocks = nn.CellList([MaskedBlock(block, model) for block in decoder.layers], auto_prefix=False)
         self.final_norm = MaskedNorm(self.upper.final_norm, model)
         self.query_layer = model.query_layer
 
     def construct(self, rows_BS, positions_BS, channels_H, heads_LN, neurons_LF, bottleneck_LM, layers_L):
-        """float32 [T, H], masked, from which the head predicts the next token.
+        """Returns the masked hidden states before the output head, float32 [T, H].
 
         Args:
             rows_BS: int32, rows of the embedding table.
@@ -102,11 +107,12 @@ class MaskedDecoder(nn.Cell):
 
 
 class WeightedLoss(nn.Cell):
-    """Σ weight · −log p of the targets, a function of the masks."""
+    """Σ weight · −log p of the targets, as a function of the masks."""
 
-    def __init__(self, decoder: Decoder, model):
+    def __init__(self, decoder: Decoder, model: ModelConfig):
         super().__init__(auto_prefix=False)
-        self.masked, self.head = MaskedDecoder(decoder, model), decoder.upper.head
+        self.masked = MaskedDecoder(decoder, model)
+        self.head = decoder.upper.head
 
     def construct(self, vocabulary, rows_BS, positions_BS, targets_BS, weights_BS, vocabulary_of_sample_B, *masks):
         x_TH = self.masked(rows_BS, positions_BS, *masks)

@@ -1,4 +1,4 @@
-"""What came of an inheritance: a table, a report and a picture."""
+"""Reports parameter inheritance: a table, a JSON report and a plot."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,7 +14,9 @@ from mindpangu.model.parameter_count import count_parameters, in_words
 from mindpangu.tiny.inheritance.inheriting import Inheritance, Selection
 from mindpangu.tiny.inheritance.layers import Window
 
-REPORT, TABLE, PICTURE = "report.json", "report.txt", "layers.png"
+REPORT = "report.json"
+TABLE = "report.txt"
+PICTURE = "layers.png"
 
 _SIZES = {"num_layers": "layers", "hidden_size": "channels", "num_heads": "heads", "ffn_hidden_size": "neurons"}
 
@@ -27,8 +29,8 @@ def write_report(out: Path, found: Inheritance, parent: Config, child: Config, s
         plot_windows(found, scratch / PICTURE)
 
 
-def as_dict(found: Inheritance, parent: Config, child: Config, selection: Selection) -> dict[str, Any]:
-    """Everything that was measured and chosen."""
+def as_dict(inheritance: Inheritance, parent: Config, child: Config, selection: Selection) -> dict[str, Any]:
+    """Returns the report: everything that was measured and selected."""
     return {
         "format_version": 1,
         "selection": asdict(selection),
@@ -37,76 +39,77 @@ def as_dict(found: Inheritance, parent: Config, child: Config, selection: Select
             for name, config in (("parent", parent), ("child", child))
         },
         "calibration_loss": {
-            "parent": found.whole,
-            "without_layers": found.without_layers,
-            "pruned": found.pruned,
+            "parent": inheritance.full_loss,
+            "without_layers": inheritance.loss_without_layers,
+            "pruned": inheritance.pruned_loss,
         },
-        "windows": [asdict(window) for window in found.windows],
+        "windows": [asdict(window) for window in inheritance.windows],
         "kept": {
-            "layers": list(found.kept.layers),
-            "channels": found.kept.units.channels.tolist(),
+            "layers": list(inheritance.kept.layers),
+            "channels": inheritance.kept.units.channels.tolist(),
             **{
-                kind: {str(layer): found.kept.units.of(kind)[layer].tolist() for layer in found.kept.layers}
+                kind: {str(layer): inheritance.kept.units.of(kind)[layer].tolist() for layer in inheritance.kept.layers}
                 for kind in ("heads", "neurons", "bottleneck")
             },
         },
     }
 
 
-def format_table(found: Inheritance, parent: Config, child: Config, selection: Selection) -> str:
-    """The loss without each window, the sizes, and what the pruned model is left with before any training."""
+def format_table(inheritance: Inheritance, parent: Config, child: Config, selection: Selection) -> str:
+    """Formats the loss without each window, the sizes, and the loss of the pruned model before any training."""
     sizes = {label: (getattr(parent.model, key), getattr(child.model, key)) for key, label in _SIZES.items()}
-    narrow = tuple(unit_shapes(config.model)["bottleneck"][1] for config in (parent, child))
-    sizes |= {"bottleneck": narrow} if narrow[0] else {}
+    bottleneck = (unit_shapes(parent.model)["bottleneck"][1], unit_shapes(child.model)["bottleneck"][1])
+    if bottleneck[0]:
+        sizes["bottleneck"] = bottleneck
     counts = [in_words(count_parameters(config).total) for config in (parent, child)]
-    gone = sorted(set(range(parent.model.num_layers)) - set(found.kept.layers))
+    removed = sorted(set(range(parent.model.num_layers)) - set(inheritance.kept.layers))
     return "\n".join(
         [
-            "loss without layers (nats a token; a window begins at the layer of its row)",
-            *_window_rows(found.windows, gone, parent.model.num_layers),
+            "loss without layers (nats per token; a window begins at the layer of its row)",
+            *_window_rows(inheritance.windows, removed, parent.model.num_layers),
             "",
             f"{'':>12} {'parent':>9} {'child':>9}",
             *(f"{label:>12} {large:>9,} {small:>9,}" for label, (large, small) in sizes.items()),
             f"{'parameters':>12} {counts[0]:>9} {counts[1]:>9}",
             "",
-            f"{'loss':>9}  of {selection.calibration_batches} batches of training text",
-            f"{found.whole:>9.4f}  parent",
-            f"{found.without_layers:>9.4f}  without the layers {', '.join(map(str, gone)) or '(none)'}",
-            f"{found.pruned:>9.4f}  child before training, units chosen by {selection.method}",
+            f"{'loss':>9}  on {selection.calibration_batches} batches of training text",
+            f"{inheritance.full_loss:>9.4f}  parent",
+            f"{inheritance.loss_without_layers:>9.4f}  without layers {', '.join(map(str, removed)) or '(none)'}",
+            f"{inheritance.pruned_loss:>9.4f}  child before training, units selected by {selection.method}",
         ]
     )
 
 
-def _window_rows(windows: Sequence[Window], gone: Sequence[int], num_layers: int) -> list[str]:
+def _window_rows(windows: Sequence[Window], removed: Sequence[int], num_layers: int) -> list[str]:
     sizes = sorted({window.size for window in windows})
     losses = {(window.first, window.size): window.loss for window in windows}
     rows = [f"{'layer':>7}" + "".join(f" {f'{size} skipped':>10}" for size in sizes)]
     for layer in range(num_layers):
         cells = (f"{losses[layer, size]:>10.4f}" if (layer, size) in losses else " " * 10 for size in sizes)
-        rows.append(f"{layer:>7} " + " ".join(cells) + ("  goes" if layer in gone else ""))
+        rows.append(f"{layer:>7} " + " ".join(cells) + ("  removed" if layer in removed else ""))
     return [row.rstrip() for row in rows]
 
 
-def plot_windows(found: Inheritance, path: Path) -> None:
-    """Writes a PNG: the loss over the position of the window that is skipped, a line for each size of windows."""
-    # matplotlib takes long to import, and drawing is rare; a Figure without pyplot needs no display
+def plot_windows(inheritance: Inheritance, path: Path) -> None:
+    """Plots the loss over the position of the skipped window, one line per window size, as PNG."""
+    # imported here because matplotlib is slow to import; a Figure without pyplot needs no display
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     panel = figure.subplots()
-    for size in sorted({window.size for window in found.windows}):
-        of_size = [window for window in found.windows if window.size == size]
-        middles = [np.mean(window.layers) for window in of_size]
+    for size in sorted({window.size for window in inheritance.windows}):
+        windows = [window for window in inheritance.windows if window.size == size]
+        middles = [np.mean(window.layers) for window in windows]
         label = f"{size} layer{'s' if size > 1 else ''}"
-        panel.plot(middles, [window.loss for window in of_size], "o-", markersize=4, linewidth=1.2, label=label)
-    panel.axhline(found.whole, color="0.4", linewidth=1, linestyle="--", label="none")
-    last = max((layer for window in found.windows for layer in window.layers), default=0)
-    for layer in set(range(last + 1)) - set(found.kept.layers):
+        panel.plot(middles, [window.loss for window in windows], "o-", markersize=4, linewidth=1.2, label=label)
+    panel.axhline(inheritance.full_loss, color="0.4", linewidth=1, linestyle="--", label="none")
+    last = max((layer for window in inheritance.windows for layer in window.layers), default=0)
+    for layer in set(range(last + 1)) - set(inheritance.kept.layers):
         panel.axvspan(layer - 0.5, layer + 0.5, color="0.9", linewidth=0)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.set_xlabel("middle of the window (layer, counted from 0; grey: goes)")
-    panel.set_ylabel("loss (nats a token)")
+    panel.set_xlabel("middle of the window (layer, counted from 0; grey: removed)")
+    panel.set_ylabel("loss (nats per token)")
     panel.set_title("loss when consecutive layers are skipped", fontsize=10)
     panel.legend(title="skipped", frameon=False, fontsize=8)
     panel.grid(alpha=0.3)

@@ -1,4 +1,6 @@
-"""Several rounds of training: `sampling.py` draws the batches of a further round, `batch_losses.py` computes the losses
-that this takes, `files.py` keeps both on disk, `progress.py` says how far a run folder has got, `adopt.py` takes a
-first round from another one, and `training.py` goes through the rounds.
+"""Training in several rounds.
+
+`sampling.py` draws the batches of a further round, `batch_losses.py` computes the losses that it draws by, `files.py`
+defines the files of both, `progress.py` determines how far a run folder has been trained, `adopt.py` takes over the
+first round of another run, and `training.py` trains the rounds.
 """

@@ -1,4 +1,4 @@
-"""The loss of every batch of the data, from which the next round is drawn: computed, or read from metrics.jsonl."""
+"""The losses by which the next round is drawn, one per batch: computed, or read from metrics.jsonl."""
 
 import time
 from collections.abc import Sequence
@@ -19,27 +19,29 @@ from mindpangu.train.loop import StopOnSignal, name_batches
 from mindpangu.train.run import set_device
 
 SAVE_SECONDS = 10.0
-"""How much of the computation a kill may cost."""
+"""Seconds between saves; a kill loses at most this much of the computation."""
 
 
 def frozen_losses(reader: CheckpointReader, config: Config, shards: TokenShards, round: int, path: Path) -> BatchLosses:
-    """The losses of all batches of round 1 under one checkpoint, forward only. Goes on with what `path` has of them.
+    """Computes the losses of all batches of round 1 under one checkpoint, forward only. Resumes a saved computation.
 
     Args:
-        config: the run's; round 1 has training.steps batches.
-        round: the number of the round that ended with the checkpoint.
-        path: where the losses are kept.
+        reader: checkpoint at the end of the round.
+        config: configuration of the run; round 1 has training.steps batches.
+        shards: the run's token shards.
+        round: number of the round that ended with the checkpoint.
+        path: file that the losses are saved to.
 
     Returns:
-        The losses; fewer than all if a signal asked to stop.
+        The losses; incomplete if a signal stopped the computation.
 
     Raises:
-        CheckpointError: it is damaged, or its data, tokenizer, table or settings are not this run's.
-        TrainingError: a loss that is not finite, or a file of losses that is damaged or of another checkpoint.
+        CheckpointError: the checkpoint is damaged, or its data, tokenizer, table or settings are not this run's.
+        TrainingError: a loss is not finite, or the file is damaged or belongs to another checkpoint.
     """
     refuse_differences(reader, config, digests_of(config))
-    losses = _begun(reader, config.training.steps, round, path)
-    if losses.is_whole:
+    losses = _load_or_start(reader, config.training.steps, round, path)
+    if losses.is_complete:
         return losses
     set_device(config)
     model = load_model(reader, config.context)
@@ -48,35 +50,37 @@ def frozen_losses(reader: CheckpointReader, config: Config, shards: TokenShards,
     values = losses.losses_N.tolist()
     for _ in values:
         loader.skip_step()
-    saved_at, bar = time.monotonic(), tqdm(desc="losses", unit="batch", total=config.training.steps, disable=None)
+    saved_at = time.monotonic()
+    bar = tqdm(desc="losses", unit="batch", total=config.training.steps, disable=None)
     with bar, StopOnSignal() as stop:
         bar.update(len(values))
         while len(values) < config.training.steps and not stop.requested:
             values.append(_loss(model, loader.next_step().micro_batches, len(values)))
             bar.update()
             if time.monotonic() - saved_at > SAVE_SECONDS:
-                _with(losses, values).save(path)
+                _with_values(losses, values).save(path)
                 saved_at = time.monotonic()
-    losses = _with(losses, values)
+    losses = _with_values(losses, values)
     losses.save(path)
     return losses
 
 
 def recorded_losses(metrics: Path, num_batches: int, samples: Sequence[RoundSample]) -> np.ndarray:
-    """float64 [N]: the loss that each batch had when it was last trained on, before that step's update.
+    """Returns the loss of each batch when it was last trained on, before that step's update; float64 [N].
 
     Args:
-        metrics: metrics.jsonl of the training. num_batches: N, of round 1.
-        samples: those of the rounds from the second on that are over.
+        metrics: metrics.jsonl of the training.
+        num_batches: N, the number of batches of round 1.
+        samples: samples of the finished rounds, from the second on.
 
     Raises:
-        TrainingError: a step that is not in the file, or whose loss is not finite.
+        TrainingError: a step is missing in the file, or its loss is not finite.
     """
     recorded = {record["step"]: record["loss"] for record in read_metrics(metrics)}
 
     def loss(step: int) -> float:
         if recorded.get(step) is None:
-            raise TrainingError(f"{metrics} has no finite loss of step {step}; take --losses frozen, which computes it")
+            raise TrainingError(f"{metrics} has no finite loss of step {step}; use --losses frozen, which computes it")
         return recorded[step]
 
     losses_N = np.array([loss(step) for step in range(1, num_batches + 1)])
@@ -85,25 +89,25 @@ def recorded_losses(metrics: Path, num_batches: int, samples: Sequence[RoundSamp
     return losses_N
 
 
-def _begun(reader: CheckpointReader, num_batches: int, round: int, path: Path) -> BatchLosses:
+def _load_or_start(reader: CheckpointReader, num_batches: int, round: int, path: Path) -> BatchLosses:
     if not path.exists():
         return BatchLosses(round, "frozen", reader.digest, num_batches, np.empty(0))
     losses = BatchLosses.load(path)
     if (losses.source, losses.checkpoint, losses.num_batches) != ("frozen", reader.digest, num_batches):
         raise TrainingError(
             f"{path} has losses of another training ({losses.source}, {losses.num_batches} batches, checkpoint "
-            f"{losses.checkpoint}; now frozen, {num_batches} batches, checkpoint {reader.digest}); remove it to have "
-            "them computed again"
+            f"{losses.checkpoint}; now frozen, {num_batches} batches, checkpoint {reader.digest}); remove it to "
+            "compute them again"
         )
     return losses
 
 
-def _with(losses: BatchLosses, values: Sequence[float]) -> BatchLosses:
+def _with_values(losses: BatchLosses, values: Sequence[float]) -> BatchLosses:
     return BatchLosses(losses.round, losses.source, losses.checkpoint, losses.num_batches, np.array(values, np.float64))
 
 
-def _loss(model: LanguageModel, micro_batches: Sequence[Batch], number: int) -> float:
-    """Mean −log p over the targets that count in a step's micro-batches."""
+def _loss(model: LanguageModel, micro_batches: Sequence[Batch], batch_index: int) -> float:
+    """Returns the mean −log p over the counted targets of a step's micro-batches."""
     total = sum(
         float((model.token_losses(batch) * batch.loss_mask_BS).sum(dtype=np.float64)) for batch in micro_batches
     )
@@ -112,7 +116,7 @@ def _loss(model: LanguageModel, micro_batches: Sequence[Batch], number: int) -> 
     if not np.isfinite(loss):
         names = [domain.name for domain in model.domains]
         raise TrainingError(
-            f"the loss of batch {number + 1} is {loss} over {targets:.0f} targets, so no round can be drawn; it has "
-            f"{name_batches(micro_batches, names)}"
+            f"the loss of batch {batch_index + 1} is {loss} over {targets:.0f} targets, so no round can be drawn; it "
+            f"has {name_batches(micro_batches, names)}"
         )
     return loss

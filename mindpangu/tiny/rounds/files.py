@@ -1,10 +1,10 @@
-"""What the rounds of a training keep on disk: the losses of the batches, and which of them a round consists of.
+"""The files of a training in rounds: the losses of the batches, and the sample of batches of each round.
 
-    rounds/round_1_losses.safetensors   loss of every batch at the end of round 1; shorter while it is being computed
-    rounds/round_2_sample.safetensors   the batches of round 2, and where each lies in the training stream
+    rounds/round_1_losses.safetensors   loss of every batch at the end of round 1; incomplete while it is computed
+    rounds/round_2_sample.safetensors   batches of round 2, and the position of each in the training stream
 
-A sample is never drawn again from its seed once it is here: a round goes on with what is in its file. A batch is what
-one step trains on; batch i is that of step i + 1 of round 1.
+Once its file is written, a sample is never drawn from its seed again: a resumed round reads its file. A batch is what
+one step trains on; batch i is the batch of step i + 1 of round 1.
 """
 
 from collections.abc import Mapping
@@ -21,28 +21,31 @@ from mindpangu.tiny.verified_file import VerifiedFile
 
 
 def losses_file(rounds: Path, round: int) -> Path:
-    """Of the losses at the end of a round."""
+    """Returns the path of the losses at the end of a round."""
     return rounds / f"round_{round}_losses.safetensors"
 
 
 def sample_file(rounds: Path, round: int) -> Path:
-    """Of the batches that a round consists of."""
+    """Returns the path of the sample of a round."""
     return rounds / f"round_{round}_sample.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
 class BatchLosses(VerifiedFile):
-    """Losses at the end of a round.
+    """The losses of the batches at the end of a round.
 
     Attributes:
-        round: its number, from 1. source: "frozen" or "recorded", see `RoundSettings.losses`.
-        checkpoint: digest of the checkpoint at its end.
-        num_batches: N, of round 1.
-        losses_N: float64, mean −log p over the targets of each batch; fewer than N while it is being computed.
+        round: number of the round, from 1.
+        source: "frozen" or "recorded", see `RoundSettings.losses`.
+        checkpoint: digest of the checkpoint at the end of the round.
+        num_batches: N, the number of batches of round 1.
+        losses_N: float64, mean −log p over the targets of each batch; shorter than N while it is computed.
     """
 
-    kind, format_version, error = "a round's losses", "2", TrainingError
-    remedy = "remove it to have the losses computed again"
+    kind = "a round's losses"
+    format_version = "2"
+    error = TrainingError
+    remedy = "remove it to compute the losses again"
 
     round: int
     source: str
@@ -51,11 +54,12 @@ class BatchLosses(VerifiedFile):
     losses_N: npt.NDArray[np.float64]
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
+        """True if the loss of every batch is there."""
         return len(self.losses_N) == self.num_batches
 
     @classmethod
-    def _of(cls, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> "BatchLosses":
+    def _from_content(cls, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> "BatchLosses":
         return cls(**header, losses_N=tensors["losses"])
 
     def _header(self) -> dict[str, Any]:
@@ -75,15 +79,21 @@ class RoundSample(VerifiedFile):
     """The batches of one round, from the second on.
 
     Attributes:
-        round: its number. settings: what decided it, by the name of the option or key.
-        losses, checkpoint: digests of the losses that it was drawn by and of the checkpoint that it goes on from.
-        steps_before: steps of all rounds before it. begins_at: the loader state of that checkpoint.
-        num_batches: N, of round 1.
-        batches: int64, ascending. states: the training stream's state before each of them.
+        round: number of the round.
+        settings: the settings that the sample depends on, by the name of the option or key.
+        losses: digest of the losses that the sample was drawn by.
+        checkpoint: digest of the checkpoint that the round starts from.
+        steps_before: number of steps of all earlier rounds.
+        begins_at: loader state of that checkpoint.
+        num_batches: N, the number of batches of round 1.
+        batches: int64, indices of the batches, ascending.
+        states: state of the training stream before each of the batches.
     """
 
-    kind, format_version, error = "a round's sample", "2", TrainingError
-    remedy = "copy it again; a round that has begun cannot go on without it"
+    kind = "a round's sample"
+    format_version = "2"
+    error = TrainingError
+    remedy = "copy it again; a round that has begun cannot be resumed without it"
 
     round: int
     settings: Mapping[str, Any]
@@ -100,13 +110,13 @@ class RoundSample(VerifiedFile):
 
     @property
     def last_step(self) -> int:
-        """The step of the training at which the round ends."""
+        """Last training step of the round."""
         return self.steps_before + len(self)
 
     @classmethod
-    def _of(cls, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> "RoundSample":
-        rows = {name: values.tolist() for name, values in tensors.items() if name != "batches"}
-        states = [{name: values[place] for name, values in rows.items()} for place in range(len(tensors["batches"]))]
+    def _from_content(cls, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> "RoundSample":
+        columns = {name: values.tolist() for name, values in tensors.items() if name != "batches"}
+        states = [{name: values[i] for name, values in columns.items()} for i in range(len(tensors["batches"]))]
         return cls(**header, batches=tensors["batches"], states=states)
 
     def _header(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a training in several rounds is to be, and how far the run folder has got with it. No MindSpore is loaded."""
+"""Settings of a training in rounds, and how far a run folder has been trained. Does not load MindSpore."""
 
 from dataclasses import dataclass, replace
 
@@ -9,7 +9,7 @@ from mindpangu.data import LoaderState, TokenShards
 from mindpangu.errors import CheckpointError, ConfigError, TrainingError
 from mindpangu.language_model import ModelParts
 from mindpangu.tiny.rounds.files import RoundSample, sample_file
-from mindpangu.tiny.rounds.sampling import counts_of_parts, part_bounds
+from mindpangu.tiny.rounds.sampling import draws_per_part, part_bounds
 
 LOSSES = ("frozen", "recorded")
 SCHEDULES = ("restart", "continue")
@@ -20,14 +20,16 @@ class RoundSettings:
     """The options of `mindpangu tiny rounds`.
 
     Attributes:
-        rounds: how many, the first included. rate: share of the batches that a further round trains on.
-        parts: consecutive parts of the data, from each of which that share is drawn.
-        losses: frozen: of the model at the end of the former round; recorded: of the last step on the batch.
-        schedule: restart: each round goes through lr_scheduler anew, squeezed into its own steps; continue:
-            lr_scheduler goes on over the steps of all rounds.
+        rounds: number of rounds, including the first.
+        rate: share of the batches that a further round trains on.
+        parts: number of consecutive parts of the data; this share is drawn from each.
+        losses: "frozen": computed with the model at the end of the previous round; "recorded": from the last training
+            step on the batch.
+        schedule: "restart": each round runs the whole lr_scheduler, compressed to the round's steps; "continue":
+            lr_scheduler runs once over the steps of all rounds.
 
     Raises:
-        ConfigError: a value out of range.
+        ConfigError: a value is out of range.
     """
 
     rounds: int = 2
@@ -49,12 +51,15 @@ class RoundSettings:
             raise ConfigError(f"--schedule is {self.schedule!r}; allowed: {', '.join(SCHEDULES)}")
 
     def require_batches(self, num_batches: int) -> None:
-        """Raises TrainingError if some part of so many batches would give none to a further round."""
+        """Raises TrainingError if a further round would draw no batch from some part of `num_batches` batches."""
         if self.rounds > 1:
-            counts_of_parts(part_bounds(num_batches, self.parts), self.rate)
+            draws_per_part(part_bounds(num_batches, self.parts), self.rate)
 
     def sample_settings(self, config: Config) -> dict[str, int | float | str]:
-        """What decides a round, by the name that a message uses. The number of rounds does not."""
+        """Returns the settings that the sample of a round depends on, under the names that messages use.
+
+        The number of rounds is not one of them.
+        """
         return {
             "--rate": self.rate,
             "--parts": self.parts,
@@ -67,7 +72,14 @@ class RoundSettings:
 
 @dataclass(frozen=True)
 class RoundsProgress:
-    """The newest checkpoint of a run folder. `round` is the one that it was saved in, `batch` how many it had done."""
+    """How far a run has been trained, by one of its checkpoints.
+
+    Attributes:
+        reader: the checkpoint.
+        loader: loader state of the checkpoint.
+        round: the round that it was saved in.
+        batch: number of batches of this round that were trained.
+    """
 
     reader: CheckpointReader
     loader: LoaderState
@@ -76,60 +88,69 @@ class RoundsProgress:
 
     @staticmethod
     def from_folder(folder: RunFolder) -> "RoundsProgress | None":
-        """None if there is no checkpoint. Raises CheckpointError if the newest is of no training."""
+        """Returns the progress at the newest checkpoint, or None without one.
+
+        Raises:
+            CheckpointError: the checkpoint was not saved by a training.
+        """
         newest = latest_iteration(folder.checkpoints)
         return None if newest is None else RoundsProgress.from_checkpoint(CheckpointReader(newest))
 
     @staticmethod
     def from_checkpoint(reader: CheckpointReader) -> "RoundsProgress":
-        """At one checkpoint. Raises CheckpointError if it is of no training."""
+        """Returns the progress at a checkpoint.
+
+        Raises:
+            CheckpointError: the checkpoint was not saved by a training.
+        """
         loader = reader.json("state.json")["loader"]
         if loader is None:
             raise CheckpointError(
-                f"{reader.folder} was not saved by a training that could go on; start one from its weights with "
+                f"{reader.folder} was not saved by a training that can be resumed; start one from its weights with "
                 "`mindpangu train --load`, then give that run"
             )
         return RoundsProgress(reader, loader, loader.get("round", 1), loader.get("batch", reader.step))
 
 
 def read_sample(config: Config, settings: RoundSettings, round: int) -> RoundSample | None:
-    """The sample of a round if it was drawn.
+    """Returns the sample of a round, or None if it has not been drawn.
 
     Raises:
-        TrainingError: it is damaged, of another round, or was drawn with other settings.
+        TrainingError: the sample is damaged, of another round, or was drawn with other settings.
     """
     path = sample_file(RunFolder.from_config(config).rounds, round)
     if not path.exists():
         return None
-    sample, wanted = RoundSample.load(path), settings.sample_settings(config)
+    sample = RoundSample.load(path)
+    current = settings.sample_settings(config)
     if sample.round != round:
         raise TrainingError(f"{path} is the sample of round {sample.round}; copy that of round {round} back")
     changed = [
-        f"{key} was {then!r}, is {wanted.get(key)!r}"
+        f"{key} was {then!r}, is {current.get(key)!r}"
         for key, then in sample.settings.items()
-        if then != wanted.get(key)
+        if then != current.get(key)
     ]
     if changed:
         raise TrainingError(
-            f"{path} is the sample of round {round}, drawn with other settings: {'; '.join(changed)}. Give the former "
-            "ones, or choose another --training.run_name"
+            f"{path} is the sample of round {round}, drawn with other settings: {'; '.join(changed)}. Give those "
+            "again, or choose another --training.run_name"
         )
     return sample
 
 
 def is_done(config: Config, settings: RoundSettings) -> bool:
-    """Whether the run folder's newest checkpoint is the end of the last round of exactly this training."""
+    """True if the newest checkpoint of the run folder is the end of the last round of exactly this training."""
     progress = RoundsProgress.from_folder(RunFolder.from_config(config))
     if progress is None or progress.round != settings.rounds:
         return False
     if settings.rounds == 1:
-        last = config.training.steps
+        last_step = config.training.steps
     else:
         sample = read_sample(config, settings, settings.rounds)
         if sample is None or sample.digest != progress.loader["sample"]:
             return False
-        last = sample.last_step
-    return progress.reader.step == last and not differences(progress.reader, config, digests_of(config))
+        last_step = sample.last_step
+    return progress.reader.step == last_step and not differences(progress.reader, config, digests_of(config))
 
 
 def digests_of(config: Config) -> dict[str, str]:
@@ -139,6 +160,6 @@ def digests_of(config: Config) -> dict[str, str]:
     return input_digests(shards.digest, parts.table, parts.tokenizers)
 
 
-def of_steps(config: Config, steps: int) -> Config:
-    """The same run with another training.steps; lr_scheduler stays, as decay_steps is resolved."""
+def with_steps(config: Config, steps: int) -> Config:
+    """Returns the configuration with another training.steps. lr_scheduler is unchanged: decay_steps is resolved."""
     return replace(config, training=replace(config.training, steps=steps))

@@ -1,8 +1,9 @@
-"""Which batches a further round trains on: p = softmax(loss), without replacement, in each part of the data by itself.
+"""Draws the batches of a further round: p = softmax(loss), without replacement, separately in each part of the data.
 
-Multiple-round training is PanGu-π Pro's ("Rethinking Optimization and Architecture for Tiny Language Models",
-arXiv:2402.02791): batches that the model still finds hard are met again more often than easy ones, and drawing from
-every part keeps what was learned from the early ones. Only NumPy here; losses are `batch_losses.py`'s business.
+Multiple-round training comes from PanGu-π Pro ("Rethinking Optimization and Architecture for Tiny Language Models",
+arXiv:2402.02791): batches that the model still finds hard are repeated more often than easy ones, and drawing from
+every part of the data keeps what was learned from the early parts. Uses only NumPy; `batch_losses.py` provides the
+losses.
 """
 
 import hashlib
@@ -15,10 +16,13 @@ from mindpangu.errors import TrainingError
 
 
 def part_bounds(num_batches: int, parts: int) -> npt.NDArray[np.int64]:
-    """int64 [parts + 1]: part i is the batches bounds[i] … bounds[i + 1] − 1; sizes differ by one at most.
+    """Divides the batches into consecutive parts whose sizes differ by at most one.
+
+    Returns:
+        int64 [parts + 1]: part i is the batches bounds[i] … bounds[i + 1] − 1.
 
     Raises:
-        TrainingError: more parts than batches.
+        TrainingError: there are more parts than batches.
     """
     if parts > num_batches:
         raise TrainingError(
@@ -27,11 +31,11 @@ def part_bounds(num_batches: int, parts: int) -> npt.NDArray[np.int64]:
     return np.arange(parts + 1) * num_batches // parts
 
 
-def counts_of_parts(bounds: npt.NDArray[np.int64], rate: float) -> npt.NDArray[np.int64]:
-    """int64 [parts]: how many batches each part gives, so that all together give rate × batches, rounded.
+def draws_per_part(bounds: npt.NDArray[np.int64], rate: float) -> npt.NDArray[np.int64]:
+    """Returns how many batches to draw from each part, int64 [parts]. They add up to rate × batches, rounded.
 
     Raises:
-        TrainingError: a part that would give none.
+        TrainingError: no batch would be drawn from some part.
     """
     counts = np.diff(np.floor(rate * bounds + 0.5).astype(np.int64))
     if counts.min() < 1:
@@ -42,21 +46,23 @@ def counts_of_parts(bounds: npt.NDArray[np.int64], rate: float) -> npt.NDArray[n
     return counts
 
 
-def draw(losses_N: npt.NDArray[np.float64], count: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Draws `count` of N batches one after the other, each time with probability softmax(loss) among those left.
+def draw(losses_N: npt.NDArray[np.float64], count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draws `count` of N batches one by one without replacement, with probability softmax(loss) among the rest.
 
-    The p_i = exp(l_i) / Σ_j exp(l_j) of the authors' code (torch.multinomial without replacement). Drawn at once, by
-    the Gumbel-top-k trick: the `count` largest of l_i + g_i with g_i ~ Gumbel(0, 1) have exactly this distribution
-    (Kool, van Hoof & Welling 2019, theorem 1). No exponential is taken, so no loss is too large.
+    As in the authors' code, p_i = exp(l_i) / Σ_j exp(l_j) (torch.multinomial without replacement). Uses the
+    Gumbel-top-k trick to draw all at once: the `count` largest of l_i + g_i with g_i ~ Gumbel(0, 1) have exactly this
+    distribution (Kool, van Hoof & Welling 2019, theorem 1). No exponential is taken, so no loss is too large.
 
     Args:
-        losses_N: float64 [N], finite. count: at most N.
+        losses_N: float64 [N], finite.
+        count: number of batches to draw, at most N.
+        rng: source of the Gumbel noise.
 
     Returns:
-        Their indices, ascending, int64 [count].
+        Indices of the drawn batches, ascending, int64 [count].
     """
-    gumbel_N = generator.gumbel(size=len(losses_N))
-    # a loss far below the largest one takes up all bits of the sum: then the noise alone decides between equal ones
+    gumbel_N = rng.gumbel(size=len(losses_N))
+    # a loss far below the largest one absorbs the noise in the sum, so ties are broken by the noise alone
     order = np.lexsort((gumbel_N, (losses_N - losses_N.max()) + gumbel_N))
     return np.sort(order[len(order) - count :])
 
@@ -64,31 +70,35 @@ def draw(losses_N: npt.NDArray[np.float64], count: int, generator: np.random.Gen
 def draw_round(
     losses_N: npt.NDArray[np.float64], rate: float, parts: int, seed: int, round: int
 ) -> npt.NDArray[np.int64]:
-    """The batches of a round, ascending: so the parts come in their order, and batches of a part in theirs.
+    """Draws the batches of a round.
 
     Args:
-        losses_N: float64 [N], of every batch of the data. rate: share of each part that is drawn.
-        seed, round: with the number of the part they are the key of its random numbers.
+        losses_N: float64 [N], loss of every batch of the data.
+        rate: share of each part that is drawn.
+        parts: number of consecutive parts of the data.
+        seed, round: together with the index of the part, the key of the part's random numbers.
+
+    Returns:
+        Indices of the drawn batches, ascending, int64.
 
     Raises:
-        TrainingError: a loss that is not finite, or a part that would give no batch.
+        TrainingError: a loss is not finite, or no batch would be drawn from some part.
     """
-    wrong = np.flatnonzero(~np.isfinite(losses_N))
-    if len(wrong):
+    not_finite = np.flatnonzero(~np.isfinite(losses_N))
+    if len(not_finite):
+        first = not_finite[0]
         raise TrainingError(
-            f"the loss of batch {wrong[0] + 1} of {len(losses_N)} is {losses_N[wrong[0]]}; no probability can be made "
-            "of it"
+            f"the loss of batch {first + 1} of {len(losses_N)} is {losses_N[first]}; it gives no probability"
         )
     bounds = part_bounds(len(losses_N), parts)
+    counts = draws_per_part(bounds, rate)
     drawn = [
-        start + draw(losses_N[start:stop], count, _generator(seed, round, part))
-        for part, (start, stop, count) in enumerate(
-            zip(bounds[:-1], bounds[1:], counts_of_parts(bounds, rate), strict=True)
-        )
+        start + draw(losses_N[start:stop], count, _part_rng(seed, round, part))
+        for part, (start, stop, count) in enumerate(zip(bounds[:-1], bounds[1:], counts, strict=True))
     ]
     return np.concatenate(drawn)
 
 
-def _generator(seed: int, round: int, part: int) -> np.random.Generator:
+def _part_rng(seed: int, round: int, part: int) -> np.random.Generator:
     key = hashlib.blake2b(json.dumps(["rounds", seed, round, part]).encode("ascii"), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(key, "little"))

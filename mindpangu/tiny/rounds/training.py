@@ -1,7 +1,7 @@
-"""A training in several rounds: the ordinary run is the first; each further one trains on a sample of its batches.
+"""Trains in rounds: the first round is an ordinary training; each further one trains on a sample of its batches.
 
-A round goes on from the weights, the optimizer state and the step number of the one before. Whatever is on disk of
-earlier attempts (checkpoints, losses, samples) is gone on with.
+A round continues with the weights, the optimizer state and the step number of the previous one. An interrupted training
+resumes from its files: checkpoints, losses and samples.
 """
 
 import contextlib
@@ -20,13 +20,7 @@ from mindpangu.domains import build_domains
 from mindpangu.errors import TrainingError
 from mindpangu.tiny.rounds.batch_losses import frozen_losses, recorded_losses
 from mindpangu.tiny.rounds.files import BatchLosses, RoundSample, losses_file, sample_file
-from mindpangu.tiny.rounds.progress import (
-    RoundSettings,
-    RoundsProgress,
-    digests_of,
-    of_steps,
-    read_sample,
-)
+from mindpangu.tiny.rounds.progress import RoundSettings, RoundsProgress, digests_of, read_sample, with_steps
 from mindpangu.tiny.rounds.sampling import draw_round, part_bounds
 from mindpangu.train.run import TrainingSchedule, open_run, set_device, train
 from mindpangu.train.schedule import learning_rate
@@ -35,30 +29,32 @@ Log = Callable[[str], None]
 
 
 def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, log: Log = print) -> bool:
-    """Trains a run folder whose tokenizer, data and routing table are there, until its last round is over.
+    """Trains all rounds in a run folder that has its tokenizer, data and routing table.
 
     Args:
-        config: of round 1, which has training.steps batches. It may be trained already.
-        resume: go on in the middle of a round, bit for bit.
+        config: configuration of round 1, which has training.steps batches and may already be trained.
+        settings: settings of the rounds.
+        resume: whether to resume in the middle of a round, bit for bit.
+        log: receives messages for the user.
 
     Returns:
-        False if a signal stopped it; the same with `resume` goes on.
+        False if a signal stopped the training; calling this again with `resume` continues it.
 
     Raises:
-        TrainingError: a round that has begun and `resume` is not given, other settings than those it began with, or a
-            file of a round that is damaged, missing or of another training.
-        MindPanguError: as `train` and `open_run`.
+        TrainingError: a round has begun but `resume` is not given, the settings differ from those it began with, or a
+            file of a round is damaged, missing or of another training.
+        MindPanguError: see `train` and `open_run`.
     """
     require_one_process(config, "rounds are trained")
     settings.require_batches(config.training.steps)
     folder = RunFolder.from_config(config)
     set_device(config)
     with _locked(folder):
-        if not _first_round(config, resume, log):
+        if not _train_first_round(config, resume, log):
             return False
         samples: list[RoundSample] = []
         for round in range(2, settings.rounds + 1):
-            sample = _sample(config, settings, round, samples, log)
+            sample = _load_or_draw_sample(config, settings, round, samples, log)
             if sample is None or not _train_round(config, settings, sample, resume, log):
                 return False
             samples.append(sample)
@@ -76,9 +72,10 @@ def _locked(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-def _first_round(config: Config, resume: bool, log: Log) -> bool:
-    """The ordinary training; nothing is done if it is over. False if a signal stopped it."""
-    folder, steps = RunFolder.from_config(config), config.training.steps
+def _train_first_round(config: Config, resume: bool, log: Log) -> bool:
+    """Runs the ordinary training unless it is finished. Returns False if a signal stopped it."""
+    folder = RunFolder.from_config(config)
+    steps = config.training.steps
     progress = RoundsProgress.from_folder(folder)
     if progress is not None and (progress.round > 1 or progress.reader.step >= steps):
         if progress.round == 1 and progress.reader.step > steps:
@@ -92,78 +89,85 @@ def _first_round(config: Config, resume: bool, log: Log) -> bool:
     return train(open_run(config), resume, log=log) == steps
 
 
-def _sample(
-    config: Config, settings: RoundSettings, round: int, before: list[RoundSample], log: Log
+def _load_or_draw_sample(
+    config: Config, settings: RoundSettings, round: int, earlier: list[RoundSample], log: Log
 ) -> RoundSample | None:
-    """The batches of a round: as they were drawn, or drawn now. None if a signal stopped the losses' computation."""
-    folder, progress = RunFolder.from_config(config), RoundsProgress.from_folder(RunFolder.from_config(config))
-    path, sample = sample_file(folder.rounds, round), read_sample(config, settings, round)
+    """Returns the saved sample of a round, or draws it. Returns None if a signal stopped computing the losses."""
+    folder = RunFolder.from_config(config)
+    progress = RoundsProgress.from_folder(folder)
+    assert progress is not None, "round 1 has a checkpoint"
+    path = sample_file(folder.rounds, round)
+    sample = read_sample(config, settings, round)
     if sample is None and progress.round >= round:
         raise TrainingError(
             f"{progress.reader.folder} was saved in round {progress.round}, but {path} is missing; copy it back, or "
-            f"remove {folder.checkpoints} to start anew"
+            f"remove {folder.checkpoints} to start over"
         )
     if sample is not None:
         if progress.round < round and sample.checkpoint != progress.reader.digest:
             raise TrainingError(
                 f"{path} was drawn for another checkpoint than {progress.reader.folder}; remove it and "
-                f"{losses_file(folder.rounds, round - 1)} to draw round {round} anew"
+                f"{losses_file(folder.rounds, round - 1)} to draw round {round} again"
             )
         return sample
     shards = TokenShards.open(folder.data, verify=True)
-    losses = _losses(config, settings, progress, before, shards, log)
-    if not losses.is_whole:
+    losses = _batch_losses(config, settings, progress, earlier, shards, log)
+    if not losses.is_complete:
         return None
     batches = draw_round(losses.losses_N, settings.rate, settings.parts, config.data.seed, round)
     sample = RoundSample(
         round=round,
-        settings=settings.of_sample(config),
+        settings=settings.sample_settings(config),
         losses=losses.digest,
         checkpoint=progress.reader.digest,
         steps_before=progress.reader.step,
         begins_at=progress.loader,
         num_batches=config.training.steps,
         batches=batches,
-        states=_states(config, shards, batches),
+        states=_states_before(config, shards, batches),
     )
     sample.save(path)
-    log(describe(sample, losses.losses_N, settings.parts))
+    log(format_sample(sample, losses.losses_N, settings.parts))
     return sample
 
 
-def _losses(
+def _batch_losses(
     config: Config,
     settings: RoundSettings,
     progress: RoundsProgress,
-    before: list[RoundSample],
+    earlier: list[RoundSample],
     shards: TokenShards,
     log: Log,
 ) -> BatchLosses:
-    folder, steps = RunFolder.from_config(config), config.training.steps
+    folder = RunFolder.from_config(config)
+    steps = config.training.steps
     path = losses_file(folder.rounds, progress.round)
     if settings.losses == "frozen":
-        log(f"rounds: the loss of {steps} batches at the end of round {progress.round}")
+        log(f"rounds: computing the loss of {steps} batches at the end of round {progress.round}")
         return frozen_losses(progress.reader, config, shards, progress.round, path)
-    values = recorded_losses(folder.metrics, steps, before)
+    values = recorded_losses(folder.metrics, steps, earlier)
     losses = BatchLosses(progress.round, "recorded", progress.reader.digest, steps, values)
     losses.save(path)
     return losses
 
 
-def _states(config: Config, shards: TokenShards, batches: np.ndarray) -> list[LoaderState]:
-    """The training stream's state before each of some batches, which ascend."""
-    loader, states, wanted = Loader(shards, build_domains(config), config), [], set(batches.tolist())
+def _states_before(config: Config, shards: TokenShards, batches: np.ndarray) -> list[LoaderState]:
+    """Returns the state of the training stream before each of the batches, which are ascending."""
+    loader = Loader(shards, build_domains(config), config)
+    states: list[LoaderState] = []
+    drawn = set(batches.tolist())
     for batch in range(int(batches[-1]) + 1):
-        if batch in wanted:
+        if batch in drawn:
             states.append(loader.state())
         loader.skip_step()
     return states
 
 
 def _train_round(config: Config, settings: RoundSettings, sample: RoundSample, resume: bool, log: Log) -> bool:
-    """False if a signal stopped it."""
+    """Trains a further round unless it is finished. Returns False if a signal stopped it."""
     folder = RunFolder.from_config(config)
     progress = RoundsProgress.from_folder(folder)
+    assert progress is not None, "round 1 has a checkpoint"
     if progress.round > sample.round:
         return True
     if progress.round == sample.round:
@@ -176,20 +180,23 @@ def _train_round(config: Config, settings: RoundSettings, sample: RoundSample, r
             return True
         if not resume:
             raise TrainingError(
-                f"{folder.root} already holds round {sample.round} up to batch {progress.batch} of {len(sample)}; go "
-                f"on with --resume, choose another --training.run_name, or remove {folder.checkpoints}"
+                f"{folder.root} already holds round {sample.round} up to batch {progress.batch} of {len(sample)}; "
+                f"continue it with --resume, choose another --training.run_name, or remove {folder.checkpoints}"
             )
     log(f"rounds: round {sample.round}, steps {sample.steps_before + 1} to {sample.last_step}")
-    run = open_run(of_steps(config, sample.last_step))
+    run = open_run(with_steps(config, sample.last_step))
     loader = ReplayLoader(
         Loader(run.shards, run.model.domains, run.config), sample.round, sample.states, sample.digest, sample.begins_at
     )
-    schedule = TrainingSchedule(loader, rate_of_round(config, settings, sample))
+    schedule = TrainingSchedule(loader, learning_rate_of_round(config, settings, sample))
     return train(run, resume=True, log=log, schedule=schedule) == sample.last_step
 
 
-def rate_of_round(config: Config, settings: RoundSettings, sample: RoundSample) -> Callable[[int], float]:
-    """Step of the training → learning rate in a further round; see `RoundSettings.schedule`."""
+def learning_rate_of_round(config: Config, settings: RoundSettings, sample: RoundSample) -> Callable[[int], float]:
+    """Returns the learning rate of a further round as a function of the training step.
+
+    See `RoundSettings.schedule`.
+    """
     if settings.schedule == "continue":
         return partial(learning_rate, config.lr_scheduler)
 
@@ -199,8 +206,8 @@ def rate_of_round(config: Config, settings: RoundSettings, sample: RoundSample) 
     return restarted
 
 
-def describe(sample: RoundSample, losses_N: np.ndarray, parts: int) -> str:
-    """A row for each part: how many batches it has and gives, and their mean losses."""
+def format_sample(sample: RoundSample, losses_N: np.ndarray, parts: int) -> str:
+    """Formats a table with a row per part: its batches, how many of them were drawn, and their mean losses."""
     bounds = part_bounds(len(losses_N), parts)
     lines = [
         f"rounds: round {sample.round} trains on {len(sample)} of {len(losses_N)} batches",

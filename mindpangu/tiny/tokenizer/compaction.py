@@ -1,4 +1,4 @@
-"""From a tokenizer and a corpus to a folder with the compact tokenizer and what is known of it."""
+"""Makes a compact tokenizer from a tokenizer and a corpus, and writes it to a folder with a report."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,13 +6,16 @@ from pathlib import Path
 
 from mindpangu.config import Config
 from mindpangu.files import scratch_files, write_json
-from mindpangu.tiny.tokenizer.choices import Choices
 from mindpangu.tiny.tokenizer.documents import Documents, Split
 from mindpangu.tiny.tokenizer.piece_counts import PieceCounts, count_pieces
+from mindpangu.tiny.tokenizer.piece_selection import PieceSelector
 from mindpangu.tiny.tokenizer.size_curve import Row, compare_sizes, format_rows, plot_rows
 from mindpangu.tokenizer import Tokenizer
 
-TOKENIZER, COUNTS, REPORT, CURVE = "tokenizer.model", "counts.safetensors", "report.json", "curve.png"
+TOKENIZER = "tokenizer.model"
+COUNTS = "counts.safetensors"
+REPORT = "report.json"
+CURVE = "curve.png"
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,10 @@ class Compaction:
     """A compact tokenizer, and its comparison with other sizes.
 
     Attributes:
-        source, tokenizer: the large one, the compact one.
-        kept: ids, in the large one, of the pieces that stay.
-        rows: of the sizes, ascending; the last is the large one.
+        source: the large tokenizer.
+        tokenizer: the compact tokenizer.
+        kept: ids of the kept pieces in the large tokenizer.
+        rows: measures of the compared sizes, ascending; the last row is the large tokenizer.
     """
 
     source: Tokenizer
@@ -31,10 +35,11 @@ class Compaction:
     rows: Sequence[Row]
 
     def table(self) -> str:
+        """Formats the comparison of the sizes."""
         return format_rows(self.rows, len(self.kept))
 
     def write(self, out: Path) -> None:
-        """Writes the tokenizer, the report and the picture into a folder: each whole, or what was there before."""
+        """Writes the tokenizer, the report and the plot into a folder, replacing each file as a whole."""
         report = {
             "format_version": 1,
             "pieces": self.tokenizer.vocab_size,
@@ -58,29 +63,35 @@ def compact_tokenizer(
     with_model: bool,
     log: Callable[[str], None] = print,
 ) -> Compaction:
-    """Counts pieces, chooses those that stay, and compares sizes on held-out text.
+    """Counts the pieces, selects those to keep, and compares tokenizer sizes on held-out text.
 
     Args:
-        size: of the tokenizer. sizes: to compare it with; None: the usual ones.
-        config: the held-out split and, `with_model`, the model whose embedding shrinks.
-        counts_file: taken instead of counting if it is there and of this text and tokenizer; else (re)placed.
+        tokenizer: the large tokenizer.
+        documents: the text to count in.
+        size: number of pieces of the compact tokenizer.
+        sizes: sizes to compare it with; None for the default ones.
+        config: configuration of the held-out split and of the model.
+        counts_file: saved counts, used if they match the text and the tokenizer; otherwise written.
+        with_model: whether to report the embedding's share of the model's parameters.
+        log: receives messages for the user.
 
     Raises:
-        TokenizerError: a size that cannot be had; nothing was read or written then.
-        DataError: text that cannot be read, or a damaged file of counts.
+        TokenizerError: a size is not possible; nothing has been read or written.
+        DataError: the text cannot be read, or the counts file is damaged.
     """
-    choices = Choices(tokenizer)
-    compared = choices.usual_sizes() if sizes is None else sizes
-    for each in (size, *compared):
-        choices.require(each)
+    selector = PieceSelector(tokenizer)
+    compared_sizes = selector.default_sizes() if sizes is None else sizes
+    for checked_size in (size, *compared_sizes):
+        selector.require_size(checked_size)
     split = Split.draw(documents, config.data.heldout_fraction, config.data.seed)
     counts = PieceCounts.load(counts_file) if counts_file.is_file() else None
-    if counts is None or not counts.is_of(tokenizer, documents, split):
+    if counts is None or not counts.matches(tokenizer, documents, split):
         if counts is not None:
-            log(f"tokenizer: {counts_file} is of another text, split or tokenizer; it is counted anew")
+            log(f"tokenizer: {counts_file} is of another text, split or tokenizer; counting again")
         counts = count_pieces(documents, split, tokenizer)
         counts_file.parent.mkdir(parents=True, exist_ok=True)
         counts.save(counts_file)
-    kept = choices.of_size(size, counts.train_V)
-    rows = compare_sizes(choices, counts, [size, *compared], documents, split, config if with_model else None)
-    return Compaction(tokenizer, choices.tokenizer(kept), kept, rows)
+    kept = selector.select(size, counts.train_V)
+    model_config = config if with_model else None
+    rows = compare_sizes(selector, counts, [size, *compared_sizes], documents, split, model_config)
+    return Compaction(tokenizer, selector.tokenizer(kept), kept, rows)

@@ -1,8 +1,8 @@
-"""Documents to count pieces in: those of a run's corpus, or of any jsonl and text files; and which are held out."""
+"""The documents to count pieces in, from a run's corpus or from any jsonl and text files, and their split."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,17 +16,17 @@ from mindpangu.files import count_utf8_bytes, decode_line
 from mindpangu.stage import hash_files
 
 FIELDS = ("text", "zh", "en")
-_LONGEST = 1 << 16  # characters of a document of a text file without blank lines
+_MAX_PARAGRAPH = 1 << 16  # characters after which a document of a text file ends without a blank line
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Texts that are held out, or not, together.
+    """A document: texts that the split keeps together.
 
     Attributes:
-        domain: of which a share is held out; "" where there are none.
+        domain: the document's domain, "" if it has none; a share of each domain is held out.
         source_document: (source, document), as in `data.corpus`.
-        texts: each is tokenized alone.
+        texts: the texts of the document, each tokenized on its own.
     """
 
     domain: str
@@ -35,25 +35,31 @@ class Document:
 
 
 class Documents(Protocol):
-    """What can be read, from the start, as often as is wanted.
+    """An iterable of documents that can be read repeatedly.
 
     Attributes:
-        total_bytes, bytes_read: of the files; of the latest reading.
-        digest: hex hash of the files and of what is taken from them.
+        total_bytes: size of the files.
+        bytes_read: bytes read by the latest iteration.
+        digest: hex hash of the files and of the settings that select text from them.
     """
 
-    total_bytes: int
-    bytes_read: int
-    digest: str
+    @property
+    def total_bytes(self) -> int: ...
+
+    @property
+    def bytes_read(self) -> int: ...
+
+    @property
+    def digest(self) -> str: ...
 
     def __iter__(self) -> Iterator[Document]: ...
 
 
 class RunDocuments:
-    """The corpus of a run: data.corpus, of the domains of the run.
+    """The documents of a run's corpus (data.corpus) in the run's domains.
 
     Raises:
-        DataError: as `CorpusReader`.
+        DataError: see `CorpusReader`.
     """
 
     def __init__(self, config: Config):
@@ -73,19 +79,20 @@ class RunDocuments:
 
 
 class FileDocuments:
-    """Any files. Of a line of a jsonl file, the texts of some fields; other files are plain text, whose documents end
-    at blank lines.
+    """The documents of any files: each line of a jsonl file, and the paragraphs of any other file.
 
     Args:
-        patterns: glob patterns. fields: of jsonl records; those that a record has are taken.
+        patterns: glob patterns of the files.
+        fields: fields of jsonl records that hold text; a record may lack some of them.
 
     Raises:
-        DataError: a pattern matches no file; or, while reading: a file cannot be read, a line is not a JSON object or
+        DataError: a pattern matches no file; while reading: a file cannot be read, or a line is not a JSON object or
             has none of the fields.
     """
 
     def __init__(self, patterns: Sequence[str], fields: Sequence[str] = FIELDS):
-        self._files, self._fields = expand_patterns(patterns, "--corpus"), tuple(fields)
+        self._files = expand_patterns(patterns, "--corpus")
+        self._fields = tuple(fields)
         self.total_bytes = sum(path.stat().st_size for path in self._files)
         self.bytes_read = 0
         self.digest = _digest(self._files, self._fields)
@@ -99,53 +106,59 @@ class FileDocuments:
             except OSError as error:
                 raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
-    def _records(self, path: Path, lines: Iterator[bytes]) -> Iterator[Document]:
-        for number, line in enumerate(lines, start=1):
+    def _records(self, path: Path, lines: Iterable[bytes]) -> Iterator[Document]:
+        for line_number, line in enumerate(lines, start=1):
             self.bytes_read += len(line)
             if line.isspace():
                 continue
-            place = f"{path}:{number}"
+            location = f"{path}:{line_number}"
             try:
-                record = json.loads(_decoded(line, place))
+                record = json.loads(_decode(line, location))
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{place}: not JSON ({error}); a jsonl file has one JSON object a line") from None
+                raise DataError(f"{location}: not JSON ({error}); a jsonl file has one JSON object per line") from None
             if not isinstance(record, dict):
-                raise DataError(f"{place}: a JSON {type(record).__name__}, not an object")
+                raise DataError(f"{location}: a JSON {type(record).__name__}, not an object")
             texts = tuple(record[name] for name in self._fields if isinstance(record.get(name), str))
             if not texts:
                 raise DataError(
-                    f"{place}: no text in the fields {', '.join(self._fields)}; this record has "
+                    f"{location}: no text in the fields {', '.join(self._fields)}; this record has "
                     f"{', '.join(map(str, record)) or 'none'}. Name those that hold text with --fields"
                 )
             for text in texts:
-                _require_unicode(text, place)
-            source, doc = record.get("source"), record.get("doc")
-            name = (str(path) if source is None else str(source), place if doc is None else str(doc))
-            yield Document(str(record.get("domain", "")), name, texts)
+                _require_unicode(text, location)
+            source = record.get("source")
+            doc = record.get("doc")
+            source_document = (str(path) if source is None else str(source), location if doc is None else str(doc))
+            yield Document(str(record.get("domain", "")), source_document, texts)
 
-    def _paragraphs(self, path: Path, lines: Iterator[bytes]) -> Iterator[Document]:
-        gathered: list[str] = []
-        size = first = 0
-        for number, line in enumerate(lines, start=1):
+    def _paragraphs(self, path: Path, lines: Iterable[bytes]) -> Iterator[Document]:
+        paragraph: list[str] = []
+        size = 0
+        first_line = 0
+        for line_number, line in enumerate(lines, start=1):
             self.bytes_read += len(line)
-            text = _decoded(line, f"{path}:{number}")
+            text = _decode(line, f"{path}:{line_number}")
             if not text.isspace():
-                first = first or number
-                gathered.append(text)
+                first_line = first_line or line_number
+                paragraph.append(text)
                 size += len(text)
-            if gathered and (text.isspace() or size > _LONGEST):
-                yield Document("", (str(path), str(first)), ("".join(gathered),))
-                gathered, size, first = [], 0, 0
-        if gathered:
-            yield Document("", (str(path), str(first)), ("".join(gathered),))
+            if paragraph and (text.isspace() or size > _MAX_PARAGRAPH):
+                yield Document("", (str(path), str(first_line)), ("".join(paragraph),))
+                paragraph = []
+                size = 0
+                first_line = 0
+        if paragraph:
+            yield Document("", (str(path), str(first_line)), ("".join(paragraph),))
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which documents are held out, chosen as for a training: a share of the text bytes of each domain.
+    """The split into training and held-out documents, drawn as for a training: by a share of each domain's text bytes.
 
     Attributes:
-        fraction: the share. seed: of the choice. heldout: domain → order numbers (`data.split`).
+        fraction: share that is held out.
+        seed: seed of the split.
+        heldout: domain → order numbers of its held-out documents (`data.split`).
     """
 
     fraction: float
@@ -154,52 +167,54 @@ class Split:
 
     @staticmethod
     def draw(documents: Documents, fraction: float, seed: int) -> "Split":
-        """Reads the documents once. Memory: about 100 bytes a document.
+        """Reads the documents once and draws the held-out ones. Takes about 100 bytes of memory per document.
 
         Raises:
-            DataError: no domain has two documents, one of which would be held out.
+            DataError: no domain has two documents, so that one could be held out.
         """
         sizes: dict[str, dict[int, int]] = {}
         for document in documents:
             order = document_order(seed, document.domain, document.source_document)
-            of_domain = sizes.setdefault(document.domain, {})
-            of_domain[order] = of_domain.get(order, 0) + sum(len(text.encode("utf-8")) for text in document.texts)
-        heldout = {  # a domain of one document is counted, not held out
-            name: frozenset(choose_heldout(of_domain, fraction) if len(of_domain) > 1 else ())
-            for name, of_domain in sizes.items()
+            domain_sizes = sizes.setdefault(document.domain, {})
+            num_bytes = sum(len(text.encode("utf-8")) for text in document.texts)
+            domain_sizes[order] = domain_sizes.get(order, 0) + num_bytes
+        heldout = {  # the only document of a domain is never held out
+            name: frozenset(choose_heldout(domain_sizes, fraction) if len(domain_sizes) > 1 else ())
+            for name, domain_sizes in sizes.items()
         }
         if not any(heldout.values()):
             raise DataError(
-                f"the text has {sum(map(len, sizes.values()))} documents, of which none can be held out: two of a "
-                "domain are needed. Add text, or separate documents: lines of a jsonl file, blank lines in other files"
+                f"the text has {sum(map(len, sizes.values()))} documents, and none can be held out: a domain needs "
+                "two. Add text, or separate the documents: by lines in a jsonl file, by blank lines in other files"
             )
         return Split(fraction, seed, heldout)
 
     @property
     def digest(self) -> str:
-        """What decides it, beside the documents."""
+        """The settings that the split depends on, in addition to the documents."""
         return f"{self.fraction!r} {self.seed}"
 
-    def holds_out(self, document: Document) -> bool:
+    def is_heldout(self, document: Document) -> bool:
+        """True if the document is held out."""
         order = document_order(self.seed, document.domain, document.source_document)
         return order in self.heldout[document.domain]
 
 
 def _digest(files: Sequence[Path], settings: Sequence[str]) -> str:
-    # a document without names of its own has that of its file, on which the split depends
+    # the paths count because the split depends on them: a document without a name is named after its file
     names = json.dumps([[str(path) for path in files], list(settings), hash_files(files)])
     return hashlib.blake2b(names.encode(), digest_size=16).hexdigest()
 
 
-def _decoded(line: bytes, place: str) -> str:
+def _decode(line: bytes, location: str) -> str:
     try:
         return decode_line(line)
     except ValueError as error:
-        raise DataError(f"{place}: {error}") from None
+        raise DataError(f"{location}: {error}") from None
 
 
-def _require_unicode(text: str, place: str) -> None:
+def _require_unicode(text: str, location: str) -> None:
     try:
         count_utf8_bytes(text)
     except ValueError as error:
-        raise DataError(f"{place}: {error}") from None
+        raise DataError(f"{location}: {error}") from None

@@ -1,4 +1,4 @@
-"""How often each piece of a tokenizer occurs in text, counted once for every size of a compact tokenizer."""
+"""Counts how often each piece of a tokenizer occurs in text, once for all sizes of a compact tokenizer."""
 
 import itertools
 import os
@@ -15,20 +15,23 @@ from mindpangu.tiny.tokenizer.documents import Document, Documents, Split
 from mindpangu.tiny.verified_file import VerifiedFile
 from mindpangu.tokenizer import Tokenizer
 
-_BATCH_BYTES = 1 << 20  # text that is tokenized at once
+_BATCH_SIZE = 1 << 20  # characters of text that are tokenized at once
 
 
 @dataclass(frozen=True, eq=False)
 class PieceCounts(VerifiedFile):
-    """Counts of both sides of the split.
+    """Piece counts of the training and the held-out text.
 
     Attributes:
-        tokenizer: digest of the tokenizer. text: hash of the documents and of their split.
-        train_V, heldout_V: int64 [V], how often each id occurs. Control tokens are none of the text.
+        tokenizer: digest of the tokenizer.
+        text: digest of the documents and their split.
+        train_V, heldout_V: int64 [V], number of occurrences of each id, without control tokens.
         train_bytes, heldout_bytes: UTF-8 bytes of the text.
     """
 
-    kind, format_version, error = "piece counts", "2", DataError
+    kind = "piece counts"
+    format_version = "2"
+    error = DataError
     remedy = "choose another --counts, or remove it to count again"
 
     tokenizer: str
@@ -38,12 +41,12 @@ class PieceCounts(VerifiedFile):
     train_bytes: int
     heldout_bytes: int
 
-    def is_of(self, tokenizer: Tokenizer, documents: Documents, split: Split) -> bool:
-        """Whether these pieces were counted, in this text."""
+    def matches(self, tokenizer: Tokenizer, documents: Documents, split: Split) -> bool:
+        """True if the counts are of this tokenizer's pieces in this text and split."""
         return (self.tokenizer, self.text) == (tokenizer.digest, text_digest(documents, split))
 
     @classmethod
-    def _of(cls, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> "PieceCounts":
+    def _from_content(cls, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> "PieceCounts":
         return cls(**header, train_V=tensors["train"], heldout_V=tensors["heldout"])
 
     def _header(self) -> dict[str, Any]:
@@ -54,43 +57,45 @@ class PieceCounts(VerifiedFile):
 
 
 def count_pieces(documents: Documents, split: Split, tokenizer: Tokenizer) -> PieceCounts:
-    """Tokenizes the documents, streaming, with a progress bar on a terminal.
+    """Tokenizes the documents and counts their pieces, streaming, with a progress bar on a terminal.
 
     Raises:
-        DataError: text that cannot be read.
+        DataError: the text cannot be read.
     """
     counts = {is_heldout: np.zeros(tokenizer.vocab_size, np.int64) for is_heldout in (False, True)}
     sizes = dict.fromkeys(counts, 0)
-    with reading(documents, "counting pieces") as read:
-        for batch in read:
-            texts = [(split.holds_out(document), text) for document in batch for text in document.texts]
+    with read_batches(documents, "counting pieces") as batches:
+        for batch in batches:
+            texts = [(split.is_heldout(document), text) for document in batch for text in document.texts]
             encoded = tokenizer.encode_batch([text for _, text in texts], available_cores())
             for side in counts:
-                ids = [ids for (is_heldout, _), ids in zip(texts, encoded, strict=True) if is_heldout == side]
-                flat = np.fromiter(itertools.chain.from_iterable(ids), np.int64)
-                counts[side] += np.bincount(flat, minlength=tokenizer.vocab_size)
+                ids_of_side = [ids for (is_heldout, _), ids in zip(texts, encoded, strict=True) if is_heldout == side]
+                flat_ids = np.fromiter(itertools.chain.from_iterable(ids_of_side), np.int64)
+                counts[side] += np.bincount(flat_ids, minlength=tokenizer.vocab_size)
                 sizes[side] += sum(len(text.encode("utf-8")) for is_heldout, text in texts if is_heldout == side)
     text = text_digest(documents, split)
     return PieceCounts(tokenizer.digest, text, counts[False], counts[True], sizes[False], sizes[True])
 
 
 def text_digest(documents: Documents, split: Split) -> str:
-    """What `PieceCounts.text` says of documents and their split."""
+    """Returns the digest of documents and their split, as in `PieceCounts.text`."""
     return f"{documents.digest} {split.digest}"
 
 
 @contextmanager
-def reading(documents: Documents, label: str) -> Iterator[Iterator[list[Document]]]:
-    """Yields the documents in batches of about a megabyte, under a progress bar."""
+def read_batches(documents: Documents, label: str) -> Iterator[Iterator[list[Document]]]:
+    """Yields an iterator over the documents in batches of about a million characters, with a progress bar."""
 
     def batches() -> Iterator[list[Document]]:
-        batch, size = [], 0
+        batch: list[Document] = []
+        size = 0
         for document in documents:
             batch.append(document)
             size += sum(map(len, document.texts))
-            if size >= _BATCH_BYTES:
+            if size >= _BATCH_SIZE:
                 yield batch
-                batch, size = [], 0
+                batch = []
+                size = 0
                 bar.update(documents.bytes_read - bar.n)
         if batch:
             yield batch
@@ -101,4 +106,5 @@ def reading(documents: Documents, label: str) -> Iterator[Iterator[list[Document
 
 
 def available_cores() -> int:
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))

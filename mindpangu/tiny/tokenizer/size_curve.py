@@ -1,25 +1,29 @@
-"""Compact tokenizers of several sizes side by side: a table, a report and a picture."""
+"""Compares compact tokenizers of several sizes: a table, a report and a plot."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mindpangu.config import Config
 from mindpangu.model.parameter_count import count_parameters
-from mindpangu.tiny.tokenizer.choices import Choices, coverage
 from mindpangu.tiny.tokenizer.documents import Documents, Split
 from mindpangu.tiny.tokenizer.piece_counts import PieceCounts
-from mindpangu.tiny.tokenizer.usage import Usage, measure
+from mindpangu.tiny.tokenizer.piece_selection import PieceSelector, coverage
+from mindpangu.tiny.tokenizer.usage import Usage, measure_usage
 
 
 @dataclass(frozen=True)
 class Row:
-    """One size.
+    """The measures of one tokenizer size.
 
     Attributes:
-        size: pieces. predicted: coverage of the training text. heldout: coverage of held-out text.
-        usage: of held-out text.
-        embedding_share: of the model's parameters, with a head that is not tied to it; None where no model is given.
+        size: number of pieces.
+        predicted: coverage of the training text.
+        heldout: coverage of the held-out text.
+        usage: how the tokenizer encodes the held-out text.
+        embedding_share: share of the embedding, and of an untied output head, in the model's parameters; None without
+            a model.
     """
 
     size: int
@@ -28,8 +32,8 @@ class Row:
     usage: Usage
     embedding_share: float | None
 
-    def to_dict(self) -> dict:
-        """For a report."""
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the row of the JSON report."""
         usage = asdict(self.usage) | {"bytes_per_token": self.usage.bytes_per_token}
         return {
             "pieces": self.size,
@@ -41,24 +45,24 @@ class Row:
 
 
 def compare_sizes(
-    choices: Choices,
+    selector: PieceSelector,
     counts: PieceCounts,
     sizes: Iterable[int],
     documents: Documents,
     split: Split,
     config: Config | None,
 ) -> list[Row]:
-    """A row for each size, and a last one for the tokenizer itself.
+    """Returns a row for each size, ascending, and a last one for the large tokenizer.
 
     Args:
-        config: its model section is the one whose embedding is meant.
+        config: configuration of the model whose embedding share is computed; None for no model.
 
     Raises:
-        TokenizerError: a size that cannot be had.
+        TokenizerError: a size is not possible.
     """
-    kept = [choices.of_size(size, counts.train_V) for size in sorted(set(sizes))]
-    tokenizers = [*map(choices.tokenizer, kept), choices.source]
-    kept.append(frozenset(range(choices.source.vocab_size)))
+    kept = [selector.select(size, counts.train_V) for size in sorted(set(sizes))]
+    tokenizers = [*map(selector.tokenizer, kept), selector.source]
+    kept.append(frozenset(range(selector.source.vocab_size)))
     return [
         Row(
             len(pieces),
@@ -67,52 +71,55 @@ def compare_sizes(
             usage,
             embedding_share(config, len(pieces)) if config is not None else None,
         )
-        for pieces, usage in zip(kept, measure(documents, split, tokenizers), strict=True)
+        for pieces, usage in zip(kept, measure_usage(documents, split, tokenizers), strict=True)
     ]
 
 
 def embedding_share(config: Config, vocab_size: int) -> float:
-    """`ParameterCount.embedding_share` of a configuration's model with another vocabulary, in one vocabulary."""
+    """Returns `ParameterCount.embedding_share` of the model with a single vocabulary of this size."""
     domains = replace(config.domains, vocabularies=[])
     model = replace(config.model, vocab_size=vocab_size)
     return count_parameters(replace(config, model=model, domains=domains)).embedding_share
 
 
 def format_rows(rows: Sequence[Row], chosen: int) -> str:
-    """The table; the chosen size is marked."""
+    """Formats the table, with a mark at the chosen size."""
     with_share = rows[0].embedding_share is not None
     lines = [
         f"{'pieces':>9} {'coverage':>9} {'held out':>9} {'bytes/token':>12} {'in bytes':>9} {'unknown':>9}"
         + (f" {'embedding':>10}" if with_share else "")
     ]
     for row in rows:
-        usage, characters = row.usage, max(row.usage.characters, 1)
+        usage = row.usage
+        characters = max(usage.characters, 1)
         lines.append(
             f"{row.size:>9,} {row.predicted:>9.2%} {row.heldout:>9.2%} {usage.bytes_per_token:>12.3f} "
             f"{usage.as_bytes / characters:>9.2%} {usage.unknown / characters:>9.2%}"
             + (f" {row.embedding_share:>10.1%}" if with_share else "")
             + (" ←" if row.size == chosen else "")
         )
-    text = rows[-1].usage
+    num_bytes = rows[-1].usage.num_bytes
     lines.append(
-        f"coverage: of the tokens of the training text; the other columns: of {text.num_bytes:,} bytes of held-out text"
-        " (in bytes, unknown: of its characters)"
+        f"coverage: of the training text's tokens; other columns: of {num_bytes:,} bytes of held-out text "
+        "(in bytes, unknown: of its characters)"
     )
     return "\n".join(lines)
 
 
 def plot_rows(rows: Sequence[Row], chosen: int, path: Path) -> None:
-    """Writes a PNG: coverage, bytes a token and, where a model is given, the embedding's share, over the size."""
-    # matplotlib takes long to import, and drawing is rare; a Figure without pyplot needs no display
+    """Plots coverage, bytes per token and, with a model, the embedding share over the size, as PNG."""
+    # imported here because matplotlib is slow to import; a Figure without pyplot needs no display
     from matplotlib.figure import Figure
 
-    panels = [
-        ("coverage of tokens", [("training text", "o-", [row.predicted for row in rows]),
-                                ("held-out text", "s--", [row.heldout for row in rows])]),
-        ("bytes a token (held-out text)", [("", "o-", [row.usage.bytes_per_token for row in rows])]),
-    ]  # fmt: skip
-    if rows[0].embedding_share is not None:
-        panels.append(("embedding, of all parameters", [("", "o-", [row.embedding_share for row in rows])]))
+    coverages = [
+        ("training text", "o-", [row.predicted for row in rows]),
+        ("held-out text", "s--", [row.heldout for row in rows]),
+    ]
+    bytes_per_token = [("", "o-", [row.usage.bytes_per_token for row in rows])]
+    panels = [("coverage of tokens", coverages), ("bytes per token (held-out text)", bytes_per_token)]
+    shares = [row.embedding_share for row in rows if row.embedding_share is not None]
+    if shares:
+        panels.append(("embedding, share of all parameters", [("", "o-", shares)]))
     figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
     for panel, (title, lines) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         for label, style, values in lines:

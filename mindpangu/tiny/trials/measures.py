@@ -1,4 +1,4 @@
-"""What is measured of a trained model: held-out loss in bits per byte, and the speeds of training and decoding."""
+"""Measures of a trained model: held-out loss in bits per byte, training speed and decoding speed."""
 
 import math
 import statistics
@@ -18,45 +18,52 @@ from mindpangu.generation.steps import DecodingSteps, ExpertPools
 from mindpangu.language_model import ExpertReader, LanguageModel, ModelParts, read_dense
 from mindpangu.model.decoder import Decoder
 
-# The paper measures batches of 20 texts: a prefix of 2 tokens and 510 new ones (arXiv 2402.02791).
-DECODE_BATCH, DECODE_PREFIX, DECODE_TOKENS, DECODE_ROUNDS = 8, 2, 128, 3
+# The paper measures batches of 20 texts with a prefix of 2 tokens and 510 new tokens (arXiv 2402.02791).
+DECODE_BATCH = 8
+DECODE_PREFIX = 2
+DECODE_TOKENS = 128
+DECODE_ROUNDS = 3
 
 
 def heldout_bits_per_byte(model: LanguageModel, shards: TokenShards) -> list[dict[str, Any]]:
-    """Of each domain with held-out text: its name, mean loss in nats a token, and bits per byte.
+    """Returns the domain's name, mean loss in nats per token, and bits per byte, for each domain with held-out text.
 
-    The loss is that of the first monitor.heldout_samples samples; tokens and bytes are those of the whole split.
+    The loss is measured on the first monitor.heldout_samples samples; tokens and bytes are those of the whole split.
 
     Raises:
-        TrainingError: a loss that is not finite.
+        TrainingError: a loss is not finite.
     """
-    found = []
+    measures = []
     for result in evaluate_heldout(model, shards, model.config, wrong_domains=False):
         if not math.isfinite(result.loss):
             raise TrainingError(f"the held-out loss of {result.domain} is {result.loss}; lower the learning rate")
-        size = shards.num_tokens(result.domain, HELDOUT), shards.text_bytes(result.domain, HELDOUT)
-        found.append({"domain": result.domain, "loss": result.loss, "bits_per_byte": bits_per_byte(result.loss, *size)})
-    return found
+        num_tokens = shards.num_tokens(result.domain, HELDOUT)
+        num_bytes = shards.text_bytes(result.domain, HELDOUT)
+        bits = bits_per_byte(result.loss, num_tokens, num_bytes)
+        measures.append({"domain": result.domain, "loss": result.loss, "bits_per_byte": bits})
+    return measures
 
 
 def final_loss(records: Sequence[dict[str, Any]]) -> float | None:
-    """The mean training loss of the last tenth of steps; of those that were finite, and None if there is none."""
+    """Returns the mean of the finite training losses of the last tenth of the steps; None if there are none."""
     losses = [record["loss"] for record in records[-max(1, len(records) // 10) :] if record["loss"] is not None]
     return statistics.fmean(losses) if losses else None
 
 
 def training_speed(records: Sequence[dict[str, Any]]) -> float:
-    """Tokens a second: the median over the steps behind the first five, or behind the first half if there are fewer
-    than ten. The first ones compile."""
+    """Returns the median tokens per second, leaving out the first steps, which compile.
+
+    Leaves out five steps, or half of the steps if there are fewer than ten.
+    """
     speeds = [record["tokens_per_s"] for record in records]
     return statistics.median(speeds[min(5, len(speeds) // 2) :])
 
 
 def decoding_speed(reader: CheckpointReader) -> float:
-    """Tokens a second of a batch of texts with a key-value cache: the median of a few rounds, behind one that compiles.
+    """Returns the decoding speed in tokens per second, with a key-value cache.
 
-    8 texts start with 2 tokens and take the most likely one up to 128 times, or until the window is full. No token ends
-    a text, so all models do the same work.
+    Decodes 8 texts greedily from 2 tokens, for 128 tokens or until the context window is full. No token ends a text, so
+    all models do the same work. Takes the median of three rounds, after one that compiles.
     """
     parts = ModelParts.from_checkpoint(reader)
     decoder = Decoder(parts.config, parts.vocabularies)
@@ -68,9 +75,11 @@ def decoding_speed(reader: CheckpointReader) -> float:
 
 
 def _decode(steps: DecodingSteps, parts: ModelParts) -> float:
-    """Seconds a new token."""
-    domain, tokenizer = 0, parts.tokenizer_of(parts.domains[0])
-    domains_B, active_B = np.full(steps.batch, domain), np.ones(steps.batch, bool)
+    """Decodes the batch once; returns the seconds per new token."""
+    domain = 0
+    tokenizer = parts.tokenizer_of(parts.domains[domain])
+    domains_B = np.full(steps.batch, domain)
+    active_B = np.ones(steps.batch, bool)
     prefix = [tokenizer.eot_id] * min(DECODE_PREFIX, steps.capacity - 1)
     new_tokens = min(DECODE_TOKENS, steps.capacity - len(prefix))
     begin = time.perf_counter()

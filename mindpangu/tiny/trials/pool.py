@@ -1,4 +1,4 @@
-"""Workers that take trial after trial, each in a process of its own."""
+"""A pool of workers that run trials, each in its own process."""
 
 import json
 import subprocess
@@ -17,29 +17,32 @@ PROGRAM = ("-m", "mindpangu.tiny.trials.process")
 
 
 def run_trials(trials: Sequence[Trial], processes: int = 1) -> dict[str, str]:
-    """Runs what is not done yet; returns name → reason of each trial that failed. The others go on without it.
+    """Runs the trials that are not done yet. A failed trial does not stop the others.
 
-    If this process ends, in whatever way, the trials that are running save a checkpoint and end too; the same call goes
-    on with them. A trial that failed is tried again by it.
+    However this process ends, the running trials save a checkpoint and end too. Calling this again resumes them, and
+    retries failed trials.
 
     Args:
-        processes: how many at once.
+        processes: number of trials that run at the same time.
+
+    Returns:
+        The name of each failed trial → the reason.
 
     Raises:
-        ConfigError: processes below 1.
+        ConfigError: processes is below 1.
     """
     require_processes(processes)
-    waiting = [trial for trial in trials if not trial.is_done()]
+    pending = [trial for trial in trials if not trial.is_done()]
     failed: dict[str, str] = {}
-    if not waiting:
+    if not pending:
         return failed
-    running = _Running()
+    running = _RunningProcesses()
     with (
-        tqdm(total=len(trials), initial=len(trials) - len(waiting), unit="training", disable=None) as bar,
+        tqdm(total=len(trials), initial=len(trials) - len(pending), unit="training", disable=None) as bar,
         ThreadPoolExecutor(processes) as workers,
     ):
         try:
-            futures = {workers.submit(running.run, trial): trial for trial in waiting}
+            futures = {workers.submit(running.run, trial): trial for trial in pending}
             for future in as_completed(futures):
                 reason = future.result()
                 if reason:
@@ -53,29 +56,30 @@ def run_trials(trials: Sequence[Trial], processes: int = 1) -> dict[str, str]:
 
 
 def require_processes(processes: int) -> None:
-    """Raises ConfigError for a number of processes below 1."""
+    """Raises ConfigError if the number of processes is below 1."""
     if processes < 1:
         raise ConfigError(f"--processes is {processes}; allowed: >= 1")
 
 
-class _Running:
-    """The processes that are running."""
+class _RunningProcesses:
+    """The processes of the trials that are running."""
 
     def __init__(self) -> None:
-        self._processes: set[subprocess.Popen] = set()
-        self._lock, self._stopped = threading.Lock(), False
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
 
     def run(self, trial: Trial) -> str:
-        """Runs a trial to its end; returns why it failed, or "" if it did not."""
-        trial.lay_out()
+        """Runs a trial to its end. Returns why it failed, or "" on success."""
+        trial.prepare_folder()
         command = [sys.executable, *PROGRAM, str(trial.folder.root)]
         command += ["--inputs", json.dumps(trial.inputs)]
         command += ["--decode"] * trial.decode + ["--keep-checkpoint"] * trial.keep_checkpoint
-        with open(trial.log, "w") as log:
+        with open(trial.log_file, "w") as log:
             with self._lock:
                 if self._stopped:
                     return "stopped"
-                # a session of its own: Ctrl-C is for this process, which lets the others save
+                # in its own session, so that Ctrl-C reaches only this process, which lets the trials save
                 process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
                 )
@@ -83,19 +87,26 @@ class _Running:
             code = process.wait()
             with self._lock:
                 self._processes.discard(process)
-                process.stdin.close()
-        return "" if code == 0 and trial.is_done() else self._reason(trial, code)
+                _close_stdin(process)
+        return "" if code == 0 and trial.is_done() else _failure_reason(trial, code)
 
     def stop(self) -> None:
-        """Lets every process end, and starts no more."""
+        """Tells every process to end, and starts no more."""
         with self._lock:
             self._stopped = True
             for process in self._processes:
-                process.stdin.close()
+                _close_stdin(process)
 
-    @staticmethod
-    def _reason(trial: Trial, code: int) -> str:
-        lines = read_text_leniently(trial.log).splitlines()
-        last = next((line for line in reversed(lines) if line.strip()), "")
-        why = last.removeprefix("error: ") if last.startswith("error: ") else f"its process ended with {code}: {last}"
-        return f"{why} (all of it: {trial.log})"
+
+def _close_stdin(process: "subprocess.Popen[bytes]") -> None:
+    """Tells a trial to end: it ends when its standard input does."""
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+def _failure_reason(trial: Trial, code: int) -> str:
+    lines = read_text_leniently(trial.log_file).splitlines()
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    is_error = last.startswith("error: ")
+    reason = last.removeprefix("error: ") if is_error else f"its process ended with {code}: {last}"
+    return f"{reason} (full log: {trial.log_file})"

@@ -1,7 +1,7 @@
 """The process of one trial: python -m mindpangu.tiny.trials.process RUN_FOLDER …, started by `pool.py`.
 
-It ends itself when its standard input ends: with whoever started it, however that one ended. A training then saves a
-checkpoint first, from which the next process goes on.
+It ends when its standard input ends, so it never outlives the process that started it. A training saves a checkpoint
+first, from which the next process resumes.
 """
 
 import argparse
@@ -31,12 +31,15 @@ from mindpangu.train.run import open_run, set_device, train
 
 
 def run_trial(root: Path, result: ResultFile, decode: bool, keep_checkpoint: bool) -> bool:
-    """Trains a run folder, or goes on with it, and writes its measures; False if a signal stopped it.
+    """Trains a run folder, or resumes its training, and writes the measures to `result`.
 
-    The file has `bits_per_byte` (mean over domains) and `heldout` by domain, `train_tokens_per_s`,
+    The file has `bits_per_byte` (mean over domains) and `heldout` (by domain), `train_tokens_per_s`,
     `decode_tokens_per_s` (null without `decode`), and `final_loss`.
+
+    Returns:
+        False if a signal stopped the training.
     """
-    with _alone(root):
+    with _exclusive(root):
         if result.is_current():
             return True
         config = load_saved_config(root / "config.yaml")
@@ -63,16 +66,18 @@ def run_trial(root: Path, result: ResultFile, decode: bool, keep_checkpoint: boo
 
 
 @contextlib.contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """A process that was left over from a search that was killed ends first."""
+def _exclusive(root: Path) -> Iterator[None]:
+    """Waits until a process left over from a killed search has ended."""
     with open(root / ".trial.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _end_with_parent() -> None:
+    """Stops this process as soon as its standard input is closed."""
+
     def watch() -> None:
-        # reads nothing: whoever holds the other end never writes
+        # the parent never writes, so this returns only when the pipe is closed
         os.read(sys.stdin.fileno(), 1)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -82,7 +87,7 @@ def _end_with_parent() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--inputs", required=True, help="JSON: what decides the measures")
+    parser.add_argument("--inputs", required=True, help="JSON: the settings that decide the measures")
     parser.add_argument("--decode", action="store_true")
     parser.add_argument("--keep-checkpoint", action="store_true")
     options = parser.parse_args()

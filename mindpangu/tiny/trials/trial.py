@@ -1,9 +1,9 @@
-"""What a trial is, where it lies, and whether it is done. No MindSpore is loaded.
+"""A trial: its run folder, its settings, and whether it is done. Does not load MindSpore.
 
-<folder>/prepared/           tokenizer and token shards, once for all trials
+<folder>/prepared/           tokenizer and token shards, shared by all trials
 <folder>/<trial>/            a run folder: config.yaml, metrics.jsonl, log/ …
-<folder>/<trial>/trial.log   what its process printed
-<folder>/<trial>/trial.json  its measures, and what decided them; written last
+<folder>/<trial>/trial.log   output of its process
+<folder>/<trial>/trial.json  its measures and the settings that decided them; written last
 """
 
 from collections.abc import Callable, Mapping
@@ -29,8 +29,10 @@ class Trial:
     """One training.
 
     Attributes:
-        config: of its run folder. inputs: what decides its measures. decode: whether decoding is measured, too.
-        keep_checkpoint: False removes the checkpoint when everything is measured.
+        config: configuration of its run folder.
+        inputs: the settings that decide its measures.
+        decode: whether the decoding speed is measured too.
+        keep_checkpoint: whether the checkpoint is kept after everything is measured.
     """
 
     config: Config
@@ -51,18 +53,18 @@ class Trial:
         return ResultFile(self.folder.root / RESULT, self.inputs)
 
     @property
-    def log(self) -> Path:
+    def log_file(self) -> Path:
         return self.folder.root / LOG
 
     def is_done(self) -> bool:
         return self.result_file.is_current()
 
     def result(self) -> dict[str, Any]:
-        """The measures of a trial that is done (`process.run_trial`)."""
+        """Returns the measures of a finished trial (see `process.run_trial`)."""
         return read_json_object(self.result_file.path)
 
-    def lay_out(self) -> None:
-        """Makes the run folder: configuration, and links to tokenizer and token shards."""
+    def prepare_folder(self) -> None:
+        """Makes the run folder with the configuration and links to tokenizer and token shards."""
         root = self.folder.root
         root.mkdir(parents=True, exist_ok=True)
         write_text_atomically(self.folder.config, to_yaml(self.config))
@@ -72,59 +74,69 @@ class Trial:
 
 
 class Trials:
-    """The trials of one folder.
+    """The trials of one search. Prepares tokenizer and token shards when created.
 
     Args:
-        folder: where all of them lie. base: the configuration that they vary; its corpus is prepared here.
-        keep_checkpoints: see `Trial`.
+        folder: folder of all trials.
+        base: the configuration that the trials vary.
+        keep_checkpoints: whether the trials' checkpoints are kept after everything is measured.
 
     Raises:
-        MindPanguError: a configuration of several processes, or a corpus that cannot be prepared.
+        MindPanguError: the configuration asks for several processes, or the corpus cannot be prepared.
     """
 
     def __init__(self, folder: Path, base: Config, keep_checkpoints: bool = False, log: Callable[[str], None] = print):
         require_one_process(base, "each of these trainings runs")
-        self.folder, self._keep_checkpoints = folder, keep_checkpoints
-        prepared = self._placed(PREPARED, base)
+        self.folder = folder
+        self._keep_checkpoints = keep_checkpoints
+        prepared = self._in_folder(PREPARED, base)
         prepare_tokenizer(prepared, log)
         prepare_shards(prepared, log)
-        self._data = TokenShards.open(RunFolder.from_config(prepared).data).digest
+        self._data_digest = TokenShards.open(RunFolder.from_config(prepared).data).digest
 
     def add(self, name: str, config: Config, decode: bool = False) -> Trial:
-        """A trial of this name. Raises ConfigError for an impossible configuration."""
-        config = self._placed(name, config)
+        """Returns a trial with this name. Raises ConfigError for an impossible configuration."""
+        config = self._in_folder(name, config)
         check(config)
-        inputs = {"config": what_decides(config), "data": self._data, "decode": decode}
+        inputs = {"config": result_settings(config), "data": self._data_digest, "decode": decode}
         return Trial(config, inputs, decode, self._keep_checkpoints)
 
-    def _placed(self, name: str, config: Config) -> Config:
+    def _in_folder(self, name: str, config: Config) -> Config:
         training = replace(config.training, output_dir=str(self.folder), run_name=name)
         return replace(config, training=training, checkpoint=replace(config.checkpoint, keep_last=1))
 
 
-def what_decides(config: Config) -> dict[str, Any]:
-    """The keys that decide a training. The corpus counts by its tokens, and where a run folder lies does not matter."""
+def result_settings(config: Config) -> dict[str, Any]:
+    """Returns the settings that decide the result of a training, as nested dictionaries.
+
+    Leaves out the paths: the corpus is compared by the digest of its tokens, and the run folder does not matter.
+    """
     tree = asdict(config)
-    del tree["checkpoint"], tree["data"]["corpus"], tree["data"]["tokenizer"]
-    del tree["training"]["run_name"], tree["training"]["output_dir"]
+    # the key that the files of searches have had since before it was renamed to domains.vocabularies
+    tree["domains"]["embedding_slots"] = tree["domains"].pop("vocabularies")
+    del tree["checkpoint"]
+    del tree["data"]["corpus"]
+    del tree["data"]["tokenizer"]
+    del tree["training"]["run_name"]
+    del tree["training"]["output_dir"]
     return tree
 
 
-def require_same(folder: Path, name: str, settings: Mapping[str, Any]) -> ResultFile:
-    """The file `name` of a folder, for a search with these settings, which perhaps has begun there.
+def require_same_search(folder: Path, name: str, settings: Mapping[str, Any]) -> ResultFile:
+    """Returns the file `name` of a search folder, checking that a search begun there has the same settings.
 
     Raises:
-        ConfigError: the folder is a file, or another search lies there; names the first setting that differs.
+        ConfigError: the folder is a file, or holds a search with other settings; names the first one that differs.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {folder} is a file; give the name of a folder")
     file = ResultFile(folder / name, settings)
-    kept = read_json_object(file.path).get("inputs")
-    differing = keys_that_differ(kept, file.inputs) if isinstance(kept, dict) else {}
+    saved = read_json_object(file.path).get("inputs")
+    differing = keys_that_differ(saved, file.inputs) if isinstance(saved, dict) else {}
     if differing:
-        key, (theirs, ours) = next(iter(differing.items()))
+        key, (then, now) = next(iter(differing.items()))
         raise ConfigError(
-            f"{folder} holds another search ({key} is {theirs}, now {ours}); give the same options to go on with it, "
+            f"{folder} holds another search ({key} is {then}, now {now}); give the same options to continue it, "
             "or choose another --out"
         )
     return file

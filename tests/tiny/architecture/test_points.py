@@ -1,4 +1,4 @@
-"""Points at a budget of parameters against brute force, the random sample, and what cannot be met."""
+"""Points at a parameter budget against brute force, the random sample, and impossible budgets."""
 
 from collections import Counter
 from dataclasses import replace
@@ -15,36 +15,42 @@ from mindpangu.tiny.architecture.points import Range, Space, enumerate_points, s
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 DENSE = {"model.rre_layers": "0", "model.vocab_size": "100"}
-PI = DENSE | {"model.activation": "swiglu", "model.biases": "false", "model.series_terms": "2",
-              "model.shortcut_reduction": "4", "model.query_layer": "false", "model.position": "rope"}  # fmt: skip
+PANGU_PI = DENSE | {
+    "model.activation": "swiglu",
+    "model.biases": "false",
+    "model.series_terms": "2",
+    "model.shortcut_reduction": "4",
+    "model.query_layer": "false",
+    "model.position": "rope",
+}
 ROUTED = {"model.rre_layers": "2", "model.vocab_size": "100", "domains.experts_per_domain": "2"}
 
 
-def total(config, depth, width, ffn_width):
+def num_parameters(config, depth, width, ffn_width):
     sized = replace(config.model, num_layers=depth, hidden_size=width, ffn_hidden_size=ffn_width)
     return count_parameters(replace(config, model=sized)).total
 
 
 def by_brute_force(config, space):
-    """(depth, width) → the least distance from the budget, wherever it is within the tolerance."""
-    found = {}
+    """Returns (depth, width) → the smallest distance from the budget, where it is within the tolerance."""
+    distance_of = {}
     for depth in range(max(1, config.model.rre_layers), 20):
         for width in range(space.head_size, 200, space.head_size):
             if depth not in space.depth or width not in space.width:
                 continue
-            away = [
-                abs(total(config, depth, width, ffn_width) - space.budget)
+            distances = [
+                abs(num_parameters(config, depth, width, ffn_width) - space.budget)
                 for ffn_width in range(8, 10 * width, 8)
                 if ffn_width / width in space.expansion
             ]
-            if away and min(away) <= space.tolerance * space.budget:
-                found[depth, width] = min(away)
-    return found
+            if distances and min(distances) <= space.tolerance * space.budget:
+                distance_of[depth, width] = min(distances)
+    return distance_of
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    overrides=st.sampled_from([DENSE, PI, ROUTED]),
+    overrides=st.sampled_from([DENSE, PANGU_PI, ROUTED]),
     budget=st.integers(20_000, 600_000),
     depths=st.tuples(st.integers(1, 6), st.integers(0, 5)),
     widths=st.tuples(st.integers(8, 60), st.integers(0, 60)),
@@ -52,7 +58,7 @@ def by_brute_force(config, space):
     head_size=st.sampled_from([8, 12]),
     tolerance=st.sampled_from([0.0, 0.01, 0.1]),
 )
-def test_points_are_those_of_brute_force(overrides, budget, depths, widths, expansions, head_size, tolerance):
+def test_points_match_brute_force(overrides, budget, depths, widths, expansions, head_size, tolerance):
     config = load_config(None, overrides)
     ranges = [Range(lowest, lowest + more) for lowest, more in (depths, widths, expansions)]
     space = Space(budget, *ranges, head_size, tolerance)
@@ -61,7 +67,9 @@ def test_points_are_those_of_brute_force(overrides, budget, depths, widths, expa
         with pytest.raises(ConfigError):
             enumerate_points(config, space)
         return
+
     points = enumerate_points(config, space)
+
     assert {(point.depth, point.width): abs(point.parameters - budget) for point in points} == expected
     for point in points:
         sized = point.apply(config)
@@ -72,11 +80,13 @@ def test_points_are_those_of_brute_force(overrides, budget, depths, widths, expa
         assert point.num_heads * head_size == point.width
 
 
-def test_the_published_model_is_a_point_of_the_papers_ranges():
+def test_the_published_model_is_a_point_in_the_papers_ranges():
     config = load_config(RECIPES / "pangu_pi_1b_pro.yaml")
     space = Space(count_parameters(config).total, Range(9, 40), Range(1280, 2560), Range(1, 4), head_size=128)
-    (ours,) = (point for point in enumerate_points(config, space) if (point.depth, point.width) == (21, 1792))
-    assert ours.apply(config) == config
+
+    points = {(point.depth, point.width): point for point in enumerate_points(config, space)}
+
+    assert points[21, 1792].apply(config) == config
 
 
 @pytest.fixture(scope="module")
@@ -86,22 +96,26 @@ def points():
 
 
 @settings(max_examples=20, deadline=None)
-@given(number=st.integers(1, 40), seed=st.integers(0, 5))
-def test_a_sample_is_distinct_repeatable_and_even_over_the_depths(points, number, seed):
-    assume(number <= len(points))
-    sample = sample_points(points, number, seed)
-    assert len(set(sample)) == number
+@given(num_points=st.integers(1, 40), seed=st.integers(0, 5))
+def test_a_sample_is_distinct_repeatable_and_balanced_over_the_depths(points, num_points, seed):
+    assume(num_points <= len(points))
+
+    sample = sample_points(points, num_points, seed)
+
+    assert len(set(sample)) == num_points
     assert set(sample) <= set(points)
-    assert sample == sample_points(points, number, seed)
-    available, drawn = (Counter(point.depth for point in each) for each in (points, sample))
+    assert sample == sample_points(points, num_points, seed)
+    available = Counter(point.depth for point in points)
+    drawn = Counter(point.depth for point in sample)
     most = max(drawn.values())
     assert all(drawn[depth] >= min(most - 1, available[depth]) for depth in available)
 
 
-def test_samples_of_other_seeds_differ_and_widths_are_drawn_alike(points):
+def test_samples_of_different_seeds_differ_and_widths_are_drawn_uniformly(points):
     samples = [sample_points(points, 10, seed) for seed in range(200)]
+
     assert len({tuple(sample) for sample in samples}) == 200
-    depth = max(Counter(point.depth for point in points).items(), key=lambda item: item[1])[0]
+    ((depth, _),) = Counter(point.depth for point in points).most_common(1)
     widths = {point.width for point in points if point.depth == depth}
     drawn = Counter(point.width for sample in samples for point in sample if point.depth == depth)
     expected = drawn.total() / len(widths)
@@ -118,25 +132,33 @@ def test_samples_of_other_seeds_differ_and_widths_are_drawn_alike(points):
         ({"budget": 50_001, "tolerance": 0.0}, r"is met by no point .* the nearest has 49,872 parameters"),
     ],
 )
-def test_a_budget_that_cannot_be_met_says_what_can(changes, message):
+def test_the_message_of_an_impossible_budget_names_what_is_possible(changes, message):
     space = Space(50_000, Range(2, 4), Range(16, 64), Range(1, 4), head_size=8)
+
     with pytest.raises(ConfigError, match=message):
         enumerate_points(load_config(None, DENSE), replace(space, **changes))
 
 
-def test_mistakes_name_the_option(points):
+def test_a_range_is_two_numbers_or_one():
+    assert Range.parse("--depth", "2:8") == Range(2, 8)
+    assert Range.parse("--depth", "4") == Range(4, 4)
     for text in ("8:2", "a:b", "1:2:3", "0:3", "", "1:inf", "nan"):
         with pytest.raises(ConfigError, match=r"--depth is .*; allowed: LOWEST:HIGHEST"):
             Range.parse("--depth", text)
-    assert Range.parse("--depth", "4") == Range(4, 4)
-    for number in (0, len(points) + 1):
+
+
+def test_samples_larger_than_the_space_are_refused(points):
+    for num_points in (0, len(points) + 1):
         with pytest.raises(ConfigError, match=f"these ranges have {len(points)}. Ask for 1 to {len(points)}"):
-            sample_points(points, number, 0)
+            sample_points(points, num_points, 0)
+
+
+def test_impossible_spaces_name_the_option():
     space = {"budget": 10**5, "depth": Range(2, 4), "width": Range(16, 64), "expansion": Range(1, 4)}
     with pytest.raises(ConfigError, match=r"--tolerance is 1.5"):
         Space(**space, head_size=8, tolerance=1.5)
     with pytest.raises(ConfigError, match="--head-size is 0"):
         Space(**space, head_size=0)
-    odd_heads = load_config(None, PI)
+    odd_heads = load_config(None, PANGU_PI)
     with pytest.raises(ConfigError, match=r"model\.position is rope"):
         enumerate_points(odd_heads, Space(**space, head_size=9))

@@ -1,4 +1,4 @@
-"""Ranks and Spearman's correlation by hand, with ties, and their bootstrap interval."""
+"""Ranks and Spearman's correlation against hand-computed ones, with ties, and the bootstrap interval."""
 
 import math
 
@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from mindpangu.tiny.architecture.ranking import RESAMPLES, Correlation, mean_ranks, spearman
 
 
-def test_ranks_by_hand():
+def test_ranks_match_hand_computed_ones():
     assert mean_ranks([30, 10, 20]).tolist() == [3, 1, 2]
     assert mean_ranks([5, 1, 5, 5, 0]).tolist() == [4, 2, 4, 4, 1]
     assert mean_ranks([[2, 1], [7, 7]]).tolist() == [[2, 1], [1.5, 1.5]]
 
 
-def test_spearman_by_hand():
+def test_spearman_matches_hand_computed_values():
     # IQ against hours of television: Σ d² = 194, n = 10, so 1 - 6 · 194 / (10 · 99)
     iq = [106, 100, 86, 101, 99, 103, 97, 113, 112, 110]
     hours = [7, 27, 2, 50, 28, 29, 20, 12, 6, 17]
@@ -30,55 +30,66 @@ values = st.lists(st.integers(-50, 50), min_size=3, max_size=20)
 
 
 @given(values, st.randoms(use_true_random=False))
-def test_without_ties_it_is_the_formula_of_squared_differences(numbers, rng):
+def test_without_ties_it_matches_the_formula_of_squared_differences(numbers, rng):
     x_N = np.array([*sorted(set(numbers)), 99, 100], np.float64)
     y_N = np.array(rng.sample(range(1000), len(x_N)), np.float64)
     n = len(x_N)
     differences = x_N.argsort().argsort() - y_N.argsort().argsort()
+
     assert spearman(x_N, y_N) == pytest.approx(1 - 6 * (differences**2).sum() / (n * (n * n - 1)))
 
 
 @given(values, values)
-def test_with_ties_it_is_the_correlation_of_ranks_that_are_found_by_sorting(x, y):
+def test_with_ties_it_matches_the_correlation_of_ranks_found_by_sorting(x, y):
     def ranks_of(numbers):
-        places = {}
-        for place, number in enumerate(sorted(numbers), start=1):
-            places.setdefault(number, []).append(place)
-        return [np.mean(places[number]) for number in numbers]
+        ranks = {}
+        for rank, number in enumerate(sorted(numbers), start=1):
+            ranks.setdefault(number, []).append(rank)
+        return [np.mean(ranks[number]) for number in numbers]
 
-    x, y = x[: len(y)], y[: len(x)]
+    size = min(len(x), len(y))
+    x = x[:size]
+    y = y[:size]
+
     assert mean_ranks(x).tolist() == ranks_of(x)
     if len(set(x)) > 1 and len(set(y)) > 1:
         assert spearman(x, y) == pytest.approx(np.corrcoef(ranks_of(x), ranks_of(y))[0, 1])
-        assert spearman(x, y) == pytest.approx(spearman(np.exp(np.array(x) / 10), y))  # only the order counts
+        assert spearman(x, y) == pytest.approx(spearman(np.exp(np.array(x) / 10), y))  # only the order matters
 
 
 @settings(max_examples=4, deadline=None)
 @given(st.integers(0, 100))
-def test_the_interval_is_that_of_the_resampled_points(seed):
-    generator = np.random.default_rng(seed)
-    x_N, y_N = generator.normal(size=(2, 15))
-    found = Correlation.between(x_N, y_N, seed=3)
+def test_the_interval_matches_points_resampled_one_by_one(seed):
+    rng = np.random.default_rng(seed)
+    x_N, y_N = rng.normal(size=(2, 15))
     draws = np.random.default_rng(3).integers(0, 15, (RESAMPLES, 15))
     one_by_one = [float(spearman(x_N[draw], y_N[draw])) for draw in draws]
-    assert (found.lowest, found.highest) == pytest.approx(tuple(np.percentile(one_by_one, (2.5, 97.5))))
-    assert found.lowest <= found.rho <= found.highest
+
+    correlation = Correlation.between(x_N, y_N, seed=3)
+
+    expected = tuple(np.percentile(one_by_one, (2.5, 97.5)))
+    assert (correlation.lowest, correlation.highest) == pytest.approx(expected)
+    assert correlation.lowest <= correlation.rho <= correlation.highest
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    generator = np.random.default_rng(0)
-    x_RN, noise_RN = generator.normal(size=(2, 60, 20))
-    truth = 6 / math.pi * math.asin(0.5 / 2)  # Spearman's ρ of normal numbers with Pearson's 0.5
+    rng = np.random.default_rng(0)
+    x_RN, noise_RN = rng.normal(size=(2, 60, 20))
     y_RN = 0.5 * x_RN + math.sqrt(0.75) * noise_RN
-    found = [Correlation.between(x_N, y_N) for x_N, y_N in zip(x_RN, y_RN, strict=True)]
-    covered = np.mean([each.lowest <= truth <= each.highest for each in found])
+    truth = 6 / math.pi * math.asin(0.5 / 2)  # Spearman's ρ of normal variables with Pearson's ρ of 0.5
+
+    correlations = [Correlation.between(x_N, y_N) for x_N, y_N in zip(x_RN, y_RN, strict=True)]
+
+    covered = np.mean([each.lowest <= truth <= each.highest for each in correlations])
     assert 0.85 <= covered < 1
 
 
-def test_what_is_not_defined_says_so():
+def test_undefined_correlations_and_intervals_are_reported_as_such():
     assert str(Correlation.between([1] * 6, range(6))) == "not defined"
     assert Correlation.between([1] * 6, range(6)).to_dict() == {"rho": None, "lowest": None, "highest": None}
+
     few = Correlation.between([1, 2, 3], [1, 2, 3])
     assert str(few) == "+1.00 (few points)"
     assert few.to_dict() == {"rho": pytest.approx(1), "lowest": None, "highest": None}
+
     assert str(Correlation.between(range(9), range(0, -9, -1))) == "-1.00 (-1.00 … -1.00)"

@@ -1,4 +1,4 @@
-"""Small dense models of random weights, as Cells and as checkpoints, and a batch for them."""
+"""Small dense models with random weights, as cells and as checkpoints, and batches for them."""
 
 import functools
 import json
@@ -38,12 +38,12 @@ CHILD = {
 }
 
 
-class Small:
-    """A model whose every parameter is random, so that each does something."""
+class SmallModel:
+    """A model with noise on every parameter, so that each parameter affects the result."""
 
     def __init__(self, seed=0, **changes):
-        self.words = SIZES | {key.replace("__", "."): value for key, value in changes.items()}
-        self.config = load_config(None, self.words)
+        self.overrides = SIZES | {key.replace("__", "."): value for key, value in changes.items()}
+        self.config = load_config(None, self.overrides)
         self.model = self.config.model
         set_device(self.config)
         self.vocabularies = Vocabularies.build(self.config, build_domains(self.config))
@@ -59,7 +59,7 @@ class Small:
 
     def child(self, **changes):
         changes = {key.replace("__", "."): value for key, value in changes.items()}
-        return load_config(None, self.words | CHILD | changes)
+        return load_config(None, self.overrides | CHILD | changes)
 
     def batch(self, seed=0, size=2):
         rng = np.random.default_rng(seed)
@@ -78,18 +78,18 @@ class Small:
     def loss(self, *batches):
         return MaskedLoss(self.config, self.decoder, self.vocabularies, batches or (self.batch(),))
 
-    def any_kept(self, child, layers=(0, 1, 3), seed=0):
-        """Layers, and units by rng, other ones in every layer."""
+    def random_kept(self, child, layers=(0, 1, 3), seed=0):
+        """Returns the layers to keep with randomly chosen units, different ones in every layer."""
         rng = np.random.default_rng(seed)
         sizes = {kind: shape[-1] for kind, shape in unit_shapes(child.model).items()}
-        numbers = {
+        indices = {
             kind: np.sort(rng.random(shape).argsort(-1)[..., : sizes[kind]], -1)
             for kind, shape in unit_shapes(self.model).items()
         }
-        return Kept(layers, Units(**numbers))
+        return Kept(layers, Units(**indices))
 
     def save(self, folder, tokenizer):
-        """A checkpoint with moments, as a training writes it."""
+        """Writes a checkpoint with moments, as a training would; returns its reader."""
         arrays = dict(self.weights)
         for moment in ("adam_m.", "adam_v."):
             arrays |= {moment + name: values * 0 for name, values in self.weights.items()}
@@ -104,8 +104,8 @@ class Small:
 
 @pytest.fixture(scope="session")
 def small():
-    """small(**changes of the configuration) → Small."""
-    return Small
+    """Makes models: small(**changes of the configuration) → SmallModel."""
+    return SmallModel
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +115,7 @@ def tokenizer_file(tiny_overrides):
 
 @pytest.fixture(scope="session")
 def models(pangu_pi):
-    """name → changes of the configuration."""
+    """Model name → changes of the configuration."""
     pangu_pi = pangu_pi | {"model.shortcut_reduction": "3"}
     return {
         "pangu_pi": pangu_pi,
@@ -130,11 +130,11 @@ def models(pangu_pi):
 
 @pytest.fixture(scope="session")
 def compiled(models):
-    """compiled(name) → (model, its loss over two batches), compiled once for all tests; not to be changed."""
+    """Makes compiled models: compiled(name) → (model, loss over two batches), shared by all tests. Read-only."""
 
     @functools.cache
-    def of(name):
-        made = Small(**models[name])
-        return made, made.loss(made.batch(), made.batch(1))
+    def compile_model(name):
+        model = SmallModel(**models[name])
+        return model, model.loss(model.batch(), model.batch(1))
 
-    return of
+    return compile_model

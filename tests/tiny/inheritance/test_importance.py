@@ -1,4 +1,4 @@
-"""The importances against NumPy formulas; which units they keep."""
+"""The importances against NumPy formulas, and the units that they keep."""
 
 import numpy as np
 import pytest
@@ -16,10 +16,12 @@ def pi(compiled):
     return compiled("pangu_pi")
 
 
-def entries(made, kind, layer, unit):
-    """Of all weights of one unit that count, one flat array; written out name by name."""
-    weights, size, found = made.weights, made.model.hidden_size // made.model.num_heads, []
+def weights_of_unit(small_model, kind, layer, unit):
+    """Returns all counted weights of one unit as a flat array, written out name by name."""
+    weights = small_model.weights
+    size = small_model.model.hidden_size // small_model.model.num_heads
     columns = slice(unit * size, (unit + 1) * size)
+    found = []
     if kind == HEADS:
         found += [weights[f"blocks.{layer}.attention.{part}.weight"][:, columns] for part in ("query", "key", "value")]
         found += [weights[f"blocks.{layer}.attention.output.weight"][columns]]
@@ -42,41 +44,45 @@ def entries(made, kind, layer, unit):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_l1_and_l2_are_sums_over_all_weights_of_a_unit(kind, pi):
-    made, _ = pi
-    l1, l2 = (method(made.model, made.weights, LAYERS) for method in (importance.l1, importance.l2))
-    for unit in (0, unit_shapes(made.model)[kind][-1] - 1):
+    parent, _ = pi
+
+    l1 = importance.l1(parent.model, parent.weights, LAYERS)
+    l2 = importance.l2(parent.model, parent.weights, LAYERS)
+
+    for unit in (0, unit_shapes(parent.model)[kind][-1] - 1):
         for layer in (0, 3):
-            own = entries(made, kind, layer, unit)
-            place = unit if kind == CHANNELS else (layer, unit)
-            assert l1.of(kind)[place] == pytest.approx(abs(own).sum(), rel=1e-6)
-            assert l2.of(kind)[place] == pytest.approx(np.sqrt((own**2).sum()), rel=1e-6)
+            weights = weights_of_unit(parent, kind, layer, unit)
+            index = unit if kind == CHANNELS else (layer, unit)
+            assert l1.of(kind)[index] == pytest.approx(abs(weights).sum(), rel=1e-6)
+            assert l2.of(kind)[index] == pytest.approx(np.sqrt((weights**2).sum()), rel=1e-6)
 
 
-def test_biases_and_positions_count_and_norms_do_not(small, models):
-    made = small(**models["pangu_alpha"])
-    weights = made.weights
-    before = importance.l1(made.model, weights, (0, 1, 2, 3))
+def test_biases_and_positions_count_but_norms_do_not(small, models):
+    parent = small(**models["pangu_alpha"])
+    weights = parent.weights
+    before = importance.l1(parent.model, weights, (0, 1, 2, 3))
+
     weights["query_layer.ffn.up.bias"][5] += 100 * np.sign(weights["query_layer.ffn.up.bias"][5])
     weights["position_embedding"][2, 7] += 10 * np.sign(weights["position_embedding"][2, 7])
     weights["query_layer.ffn_norm.gamma"][3] += 1000
-    after = importance.l1(made.model, weights, (0, 1, 2, 3))
+    after = importance.l1(parent.model, weights, (0, 1, 2, 3))
+
     changed = {kind: np.argwhere(abs(after.of(kind) - values) > 1e-3).tolist() for kind, values in before.items()}
     assert changed == {"channels": [[7]], "heads": [], "neurons": [[3, 5]], "bottleneck": []}
 
 
-def test_taylor_of_heads_and_neurons_is_the_sum_of_weight_times_derivative(pi):
-    """Of the matrix behind the gate, with the derivatives of the model itself."""
-    made, loss = pi
-    found = importance.taylor(loss, tuple(range(4)))
+def test_taylor_of_heads_and_neurons_is_the_sum_of_weight_times_gradient(pi):
+    """The weights are those of the matrix behind the gate, the gradients those of the model itself."""
+    parent, loss = pi
     names = [f"blocks.2.{part}.weight" for part in ("attention.output", "ffn.down", "shortcut.up")]
-    parameters = ParameterTuple([made.decoder.parameters[name] for name in names])
+    parameters = ParameterTuple([parent.decoder.parameters[name] for name in names])
 
     def mean_loss():
         total = 0
         for batch in loss.batches:
             rows, positions = Tensor(batch.tokens_BS), Tensor(batch.positions_BS)
-            x_TH, _ = made.decoder.upper(made.decoder.lower(rows, positions), positions, (), ())
-            total = total + made.decoder.upper.token_losses(x_TH, Tensor(batch.targets_BS), 0, None).sum()
+            x_TH, _ = parent.decoder.upper(parent.decoder.lower(rows, positions), positions, (), ())
+            total = total + parent.decoder.upper.token_losses(x_TH, Tensor(batch.targets_BS), 0, None).sum()
         return total / sum(batch.targets_BS.size for batch in loss.batches)
 
     _, gradients = value_and_grad(mean_loss, None, parameters)()
@@ -84,33 +90,42 @@ def test_taylor_of_heads_and_neurons_is_the_sum_of_weight_times_derivative(pi):
         (parameter.asnumpy() * gradient.asnumpy()).astype(np.float64).sum(1)
         for parameter, gradient in zip(parameters, gradients, strict=True)
     ]
-    size = made.model.hidden_size // made.model.num_heads
+    size = parent.model.hidden_size // parent.model.num_heads
+
+    found = importance.taylor(loss, tuple(range(4)))
+
     np.testing.assert_allclose(found.heads[2], abs(products[0].reshape(-1, size).sum(1)), atol=1e-6)
     np.testing.assert_allclose(found.neurons[2], abs(products[1]), atol=1e-6)
     np.testing.assert_allclose(found.bottleneck[2], abs(products[2]), atol=1e-6)
     assert found.neurons[2].max() > 1e-4
 
 
-def test_taylor_counts_no_layer_that_goes(pi):
+def test_taylor_ignores_removed_layers(pi):
     _, loss = pi
+
     found = importance.taylor(loss, LAYERS)
+
     assert not found.neurons[2].any()
     assert found.neurons[3].all()
 
 
-def test_random_is_another_one_with_another_seed(pi):
-    made, _ = pi
-    first, again, other = (importance.random(made.model, seed) for seed in (0, 0, 1))
+def test_random_importance_depends_on_the_seed(pi):
+    parent, _ = pi
+
+    first, again, other = (importance.random(parent.model, seed) for seed in (0, 0, 1))
+
     np.testing.assert_array_equal(first.neurons, again.neurons)
     assert (first.neurons != other.neurons).any()
-    assert {kind: values.shape for kind, values in first.items()} == unit_shapes(made.model)
+    assert {kind: values.shape for kind, values in first.items()} == unit_shapes(parent.model)
 
 
-def test_the_largest_are_kept_in_their_order_and_exactly_as_many_as_the_child_has(pi):
-    made, _ = pi
-    child = made.child().model
-    found = largest(importance.random(made.model, 0), child)
-    values = importance.random(made.model, 0)
+def test_the_largest_are_kept_in_order_and_exactly_as_many_as_the_child_has(pi):
+    parent, _ = pi
+    child = parent.child().model
+    values = importance.random(parent.model, 0)
+
+    found = largest(values, child)
+
     assert {kind: kept.shape[-1] for kind, kept in found.items()} == {
         kind: shape[-1] for kind, shape in unit_shapes(child).items()
     }
@@ -121,12 +136,19 @@ def test_the_largest_are_kept_in_their_order_and_exactly_as_many_as_the_child_ha
         assert (chosen.min(-1) == least).all()
 
 
-def test_equal_units_are_taken_from_the_first_on(pi):
-    made, _ = pi
-    child = made.child().model
-    found = largest(Units.full(made.model), child)
+def test_ties_go_to_the_first_units(pi):
+    parent, _ = pi
+    child = parent.child().model
+
+    found = largest(Units.full(parent.model), child)
+
     np.testing.assert_array_equal(found.channels, np.arange(child.hidden_size))
-    assert layer_mask(made.model, LAYERS).tolist() == [1, 1, 0, 1]
+
+
+def test_the_layer_mask_is_one_for_the_given_layers(pi):
+    parent, _ = pi
+
+    assert layer_mask(parent.model, LAYERS).tolist() == [1, 1, 0, 1]
 
 
 def test_an_unknown_method_is_refused():

@@ -1,4 +1,4 @@
-"""The masked decoder against one in NumPy: scores, loss, and the derivatives with respect to the masks."""
+"""The masked decoder against one in NumPy: logits, loss, and gradients with respect to the masks."""
 
 import numpy as np
 import pytest
@@ -8,14 +8,15 @@ from mindpangu.model.coupling import KINDS, Units, layer_name
 from mindpangu.model.initialization import dense_name, network_tensors
 
 
-def numpy_scores(model, weights, batch, units, layers_L):
-    """float64 [T, V]: PanGu-α and PanGu-π with masks, written anew."""
+def numpy_logits(model, weights, batch, units, layers_L):
+    """Returns the logits of PanGu-α and PanGu-π with masks, an independent implementation; float64 [T, V]."""
     count, length = batch.tokens_BS.shape
     size = model.hidden_size // model.num_heads
     channels = units.channels
 
     def norm(x, name):
-        gamma, total = weights[f"{name}.gamma"], channels.sum()
+        gamma = weights[f"{name}.gamma"]
+        total = channels.sum()
         if model.norm == "rmsnorm":
             return x / np.sqrt((x**2 * channels).sum(-1, keepdims=True) / total + model.layernorm_epsilon) * gamma
         x = x - (x * channels).sum(-1, keepdims=True) / total
@@ -40,7 +41,8 @@ def numpy_scores(model, weights, batch, units, layers_L):
     if model.position == "learned":
         x = x + weights["position_embedding"][batch.positions_BS.reshape(-1)]
     for layer in range(model.num_layers):
-        name, queries = layer_name(model, layer), None
+        name = layer_name(model, layer)
+        queries = None
         if name == "query_layer":
             x = norm(x, "final_norm")
             queries = weights["query_embedding"][batch.positions_BS.reshape(-1)] * channels
@@ -67,10 +69,10 @@ def numpy_scores(model, weights, batch, units, layers_L):
 
 
 def numpy_loss(model, weights, batch, units, layers_L):
-    scores = numpy_scores(model, weights, batch, units, layers_L)
-    most = scores.max(1)
-    log_sum = np.log(np.exp(scores - most[:, None]).sum(1)) + most
-    return (log_sum - scores[np.arange(len(scores)), batch.targets_BS.reshape(-1)]).mean()
+    logits = numpy_logits(model, weights, batch, units, layers_L)
+    largest = logits.max(1)
+    log_sum = np.log(np.exp(logits - largest[:, None]).sum(1)) + largest
+    return (log_sum - logits[np.arange(len(logits)), batch.targets_BS.reshape(-1)]).mean()
 
 
 def soft_masks(model, seed=0):
@@ -82,63 +84,75 @@ def soft_masks(model, seed=0):
 
 @pytest.fixture(scope="module", params=["pangu_pi", "pangu_alpha_with_shortcut_and_series"])
 def case(request, compiled):
-    made, loss = compiled(request.param)
-    return made, loss, {name: values.astype(np.float64) for name, values in made.weights.items()}
+    parent, loss = compiled(request.param)
+    return parent, loss, {name: values.astype(np.float64) for name, values in parent.weights.items()}
 
 
-def test_scores_and_loss_are_those_of_numpy(case):
-    made, loss, weights = case
+def test_logits_and_loss_match_numpy(case):
+    parent, loss, weights = case
     batch = loss.batches[0]
-    for units, layers_L in (soft_masks(made.model), (Units.full(made.model), np.array([1, 0, 0, 1], np.float32))):
-        expected = numpy_scores(made.model, weights, batch, units, layers_L)
+    two_layers = (Units.full(parent.model), np.array([1, 0, 0, 1], np.float32))
+
+    for units, layers_L in (soft_masks(parent.model), two_layers):
+        expected = numpy_logits(parent.model, weights, batch, units, layers_L)
         assert expected.std() > 0.3
         np.testing.assert_allclose(loss.logits(units, layers_L, batch), expected, atol=1e-4)
-        expected = numpy_loss(made.model, weights, batch, units, layers_L)
+        expected = numpy_loss(parent.model, weights, batch, units, layers_L)
         assert loss.loss(units, layers_L, [batch]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_derivatives_are_those_of_numpy(case):
-    """In the direction of a random change of each kind of mask: central differences of NumPy in float64."""
-    made, loss, weights = case
-    batch, (units, layers_L) = loss.batches[0], soft_masks(made.model)
+def test_gradients_match_numpy(case):
+    """Compares directional derivatives, one random direction per kind of mask, with central differences in float64."""
+    parent, loss, weights = case
+    batch = loss.batches[0]
+    units, layers_L = soft_masks(parent.model)
+
     value, gradients = loss.gradients(units, layers_L, [batch])
-    assert value == pytest.approx(numpy_loss(made.model, weights, batch, units, layers_L), rel=1e-5)
+
+    assert value == pytest.approx(numpy_loss(parent.model, weights, batch, units, layers_L), rel=1e-5)
     rng = np.random.default_rng(2)
     masks = {kind: mask.astype(np.float64) for kind, mask in units.items()} | {"layers": layers_L.astype(np.float64)}
-    found = dict(gradients.units.items()) | {"layers": gradients.layers}
+    gradient_of = dict(gradients.units.items()) | {"layers": gradients.layers}
 
-    def at(changed):
-        return numpy_loss(
-            made.model, weights, batch, Units(**{kind: changed[kind] for kind in KINDS}), changed["layers"]
-        )
+    def loss_at(changed):
+        units = Units(**{kind: changed[kind] for kind in KINDS})
+        return numpy_loss(parent.model, weights, batch, units, changed["layers"])
 
     for kind, mask in masks.items():
         direction = rng.standard_normal(mask.shape)
-        sides = [at(masks | {kind: mask + step * direction}) for step in (1e-6, -1e-6)]
-        expected = (sides[0] - sides[1]) / 2e-6
-        assert (found[kind] * direction).sum() == pytest.approx(expected, rel=1e-3, abs=1e-5), kind
+        above = loss_at(masks | {kind: mask + 1e-6 * direction})
+        below = loss_at(masks | {kind: mask - 1e-6 * direction})
+        expected = (above - below) / 2e-6
+        assert (gradient_of[kind] * direction).sum() == pytest.approx(expected, rel=1e-3, abs=1e-5), kind
 
 
-def test_with_all_masks_at_one_it_is_the_model_itself(case):
+def test_with_all_masks_at_one_it_equals_the_model(case):
     from mindspore import Tensor
 
-    made, loss, _ = case
+    parent, loss, _ = case
     batch = loss.batches[0]
     rows, positions = Tensor(batch.tokens_BS), Tensor(batch.positions_BS)
-    h_TH = made.decoder.lower(rows, positions)
-    x_TH, _ = made.decoder.upper(h_TH, positions, (), ())
-    expected = made.decoder.upper.logits(x_TH, 0, None).asnumpy()
-    found = loss.logits(Units.full(made.model), np.ones(made.model.num_layers, np.float32), batch)
-    np.testing.assert_allclose(found, expected, atol=1e-5 * abs(expected).max())
+    h_TH = parent.decoder.lower(rows, positions)
+    x_TH, _ = parent.decoder.upper(h_TH, positions, (), ())
+    expected = parent.decoder.upper.logits(x_TH, 0, None).asnumpy()
+
+    logits = loss.logits(Units.full(parent.model), np.ones(parent.model.num_layers, np.float32), batch)
+
+    np.testing.assert_allclose(logits, expected, atol=1e-5 * abs(expected).max())
 
 
-def test_several_batches_count_by_their_targets(compiled):
-    made, loss = compiled("pangu_pi")
-    first, second = made.batch(1), made.batch(2)
+def test_batches_are_weighted_by_their_targets(compiled):
+    parent, loss = compiled("pangu_pi")
+    first = parent.batch(1)
+    second = parent.batch(2)
     first.loss_mask_BS[:, 2:] = 0
-    ones = Units.full(made.model), np.ones(4, np.float32)
-    each = [loss.gradients(*ones, [batch]) for batch in (first, second)]
-    both = loss.gradients(*ones, [first, second])
-    assert both[0] == pytest.approx((4 * each[0][0] + 14 * each[1][0]) / 18, rel=1e-6)
-    neurons = [gradients.units.neurons for _, gradients in each]
-    np.testing.assert_allclose(both[1].units.neurons, (4 * neurons[0] + 14 * neurons[1]) / 18, atol=1e-7)
+    units = Units.full(parent.model)
+    layers_L = np.ones(4, np.float32)
+    first_loss, first_gradients = loss.gradients(units, layers_L, [first])
+    second_loss, second_gradients = loss.gradients(units, layers_L, [second])
+
+    both_loss, both_gradients = loss.gradients(units, layers_L, [first, second])
+
+    assert both_loss == pytest.approx((4 * first_loss + 14 * second_loss) / 18, rel=1e-6)
+    expected = (4 * first_gradients.units.neurons + 14 * second_gradients.units.neurons) / 18
+    np.testing.assert_allclose(both_gradients.units.neurons, expected, atol=1e-7)

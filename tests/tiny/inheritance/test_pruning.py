@@ -1,4 +1,4 @@
-"""A pruned checkpoint computes what the masked model does, trains on, and is refused where it does not fit."""
+"""A pruned checkpoint equals the masked model, can be trained further, and is refused where it does not fit."""
 
 import json
 import shutil
@@ -35,11 +35,12 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_pruned_checkpoint_is_the_masked_model(name, compiled, tokenizer_file, tmp_path):
+def test_a_pruned_checkpoint_equals_the_masked_model(name, compiled, tokenizer_file, tmp_path):
     parent, loss = compiled(name)
     child = parent.child()
-    kept = parent.any_kept(child)
+    kept = parent.random_kept(child)
     blueprint = Blueprint.from_checkpoint(parent.save(tmp_path / "parent", tokenizer_file))
+
     reader = CheckpointReader(build(prune(blueprint, child, kept), tmp_path / "child", {"verb": "test"}))
 
     names = DenseFiles(reader).shapes
@@ -48,8 +49,7 @@ def test_a_pruned_checkpoint_is_the_masked_model(name, compiled, tokenizer_file,
     assert {name: parameter.shape for name, parameter in model.decoder.parameters.items()} == names
     batch = parent.batch()
     masked = loss.logits(kept.masks(parent.model), layer_mask(parent.model, kept.layers), batch)
-    # the model itself, as it trains and answers
-    found = np.stack(
+    logits = np.stack(
         [
             model.next_token_logits(batch.tokens_BS, 0, last)[:, : parent.model.vocab_size]
             for last in range(parent.model.seq_length)
@@ -57,17 +57,19 @@ def test_a_pruned_checkpoint_is_the_masked_model(name, compiled, tokenizer_file,
         axis=1,
     ).reshape(masked.shape)
     assert masked.std() > 0.3
-    np.testing.assert_allclose(found, masked, atol=1e-5)
-    whole = loss.logits(Units.full(parent.model), layer_mask(parent.model, range(4)), batch)
-    assert abs(whole - masked).max() > 0.1
+    np.testing.assert_allclose(logits, masked, atol=1e-5)
+    unmasked = loss.logits(Units.full(parent.model), layer_mask(parent.model, range(4)), batch)
+    assert abs(unmasked - masked).max() > 0.1
 
 
-def test_a_shorter_child_reads_the_first_positions(small, models, tokenizer_file, tmp_path):
+def test_a_child_with_a_shorter_sequence_keeps_the_first_positions(small, models, tokenizer_file, tmp_path):
     parent = small(**models["pangu_alpha"])
     child = parent.child(model__seq_length="5")
-    kept = parent.any_kept(child)
+    kept = parent.random_kept(child)
     blueprint = Blueprint.from_checkpoint(parent.save(tmp_path / "parent", tokenizer_file))
+
     reader = CheckpointReader(build(prune(blueprint, child, kept), tmp_path / "child", {"verb": "test"}))
+
     files = DenseFiles(reader)
     for name in ("position_embedding", "query_embedding"):
         expected = parent.weights[name][:5, kept.units.channels]
@@ -87,11 +89,11 @@ def test_a_shorter_child_reads_the_first_positions(small, models, tokenizer_file
         ({"model.vocab_size": "400"}, "has its vocabulary"),
         ({"model.rre_layers": "1"}, "model.rre_layers of the child is 1"),
     ],
-)  # fmt: skip
+)
 def test_children_that_do_not_fit_are_refused(changes, message, small, models, tokenizer_file, tmp_path):
     parent = small(**models["pangu_pi"])
     blueprint = Blueprint.from_checkpoint(parent.save(tmp_path / "parent", tokenizer_file))
-    child = load_config(None, parent.words | changes)
+    child = load_config(None, parent.overrides | changes)
     with pytest.raises(CheckpointError, match=message):
         require_child(blueprint, child)
 
@@ -103,7 +105,7 @@ def test_a_sparse_parent_is_refused(tiny_overrides):
         require_child(sparse, load_config(None, tiny_overrides | {"model.rre_layers": "0"}))
 
 
-def test_a_pruned_checkpoint_trains_on_and_other_models_refuse_it(tiny_overrides, pangu_pi, small, tmp_path):
+def test_a_pruned_checkpoint_can_be_trained_and_other_models_refuse_it(tiny_overrides, pangu_pi, small, tmp_path):
     source = Path(tiny_overrides["training.output_dir"]) / "prepared"
     words = tiny_overrides | pangu_pi | {"model.rre_layers": "0", "model.num_layers": "4", "training.steps": "1"}
     words |= {"lr_scheduler.warmup_steps": "0", "training.output_dir": str(tmp_path), "training.run_name": "child"}
@@ -112,12 +114,14 @@ def test_a_pruned_checkpoint_trains_on_and_other_models_refuse_it(tiny_overrides
     smaller = {"model.num_layers": "2", "model.hidden_size": "8", "model.num_heads": "1", "model.ffn_hidden_size": "12"}
     parent = small(**{key.replace(".", "__"): value for key, value in words.items()})
     child = load_config(None, words | smaller)
-    kept = parent.any_kept(child, layers=(0, 3))
+    kept = parent.random_kept(child, layers=(0, 3))
     blueprint = Blueprint.from_checkpoint(parent.save(tmp_path / "parent", source / "tokenizer" / "main.model"))
     folder = build(prune(blueprint, child, kept), tmp_path / "inherited", {"verb": "test"})
+
     with pytest.raises(CheckpointError, match=r"model\.hidden_size is 8 there, 16 here"):
         train(open_run(load_config(None, words)), load=folder, log=lambda text: None)
     assert train(open_run(child), load=folder, log=lambda text: None) == 1
+
     trained, before = (DenseFiles(CheckpointReader(path)) for path in (tmp_path / "child", folder))
     name = "blocks.1.ffn.down.weight"
     change = abs(trained.read(name) - before.read(name)).max()

@@ -1,4 +1,4 @@
-"""A tiny run whose first round of 12 batches is trained; tests take a copy of it."""
+"""A tiny run with a trained first round of 12 batches, which tests copy."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ ROUND_1 = {
 
 @pytest.fixture(scope="session")
 def first_round(tiny_overrides, tmp_path_factory):
-    """(overrides, run folder) of the finished first round; not to be changed."""
+    """(overrides, run folder) of the finished first round. Read-only."""
     from mindpangu.data.prepare import prepare_routing
 
     parent = tmp_path_factory.mktemp("rounds")
@@ -35,7 +35,7 @@ def first_round(tiny_overrides, tmp_path_factory):
 
 @pytest.fixture
 def run_copy(first_round, tmp_path):
-    """(overrides, run folder) of a copy to go on with."""
+    """(overrides, run folder) of a copy that a test may train further."""
     overrides, folder = first_round
     shutil.copytree(folder, tmp_path / "run")
     return overrides | {"training.output_dir": str(tmp_path)}, tmp_path / "run"

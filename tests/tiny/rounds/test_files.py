@@ -1,4 +1,4 @@
-"""Files of a round: read as they were written, and refused where they were altered."""
+"""Files of a round: read as they were written, and refused if altered."""
 
 import numpy as np
 import pytest
@@ -24,18 +24,22 @@ FILES = {
 
 @pytest.mark.parametrize("kind", FILES)
 def test_a_file_is_read_as_it_was_written(kind, tmp_path):
-    FILES[kind].save(tmp_path / "file")
-    found = type(FILES[kind]).load(tmp_path / "file")
-    assert found.digest == FILES[kind].digest
-    assert found._header() == FILES[kind]._header()
+    written = FILES[kind]
+
+    written.save(tmp_path / "file")
+    read = type(written).load(tmp_path / "file")
+
+    assert read.digest == written.digest
+    assert read._header() == written._header()
     if kind == "sample":
-        assert found.states == FILES[kind].states
+        assert read.states == written.states
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_file_that_was_altered_is_refused_with_what_to_do(kind, tmp_path):
+def test_an_altered_file_is_refused_with_the_remedy(kind, tmp_path):
     path = tmp_path / "file"
     FILES[kind].save(path)
     path.write_bytes(path.read_bytes()[:-1] + b"!")
+
     with pytest.raises(TrainingError, match=rf"file was altered.*{FILES[kind].remedy}"):
         type(FILES[kind]).load(path)

@@ -1,4 +1,4 @@
-"""The published tokenizers, and counts of their pieces in the embedded corpus."""
+"""The published tokenizers, with counts of their pieces in the embedded corpus."""
 
 import os
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from mindpangu.domains import PRESETS, control_tokens_of
-from mindpangu.tiny.tokenizer.choices import Choices
 from mindpangu.tiny.tokenizer.documents import FileDocuments, Split
 from mindpangu.tiny.tokenizer.piece_counts import PieceCounts, count_pieces
+from mindpangu.tiny.tokenizer.piece_selection import PieceSelector
 from mindpangu.tokenizer import Tokenizer
 from mindpangu.tokenizer.extend import extend
 
 PROJECT = Path(__file__).resolve().parents[3]
 ALPHA_40K = PROJECT / "recipes" / "tokenizer" / "pangu_alpha_40k.model"
-# not part of the project: pcl-pangu's spm.128k.model.1, in a folder of files that are too large or not ours to ship
+# pcl-pangu's spm.128k.model.1; not part of the project, because it is too large and not ours to distribute
 TEST_DATA = Path(os.environ.get("MINDPANGU_TEST_DATA", PROJECT.parent / "shared" / "data"))
 MULTILINGUAL_128K = TEST_DATA / "tokenizer" / "pangu_multilingual_128k.model"
 
@@ -25,13 +25,13 @@ class Published:
     """A published tokenizer on the embedded corpus."""
 
     tokenizer: Tokenizer
-    choices: Choices
+    selector: PieceSelector
     counts: PieceCounts
     documents: FileDocuments
     split: Split
 
     def heldout_texts(self):
-        return [text for document in self.documents if self.split.holds_out(document) for text in document.texts]
+        return [text for document in self.documents if self.split.is_heldout(document) for text in document.texts]
 
 
 @pytest.fixture(scope="session", params=["40k", "128k"])
@@ -46,4 +46,4 @@ def published(request):
         pytest.skip(f"{MULTILINGUAL_128K} is not there; MINDPANGU_TEST_DATA names the folder")
     documents = FileDocuments([str(PROJECT / "recipes" / "corpus" / "*.jsonl")])
     split = Split.draw(documents, 0.05, 0)
-    return Published(tokenizer, Choices(tokenizer), count_pieces(documents, split, tokenizer), documents, split)
+    return Published(tokenizer, PieceSelector(tokenizer), count_pieces(documents, split, tokenizer), documents, split)

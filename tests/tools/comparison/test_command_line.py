@@ -1,4 +1,4 @@
-"""What is said on the command line of a comparison is looked at before anything is trained."""
+"""The command line of a comparison is checked before anything is trained."""
 
 from pathlib import Path
 
@@ -20,18 +20,20 @@ def tool(load_tool):
         (["--modle.num_layers", "3"], "unknown key modle; did you mean model?"),
         (["--model.num_layers=x"], "model.num_layers is 'x' (str); expected int"),
         (["--config", "nowhere.yaml"], "configuration file nowhere.yaml does not exist"),
-        (["--json", "nowhere/figures.json"], "--json nowhere/figures.json: name a file in a folder that is there"),
-        (["--training.seed", "3"], "--training.seed is what this comparison sets itself; leave it out"),
-        (["--training.steps=7"], "--training.steps is what this comparison sets itself; leave it out"),
-        (["--json", "docs"], "--json docs: name a file in a folder that is there"),
+        (["--json", "nowhere/figures.json"], "--json nowhere/figures.json: give a file in an existing folder"),
+        (["--training.seed", "3"], "--training.seed is set by this comparison itself; leave it out"),
+        (["--training.steps=7"], "--training.steps is set by this comparison itself; leave it out"),
+        (["--json", "docs"], "--json docs: give a file in an existing folder"),
     ],
 )
-def test_a_mistake_is_one_message_before_anything_is_trained(tool, monkeypatch, capsys, words, message):
+def test_a_mistake_is_reported_before_anything_is_trained(tool, monkeypatch, capsys, words, message):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(tool.sys, "argv", ["compare_tiny_rounds.py", *words])
-    monkeypatch.setattr(tool, "measure", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr(tool, "measure", lambda *_: pytest.fail("the training started"))
+
     with pytest.raises(SystemExit):
         tool.main()
+
     assert message in capsys.readouterr().err
 
 
@@ -50,19 +52,23 @@ def test_keys_that_a_comparison_sets_itself_are_refused(load_tool, monkeypatch, 
     tool = load_tool(name)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(tool.sys, "argv", [name, f"--{key}=1"])
+
     with pytest.raises(SystemExit):
         tool.main()
-    assert f"--{key} is what this comparison sets itself; leave it out" in capsys.readouterr().err
+
+    assert f"--{key} is set by this comparison itself; leave it out" in capsys.readouterr().err
 
 
 def test_overrides_reach_the_runs(tool, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    said = ["--model.num_layers", "3", "--optimizer.betas=[0.8, 0.95]"]
-    monkeypatch.setattr(tool.sys, "argv", ["x", "--quick", "--json", str(tmp_path / "figures.json"), *said])
-    got = []
-    monkeypatch.setattr(tool, "measure", lambda config, words, *_: got.append(words) or {})
+    words = ["--model.num_layers", "3", "--optimizer.betas=[0.8, 0.95]"]
+    monkeypatch.setattr(tool.sys, "argv", ["x", "--quick", "--json", str(tmp_path / "figures.json"), *words])
+    received = []
+    monkeypatch.setattr(tool, "measure", lambda config, overrides, *_: received.append(overrides) or {})
     monkeypatch.setattr(tool, "format_table", lambda *_: "")
     monkeypatch.setattr(tool, "differences", lambda *_: {})
+
     tool.main()
-    assert got == [{"model.num_layers": "3", "optimizer.betas": "[0.8, 0.95]"}]
+
+    assert received == [{"model.num_layers": "3", "optimizer.betas": "[0.8, 0.95]"}]
     assert (tmp_path / "figures.json").exists()

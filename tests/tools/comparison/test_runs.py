@@ -1,4 +1,4 @@
-"""Verbs that a comparison runs: what fails is shown, and Ctrl-C lets them save."""
+"""The runs of a comparison: failed verbs are shown, Ctrl-C lets verbs save, and figures are saved."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ while :; do sleep 0.1; done
 
 @pytest.fixture
 def run_verb(tmp_path):
-    """run_verb(program, *words) → the process of a comparison whose interpreter is this program."""
+    """Starts a comparison whose Python interpreter is `program`: run_verb(program, *words) → its process."""
 
     def start(program, *words):
         (tmp_path / "program").write_text(program)
@@ -36,45 +36,52 @@ def run_verb(tmp_path):
     return start
 
 
-def test_a_verb_that_fails_is_named_with_what_it_said(run_verb):
+def test_a_failed_verb_is_shown_with_its_output(run_verb):
     process = run_verb("#!/bin/sh\necho some table\necho 'mindpangu: error: no such thing' >&2\nexit 1\n", "train", "x")
     _, errors = process.communicate(timeout=60)
+
     assert process.returncode == 1
     assert errors == "mindpangu train x\nsome table\nmindpangu: error: no such thing\n\n"
 
 
 def test_ctrl_c_waits_until_the_verb_has_saved(run_verb, tmp_path):
-    began, saved = tmp_path / "began", tmp_path / "saved"
+    began = tmp_path / "began"
+    saved = tmp_path / "saved"
     process = run_verb(VERB, began, saved)
     until = time.monotonic() + 60
     while not began.exists() and time.monotonic() < until:
         time.sleep(0.05)
+
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
+
     assert saved.read_text() == "saved\n"
-    assert errors == "stopped; the same command goes on\n"
+    assert errors == "stopped; run the same command to resume\n"
 
 
 @pytest.mark.parametrize("name", ["compare_dense_twin", "compare_upcycling"])
-def test_a_training_that_was_stopped_goes_on(load_tool, tmp_path, monkeypatch, name):
+def test_a_stopped_training_is_resumed(load_tool, tmp_path, monkeypatch, name):
     runs = load_tool(name).Runs(str(TOOLS.parent / "recipes" / "cpu_tiny.yaml"), {"training.output_dir": str(tmp_path)})
-    asked = []
-    monkeypatch.setattr("comparison.runs.mindpangu", lambda *words: asked.append(words))
+    commands = []
+    monkeypatch.setattr("comparison.runs.mindpangu", lambda *words: commands.append(words))
+
     runs.run("one", options=["--load", "there"])
-    (training,) = (words for words in asked if words[0] == "train")
+
+    (training,) = (words for words in commands if words[0] == "train")
     assert training[:4] == ("train", "--resume", "--load", "there")
 
 
-def test_what_a_run_sets_itself_counts_more_than_the_command_line(load_tool, tmp_path, monkeypatch):
+def test_the_keys_of_a_run_override_those_of_the_command_line(load_tool, tmp_path, monkeypatch):
     tool = load_tool("comparison/runs")
     keys = {"training.output_dir": tmp_path, "training.steps": 50, "optimizer.weight_decay": 0.2}
-    asked = []
-    monkeypatch.setattr(tool, "mindpangu", lambda *words: asked.extend(words))
-    tool.Runs(str(TOOLS.parent / "recipes" / "cpu_tiny.yaml"), keys).run(
-        "one", {"training.steps": 70}, stages=(["train"],)
-    )
-    said = dict(zip(asked[-8::2], asked[-7::2], strict=True))
-    assert said == {
+    command = []
+    monkeypatch.setattr(tool, "mindpangu", lambda *words: command.extend(words))
+    runs = tool.Runs(str(TOOLS.parent / "recipes" / "cpu_tiny.yaml"), keys)
+
+    runs.run("one", {"training.steps": 70}, stages=(["train"],))
+
+    overrides = dict(zip(command[-8::2], command[-7::2], strict=True))
+    assert overrides == {
         "--training.output_dir": str(tmp_path),
         "--training.steps": "70",
         "--optimizer.weight_decay": "0.2",
@@ -88,8 +95,10 @@ def test_figures_of_another_corpus_or_configuration_are_not_current(load_tool, t
     keys = {"training.output_dir": tmp_path, "data.corpus": f"[{corpus}]"}
     runs = load_tool("comparison/runs").Runs(str(TOOLS.parent / "recipes" / "cpu_tiny.yaml"), keys)
     runs.folder("run").root.mkdir()
-    runs.measured("run").write({"losses": [1.0]})
-    assert runs.measured("run").is_current()
-    assert not runs.measured("run", {"training.steps": 70}).is_current()
+
+    runs.result_file("run").write({"losses": [1.0]})
+
+    assert runs.result_file("run").is_current()
+    assert not runs.result_file("run", {"training.steps": 70}).is_current()
     corpus.write_text("two\n")
-    assert not runs.measured("run").is_current()
+    assert not runs.result_file("run").is_current()

@@ -1,4 +1,4 @@
-"""Compact tokenizers of trained and of published models: which pieces stay, and what becomes of text."""
+"""Compact tokenizers of trained and published models: which pieces are kept, and how text is tokenized."""
 
 import functools
 import io
@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindpangu.errors import TokenizerError
-from mindpangu.tiny.tokenizer.choices import Choices, coverage
 from mindpangu.tiny.tokenizer.documents import Document
-from mindpangu.tiny.tokenizer.usage import measure
+from mindpangu.tiny.tokenizer.piece_selection import PieceSelector, coverage
+from mindpangu.tiny.tokenizer.usage import measure_usage
 from mindpangu.tokenizer import Tokenizer
 
 WORDS = "the window opens and closes slowly 打开 关闭 窗口 表格 然后 保存 def return (x): += 42 ，。".split()
@@ -28,23 +28,38 @@ RARE = "éß鑫龘🙂ﬁ"
         ("bpe", False, "identity"),
     ],
     ids=lambda param: f"{param[0]}-{'bytes' if param[1] else 'unknown'}-{param[2]}",
-)  # fmt: skip
+)
 def trained(request):
+    """A small trained tokenizer."""
     kind, byte_fallback, rule = request.param
-    lines, model = [" ".join(WORDS[i:] + WORDS[:i]) + RARE[:2] for i in range(len(WORDS))], io.BytesIO()
+    lines = [" ".join(WORDS[i:] + WORDS[:i]) + RARE[:2] for i in range(len(WORDS))]
+    model = io.BytesIO()
     plain = rule == "identity"
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines * 9), model_writer=model, vocab_size=400 if byte_fallback else 140,
-        model_type=kind, byte_fallback=byte_fallback, normalization_rule_name=rule, add_dummy_prefix=not plain,
-        remove_extra_whitespaces=not plain, pad_id=1, bos_id=-1, eos_id=-1, control_symbols=["<eot>"],
-        user_defined_symbols=["\n"], character_coverage=1.0, hard_vocab_limit=False, minloglevel=2, num_threads=1,
-    )  # fmt: skip
+        sentence_iterator=iter(lines * 9),
+        model_writer=model,
+        vocab_size=400 if byte_fallback else 140,
+        model_type=kind,
+        byte_fallback=byte_fallback,
+        normalization_rule_name=rule,
+        add_dummy_prefix=not plain,
+        remove_extra_whitespaces=not plain,
+        pad_id=1,
+        bos_id=-1,
+        eos_id=-1,
+        control_symbols=["<eot>"],
+        user_defined_symbols=["\n"],
+        character_coverage=1.0,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        num_threads=1,
+    )
     return Tokenizer(model.getvalue(), kind)
 
 
 @pytest.fixture(scope="module")
-def choices(trained):
-    return Choices(trained)
+def selector(trained):
+    return PieceSelector(trained)
 
 
 @functools.cache
@@ -53,7 +68,7 @@ def pieces_of_text(tokenizer):
 
 
 def removed_characters(old, new):
-    """Characters that some piece of the old tokenizer spells, and that have no piece of their own in the new one."""
+    """Returns the characters that pieces of the old tokenizer spell and that have no own piece in the new one."""
     return {character for piece in pieces_of_text(old) for character in piece} - set(pieces_of_text(new)) - {"\n"}
 
 
@@ -62,42 +77,50 @@ def texts():
     return st.lists(words | st.text("the窗口 \nz42q" + RARE, max_size=8), max_size=4).map("".join)
 
 
-def some_counts(draw, tokenizer):
-    """Counts with many equal ones and many zeros."""
+def draw_counts(draw, tokenizer):
+    """Draws counts with many ties and many zeros."""
     seed = draw(st.integers(0, 2**32 - 1))
     return np.random.default_rng(seed).geometric(0.4, tokenizer.vocab_size).astype(np.int64) - 1
 
 
-# ---- Which pieces stay -----------------------------------------------------------------------------------------------
+# ---- Kept pieces -----------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
-def test_the_most_frequent_pieces_stay_with_what_they_need(trained, choices, data):
-    counts_V = some_counts(data.draw, trained)
-    size = data.draw(st.integers(choices.least, trained.vocab_size - 1))
-    kept = choices.of_size(size, counts_V)
-    assert len(kept) == choices.tokenizer(kept).vocab_size == size
+def test_the_most_frequent_pieces_are_kept_with_what_they_need(trained, selector, data):
+    counts_V = draw_counts(data.draw, trained)
+    size = data.draw(st.integers(selector.min_size, trained.vocab_size - 1))
+
+    kept = selector.select(size, counts_V)
+
+    needs = selector._vocabulary.needs
+    always = selector._vocabulary.always
+    assert len(kept) == selector.tokenizer(kept).vocab_size == size
     for index in range(trained.vocab_size):
         if not trained.is_text(index):
             assert index in kept
         if index in kept:
-            assert choices._vocabulary.needs(index) <= kept
-    # the first, in the order of counts and ids, that did not stay: all before it did
+            assert needs(index) <= kept
+    # the first removed piece in the order of counts and ids did not fit; all before it were kept
     order = sorted(range(trained.vocab_size), key=lambda index: (-counts_V[index], index))
-    first = next(place for place, index in enumerate(order) if index not in kept)
-    room = size - len(frozenset(choices._vocabulary.always).union(*map(choices._vocabulary.needs, order[:first])))
-    assert len(choices._vocabulary.needs(order[first]) - kept) > 0
-    assert room < len(choices._vocabulary.needs(order[first]) - frozenset(order[:first]) - choices._vocabulary.always)
+    rank = next(rank for rank, index in enumerate(order) if index not in kept)
+    needed = needs(order[rank])
+    room = size - len(frozenset(always).union(*map(needs, order[:rank])))
+    assert len(needed - kept) > 0
+    assert room < len(needed - frozenset(order[:rank]) - always)
 
 
-def test_sizes_that_cannot_be_had_are_named(trained, choices):
+def test_impossible_sizes_are_refused(trained, selector):
     counts_V = np.ones(trained.vocab_size, np.int64)
-    with pytest.raises(TokenizerError, match=rf"{choices.least - 1} pieces is too small: .* ask for {choices.least} "):
-        choices.of_size(choices.least - 1, counts_V)
+
+    assert len(selector.select(selector.min_size, counts_V)) == selector.min_size
+    with pytest.raises(
+        TokenizerError, match=rf"{selector.min_size - 1} pieces is too small: .* ask for {selector.min_size} "
+    ):
+        selector.select(selector.min_size - 1, counts_V)
     with pytest.raises(TokenizerError, match=f"has {trained.vocab_size}; ask for fewer"):
-        choices.of_size(trained.vocab_size, counts_V)
-    assert len(choices.of_size(choices.least, counts_V)) == choices.least
+        selector.select(trained.vocab_size, counts_V)
 
 
 def test_coverage_is_the_share_of_tokens():
@@ -105,26 +128,31 @@ def test_coverage_is_the_share_of_tokens():
     assert coverage(set(), np.zeros(3, np.int64)) == 1.0
 
 
-# ---- What becomes of text --------------------------------------------------------------------------------------------
+# ---- Tokenized text --------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data(), text=texts())
-def test_text_of_kept_pieces_is_segmented_identically(trained, choices, data, text):
+def test_text_of_kept_pieces_is_segmented_identically(trained, selector, data, text):
     ids = trained.encode(text)
-    counts_V = some_counts(data.draw, trained) + 10 * np.bincount(ids, minlength=trained.vocab_size)
-    kept = choices.of_size(data.draw(st.integers(choices.least, trained.vocab_size - 1)), counts_V)
+    counts_V = draw_counts(data.draw, trained) + 10 * np.bincount(ids, minlength=trained.vocab_size)
+    size = data.draw(st.integers(selector.min_size, trained.vocab_size - 1))
+
+    kept = selector.select(size, counts_V)
+
     if set(ids) <= kept:
         old_ids = sorted(kept)
-        assert [old_ids[index] for index in choices.tokenizer(kept).encode(text)] == ids
+        assert [old_ids[index] for index in selector.tokenizer(kept).encode(text)] == ids
 
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data(), text=texts())
-def test_text_without_removed_characters_decodes_as_before(trained, choices, data, text):
+def test_text_without_removed_characters_decodes_as_before(trained, selector, data, text):
     has_bytes = trained.byte(trained.encode("\u0958")[-1]) is not None
-    size = data.draw(st.integers(choices.least, trained.vocab_size - 1))
-    smaller = choices.tokenizer(choices.of_size(size, some_counts(data.draw, trained)))
+    size = data.draw(st.integers(selector.min_size, trained.vocab_size - 1))
+
+    smaller = selector.tokenizer(selector.select(size, draw_counts(data.draw, trained)))
+
     removed = removed_characters(trained, smaller)
     if has_bytes or not removed & set(normalized(trained, text)):
         assert smaller.decode(smaller.encode(text)) == trained.decode(trained.encode(text))
@@ -132,13 +160,15 @@ def test_text_without_removed_characters_decodes_as_before(trained, choices, dat
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
-def test_removed_characters_become_bytes_or_unknown(trained, choices, data):
-    size = data.draw(st.integers(choices.least, choices.least + 20))
-    smaller = choices.tokenizer(choices.of_size(size, some_counts(data.draw, trained)))
-    own = {piece for piece in pieces_of_text(trained) if len(piece) == 1}
-    for character in sorted(own & removed_characters(trained, smaller)):
+def test_removed_characters_become_bytes_or_unknown(trained, selector, data):
+    size = data.draw(st.integers(selector.min_size, selector.min_size + 20))
+
+    smaller = selector.tokenizer(selector.select(size, draw_counts(data.draw, trained)))
+
+    single_characters = {piece for piece in pieces_of_text(trained) if len(piece) == 1}
+    for character in sorted(single_characters & removed_characters(trained, smaller)):
         ids = [index for index in smaller.encode(character) if not smaller.is_text(index)]
-        if not ids:  # a longer piece that stays spells it, with the blank that the model puts before a text
+        if not ids:  # a longer kept piece spells it, together with the space that the model adds before a text
             assert f"▁{character}" in pieces_of_text(smaller)
             continue
         values = [smaller.byte(index) for index in ids]
@@ -147,37 +177,42 @@ def test_removed_characters_become_bytes_or_unknown(trained, choices, data):
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data(), texts=st.lists(texts(), min_size=1, max_size=4))
-def test_the_counts_of_characters_are_those_that_no_piece_spells(trained, choices, data, texts):
-    size = data.draw(st.integers(choices.least, trained.vocab_size - 1))
-    smaller = choices.tokenizer(choices.of_size(size, some_counts(data.draw, trained)))
-    usages = measure(Texts(texts), Texts(texts), [trained, smaller])
+def test_characters_that_no_piece_spells_are_counted(trained, selector, data, texts):
+    size = data.draw(st.integers(selector.min_size, trained.vocab_size - 1))
+    smaller = selector.tokenizer(selector.select(size, draw_counts(data.draw, trained)))
+
+    usages = measure_usage(Texts(texts), Texts(texts), [trained, smaller])
+
     for tokenizer, usage in zip((trained, smaller), usages, strict=True):
         encoded = [tokenizer.encode(text) for text in texts]
         spelled = sum(len(tokenizer.piece(index)) for ids in encoded for index in ids if tokenizer.is_text(index))
         assert usage.as_bytes + usage.unknown == sum(len(normalized(trained, text)) for text in texts) - spelled
-        assert (usage.as_bytes if tokenizer.byte(tokenizer.encode("\u0958")[-1]) is None else usage.unknown) == 0
+        has_bytes = tokenizer.byte(tokenizer.encode("\u0958")[-1]) is not None
+        assert (usage.unknown if has_bytes else usage.as_bytes) == 0
         assert usage.tokens == sum(map(len, encoded))
         assert usage.num_bytes == sum(len(text.encode()) for text in texts)
         assert usage.characters == sum(map(len, texts))
 
 
 class Texts:
-    """Texts as documents, all held out."""
+    """Texts as documents, and as the split that holds out all of them."""
 
-    digest, total_bytes, bytes_read = "", 0, 0
+    digest = ""
+    total_bytes = 0
+    bytes_read = 0
 
     def __init__(self, texts):
         self.texts = texts
 
     def __iter__(self):
-        yield from (Document("", ("", str(number)), (text,)) for number, text in enumerate(self.texts))
+        yield from (Document("", ("", str(index)), (text,)) for index, text in enumerate(self.texts))
 
-    def holds_out(self, document):
+    def is_heldout(self, document):
         return True
 
 
 def normalized(tokenizer, text):
-    """What sentencepiece segments: with ▁ for blanks."""
+    """Returns the text as sentencepiece segments it, with ▁ for spaces."""
     return processor_of(tokenizer).normalize(text)
 
 
@@ -191,28 +226,35 @@ def processor_of(tokenizer):
 
 @pytest.mark.parametrize("size", [4000, 8000, 16000])
 def test_coverage_of_heldout_text_is_within_one_percent_of_the_prediction(published, size):
-    kept = published.choices.of_size(size, published.counts.train_V)
+    kept = published.selector.select(size, published.counts.train_V)
+
     predicted = coverage(kept, published.counts.train_V)
+
     assert coverage(kept, published.counts.heldout_V) == pytest.approx(predicted, rel=0.01)
     assert 0.9 < predicted <= 1
 
 
 @pytest.mark.parametrize("size", [1000, 8000])
 def test_published_tokenizers_keep_their_segmentation(published, size):
-    kept = published.choices.of_size(size, published.counts.train_V)
-    smaller, old_ids = published.choices.tokenizer(kept), np.array(sorted(kept))
+    kept = published.selector.select(size, published.counts.train_V)
+
+    smaller = published.selector.tokenizer(kept)
+
     assert smaller.kind == published.tokenizer.kind
     assert smaller.vocab_size == size
-    # lines, because few whole documents have no rare piece
+    # compares lines, because most whole documents have a rare piece
     lines = sorted({line for text in published.heldout_texts() for line in text.splitlines()})
-    removed, same, decoded = removed_characters(published.tokenizer, smaller), 0, 0
+    removed = removed_characters(published.tokenizer, smaller)
+    old_ids = np.array(sorted(kept))
+    num_segmented = 0
+    num_decoded = 0
     before, after = (tokenizer.encode_batch(lines, 2) for tokenizer in (published.tokenizer, smaller))
     for line, ids, new_ids in zip(lines, before, after, strict=True):
         if kept.issuperset(ids):
             assert old_ids[new_ids].tolist() == ids
-            same += 1
+            num_segmented += 1
         if removed.isdisjoint(normalized(published.tokenizer, line)):
             assert smaller.decode(new_ids) == published.tokenizer.decode(ids)
-            decoded += 1
-    assert same > 100
-    assert decoded > 100
+            num_decoded += 1
+    assert num_segmented > 100
+    assert num_decoded > 100
