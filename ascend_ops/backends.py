@@ -18,7 +18,6 @@ from ascend_ops import native
 
 VARIABLE = "MINDPANGU_OPS"
 BACKENDS = ("composed", "cpu", "ascend")
-WITHOUT_PACKAGE = ("grouped_ffn", "grouped_all_to_all")  # their AscendC forms are made of MindSpore's own operators
 
 # operator → backend, of every operator that has been imported
 chosen: dict[str, str] = {}
@@ -69,10 +68,10 @@ def _refuse_what_is_missing(operator: str, backend: str, device: str) -> None:
     """Raises OperatorError where there is no compiler for the CPU, or no operator package for Ascend."""
     if backend == "cpu":
         native.library(operator)
-    elif backend == "ascend" and device == "Ascend" and operator not in WITHOUT_PACKAGE:
+    elif backend == "ascend" and device == "Ascend":
         from ascend_ops.ascend.operators import find_package
 
-        if missing := find_package():
+        if missing := find_package(operator):
             raise native.OperatorError(missing)
 
 

@@ -8,7 +8,7 @@ the core behind it and its rules (`rules.h` lists them). A broken rule is an `Em
 device can show stays unverified: speed, its compiler, its caches, and whether the rules are those of the silicon.
 """
 
-from ascend_ops.emulator.build import CHIPS, KERNELS, compile_operator, library
+from ascend_ops.emulator.build import CHIPS, KERNELS, cann_name, compile_operator, library
 from ascend_ops.emulator.compiled import BFLOAT16, EmulatorError, Operator, Report, from_bfloat16, to_bfloat16
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "EmulatorError",
     "Operator",
     "Report",
+    "cann_name",
     "compile_operator",
     "from_bfloat16",
     "library",

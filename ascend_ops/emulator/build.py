@@ -34,6 +34,11 @@ FLAGS = (
 )
 
 
+def cann_name(kernel: str) -> str:
+    """The kernel's name in CANN: RreDispatch for rre_dispatch."""
+    return "".join(word.capitalize() for word in kernel.split("_"))
+
+
 def compile_operator(
     kernel: str, chip: str, *, sources: Path = OPERATORS, folder: Path | None = None, flags: tuple[str, ...] = ()
 ) -> Operator:
@@ -87,7 +92,7 @@ def library(
 
 def _unit(kernel: str, root: Path) -> str:
     """One translation unit: kernel, host side, and the emulator's way in."""
-    operator = "".join(part.capitalize() for part in kernel.split("_"))
+    operator = cann_name(kernel)
     registration = re.compile(rf"REGISTER_TILING_DATA_CLASS\({operator}, (\w+)\)")
     for header in sorted((root / "op_host").glob("*_tiling.h")):
         if struct := registration.search(header.read_text()):

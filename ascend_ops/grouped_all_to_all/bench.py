@@ -130,6 +130,7 @@ def worker(rank: int, tokens: int, hidden: int) -> None:
     from ascend_ops.bench import limits
     from ascend_ops.grouped_all_to_all import dispatch_all_to_all, first_order, grouped_all_to_all, join, reference
     from ascend_ops.rre_dispatch import rre_dispatch
+    from ascend_ops.rre_dispatch.reference import send_order
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed is no answer
@@ -146,7 +147,7 @@ def worker(rank: int, tokens: int, hidden: int) -> None:
 
     def plan(part):
         """[R, R]: rows from rank to rank of the tokens in `part`."""
-        sent = [reference.send_order(i[part], s[part], table_DV, EXPERTS, SIZE)[0] for i, s in sources]
+        sent = [send_order(i[part], s[part], table_DV, EXPERTS, SIZE)[0] for i, s in sources]
         return np.stack([counts_RG.sum(1) for counts_RG in sent]).astype(np.int32)
 
     length = tokens // CHUNKS

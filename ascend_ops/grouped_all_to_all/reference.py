@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ascend_ops.rre_dispatch import reference as rre_reference
+from ascend_ops.rre_dispatch.reference import send_order
 
 
 def grouped_all_to_all(
@@ -36,21 +36,6 @@ def grouped_all_to_all_backward(
 ) -> list[np.ndarray]:
     """Gradients with respect to every rank's rows, of which there were sizes[rank]; rows not sent get zeros."""
     return grouped_all_to_all(drows_of_rank, np.transpose(send_counts_RR), sizes)
-
-
-def send_order(
-    token_ids_T: np.ndarray, slot_ids_T: np.ndarray, table_DV: np.ndarray, num_experts: int, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """counts_RG and positions_T of `dispatch_all_to_all` for one rank; raises as `rre_dispatch.reference.check_ids`."""
-    rre_reference.check_ids(token_ids_T, slot_ids_T, table_DV, num_experts)
-    local, num_slots = num_experts // size, len(table_DV)
-    experts_T = table_DV[slot_ids_T, token_ids_T].astype(np.int64)
-    groups_T = (experts_T // local * num_slots + slot_ids_T) * local + experts_T % local
-    order_T = np.argsort(groups_T, kind="stable")
-    positions_T = np.empty(len(order_T), np.int32)
-    positions_T[order_T] = np.arange(len(order_T))
-    counts_G = np.bincount(groups_T, minlength=num_slots * num_experts).astype(np.int32)
-    return counts_G.reshape(size, -1), positions_T
 
 
 def dispatch_all_to_all(

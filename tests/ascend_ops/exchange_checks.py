@@ -135,7 +135,7 @@ def counts_of_chunk(case, size, chunk, chunks):
     part = slice(chunk * length, (chunk + 1) * length)
     return np.stack(
         [
-            reference.send_order(ids[part], slots[part], case["table"], case["experts"], size)[0].sum(1)
+            rre_reference.send_order(ids[part], slots[part], case["table"], case["experts"], size)[0].sum(1)
             for ids, slots in zip(case["token_ids"], case["slot_ids"], strict=True)
         ]
     ).astype(np.int32)
@@ -211,7 +211,7 @@ def expert_parallel_check(group, graph):
     shapes = ((experts, HIDDEN, inner), (experts, inner), (experts, inner, HIDDEN), (experts, HIDDEN))
     slabs = [(0.5 * chance.standard_normal(shape)).astype(np.float32) for shape in shapes * slots]
     plans = [
-        reference.send_order(ids, slots, case["table"], experts, size)[0]
+        rre_reference.send_order(ids, slots, case["table"], experts, size)[0]
         for ids, slots in zip(case["token_ids"], case["slot_ids"], strict=True)
     ]
     received_RG = np.stack([plan[me] for plan in plans]).astype(np.int32)

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ascend_ops.grouped_all_to_all import reference as exchange_reference
 from ascend_ops.rre_combine import ascend as combine
 from ascend_ops.rre_combine import reference as combine_reference
 from ascend_ops.rre_dispatch import ascend as dispatch
@@ -78,7 +77,7 @@ def test_dispatch_in_the_order_of_sending(shape):
     )
     tensors = map(ms.Tensor, (x_TH, *ids))
     rows_TH, counts_G, positions_T, _ = dispatch.dispatch_to_ranks(*tensors, num_experts, shape["ranks"])
-    counts_RG, wanted_T = exchange_reference.send_order(*ids, num_experts, shape["ranks"])
+    counts_RG, wanted_T = dispatch_reference.send_order(*ids, num_experts, shape["ranks"])
     np.testing.assert_array_equal(counts_G.asnumpy(), counts_RG.reshape(-1))
     np.testing.assert_array_equal(positions_T.asnumpy(), wanted_T)
     np.testing.assert_array_equal(rows_TH.asnumpy()[wanted_T], x_TH)

@@ -1,5 +1,6 @@
 """The choice of a backend: the fastest that is there, a notice where it is not, an order where one is given."""
 
+import json
 import logging
 
 import pytest
@@ -75,11 +76,17 @@ def package(monkeypatch, tmp_path):
     monkeypatch.delenv(operators.VARIABLE, raising=False)
     config = tmp_path / "op_impl/ai_core/tbe/config/ascend910/aic-ascend910-ops-info.json"
     config.parent.mkdir(parents=True)
-    config.write_text('{"RreDispatch": {}}')
+    config.write_text(json.dumps({"RreCombine": {}}))
 
 
 def test_on_an_npu_with_the_operator_package_the_ascend_form_serves(package):
     assert backends.choose("rre_combine").__name__ == "ascend_ops.rre_combine.ascend"
+
+
+def test_a_package_without_the_kernels_of_an_operator_does_not_serve_it(package, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert backends.choose("rre_regroup").__name__ == "ascend_ops.rre_regroup.composed"
+    assert "no operator package with RreRegroup, RreRegroupBack in" in caplog.text
 
 
 def test_the_emulated_kernels_serve_where_they_are_asked_for(monkeypatch):

@@ -109,7 +109,7 @@ def compile_graph() -> dict:
     world = Group("hccl_world_group", 0, RANKS, -1, AllToAll("hccl_world_group"))
     Gradient(Layer(world)).compile(*map(Tensor, arrays))
     text = max(Path("graphs").rglob("*validate*.ir"), key=lambda path: path.stat().st_mtime).read_text()
-    names = ("RreDispatch", "RreGatherRows", "RreRegroup", "RreRegroupBack", "RreCombine", "RreScatterRows")
+    names = [emulator.cann_name(kernel) for kernel in emulator.KERNELS]
     custom = {name: text.count(f'func_name: "aclnn{name}"') for name in names}
     for name in ("GroupedMatmul", "AlltoAllV"):
         custom[name] = text.count(f"{name}(")

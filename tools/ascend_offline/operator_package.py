@@ -11,8 +11,7 @@ def write(folder: Path, chip: str) -> None:
     """A package with the definitions for a chip, for ASCEND_CUSTOM_OPP_PATH to name."""
     definitions = {}
     for kernel in emulator.KERNELS:
-        name = "".join(part.capitalize() for part in kernel.split("_"))
-        definitions[name] = emulator.compile_operator(kernel, chip).definition()
+        definitions[emulator.cann_name(kernel)] = emulator.compile_operator(kernel, chip).definition()
     # without a device MindSpore knows no chip, and looks for the one with no name
     config = folder / "op_impl" / "ai_core" / "tbe" / "config" / "aic--ops-info.json"
     config.parent.mkdir(parents=True, exist_ok=True)

@@ -5,14 +5,14 @@ from mindspore import ops
 from ascend_ops.ascend.operators import INTS, custom_op, padded, takes_rows
 from ascend_ops.rre_combine import composed
 
-_scatter_rows = custom_op("RreScatterRows", lambda rows, positions: rows, lambda rows, _: rows)
+_scatter_rows = custom_op("rre_scatter_rows", lambda rows, positions: rows, lambda rows, _: rows)
 
 
 def _bprop(rows_TH, positions_T, residual_TH, out, dout):
     return _scatter_rows(dout, positions_T), ops.ZerosLike()(positions_T), dout
 
 
-_forward = custom_op("RreCombine", lambda rows, positions, residual: rows, lambda rows, *_: rows, _bprop)
+_forward = custom_op("rre_combine", lambda rows, positions, residual: rows, lambda rows, *_: rows, _bprop)
 
 
 def rre_combine(rows_TH, positions_T, residual_TH):

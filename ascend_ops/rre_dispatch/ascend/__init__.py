@@ -9,7 +9,7 @@ from ascend_ops.rre_dispatch import composed
 
 BARRIER = 64 * INTS  # a granule for each core that any chip has
 
-gather_rows = custom_op("RreGatherRows", lambda rows, positions: rows, lambda rows, _: rows)
+gather_rows = custom_op("rre_gather_rows", lambda rows, positions: rows, lambda rows, _: rows)
 
 
 def _bprop(x_TH, token_ids_T, slot_ids_T, table_DV, layout_RE, out, dout):
@@ -24,7 +24,7 @@ def _out_shapes(x, token_ids, slot_ids, table, layout):
     return x, [counts], token_ids, [INTS], [BARRIER]
 
 
-_forward = custom_op("RreDispatch", _out_shapes, lambda x, *_: (x, ms.int32, ms.int32, ms.int32, ms.int32), _bprop)
+_forward = custom_op("rre_dispatch", _out_shapes, lambda x, *_: (x, ms.int32, ms.int32, ms.int32, ms.int32), _bprop)
 
 
 @ops.constexpr

@@ -5,14 +5,14 @@ from mindspore import ops
 from ascend_ops.ascend.operators import INTS, custom_op, padded, takes_rows
 from ascend_ops.rre_regroup import composed
 
-_back = custom_op("RreRegroupBack", lambda dout, counts: dout, lambda dout, _: dout)
+_back = custom_op("rre_regroup_back", lambda dout, counts: dout, lambda dout, _: dout)
 
 
 def _bprop(rows_CH, counts_AB, out, dout):
     return _back(dout, counts_AB), ops.ZerosLike()(counts_AB)
 
 
-_forward = custom_op("RreRegroup", lambda rows, counts: rows, lambda rows, _: rows, _bprop)
+_forward = custom_op("rre_regroup", lambda rows, counts: rows, lambda rows, _: rows, _bprop)
 
 
 def rre_regroup(rows_CH, counts_AB):

@@ -9,16 +9,19 @@ import pytest
 
 from ascend_ops import emulator, native
 from ascend_ops.emulator.build import HERE, OPERATORS
-from ascend_ops.emulator.cases import Shape, check, random_ids, random_rows
+from ascend_ops.emulator.cases import Shape, random_rows
+from ascend_ops.emulator.kernels import check
+from ascend_ops.rre_dispatch.emulation import random_ids
 
 T, H, E = 24, 32, 4
 
 
 def arguments(**changes):
-    chance = np.random.default_rng(0)
-    token_ids_T, slot_ids_T, table_DV = random_ids(chance, Shape(T, H, experts=E, vocab_size=32))
+    rng = np.random.default_rng(0)
+    shape = Shape(T, H, experts=E, vocab_size=32)
+    token_ids_T, slot_ids_T, table_DV = random_ids(rng, shape)
     named = {
-        "x": random_rows(chance, (T, H), "float16"),
+        "x": random_rows(rng, shape, "float16"),
         "token_ids": token_ids_T,
         "slot_ids": slot_ids_T,
         "table": table_DV,

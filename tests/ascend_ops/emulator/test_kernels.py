@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ascend_ops import emulator
-from ascend_ops.emulator.cases import Shape, check, check_regroup, padded
+from ascend_ops.emulator.cases import Shape, padded
+from ascend_ops.emulator.kernels import check, kernels
+from ascend_ops.rre_regroup.emulation import check_regroup
 
-ROWS = {"ascend910": ("float16", "float32"), "ascend910b": ("float16", "float32", "bfloat16")}
 compiled = functools.cache(emulator.compile_operator)
 
 CHIPS_AND_KERNELS = [(chip, kernel) for chip in emulator.CHIPS for kernel in emulator.KERNELS]
@@ -33,7 +34,7 @@ def shapes(draw):
 
 @pytest.mark.parametrize(("chip", "kernel"), CHIPS_AND_KERNELS)
 def test_equals_the_reference(chip, kernel):
-    dtypes = ROWS.get(chip, ROWS["ascend910b"])
+    dtypes = kernels()[kernel].dtypes_on(chip)
 
     @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
     @given(shapes(), st.sampled_from(dtypes), st.integers(0, 2**32 - 1))

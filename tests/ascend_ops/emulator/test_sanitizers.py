@@ -15,7 +15,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from ascend_ops.emulator import compile_operator
-from ascend_ops.emulator.cases import Shape, check
+from ascend_ops.emulator.cases import Shape
+from ascend_ops.emulator.kernels import check
 
 kernel, chip, flags, folder = sys.argv[1:]
 operator = compile_operator(kernel, chip, folder=Path(folder), flags=(flags, "-fno-sanitize-recover=all"))
