@@ -1,12 +1,13 @@
-"""The AscendC operators of this project, called by name. Unverified on hardware.
+"""Calls the AscendC operators of this project by name. Unverified on hardware.
 
 On Ascend the name is looked up in the operator package that build_opp.sh installs. On a CPU the emulator runs the same
-sources, thread by thread: slow, and made for tests.
+sources, one thread per core: slow, and meant for tests.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -18,9 +19,10 @@ PACKAGE = Path(__file__).parent.parent / "_build" / "opp" / "vendors" / "mindpan
 VARIABLE = "ASCEND_CUSTOM_OPP_PATH"
 EMULATED_CHIP = "ascend910"
 
-GRANULE_BYTES = 32  # what a DMA moves at least
-INTS, SHORTS = GRANULE_BYTES // 4, GRANULE_BYTES // 2  # int32 and uint16 in a granule
-TYPES = {ms.float16: 2, ms.float32: 4, ms.bfloat16: 2}
+GRANULE_BYTES = 32  # the smallest transfer of a DMA
+INTS = GRANULE_BYTES // 4  # int32 per granule
+SHORTS = GRANULE_BYTES // 2  # uint16 per granule
+ITEM_BYTES = {ms.float16: 2, ms.float32: 4, ms.bfloat16: 2}
 
 
 def find_package(operator: str) -> str | None:
@@ -45,7 +47,7 @@ def find_package(operator: str) -> str | None:
     )
 
 
-def custom_op(kernel: str, out_shape: Callable, out_dtype: Callable, bprop: Callable | None = None) -> ops.Custom:
+def custom_op(kernel: str, out_shape: Callable, out_dtype: Callable, bprop: Callable | None = None) -> Any:
     """Returns the operator that runs a kernel of `ascend/op_kernel`.
 
     Args:
@@ -59,19 +61,19 @@ def custom_op(kernel: str, out_shape: Callable, out_dtype: Callable, bprop: Call
     return ops.Custom(function, out_shape, out_dtype, func_type="aot", bprop=bprop)
 
 
-def takes(shape, dtype) -> bool:
-    """Whether rows of this shape and dtype are made of whole granules, of a type that the kernels know."""
-    return dtype in TYPES and shape[-1] * TYPES[dtype] % GRANULE_BYTES == 0
+def takes(shape: Sequence[int], dtype: Any) -> bool:
+    """Whether the kernels know the dtype, and rows of this shape are whole granules."""
+    return dtype in ITEM_BYTES and shape[-1] * ITEM_BYTES[dtype] % GRANULE_BYTES == 0
 
 
 @ops.constexpr
 def takes_rows(shape, dtype):
-    """`takes`, where a graph is compiled."""
+    """Evaluates `takes` while a graph is compiled."""
     return takes(shape, dtype)
 
 
 def padded(array_N, multiple, fill=0):
-    """The last axis filled up to a multiple; nothing is added where it is one."""
+    """Fills the last axis up to a multiple; an axis that is one already stays as it is."""
     missing = -array_N.shape[-1] % multiple
     if missing == 0:
         return array_N

@@ -1,13 +1,13 @@
-"""What the AscendC kernels cost, counted by the emulator: bytes, DMA launches, scalar operations, and how evenly.
+"""Counts what the AscendC kernels cost in the emulator: bytes, DMA launches, scalar operations, and their balance.
 
     python -m ascend_ops.emulator [--chip NAME …] [--json FILE]
 
 × least   bytes of global memory over those of reading every input and writing every output once
-uneven    of bytes, of scalar operations: how far the core with the most or the least is from the mean
+uneven    of bytes, of scalar operations: the largest deviation of a core from the mean
 DMA       launches of all cores, and those of CANN's own operators for 910B, which move rows one by one
-scalar    operations of the scalar unit for a token: single elements of the unified buffer, instructions it hands on;
-          arithmetic in registers and branches are not seen
-budget    nanoseconds that a token has on its core while the chip's memory moves the rows at its nominal bandwidth
+scalar    operations of the scalar unit per token: single elements of the unified buffer, instructions that it issues;
+          arithmetic in registers and branches are not counted
+budget    nanoseconds per token on its core if the chip's memory moves the rows at its nominal bandwidth
 CANN      bytes of CANN's own operators for 910B over ours: arithmetic from their sources, not measured; see `cann_cost`
           in each operator's emulation.py
 
@@ -27,7 +27,7 @@ from ascend_ops.emulator.cases import DTYPES, Shape
 from ascend_ops.emulator.kernels import Kernel, kernels
 from ascend_ops.native import OperatorError
 
-# nominal bandwidth of the chip's memory, bytes a second
+# nominal bandwidth of the chip's memory, bytes per second
 BANDWIDTH = {"ascend910": 1.2e12, "ascend910b": 1.6e12, "ascend910_93": 1.6e12}
 DTYPE = "float16"
 ITEM_BYTES = DTYPES[DTYPE].itemsize
@@ -45,9 +45,9 @@ SHAPES = (
 
 @dataclass(frozen=True)
 class Cost:
-    """One kernel at one shape; bytes and launches of all cores together.
+    """Cost of one kernel at one shape; bytes and launches are sums over all cores.
 
-    `bytes_cann`, `dma_cann`: of CANN's operators for 910B that do the same; None where there are none.
+    `bytes_cann` and `dma_cann` are those of CANN's operators for 910B that do the same; None if there are none.
     """
 
     kernel: str
@@ -96,12 +96,12 @@ def _cost(kernel: Kernel, chip: str, shape: Shape, report: Report) -> Cost:
 
 
 def uneven(counts: np.ndarray) -> float:
-    """How far the core with the most or the least is from the mean, relative to it."""
+    """Returns the largest deviation of a core from the mean, relative to the mean."""
     return float(np.abs(counts / counts.mean() - 1).max())
 
 
 def table(rows: list[Cost]) -> str:
-    """One line for each."""
+    """Formats one line per kernel."""
     head = ("kernel", "cores", "bytes", "× least", "uneven", "DMA", "CANN's", "scalar", "uneven", "budget", "CANN")
     lines = ["{:18}{:>6}{:>10}{:>9}{:>8}{:>8}{:>8}{:>8}{:>8}{:>9}{:>7}".format(*head)]
     for each in rows:

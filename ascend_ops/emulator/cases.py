@@ -6,7 +6,7 @@ import numpy as np
 
 from ascend_ops.emulator.compiled import BFLOAT16, to_bfloat16
 
-DTYPES = {"float16": np.dtype(np.float16), "float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
+DTYPES: dict[str, np.dtype] = {"float16": np.dtype(np.float16), "float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ def expert_adam(
     moment1,
     moment2,
     gradient,
-    experts_A,
-    step_counts_A,
+    experts_U,
+    step_counts_U,
     *,
     learning_rate,
     beta1,
@@ -36,11 +36,11 @@ def expert_adam(
     Args:
         weight, moment1, moment2: float32 NumPy arrays [E, ...], C-contiguous; changed in place.
         gradient: float32 or float16 of the same shape, C-contiguous; of experts that are not listed it is not read.
-        experts_A: int [A], distinct, each below E; A may be 0.
-        step_counts_A: int [A], how often each of them has been updated, this time included (≥ 1).
+        experts_U: int [U], distinct, each below E; U may be 0.
+        step_counts_U: int [U], how often each of them has been updated, this time included (≥ 1).
         learning_rate: lr.
         beta1, beta2: β1 and β2, at least 0 and below 1.
-        eps: ε, one for all or a float array [A].
+        eps: ε, one for all or a float array [U].
         weight_decay: λ, decoupled from the gradient; 0 for biases.
         gradient_scale: multiplies the gradient (clipping).
 
@@ -50,9 +50,9 @@ def expert_adam(
     Supported modes: the host's NumPy memory. `expert_adam_op` is the same kernel as a MindSpore operator.
     """
     _check_arrays({"weight": weight, "moment1": moment1, "moment2": moment2}, gradient)
-    experts_A = _checked_experts(experts_A, len(weight))
+    experts_U = _checked_experts(experts_U, len(weight))
     scalars = coefficients(
-        step_counts_A,
+        step_counts_U,
         learning_rate=learning_rate,
         beta1=beta1,
         beta2=beta2,
@@ -60,12 +60,12 @@ def expert_adam(
         weight_decay=weight_decay,
         gradient_scale=gradient_scale,
     )
-    if scalars.step_size_A.shape != experts_A.shape:
+    if scalars.step_size_U.shape != experts_U.shape:
         raise ValueError(
-            f"expert_adam: step_counts_A {scalars.step_size_A.shape} does not match experts_A {experts_A.shape}"
+            f"expert_adam: step_counts_U {scalars.step_size_U.shape} does not match experts_U {experts_U.shape}"
         )
-    if experts_A.size and weight.size:
-        implementation.expert_adam(weight, moment1, moment2, gradient, experts_A, scalars)
+    if experts_U.size and weight.size:
+        implementation.expert_adam(weight, moment1, moment2, gradient, experts_U, scalars)
 
 
 def _check_arrays(changed, gradient):
@@ -86,20 +86,20 @@ def _check_arrays(changed, gradient):
             raise ValueError(f"expert_adam: {name} is not writable, but is changed in place")
 
 
-def _checked_experts(experts_A, num_experts) -> np.ndarray:
-    """int32 [A], contiguous."""
-    experts_A = np.asarray(experts_A)
-    if experts_A.dtype.kind not in "iu":
-        raise TypeError(f"expert_adam: experts_A is {experts_A.dtype}; expected integers")
-    if experts_A.ndim != 1:
-        raise ValueError(f"expert_adam: experts_A has shape {experts_A.shape}; expected [A]")
-    outside = experts_A[(experts_A < 0) | (experts_A >= num_experts)]
+def _checked_experts(experts_U, num_experts) -> np.ndarray:
+    """int32 [U], contiguous."""
+    experts_U = np.asarray(experts_U)
+    if experts_U.dtype.kind not in "iu":
+        raise TypeError(f"expert_adam: experts_U is {experts_U.dtype}; expected integers")
+    if experts_U.ndim != 1:
+        raise ValueError(f"expert_adam: experts_U has shape {experts_U.shape}; expected [U]")
+    outside = experts_U[(experts_U < 0) | (experts_U >= num_experts)]
     if outside.size:
         raise ValueError(f"expert_adam: expert {outside[0]} is outside {num_experts} experts")
-    values, times = np.unique(experts_A, return_counts=True)
-    if values.size < experts_A.size:
+    values, times = np.unique(experts_U, return_counts=True)
+    if values.size < experts_U.size:
         raise ValueError(f"expert_adam: expert {values[times > 1][0]} is listed more than once")
-    return np.ascontiguousarray(experts_A, np.int32)
+    return np.ascontiguousarray(experts_U, np.int32)
 
 
 def __getattr__(name):

@@ -37,19 +37,19 @@ def _case(shape):
 
 def _prepare(shape):
     _, _, moment2, _ = state = [np.empty(shape, np.float32) for _ in range(4)]
-    experts_A, step_counts_A = np.arange(shape[0], dtype=np.int32), np.ones(shape[0], np.int64)
-    scalars = coefficients(step_counts_A, **OPTIONS)
+    experts_U, step_counts_U = np.arange(shape[0], dtype=np.int32), np.ones(shape[0], np.int64)
+    scalars = coefficients(step_counts_U, **OPTIONS)
 
     def fill():
-        chance = np.random.default_rng(0)
+        rng = np.random.default_rng(0)
         for array in state:
-            chance.standard_normal(dtype=np.float32, out=array)
+            rng.standard_normal(dtype=np.float32, out=array)
             array *= 0.05
         np.square(moment2, out=moment2)
 
     def bound(module):
         def run():
-            module.expert_adam(*state, experts_A, scalars)
+            module.expert_adam(*state, experts_U, scalars)
             return state[:3]
 
         return run
@@ -66,7 +66,7 @@ def _prepare(shape):
 
     def expected(direction):
         fill()
-        return reference.expert_adam(*state, experts_A, step_counts_A, **OPTIONS)
+        return reference.expert_adam(*state, experts_U, step_counts_U, **OPTIONS)
 
     return Prepared(runs.by_direction(backends), expected, reset)
 

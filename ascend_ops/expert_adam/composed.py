@@ -9,18 +9,18 @@ BLOCK = 1 << 15  # elements worked on at a time: w, m, v, g and scratch stay in 
 PIECE = 1 << 19  # elements that one thread takes at a time
 
 
-def expert_adam(weight, moment1, moment2, gradient, experts_A, coefficients):
+def expert_adam(weight, moment1, moment2, gradient, experts_U, coefficients):
     """See `ascend_ops.expert_adam`; takes its checked arguments and their Coefficients."""
     size = weight[0].size
     flat = [array.reshape(len(array), size) for array in (weight, moment1, moment2, gradient)]
 
     def update(position, start):
-        rows = [array[experts_A[position], start : start + PIECE] for array in flat]
-        step_size, eps = coefficients.step_size_A[position], coefficients.eps_A[position]
+        rows = [array[experts_U[position], start : start + PIECE] for array in flat]
+        step_size, eps = coefficients.step_size_U[position], coefficients.eps_U[position]
         _update(*rows, step_size, eps, *coefficients.constants)
 
-    pieces = [(position, start) for position in range(len(experts_A)) for start in range(0, size, PIECE)]
-    if len(experts_A) * size <= BLOCK:  # starting threads takes longer
+    pieces = [(position, start) for position in range(len(experts_U)) for start in range(0, size, PIECE)]
+    if len(experts_U) * size <= BLOCK:  # starting threads takes longer
         for piece in pieces:
             update(*piece)
         return

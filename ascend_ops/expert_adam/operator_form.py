@@ -14,7 +14,7 @@ if backends.chosen["expert_adam"] != "cpu" and os.environ.get(backends.VARIABLE)
 _update = backends.custom_op("expert_adam", "expert_adam_op", lambda *shapes: [1], lambda *dtypes: ms.int32)
 
 
-def expert_adam_op(weight, moment1, moment2, gradient, experts_A, step_size_A, eps_A, constants):
+def expert_adam_op(weight, moment1, moment2, gradient, experts_U, step_size_U, eps_U, constants):
     """`expert_adam` as an operator of a graph: the same kernel on the memory of the tensors, which it changes.
 
     The tensors are made by Tensor.from_numpy, which shares the memory of the arrays. The operator exists only with the
@@ -23,11 +23,11 @@ def expert_adam_op(weight, moment1, moment2, gradient, experts_A, step_size_A, e
     Args:
         weight, moment1, moment2: float32 [E, ...], changed in place.
         gradient: float32 or float16 of the same shape; of experts that are not listed it is not read.
-        experts_A: int32 [A], distinct, each below E; A may be 0.
-        step_size_A, eps_A, constants: float32 [A], [A] and [5], the `coefficients` of the update.
+        experts_U: int32 [U], distinct, each below E; U may be 0.
+        step_size_U, eps_U, constants: float32 [U], [U] and [5], the `coefficients` of the update.
 
     Returns:
-        int32 [1], A. The update is done once this can be read: what must come after it has to depend on this, and a
+        int32 [1], U. The update is done once this can be read: what must come after it has to depend on this, and a
         graph that does not use it leaves the update out.
 
     Raises:
@@ -36,12 +36,12 @@ def expert_adam_op(weight, moment1, moment2, gradient, experts_A, step_size_A, e
 
     Supported modes: graph (@ms.jit) and PyNative, on the CPU; not differentiable.
     """
-    tensors = (weight, moment1, moment2, gradient, experts_A, step_size_A, eps_A, constants)
+    tensors = (weight, moment1, moment2, gradient, experts_U, step_size_U, eps_U, constants)
     dtypes, shapes = (), ()
     for tensor in tensors:
         dtypes, shapes = (*dtypes, tensor.dtype), (*shapes, tensor.shape)
     _check(dtypes, shapes)
-    return _update(weight, moment1, moment2, gradient, experts_A, step_size_A, eps_A, constants)
+    return _update(weight, moment1, moment2, gradient, experts_U, step_size_U, eps_U, constants)
 
 
 @ops.constexpr
@@ -50,14 +50,14 @@ def _check(dtypes, shapes):
     floats = {*states, step_size, eps, constants}
     if floats != {ms.float32} or gradient not in (ms.float32, ms.float16) or experts != ms.int32:
         raise TypeError(
-            "expert_adam_op: expected int32 experts_A, float32 or float16 gradient and all else float32, "
+            "expert_adam_op: expected int32 experts_U, float32 or float16 gradient and all else float32, "
             f"got {', '.join(map(str, dtypes))}"
         )
     *arrays, experts, step_size, eps, constants = shapes
     if not arrays[0] or {*arrays} != {arrays[0]} or len(experts) != 1 or {experts, step_size, eps} != {experts}:
         raise ValueError(
-            "expert_adam_op: expected weight, moment1, moment2 and gradient of one shape [E, ...] and experts_A, "
-            f"step_size_A and eps_A [A], got {', '.join(map(str, shapes))}"
+            "expert_adam_op: expected weight, moment1, moment2 and gradient of one shape [E, ...] and experts_U, "
+            f"step_size_U and eps_U [U], got {', '.join(map(str, shapes))}"
         )
     if constants != (5,):
         raise ValueError(f"expert_adam_op: expected constants [5], got {constants}")

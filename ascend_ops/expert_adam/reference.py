@@ -8,8 +8,8 @@ def expert_adam(
     moment1: np.ndarray,
     moment2: np.ndarray,
     gradient: np.ndarray,
-    experts_A: np.ndarray,
-    step_counts_A: np.ndarray,
+    experts_U: np.ndarray,
+    step_counts_U: np.ndarray,
     *,
     learning_rate: float,
     beta1: float,
@@ -20,7 +20,7 @@ def expert_adam(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The arguments of `ascend_ops.expert_adam.expert_adam`; returns new weight, moment1, moment2, float64 [E, ...]."""
     w, m, v = (array.astype(np.float64) for array in (weight, moment1, moment2))
-    for expert, step, epsilon in zip(experts_A, step_counts_A, np.broadcast_to(eps, len(experts_A)), strict=True):
+    for expert, step, epsilon in zip(experts_U, step_counts_U, np.broadcast_to(eps, len(experts_U)), strict=True):
         g = gradient[expert].astype(np.float64) * gradient_scale
         m[expert] = beta1 * m[expert] + (1 - beta1) * g
         v[expert] = beta2 * v[expert] + (1 - beta2) * g * g

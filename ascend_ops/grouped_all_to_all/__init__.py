@@ -24,11 +24,11 @@ def _zero():
     return Tensor(np.zeros(1, np.float32))
 
 
-def grouped_all_to_all(rows_SH, send_counts_R, receive_counts_R, capacity, group, order):
+def grouped_all_to_all(rows_QH, send_counts_R, receive_counts_R, capacity, group, order):
     """Sends each rank of a group its rows, and receives what the others have for this one.
 
     Args:
-        rows_SH: float [S, H], sorted by destination: the first send_counts_R[0] rows go to rank 0, and so on.
+        rows_QH: float [Q, H], sorted by destination: the first send_counts_R[0] rows go to rank 0, and so on.
         send_counts_R: int32 [R], rows for each rank; S at most, together.
         receive_counts_R: int32 [R], rows from each rank; C at most, together.
         capacity: C, rows of the result.
@@ -50,23 +50,23 @@ def grouped_all_to_all(rows_SH, send_counts_R, receive_counts_R, capacity, group
             does not come. The group is of no use afterwards, on any rank. The composed form checks nothing of this;
             it needs one S on all ranks, and takes no float64 in a group of more than one.
 
-    Supported modes: graph (@ms.jit) and PyNative; differentiable once with respect to rows_SH.
+    Supported modes: graph (@ms.jit) and PyNative; differentiable once with respect to rows_QH.
     """
-    dtypes = (rows_SH.dtype, send_counts_R.dtype, receive_counts_R.dtype, order.dtype)
-    _check(dtypes, (rows_SH.shape, send_counts_R.shape, receive_counts_R.shape, order.shape), capacity, group.size)
-    return implementation.grouped_all_to_all(rows_SH, send_counts_R, receive_counts_R, capacity, group, order)
+    dtypes = (rows_QH.dtype, send_counts_R.dtype, receive_counts_R.dtype, order.dtype)
+    _check(dtypes, (rows_QH.shape, send_counts_R.shape, receive_counts_R.shape, order.shape), capacity, group.size)
+    return implementation.grouped_all_to_all(rows_QH, send_counts_R, receive_counts_R, capacity, group, order)
 
 
 @ops.constexpr
 def _check(dtypes, shapes, capacity, size):
     if dtypes[0] not in (ms.float16, ms.float32, ms.float64) or dtypes[1:] != (ms.int32, ms.int32, ms.float32):
         raise TypeError(
-            "grouped_all_to_all: expected rows_SH of float16, 32 or 64, int32 send_counts_R and receive_counts_R and a "
+            "grouped_all_to_all: expected rows_QH of float16, 32 or 64, int32 send_counts_R and receive_counts_R and a "
             f"float32 order, got {', '.join(map(str, dtypes))}"
         )
     if len(shapes[0]) != 2 or shapes[1:] != ((size,), (size,), (1,)):
         raise ValueError(
-            f"grouped_all_to_all: expected rows_SH [S, H], send_counts_R and receive_counts_R [{size}] for this group "
+            f"grouped_all_to_all: expected rows_QH [Q, H], send_counts_R and receive_counts_R [{size}] for this group "
             f"and order [1], got {', '.join(map(str, shapes))}"
         )
     if not isinstance(capacity, int) or capacity < 1:

@@ -34,14 +34,14 @@ class AllToAll(nn.Cell):
             size = max(wide) + 1
             self.count_of_rank = Tensor(np.array([size if rank < 0 else rank for rank in wide], np.int32))
 
-    def construct(self, rows_SH, send_counts_R, receive_counts_R, zeros_CH, order):
-        return self.exchange(rows_SH, send_counts_R, receive_counts_R, zeros_CH, order)
+    def construct(self, rows_QH, send_counts_R, receive_counts_R, zeros_CH, order):
+        return self.exchange(rows_QH, send_counts_R, receive_counts_R, zeros_CH, order)
 
-    def bprop(self, rows_SH, send_counts_R, receive_counts_R, zeros_CH, order, out, dout):
+    def bprop(self, rows_QH, send_counts_R, receive_counts_R, zeros_CH, order, out, dout):
         zeros = ops.ZerosLike()
         # ordered after the backward of the next exchange (dout) and after this exchange itself (out)
-        drows_SH, order = self.exchange(dout[0], receive_counts_R, send_counts_R, zeros(rows_SH), dout[1] + out[1])
-        return drows_SH, zeros(send_counts_R), zeros(receive_counts_R), zeros(zeros_CH), order
+        drows_QH, order = self.exchange(dout[0], receive_counts_R, send_counts_R, zeros(rows_QH), dout[1] + out[1])
+        return drows_QH, zeros(send_counts_R), zeros(receive_counts_R), zeros(zeros_CH), order
 
     def widened(self, counts_R):
         """The counts of all ranks of HCCL's group."""
@@ -115,12 +115,12 @@ def _zeros(shape):
     return Tensor(np.zeros(shape, np.float32))
 
 
-def grouped_all_to_all(rows_SH, send_counts_R, receive_counts_R, capacity, group, order):
+def grouped_all_to_all(rows_QH, send_counts_R, receive_counts_R, capacity, group, order):
     """See `ascend_ops.grouped_all_to_all`."""
     if not group.by_all_to_all:
-        return composed.grouped_all_to_all(rows_SH, send_counts_R, receive_counts_R, capacity, group, order)
-    zeros_CH = ops.cast(_zeros((capacity, rows_SH.shape[1])), rows_SH.dtype)
-    return group.exchange(rows_SH, send_counts_R, receive_counts_R, zeros_CH, order)
+        return composed.grouped_all_to_all(rows_QH, send_counts_R, receive_counts_R, capacity, group, order)
+    zeros_CH = ops.cast(_zeros((capacity, rows_QH.shape[1])), rows_QH.dtype)
+    return group.exchange(rows_QH, send_counts_R, receive_counts_R, zeros_CH, order)
 
 
 def dispatch_all_to_all(

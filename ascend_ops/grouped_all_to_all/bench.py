@@ -137,11 +137,11 @@ def worker(rank: int, tokens: int, hidden: int) -> None:
     ms.set_context(mode=ms.PYNATIVE_MODE, device_target="CPU")
     me = rank % SIZE
     group = join(f"bench{rank // SIZE}", me, SIZE, capacity_bytes=2 * 4 * tokens * hidden)
-    chance = np.random.default_rng(rank // SIZE)
-    x = [chance.standard_normal((tokens, hidden), np.float32) for _ in range(SIZE)]
-    ids = [chance.integers(0, VOCAB, tokens).astype(np.int32) for _ in range(SIZE)]
+    rng = np.random.default_rng(rank // SIZE)
+    x = [rng.standard_normal((tokens, hidden), np.float32) for _ in range(SIZE)]
+    ids = [rng.integers(0, VOCAB, tokens).astype(np.int32) for _ in range(SIZE)]
     slots = [np.zeros(tokens, np.int32) for _ in range(SIZE)]
-    table_DV = chance.integers(0, EXPERTS, (1, VOCAB)).astype(np.int32)
+    table_DV = rng.integers(0, EXPERTS, (1, VOCAB)).astype(np.int32)
 
     sources = list(zip(ids, slots, strict=True))
 
@@ -159,8 +159,8 @@ def worker(rank: int, tokens: int, hidden: int) -> None:
     inputs = tuple(Tensor(array) for array in (x[me], ids[me], slots[me], table_DV))
 
     @ms.jit
-    def exchange(rows_SH, send_R, receive_R):
-        return grouped_all_to_all(rows_SH, send_R, receive_R, capacity, group, first_order())
+    def exchange(rows_QH, send_R, receive_R):
+        return grouped_all_to_all(rows_QH, send_R, receive_R, capacity, group, first_order())
 
     @ms.jit
     def fused(x_TH, ids_T, slots_T, table_DV, send_R, receive_R):
@@ -170,8 +170,8 @@ def worker(rank: int, tokens: int, hidden: int) -> None:
 
     @ms.jit
     def separate(x_TH, ids_T, slots_T, table_DV, send_R, receive_R):
-        rows_SH, counts_G, positions_T, _ = rre_dispatch(x_TH, ids_T, slots_T, table_DV, EXPERTS)
-        rows_CH, order = grouped_all_to_all(rows_SH, send_R, receive_R, capacity, group, first_order())
+        rows_QH, counts_G, positions_T, _ = rre_dispatch(x_TH, ids_T, slots_T, table_DV, EXPERTS)
+        rows_CH, order = grouped_all_to_all(rows_QH, send_R, receive_R, capacity, group, first_order())
         return rows_CH, counts_G, positions_T, order
 
     @ms.jit
@@ -182,9 +182,9 @@ def worker(rank: int, tokens: int, hidden: int) -> None:
         return rows, counts, positions, order
 
     copy = limits.copy(2 * 4 * tokens * hidden)
-    rows_SH = Tensor(rows_TH)
+    rows_QH = Tensor(rows_TH)
     work = {
-        "exchange": lambda: exchange(rows_SH, *counts)[0].asnumpy(),
+        "exchange": lambda: exchange(rows_QH, *counts)[0].asnumpy(),
         "fused": lambda: fused(*inputs, *counts)[0].asnumpy(),
         "separate": lambda: separate(*inputs, *counts)[0].asnumpy(),
         "chunked": lambda: [rows.asnumpy() for rows in chunked(*inputs, *chunk_counts)[0]],

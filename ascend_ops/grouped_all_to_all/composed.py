@@ -26,25 +26,25 @@ class Exchange(nn.Cell):
         self.concat, self.gather, self.sum = ops.Concat(0), ops.Gather(), ops.ReduceSum()
         self.cast, self.zeros = ops.Cast(), ops.ZerosLike()
 
-    def construct(self, rows_SH, index_C, index_S, order):
-        return self.exchange(rows_SH, index_C, order)
+    def construct(self, rows_QH, index_C, index_Q, order):
+        return self.exchange(rows_QH, index_C, order)
 
-    def bprop(self, rows_SH, index_C, index_S, order, out, dout):
+    def bprop(self, rows_QH, index_C, index_Q, order, out, dout):
         # ordered after the backward of the next exchange (dout) and after this exchange itself (out)
-        drows_SH, order = self.exchange(dout[0], index_S, dout[1] + out[1])
-        return drows_SH, self.zeros(index_C), self.zeros(index_S), order
+        drows_QH, order = self.exchange(dout[0], index_Q, dout[1] + out[1])
+        return drows_QH, self.zeros(index_C), self.zeros(index_Q), order
 
-    def exchange(self, rows_SH, index_C, order):
+    def exchange(self, rows_QH, index_C, order):
         """rows_CH, and the order token. Row r · (S+1) + s of what the index points into is row s of rank r; the last
         row of each rank, s = S, is the order token's zeros."""
-        num_rows, hidden = rows_SH.shape
+        num_rows, hidden = rows_QH.shape
         # half precision is exact in float32, which every AllReduce can add
-        dtype = ms.float64 if rows_SH.dtype == ms.float64 else ms.float32
+        dtype = ms.float64 if rows_QH.dtype == ms.float64 else ms.float32
         token = self.cast(_zeros(hidden) + order, dtype)
-        rows = self.concat((self.cast(rows_SH, dtype), token))
+        rows = self.concat((self.cast(rows_QH, dtype), token))
         rows = self.side_by_side(rows)
         last = _range(self.size * (num_rows + 1))[-1:]
-        out_CH = self.cast(self.gather(rows, index_C, 0), rows_SH.dtype)
+        out_CH = self.cast(self.gather(rows, index_C, 0), rows_QH.dtype)
         return out_CH, self.cast(self.sum(self.gather(rows, last, 0), 1), ms.float32)
 
     def all_counts(self, send_counts_R, order):
@@ -91,17 +91,17 @@ def _index(num_wanted, counts_R, starts_R, num_rows):
     return ops.select(reached < size, source * (num_rows + 1) + row, nothing)
 
 
-def grouped_all_to_all(rows_SH, send_counts_R, receive_counts_R, capacity, group, order):
+def grouped_all_to_all(rows_QH, send_counts_R, receive_counts_R, capacity, group, order):
     """See `ascend_ops.grouped_all_to_all`."""
-    _check_dtype(rows_SH.dtype, group.size)
-    num_rows = rows_SH.shape[0]
+    _check_dtype(rows_QH.dtype, group.size)
+    num_rows = rows_QH.shape[0]
     counts_RR = group.exchange.all_counts(send_counts_R, order)
     # where the rows for this rank begin in what the others send, and where its rows begin in what they receive
     sent_R = (ops.cumsum(counts_RR, 1) - counts_RR)[:, group.rank]
     received_R = (ops.cumsum(counts_RR, 0) - counts_RR)[group.rank]
     index_C = _index(capacity, receive_counts_R, sent_R, num_rows)
-    index_S = _index(num_rows, send_counts_R, received_R, capacity)
-    return group.exchange(rows_SH, index_C, index_S, order)
+    index_Q = _index(num_rows, send_counts_R, received_R, capacity)
+    return group.exchange(rows_QH, index_C, index_Q, order)
 
 
 def dispatch_to_ranks(x_TH, token_ids_T, slot_ids_T, table_DV, num_experts, num_ranks):

@@ -12,12 +12,12 @@ from ascend_ops.backends import custom_op
 # exchange: the gradient of a linear function would depend on no forward exchange at all.
 
 
-def _exchange_bprop(rows_SH, send_counts_R, receive_counts_R, shape_C, handle, order, out, dout):
+def _exchange_bprop(rows_QH, send_counts_R, receive_counts_R, shape_C, handle, order, out, dout):
     zeros = ops.ZerosLike()
-    drows_SH, order = _exchange(
-        dout[0], receive_counts_R, send_counts_R, _shape((rows_SH.shape[0],)), handle, dout[1] + out[1]
+    drows_QH, order = _exchange(
+        dout[0], receive_counts_R, send_counts_R, _shape((rows_QH.shape[0],)), handle, dout[1] + out[1]
     )
-    return drows_SH, zeros(send_counts_R), zeros(receive_counts_R), zeros(shape_C), zeros(handle), order
+    return drows_QH, zeros(send_counts_R), zeros(receive_counts_R), zeros(shape_C), zeros(handle), order
 
 
 _exchange = custom_op(
@@ -82,9 +82,9 @@ def _tensor_of_shape(shape):
     return Tensor(np.zeros(shape, np.int8))
 
 
-def grouped_all_to_all(rows_SH, send_counts_R, receive_counts_R, capacity, group, order):
+def grouped_all_to_all(rows_QH, send_counts_R, receive_counts_R, capacity, group, order):
     """See `ascend_ops.grouped_all_to_all`."""
-    return _exchange(rows_SH, send_counts_R, receive_counts_R, _shape((capacity,)), group.handle, order)
+    return _exchange(rows_QH, send_counts_R, receive_counts_R, _shape((capacity,)), group.handle, order)
 
 
 def dispatch_all_to_all(

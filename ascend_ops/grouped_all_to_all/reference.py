@@ -13,7 +13,7 @@ def grouped_all_to_all(
     """What every rank receives.
 
     Args:
-        rows_of_rank: of each rank [S, H], sorted by destination; S may differ.
+        rows_of_rank: of each rank [Q, H], sorted by destination; S may differ.
         send_counts_RR: [R, R], rows from rank (first axis) to rank.
         capacity: rows of a result, or those of each rank's.
     """

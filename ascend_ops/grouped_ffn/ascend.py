@@ -18,20 +18,20 @@ class GroupedProduct(nn.Cell):
     """Rows of group g times matrix g. Of rows after the last group nothing is promised.
 
     Args:
-        product, with_transposed: rows [T, K], matrices [G, K, N] (or [G, N, K]) and where groups end → [T, N].
-        of_rows: rows [T, K], rows [T, N] and where groups end → [G, K, N].
+        product, with_transposed: rows [T, I], matrices [G, I, O] (or [G, O, I]) and where groups end → [T, O].
+        of_rows: rows [T, I], rows [T, O] and where groups end → [G, I, O].
     """
 
     def __init__(self, product, with_transposed, of_rows):
         super().__init__()
         self.product, self.with_transposed, self.of_rows = product, with_transposed, of_rows
 
-    def construct(self, rows_TK, matrices_GKN, ends_G):
-        return self.product(rows_TK, matrices_GKN, ends_G)
+    def construct(self, rows_TI, matrices_GIO, ends_G):
+        return self.product(rows_TI, matrices_GIO, ends_G)
 
-    def bprop(self, rows_TK, matrices_GKN, ends_G, out, dout):
-        drows_TK = self.with_transposed(dout, matrices_GKN, ends_G)
-        return drows_TK, self.of_rows(rows_TK, dout, ends_G), ops.ZerosLike()(ends_G)
+    def bprop(self, rows_TI, matrices_GIO, ends_G, out, dout):
+        drows_TI = self.with_transposed(dout, matrices_GIO, ends_G)
+        return drows_TI, self.of_rows(rows_TI, dout, ends_G), ops.ZerosLike()(ends_G)
 
 
 class _Primitive(nn.Cell):

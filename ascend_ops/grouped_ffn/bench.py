@@ -21,7 +21,7 @@ QUICK_SHAPES = (SHAPES[0], SHAPES[1], SHAPES[4])
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    """Rows spread over the experts by chance; once all of them on one; once in slots of all sizes, one unused."""
+    """Rows spread over the experts by rng; once all of them on one; once in slots of all sizes, one unused."""
     for shape in QUICK_SHAPES if quick else SHAPES:
         yield _case(*shape)
 
@@ -40,12 +40,12 @@ def _case(rows, hidden, inner, experts, slots, skewed):
 
 
 def _prepare(rows, hidden, inner, experts, slots, skewed):
-    chance = np.random.default_rng(0)
-    rows_TH, dout_TH = (chance.standard_normal((rows, hidden), np.float32) for _ in range(2))
+    rng = np.random.default_rng(0)
+    rows_TH, dout_TH = (rng.standard_normal((rows, hidden), np.float32) for _ in range(2))
     share_E = np.eye(experts)[experts // 2] if skewed else np.full(experts, 1 / experts)
-    counts_G = np.concatenate([chance.multinomial(int(rows * part), share_E) for part in slots]).astype(np.int32)
+    counts_G = np.concatenate([rng.multinomial(int(rows * part), share_E) for part in slots]).astype(np.int32)
     shapes = ((experts, hidden, inner), (experts, inner), (experts, inner, hidden), (experts, hidden))
-    slabs = [np.float32(0.05) * chance.standard_normal(shape, np.float32) for shape in shapes * len(slots)]
+    slabs = [np.float32(0.05) * rng.standard_normal(shape, np.float32) for shape in shapes * len(slots)]
     arrays = [rows_TH, counts_G, *slabs]
     inputs, dout = [Tensor(array) for array in arrays], Tensor(dout_TH)
     differentiate = [0, *range(2, len(arrays))]

@@ -21,23 +21,23 @@ class MoveToBlocks(nn.Cell):
     """Rows into blocks and back: `index` names the row of each of P block places (T stands for none), `place` the place
     of each row (P stands for none: padding)."""
 
-    def construct(self, rows_TH, index_P, place_T):
-        return ops.gather(_with_zero_row(rows_TH), index_P, 0)
+    def construct(self, rows_TH, index_Z, place_T):
+        return ops.gather(_with_zero_row(rows_TH), index_Z, 0)
 
-    def bprop(self, rows_TH, index_P, place_T, out, dout):
+    def bprop(self, rows_TH, index_Z, place_T, out, dout):
         zeros = ops.ZerosLike()
-        return ops.gather(_with_zero_row(dout), place_T, 0), zeros(index_P), zeros(place_T)
+        return ops.gather(_with_zero_row(dout), place_T, 0), zeros(index_Z), zeros(place_T)
 
 
 class MoveFromBlocks(nn.Cell):
     """The transpose of MoveToBlocks."""
 
-    def construct(self, places_PH, index_P, place_T):
-        return ops.gather(_with_zero_row(places_PH), place_T, 0)
+    def construct(self, blocks_ZH, index_Z, place_T):
+        return ops.gather(_with_zero_row(blocks_ZH), place_T, 0)
 
-    def bprop(self, places_PH, index_P, place_T, out, dout):
+    def bprop(self, blocks_ZH, index_Z, place_T, out, dout):
         zeros = ops.ZerosLike()
-        return ops.gather(_with_zero_row(dout), index_P, 0), zeros(index_P), zeros(place_T)
+        return ops.gather(_with_zero_row(dout), index_Z, 0), zeros(index_Z), zeros(place_T)
 
 
 class GatherExperts(nn.Cell):
@@ -65,8 +65,8 @@ def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0, tensors=TENSORS, activat
     block_rows = block_rows or -(-num_rows // num_groups)
     num_overflow = overflow_blocks(num_rows, block_rows)
     weights = joined(slabs, len(tensors))
-    index_P, place_T, owner_X = _block_layout(counts_G, num_rows, block_rows, num_overflow)
-    blocks = move_to_blocks(rows_TH, index_P, place_T).reshape((-1, block_rows, hidden))
+    index_Z, place_T, owner_X = _block_layout(counts_G, num_rows, block_rows, num_overflow)
+    blocks = move_to_blocks(rows_TH, index_Z, place_T).reshape((-1, block_rows, hidden))
     out = _block_ffn(blocks[:num_groups], weights, tensors, activation)
     if num_overflow > 0:
         owner_GX = ops.cast(ops.expand_dims(ops.arange(num_groups), 1) == owner_X, rows_TH.dtype)
@@ -74,7 +74,7 @@ def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0, tensors=TENSORS, activat
         for weight in weights:
             gathered += (gather_experts(weight, owner_X, owner_GX),)
         out = ops.concat((out, _block_ffn(blocks[num_groups:], gathered, tensors, activation)), 0)
-    return move_from_blocks(out.reshape((-1, hidden)), index_P, place_T)
+    return move_from_blocks(out.reshape((-1, hidden)), index_Z, place_T)
 
 
 def joined(slabs, size):
@@ -117,7 +117,7 @@ def _block_layout(counts_G, num_rows, block_rows, num_overflow):
     """Where rows stand in the blocks.
 
     Returns:
-        index_P: int32 [(G+X)·C], the row at each place of the blocks, num_rows where there is none.
+        index_Z: int32 [(G+X)·C], the row at each place of the blocks, num_rows where there is none.
         place_T: int32 [T], the place of each row, (G+X)·C for padding.
         owner_X: int32 [X], the expert that each overflow block serves (the last one for unused blocks).
     """
@@ -128,19 +128,19 @@ def _block_layout(counts_G, num_rows, block_rows, num_overflow):
     extra_ends_G = ops.cumsum(extra_G, 0)
     extra_starts_G = extra_ends_G - extra_G
 
-    owner_B = _range(num_groups)
-    part_B = ops.ZerosLike()(owner_B)
-    owner_X = owner_B[:0]
+    owner_Y = _range(num_groups)
+    part_Y = ops.ZerosLike()(owner_Y)
+    owner_X = owner_Y[:0]
     if num_overflow > 0:
         blocks_X = _range(num_overflow)
         owner_X = ops.minimum(_count_reached(blocks_X, extra_ends_G), num_groups - 1)
         # an unused block gets a part beyond its owner's rows, so that all its places are empty
         part_X = blocks_X - ops.gather(extra_starts_G, owner_X, 0) + 1
-        owner_B, part_B = ops.concat((owner_B, owner_X), 0), ops.concat((part_B, part_X), 0)
-    offset_BC = ops.expand_dims(part_B * block_rows, 1) + _range(block_rows)
-    used_BC = offset_BC < ops.expand_dims(ops.gather(counts_G, owner_B, 0), 1)
-    index_BC = ops.expand_dims(ops.gather(starts_G, owner_B, 0), 1) + offset_BC
-    index_P = ops.select(used_BC, index_BC, ops.ones_like(index_BC) * num_rows).reshape((-1,))
+        owner_Y, part_Y = ops.concat((owner_Y, owner_X), 0), ops.concat((part_Y, part_X), 0)
+    offset_YC = ops.expand_dims(part_Y * block_rows, 1) + _range(block_rows)
+    used_YC = offset_YC < ops.expand_dims(ops.gather(counts_G, owner_Y, 0), 1)
+    index_YC = ops.expand_dims(ops.gather(starts_G, owner_Y, 0), 1) + offset_YC
+    index_Z = ops.select(used_YC, index_YC, ops.ones_like(index_YC) * num_rows).reshape((-1,))
 
     rows_T = _range(num_rows)
     reached_T = _count_reached(rows_T, ends_G)
@@ -150,7 +150,7 @@ def _block_layout(counts_G, num_rows, block_rows, num_overflow):
     block_T = ops.select(offset_T < block_rows, group_T, overflow_T)
     place_T = block_T * block_rows + ops.floor_mod(offset_T, block_rows)
     nowhere_T = ops.ones_like(place_T) * ((num_groups + num_overflow) * block_rows)
-    return index_P, ops.select(reached_T < num_groups, place_T, nowhere_T), owner_X
+    return index_Z, ops.select(reached_T < num_groups, place_T, nowhere_T), owner_X
 
 
 def _range(size):

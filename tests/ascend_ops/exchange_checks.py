@@ -26,46 +26,46 @@ def differentiate(function, graph, wanted=0):
     return ms.jit(both) if graph else both
 
 
-def random_counts(chance, size, pattern):
+def random_counts(rng, size, pattern):
     """[R, R], at most ROWS sent by any rank."""
     if pattern == "nobody to 0":
-        counts_RR = chance.integers(0, ROWS // size + 1, (size, size))
+        counts_RR = rng.integers(0, ROWS // size + 1, (size, size))
         counts_RR[0] = counts_RR[:, 0] = 0
     elif pattern == "all to the last":
         counts_RR = np.zeros((size, size), np.int64)
         counts_RR[:, -1] = ROWS
     else:
-        counts_RR = chance.multinomial(ROWS, np.ones(size) / size, size)
-        counts_RR[:, 0] -= chance.integers(0, counts_RR[:, 0] + 1)  # some rows stay behind
+        counts_RR = rng.multinomial(ROWS, np.ones(size) / size, size)
+        counts_RR[:, 0] -= rng.integers(0, counts_RR[:, 0] + 1)  # some rows stay behind
     return counts_RR.astype(np.int32)
 
 
 def exchange_check(group, graph, dtype, patterns):
-    def weighted(rows_SH, send_R, receive_R, dout_CH):
-        rows_CH, _ = grouped_all_to_all(rows_SH, send_R, receive_R, CAPACITY, group, first_order())
+    def weighted(rows_QH, send_R, receive_R, dout_CH):
+        rows_CH, _ = grouped_all_to_all(rows_QH, send_R, receive_R, CAPACITY, group, first_order())
         return (rows_CH * dout_CH).sum(), rows_CH
 
-    chance, me, step = np.random.default_rng(5), group.rank, differentiate(weighted, graph)
+    rng, me, step = np.random.default_rng(5), group.rank, differentiate(weighted, graph)
     for pattern in patterns:
-        counts_RR = random_counts(chance, group.size, pattern)
-        rows = [chance.standard_normal((ROWS, HIDDEN)).astype(dtype) for _ in range(group.size)]
-        dout = [chance.standard_normal((CAPACITY, HIDDEN)).astype(dtype) for _ in range(group.size)]
+        counts_RR = random_counts(rng, group.size, pattern)
+        rows = [rng.standard_normal((ROWS, HIDDEN)).astype(dtype) for _ in range(group.size)]
+        dout = [rng.standard_normal((CAPACITY, HIDDEN)).astype(dtype) for _ in range(group.size)]
         inputs = (rows[me], counts_RR[me], counts_RR[:, me].copy(), dout[me])
-        (_, rows_CH), drows_SH = step(*map(Tensor, inputs))
+        (_, rows_CH), drows_QH = step(*map(Tensor, inputs))
         expected = reference.grouped_all_to_all(rows, counts_RR, CAPACITY)[me]
         np.testing.assert_array_equal(rows_CH.asnumpy(), expected, pattern)
         expected = reference.grouped_all_to_all_backward(dout, counts_RR, [ROWS] * group.size)[me]
-        np.testing.assert_array_equal(drows_SH.asnumpy(), expected, pattern)
+        np.testing.assert_array_equal(drows_QH.asnumpy(), expected, pattern)
 
 
 def two_exchanges_check(first, second, graph, repeats):
     """Neither needs the other's rows, and the loss is linear: only the order token keeps the ranks in step."""
-    chance = np.random.default_rng(6)
+    rng = np.random.default_rng(6)
     results = []
     for group in (first, second):
-        counts_RR = random_counts(chance, group.size, "ragged")
-        rows = [chance.standard_normal((ROWS, HIDDEN)).astype(np.float32) for _ in range(group.size)]
-        dout = [chance.standard_normal((CAPACITY, HIDDEN)).astype(np.float32) for _ in range(group.size)]
+        counts_RR = random_counts(rng, group.size, "ragged")
+        rows = [rng.standard_normal((ROWS, HIDDEN)).astype(np.float32) for _ in range(group.size)]
+        dout = [rng.standard_normal((CAPACITY, HIDDEN)).astype(np.float32) for _ in range(group.size)]
         results.append((counts_RR, rows, dout))
 
     def weighted(rows_a, send_a, receive_a, dout_a, rows_b, send_b, receive_b, dout_b):
@@ -95,8 +95,8 @@ class Doubled(nn.Cell):
         super().__init__()
         self.group = group
 
-    def construct(self, rows_SH, send_R, receive_R):
-        rows_CH, order = grouped_all_to_all(rows_SH * 2, send_R, receive_R, CAPACITY, self.group, first_order())
+    def construct(self, rows_QH, send_R, receive_R):
+        rows_CH, order = grouped_all_to_all(rows_QH * 2, send_R, receive_R, CAPACITY, self.group, first_order())
         return rows_CH, order
 
 
@@ -104,11 +104,11 @@ def many_rounds_check(group, rounds):
     """One compiled function, other counts every time; some ranks are late now and then."""
     cell, me = Doubled(group), group.rank
     step = ms.jit(cell.construct)
-    chance, own = np.random.default_rng(7), np.random.default_rng(me)
+    rng, own = np.random.default_rng(7), np.random.default_rng(me)
     patterns = ("ragged", "nobody to 0", "all to the last")
     for number in range(rounds):
-        counts_RR = random_counts(chance, group.size, patterns[number % 3])
-        rows = chance.integers(-99, 99, (group.size, ROWS, HIDDEN)).astype(np.float32)
+        counts_RR = random_counts(rng, group.size, patterns[number % 3])
+        rows = rng.integers(-99, 99, (group.size, ROWS, HIDDEN)).astype(np.float32)
         if own.random() < 0.01:
             time.sleep(0.005)
         rows_CH, _ = step(Tensor(rows[me]), Tensor(counts_RR[me]), Tensor(counts_RR[:, me].copy()))
@@ -117,13 +117,13 @@ def many_rounds_check(group, rounds):
 
 
 def dispatch_case(size, tokens=24, slots=2, experts=8, vocab=17):
-    chance = np.random.default_rng(8)
+    rng = np.random.default_rng(8)
     return {
-        "x": [chance.standard_normal((tokens, HIDDEN)).astype(np.float32) for _ in range(size)],
-        "token_ids": [chance.integers(0, vocab, tokens).astype(np.int32) for _ in range(size)],
-        "slot_ids": [chance.integers(0, slots, tokens).astype(np.int32) for _ in range(size)],
-        "table": chance.integers(0, experts, (slots, vocab)).astype(np.int32),
-        "dout": [chance.standard_normal((tokens, HIDDEN)).astype(np.float32) for _ in range(size)],
+        "x": [rng.standard_normal((tokens, HIDDEN)).astype(np.float32) for _ in range(size)],
+        "token_ids": [rng.integers(0, vocab, tokens).astype(np.int32) for _ in range(size)],
+        "slot_ids": [rng.integers(0, slots, tokens).astype(np.int32) for _ in range(size)],
+        "table": rng.integers(0, experts, (slots, vocab)).astype(np.int32),
+        "dout": [rng.standard_normal((tokens, HIDDEN)).astype(np.float32) for _ in range(size)],
         "experts": experts,
         "tokens": tokens,
     }
@@ -207,9 +207,9 @@ def expert_parallel_check(group, graph):
     for ids in case["slot_ids"]:
         ids[ids == 1] = 2
     experts, local, capacity = case["experts"], case["experts"] // size, size * case["tokens"]
-    chance, inner = np.random.default_rng(9), 7
+    rng, inner = np.random.default_rng(9), 7
     shapes = ((experts, HIDDEN, inner), (experts, inner), (experts, inner, HIDDEN), (experts, HIDDEN))
-    slabs = [(0.5 * chance.standard_normal(shape)).astype(np.float32) for shape in shapes * slots]
+    slabs = [(0.5 * rng.standard_normal(shape)).astype(np.float32) for shape in shapes * slots]
     plans = [
         rre_reference.send_order(ids, slots, case["table"], experts, size)[0]
         for ids, slots in zip(case["token_ids"], case["slot_ids"], strict=True)

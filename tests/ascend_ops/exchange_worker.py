@@ -101,8 +101,8 @@ def counts_of(*numbers):
 
 def exchange(group, send, receive, rows=ROWS, hidden=HIDDEN):
     """An eager exchange of ones; waits for the result."""
-    rows_SH = Tensor(np.ones((rows, hidden), np.float32))
-    out, order = grouped_all_to_all(rows_SH, counts_of(*send), counts_of(*receive), CAPACITY, group, first_order())
+    rows_QH = Tensor(np.ones((rows, hidden), np.float32))
+    out, order = grouped_all_to_all(rows_QH, counts_of(*send), counts_of(*receive), CAPACITY, group, first_order())
     return out.asnumpy(), order.asnumpy()
 
 

@@ -27,19 +27,19 @@ SHAPES = st.fixed_dictionaries(
 few = settings(max_examples=6, deadline=None)
 
 
-def rows(chance, shape):
-    return [chance.standard_normal((shape["tokens"], shape["hidden"])).astype(shape["dtype"]) for _ in range(2)]
+def rows(rng, shape):
+    return [rng.standard_normal((shape["tokens"], shape["hidden"])).astype(shape["dtype"]) for _ in range(2)]
 
 
 @given(shape=SHAPES)
 @few
 def test_dispatch(differentiate, shape):
-    chance = np.random.default_rng(shape["seed"])
-    x_TH, drows_TH = rows(chance, shape)
+    rng = np.random.default_rng(shape["seed"])
+    x_TH, drows_TH = rows(rng, shape)
     num_experts, vocab = shape["ranks"] * shape["local_experts"], 19
-    token_ids_T = chance.integers(0, vocab, shape["tokens"]).astype(np.int32)
-    slot_ids_T = chance.integers(0, shape["slots"], shape["tokens"]).astype(np.int32)
-    table_DV = chance.integers(0, num_experts, (shape["slots"], vocab)).astype(np.int32)
+    token_ids_T = rng.integers(0, vocab, shape["tokens"]).astype(np.int32)
+    slot_ids_T = rng.integers(0, shape["slots"], shape["tokens"]).astype(np.int32)
+    table_DV = rng.integers(0, num_experts, (shape["slots"], vocab)).astype(np.int32)
     inputs = (x_TH, token_ids_T, slot_ids_T, table_DV)
 
     def function(*inputs):
@@ -67,13 +67,13 @@ def test_a_table_that_names_no_expert_is_counted_also_where_16_bits_would_make_i
 @given(shape=SHAPES.filter(lambda shape: shape["hidden"] % 16 == 0))
 @few
 def test_dispatch_in_the_order_of_sending(shape):
-    chance = np.random.default_rng(shape["seed"])
-    x_TH, _ = rows(chance, shape)
+    rng = np.random.default_rng(shape["seed"])
+    x_TH, _ = rows(rng, shape)
     num_experts, vocab = shape["ranks"] * shape["local_experts"], 19
     ids = (
-        chance.integers(0, vocab, shape["tokens"]).astype(np.int32),
-        chance.integers(0, shape["slots"], shape["tokens"]).astype(np.int32),
-        chance.integers(0, num_experts, (shape["slots"], vocab)).astype(np.int32),
+        rng.integers(0, vocab, shape["tokens"]).astype(np.int32),
+        rng.integers(0, shape["slots"], shape["tokens"]).astype(np.int32),
+        rng.integers(0, num_experts, (shape["slots"], vocab)).astype(np.int32),
     )
     tensors = map(ms.Tensor, (x_TH, *ids))
     rows_TH, counts_G, positions_T, _ = dispatch.dispatch_to_ranks(*tensors, num_experts, shape["ranks"])
@@ -86,10 +86,10 @@ def test_dispatch_in_the_order_of_sending(shape):
 @given(shape=SHAPES)
 @few
 def test_combine(differentiate, shape):
-    chance = np.random.default_rng(shape["seed"])
-    rows_TH, residual_TH = rows(chance, shape)
-    dout_TH, _ = rows(chance, shape)
-    positions_T = chance.permutation(shape["tokens"]).astype(np.int32)
+    rng = np.random.default_rng(shape["seed"])
+    rows_TH, residual_TH = rows(rng, shape)
+    dout_TH, _ = rows(rng, shape)
+    positions_T = rng.permutation(shape["tokens"]).astype(np.int32)
 
     def function(*inputs):
         return (combine.rre_combine(*inputs),)
@@ -103,20 +103,20 @@ def test_combine(differentiate, shape):
 @given(shape=SHAPES)
 @few
 def test_regroup(differentiate, shape):
-    chance = np.random.default_rng(shape["seed"])
-    rows_CH, dout_CH = rows(chance, shape)
+    rng = np.random.default_rng(shape["seed"])
+    rows_CH, dout_CH = rows(rng, shape)
     blocks = (shape["ranks"], shape["slots"] * shape["local_experts"])
-    counts_AB = chance.multinomial(
-        chance.integers(0, shape["tokens"] + 1), np.full(blocks, 1 / np.prod(blocks)).ravel()
+    counts_RG = rng.multinomial(
+        rng.integers(0, shape["tokens"] + 1), np.full(blocks, 1 / np.prod(blocks)).ravel()
     )
-    counts_AB = counts_AB.reshape(blocks).astype(np.int32)
+    counts_RG = counts_RG.reshape(blocks).astype(np.int32)
 
     def function(*inputs):
         return (regroup.rre_regroup(*inputs),)
 
-    (out_CH,), (drows_CH,) = differentiate(function, (rows_CH, counts_AB), [0], dout_CH)
-    np.testing.assert_array_equal(out_CH, regroup_reference.rre_regroup(rows_CH, counts_AB))
-    np.testing.assert_array_equal(drows_CH, regroup_reference.rre_regroup_backward(dout_CH, counts_AB))
+    (out_CH,), (drows_CH,) = differentiate(function, (rows_CH, counts_RG), [0], dout_CH)
+    np.testing.assert_array_equal(out_CH, regroup_reference.rre_regroup(rows_CH, counts_RG))
+    np.testing.assert_array_equal(drows_CH, regroup_reference.rre_regroup_backward(dout_CH, counts_RG))
 
 
 def test_ids_outside_the_table_are_counted():

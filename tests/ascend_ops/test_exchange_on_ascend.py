@@ -16,8 +16,8 @@ def arriving(rank, size):
 
 
 def exchange_that_gives(rows):
-    def exchange(rows_SH, send_counts_R, receive_counts_R, zeros_CH, order):
-        assert rows_SH.shape[0] == send_counts_R.asnumpy().sum()
+    def exchange(rows_QH, send_counts_R, receive_counts_R, zeros_CH, order):
+        assert rows_QH.shape[0] == send_counts_R.asnumpy().sum()
         assert zeros_CH.shape == rows.shape
         return Tensor(rows.astype(np.float32)), order
 

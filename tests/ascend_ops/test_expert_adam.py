@@ -38,12 +38,12 @@ def expert_adam_op(cpu):
 
 def random_arrays(seed, shape, gradient_dtype):
     """weight, moment1, moment2, gradient in the middle of a training, with gradients of widely different sizes."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
 
     def normal():
-        return chance.standard_normal(shape).astype(np.float32)
+        return rng.standard_normal(shape).astype(np.float32)
 
-    size = np.float32(10.0 ** chance.integers(-6, 1))
+    size = np.float32(10.0 ** rng.integers(-6, 1))
     return [normal(), normal() * size, np.square(normal() * size), (normal() * size).astype(gradient_dtype)]
 
 
@@ -68,27 +68,27 @@ CASES = st.fixed_dictionaries(
 
 def build(case):
     """(arrays, experts, step counts, constants); the gradients of the experts that are not listed are NaN."""
-    chance = np.random.default_rng(case["seed"])
+    rng = np.random.default_rng(case["seed"])
     arrays = random_arrays(case["seed"], (case["experts"], *case["row"]), np.float16 if case["half"] else np.float32)
-    experts_A = chance.permutation(case["experts"])[: chance.integers(0, case["experts"] + 1)]
-    arrays[3][np.setdiff1d(np.arange(case["experts"]), experts_A)] = np.nan
+    experts_U = rng.permutation(case["experts"])[: rng.integers(0, case["experts"] + 1)]
+    arrays[3][np.setdiff1d(np.arange(case["experts"]), experts_U)] = np.nan
     constants = CONSTANTS | {key: case[key] for key in ("weight_decay", "gradient_scale", "eps")}
     if not case["one_eps"]:
-        constants["eps"] = case["eps"] * chance.uniform(1, 100, len(experts_A))
-    return arrays, experts_A, chance.integers(1, 2000, len(experts_A)), constants
+        constants["eps"] = case["eps"] * rng.uniform(1, 100, len(experts_U))
+    return arrays, experts_U, rng.integers(1, 2000, len(experts_U)), constants
 
 
 @given(case=CASES)
 @settings(max_examples=60, deadline=None)
 def test_the_result_is_the_textbooks_and_other_experts_keep_every_bit(case):
-    arrays, experts_A, steps_A, constants = build(case)
+    arrays, experts_U, steps_A, constants = build(case)
     before = [array.copy() for array in arrays]
-    expected = reference.expert_adam(*before, experts_A, steps_A, **constants)
-    expert_adam(*arrays, experts_A, steps_A, **constants)
+    expected = reference.expert_adam(*before, experts_U, steps_A, **constants)
+    expert_adam(*arrays, experts_U, steps_A, **constants)
     np.testing.assert_array_equal(as_bits(arrays[3]), as_bits(before[3]))
     for found, wanted, old in zip(arrays, expected, before, strict=False):
         for expert in range(case["experts"]):
-            if expert in experts_A:
+            if expert in experts_U:
                 largest = np.abs(wanted[expert]).max()
                 np.testing.assert_allclose(found[expert], wanted[expert], rtol=2e-6, atol=1e-6 * largest)
             else:
@@ -98,12 +98,12 @@ def test_the_result_is_the_textbooks_and_other_experts_keep_every_bit(case):
 @given(case=CASES)
 @settings(max_examples=60, deadline=None)
 def test_backends_give_the_same_bits(cpu, case):
-    arrays, experts_A, steps_A, constants = build(case)
+    arrays, experts_U, steps_A, constants = build(case)
     numbers = coefficients(steps_A, **constants)
     results = []
     for backend in (composed, cpu):
         mine = [array.copy() for array in arrays]
-        backend.expert_adam(*mine, experts_A.astype(np.int32), numbers)
+        backend.expert_adam(*mine, experts_U.astype(np.int32), numbers)
         results.append(mine)
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(as_bits(one), as_bits(other))
@@ -139,11 +139,11 @@ def test_a_gradient_that_is_not_finite_shows(gradient_dtype):
 
 
 def test_many_steps_follow_the_textbook():
-    chance = np.random.default_rng(0)
-    states = [chance.standard_normal((2, 300)).astype(np.float32), *np.zeros((2, 2, 300), np.float32)]
+    rng = np.random.default_rng(0)
+    states = [rng.standard_normal((2, 300)).astype(np.float32), *np.zeros((2, 2, 300), np.float32)]
     expected = states
     for step in range(1, 31):
-        gradient = (1e-7 * chance.standard_normal((2, 300))).astype(np.float32)
+        gradient = (1e-7 * rng.standard_normal((2, 300))).astype(np.float32)
         steps_A = np.array([step])
         expected = reference.expert_adam(*expected, gradient, [1], steps_A, **CONSTANTS, weight_decay=0.1)
         expert_adam(*states, gradient, np.array([1]), steps_A, **CONSTANTS, weight_decay=0.1)
@@ -159,7 +159,7 @@ def test_operator_form_is_the_same_update(expert_adam_op, graph, gradient_dtype)
 
     function = ms.jit(update) if graph else update
     shape, steps_A = (4, 3, 7000), np.array([1, 900])
-    experts_A = np.array([3, 1], np.int32)
+    experts_U = np.array([3, 1], np.int32)
     one, other = (random_arrays(5, shape, gradient_dtype) for _ in range(2))
     for arrays in (one, other):
         arrays[2][1] *= np.float32(1e-38)  # subnormal, which MindSpore's graph threads would round to 0
@@ -167,8 +167,8 @@ def test_operator_form_is_the_same_update(expert_adam_op, graph, gradient_dtype)
         arrays[3][0] = np.nan
     constants = CONSTANTS | {"weight_decay": 0.1, "gradient_scale": 0.5, "eps": np.array([1e-20, 1e-8])}
     for _ in range(2):
-        expert_adam(*one, experts_A, steps_A, **constants)
-        tensors = [Tensor.from_numpy(each) for each in (*other, experts_A, *coefficients(steps_A, **constants))]
+        expert_adam(*one, experts_U, steps_A, **constants)
+        tensors = [Tensor.from_numpy(each) for each in (*other, experts_U, *coefficients(steps_A, **constants))]
         assert function(*tensors).asnumpy().tolist() == [2]
         for mine, theirs in zip(one, other, strict=True):
             np.testing.assert_array_equal(as_bits(mine), as_bits(theirs))
@@ -190,7 +190,7 @@ def test_operator_form_refuses_dtypes_and_shapes(expert_adam_op):
     arrays = random_arrays(6, (4, 5), np.float32)
     numbers = coefficients(np.array([1, 1]), **CONSTANTS)
     tensors = [Tensor.from_numpy(each) for each in (*arrays, np.array([0, 1], np.int32), *numbers)]
-    with pytest.raises(TypeError, match=r"expected int32 experts_A.*Int64"):
+    with pytest.raises(TypeError, match=r"expected int32 experts_U.*Int64"):
         expert_adam_op(*tensors[:4], Tensor.from_numpy(np.array([0, 1])), *tensors[5:])
     with pytest.raises(ValueError, match=r"of one shape \[E, ...\].*\(4, 4\)"):
         expert_adam_op(Tensor.from_numpy(np.zeros((4, 4), np.float32)), *tensors[1:])
@@ -212,15 +212,15 @@ REFUSED = [
     ("weight", lambda a: np.zeros((), np.float32), ValueError, r"weight has shape \(\)"),
     ("gradient", np.asfortranarray, ValueError, r"gradient with strides \(4, 12\) is not C-contiguous"),
     ("moment1", read_only, ValueError, "moment1 is not writable"),
-    ("experts_A", lambda a: np.array([0, 3]), ValueError, "expert 3 is outside 3 experts"),
-    ("experts_A", lambda a: np.array([-1, 0]), ValueError, "expert -1 is outside 3 experts"),
-    ("experts_A", lambda a: np.array([1, 1]), ValueError, "expert 1 is listed more than once"),
-    ("experts_A", lambda a: np.array([True, False]), TypeError, "experts_A is bool; expected integers"),
-    ("experts_A", lambda a: np.array([[0, 1]]), ValueError, r"experts_A has shape \(1, 2\)"),
-    ("step_counts_A", lambda a: np.array([1]), ValueError, r"step_counts_A \(1,\) does not match experts_A \(2,\)"),
-    ("step_counts_A", lambda a: np.array([1, 0]), ValueError, "step count 0 is below 1"),
-    ("step_counts_A", lambda a: np.array([1.0, 2.0]), TypeError, "step_counts_A is float64; expected integers"),
-    ("step_counts_A", lambda a: np.array(1), ValueError, r"step_counts_A has shape \(\)"),
+    ("experts_U", lambda a: np.array([0, 3]), ValueError, "expert 3 is outside 3 experts"),
+    ("experts_U", lambda a: np.array([-1, 0]), ValueError, "expert -1 is outside 3 experts"),
+    ("experts_U", lambda a: np.array([1, 1]), ValueError, "expert 1 is listed more than once"),
+    ("experts_U", lambda a: np.array([True, False]), TypeError, "experts_U is bool; expected integers"),
+    ("experts_U", lambda a: np.array([[0, 1]]), ValueError, r"experts_U has shape \(1, 2\)"),
+    ("step_counts_U", lambda a: np.array([1]), ValueError, r"step_counts_U \(1,\) does not match experts_U \(2,\)"),
+    ("step_counts_U", lambda a: np.array([1, 0]), ValueError, "step count 0 is below 1"),
+    ("step_counts_U", lambda a: np.array([1.0, 2.0]), TypeError, "step_counts_U is float64; expected integers"),
+    ("step_counts_U", lambda a: np.array(1), ValueError, r"step_counts_U has shape \(\)"),
     ("eps", lambda a: np.full(3, 1e-8), ValueError, r"eps has shape \(3,\); expected one number or \(2,\)"),
     ("eps", lambda a: 0.0, ValueError, "eps is 0.0; expected values above 0"),
     ("eps", lambda a: 1e-60, ValueError, "eps is 1e-60; expected values above 0 that float32 can hold"),
@@ -232,7 +232,7 @@ REFUSED = [
 @pytest.mark.parametrize(("name", "change", "error", "message"), REFUSED, ids=[case[3] for case in REFUSED])
 def test_refused(name, change, error, message):
     arrays = dict(zip(("weight", "moment1", "moment2", "gradient"), random_arrays(7, (3, 5), np.float32), strict=True))
-    arguments = arrays | {"experts_A": np.array([0, 2]), "step_counts_A": np.array([1, 2])} | CONSTANTS
+    arguments = arrays | {"experts_U": np.array([0, 2]), "step_counts_U": np.array([1, 2])} | CONSTANTS
     before = {key: array.copy() for key, array in arrays.items()}
     arguments[name] = change(arguments[name])
     with pytest.raises(error, match=f"expert_adam: {message}"):

@@ -242,18 +242,18 @@ def alone(backend):
 def test_alone_matches_reference(backend, group_of_one, seed, rows, spare, sent):
     group, sent = group_of_one(backend), min(sent, rows)
     capacity = sent + spare or 1
-    chance = np.random.default_rng(seed)
-    rows_SH, dout_CH = chance.standard_normal((rows, 3)), chance.standard_normal((capacity, 3))
+    rng = np.random.default_rng(seed)
+    rows_QH, dout_CH = rng.standard_normal((rows, 3)), rng.standard_normal((capacity, 3))
     counts_R = Tensor(np.array([sent], np.int32))
 
-    def weighted(rows_SH, dout_CH):
-        out_CH, order = grouped_all_to_all(rows_SH, counts_R, counts_R, capacity, group, first_order())
+    def weighted(rows_QH, dout_CH):
+        out_CH, order = grouped_all_to_all(rows_QH, counts_R, counts_R, capacity, group, first_order())
         return (out_CH * dout_CH).sum(), out_CH, order
 
-    (_, out_CH, order), drows_SH = ms.value_and_grad(weighted, 0, has_aux=True)(Tensor(rows_SH), Tensor(dout_CH))
-    np.testing.assert_array_equal(out_CH.asnumpy(), reference.grouped_all_to_all([rows_SH], [[sent]], capacity)[0])
+    (_, out_CH, order), drows_QH = ms.value_and_grad(weighted, 0, has_aux=True)(Tensor(rows_QH), Tensor(dout_CH))
+    np.testing.assert_array_equal(out_CH.asnumpy(), reference.grouped_all_to_all([rows_QH], [[sent]], capacity)[0])
     expected = reference.grouped_all_to_all_backward([dout_CH], [[sent]], [rows])[0]
-    np.testing.assert_array_equal(drows_SH.asnumpy(), expected)
+    np.testing.assert_array_equal(drows_QH.asnumpy(), expected)
     assert order.asnumpy() == [0]
 
 
@@ -266,11 +266,11 @@ def test_alone_matches_reference(backend, group_of_one, seed, rows, spare, sent)
 )
 @settings(max_examples=15, deadline=None)
 def test_dispatch_alone_matches_reference(backend, group_of_one, seed, tokens, slots, experts, spare):
-    group, chance, capacity = group_of_one(backend), np.random.default_rng(seed), tokens + spare
-    x_TH, dout_CH = chance.standard_normal((tokens, 3)), chance.standard_normal((capacity, 3))
-    ids_T = chance.integers(0, 7, tokens).astype(np.int32)
-    slots_T = chance.integers(0, slots, tokens).astype(np.int32)
-    table_DV = chance.integers(0, experts, (slots, 7)).astype(np.int32)
+    group, rng, capacity = group_of_one(backend), np.random.default_rng(seed), tokens + spare
+    x_TH, dout_CH = rng.standard_normal((tokens, 3)), rng.standard_normal((capacity, 3))
+    ids_T = rng.integers(0, 7, tokens).astype(np.int32)
+    slots_T = rng.integers(0, slots, tokens).astype(np.int32)
+    table_DV = rng.integers(0, experts, (slots, 7)).astype(np.int32)
     counts_R = Tensor(np.array([tokens], np.int32))
     ids = [Tensor(array) for array in (ids_T, slots_T, table_DV)]
 

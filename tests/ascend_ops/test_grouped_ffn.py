@@ -29,16 +29,16 @@ CASES = st.fixed_dictionaries(
 
 def random_case(seed, rows, slots, experts, hidden, inner, fill, dtype, used_slots=None):
     """(rows, counts, output gradient, slabs); `fill`: how many of the rows belong to experts; the others are padding.
-    At most `used_slots` slots, wherever they are, have rows, as many as chance gives them; None: any."""
-    chance = np.random.default_rng(seed)
-    used = {"all": rows, "one expert": rows, "none": 0, "some": chance.integers(0, rows + 1)}[fill]
-    choices = chance.permutation(slots)[:used_slots]
-    slot_of_row = chance.choice(choices, used, p=chance.dirichlet(np.ones(len(choices))))
-    expert_of_row = np.full(used, experts - 1) if fill == "one expert" else chance.integers(0, experts, used)
+    At most `used_slots` slots, wherever they are, have rows, as many as rng gives them; None: any."""
+    rng = np.random.default_rng(seed)
+    used = {"all": rows, "one expert": rows, "none": 0, "some": rng.integers(0, rows + 1)}[fill]
+    choices = rng.permutation(slots)[:used_slots]
+    slot_of_row = rng.choice(choices, used, p=rng.dirichlet(np.ones(len(choices))))
+    expert_of_row = np.full(used, experts - 1) if fill == "one expert" else rng.integers(0, experts, used)
     counts_G = np.bincount(slot_of_row * experts + expert_of_row, minlength=slots * experts).astype(np.int32)
     shapes = ((experts, hidden, inner), (experts, inner), (experts, inner, hidden), (experts, hidden))
-    slabs = [(0.5 * chance.standard_normal(shape)).astype(dtype) for _ in range(slots) for shape in shapes]
-    rows_TH, dout_TH = (chance.standard_normal((rows, hidden)).astype(dtype) for _ in range(2))
+    slabs = [(0.5 * rng.standard_normal(shape)).astype(dtype) for _ in range(slots) for shape in shapes]
+    rows_TH, dout_TH = (rng.standard_normal((rows, hidden)).astype(dtype) for _ in range(2))
     return rows_TH, counts_G, dout_TH, slabs
 
 
@@ -83,13 +83,13 @@ NETWORKS = {
 def test_other_networks_equal_the_reference(backend, differentiate, error_of, shape, block_rows, terms, network):
     tensors, activation = NETWORKS[network]
     rows_TH, counts_G, dout_TH, _ = random_case(**shape, dtype=np.float64)
-    chance = np.random.default_rng(shape["seed"])
+    rng = np.random.default_rng(shape["seed"])
     experts, hidden, inner = (shape[name] for name in ("experts", "hidden", "inner"))
     shapes = {
         "gate": (hidden, inner), "gate_bias": (inner,), "up": (hidden, inner), "up_bias": (inner,),
         "scale": (terms, inner), "shift": (terms, inner), "down": (inner, hidden), "down_bias": (hidden,),
     }  # fmt: skip
-    slabs = [0.5 * chance.standard_normal((experts, *shapes[name])) for _ in range(shape["slots"]) for name in tensors]
+    slabs = [0.5 * rng.standard_normal((experts, *shapes[name])) for _ in range(shape["slots"]) for name in tensors]
     ffn = backend("grouped_ffn").grouped_ffn
 
     def function(rows_TH, counts_G, *slabs):
@@ -104,12 +104,12 @@ def test_other_networks_equal_the_reference(backend, differentiate, error_of, sh
 
 
 def test_the_references_gradients_are_those_of_differences():
-    chance = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     for tensors, activation in NETWORKS.values():
         shapes = {"gate": (3, 4), "up": (3, 4), "gate_bias": (4,), "up_bias": (4,), "scale": (2, 4), "shift": (2, 4)}
         shapes |= {"down": (4, 3), "down_bias": (3,)}
-        expert = {name: chance.standard_normal(shapes[name]) for name in tensors}
-        x, dout = chance.standard_normal((2, 5, 3))
+        expert = {name: rng.standard_normal(shapes[name]) for name in tensors}
+        x, dout = rng.standard_normal((2, 5, 3))
         dx, gradients = reference.feed_forward_backward(dout, x, expert, activation)
         for name, array, gradient in [("x", x, dx), *((name, expert[name], gradients[name]) for name in tensors)]:
             for place in np.ndindex(array.shape):

@@ -37,15 +37,15 @@ NETWORKS = [(reference.TENSORS, "fast_gelu"), (("gate", "up", "up_bias", "scale"
 @pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("network", NETWORKS, ids=["pangu_alpha", "pangu_pi"])
 def test_equals_the_reference_forward_and_backward(counts, slots, network):
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     hidden, inner, experts = 6, 8, 4 // slots
     shapes = {
         "gate": (hidden, inner), "up": (hidden, inner), "up_bias": (inner,), "scale": (2, inner), "shift": (2, inner),
         "down": (inner, hidden), "down_bias": (hidden,),
     }  # fmt: skip
     shapes = [(experts, *shapes[name]) for name in network[0]]
-    slabs = [0.5 * chance.standard_normal(shape).astype(np.float64) for _ in range(slots) for shape in shapes]
-    rows_TH, dout_TH = (chance.standard_normal((9, hidden)).astype(np.float64) for _ in range(2))
+    slabs = [0.5 * rng.standard_normal(shape).astype(np.float64) for _ in range(slots) for shape in shapes]
+    rows_TH, dout_TH = (rng.standard_normal((9, hidden)).astype(np.float64) for _ in range(2))
     counts_G = np.array(counts, np.int32)
     cell = GroupedProduct(product, with_transposed, of_rows)
 

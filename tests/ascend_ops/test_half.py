@@ -78,9 +78,9 @@ def test_ties_and_their_neighbours(convert):
 
 def test_random_floats(convert):
     """Random bits, which are NaN, infinite and too small now and then, and random numbers in the range of halves."""
-    chance = np.random.default_rng(0)
-    check_halves(convert, chance.integers(0, 1 << 32, 1 << 20, dtype=np.uint32).view(np.float32))
-    check_halves(convert, chance.standard_normal(1 << 20) * 10.0 ** chance.uniform(-9, 5, 1 << 20))
+    rng = np.random.default_rng(0)
+    check_halves(convert, rng.integers(0, 1 << 32, 1 << 20, dtype=np.uint32).view(np.float32))
+    check_halves(convert, rng.standard_normal(1 << 20) * 10.0 ** rng.uniform(-9, 5, 1 << 20))
 
 
 def test_special_floats(convert):

@@ -32,10 +32,10 @@ def package(tmp_path, monkeypatch):
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setattr(native, "PACKAGE", folder)
-    for cached in (native.compiler, native._identity_of_compiler, native.build_folder):
+    for cached in (native.compiler, native._compiler_version, native.build_folder):
         cached.cache_clear()
     yield folder
-    for cached in (native.compiler, native._identity_of_compiler, native.build_folder):
+    for cached in (native.compiler, native._compiler_version, native.build_folder):
         cached.cache_clear()
 
 
@@ -85,7 +85,7 @@ def test_a_compiler_that_is_no_program_is_named(package, monkeypatch, tmp_path):
     (tmp_path / "no-program").chmod(0o755)
     monkeypatch.setenv("CXX", str(tmp_path / "no-program"))
     native.compiler.cache_clear()
-    native._identity_of_compiler.cache_clear()
+    native._compiler_version.cache_clear()
     with pytest.raises(native.CompileError, match="no-program does not run"):
         native.library("tiny")
 

@@ -21,9 +21,9 @@ CASES = st.tuples(
 @settings(max_examples=10, deadline=None)
 def test_equals_reference_bit_for_bit(backend, differentiate, case):
     seed, tokens, hidden, dtype = case
-    chance = np.random.default_rng(seed)
-    rows_TH, residual_TH, dout_TH = (chance.standard_normal((tokens, hidden)).astype(dtype) for _ in range(3))
-    positions_T = chance.permutation(tokens).astype(np.int32)
+    rng = np.random.default_rng(seed)
+    rows_TH, residual_TH, dout_TH = (rng.standard_normal((tokens, hidden)).astype(dtype) for _ in range(3))
+    positions_T = rng.permutation(tokens).astype(np.int32)
     combine = backend("rre_combine").rre_combine
 
     def function(*inputs):

@@ -14,16 +14,16 @@ VOCAB = 11
 
 def random_case(seed, tokens, slots, experts, hidden, skew, dtype):
     """x, token ids, slot ids in any order, table, output gradient. `skew` puts every token on one expert."""
-    chance = np.random.default_rng(seed)
-    table_DV = chance.integers(0, experts, (slots, VOCAB)).astype(np.int32)
+    rng = np.random.default_rng(seed)
+    table_DV = rng.integers(0, experts, (slots, VOCAB)).astype(np.int32)
     if skew:
         table_DV[:] = experts - 1
     return (
-        chance.standard_normal((tokens, hidden)).astype(dtype),
-        chance.integers(0, VOCAB, tokens).astype(np.int32),
-        chance.integers(0, slots, tokens).astype(np.int32),
+        rng.standard_normal((tokens, hidden)).astype(dtype),
+        rng.integers(0, VOCAB, tokens).astype(np.int32),
+        rng.integers(0, slots, tokens).astype(np.int32),
         table_DV,
-        chance.standard_normal((tokens, hidden)).astype(dtype),
+        rng.standard_normal((tokens, hidden)).astype(dtype),
     )
 
 

@@ -19,19 +19,19 @@ ms.set_context(mode=ms.PYNATIVE_MODE)
 
 def random_case(seed, tokens, slots, experts, hidden, inner, skew, dtype):
     """x, token ids, slot ids, table, slabs and an output gradient. `skew` puts every token on one expert."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     vocab = 11
-    table_DV = chance.integers(0, experts, (slots, vocab)).astype(np.int32)
+    table_DV = rng.integers(0, experts, (slots, vocab)).astype(np.int32)
     if skew:
         table_DV[:] = experts - 1
     shapes = ((experts, hidden, inner), (experts, inner), (experts, inner, hidden), (experts, hidden))
     return {
-        "x_TH": chance.standard_normal((tokens * slots, hidden)).astype(dtype),
-        "token_ids_T": chance.integers(0, vocab, tokens * slots).astype(np.int32),
-        "slot_ids_T": chance.integers(0, slots, tokens * slots).astype(np.int32),  # slots of any size
+        "x_TH": rng.standard_normal((tokens * slots, hidden)).astype(dtype),
+        "token_ids_T": rng.integers(0, vocab, tokens * slots).astype(np.int32),
+        "slot_ids_T": rng.integers(0, slots, tokens * slots).astype(np.int32),  # slots of any size
         "table_DV": table_DV,
-        "dout_TH": chance.standard_normal((tokens * slots, hidden)).astype(dtype),
-        "slabs": [(0.5 * chance.standard_normal(shape)).astype(dtype) for _ in range(slots) for shape in shapes],
+        "dout_TH": rng.standard_normal((tokens * slots, hidden)).astype(dtype),
+        "slabs": [(0.5 * rng.standard_normal(shape)).astype(dtype) for _ in range(slots) for shape in shapes],
     }
 
 
