@@ -21,6 +21,7 @@ differs from the reference, the benchmark reports it and ends with exit code 1.
 """
 
 import argparse
+import functools
 import gc
 import json
 import os
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if case.op != operator:
                 operator = case.op
                 _print(bar, f"\n{operator} (limit: {case.limit})\n{report.HEADER}")
-            new_records, new_mistakes = run(case, effort, lambda text, bar=bar: _print(bar, text))
+            new_records, new_mistakes = run(case, effort, functools.partial(_print, bar))
             records += new_records
             mistakes += new_mistakes
             gc.collect()
@@ -131,7 +132,7 @@ def check(prepared: Prepared, direction: str) -> dict[str, float]:
     for backend, function in prepared.runs[direction].items():
         if backend != "limit":
             prepared.reset()
-            errors[backend] = bench_case.largest_error(function(), expected)
+            errors[backend] = bench_case.largest_error(function() or (), expected)
     return errors
 
 

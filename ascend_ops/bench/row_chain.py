@@ -55,7 +55,7 @@ def row_case(
         length = runs.chain_length(array_bytes)
         inputs = [Tensor(array) for array in operator.inputs]
         dout = Tensor(operator.dout)
-        backends = {
+        backends: dict[str, dict[str, Callable]] = {
             name: runs.mindspore_runs(runs.chained(operator.bind(module), length), inputs, dout, [0])
             for name, module in runs.implementations(op).items()
         }

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def check_ids(token_ids_T: np.ndarray, slot_ids_T: np.ndarray, table_DV: np.ndarray, num_experts: int) -> None:
-    """Raises ValueError for a token or slot id outside the table, or an entry of the table outside the experts."""
+    """Raises ValueError for a token or slot id outside the table, or a table entry that is no expert."""
     num_slots, vocab_size = table_DV.shape
     for name, ids, bound in (
         ("token id", token_ids_T, vocab_size),
@@ -13,14 +13,15 @@ def check_ids(token_ids_T: np.ndarray, slot_ids_T: np.ndarray, table_DV: np.ndar
     ):
         if ids.size and (ids.min() < 0 or ids.max() >= bound):
             bad = ids[(ids < 0) | (ids >= bound)].flat[0]
-            place = f"the table names expert {bad} of" if name == "expert" else f"{name} {bad} is outside the table of"
-            raise ValueError(f"rre_dispatch: {place} {bound}")
+            if name == "expert":
+                raise ValueError(f"rre_dispatch: the table names expert {bad} of {bound}")
+            raise ValueError(f"rre_dispatch: {name} {bad} is outside the table of {bound}")
 
 
 def rre_dispatch(
     x_TH: np.ndarray, token_ids_T: np.ndarray, slot_ids_T: np.ndarray, table_DV: np.ndarray, num_experts: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """See `ascend_ops.rre_dispatch`; any float dtype. Returns rows, counts and positions; raises as `check_ids`."""
+    """See `ascend_ops.rre_dispatch`; takes any float dtype. Returns rows, counts, positions; raises as `check_ids`."""
     check_ids(token_ids_T, slot_ids_T, table_DV, num_experts)
     num_slots = len(table_DV)
     experts_T = table_DV[slot_ids_T, token_ids_T].astype(np.int64)
@@ -33,7 +34,7 @@ def rre_dispatch(
 
 
 def rre_dispatch_backward(drows_TH: np.ndarray, positions_T: np.ndarray) -> np.ndarray:
-    """Gradient with respect to x_TH: the rows go back to where they came from."""
+    """Returns the gradient with respect to x_TH: the rows return to token order."""
     return drows_TH[positions_T]
 
 

@@ -1,29 +1,29 @@
-"""rre_regroup: rows that arrived sorted by (source, group) into the order (group, source), and back."""
+"""rre_regroup: reorders rows that arrived sorted by (source, group) to the order (group, source), and back."""
 
 import mindspore as ms
-from mindspore import ops
+from mindspore import Tensor, ops
 
 from ascend_ops import backends
 
 implementation = backends.choose("rre_regroup")
 
 
-def rre_regroup(rows_CH, counts_RG):
-    """Transposes the order of blocks of rows, so that what an all-to-all brought together is sorted by expert.
+def rre_regroup(rows_CH: Tensor, counts_RG: Tensor) -> Tensor:
+    """Transposes the order of blocks of rows, so that the rows of an all-to-all are sorted by expert.
 
     Args:
-        rows_CH: float [C, H]; block (a, b) has counts_RG[a, b] rows; blocks stand in the order (0, 0), (0, 1), …; the
+        rows_CH: float [C, H]; block (r, g) has counts_RG[r, g] rows. The blocks are in the order (0, 0), (0, 1), …; the
             rest of the C rows is padding.
-        counts_RG: int32 [R, G]; after an exchange A is the source rank and B the group (slot · E + expert).
+        counts_RG: int32 [R, G]; after an exchange r is the source rank and g the group (slot · E + expert).
 
     Returns:
         float [C, H]: the blocks in the order (0, 0), (1, 0), …, (0, 1), …; each keeps its inner order; padding is zero.
-        `rre_regroup(_, counts_RG.T)` takes them back.
+        `rre_regroup(_, counts_RG.T)` restores the first order.
 
     Raises:
         TypeError, ValueError: wrong dtypes or shapes, when the operator is built. Counts that are negative or add up to
-            more than C: RuntimeError from the CPU kernel; the compiled composed form then returns rows of no meaning,
-            never from outside.
+            more than C: the CPU kernel raises RuntimeError; the compiled composed form returns meaningless rows, but
+            never reads outside rows_CH.
 
     Supported modes: graph (@ms.jit) and PyNative; differentiable with respect to rows_CH.
     """

@@ -1,11 +1,11 @@
-"""rre_regroup of built-in MindSpore ops: one gather, whose indices are computed from the counts."""
+"""rre_regroup by built-in MindSpore ops: one gather, with indices computed from the counts."""
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 
 class MoveRowsPadded(nn.Cell):
-    """rows → rows[source], where C names a row of zeros; the gradient is the same by the inverse."""
+    """Gathers rows[source], where index C is a row of zeros; the gradient is a gather by the inverse."""
 
     def construct(self, rows_CH, source_C, destination_C):
         return ops.gather(_with_zero_row(rows_CH), source_C, 0)
@@ -23,7 +23,7 @@ def _with_zero_row(rows):
 
 
 def _source_of_rows(counts_RG, num_rows):
-    """int32 [C]: which row of the input stands at each place of the output; C where none does."""
+    """Returns int32 [C]: the row of the input at each position of the output; C if there is none."""
     num_sources, num_groups = counts_RG.shape
     ends_RG = ops.cumsum(counts_RG.reshape((-1,)), 0).reshape(counts_RG.shape)
     starts_GR = ops.transpose(ends_RG - counts_RG, (1, 0)).reshape((-1,))
@@ -38,7 +38,7 @@ def _source_of_rows(counts_RG, num_rows):
     return ops.clamp(source_C, 0, num_rows)
 
 
-def rre_regroup(rows_CH, counts_RG):
+def rre_regroup(rows_CH: Tensor, counts_RG: Tensor) -> Tensor:
     """See `ascend_ops.rre_regroup`."""
     source_C = _source_of_rows(counts_RG, rows_CH.shape[0])
     destination_C = _source_of_rows(ops.transpose(counts_RG, (1, 0)), rows_CH.shape[0])

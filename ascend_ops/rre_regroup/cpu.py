@@ -1,6 +1,6 @@
-"""rre_regroup by the kernel of cpu.cc."""
+"""rre_regroup by the kernel in cpu.cc."""
 
-from mindspore import ops
+from mindspore import Tensor, ops
 
 from ascend_ops.backends import custom_op
 
@@ -14,6 +14,6 @@ def _bprop(rows_CH, counts_RG, out, dout):
 _forward = custom_op("rre_regroup", "rre_regroup", lambda rows, counts: rows, lambda rows, _: rows, _bprop)
 
 
-def rre_regroup(rows_CH, counts_RG):
+def rre_regroup(rows_CH: Tensor, counts_RG: Tensor) -> Tensor:
     """See `ascend_ops.rre_regroup`."""
     return _forward(rows_CH, counts_RG)

@@ -106,9 +106,7 @@ def test_regroup(differentiate, shape):
     rng = np.random.default_rng(shape["seed"])
     rows_CH, dout_CH = rows(rng, shape)
     blocks = (shape["ranks"], shape["slots"] * shape["local_experts"])
-    counts_RG = rng.multinomial(
-        rng.integers(0, shape["tokens"] + 1), np.full(blocks, 1 / np.prod(blocks)).ravel()
-    )
+    counts_RG = rng.multinomial(rng.integers(0, shape["tokens"] + 1), np.full(blocks, 1 / np.prod(blocks)).ravel())
     counts_RG = counts_RG.reshape(blocks).astype(np.int32)
 
     def function(*inputs):

@@ -1,6 +1,6 @@
-"""rre_regroup by the AscendC kernels in op_kernel/; rows that are not whole granules go to the composed form."""
+"""rre_regroup by the AscendC kernels in op_kernel/; rows that are not whole granules use the composed form."""
 
-from mindspore import ops
+from mindspore import Tensor, ops
 
 from ascend_ops.ascend.operators import INTS, custom_op, padded, takes_rows
 from ascend_ops.rre_regroup import composed
@@ -15,7 +15,7 @@ def _bprop(rows_CH, counts_RG, out, dout):
 _forward = custom_op("rre_regroup", lambda rows, counts: rows, lambda rows, _: rows, _bprop)
 
 
-def rre_regroup(rows_CH, counts_RG):
+def rre_regroup(rows_CH: Tensor, counts_RG: Tensor) -> Tensor:
     """See `ascend_ops.rre_regroup`."""
     if not takes_rows(rows_CH.shape, rows_CH.dtype):
         return composed.rre_regroup(rows_CH, counts_RG)
