@@ -60,8 +60,6 @@ def _prepare(shape: tuple[int, ...]) -> Prepared:
     backends: dict[str, dict[str, Callable]] = {
         name: {STEP: bind(module)} for name, module in runs.implementations("expert_adam").items()
     }
-        name: {STEP: bind(module)} for name, module in runs.implementations("expert_adam").items()
-    }
     torch_run, restart = _torch(state)
     backends["torch"] = {STEP: torch_run} if torch_run else {}
     stream = limits.stream(moment2.size)
