@@ -83,15 +83,15 @@ def exchange_of_group(
     """
     if size == 1 or ms.get_context("device_target") != "Ascend":
         return composed.Exchange(name, rank, size)
-    candidates: list[tuple[str, Sequence[int] | None]] = [] if whole_nodes else [(name, None)]
+    candidates: list[tuple[Any, ...]] = [] if whole_nodes else [(name,)]
     if around is not None:
         candidates.append(around)
-    for candidate, wide in candidates:
-        exchange = AllToAll(candidate, wide)
+    for candidate in candidates:
+        exchange = AllToAll(*candidate)
         problem = self_test(exchange, rank, size)
         if not agree(problem is not None):
             return exchange
-        _log.warning("group %s: AlltoAllV %s", candidate, problem or "fails on another rank")
+        _log.warning("group %s: AlltoAllV %s", candidate[0], problem or "fails on another rank")
     _log.warning(
         "group %s: rows are exchanged by AllGather, which moves %d times as much; CANN 8.5 may help", name, size
     )

@@ -81,7 +81,7 @@ def test_no_mindspore(host):
 def test_a_build_that_fails(host):
     done = host(BUILD_FAILS="1")
     assert done.returncode == 1
-    assert f"what was said is in {host.package.parents[1]}: build.log" in done.stderr
+    assert f"its log is in {host.package.parents[1]}: build.log" in done.stderr
     assert (host.package.parents[1] / "build.log").read_text() == "ccec: error"
 
 
