@@ -31,12 +31,14 @@ class Mutant:
     """One change of one source.
 
     Attributes:
-        name: what is broken.
-        file: below ascend_ops.
-        position: where in the file.
-        old, new: text.
-        kernel: that is run; chip: that it is run on.
-        tight: run on rows that fill the unified buffer to its last granule.
+        name: describes the change.
+        file: path below ascend_ops.
+        position: offset of the change in the file.
+        old: text at this position.
+        new: text that replaces it.
+        kernel: name of the kernel that is run.
+        chip: chip that it is run on.
+        tight: whether it is run on rows that fill the unified buffer to its last granule.
     """
 
     name: str
@@ -49,7 +51,7 @@ class Mutant:
     tight: bool = False
 
 
-# statements that are left out, wherever they stand
+# statements that order, free or wait: each is removed once
 STATEMENTS = re.compile(
     r"^ *(Order<HardEvent::\w+>\(\);|PipeBarrier<PIPE_V>\(\);|sync_\(\);|\w+\.EnQue\(\w+\);|\w+\.FreeTensor\(\w+\);"
     r"|SetFlag<kEvent>\(id\);|WaitFlag<kEvent>\(id\);)",
@@ -87,9 +89,10 @@ def replacements(kernel: str, changes: Mutants, tight: bool = False) -> Iterator
 
 
 def verdict(mutant: Mutant, folder: Path) -> str:
-    """The rule that rejects it; "" for none."""
+    """Returns the rule that rejects a mutant, "result" if its result is wrong, and "" if nothing rejects it."""
     sources = folder / "ascend_ops"
-    for path in ("ascend", *(f"{operator}/ascend" for operator in {*emulator.KERNELS.values()})):
+    folders = ["ascend", *(f"{operator}/ascend" for operator in set(emulator.KERNELS.values()))]
+    for path in folders:
         shutil.copytree(OPERATORS / path, sources / path, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     text = (OPERATORS / mutant.file).read_text()
     end = mutant.position + len(mutant.old)
@@ -105,7 +108,7 @@ def verdict(mutant: Mutant, folder: Path) -> str:
     return ""
 
 
-# many tiles and batches a core; more cores than granules; a row that is cut into columns; ids of every kind
+# many tiles and batches per core; more cores than granules; rows that are split into columns; ids of every kind
 SHAPES = (
     Shape(tokens=1500, hidden=64, experts=8, slots=3, ranks=4, cores=2),
     Shape(tokens=203, hidden=48, experts=6, slots=2, ranks=2, skew=0.5, cores=7),
@@ -117,7 +120,7 @@ TIGHT = tuple(Shape(tokens=250, hidden=hidden, experts=64, slots=8) for hidden i
 
 
 def run(mutant: Mutant) -> str:
-    """`verdict` in a process of its own, which may hang or crash."""
+    """Runs `verdict` in a separate process, which may hang or crash."""
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("fork")
         receiver, sender = context.Pipe(duplex=False)
@@ -134,10 +137,11 @@ def run(mutant: Mutant) -> str:
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="mutants whose name holds one of these")
-    parser.add_argument("--list", action="store_true", help="print their names")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only mutants whose name contains one of these")
+    parser.add_argument("--list", action="store_true", help="print the names of the mutants and exit")
     arguments = parser.parse_args()
-    chosen = [each for each in mutants() if not arguments.only or any(part in each.name for part in arguments.only)]
+    only = arguments.only or [""]
+    chosen = [mutant for mutant in mutants() if any(part in mutant.name for part in only)]
     if arguments.list:
         print("\n".join(each.name for each in chosen))
         return
