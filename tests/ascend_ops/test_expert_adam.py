@@ -1,4 +1,4 @@
-"""expert_adam: the backends give the same bits, follow the textbook, and leave all other experts alone."""
+"""expert_adam: the backends give the same bits, follow the textbook, and do not change other experts."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def expert_adam_op(cpu):
 
 
 def random_arrays(seed, shape, gradient_dtype):
-    """weight, moment1, moment2, gradient in the middle of a training, with gradients of widely different sizes."""
+    """Returns weight, moment1, moment2, gradient as during training, with gradients of widely different sizes."""
     rng = np.random.default_rng(seed)
 
     def normal():
@@ -67,7 +67,7 @@ CASES = st.fixed_dictionaries(
 
 
 def build(case):
-    """(arrays, experts, step counts, constants); the gradients of the experts that are not listed are NaN."""
+    """Returns (arrays, experts, step counts, constants); the gradients of unlisted experts are NaN."""
     rng = np.random.default_rng(case["seed"])
     arrays = random_arrays(case["seed"], (case["experts"], *case["row"]), np.float16 if case["half"] else np.float32)
     experts_U = rng.permutation(case["experts"])[: rng.integers(0, case["experts"] + 1)]
@@ -80,11 +80,13 @@ def build(case):
 
 @given(case=CASES)
 @settings(max_examples=60, deadline=None)
-def test_the_result_is_the_textbooks_and_other_experts_keep_every_bit(case):
-    arrays, experts_U, steps_A, constants = build(case)
+def test_listed_experts_follow_the_textbook_and_others_keep_every_bit(case):
+    arrays, experts_U, steps_U, constants = build(case)
     before = [array.copy() for array in arrays]
-    expected = reference.expert_adam(*before, experts_U, steps_A, **constants)
-    expert_adam(*arrays, experts_U, steps_A, **constants)
+    expected = reference.expert_adam(*before, experts_U, steps_U, **constants)
+
+    expert_adam(*arrays, experts_U, steps_U, **constants)
+
     np.testing.assert_array_equal(as_bits(arrays[3]), as_bits(before[3]))
     for found, wanted, old in zip(arrays, expected, before, strict=False):
         for expert in range(case["experts"]):
@@ -98,13 +100,15 @@ def test_the_result_is_the_textbooks_and_other_experts_keep_every_bit(case):
 @given(case=CASES)
 @settings(max_examples=60, deadline=None)
 def test_backends_give_the_same_bits(cpu, case):
-    arrays, experts_U, steps_A, constants = build(case)
-    numbers = coefficients(steps_A, **constants)
+    arrays, experts_U, steps_U, constants = build(case)
+    scalars = coefficients(steps_U, **constants)
     results = []
+
     for backend in (composed, cpu):
         mine = [array.copy() for array in arrays]
-        backend.expert_adam(*mine, experts_U.astype(np.int32), numbers)
+        backend.expert_adam(*mine, experts_U.astype(np.int32), scalars)
         results.append(mine)
+
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(as_bits(one), as_bits(other))
 
@@ -112,14 +116,16 @@ def test_backends_give_the_same_bits(cpu, case):
 def test_backends_agree_on_every_half_and_on_tiny_squares(cpu):
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     halves = halves[np.isfinite(halves)].reshape(1, -1)
+
     tiny = np.geomspace(1e-30, 1e-15, 5000, dtype=np.float32).reshape(1, -1)  # squares down to 0 through subnormals
+
     for gradient in (halves, tiny):
-        numbers = coefficients(np.array([3]), **CONSTANTS)
+        scalars = coefficients(np.array([3]), **CONSTANTS)
         results = []
         for backend in (composed, cpu):
             states = [np.zeros(gradient.shape, np.float32) for _ in range(3)]
             for _ in range(2):
-                backend.expert_adam(*states, gradient, np.zeros(1, np.int32), numbers)
+                backend.expert_adam(*states, gradient, np.zeros(1, np.int32), scalars)
             results.append(states)
         for one, other in zip(*results, strict=True):
             np.testing.assert_array_equal(as_bits(one), as_bits(other))
@@ -132,7 +138,9 @@ def test_a_gradient_that_is_not_finite_shows(gradient_dtype):
     states = np.ones((3, 1, 4), np.float32)
     with np.errstate(invalid="ignore"):
         expert_adam(*states, gradient, np.array([0]), np.array([1]), **CONSTANTS)
+
     weight, moment1, moment2 = states
+
     np.testing.assert_array_equal(np.isnan(weight), [[True, True, True, False]])
     np.testing.assert_array_equal(moment1, np.float32([[np.inf, -np.inf, np.nan, 1]]))
     np.testing.assert_array_equal(moment2, np.float32([[np.inf, np.inf, np.nan, 1]]))
@@ -142,11 +150,13 @@ def test_many_steps_follow_the_textbook():
     rng = np.random.default_rng(0)
     states = [rng.standard_normal((2, 300)).astype(np.float32), *np.zeros((2, 2, 300), np.float32)]
     expected = states
+
     for step in range(1, 31):
         gradient = (1e-7 * rng.standard_normal((2, 300))).astype(np.float32)
-        steps_A = np.array([step])
-        expected = reference.expert_adam(*expected, gradient, [1], steps_A, **CONSTANTS, weight_decay=0.1)
-        expert_adam(*states, gradient, np.array([1]), steps_A, **CONSTANTS, weight_decay=0.1)
+        steps_U = np.array([step])
+        expected = reference.expert_adam(*expected, gradient, [1], steps_U, **CONSTANTS, weight_decay=0.1)
+        expert_adam(*states, gradient, np.array([1]), steps_U, **CONSTANTS, weight_decay=0.1)
+
     for found, wanted in zip(states, expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-6 * np.abs(wanted).max())
 
@@ -158,17 +168,20 @@ def test_operator_form_is_the_same_update(expert_adam_op, graph, gradient_dtype)
         return expert_adam_op(*tensors) + 0  # something that depends on the update
 
     function = ms.jit(update) if graph else update
-    shape, steps_A = (4, 3, 7000), np.array([1, 900])
+    shape = (4, 3, 7000)
+    steps_U = np.array([1, 900])
     experts_U = np.array([3, 1], np.int32)
     one, other = (random_arrays(5, shape, gradient_dtype) for _ in range(2))
     for arrays in (one, other):
         arrays[2][1] *= np.float32(1e-38)  # subnormal, which MindSpore's graph threads would round to 0
         arrays[3][1] = 0
         arrays[3][0] = np.nan
+
     constants = CONSTANTS | {"weight_decay": 0.1, "gradient_scale": 0.5, "eps": np.array([1e-20, 1e-8])}
+
     for _ in range(2):
-        expert_adam(*one, experts_U, steps_A, **constants)
-        tensors = [Tensor.from_numpy(each) for each in (*other, experts_U, *coefficients(steps_A, **constants))]
+        expert_adam(*one, experts_U, steps_U, **constants)
+        tensors = [Tensor.from_numpy(each) for each in (*other, experts_U, *coefficients(steps_U, **constants))]
         assert function(*tensors).asnumpy().tolist() == [2]
         for mine, theirs in zip(one, other, strict=True):
             np.testing.assert_array_equal(as_bits(mine), as_bits(theirs))
@@ -180,16 +193,18 @@ def test_operator_form_is_the_same_update(expert_adam_op, graph, gradient_dtype)
 def test_operator_form_refuses_experts(expert_adam_op, experts, message):
     arrays = random_arrays(6, (4, 5), np.float32)
     before = [array.copy() for array in arrays]
-    numbers = coefficients(np.array([1, 1]), **CONSTANTS)
+    scalars = coefficients(np.array([1, 1]), **CONSTANTS)
+
     with pytest.raises(RuntimeError, match=message):
-        expert_adam_op(*map(Tensor.from_numpy, (*arrays, np.array(experts, np.int32), *numbers))).asnumpy()
+        expert_adam_op(*map(Tensor.from_numpy, (*arrays, np.array(experts, np.int32), *scalars))).asnumpy()
     assert all(np.array_equal(old, new) for old, new in zip(before, arrays, strict=True))
 
 
 def test_operator_form_refuses_dtypes_and_shapes(expert_adam_op):
     arrays = random_arrays(6, (4, 5), np.float32)
-    numbers = coefficients(np.array([1, 1]), **CONSTANTS)
-    tensors = [Tensor.from_numpy(each) for each in (*arrays, np.array([0, 1], np.int32), *numbers)]
+    scalars = coefficients(np.array([1, 1]), **CONSTANTS)
+    tensors = [Tensor.from_numpy(each) for each in (*arrays, np.array([0, 1], np.int32), *scalars)]
+
     with pytest.raises(TypeError, match=r"expected int32 experts_U.*Int64"):
         expert_adam_op(*tensors[:4], Tensor.from_numpy(np.array([0, 1])), *tensors[5:])
     with pytest.raises(ValueError, match=r"of one shape \[E, ...\].*\(4, 4\)"):
@@ -235,6 +250,7 @@ def test_refused(name, change, error, message):
     arguments = arrays | {"experts_U": np.array([0, 2]), "step_counts_U": np.array([1, 2])} | CONSTANTS
     before = {key: array.copy() for key, array in arrays.items()}
     arguments[name] = change(arguments[name])
+
     with pytest.raises(error, match=f"expert_adam: {message}"):
         expert_adam(**arguments)
     assert all(np.array_equal(before[key], array) for key, array in arrays.items())
@@ -243,7 +259,9 @@ def test_refused(name, change, error, message):
 def test_no_experts_and_empty_rows_are_fine():
     arrays = random_arrays(8, (3, 5), np.float32)
     before = arrays[0].copy()
+
     expert_adam(*arrays, np.zeros(0, np.int64), np.zeros(0, np.int64), **CONSTANTS)
+
     np.testing.assert_array_equal(arrays[0], before)
     expert_adam(*np.zeros((4, 2, 0), np.float32), np.array([1]), np.array([1]), **CONSTANTS)
 
@@ -272,6 +290,7 @@ def test_importing_it_does_not_import_mindspore():
 )
 def test_operator_form_needs_the_cpu_backend(environment, message):
     done = run_python("from ascend_ops.expert_adam import expert_adam_op", **environment)
+
     assert done.returncode == 1
     assert message in done.stderr.splitlines()[-1]
 

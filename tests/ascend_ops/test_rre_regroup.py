@@ -1,4 +1,4 @@
-"""rre_regroup: blocks change places, there and back, and nothing else does."""
+"""rre_regroup: reorders blocks, in both directions, and changes nothing else."""
 
 import mindspore as ms
 import numpy as np
@@ -40,17 +40,20 @@ def test_equals_reference(backend, differentiate, shape):
         return (regroup(*inputs),)
 
     (out_CH,), (drows_CH,) = differentiate(function, (rows_CH, counts_RG), [0], dout_CH)
+
     np.testing.assert_array_equal(out_CH, reference.rre_regroup(rows_CH, counts_RG))
     np.testing.assert_array_equal(drows_CH, reference.rre_regroup_backward(dout_CH, counts_RG))
 
 
 @given(shape=CASES)
 @settings(max_examples=50, deadline=None)
-def test_reference_sorts_by_group_and_takes_rows_back(shape):
+def test_reference_sorts_by_group_and_restores_the_order(shape):
     rows_CH, counts_RG, _ = random_case(**shape)
     group_of_row = np.concatenate([np.repeat(np.arange(counts_RG.shape[1]), counts) for counts in counts_RG])
     used = len(group_of_row)
+
     regrouped = reference.rre_regroup(rows_CH, counts_RG)
+
     np.testing.assert_array_equal(regrouped[:used], rows_CH[:used][np.argsort(group_of_row, kind="stable")])
     np.testing.assert_array_equal(reference.rre_regroup_backward(regrouped, counts_RG)[:used], rows_CH[:used])
 
@@ -60,14 +63,16 @@ def test_reference_sorts_by_group_and_takes_rows_back(shape):
 )
 def test_the_kernel_refuses_counts_that_do_not_fit(backend, counts, message):
     if backend.name != "cpu":
-        pytest.skip("the composed form cannot look at counts; it stays inside the rows")
+        pytest.skip("the composed form cannot check counts; it stays inside the rows")
     with pytest.raises(RuntimeError, match=message):
         rows_CH = Tensor(np.zeros((4, 2), np.float32))
         backend("rre_regroup").rre_regroup(rows_CH, Tensor(np.array(counts, np.int32))).asnumpy()
 
 
 def test_wrong_arguments_are_refused():
-    rows_CH, counts_RG = Tensor(np.zeros((4, 2), np.float32)), Tensor(np.ones((1, 2), np.int32))
+    rows_CH = Tensor(np.zeros((4, 2), np.float32))
+    counts_RG = Tensor(np.ones((1, 2), np.int32))
+
     with pytest.raises(ValueError, match="rre_regroup: expected"):
         rre_regroup(rows_CH, counts_RG[0])
     with pytest.raises(TypeError, match="rre_regroup: expected"):

@@ -41,7 +41,7 @@ def main() -> None:
         help="chip whose operator definitions are used (%(default)s)",
     )
     parser.add_argument("--download", action="store_true", help=f"fetch ACL's headers from {acl_headers.WHEEL}")
-    parser.add_argument("--cache", type=Path, default=Path("output/ascend_offline"), help="folder that keeps the headers")
+    parser.add_argument("--cache", type=Path, default=Path("output/ascend_offline"), help="folder of the headers")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:

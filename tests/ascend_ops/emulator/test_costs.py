@@ -1,4 +1,4 @@
-"""Bytes, launches and scalar operations of the kernels, held against what they must be at large shapes."""
+"""Bytes, launches and scalar operations of the kernels at large shapes."""
 
 import itertools
 
@@ -9,7 +9,6 @@ from ascend_ops.emulator.kernels import kernels
 
 LARGE = [shape for shape in SHAPES if shape.tokens >= 8192 and shape.hidden >= 2048]
 
-
 pytestmark = pytest.mark.slow
 
 
@@ -18,13 +17,13 @@ def found(request):
     return list(costs(request.param))
 
 
-def test_moves_hardly_more_than_it_must(found):
+def test_moves_hardly_more_than_the_least_bytes(found):
     assert len(found) == len(LARGE) * len(kernels())
     for each in found:
         assert each.bytes_moved <= 1.05 * each.bytes_least, each
 
 
-def test_cores_do_as_much_as_each_other(found):
+def test_cores_share_the_work_equally(found):
     for each in found:
         assert each.bytes_uneven <= 0.1, each
         assert each.scalar_uneven <= 0.1, each
@@ -37,5 +36,5 @@ def test_launches_no_more_than_expected(found):
         assert each.dma <= kernel.most_launches(shape), each
 
 
-def test_the_table_has_a_line_for_each(found):
+def test_the_table_has_a_line_per_cost(found):
     assert len(table(found).splitlines()) == 1 + len(found)

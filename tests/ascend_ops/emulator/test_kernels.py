@@ -46,20 +46,20 @@ def test_equals_the_reference(chip, kernel):
 
 @pytest.mark.parametrize("chip", ["ascend910", "ascend910b"])
 @pytest.mark.parametrize("kernel", emulator.KERNELS)
-def test_rows_that_do_not_fit_the_unified_buffer_are_cut_into_columns(chip, kernel):
+def test_rows_that_do_not_fit_the_unified_buffer_are_split_into_columns(chip, kernel):
     shape = Shape(tokens=40, hidden=100_016, experts=4, slots=2, ranks=2, cores=3)
     check(compiled(kernel, chip), shape, "float16", 0)
 
 
 @pytest.mark.parametrize("kernel", ["rre_regroup", "rre_regroup_back"])
 @pytest.mark.parametrize("fill", [0.0, 1.0])
-def test_regroup_of_padding_alone_and_of_none(kernel, fill):
+def test_regroup_of_padding_only_and_without_padding(kernel, fill):
     check_regroup(compiled(kernel, "ascend910"), Shape(333, 32, experts=5, ranks=3), "float16", 0, fill)
 
 
 @pytest.mark.parametrize("kernel", ["rre_regroup", "rre_regroup_back"])
 @pytest.mark.parametrize("counts", [[[-5, 3, 4]], [[2**31 - 1, 1, 1], [7, -(2**31), 9]], [[100, 100, 100]]])
-def test_counts_without_sense_lead_nowhere_outside(kernel, counts):
+def test_invalid_counts_cause_no_access_outside(kernel, counts):
     rows_CH = np.ones((64, 32), np.float16)
     compiled(kernel, "ascend910")(rows_CH, padded(np.array(counts, np.int32), 8))
 
