@@ -70,7 +70,6 @@ def test_wrong_result_ends_with_exit_code_1(monkeypatch, tmp_path, capsys, wrong
     )
 
     file = tmp_path / "bench.json"
-
     assert main(["--quick", "--op", "rre_combine", "--json", str(file)]) == 1
     complaint = capsys.readouterr().err
     assert "WRONG RESULT: rre_combine, T48 H32 E4 D2, forward, backend composed: error" in complaint
@@ -93,7 +92,6 @@ def test_without_kernels_and_torch_only_composed_remains(monkeypatch, tmp_path):
     monkeypatch.setattr(limits, "_library", lambda: None)
 
     file = tmp_path / "bench.json"
-
     assert main(["--quick", "--op", "rre_combine", "--json", str(file), "--plot", str(tmp_path / "bench.png")]) == 0
     records = json.loads(file.read_text())
     assert [record["backend"] for record in records] == ["composed", "composed"]

@@ -116,7 +116,6 @@ def test_backends_give_the_same_bits(cpu, case):
 def test_backends_agree_on_every_half_and_on_tiny_squares(cpu):
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     halves = halves[np.isfinite(halves)].reshape(1, -1)
-
     tiny = np.geomspace(1e-30, 1e-15, 5000, dtype=np.float32).reshape(1, -1)  # squares down to 0 through subnormals
 
     for gradient in (halves, tiny):
@@ -140,7 +139,6 @@ def test_a_gradient_that_is_not_finite_shows(gradient_dtype):
         expert_adam(*states, gradient, np.array([0]), np.array([1]), **CONSTANTS)
 
     weight, moment1, moment2 = states
-
     np.testing.assert_array_equal(np.isnan(weight), [[True, True, True, False]])
     np.testing.assert_array_equal(moment1, np.float32([[np.inf, -np.inf, np.nan, 1]]))
     np.testing.assert_array_equal(moment2, np.float32([[np.inf, np.inf, np.nan, 1]]))

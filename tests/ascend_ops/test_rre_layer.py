@@ -113,7 +113,6 @@ def test_graph_matches_reference(dtype, tokens, slots, experts, skew, block_rows
     expected = layer_of_references(case, experts)
 
     bound = 1e-12 if dtype == np.float64 else 3e-6
-
     np.testing.assert_array_equal(found[1], expected[1])
     np.testing.assert_array_equal(found[2], expected[2])
     assert largest_error(found[0], expected[0]) < bound
