@@ -67,17 +67,17 @@ def takes(shape: Sequence[int], dtype: Any) -> bool:
 
 
 @ops.constexpr
-def takes_rows(shape, dtype):
+def takes_rows(shape: Sequence[int], dtype: Any) -> bool:
     """Evaluates `takes` while a graph is compiled."""
     return takes(shape, dtype)
 
 
-def padded(array_N, multiple, fill=0):
-    """Fills the last axis up to a multiple; an axis that is one already stays as it is."""
-    missing = -array_N.shape[-1] % multiple
+def padded(array: Tensor, multiple: int, fill: int = 0) -> Tensor:
+    """Fills the last axis up to a multiple, if it is not one already."""
+    missing = -array.shape[-1] % multiple
     if missing == 0:
-        return array_N
-    return ops.concat((array_N, ops.cast(_filled((*array_N.shape[:-1], missing), fill), array_N.dtype)), -1)
+        return array
+    return ops.concat((array, ops.cast(_filled((*array.shape[:-1], missing), fill), array.dtype)), -1)
 
 
 @ops.constexpr

@@ -112,7 +112,7 @@ class Operator:
         function.restype = ctypes.c_char_p
         return json.loads(function(self.chip.encode()))
 
-    def _infer(self, call) -> list[np.ndarray]:
+    def _infer(self, call: tuple[ctypes.Array, int]) -> list[np.ndarray]:
         shapes = ((ctypes.c_int64 * 8) * _MOST_OUTPUTS)()
         types = (ctypes.c_char_p * _MOST_OUTPUTS)()
         problem = ctypes.create_string_buffer(1024)
@@ -147,7 +147,7 @@ def _aligned_copy(array: np.ndarray) -> np.ndarray:
     return copy
 
 
-def _tensors(arrays: Sequence[np.ndarray]):
+def _tensors(arrays: Sequence[np.ndarray]) -> ctypes.Array:
     return (_Tensor * len(arrays))(
         *[
             _Tensor(_TYPES[array.dtype], array.ndim, (ctypes.c_int64 * array.ndim)(*array.shape), array.ctypes.data)
@@ -156,7 +156,7 @@ def _tensors(arrays: Sequence[np.ndarray]):
     )
 
 
-def _check(result: int, problem) -> None:
+def _check(result: int, problem: ctypes.Array) -> None:
     if result < 0:
         rule, _, message = problem.value.decode().partition(": ")
         raise EmulatorError(rule, message)

@@ -56,7 +56,7 @@ def expert_adam_op(
 
 
 @ops.constexpr
-def _check(dtypes, shapes):
+def _check(dtypes: tuple, shapes: tuple) -> None:
     *states, gradient, experts, step_size, eps, constants = dtypes
     floats = {*states, step_size, eps, constants}
     if floats != {ms.float32} or gradient not in (ms.float32, ms.float16) or experts != ms.int32:

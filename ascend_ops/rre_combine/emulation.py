@@ -63,7 +63,7 @@ MUTANTS = {
 
 TIGHT_MUTANTS = {
     HOST: {
-        "places of a tile of combine": ("platform.ub_bytes - scratch", "platform.ub_bytes"),
+        "positions of a tile of combine": ("platform.ub_bytes - scratch", "platform.ub_bytes"),
         "copies as float": ("? 6 : 10", "? 6 : 6"),
     },
 }

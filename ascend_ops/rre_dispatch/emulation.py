@@ -141,7 +141,7 @@ DISPATCH_MUTANTS = {
             "next.GetValue(kInts + group) + start);\n      start += totals.GetValue(group);",
             "next.GetValue(kInts + group) + (start += totals.GetValue(group)));",
         ),
-        "place not counted on": ("next.SetValue(group, place + 1)", "next.SetValue(group, place)"),
+        "position not advanced": ("next.SetValue(group, place + 1)", "next.SetValue(group, place)"),
         "histogram not cleared": ("Duplicate(histogram, 0, columns_);", ""),
         "histogram row of another core": (
             "DataCopy(histograms_[static_cast<uint64_t>(core_) * columns_], histogram",
@@ -173,7 +173,7 @@ MOVE_MUTANTS = {
     MOVE_HEADER: {
         "share not in granules": ("share_ = ShareOfCore(padded, kInts)", "share_ = ShareOfCore(padded, 1)"),
         "share of all cores": ("share_ = ShareOfCore(padded, kInts)", "share_ = {0, padded}"),
-        "padding is moved too": ("real = Min(count, tokens_ - first)", "real = count"),
+        "padding moved too": ("real = Min(count, tokens_ - first)", "real = count"),
         "gather instead of scatter": ("if (scatter)", "if (!scatter)"),
         "short output": ("moved), words)", "moved), words - 8)"),
         "too long an output": ("moved), words)", "moved), words + 8)"),
@@ -201,10 +201,10 @@ DISPATCH_TIGHT_MUTANTS = {
 }
 
 MOVE_TIGHT_MUTANTS = {
-    SHARED_HEADER: {"tile of other tokens than the kernel's": ("kTileTokens = 256", "kTileTokens = 512")},
-    SHARED_HOST: {"library's part": ("ub_bytes -= kUbOfLibrary;", "")},
+    SHARED_HEADER: {"tile size differs from the kernel's": ("kTileTokens = 256", "kTileTokens = 512")},
+    SHARED_HOST: {"the library's share": ("ub_bytes -= kUbOfLibrary;", "")},
     MOVE_HOST: {
-        "places of a tile": (
+        "positions of a tile": (
             "platform.ub_bytes - rre_host::kTileTokens * sizeof(int32_t)",
             "platform.ub_bytes",
         ),

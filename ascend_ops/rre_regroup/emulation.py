@@ -55,7 +55,7 @@ MUTANTS = {
         "blocks in their old order": ("block = a * inner_ + b, end", "block = b * outer_ + a, end"),
         "turn of the first core": ("mine = turn_ * static_cast<uint32_t>(GetBlockIdx())", "mine = 0"),
         "turns overlap": ("stride = turn_ *", "stride = (turn_ - 1) *"),
-        "turn does not go on": ("if (mine + turn_ > end) break;", ""),
+        "turn does not continue": ("if (mine + turn_ > end) break;", ""),
         "padding not cleared": ("Clear(total + padding.begin, total + padding.end);", ""),
         "clears one row too many": ("mover_.Word(end, 0)", "mover_.Word(end + 1, 0)"),
     },
@@ -63,7 +63,7 @@ MUTANTS = {
 
 TIGHT_MUTANTS = {
     HOST: {
-        "where blocks start": ("2 * blocks * sizeof(int32_t)", "blocks * sizeof(int32_t)"),
+        "starts of the blocks": ("2 * blocks * sizeof(int32_t)", "blocks * sizeof(int32_t)"),
         "the zeros' batch": ("platform.ub_bytes - scratch, 3", "platform.ub_bytes - scratch, 2"),
     },
 }
