@@ -1,4 +1,4 @@
-// The activation of the experts, fast_gelu(u) = u · sigmoid(1.702 u), in arithmetic that compilers vectorize.
+// The experts' activation, fast_gelu(u) = u · sigmoid(1.702 u), in arithmetic that compilers vectorize.
 #pragma once
 
 #include <algorithm>

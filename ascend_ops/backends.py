@@ -1,40 +1,42 @@
-"""Which implementation of an operator runs: chosen per operator, once, when its package is imported.
+"""Chooses the implementation of an operator, once, when its package is imported.
 
-    cpu         the C++ kernels of cpu.cc, where MindSpore runs on the CPU and they compile
-    ascend      the AscendC kernels of ascend/, where their operator package is installed (unverified on hardware)
+    cpu         the C++ kernels of cpu.cc, if MindSpore runs on the CPU and they compile
+    ascend      the AscendC kernels of ascend/, if their operator package is installed (unverified on hardware)
     composed    built-in MindSpore ops (NumPy for host-only operators): everywhere else
 
-MINDPANGU_OPS=composed|cpu|ascend overrides; then a kernel that is not to be had is an error, not a notice. With
-`ascend` on a CPU the emulator runs the AscendC kernels, for tests; operators without them keep their usual backend.
+MINDPANGU_OPS=composed|cpu|ascend overrides the choice; a kernel that is then unavailable is an error instead of a
+warning. With `ascend` on a CPU the emulator runs the AscendC kernels, for tests; operators without AscendC kernels keep
+their usual backend.
 """
 
 import importlib
 import importlib.util
 import logging
 import os
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 from ascend_ops import native
 
 VARIABLE = "MINDPANGU_OPS"
 BACKENDS = ("composed", "cpu", "ascend")
-WITHOUT_PACKAGE = ("grouped_ffn", "grouped_all_to_all")  # their AscendC forms are made of MindSpore's own operators
 
-# operator → backend, of every operator that has been imported
 chosen: dict[str, str] = {}
+"""Operator → its backend, for every operator that has been imported."""
 
 _log = logging.getLogger("ascend_ops")
 
 
 def choose(operator: str, device: str | None = None) -> ModuleType:
-    """The module `ascend_ops.<operator>.<backend>` to use.
+    """Returns the module `ascend_ops.<operator>.<backend>` to use.
 
     Args:
-        operator: the folder's name.
-        device: where it runs; None asks MindSpore for its device target, "CPU" is for host-only operators.
+        operator: name of its folder.
+        device: device that it runs on; None asks MindSpore for its device target. Host-only operators pass "CPU".
 
     Raises:
-        OperatorError: MINDPANGU_OPS names no backend, or asks for kernels that are not to be had.
+        OperatorError: MINDPANGU_OPS names no backend, or asks for kernels that are unavailable.
     """
     wanted = os.environ.get(VARIABLE, "")
     if wanted and wanted not in BACKENDS:
@@ -46,7 +48,7 @@ def choose(operator: str, device: str | None = None) -> ModuleType:
     # an operator without an AscendC form keeps its usual backend; the composed form can always serve
     for backend in (wanted or usual, usual if wanted == "ascend" else "composed", "composed"):
         try:
-            _refuse_what_is_missing(operator, backend, device)
+            _require(operator, backend, device)
         except native.OperatorError as problem:
             if backend == wanted:
                 raise
@@ -60,30 +62,32 @@ def choose(operator: str, device: str | None = None) -> ModuleType:
 
 
 def has_form(operator: str, backend: str) -> bool:
-    """Whether the operator has this form, and the chip has what it is made of (`ON_THIS_CHIP` of the form)."""
+    """Whether the operator has this form, and the form runs on this chip (its `ON_THIS_CHIP`, if it has one)."""
     name = f"ascend_ops.{operator}.{backend}"
     return importlib.util.find_spec(name) is not None and getattr(importlib.import_module(name), "ON_THIS_CHIP", True)
 
 
-def _refuse_what_is_missing(operator: str, backend: str, device: str) -> None:
-    """Raises OperatorError where there is no compiler for the CPU, or no operator package for Ascend."""
+def _require(operator: str, backend: str, device: str) -> None:
+    """Raises OperatorError if the CPU kernels do not compile, or the operator package for Ascend is missing."""
     if backend == "cpu":
         native.library(operator)
-    elif backend == "ascend" and device == "Ascend" and operator not in WITHOUT_PACKAGE:
+    elif backend == "ascend" and device == "Ascend":
         from ascend_ops.ascend.operators import find_package
 
-        if missing := find_package():
+        if missing := find_package(operator):
             raise native.OperatorError(missing)
 
 
 def describe() -> str:
-    """The choice in words, e.g. "cpu (grouped_ffn, rre_dispatch)"."""
+    """Describes the choice, e.g. "cpu (grouped_ffn, rre_dispatch)"."""
     names = {backend: sorted(name for name, each in chosen.items() if each == backend) for backend in BACKENDS}
     return ", ".join(f"{backend} ({', '.join(names[backend])})" for backend in reversed(BACKENDS) if names[backend])
 
 
-def custom_op(operator: str, function: str, out_shape, out_dtype, bprop=None):
-    """An `ops.Custom` of a function in an operator's compiled kernels; the rest as ops.Custom takes it."""
+def custom_op(
+    operator: str, function: str, out_shape: Callable, out_dtype: Callable, bprop: Callable | None = None
+) -> Any:
+    """Returns the `ops.Custom` of a function in an operator's cpu.cc; the other arguments are those of ops.Custom."""
     from mindspore import ops
 
     return ops.Custom(f"{native.library(operator)}:{function}", out_shape, out_dtype, func_type="aot", bprop=bprop)
@@ -99,7 +103,7 @@ _noticed: set[str] = set()
 
 
 def _notice(reason: str) -> None:
-    """One for all operators: what fails for the first fails for most."""
+    """Warns once for all operators: the reason is mostly the same for all of them."""
     if not _noticed:
         _log.warning("The composed operators are used, which are slower: %s", reason)
     _noticed.add(reason)

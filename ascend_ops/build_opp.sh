@@ -3,9 +3,9 @@
 #
 #   bash ascend_ops/build_opp.sh [--soc "ascend910;ascend910b;ascend910_93"] [--output DIR]
 #
-# Afterwards the operators are used by name: `recipes/run_910.sh` finds the package in ascend_ops/_build/opp, other
-# programs through the variable that is printed at the end. MindSpore's own custom_compiler does the work, with CANN's
-# project template; nothing of CANN is needed to run the same sources in the emulator (docs/kernels.md).
+# Afterwards the operators can be called by name: `recipes/run_910.sh` finds the package in ascend_ops/_build/opp, other
+# programs need the variable printed at the end. MindSpore's custom_compiler builds it with CANN's project template. The
+# emulator runs the same sources without CANN (docs/kernels.md).
 set -eu
 
 FOLDER=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
@@ -14,7 +14,7 @@ OUTPUT=$FOLDER/_build/opp
 VENDOR=mindpangu
 OLDEST_CANN=8.2
 
-say() { printf '%s\n' "$*"; }
+log() { printf '%s\n' "$*"; }
 die() { printf 'build_opp: %s\n' "$*" >&2; exit 1; }
 
 while [ $# -gt 0 ]; do
@@ -24,11 +24,11 @@ while [ $# -gt 0 ]; do
             if [ "$1" = --soc ]; then SOC=$2; else OUTPUT=$2; fi
             shift 2 ;;
         -h|--help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
-        *) die "unknown argument $1; --help tells the known ones" ;;
+        *) die "unknown argument $1; --help lists the known ones" ;;
     esac
 done
 
-# Refuses a chip that the kernels have no definition for.
+# Refuses chips for which the kernels have no definition.
 check_soc() {
     local soc
     for soc in $(tr ';,' '  ' <<<"$1"); do
@@ -39,7 +39,7 @@ check_soc() {
     done
 }
 
-# The folder of CANN, which its set_env.sh announces.
+# Prints the folder of CANN, which its set_env.sh exports.
 find_cann() {
     local folder
     for folder in "${ASCEND_HOME_PATH:-}" /usr/local/Ascend/cann /usr/local/Ascend/ascend-toolkit/latest; do
@@ -48,7 +48,7 @@ find_cann() {
     die "no CANN here: source its set_env.sh, which sets ASCEND_HOME_PATH, or install the toolkit ($OLDEST_CANN or newer)"
 }
 
-# Refuses a CANN that MindSpore 2.10 does not work with, or whose project template is missing.
+# Refuses a CANN that MindSpore 2.10 does not support, or one without the project template.
 check_cann() {
     local info version=''
     for info in "$1"/version.cfg "$1"/compiler/version.info "$1"/version.info; do
@@ -64,10 +64,10 @@ check_cann() {
     { [ -d "$template/customize" ] && [ -d "$template/common" ]; } ||
         [ -d "$1/tools/msopgen/template/operator_demo_projects/ascendc_operator_sample" ] ||
         die "no operator project in $template/customize and common: install the toolkit, not the runtime alone"
-    say "CANN $version in $1"
+    log "CANN $version in $1"
 }
 
-# MindSpore's folder custom_compiler.
+# Prints the path of MindSpore's custom_compiler.
 find_compiler() {
     local python=${MINDPANGU_PYTHON:-python3} folder
     folder=$("$python" -c 'import importlib.util as u; print(u.find_spec("mindspore").submodule_search_locations[0])' \
@@ -84,7 +84,7 @@ COMPILER=$(find_compiler)
 mkdir -p "$OUTPUT"
 OUTPUT=$(CDPATH='' cd -- "$OUTPUT" && pwd -P)
 
-# All operators in one project; the compiler writes beside itself, so it works on a copy.
+# All operators form one project. The compiler writes next to itself, so it runs on a copy.
 WORK=$(mktemp -d)
 case $WORK in *[!A-Za-z0-9_./-]*) die "the compiler takes no folder like $WORK: set TMPDIR to a plain path" ;; esac
 trap 'rm -rf "$WORK"' EXIT
@@ -94,14 +94,14 @@ cp "$FOLDER"/*/ascend/op_host/*.cpp "$FOLDER"/*/ascend/op_host/*.h "$FOLDER"/asc
 cp "$FOLDER"/*/ascend/op_kernel/*.cpp "$FOLDER"/ascend/rre_kernel.h "$WORK/op_kernel/"
 cp "$FOLDER"/*/ascend/op_kernel/*.h "$WORK/op_kernel/"
 
-say "Building for $SOC (minutes)."
+log "Building for $SOC (minutes)."
 (cd "$WORK/compiler" && "${MINDPANGU_PYTHON:-python3}" setup.py --op_host_path "$WORK/op_host" \
     --op_kernel_path "$WORK/op_kernel" --soc_version "$SOC" --ascend_cann_package_path "$CANN" \
     --vendor_name "$VENDOR" --install_path "$OUTPUT") || {
     kept=$(find "$WORK/compiler" -maxdepth 1 -name '*.log' -size +0 -exec cp {} "$OUTPUT/" \; -print | xargs -r -n 1 basename)
-    [ -n "$kept" ] || die "the build did not start; its reason stands above"
-    die "the build failed; what was said is in $OUTPUT: $(echo $kept)"
+    [ -n "$kept" ] || die "the build did not start; see the reason above"
+    die "the build failed; its log is in $OUTPUT: $(echo $kept)"
 }
 [ -d "$OUTPUT/vendors/$VENDOR" ] || die "the build ended without a package in $OUTPUT/vendors/$VENDOR"
-say "Built. Other programs than this project's find the operators with"
-say "  export ASCEND_CUSTOM_OPP_PATH=$OUTPUT/vendors/$VENDOR:\$ASCEND_CUSTOM_OPP_PATH"
+log "Built. Programs outside this project find the operators with"
+log "  export ASCEND_CUSTOM_OPP_PATH=$OUTPUT/vendors/$VENDOR:\$ASCEND_CUSTOM_OPP_PATH"

@@ -1,4 +1,4 @@
-// What the CPU kernels share: arguments as MindSpore passes them, errors with a message, half precision.
+// Shared code of the CPU kernels: arguments as MindSpore passes them, errors with a message, half precision.
 //
 // A kernel is an `extern "C" int name(int, void**, int*, int64_t**, const char**, void*, void*)`: inputs first, then
 // outputs, all dense and row-major. It throws to refuse its input; MindSpore turns that into a RuntimeError that quotes
@@ -19,7 +19,7 @@
 
 namespace ascend_ops {
 
-// Moving less than this is not worth waking threads, which then spin for a while: generation moves a few rows at a time.
+// Below this size, waking threads (which then spin for a while) costs more than it saves: generation moves few rows.
 constexpr int64_t kBytesWorthThreads = 1 << 17;
 
 [[noreturn]] __attribute__((format(printf, 1, 2))) inline void fail(const char* format, ...) {
@@ -98,14 +98,14 @@ class half {
     uint32_t bits;
     std::memcpy(&bits, &value, 4);
     const uint32_t sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
-    if (magnitude > 0x7f800000u) {  // NaN: keeps what fits of its payload, and stays one
+    if (magnitude > 0x7f800000u) {  // NaN: keeps the bits of its payload that fit, and remains NaN
       bits_ = static_cast<uint16_t>(sign | std::max(0x7c01u, (magnitude >> 13) & 0x7fffu));
     } else if (magnitude >= 0x477ff000u) {  // rounds to infinity
       bits_ = static_cast<uint16_t>(sign | 0x7c00u);
     } else if (magnitude >= 0x38800000u) {  // normal
       const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
       bits_ = static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
-    } else {  // subnormal: the addition aligns the mantissa, and rounds
+    } else {  // subnormal: the addition aligns and rounds the mantissa
       float small;
       std::memcpy(&small, &magnitude, 4);
       small += 0.5f;

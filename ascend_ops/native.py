@@ -1,9 +1,9 @@
-"""Compiles an operator's cpu.cc into a library: at installation, and again whenever what goes into it has changed.
+"""Compiles an operator's cpu.cc into a library: at installation, and again when a source, flag or compiler has changed.
 
-A library's name carries a hash of its sources, the compiler, the flags and the kind of processor, so nodes that share
-the project folder never load one another's code, and an unchanged source is never compiled twice.
+The name of a library contains a hash of its sources, the compiler, the flags and the kind of processor. So nodes that
+share the project folder never load each other's code, and an unchanged source is never compiled twice.
 
-    python -m ascend_ops.native        compiles all of them and says where they are
+    python -m ascend_ops.native        compiles all of them and prints their paths
 """
 
 import fcntl
@@ -21,7 +21,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent
 OPERATORS = tuple(sorted(source.parent.name for source in PACKAGE.glob("*/cpu.cc")))
 
-# No fused multiply-add behind our back: Adam on the host gives NumPy's bits. Matmuls are oneDNN's and do fuse.
+# Without fused multiply-adds Adam on the host gives NumPy's bits. Matmuls are oneDNN's and do fuse.
 # A square root that may set errno is not vectorized.
 ARITHMETIC = ("-ffp-contract=off", "-fno-math-errno")
 FLAGS = ("-std=c++17", "-O3", *ARITHMETIC, "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall")
@@ -29,17 +29,17 @@ TUNING = {"x86_64": "-march=native", "aarch64": "-mcpu=native"}
 
 
 class OperatorError(RuntimeError):
-    """An operator that cannot be had as it was asked for; the message says why and what to do."""
+    """An operator is unavailable; the message gives the reason and the remedy."""
 
 
 class CompileError(OperatorError):
-    """A kernel that cannot be compiled."""
+    """A kernel cannot be compiled."""
 
 
 def library(operator: str) -> Path:
-    """The compiled kernels of an operator, made first if they are not there.
+    """Returns the path of an operator's compiled kernels; compiles them first if necessary.
 
-    Several processes may ask at once: one compiles, the others wait. A library appears whole or not at all.
+    If several processes ask at once, one compiles and the others wait. A library appears complete or not at all.
 
     Raises:
         CompileError: no compiler, a source that does not compile, or a folder that cannot be written.
@@ -48,21 +48,23 @@ def library(operator: str) -> Path:
     name = f"{operator}-{_content_hash(operator, command)}.so"
     folder = build_folder()
     path = folder / name
-    if _is_whole(path):
+    if _is_complete(path):
         return path
     try:
         with (folder / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _is_whole(path):
+            if not _is_complete(path):
                 _compile(operator, command, path)
     except OSError as error:
         raise CompileError(f"{operator}/cpu.cc could not be compiled into {folder}: {error}") from None
     return path
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a library is there as it was compiled: a power cut or a full disk may have cut it, and a process that
-    loads such a file dies without a word."""
+def _is_complete(path: Path) -> bool:
+    """Whether a library is exactly as it was compiled.
+
+    A power cut or a full disk may have truncated it, and a process that loads such a file dies without a message.
+    """
     try:
         return path.with_suffix(".sha256").read_text() == hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
@@ -86,10 +88,10 @@ def _compile(operator: str, command: list[str], path: Path) -> None:
 
 @functools.cache
 def compiler() -> str:
-    """The path of the C++ compiler: CXX, or g++.
+    """Returns the path of the C++ compiler: CXX, or g++.
 
     Raises:
-        CompileError: there is none.
+        CompileError: it is not installed.
     """
     name = os.environ.get("CXX") or "g++"
     path = shutil.which(name)
@@ -99,7 +101,7 @@ def compiler() -> str:
 
 
 @functools.cache
-def _identity_of_compiler() -> str:
+def _compiler_version() -> str:
     try:
         return subprocess.run([compiler(), "--version"], capture_output=True, text=True, errors="replace").stdout
     except OSError as error:
@@ -107,8 +109,8 @@ def _identity_of_compiler() -> str:
 
 
 @functools.cache
-def _kind_of_processor() -> str:
-    """What -march=native looks at: machine and instruction sets."""
+def _processor() -> str:
+    """Describes what -march=native depends on: machine and instruction sets."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
@@ -118,9 +120,10 @@ def _kind_of_processor() -> str:
 
 
 def _link_flags(operator: str) -> list[str]:
-    if operator not in ("grouped_ffn", "bench"):
+    """Links the oneDNN of the MindSpore wheel if cpu.cc calls it."""
+    if "dnnl_" not in (PACKAGE / operator / "cpu.cc").read_text():
         return []
-    # found without importing it, which takes seconds
+    # located without importing MindSpore, which takes seconds
     spec = importlib.util.find_spec("mindspore")
     folder = Path(spec.origin).parent / "lib" if spec and spec.origin else None
     if folder is None or not list(folder.glob("libdnnl.so.*")):
@@ -133,13 +136,13 @@ def _content_hash(operator: str, command: list[str]) -> str:
     digest = hashlib.sha256()
     for source in sorted([*PACKAGE.glob("*.h"), *(PACKAGE / operator).glob("*.h"), PACKAGE / operator / "cpu.cc"]):
         digest.update(source.read_bytes())
-    digest.update("\0".join([*command, _identity_of_compiler(), _kind_of_processor()]).encode())
+    digest.update("\0".join([*command, _compiler_version(), _processor()]).encode())
     return digest.hexdigest()[:16]
 
 
 @functools.cache
 def build_folder() -> Path:
-    """ascend_ops/_build, or the user's cache where the package is not writable."""
+    """Returns ascend_ops/_build, or a folder in the user's cache if the package is not writable."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ascend_ops"
     for folder in (PACKAGE / "_build", cache):
         try:
@@ -152,7 +155,7 @@ def build_folder() -> Path:
 
 
 def main() -> int:
-    """Compiles every operator; exit code 0 also without a compiler, as the composed operators then serve."""
+    """Compiles every operator. Without a compiler too the exit code is 0: the composed operators run instead."""
     for operator in OPERATORS:
         try:
             print(f"{operator}: {library(operator)}")

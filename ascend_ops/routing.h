@@ -1,4 +1,4 @@
-// What the kernels that route tokens share: the expert of a token, and a refusal of ids outside the table.
+// Shared code of the kernels that route tokens: the expert of a token, and an error for ids outside the table.
 #pragma once
 
 #include "cpu_kernel.h"
@@ -7,7 +7,7 @@ namespace ascend_ops {
 
 class Router {
  public:
-  // token ids and slot ids int32 [T], table int32 [D, V] of experts below num_experts; `op` is who complains.
+  // token ids and slot ids int32 [T], table int32 [D, V] of experts below num_experts; `op` is the name in errors.
   Router(const char* op, const Array& token_ids, const Array& slot_ids, const Array& table, int64_t num_experts)
       : op_(op),
         token_ids_(token_ids.as<int32_t>()),

@@ -1,1 +1,1 @@
-"""What the AscendC operators share: their call by name, and the headers of kernels and host side."""
+"""Shared code of the AscendC operators: calling them by name, and the headers of kernels and host side."""

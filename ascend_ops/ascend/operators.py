@@ -1,64 +1,83 @@
-"""The AscendC operators of this project, called by name. Unverified on hardware.
+"""Calls the AscendC operators of this project by name. Unverified on hardware.
 
 On Ascend the name is looked up in the operator package that build_opp.sh installs. On a CPU the emulator runs the same
-sources, thread by thread: slow, and made for tests.
+sources, one thread per core: slow, and meant for tests.
 """
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
+from ascend_ops import emulator
+
 PACKAGE = Path(__file__).parent.parent / "_build" / "opp" / "vendors" / "mindpangu"
 VARIABLE = "ASCEND_CUSTOM_OPP_PATH"
 EMULATED_CHIP = "ascend910"
 
-GRANULE_BYTES = 32  # what a DMA moves at least
-INTS, SHORTS = GRANULE_BYTES // 4, GRANULE_BYTES // 2  # int32 and uint16 in a granule
-TYPES = {ms.float16: 2, ms.float32: 4, ms.bfloat16: 2}
+GRANULE_BYTES = 32  # the smallest transfer of a DMA
+INTS = GRANULE_BYTES // 4  # int32 per granule
+SHORTS = GRANULE_BYTES // 2  # uint16 per granule
+ITEM_BYTES = {ms.float16: 2, ms.float32: 4, ms.bfloat16: 2}
 
 
-def find_package() -> str | None:
-    """Makes a package that build_opp.sh has installed known to CANN. Returns why there is none, or None."""
+def find_package(operator: str) -> str | None:
+    """Makes an operator package that build_opp.sh has installed known to CANN.
+
+    Returns:
+        None if a package has all kernels of the operator's folder, or if the folder has none: then its AscendC form is
+        made of MindSpore's own operators. Otherwise the problem and its remedy.
+    """
+    names = [emulator.cann_name(kernel) for kernel, owner in emulator.KERNELS.items() if owner == operator]
+    if not names:
+        return None
     if PACKAGE.is_dir() and str(PACKAGE) not in os.environ.get(VARIABLE, ""):
         os.environ[VARIABLE] = os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get(VARIABLE))))
     for folder in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
         configs = Path(folder).glob("op_impl/ai_core/tbe/config/**/aic-*-ops-info.json")
-        if any("RreDispatch" in config.read_text() for config in configs):
+        if any(all(f'"{name}"' in text for name in names) for text in map(Path.read_text, configs)):
             return None
-    return f"no operator package in {PACKAGE} or {VARIABLE}: build it with bash ascend_ops/build_opp.sh"
+    return (
+        f"no operator package with {', '.join(names)} in {PACKAGE} or {VARIABLE}: "
+        "build it with bash ascend_ops/build_opp.sh"
+    )
 
 
-def custom_op(operator, out_shape, out_dtype, bprop=None):
-    """The operator of this name ("RreDispatch"); shapes, dtypes and bprop as `ops.Custom` takes them."""
+def custom_op(kernel: str, out_shape: Callable, out_dtype: Callable, bprop: Callable | None = None) -> Any:
+    """Returns the operator that runs a kernel of `ascend/op_kernel`.
+
+    Args:
+        kernel: name of its source.
+        out_shape, out_dtype, bprop: as `ops.Custom` takes them.
+    """
     if ms.get_context("device_target") == "Ascend":
-        return ops.Custom(f"aclnn{operator}", out_shape, out_dtype, func_type="aot", bprop=bprop)
-    from ascend_ops import emulator
-
-    kernel = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in operator).lstrip("_")
-    function = f"{emulator.library(kernel, EMULATED_CHIP)}:emulator_aot"
+        function = f"aclnn{emulator.cann_name(kernel)}"
+    else:
+        function = f"{emulator.library(kernel, EMULATED_CHIP)}:emulator_aot"
     return ops.Custom(function, out_shape, out_dtype, func_type="aot", bprop=bprop)
 
 
-def takes(shape, dtype) -> bool:
-    """Whether rows of this shape and dtype are made of whole granules, of a type that the kernels know."""
-    return dtype in TYPES and shape[-1] * TYPES[dtype] % GRANULE_BYTES == 0
+def takes(shape: Sequence[int], dtype: Any) -> bool:
+    """Whether the kernels know the dtype, and rows of this shape are whole granules."""
+    return dtype in ITEM_BYTES and shape[-1] * ITEM_BYTES[dtype] % GRANULE_BYTES == 0
 
 
 @ops.constexpr
-def takes_rows(shape, dtype):
-    """`takes`, where a graph is compiled."""
+def takes_rows(shape: Sequence[int], dtype: Any) -> bool:
+    """Evaluates `takes` while a graph is compiled."""
     return takes(shape, dtype)
 
 
-def padded(array_N, multiple, fill=0):
-    """The last axis filled up to a multiple; nothing is added where it is one."""
-    missing = -array_N.shape[-1] % multiple
+def padded(array: Tensor, multiple: int, fill: int = 0) -> Tensor:
+    """Fills the last axis up to a multiple, if it is not one already."""
+    missing = -array.shape[-1] % multiple
     if missing == 0:
-        return array_N
-    return ops.concat((array_N, ops.cast(_filled((*array_N.shape[:-1], missing), fill), array_N.dtype)), -1)
+        return array
+    return ops.concat((array, ops.cast(_filled((*array.shape[:-1], missing), fill), array.dtype)), -1)
 
 
 @ops.constexpr

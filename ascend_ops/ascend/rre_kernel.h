@@ -1,7 +1,7 @@
-// What the AscendC kernels share: order between pipes, SyncAll on every chip, equal shares of work, rows on the move.
+// Shared code of the AscendC kernels: order between pipes, SyncAll on every chip, equal shares of work, moving rows.
 //
 // One source serves ascend910 (dav-c100), ascend910b and ascend910_93 (dav-c220): DMAs of whole 32-byte granules only,
-// no atomics, no single elements of global memory. What differs is in this file.
+// no atomics, no single elements of global memory. The differences are in this file.
 #pragma once
 
 #include "kernel_operator.h"
@@ -10,9 +10,9 @@ namespace rre {
 
 using namespace AscendC;
 
-constexpr uint32_t kGranule = 32;                       // bytes that a DMA moves at least
-constexpr uint32_t kInts = kGranule / sizeof(int32_t);  // in a granule
-constexpr uint32_t kTileTokens = 256;                   // whose ids or positions a core looks at together
+constexpr uint32_t kGranule = 32;                       // smallest transfer of a DMA, in bytes
+constexpr uint32_t kInts = kGranule / sizeof(int32_t);  // per granule
+constexpr uint32_t kTileTokens = 256;                   // tokens whose ids or positions a core loads together
 #if __CCE_AICORE__ == 100
 constexpr bool kHardwareSync = false;
 #else
@@ -24,7 +24,7 @@ __aicore__ inline uint32_t RoundUp(uint32_t value, uint32_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// What follows on the second pipe of the event waits for what the first was given so far.
+// Later work of the event's second pipe waits for all earlier work of its first pipe.
 template <HardEvent kEvent>
 __aicore__ inline void Order() {
   const TEventID id = GetTPipePtr()->FetchEventID(kEvent);
@@ -36,7 +36,7 @@ struct Range {
   uint32_t begin, end;
 };
 
-// This core's part of `units`, in steps of `granule` units: no two cores differ by more than one step.
+// This core's share of `units`, in steps of `granule` units: no two cores differ by more than one step.
 __aicore__ inline Range ShareOfCore(uint32_t units, uint32_t granule) {
   const uint32_t steps = (units + granule - 1) / granule;
   const uint32_t cores = GetBlockNum(), core = GetBlockIdx();
@@ -46,8 +46,8 @@ __aicore__ inline Range ShareOfCore(uint32_t units, uint32_t granule) {
   return {Min(begin * granule, units), Min(end * granule, units)};
 }
 
-// All cores wait for each other, and see what the others stored. On dav-c100 they count in `counters`, which the host
-// has set to zero.
+// All cores wait for each other, and then see what the others stored. On dav-c100 they count in `counters`, which the
+// host has set to zero.
 class CoreSync {
  public:
   __aicore__ inline void Init(TPipe& pipe, GM_ADDR counters) {
@@ -70,12 +70,11 @@ class CoreSync {
   TBuf<TPosition::VECCALC> scratch_;
 };
 
-// Rows on their way through the unified buffer: while one batch is stored, the next is loaded. Rows are moved as int32
-// words, whatever they hold. Several rows share a DMA where they lie side by side; a row that does not fit is cut into
-// column tiles.
+// Moves rows through the unified buffer: while one batch is stored, the next is loaded. Rows are moved as int32 words,
+// whatever their dtype. Contiguous rows share a DMA; a row that does not fit the buffer is split into column tiles.
 class RowMover {
  public:
-  // Rows of `row_words`, `batch` at a time in tiles of `tile_words`; batch is 1 where tile_words is less than
+  // Moves rows of `row_words`, `batch` at a time in tiles of `tile_words`; batch is 1 if tile_words is less than
   // row_words.
   __aicore__ inline void Init(TPipe& pipe, uint32_t row_words, uint32_t tile_words, uint32_t batch) {
     row_words_ = row_words;
@@ -84,28 +83,28 @@ class RowMover {
     pipe.InitBuffer(queue_, 2, batch * tile_words * sizeof(int32_t));
   }
 
-  // Rows that lie side by side, each to a place of its own: to[places[i]] = from[i].
+  // Scatters contiguous rows: to[places[i]] = from[i].
   __aicore__ inline void Scatter(const GlobalTensor<int32_t>& to, const LocalTensor<int32_t>& places,
                                  const GlobalTensor<int32_t>& from, uint32_t rows) {
     Move<false, true>(to, from, places, rows);
   }
 
-  // The reverse: to[i] = from[places[i]].
+  // Gathers rows: to[i] = from[places[i]].
   __aicore__ inline void Gather(const GlobalTensor<int32_t>& to, const GlobalTensor<int32_t>& from,
                                 const LocalTensor<int32_t>& places, uint32_t rows) {
     Move<true, false>(to, from, places, rows);
   }
 
-  // Side by side on both sides: to[i] = from[i].
+  // Copies contiguous rows: to[i] = from[i].
   __aicore__ inline void Copy(const GlobalTensor<int32_t>& to, const GlobalTensor<int32_t>& from, uint32_t rows) {
     Move<false, false>(to, from, LocalTensor<int32_t>(), rows);
   }
 
-  // The word at which a column of a row stands.
+  // The word index of a column of a row.
   __aicore__ inline uint64_t Word(uint64_t row, uint32_t column) const { return row * row_words_ + column; }
 
  private:
-  // Where rows lie side by side one DMA takes a batch; where places name them, each row has its own.
+  // Contiguous rows share one DMA per batch; rows named by places take one DMA each.
   template <bool kFromPlaces, bool kToPlaces>
   __aicore__ inline void Move(const GlobalTensor<int32_t>& to, const GlobalTensor<int32_t>& from,
                               const LocalTensor<int32_t>& places, uint32_t rows) {

@@ -1,19 +1,19 @@
-"""Measures the operators: checked against the reference first, then timed beside composed, torch and a hard limit.
+"""Measures the operators: first checks them against the reference, then times them beside composed, torch and a limit.
 
 For every operator, at several shapes (PanGu-Σ's hidden size of 5,120 among them), forward and forward + backward:
 
-    time       median of interleaved runs, the compiling one left out
-    rate       GB/s of what has to be read and written at least, or GFLOP/s of what has to be multiplied
-    ×composed  time of the composed form / time of this: above 1, this one is faster
-    ×torch     the same for torch, where it is installed (any version; it is not a requirement)
-    ×limit     time of the limit / time of this: 1 is as fast as the machine allows. The limit is measured in the same
-               minute: a memcpy of as many bytes, a stream, or the dense network through the same GEMM
-    backends   cpu is the C++ kernel, composed built-in MindSpore ops (NumPy for expert_adam). grouped_all_to_all has
-               two more beside its fused dispatch: separate (rre_dispatch, then the exchange) and chunked (in 4 chunks)
+    time       median of interleaved runs, without the first, which compiles
+    rate       GB/s of the bytes that must be read and written, or GFLOP/s of the necessary multiplications
+    ×composed  time of the composed form / time of this backend: above 1, this backend is faster
+    ×torch     the same for torch, if it is installed (any version; it is not a requirement)
+    ×limit     time of the limit / time of this backend: 1 is as fast as the machine allows. The limit is measured in
+               the same minute: a memcpy of as many bytes, a stream, or the dense network through the same GEMM
+    backends   cpu is the C++ kernel, composed is built-in MindSpore ops (NumPy for expert_adam). grouped_all_to_all has
+               two more besides its fused dispatch: separate (rre_dispatch, then the exchange) and chunked (in 4 chunks)
     error      largest difference from the reference in float64, relative to the reference's largest value
 
-Machines are shared and noisy: times of backends that ran in turn compare with one another, far less with those of
-another day. A result that the reference refutes ends the benchmark with exit code 1.
+Machines are shared and noisy: compare times of backends that ran in turn, not times of different days. If a result
+differs from the reference, the benchmark reports it and ends with exit code 1.
 
     python -m ascend_ops.bench                                  # everything, 7 to 8 minutes on two cores
     python -m ascend_ops.bench --quick --op rre_dispatch
@@ -21,14 +21,15 @@ another day. A result that the reference refutes ends the benchmark with exit co
 """
 
 import argparse
+import functools
 import gc
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import mindspore as ms
 from tqdm import tqdm
 
 from ascend_ops.bench import case as bench_case
@@ -39,36 +40,43 @@ from ascend_ops.bench.measure import measure
 
 @dataclass(frozen=True)
 class Effort:
-    """Rounds of each direction of a case, and after how many seconds there are no more."""
+    """How long each direction of a case is measured: a number of rounds, fewer if they take longer than `seconds`."""
 
     rounds: int
     seconds: float
 
 
-FULL, QUICK = Effort(15, 6), Effort(5, 1)
+FULL = Effort(rounds=15, seconds=6)
+QUICK = Effort(rounds=5, seconds=1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 1 if a result is wrong."""
+    """Runs the benchmark and returns the exit code: 1 if a result is wrong."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     for path in filter(None, (arguments.json, arguments.plot)):
         if path.is_dir() or not path.absolute().parent.is_dir():
             parser.error(f"{path} cannot be written: it is a folder, or its folder does not exist")
+    os.environ.setdefault("GLOG_v", "3")  # MindSpore's warnings are about itself; it reads this when it is imported
+    import mindspore as ms
+
     ms.set_context(mode=ms.PYNATIVE_MODE, device_target="CPU")
+    effort = QUICK if arguments.quick else FULL
     wanted = arguments.op or bench_case.operators()
     cases = [case for operator in wanted for case in bench_case.cases_of(operator, arguments.quick)]
     print(report.machine(), flush=True)
-    records, mistakes, operator = [], [], ""
+    records: list[report.Record] = []
+    mistakes: list[str] = []
+    operator = ""
     with tqdm(cases, unit="case", file=sys.stderr, disable=None) as bar:
         for case in bar:
             bar.set_description(f"{case.op} {case.shape}")
             if case.op != operator:
                 operator = case.op
                 _print(bar, f"\n{operator} (limit: {case.limit})\n{report.HEADER}")
-            of_case, wrong = run(case, QUICK if arguments.quick else FULL, lambda text, bar=bar: _print(bar, text))
-            records += of_case
-            mistakes += wrong
+            new_records, new_mistakes = run(case, effort, functools.partial(_print, bar))
+            records += new_records
+            mistakes += new_mistakes
             gc.collect()
     if arguments.json:
         arguments.json.write_text(json.dumps([record.as_dict() for record in records], indent=1) + "\n")
@@ -81,11 +89,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if mistakes else 0
 
 
-def run(case: Case, effort: Effort, show) -> tuple[list[report.Record], list[str]]:
-    """Checks and times one case; its arrays are free again afterwards. A wrong backend is not timed.
+def run(case: Case, effort: Effort, show: Callable[[str], None]) -> tuple[list[report.Record], list[str]]:
+    """Checks and times one case, then frees its arrays. A backend with a wrong result is not timed.
 
     Returns:
-        The records, and a sentence for every wrong result.
+        The records, and one sentence per wrong result.
     """
     prepared = case.prepare()
     try:
@@ -94,8 +102,11 @@ def run(case: Case, effort: Effort, show) -> tuple[list[report.Record], list[str
         prepared.close()
 
 
-def _run(case, prepared, effort, show):
-    records, mistakes = [], []
+def _run(
+    case: Case, prepared: Prepared, effort: Effort, show: Callable[[str], None]
+) -> tuple[list[report.Record], list[str]]:
+    records: list[report.Record] = []
+    mistakes: list[str] = []
     for direction, runs in prepared.runs.items():
         errors = check(prepared, direction)
         wrong = [backend for backend, error in errors.items() if not error <= case.tolerance]
@@ -107,25 +118,26 @@ def _run(case, prepared, effort, show):
         kept = {backend: function for backend, function in runs.items() if backend not in wrong}
         times = measure(kept, effort.rounds, effort.seconds)
         times = {backend: us / prepared.repeats for backend, us in times.items()}
-        of_direction = report.records_of(case, direction, times, errors)
-        for number, record in enumerate(of_direction):
-            show(report.line(record, first=number == 0))
-        records += of_direction
+        new_records = report.records_of(case, direction, times, errors)
+        for index, record in enumerate(new_records):
+            show(report.line(record, first=index == 0))
+        records += new_records
     return records, mistakes
 
 
 def check(prepared: Prepared, direction: str) -> dict[str, float]:
-    """The largest error of each backend."""
-    expected, errors = prepared.expected(direction), {}
+    """Returns the largest error of each backend."""
+    expected = prepared.expected(direction)
+    errors = {}
     for backend, function in prepared.runs[direction].items():
         if backend != "limit":
             prepared.reset()
-            errors[backend] = bench_case.largest_error(function(), expected)
+            errors[backend] = bench_case.largest_error(function() or (), expected)
     return errors
 
 
 def _print(bar: tqdm, text: str) -> None:
-    """Above the progress bar."""
+    """Prints above the progress bar."""
     with bar.external_write_mode():
         print(text, flush=True)
 
@@ -137,10 +149,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="fewer, smaller shapes and fewer rounds: under a minute")
     operators = bench_case.operators()
     parser.add_argument(
-        "--op", action="append", choices=operators, metavar="NAME", help=f"only this one (repeatable): {operators}"
+        "--op",
+        action="append",
+        choices=operators,
+        metavar="NAME",
+        help=f"only this operator (repeatable): {', '.join(operators)}",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also writes flat records, one for each line")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draws a figure (.png, .svg or .pdf)")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also writes the records as JSON, one per row of the table"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draws a plot (.png, .svg or .pdf)")
     return parser
 
 

@@ -1,8 +1,8 @@
-"""What is measured: an operator at one shape. Every operator's folder lists its own in `bench.py`.
+"""A case of the benchmark: an operator at one shape. Every operator's folder lists its cases in `bench.py`.
 
     def cases(quick: bool) -> Iterator[Case]
 
-A folder that has that file is found; nothing else names the operators.
+A folder that has this file is found; nothing else names the operators.
 """
 
 import importlib
@@ -12,15 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-FORWARD, BOTH, STEP = "forward", "forward+backward", "step"
+FORWARD = "forward"
+BOTH = "forward+backward"
+STEP = "step"
 PACKAGE = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one run has to do at least."""
+    """The least that one run has to do."""
 
-    moved_bytes: int = 0  # read and written; 0 where memory traffic is not the point
+    moved_bytes: int = 0  # read and written; 0 if memory traffic does not matter
     flops: int = 0
 
 
@@ -31,10 +33,10 @@ class Prepared:
     Attributes:
         runs: direction → backend → a function that runs it, waits, and returns the results as arrays or tensors.
             Backend "limit" need not return anything.
-        expected: direction → what the reference computes in float64 for each of the first results.
-        reset: undoes what runs changed in their inputs; called before each run that is checked.
-        repeats: how often a run does its work, for what is too short for one.
-        close: frees what is not memory.
+        expected: direction → the reference's results in float64, for the first results of a run.
+        reset: restores inputs that runs change; called before each run that is checked.
+        repeats: how often one run does its work, if the work is too short to be timed alone.
+        close: releases everything but memory.
     """
 
     runs: Mapping[str, Mapping[str, Callable[[], Sequence | None]]]
@@ -46,13 +48,16 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Case:
-    """An operator at one shape; cheap to make: arrays and compiled functions appear in `prepare`.
+    """An operator at one shape. A case is cheap: only `prepare` makes arrays and compiled functions.
 
     Attributes:
-        shape: for people, as "T2048 H1024 E16 D1".
-        limit: for people: what the limit does.
+        op: name of the operator.
+        shape: label, as "T2048 H1024 E16 D1".
+        limit: description of the limit.
         work: direction → the least work.
-        tolerance: the largest error, relative to the largest value of the reference, that is no mistake.
+        prepare: makes arrays and functions.
+        dtype: dtype of the rows.
+        tolerance: largest acceptable error, relative to the largest value of the reference.
     """
 
     op: str
@@ -65,17 +70,17 @@ class Case:
 
 
 def operators() -> list[str]:
-    """Operators that have something to measure."""
+    """Returns the operators that have a benchmark."""
     return sorted(path.parent.name for path in PACKAGE.glob("*/bench.py"))
 
 
 def cases_of(operator: str, quick: bool) -> Iterator[Case]:
-    """The cases that an operator's folder lists."""
+    """Returns the cases that an operator's folder lists."""
     return importlib.import_module(f"ascend_ops.{operator}.bench").cases(quick)
 
 
 def largest_error(found: Sequence, expected: Sequence[np.ndarray]) -> float:
-    """The largest difference, relative to the largest expected value of its array; NaN where a value is NaN."""
+    """Returns the largest difference relative to the largest expected value of its array; NaN if a value is NaN."""
     worst = 0.0
     for tensor, wanted in zip(found, expected, strict=False):
         array = tensor.asnumpy() if hasattr(tensor, "asnumpy") else np.asarray(tensor)

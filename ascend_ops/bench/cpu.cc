@@ -1,6 +1,6 @@
-// What the operators are measured against: how fast this machine copies, streams and multiplies, on all its threads.
+// The limits of the benchmark: how fast this machine copies, streams and multiplies, on all its threads.
 //
-// Plain C functions, called through ctypes. Nothing is allocated in here that a second call would allocate again.
+// Plain C functions, called through ctypes. They allocate nothing that a second call would allocate again.
 #include <atomic>
 
 #include "../activation.h"
@@ -13,13 +13,13 @@ extern "C" int dnnl_sgemm(char transpose_a, char transpose_b, int64_t m, int64_t
 
 namespace {
 
-constexpr int64_t kBlockRows = 256;  // rows that one call multiplies: what it leaves stays in the cache for the next
+constexpr int64_t kBlockRows = 256;  // rows that one call multiplies: its result stays in the cache for the next call
 
 struct Part {
   int64_t begin, end;
 };
 
-// This thread's part of `size`, in whole multiples of `unit`.
+// This thread's share of `size`, in whole multiples of `unit`.
 Part part_of_thread(int64_t size, int64_t unit) {
   const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num(), units = (size + unit - 1) / unit;
   return {std::min(size, units * thread / threads * unit), std::min(size, units * (thread + 1) / threads * unit)};
@@ -29,7 +29,7 @@ Part part_of_thread(int64_t size, int64_t unit) {
 
 ASCEND_OP int num_threads() { return omp_get_max_threads(); }
 
-// One memcpy a thread.
+// One memcpy per thread.
 ASCEND_OP void copy(char* destination, const char* source, int64_t bytes) {
 #pragma omp parallel
   {
@@ -53,7 +53,7 @@ ASCEND_OP void stream(float* a, float* b, float* c, const float* d, int64_t size
   }
 }
 
-// The feed-forward network of one expert on all T rows, u [T, F] kept; threads share the rows. 0, or oneDNN's status.
+// One expert's feed-forward network on all T rows, keeping u [T, F]; threads share the rows. Returns oneDNN's status.
 ASCEND_OP int dense_forward(const float* rows, const float* up, const float* up_bias, const float* down,
                             const float* down_bias, float* u, float* activated, float* out, int64_t num_rows,
                             int64_t hidden, int64_t inner) {
@@ -62,7 +62,7 @@ ASCEND_OP int dense_forward(const float* rows, const float* up, const float* up_
   for (int64_t start = 0; start < num_rows; start += kBlockRows) {
     const int64_t count = std::min(kBlockRows, num_rows - start);
     float *values = u + start * inner, *y = out + start * hidden;
-    float* activations = activated + omp_get_thread_num() * kBlockRows * inner;  // the cache keeps one block a thread
+    float* activations = activated + omp_get_thread_num() * kBlockRows * inner;  // a block per thread stays cached
     status |= dnnl_sgemm('N', 'N', count, inner, hidden, 1, rows + start * hidden, hidden, up, inner, 0, values, inner);
     for (int64_t row = 0; row < count; ++row) {
 #pragma omp simd

@@ -1,7 +1,7 @@
-"""What a kernel could reach at best, measured by the functions of cpu.cc in the same minute as the kernel itself.
+"""Measures the best that a kernel could reach, with the functions of cpu.cc, in the same minute as the kernel itself.
 
-Every limit is a function without arguments that runs on all threads; there is none where cpu.cc does not compile. The
-arrays are made and touched once, so that no page is faulted in while the clock runs.
+Every limit is a function without arguments that runs on all threads; there is none if cpu.cc does not compile. The
+arrays are allocated and written beforehand, so that no page faults are timed.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 def num_threads() -> int:
-    """Threads of an OpenMP region; 1 where cpu.cc does not compile."""
+    """Number of threads of an OpenMP region; 1 if cpu.cc does not compile."""
     library = _library()
     return library.num_threads() if library else 1
 
@@ -33,10 +33,10 @@ def _pointer(array: np.ndarray) -> ctypes.c_void_p:
 
 
 def copy(moved_bytes: int, repeats: int = 1) -> Callable[[], None] | None:
-    """memcpy that reads and writes as many bytes in all as the operator does: half of them each.
+    """Returns a memcpy that reads and writes as many bytes in total as the operator: half of them each.
 
-    A chain of operators reads what the one before has written and needs a third array while two are in use; so do
-    repeated copies, which would else run in a smaller part of the cache.
+    A chain of operators reads what the previous one has written and needs a third array while two are in use. Repeated
+    copies use three arrays too, so that they do not run in a smaller part of the cache.
     """
     library = _library()
     if library is None:
@@ -44,16 +44,17 @@ def copy(moved_bytes: int, repeats: int = 1) -> Callable[[], None] | None:
     size = moved_bytes // 2
     arrays = [np.ones(size, np.uint8) for _ in range(min(1 + repeats, 3))]
 
-    def run():
-        for number in range(repeats):
-            source, destination = arrays[number % len(arrays)], arrays[(number + 1) % len(arrays)]
+    def run() -> None:
+        for repeat in range(repeats):
+            source = arrays[repeat % len(arrays)]
+            destination = arrays[(repeat + 1) % len(arrays)]
             library.copy(_pointer(destination), _pointer(source), ctypes.c_int64(size))
 
     return run
 
 
 def stream(size: int) -> Callable[[], None] | None:
-    """Four float32 arrays read and three written: the traffic of Adam with next to no arithmetic."""
+    """Reads four float32 arrays and writes three: the traffic of Adam with hardly any arithmetic."""
     library = _library()
     if library is None:
         return None
@@ -62,40 +63,45 @@ def stream(size: int) -> Callable[[], None] | None:
 
 
 class DenseChain:
-    """One expert's network on all rows by the same GEMM: what grouped_ffn would take if its groups cost nothing."""
+    """One expert's network on all rows by the same GEMM: the time of grouped_ffn if its groups cost nothing."""
 
     def __init__(self, num_rows: int, hidden: int, inner: int):
-        chance = np.random.default_rng(0)
+        rng = np.random.default_rng(0)
 
-        def normal(*shape):
-            return np.float32(0.05) * chance.standard_normal(shape, np.float32)
+        def normal(*shape: int) -> np.ndarray:
+            return np.float32(0.05) * rng.standard_normal(shape, np.float32)
 
-        self.rows, self.dout = normal(num_rows, hidden), normal(num_rows, hidden)
+        self.rows = normal(num_rows, hidden)
+        self.dout = normal(num_rows, hidden)
         self.weights = [normal(hidden, inner), normal(inner), normal(inner, hidden), normal(hidden)]
-        # a block of 256 rows for each thread is the least that `activated` needs
+        # `activated` needs at least a block of 256 rows per thread
         self._activated = np.ones((max(num_rows, 256 * num_threads()), inner), np.float32)
-        self._u, self._du = (np.ones((num_rows, inner), np.float32) for _ in range(2))
-        self.out, self.drows = np.ones_like(self.rows), np.ones_like(self.rows)
+        self._u = np.ones((num_rows, inner), np.float32)
+        self._du = np.ones((num_rows, inner), np.float32)
+        self.out = np.ones_like(self.rows)
+        self.drows = np.ones_like(self.rows)
         self.gradients = [np.ones_like(weight) for weight in self.weights]
         self._sizes = [ctypes.c_int64(size) for size in (num_rows, hidden, inner)]
 
     def forward(self) -> None:
+        """Writes `out`."""
         self._call("dense_forward", self.rows, *self.weights, self._u, self._activated, self.out)
 
     def forward_and_backward(self) -> None:
+        """Writes `out`, `drows` and `gradients`."""
         self.forward()
         up, _, down, _ = self.weights
         arrays = (self.dout, self._u, self.rows, up, down, self._du, self._activated, self.drows, *self.gradients)
         self._call("dense_backward", *arrays)
 
-    def _call(self, function, *arrays):
+    def _call(self, function: str, *arrays: np.ndarray) -> None:
         status = getattr(_library(), function)(*map(_pointer, arrays), *self._sizes)
         if status != 0:
             raise RuntimeError(f"oneDNN's sgemm failed with status {status}")
 
 
 def dense_chain(num_rows: int, hidden: int, inner: int) -> dict[str, Callable[[], None]]:
-    """direction → the chain; {} if it cannot be had."""
+    """Returns direction → the chain; {} if cpu.cc does not compile."""
     if _library() is None:
         return {}
     chain = DenseChain(num_rows, hidden, inner)
@@ -103,7 +109,6 @@ def dense_chain(num_rows: int, hidden: int, inner: int) -> dict[str, Callable[[]
 
 
 def copies(work: Mapping[str, Work], repeats: int = 1) -> dict[str, Callable[[], None]]:
-    """For each direction, a copy of the bytes that it moves at least, as often as the run does its work."""
-
-    functions = {direction: copy(of.moved_bytes, repeats) for direction, of in work.items()}
+    """Returns direction → a copy of the least bytes that it moves, repeated as often as the run does its work."""
+    functions = {direction: copy(least.moved_bytes, repeats) for direction, least in work.items()}
     return {direction: function for direction, function in functions.items() if function is not None}

@@ -1,4 +1,4 @@
-"""Times the backends of a case in turn, so that a slow spell of a shared machine meets all of them."""
+"""Times the backends of a case in turn, so that a slow period of a shared machine affects all of them."""
 
 import statistics
 import time
@@ -8,24 +8,26 @@ FEWEST_ROUNDS = 3
 
 
 def measure(runs: Mapping[str, Callable], rounds: int, seconds: float) -> dict[str, float]:
-    """Median microseconds of each run.
+    """Returns the median microseconds of each run.
 
-    The first run of each, which compiles and allocates, is not counted. In every round each runs twice, and the second
-    run is timed: by then the threads that another library left spinning are asleep, and its own are awake, as they are
-    in a model. Each round begins with another one.
+    The first call of each run compiles and allocates, and is not counted. In every round each run is called twice, and
+    the second call is timed: by then the spinning threads of another library are asleep, and its own threads are awake,
+    as they are in a model. Each round begins with a different run.
 
     Args:
-        rounds: how many.
-        seconds: stops earlier once so many have passed, but not before 3 rounds.
+        runs: name → function.
+        rounds: largest number of rounds.
+        seconds: no round begins after so many seconds, except the first 3.
     """
-    names, times = list(runs), {name: [] for name in runs}
+    names = list(runs)
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
     end = time.perf_counter() + seconds
-    for number in range(rounds):
-        if number >= FEWEST_ROUNDS and time.perf_counter() > end:
+    for round_index in range(rounds):
+        if round_index >= FEWEST_ROUNDS and time.perf_counter() > end:
             break
-        first = number % max(len(names), 1)
+        first = round_index % max(len(names), 1)
         for name in names[first:] + names[:first]:
             runs[name]()
             start = time.perf_counter()

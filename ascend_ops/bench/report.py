@@ -1,4 +1,4 @@
-"""Records and their table."""
+"""Records of the benchmark and their table."""
 
 import os
 import platform
@@ -12,10 +12,10 @@ from ascend_ops.bench.case import Case
 
 @dataclass(frozen=True)
 class Record:
-    """One backend of one case in one direction; None for what was not measured or means nothing.
+    """Result of one backend of one case in one direction; None for what was not measured or does not apply.
 
-    vs_composed is the time of composed divided by this backend's, and so on: above 1 this one is faster, and vs_limit
-    1 is as fast as the limit. Backend "limit" is the limit itself.
+    vs_composed is the time of composed divided by this backend's, and so on: above 1 this backend is faster. A
+    vs_limit of 1 is as fast as the limit. Backend "limit" is the limit itself.
     """
 
     op: str
@@ -32,13 +32,14 @@ class Record:
     max_error: float | None
 
     def as_dict(self) -> dict:
+        """Returns the record as it is written to JSON."""
         return asdict(self)
 
 
 def records_of(case: Case, direction: str, times: dict[str, float], errors: dict[str, float]) -> list[Record]:
-    """One record for each backend that was timed, in microseconds."""
+    """Returns one record per backend; `times` are in microseconds."""
 
-    def ratio(other, backend):
+    def ratio(other: str, backend: str) -> float | None:
         return times[other] / times[backend] if other in times else None
 
     work = case.work[direction]
@@ -68,13 +69,14 @@ HEADER = (
 
 
 def line(record: Record, first: bool) -> str:
-    """A line of the table; the shape and direction stand in the first of theirs only."""
-    place = (record.shape, record.direction) if first else ("", "")
+    """Formats a line of the table; only the first line of a shape and direction shows them."""
+    shape = record.shape if first else ""
+    direction = record.direction if first else ""
     ratios = {"composed": record.vs_composed, "torch": record.vs_torch, "limit": record.vs_limit}
     shown = ["–" if ratio is None or name == record.backend else f"{ratio:.2f}" for name, ratio in ratios.items()]
     error = "–" if record.max_error is None else "exact" if record.max_error == 0 else f"{record.max_error:.0e}"
     return (
-        f"{place[0]:<28} {place[1]:<16} {record.backend:<9} {_time(record.us):>9} {_rate(record):>13}"
+        f"{shape:<28} {direction:<16} {record.backend:<9} {_time(record.us):>9} {_rate(record):>13}"
         f" {shown[0]:>9} {shown[1]:>7} {shown[2]:>7} {error:>8}"
     )
 
@@ -90,7 +92,7 @@ def _rate(record: Record) -> str:
 
 
 def last_level_cache_bytes() -> int:
-    """Of the first processor, 0 where the system does not say."""
+    """Size of the first processor's last-level cache; 0 if the system does not tell."""
     sizes = [0]
     for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = file.read_text().strip()
@@ -100,7 +102,7 @@ def last_level_cache_bytes() -> int:
 
 
 def machine() -> str:
-    """One line: what the numbers were measured on."""
+    """Describes in one line the machine that the times were measured on."""
     import mindspore
 
     from ascend_ops.bench.runs import torch_or_none

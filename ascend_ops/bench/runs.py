@@ -1,4 +1,4 @@
-"""Runs an operator's backends in MindSpore, and their counterparts in torch, where it is installed."""
+"""Runs an operator's backends in MindSpore, and their counterparts in torch if it is installed."""
 
 import functools
 import importlib
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn
 
 from ascend_ops import native
@@ -19,7 +20,7 @@ _log = logging.getLogger("ascend_ops")
 
 @functools.cache
 def implementations(operator: str) -> dict[str, ModuleType]:
-    """backend → module: "cpu" if the kernels compile here, and "composed"."""
+    """Returns backend → module: "cpu" if the kernels compile here, and "composed"."""
     found = {}
     try:
         native.library(operator)
@@ -32,7 +33,7 @@ def implementations(operator: str) -> dict[str, ModuleType]:
 
 @functools.cache
 def torch_or_none() -> ModuleType | None:
-    """torch, with as many threads as the kernels have."""
+    """Returns torch, set to as many threads as the kernels have."""
     try:
         import torch
     except ImportError:
@@ -42,7 +43,7 @@ def torch_or_none() -> ModuleType | None:
 
 
 class _Seed(nn.Cell):
-    """A number whose gradient with respect to `out` is `dout`: a backward pass without the cost of a loss."""
+    """A scalar whose gradient with respect to `out` is `dout`: a backward pass without the cost of a loss."""
 
     def construct(self, out, dout):
         return out[0, 0]
@@ -57,29 +58,32 @@ _seed = _Seed()
 def mindspore_runs(
     function: Callable, inputs: Sequence[Tensor], dout: Tensor, differentiate: Sequence[int]
 ) -> dict[str, Callable[[], list[Tensor]]]:
-    """direction → a run of the compiled function.
+    """Returns direction → a run of the compiled function.
 
     Args:
-        function: of the inputs; returns a tuple, whose first entry has the gradient `dout`.
-        differentiate: numbers of the inputs whose gradients are wanted. Forward + backward returns outputs, then these.
+        function: takes the inputs and returns a tuple.
+        inputs: its arguments.
+        dout: gradient of the first output.
+        differentiate: indices of the inputs whose gradients forward + backward returns after the outputs.
     """
 
     def seeded(dout, *inputs):
         outputs = function(*inputs)
         return _seed(outputs[0], dout), outputs
 
-    gradient = ms.value_and_grad(seeded, tuple(1 + number for number in differentiate), has_aux=True)
+    gradient = ms.value_and_grad(seeded, tuple(1 + index for index in differentiate), has_aux=True)
 
     def both(dout, *inputs):
         (_, outputs), gradients = gradient(dout, *inputs)
         return outputs, gradients
 
-    compiled_forward, compiled_both = ms.jit(function), ms.jit(both)
+    compiled_forward = ms.jit(function)
+    compiled_both = ms.jit(both)
 
-    def run_forward():
+    def run_forward() -> list[Tensor]:
         return list(compiled_forward(*inputs))
 
-    def run_both():
+    def run_both() -> list[Tensor]:
         outputs, gradients = compiled_both(dout, *inputs)
         return [*outputs, *(gradients if isinstance(gradients, tuple | list) else (gradients,))]
 
@@ -87,22 +91,24 @@ def mindspore_runs(
 
 
 def _finished(run: Callable[[], list[Tensor]]) -> Callable[[], list[Tensor]]:
-    def run_to_the_end():
+    def run_and_wait() -> list[Tensor]:
         tensors = run()
-        wait_for(tensors[0])  # and so for the whole graph; copies nothing
+        wait_for(tensors[0])  # and with it for the whole graph; copies nothing
         return tensors
 
-    return run_to_the_end
+    return run_and_wait
 
 
 def chain_length(array_bytes: int) -> int:
-    """How many applications of an operator that moves arrays of this size make a run: a quarter of a GiB, 2 to 32."""
+    """Returns how often one run applies an operator to arrays of this size: to a quarter of a GiB, 2 to 32 times."""
     return min(max((1 << 28) // max(array_bytes, 1), 2), 32)
 
 
 def chained(function: Callable, length: int) -> Callable:
-    """The function applied to its own first output, again and again: launching a graph costs as much as a small kernel,
-    and in a model it is done once for many kernels."""
+    """Applies a function to its own first output, again and again.
+
+    Launching a graph costs as much as a small kernel, and a model launches it once for many kernels.
+    """
 
     def chain(first, *others):
         outputs = function(first, *others)
@@ -113,8 +119,10 @@ def chained(function: Callable, length: int) -> Callable:
     return chain
 
 
-def torch_runs(function: Callable, inputs: Sequence, dout, differentiate: Sequence[int]) -> dict[str, Callable]:
-    """The same for a function of torch tensors; {} without torch."""
+def torch_runs(
+    function: Callable, inputs: Sequence[np.ndarray], dout: np.ndarray, differentiate: Sequence[int]
+) -> dict[str, Callable]:
+    """Does the same for a function of torch tensors; returns {} without torch."""
     torch = torch_or_none()
     if torch is None:
         return {}
@@ -125,10 +133,10 @@ def torch_runs(function: Callable, inputs: Sequence, dout, differentiate: Sequen
         with torch.no_grad():
             return function(*tensors)
 
-    leaves = [tensors[number].detach().requires_grad_() for number in differentiate]
+    leaves = [tensors[index].detach().requires_grad_() for index in differentiate]
     with_leaves = list(tensors)
-    for number, leaf in zip(differentiate, leaves, strict=True):
-        with_leaves[number] = leaf
+    for index, leaf in zip(differentiate, leaves, strict=True):
+        with_leaves[index] = leaf
 
     def both():
         outputs = function(*with_leaves)
@@ -138,9 +146,9 @@ def torch_runs(function: Callable, inputs: Sequence, dout, differentiate: Sequen
 
 
 def by_direction(runs: dict[str, dict[str, Callable]]) -> dict[str, dict[str, Callable]]:
-    """backend → direction → run, turned around; a backend may have no runs."""
-    directions = list(dict.fromkeys(direction for of in runs.values() for direction in of))
+    """Turns backend → direction → run into direction → backend → run; a backend may have no runs."""
+    directions = list(dict.fromkeys(direction for functions in runs.values() for direction in functions))
     return {
-        direction: {backend: of[direction] for backend, of in runs.items() if direction in of}
+        direction: {backend: functions[direction] for backend, functions in runs.items() if direction in functions}
         for direction in directions
     }

@@ -1,9 +1,9 @@
-"""Waiting for what a compiled function computes, without taking a core away from it.
+"""Waits for the result of a compiled function without taking a core away from it.
 
-A call of a compiled function returns at once. MindSpore lets the thread that then asks for a result spin until it is
-there; on two cores that makes one kernel with two threads up to a third slower (a whole training step hardly). Sleeping
-instead is worse on virtual machines, whose idle processors take long to wake. So a thread of the lowest priority spins:
-it runs where nothing else wants to, and gives way at once.
+A call of a compiled function returns at once. The thread that then asks MindSpore for a result spins until it is ready;
+on two cores this makes a kernel with two threads up to a third slower (a whole training step hardly). Sleeping instead
+is worse on virtual machines, whose idle processors take long to wake. So a thread of the lowest priority spins: it runs
+only on an otherwise idle core, and yields at once.
 """
 
 import functools
@@ -19,12 +19,12 @@ LOWEST_PRIORITY = 19
 
 @functools.cache
 def _waiter() -> ThreadPoolExecutor:
-    def give_way():
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)  # of this thread alone, on Linux
+    def lower_priority() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)  # on Linux, of this thread only
 
-    return ThreadPoolExecutor(1, "waiter", initializer=give_way)
+    return ThreadPoolExecutor(1, "waiter", initializer=lower_priority)
 
 
 def wait_for(tensor: Tensor) -> np.ndarray:
-    """`tensor.asnumpy()`; the calling thread sleeps meanwhile. All that was launched before is finished then, too."""
+    """Returns `tensor.asnumpy()`; the calling thread sleeps meanwhile. Everything launched before has finished too."""
     return _waiter().submit(tensor.asnumpy).result()

@@ -1,14 +1,15 @@
-"""What the AscendC kernels cost, counted by the emulator: bytes, DMA launches, scalar operations, and how evenly.
+"""Counts what the AscendC kernels cost in the emulator: bytes, DMA launches, scalar operations, and their balance.
 
     python -m ascend_ops.emulator [--chip NAME …] [--json FILE]
 
 × least   bytes of global memory over those of reading every input and writing every output once
-uneven    of bytes, of scalar operations: how far the core with the most or the least is from the mean
+uneven    of bytes, of scalar operations: the largest deviation of a core from the mean
 DMA       launches of all cores, and those of CANN's own operators for 910B, which move rows one by one
-scalar    operations of the scalar unit for a token: single elements of the unified buffer, instructions it hands on;
-          arithmetic in registers and branches are not seen
-budget    nanoseconds that a token has on its core while the chip's memory moves the rows at its nominal bandwidth
-CANN      bytes of CANN's own operators for 910B over ours: arithmetic from their sources, not measured
+scalar    operations of the scalar unit per token: single elements of the unified buffer, instructions that it issues;
+          arithmetic in registers and branches are not counted
+budget    nanoseconds per token on its core if the chip's memory moves the rows at its nominal bandwidth
+CANN      bytes of CANN's own operators for 910B over ours: arithmetic from their sources, not measured; see `cann_cost`
+          in each operator's emulation.py
 
 Nothing here was measured on a device.
 """
@@ -22,12 +23,15 @@ from pathlib import Path
 import numpy as np
 
 from ascend_ops.emulator import CHIPS, Report, compile_operator
-from ascend_ops.emulator.cases import CHECKS, Shape, random_counts
+from ascend_ops.emulator.cases import DTYPES, Shape
+from ascend_ops.emulator.kernels import Kernel, kernels
 from ascend_ops.native import OperatorError
 
-# nominal bandwidth of the chip's memory, bytes a second
+# nominal bandwidth of the chip's memory, bytes per second
 BANDWIDTH = {"ascend910": 1.2e12, "ascend910b": 1.6e12, "ascend910_93": 1.6e12}
-DTYPE, ITEM_BYTES, SEED = "float16", 2, 0
+DTYPE = "float16"
+ITEM_BYTES = DTYPES[DTYPE].itemsize
+SEED = 0
 
 SHAPES = (
     Shape(tokens=8192, hidden=2048, experts=16, slots=4, vocab_size=40_000, ranks=8),
@@ -41,9 +45,9 @@ SHAPES = (
 
 @dataclass(frozen=True)
 class Cost:
-    """One kernel at one shape; bytes and launches of all cores together.
+    """Cost of one kernel at one shape; bytes and launches are sums over all cores.
 
-    `bytes_cann`, `dma_cann`: of CANN's operators for 910B that do the same; None where there are none.
+    `bytes_cann` and `dma_cann` are those of CANN's operators for 910B that do the same; None if there are none.
     """
 
     kernel: str
@@ -62,72 +66,42 @@ class Cost:
 
 
 def costs(chip: str) -> Iterator[Cost]:
-    """Of every kernel at every shape; each result is also checked."""
+    """Yields the cost of every kernel at every shape. Each result is also compared with the reference."""
     for shape in SHAPES:
-        for kernel, checks in CHECKS.items():
-            yield _cost(kernel, chip, shape, checks[0](compile_operator(kernel, chip), shape, DTYPE, SEED))
+        for name, kernel in kernels().items():
+            report = kernel.checks[0](compile_operator(name, chip), shape, DTYPE, SEED)
+            yield _cost(kernel, chip, shape, report)
 
 
-def least_bytes(kernel: str, shape: Shape) -> int:
-    """Every input read once and every output written once; of the table, the entries that are asked for."""
-    rows, ids = ITEM_BYTES * shape.tokens * shape.hidden, 4 * shape.tokens
-    groups = shape.slots * shape.experts
-    if kernel == "rre_dispatch":
-        return 2 * rows + 3 * ids + 2 * shape.tokens + 4 * groups
-    if kernel == "rre_combine":
-        return 3 * rows + ids
-    if kernel.startswith("rre_regroup"):  # padding is written, not read
-        counts_AB = random_counts(np.random.default_rng(SEED), shape)
-        return rows + ITEM_BYTES * int(counts_AB.sum()) * shape.hidden + counts_AB.nbytes
-    return 2 * rows + ids
-
-
-def cann(kernel: str, shape: Shape) -> tuple[int, int] | tuple[None, None]:
-    """Bytes and DMA launches of CANN's operators for 910B, by arithmetic.
-
-    Dispatch: moe_init_routing_v2 sorts pairs of expert and index (8 bytes each, in and out of global memory once in the
-    sort and once in the merge, read again for the counts), after an operation that looks the experts up. Combine:
-    moe_token_unpermute, then an addition of the residual. Each of them loads and stores row by row. Backward passes
-    move as many rows as ours; nothing of theirs regroups.
-    """
-    rows, ids = ITEM_BYTES * shape.tokens * shape.hidden, 4 * shape.tokens
-    if kernel == "rre_dispatch":
-        return 2 * rows + 4 * ids + 5 * 2 * ids, 2 * shape.tokens
-    if kernel == "rre_combine":
-        return 5 * rows + ids, 2 * shape.tokens
-    if kernel.startswith("rre_regroup"):
-        return None, None
-    return 2 * rows + ids, 2 * shape.tokens
-
-
-def _cost(kernel: str, chip: str, shape: Shape, report: Report) -> Cost:
-    cores, least = len(report.loads), least_bytes(kernel, shape)
-    bytes_cann, dma_cann = cann(kernel, shape)
+def _cost(kernel: Kernel, chip: str, shape: Shape, report: Report) -> Cost:
+    cores = len(report.loads)
+    bytes_least = kernel.least_bytes(shape, ITEM_BYTES, SEED)
+    bytes_cann, dma_cann = kernel.cann_cost(shape, ITEM_BYTES) if kernel.cann_cost else (None, None)
     skew = f" skew {shape.skew:g}" if shape.skew else ""
     return Cost(
-        kernel=kernel,
+        kernel=kernel.name,
         chip=chip,
         shape=f"T{shape.tokens} H{shape.hidden} E{shape.experts} D{shape.slots} R{shape.ranks}{skew}",
         cores=cores,
         bytes_moved=int(report.bytes_moved.sum()),
-        bytes_least=least,
+        bytes_least=bytes_least,
         bytes_uneven=uneven(report.bytes_moved),
         dma=int(report.loads.sum() + report.stores.sum()),
         scalar_per_token=float(report.scalar_operations.sum() / shape.tokens),
         scalar_uneven=uneven(report.scalar_operations),
-        budget_ns=1e9 * least / BANDWIDTH[chip] * cores / shape.tokens,
+        budget_ns=1e9 * bytes_least / BANDWIDTH[chip] * cores / shape.tokens,
         bytes_cann=bytes_cann,
         dma_cann=dma_cann,
     )
 
 
 def uneven(counts: np.ndarray) -> float:
-    """How far the core with the most or the least is from the mean, relative to it."""
+    """Returns the largest deviation of a core from the mean, relative to the mean."""
     return float(np.abs(counts / counts.mean() - 1).max())
 
 
 def table(rows: list[Cost]) -> str:
-    """One line for each."""
+    """Formats one line per kernel."""
     head = ("kernel", "cores", "bytes", "× least", "uneven", "DMA", "CANN's", "scalar", "uneven", "budget", "CANN")
     lines = ["{:18}{:>6}{:>10}{:>9}{:>8}{:>8}{:>8}{:>8}{:>8}{:>9}{:>7}".format(*head)]
     for each in rows:

@@ -13,7 +13,7 @@ from ascend_ops.emulator.compiled import EmulatorError, Operator
 HERE = Path(__file__).parent
 OPERATORS = HERE.parent
 
-# chip → __CCE_AICORE__; chips of one number share a binary
+# chip → __CCE_AICORE__; chips with the same number share a binary
 CHIPS = {"ascend910": 100, "ascend910b": 220, "ascend910_93": 220}
 
 # kernel → the operator whose folder has it
@@ -26,7 +26,7 @@ FLAGS = (
     "-g1",
     "-fPIC",
     "-shared",
-    "-fvisibility=hidden",  # kernels that are loaded together share nothing
+    "-fvisibility=hidden",  # kernels loaded into one process share no symbols
     "-pthread",
     "-Wall",
     "-Wno-unknown-pragmas",
@@ -34,18 +34,23 @@ FLAGS = (
 )
 
 
+def cann_name(kernel: str) -> str:
+    """The kernel's name in CANN: RreDispatch for rre_dispatch."""
+    return "".join(word.capitalize() for word in kernel.split("_"))
+
+
 def compile_operator(
     kernel: str, chip: str, *, sources: Path = OPERATORS, folder: Path | None = None, flags: tuple[str, ...] = ()
 ) -> Operator:
-    """The kernel of `KERNELS`, compiled and loaded.
+    """Compiles and loads a kernel of `KERNELS`.
 
     Args:
         kernel: name of the source, as `rre_dispatch`.
-        chip: of `CHIPS`.
-        sources, folder, flags: as of `library`.
+        chip: one of `CHIPS`.
+        sources, folder, flags: as in `library`.
 
     Raises:
-        EmulatorError: the source does not compile; the message has what the compiler said.
+        EmulatorError: the source does not compile; the message quotes the compiler.
         native.CompileError: no compiler.
     """
     return Operator(library(kernel, chip, sources=sources, folder=folder, flags=flags), kernel, chip)
@@ -54,12 +59,13 @@ def compile_operator(
 def library(
     kernel: str, chip: str, *, sources: Path = OPERATORS, folder: Path | None = None, flags: tuple[str, ...] = ()
 ) -> Path:
-    """The compiled kernel with its host side, for all dtypes of rows.
+    """Compiles a kernel with its host side, for all dtypes of rows, and returns the library's path.
 
     Args:
-        sources: where the operators' folders lie; another place for changed ones.
-        folder: where the library goes; None keeps it next to the CPU kernels, and uses it again.
-        flags: more of them for the compiler, as -fsanitize=address.
+        kernel, chip: as in `compile_operator`.
+        sources: folder with the operators' folders; another one for changed sources.
+        folder: folder of the library; None keeps it next to the CPU kernels and reuses it.
+        flags: additional compiler flags, as -fsanitize=address.
     """
     if kernel not in KERNELS or chip not in CHIPS:
         raise ValueError(f"{kernel} on {chip}: known are {', '.join(KERNELS)} and {', '.join(CHIPS)}")
@@ -86,8 +92,8 @@ def library(
 
 
 def _unit(kernel: str, root: Path) -> str:
-    """One translation unit: kernel, host side, and the emulator's way in."""
-    operator = "".join(part.capitalize() for part in kernel.split("_"))
+    """Returns one translation unit: kernel, host side, and the emulator's entry points."""
+    operator = cann_name(kernel)
     registration = re.compile(rf"REGISTER_TILING_DATA_CLASS\({operator}, (\w+)\)")
     for header in sorted((root / "op_host").glob("*_tiling.h")):
         if struct := registration.search(header.read_text()):
@@ -95,7 +101,7 @@ def _unit(kernel: str, root: Path) -> str:
     else:
         raise EmulatorError("compile", f"no *_tiling.h in {root / 'op_host'} registers tiling data for {operator}")
     host = header.with_name(header.name.replace("_tiling.h", ".cpp"))
-    # CANN compiles a kernel for each dtype of the definition; so does this, under names of their own
+    # like CANN, compile the kernel once per dtype of the definition, each under its own name
     kernels = "".join(
         f"""
 #define DTYPE_ROWS {type_}
@@ -122,7 +128,8 @@ static void emulator_start(const std::string& type, const std::vector<uint8_t*>&
 def _compile(command: list[str], unit: str, library: Path) -> None:
     try:
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-            source, unfinished = Path(scratch) / "unit.cpp", Path(scratch) / library.name
+            source = Path(scratch) / "unit.cpp"
+            unfinished = Path(scratch) / library.name
             source.write_text(unit)
             done = subprocess.run(
                 [*command, str(source), "-o", str(unfinished)], capture_output=True, text=True, errors="replace"

@@ -10,24 +10,26 @@ import numpy as np
 
 from ascend_ops.native import OperatorError
 
-# NumPy has no bfloat16: these are its bits, and no integers
+# NumPy has no bfloat16: a structured type keeps its bits apart from integers
 BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 
-_TYPES = {
+_TYPES: dict[np.dtype, bytes] = {
     np.dtype(np.float32): b"float32",
     np.dtype(np.float16): b"float16",
     np.dtype(np.int32): b"int32",
     np.dtype(np.uint16): b"uint16",
     BFLOAT16: b"bfloat16",
 }
-_MOST_OUTPUTS, _MOST_CORES, _GRANULE = 8, 64, 32
+_MOST_OUTPUTS = 8
+_MOST_CORES = 64
+_GRANULE = 32  # bytes
 
 
 class EmulatorError(OperatorError):
-    """A rule that a kernel broke, or a kernel that does not compile.
+    """A kernel broke a rule, or does not compile.
 
     Attributes:
-        rule: its name, as in `machine/rules.h`; "compile" for the compiler's.
+        rule: name of the rule, as in `machine/rules.h`; "compile" if the kernel does not compile.
     """
 
     def __init__(self, rule: str, message: str):
@@ -37,7 +39,7 @@ class EmulatorError(OperatorError):
 
 @dataclass(frozen=True)
 class Report:
-    """What the cores did: int64 arrays with an entry for each core, as `Counters` in machine/core.h."""
+    """Counts of what the cores did: int64 arrays with one entry per core, as `Counters` in machine/core.h."""
 
     bytes_read: np.ndarray
     bytes_written: np.ndarray
@@ -50,12 +52,12 @@ class Report:
 
     @property
     def bytes_moved(self) -> np.ndarray:
-        """To and from global memory."""
+        """Bytes to and from global memory."""
         return self.bytes_read + self.bytes_written
 
     @property
     def scalar_operations(self) -> np.ndarray:
-        """Single elements read or written, and instructions handed to other pipes."""
+        """Single elements read or written, and instructions issued to other pipes."""
         return self.elements + self.loads + self.stores + self.vector_operations + self.flags
 
 
@@ -69,21 +71,22 @@ class _Tensor(ctypes.Structure):
 
 
 class Operator:
-    """`operator(*arrays, attributes=…)` runs type and shape inference, tiling and kernel; see `compile_operator`."""
+    """A compiled operator. A call runs type and shape inference, tiling and the kernel; see `compile_operator`."""
 
     def __init__(self, library: Path, kernel: str, chip: str):
-        self.kernel, self.chip = kernel, chip
+        self.kernel = kernel
+        self.chip = chip
         self._library = ctypes.CDLL(str(library))
 
     def __call__(self, *inputs: np.ndarray, cores: int = 0) -> tuple[list[np.ndarray], Report]:
-        """The outputs, and what they cost.
+        """Returns the outputs and what they cost.
 
         Args:
-            inputs: arrays of the operator.
-            cores: how many tiling may use; 0: all of the chip.
+            inputs: input arrays of the operator.
+            cores: number of cores that the tiling may use; 0 for all of the chip.
 
         Raises:
-            EmulatorError: a broken rule.
+            EmulatorError: a rule was broken.
         """
         arrays = [_aligned_copy(array) for array in inputs]
         call = (_tensors(arrays), len(arrays))
@@ -104,34 +107,34 @@ class Operator:
         return outputs, Report(*counters[:ran].T)
 
     def definition(self) -> dict:
-        """What op_host defines for this chip, as CANN's build writes it down (aic-<chip>-ops-info.json)."""
+        """Returns op_host's definition for this chip, as CANN's build writes it to aic-<chip>-ops-info.json."""
         function = self._library.emulator_definition
         function.restype = ctypes.c_char_p
         return json.loads(function(self.chip.encode()))
 
-    def _infer(self, call) -> list[np.ndarray]:
+    def _infer(self, call: tuple[ctypes.Array, int]) -> list[np.ndarray]:
         shapes = ((ctypes.c_int64 * 8) * _MOST_OUTPUTS)()
         types = (ctypes.c_char_p * _MOST_OUTPUTS)()
         problem = ctypes.create_string_buffer(1024)
-        number = self._library.emulator_infer(self.chip.encode(), *call, shapes, types, problem, len(problem))
-        _check(number, problem)
-        dtypes = {name: dtype for dtype, name in _TYPES.items()}
-        return [_aligned(list(shapes[i][1 : 1 + shapes[i][0]]), dtypes[types[i]]) for i in range(number)]
+        num_outputs = self._library.emulator_infer(self.chip.encode(), *call, shapes, types, problem, len(problem))
+        _check(num_outputs, problem)
+        dtypes: dict[bytes | None, np.dtype] = {name: dtype for dtype, name in _TYPES.items()}
+        return [_aligned(list(shapes[i][1 : 1 + shapes[i][0]]), dtypes[types[i]]) for i in range(num_outputs)]
 
 
 def to_bfloat16(values: np.ndarray) -> np.ndarray:
-    """float32 → BFLOAT16, to nearest, ties to even; no NaN."""
+    """Converts float32 to BFLOAT16, to nearest, ties to even; takes no NaN."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     return ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16).astype(np.uint16).view(BFLOAT16)
 
 
 def from_bfloat16(values: np.ndarray) -> np.ndarray:
-    """BFLOAT16 → float32, exactly."""
+    """Converts BFLOAT16 to float32, exactly."""
     return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
 def _aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """An array as the device would allocate it: at a multiple of 32 bytes."""
+    """Allocates an array as the device does: at a multiple of 32 bytes."""
     size = int(np.prod(shape)) * dtype.itemsize
     memory = np.empty(size + _GRANULE, np.uint8)
     start = -memory.ctypes.data % _GRANULE
@@ -144,7 +147,7 @@ def _aligned_copy(array: np.ndarray) -> np.ndarray:
     return copy
 
 
-def _tensors(arrays: Sequence[np.ndarray]):
+def _tensors(arrays: Sequence[np.ndarray]) -> ctypes.Array:
     return (_Tensor * len(arrays))(
         *[
             _Tensor(_TYPES[array.dtype], array.ndim, (ctypes.c_int64 * array.ndim)(*array.shape), array.ctypes.data)
@@ -153,7 +156,7 @@ def _tensors(arrays: Sequence[np.ndarray]):
     )
 
 
-def _check(result: int, problem) -> None:
+def _check(result: int, problem: ctypes.Array) -> None:
     if result < 0:
         rule, _, message = problem.value.decode().partition(": ")
         raise EmulatorError(rule, message)

@@ -1,8 +1,10 @@
 """expert_adam: AdamW on the experts that a step activated, in place in host memory (PanGu-Σ's "knowledge update")."""
 
 import importlib
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ascend_ops import backends
 from ascend_ops.expert_adam.coefficients import Coefficients, coefficients
@@ -13,21 +15,21 @@ implementation = backends.choose("expert_adam", device="CPU")
 
 
 def expert_adam(
-    weight,
-    moment1,
-    moment2,
-    gradient,
-    experts_A,
-    step_counts_A,
+    weight: np.ndarray,
+    moment1: np.ndarray,
+    moment2: np.ndarray,
+    gradient: np.ndarray,
+    experts_U: ArrayLike,
+    step_counts_U: ArrayLike,
     *,
-    learning_rate,
-    beta1,
-    beta2,
-    eps,
-    weight_decay=0.0,
-    gradient_scale=1.0,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    eps: float | np.ndarray,
+    weight_decay: float = 0.0,
+    gradient_scale: float = 1.0,
 ) -> None:
-    """AdamW with bias correction (Loshchilov & Hutter, algorithm 2) on the listed experts; the others keep every bit.
+    """Applies AdamW with bias correction (Loshchilov & Hutter, algorithm 2) to the listed experts only.
 
         g ← scale·g      m ← β1·m + (1−β1)·g      v ← β2·v + (1−β2)·g²      w ← (1−lr·λ)·w − lr·m̂ / (√v̂ + ε)
 
@@ -35,24 +37,24 @@ def expert_adam(
 
     Args:
         weight, moment1, moment2: float32 NumPy arrays [E, ...], C-contiguous; changed in place.
-        gradient: float32 or float16 of the same shape, C-contiguous; of experts that are not listed it is not read.
-        experts_A: int [A], distinct, each below E; A may be 0.
-        step_counts_A: int [A], how often each of them has been updated, this time included (≥ 1).
+        gradient: float32 or float16 of the same shape, C-contiguous; not read for experts that are not listed.
+        experts_U: int [U], distinct, each below E; U may be 0.
+        step_counts_U: int [U], number of updates of each listed expert, including this one (≥ 1).
         learning_rate: lr.
         beta1, beta2: β1 and β2, at least 0 and below 1.
-        eps: ε, one for all or a float array [A].
+        eps: ε, one for all experts or a float array [U].
         weight_decay: λ, decoupled from the gradient; 0 for biases.
         gradient_scale: multiplies the gradient (clipping).
 
     Raises:
-        TypeError, ValueError: arguments that are not as above; then nothing has been changed.
+        TypeError, ValueError: arguments are not as above; nothing has been changed.
 
     Supported modes: the host's NumPy memory. `expert_adam_op` is the same kernel as a MindSpore operator.
     """
     _check_arrays({"weight": weight, "moment1": moment1, "moment2": moment2}, gradient)
-    experts_A = _checked_experts(experts_A, len(weight))
+    experts = _checked_experts(experts_U, len(weight))
     scalars = coefficients(
-        step_counts_A,
+        step_counts_U,
         learning_rate=learning_rate,
         beta1=beta1,
         beta2=beta2,
@@ -60,15 +62,15 @@ def expert_adam(
         weight_decay=weight_decay,
         gradient_scale=gradient_scale,
     )
-    if scalars.step_size_A.shape != experts_A.shape:
+    if scalars.step_size_U.shape != experts.shape:
         raise ValueError(
-            f"expert_adam: step_counts_A {scalars.step_size_A.shape} does not match experts_A {experts_A.shape}"
+            f"expert_adam: step_counts_U {scalars.step_size_U.shape} does not match experts_U {experts.shape}"
         )
-    if experts_A.size and weight.size:
-        implementation.expert_adam(weight, moment1, moment2, gradient, experts_A, scalars)
+    if experts.size and weight.size:
+        implementation.expert_adam(weight, moment1, moment2, gradient, experts, scalars)
 
 
-def _check_arrays(changed, gradient):
+def _check_arrays(changed: dict[str, np.ndarray], gradient: np.ndarray) -> None:
     for name, array in {**changed, "gradient": gradient}.items():
         if not isinstance(array, np.ndarray):
             raise TypeError(f"expert_adam: {name} is a {type(array).__name__}; expected a NumPy array")
@@ -86,23 +88,23 @@ def _check_arrays(changed, gradient):
             raise ValueError(f"expert_adam: {name} is not writable, but is changed in place")
 
 
-def _checked_experts(experts_A, num_experts) -> np.ndarray:
-    """int32 [A], contiguous."""
-    experts_A = np.asarray(experts_A)
-    if experts_A.dtype.kind not in "iu":
-        raise TypeError(f"expert_adam: experts_A is {experts_A.dtype}; expected integers")
-    if experts_A.ndim != 1:
-        raise ValueError(f"expert_adam: experts_A has shape {experts_A.shape}; expected [A]")
-    outside = experts_A[(experts_A < 0) | (experts_A >= num_experts)]
+def _checked_experts(experts: ArrayLike, num_experts: int) -> np.ndarray:
+    """Returns the experts as a contiguous int32 array [U]."""
+    experts_U = np.asarray(experts)
+    if experts_U.dtype.kind not in "iu":
+        raise TypeError(f"expert_adam: experts_U is {experts_U.dtype}; expected integers")
+    if experts_U.ndim != 1:
+        raise ValueError(f"expert_adam: experts_U has shape {experts_U.shape}; expected [U]")
+    outside = experts_U[(experts_U < 0) | (experts_U >= num_experts)]
     if outside.size:
         raise ValueError(f"expert_adam: expert {outside[0]} is outside {num_experts} experts")
-    values, times = np.unique(experts_A, return_counts=True)
-    if values.size < experts_A.size:
+    values, times = np.unique(experts_U, return_counts=True)
+    if values.size < experts_U.size:
         raise ValueError(f"expert_adam: expert {values[times > 1][0]} is listed more than once")
-    return np.ascontiguousarray(experts_A, np.int32)
+    return np.ascontiguousarray(experts_U, np.int32)
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     # MindSpore takes seconds to import, and only the operator form needs it
     if name == "expert_adam_op":
         return importlib.import_module("ascend_ops.expert_adam.operator_form").expert_adam_op

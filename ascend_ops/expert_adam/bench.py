@@ -1,6 +1,7 @@
 """Shapes at which `python -m ascend_ops.bench` measures expert_adam."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 
 import numpy as np
 
@@ -16,7 +17,7 @@ OPTIONS = {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "wei
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    """16 small experts; and large ones whose w, m, v and g exceed twice the last-level cache."""
+    """Yields 16 small experts, and large ones whose w, m, v and g exceed twice the last-level cache."""
     yield _case(SMALL)
     if not quick:
         bytes_of_expert = 4 * 4 * MATRIX[0] * MATRIX[1]
@@ -24,55 +25,60 @@ def cases(quick: bool) -> Iterator[Case]:
         yield _case((min(max(needed, 4), LARGEST), *MATRIX))
 
 
-def _case(shape):
+def _case(shape: tuple[int, ...]) -> Case:
     return Case(
         op="expert_adam",
         shape="E{} H{} F{}".format(*shape),
-        limit="four arrays read and three written with next to no arithmetic, all threads",
+        limit="four arrays read and three written with hardly any arithmetic, all threads",
         work={STEP: Work(moved_bytes=7 * 4 * int(np.prod(shape)))},
         prepare=lambda: _prepare(shape),
         tolerance=1e-6,
     )
 
 
-def _prepare(shape):
-    _, _, moment2, _ = state = [np.empty(shape, np.float32) for _ in range(4)]
-    experts_A, step_counts_A = np.arange(shape[0], dtype=np.int32), np.ones(shape[0], np.int64)
-    scalars = coefficients(step_counts_A, **OPTIONS)
+def _prepare(shape: tuple[int, ...]) -> Prepared:
+    state = [np.empty(shape, np.float32) for _ in range(4)]
+    moment2 = state[2]
+    experts_U = np.arange(shape[0], dtype=np.int32)
+    step_counts_U = np.ones(shape[0], np.int64)
+    scalars = coefficients(step_counts_U, **OPTIONS)
 
-    def fill():
+    def fill() -> None:
         rng = np.random.default_rng(0)
         for array in state:
             rng.standard_normal(dtype=np.float32, out=array)
             array *= 0.05
         np.square(moment2, out=moment2)
 
-    def bound(module):
-        def run():
-            module.expert_adam(*state, experts_A, scalars)
+    def bind(module: ModuleType) -> Callable[[], list[np.ndarray]]:
+        def run() -> list[np.ndarray]:
+            module.expert_adam(*state, experts_U, scalars)
             return state[:3]
 
         return run
 
-    backends = {name: {STEP: bound(module)} for name, module in runs.implementations("expert_adam").items()}
+    backends: dict[str, dict[str, Callable]] = {
+        name: {STEP: bind(module)} for name, module in runs.implementations("expert_adam").items()
+    }
     torch_run, restart = _torch(state)
     backends["torch"] = {STEP: torch_run} if torch_run else {}
     stream = limits.stream(moment2.size)
     backends["limit"] = {STEP: stream} if stream else {}
 
-    def reset():
+    def reset() -> None:
         fill()
         restart()
 
-    def expected(direction):
+    def expected(direction: str) -> Sequence[np.ndarray]:
         fill()
-        return reference.expert_adam(*state, experts_A, step_counts_A, **OPTIONS)
+        weight, moment1, moment2, gradient = state
+        return reference.expert_adam(weight, moment1, moment2, gradient, experts_U, step_counts_U, **OPTIONS)
 
     return Prepared(runs.by_direction(backends), expected, reset)
 
 
-def _torch(state):
-    """A step of torch's fused AdamW on the same memory, and what makes the next step the first."""
+def _torch(state: list[np.ndarray]) -> tuple[Callable | None, Callable[[], None]]:
+    """Returns a step of torch's fused AdamW on the same memory, and a function that resets its step count."""
     torch = runs.torch_or_none()
     if torch is None:
         return None, lambda: None

@@ -1,26 +1,34 @@
-"""expert_adam in NumPy, block by block; NumPy lets go of the interpreter, so threads share out the pieces."""
+"""expert_adam in NumPy, block by block, on several threads: NumPy releases the interpreter lock."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-BLOCK = 1 << 15  # elements worked on at a time: w, m, v, g and scratch stay in the L2 cache
-PIECE = 1 << 19  # elements that one thread takes at a time
+from ascend_ops.expert_adam.coefficients import Coefficients
+
+BLOCK = 1 << 15  # elements computed at a time: w, m, v, g and scratch stay in the L2 cache
+PIECE = 1 << 19  # elements that a thread takes at a time
 
 
-def expert_adam(weight, moment1, moment2, gradient, experts_A, coefficients):
+def expert_adam(
+    weight: np.ndarray,
+    moment1: np.ndarray,
+    moment2: np.ndarray,
+    gradient: np.ndarray,
+    experts_U: np.ndarray,
+    coefficients: Coefficients,
+) -> None:
     """See `ascend_ops.expert_adam`; takes its checked arguments and their Coefficients."""
     size = weight[0].size
     flat = [array.reshape(len(array), size) for array in (weight, moment1, moment2, gradient)]
 
-    def update(position, start):
-        rows = [array[experts_A[position], start : start + PIECE] for array in flat]
-        step_size, eps = coefficients.step_size_A[position], coefficients.eps_A[position]
-        _update(*rows, step_size, eps, *coefficients.constants)
+    def update(position: int, start: int) -> None:
+        w, m, v, g = (array[experts_U[position], start : start + PIECE] for array in flat)
+        _update(w, m, v, g, coefficients.step_size_U[position], coefficients.eps_U[position], coefficients.constants)
 
-    pieces = [(position, start) for position in range(len(experts_A)) for start in range(0, size, PIECE)]
-    if len(experts_A) * size <= BLOCK:  # starting threads takes longer
+    pieces = [(position, start) for position in range(len(experts_U)) for start in range(0, size, PIECE)]
+    if len(experts_U) * size <= BLOCK:  # starting threads takes longer
         for piece in pieces:
             update(*piece)
         return
@@ -29,8 +37,17 @@ def expert_adam(weight, moment1, moment2, gradient, experts_A, coefficients):
             pass
 
 
-def _update(weight, moment1, moment2, gradient, step_size, eps, keep, beta1, beta2, gain1, gain2):
-    """The arrays are flat. The order of the operations is that of cpu.cc."""
+def _update(
+    weight: np.ndarray,
+    moment1: np.ndarray,
+    moment2: np.ndarray,
+    gradient: np.ndarray,
+    step_size: np.float32,
+    eps: np.float32,
+    constants: np.ndarray,
+) -> None:
+    """Updates flat arrays in place, with the operations and their order of cpu.cc."""
+    keep, beta1, beta2, gain1, gain2 = constants
     scratch = np.empty(min(BLOCK, weight.size), np.float32)
     for start in range(0, weight.size, BLOCK):
         w, m, v, g = (array[start : start + BLOCK] for array in (weight, moment1, moment2, gradient))

@@ -10,10 +10,10 @@ using namespace ascend_ops;
 
 namespace {
 
-constexpr int64_t kBlock = 1 << 9;         // elements of one piece of work; a converted gradient stays in the L1 cache
-constexpr int64_t kWorthThreads = 1 << 15;  // elements from which on waking the threads costs less than it saves
+constexpr int64_t kBlock = 1 << 9;         // elements per piece of work; a converted gradient stays in the L1 cache
+constexpr int64_t kWorthThreads = 1 << 15;  // from so many elements on, waking the threads is worth it
 
-// MindSpore's graph threads round tiny numbers to 0, but squares of expert gradients are tiny: IEEE arithmetic instead.
+// MindSpore's graph threads flush tiny numbers to 0, but squares of expert gradients are tiny: use IEEE arithmetic.
 class IeeeArithmetic {
  public:
   IeeeArithmetic() {
@@ -33,7 +33,7 @@ struct Coefficients {
 
 const float* in_single(const float* gradient, int64_t, float*) { return gradient; }
 
-// From the bits of halves and with masks: g++ 12 vectorizes neither static_cast<float>(half) nor branches here, and the
+// Converts halves by bits and masks: g++ 12 vectorizes neither static_cast<float>(half) nor branches here, and the
 // update would take twice the time.
 const float* in_single(const uint16_t* gradient, int64_t count, float* converted) {
 #pragma omp simd
@@ -67,7 +67,7 @@ void update_block(float* weight, float* moment1, float* moment2, const float* gr
   }
 }
 
-// Experts are rows of `size` elements; `experts` names `count` of them.
+// Experts are rows of `size` elements; `experts` lists `count` of them.
 template <typename Gradient>
 void update(float* weight, float* moment1, float* moment2, const Gradient* gradient, int64_t size,
             const int32_t* experts, int64_t count, const Coefficients& coefficients) {
@@ -99,16 +99,16 @@ void update(float* weight, float* moment1, float* moment2, const void* gradient,
 
 }  // namespace
 
-// Called by ctypes: must not throw, and has its arguments checked in Python.
+// Called through ctypes: must not throw; Python checks its arguments.
 ASCEND_OP void expert_adam(float* weight, float* moment1, float* moment2, const void* gradient, int is_half,
                            int64_t size, const int32_t* experts, int64_t count, const float* step_size,
                            const float* eps, const float* constants) {
   update(weight, moment1, moment2, gradient, is_half, size, experts, count, {step_size, eps, constants});
 }
 
-// in: weight, moment1, moment2 float32 [E, ...], gradient float32 or float16 [E, ...], experts int32 [A],
-//     step size float32 [A], eps float32 [A], constants float32 [5]
-// out: int32 [1], A; the first three inputs are changed in place
+// in: weight, moment1, moment2 float32 [E, ...], gradient float32 or float16 [E, ...], experts int32 [U],
+//     step size float32 [U], eps float32 [U], constants float32 [5]
+// out: int32 [1], U; the first three inputs are changed in place
 ASCEND_OP int expert_adam_op(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*, void*) {
   const Arguments arguments(count, data, ranks, shapes, dtypes);
   const Array weight = arguments[0], gradient = arguments[3];

@@ -1,63 +1,74 @@
-"""expert_adam as a MindSpore operator: a file of its own, as the rest of the package does without MindSpore."""
+"""expert_adam as a MindSpore operator, in its own file because the rest of the package does not need MindSpore."""
 
 import os
 
 import mindspore as ms
-from mindspore import ops
+from mindspore import Tensor, ops
 
 from ascend_ops import backends
 
 if backends.chosen["expert_adam"] != "cpu" and os.environ.get(backends.VARIABLE) == "composed":
     raise RuntimeError(f"expert_adam_op exists only with the cpu backend, but {backends.VARIABLE}=composed is set")
 
-# where no compiler is to be had, this says so
+# raises CompileError if there is no compiler
 _update = backends.custom_op("expert_adam", "expert_adam_op", lambda *shapes: [1], lambda *dtypes: ms.int32)
 
 
-def expert_adam_op(weight, moment1, moment2, gradient, experts_A, step_size_A, eps_A, constants):
-    """`expert_adam` as an operator of a graph: the same kernel on the memory of the tensors, which it changes.
+def expert_adam_op(
+    weight: Tensor,
+    moment1: Tensor,
+    moment2: Tensor,
+    gradient: Tensor,
+    experts_U: Tensor,
+    step_size_U: Tensor,
+    eps_U: Tensor,
+    constants: Tensor,
+) -> Tensor:
+    """Runs `expert_adam` as an operator of a graph: the same kernel, which changes the memory of the tensors.
 
-    The tensors are made by Tensor.from_numpy, which shares the memory of the arrays. The operator exists only with the
-    cpu backend: importing it raises a RuntimeError where MINDPANGU_OPS=composed is set or no C++ compiler is found.
+    Make the tensors with Tensor.from_numpy, which shares the memory of the arrays. The operator exists only with the
+    cpu backend: importing it raises a RuntimeError if MINDPANGU_OPS=composed is set or no C++ compiler is found.
 
     Args:
         weight, moment1, moment2: float32 [E, ...], changed in place.
-        gradient: float32 or float16 of the same shape; of experts that are not listed it is not read.
-        experts_A: int32 [A], distinct, each below E; A may be 0.
-        step_size_A, eps_A, constants: float32 [A], [A] and [5], the `coefficients` of the update.
+        gradient: float32 or float16 of the same shape; not read for experts that are not listed.
+        experts_U: int32 [U], distinct, each below E; U may be 0.
+        step_size_U, eps_U, constants: float32 [U], [U] and [5], the `coefficients` of the update.
 
     Returns:
-        int32 [1], A. The update is done once this can be read: what must come after it has to depend on this, and a
-        graph that does not use it leaves the update out.
+        int32 [1], U. The update is complete when this can be read: whatever must run after it has to depend on this.
+        A graph that does not use it omits the update.
 
     Raises:
         TypeError, ValueError: wrong dtypes or shapes, when the operator is built.
-        RuntimeError: an expert outside E or listed twice; then nothing has been changed.
+        RuntimeError: an expert is outside E or listed twice; nothing has been changed.
 
     Supported modes: graph (@ms.jit) and PyNative, on the CPU; not differentiable.
     """
-    tensors = (weight, moment1, moment2, gradient, experts_A, step_size_A, eps_A, constants)
-    dtypes, shapes = (), ()
+    tensors = (weight, moment1, moment2, gradient, experts_U, step_size_U, eps_U, constants)
+    dtypes: tuple = ()
+    shapes: tuple = ()
     for tensor in tensors:
-        dtypes, shapes = (*dtypes, tensor.dtype), (*shapes, tensor.shape)
+        dtypes = (*dtypes, tensor.dtype)
+        shapes = (*shapes, tensor.shape)
     _check(dtypes, shapes)
-    return _update(weight, moment1, moment2, gradient, experts_A, step_size_A, eps_A, constants)
+    return _update(weight, moment1, moment2, gradient, experts_U, step_size_U, eps_U, constants)
 
 
 @ops.constexpr
-def _check(dtypes, shapes):
+def _check(dtypes: tuple, shapes: tuple) -> None:
     *states, gradient, experts, step_size, eps, constants = dtypes
     floats = {*states, step_size, eps, constants}
     if floats != {ms.float32} or gradient not in (ms.float32, ms.float16) or experts != ms.int32:
         raise TypeError(
-            "expert_adam_op: expected int32 experts_A, float32 or float16 gradient and all else float32, "
+            "expert_adam_op: expected int32 experts_U, float32 or float16 gradient and all else float32, "
             f"got {', '.join(map(str, dtypes))}"
         )
     *arrays, experts, step_size, eps, constants = shapes
     if not arrays[0] or {*arrays} != {arrays[0]} or len(experts) != 1 or {experts, step_size, eps} != {experts}:
         raise ValueError(
-            "expert_adam_op: expected weight, moment1, moment2 and gradient of one shape [E, ...] and experts_A, "
-            f"step_size_A and eps_A [A], got {', '.join(map(str, shapes))}"
+            "expert_adam_op: expected weight, moment1, moment2 and gradient of one shape [E, ...] and experts_U, "
+            f"step_size_U and eps_U [U], got {', '.join(map(str, shapes))}"
         )
     if constants != (5,):
         raise ValueError(f"expert_adam_op: expected constants [5], got {constants}")

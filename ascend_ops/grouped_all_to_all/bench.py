@@ -1,7 +1,7 @@
 """Shapes at which `python -m ascend_ops.bench` measures the exchange: 4 processes in 2 groups of 2, all at once.
 
-As a program (`python -m ascend_ops.grouped_all_to_all.bench RANK TOKENS HIDDEN`) it is one of those processes: it reads
-"what repeats" lines and answers each with a line when it is done.
+Run as a program (`python -m ascend_ops.grouped_all_to_all.bench RANK TOKENS HIDDEN`), this module is one of these
+processes: it reads kinds of work, one per line, and answers each with a line when the work is done.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,28 +18,28 @@ import numpy as np
 from ascend_ops.bench import runs
 from ascend_ops.bench.case import Case, Prepared, Work
 
-RANKS, SIZE = 4, 2  # processes, and how many of them form a group
-EXPERTS, VOCAB, CHUNKS = 16, 8_000, 4
+RANKS = 4  # processes
+SIZE = 2  # processes of a group
+EXPERTS = 16
+VOCAB = 8_000
+CHUNKS = 4
 REPEATS = 5  # runs that the processes do by themselves before they answer
 SHAPES = ((2048, 1024), (2048, 5120))
 # direction → its backends; "separate" is rre_dispatch and then the exchange, "chunked" is fused in CHUNKS chunks
 BACKENDS = {"exchange": ("exchange",), "dispatch": ("fused", "separate", "chunked")}
-SHAPES = ((2048, 1024), (2048, 5120))
-EXCHANGE = ("exchange",)
-DISPATCHES = ("fused", "separate", "chunked")
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    """The exchange of sorted rows by itself; then with the sorting, in three ways.
+    """Yields the exchange of sorted rows alone, then with the sorting, in three ways.
 
-    Nothing without kernels: the composed form needs a job that MindSpore's launcher starts.
+    Without kernels there are no cases: the composed form needs a job that MindSpore's launcher starts.
     """
     if "cpu" in runs.implementations("grouped_all_to_all"):
         for shape in SHAPES[:1] if quick else SHAPES:
             yield _case(*shape)
 
 
-def _case(tokens, hidden):
+def _case(tokens: int, hidden: int) -> Case:
     work = Work(moved_bytes=RANKS * 2 * 4 * tokens * hidden)
     return Case(
         op="grouped_all_to_all",
@@ -50,7 +50,7 @@ def _case(tokens, hidden):
     )
 
 
-def _prepare(tokens, hidden):
+def _prepare(tokens: int, hidden: int) -> Prepared:
     workers = Workers(tokens, hidden)
     functions = {
         direction: {
@@ -60,8 +60,8 @@ def _prepare(tokens, hidden):
         for direction, kinds in BACKENDS.items()
     }
 
-    def expected(direction):
-        return [np.ones(RANKS)]  # every process compares with the reference by itself, and answers 1 + its error
+    def expected(direction: str) -> list[np.ndarray]:
+        return [np.ones(RANKS)]  # every process compares with the reference itself, and answers 1 + its error
 
     return Prepared(functions, expected, repeats=REPEATS, close=workers.close)
 
@@ -90,39 +90,41 @@ class Workers:
                 )
                 for rank in range(RANKS)
             ]
+        self._inputs = [process.stdin for process in self._processes if process.stdin]
+        self._outputs = [process.stdout for process in self._processes if process.stdout]
 
-    def run(self, kind: str):
-        """A function that runs it REPEATS times in all processes and returns their largest errors."""
+    def run(self, kind: str) -> Callable[[], list[np.ndarray]]:
+        """Returns a function that does the work REPEATS times in all processes and returns their largest errors."""
 
-        def run_in_all():
-            for process in self._processes:
+        def run_in_all() -> list[np.ndarray]:
+            for pipe in self._inputs:
                 with contextlib.suppress(BrokenPipeError):
-                    process.stdin.write(f"{kind}\n")
-                    process.stdin.flush()
-            answers = [process.stdout.readline() for process in self._processes]
+                    pipe.write(f"{kind}\n")
+                    pipe.flush()
+            answers = [pipe.readline() for pipe in self._outputs]
             for rank, answer in enumerate(answers):
                 if not answer.startswith("done "):
                     self.close(failed=True)
-                    raise RuntimeError(f"process {rank} of the exchange failed: {self._last_words[rank]}")
+                    raise RuntimeError(f"process {rank} of the exchange failed: {self._log_ends[rank]}")
             return [np.array([1 + float(answer.split()[1]) for answer in answers])]
 
         return run_in_all
 
     def close(self, failed: bool = False) -> None:
-        """Ends the processes; they leave when their input ends."""
-        for process in self._processes:
+        """Ends the processes, which exit when their input ends; kills them if one has failed."""
+        for process, input_, output in zip(self._processes, self._inputs, self._outputs, strict=True):
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
+                input_.close()
             if failed:
                 process.kill()
             process.wait()
-            process.stdout.close()
-        self._last_words = [log.read_text(errors="replace")[-400:] for log in self._logs]
+            output.close()
+        self._log_ends = [log.read_text(errors="replace")[-400:] for log in self._logs]
         self._folder.cleanup()
 
 
 def worker(rank: int, tokens: int, hidden: int) -> None:
-    """One process: rank % 2 of group rank // 2."""
+    """Runs one process: rank % 2 of group rank // 2."""
     import mindspore as ms
     from mindspore import Tensor
 
@@ -130,9 +132,10 @@ def worker(rank: int, tokens: int, hidden: int) -> None:
     from ascend_ops.bench import limits
     from ascend_ops.grouped_all_to_all import dispatch_all_to_all, first_order, grouped_all_to_all, join, reference
     from ascend_ops.rre_dispatch import rre_dispatch
+    from ascend_ops.rre_dispatch.reference import send_order
 
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else is printed is no answer
+    os.dup2(2, 1)  # other output must not be mistaken for an answer
     ms.set_context(mode=ms.PYNATIVE_MODE, device_target="CPU")
     me = rank % SIZE
     group = join(f"bench{rank // SIZE}", me, SIZE, capacity_bytes=2 * 4 * tokens * hidden)
@@ -144,22 +147,26 @@ def worker(rank: int, tokens: int, hidden: int) -> None:
 
     sources = list(zip(ids, slots, strict=True))
 
-    def plan(part):
-        """[R, R]: rows from rank to rank of the tokens in `part`."""
-        sent = [reference.send_order(i[part], s[part], table_DV, EXPERTS, SIZE)[0] for i, s in sources]
+    def plan(part: slice) -> np.ndarray:
+        """Returns [R, R], the rows from rank to rank of the tokens in `part`."""
+        sent = [send_order(ids_T[part], slots_T[part], table_DV, EXPERTS, SIZE)[0] for ids_T, slots_T in sources]
         return np.stack([counts_RG.sum(1) for counts_RG in sent]).astype(np.int32)
 
     length = tokens // CHUNKS
-    whole, chunks = plan(slice(None)), [plan(slice(k * length, (k + 1) * length)) for k in range(CHUNKS)]
-    capacity, chunk_capacity = int(whole.sum(0).max()), int(max(chunk.sum(0).max() for chunk in chunks))
+    chunk_slices = [slice(k * length, (k + 1) * length) for k in range(CHUNKS)]
+    whole_RR = plan(slice(None))
+    chunks_RR = [plan(part) for part in chunk_slices]
+    capacity = int(whole_RR.sum(0).max())
+    chunk_capacity = int(max(chunk_RR.sum(0).max() for chunk_RR in chunks_RR))
     rows_TH = x[me][np.argsort(table_DV[0][ids[me]], kind="stable")]
-    counts = Tensor(whole[me]), Tensor(whole[:, me].copy())
-    chunk_counts = Tensor(np.stack([c[me] for c in chunks])), Tensor(np.stack([c[:, me] for c in chunks]))
+    counts = Tensor(whole_RR[me]), Tensor(whole_RR[:, me].copy())
+    chunk_send_counts = Tensor(np.stack([chunk_RR[me] for chunk_RR in chunks_RR]))
+    chunk_receive_counts = Tensor(np.stack([chunk_RR[:, me] for chunk_RR in chunks_RR]))
     inputs = tuple(Tensor(array) for array in (x[me], ids[me], slots[me], table_DV))
 
     @ms.jit
-    def exchange(rows_SH, send_R, receive_R):
-        return grouped_all_to_all(rows_SH, send_R, receive_R, capacity, group, first_order())
+    def exchange(rows_QH, send_R, receive_R):
+        return grouped_all_to_all(rows_QH, send_R, receive_R, capacity, group, first_order())
 
     @ms.jit
     def fused(x_TH, ids_T, slots_T, table_DV, send_R, receive_R):
@@ -169,40 +176,53 @@ def worker(rank: int, tokens: int, hidden: int) -> None:
 
     @ms.jit
     def separate(x_TH, ids_T, slots_T, table_DV, send_R, receive_R):
-        rows_SH, counts_G, positions_T, _ = rre_dispatch(x_TH, ids_T, slots_T, table_DV, EXPERTS)
-        rows_CH, order = grouped_all_to_all(rows_SH, send_R, receive_R, capacity, group, first_order())
+        rows_QH, counts_G, positions_T, _ = rre_dispatch(x_TH, ids_T, slots_T, table_DV, EXPERTS)
+        rows_CH, order = grouped_all_to_all(rows_QH, send_R, receive_R, capacity, group, first_order())
         return rows_CH, counts_G, positions_T, order
 
     @ms.jit
-    def chunked(x_TH, ids_T, slots_T, table_DV, send_KR, receive_KR):
+    def chunked(x_TH, ids_T, slots_T, table_DV, send_counts, receive_counts):
         rows, counts, positions, _, order = dispatch_all_to_all(
-            x_TH, ids_T, slots_T, table_DV, EXPERTS, send_KR, receive_KR, chunk_capacity, group, first_order(), CHUNKS
+            x_TH,
+            ids_T,
+            slots_T,
+            table_DV,
+            EXPERTS,
+            send_counts,
+            receive_counts,
+            chunk_capacity,
+            group,
+            first_order(),
+            CHUNKS,
         )
         return rows, counts, positions, order
 
     copy = limits.copy(2 * 4 * tokens * hidden)
-    rows_SH = Tensor(rows_TH)
-    work = {
-        "exchange": lambda: exchange(rows_SH, *counts)[0].asnumpy(),
+    rows_QH = Tensor(rows_TH)
+    work: dict[str, Callable] = {
+        "exchange": lambda: exchange(rows_QH, *counts)[0].asnumpy(),
         "fused": lambda: fused(*inputs, *counts)[0].asnumpy(),
         "separate": lambda: separate(*inputs, *counts)[0].asnumpy(),
-        "chunked": lambda: [rows.asnumpy() for rows in chunked(*inputs, *chunk_counts)[0]],
-        "copy": copy,
+        "chunked": lambda: [rows.asnumpy() for rows in chunked(*inputs, chunk_send_counts, chunk_receive_counts)[0]],
+        "copy": copy or (lambda: None),
     }
 
-    def expected(kind):
-        parts = [slice(k * length, (k + 1) * length) for k in range(CHUNKS)] if kind == "chunked" else [slice(None)]
+    def expected(kind: str) -> list[np.ndarray]:
+        parts = chunk_slices if kind == "chunked" else [slice(None)]
         size = chunk_capacity if kind == "chunked" else capacity
-        return [
-            reference.dispatch_all_to_all(
-                [rows[part] for rows in x], [i[part] for i in ids], [s[part] for s in slots], table_DV, EXPERTS, size
-            )[0][me]
-            for part in parts
-        ]
+        received = []
+        for part in parts:
+            x_of_part = [x_TH[part] for x_TH in x]
+            ids_of_part = [ids_T[part] for ids_T in ids]
+            slots_of_part = [slots_T[part] for slots_T in slots]
+            rows, _, _ = reference.dispatch_all_to_all(x_of_part, ids_of_part, slots_of_part, table_DV, EXPERTS, size)
+            received.append(rows[me])
+        return received
 
     checked = {"copy"}
     for line in sys.stdin:
-        kind, error = line.strip(), 0.0
+        kind = line.strip()
+        error = 0.0
         for _ in range(REPEATS):
             found = work[kind]()
         if kind not in checked:

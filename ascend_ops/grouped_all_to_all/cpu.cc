@@ -1,4 +1,4 @@
-// grouped_all_to_all on the host: rows go straight from their place into shared memory, and from there to their place.
+// grouped_all_to_all on the host: rows are copied directly into shared memory, and from there to their destination.
 #include <numeric>
 
 #include "../routing.h"
@@ -6,11 +6,11 @@
 
 using namespace ascend_ops;
 
-// What group.py calls through ctypes: MindSpore and ctypes load one library, so both see one registry.
+// Functions that group.py calls through ctypes. MindSpore and ctypes load the same library, so they share one registry.
 
 ASCEND_OP int64_t group_file_bytes(int64_t size, int64_t capacity) { return file_bytes(size, capacity); }
 
-// Returns a handle, or 0 with the reason in `problem`. The descriptor stays the caller's; size 1 needs none.
+// Returns a handle, or 0 with the reason in `problem`. The caller keeps the descriptor; size 1 needs none.
 ASCEND_OP int64_t register_group(const char* name, int fd, int rank, int size, int64_t capacity, double timeout,
                                  char* problem, int64_t problem_bytes) {
   try {
@@ -24,7 +24,7 @@ ASCEND_OP int64_t register_group(const char* name, int fd, int rank, int size, i
   }
 }
 
-// Waits for an exchange that is under way.
+// Waits for a running exchange.
 ASCEND_OP void unregister_group(int64_t handle) {
   std::shared_ptr<Group> group;
   {
@@ -37,7 +37,7 @@ ASCEND_OP void unregister_group(int64_t handle) {
   while (group.use_count() > 1) sched_yield();
 }
 
-// Fills exchanges, bytes sent to other ranks, bytes copied; returns 0 for a closed group.
+// Writes exchanges, bytes sent to other ranks, bytes copied; returns 0 for a closed group.
 ASCEND_OP int group_statistics(int64_t handle, int64_t* out) {
   try {
     const auto group = find_group(handle);
@@ -48,7 +48,7 @@ ASCEND_OP int group_statistics(int64_t handle, int64_t* out) {
   }
 }
 
-// in: rows [S, H], send counts int32 [R], receive counts int32 [R], any [C], handle int64 [1], order float32 [1]
+// in: rows [Q, H], send counts int32 [R], receive counts int32 [R], any [C], handle int64 [1], order float32 [1]
 // out: rows [C, H], order float32 [1]
 ASCEND_OP int grouped_all_to_all(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*,
                                  void*) {
@@ -106,7 +106,7 @@ ASCEND_OP int dispatch_all_to_all(int count, void** data, int* ranks, int64_t** 
     }
 
     const std::vector<char*> places = group->places(plan, out.as<char>() + plan.receive_start[me] * row_bytes);
-    std::vector<char*> place_of(num_groups);  // of a group's first row
+    std::vector<char*> place_of(num_groups);  // destination of a group's first row
     std::vector<int32_t> start(num_groups);
     int32_t position = 0;
     for (int64_t g = 0; g < num_groups; ++g) {
@@ -143,7 +143,7 @@ ASCEND_OP int dispatch_all_to_all(int count, void** data, int* ranks, int64_t** 
   return 0;
 }
 
-// The reverse: rows go back to where they came from, and from the outboxes straight to their tokens.
+// The backward pass: rows return to their source rank, and go from the outboxes directly to their tokens.
 // in: drows [C, H], send counts and receive counts of the forward exchange int32 [R], positions int32 [T],
 //     handle int64 [1], order float32 [1]
 // out: dx [T, H], order float32 [1]

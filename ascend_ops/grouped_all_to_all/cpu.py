@@ -1,6 +1,7 @@
-"""grouped_all_to_all by the kernels of cpu.cc."""
+"""grouped_all_to_all by the kernels in cpu.cc."""
 
 import functools
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -8,16 +9,16 @@ from mindspore import Tensor, ops
 
 from ascend_ops.backends import custom_op
 
-# In a bprop, dout[1] orders the backward exchange after that of the next forward one, and out[1] after its own forward
-# exchange: the gradient of a linear function would depend on no forward exchange at all.
+# In a bprop, dout[1] orders the backward exchange after that of the next forward exchange, and out[1] orders it after
+# its own forward exchange: the gradient of a linear function alone would depend on no forward exchange.
 
 
-def _exchange_bprop(rows_SH, send_counts_R, receive_counts_R, shape_C, handle, order, out, dout):
+def _exchange_bprop(rows_QH, send_counts_R, receive_counts_R, shape_C, handle, order, out, dout):
     zeros = ops.ZerosLike()
-    drows_SH, order = _exchange(
-        dout[0], receive_counts_R, send_counts_R, _shape((rows_SH.shape[0],)), handle, dout[1] + out[1]
+    drows_QH, order = _exchange(
+        dout[0], receive_counts_R, send_counts_R, _shape((rows_QH.shape[0],)), handle, dout[1] + out[1]
     )
-    return drows_SH, zeros(send_counts_R), zeros(receive_counts_R), zeros(shape_C), zeros(handle), order
+    return drows_QH, zeros(send_counts_R), zeros(receive_counts_R), zeros(shape_C), zeros(handle), order
 
 
 _exchange = custom_op(
@@ -73,7 +74,7 @@ _dispatch = custom_op(
 
 @ops.constexpr
 def _shape(shape):
-    """A custom op infers shapes from shapes: this tensor, whose entries nobody reads, tells it one."""
+    """A custom op infers shapes from shapes: this tensor carries one; its entries are never read."""
     return _tensor_of_shape(shape)
 
 
@@ -82,14 +83,25 @@ def _tensor_of_shape(shape):
     return Tensor(np.zeros(shape, np.int8))
 
 
-def grouped_all_to_all(rows_SH, send_counts_R, receive_counts_R, capacity, group, order):
+def grouped_all_to_all(
+    rows_QH: Tensor, send_counts_R: Tensor, receive_counts_R: Tensor, capacity: int, group: Any, order: Tensor
+) -> tuple[Tensor, Tensor]:
     """See `ascend_ops.grouped_all_to_all`."""
-    return _exchange(rows_SH, send_counts_R, receive_counts_R, _shape((capacity,)), group.handle, order)
+    return _exchange(rows_QH, send_counts_R, receive_counts_R, _shape((capacity,)), group.handle, order)
 
 
 def dispatch_all_to_all(
-    x_TH, token_ids_T, slot_ids_T, table_DV, num_experts, send_counts_R, receive_counts_R, capacity, group, order
-):
+    x_TH: Tensor,
+    token_ids_T: Tensor,
+    slot_ids_T: Tensor,
+    table_DV: Tensor,
+    num_experts: int,
+    send_counts_R: Tensor,
+    receive_counts_R: Tensor,
+    capacity: int,
+    group: Any,
+    order: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `ascend_ops.grouped_all_to_all`."""
     shape_RG = _shape((group.size, table_DV.shape[0] * num_experts // group.size))
     ids = (token_ids_T, slot_ids_T, table_DV)

@@ -1,13 +1,13 @@
-// What grouped_all_to_all stands on: the ranks of a group are processes of one machine, and rows travel through one
-// anonymous file that all of them have mapped (group.py makes it and hands it out).
+// The transport of grouped_all_to_all: the ranks of a group are processes on one machine, and rows pass through one
+// anonymous file that all of them map (group.py makes and distributes it).
 //
-// The file: a Header, R Members, counts int32 [R, 2, R], then two outboxes for every rank. In exchange number n a rank
-// writes what it sends to others into its outbox n % 2, publishes n, waits until every other rank has published n, and
-// reads its rows in their outboxes. An outbox needs no "all have read it": who publishes n + 1 has finished reading n,
-// and nobody writes n + 2 before every rank has published n + 1.
+// The file has a Header, R Members, counts int32 [R, 2, R], then two outboxes per rank. In exchange n a rank writes the
+// rows for others into its outbox n % 2, publishes n, waits until every other rank has published n, and reads its rows
+// from their outboxes. No acknowledgement is needed: a rank that publishes n + 1 has finished reading n, and no rank
+// writes n + 2 before every rank has published n + 1.
 //
-// A group fails as a whole: the first rank that finds something wrong leaves its message in the header, and all ranks
-// stop with it. A rank's life is a record lock on byte `rank` of the file, which the kernel drops when it dies.
+// A group fails as a whole: the first rank that finds an error writes its message into the header, and all ranks stop
+// with it. Each rank holds a record lock on byte `rank` of the file, which the kernel releases when it dies.
 #pragma once
 
 #include <fcntl.h>
@@ -32,12 +32,12 @@ constexpr int64_t kParallelBytes = 4 << 20;  // smaller copies are not worth wak
 constexpr double kLifeCheckSeconds = 0.01;
 
 struct alignas(64) Header {
-  std::atomic<int32_t> failed;  // 0: nobody; −1: the message is being written; else 1 + the rank that failed
+  std::atomic<int32_t> failed;  // 0: none; −1: the message is being written; otherwise 1 + the rank that failed
   char message[512];
 };
 
 struct alignas(64) Member {
-  std::atomic<int64_t> published;  // number of the last exchange whose rows are in the outbox
+  std::atomic<int64_t> published;  // index of the last exchange whose rows are in the outbox
   int64_t pid;
   int64_t row_bytes[2];
 };
@@ -66,7 +66,7 @@ inline void copy(char* to, const char* from, int64_t bytes) {
     std::memcpy(to + start, from + start, std::min(piece, bytes - start));
 }
 
-// What one exchange moves; counts and starts are rows.
+// The rows of one exchange; counts and starts are in rows.
 struct Plan {
   std::vector<int64_t> send, send_start, receive, receive_start;
   int64_t num_sent = 0, num_received = 0, row_bytes;
@@ -87,7 +87,7 @@ class Group {
     if (base_) munmap(base_, file_bytes(size, capacity_));
   }
 
-  // Runs one exchange. If it throws, the other ranks are told why.
+  // Runs one exchange. If it throws, the other ranks get the reason.
   template <typename Body>
   void exchange(Body body) {
     const std::lock_guard<std::mutex> one_at_a_time(mutex_);
@@ -118,7 +118,7 @@ class Group {
     return plan;
   }
 
-  // Where the rows for each rank have to be written. Those for this rank itself go to `own`.
+  // Destinations of the rows for each rank. Those for this rank itself go to `own`.
   std::vector<char*> places(const Plan& plan, char* own) const {
     std::vector<char*> places(size);
     char* next = outbox(rank);
@@ -129,7 +129,7 @@ class Group {
     return places;
   }
 
-  // The outbox is full: others may read.
+  // Publishes the outbox: others may read it.
   void publish(const Plan& plan) {
     bytes_sent += (plan.num_sent - plan.send[rank]) * plan.row_bytes;
     if (size == 1) return;
@@ -138,7 +138,7 @@ class Group {
     member(rank).published.store(round_, std::memory_order_release);
   }
 
-  // Waits for another rank, and returns its rows for this one. Every exchange must call it for every other rank.
+  // Waits for another rank and returns its rows for this one. Every exchange must call it for every other rank.
   const char* rows_of(int source, const Plan& plan) const {
     wait(source);
     const int64_t row_bytes = member(source).row_bytes[round_ % 2];
@@ -174,7 +174,7 @@ class Group {
     return base_ ? base_ + header_bytes(size) + (2 * of + round_ % 2) * capacity_ : nullptr;
   }
 
-  // Fills counts and starts, and returns the sum.
+  // Fills counts and starts and returns the sum.
   int64_t read_counts(const Array& from, const char* verb, const char* direction, int64_t limit,
                       std::vector<int64_t>& counts, std::vector<int64_t>& starts) const {
     int64_t sum = 0;
@@ -203,7 +203,7 @@ class Group {
   void announce(const char* message) const {
     int32_t nobody = 0;
     if (size == 1 || !header().failed.compare_exchange_strong(nobody, -1)) return;
-    const char* prefix = "grouped_all_to_all: ";  // whoever quotes it says it again
+    const char* prefix = "grouped_all_to_all: ";  // the caller that quotes the message repeats it
     if (std::strncmp(message, prefix, std::strlen(prefix)) == 0) message += std::strlen(prefix);
     std::snprintf(header().message, sizeof header().message, "%s", message);
     header().failed.store(rank + 1, std::memory_order_release);
@@ -211,7 +211,7 @@ class Group {
 
   bool arrived(int other) const { return member(other).published.load(std::memory_order_acquire) >= round_; }
 
-  // There may be more processes than cores, so waiting soon gives the core away.
+  // There may be more processes than cores, so waiting soon yields the core.
   void wait(int other) const {
     for (int look = 0; look < 1000; ++look) {
       if (arrived(other)) return;
@@ -223,7 +223,7 @@ class Group {
       if (time >= next_check) {
         next_check = time + kLifeCheckSeconds;
         refuse_if_failed();
-        // a rank may publish, and then die: what it has published counts
+        // a rank may publish and then die: what it has published is valid
         if (!alive(other) && !arrived(other))
           fail("grouped_all_to_all: rank %d of group %s (pid %ld) has died or left (exchange %ld)", other, name(),
                member(other).pid, round_);

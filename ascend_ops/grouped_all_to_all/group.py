@@ -1,14 +1,15 @@
-"""Groups of ranks that exchange rows: joining one, its statistics, leaving it."""
+"""Groups of ranks that exchange rows: joining a group, its statistics, leaving it."""
 
 import ctypes
 import fcntl
 import functools
 import os
+import socket
 from collections.abc import Callable
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
 from ascend_ops import backends, native
 from ascend_ops.grouped_all_to_all import rendezvous
@@ -22,23 +23,37 @@ class Group:
     """A group as one of its ranks sees it; `join` makes one. Graph mode reads its attributes.
 
     Attributes:
-        name: of the group, unique in its job.
-        rank: this process's, inside the group.
+        name: name of the group, unique in its job.
+        rank: this process's rank inside the group.
         size: R, the number of ranks.
-        handle: int64 [1], what the CPU kernels know it by; −1 for others.
-        exchange: that of the composed or of the Ascend form; None for the CPU kernels.
-        by_all_to_all: whether `exchange` takes counts (AlltoAllV), or indices of what all ranks have.
+        handle: int64 [1], the group's handle in the CPU kernels; −1 for other backends.
+        exchange: the exchange of the composed or Ascend form; None for the CPU kernels.
+        by_all_to_all: True if `exchange` takes counts (AlltoAllV), False if it takes indices into the rows of all
+            ranks.
     """
 
-    def __init__(self, name, rank, size, handle, exchange=None, descriptor=-1, listener=None):
-        self.name, self.rank, self.size = name, rank, size
+    def __init__(
+        self,
+        name: str,
+        rank: int,
+        size: int,
+        handle: int,
+        exchange: nn.Cell | None = None,
+        descriptor: int = -1,
+        listener: socket.socket | None = None,
+    ):
+        self.name = name
+        self.rank = rank
+        self.size = size
         self.handle = Tensor(np.array([handle], np.int64))
         self.exchange = exchange
         self.by_all_to_all = exchange is not None and not isinstance(exchange, Exchange)
-        self._handle, self._descriptor, self._listener = handle, descriptor, listener
+        self._handle = handle
+        self._descriptor = descriptor
+        self._listener = listener
 
     def statistics(self) -> dict[str, int]:
-        """Exchanges so far, bytes sent to other ranks, and bytes copied in all; the CPU kernels count, others do not.
+        """Returns the exchanges so far, bytes sent to other ranks, and bytes copied; only the CPU kernels count them.
 
         Raises:
             RuntimeError: the group is closed.
@@ -46,21 +61,25 @@ class Group:
         names = ("exchanges", "bytes_sent", "bytes_copied")
         if self.exchange is not None:
             return dict.fromkeys(names, 0)
-        numbers = (ctypes.c_int64 * 3)()
-        if not _kernels().group_statistics(self._handle, numbers):
+        counts = (ctypes.c_int64 * 3)()
+        if not _kernels().group_statistics(self._handle, counts):
             raise RuntimeError(f"group {self.name} is closed")
-        return dict(zip(names, numbers, strict=True))
+        return dict(zip(names, counts, strict=True))
 
     def close(self) -> None:
-        """Leaves the group and frees its memory. Other ranks' exchanges with this one fail from then on, and
-        so do functions that were compiled with this group, also after joining it anew."""
+        """Leaves the group and frees its memory.
+
+        From then on the exchanges of other ranks with this one fail. So do functions that were compiled with this
+        group, even after joining it again.
+        """
         if self._handle > 0:
             _kernels().unregister_group(self._handle)
         if self._descriptor >= 0:
             os.close(self._descriptor)
         if self._listener is not None:
             self._listener.close()
-        self._descriptor, self._listener = -1, None
+        self._descriptor = -1
+        self._listener = None
 
 
 def join(
@@ -76,24 +95,25 @@ def join(
     timeout: float = 60.0,
     capacity_bytes: int = 256 << 20,
 ) -> Group:
-    """Joins a group; returns when all its ranks have.
+    """Joins a group; returns when all its ranks have joined.
 
     Args:
-        name: of the group, unique in its job.
-        rank: this process's place in the group.
-        size: R, the number of ranks. A group of one needs nothing of what follows.
-        job: tells the groups of jobs on one machine apart; None takes it from MINDPANGU_JOB_ID.
-        ranks: the members' global ranks, which only the CPU kernels do not need (after mindspore's init()).
-        nodes: all global ranks of the members' nodes, on Ascend: who exchanges where the group itself cannot.
-        whole_nodes: they exchange in any case.
-        agree: whether a flag is set on any rank of the job: all ranks take the same way. All of them join at once.
+        name: name of the group, unique in its job.
+        rank: this process's rank in the group.
+        size: R, the number of ranks. A group of one rank needs none of the arguments below.
+        job: distinguishes the groups of several jobs on one machine; None takes it from MINDPANGU_JOB_ID.
+        ranks: the members' global ranks. Only the CPU kernels do not need them (after mindspore's init()).
+        nodes: on Ascend, all global ranks of the members' nodes; they exchange if the group alone cannot.
+        whole_nodes: let them exchange in any case.
+        agree: returns whether a flag is set on any rank of the job, so that all ranks take the same branch. All of them
+            join at once.
         timeout: seconds that joining may take, and that an exchange waits for a rank.
-        capacity_bytes: what a rank can send to others in one exchange. Memory is only taken as far as it is used.
+        capacity_bytes: most bytes that a rank can send to others in one exchange. Unused memory is not allocated.
 
     Raises:
-        ValueError: no job, or arguments that make no sense.
-        TimeoutError: ranks that did not come, by number.
-        RuntimeError: ranks that do not agree: one rank or size claimed twice, an open group of this name.
+        ValueError: no job, or invalid arguments.
+        TimeoutError: ranks did not join in time; the message lists them.
+        RuntimeError: ranks disagree: a rank is claimed twice, sizes differ, or a group of this name is open.
     """
     if not 0 <= rank < size:
         raise ValueError(f"join: rank {rank} of group {name} is outside its {size} ranks")
@@ -110,7 +130,16 @@ def join(
     return _join_shared(name, rank, size, job, timeout, capacity_bytes)
 
 
-def _join_by_collectives(name, rank, size, ranks, nodes, whole_nodes, agree, backend):
+def _join_by_collectives(
+    name: str,
+    rank: int,
+    size: int,
+    ranks: list[int] | None,
+    nodes: list[int] | None,
+    whole_nodes: bool,
+    agree: Callable[[bool], bool],
+    backend: str,
+) -> Group:
     if size > 1:
         if ranks is None or len(ranks) != size:
             raise ValueError(
@@ -125,14 +154,15 @@ def _join_by_collectives(name, rank, size, ranks, nodes, whole_nodes, agree, bac
 
         around = None
         if nodes is not None and size > 1:
-            around = f"{name}_nodes", [list(ranks).index(each) if each in ranks else -1 for each in nodes]
+            rank_in_group = {member: index for index, member in enumerate(ranks or ())}
+            around = f"{name}_nodes", [rank_in_group.get(each, -1) for each in nodes]
             create_group(around[0], list(nodes))
         return Group(name, rank, size, -1, exchange_of_group(name, rank, size, around, whole_nodes, agree))
     return Group(name, rank, size, -1, Exchange(name, rank, size))
 
 
-def _join_shared(name, rank, size, job, timeout, capacity_bytes):
-    handles = []
+def _join_shared(name: str, rank: int, size: int, job: str, timeout: float, capacity_bytes: int) -> Group:
+    handles: list[int] = []
 
     def make_file() -> int:
         descriptor = os.memfd_create(f"mindpangu-{job}-{name}"[:200])
@@ -140,13 +170,13 @@ def _join_shared(name, rank, size, job, timeout, capacity_bytes):
         return descriptor
 
     def enter(descriptor: int) -> None:
-        # POSIX record locks belong to the process: closing any of its descriptors of this file would drop this one
+        # POSIX record locks belong to the process: closing any of its descriptors of this file would release this one
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, rank)
         handles.append(_register(name, descriptor, rank, size, capacity_bytes, timeout))
 
     claim = rendezvous.Claim(name, rank, size, capacity_bytes)
     address = rendezvous.address(job, name)
-    descriptor, listener = -1, None
+    listener = None
     try:
         if rank == 0:
             descriptor, listener = rendezvous.host(address, claim, timeout, make_file, enter)
@@ -159,7 +189,7 @@ def _join_shared(name, rank, size, job, timeout, capacity_bytes):
     return Group(name, rank, size, handles[0], descriptor=descriptor, listener=listener)
 
 
-def _register(name, descriptor, rank, size, capacity_bytes, timeout) -> int:
+def _register(name: str, descriptor: int, rank: int, size: int, capacity_bytes: int, timeout: float) -> int:
     problem = ctypes.create_string_buffer(512)
     handle = _kernels().register_group(
         name.encode(), descriptor, rank, size, capacity_bytes, timeout, problem, len(problem)
@@ -171,9 +201,10 @@ def _register(name, descriptor, rank, size, capacity_bytes, timeout) -> int:
 
 @functools.cache
 def _kernels() -> ctypes.CDLL:
-    """The library that MindSpore loads for the operator: loaded by the same path, it is the same one."""
+    """Loads the operator's library by the path that MindSpore uses, so that both share one copy."""
     kernels = ctypes.CDLL(str(native.library("grouped_all_to_all")))
-    kernels.group_file_bytes.restype = kernels.register_group.restype = ctypes.c_int64
+    kernels.group_file_bytes.restype = ctypes.c_int64
+    kernels.register_group.restype = ctypes.c_int64
     kernels.group_file_bytes.argtypes = [ctypes.c_int64] * 2
     integers = [ctypes.c_int] * 3
     kernels.register_group.argtypes = [

@@ -4,28 +4,30 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ascend_ops.rre_dispatch import reference as rre_reference
+from ascend_ops.rre_dispatch.reference import send_order
 
 
 def grouped_all_to_all(
     rows_of_rank: Sequence[np.ndarray], send_counts_RR: np.ndarray, capacity: int | Sequence[int]
 ) -> list[np.ndarray]:
-    """What every rank receives.
+    """Returns the rows that every rank receives.
 
     Args:
-        rows_of_rank: of each rank [S, H], sorted by destination; S may differ.
-        send_counts_RR: [R, R], rows from rank (first axis) to rank.
-        capacity: rows of a result, or those of each rank's.
+        rows_of_rank: the rows [Q, H] of each rank, sorted by destination; Q may differ.
+        send_counts_RR: [R, R], number of rows from rank (first axis) to rank.
+        capacity: number of rows of a result, for all ranks or for each rank.
     """
     size = len(rows_of_rank)
     capacities = [capacity] * size if isinstance(capacity, int) else capacity
     send_counts_RR = np.asarray(send_counts_RR)
     starts_RR = np.cumsum(send_counts_RR, 1) - send_counts_RR
     received = []
-    for to in range(size):
-        parts = [rows_of_rank[source][starts_RR[source, to] :][: send_counts_RR[source, to]] for source in range(size)]
-        rows = np.concatenate(parts)
-        out_CH = np.zeros((capacities[to], rows.shape[1]), rows.dtype)
+    for rank in range(size):
+        rows_of_source = [
+            rows_of_rank[source][starts_RR[source, rank] :][: send_counts_RR[source, rank]] for source in range(size)
+        ]
+        rows = np.concatenate(rows_of_source)
+        out_CH = np.zeros((capacities[rank], rows.shape[1]), rows.dtype)
         out_CH[: len(rows)] = rows
         received.append(out_CH)
     return received
@@ -34,23 +36,8 @@ def grouped_all_to_all(
 def grouped_all_to_all_backward(
     drows_of_rank: Sequence[np.ndarray], send_counts_RR: np.ndarray, sizes: Sequence[int]
 ) -> list[np.ndarray]:
-    """Gradients with respect to every rank's rows, of which there were sizes[rank]; rows not sent get zeros."""
+    """Returns the gradients of every rank's sizes[rank] rows; rows that were not sent get zeros."""
     return grouped_all_to_all(drows_of_rank, np.transpose(send_counts_RR), sizes)
-
-
-def send_order(
-    token_ids_T: np.ndarray, slot_ids_T: np.ndarray, table_DV: np.ndarray, num_experts: int, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """counts_RG and positions_T of `dispatch_all_to_all` for one rank; raises as `rre_dispatch.reference.check_ids`."""
-    rre_reference.check_ids(token_ids_T, slot_ids_T, table_DV, num_experts)
-    local, num_slots = num_experts // size, len(table_DV)
-    experts_T = table_DV[slot_ids_T, token_ids_T].astype(np.int64)
-    groups_T = (experts_T // local * num_slots + slot_ids_T) * local + experts_T % local
-    order_T = np.argsort(groups_T, kind="stable")
-    positions_T = np.empty(len(order_T), np.int32)
-    positions_T[order_T] = np.arange(len(order_T))
-    counts_G = np.bincount(groups_T, minlength=num_slots * num_experts).astype(np.int32)
-    return counts_G.reshape(size, -1), positions_T
 
 
 def dispatch_all_to_all(
@@ -61,8 +48,10 @@ def dispatch_all_to_all(
     num_experts: int,
     capacity: int,
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-    """rows_CH, counts_RG and positions_T of every rank; counts_RG.sum(1) are the counts that its plan needs."""
-    counts, positions, sorted_rows = [], [], []
+    """Returns rows_CH, counts_RG and positions_T of every rank; counts_RG.sum(1) are its send counts."""
+    counts = []
+    positions = []
+    sorted_rows = []
     for x_TH, token_ids_T, slot_ids_T in zip(x_of_rank, token_ids_of_rank, slot_ids_of_rank, strict=True):
         counts_RG, positions_T = send_order(token_ids_T, slot_ids_T, table_DV, num_experts, len(x_of_rank))
         rows_TH = np.empty_like(x_TH)
@@ -77,7 +66,7 @@ def dispatch_all_to_all(
 def dispatch_all_to_all_backward(
     drows_of_rank: Sequence[np.ndarray], counts_of_rank: Sequence[np.ndarray], positions_of_rank: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
-    """Gradients with respect to every rank's x_TH."""
+    """Returns the gradients with respect to every rank's x_TH."""
     send_counts_RR = np.stack([counts_RG.sum(1) for counts_RG in counts_of_rank])
     sizes = [len(positions_T) for positions_T in positions_of_rank]
     returned = grouped_all_to_all_backward(drows_of_rank, send_counts_RR, sizes)

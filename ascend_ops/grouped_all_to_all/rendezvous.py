@@ -1,13 +1,14 @@
-"""How the ranks of a group find one another on a machine: rank 0 hands them an anonymous file over a socket.
+"""The rendezvous of a group's ranks on one machine: rank 0 passes them an anonymous file over a socket.
 
-The socket's address is abstract (no entry in any file system), so nothing is left behind whoever dies. Packets of JSON:
+The socket's address is abstract (no entry in any file system), so nothing is left behind when a process dies. The
+packets are JSON:
 
     member → rank 0    its Claim
-    rank 0 → member    {"here": ranks that have come}, at every change
-    rank 0 → member    {"file": true} with the descriptor, when all are there
+    rank 0 → member    {"here": ranks that have arrived}, at every change
+    rank 0 → member    {"file": true} with the descriptor, when all have arrived
     member → rank 0    {"ready": true}, it has entered
     rank 0 → member    {"go": true}, all have entered
-    either             {"error": message}: the group cannot be
+    either             {"error": message}, the group cannot be formed
 """
 
 import contextlib
@@ -20,16 +21,17 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from typing import cast
 
 PACKET_BYTES = 1 << 16
-ADDRESS_BYTES = 107  # what a sockaddr_un holds
+ADDRESS_BYTES = 107  # length of a sockaddr_un's path
 RETRY_SECONDS = 0.02
-GRACE_SECONDS = 1.0  # that a rank in touch with rank 0 waits longer, so that all hear the same reason
+GRACE_SECONDS = 1.0  # a rank connected to rank 0 waits longer by this, so that all report the same error
 
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What a rank believes about its group."""
+    """A rank's view of its group."""
 
     name: str
     rank: int
@@ -38,7 +40,7 @@ class Claim:
 
 
 def address(job: str, name: str) -> bytes:
-    """The socket of a job's group: one per user."""
+    """Returns the socket's address for a job's group; users do not share addresses."""
     readable = f"\0mindpangu/{os.getuid()}/{job}/{name}".encode()
     if len(readable) <= ADDRESS_BYTES:
         return readable
@@ -48,14 +50,17 @@ def address(job: str, name: str) -> bytes:
 def host(
     address: bytes, claim: Claim, timeout: float, make_file: Callable[[], int], enter: Callable[[int], None]
 ) -> tuple[int, socket.socket]:
-    """Rank 0: waits for the others, makes the file, hands it to them.
+    """Runs on rank 0: waits for the other ranks, makes the file and passes it to them.
 
     Args:
+        address: as `address` returns it.
+        claim: this rank's view of the group.
+        timeout: seconds to wait for the others.
         make_file: returns the file's descriptor.
-        enter: what a rank does with the descriptor before the group is complete.
+        enter: called with the descriptor before the group is complete.
 
     Returns:
-        The descriptor, and the socket, which keeps the address as long as it is open.
+        The descriptor, and the socket, which holds the address as long as it is open.
 
     Raises:
         TimeoutError, RuntimeError: as `group.join`.
@@ -82,7 +87,7 @@ def host(
                 raise RuntimeError(f"group {claim.name}: rank {rank} has died while it joined")
         for member in members.values():
             _send(member, {"go": True})
-        listener.shutdown(socket.SHUT_RDWR)  # whoever comes now is refused at once
+        listener.shutdown(socket.SHUT_RDWR)  # latecomers are refused at once
         return descriptor, listener
     except BaseException as error:
         for member in members.values():
@@ -96,18 +101,20 @@ def host(
             member.close()
 
 
-def _gather(listener, members, claim, deadline, timeout):
-    """Fills `members`; raises if they do not come in time, or claim what does not fit."""
+def _gather(
+    listener: socket.socket, members: dict[int, socket.socket], claim: Claim, deadline: float, timeout: float
+) -> None:
+    """Fills `members`; raises if ranks do not arrive in time, or make a claim that does not fit."""
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
-        strangers = set()  # connected, and have said nothing yet
-        came = {0}  # some may have gone again, but they are not whom the others waited for
+        strangers = set()  # connected, but no packet received yet
+        came = {0}  # ranks that arrived, also if they disconnected again: the others did not wait for them
         try:
             while len(members) < claim.size - 1:
                 if time.monotonic() > deadline:
                     raise _late(claim.name, claim.size, came, timeout)
                 for key, _ in selector.select(max(deadline - time.monotonic(), 0)):
-                    peer = key.fileobj
+                    peer = cast(socket.socket, key.fileobj)
                     if peer is listener:
                         peer, _ = listener.accept()
                         selector.register(peer, selectors.EVENT_READ)
@@ -117,7 +124,7 @@ def _gather(listener, members, claim, deadline, timeout):
                     if peer in strangers and words and _is_ours(peer):
                         strangers.discard(peer)
                         came.add(_admit(peer, Claim(**words), members, claim))
-                    else:  # gone, or another user's: it does not count
+                    else:  # disconnected, or another user's process
                         selector.unregister(peer)
                         strangers.discard(peer)
                         for rank in [rank for rank, member in members.items() if member is peer]:
@@ -130,7 +137,8 @@ def _gather(listener, members, claim, deadline, timeout):
                 stranger.close()
 
 
-def _admit(peer, theirs, members, claim):
+def _admit(peer: socket.socket, theirs: Claim, members: dict[int, socket.socket], claim: Claim) -> int:
+    """Adds a member and returns its rank; raises RuntimeError if its claim does not fit."""
     problem = None
     if (theirs.size, theirs.capacity_bytes) != (claim.size, claim.capacity_bytes):
         problem = (
@@ -149,7 +157,7 @@ def _admit(peer, theirs, members, claim):
 
 
 def visit(address: bytes, claim: Claim, timeout: float, enter: Callable[[int], None]) -> int:
-    """Any other rank: returns the descriptor of the group's file. Raises as `group.join`."""
+    """Runs on the other ranks: returns the descriptor of the group's file. Raises as `group.join`."""
     deadline = time.monotonic() + timeout
     here: set[int] = set()
     while time.monotonic() < deadline:
@@ -157,7 +165,7 @@ def visit(address: bytes, claim: Claim, timeout: float, enter: Callable[[int], N
             peer.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
                 peer.connect(address)
-            except OSError:  # not there yet
+            except OSError:  # rank 0 does not listen yet
                 time.sleep(RETRY_SECONDS)
                 continue
             here = {0, claim.rank}
@@ -169,8 +177,10 @@ def visit(address: bytes, claim: Claim, timeout: float, enter: Callable[[int], N
     raise _late(claim.name, claim.size, here or {claim.rank}, timeout)
 
 
-def _converse(peer, claim, deadline, here, enter):
-    """Returns the descriptor, or None if rank 0 has gone or time is up; `here` follows who has come."""
+def _converse(
+    peer: socket.socket, claim: Claim, deadline: float, here: set[int], enter: Callable[[int], None]
+) -> int | None:
+    """Returns the descriptor, or None if rank 0 disconnected or time is up; updates `here` with the arrived ranks."""
     _send(peer, dataclasses.asdict(claim))
     descriptor = None
     try:
@@ -198,13 +208,13 @@ def _converse(peer, claim, deadline, here, enter):
         if descriptor is not None:
             os.close(descriptor)
         raise
-    if descriptor is not None:  # entered, but the group has not become complete
+    if descriptor is not None:  # entered, but the group was not completed
         os.close(descriptor)
         raise RuntimeError(f"group {claim.name}: rank 0 has died while the ranks joined")
     return None
 
 
-def _late(name, size, here, timeout):
+def _late(name: str, size: int, here: set[int], timeout: float) -> TimeoutError:
     missing = sorted(set(range(size)) - here)
     if not missing:
         text = f"the ranks of group {name} all came, but not all stayed for {timeout:g} s"
@@ -216,19 +226,19 @@ def _late(name, size, here, timeout):
     return TimeoutError(text)
 
 
-def _is_ours(peer) -> bool:
-    """Abstract sockets have no permissions: any user of the machine can reach them."""
+def _is_ours(peer: socket.socket) -> bool:
+    """Whether the peer is a process of the same user: abstract sockets have no permissions."""
     credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return struct.unpack("3i", credentials)[1] == os.getuid()
 
 
-def _send(peer, words) -> None:
-    with contextlib.suppress(OSError):  # whoever has gone is noticed when its answer is read
+def _send(peer: socket.socket, words: dict) -> None:
+    with contextlib.suppress(OSError):  # a closed connection is noticed when the answer is read
         peer.send(json.dumps(words).encode())
 
 
-def _receive(peer, deadline) -> dict:
-    """The next packet; {} if the other has gone or time is up."""
+def _receive(peer: socket.socket, deadline: float) -> dict:
+    """Returns the next packet; {} if the peer disconnected or time is up."""
     peer.settimeout(max(deadline - time.monotonic(), 0.001))
     try:
         data = peer.recv(PACKET_BYTES)

@@ -1,18 +1,27 @@
-"""grouped_ffn: every expert's feed-forward network on its own, ragged group of rows."""
+"""grouped_ffn: runs every expert's feed-forward network on its own, ragged group of rows."""
+
+from collections.abc import Sequence
 
 import mindspore as ms
-from mindspore import ops
+from mindspore import Tensor, ops
 
 from ascend_ops import backends
-from ascend_ops.grouped_ffn.network import ACTIVATIONS, TENSORS, activate, fast_gelu, place
+from ascend_ops.grouped_ffn.network import ACTIVATIONS, TENSORS, activate, fast_gelu, index_of
 
 __all__ = ["TENSORS", "activate", "fast_gelu", "grouped_ffn"]
 
 implementation = backends.choose("grouped_ffn")
 
 
-def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0, tensors=TENSORS, activation="fast_gelu"):
-    """fast_gelu(rows · up + up_bias) · down + down_bias, each group of rows with its own expert's weights.
+def grouped_ffn(
+    rows_TH: Tensor,
+    counts_G: Tensor,
+    slabs: Sequence[Tensor],
+    block_rows: int = 0,
+    tensors: Sequence[str] = TENSORS,
+    activation: str = "fast_gelu",
+) -> Tensor:
+    """Computes fast_gelu(rows · up + up_bias) · down + down_bias for each group of rows with its own expert's weights.
 
     fast_gelu(u) = u · sigmoid(1.702 u), PanGu-α's activation. That is the default; in general an expert computes
 
@@ -22,14 +31,14 @@ def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0, tensors=TENSORS, activat
     with the biases, gate, scale and shift that it has: SwiGLU is ("gate", "up", "down") with f = silu.
 
     Args:
-        rows_TH: float [T, H], sorted by group, without gaps: a slot may have any number of rows, also none. What the
-            counts leave of the T rows stands at the end and is padding.
-        counts_G: int32 [D·E], rows of each group (slot · E + expert), at most T in all.
+        rows_TH: float [T, H], sorted by group, without gaps. A slot may have any number of rows, or none. Rows beyond
+            the sum of the counts are padding.
+        counts_G: int32 [D·E], number of rows of each group (slot · E + expert), at most T in total.
         slabs: for each of the D slots an expert's tensors, as `tensors` names them: gate and up [E, H, F], gate_bias
             and up_bias [E, F], scale and shift [E, n, F], down [E, F, H], down_bias [E, H]; all of rows_TH's dtype, and
-            read where they are.
+            not copied.
         block_rows: C, rows that the composed form computes for every expert before it overflows; 0 takes the mean load
-            ⌈T/(D·E)⌉. The result is the same for any.
+            ⌈T/(D·E)⌉. It does not change the result.
         tensors: names, in the order "gate", "gate_bias", "up", "up_bias", "scale", "shift", "down", "down_bias".
         activation: f, "fast_gelu" or "silu". The kernels have the default; anything else is composed.
 
@@ -42,9 +51,11 @@ def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0, tensors=TENSORS, activat
 
     Supported modes: graph (@ms.jit) and PyNative; differentiable with respect to rows_TH and all slabs.
     """
-    dtypes, shapes = (rows_TH.dtype, counts_G.dtype), (rows_TH.shape, counts_G.shape)
+    dtypes: tuple = (rows_TH.dtype, counts_G.dtype)
+    shapes: tuple = (rows_TH.shape, counts_G.shape)
     for slab in slabs:
-        dtypes, shapes = (*dtypes, slab.dtype), (*shapes, slab.shape)
+        dtypes = (*dtypes, slab.dtype)
+        shapes = (*shapes, slab.shape)
     _check(dtypes, shapes, block_rows, tensors, activation)
     return implementation.grouped_ffn(rows_TH, counts_G, slabs, block_rows, tensors, activation)
 
@@ -63,11 +74,12 @@ def _check(dtypes, shapes, block_rows, tensors, activation):
     num_slots = len(slabs) // size
     if not slabs or len(slabs) % size or len(rows) != 2 or len(slabs[0]) != 3:
         raise ValueError(
-            f"grouped_ffn: expected rows_TH [T, H] and {size} slabs a slot, the first of them [E, H, F], "
+            f"grouped_ffn: expected rows_TH [T, H] and {size} slabs per slot, the first of them [E, H, F], "
             f"got {', '.join(map(str, shapes))}"
         )
-    hidden, (num_experts, _, inner) = rows[1], slabs[0]
-    terms = slabs[place(tensors, "scale")][1] if "scale" in tensors else 0
+    hidden = rows[1]
+    num_experts, _, inner = slabs[0]
+    terms = slabs[index_of(tensors, "scale")][1] if "scale" in tensors else 0
     whole = {
         "gate": (num_experts, hidden, inner),
         "gate_bias": (num_experts, inner),

@@ -1,47 +1,52 @@
 """grouped_ffn by MindSpore's GroupedMatmul, on chips that have it (not 910A). Unverified on hardware.
 
-Rows stay where they are: no blocks, no overflow. The slots' slabs are joined, a copy when there are several; on a
-cluster a sub-group activates one domain, so there is one.
+Rows are not moved: no blocks, no overflow. The slots' slabs are joined, a copy if there are several; on a cluster a
+sub-group activates one domain, so there is one slab.
 """
 
+from collections.abc import Sequence
+
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 from mindspore.ops.auto_generate import GroupedMatmul
 
 from ascend_ops.grouped_ffn import composed
-from ascend_ops.grouped_ffn.network import TENSORS, activate, place, series
+from ascend_ops.grouped_ffn.network import TENSORS, activate, index_of, series
 
 WITHOUT_GROUPED_MATMUL = ("CPU", "ascend910")
 
 
 class GroupedProduct(nn.Cell):
-    """Rows of group g times matrix g. Of rows after the last group nothing is promised.
+    """Multiplies the rows of group g by matrix g. Rows after the last group are undefined.
 
     Args:
-        product, with_transposed: rows [T, K], matrices [G, K, N] (or [G, N, K]) and where groups end → [T, N].
-        of_rows: rows [T, K], rows [T, N] and where groups end → [G, K, N].
+        product: takes rows [T, I], matrices [G, I, O] and the ends of the groups; returns [T, O].
+        product_with_transposed: the same with matrices [G, O, I].
+        product_of_rows: takes rows [T, I], rows [T, O] and the ends of the groups; returns [G, I, O].
     """
 
-    def __init__(self, product, with_transposed, of_rows):
+    def __init__(self, product: nn.Cell, product_with_transposed: nn.Cell, product_of_rows: nn.Cell):
         super().__init__()
-        self.product, self.with_transposed, self.of_rows = product, with_transposed, of_rows
+        self.product = product
+        self.product_with_transposed = product_with_transposed
+        self.product_of_rows = product_of_rows
 
-    def construct(self, rows_TK, matrices_GKN, ends_G):
-        return self.product(rows_TK, matrices_GKN, ends_G)
+    def construct(self, rows_TI, matrices_GIO, ends_G):
+        return self.product(rows_TI, matrices_GIO, ends_G)
 
-    def bprop(self, rows_TK, matrices_GKN, ends_G, out, dout):
-        drows_TK = self.with_transposed(dout, matrices_GKN, ends_G)
-        return drows_TK, self.of_rows(rows_TK, dout, ends_G), ops.ZerosLike()(ends_G)
+    def bprop(self, rows_TI, matrices_GIO, ends_G, out, dout):
+        drows_TI = self.product_with_transposed(dout, matrices_GIO, ends_G)
+        return drows_TI, self.product_of_rows(rows_TI, dout, ends_G), ops.ZerosLike()(ends_G)
 
 
 class _Primitive(nn.Cell):
-    """GroupedMatmul of one tensor by one tensor. It transposes nothing itself: `left_axes`, `right_axes` are given to
-    ops.transpose before."""
+    """GroupedMatmul of one tensor by one tensor, transposed before by `left_axes` and `right_axes` if given."""
 
     def __init__(self, group_type, left_axes=None, right_axes=None):
         super().__init__()
         self.primitive = GroupedMatmul(split_item=3, group_type=group_type)
-        self.left_axes, self.right_axes = left_axes, right_axes
+        self.left_axes = left_axes
+        self.right_axes = right_axes
 
     def construct(self, left, right, ends_G):
         if self.left_axes is not None:
@@ -52,7 +57,7 @@ class _Primitive(nn.Cell):
 
 
 def chip() -> str:
-    """ "ascend910b", "ascend910" …, or "CPU"."""
+    """Returns the name of the chip, "ascend910b", "ascend910" …, or "CPU"."""
     if ms.get_context("device_target") != "Ascend":
         return "CPU"
     from mindspore._c_expression import MSContext
@@ -70,51 +75,67 @@ if ON_THIS_CHIP:
     )
 
 
-def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0, tensors=TENSORS, activation="fast_gelu"):
+def grouped_ffn(
+    rows_TH: Tensor,
+    counts_G: Tensor,
+    slabs: Sequence[Tensor],
+    block_rows: int = 0,
+    tensors: Sequence[str] = TENSORS,
+    activation: str = "fast_gelu",
+) -> Tensor:
     """See `ascend_ops.grouped_ffn`."""
     return by_product(_product, rows_TH, counts_G, slabs, tensors, activation)
 
 
-def by_product(product, rows_TH, counts_G, slabs, tensors=TENSORS, activation="fast_gelu"):
-    """The network of every group by a `GroupedProduct`."""
-    weights = composed.joined(slabs, len(tensors))
+def by_product(
+    product: nn.Cell,
+    rows_TH: Tensor,
+    counts_G: Tensor,
+    slabs: Sequence[Tensor],
+    tensors: Sequence[str] = TENSORS,
+    activation: str = "fast_gelu",
+) -> Tensor:
+    """Computes the network of every group with a `GroupedProduct`."""
+    weights = composed.join_slabs(slabs, len(tensors))
     ends_G = ops.cumsum(counts_G, 0)
     owner_TG = _owners(counts_G, ends_G, rows_TH.shape[0], rows_TH.dtype)
     real_T1 = ops.cast(owner_TG.sum(1, keepdims=True), ms.bool_)
     ends_G = ops.cast(ends_G, ms.int64)
 
     def times(rows, matrix, bias):
-        # a product with the owners picks each row's bias; its gradient sums over a group's rows
+        # a product with the owners selects each row's bias; its gradient sums over a group's rows
         result = product(rows, weights[matrix], ends_G)
         return result if bias < 0 else result + ops.matmul(owner_TG, weights[bias])
 
     rows_TH = _only(real_T1, rows_TH)
-    u = _only(real_T1, times(rows_TH, place(tensors, "up"), place(tensors, "up_bias")))
+    u = _only(real_T1, times(rows_TH, index_of(tensors, "up"), index_of(tensors, "up_bias")))
     inner = u
-    if place(tensors, "gate") >= 0:
-        inner = _only(real_T1, times(rows_TH, place(tensors, "gate"), place(tensors, "gate_bias")))
-    if place(tensors, "scale") >= 0:
-        scale, shift = weights[place(tensors, "scale")], weights[place(tensors, "shift")]
-        scales, shifts = (), ()
+    if index_of(tensors, "gate") >= 0:
+        inner = _only(real_T1, times(rows_TH, index_of(tensors, "gate"), index_of(tensors, "gate_bias")))
+    if index_of(tensors, "scale") >= 0:
+        scale = weights[index_of(tensors, "scale")]
+        shift = weights[index_of(tensors, "shift")]
+        scales: tuple[Tensor, ...] = ()
+        shifts: tuple[Tensor, ...] = ()
         for i in range(scale.shape[1]):
             scales = (*scales, ops.matmul(owner_TG, scale[:, i]))
             shifts = (*shifts, ops.matmul(owner_TG, shift[:, i]))
-        # nothing of what the last product gives padding backward: the owners' product would sum it up
+        # drop the gradient of padding from the last product: the owners' product would sum it up
         inner = _only(real_T1, series(activation, inner, scales, shifts))
     else:
         inner = activate(activation, inner)
-    if place(tensors, "gate") >= 0:
+    if index_of(tensors, "gate") >= 0:
         inner = inner * u
-    return _only(real_T1, times(inner, place(tensors, "down"), place(tensors, "down_bias")))
+    return _only(real_T1, times(inner, index_of(tensors, "down"), index_of(tensors, "down_bias")))
 
 
 def _only(real_T1, rows):
-    """Zeros instead of padding, whatever stands there: forward, and in the gradient."""
+    """Replaces padding, whatever it holds, by zeros: forward and in the gradient."""
     return ops.select(ops.broadcast_to(real_T1, rows.shape), rows, ops.zeros_like(rows))
 
 
 def _owners(counts_G, ends_G, num_rows, dtype):
-    """[T, G]: 1 where a row is of a group; rows of padding have none."""
+    """Returns [T, G]: 1 if a row belongs to a group; padding belongs to none."""
     rows_T1 = ops.expand_dims(ops.cast(ops.arange(num_rows), ms.int32), 1)
     inside_TG = ops.logical_and(rows_T1 >= ends_G - counts_G, rows_T1 < ends_G)
     return ops.cast(inside_TG, dtype)

@@ -1,47 +1,52 @@
-"""grouped_ffn of built-in MindSpore ops, with static shapes for ragged groups.
+"""grouped_ffn by built-in MindSpore ops, with static shapes for ragged groups.
 
-Every expert of every slot owns one block of C rows. What does not fit goes to X shared overflow blocks, which gather
-the weights of the expert they serve. With T rows in all, an expert of n rows needs ⌈n/C⌉ − 1 ≤ (n − 1)/C overflow
-blocks, so X = ⌈T/C⌉ − 1 is enough for every distribution, all rows on one expert included: nothing is dropped, and no
+Every expert of every slot owns one block of C rows. Further rows go to X shared overflow blocks, which gather the
+weights of the expert they serve. With T rows in total, an expert with n rows needs ⌈n/C⌉ − 1 ≤ (n − 1)/C overflow
+blocks, so X = ⌈T/C⌉ − 1 suffices for every distribution, including all rows on one expert: nothing is dropped, and no
 shape depends on the data. The slots' slabs are joined into one set of G = D·E experts, a copy when D > 1.
 """
 
-import mindspore as ms
-from mindspore import nn, ops
+from collections.abc import Sequence
 
-from ascend_ops.grouped_ffn.network import TENSORS, activate, place, series
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from ascend_ops.grouped_ffn.network import TENSORS, activate, index_of, series
 
 
 def overflow_blocks(num_rows: int, block_rows: int) -> int:
-    """X, the overflow blocks that suffice for any distribution of num_rows rows over experts."""
+    """Returns X, the number of overflow blocks that suffices for any distribution of num_rows rows over experts."""
     return -(-num_rows // block_rows) - 1
 
 
 class MoveToBlocks(nn.Cell):
-    """Rows into blocks and back: `index` names the row of each of P block places (T stands for none), `place` the place
-    of each row (P stands for none: padding)."""
+    """Copies rows into blocks.
 
-    def construct(self, rows_TH, index_P, place_T):
-        return ops.gather(_with_zero_row(rows_TH), index_P, 0)
+    `index_Z` has the row of each block position (T for none), `position_T` the block position of each row (Z for none:
+    padding).
+    """
 
-    def bprop(self, rows_TH, index_P, place_T, out, dout):
+    def construct(self, rows_TH, index_Z, position_T):
+        return ops.gather(_with_zero_row(rows_TH), index_Z, 0)
+
+    def bprop(self, rows_TH, index_Z, position_T, out, dout):
         zeros = ops.ZerosLike()
-        return ops.gather(_with_zero_row(dout), place_T, 0), zeros(index_P), zeros(place_T)
+        return ops.gather(_with_zero_row(dout), position_T, 0), zeros(index_Z), zeros(position_T)
 
 
 class MoveFromBlocks(nn.Cell):
-    """The transpose of MoveToBlocks."""
+    """Copies rows back from blocks: the transpose of MoveToBlocks."""
 
-    def construct(self, places_PH, index_P, place_T):
-        return ops.gather(_with_zero_row(places_PH), place_T, 0)
+    def construct(self, blocks_ZH, index_Z, position_T):
+        return ops.gather(_with_zero_row(blocks_ZH), position_T, 0)
 
-    def bprop(self, places_PH, index_P, place_T, out, dout):
+    def bprop(self, blocks_ZH, index_Z, position_T, out, dout):
         zeros = ops.ZerosLike()
-        return ops.gather(_with_zero_row(dout), index_P, 0), zeros(index_P), zeros(place_T)
+        return ops.gather(_with_zero_row(dout), index_Z, 0), zeros(index_Z), zeros(position_T)
 
 
 class GatherExperts(nn.Cell):
-    """Weights of the experts that overflow blocks serve; the gradient is one matmul instead of a scatter-add."""
+    """Gathers the weights of the experts that overflow blocks serve; the gradient is a matmul, not a scatter-add."""
 
     def construct(self, weight_G, owner_X, owner_GX):
         return ops.gather(weight_G, owner_X, 0)
@@ -52,38 +57,48 @@ class GatherExperts(nn.Cell):
         return flat.reshape(weight_G.shape), zeros(owner_X), zeros(owner_GX)
 
 
-move_to_blocks, move_from_blocks, gather_experts = MoveToBlocks(), MoveFromBlocks(), GatherExperts()
+move_to_blocks = MoveToBlocks()
+move_from_blocks = MoveFromBlocks()
+gather_experts = GatherExperts()
 
 
 def _with_zero_row(rows):
     return ops.concat((rows, ops.ZerosLike()(rows[:1])), 0)
 
 
-def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0, tensors=TENSORS, activation="fast_gelu"):
+def grouped_ffn(
+    rows_TH: Tensor,
+    counts_G: Tensor,
+    slabs: Sequence[Tensor],
+    block_rows: int = 0,
+    tensors: Sequence[str] = TENSORS,
+    activation: str = "fast_gelu",
+) -> Tensor:
     """See `ascend_ops.grouped_ffn`."""
-    (num_rows, hidden), num_groups = rows_TH.shape, counts_G.shape[0]
+    num_rows, hidden = rows_TH.shape
+    num_groups = counts_G.shape[0]
     block_rows = block_rows or -(-num_rows // num_groups)
     num_overflow = overflow_blocks(num_rows, block_rows)
-    weights = joined(slabs, len(tensors))
-    index_P, place_T, owner_X = _block_layout(counts_G, num_rows, block_rows, num_overflow)
-    blocks = move_to_blocks(rows_TH, index_P, place_T).reshape((-1, block_rows, hidden))
+    weights = join_slabs(slabs, len(tensors))
+    index_Z, position_T, owner_X = _block_layout(counts_G, num_rows, block_rows, num_overflow)
+    blocks = move_to_blocks(rows_TH, index_Z, position_T).reshape((-1, block_rows, hidden))
     out = _block_ffn(blocks[:num_groups], weights, tensors, activation)
     if num_overflow > 0:
         owner_GX = ops.cast(ops.expand_dims(ops.arange(num_groups), 1) == owner_X, rows_TH.dtype)
-        gathered = ()
+        gathered: tuple[Tensor, ...] = ()
         for weight in weights:
             gathered += (gather_experts(weight, owner_X, owner_GX),)
         out = ops.concat((out, _block_ffn(blocks[num_groups:], gathered, tensors, activation)), 0)
-    return move_from_blocks(out.reshape((-1, hidden)), index_P, place_T)
+    return move_from_blocks(out.reshape((-1, hidden)), index_Z, position_T)
 
 
-def joined(slabs, size):
-    """The experts of all slots as one set: `size` tensors [G, …] out of as many for each slot."""
+def join_slabs(slabs: Sequence[Tensor], size: int) -> Sequence[Tensor]:
+    """Joins the experts of all slots into one set: `size` tensors [G, …] from as many per slot."""
     if len(slabs) == size:
         return slabs
-    weights = ()
+    weights: tuple[Tensor, ...] = ()
     for tensor in range(size):
-        parts = ()
+        parts: tuple[Tensor, ...] = ()
         for slot in range(len(slabs) // size):
             parts += (slabs[size * slot + tensor],)
         weights += (ops.concat(parts, 0),)
@@ -91,21 +106,24 @@ def joined(slabs, size):
 
 
 def _block_ffn(blocks, weights, tensors, activation):
-    u = _product(blocks, weights, place(tensors, "up"), place(tensors, "up_bias"))
+    u = _product(blocks, weights, index_of(tensors, "up"), index_of(tensors, "up_bias"))
     inner = u
-    if place(tensors, "gate") >= 0:
-        inner = _product(blocks, weights, place(tensors, "gate"), place(tensors, "gate_bias"))
-    if place(tensors, "scale") >= 0:
-        scale, shift = weights[place(tensors, "scale")], weights[place(tensors, "shift")]
-        scales, shifts = (), ()
+    if index_of(tensors, "gate") >= 0:
+        inner = _product(blocks, weights, index_of(tensors, "gate"), index_of(tensors, "gate_bias"))
+    if index_of(tensors, "scale") >= 0:
+        scale = weights[index_of(tensors, "scale")]
+        shift = weights[index_of(tensors, "shift")]
+        scales = ()
+        shifts = ()
         for i in range(scale.shape[1]):
-            scales, shifts = (*scales, scale[:, i : i + 1]), (*shifts, shift[:, i : i + 1])
+            scales = (*scales, scale[:, i : i + 1])
+            shifts = (*shifts, shift[:, i : i + 1])
         inner = series(activation, inner, scales, shifts)
     else:
         inner = activate(activation, inner)
-    if place(tensors, "gate") >= 0:
+    if index_of(tensors, "gate") >= 0:
         inner = inner * u
-    return _product(inner, weights, place(tensors, "down"), place(tensors, "down_bias"))
+    return _product(inner, weights, index_of(tensors, "down"), index_of(tensors, "down_bias"))
 
 
 def _product(blocks, weights, matrix, bias):
@@ -114,11 +132,11 @@ def _product(blocks, weights, matrix, bias):
 
 
 def _block_layout(counts_G, num_rows, block_rows, num_overflow):
-    """Where rows stand in the blocks.
+    """Assigns rows to positions in the blocks.
 
     Returns:
-        index_P: int32 [(G+X)·C], the row at each place of the blocks, num_rows where there is none.
-        place_T: int32 [T], the place of each row, (G+X)·C for padding.
+        index_Z: int32 [(G+X)·C], the row at each block position, num_rows if there is none.
+        position_T: int32 [T], the block position of each row, (G+X)·C for padding.
         owner_X: int32 [X], the expert that each overflow block serves (the last one for unused blocks).
     """
     num_groups = counts_G.shape[0]
@@ -128,19 +146,20 @@ def _block_layout(counts_G, num_rows, block_rows, num_overflow):
     extra_ends_G = ops.cumsum(extra_G, 0)
     extra_starts_G = extra_ends_G - extra_G
 
-    owner_B = _range(num_groups)
-    part_B = ops.ZerosLike()(owner_B)
-    owner_X = owner_B[:0]
+    owner_Y = _range(num_groups)
+    part_Y = ops.ZerosLike()(owner_Y)
+    owner_X = owner_Y[:0]
     if num_overflow > 0:
         blocks_X = _range(num_overflow)
         owner_X = ops.minimum(_count_reached(blocks_X, extra_ends_G), num_groups - 1)
-        # an unused block gets a part beyond its owner's rows, so that all its places are empty
+        # an unused block gets a part beyond its owner's rows, so that all its positions are empty
         part_X = blocks_X - ops.gather(extra_starts_G, owner_X, 0) + 1
-        owner_B, part_B = ops.concat((owner_B, owner_X), 0), ops.concat((part_B, part_X), 0)
-    offset_BC = ops.expand_dims(part_B * block_rows, 1) + _range(block_rows)
-    used_BC = offset_BC < ops.expand_dims(ops.gather(counts_G, owner_B, 0), 1)
-    index_BC = ops.expand_dims(ops.gather(starts_G, owner_B, 0), 1) + offset_BC
-    index_P = ops.select(used_BC, index_BC, ops.ones_like(index_BC) * num_rows).reshape((-1,))
+        owner_Y = ops.concat((owner_Y, owner_X), 0)
+        part_Y = ops.concat((part_Y, part_X), 0)
+    offset_YC = ops.expand_dims(part_Y * block_rows, 1) + _range(block_rows)
+    used_YC = offset_YC < ops.expand_dims(ops.gather(counts_G, owner_Y, 0), 1)
+    index_YC = ops.expand_dims(ops.gather(starts_G, owner_Y, 0), 1) + offset_YC
+    index_Z = ops.select(used_YC, index_YC, ops.ones_like(index_YC) * num_rows).reshape((-1,))
 
     rows_T = _range(num_rows)
     reached_T = _count_reached(rows_T, ends_G)
@@ -148,16 +167,16 @@ def _block_layout(counts_G, num_rows, block_rows, num_overflow):
     offset_T = rows_T - ops.gather(starts_G, group_T, 0)
     overflow_T = num_groups + ops.gather(extra_starts_G, group_T, 0) + ops.floor_div(offset_T, block_rows) - 1
     block_T = ops.select(offset_T < block_rows, group_T, overflow_T)
-    place_T = block_T * block_rows + ops.floor_mod(offset_T, block_rows)
-    nowhere_T = ops.ones_like(place_T) * ((num_groups + num_overflow) * block_rows)
-    return index_P, ops.select(reached_T < num_groups, place_T, nowhere_T), owner_X
+    position_T = block_T * block_rows + ops.floor_mod(offset_T, block_rows)
+    nowhere_T = ops.ones_like(position_T) * ((num_groups + num_overflow) * block_rows)
+    return index_Z, ops.select(reached_T < num_groups, position_T, nowhere_T), owner_X
 
 
 def _range(size):
     return ops.cast(ops.arange(size), ms.int32)
 
 
-def _count_reached(values_N, ends_G):
-    """int32 [N]: how many of the ascending ends each value has reached, which is the group it falls into."""
-    reached_NG = ops.cast(ops.expand_dims(values_N, 1) >= ends_G, ms.int32)
-    return ops.cast(reached_NG.sum(1), ms.int32)
+def _count_reached(values, ends_G):
+    """Returns int32, how many of the ascending ends each value has reached: the group that it falls into."""
+    reached = ops.cast(ops.expand_dims(values, 1) >= ends_G, ms.int32)
+    return ops.cast(reached.sum(1), ms.int32)

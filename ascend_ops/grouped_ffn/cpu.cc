@@ -1,7 +1,7 @@
-// grouped_ffn on the host: every expert's two matmuls on its own rows, float32, by the oneDNN of the MindSpore wheel.
+// grouped_ffn on the host: every expert's two matmuls on its own rows, in float32, by the MindSpore wheel's oneDNN.
 //
-// oneDNN's sgemm runs on the calling thread there, so the threads share out pieces of groups. How a group is cut
-// depends on its size alone, never on the number of threads: results repeat bit for bit on any machine of one kind.
+// That oneDNN's sgemm runs on the calling thread, so the threads share pieces of groups. How a group is split depends
+// only on its size, never on the number of threads: results repeat bit for bit on machines of the same kind.
 #include <atomic>
 
 #include "../activation.h"
@@ -15,10 +15,10 @@ extern "C" int dnnl_sgemm(char transpose_a, char transpose_b, int64_t m, int64_t
 namespace {
 
 constexpr int64_t kPieceRows = 256;     // rows of a group that one call multiplies
-constexpr int64_t kTileColumns = 512;   // columns of F of which one call computes the weight gradient
-constexpr int64_t kWorthThreads = 1 << 23;  // multiplications; generation has few, and threads that wait for work spin
+constexpr int64_t kTileColumns = 512;   // columns of F whose weight gradient one call computes
+constexpr int64_t kWorthThreads = 1 << 23;  // multiplications; generation has few, and waiting threads spin
 
-// Products of matrices. A thread of a parallel region must not throw, so what oneDNN says is kept until the end.
+// Matrix products. A thread of a parallel region must not throw, so errors of oneDNN are kept until the end.
 class Multiplier {
  public:
   // c [m, n] = a · b, with a [m, k] or its transpose and b [k, n] or its transpose; rows are ld* floats apart.
@@ -43,7 +43,7 @@ struct Gradients {
   float *up, *up_bias, *down, *down_bias;
 };
 
-// The problem: T rows sorted by group, slot after slot and expert after expert; those after the last group are padding.
+// The problem: T rows sorted by group, slot after slot and expert after expert; rows after the last group are padding.
 struct Groups {
   int64_t num_rows, hidden, inner, num_experts;
   int64_t used = 0;  // rows that belong to a group
@@ -72,23 +72,23 @@ struct Piece {
 std::vector<Piece> cut_into_pieces(const Groups& groups) {
   std::vector<Piece> pieces;
   for (int64_t group = 0; group < groups.size(); ++group) {
-    const int64_t size = groups.sizes[group], number = (size + kPieceRows - 1) / kPieceRows;
-    for (int64_t i = 0; i < number; ++i) {
-      const int64_t first = size * i / number, last = size * (i + 1) / number;
+    const int64_t size = groups.sizes[group], num_pieces = (size + kPieceRows - 1) / kPieceRows;
+    for (int64_t i = 0; i < num_pieces; ++i) {
+      const int64_t first = size * i / num_pieces, last = size * (i + 1) / num_pieces;
       pieces.push_back({group, groups.starts[group] + first, last - first});
     }
   }
-  // the largest first, so that the threads end together
+  // largest first, so that the threads finish together
   std::stable_sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.count > b.count; });
   return pieces;
 }
 
-// Rows that belong to no group are padding: zero.
+// Zeroes the padding: rows that belong to no group.
 void clear_padding(const Groups& groups, float* rows) {
   std::fill(rows + groups.used * groups.hidden, rows + groups.num_rows * groups.hidden, 0.0f);
 }
 
-// `slabs` are 4 arrays a slot.
+// `slabs` are 4 arrays per slot.
 template <typename Pointers, typename Pointer>
 Pointers of_group(const Groups& groups, const std::vector<Pointer>& slabs, int64_t group) {
   const int64_t slot = group / groups.num_experts, expert = group % groups.num_experts;
@@ -116,8 +116,8 @@ void sum_rows(const float* rows, int64_t count, int64_t width, int64_t begin, in
 
 }  // namespace
 
-// in: rows [T, H], counts int32 [D·E], for each of D slots up [E, H, F], up bias [E, F], down [E, F, H], down bias [E, H]
-// out: [T, H], u [T, F]: what the activation was applied to, for the backward pass
+// in: rows [T, H], counts int32 [D·E], per slot up [E, H, F], up bias [E, F], down [E, F, H], down bias [E, H]
+// out: [T, H], u [T, F]: the input of the activation, for the backward pass
 ASCEND_OP int grouped_ffn(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*, void*) {
   const Arguments arguments(count, data, ranks, shapes, dtypes);
   const int64_t num_slots = (count - 4) / 4;
@@ -161,7 +161,7 @@ ASCEND_OP int grouped_ffn(int count, void** data, int* ranks, int64_t** shapes, 
 }
 
 // in: dout [T, H], u [T, F], then rows, counts and slabs as above
-// out: drows [T, H], the gradient of every slab tensor, and two [T, F] to work in
+// out: drows [T, H], the gradient of every slab tensor, and two [T, F] of scratch
 ASCEND_OP int grouped_ffn_backward(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*,
                                    void*) {
   const Arguments arguments(count, data, ranks, shapes, dtypes);
@@ -206,7 +206,7 @@ ASCEND_OP int grouped_ffn_backward(int count, void** data, int* ranks, int64_t**
       multiply('N', 'T', piece.count, hidden, inner, gradient, inner, weights.up, inner, drows + piece.start * hidden,
                hidden);
     }
-    // weights: a tile of F at a time, so that few large groups occupy all threads too
+    // weights: one tile of F at a time, so that a few large groups also occupy all threads
 #pragma omp for schedule(dynamic, 1) collapse(2)
     for (int64_t group = 0; group < groups.size(); ++group) {
       for (int64_t tile = 0; tile < num_tiles; ++tile) {

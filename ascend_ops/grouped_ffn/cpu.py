@@ -1,7 +1,9 @@
-"""grouped_ffn by the kernels of cpu.cc: PanGu-α's network in float32. The rest is left to the composed form."""
+"""grouped_ffn by the kernels in cpu.cc: PanGu-α's network in float32. All else uses the composed form."""
+
+from collections.abc import Sequence
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from ascend_ops.backends import custom_op
 from ascend_ops.grouped_ffn import composed
@@ -22,7 +24,7 @@ _backward = custom_op(
 
 
 class _GroupedFFN(nn.Cell):
-    """A Cell, because the bprop of a custom op cannot take a variable number of inputs in graph mode."""
+    """Is a Cell because the bprop of a custom op cannot take a variable number of inputs in graph mode."""
 
     def construct(self, rows_TH, counts_G, slabs):
         return _forward(rows_TH, counts_G, *slabs)
@@ -35,8 +37,15 @@ class _GroupedFFN(nn.Cell):
 _grouped_ffn = _GroupedFFN()
 
 
-def grouped_ffn(rows_TH, counts_G, slabs, block_rows=0, tensors=TENSORS, activation="fast_gelu"):
-    """See `ascend_ops.grouped_ffn`; block_rows is of no use here."""
+def grouped_ffn(
+    rows_TH: Tensor,
+    counts_G: Tensor,
+    slabs: Sequence[Tensor],
+    block_rows: int = 0,
+    tensors: Sequence[str] = TENSORS,
+    activation: str = "fast_gelu",
+) -> Tensor:
+    """See `ascend_ops.grouped_ffn`; block_rows is not used."""
     if rows_TH.dtype != ms.float32 or not is_pangu_alpha(tensors, activation):
         return composed.grouped_ffn(rows_TH, counts_G, slabs, block_rows, tensors, activation)
     return _grouped_ffn(rows_TH, counts_G, slabs)[0]

@@ -1,39 +1,40 @@
-"""NumPy reference of grouped_ffn, forward and backward: a loop over the groups, nothing clever."""
+"""NumPy reference of grouped_ffn, forward and backward: a plain loop over the groups."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-SLOPE = float(np.float32(1.702))  # frameworks keep the constant in float32, whatever the tensor's dtype is
+SLOPE = float(np.float32(1.702))  # frameworks keep the constant in float32 for every dtype
 TENSORS = ("up", "up_bias", "down", "down_bias")
 _SLOPES = {"fast_gelu": SLOPE, "silu": 1.0}
 
 
 def fast_gelu(u: np.ndarray) -> np.ndarray:
-    """u · sigmoid(1.702 u), PanGu-α's activation."""
+    """Computes u · sigmoid(1.702 u), PanGu-α's activation."""
     return activate("fast_gelu", u)
 
 
 def activate(activation: str, u: np.ndarray) -> np.ndarray:
-    """u · sigmoid(s u), with 1.702 (fast_gelu) or 1 (silu) for s."""
+    """Computes u · sigmoid(s u), with 1.702 (fast_gelu) or 1 (silu) for s."""
     return u / (1 + np.exp(-_SLOPES[activation] * u))
 
 
 def derivative(activation: str, u: np.ndarray) -> np.ndarray:
+    """Computes the derivative of `activate`."""
     slope = _SLOPES[activation]
     sigmoid = 1 / (1 + np.exp(-slope * u))
     return sigmoid + slope * u * sigmoid * (1 - sigmoid)
 
 
 def feed_forward(x: np.ndarray, expert: Mapping[str, np.ndarray], activation: str) -> np.ndarray:
-    """One expert's network; see `ascend_ops.grouped_ffn` for the formula."""
+    """Computes one expert's network; see `ascend_ops.grouped_ffn` for the formula."""
     return _hidden(x, expert, activation)[0] @ expert["down"] + expert.get("down_bias", 0)
 
 
 def feed_forward_backward(
     dout: np.ndarray, x: np.ndarray, expert: Mapping[str, np.ndarray], activation: str
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Gradients with respect to x and to each of the expert's tensors."""
+    """Returns the gradients with respect to x and to each of the expert's tensors."""
     hidden, u, gate, inner = _hidden(x, expert, activation)
     dhidden = dout @ expert["down"].T
     gradients = {"down": hidden.T @ dout, "down_bias": dout.sum(0)}
@@ -43,7 +44,8 @@ def feed_forward_backward(
         gradients |= {"scale": np.zeros_like(expert["scale"]), "shift": np.zeros_like(expert["shift"])}
         for i, (scale, shift) in enumerate(zip(expert["scale"], expert["shift"], strict=True)):
             dterm = dinner * derivative(activation, gate * scale + shift)
-            gradients["scale"][i], gradients["shift"][i] = (dterm * gate).sum(0), dterm.sum(0)
+            gradients["scale"][i] = (dterm * gate).sum(0)
+            gradients["shift"][i] = dterm.sum(0)
             dsource += dterm * scale
     else:
         dsource = dinner * derivative(activation, gate)
@@ -59,20 +61,23 @@ def feed_forward_backward(
 
 
 def _hidden(x: np.ndarray, expert: Mapping[str, np.ndarray], activation: str) -> tuple[np.ndarray, ...]:
-    """What goes into the last product; rows · up; what goes into the activation; what comes out of it."""
+    """Returns the input of the last product, rows · up, and the input and output of the activation."""
     u = x @ expert["up"] + expert.get("up_bias", 0)
     gate = x @ expert["gate"] + expert.get("gate_bias", 0) if "gate" in expert else u
     if "scale" in expert:
         pairs = zip(expert["scale"], expert["shift"], strict=True)
-        inner = sum(activate(activation, gate * scale + shift) for scale, shift in pairs)
+        inner = sum((activate(activation, gate * scale + shift) for scale, shift in pairs), np.zeros_like(gate))
     else:
         inner = activate(activation, gate)
     return (inner * u if "gate" in expert else inner), u, gate, inner
 
 
-def _groups(counts_G: np.ndarray, slabs: Sequence[np.ndarray], tensors: Sequence[str]):
+def _groups(
+    counts_G: np.ndarray, slabs: Sequence[np.ndarray], tensors: Sequence[str]
+) -> Iterator[tuple[slice, int, int]]:
     """Yields (rows of the group, index of its slab's first tensor, expert inside the slab)."""
-    num_experts, start = len(slabs[0]), 0
+    num_experts = len(slabs[0])
+    start = 0
     for group, count in enumerate(counts_G):
         slot, expert = divmod(group, num_experts)
         yield slice(start, start + count), len(tensors) * slot, expert
@@ -86,7 +91,7 @@ def grouped_ffn(
     tensors: Sequence[str] = TENSORS,
     activation: str = "fast_gelu",
 ) -> np.ndarray:
-    """See `ascend_ops.grouped_ffn`; any float dtype."""
+    """See `ascend_ops.grouped_ffn`; takes any float dtype."""
     out_TH = np.zeros_like(rows_TH)
     for rows, slab, index in _groups(counts_G, slabs, tensors):
         expert = {name: slabs[slab + i][index] for i, name in enumerate(tensors)}
@@ -102,7 +107,7 @@ def grouped_ffn_backward(
     tensors: Sequence[str] = TENSORS,
     activation: str = "fast_gelu",
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Gradients with respect to rows_TH and to each of the slabs' tensors."""
+    """Returns the gradients with respect to rows_TH and to each of the slabs' tensors."""
     drows_TH = np.zeros_like(rows_TH)
     dslabs = [np.zeros_like(tensor) for tensor in slabs]
     for rows, slab, index in _groups(counts_G, slabs, tensors):

@@ -1,16 +1,16 @@
-"""rre_combine: rows sorted by expert back in token order, with the residual added."""
+"""rre_combine: returns rows sorted by expert to token order and adds the residual."""
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from ascend_ops import backends
 
 implementation = backends.choose("rre_combine")
 
 
-def rre_combine(rows_TH, positions_T, residual_TH):
-    """Takes rows sorted by expert back to token order and adds the residual, in at least fp32.
+def rre_combine(rows_TH: Tensor, positions_T: Tensor, residual_TH: Tensor) -> Tensor:
+    """Returns rows sorted by expert to token order and adds the residual, in at least fp32.
 
     Args:
         rows_TH: float [T, H], in the order of `rre_dispatch`.
@@ -21,9 +21,9 @@ def rre_combine(rows_TH, positions_T, residual_TH):
         float [T, H] of rows_TH's dtype: residual_TH + rows_TH[positions_T].
 
     Raises:
-        TypeError, ValueError: wrong dtypes or shapes, when the operator is built; positions that are no permutation,
-            in an eager call. The compiled CPU kernel raises RuntimeError for a position outside the rows; the compiled
-            composed form stays inside them.
+        TypeError, ValueError: wrong dtypes or shapes, when the operator is built; positions that are not a
+            permutation, in an eager call. The compiled CPU kernel raises RuntimeError for a position outside the rows;
+            the compiled composed form stays inside them.
 
     Supported modes: graph (@ms.jit) and PyNative; differentiable with respect to rows_TH and residual_TH.
     """
@@ -48,7 +48,7 @@ def _check(dtypes, shapes):
 
 
 class _Combine(nn.Cell):
-    """The chosen implementation. Only an eager call runs `__call__`: there, and only there, positions can be read."""
+    """Calls the chosen implementation. Only an eager call runs `__call__`, which can read the positions."""
 
     def __call__(self, rows_TH, positions_T, residual_TH):
         positions = positions_T.asnumpy()

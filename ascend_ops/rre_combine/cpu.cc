@@ -1,4 +1,4 @@
-// rre_combine on the host: rows back to token order with the residual added in the same pass.
+// rre_combine on the host: returns rows to token order and adds the residual in the same pass.
 #include "../cpu_kernel.h"
 
 using namespace ascend_ops;

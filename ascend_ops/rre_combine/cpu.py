@@ -1,6 +1,6 @@
-"""rre_combine by the kernels of cpu.cc."""
+"""rre_combine by the kernels in cpu.cc."""
 
-from mindspore import ops
+from mindspore import Tensor, ops
 
 from ascend_ops.backends import custom_op
 
@@ -16,6 +16,6 @@ _forward = custom_op(
 )
 
 
-def rre_combine(rows_TH, positions_T, residual_TH):
+def rre_combine(rows_TH: Tensor, positions_T: Tensor, residual_TH: Tensor) -> Tensor:
     """See `ascend_ops.rre_combine`."""
     return _forward(rows_TH, positions_T, residual_TH)

@@ -1,7 +1,7 @@
-"""rre_dispatch: from tokens to rows sorted by expert, in one call."""
+"""rre_dispatch: sorts the rows of tokens by expert, in one call."""
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from ascend_ops import backends
 from ascend_ops.rre_dispatch import reference
@@ -9,27 +9,29 @@ from ascend_ops.rre_dispatch import reference
 implementation = backends.choose("rre_dispatch")
 
 
-def rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, num_experts):
+def rre_dispatch(
+    x_TH: Tensor, token_ids_T: Tensor, slot_ids_T: Tensor, table_DV: Tensor, num_experts: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sorts rows by the expert that a fixed table names for each token (PanGu-Σ's RRE: no gate, nothing learned).
 
     Args:
-        x_TH: float [T, H], one row a token.
+        x_TH: float [T, H], one row per token.
         token_ids_T: int32 [T], token ids, below V.
-        slot_ids_T: int32 [T], which domain slot each token belongs to, below D.
+        slot_ids_T: int32 [T], the domain slot of each token, below D.
         table_DV: int32 [D, V], the expert of a token inside its slot's group, below num_experts.
-        num_experts: E, experts of a slot.
+        num_experts: E, experts of a group.
 
     Returns:
         rows_TH: x's rows ordered by group (slot · E + expert), in token order inside a group.
-        counts_G: int32 [D·E], rows of each group.
-        positions_T: int32 [T], where each token's row went: rows_TH[positions_T[t]] is x_TH[t].
-        invalid: int32 [1], how many tokens had an id outside the table. Not 0: the result means nothing.
+        counts_G: int32 [D·E], number of rows of each group.
+        positions_T: int32 [T], position of each token's row: rows_TH[positions_T[t]] is x_TH[t].
+        invalid: int32 [1], number of tokens with an id outside the table. If it is not 0, the results are meaningless.
 
     Raises:
         TypeError, ValueError: wrong dtypes or shapes, when the operator is built; an id outside the table, in an eager
             call. The compiled CPU kernel raises RuntimeError for such an id, after which MindSpore cannot run that
-            compiled function again; the compiled composed form stays inside the table, goes on, and counts it in
-            `invalid`, which whoever compiled it has to look at.
+            compiled function again. The compiled composed form stays inside the table, continues, and counts the id in
+            `invalid`, which the caller has to check.
 
     Supported modes: graph (@ms.jit) and PyNative; differentiable with respect to x_TH.
     """
@@ -60,7 +62,7 @@ def _check(dtypes, shapes, num_experts):
 
 
 class _Dispatch(nn.Cell):
-    """The chosen implementation. Only an eager call runs `__call__`: there, and only there, the ids can be read."""
+    """Calls the chosen implementation. Only an eager call runs `__call__`, which can read the ids."""
 
     def __call__(self, x_TH, token_ids_T, slot_ids_T, table_DV, num_experts):
         ids = (token_ids_T.asnumpy(), slot_ids_T.asnumpy(), table_DV.asnumpy())

@@ -1,4 +1,4 @@
-"""rre_dispatch by the kernels of cpu.cc."""
+"""rre_dispatch by the kernels in cpu.cc."""
 
 import mindspore as ms
 import numpy as np
@@ -26,10 +26,12 @@ _forward = custom_op(
 
 @ops.constexpr
 def _groups(size):
-    """A custom op infers shapes from shapes: this tensor tells it the number of groups."""
+    """A custom op infers shapes from shapes: this tensor's shape is the number of groups."""
     return Tensor(np.zeros(size, np.int32))
 
 
-def rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, num_experts):
+def rre_dispatch(
+    x_TH: Tensor, token_ids_T: Tensor, slot_ids_T: Tensor, table_DV: Tensor, num_experts: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `ascend_ops.rre_dispatch`."""
     return _forward(x_TH, token_ids_T, slot_ids_T, table_DV, _groups(table_DV.shape[0] * num_experts))

@@ -1,4 +1,4 @@
-// rre_regroup on the host: whole blocks of rows change places.
+// rre_regroup on the host: reorders whole blocks of rows.
 #include "../cpu_kernel.h"
 
 using namespace ascend_ops;
@@ -11,7 +11,7 @@ struct Move {
   int64_t source, destination, count;
 };
 
-// Moves block (a, b) of sources sorted by (a, b) to its place sorted by (b, a), or back.
+// Moves block (r, g), sorted by (r, g), to its position sorted by (g, r), or back.
 void regroup(const Array& rows, const Array& counts_array, const Array& out, bool back) {
   const int32_t* counts = counts_array.as<int32_t>();
   const int64_t outer = counts_array.shape[0], inner = counts_array.shape[1];
@@ -50,14 +50,14 @@ void regroup(const Array& rows, const Array& counts_array, const Array& out, boo
 
 }  // namespace
 
-// in: rows [C, H], counts int32 [A, B]   out: [C, H]
+// in: rows [C, H], counts int32 [R, G]   out: [C, H]
 ASCEND_OP int rre_regroup(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*, void*) {
   const Arguments arguments(count, data, ranks, shapes, dtypes);
   regroup(arguments[0], arguments[1], arguments[2], false);
   return 0;
 }
 
-// in: dout [C, H], counts int32 [A, B]   out: drows [C, H]
+// in: dout [C, H], counts int32 [R, G]   out: drows [C, H]
 ASCEND_OP int rre_regroup_backward(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*,
                                    void*) {
   const Arguments arguments(count, data, ranks, shapes, dtypes);

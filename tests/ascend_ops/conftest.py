@@ -1,4 +1,4 @@
-"""How operators are tested: every backend against reference.py, in graph and PyNative mode, forward and backward."""
+"""Fixtures of the operators' tests: every backend against reference.py, in graph and PyNative mode."""
 
 import importlib
 
@@ -14,7 +14,7 @@ ms.set_context(mode=ms.PYNATIVE_MODE)
 
 @pytest.fixture(params=["composed", "cpu"], scope="module")
 def backend(request):
-    """Gives the module of an operator's backend: `backend("rre_dispatch")`."""
+    """Returns the module of an operator's backend: `backend("rre_dispatch")`."""
 
     def module(operator):
         if request.param == "cpu":
@@ -32,8 +32,8 @@ def backend(request):
 def differentiate(request):
     """Runs a function of tensors that returns a tuple, in one of the two modes.
 
-    `differentiate(function, arrays, wanted, dout)` gives (all outputs, gradients of the first output's product with
-    dout with respect to the arrays at the positions `wanted`), as arrays.
+    `differentiate(function, arrays, wanted, dout)` returns, as arrays, all outputs, and the gradients of the first
+    output's product with dout with respect to the arrays at the indices `wanted`.
     """
 
     def run(function, arrays, wanted, dout):
@@ -56,7 +56,7 @@ def differentiate(request):
 
 
 def largest_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """Relative to the largest expected value."""
+    """Returns the largest error relative to the largest expected value."""
     assert found.shape == expected.shape
     return float(np.abs(found - expected).max(initial=0) / max(np.abs(expected).max(initial=0), 1e-30))
 

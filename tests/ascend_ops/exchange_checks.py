@@ -1,5 +1,7 @@
-"""What test_grouped_all_to_all.py's processes check together, for any backend: every rank makes the inputs of all from
-one seed, and compares its own part with the reference, bit by bit."""
+"""Checks that the processes of test_grouped_all_to_all.py run together, for any backend.
+
+Every rank makes the inputs of all ranks from one seed, and compares its own results with the reference, bit by bit.
+"""
 
 import time
 
@@ -14,7 +16,9 @@ from ascend_ops.rre_combine import rre_combine
 from ascend_ops.rre_dispatch import reference as rre_reference
 from ascend_ops.rre_regroup import rre_regroup
 
-ROWS, CAPACITY, HIDDEN = 12, 50, 5
+ROWS = 12
+CAPACITY = 50
+HIDDEN = 5
 
 
 def differentiate(function, graph, wanted=0):
@@ -27,7 +31,7 @@ def differentiate(function, graph, wanted=0):
 
 
 def random_counts(rng, size, pattern):
-    """[R, R], at most ROWS sent by any rank."""
+    """Returns [R, R]; no rank sends more than ROWS."""
     if pattern == "nobody to 0":
         counts_RR = rng.integers(0, ROWS // size + 1, (size, size))
         counts_RR[0] = counts_RR[:, 0] = 0
@@ -41,25 +45,29 @@ def random_counts(rng, size, pattern):
 
 
 def exchange_check(group, graph, dtype, patterns):
-    def weighted(rows_SH, send_R, receive_R, dout_CH):
-        rows_CH, _ = grouped_all_to_all(rows_SH, send_R, receive_R, CAPACITY, group, first_order())
+    def weighted(rows_QH, send_R, receive_R, dout_CH):
+        rows_CH, _ = grouped_all_to_all(rows_QH, send_R, receive_R, CAPACITY, group, first_order())
         return (rows_CH * dout_CH).sum(), rows_CH
 
-    rng, me, step = np.random.default_rng(5), group.rank, differentiate(weighted, graph)
+    rng = np.random.default_rng(5)
+    me = group.rank
+
+    step = differentiate(weighted, graph)
+
     for pattern in patterns:
         counts_RR = random_counts(rng, group.size, pattern)
         rows = [rng.standard_normal((ROWS, HIDDEN)).astype(dtype) for _ in range(group.size)]
         dout = [rng.standard_normal((CAPACITY, HIDDEN)).astype(dtype) for _ in range(group.size)]
         inputs = (rows[me], counts_RR[me], counts_RR[:, me].copy(), dout[me])
-        (_, rows_CH), drows_SH = step(*map(Tensor, inputs))
+        (_, rows_CH), drows_QH = step(*map(Tensor, inputs))
         expected = reference.grouped_all_to_all(rows, counts_RR, CAPACITY)[me]
         np.testing.assert_array_equal(rows_CH.asnumpy(), expected, pattern)
         expected = reference.grouped_all_to_all_backward(dout, counts_RR, [ROWS] * group.size)[me]
-        np.testing.assert_array_equal(drows_SH.asnumpy(), expected, pattern)
+        np.testing.assert_array_equal(drows_QH.asnumpy(), expected, pattern)
 
 
 def two_exchanges_check(first, second, graph, repeats):
-    """Neither needs the other's rows, and the loss is linear: only the order token keeps the ranks in step."""
+    """Two independent exchanges with a linear loss: only the order token keeps the ranks in the same order."""
     rng = np.random.default_rng(6)
     results = []
     for group in (first, second):
@@ -78,8 +86,10 @@ def two_exchanges_check(first, second, graph, repeats):
         me = group.rank
         inputs += map(Tensor, (rows[me], counts_RR[me], counts_RR[:, me].copy(), dout[me]))
     step = differentiate(weighted, graph, (0, 4))
+
     for _ in range(repeats):
         (_, *outputs), gradients = step(*inputs)
+
     for group, out, gradient, case in zip((first, second), outputs, gradients, results, strict=True):
         counts_RR, rows, dout = case
         me = group.rank
@@ -95,21 +105,24 @@ class Doubled(nn.Cell):
         super().__init__()
         self.group = group
 
-    def construct(self, rows_SH, send_R, receive_R):
-        rows_CH, order = grouped_all_to_all(rows_SH * 2, send_R, receive_R, CAPACITY, self.group, first_order())
+    def construct(self, rows_QH, send_R, receive_R):
+        rows_CH, order = grouped_all_to_all(rows_QH * 2, send_R, receive_R, CAPACITY, self.group, first_order())
         return rows_CH, order
 
 
 def many_rounds_check(group, rounds):
-    """One compiled function, other counts every time; some ranks are late now and then."""
-    cell, me = Doubled(group), group.rank
-    step = ms.jit(cell.construct)
-    rng, own = np.random.default_rng(7), np.random.default_rng(me)
+    """Calls one compiled function with different counts every time; ranks are late at random."""
+    me = group.rank
+    step = ms.jit(Doubled(group).construct)
+    rng = np.random.default_rng(7)
+    rng_of_rank = np.random.default_rng(me)
+
     patterns = ("ragged", "nobody to 0", "all to the last")
-    for number in range(rounds):
-        counts_RR = random_counts(rng, group.size, patterns[number % 3])
+
+    for round_index in range(rounds):
+        counts_RR = random_counts(rng, group.size, patterns[round_index % 3])
         rows = rng.integers(-99, 99, (group.size, ROWS, HIDDEN)).astype(np.float32)
-        if own.random() < 0.01:
+        if rng_of_rank.random() < 0.01:
             time.sleep(0.005)
         rows_CH, _ = step(Tensor(rows[me]), Tensor(counts_RR[me]), Tensor(counts_RR[:, me].copy()))
         expected = reference.grouped_all_to_all(rows * 2, counts_RR, CAPACITY)[me]
@@ -130,36 +143,48 @@ def dispatch_case(size, tokens=24, slots=2, experts=8, vocab=17):
 
 
 def counts_of_chunk(case, size, chunk, chunks):
-    """[R, R]: the plan of one chunk."""
+    """Returns [R, R], the plan of one chunk."""
     length = case["tokens"] // chunks
     part = slice(chunk * length, (chunk + 1) * length)
     return np.stack(
         [
-            reference.send_order(ids[part], slots[part], case["table"], case["experts"], size)[0].sum(1)
+            rre_reference.send_order(ids[part], slots[part], case["table"], case["experts"], size)[0].sum(1)
             for ids, slots in zip(case["token_ids"], case["slot_ids"], strict=True)
         ]
     ).astype(np.int32)
 
 
 def layer(group, chunks, graph, case):
-    """Output, gradient, and what came of dispatch → some function of each row → back → combine."""
-    me, size, experts, tokens = group.rank, group.size, case["experts"], case["tokens"]
-    length, capacity = tokens // chunks, size * tokens
-    plans = [counts_of_chunk(case, size, k, chunks) for k in range(chunks)]
-    send, receive = np.stack([plan[me] for plan in plans]), np.stack([plan[:, me] for plan in plans])
-    if chunks == 1:
-        send, receive = send[0], receive[0]
+    """Runs dispatch → a function of each row → return → combine.
 
-    def weighted(x_TH, ids_T, slots_T, table_DV, send_KR, receive_KR, dout_TH):
+    Returns:
+        [output, gradient], [rows, counts, positions], each per chunk, and the group's statistics.
+    """
+    me = group.rank
+    size = group.size
+    experts = case["experts"]
+    tokens = case["tokens"]
+    length = tokens // chunks
+    capacity = size * tokens
+    plans = [counts_of_chunk(case, size, k, chunks) for k in range(chunks)]
+    send = np.stack([plan[me] for plan in plans])
+    receive = np.stack([plan[:, me] for plan in plans])
+    if chunks == 1:
+        send = send[0]
+        receive = receive[0]
+
+    def weighted(x_TH, ids_T, slots_T, table_DV, send_counts, receive_counts, dout_TH):
         rows, counts, positions, invalid, order = dispatch_all_to_all(
-            x_TH, ids_T, slots_T, table_DV, experts, send_KR, receive_KR, capacity, group, first_order(), chunks
+            x_TH, ids_T, slots_T, table_DV, experts, send_counts, receive_counts, capacity, group, first_order(), chunks
         )
         if chunks == 1:
-            rows, counts, positions = (rows,), (counts,), (positions,)
+            rows = (rows,)
+            counts = (counts,)
+            positions = (positions,)
         outputs = ()
         for k in range(chunks):
-            send_R = send_KR if chunks == 1 else send_KR[k]
-            receive_R = receive_KR if chunks == 1 else receive_KR[k]
+            send_R = send_counts if chunks == 1 else send_counts[k]
+            receive_R = receive_counts if chunks == 1 else receive_counts[k]
             done_CH = rows[k] * rows[k] + 1
             back_TH, order = grouped_all_to_all(done_CH, receive_R, send_R, length, group, order)
             outputs += (rre_combine(back_TH, positions[k], x_TH[k * length : (k + 1) * length]),)
@@ -178,14 +203,18 @@ def layer(group, chunks, graph, case):
 
 def dispatch_check(group, graph, chunkings):
     case = dispatch_case(group.size)
-    me, capacity = group.rank, group.size * case["tokens"]
+    me = group.rank
+    capacity = group.size * case["tokens"]
     (out, dx), ((rows,), (counts,), (positions,)), statistics = layer(group, 1, graph, case)
+
     expected = reference.dispatch_all_to_all(
         case["x"], case["token_ids"], case["slot_ids"], case["table"], case["experts"], capacity
     )
+
     for each, wanted in zip((rows, counts, positions), expected, strict=True):
         np.testing.assert_array_equal(each, wanted[me])
-    x, dout = case["x"][me], case["dout"][me]
+    x = case["x"][me]
+    dout = case["dout"][me]
     np.testing.assert_array_equal(out, x + (x * x + 1))
     np.testing.assert_allclose(dx, dout + 2 * x * dout, rtol=1e-5, atol=1e-6)
     for chunks in chunkings:
@@ -193,29 +222,37 @@ def dispatch_check(group, graph, chunkings):
         np.testing.assert_array_equal(chunked_out, out)
         np.testing.assert_array_equal(chunked_dx, dx)
         assert chunked["exchanges"] == chunks * statistics["exchanges"]
-        if statistics["exchanges"]:  # the composed form counts nothing
+        if statistics["exchanges"]:  # the composed form does not count
             assert {**chunked, "exchanges": 0} == {**statistics, "exchanges": 0}
         np.testing.assert_array_equal(sum(parts[1]), counts)
     return statistics
 
 
 def expert_parallel_check(group, graph):
-    """The RRE layer with its experts spread over the ranks: every rank's output, and every expert's gradient, are those
-    of one process that has all tokens and all experts. Two domain slots of different sizes, and one that is unused."""
-    slots, size, me = 3, group.size, group.rank
+    """An RRE layer with its experts spread over the ranks equals one process with all tokens and all experts.
+
+    Compares every rank's output and every expert's gradient, with two domain slots of different sizes and one unused.
+    """
+    slots = 3
+    size = group.size
+    me = group.rank
     case = dispatch_case(size, slots=slots)
     for ids in case["slot_ids"]:
         ids[ids == 1] = 2
-    experts, local, capacity = case["experts"], case["experts"] // size, size * case["tokens"]
-    rng, inner = np.random.default_rng(9), 7
+    experts = case["experts"]
+    local = experts // size
+    capacity = size * case["tokens"]
+    rng = np.random.default_rng(9)
+    inner = 7
     shapes = ((experts, HIDDEN, inner), (experts, inner), (experts, inner, HIDDEN), (experts, HIDDEN))
     slabs = [(0.5 * rng.standard_normal(shape)).astype(np.float32) for shape in shapes * slots]
     plans = [
-        reference.send_order(ids, slots, case["table"], experts, size)[0]
+        rre_reference.send_order(ids, slots, case["table"], experts, size)[0]
         for ids, slots in zip(case["token_ids"], case["slot_ids"], strict=True)
     ]
     received_RG = np.stack([plan[me] for plan in plans]).astype(np.int32)
-    send_R, receive_R = plans[me].sum(1).astype(np.int32), received_RG.sum(1).astype(np.int32)
+    send_R = plans[me].sum(1).astype(np.int32)
+    receive_R = received_RG.sum(1).astype(np.int32)
 
     def weighted(x_TH, ids_T, slots_T, table_DV, send_R, receive_R, received_RG, dout_TH, *slabs):
         rows_CH, _, positions_T, _, order = dispatch_all_to_all(
@@ -233,16 +270,18 @@ def expert_parallel_check(group, graph):
     inputs = map(Tensor, (*inputs, received_RG, case["dout"][me], *mine))
     (_, out_TH), (dx_TH, *dslabs) = differentiate(weighted, graph, (0, *range(8, 8 + 4 * slots)))(*inputs)
 
-    x_NH, dout_NH = (np.concatenate(case[name]).astype(np.float64) for name in ("x", "dout"))
+    x_all, dout_all = (np.concatenate(case[name]).astype(np.float64) for name in ("x", "dout"))
     wide = [slab.astype(np.float64) for slab in slabs]
     ids = (np.concatenate(case["token_ids"]), np.concatenate(case["slot_ids"]))
-    rows_NH, counts_G, positions_N = rre_reference.rre_dispatch(x_NH, *ids, case["table"], experts)
-    expected = x_NH + ffn_reference.grouped_ffn(rows_NH, counts_G, wide)[positions_N]
-    dsorted_NH = np.empty_like(dout_NH)
-    dsorted_NH[positions_N] = dout_NH
-    drows_NH, dwide = ffn_reference.grouped_ffn_backward(dsorted_NH, rows_NH, counts_G, wide)
+    rows_all, counts_G, positions_all = rre_reference.rre_dispatch(x_all, *ids, case["table"], experts)
+    expected = x_all + ffn_reference.grouped_ffn(rows_all, counts_G, wide)[positions_all]
+    dsorted_all = np.empty_like(dout_all)
+    dsorted_all[positions_all] = dout_all
+    drows_all, dwide = ffn_reference.grouped_ffn_backward(dsorted_all, rows_all, counts_G, wide)
+
     own = slice(me * case["tokens"], (me + 1) * case["tokens"])
+
     np.testing.assert_allclose(out_TH.asnumpy(), expected[own], atol=2e-6)
-    np.testing.assert_allclose(dx_TH.asnumpy(), (dout_NH + drows_NH[positions_N])[own], atol=1e-5)
+    np.testing.assert_allclose(dx_TH.asnumpy(), (dout_all + drows_all[positions_all])[own], atol=1e-5)
     for found, wanted in zip(dslabs, dwide, strict=True):
         np.testing.assert_allclose(found.asnumpy(), wanted[me * local : (me + 1) * local], atol=2e-5)

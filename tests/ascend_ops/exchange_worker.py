@@ -1,6 +1,6 @@
 """One rank of the processes that test_grouped_all_to_all.py starts: python exchange_worker.py SCENARIO RANK FOLDER
 
-What it has found goes to FOLDER/RANK.json, check by check: "ok", numbers, or what went wrong.
+It writes its results to FOLDER/RANK.json, check by check: "ok", figures, or the error.
 """
 
 import json
@@ -31,24 +31,25 @@ from mindspore import Tensor
 
 from ascend_ops.grouped_all_to_all import dispatch_all_to_all, first_order, grouped_all_to_all, join
 
-SCENARIO, FOLDER = sys.argv[1], Path(sys.argv[3])
+SCENARIO = sys.argv[1]
+FOLDER = Path(sys.argv[3])
 RANK = int(sys.argv[2]) if SCENARIO != "composed" else int(os.environ["RANK_ID"])  # which msrun sets
 found = {}
 
 
 def check(function):
-    """Runs it now; its result is what is found, "ok" if it has none."""
+    """Runs a check and records its result, "ok" if it returns none."""
     try:
         found[function.__name__] = function() or "ok"
     except Exception:
         found[function.__name__] = traceback.format_exc()
-    # renamed, so that whoever looks sees a whole file
+    # renamed, so that readers see a complete file
     (FOLDER / f"{RANK}.part").write_text(json.dumps(found))
     (FOLDER / f"{RANK}.part").rename(FOLDER / f"{RANK}.json")
 
 
 def refusal(function, *arguments, error=Exception):
-    """The message with which it refuses, and after how long."""
+    """Returns the message of the error that a call raises, and after how many seconds."""
     started = time.monotonic()
     try:
         function(*arguments)
@@ -58,13 +59,13 @@ def refusal(function, *arguments, error=Exception):
 
 
 def everything(pair, quad, rounds, repeats, chunkings=(2, 3)):
-    """The checks that hold for every backend."""
+    """Runs the checks of all backends."""
     patterns = ("ragged", "nobody to 0", "all to the last")
     for graph in (True, False):
         mode = "graph" if graph else "pynative"
         for group in (pair, quad):
             named(f"{mode} exchange of {group.size}", exchange_check, group, graph, "float32", patterns)
-        # AllReduce, of which the composed form is made, takes no float64
+        # the composed form uses AllReduce, which takes no float64
         for dtype in ("float16",) if SCENARIO == "composed" else ("float16", "float64"):
             named(f"{mode} {dtype}", exchange_check, pair, graph, dtype, patterns[:1])
         named(f"{mode} two exchanges", two_exchanges_check, pair, quad, graph, repeats)
@@ -75,7 +76,7 @@ def everything(pair, quad, rounds, repeats, chunkings=(2, 3)):
 
 
 def fork_check(group):
-    """A child that closes the descriptors it has inherited does not end the life of its parent."""
+    """A child that closes its inherited descriptors must not release the lock of its parent."""
     if group.rank == 1:
         subprocess.run(["true"], check=True)
         child = os.fork()
@@ -83,7 +84,7 @@ def fork_check(group):
             os.closerange(3, 4096)
             os._exit(0)
         os.waitpid(child, 0)
-        time.sleep(0.1)  # the other is waiting, and looks whether this one lives
+        time.sleep(0.1)  # the other rank waits meanwhile, and checks that this one is alive
     exchange(group, (1, 1), (1, 1))
 
 
@@ -95,19 +96,19 @@ def named(name, function, *arguments):
     check(run)
 
 
-def counts_of(*numbers):
-    return Tensor(np.array(numbers, np.int32))
+def counts_of(*counts):
+    return Tensor(np.array(counts, np.int32))
 
 
 def exchange(group, send, receive, rows=ROWS, hidden=HIDDEN):
-    """An eager exchange of ones; waits for the result."""
-    rows_SH = Tensor(np.ones((rows, hidden), np.float32))
-    out, order = grouped_all_to_all(rows_SH, counts_of(*send), counts_of(*receive), CAPACITY, group, first_order())
+    """Exchanges ones eagerly and waits for the result."""
+    rows_QH = Tensor(np.ones((rows, hidden), np.float32))
+    out, order = grouped_all_to_all(rows_QH, counts_of(*send), counts_of(*receive), CAPACITY, group, first_order())
     return out.asnumpy(), order.asnumpy()
 
 
 def refusals():
-    """What ranks refuse, and what the other rank then says: each in a group of its own, of two."""
+    """Records the errors of both ranks for calls that one refuses, each in its own group of two."""
     me = RANK % 2
 
     def pair_of(name, **options):
@@ -161,21 +162,21 @@ def group_closed():
     return group
 
 
-def meet(name, rank, size):
-    """Returns when all are here: processes do not start at once."""
+def barrier(name, rank, size):
+    """Returns when all ranks have arrived: processes do not start at the same time."""
     join(name, rank, size).close()
 
 
 def joins():
-    """Groups that cannot be."""
-    meet("start", RANK, 4)
+    """Records the errors of groups that cannot be formed."""
+    barrier("start", RANK, 4)
     if RANK < 3:  # rank 3 never comes
         found["absent"] = refusal(lambda: join("absent", RANK, 4, timeout=2))
     if RANK > 0:  # nor does rank 0
         found["absent host"] = refusal(lambda: join("absent host", RANK, 4, timeout=2))
     if RANK < 3:
         found["same rank"] = refusal(lambda: join("same rank", min(RANK, 1), 4, timeout=10))
-        meet("all three", RANK, 3)
+        barrier("all three", RANK, 3)
     if RANK in (0, 2):
         found["other size"] = refusal(lambda: join("other size", RANK, 3 + (RANK == 2), timeout=10))
     group = join("open", RANK, 4)
@@ -191,11 +192,11 @@ def joins():
 
 
 def fates():
-    """Rank 3 is killed, rank 2 stopped, each in the middle of exchanges with ranks 0 and 1."""
+    """Kills rank 3 and stops rank 2, each during exchanges with ranks 0 and 1."""
 
-    def until_refused(group, fate):
+    def until_refused(group, signal_number):
         if group.rank == 2:
-            threading.Timer(0.3, os.kill, (os.getpid(), fate)).start()
+            threading.Timer(0.3, os.kill, (os.getpid(), signal_number)).start()
         ones = [1] * group.size
 
         def forever():
@@ -204,18 +205,18 @@ def fates():
 
         return refusal(forever)
 
-    meet("start", RANK, 4)
+    barrier("start", RANK, 4)
     if RANK != 2:
         group = join("killed", {0: 0, 1: 1, 3: 2}[RANK], 3, timeout=20)
         found["killed"] = until_refused(group, signal.SIGKILL)
     if RANK != 3:
-        meet("after the kill", RANK, 3)
+        barrier("after the kill", RANK, 3)
         group = join("stopped", RANK, 3, timeout=2)
         found["stopped"] = until_refused(group, signal.SIGSTOP)
 
 
 def hold():
-    """Each rank fills 64 MB of the group's memory, says so, and waits for its end."""
+    """Fills 64 MB of the group's memory, reports it, and waits to be killed."""
     group = join("hold", RANK, 2)
     for _ in range(2):
         exchange(group, (ROWS, 0) if RANK else (0, ROWS), (0, ROWS) if RANK == 0 else (ROWS, 0), ROWS, 1 << 20)

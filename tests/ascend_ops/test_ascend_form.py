@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ascend_ops.grouped_all_to_all import reference as exchange_reference
 from ascend_ops.rre_combine import ascend as combine
 from ascend_ops.rre_combine import reference as combine_reference
 from ascend_ops.rre_dispatch import ascend as dispatch
@@ -18,7 +17,7 @@ SHAPES = st.fixed_dictionaries(
     {
         "seed": st.integers(0, 2**32 - 1),
         "tokens": st.integers(1, 70),
-        "hidden": st.sampled_from([16, 48, 5]),  # rows of 5 go to the composed form
+        "hidden": st.sampled_from([16, 48, 5]),  # rows of 5 use the composed form
         "slots": st.integers(1, 3),
         "local_experts": st.integers(1, 5),
         "ranks": st.sampled_from([1, 2, 4]),
@@ -37,7 +36,8 @@ def rows(rng, shape):
 def test_dispatch(differentiate, shape):
     rng = np.random.default_rng(shape["seed"])
     x_TH, drows_TH = rows(rng, shape)
-    num_experts, vocab = shape["ranks"] * shape["local_experts"], 19
+    num_experts = shape["ranks"] * shape["local_experts"]
+    vocab = 19
     token_ids_T = rng.integers(0, vocab, shape["tokens"]).astype(np.int32)
     slot_ids_T = rng.integers(0, shape["slots"], shape["tokens"]).astype(np.int32)
     table_DV = rng.integers(0, num_experts, (shape["slots"], vocab)).astype(np.int32)
@@ -47,6 +47,7 @@ def test_dispatch(differentiate, shape):
         return dispatch.rre_dispatch(*inputs, num_experts)
 
     found, (dx_TH,) = differentiate(function, inputs, [0], drows_TH)
+
     wanted = dispatch_reference.rre_dispatch(*inputs, num_experts)
     for mine, theirs in zip(found, (*wanted, np.zeros(1, np.int32)), strict=True):
         np.testing.assert_array_equal(mine, theirs)
@@ -54,14 +55,16 @@ def test_dispatch(differentiate, shape):
     np.testing.assert_array_equal(dx_TH, dispatch_reference.rre_dispatch_backward(drows_TH, wanted[2]))
 
 
-def test_a_table_that_names_no_expert_is_counted_also_where_16_bits_would_make_it_one(differentiate):
-    x_TH, ids_T = np.ones((9, 16), np.float32), np.arange(9, dtype=np.int32)
+def test_table_entries_that_are_no_expert_are_counted_even_if_16_bits_would_make_them_one(differentiate):
+    x_TH = np.ones((9, 16), np.float32)
+    ids_T = np.arange(9, dtype=np.int32)
     table_DV = np.array([[0, 1, 2, 3, 4, -1, 65536, 65537, 2**31 - 1]], np.int32)
 
     def function(*inputs):
         return dispatch.rre_dispatch(*inputs, 4)
 
     (*_, invalid), _ = differentiate(function, (x_TH, ids_T, 0 * ids_T, table_DV), [0], x_TH)
+
     assert invalid == [5]
 
 
@@ -70,7 +73,8 @@ def test_a_table_that_names_no_expert_is_counted_also_where_16_bits_would_make_i
 def test_dispatch_in_the_order_of_sending(shape):
     rng = np.random.default_rng(shape["seed"])
     x_TH, _ = rows(rng, shape)
-    num_experts, vocab = shape["ranks"] * shape["local_experts"], 19
+    num_experts = shape["ranks"] * shape["local_experts"]
+    vocab = 19
     ids = (
         rng.integers(0, vocab, shape["tokens"]).astype(np.int32),
         rng.integers(0, shape["slots"], shape["tokens"]).astype(np.int32),
@@ -78,7 +82,9 @@ def test_dispatch_in_the_order_of_sending(shape):
     )
     tensors = map(ms.Tensor, (x_TH, *ids))
     rows_TH, counts_G, positions_T, _ = dispatch.dispatch_to_ranks(*tensors, num_experts, shape["ranks"])
-    counts_RG, wanted_T = exchange_reference.send_order(*ids, num_experts, shape["ranks"])
+
+    counts_RG, wanted_T = dispatch_reference.send_order(*ids, num_experts, shape["ranks"])
+
     np.testing.assert_array_equal(counts_G.asnumpy(), counts_RG.reshape(-1))
     np.testing.assert_array_equal(positions_T.asnumpy(), wanted_T)
     np.testing.assert_array_equal(rows_TH.asnumpy()[wanted_T], x_TH)
@@ -96,6 +102,7 @@ def test_combine(differentiate, shape):
         return (combine.rre_combine(*inputs),)
 
     (out_TH,), gradients = differentiate(function, (rows_TH, positions_T, residual_TH), [0, 2], dout_TH)
+
     np.testing.assert_array_equal(out_TH, combine_reference.rre_combine(rows_TH, positions_T, residual_TH))
     for mine, theirs in zip(gradients, combine_reference.rre_combine_backward(dout_TH, positions_T), strict=True):
         np.testing.assert_array_equal(mine, theirs)
@@ -107,15 +114,16 @@ def test_regroup(differentiate, shape):
     rng = np.random.default_rng(shape["seed"])
     rows_CH, dout_CH = rows(rng, shape)
     blocks = (shape["ranks"], shape["slots"] * shape["local_experts"])
-    counts_AB = rng.multinomial(rng.integers(0, shape["tokens"] + 1), np.full(blocks, 1 / np.prod(blocks)).ravel())
-    counts_AB = counts_AB.reshape(blocks).astype(np.int32)
+    counts_RG = rng.multinomial(rng.integers(0, shape["tokens"] + 1), np.full(blocks, 1 / np.prod(blocks)).ravel())
+    counts_RG = counts_RG.reshape(blocks).astype(np.int32)
 
     def function(*inputs):
         return (regroup.rre_regroup(*inputs),)
 
-    (out_CH,), (drows_CH,) = differentiate(function, (rows_CH, counts_AB), [0], dout_CH)
-    np.testing.assert_array_equal(out_CH, regroup_reference.rre_regroup(rows_CH, counts_AB))
-    np.testing.assert_array_equal(drows_CH, regroup_reference.rre_regroup_backward(dout_CH, counts_AB))
+    (out_CH,), (drows_CH,) = differentiate(function, (rows_CH, counts_RG), [0], dout_CH)
+
+    np.testing.assert_array_equal(out_CH, regroup_reference.rre_regroup(rows_CH, counts_RG))
+    np.testing.assert_array_equal(drows_CH, regroup_reference.rre_regroup_backward(dout_CH, counts_RG))
 
 
 def test_ids_outside_the_table_are_counted():
@@ -123,13 +131,22 @@ def test_ids_outside_the_table_are_counted():
     token_ids_T = ms.Tensor(np.array([0, 18, 19, 31, -1, 5, 5, 5, 5], np.int32))
     slot_ids_T = ms.Tensor(np.array([0, 0, 0, 0, 0, 1, -1, 0, 0], np.int32))
     table_DV = ms.Tensor(np.zeros((1, 19), np.int32))
+
     *_, positions_T, invalid = dispatch.rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, 4)
+
     assert invalid.asnumpy() == [5]
     assert sorted(positions_T.asnumpy()) == list(range(9))
 
 
-@pytest.mark.parametrize(("shape", "dtype", "takes"), [((4, 16), ms.float16, True), ((4, 15), ms.float16, False),
-                                                 ((4, 8), ms.float32, True), ((4, 16), ms.float64, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shape", "dtype", "takes"),
+    [
+        ((4, 16), ms.float16, True),
+        ((4, 15), ms.float16, False),
+        ((4, 8), ms.float32, True),
+        ((4, 16), ms.float64, False),
+    ],
+)
 def test_which_rows_the_kernels_take(shape, dtype, takes):
     from ascend_ops.ascend import operators
 

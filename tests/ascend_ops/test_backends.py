@@ -1,11 +1,12 @@
-"""The choice of a backend: the fastest that is there, a notice where it is not, an order where one is given."""
+"""The choice of a backend: the fastest available one, with a warning if it is missing, or the one asked for."""
 
+import json
 import logging
 
 import pytest
 
 import ascend_ops.grouped_ffn.ascend
-import ascend_ops.rre_dispatch  # imported by other operators, it would choose in the midst of a test
+import ascend_ops.rre_dispatch  # imported by other operators, it would choose its backend during a test
 from ascend_ops import backends, native
 from ascend_ops.ascend import operators
 
@@ -25,44 +26,50 @@ def no_compiler(monkeypatch):
     monkeypatch.setattr(native, "library", library)
 
 
-def test_without_a_compiler_the_composed_form_serves_with_one_notice(no_compiler, caplog):
+def test_without_a_compiler_the_composed_form_is_used_with_one_warning(no_compiler, caplog):
     with caplog.at_level(logging.WARNING):
         modules = [backends.choose(operator).__name__ for operator in ("rre_combine", "rre_regroup")]
+
     assert modules == ["ascend_ops.rre_combine.composed", "ascend_ops.rre_regroup.composed"]
     notices = [record.getMessage() for record in caplog.records]
     assert notices == ["The composed operators are used, which are slower: no C++ compiler: g++ is not on PATH"]
     assert backends.describe() == "composed (rre_combine, rre_regroup)"
 
 
-def test_an_order_that_cannot_be_followed_is_an_error(no_compiler, monkeypatch):
+def test_asking_for_an_unavailable_backend_is_an_error(no_compiler, monkeypatch):
     monkeypatch.setenv(backends.VARIABLE, "cpu")
     with pytest.raises(native.CompileError, match="no C"):
         backends.choose("rre_combine")
 
 
-def test_an_order_for_the_composed_form_needs_no_compiler(no_compiler, monkeypatch, caplog):
+def test_asking_for_the_composed_form_needs_no_compiler(no_compiler, monkeypatch, caplog):
     monkeypatch.setenv(backends.VARIABLE, "composed")
+
     assert backends.choose("rre_combine").__name__ == "ascend_ops.rre_combine.composed"
     assert not caplog.records
 
 
-def test_on_an_npu_without_the_operator_package_the_composed_form_serves(monkeypatch, caplog, tmp_path):
+def test_on_an_npu_without_the_operator_package_the_composed_form_is_used(monkeypatch, caplog, tmp_path):
     monkeypatch.setattr(backends, "_device_target", lambda: "Ascend")
     monkeypatch.setattr(operators, "PACKAGE", tmp_path / "none")
     monkeypatch.delenv(operators.VARIABLE, raising=False)
+
     with caplog.at_level(logging.WARNING):
         assert backends.choose("rre_combine").__name__ == "ascend_ops.rre_combine.composed"
+
     assert "build it with bash ascend_ops/build_opp.sh" in caplog.text
     monkeypatch.setenv(backends.VARIABLE, "ascend")
     with pytest.raises(native.OperatorError, match="no operator package"):
         backends.choose("rre_combine")
 
 
-def test_what_is_made_of_mindspores_own_operators_needs_no_package(monkeypatch, tmp_path):
+def test_forms_made_of_mindspores_own_operators_need_no_package(monkeypatch, tmp_path):
     monkeypatch.setattr(backends, "_device_target", lambda: "Ascend")
     monkeypatch.setattr(operators, "PACKAGE", tmp_path / "none")
     monkeypatch.delenv(operators.VARIABLE, raising=False)
+
     monkeypatch.setattr(ascend_ops.grouped_ffn.ascend, "ON_THIS_CHIP", True)
+
     assert backends.choose("grouped_ffn").__name__ == "ascend_ops.grouped_ffn.ascend"
     assert backends.choose("grouped_all_to_all").__name__ == "ascend_ops.grouped_all_to_all.ascend"
 
@@ -75,22 +82,29 @@ def package(monkeypatch, tmp_path):
     monkeypatch.delenv(operators.VARIABLE, raising=False)
     config = tmp_path / "op_impl/ai_core/tbe/config/ascend910/aic-ascend910-ops-info.json"
     config.parent.mkdir(parents=True)
-    config.write_text('{"RreDispatch": {}}')
+    config.write_text(json.dumps({"RreCombine": {}}))
 
 
-def test_on_an_npu_with_the_operator_package_the_ascend_form_serves(package):
+def test_on_an_npu_with_the_operator_package_the_ascend_form_is_used(package):
     assert backends.choose("rre_combine").__name__ == "ascend_ops.rre_combine.ascend"
 
 
-def test_the_emulated_kernels_serve_where_they_are_asked_for(monkeypatch):
+def test_a_package_without_the_kernels_of_an_operator_is_not_used_for_it(package, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert backends.choose("rre_regroup").__name__ == "ascend_ops.rre_regroup.composed"
+    assert "no operator package with RreRegroup, RreRegroupBack in" in caplog.text
+
+
+def test_the_emulated_kernels_are_used_if_asked_for(monkeypatch):
     monkeypatch.setenv(backends.VARIABLE, "ascend")
+
     assert backends.choose("rre_combine").__name__ == "ascend_ops.rre_combine.ascend"
     assert backends.choose("expert_adam", "CPU").__name__ == "ascend_ops.expert_adam.cpu"
-    # GroupedMatmul is MindSpore's own and not on this chip
+    # MindSpore's GroupedMatmul does not exist on the CPU
     assert backends.choose("grouped_ffn").__name__ == "ascend_ops.grouped_ffn.cpu"
 
 
-def test_a_chip_without_grouped_matmul_has_the_composed_form(monkeypatch, package):
+def test_a_chip_without_grouped_matmul_uses_the_composed_form(monkeypatch, package):
     assert backends.choose("grouped_ffn").__name__ == "ascend_ops.grouped_ffn.composed"
     monkeypatch.setattr(ascend_ops.grouped_ffn.ascend, "ON_THIS_CHIP", True)
     assert backends.choose("grouped_ffn").__name__ == "ascend_ops.grouped_ffn.ascend"

@@ -1,4 +1,4 @@
-"""The microbenchmark: its records, its figure and its refusal of wrong results. No times: machines are shared."""
+"""The benchmark: its records, its plot and its refusal of wrong results. No times: machines are shared."""
 
 import json
 import math
@@ -22,17 +22,25 @@ def _tiny_shape(monkeypatch):
 
 
 def test_writes_records_and_figure(tmp_path, capsys):
-    files = tmp_path / "bench.json", tmp_path / "bench.png"
-    assert main(["--quick", "--op", "rre_combine", "--json", str(files[0]), "--plot", str(files[1])]) == 0
-    records = json.loads(files[0].read_text())
-    assert files[1].read_bytes().startswith(b"\x89PNG")
+    records_file = tmp_path / "bench.json"
+    plot_file = tmp_path / "bench.png"
+
+    exit_code = main(["--quick", "--op", "rre_combine", "--json", str(records_file), "--plot", str(plot_file)])
+
+    assert exit_code == 0
+    records = json.loads(records_file.read_text())
+    assert plot_file.read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "T48 H32 E4 D2" in printed
     assert "last-level cache" in printed.splitlines()[0]
 
-    cpu, torch = "cpu" in runs.implementations("rre_combine"), runs.torch_or_none() is not None
-    limit = limits.copy(8) is not None
-    expected = {"composed"} | {name for name, there in (("cpu", cpu), ("torch", torch), ("limit", limit)) if there}
+    available = {
+        "composed": True,
+        "cpu": "cpu" in runs.implementations("rre_combine"),
+        "torch": runs.torch_or_none() is not None,
+        "limit": limits.copy(8) is not None,
+    }
+    expected = {name for name, there in available.items() if there}
     for direction, moved_arrays in (("forward", 3), ("forward+backward", 5)):
         of_direction = {r["backend"]: r for r in records if r["direction"] == direction}
         assert set(of_direction) == expected
@@ -60,6 +68,7 @@ def test_wrong_result_ends_with_exit_code_1(monkeypatch, tmp_path, capsys, wrong
         "_bound",
         lambda module: _disturbed(correct(module), wrong if "composed" in module.__name__ else 0),
     )
+
     file = tmp_path / "bench.json"
     assert main(["--quick", "--op", "rre_combine", "--json", str(file)]) == 1
     complaint = capsys.readouterr().err
@@ -81,6 +90,7 @@ def test_without_kernels_and_torch_only_composed_remains(monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "implementations", lambda operator: composed)
     monkeypatch.setattr(runs, "torch_or_none", lambda: None)
     monkeypatch.setattr(limits, "_library", lambda: None)
+
     file = tmp_path / "bench.json"
     assert main(["--quick", "--op", "rre_combine", "--json", str(file), "--plot", str(tmp_path / "bench.png")]) == 0
     records = json.loads(file.read_text())
@@ -90,6 +100,7 @@ def test_without_kernels_and_torch_only_composed_remains(monkeypatch, tmp_path):
 
 def test_every_operator_with_a_bench_is_found():
     operators = bench_case.operators()
+
     assert {"rre_dispatch", "rre_combine", "rre_regroup", "grouped_ffn", "expert_adam"} <= set(operators)
     for operator in operators:
         for quick in (False, True):
@@ -113,7 +124,9 @@ def test_unknown_operator_is_refused(capsys):
 
 def test_runs_take_turns_and_are_warmed_up_each_time():
     order = []
+
     times = measure({name: lambda name=name: order.append(name) for name in "abc"}, rounds=4, seconds=60)
+
     assert "".join(order) == "abc" + "aabbcc" + "bbccaa" + "ccaabb" + "aabbcc"
     assert all(us >= 0 for us in times.values())
     order.clear()
@@ -123,13 +136,14 @@ def test_runs_take_turns_and_are_warmed_up_each_time():
 
 def test_error_is_relative_to_the_largest_value():
     wanted = np.array([0.0, 200.0])
+
     assert bench_case.largest_error([np.array([1.0, 200.0])], [wanted]) == 0.005
     assert math.isnan(bench_case.largest_error([np.array([np.nan, 200.0])], [wanted]))
     assert bench_case.largest_error([np.zeros(3)], [wanted]) == math.inf
 
 
 def test_dense_limit_computes_the_network():
-    """A limit that did less than the network would be no limit."""
+    """A limit that computes less than the network would be meaningless."""
     if not limits.dense_chain(1, 1, 1):
         pytest.skip("no compiler or no oneDNN")
     rows = 300  # more than a block
@@ -139,6 +153,7 @@ def test_dense_limit_computes_the_network():
     doubles = (chain.dout.astype(np.float64), chain.rows.astype(np.float64), np.array([rows]), slabs)
     drows_TH, dslabs = ffn_reference.grouped_ffn_backward(*doubles)
     found = [chain.out, chain.drows, *(gradient[None] for gradient in chain.gradients)]
+
     expected = [ffn_reference.grouped_ffn(*doubles[1:]), drows_TH, *dslabs]
     assert bench_case.largest_error(found, expected) < 1e-5
 

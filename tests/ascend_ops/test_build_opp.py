@@ -1,4 +1,4 @@
-"""build_opp.sh: what it refuses, and what it hands to the custom_compiler of MindSpore, here a stand-in."""
+"""build_opp.sh: its errors, and the files that it passes to MindSpore's custom_compiler, here a stand-in."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ open(os.path.join(package, "soc"), "w").write(arguments.soc_version)
 
 @pytest.fixture
 def host(tmp_path):
-    """A host with CANN 8.3 and a MindSpore; `host(*arguments, **environment)` runs the script."""
+    """Prepares a host with CANN 8.3 and MindSpore; `host(*arguments, **environment)` runs the script."""
     cann = tmp_path / "cann"
     for part in ("customize", "common"):
         (cann / "tools" / "op_project_templates" / "ascendc" / part).mkdir(parents=True)
@@ -42,12 +42,14 @@ def host(tmp_path):
         command = ["bash", str(SCRIPT), "--output", str(tmp_path / "opp"), *arguments]
         return subprocess.run(command, env=named | environment, capture_output=True, text=True)
 
-    run.cann, run.package = cann, tmp_path / "opp" / "vendors" / "mindpangu"
+    run.cann = cann
+    run.package = tmp_path / "opp" / "vendors" / "mindpangu"
     return run
 
 
 def test_all_operators_and_what_they_share_are_built(host):
     done = host()
+
     assert done.returncode == 0, done.stderr
     assert f"export ASCEND_CUSTOM_OPP_PATH={host.package}" in done.stdout
     kernels = {path.name for path in (host.package / "op_kernel").iterdir()}
@@ -65,6 +67,7 @@ def test_one_chip_can_be_chosen(host):
 @pytest.mark.skipif(Path("/usr/local/Ascend").exists(), reason="this host may have CANN")
 def test_no_cann(host, tmp_path):
     done = host(ASCEND_HOME_PATH=str(tmp_path / "missing"))
+
     assert done.returncode == 1
     assert done.stderr.startswith("build_opp: no CANN here: source its set_env.sh")
 
@@ -80,14 +83,17 @@ def test_no_mindspore(host):
 
 def test_a_build_that_fails(host):
     done = host(BUILD_FAILS="1")
+
     assert done.returncode == 1
-    assert f"what was said is in {host.package.parents[1]}: build.log" in done.stderr
+    assert f"its log is in {host.package.parents[1]}: build.log" in done.stderr
     assert (host.package.parents[1] / "build.log").read_text() == "ccec: error"
 
 
 def test_a_toolkit_without_the_template(host):
     (host.cann / "tools" / "op_project_templates" / "ascendc" / "common").rmdir()
+
     done = host()
+
     assert done.returncode == 1
     assert "ascendc/customize and common: install the toolkit" in done.stderr
 
@@ -95,7 +101,9 @@ def test_a_toolkit_without_the_template(host):
 def test_a_folder_that_the_compiler_does_not_take(host, tmp_path):
     odd = tmp_path / "a b"
     odd.mkdir()
+
     done = host(TMPDIR=str(odd))
+
     assert done.returncode == 1
     assert "set TMPDIR to a plain path" in done.stderr
 
@@ -110,5 +118,6 @@ def test_a_folder_that_the_compiler_does_not_take(host, tmp_path):
 )
 def test_wrong_arguments(host, arguments, words):
     done = host(*arguments)
+
     assert done.returncode == 1
     assert words in done.stderr

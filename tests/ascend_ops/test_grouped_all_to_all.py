@@ -1,4 +1,4 @@
-"""grouped_all_to_all between real processes (exchange_worker.py), and alone against the reference; both backends."""
+"""grouped_all_to_all between real processes (exchange_worker.py), and in a group of one; both backends."""
 
 import contextlib
 import importlib
@@ -27,7 +27,7 @@ from ascend_ops.grouped_all_to_all.composed import Exchange
 from ascend_ops.grouped_all_to_all.group import Group
 
 WORKER = Path(__file__).with_name("exchange_worker.py")
-SECONDS = 60  # for a scenario; none takes half of it, unless it hangs
+SECONDS = 60  # time limit of a scenario; each takes less than half of it
 
 
 def needs_compiler():
@@ -39,7 +39,7 @@ def needs_compiler():
 
 @contextlib.contextmanager
 def ranks(scenario, size, folder):
-    """Processes of a scenario, and their job's id; whatever happens, none is left."""
+    """Starts the processes of a scenario, yields them and their job's id, and kills them at the end."""
     needs_compiler()
     job = uuid.uuid4().hex
     environment = os.environ | {"MINDPANGU_JOB_ID": job, "MINDPANGU_OPS": "cpu", "GLOG_v": "3"}
@@ -58,8 +58,9 @@ def ranks(scenario, size, folder):
 
 
 def findings(folder, processes, until="finished"):
-    """What each of these processes, ranks 0 and up, has found, when all have come to `until`."""
-    deadline, ranks = time.monotonic() + SECONDS, range(len(processes))
+    """Waits until all processes have recorded `until`, and returns the results of each rank."""
+    deadline = time.monotonic() + SECONDS
+    ranks = range(len(processes))
     found = {}
     while len(found) < len(ranks):
         ended = any(processes[rank].poll() is not None for rank in set(ranks) - set(found))
@@ -81,7 +82,7 @@ def abstract_sockets(job):
 
 
 def shared_memory():
-    """Bytes of shared memory in use on this machine."""
+    """Returns the bytes of shared memory in use on this machine."""
     (kilobytes,) = re.findall(r"^Shmem: *(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
     return int(kilobytes) << 10
 
@@ -100,10 +101,12 @@ def all_ok(found):
 def test_four_processes_in_groups_of_two_and_four(tmp_path):
     """Forward and gradient, equal to the reference bit by bit: see `everything` in the worker."""
     before = set(os.listdir("/dev/shm"))
+
     with ranks("checks", 4, tmp_path) as (processes, job):
         found = findings(tmp_path, processes)
         for process in processes:
             process.wait(20)
+
     all_ok(found)
     assert all(len(content) == len(found[0]) > 10 for content in found.values())
     for content in found.values():
@@ -132,10 +135,10 @@ def refused(tmp_path_factory):
         ("bad id", 1, r"token id 99 of row 3 is outside the table of 17 tokens"),
     ],
 )
-def test_what_one_rank_refuses_fails_on_both(refused, case, rank, message):
+def test_a_call_that_one_rank_refuses_fails_on_both(refused, case, rank, message):
     for pair in (0, 2):
         assert re.search(message, refused[pair + rank][case][0])
-        # one whose own rows were all right hears of it with its next exchange
+        # a rank whose own rows were valid gets the error with its next exchange
         others, seconds = refused[pair + 1 - rank][f"{case}, again" if case == "plans differ" else case]
         assert re.search(f"has failed at rank {rank}: .*{message}", others)
         assert seconds < 15
@@ -155,6 +158,7 @@ def test_an_exchange_with_a_rank_that_left_or_in_a_closed_group_is_refused(refus
 def test_groups_that_cannot_be_joined(tmp_path):
     with ranks("joins", 4, tmp_path) as (processes, _):
         found = findings(tmp_path, processes)
+
     for rank in (0, 1, 2):
         message, seconds = found[rank]["absent"]
         assert message == "rank 3 of group absent did not join within 2 s"
@@ -183,7 +187,9 @@ def test_a_killed_or_stopped_rank_is_named(tmp_path):
 
 
 def test_a_killed_job_leaves_nothing(tmp_path):
-    before, files = shared_memory(), set(os.listdir("/dev/shm"))
+    before = shared_memory()
+    files = set(os.listdir("/dev/shm"))
+
     with ranks("hold", 2, tmp_path) as (processes, job):
         found = findings(tmp_path, processes, until="held")
         held = sum(content["held"]["bytes_sent"] for content in found.values())
@@ -192,6 +198,7 @@ def test_a_killed_job_leaves_nothing(tmp_path):
         for process in processes:
             process.kill()
             process.wait()
+
     assert not abstract_sockets(job)
     assert not [name for name in set(os.listdir("/dev/shm")) - files if job in name or "mindpangu" in name]
     deadline = time.monotonic() + 5
@@ -225,13 +232,15 @@ def test_composed_in_four_processes(tmp_path):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # the session of its own that it was started in
             process.wait()
+
     found = {rank: json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(4)}
+
     all_ok(found)
     assert all("finished" in content for content in found.values())
 
 
 def alone(backend):
-    """A group of one, whatever the chosen backend is."""
+    """Returns a group of one rank for this backend."""
     if backend.name == "composed":
         return Group("solo", 0, 1, -1, Exchange("solo", 0, 1))
     return join("solo", 0, 1)
@@ -240,20 +249,23 @@ def alone(backend):
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 9), spare=st.integers(0, 5), sent=st.integers(0, 9))
 @settings(max_examples=15, deadline=None)
 def test_alone_matches_reference(backend, group_of_one, seed, rows, spare, sent):
-    group, sent = group_of_one(backend), min(sent, rows)
+    group = group_of_one(backend)
+    sent = min(sent, rows)
     capacity = sent + spare or 1
     rng = np.random.default_rng(seed)
-    rows_SH, dout_CH = rng.standard_normal((rows, 3)), rng.standard_normal((capacity, 3))
+    rows_QH = rng.standard_normal((rows, 3))
+    dout_CH = rng.standard_normal((capacity, 3))
     counts_R = Tensor(np.array([sent], np.int32))
 
-    def weighted(rows_SH, dout_CH):
-        out_CH, order = grouped_all_to_all(rows_SH, counts_R, counts_R, capacity, group, first_order())
+    def weighted(rows_QH, dout_CH):
+        out_CH, order = grouped_all_to_all(rows_QH, counts_R, counts_R, capacity, group, first_order())
         return (out_CH * dout_CH).sum(), out_CH, order
 
-    (_, out_CH, order), drows_SH = ms.value_and_grad(weighted, 0, has_aux=True)(Tensor(rows_SH), Tensor(dout_CH))
-    np.testing.assert_array_equal(out_CH.asnumpy(), reference.grouped_all_to_all([rows_SH], [[sent]], capacity)[0])
+    (_, out_CH, order), drows_QH = ms.value_and_grad(weighted, 0, has_aux=True)(Tensor(rows_QH), Tensor(dout_CH))
+
+    np.testing.assert_array_equal(out_CH.asnumpy(), reference.grouped_all_to_all([rows_QH], [[sent]], capacity)[0])
     expected = reference.grouped_all_to_all_backward([dout_CH], [[sent]], [rows])[0]
-    np.testing.assert_array_equal(drows_SH.asnumpy(), expected)
+    np.testing.assert_array_equal(drows_QH.asnumpy(), expected)
     assert order.asnumpy() == [0]
 
 
@@ -266,8 +278,11 @@ def test_alone_matches_reference(backend, group_of_one, seed, rows, spare, sent)
 )
 @settings(max_examples=15, deadline=None)
 def test_dispatch_alone_matches_reference(backend, group_of_one, seed, tokens, slots, experts, spare):
-    group, rng, capacity = group_of_one(backend), np.random.default_rng(seed), tokens + spare
-    x_TH, dout_CH = rng.standard_normal((tokens, 3)), rng.standard_normal((capacity, 3))
+    group = group_of_one(backend)
+    rng = np.random.default_rng(seed)
+    capacity = tokens + spare
+    x_TH = rng.standard_normal((tokens, 3))
+    dout_CH = rng.standard_normal((capacity, 3))
     ids_T = rng.integers(0, 7, tokens).astype(np.int32)
     slots_T = rng.integers(0, slots, tokens).astype(np.int32)
     table_DV = rng.integers(0, experts, (slots, 7)).astype(np.int32)
@@ -281,6 +296,7 @@ def test_dispatch_alone_matches_reference(backend, group_of_one, seed, tokens, s
         return (rows_CH * dout_CH).sum(), rows_CH, counts_RG, positions_T, invalid
 
     (_, *found, invalid), dx_TH = ms.value_and_grad(weighted, 0, has_aux=True)(Tensor(x_TH), Tensor(dout_CH))
+
     expected = reference.dispatch_all_to_all([x_TH], [ids_T], [slots_T], table_DV, experts, capacity)
     for each, (wanted,) in zip(found, expected, strict=True):
         np.testing.assert_array_equal(each.asnumpy(), wanted)
@@ -291,10 +307,11 @@ def test_dispatch_alone_matches_reference(backend, group_of_one, seed, tokens, s
 
 @pytest.fixture(scope="module")
 def group_of_one():
-    """Gives a group of one in a backend, to which the operator is switched until the end of this file."""
+    """Switches the operator to a backend until the end of this module, and returns a group of one rank."""
     import ascend_ops.grouped_all_to_all as operator
 
-    kept, groups = operator.implementation, {}
+    kept = operator.implementation
+    groups = {}
 
     def switch(backend):
         operator.implementation = backend("grouped_all_to_all")
@@ -309,6 +326,7 @@ def test_eager_ids_are_checked():
     ids = np.array([0, 7], np.int32)
     arrays = (np.zeros((2, 3), np.float32), ids, np.zeros(2, np.int32), np.zeros((1, 7), np.int32))
     counts_R = Tensor(np.array([2], np.int32))
+
     with pytest.raises(ValueError, match="token id 7 is outside the table of 7"):
         dispatch_all_to_all(*map(Tensor, arrays), 1, counts_R, counts_R, 2, group, first_order())
     group.close()
@@ -317,7 +335,9 @@ def test_eager_ids_are_checked():
 def test_arguments_are_checked():
     group = join("solo", 0, 1)
     rows = Tensor(np.zeros((2, 3), np.float32))
-    one, two = Tensor(np.ones(1, np.int32)), Tensor(np.ones(2, np.int32))
+    one = Tensor(np.ones(1, np.int32))
+    two = Tensor(np.ones(2, np.int32))
+
     with pytest.raises(TypeError, match="int32 send_counts_R"):
         grouped_all_to_all(rows, rows, one, 4, group, first_order())
     with pytest.raises(ValueError, match=r"receive_counts_R \[1\] for this group"):

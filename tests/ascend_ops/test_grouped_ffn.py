@@ -1,4 +1,4 @@
-"""grouped_ffn: every ragged group with its own weights, padding included."""
+"""grouped_ffn: every ragged group is multiplied by its own weights; padding stays zero."""
 
 import importlib
 
@@ -28,8 +28,11 @@ CASES = st.fixed_dictionaries(
 
 
 def random_case(seed, rows, slots, experts, hidden, inner, fill, dtype, used_slots=None):
-    """(rows, counts, output gradient, slabs); `fill`: how many of the rows belong to experts; the others are padding.
-    At most `used_slots` slots, wherever they are, have rows, as many as chance gives them; None: any."""
+    """Returns (rows, counts, output gradient, slabs).
+
+    `fill` says how many of the rows belong to experts; the others are padding. At most `used_slots` slots have rows, a
+    random number each; None for any.
+    """
     rng = np.random.default_rng(seed)
     used = {"all": rows, "one expert": rows, "none": 0, "some": rng.integers(0, rows + 1)}[fill]
     choices = rng.permutation(slots)[:used_slots]
@@ -86,9 +89,15 @@ def test_other_networks_equal_the_reference(backend, differentiate, error_of, sh
     rng = np.random.default_rng(shape["seed"])
     experts, hidden, inner = (shape[name] for name in ("experts", "hidden", "inner"))
     shapes = {
-        "gate": (hidden, inner), "gate_bias": (inner,), "up": (hidden, inner), "up_bias": (inner,),
-        "scale": (terms, inner), "shift": (terms, inner), "down": (inner, hidden), "down_bias": (hidden,),
-    }  # fmt: skip
+        "gate": (hidden, inner),
+        "gate_bias": (inner,),
+        "up": (hidden, inner),
+        "up_bias": (inner,),
+        "scale": (terms, inner),
+        "shift": (terms, inner),
+        "down": (inner, hidden),
+        "down_bias": (hidden,),
+    }
     slabs = [0.5 * rng.standard_normal((experts, *shapes[name])) for _ in range(shape["slots"]) for name in tensors]
     ffn = backend("grouped_ffn").grouped_ffn
 
@@ -96,14 +105,16 @@ def test_other_networks_equal_the_reference(backend, differentiate, error_of, sh
         return (ffn(rows_TH, counts_G, slabs, block_rows, tensors, activation),)
 
     wanted = [0, *range(2, 2 + len(slabs))]
+
     (out_TH,), gradients = differentiate(function, (rows_TH, counts_G, *slabs), wanted, dout_TH)
+
     assert error_of(out_TH, reference.grouped_ffn(rows_TH, counts_G, slabs, tensors, activation)) < 1e-12
     drows_TH, dslabs = reference.grouped_ffn_backward(dout_TH, rows_TH, counts_G, slabs, tensors, activation)
     for mine, gradient in zip(gradients, (drows_TH, *dslabs), strict=True):
         assert error_of(mine, gradient) < 1e-12
 
 
-def test_the_references_gradients_are_those_of_differences():
+def test_the_gradients_of_the_reference_match_finite_differences():
     rng = np.random.default_rng(1)
     for tensors, activation in NETWORKS.values():
         shapes = {"gate": (3, 4), "up": (3, 4), "gate_bias": (4,), "up_bias": (4,), "scale": (2, 4), "shift": (2, 4)}
@@ -112,13 +123,14 @@ def test_the_references_gradients_are_those_of_differences():
         x, dout = rng.standard_normal((2, 5, 3))
         dx, gradients = reference.feed_forward_backward(dout, x, expert, activation)
         for name, array, gradient in [("x", x, dx), *((name, expert[name], gradients[name]) for name in tensors)]:
-            for place in np.ndindex(array.shape):
-                value, losses = array[place], []
+            for index in np.ndindex(array.shape):
+                value = array[index]
+                losses = []
                 for step in (1e-6, -1e-6):
-                    array[place] = value + step
+                    array[index] = value + step
                     losses.append((reference.feed_forward(x, expert, activation) * dout).sum())
-                array[place] = value
-                assert gradient[place] == pytest.approx((losses[0] - losses[1]) / 2e-6, rel=1e-5, abs=1e-7), name
+                array[index] = value
+                assert gradient[index] == pytest.approx((losses[0] - losses[1]) / 2e-6, rel=1e-5, abs=1e-7), name
 
 
 @pytest.mark.parametrize(
@@ -129,7 +141,7 @@ def test_the_references_gradients_are_those_of_differences():
         (("up", "up_bias", "down", "down_bias"), "relu", "activation is 'relu'; expected fast_gelu or silu"),
     ],
 )
-def test_networks_that_are_none_are_refused(tensors, activation, message):
+def test_invalid_networks_are_refused(tensors, activation, message):
     rows_TH, counts_G, _, slabs = random_case(5, 4, 1, 2, 3, 3, "all", np.float32)
     with pytest.raises(ValueError, match=message):
         grouped_ffn(Tensor(rows_TH), Tensor(counts_G), [Tensor(slab) for slab in slabs], 0, tensors, activation)
@@ -151,7 +163,9 @@ def test_slots_of_any_size_by_hand(backend):
         slabs += [np.ones((2, 1, 1), np.float32), np.full((2, 1), 50, np.float32)]
         slabs += [np.ones((2, 1, 1), np.float32), biases]
     counts_G = Tensor(np.array([0, 3, 1, 1, 0, 0, 1, 0], np.int32))
+
     out_TH = backend("grouped_ffn").grouped_ffn(Tensor(rows_TH), counts_G, [Tensor(slab) for slab in slabs])
+
     assert out_TH.asnumpy().ravel().tolist() == [61, 62, 63, 154, 165, 356, 0]
 
 
@@ -173,8 +187,10 @@ def test_the_kernel_does_not_read_weights_of_experts_without_rows(differentiate)
     poisoned = [slab.copy() for slab in slabs]
     for tensor in poisoned[:4]:
         tensor[1] = np.nan
+
     for tensor in poisoned[4:8]:
         tensor[:] = np.nan
+
     for expected, found in zip(run(slabs), run(poisoned), strict=True):
         np.testing.assert_array_equal(found, expected)
 
@@ -182,7 +198,9 @@ def test_the_kernel_does_not_read_weights_of_experts_without_rows(differentiate)
 def test_other_dtypes_have_a_result_with_every_backend(backend):
     rows_TH, counts_G, _, slabs = random_case(4, 9, 1, 3, 4, 5, "all", np.float16)
     out_TH = backend("grouped_ffn").grouped_ffn(Tensor(rows_TH), Tensor(counts_G), [Tensor(slab) for slab in slabs])
+
     exact = reference.grouped_ffn(rows_TH.astype(float), counts_G, [slab.astype(float) for slab in slabs])
+
     assert np.abs(out_TH.asnumpy() - exact).max() < 1e-2
 
 
@@ -193,6 +211,7 @@ def test_extreme_activations(backend):
     out_TH = backend("grouped_ffn").grouped_ffn(
         Tensor(rows_TH), Tensor(np.array([6], np.int32)), [Tensor(tensor) for tensor in identity]
     )
+
     expected = reference.fast_gelu(np.clip(rows_TH.astype(np.float64), -400, None))
     np.testing.assert_allclose(out_TH.asnumpy(), expected, rtol=1e-6, atol=1e-30)
 
@@ -210,6 +229,7 @@ def test_the_kernel_refuses_counts_that_do_not_fit(backend, counts, message):
     if backend.name != "cpu":
         pytest.skip("the composed form cannot look at counts")
     rows_TH, _, _, slabs = random_case(5, 4, 1, 2, 3, 3, "all", np.float32)
+
     with pytest.raises(RuntimeError, match=message):
         backend("grouped_ffn").grouped_ffn(
             Tensor(rows_TH), Tensor(np.array(counts, np.int32)), [Tensor(slab) for slab in slabs]
@@ -218,8 +238,11 @@ def test_the_kernel_refuses_counts_that_do_not_fit(backend, counts, message):
 
 def test_wrong_arguments_are_refused():
     rows_TH, counts_G, _, slabs = random_case(6, 4, 1, 2, 3, 5, "all", np.float32)
-    rows_TH, counts_G, slabs = Tensor(rows_TH), Tensor(counts_G), [Tensor(slab) for slab in slabs]
-    with pytest.raises(ValueError, match="4 slabs a slot"):
+    rows_TH = Tensor(rows_TH)
+    counts_G = Tensor(counts_G)
+    slabs = [Tensor(slab) for slab in slabs]
+
+    with pytest.raises(ValueError, match="4 slabs per slot"):
         grouped_ffn(rows_TH, counts_G, slabs[:3])
     with pytest.raises(ValueError, match=r"for each slot up \[2, 3, 5\], up_bias \[2, 5\].*got .*\(2, 5\)"):
         grouped_ffn(rows_TH, counts_G, [slabs[0], slabs[1], slabs[0], slabs[3]])

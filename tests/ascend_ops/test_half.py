@@ -1,4 +1,4 @@
-"""The half precision that cpu_kernel.h brings for old compilers converts like NumPy, bit for bit."""
+"""The software half precision of cpu_kernel.h, for old compilers, converts like NumPy, bit for bit."""
 
 import ctypes
 import os
@@ -25,7 +25,7 @@ ASCEND_OP void to_half(const float* from, half* to, long count) {
 
 @pytest.fixture(scope="module")
 def convert(tmp_path_factory):
-    """convert(array, dtype), by the class of cpu_kernel.h."""
+    """Returns convert(array, dtype), which uses the class of cpu_kernel.h."""
     compiler = os.environ.get("CXX") or "g++"
     if shutil.which(compiler) is None:
         pytest.skip(f"no C++ compiler: {compiler} is not on PATH")
@@ -64,7 +64,7 @@ def test_every_half_to_float(convert):
 
 
 def test_ties_and_their_neighbours(convert):
-    """The middle of every two adjacent halves, and the floats next to it; overflow to infinity is among them."""
+    """Converts the middle of every two adjacent halves, and the floats next to it, including overflow to infinity."""
     halves = np.sort(every_half()[np.isfinite(every_half())]).astype(np.float32)
     middles = np.append((halves[1:] + halves[:-1]) / 2, np.float32([65519.996, 65520, -65520, 65536, 3e38]))
     for floats in (
@@ -77,7 +77,7 @@ def test_ties_and_their_neighbours(convert):
 
 
 def test_random_floats(convert):
-    """Random bits, which are NaN, infinite and too small now and then, and random numbers in the range of halves."""
+    """Converts random bits, including NaN, infinities and tiny values, and random numbers in the range of halves."""
     rng = np.random.default_rng(0)
     check_halves(convert, rng.integers(0, 1 << 32, 1 << 20, dtype=np.uint32).view(np.float32))
     check_halves(convert, rng.standard_normal(1 << 20) * 10.0 ** rng.uniform(-9, 5, 1 << 20))

@@ -1,4 +1,4 @@
-"""Compiling kernels: once for one content, by one process at a time, and with a message where it cannot be done."""
+"""Compiling kernels: once per content, by one process at a time, and with a clear message on failure."""
 
 import ctypes
 import shutil
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package with one operator, "tiny", whose compiler notes every call in calls.txt."""
+    """Returns a package with one operator, "tiny", and a compiler that records every call in calls.txt."""
     folder = tmp_path / "package"
     (folder / "tiny").mkdir(parents=True)
     (folder / "tiny" / "cpu.cc").write_text(SOURCE)
@@ -32,10 +32,10 @@ def package(tmp_path, monkeypatch):
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setattr(native, "PACKAGE", folder)
-    for cached in (native.compiler, native._identity_of_compiler, native.build_folder):
+    for cached in (native.compiler, native._compiler_version, native.build_folder):
         cached.cache_clear()
     yield folder
-    for cached in (native.compiler, native._identity_of_compiler, native.build_folder):
+    for cached in (native.compiler, native._compiler_version, native.build_folder):
         cached.cache_clear()
 
 
@@ -46,6 +46,7 @@ def calls(package):
 
 def test_compiles_once_and_again_when_a_source_changes(package):
     first = native.library("tiny")
+
     assert ctypes.CDLL(str(first)).answer() == 42
     assert native.library("tiny") == first
     assert calls(package) == 1
@@ -57,7 +58,7 @@ def test_compiles_once_and_again_when_a_source_changes(package):
     assert calls(package) == 3
 
 
-def test_of_several_processes_one_compiles(package):
+def test_only_one_of_several_processes_compiles(package):
     program = (
         "import sys, pathlib; from ascend_ops import native; native.PACKAGE = pathlib.Path(sys.argv[1]); "
         "print(native.library('tiny'))"
@@ -66,15 +67,19 @@ def test_of_several_processes_one_compiles(package):
         subprocess.Popen([sys.executable, "-c", program, str(package)], stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
+
     printed = {process.communicate(timeout=60)[0] for process in processes}
+
     assert len(printed) == 1
     assert calls(package) == 1
     assert sorted(path.suffix for path in (package / "_build").glob("tiny*")) == [".sha256", ".so"]
 
 
-def test_a_library_that_was_cut_short_is_compiled_again(package):
+def test_a_truncated_library_is_compiled_again(package):
     path = native.library("tiny")
+
     path.write_bytes(path.read_bytes()[:5000])
+
     assert native.library("tiny") == path
     assert ctypes.CDLL(str(path)).answer() == 42
     assert calls(package) == 2
@@ -85,13 +90,15 @@ def test_a_compiler_that_is_no_program_is_named(package, monkeypatch, tmp_path):
     (tmp_path / "no-program").chmod(0o755)
     monkeypatch.setenv("CXX", str(tmp_path / "no-program"))
     native.compiler.cache_clear()
-    native._identity_of_compiler.cache_clear()
+    native._compiler_version.cache_clear()
+
     with pytest.raises(native.CompileError, match="no-program does not run"):
         native.library("tiny")
 
 
 def test_a_source_that_does_not_compile_is_quoted_and_leaves_nothing(package):
     (package / "tiny" / "cpu.cc").write_text("int answer() { return forty_two; }\n")
+
     with pytest.raises(native.CompileError, match=r"tiny/cpu\.cc does not compile(.|\n)*forty_two"):
         native.library("tiny")
     assert list((package / "_build").glob("tiny*")) == []
@@ -100,11 +107,14 @@ def test_a_source_that_does_not_compile_is_quoted_and_leaves_nothing(package):
 def test_no_compiler_is_named_with_the_remedy(package, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     native.compiler.cache_clear()
+
     with pytest.raises(native.CompileError, match=r"no-such-compiler is not on PATH .*install g\+\+"):
         native.library("tiny")
 
 
 def test_a_package_that_cannot_be_written_uses_the_cache_of_the_user(package, monkeypatch, tmp_path):
     (package / "_build").write_text("in the way\n")
+
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
     assert native.library("tiny").parent == tmp_path / "cache" / "ascend_ops"

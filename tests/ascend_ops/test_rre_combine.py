@@ -30,6 +30,7 @@ def test_equals_reference_bit_for_bit(backend, differentiate, case):
         return (combine(*inputs),)
 
     (out_TH,), gradients = differentiate(function, (rows_TH, positions_T, residual_TH), [0, 2], dout_TH)
+
     np.testing.assert_array_equal(out_TH, reference.rre_combine(rows_TH, positions_T, residual_TH))
     for mine, wanted in zip(gradients, reference.rre_combine_backward(dout_TH, positions_T), strict=True):
         np.testing.assert_array_equal(mine, wanted)
@@ -38,15 +39,16 @@ def test_equals_reference_bit_for_bit(backend, differentiate, case):
 
 def test_the_kernel_refuses_positions_outside_the_rows(backend):
     if backend.name != "cpu":
-        pytest.skip("positions come from rre_dispatch; only the kernel looks at them again")
+        pytest.skip("positions come from rre_dispatch; only the kernel checks them again")
     combine = backend("rre_combine").rre_combine  # the kernel itself, without the check of eager calls
     rows_TH = Tensor(np.zeros((3, 2), np.float32))
+
     with pytest.raises(RuntimeError, match="position 3 of token 1 is outside 3 rows"):
         combine(rows_TH, Tensor(np.array([0, 3, 1], np.int32)), rows_TH).asnumpy()
 
 
 @pytest.mark.parametrize("positions", [[0, 1 << 30, 1], [0, -1, 1], [0, 0, 1]])
-def test_an_eager_call_refuses_what_is_no_permutation(positions):
+def test_an_eager_call_refuses_positions_that_are_no_permutation(positions):
     rows_TH = Tensor(np.zeros((3, 2), np.float32))
     with pytest.raises(ValueError, match="is no permutation of 3 rows"):
         rre_combine(rows_TH, Tensor(np.array(positions, np.int32)), rows_TH)
@@ -60,13 +62,16 @@ def test_a_compiled_composed_form_stays_inside_the_rows():
         return composed.rre_combine(rows_TH, positions_T, rows_TH)
 
     rows_TH = Tensor(np.ones((3, 2), np.float32))
+
     for bad in (1 << 30, -5):
         out_TH = combine(rows_TH, Tensor(np.array([0, bad, 1], np.int32)))
         np.testing.assert_array_equal(out_TH.asnumpy(), 2)
 
 
 def test_wrong_arguments_are_refused():
-    rows_TH, positions_T = Tensor(np.zeros((4, 2), np.float32)), Tensor(np.arange(4, dtype=np.int32))
+    rows_TH = Tensor(np.zeros((4, 2), np.float32))
+    positions_T = Tensor(np.arange(4, dtype=np.int32))
+
     with pytest.raises(ValueError, match="rre_combine: expected"):
         rre_combine(rows_TH, positions_T[:3], rows_TH)
     with pytest.raises(TypeError, match=r"rre_combine: expected .*Float16"):

@@ -44,12 +44,14 @@ CASES = st.fixed_dictionaries(
 @settings(max_examples=10, deadline=None)
 def test_equals_reference(backend, differentiate, shape):
     x_TH, token_ids_T, slot_ids_T, table_DV, drows_TH = random_case(**shape)
-    dispatch, num_experts = backend("rre_dispatch").rre_dispatch, shape["experts"]
+    dispatch = backend("rre_dispatch").rre_dispatch
+    num_experts = shape["experts"]
 
     def function(*inputs):
         return dispatch(*inputs, num_experts)
 
     found, (dx_TH,) = differentiate(function, (x_TH, token_ids_T, slot_ids_T, table_DV), [0], drows_TH)
+
     expected = reference.rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, num_experts)
     for mine, wanted in zip(found, (*expected, np.zeros(1, np.int32)), strict=True):
         np.testing.assert_array_equal(mine, wanted)
@@ -94,11 +96,12 @@ def test_a_compiled_call_refuses_bad_ids_or_counts_them(backend, where, value, m
         with pytest.raises(RuntimeError, match=message):
             dispatch(*(Tensor(array) for array in case))[0].asnumpy()
         return
-    rows_TH, counts_G, positions_T, invalid = (
-        output.asnumpy() for output in dispatch(*(Tensor(array) for array in case))
-    )
+    outputs = dispatch(*(Tensor(array) for array in case))
+    rows_TH, counts_G, positions_T, invalid = (output.asnumpy() for output in outputs)
     bad_entry = case[3][case[2][7] % 2, case[1][7] % VOCAB]
+
     affected = (case[1] == case[1][7]) & (case[2] == case[2][7]) if where == "table" else np.arange(20) == 7
+
     assert invalid[0] == affected.sum() >= 1, bad_entry
     assert sorted(positions_T) == list(range(20))
     assert counts_G.sum() == 20
@@ -106,8 +109,10 @@ def test_a_compiled_call_refuses_bad_ids_or_counts_them(backend, where, value, m
 
 
 def test_wrong_arguments_are_refused_when_the_operator_is_built():
-    x_TH, ids, table = (Tensor(np.zeros(shape, dtype)) for shape, dtype in
-                        (((4, 2), np.float32), (4, np.int32), ((1, 5), np.int32)))  # fmt: skip
+    x_TH = Tensor(np.zeros((4, 2), np.float32))
+    ids = Tensor(np.zeros(4, np.int32))
+    table = Tensor(np.zeros((1, 5), np.int32))
+
     with pytest.raises(ValueError, match=r"rre_dispatch: expected .*got \(4, 2\), \(3,\)"):
         rre_dispatch(x_TH, ids[:3], ids, table, 1)
     with pytest.raises(TypeError, match=r"rre_dispatch: expected .*Int64"):

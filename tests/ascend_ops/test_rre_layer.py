@@ -1,4 +1,4 @@
-"""Dispatch → grouped FFN → combine, as the model uses them: the chosen backends against the references."""
+"""Dispatch → grouped FFN → combine as in the model: the chosen backends against the references."""
 
 import mindspore as ms
 import numpy as np
@@ -18,7 +18,7 @@ ms.set_context(mode=ms.PYNATIVE_MODE)
 
 
 def random_case(seed, tokens, slots, experts, hidden, inner, skew, dtype):
-    """x, token ids, slot ids, table, slabs and an output gradient. `skew` puts every token on one expert."""
+    """Returns x, ids, table, slabs and an output gradient. `skew` puts every token on one expert."""
     rng = np.random.default_rng(seed)
     vocab = 11
     table_DV = rng.integers(0, experts, (slots, vocab)).astype(np.int32)
@@ -36,7 +36,7 @@ def random_case(seed, tokens, slots, experts, hidden, inner, skew, dtype):
 
 
 def layer_of_operators(case, experts, block_rows, graph):
-    """(output, counts, positions, gradients of x and slabs) of dispatch → FFN → combine, composed."""
+    """Returns (output, counts, positions, gradients of x and slabs) of dispatch → FFN → combine."""
 
     def weighted(x_TH, token_ids_T, slot_ids_T, table_DV, dout_TH, *slabs):
         rows_TH, counts_G, positions_T, _ = rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, experts)
@@ -56,8 +56,9 @@ def layer_of_operators(case, experts, block_rows, graph):
 
 
 def layer_of_references(case, experts):
-    """The same in NumPy, float64."""
-    x_TH, dout_TH = case["x_TH"].astype(np.float64), case["dout_TH"].astype(np.float64)
+    """Returns the same by the references, in float64."""
+    x_TH = case["x_TH"].astype(np.float64)
+    dout_TH = case["dout_TH"].astype(np.float64)
     slabs = [slab.astype(np.float64) for slab in case["slabs"]]
     rows_TH, counts_G, positions_T = dispatch_reference.rre_dispatch(
         x_TH, case["token_ids_T"], case["slot_ids_T"], case["table_DV"], experts
@@ -70,7 +71,7 @@ def layer_of_references(case, experts):
 
 
 def largest_error(found, expected):
-    """Relative to the largest expected value."""
+    """Returns the largest error relative to the largest expected value."""
     return np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)
 
 
@@ -91,10 +92,9 @@ CASES = st.fixed_dictionaries(
 @settings(max_examples=25, deadline=None)
 def test_pynative_matches_reference_on_random_shapes(shape, block_rows):
     case = random_case(**shape, dtype=np.float64)
-    found, expected = (
-        layer_of_operators(case, shape["experts"], block_rows, False),
-        layer_of_references(case, shape["experts"]),
-    )
+    found = layer_of_operators(case, shape["experts"], block_rows, False)
+
+    expected = layer_of_references(case, shape["experts"])
     np.testing.assert_array_equal(found[1], expected[1])
     np.testing.assert_array_equal(found[2], expected[2])
     assert largest_error(found[0], expected[0]) < 1e-12
@@ -109,7 +109,9 @@ def test_pynative_matches_reference_on_random_shapes(shape, block_rows):
 )
 def test_graph_matches_reference(dtype, tokens, slots, experts, skew, block_rows):
     case = random_case(0, tokens, slots, experts, 6, 10, skew, dtype)
-    found, expected = layer_of_operators(case, experts, block_rows, True), layer_of_references(case, experts)
+    found = layer_of_operators(case, experts, block_rows, True)
+    expected = layer_of_references(case, experts)
+
     bound = 1e-12 if dtype == np.float64 else 3e-6
     np.testing.assert_array_equal(found[1], expected[1])
     np.testing.assert_array_equal(found[2], expected[2])

@@ -1,4 +1,4 @@
-"""rre_regroup: blocks change places, there and back, and nothing else does."""
+"""rre_regroup: reorders blocks, in both directions, and changes nothing else."""
 
 import mindspore as ms
 import numpy as np
@@ -24,35 +24,38 @@ CASES = st.fixed_dictionaries(
 
 def random_case(seed, sources, groups, largest, padding, hidden, dtype):
     rng = np.random.default_rng(seed)
-    counts_AB = rng.integers(0, largest + 1, (sources, groups)).astype(np.int32)
-    num_rows = max(1, int(counts_AB.sum()) + padding)
+    counts_RG = rng.integers(0, largest + 1, (sources, groups)).astype(np.int32)
+    num_rows = max(1, int(counts_RG.sum()) + padding)
     rows_CH, dout_CH = (rng.standard_normal((num_rows, hidden)).astype(dtype) for _ in range(2))
-    return rows_CH, counts_AB, dout_CH
+    return rows_CH, counts_RG, dout_CH
 
 
 @given(shape=CASES)
 @settings(max_examples=10, deadline=None)
 def test_equals_reference(backend, differentiate, shape):
-    rows_CH, counts_AB, dout_CH = random_case(**shape)
+    rows_CH, counts_RG, dout_CH = random_case(**shape)
     regroup = backend("rre_regroup").rre_regroup
 
     def function(*inputs):
         return (regroup(*inputs),)
 
-    (out_CH,), (drows_CH,) = differentiate(function, (rows_CH, counts_AB), [0], dout_CH)
-    np.testing.assert_array_equal(out_CH, reference.rre_regroup(rows_CH, counts_AB))
-    np.testing.assert_array_equal(drows_CH, reference.rre_regroup_backward(dout_CH, counts_AB))
+    (out_CH,), (drows_CH,) = differentiate(function, (rows_CH, counts_RG), [0], dout_CH)
+
+    np.testing.assert_array_equal(out_CH, reference.rre_regroup(rows_CH, counts_RG))
+    np.testing.assert_array_equal(drows_CH, reference.rre_regroup_backward(dout_CH, counts_RG))
 
 
 @given(shape=CASES)
 @settings(max_examples=50, deadline=None)
-def test_reference_sorts_by_group_and_takes_rows_back(shape):
-    rows_CH, counts_AB, _ = random_case(**shape)
-    group_of_row = np.concatenate([np.repeat(np.arange(counts_AB.shape[1]), counts) for counts in counts_AB])
+def test_reference_sorts_by_group_and_restores_the_order(shape):
+    rows_CH, counts_RG, _ = random_case(**shape)
+    group_of_row = np.concatenate([np.repeat(np.arange(counts_RG.shape[1]), counts) for counts in counts_RG])
     used = len(group_of_row)
-    regrouped = reference.rre_regroup(rows_CH, counts_AB)
+
+    regrouped = reference.rre_regroup(rows_CH, counts_RG)
+
     np.testing.assert_array_equal(regrouped[:used], rows_CH[:used][np.argsort(group_of_row, kind="stable")])
-    np.testing.assert_array_equal(reference.rre_regroup_backward(regrouped, counts_AB)[:used], rows_CH[:used])
+    np.testing.assert_array_equal(reference.rre_regroup_backward(regrouped, counts_RG)[:used], rows_CH[:used])
 
 
 @pytest.mark.parametrize(
@@ -60,15 +63,17 @@ def test_reference_sorts_by_group_and_takes_rows_back(shape):
 )
 def test_the_kernel_refuses_counts_that_do_not_fit(backend, counts, message):
     if backend.name != "cpu":
-        pytest.skip("the composed form cannot look at counts; it stays inside the rows")
+        pytest.skip("the composed form cannot check counts; it stays inside the rows")
     with pytest.raises(RuntimeError, match=message):
         rows_CH = Tensor(np.zeros((4, 2), np.float32))
         backend("rre_regroup").rre_regroup(rows_CH, Tensor(np.array(counts, np.int32))).asnumpy()
 
 
 def test_wrong_arguments_are_refused():
-    rows_CH, counts_AB = Tensor(np.zeros((4, 2), np.float32)), Tensor(np.ones((1, 2), np.int32))
+    rows_CH = Tensor(np.zeros((4, 2), np.float32))
+    counts_RG = Tensor(np.ones((1, 2), np.int32))
+
     with pytest.raises(ValueError, match="rre_regroup: expected"):
-        rre_regroup(rows_CH, counts_AB[0])
+        rre_regroup(rows_CH, counts_RG[0])
     with pytest.raises(TypeError, match="rre_regroup: expected"):
-        rre_regroup(rows_CH, counts_AB.astype(ms.int64))
+        rre_regroup(rows_CH, counts_RG.astype(ms.int64))

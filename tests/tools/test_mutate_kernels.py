@@ -15,6 +15,7 @@ def mutate(*arguments):
 
 def test_there_are_enough_of_every_kind():
     names = mutate("--list").stdout.splitlines()
+
     assert len(names) == len(set(names)) > 60
     for kind in ("without Order<", "without PipeBarrier", "without sync_()", "EnQue", "FreeTensor", "SetFlag"):
         assert any(kind in name for name in names), kind
@@ -23,6 +24,7 @@ def test_there_are_enough_of_every_kind():
 @pytest.mark.slow
 def test_some_are_rejected_by_the_rule_that_they_break():
     done = mutate("--only", "SetFlag", "short output", "gather instead of scatter")
+
     assert done.returncode == 0, done.stdout + done.stderr
     rules = {line.split()[-1] for line in done.stdout.splitlines()[:-1]}
     assert rules == {"event", "gm-bounds", "result"}

@@ -2,11 +2,11 @@
 
     python tools/ascend_offline/compile_operators.py [--chip ascend910] [--download]
 
-MindSpore loads its Ascend plugin over stubs of CANN's libraries, looks the operators up in a package that holds their
-definitions alone, compiles the call of each against ACL's headers, and infers shapes and gradients. Without those
-headers (CANN has them, and torch-npu's wheel, which --download fetches) the graph has the composed forms of ours.
-Nothing is executed; that the same graph runs on a card is unverified on hardware. Without a device MindSpore knows no
-chip, so GroupedMatmul is compiled for ascend910 too, which on a card gets the composed form.
+MindSpore loads its Ascend plugin over stubs of CANN's libraries, looks the operators up in a package that has only
+their definitions, compiles the call of each against ACL's headers, and infers shapes and gradients. Without those
+headers (CANN has them, and so does torch-npu's wheel, which --download fetches) the graph has the composed forms of our
+operators. Nothing is executed; that the same graph runs on a card is unverified on hardware. Without a device MindSpore
+knows no chip, so GroupedMatmul is compiled for ascend910 too, which on a card gets the composed form.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -21,20 +22,26 @@ from ascend_offline import acl_headers, cann_stub
 from ascend_offline.simulation import join_simulated_ranks, prepare, run_inside
 from ascend_ops import emulator
 
-TOKENS, HIDDEN, INNER, EXPERTS, VOCABULARY, RANKS, CAPACITY = 24, 32, 64, 8, 40, 8, 64
+TOKENS = 24
+HIDDEN = 32
+INNER = 64
+EXPERTS = 8
+VOCABULARY = 40
+RANKS = 8
+CAPACITY = 64
 
 
 def main() -> None:
-    """Prepares what stands in for CANN, and compiles in a process that finds it."""
+    """Prepares the stubs of CANN, and compiles in a process that uses them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--chip",
         choices=emulator.CHIPS,
         default="ascend910",
-        help="whose definitions of the operators are looked up (%(default)s)",
+        help="chip whose operator definitions are used (%(default)s)",
     )
     parser.add_argument("--download", action="store_true", help=f"fetch ACL's headers from {acl_headers.WHEEL}")
-    parser.add_argument("--cache", type=Path, default=Path("output/ascend_offline"), help="where headers stay")
+    parser.add_argument("--cache", type=Path, default=Path("output/ascend_offline"), help="folder of the headers")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:
@@ -56,8 +63,8 @@ def main() -> None:
     print(f"in the graph of {found['target']}: {counts or 'no custom operator'}")
 
 
-def compile_graph() -> dict:
-    """What is in the graph of one rank: the layer and its gradient."""
+def compile_graph() -> dict[str, Any]:
+    """Compiles the layer and its gradient for one rank, and counts the custom operators in its graph."""
     import mindspore as ms
     import numpy as np
     from mindspore import Tensor, nn, ops
@@ -73,14 +80,15 @@ def compile_graph() -> dict:
     from ascend_ops.rre_regroup import rre_regroup
 
     class Layer(nn.Cell):
-        """Dispatch to the ranks, their experts' networks, and the way back."""
+        """Dispatches rows to the ranks of their experts, computes the experts, and returns the rows."""
 
-        def __init__(self, group):
+        def __init__(self, group: Group):
             super().__init__()
             self.group = group
 
         def construct(self, x_TH, token_ids_T, slot_ids_T, table_DV, sent_R, received_R, counts_RE, *slabs):
-            ids, counts = (token_ids_T, slot_ids_T, table_DV), (sent_R, received_R)
+            ids = (token_ids_T, slot_ids_T, table_DV)
+            counts = (sent_R, received_R)
             rows_CH, _, positions_T, _, order = dispatch_all_to_all(
                 x_TH, *ids, EXPERTS, *counts, CAPACITY, self.group, first_order()
             )
@@ -91,9 +99,10 @@ def compile_graph() -> dict:
             return rre_combine(rows_TH, positions_T, x_TH)
 
     class Gradient(nn.Cell):
-        def __init__(self, layer):
+        def __init__(self, layer: nn.Cell):
             super().__init__()
-            self.layer, self.gradient = layer, ops.GradOperation(get_all=True)
+            self.layer = layer
+            self.gradient = ops.GradOperation(get_all=True)
 
         def construct(self, *inputs):
             return self.layer(*inputs), self.gradient(self.layer)(*inputs)
@@ -109,7 +118,7 @@ def compile_graph() -> dict:
     world = Group("hccl_world_group", 0, RANKS, -1, AllToAll("hccl_world_group"))
     Gradient(Layer(world)).compile(*map(Tensor, arrays))
     text = max(Path("graphs").rglob("*validate*.ir"), key=lambda path: path.stat().st_mtime).read_text()
-    names = ("RreDispatch", "RreGatherRows", "RreRegroup", "RreRegroupBack", "RreCombine", "RreScatterRows")
+    names = [emulator.cann_name(kernel) for kernel in emulator.KERNELS]
     custom = {name: text.count(f'func_name: "aclnn{name}"') for name in names}
     for name in ("GroupedMatmul", "AlltoAllV"):
         custom[name] = text.count(f"{name}(")

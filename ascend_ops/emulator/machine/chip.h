@@ -1,5 +1,5 @@
-// What differs between the chips that the kernels are written for. The figures are those of CANN's open headers and
-// product pages; nothing here was measured on a device.
+// The differences between the chips that the kernels support. The figures are from CANN's open headers and product
+// pages; nothing here was measured on a device.
 #pragma once
 
 #include <cstdint>
@@ -13,13 +13,13 @@
 namespace emulator {
 
 struct Chip {
-  const char* name;        // as AddConfig takes it
+  const char* name;        // as in AddConfig
   int architecture;        // __CCE_AICORE__
   uint32_t vector_cores;   // that a kernel without matrix products may use
-  uint64_t ub_bytes;       // of the unified buffer of a core, less what the compiler keeps: what tiling is told
-  uint32_t events;         // flags of one kind (from pipe, to pipe) that there are: QUE_MAX_EVENT
+  uint64_t ub_bytes;       // size of a core's unified buffer that tiling sees: without the compiler's share
+  uint32_t events;         // number of flags of one kind (from pipe, to pipe): QUE_MAX_EVENT
   bool hardware_sync_all;  // SyncAll() without a workspace
-  bool bfloat16;           // the vector unit knows it
+  bool bfloat16;           // supported by the vector unit
 };
 
 constexpr Chip kChips[] = {
@@ -35,8 +35,8 @@ inline const Chip* find_chip(const char* name) {
   return nullptr;
 }
 
-constexpr uint64_t kUbOfLibrary = 8 * 1024;   // of the unified buffer: AscendC keeps its end for temporaries of its own
-constexpr uint64_t kLibraryWorkspace = 4096;  // of global memory, before the operator's own; CANN's is larger
-constexpr uint64_t kGranule = 32;             // bytes: what a DMA moves at least, and how it wants addresses aligned
+constexpr uint64_t kUbOfLibrary = 8 * 1024;   // end of the unified buffer that AscendC reserves
+constexpr uint64_t kLibraryWorkspace = 4096;  // bytes of the workspace before the operator's own; CANN's is larger
+constexpr uint64_t kGranule = 32;             // bytes: smallest transfer and alignment of a DMA
 
 }  // namespace emulator

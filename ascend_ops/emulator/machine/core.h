@@ -1,4 +1,4 @@
-// One core: its pipes, its unified buffer, its flags, and what it has done so far.
+// One core: its pipes, its unified buffer, its flags, and its counters.
 #pragma once
 
 #include <map>
@@ -10,27 +10,27 @@
 
 namespace emulator {
 
-// What one core did. "Scalar operations" are what the scalar unit is seen to do: reads and writes of single elements of
-// the unified buffer, and instructions that it hands to the other pipes. Arithmetic in registers is not seen.
+// Counts of one core. "Scalar operations" are the visible work of the scalar unit: reads and writes of single elements
+// of the unified buffer, and instructions that it issues to the other pipes. Arithmetic in registers is not counted.
 struct Counters {
   uint64_t bytes_read = 0, bytes_written = 0;  // of global memory
   uint64_t loads = 0, stores = 0;              // DMA launches
   uint64_t vector_operations = 0;
-  uint64_t flags = 0;     // SetFlag, WaitFlag and what queues do of the kind, barriers
+  uint64_t flags = 0;     // SetFlag and WaitFlag, also those of queues; barriers
   uint64_t elements = 0;  // of the unified buffer that the scalar unit read or wrote
   uint64_t sync_alls = 0;
 
   uint64_t scalar_operations() const { return elements + loads + stores + vector_operations + flags; }
 };
 
-// A part of the unified buffer that InitBuffer handed out. A tensor knows the generation it was taken in: enqueueing or
-// freeing begins another.
+// A part of the unified buffer that InitBuffer allocated. A tensor records the generation in which it was taken;
+// enqueueing or freeing it begins the next one.
 struct Buffer {
   uint64_t offset, bytes;
   uint32_t generation = 0;
 };
 
-// The kinds of flag: from a pipe to a pipe, each with its own ids.
+// The kinds of flags: from one pipe to another, each with its own ids.
 struct EventKind {
   Pipe from, to;
   bool operator<(const EventKind& other) const { return std::pair(from, to) < std::pair(other.from, other.to); }
@@ -55,10 +55,10 @@ class Core {
     (write ? counters.bytes_written : counters.bytes_read) += bytes;
   }
 
-  // Ids of one kind that queues hold for themselves.
-  void reserve_events(EventKind kind, uint32_t number) {
+  // Number of ids of one kind that queues reserve.
+  void reserve_events(EventKind kind, uint32_t num_events) {
     uint32_t& held = reserved_[kind];
-    held += number;
+    held += num_events;
     if (held > chip.events)
       violate(rule::kEvent, "queues need %u flags from %s to %s, and %s has %u", held, name(kind.from), name(kind.to),
               chip.name, chip.events);
@@ -105,7 +105,7 @@ class Core {
   Pipes pipes;
   UnifiedBuffer unified_buffer;
   std::vector<Buffer> buffers;
-  const void* pipe_object = nullptr;  // the TPipe: one, as each would hand out the unified buffer from its start
+  const void* pipe_object = nullptr;  // the only TPipe: a second one would allocate the unified buffer from its start
   std::vector<Access> accesses;       // of global memory, since the last SyncAll
   Counters counters;
   int outstanding_tensors = 0;
@@ -122,7 +122,7 @@ class Core {
   std::map<std::pair<EventKind, uint32_t>, Clock> flags_;
 };
 
-// The core that this thread plays.
+// The core that this thread emulates.
 static thread_local Core* this_core = nullptr;
 
 }  // namespace emulator

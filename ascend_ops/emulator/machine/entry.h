@@ -54,12 +54,12 @@ EMULATOR_EXPORT const char* emulator_definition(const char* chip_name) {
   return text.c_str();
 }
 
-// Runs the operator. Returns how many cores ran, with each one's counters, or −1 with "rule: message" in `problem`.
+// Runs the operator. Returns the number of cores, and the counters of each, or −1 with "rule: message" in `problem`.
 EMULATOR_EXPORT int emulator_run(const char* chip_name, int cores, const emulator::Tensor* inputs, int num_inputs,
                                  const emulator::Tensor* outputs, int num_outputs, emulator::Counters* counters,
                                  char* problem, int problem_size) {
   using namespace emulator;
-  static std::mutex one_at_a_time;  // Python lets other threads in while this runs
+  static std::mutex one_at_a_time;  // Python releases its lock while this runs
   const std::lock_guard<std::mutex> lock(one_at_a_time);
   try {
     host.cores = static_cast<uint32_t>(cores);
@@ -76,7 +76,7 @@ EMULATOR_EXPORT int emulator_run(const char* chip_name, int cores, const emulato
   return -1;
 }
 
-// The same as MindSpore calls kernels: inputs, then outputs. A broken rule is an exception.
+// The entry point in MindSpore's form: inputs, then outputs. A broken rule throws.
 EMULATOR_EXPORT int emulator_aot(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*,
                                  void*) {
   using namespace emulator;

@@ -1,6 +1,6 @@
-// Global memory: the arrays that a kernel was given, and which core touched what between two SyncAlls.
+// Global memory: the arrays of a kernel, and the accesses of each core between two SyncAlls.
 //
-// Races are not waited for: each core writes down what its DMAs touch, and at a SyncAll the lists are compared.
+// Races need not happen to be found: each core records the accesses of its DMAs, and a SyncAll compares the lists.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +22,7 @@ struct Array {
   std::string name;
   uint8_t* data = nullptr;
   uint64_t bytes = 0;
-  std::vector<uint8_t> written{};  // a byte for each; empty: everything is (an input)
+  std::vector<uint8_t> written{};  // one flag per byte; empty if everything is written (an input)
 
   bool holds(const void* address, uint64_t count) const {
     const uint8_t* first = static_cast<const uint8_t*>(address);
@@ -35,8 +35,8 @@ struct Access {
   const uint8_t *begin, *end;
   bool write;
   Stamp stamp;
-  Clock known;     // to its pipe, when it began
-  uint64_t order;  // in its core's program
+  Clock known;     // clock of its pipe when it began
+  uint64_t order;  // index in its core's program
 };
 
 class GlobalMemory {
@@ -56,7 +56,7 @@ class GlobalMemory {
     violate(rule::kGmBounds, "%s touches %lu bytes that belong to no array of the operator", what, count);
   }
 
-  // All cores count SyncAlls in the same bytes, which begin as zeros and are nobody else's from then on.
+  // All cores count SyncAlls in the same bytes, which are zeros at first and may not be used otherwise.
   void count_in(const void* address, uint64_t count) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const uint8_t* first = static_cast<const uint8_t*>(address);
@@ -78,7 +78,7 @@ class GlobalMemory {
               offset + count, array.name.c_str());
   }
 
-  // A DMA keeps away from what SyncAll counts in.
+  // A DMA must not touch the counters of SyncAll.
   void refuse_counters(const void* address, uint64_t count, const char* what) const {
     const uint8_t* first = static_cast<const uint8_t*>(address);
     if (counters_ != nullptr && first < counters_end_ && first + count > counters_)
@@ -103,7 +103,7 @@ class GlobalMemory {
   std::atomic<const uint8_t*> counters_{nullptr}, counters_end_{nullptr};  // of SyncAll
 };
 
-// A pipe of one core must not pass another, or itself, in global memory either.
+// The pipes of one core must be ordered in global memory too.
 inline void check_order(const GlobalMemory& memory, std::vector<Access>& accesses) {
   std::sort(accesses.begin(), accesses.end(), [](auto& a, auto& b) { return a.begin < b.begin; });
   std::vector<const Access*> open;
@@ -123,7 +123,7 @@ inline void check_order(const GlobalMemory& memory, std::vector<Access>& accesse
   }
 }
 
-// What different cores touched since the last SyncAll: a byte that one writes is no other's.
+// Compares the accesses of different cores since the last SyncAll: a byte that one writes, no other may touch.
 inline void check_races(const GlobalMemory& memory, const std::vector<std::vector<Access>>& accesses_of_core) {
   struct Span {
     const uint8_t *begin, *end;
@@ -135,7 +135,7 @@ inline void check_races(const GlobalMemory& memory, const std::vector<std::vecto
       if (access.write) written.push_back({access.begin, access.end, core});
   std::sort(written.begin(), written.end(), [](auto& a, auto& b) { return a.begin < b.begin; });
 
-  std::vector<Span> owned;  // the same, joined: disjoint, in ascending order
+  std::vector<Span> owned;  // merged: disjoint, in ascending order
   for (const Span& span : written) {
     if (owned.empty() || span.begin >= owned.back().end) {
       owned.push_back(span);

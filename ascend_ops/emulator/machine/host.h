@@ -1,5 +1,5 @@
-// An operator from end to end, as the framework would run it: its definition is asked whether it takes these inputs,
-// its shape inference what comes out, its tiling how to launch, and its kernel is launched on emulated cores.
+// Runs an operator from end to end, as the framework does: checks the inputs against its definition, infers the
+// outputs, calls its tiling, and launches its kernel on emulated cores.
 #pragma once
 
 #include <cstdlib>
@@ -11,7 +11,7 @@
 
 namespace emulator {
 
-constexpr size_t kMostCores = 64;  // that a report has room for
+constexpr size_t kMostCores = 64;  // size of a report
 
 // Calls a kernel with the addresses of its arguments.
 template <typename... Address, size_t... kIndex>
@@ -156,7 +156,7 @@ class Call {
       }
   }
 
-  // Which combination of types of the definition these inputs have.
+  // The index of the definition's combination of dtypes that these inputs have.
   size_t find_types() const {
     for (size_t i = 0; i < input_on_chip(0).types.size(); ++i) {
       bool all = true;
@@ -168,14 +168,14 @@ class Call {
   }
 
   void infer(size_t combination) {
-    const size_t number = definition_.outputs.size();
+    const size_t num_outputs = definition_.outputs.size();
     gert::InferContext& call = *context_;
     gert::InferShapeContext shapes(call);
     gert::InferDataTypeContext types(call);
     if (definition_.infer_shape(&shapes) != ge::GRAPH_SUCCESS ||
         definition_.infer_data_type(&types) != ge::GRAPH_SUCCESS)
       violate(rule::kHost, "%s refuses these shapes or types", definition_.name.c_str());
-    for (size_t i = 0; i < number; ++i) {
+    for (size_t i = 0; i < num_outputs; ++i) {
       const ge::DataType wanted = on_chip(definition_.outputs[i], false).types[combination];
       if (!types.outputs().count(i) || types.outputs().at(i) != wanted)
         violate(rule::kHost, "the inferred type of %s is not that of the definition",

@@ -1,4 +1,4 @@
-// A launch: every core a thread, SyncAll a barrier, the first broken rule the result.
+// A launch: one thread per core, SyncAll is a barrier, and the first broken rule is the result.
 #pragma once
 
 #include <condition_variable>
@@ -33,7 +33,7 @@ class Launch {
     return result_;
   }
 
-  // SyncAll: everything that any core did before is finished and seen by all.
+  // SyncAll: everything that any core did before is finished and visible to all.
   void sync_all(Core& core) {
     core.pipes.barrier_all();
     ++core.counters.sync_alls;
@@ -73,7 +73,7 @@ class Launch {
     this_core = nullptr;
   }
 
-  // Hands in what the core touched since the last SyncAll.
+  // Collects the core's accesses since the last SyncAll.
   void arrive(Core& core) {
     check_order(memory_, core.accesses);
     accesses_of_core_[core.index] = std::move(core.accesses);

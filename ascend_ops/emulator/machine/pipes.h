@@ -1,8 +1,8 @@
-// The pipes of a core and what each of them may rely on.
+// The pipes of a core, and which operations each of them knows to be finished.
 //
-// A core has one scalar unit, which reads the program and hands work to the others, a vector unit and two DMA engines;
-// they run at the same time. Nothing is ordered but what a flag, a barrier or a queue orders: also two operations of
-// one pipe (other than the scalar unit) need PipeBarrier before one may use what the other wrote. Vector clocks tell.
+// A core has a scalar unit, which reads the program and issues work to the others, a vector unit and two DMA engines;
+// they run concurrently. Only flags, barriers and queues order them: even two operations of the same pipe (except the
+// scalar unit) need a PipeBarrier before one may use the result of the other. Vector clocks track this order.
 #pragma once
 
 #include <algorithm>
@@ -17,14 +17,14 @@ constexpr const char* kPipeNames[kPipes] = {"S", "V", "MTE2", "MTE3"};
 
 inline const char* name(Pipe pipe) { return kPipeNames[static_cast<int>(pipe)]; }
 
-// For each pipe, how many of its operations are known to be finished.
+// For each pipe, the number of its operations that are known to be finished.
 using Clock = std::array<uint64_t, kPipes>;
 
 inline void merge(Clock& into, const Clock& other) {
   for (int pipe = 0; pipe < kPipes; ++pipe) into[pipe] = std::max(into[pipe], other[pipe]);
 }
 
-// One operation: the how-manieth of its pipe, 0 for none.
+// One operation: its index in its pipe from 1, 0 for none.
 struct Stamp {
   Pipe pipe = Pipe::kScalar;
   uint64_t number = 0;
@@ -34,7 +34,7 @@ class Pipes {
  public:
   Stamp start(Pipe pipe) { return {pipe, ++started_[index(pipe)]}; }
 
-  // Whether the next operation of `pipe` finds that one finished.
+  // Whether that operation is finished when the next operation of `pipe` begins.
   bool finished(const Stamp& earlier, Pipe pipe) const { return finished(earlier, pipe, known_[index(pipe)]); }
 
   static bool finished(const Stamp& earlier, Pipe pipe, const Clock& known) {
@@ -44,7 +44,7 @@ class Pipes {
 
   const Clock& known(Pipe pipe) const { return known_[index(pipe)]; }
 
-  // What is known when everything that `pipe` was given so far is finished.
+  // The clock when everything issued to `pipe` so far is finished.
   Clock after(Pipe pipe) const {
     Clock clock = known_[index(pipe)];
     clock[index(pipe)] = started_[index(pipe)];

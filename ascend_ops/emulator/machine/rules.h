@@ -1,4 +1,4 @@
-// The rules that a kernel can break, and how a broken one is reported.
+// The rules that a kernel can break, and how a broken rule is reported.
 #pragma once
 
 #include <cstdarg>
@@ -8,21 +8,21 @@
 
 namespace emulator {
 
-// Names are part of the emulator's interface: tests and mutants expect them.
+// The names are part of the emulator's interface: tests expect them.
 namespace rule {
 constexpr const char kAlignment[] = "alignment";       // addresses and lengths of a DMA: multiples of 32 bytes
 constexpr const char kField[] = "dma-field";           // bursts and strides of a DMA: 16 bits, bursts not empty
-constexpr const char kCapacity[] = "ub-capacity";      // what InitBuffer hands out fits the unified buffer
+constexpr const char kCapacity[] = "ub-capacity";      // the buffers of InitBuffer fit the unified buffer
 constexpr const char kUbBounds[] = "ub-bounds";        // no access outside the tensor's buffer
-constexpr const char kGmBounds[] = "gm-bounds";        // no access outside the GlobalTensor, nor that outside its array
-constexpr const char kQueue[] = "queue";               // alloc → enque → deque → free, never more than there are
+constexpr const char kGmBounds[] = "gm-bounds";        // no access outside a GlobalTensor or its array
+constexpr const char kQueue[] = "queue";               // alloc → enque → deque → free, never more than the queue has
 constexpr const char kLifetime[] = "tensor-lifetime";  // no use of a tensor after it was enqueued or freed
 constexpr const char kEvent[] = "event";               // each SetFlag has its WaitFlag, ids are within the chip's
 constexpr const char kUninitialised[] = "uninitialised";  // nothing is read before it was written
 constexpr const char kHazard[] = "hazard";                // pipes of a core that touch the same bytes are ordered
 constexpr const char kRace[] = "race";                    // cores that touch the same bytes have a SyncAll between them
-constexpr const char kSyncAll[] = "sync-all";             // its form, its workspace, and that every core comes
-constexpr const char kChip[] = "chip";                    // what this chip cannot do
+constexpr const char kSyncAll[] = "sync-all";             // its form, its workspace, and that every core arrives
+constexpr const char kChip[] = "chip";                    // unsupported on this chip
 constexpr const char kHost[] = "op-host";                 // definition, shapes and tiling agree with what is launched
 }  // namespace rule
 

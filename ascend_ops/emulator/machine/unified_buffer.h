@@ -1,4 +1,4 @@
-// The unified buffer (UB) of a core, with what was written to it and by which pipe.
+// The unified buffer (UB) of a core, with the accesses of every pipe.
 #pragma once
 
 #include <cstring>
@@ -21,7 +21,7 @@ class UnifiedBuffer {
 
   uint8_t* at(uint64_t offset) { return bytes_.data() + offset; }
 
-  // Takes the next bytes, whole granules; returns their offset.
+  // Allocates the next bytes, in whole granules; returns their offset.
   uint64_t allocate(uint64_t bytes) {
     const uint64_t offset = used_, whole = (bytes + kGranule - 1) / kGranule * kGranule;
     if (offset + whole > chip_.ub_bytes - kUbOfLibrary)
@@ -31,7 +31,7 @@ class UnifiedBuffer {
     return offset;
   }
 
-  // An operation reads or writes [offset, offset + count): checks that it may, and remembers it.
+  // An operation reads or writes [offset, offset + count): checks and records the access.
   void read(const Stamp& now, uint64_t offset, uint64_t count, const char* what) {
     if (const void* hole = std::memchr(written_.data() + offset, 0, count))
       violate(rule::kUninitialised, "%s reads UB byte %ld, which nothing has written", what,
@@ -69,7 +69,7 @@ class UnifiedBuffer {
   void check(const Stamp& earlier, const Stamp& now, uint64_t index, const char* what, const char* does,
              const char* did) const {
     if (earlier.number == 0 || pipes_.finished(earlier, now.pipe)) return;
-    if (earlier.pipe == now.pipe && earlier.number == now.number) return;  // both are this operation's
+    if (earlier.pipe == now.pipe && earlier.number == now.number) return;  // both accesses are of this operation
     if (earlier.pipe == now.pipe)
       violate(rule::kHazard,
               "%s (%s) %s UB bytes %lu…, which an earlier operation of the same pipe %s: no PipeBarrier between", what,

@@ -1,9 +1,9 @@
-// Small kernels that each break one rule of the emulator, and small ones that break none.
+// Small kernels that each break one rule of the emulator, and some that break none.
 #include "small_kernels.h"
 
 namespace {
 
-// ---- nothing broken
+// ---- no rule broken
 
 KERNEL(copies_through_a_queue, "", 4) {
   Tensors t;

@@ -1,5 +1,5 @@
-// What rules.cpp is made with: small kernels that register themselves, what they are given, and running all of them. A
-// line is printed for each: name, rule that was expected, rule that was reported, message; separated by tabs.
+// The framework of rules.cpp: small kernels that register themselves, their arguments, and a loop that runs all of them.
+// It prints a line per kernel: name, expected rule, reported rule, message; separated by tabs.
 #pragma once
 
 #include <cstdio>
@@ -11,7 +11,7 @@ using namespace AscendC;
 
 namespace {
 
-// What a kernel here is given: an input, two outputs, a workspace that the host has set to zero.
+// The arguments of a kernel: an input, two outputs, a workspace that the host has zeroed.
 constexpr uint32_t kWords = 4096;
 struct Memory {
   int32_t *in, *out, *other, *zeros;

@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ascend_ops import emulator
-from ascend_ops.emulator.cases import Shape, check, check_regroup, padded
+from ascend_ops.emulator.cases import Shape, padded
+from ascend_ops.emulator.kernels import check, kernels
+from ascend_ops.rre_regroup.emulation import check_regroup
 
-ROWS = {"ascend910": ("float16", "float32"), "ascend910b": ("float16", "float32", "bfloat16")}
 compiled = functools.cache(emulator.compile_operator)
 
 CHIPS_AND_KERNELS = [(chip, kernel) for chip in emulator.CHIPS for kernel in emulator.KERNELS]
@@ -33,7 +34,7 @@ def shapes(draw):
 
 @pytest.mark.parametrize(("chip", "kernel"), CHIPS_AND_KERNELS)
 def test_equals_the_reference(chip, kernel):
-    dtypes = ROWS.get(chip, ROWS["ascend910b"])
+    dtypes = kernels()[kernel].dtypes_on(chip)
 
     @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
     @given(shapes(), st.sampled_from(dtypes), st.integers(0, 2**32 - 1))
@@ -45,20 +46,20 @@ def test_equals_the_reference(chip, kernel):
 
 @pytest.mark.parametrize("chip", ["ascend910", "ascend910b"])
 @pytest.mark.parametrize("kernel", emulator.KERNELS)
-def test_rows_that_do_not_fit_the_unified_buffer_are_cut_into_columns(chip, kernel):
+def test_rows_that_do_not_fit_the_unified_buffer_are_split_into_columns(chip, kernel):
     shape = Shape(tokens=40, hidden=100_016, experts=4, slots=2, ranks=2, cores=3)
     check(compiled(kernel, chip), shape, "float16", 0)
 
 
 @pytest.mark.parametrize("kernel", ["rre_regroup", "rre_regroup_back"])
 @pytest.mark.parametrize("fill", [0.0, 1.0])
-def test_regroup_of_padding_alone_and_of_none(kernel, fill):
+def test_regroup_of_padding_only_and_without_padding(kernel, fill):
     check_regroup(compiled(kernel, "ascend910"), Shape(333, 32, experts=5, ranks=3), "float16", 0, fill)
 
 
 @pytest.mark.parametrize("kernel", ["rre_regroup", "rre_regroup_back"])
 @pytest.mark.parametrize("counts", [[[-5, 3, 4]], [[2**31 - 1, 1, 1], [7, -(2**31), 9]], [[100, 100, 100]]])
-def test_counts_without_sense_lead_nowhere_outside(kernel, counts):
+def test_invalid_counts_cause_no_access_outside(kernel, counts):
     rows_CH = np.ones((64, 32), np.float16)
     compiled(kernel, "ascend910")(rows_CH, padded(np.array(counts, np.int32), 8))
 

@@ -1,4 +1,4 @@
-"""Every rule of the emulator fires on a small kernel that breaks it, and on no kernel that breaks none."""
+"""Every rule of the emulator reports a small kernel that breaks it, and no kernel that breaks none."""
 
 import subprocess
 from pathlib import Path
@@ -13,7 +13,7 @@ ARCHITECTURES = (100, 220)
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def verdicts(request, tmp_path_factory):
-    """name → (rule that was expected, rule that was reported, message) of the kernels in rules.cpp."""
+    """Returns name → (expected rule, reported rule, message) for the kernels in rules.cpp."""
     program = tmp_path_factory.mktemp("rules") / "rules"
     source = Path(__file__).with_name("rules.cpp")
     flags = ["-std=c++17", "-O1", "-pthread", f"-D__CCE_AICORE__={request.param}", f"-I{HERE / 'include'}"]
@@ -23,15 +23,18 @@ def verdicts(request, tmp_path_factory):
     return {name: (expected, reported, message) for name, expected, reported, message in lines}
 
 
-def test_every_kernel_breaks_the_rule_that_it_was_written_to_break(verdicts):
+def test_every_kernel_breaks_the_rule_that_it_is_written_for(verdicts):
     wrong = {name: each for name, each in verdicts.items() if each[0] != each[1]}
+
     assert not wrong
     assert len(verdicts) > 65
 
 
 def test_every_rule_has_a_kernel_that_breaks_it(verdicts):
     rules = (HERE / "machine" / "rules.h").read_text().split("namespace rule {")[1].split("}  // namespace rule")[0]
+
     names = {line.split('"')[1] for line in rules.splitlines() if '"' in line}
+
     # op-host is about definition and tiling: test_host.py
     assert names - {"op-host"} == {expected for expected, _, _ in verdicts.values()} - {""}
 

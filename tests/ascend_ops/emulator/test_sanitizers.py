@@ -1,4 +1,4 @@
-"""The kernels and the emulator under the compiler's own watch: addresses, undefined behaviour, data races."""
+"""The kernels and the emulator under the compiler's sanitizers: addresses, undefined behaviour, data races."""
 
 import os
 import subprocess
@@ -10,12 +10,13 @@ from ascend_ops import emulator, native
 
 SANITIZERS = {"address,undefined": "libasan.so", "thread": "libtsan.so"}
 
-# the sanitizer's runtime has to be there before Python is
+# the sanitizer's runtime must be loaded before Python
 PROGRAM = """
 import sys
 from pathlib import Path
 from ascend_ops.emulator import compile_operator
-from ascend_ops.emulator.cases import Shape, check
+from ascend_ops.emulator.cases import Shape
+from ascend_ops.emulator.kernels import check
 
 kernel, chip, flags, folder = sys.argv[1:]
 operator = compile_operator(kernel, chip, folder=Path(folder), flags=(flags, "-fno-sanitize-recover=all"))
@@ -40,7 +41,9 @@ def test_is_clean(kernel, chip, sanitizer, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments], env=environment, capture_output=True, text=True, timeout=600
     )
+
     if "unexpected memory mapping" in done.stderr:
         pytest.skip("the thread sanitizer does not run with this kernel's address layout")
+
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "done\n"

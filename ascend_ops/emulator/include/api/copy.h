@@ -6,7 +6,7 @@
 
 namespace emulator {
 
-// A number that has 16 bits in a DMA's descriptor; the device would take the lower ones.
+// A field of 16 bits in a DMA's descriptor; the device would take the lower bits of a larger value.
 class Field {
  public:
   template <typename Number>
@@ -24,7 +24,7 @@ class Field {
 
 namespace AscendC {
 
-// blockCount bursts of blockLen granules, with gaps of so many granules between them on either side.
+// blockCount bursts of blockLen granules, with gaps of so many granules between them, in source and destination.
 struct DataCopyParams {
   DataCopyParams(emulator::Field count, emulator::Field length, emulator::Field source_gap,
                  emulator::Field destination_gap)
@@ -56,7 +56,7 @@ AscendC::DataCopyParams one_burst(uint64_t count, const char* what) {
   return {1, count * sizeof(T) / kGranule, 0, 0};
 }
 
-// Elements from the first to the last that a strided copy touches.
+// Number of elements from the first to the last that a strided copy touches.
 template <typename T>
 uint64_t extent(const AscendC::DataCopyParams& params, uint64_t gap) {
   return (params.blockCount * params.blockLen + (params.blockCount - 1) * gap) * kGranule / sizeof(T);

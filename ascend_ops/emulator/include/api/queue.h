@@ -1,4 +1,4 @@
-// TPipe, which hands out the unified buffer, and the queues and buffers that it fills.
+// TPipe, which allocates the unified buffer, and its queues and buffers.
 #pragma once
 
 #include <deque>
@@ -96,14 +96,14 @@ class TQueBind {
   }
 
   std::vector<Slot> slots_;
-  size_t next_ = 0;  // of the slots, to be handed out
+  size_t next_ = 0;  // next slot to allocate
   std::deque<Slot*> queued_;
 };
 
 template <TPosition kPosition, int kDepth>
 class TQue : public TQueBind<kPosition, kPosition, kDepth> {};
 
-// A buffer without a queue: whoever uses it orders the pipes himself.
+// A buffer without a queue: its user orders the pipes.
 template <TPosition kPosition = TPosition::VECCALC>
 class TBuf {
  public:
@@ -127,12 +127,12 @@ class TPipe {
   }
 
   template <TPosition kSource, TPosition kDestination, int kDepth>
-  void InitBuffer(TQueBind<kSource, kDestination, kDepth>& queue, uint32_t number, uint32_t bytes) {
+  void InitBuffer(TQueBind<kSource, kDestination, kDepth>& queue, uint32_t num_buffers, uint32_t bytes) {
     using Queue = TQueBind<kSource, kDestination, kDepth>;
     if (!queue.slots_.empty()) emulator::violate(emulator::rule::kQueue, "InitBuffer of a queue that has its buffers");
-    emulator::this_core->reserve_events({Queue::kProducer, Queue::kConsumer}, number);
-    emulator::this_core->reserve_events({Queue::kConsumer, Queue::kProducer}, number);
-    for (uint32_t i = 0; i < number; ++i) queue.slots_.push_back({take(bytes)});
+    emulator::this_core->reserve_events({Queue::kProducer, Queue::kConsumer}, num_buffers);
+    emulator::this_core->reserve_events({Queue::kConsumer, Queue::kProducer}, num_buffers);
+    for (uint32_t i = 0; i < num_buffers; ++i) queue.slots_.push_back({take(bytes)});
   }
 
   template <TPosition kPosition>

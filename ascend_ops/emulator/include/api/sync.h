@@ -8,7 +8,7 @@ namespace AscendC {
 inline int64_t GetBlockIdx() { return emulator::this_core->index; }
 inline int64_t GetBlockNum() { return emulator::this_core->count; }
 
-// The part of the workspace that is the operator's own, behind the library's.
+// The operator's part of the workspace, behind the library's.
 inline GM_ADDR GetUserWorkspace(GM_ADDR workspace) { return workspace + emulator::kLibraryWorkspace; }
 
 template <HardEvent kEvent>
@@ -39,7 +39,7 @@ void PipeBarrier() {
   }
 }
 
-// By hardware.
+// SyncAll by hardware.
 inline void SyncAll() {
   emulator::Core& core = *emulator::this_core;
   if (!core.chip.hardware_sync_all)
@@ -48,7 +48,7 @@ inline void SyncAll() {
   emulator::this_launch->sync_all(core);
 }
 
-// By counting in global memory: 32 bytes of `global` and of `local` for each core, `global` zeros before the first.
+// SyncAll by counting in global memory: 32 bytes of `global` and of `local` per core, `global` zeroed before.
 inline void SyncAll(const GlobalTensor<int32_t>& global, const LocalTensor<int32_t>& local, int32_t used_cores = 0) {
   emulator::Core& core = *emulator::this_core;
   const uint32_t cores = used_cores ? static_cast<uint32_t>(used_cores) : core.count;

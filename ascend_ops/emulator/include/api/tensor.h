@@ -38,7 +38,7 @@ class LocalTensor {
 
   uint64_t GetSize() const { return size_; }
 
-  // Emulator: `count` elements for an operation to read or write.
+  // Emulator: pointer to `count` elements that an operation reads or writes.
   const T* read(const emulator::Stamp& now, uint64_t element, uint64_t count, const char* what) const {
     return access(now, element, count, false, what);
   }
@@ -46,7 +46,7 @@ class LocalTensor {
     return access(now, element, count, true, what);
   }
 
-  // Emulator: where it lies in the unified buffer, and which buffer it is of.
+  // Emulator: its offset in the unified buffer, and its buffer.
   uint64_t offset() const { return emulator::this_core->buffers[buffer_].offset + first_; }
   int buffer() const { return buffer_; }
   uint32_t generation() const { return generation_; }

@@ -1,4 +1,4 @@
-// The vector unit: what the kernels use of it, on `count` elements, with the rounding of the device.
+// The vector unit: the operations that the kernels use, on `count` elements, with the rounding of the device.
 #pragma once
 
 #include <type_traits>
@@ -26,7 +26,7 @@ void check_vector_address(const AscendC::LocalTensor<T>& tensor, const char* wha
     violate(rule::kAlignment, "%s: address %lu in the unified buffer is no multiple of 32", what, tensor.offset());
 }
 
-// The vector unit works repeat by repeat: what it writes may be what it reads, element for element, or something else.
+// The vector unit works in repeats: its result may coincide with an input element for element, or not overlap it.
 template <typename To, typename From>
 void check_overlap(const AscendC::LocalTensor<To>& out, const AscendC::LocalTensor<From>& in, uint64_t count,
                    const char* what) {
@@ -68,8 +68,8 @@ void Add(const LocalTensor<T>& out, const LocalTensor<T>& left, const LocalTenso
   for (int32_t i = 0; i < count; ++i) to[i] = static_cast<T>(a[i] + b[i]);
 }
 
-// half and bfloat16 → float, exactly (CAST_NONE); float → half (CAST_NONE, which rounds to nearest even) and, where the
-// chip knows it, float → bfloat16 (CAST_RINT).
+// half and bfloat16 → float, exactly (CAST_NONE); float → half (CAST_NONE, which rounds to nearest even) and, if the
+// chip has it, float → bfloat16 (CAST_RINT).
 template <typename To, typename From>
 void Cast(const LocalTensor<To>& out, const LocalTensor<From>& in, RoundMode mode, uint32_t count) {
   using namespace emulator;

@@ -1,5 +1,5 @@
 // The part of CANN's host side that op_host of this project uses: the definition of an operator, its shape inference
-// and its tiling. Definitions are kept and asked (machine/host.h), so that they are tested with the kernels.
+// and its tiling. Definitions are registered and evaluated (machine/host.h), so that they are tested with the kernels.
 #pragma once
 
 #include <initializer_list>
@@ -33,7 +33,7 @@ class Shape {
 
   size_t GetDimNum() const { return sizes_.size(); }
   int64_t GetDim(size_t axis) const { return axis < sizes_.size() ? sizes_[axis] : 0; }
-  void SetDimNum(size_t number) { sizes_.resize(number); }
+  void SetDimNum(size_t num_dims) { sizes_.resize(num_dims); }
   void SetDim(size_t axis, int64_t size) { sizes_[axis] = size; }
   int64_t GetShapeSize() const {
     int64_t product = 1;
@@ -75,7 +75,7 @@ class TilingData {
   size_t size_ = 0;
 };
 
-// What an operator is called with.
+// The arguments of a call.
 class InferContext {
  public:
   InferContext(std::vector<StorageShape> shapes, std::vector<CompileTimeTensorDesc> types)
@@ -178,7 +178,7 @@ using InferShapeFunction = ge::graphStatus (*)(gert::InferShapeContext*);
 using InferDataTypeFunction = ge::graphStatus (*)(gert::InferDataTypeContext*);
 using TilingFunction = ge::graphStatus (*)(gert::TilingContext*);
 
-// Inputs and outputs as they are on one kind of chip, where they differ from the operator's.
+// Inputs and outputs on one kind of chip, if they differ from the operator's.
 class OpAICoreConfig {
  public:
   OpParamDef& Input(const char* name) { return inputs[name] = OpParamDef(name); }
@@ -206,7 +206,7 @@ class OpAICoreDef {
     tiling = function;
     return *this;
   }
-  // CANN sets the flags of a configuration that it makes itself, and of no other.
+  // CANN sets the flags only of configurations that it makes itself.
   OpAICoreDef& AddConfig(const char* chip) {
     OpAICoreConfig config;
     config.DynamicCompileStaticFlag(true).DynamicFormatFlag(true).DynamicRankSupportFlag(true);
@@ -254,7 +254,7 @@ class OpDef {
 
 namespace emulator {
 
-// What the host side of this library knows: its operators, and how many cores tiling may use (0: all).
+// The registry of this library's host side: its operators, and how many cores tiling may use (0: all).
 struct Host {
   std::map<std::string, const ops::OpDef*> operators;
   uint32_t cores = 0;

@@ -1,4 +1,4 @@
-// The macros with which op_host declares what it hands to the kernel: a struct, plain here.
+// The macros with which op_host declares the tiling data: here a plain struct.
 #pragma once
 
 #include <cstdint>

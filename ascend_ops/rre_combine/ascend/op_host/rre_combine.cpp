@@ -18,8 +18,8 @@ static ge::graphStatus TilingOfRreCombine(gert::TilingContext* context) {
 
   const rre_host::Platform platform(context);
   const uint64_t item = ge::GetSizeByDataType(context->GetInputDesc(kRows)->GetDataType());
-  // Of each row: rows and residual, loaded twice over; the sum, stored twice over; and both as float, where they are
-  // not: 6 copies, or 6 and 4 halves more.
+  // Buffers per row: rows and residual, two of each; the sum, two; and if rows are not float, two more of float, each as
+  // large as two rows: 6 copies, or 10.
   const uint64_t copies = item == sizeof(float) ? 6 : 10;
   rre_host::RowTiles tiles;
   const uint64_t scratch = rre_host::kTileTokens * sizeof(int32_t);

@@ -1,4 +1,4 @@
-// What tiling tells the kernel of rre_combine.
+// Tiling data of the kernel rre_combine.
 #pragma once
 
 #include "register/tilingdata_base.h"

@@ -1,8 +1,8 @@
-// Of RreCombine: sum[t] = residual[t] + rows[positions[t]], added in float.
+// Kernel of RreCombine: sum[t] = residual[t] + rows[positions[t]], added in float.
 //
 //   rows, residual, sum [T, H], half, float or (not on ascend910) bfloat16; positions int32 [T rounded up to 8]
 //
-// A core takes a range of t: residual and sum lie side by side, several rows in a DMA; each of rows comes by its own.
+// A core takes a range of t: residual and sum are contiguous, several rows per DMA; each of rows needs its own DMA.
 #pragma once
 
 #include "rre_kernel.h"
@@ -55,7 +55,7 @@ class Combine {
  private:
   static constexpr bool kWidens = sizeof(T) < sizeof(float);
 
-  // The residual and, after it, the rows that belong to it.
+  // Loads the residual, and after it the rows that belong to it.
   __aicore__ inline void Load(const LocalTensor<int32_t>& places, uint32_t first, uint32_t row, uint32_t column,
                               uint32_t rows, uint32_t width) {
     const LocalTensor<T> in = in_.template AllocTensor<T>();
@@ -70,7 +70,7 @@ class Combine {
     const LocalTensor<T> out = out_.template AllocTensor<T>();
     if constexpr (kWidens) {
       const LocalTensor<float> left = wide_.template Get<float>(), right = left[tile_];
-      PipeBarrier<PIPE_V>();  // the tile before is out of them
+      PipeBarrier<PIPE_V>();  // the previous tile has left them
       Cast(left, in, RoundMode::CAST_NONE, size);
       Cast(right, in[tile_], RoundMode::CAST_NONE, size);
       PipeBarrier<PIPE_V>();
@@ -92,7 +92,7 @@ class Combine {
 
   __aicore__ inline uint64_t Element(uint64_t row, uint32_t column) const { return row * hidden_ + column; }
 
-  // To nearest, ties to even: what float → half does without a mode, and what bfloat16 has to be told.
+  // To nearest, ties to even: the default of float → half, but bfloat16 needs the mode.
 #if __CCE_AICORE__ == 100
   static constexpr RoundMode kRound = RoundMode::CAST_NONE;
 #else

@@ -1,5 +1,5 @@
-// RreDispatch: definition, shapes and tiling. Meaning and arguments: ascend_ops/rre_dispatch/__init__.py; what the
-// kernel makes of it: op_kernel/rre_dispatch.cpp.
+// RreDispatch: definition, shapes and tiling. Meaning and arguments: ascend_ops/rre_dispatch/__init__.py; the
+// algorithm: op_kernel/rre_dispatch.h.
 #include "rre_dispatch_tiling.h"
 
 #include "rre_host.h"
@@ -11,13 +11,13 @@ enum Output { kRows, kCounts, kPositions, kInvalid, kBarrier };
 
 constexpr uint64_t kMostShift = 32;  // as in the kernel
 
-// `layout` is [ranks, experts of a rank]: it is there for its shape.
+// `layout` is [ranks, experts of a rank]; only its shape is used.
 int64_t Groups(const gert::Shape& table, const gert::Shape& layout) {
   return table.GetDim(0) * layout.GetDim(0) * layout.GetDim(1);
 }
 
-// Counts of a core go to global memory and back twice, and those of all groups are read once more. Where that is more
-// than a thirtieth of what the rows move, some of the cores stay away, half of them at most.
+// A core's counts go to global memory and back twice, and those of all groups are read once more. If that is more than
+// a thirtieth of the rows' traffic, fewer cores are used, but at least half of them.
 uint64_t CoresWorthCounting(uint64_t cores, uint64_t columns, uint64_t rows_bytes) {
   const uint64_t counting = 5 * columns * sizeof(int32_t);  // bytes of a core
   return std::min(cores, std::max((cores + 1) / 2, 2 * rows_bytes / 30 / counting));
@@ -36,13 +36,13 @@ static ge::graphStatus TilingOfRreDispatch(gert::TilingContext* context) {
   if (table.GetDim(1) % 16 != 0 || Groups(table, layout) == 0) return ge::GRAPH_FAILED;
 
   const rre_host::Platform platform(context);
-  // of every core a row of counts: a granule for ids that are wrong, then one of each group
+  // one row of counts per core: a granule for wrong ids, then an entry per group
   const uint64_t columns = rre_host::kInts + rre_host::RoundUp(Groups(table, layout), rre_host::kInts);
   const uint64_t row_bytes = x.GetDim(1) * ge::GetSizeByDataType(context->GetInputDesc(kX)->GetDataType());
   const uint32_t cores = rre_host::CoresFor(ids.GetDim(0), rre_host::kInts,
                                             CoresWorthCounting(platform.cores, columns, x.GetDim(0) * row_bytes));
-  // in the unified buffer: two such rows; twice the slices of all cores, and zeros before them; what cores without
-  // SyncAll count in; ids, groups and table entries of a tile
+  // in the unified buffer: two such rows; twice the slices of all cores, with zeros before them; the counters of cores
+  // without SyncAll; ids, groups and table entries of a tile
   const uint64_t scratch = 2 * columns * sizeof(int32_t) + 2 * (kMostShift + cores) * rre_host::kGranule +
                            cores * rre_host::kGranule +
                            rre_host::kTileTokens * (3 * sizeof(int32_t) + rre_host::kGranule);
@@ -61,8 +61,8 @@ static ge::graphStatus TilingOfRreDispatch(gert::TilingContext* context) {
   rre_host::Save(context, tiling);
   rre_host::SetWorkspace(context, platform, cores * columns * sizeof(int32_t));
   context->SetBlockDim(cores);
-  context->SetNeedAtomic(true);  // the barrier is zeroed before the launch
-  context->SetScheduleMode(1);   // all cores at once: they wait for each other
+  context->SetNeedAtomic(true);  // zeroes the barrier before the launch
+  context->SetScheduleMode(1);   // starts all cores together: they wait for each other
   return ge::GRAPH_SUCCESS;
 }
 

@@ -1,4 +1,4 @@
-// What tiling tells the kernel of rre_dispatch.
+// Tiling data of the kernel rre_dispatch.
 #pragma once
 
 #include "register/tilingdata_base.h"

@@ -1,4 +1,4 @@
-// What tiling tells the kernel of rre_gather_rows and rre_scatter_rows.
+// Tiling data of the kernels rre_gather_rows and rre_scatter_rows.
 #pragma once
 
 #include "register/tilingdata_base.h"

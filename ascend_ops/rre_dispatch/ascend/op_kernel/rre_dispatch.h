@@ -1,13 +1,13 @@
-// Of RreDispatch: lookup, histogram, stable counting sort and row move in one launch, without sort and without atomics.
+// Kernel of RreDispatch: lookup, histogram, stable counting sort and row move in one launch, without atomics.
 //
-// Every core owns a range of tokens and, in the workspace, a row of counts. Between two SyncAlls the rows become the
-// prefix sums over cores, column slice by column slice; then a core knows where each of its tokens goes:
-// start of the group + what earlier cores have of it + what it had of it itself so far.
+// Every core owns a range of tokens and a row of counts in the workspace. Between two SyncAlls the rows become prefix
+// sums over the cores, column slice by column slice. Then a core knows the position of each of its tokens:
+// start of the group + tokens of it on earlier cores + its own earlier tokens of it.
 //
-//   x [T, H]; token_ids, slot_ids int32 [T rounded up to 8]; table uint16 [D, V], V a multiple of 16, padding with
-//   entries that name no expert; layout [ranks, experts of a rank], for its shape
-//   rows [T, H]; counts int32 [G rounded up to 8]; positions int32 [as ids]; invalid int32 [8], the first is it
-//   barrier int32 [512], zeros: what the cores of dav-c100 count in
+//   x [T, H]; token_ids, slot_ids int32 [T rounded up to 8]; table uint16 [D, V], V a multiple of 16, padded with
+//   entries that name no expert; layout [ranks, experts of a rank], only its shape is used
+//   rows [T, H]; counts int32 [G rounded up to 8]; positions int32 [as ids]; invalid int32 [8], only the first is used
+//   barrier int32 [512], zeros: the counters of the cores of dav-c100
 //
 // Groups are in the order (rank, slot, expert of the rank); with one rank that is (slot, expert).
 #pragma once
@@ -67,7 +67,7 @@ class Dispatch {
   }
 
  private:
-  // Looks every token of the share up, and counts. Leaves the groups where the positions will be.
+  // Looks up and counts every token of the share. Stores the groups where the positions will be.
   __aicore__ inline void CountGroups() {
     const LocalTensor<int32_t> histogram = histogram_.Get<int32_t>();
     Duplicate(histogram, 0, columns_);
@@ -80,7 +80,7 @@ class Dispatch {
     DataCopy(histograms_[static_cast<uint64_t>(core_) * columns_], histogram, columns_);
   }
 
-  // Returns how many tokens had an id that is wrong. It is moved into the table, so nothing is read or written outside.
+  // Returns the number of tokens with a wrong id. Such ids are clamped, so nothing outside the table is accessed.
   __aicore__ inline uint32_t CountTile(const LocalTensor<int32_t>& histogram, uint32_t first, uint32_t count) {
     const LocalTensor<int32_t> tokens = tokens_of_tile_.Get<int32_t>(), slots = slots_of_tile_.Get<int32_t>();
     const LocalTensor<int32_t> groups = groups_of_tile_.Get<int32_t>();
@@ -90,10 +90,10 @@ class Dispatch {
     DataCopy(slots, slot_ids_[first], count);
     Order<HardEvent::MTE2_S>();
 
-    // an entry comes with the granule around it: 32 bytes for each token, all of them under way together
+    // an entry is loaded with the granule around it: 32 bytes per token, all loads in flight together
     const uint32_t real = first < tokens_ ? Min(count, tokens_ - first) : 0;
     for (uint32_t i = 0; i < real; ++i) {
-      const uint32_t given_token = tokens.GetValue(i), given_slot = slots.GetValue(i);  // a negative id is a huge one
+      const uint32_t given_token = tokens.GetValue(i), given_slot = slots.GetValue(i);  // negative ids become huge
       const uint32_t token = Min(given_token, vocab_size_ - 1), slot = Min(given_slot, slots_ - 1);
       const uint32_t wrong = token != given_token || slot != given_slot ? 1 : 0;
       const uint64_t entry = static_cast<uint64_t>(slot) * vocab_size_ + token;
@@ -122,8 +122,8 @@ class Dispatch {
     return (expert / experts_of_rank_ * slots_ + slot) * experts_of_rank_ + expert % experts_of_rank_;
   }
 
-  // Eight columns of all cores' counts become what the cores before each have; the totals go out. A running sum in
-  // log2(cores) additions of the whole slice to itself, shifted; zeros stand before it for what is shifted in.
+  // Turns eight columns of all cores' counts into sums over the cores before each; stores the totals. The running sum
+  // takes log2(cores) additions of the whole slice to itself, shifted; the zeros before it are what is shifted in.
   __aicore__ inline void SumOverCores(uint32_t slice) {
     LocalTensor<int32_t> from = sums_[0].Get<int32_t>(), to = sums_[1].Get<int32_t>();
     constexpr uint32_t kLead = kMostShift * kInts;
@@ -150,7 +150,7 @@ class Dispatch {
     DataCopy(total, from[kLead + size - kInts], kInts);
   }
 
-  // Where the first row of this core goes, of each group.
+  // Position of this core's first row of each group.
   __aicore__ inline void StartOfGroups() {
     const LocalTensor<int32_t> next = histogram_.Get<int32_t>(), totals = totals_.Get<int32_t>();
     DataCopy(next, histograms_[static_cast<uint64_t>(core_) * columns_], columns_);
@@ -168,8 +168,8 @@ class Dispatch {
     for (uint32_t first = share_.begin; first < share_.end; first += kTileTokens) {
       const uint32_t count = Min(kTileTokens, share_.end - first);
       const uint32_t real = first < tokens_ ? Min(count, tokens_ - first) : 0;
-      // the positions stored last time are out of `places`: the rows' queue has gone round since, as a tile is many
-      // batches
+      // the positions of the previous tile have left `places`: a tile has many batches, so the rows' queue has wrapped
+      // around since
       Order<HardEvent::S_MTE2>();
       DataCopy(places, positions_[first], count);
       Order<HardEvent::MTE2_S>();
@@ -185,7 +185,7 @@ class Dispatch {
     }
   }
 
-  static constexpr uint32_t kEntries = kGranule / sizeof(uint16_t);  // of the table, in a granule
+  static constexpr uint32_t kEntries = kGranule / sizeof(uint16_t);  // table entries per granule
   static constexpr uint32_t kMostShift = 32;                         // cores; half of 64
 
   TPipe pipe_;

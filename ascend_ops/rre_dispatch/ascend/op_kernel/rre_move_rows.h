@@ -1,8 +1,8 @@
-// Of RreGatherRows and RreScatterRows: moved[t] = rows[positions[t]], or moved[positions[t]] = rows[t].
+// Kernel of RreGatherRows and RreScatterRows: moved[t] = rows[positions[t]], or moved[positions[t]] = rows[t].
 //
 //   rows, moved [T, H]; positions int32 [T rounded up to 8], a permutation in its first T
 //
-// A core takes a range of t, so what it reads (scatter) or writes (gather) lies side by side, several rows in a DMA.
+// A core takes a range of t, so the rows that it reads (scatter) or writes (gather) are contiguous, several per DMA.
 #pragma once
 
 #include "rre_kernel.h"

@@ -20,9 +20,9 @@ static ge::graphStatus TilingOfRegroup(gert::TilingContext* context) {
 
   const rre_host::Platform platform(context);
   const uint64_t row_bytes = rows.GetDim(1) * ge::GetSizeByDataType(context->GetInputDesc(kRows)->GetDataType());
-  const uint64_t scratch = 2 * blocks * sizeof(int32_t);  // counts and where the blocks start
+  const uint64_t scratch = 2 * blocks * sizeof(int32_t);  // counts and starts of the blocks
   rre_host::RowTiles tiles;
-  // a batch under way, the next, and one of zeros
+  // the current batch, the next one, and a batch of zeros
   if (scratch >= platform.ub_bytes || !tiles.Fit(row_bytes, platform.ub_bytes - scratch, 3)) return ge::GRAPH_FAILED;
 
   RreRegroupTilingData tiling;

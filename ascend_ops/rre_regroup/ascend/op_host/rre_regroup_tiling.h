@@ -1,4 +1,4 @@
-// What tiling tells the kernel of rre_regroup and rre_regroup_back.
+// Tiling data of the kernels rre_regroup and rre_regroup_back.
 #pragma once
 
 #include "register/tilingdata_base.h"

@@ -1,10 +1,10 @@
-// Of RreRegroup and RreRegroupBack: blocks of rows from the order (outer, inner) into the order (inner, outer), or
-// back; padding becomes zeros.
+// Kernel of RreRegroup and RreRegroupBack: reorders blocks of rows from (outer, inner) to (inner, outer), or back;
+// padding becomes zeros.
 //
 //   rows, regrouped [C, H]; counts int32 [outer, inner], rows of each block; a multiple of 8 blocks
 //
-// Every core walks all blocks in the order (inner, outer) and moves the rows that are its turn, side by side; of the
-// padding it clears a range. Counts that make no sense never lead outside.
+// Every core walks all blocks in the order (inner, outer) and moves the rows of its turns, which are contiguous; it
+// also clears a range of the padding. Invalid counts never cause accesses outside the arrays.
 #pragma once
 
 #include "rre_kernel.h"
@@ -40,7 +40,7 @@ class Regroup {
   }
 
  private:
-  // Where each block starts in the order (outer, inner). Returns the rows of all blocks.
+  // Computes the start of each block in the order (outer, inner). Returns the number of rows of all blocks.
   __aicore__ inline uint32_t FindBlocks() {
     const LocalTensor<int32_t> counts = counts_.Get<int32_t>(), starts = starts_.Get<int32_t>();
     DataCopy(counts, counts_in_, blocks_);
@@ -53,18 +53,18 @@ class Regroup {
     return start;
   }
 
-  // Rows of a block of which `before` are taken: what the count says, if there are so many.
+  // Rows of a block, given `before` rows of earlier blocks: its count, if there are so many rows.
   __aicore__ inline uint32_t Rows(const LocalTensor<int32_t>& counts, uint32_t block, uint32_t before) const {
     const int32_t count = counts.GetValue(block);
     return count < 0 ? 0 : Min(count, num_rows_ - before);
   }
 
-  // The rows in the order (inner, outer) go round the cores, a few at a time: a core that had a run of them could have
-  // one large block, or hundreds of small ones, which cost its scalar unit more.
+  // The cores take turns at the rows in the order (inner, outer), a few at a time. With a contiguous range each, a core
+  // could have one large block, or hundreds of small ones, which cost its scalar unit more.
   __aicore__ inline void MoveBlocks(bool back) {
     const LocalTensor<int32_t> counts = counts_.Get<int32_t>(), starts = starts_.Get<int32_t>();
     const uint32_t stride = turn_ * static_cast<uint32_t>(GetBlockNum());
-    uint32_t mine = turn_ * static_cast<uint32_t>(GetBlockIdx());  // where this core's turn begins
+    uint32_t mine = turn_ * static_cast<uint32_t>(GetBlockIdx());  // first row of this core's turn
     uint32_t regrouped = 0;                                        // rows of the blocks so far
     for (uint32_t b = 0; b < inner_; ++b) {
       for (uint32_t a = 0; a < outer_; ++a) {
@@ -73,14 +73,14 @@ class Regroup {
         for (; mine < end; mine += stride) {
           MoveRows(regrouped < mine ? mine : regrouped, Min(mine + turn_, end), regrouped, starts.GetValue(block),
                    back);
-          if (mine + turn_ > end) break;  // the turn goes on in the next block
+          if (mine + turn_ > end) break;  // the turn continues in the next block
         }
         regrouped = end;
       }
     }
   }
 
-  // Rows begin…end of the order (inner, outer), of the block whose rows begin at `regrouped` there and at `start` here.
+  // Moves rows begin…end of the order (inner, outer); their block begins at `regrouped` there and at `start` here.
   __aicore__ inline void MoveRows(uint32_t begin, uint32_t end, uint32_t regrouped, uint32_t start, bool back) {
     if (start + end - regrouped > num_rows_) return;
     const uint64_t there = mover_.Word(begin, 0), here = mover_.Word(start + begin - regrouped, 0);

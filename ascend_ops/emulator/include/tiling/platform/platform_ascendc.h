@@ -1,4 +1,4 @@
-// What tiling asks of the chip.
+// The chip's properties, as tiling queries them.
 #pragma once
 
 #include "register/op_def_registry.h"
