@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+Buffer = bytes | memoryview
+
 CHUNK_BYTES = 1 << 22
 """Bytes that `read_chunks` reads at a time."""
 
@@ -38,7 +40,7 @@ def scratch_file(path: Path) -> Iterator[Path]:
     fsync_folder(path.parent)
 
 
-def write_bytes_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
+def write_bytes_atomically(path: Path, data: bytes | Iterable[Buffer]) -> None:
     """Creates or replaces a file: `path` holds its former content or all of `data`, whatever happens meanwhile.
 
     Args:
@@ -53,7 +55,7 @@ def write_text_atomically(path: Path, text: str) -> None:
     write_bytes_atomically(path, text.encode("utf-8"))
 
 
-def write_durably(path: Path, data: bytes | Iterable[bytes]) -> None:
+def write_durably(path: Path, data: bytes | Iterable[Buffer]) -> None:
     """Writes a file in place and returns once its content is on disk.
 
     For paths that nobody reads yet, such as those in a scratch folder. The file's name becomes durable with its folder

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 
+from mindpangu.files import Buffer
+
 Entry = dict[str, int | str]
 """A file's entry in the manifest: {"bytes": size, "blake2b": hash}."""
 
@@ -14,7 +16,7 @@ class Fingerprint:
         self._bytes = 0
         self._hash = hashlib.blake2b(digest_size=16)
 
-    def through(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def through(self, chunks: Iterable[Buffer]) -> Iterator[Buffer]:
         """Yields the same pieces, and adds each to the fingerprint as it passes."""
         for chunk in chunks:
             self._bytes += len(chunk)
@@ -26,7 +28,7 @@ class Fingerprint:
         return {"bytes": self._bytes, "blake2b": self._hash.hexdigest()}
 
     @staticmethod
-    def from_chunks(chunks: Iterable[bytes]) -> Entry:
+    def from_chunks(chunks: Iterable[Buffer]) -> Entry:
         """Returns the manifest entry of content in pieces."""
         fingerprint = Fingerprint()
         for _ in fingerprint.through(chunks):

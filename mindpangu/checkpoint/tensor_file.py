@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mindpangu.errors import CheckpointError
-from mindpangu.files import CHUNK_BYTES
+from mindpangu.files import CHUNK_BYTES, Buffer
 
 _DTYPES = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "I32": np.int32, "I64": np.int64, "U16": np.uint16}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
@@ -94,8 +94,8 @@ class TensorFile:
 
 
 def encode_stream(
-    tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str], chunks: Callable[[str], Iterable[bytes]]
-) -> Iterator[bytes]:
+    tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str], chunks: Callable[[str], Iterable[Buffer]]
+) -> Iterator[Buffer]:
     """Yields a safetensors file in pieces.
 
     Args:

@@ -15,7 +15,7 @@ from mindpangu.checkpoint.fingerprint import Entry, Fingerprint
 from mindpangu.checkpoint.manifest import MANIFEST, encode_manifest
 from mindpangu.checkpoint.reader import CheckpointReader
 from mindpangu.errors import CheckpointError
-from mindpangu.files import fsync_folder, read_chunks, write_durably
+from mindpangu.files import Buffer, fsync_folder, read_chunks, write_durably
 
 
 class CheckpointWriter:
@@ -64,7 +64,7 @@ class CheckpointWriter:
         """Makes the next `write` fail, so that the checkpoint is not made."""
         self._cancelled = True
 
-    def write(self, name: str, data: bytes | Iterable[bytes]) -> Entry:
+    def write(self, name: str, data: bytes | Iterable[Buffer]) -> Entry:
         """Writes one file of the checkpoint.
 
         Args:

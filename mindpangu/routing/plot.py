@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from mindpangu.routing.statistics import LoadStatistics, format_load
 
 # Okabe and Ito's palette, which colour-blind readers can distinguish, also in greyscale
 _COLOURS = {"balanced": "#0072B2", "random": "#D55E00", "balanced+random": "#009E73"}
-_STYLES = {"training text": "-", "held-out text": ":"}
+_STYLES: dict[str, Any] = {"training text": "-", "held-out text": ":"}
 _MAX_COLUMNS = 4
 
 

@@ -82,7 +82,7 @@ def _words() -> Any:
         import jieba
     except ImportError:
         raise TokenizerError(
-            "PanGu-α's tokenizer needs jieba, which is not installed; pip install 'mindpangu[alpha]' (or jieba==0.42.1)"
+            "PanGu-α's tokenizer needs jieba, which is not installed; pip install jieba==0.42.1"
         ) from None
     words = jieba.Tokenizer()
     words.FREQ, words.total = words.gen_pfdict(words.get_dict_file())

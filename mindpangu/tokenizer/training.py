@@ -7,6 +7,7 @@ It is a unigram model with byte fallback and no normalization. Whitespace-only p
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
@@ -19,7 +20,7 @@ RESERVED_CONTROL_TOKENS = 64
 
 _LONGEST_LINE = 1 << 16  # characters; longer lines are cut because sentencepiece would drop them
 
-_SETTINGS = {
+_SETTINGS: dict[str, Any] = {
     "model_type": "unigram",
     "character_coverage": 0.9995,
     "byte_fallback": True,
