@@ -88,7 +88,8 @@ class RoutedLoss(nn.Cell):
         self.num_counts = 0 if exchange is None else 3
 
     def construct(self, capacity, x_TH, direction_TH, tokens_T, slot_ids_T, table_DV, *rest):
-        counts, slabs = rest[: self.num_counts], rest[self.num_counts :]
+        counts = rest[: self.num_counts]
+        slabs = rest[self.num_counts :]
         routing = (tokens_T, slot_ids_T, table_DV, slabs[0].shape[0], capacity, counts)
         out_TH, invalid, _ = self.experts(x_TH, ops.matmul(x_TH, self.weight), routing, slabs, first_order())
         return (out_TH * direction_TH).sum(), invalid

@@ -58,7 +58,8 @@ def trained(parallel_overrides, tmp_path_factory):
         key = ranks, steps, json.dumps(overrides, sort_keys=True)
         if key not in done:
             folder = tmp_path_factory.mktemp("trained")
-            worker, arguments = [Path(__file__).with_name("training_worker.py")], [json.dumps(overrides), folder, steps]
+            worker = [Path(__file__).with_name("training_worker.py")]
+            arguments = [json.dumps(overrides), folder, steps]
             if ranks == 1:
                 environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
                 command = [sys.executable, *map(str, worker), *map(str, arguments)]

@@ -51,7 +51,8 @@ def send(signum, process, root, *ranks):
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_is_named_and_training_resumes(overrides, straight, tmp_path, victim):
-    killed, root = overrides("killed"), tmp_path / "killed"
+    killed = overrides("killed")
+    root = tmp_path / "killed"
     process = start_ranks(2, PROGRAM, words_of(killed), tmp_path / "logs1")
     send(signal.SIGKILL, process, root, victim)
     assert finish(process, tmp_path, 120) != 0
