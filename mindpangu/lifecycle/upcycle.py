@@ -67,8 +67,8 @@ def upcycle(
     if parent.contents:
         raise CheckpointError(f"{reader.folder} is sparse already (model.rre_layers {parent.config.model.rre_layers})")
     _require_shape(reader, config)
-    assert table is not None, "a dense child has just been refused"
     _require_parts(config, tokenizers, table)
+    assert table is not None, "a dense child is refused above"
     changes, found = _vocabulary(parent, config, tokenizers, new_rows)
     length, hidden = config.model.seq_length, config.model.hidden_size
     if length < parent.config.model.seq_length:
@@ -114,7 +114,7 @@ def _require_shape(reader: CheckpointReader, config: Config) -> None:
         )
 
 
-def _require_parts(config: Config, tokenizers: Mapping[str, Tokenizer], table: RoutingTable) -> None:
+def _require_parts(config: Config, tokenizers: Mapping[str, Tokenizer], table: RoutingTable | None) -> None:
     """Raises CheckpointError unless the child's tokenizers and tables are those of its configuration."""
     domains = build_domains(config)
     vocabularies = Vocabularies.build(config, domains)
@@ -126,6 +126,7 @@ def _require_parts(config: Config, tokenizers: Mapping[str, Tokenizer], table: R
                 f"the child's tokenizer {name!r} has {tokenizers[name].vocab_size} pieces, its embedding {size} rows; "
                 "set model.vocab_size (or the vocabulary's vocab_size) to that or more"
             )
+    assert table is not None, "a dense child is refused before"
     found = {domain.name: table.num_experts(domain.name) for domain in domains}
     wanted = {domain.name: domain.num_experts for domain in domains}
     if table.num_layers != config.model.rre_layers or found != wanted:
