@@ -130,6 +130,7 @@ def _require_tokenizers_and_table(config: Config, tokenizers: Mapping[str, Token
                 f"the child's tokenizer {name!r} has {tokenizers[name].vocab_size} pieces, its embedding {size} rows; "
                 "set model.vocab_size (or the vocabulary's vocab_size) to that or more"
             )
+    assert table is not None, "a dense child is refused before"
     found = {domain.name: table.num_experts(domain.name) for domain in domains}
     wanted = {domain.name: domain.num_experts for domain in domains}
     if table.num_layers != config.model.rre_layers or found != wanted:
