@@ -177,7 +177,7 @@ class _JsonText:
     `_text` is the part of the file that is in memory, and `_at` is the position in it.
     """
 
-    def __init__(self, file: TextIO):
+    def __init__(self, file: TextIO) -> None:
         self._file = file
         self._text = ""
         self._at = 0

@@ -41,7 +41,7 @@ class TokenShards:
         digest: hex hash of the index, which covers all tokens through the hashes in it.
     """
 
-    def __init__(self, folder: Path, index: dict[str, Any]):
+    def __init__(self, folder: Path, index: dict[str, Any]) -> None:
         self.folder = folder
         self.domain_names: tuple[str, ...] = tuple(index["domain_names"])
         self.vocab_size: int = index["vocab_size"]

@@ -34,7 +34,7 @@ Step = tuple[list[Batch], list[RoutePlan]]
 class PacedLink(Link):
     """A slow link: after each copy it sleeps as long as the transfer would have taken at its speed."""
 
-    def __init__(self, threads: int, gigabytes_per_s: float):
+    def __init__(self, threads: int, gigabytes_per_s: float) -> None:
         super().__init__(threads)
         self.gigabytes_per_s = gigabytes_per_s
 
@@ -74,7 +74,7 @@ class Workload:
         domains: int = 40,
         active: int = 4,
         storage_folder: str | None = None,
-    ):
+    ) -> None:
         names = [domain.name for domain in PRESETS["sigma_40"][:domains]]
         overrides = {
             "model.num_layers": layers,
