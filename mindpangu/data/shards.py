@@ -87,7 +87,7 @@ class TokenShards:
         return tokens[tokens != self.pad_id] if self.has_records else tokens
 
     def samples(self, domain_name: str, split: str, seq_length: int) -> Samples:
-        """Returns the samples of a domain's split, of which there may be none.
+        """Returns the samples of a domain's split. There may be none.
 
         Raises:
             DataError: the shards hold records for another sequence length.
