@@ -227,7 +227,7 @@ def test_a_bias_gradient_over_many_tokens(tiny_overrides):
 
 def test_logits_of_a_batch_that_mixes_slots_are_finite(tiny_overrides):
     slots = "[{name: a, vocab_size: 5, domains: [zh, en]}, {name: b, vocab_size: 4, domains: [bilingual, code]}]"
-    config = config_of(tiny_overrides, "fp16", domains__embedding_slots=slots)
+    config = config_of(tiny_overrides, "fp16", domains__vocabularies=slots)
     upper = Decoder(config, Vocabularies.build(config, build_domains(config))).upper
     x_TH, slots_B = Tensor(np.ones((4, 16), np.float16)), Tensor(np.array([0, 1], np.int32))
     logits_TV = upper.logits(x_TH, MIXED, slots_B)

@@ -252,9 +252,9 @@ def test_load_refuses_another_tokenizer_and_other_embedding_slots(finished, tiny
     with pytest.raises(CheckpointError, match="its tokenizer is not this run's"):
         run_training(other, load=tmp_path / "dense")
     slots = "[{{name: a, vocab_size: 420, domains: [{}]}}, {{name: b, vocab_size: 420, domains: [{}]}}]"
-    one = prepared(training__run_name="one", domains__embedding_slots=slots.format("zh, bilingual", "en, code"))
+    one = prepared(training__run_name="one", domains__vocabularies=slots.format("zh, bilingual", "en, code"))
     run_training(one, training__steps="2")
-    two = prepared(training__run_name="two", domains__embedding_slots=slots.format("en, code", "zh, bilingual"))
+    two = prepared(training__run_name="two", domains__vocabularies=slots.format("en, code", "zh, bilingual"))
     with pytest.raises(CheckpointError, match="domain bilingual is in vocabulary 'a' there, in 'b' here"):
         run_training(two, load=tmp_path / "one")
 
