@@ -1,9 +1,9 @@
-"""Measures `mindpangu extract` against `cp -r` of the same files, one after the other, again and again.
+"""Compares the speed of `mindpangu extract` with `cp -r` of the same files, in alternating rounds.
 
     .venv/bin/python tools/bench_extract.py --checkpoint output/cpu_smoke --domains zh,code
 
-Extraction links files where the disk allows; --copy forbids links, as between two disks. --verify hashes every file.
-Both find the files in the page cache, as the first round reads them.
+Extraction uses hard links if the file system allows; --copy forbids them, as between two disks. --verify hashes every
+file. The files are in the page cache for both, because an unmeasured first round reads them.
 """
 
 import argparse
@@ -31,10 +31,10 @@ _WITHOUT_LINKS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint or a run folder")
-    parser.add_argument("--domains", required=True, help="the domains to take")
-    parser.add_argument("--copy", action="store_true", help="without hard links")
-    parser.add_argument("--verify", action="store_true", help="with the hash of every file compared")
-    parser.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
+    parser.add_argument("--domains", required=True, help="domains to extract")
+    parser.add_argument("--copy", action="store_true", help="copy files instead of linking them")
+    parser.add_argument("--verify", action="store_true", help="compare the hash of every file")
+    parser.add_argument("--rounds", type=int, default=7, help="number of measured rounds (default: %(default)s)")
     arguments = parser.parse_args()
     source = CheckpointReader(arguments.checkpoint).folder
     program = ["-c", _WITHOUT_LINKS] if arguments.copy else ["-m", "mindpangu"]
@@ -44,22 +44,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         scratch = Path(folder)
         for _ in range(1 + arguments.rounds):
-            for name, words in (
-                ("extract", [*extract, scratch / "out"]),
-                ("cp -r", ["cp", "-r", "", scratch / "copy"]),
-            ):
-                if name == "cp -r":  # what was extracted, as files of their own
-                    (words[2],) = (scratch / "out").glob("iteration_*")
-                began = time.perf_counter()
-                subprocess.run(words, check=True, capture_output=True)
-                seconds[name].append(time.perf_counter() - began)
-            size = sum(entry["bytes"] for entry in CheckpointReader(scratch / "out").files.values())
+            seconds["extract"].append(time_command([*extract, scratch / "out"]))
+            (extracted,) = (scratch / "out").glob("iteration_*")
+            seconds["cp -r"].append(time_command(["cp", "-r", extracted, scratch / "copy"]))
+            size = sum(int(entry["bytes"]) for entry in CheckpointReader(scratch / "out").files.values())
             shutil.rmtree(scratch / "out")
             shutil.rmtree(scratch / "copy")
     medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
     for name, median in medians.items():
         print(f"{name:>8} {size / 1e6:,.0f} MB in {median:.2f} s, {size / 1e9 / median:.2f} GB/s")
-    print(f"extract has {medians['cp -r'] / medians['extract']:.2f} × the throughput of cp -r, start-up included")
+    print(f"extract has {medians['cp -r'] / medians['extract']:.2f} × the throughput of cp -r, including its start-up")
+
+
+def time_command(command: list[str | Path]) -> float:
+    """Runs a command and returns the seconds it took."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

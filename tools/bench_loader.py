@@ -1,9 +1,9 @@
-"""Measures the data loader: tokens per second from warm shards with positions and loss masks; then with route plans.
-
-Two ways to call it:
+"""Measures the data loader in tokens per second from warm shards, with and without route plans.
 
     python tools/bench_loader.py                          # synthetic shards in a temporary folder
-    python tools/bench_loader.py --shards output/run/data # real ones (the folder that holds index.json)
+    python tools/bench_loader.py --shards output/run/data # real shards (the folder with index.json)
+
+The loader also computes positions and loss masks.
 """
 
 import argparse
@@ -11,7 +11,9 @@ import hashlib
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,14 +29,16 @@ from mindpangu.routing import RoutingTable
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shards", type=Path, help="folder of real shards; default: synthetic ones")
-    parser.add_argument("--tokens", type=int, default=4_000_000, help="synthetic tokens of each domain (%(default)s)")
-    parser.add_argument("--local-batch-size", type=int, default=8)
-    parser.add_argument("--seq-length", type=int, default=1024)
-    parser.add_argument("--domains-per-step", type=int, default=1)
-    parser.add_argument("--rre-layers", type=int, default=8, help="layers of the route plan (%(default)s)")
-    parser.add_argument("--eod-reset", action="store_true", help="positions and mask restart after each document")
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of each of 5 runs (%(default)s)")
+    parser.add_argument("--shards", type=Path, help="folder of real shards (default: synthetic ones)")
+    parser.add_argument(
+        "--tokens", type=int, default=4_000_000, help="synthetic tokens per domain (default: %(default)s)"
+    )
+    parser.add_argument("--local-batch-size", type=int, default=8, help="samples per batch (default: %(default)s)")
+    parser.add_argument("--seq-length", type=int, default=1024, help="tokens per sample (default: %(default)s)")
+    parser.add_argument("--domains-per-step", type=int, default=1, help="domain slots (default: %(default)s)")
+    parser.add_argument("--rre-layers", type=int, default=8, help="layers of the route plan (default: %(default)s)")
+    parser.add_argument("--eod-reset", action="store_true", help="restart positions and mask after each document")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of each of 5 runs (default: %(default)s)")
     arguments = parser.parse_args()
     config = resolve(
         Config(
@@ -44,10 +48,11 @@ def main() -> None:
         )
     )
     with tempfile.TemporaryDirectory() as scratch:
-        domains = build_domains(config)
+        domains: Sequence[Domain] = build_domains(config)
         if arguments.shards is None:
             write_synthetic_shards(Path(scratch), domains, arguments.tokens)
-        shards = TokenShards.open(arguments.shards or Path(scratch), verify=True)  # reads, and so warms, every file
+        # verify reads every file, which warms the page cache
+        shards = TokenShards.open(arguments.shards or Path(scratch), verify=True)
         if arguments.shards is not None:
             domains = [Domain(name, "monolingual", (), 16) for name in shards.domain_names]
         table = RoutingTable.build(
@@ -81,13 +86,13 @@ def measure(loader: Loader, planner: StepPlanner | None, seconds: float) -> floa
 
 def write_synthetic_shards(folder: Path, domains: tuple[Domain, ...], tokens: int) -> None:
     """Writes shards of random ids with an end of text about every 500 tokens."""
-    random = np.random.default_rng(0)
-    files = {}
+    rng = np.random.default_rng(0)
+    files: dict[str, dict[str, dict[str, Any]]] = {}
     for domain in domains:
         files[domain.name] = {}
         for split in SPLITS:
-            ids = random.integers(3, 8000, tokens).astype("<u2")
-            ids[random.random(tokens) < 1 / 500] = 2
+            ids = rng.integers(3, 8000, tokens).astype("<u2")
+            ids[rng.random(tokens) < 1 / 500] = 2
             (folder / f"{domain.name}.{split}.bin").write_bytes(ids.tobytes())
             files[domain.name][split] = {
                 "tokens": tokens,

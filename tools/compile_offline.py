@@ -1,15 +1,15 @@
-"""Compiles the Ascend graphs of chosen ranks of a cluster on a machine without NPU and CANN.
+"""Compiles the Ascend graphs of selected ranks of a cluster on a machine without NPU and CANN.
 
     python tools/compile_offline.py --config recipes/pangu_sigma_1t.yaml [--ranks 512] [--rank 0 511]
                                     [--order] [--section.key value …]
 
 MindSpore loads its Ascend plugin over stubs of CANN's libraries (tools/ascend_offline) and compiles the functions of a
-training step: the dense half forward and backward, the upper half with its experts, the sums of gradients, the update.
-Printed are what a rank stores, and every collective with its ranks, times and bytes, beside the arithmetic of the mesh
-(mindpangu/planner/budget.py); a difference is an error. Nothing is executed: that the same graphs run on NPUs, and
-how fast, is unverified on hardware.
+training step: the dense half forward and backward, the upper half with its experts, the gradient sums, and the update.
+The tool prints the memory that a rank needs, and every collective with its ranks, count, and bytes, and compares them
+with the arithmetic of the mesh (mindpangu/planner/budget.py). A difference is an error. Nothing is executed: whether
+these graphs run on NPUs, and how fast, is unverified on hardware.
 
-Needs a C++ compiler and a few minutes and GB for each rank of a large model.
+It needs a C++ compiler, and a few minutes and GB per rank of a large model.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -34,22 +35,21 @@ from mindpangu.planner.budget import Budget
 
 
 def main() -> None:
-    """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="YAML file of the run")
     parser.add_argument(
         "--ranks",
         type=int,
-        help="so many ranks instead of the configuration's: data_parallel is what tensor_parallel leaves, and experts "
-        "are on as many of these ranks as a domain's group can be divided among",
+        help="number of ranks, instead of the configuration's: data_parallel becomes ranks / tensor_parallel, and "
+        "experts are divided among as many of these ranks as possible",
     )
-    parser.add_argument("--rank", type=int, nargs="+", default=[0], help="which of them to compile (0)")
-    parser.add_argument("--order", action="store_true", help="print collectives and matrix products in their order")
+    parser.add_argument("--rank", type=int, nargs="+", default=[0], help="ranks to compile (default: 0)")
+    parser.add_argument("--order", action="store_true", help="print collectives and matrix products in order")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     words, overrides = split_overrides(sys.argv[1:])
     options = parser.parse_args(words)
     try:
-        config = on_ranks(load_config(options.config, dict(overrides)), options.ranks)
+        config = with_ranks(load_config(options.config, dict(overrides)), options.ranks)
         if options.inside:
             join_simulated_ranks()
             from ascend_offline.compile_step import compile_step
@@ -64,24 +64,25 @@ def main() -> None:
         inside += [f"--{key}={value}" for key, value in overrides]
         if options.ranks is not None:
             inside += ["--ranks", str(options.ranks)]
-        differ = 0
+        num_differences = 0
         for rank in options.rank:
-            budget = Budget.from_config(config, rank)
-            differ += describe(config, rank, compile_apart(inside, rank, mesh.size), budget, options.order)
+            found = compile_in_child_process(inside, rank, mesh.size)
+            num_differences += print_report(config, rank, found, Budget.from_config(config, rank), options.order)
     except (MindPanguError, cann_stub.StubError, RuntimeError) as error:
         sys.exit(f"compile_offline: {error}")
-    if differ:
-        sys.exit(f"compile_offline: {differ} lines differ from the arithmetic of the mesh")
+    if num_differences:
+        sys.exit(f"compile_offline: {num_differences} lines differ from the arithmetic of the mesh")
 
 
-def on_ranks(config: Config, ranks: int | None) -> Config:
-    """The configuration on another number of ranks. Raises MindPanguError where they do not divide."""
+def with_ranks(config: Config, ranks: int | None) -> Config:
+    """Returns the configuration for another number of ranks. Raises MindPanguError if tensor_parallel does not fit."""
     if ranks is None:
         return config
     tensor = config.parallelism.tensor_parallel
     if ranks < 1 or ranks % tensor:
-        raise MindPanguError(f"--ranks {ranks} is no multiple of parallelism.tensor_parallel {tensor}")
-    data, groups = ranks // tensor, config.data.domain_groups
+        raise MindPanguError(f"--ranks {ranks} is not a multiple of parallelism.tensor_parallel {tensor}")
+    data = ranks // tensor
+    groups = config.data.domain_groups
     experts = max(domain.num_experts for domain in build_domains(config))
     sharing = [each for each in range(groups, data + 1, groups) if data % each == 0 and experts % (each // groups) == 0]
     parallelism = replace(config.parallelism, data_parallel=data, expert_parallel=max(sharing, default=1))
@@ -90,8 +91,8 @@ def on_ranks(config: Config, ranks: int | None) -> Config:
     return replace(config, parallelism=parallelism, training=training)
 
 
-def compile_apart(arguments: list[str], rank: int, ranks: int) -> dict:
-    """What `compile_step` finds, in a process that believes to be this rank."""
+def compile_in_child_process(arguments: list[str], rank: int, ranks: int) -> dict[str, Any]:
+    """Returns the result of `compile_step` in a child process that simulates this rank."""
     command = [str(Path(__file__).resolve()), *arguments, "--rank", str(rank)]
     with tempfile.TemporaryDirectory() as folder:
         environment = prepare(Path(folder), ranks) | {"RANK_ID": str(rank)}
@@ -101,19 +102,25 @@ def compile_apart(arguments: list[str], rank: int, ranks: int) -> dict:
             raise RuntimeError(f"the graphs of rank {rank} do not compile:\n{error}") from None
 
 
-def describe(config: Config, rank: int, found: dict, budget: Budget, order: bool) -> int:
-    """Prints what was found; returns how many lines differ from the budget."""
+def print_report(config: Config, rank: int, found: dict[str, Any], budget: Budget, order: bool) -> int:
+    """Prints the result of `compile_step`, and returns the number of lines that differ from the budget."""
     functions = found["functions"]
     weights = functions["lower_forward"]["parameters"] | functions["upper_step"]["parameters"]
     moments = {name: size for name, size in functions["update"]["parameters"].items() if name.startswith("adam_")}
     print(f"\nrank {rank} of {Mesh.from_config(config).size}; {found['operators']}")
-    differ = line("dense parameters", sum(weights.values()) // 4, budget.parameters, 1e6, "M")
-    differ += line("their weights", sum(weights.values()), budget.weights, 1e9, "GB")
-    differ += line("their moments", sum(moments.values()), budget.moments, 1e9, "GB")
     inputs = functions["upper_step"]["inputs"]
     end = len(inputs) - found["counts"]  # the counts of an exchange follow the slabs
     slabs = inputs[end - found["slabs"] : end]
-    differ += line("experts at a time", sum(slabs), budget.slabs, 1e9, "GB")
+    num_differences = 0
+    for name, size, expected_size, unit, unit_name in (
+        ("dense parameters", sum(weights.values()) // 4, budget.parameters, 1e6, "M"),
+        ("their weights", sum(weights.values()), budget.weights, 1e9, "GB"),
+        ("their moments", sum(moments.values()), budget.moments, 1e9, "GB"),
+        ("experts at a time", sum(slabs), budget.slabs, 1e9, "GB"),
+    ):
+        comparison = "as computed" if size == expected_size else f"arithmetic has {expected_size / unit:.3f}"
+        print(f"{name:24}{size / unit:12.3f} {unit_name:5}{comparison}")
+        num_differences += size != expected_size
     for name, function in functions.items():
         print(f"{name + ', live':24}{function['live'] / 1e9:12.3f} GB   at most, computed in the order of the graph")
     print(f"\n{'function':16}{'collective':15}{'group':24}{'times':>6}{'MB':>11}{'arithmetic':>19}")
@@ -123,27 +130,22 @@ def describe(config: Config, rank: int, found: dict, budget: Budget, order: bool
         for operator, group, times, size in function["collectives"]
     }
     for key in sorted(counted.keys() | budget.collectives.keys()):
-        (times, size), expected = counted.get(key, (0, 0)), budget.collectives.get(key, (0, 0))
-        same = (times, size) == expected
-        differ += not same
-        where = f"{key[2]} {short(found['groups'].get(key[2], []))}"
-        text = "the same" if same else f"{expected[0]} × {expected[1] / 1e6:.2f}"
-        print(f"{key[0]:16}{key[1]:15}{where:24}{times:>6}{size / 1e6:>11.2f}{text:>19}")
+        name, operator, group = key
+        times, size = counted.get(key, (0, 0))
+        expected_times, expected_size = budget.collectives.get(key, (0, 0))
+        same = (times, size) == (expected_times, expected_size)
+        num_differences += not same
+        members = f"{group} {format_ranks(found['groups'].get(group, []))}"
+        comparison = "the same" if same else f"{expected_times} × {expected_size / 1e6:.2f}"
+        print(f"{name:16}{operator:15}{members:24}{times:>6}{size / 1e6:>11.2f}{comparison:>19}")
     if order:
         for name, function in functions.items():
             print(f"\n{name}: {' → '.join(function['order'])}")
-    return differ
+    return num_differences
 
 
-def line(what: str, found: int, expected: int, unit: float, name: str) -> bool:
-    """Prints a number and what it should be; returns whether they differ."""
-    text = "as the arithmetic" if found == expected else f"the arithmetic has {expected / unit:.3f}"
-    print(f"{what:24}{found / unit:12.3f} {name:5}{text}")
-    return found != expected
-
-
-def short(ranks: list[int]) -> str:
-    """The members of a group, e.g. "0, 8 … 120"."""
+def format_ranks(ranks: list[int]) -> str:
+    """Formats the members of a group, e.g. "0, 8 … 120"."""
     return ", ".join(map(str, ranks)) if len(ranks) <= 4 else f"{ranks[0]}, {ranks[1]} … {ranks[-1]}"
 
 

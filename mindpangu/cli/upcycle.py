@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
 
     parts = ModelParts.from_run(config)
     parent = Blueprint.from_checkpoint(CheckpointReader(options.parent))
-    child, rows = upcycle(parent, config, parts.tokenizers, parts.table, options.noise, options.new_rows)
+    child, rows = upcycle(parent, parts, options.noise, options.new_rows)
     made_by = {"verb": "upcycle", "parent": str(options.parent), "noise": options.noise, "new_rows": options.new_rows}
     written = build(child, options.out, made_by)
     print(

@@ -1,15 +1,15 @@
-"""Typed configuration from YAML. `schema.py` declares every key; `loader.py` reads and checks files."""
+"""Typed configuration from YAML.
 
+`schema.py` declares every key, `loader.py` reads files, and `checks.py` has the rules across keys.
+"""
+
+from mindpangu.config.checks import ONE_PROCESS, check, require_one_process, require_pangu_alpha
 from mindpangu.config.loader import (
-    ONE_PROCESS,
-    check,
     describe,
     keys_that_differ,
     load_config,
     load_saved_config,
     refuse_renamed,
-    require_one_process,
-    require_pangu_alpha,
     resolve,
     to_yaml,
 )

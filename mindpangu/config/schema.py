@@ -1,8 +1,8 @@
 """Every configuration key, as dataclasses: one class per section, a docstring under each field.
 
-`mindpangu config --keys` prints the docstrings. This module only declares keys and the rules for a single key; reading
-files, overrides, and the rules across keys are in `loader.py`. Names follow MindSpore's conventions (seq_length,
-num_layers, local_batch_size …). Where 0 or "" means "derived", the docstring says so.
+`mindpangu config --keys` prints the docstrings. This module only declares keys and the rules for a single key.
+`loader.py` reads files and overrides, and `checks.py` has the rules across keys. Names follow MindSpore's conventions
+(seq_length, num_layers, local_batch_size …). Where 0 or "" means "derived", the docstring says so.
 """
 
 from dataclasses import dataclass, field

@@ -81,7 +81,7 @@ class CorpusReader:
             data.max_bad_records records are bad.
     """
 
-    def __init__(self, config: Config, domains: Sequence[Domain]):
+    def __init__(self, config: Config, domains: Sequence[Domain]) -> None:
         self.config = config
         self.domains = tuple(domains)
         self.files = expand_patterns(config.data.corpus)

@@ -23,7 +23,9 @@ class ReplayLoader:
         begins_at: state of the checkpoint that the round starts from, which is also the state before its first step.
     """
 
-    def __init__(self, loader: Loader, round: int, states: Sequence[LoaderState], sample: str, begins_at: LoaderState):
+    def __init__(
+        self, loader: Loader, round: int, states: Sequence[LoaderState], sample: str, begins_at: LoaderState
+    ) -> None:
         self._loader = loader
         self._round = round
         self._states = states

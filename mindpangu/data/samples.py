@@ -22,7 +22,7 @@ class Samples:
         counted: uint8 [number of tokens] for a stream of records of S + 1 tokens each; None for text.
     """
 
-    def __init__(self, tokens: npt.NDArray, seq_length: int, counted: npt.NDArray | None = None):
+    def __init__(self, tokens: npt.NDArray, seq_length: int, counted: npt.NDArray | None = None) -> None:
         self._tokens = tokens
         self._seq_length = seq_length
         self._counted = counted

@@ -88,7 +88,7 @@ def write_shards(folder: Path, reader: CorpusReader, split: HeldoutSplit, tokeni
 class _HashedFile:
     """A file that is being written, and the hash of its content."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self._path = path
         self.digest = hashlib.blake2b(digest_size=16)
 
@@ -107,7 +107,7 @@ class _HashedFile:
 class _ShardFile:
     """A shard that is being written, and the mask of a shard of records."""
 
-    def __init__(self, folder: Path, name: str, side: str, dtype: str, has_records: bool):
+    def __init__(self, folder: Path, name: str, side: str, dtype: str, has_records: bool) -> None:
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._ids = _HashedFile(folder / shard_name(name, side))
         self._mask = _HashedFile(folder / mask_name(name, side)) if has_records else None

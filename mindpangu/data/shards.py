@@ -42,7 +42,7 @@ class TokenShards:
         digest: hex hash of the index, which covers all tokens through the hashes in it.
     """
 
-    def __init__(self, folder: Path, index: dict[str, Any]):
+    def __init__(self, folder: Path, index: dict[str, Any]) -> None:
         self.folder = folder
         self.domain_names: tuple[str, ...] = tuple(index["domain_names"])
         self.vocab_size: int = index["vocab_size"]
@@ -88,7 +88,7 @@ class TokenShards:
         return tokens[tokens != self.pad_id] if self.has_records else tokens
 
     def samples(self, domain_name: str, split: str, seq_length: int) -> Samples:
-        """Returns the samples of a domain's split, of which there may be none.
+        """Returns the samples of a domain's split. There may be none.
 
         Raises:
             DataError: the shards hold records for another sequence length.

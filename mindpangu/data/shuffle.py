@@ -47,7 +47,7 @@ class SampleOrder:
         seed, name: the key of an epoch is derived from these and the index of the epoch.
     """
 
-    def __init__(self, size: int, seed: int, name: str):
+    def __init__(self, size: int, seed: int, name: str) -> None:
         self.size = size
         self._seed = seed
         self._name = name

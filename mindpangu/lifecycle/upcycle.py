@@ -5,7 +5,6 @@ computes what its parent does. With another vocabulary, embedding rows are match
 (`checkpoint.vocabulary`).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +15,11 @@ from mindpangu.checkpoint.vocabulary import VocabularyMap, random_rows
 from mindpangu.config import ARCHITECTURE, Config
 from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError
+from mindpangu.language_model import ModelParts
 from mindpangu.lifecycle.blueprint import HEAD, WORD_EMBEDDING, Blueprint, DenseChange, DenseContent, DomainContent
 from mindpangu.lifecycle.domains import ExpertsOfDense, rre_block
 from mindpangu.model.initialization import dense_name, network_tensors
 from mindpangu.model.vocabularies import Vocabularies
-from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
 
 
@@ -40,21 +39,14 @@ class UpcycledRows:
 
 
 def upcycle(
-    parent: Blueprint,
-    config: Config,
-    tokenizers: dict[str, Tokenizer],
-    table: RoutingTable | None,
-    noise: float = 0.0,
-    new_rows: str = "mean",
+    parent: Blueprint, parts: ModelParts, noise: float = 0.0, new_rows: str = "mean"
 ) -> tuple[Blueprint, UpcycledRows]:
     """Returns the sparse child of a dense model.
 
     Args:
         parent: the dense model.
-        config: configuration of the child: the parent's layers, widths and data.eod_reset; its own domains, RRE layers
-            and vocabulary. Its sequence length may be shorter.
-        tokenizers: vocabulary → tokenizer of the child.
-        table: routing table of the child.
+        parts: the child's configuration, tokenizers, and routing table. The configuration has the parent's layers,
+            widths, and data.eod_reset, and its own domains, RRE layers, and vocabulary; its sequences may be shorter.
         noise: standard deviation of the noise on each expert's weights, relative to theirs. It makes experts differ
             from the start; their tokens make them differ anyway.
         new_rows: initial row of a token that the parent lacks: "mean" of the parent's rows that spell its text, or
@@ -67,12 +59,13 @@ def upcycle(
         CheckpointError: the parent is sparse, or the child would compute something else from its weights.
     """
     reader = parent.dense.reader
+    config = parts.config
     if parent.contents:
         raise CheckpointError(f"{reader.folder} is sparse already (model.rre_layers {parent.config.model.rre_layers})")
     _require_shape(reader, config)
+    table = parts.table
     assert table is not None, "a dense child has just been refused"
-    _require_tokenizers_and_table(config, tokenizers, table)
-    changes, rows = _vocabulary(parent, config, tokenizers, new_rows)
+    changes, rows = _vocabulary(parent, config, parts.tokenizers, new_rows)
     length = config.model.seq_length
     if length < parent.config.model.seq_length:
         cut = DenseChange((length, config.model.hidden_size), lambda values, is_moment: values[:length])
@@ -86,10 +79,10 @@ def upcycle(
     }
     contents = {
         domain.name: DomainContent(table.domain(domain.name), ExpertsOfDense(config, reader, domain.name, noise))
-        for domain in build_domains(config)
+        for domain in parts.domains
     }
     dense = DenseContent(reader, changes, frozenset(networks))
-    child = Blueprint(config, tokenizers, contents, dense, parent.step, {}, with_moments=False)
+    child = Blueprint(config, parts.tokenizers, contents, dense, parent.step, {}, with_moments=False)
     return child, rows
 
 
@@ -115,28 +108,6 @@ def _require_shape(reader: CheckpointReader, config: Config) -> None:
         raise CheckpointError(
             f"a child of {reader.folder} computes as its parent does, on sequences that are not longer; {listing}. "
             "Give it the parent's values"
-        )
-
-
-def _require_tokenizers_and_table(config: Config, tokenizers: Mapping[str, Tokenizer], table: RoutingTable) -> None:
-    """Raises CheckpointError unless the child's tokenizers and routing table fit its configuration."""
-    domains = build_domains(config)
-    vocabularies = Vocabularies.build(config, domains)
-    for name, size in zip(vocabularies.names, vocabularies.sizes, strict=True):
-        if name not in tokenizers:
-            raise CheckpointError(f"the child has no tokenizer of vocabulary {name!r}; run `mindpangu tokenizer train`")
-        if tokenizers[name].vocab_size > size:
-            raise CheckpointError(
-                f"the child's tokenizer {name!r} has {tokenizers[name].vocab_size} pieces, its embedding {size} rows; "
-                "set model.vocab_size (or the vocabulary's vocab_size) to that or more"
-            )
-    assert table is not None, "a dense child is refused before"
-    found = {domain.name: table.num_experts(domain.name) for domain in domains}
-    wanted = {domain.name: domain.num_experts for domain in domains}
-    if table.num_layers != config.model.rre_layers or found != wanted:
-        raise CheckpointError(
-            f"the child's routing table has {table.num_layers} layers and the experts {found}; its configuration says "
-            f"{config.model.rre_layers} and {wanted}; run `mindpangu routing build`"
         )
 
 

@@ -88,7 +88,7 @@ class RoutingTable:
         RoutingError: there is no domain, a domain has two tables, or domains differ in their number of layers.
     """
 
-    def __init__(self, tables: Iterable[DomainTable]):
+    def __init__(self, tables: Iterable[DomainTable]) -> None:
         self._tables: dict[str, DomainTable] = {}
         for table in tables:
             if table.name in self._tables:

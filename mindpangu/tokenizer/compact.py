@@ -35,7 +35,7 @@ class PieceDependencies:
             BPE model the pieces on the merge paths of all these.
     """
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._model = sentencepiece_model.ModelProto.FromString(tokenizer.model_bytes)
         self._is_bpe = self._model.trainer_spec.model_type == _BPE
         # BPE also merges into unused pieces, and splits them again in the end

@@ -44,7 +44,7 @@ class PanguAlphaPieces:
 
     kind = "pangu_alpha"
 
-    def __init__(self, processor: sentencepiece.SentencePieceProcessor):
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
         self._processor = processor
         self._control_ids = frozenset(map(processor.piece_to_id, CONTROL_TOKENS))
         self.pad_id: int = processor.piece_to_id("<pad>")

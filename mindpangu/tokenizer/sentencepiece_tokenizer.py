@@ -35,7 +35,7 @@ class Tokenizer:
         digest: hex hash of `model_bytes` and the kind. Tokenizers with equal digests are the same.
     """
 
-    def __init__(self, model_bytes: bytes, name: str):
+    def __init__(self, model_bytes: bytes, name: str) -> None:
         """Parses a model; `name` names it in error messages. Raises TokenizerError like `load`."""
         self._name = name
         self._processor = _parse(model_bytes, name)
@@ -149,7 +149,7 @@ class _Pieces:
 
     kind = "sentencepiece"
 
-    def __init__(self, processor: sentencepiece.SentencePieceProcessor):
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
         self._processor = processor
         self.pad_id: int = processor.pad_id()
 

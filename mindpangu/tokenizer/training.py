@@ -94,7 +94,7 @@ def reserved_control_tokens() -> list[str]:
 class _Lines:
     """Iterates over lines with their newlines. Keeps an exception of `texts`, which sentencepiece would stringify."""
 
-    def __init__(self, texts: Iterable[str]):
+    def __init__(self, texts: Iterable[str]) -> None:
         self._texts = texts
         self.count = 0
         self.error: Exception | None = None

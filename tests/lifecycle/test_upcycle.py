@@ -119,7 +119,7 @@ def test_rope_theta_must_be_the_parents_if_positions_are_rotary():
         reader = SimpleNamespace(folder="parent", config=lambda: parent)
         dense = SimpleNamespace(contents={}, config=parent, dense=SimpleNamespace(reader=reader))
         with pytest.raises(CheckpointError) as refused:
-            sparse.upcycle(dense, child, {}, None)
+            sparse.upcycle(dense, SimpleNamespace(config=child, tokenizers={}, table=SimpleNamespace()))
         return str(refused.value)
 
     assert "model.rope_theta is 10000.0 there, 500000.0 here" in refusal("rope")

@@ -1,4 +1,4 @@
-"""tools/bench_ecss.py: its linear model, its slow link, its records; the figures themselves are nobody's test."""
+"""tools/bench_ecss.py: its linear model, slow link, and records. No test depends on the figures."""
 
 import json
 import subprocess
@@ -20,11 +20,13 @@ from ecss_bench.records import Record  # noqa: E402
 from ecss_bench.workload import PacedLink  # noqa: E402
 
 
-def test_the_linear_model_finds_its_coefficients_again():
+def test_the_linear_model_recovers_its_coefficients():
     truth = LinearModel(constant=0.1, per_byte=2e-10, per_parameter=5e-9, per_flop=3e-11)
     works = [Work(8.0 * rows, rows, flops) for rows in (1e7, 1e8) for flops in (1e9, 5e10)]
     seconds = [truth.seconds(work) for work in works]
-    found = calibrate(works, seconds, byte_seconds=2e-10 * 7, parameter_seconds=5e-9 * 7)  # only the proportion counts
+
+    found = calibrate(works, seconds, byte_seconds=2e-10 * 7, parameter_seconds=5e-9 * 7)  # only their ratio matters
+
     for name in ("constant", "per_byte", "per_parameter", "per_flop"):
         assert getattr(found, name) == pytest.approx(getattr(truth, name), rel=1e-6)
     unseen = Work(8 * 4e7, 4e7, 2e10)
@@ -33,32 +35,41 @@ def test_the_linear_model_finds_its_coefficients_again():
 
 def test_no_coefficient_is_negative():
     works = [Work(1e6, 1e6, 1e9), Work(1e7, 1e7, 2e9), Work(1e6, 1e6, 4e9)]
+
     model = calibrate(works, [1.0, 1.0, 0.5], 1e-9, 1e-9)
+
     assert min(model.constant, model.per_byte, model.per_parameter, model.per_flop) >= 0
 
 
-def test_the_crossing_is_named_between_its_neighbours():
-    def each(mode, tokens, seconds, predicted):
+def test_the_crossing_is_interpolated_between_its_neighbours():
+    def record(mode, tokens, seconds, predicted):
         return Record("sigma", mode, 640, 64, tokens, 1, seconds, 0, 0, 0, 0, predicted_s=predicted)
 
-    records = [each("host_ecss", tokens, 1.0, 1.0) for tokens in (1024, 4096, 16384)]
+    records = [record("host_ecss", tokens, 1.0, 1.0) for tokens in (1024, 4096, 16384)]
     times = ((1024, 8.3, 7.0), (4096, 4.3, 6.5), (16384, 2.0, 6.4))
-    records += [each("host_full", *time) for time in times]
+    records += [record("host_full", *time) for time in times]
+
     text = crossing(records)
-    # half-way in ratio is half-way on the logarithmic axis; the model stays above
-    assert text == f"{PAPER_RATIO} × is crossed at 2048 tokens a step as measured, at none by the linear model"
+
+    # half-way in ratio is half-way on the logarithmic axis; the model stays above the paper's ratio
+    assert text == f"{PAPER_RATIO} × is crossed at 2048 tokens per step as measured, at none by the linear model"
 
 
-def test_a_paced_link_takes_its_time_and_copies():
+def test_a_paced_link_copies_at_its_speed():
     link = PacedLink(1, gigabytes_per_s=0.01)
-    source, target = np.arange(250_000, dtype=np.float32), np.zeros(250_000, np.float32)
+    source = np.arange(250_000, dtype=np.float32)
+    target = np.zeros(250_000, np.float32)
+
     started = time.perf_counter()
-    assert link.copy([(target, source)]) == 1_000_000
-    assert time.perf_counter() - started >= 0.1
+    copied = link.copy([(target, source)])
+    seconds = time.perf_counter() - started
+
+    assert copied == 1_000_000
+    assert seconds >= 0.1
     np.testing.assert_array_equal(target, source)
 
 
-def test_a_wrong_place_for_a_result_is_said_before_anything_is_measured(tmp_path):
+def test_a_missing_folder_for_a_result_is_refused_before_anything_is_measured(tmp_path):
     for option in ("--json", "--plot"):
         done = bench(option, str(tmp_path / "missing" / "file"))
         assert done.returncode == 2
@@ -77,17 +88,31 @@ def test_a_wrong_place_for_a_result_is_said_before_anything_is_measured(tmp_path
         (["--cases", "sigma", "--hidden", "-8"], "model.hidden_size"),
     ],
 )
-def test_what_cannot_be_measured_is_one_message(options, message):
+def test_a_wrong_option_is_one_message(options, message):
     done = bench("--quick", *options)
+
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def sigma(mode, tokens, step_s, predicted_s, bytes_moved, **others):
-    active = 64 if mode == "host_ecss" else 640
-    return Record("sigma", mode, 640, 64, tokens, 1, step_s, 0, bytes_moved, bytes_moved, 2 * bytes_moved,
-                  experts_updated=active, predicted_s=predicted_s, **others)  # fmt: skip
+    return Record(
+        case="sigma",
+        mode=mode,
+        experts_total=640,
+        experts_active=64,
+        tokens_per_step=tokens,
+        tokens_per_s=1,
+        step_s=step_s,
+        wait_s=0,
+        bytes_to_device=bytes_moved,
+        bytes_to_host=bytes_moved,
+        bytes_planned=2 * bytes_moved,
+        experts_updated=64 if mode == "host_ecss" else 640,
+        predicted_s=predicted_s,
+        **others,
+    )
 
 
 def test_bounds_hold_or_not():
@@ -97,11 +122,14 @@ def test_bounds_hold_or_not():
         sigma("host_full", 2048, 12.0, 10.0, 1000, moving_share=0.85),
         sigma("host_ecss", 2048, 3.0, 2.0, 102, moving_share=0.3),
     ]
+
     found = {bound.text: bound for bound in bounds(records)}
+
     assert [bound.holds for bound in found.values()] == [False, False, True, False, True]
-    assert found["sigma: bytes_to_host over host_full's, relative to ρ, off by"].value == pytest.approx(0.02)
-    assert found["sigma: predicted ratio where the model was not fitted, off by"].value == pytest.approx(0.25)
-    assert found["sigma: ratio to host_full where transfer and update dominate ([1024] tokens)"].value == 10
+    assert found["sigma: relative error of bytes_to_host / host_full's against ρ"].value == pytest.approx(0.02)
+    error = found["sigma: relative error of the predicted ratio between the fitted points"].value
+    assert error == pytest.approx(0.25)
+    assert found["sigma: ratio to host_full if transfer and update dominate ([1024] tokens)"].value == 10
 
 
 def bench(*options):
@@ -111,28 +139,28 @@ def bench(*options):
 @pytest.mark.slow
 def test_quick_bench(tmp_path):
     done = bench("--quick", "--json", str(tmp_path / "records.json"), "--plot", str(tmp_path / "plot.png"))
+
     assert done.returncode == 0, done.stderr
     assert "6.3 × is crossed at" in done.stdout
     assert (tmp_path / "plot.png").stat().st_size > 10_000
     records = [Record(**each) for each in json.loads((tmp_path / "records.json").read_text())]
-    assert [field.name for field in fields(Record)][:12] == [
-        "case", "mode", "experts_total", "experts_active", "tokens_per_step", "tokens_per_s", "step_s", "wait_s",
-        "bytes_to_device", "bytes_to_host", "bytes_planned", "ratio_to_host_full",
-    ]  # fmt: skip
+    names = "case mode experts_total experts_active tokens_per_step tokens_per_s step_s wait_s bytes_to_device"
+    names += " bytes_to_host bytes_planned ratio_to_host_full"
+    assert [field.name for field in fields(Record)][:12] == names.split()
     assert {each.case.split()[0].strip(",") for each in records} >= {"sigma", "active", "overlap"}
     sigma = [each for each in records if each.case.startswith("sigma")]
     curve = {(each.case, each.mode, each.tokens_per_step): each for each in sigma}
     assert len(curve) == len(sigma) == 2 * 2 * 3
-    for (case, mode, tokens), few in curve.items():
+    for (case, mode, tokens), ecss in curve.items():
         if mode != "host_ecss":
             continue
-        every = curve[case, "host_full", tokens]
-        ratio = few.experts_active / few.experts_total
+        full = curve[case, "host_full", tokens]
+        ratio = ecss.experts_active / ecss.experts_total
         assert ratio == 0.1
-        for each in (few, every):
+        for each in (ecss, full):
             assert each.bytes_to_device + each.bytes_to_host == each.bytes_planned
         for name in ("bytes_to_device", "bytes_to_host", "experts_updated"):
-            assert getattr(few, name) == pytest.approx(ratio * getattr(every, name), rel=0.01)
-        assert few.ratio_to_host_full == pytest.approx(every.step_s / few.step_s)
+            assert getattr(ecss, name) == pytest.approx(ratio * getattr(full, name), rel=0.01)
+        assert ecss.ratio_to_host_full == pytest.approx(full.step_s / ecss.step_s)
     active = [each for each in records if each.case.startswith("active")]
     assert [(each.experts_active, each.experts_total) for each in active] == [(256, 512), (256, 5120)]

@@ -1,4 +1,4 @@
-"""tools/bench_generate.py runs and says whether its bounds hold; the figures themselves are nobody's test."""
+"""tools/bench_generate.py runs and reports whether its bounds hold. No test depends on the figures."""
 
 import subprocess
 import sys
@@ -18,11 +18,13 @@ def test_the_bench_measures_a_checkpoint(tiny_run):
     config = load_config(None, overrides | {"training.steps": "1", "lr_scheduler.warmup_steps": "0"})
     set_device(config)
     train(open_run(config), log=lambda text: None)
-    words = ["--checkpoint", str(folder), "--new-tokens", "20", "--rounds", "1"]
-    done = subprocess.run([sys.executable, str(TOOL), *words], capture_output=True, text=True, check=False)
+
+    options = ["--checkpoint", str(folder), "--new-tokens", "20", "--rounds", "1"]
+    done = subprocess.run([sys.executable, str(TOOL), *options], capture_output=True, text=True, check=False)
+
     assert done.returncode == 0, done.stderr
-    for line in ("loop", "batch 1", "batch 8", "bounded", "cache: batch 1 / loop", "batch 8 / batch 1", ">= 5", ">= 3"):
-        assert line in done.stdout, done.stdout
+    for text in ("loop", "batch 1", "batch 8", "bounded", "cache: batch 1 / loop", "batch 8 / batch 1", ">= 5", ">= 3"):
+        assert text in done.stdout, done.stdout
 
 
 def test_a_mistake_is_one_message(tmp_path):

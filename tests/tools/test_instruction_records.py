@@ -1,4 +1,4 @@
-"""The converters: tiny files in the publishers' formats, files of another form, and the real files where they are."""
+"""The converters, on tiny files in the publishers' formats, files in other formats, and the real files if present."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ def tool(load_tool):
 
 @pytest.fixture
 def convert(tool, tmp_path, monkeypatch):
-    """convert(kind, source, *options) → the records; a mistake is SystemExit."""
+    """Returns convert(kind, source, *options) → records. A mistake raises SystemExit."""
 
     def run(kind, source, *options):
         out = tmp_path / "out.jsonl"
@@ -46,22 +46,24 @@ def test_kdconv(convert, tmp_path):
         return {"name": "x", "messages": [{"message": text, "attrs": []} for text in texts]}
 
     source = written(tmp_path / "dev.json", [dialogue("一", "二", "三", "四", "五", "六", "七"), dialogue("甲", "乙")])
+
     records = convert("kdconv", source)
-    about = {"domain": "zh", "task": "dialogue"}
+    short_records = convert("kdconv", source, "--turns", "2", "--domain", "en")
+
+    common = {"domain": "zh", "task": "dialogue"}
     assert without_origin(records) == [
-        about | {"turns": ["一", "二", "三", "四"]},
-        about | {"turns": ["五", "六"]},  # the last text has no reply
-        about | {"turns": ["甲", "乙"]},
+        common | {"turns": ["一", "二", "三", "四"]},
+        common | {"turns": ["五", "六"]},  # the last text has no reply
+        common | {"turns": ["甲", "乙"]},
     ]
-    assert [(record["source"], record["doc"]) for record in records] == [("dev.json", each) for each in "112"]
-    assert without_origin(convert("kdconv", source, "--turns", "2", "--domain", "en"))[1] == {
-        "domain": "en", "task": "dialogue", "turns": ["三", "四"],
-    }  # fmt: skip
+    assert [(record["source"], record["doc"]) for record in records] == [("dev.json", doc) for doc in "112"]
+    assert without_origin(short_records)[1] == {"domain": "en", "task": "dialogue", "turns": ["三", "四"]}
 
 
-def test_lccc_in_both_its_forms(convert, tmp_path):
+def test_lccc_in_both_its_formats(convert, tmp_path):
     dialogues = [["我 饿 了 。", "T . T 去 KFC 吃"], ["你 好", "好 ！", "走"]]
     expected = [["我饿了。", "T . T去KFC吃"], ["你好", "好！"]]
+
     for value in (dialogues, {"train": dialogues[:1], "test": dialogues[1:], "valid": []}):
         records = convert("lccc", written(tmp_path / "lccc.json", value))
         assert [record["turns"] for record in records] == expected
@@ -69,26 +71,33 @@ def test_lccc_in_both_its_forms(convert, tmp_path):
 
 def test_tatoeba_gives_both_directions_and_keeps_a_sentence_together(convert, tmp_path):
     source = written(tmp_path / "cmn.txt", "Hi.\t嗨。\nHi.\t你好。\tCC-BY 2.0 (France)\n\nRun.\t跑。\n")
+
     records = convert("tatoeba", source)
+
+    common = {"source": "cmn.txt", "doc": "Hi.", "domain": "bilingual", "task": "translation"}
     assert len(records) == 6
-    about = {"source": "cmn.txt", "doc": "Hi.", "domain": "bilingual", "task": "translation"}
-    assert records[2] == about | {"from": "en", "to": "zh", "text": "Hi.", "translation": "你好。"}
-    assert records[3] == about | {"from": "zh", "to": "en", "text": "你好。", "translation": "Hi."}
+    assert records[2] == common | {"from": "en", "to": "zh", "text": "Hi.", "translation": "你好。"}
+    assert records[3] == common | {"from": "zh", "to": "en", "text": "你好。", "translation": "Hi."}
 
 
-def test_mbpp_in_both_its_forms(convert, tmp_path):
+def test_mbpp_in_both_its_formats(convert, tmp_path):
     tests = ["assert f(1) == 2", "assert f(2) == 3"]
     full = {"text": "Add one. ", "code": "def f(x):\r\n\treturn x + 1\r\n", "task_id": 1, "test_list": tests}
     sanitized = {"prompt": "Add one.", "code": "def f(x):\n\treturn x + 1", "task_id": 1, "test_list": tests}
-    record = {
-        "domain": "code", "task": "code", "lang": "python", "instruction": "Add one.\nassert f(1) == 2",
+    expected = {
+        "domain": "code",
+        "task": "code",
+        "lang": "python",
+        "instruction": "Add one.\nassert f(1) == 2",
         "answer": "def f(x):\n\treturn x + 1",
-    }  # fmt: skip
+    }
+
     for source in (
         written(tmp_path / "mbpp.jsonl", json.dumps(full) + "\n"),
         written(tmp_path / "sanitized.json", [sanitized]),
     ):
-        assert without_origin(convert("mbpp", source)) == [record]
+        assert without_origin(convert("mbpp", source)) == [expected]
+
     assert without_origin(convert("mbpp", source, "--tests", "0"))[0]["instruction"] == "Add one."
 
 
@@ -98,13 +107,16 @@ def test_alpaca_and_its_seed_tasks(convert, tmp_path):
         {"instruction": "Log hello.", "input": "", "output": "Hello."},
         {"instruction": "Log nothing.", "input": "", "output": ""},
     ]
-    assert without_origin(convert("alpaca", written(tmp_path / "alpaca.json", items))) == [
+    seed = {"instruction": "Relation?", "instances": [{"input": "a:b", "output": "c"}, {"input": "", "output": "d"}]}
+
+    records = convert("alpaca", written(tmp_path / "alpaca.json", items))
+    seed_records = convert("alpaca", written(tmp_path / "seed.jsonl", json.dumps(seed) + "\n"))
+
+    assert without_origin(records) == [
         {"domain": "zh", "task": "qa", "question": "翻译", "context": "cat", "answer": "猫"},
         {"domain": "en", "task": "qa", "question": "Log hello.", "answer": "Hello."},
     ]
-    seed = {"instruction": "Relation?", "instances": [{"input": "a:b", "output": "c"}, {"input": "", "output": "d"}]}
-    records = convert("alpaca", written(tmp_path / "seed.jsonl", json.dumps(seed) + "\n"))
-    assert [record["answer"] for record in records] == ["c", "d"]
+    assert [record["answer"] for record in seed_records] == ["c", "d"]
 
 
 @pytest.mark.parametrize(
@@ -113,28 +125,31 @@ def test_alpaca_and_its_seed_tasks(convert, tmp_path):
         ("kdconv", '[{"dialogue": []}]', "item 1 is not of the kind kdconv (KeyError('messages'))"),
         ("kdconv", "Hi.\t嗨。", "'[' expected before 'Hi."),
         ("kdconv", '[{"messages": []}, {"messages"', "not JSON"),
-        ("kdconv", "[]", "nothing of the kind kdconv"),
+        ("kdconv", "[]", "it has no items of the kind kdconv"),
         ("lccc", '[{"messages": []}]', "not a list of texts"),
         ("tatoeba", "Hi. Hello.\n", "item 1 is not of the kind tatoeba"),
         ("alpaca", '[{"instruction": "a", "input": ""}]', "item 1 is not of the kind alpaca (KeyError('output'))"),
         ("mbpp", "[[1]]", "item 1 is not of the kind mbpp"),
     ],
 )
-def test_a_file_of_another_form_is_one_message_and_leaves_nothing(convert, tmp_path, kind, text, message):
+def test_a_file_in_another_format_is_one_message_and_leaves_no_output(convert, tmp_path, kind, text, message):
     source = written(tmp_path / "source.json", text)
+
     with pytest.raises(SystemExit) as stopped:
         convert(kind, source)
+
     assert message in str(stopped.value)
     assert "source.json" in str(stopped.value)
     assert [path.name for path in tmp_path.iterdir()] == ["source.json"]
 
 
 def test_memory_does_not_grow_with_the_file(tool, monkeypatch, tmp_path):
-    """A reader that looks at a piece at a time gives the same, wherever the pieces end."""
+    """Reading in chunks gives the same values wherever the chunks end."""
     value = {"a": [{"messages": [{"message": '你"[{'}]}] * 5, "b": [], "c": [["x", 1.5, None]]}
-    source = written(tmp_path / "pieces.json", value)
-    for piece in (1, 2, 3, 7, 1 << 20):
-        monkeypatch.setattr(tool, "_CHUNK", piece)
+    source = written(tmp_path / "chunks.json", value)
+
+    for chunk in (1, 2, 3, 7, 1 << 20):
+        monkeypatch.setattr(tool, "_CHUNK", chunk)
         assert list(tool._json_values(source)) == value["a"] + value["c"]
 
 
@@ -156,8 +171,10 @@ def test_memory_does_not_grow_with_the_file(tool, monkeypatch, tmp_path):
 def test_the_published_files(convert, capsys, kind, source, items):
     if not (REAL / source).exists():
         pytest.skip(f"{REAL / source} is not here")
+
     records = convert(kind, REAL / source)
+
     assert capsys.readouterr().out.startswith(f"{items:,} items, {len(records):,} records")
     domains = {domain.name: domain for domain in build_domains(Config())}
     for record in records:
-        instruction_parts(domains[record["domain"]], record)  # every record can be used
+        instruction_parts(domains[record["domain"]], record)  # raises for an unusable record

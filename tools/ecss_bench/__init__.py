@@ -1,1 +1,1 @@
-"""The cases of `tools/bench_ecss.py`: what is trained (`workload`), what is measured (`cases`), what is predicted."""
+"""The cases of `tools/bench_ecss.py`: the workload, the measurements, and the models that predict them."""

@@ -1,4 +1,4 @@
-"""Cases `sigma …`: both host modes in Σ's layout, from few tokens a step to many; what a linear model makes of it."""
+"""Cases `sigma …`: both host modes in Σ's layout over tokens per step, and a linear model of their step times."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ import numpy as np
 
 from ecss_bench.linear_model import Work, calibrate
 from ecss_bench.records import Record, record
-from ecss_bench.workload import PacedLink, Workload
+from ecss_bench.workload import Measured, PacedLink, Workload
 from mindpangu.experts import Link
 
 MODES = ("host_full", "host_ecss")
@@ -19,11 +19,11 @@ PAPER_RATIO = 6.3
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Both modes at one number of tokens over one link.
+    """Measurements of both modes at one step size over one link.
 
     Attributes:
-        records, works: of host_full and of host_ecss.
-        byte_seconds, parameter_seconds: of one byte over the link and one parameter in Adam, measured alone.
+        records, works: records and work of host_full and of host_ecss.
+        byte_seconds, parameter_seconds: seconds per byte over the link and per parameter in Adam, measured alone.
     """
 
     records: tuple[Record, Record]
@@ -35,10 +35,14 @@ class Point:
 def sigma_point(
     hidden: int, layers: int, tokens: int, speeds: Sequence[float | None], rounds: int, steps: int
 ) -> list[Point]:
-    """Both modes in turns, over links of these speeds in GB/s (None: that of the memory).
+    """Measures both modes in turns over several links.
 
     Args:
-        rounds: how often the modes take turns. steps: measured steps of a turn (one more is not counted).
+        hidden, layers: size of the model.
+        tokens: tokens per step.
+        speeds: speeds of the links in GB/s; None means the speed of memory.
+        rounds: number of turns of each mode.
+        steps: measured steps per turn, which follow an unmeasured one.
     """
     workload = Workload(hidden, layers)
     return [_measure(workload, tokens, speed, rounds, steps) for speed in speeds]
@@ -48,32 +52,37 @@ def _measure(workload: Workload, tokens: int, gigabytes_per_s: float | None, rou
     threads = workload.config.experts.host_threads
     links = {mode: PacedLink(threads, gigabytes_per_s) if gigabytes_per_s else Link(threads) for mode in MODES}
     experts = {mode: workload.experts(mode, link=links[mode]) for mode in MODES}
-    measured = {mode: [] for mode in MODES}
+    measured: dict[str, list[Measured]] = {mode: [] for mode in MODES}
     for turn in range(rounds + 1):
         for mode in MODES:
             run = workload.run(experts[mode], workload.steps(tokens, steps + 1))[1:]
             if turn:  # the first turn compiles
                 measured[mode] += run
     case = f"sigma {gigabytes_per_s} GB/s" if gigabytes_per_s else "sigma"
-    full, few = (record(case, mode, workload, tokens, measured[mode]) for mode in MODES)
-    few = dataclasses.replace(few, ratio_to_host_full=full.step_s / few.step_s)
+    full, ecss = (record(case, mode, workload, tokens, measured[mode]) for mode in MODES)
+    ecss = dataclasses.replace(ecss, ratio_to_host_full=full.step_s / ecss.step_s)
     full = dataclasses.replace(full, ratio_to_host_full=1.0)
-    works = tuple(_work(each, workload, paced=gigabytes_per_s is not None) for each in (full, few))
-    return Point((full, few), works, *alone(workload, links["host_ecss"]))
+    paced = gigabytes_per_s is not None
+    works = (_work(full, workload, paced), _work(ecss, workload, paced))
+    return Point((full, ecss), works, *measure_unit_costs(workload, links["host_ecss"]))
 
 
 def sigma_curve(points: Sequence[Point]) -> list[Record]:
-    """The records of the points over one link, with what a linear model makes of them.
+    """Returns the records of the points over one link, with the predictions of a linear model.
 
-    The model is fitted to the smallest and the largest number of tokens and predicts those between them.
+    The model is fitted to the smallest and the largest step size, and predicts those in between.
     """
     records = [each for point in points for each in point.records]
     works = [each for point in points for each in point.works]
     ends = {function(each.tokens_per_step for each in records) for function in (min, max)}
     records = [dataclasses.replace(each, calibrates=each.tokens_per_step in ends) for each in records]
-    known = [position for position, each in enumerate(records) if each.calibrates]
-    costs = (median(getattr(point, name) for point in points) for name in ("byte_seconds", "parameter_seconds"))
-    model = calibrate([works[position] for position in known], [records[position].step_s for position in known], *costs)
+    fitted = [index for index, each in enumerate(records) if each.calibrates]
+    model = calibrate(
+        [works[index] for index in fitted],
+        [records[index].step_s for index in fitted],
+        median(point.byte_seconds for point in points),
+        median(point.parameter_seconds for point in points),
+    )
     return [
         dataclasses.replace(
             each, predicted_s=model.seconds(work), moving_share=model.moving_seconds(work) / model.seconds(work)
@@ -83,10 +92,10 @@ def sigma_curve(points: Sequence[Point]) -> list[Record]:
 
 
 def _work(each: Record, workload: Workload, paced: bool) -> Work:
-    """The step's work as far as it takes time.
+    """Returns the part of a step's work that takes time.
 
-    A slow link sleeps, so what it brings ahead of its use, beside the step before, costs nothing: all that goes to the
-    device where the domains alternate. A link at the speed of memory takes the processors' time in any case.
+    A slow link sleeps, so transfers ahead of their use, during the step before, cost no time. With alternating domains
+    these are all transfers to the device. A link at the speed of memory always takes processor time.
     """
     hidden = paced and each.mode == "host_ecss"
     return Work(
@@ -96,8 +105,8 @@ def _work(each: Record, workload: Workload, paced: bool) -> Work:
     )
 
 
-def alone(workload: Workload, link: Link) -> tuple[float, float]:
-    """Seconds of one byte over the link, and of one parameter in Adam, with nothing beside them."""
+def measure_unit_costs(workload: Workload, link: Link) -> tuple[float, float]:
+    """Measures the seconds per byte over the link and per parameter in Adam, each without other work."""
     store = workload.store
     slabs = [slab["up"] for slab in store.weights[0]]
     target = np.ones_like(slabs[0])
@@ -111,24 +120,24 @@ def alone(workload: Workload, link: Link) -> tuple[float, float]:
 
 
 def ratios(records: Sequence[Record], seconds: str) -> list[tuple[int, float]]:
-    """(tokens a step, time of host_full over that of host_ecss), by `step_s` or `predicted_s`."""
+    """Returns (tokens per step, time of host_full / time of host_ecss), where time is `step_s` or `predicted_s`."""
     times = {(each.mode, each.tokens_per_step): getattr(each, seconds) for each in records}
     tokens = sorted({each.tokens_per_step for each in records})
     return [(count, times["host_full", count] / times["host_ecss", count]) for count in tokens]
 
 
 def crossing(records: Sequence[Record]) -> str:
-    """Where the ratio falls below the paper's, by measurement and by the model."""
+    """Says at which step size the ratio falls below the paper's, as measured and by the linear model."""
     texts = []
     for seconds in ("step_s", "predicted_s"):
         curve = ratios(records, seconds)
         found = "none"
-        for (tokens, ratio), (more_tokens, lower_ratio) in itertools.pairwise(curve):
-            if ratio >= PAPER_RATIO > lower_ratio:
-                share = (ratio - PAPER_RATIO) / (ratio - lower_ratio)
-                found = f"{tokens * (more_tokens / tokens) ** share:.0f}"
+        for (tokens, ratio), (next_tokens, next_ratio) in itertools.pairwise(curve):
+            if ratio >= PAPER_RATIO > next_ratio:
+                share = (ratio - PAPER_RATIO) / (ratio - next_ratio)
+                found = f"{tokens * (next_tokens / tokens) ** share:.0f}"
         texts.append(found)
-    return f"{PAPER_RATIO} × is crossed at {texts[0]} tokens a step as measured, at {texts[1]} by the linear model"
+    return f"{PAPER_RATIO} × is crossed at {texts[0]} tokens per step as measured, at {texts[1]} by the linear model"
 
 
 def _median_seconds(work: Callable[[], object], repetitions: int = 5) -> float:

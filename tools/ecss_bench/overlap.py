@@ -1,4 +1,4 @@
-"""Cases `overlap …`: a slow link, and how much of it hides behind the computation."""
+"""Cases `overlap …`: how much of a slow link's time hides behind computation."""
 
 import time
 from collections import defaultdict
@@ -6,16 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import median
 from types import SimpleNamespace
+from typing import Any
 
 from mindspore import Tensor
 
 from ecss_bench.records import Record, record
-from ecss_bench.workload import PacedLink, Workload
+from ecss_bench.workload import Measured, PacedLink, Workload
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Seconds of a step's parts, each by itself. `lower_forward` holds what is not named, the dense update included."""
+    """Seconds that each part of a step takes alone. `lower_forward` includes the rest, such as the dense update."""
 
     lower_forward: float
     upper_step: float
@@ -30,12 +31,14 @@ class Parts:
 def overlap_cases(
     workload: Workload, tokens: int, gigabytes_per_s: float, rounds: int, steps: int, log: Callable[[str], None]
 ) -> list[Record]:
-    """Alternating and repeated domains over a paced link, with and without overlap; predicted_s is the bound.
+    """Measures alternating and repeated domains over a paced link, with and without overlap.
 
-    alternating: max(compute + update, transfer + update), as transfers know nothing of the step they run beside;
-    repeated:    upper_step + max(lower_backward, to_host) + max(lower_forward, update + to_device), as the experts of
-                 the next step are those that this one updates;
-    no overlap:  the sum of all.
+    predicted_s of the records is the bound:
+
+    alternating: max(compute + update, transfer + update), as transfers do not depend on the step that they overlap;
+    repeated:    upper_step + max(lower_backward, to_host) + max(lower_forward, update + to_device), as the next step
+                 needs the experts that this step updates;
+    no overlap:  the sum of all parts.
     """
     parts = measure_parts(workload, tokens, rounds * steps)
     one_way = 4 * workload.expert_parameters * workload.active_experts / (1e9 * gigabytes_per_s)
@@ -48,7 +51,7 @@ def overlap_cases(
     }
     link = PacedLink(workload.config.experts.host_threads, gigabytes_per_s)
     experts = {name: workload.experts("host_ecss", name != "no overlap", link=link) for name in bounds}
-    measured = {name: [] for name in bounds}
+    measured: dict[str, list[Measured]] = {name: [] for name in bounds}
     for _ in range(rounds):
         for name in bounds:
             planned = workload.steps(tokens, steps + 1, repeat=name == "repeated")
@@ -67,31 +70,34 @@ def overlap_cases(
 
 
 def measure_parts(workload: Workload, tokens: int, repetitions: int) -> Parts:
-    """Each part of a step alone, in the mode that moves nothing."""
-    resident, functions = workload.experts("device"), workload.step.functions
+    """Measures each part of a step alone, in the mode that moves no experts."""
+    resident = workload.experts("device")
+    functions = workload.step.functions
     steps = workload.steps(tokens, repetitions + 1)
-    whole = median(each.seconds for each in workload.run(resident, steps)[1:])
+    total = median(each.seconds for each in workload.run(resident, steps)[1:])
     clock = Clock()
-    workload.step.functions = SimpleNamespace(
+    workload.step.functions = SimpleNamespace(  # type: ignore[assignment]
         lower_forward=functions.lower_forward,
         upper_step=clock.timed("upper_step", functions.upper_step),
         lower_backward=clock.timed("lower_backward", functions.lower_backward),
     )
-    resident.update = clock.timed("update", resident.update)
+    resident.update = clock.timed("update", resident.update)  # type: ignore[method-assign]
     workload.run(resident, steps)
     workload.step.functions = functions
     parts = {name: median(seconds[1:]) for name, seconds in clock.seconds.items()}
-    return Parts(lower_forward=whole - sum(parts.values()), **parts)
+    return Parts(lower_forward=total - sum(parts.values()), **parts)
 
 
 class Clock:
-    """Seconds of each call of some functions, waiting for what they return."""
+    """Records the seconds of each call of some functions, and waits for their arguments and results."""
 
-    def __init__(self):
-        self.seconds = defaultdict(list)
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = defaultdict(list)
 
-    def timed(self, name: str, function: Callable) -> Callable:
-        def call(*arguments):
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns a function that calls `function` and records the seconds under `name`."""
+
+        def call(*arguments: Any) -> Any:
             for each in _tensors(arguments):
                 each.asnumpy()
             started = time.perf_counter()
@@ -104,7 +110,7 @@ class Clock:
         return call
 
 
-def _tensors(value) -> list[Tensor]:
+def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     return [each for part in value for each in _tensors(part)] if isinstance(value, tuple | list) else []

@@ -1,4 +1,4 @@
-"""The figure of `--plot`: the ratio to plain heterogeneous training over tokens a step, measured and predicted."""
+"""Plots step times and the ratio to plain heterogeneous training over tokens per step, measured and predicted."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,20 +8,20 @@ from ecss_bench.records import Record
 
 
 def draw(records: Sequence[Record], file: Path) -> None:
-    """Draws the records of one curve."""
+    """Plots the records of one curve to a file."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    few, every = ([r for r in records if r.mode == mode] for mode in ("host_ecss", "host_full"))
+    ecss, full = ([r for r in records if r.mode == mode] for mode in ("host_ecss", "host_full"))
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.5))
-    for rows, colour in ((every, "#888888"), (few, "#3465a4")):
+    for rows, colour in ((full, "#888888"), (ecss, "#3465a4")):
         tokens = [each.tokens_per_step for each in rows]
         left.plot(tokens, [each.step_s for each in rows], "o", color=colour, label=f"{rows[0].mode}, measured")
         left.plot(tokens, [each.predicted_s for each in rows], "-", color=colour, linewidth=1, label="linear model")
-    left.set_title(few[0].case)
-    left.set_ylabel("seconds a step")
+    left.set_title(ecss[0].case)
+    left.set_ylabel("seconds per step")
     left.set_yscale("log")
     for seconds, style, label in (("step_s", "o", "measured"), ("predicted_s", "-", "linear model")):
         right.plot(*zip(*ratios(records, seconds), strict=True), style, color="#3465a4", linewidth=1, label=label)
@@ -29,7 +29,7 @@ def draw(records: Sequence[Record], file: Path) -> None:
     right.set_ylabel("time of host_full / time of host_ecss")
     for axes in (left, right):
         axes.set_xscale("log", base=2)
-        axes.set_xlabel("tokens a step")
+        axes.set_xlabel("tokens per step")
         axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(file, dpi=120)

@@ -3,25 +3,31 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from ecss_bench.workload import LARGEST_MICRO_BATCH, Measured, Workload
 
 
 @dataclass(frozen=True)
 class Record:
-    """One mode in one case: medians over the measured steps.
+    """Result of one mode in one case: medians over the measured steps.
 
     Attributes:
-        case: what was measured. mode: host_ecss or host_full.
-        experts_total, experts_active: of the model, and those that a step activates.
-        tokens_per_step, tokens_per_s. step_s: seconds of a step. wait_s: of it, training waited for experts.
-        bytes_to_device, bytes_to_host: measured. bytes_planned: of both directions, from the route plans alone.
-        ratio_to_host_full: host_full's step time over this one's, both measured; None where host_full did not run.
-        experts_updated: rows of Adam in a step, counted in experts.
-        predicted_s: step time by the linear model, or the bound that the case is held against; None if there is none.
-        calibrates: whether the linear model was fitted to this record.
-        moving_share: of predicted_s, the part of bytes and Adam rows, in the linear model; None without one.
-        note: what else to know.
+        case: name of the case.
+        mode: host_ecss or host_full.
+        experts_total: number of experts in the model.
+        experts_active: number of experts that a step activates.
+        tokens_per_step, tokens_per_s: size of a step, and throughput.
+        step_s: seconds per step.
+        wait_s: seconds per step that training waited for experts.
+        bytes_to_device, bytes_to_host: measured bytes per step.
+        bytes_planned: bytes per step in both directions, computed from the route plans.
+        ratio_to_host_full: measured step time of host_full divided by this one; None if host_full did not run.
+        experts_updated: number of experts that Adam updates per step.
+        predicted_s: step time by the linear model, or the bound that the case is compared with; None without either.
+        calibrates: True if the linear model was fitted to this record.
+        moving_share: share of transfer and update in predicted_s, by the linear model; None without one.
+        note: further information.
     """
 
     case: str
@@ -43,11 +49,13 @@ class Record:
     note: str = ""
 
 
-def record(case: str, mode: str, workload: Workload, tokens: int, measured: Sequence[Measured], **others) -> Record:
-    """The record of a mode's measured steps."""
+def record(
+    case: str, mode: str, workload: Workload, tokens: int, measured: Sequence[Measured], **others: Any
+) -> Record:
+    """Summarises a mode's measured steps."""
     seconds = median(each.seconds for each in measured)
     moving = workload.num_experts if mode == "host_full" else workload.active_experts
-    trips = 1 + max(1, tokens // LARGEST_MICRO_BATCH)  # to the device once, back after each micro-batch
+    trips = 1 + max(1, tokens // LARGEST_MICRO_BATCH)  # once to the device, and back after each micro-batch
     return Record(
         case=case,
         mode=mode,

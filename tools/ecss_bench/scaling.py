@@ -1,30 +1,31 @@
-"""Cases `active` and `mapped`: cost follows the experts that are active; a store may be larger than memory."""
+"""Cases `active` and `mapped`: cost depends on the active experts only, and a store may be larger than memory."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import psutil
 
 from ascend_ops.bench.report import last_level_cache_bytes
 from ecss_bench.records import Record, record
-from ecss_bench.workload import Workload
+from ecss_bench.workload import Measured, Workload
 
 
 def active_cases(hidden: int, tokens: int, rounds: int, steps: int, log: Callable[[str], None]) -> list[Record]:
-    """Two domains active, rotating over 4 and over 40: the same work a step, ten times the experts in the store."""
+    """Measures 2 active domains out of 4 and out of 40: the same work per step, with ten times the experts stored."""
     workloads = {domains: Workload(hidden, 10, domains=domains, active=2) for domains in (4, 40)}
     experts = {domains: workload.experts("host_ecss") for domains, workload in workloads.items()}
-    measured = {domains: [] for domains in workloads}
+    measured: dict[int, list[Measured]] = {domains: [] for domains in workloads}
     for turn in range(rounds + 1):
         for domains, workload in workloads.items():
             run = workload.run(experts[domains], workload.steps(tokens, steps + 1))[1:]
-            if turn:
+            if turn:  # the first turn compiles
                 measured[domains] += run
     active_bytes = 12 * workloads[4].expert_parameters * workloads[4].active_experts
     cache_bytes = last_level_cache_bytes()
@@ -42,13 +43,13 @@ def active_cases(hidden: int, tokens: int, rounds: int, steps: int, log: Callabl
     ]
     log(
         f"{records[0].experts_total} experts {records[0].step_s:.3f} s, {records[1].experts_total} experts "
-        f"{records[1].step_s:.3f} s a step: ratio {records[1].step_s / records[0].step_s:.2f}"
+        f"{records[1].step_s:.3f} s per step: ratio {records[1].step_s / records[0].step_s:.2f}"
     )
     return records
 
 
 def mapped_case(hidden: int, tokens: int, steps: int, folder: Path, log: Callable[[str], None]) -> list[Record]:
-    """A mapped store of three times the memory that a control group leaves to a process of its own."""
+    """Measures a mapped store in a child process whose control group allows a third of the store's size in memory."""
     expert_bytes = 12 * (8 * hidden * hidden + 5 * hidden)
     store_bytes = 5120 * expert_bytes
     limit = store_bytes // 3
@@ -63,13 +64,17 @@ def mapped_case(hidden: int, tokens: int, steps: int, folder: Path, log: Callabl
         raise RuntimeError(f"training in {limit / 1e9:.2f} GB failed ({done.returncode}): {done.stderr[-2000:]}")
     each = Record(**json.loads(done.stdout.splitlines()[-1]))
     each = replace(each, note=f"store {store_bytes / 1e9:.2f} GB, memory limit {limit / 1e9:.2f} GB; {each.note}")
-    log(f"mapped store: {each.step_s:.3f} s a step; {each.note}")
+    log(f"mapped store: {each.step_s:.3f} s per step; {each.note}")
     return [each]
 
 
 @contextmanager
-def memory_limit(num_bytes: int):
-    """A control group with so much memory: yields (what a child calls to enter it, None), or (None, why not)."""
+def memory_limit(num_bytes: int) -> Iterator[tuple[Callable[[], object] | None, str]]:
+    """Creates a control group with a memory limit.
+
+    Yields:
+        (a function that a child process calls to enter the group, ""), or (None, the reason why there is no group).
+    """
     name = f"mindpangu_bench_{os.getpid()}"
     for root, file in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
         group = Path(root) / name
@@ -83,11 +88,15 @@ def memory_limit(num_bytes: int):
             group.rmdir()
             continue
         try:
-            yield lambda group=group: (group / "cgroup.procs").write_text(str(os.getpid())), None
+            yield partial(_enter_group, group), ""
         finally:
             group.rmdir()
         return
-    yield None, "no control group that limits memory can be made here (it takes root, or a delegated group)"
+    yield None, "this process cannot create a control group that limits memory (it takes root or a delegated group)"
+
+
+def _enter_group(group: Path) -> None:
+    (group / "cgroup.procs").write_text(str(os.getpid()))
 
 
 def _child(hidden: int, tokens: int, steps: int, folder: str) -> None:
@@ -95,7 +104,7 @@ def _child(hidden: int, tokens: int, steps: int, folder: str) -> None:
     experts = workload.experts("host_ecss", staging=False)
     measured = workload.run(experts, workload.steps(tokens, steps + 2))[2:]
     memory = psutil.Process().memory_full_info()
-    note = f"resident {memory.rss / 1e9:.2f} GB, of it shared with the file {memory.shared / 1e9:.2f} GB"
+    note = f"resident {memory.rss / 1e9:.2f} GB, including {memory.shared / 1e9:.2f} GB shared with the file"
     print(json.dumps(asdict(record("mapped", "host_ecss", workload, tokens, measured, note=note))))
 
 
