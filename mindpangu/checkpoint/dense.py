@@ -9,12 +9,12 @@ import numpy as np
 from mindpangu.checkpoint.reader import CheckpointReader
 from mindpangu.checkpoint.tensor_file import TensorFile
 from mindpangu.errors import CheckpointError
-from mindpangu.parallel.sharding import Part
+from mindpangu.parallel.sharding import TensorSlice
 
 _PARTS = "parts"
 
 
-def dense_header(parts: Mapping[str, Part]) -> dict[str, str]:
+def dense_header(parts: Mapping[str, TensorSlice]) -> dict[str, str]:
     """Returns the metadata of a dense file: which part it has of each tensor that is not whole.
 
     Args:
@@ -27,7 +27,7 @@ def dense_header(parts: Mapping[str, Part]) -> dict[str, str]:
     return {"format_version": "1"}
 
 
-def parts_in(path: Path, metadata: Mapping[str, str]) -> dict[str, Part]:
+def parts_in(path: Path, metadata: Mapping[str, str]) -> dict[str, TensorSlice]:
     """Returns name → part, of the tensors of a dense file that are not whole.
 
     Raises:
@@ -37,7 +37,7 @@ def parts_in(path: Path, metadata: Mapping[str, str]) -> dict[str, Part]:
         described = metadata.get(_PARTS)
         if described is None:
             return {}
-        return {name: Part.read(part) for name, part in json.loads(described)["tensors"].items()}
+        return {name: TensorSlice.read(part) for name, part in json.loads(described)["tensors"].items()}
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} does not say which parts of its tensors it has: {error!r}") from None
 
@@ -60,12 +60,12 @@ class DenseFiles:
 
     def __init__(self, reader: CheckpointReader):
         self._folder = reader.folder
-        self._parts: dict[str, list[tuple[TensorFile, Part]]] = {}
+        self._parts: dict[str, list[tuple[TensorFile, TensorSlice]]] = {}
         for name in dense_files(reader):
             file = TensorFile(reader.verify(name))
             described = parts_in(file.path, file.metadata)
             for tensor, info in file.tensors.items():
-                part = described.get(tensor, Part(info.shape))
+                part = described.get(tensor, TensorSlice(info.shape))
                 self._parts.setdefault(tensor, []).append((file, part))
         self.shapes = {tensor: parts[0][1].shape for tensor, parts in self._parts.items()}
 
@@ -77,7 +77,7 @@ class DenseFiles:
         """
         parts = self._parts.get(name, [])
         whole = np.zeros(self.shapes.get(name, ()), np.float32)
-        mine = Part(whole.shape)
+        mine = TensorSlice(whole.shape)
         if not parts or whole.size != sum(mine.copy(whole, part, file.read(name)) for file, part in parts):
             raise CheckpointError(f"{self._folder}: its dense files have no tensor {name!r}, or not all of it")
         return whole

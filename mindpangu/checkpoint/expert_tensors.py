@@ -9,7 +9,7 @@ from mindpangu.checkpoint.reader import CheckpointReader
 from mindpangu.checkpoint.tensor_file import TensorFile
 from mindpangu.errors import CheckpointError
 from mindpangu.parallel.expert_share import ExpertShare
-from mindpangu.parallel.sharding import Part
+from mindpangu.parallel.sharding import TensorSlice
 
 
 class ExpertTensors:
@@ -46,7 +46,7 @@ class ExpertTensors:
         self.names = tuple(self._files[0].tensors)
         for shard, file in enumerate(self._files):
             for name in {*shapes, *self.names}:
-                needed = self._part(name, shard).part_shape
+                needed = self._part(name, shard).local_shape
                 info = file.tensors.get(name)
                 if info is None or info.shape != needed:
                     found = "missing" if info is None else f"of shape {list(info.shape)}"
@@ -66,7 +66,7 @@ class ExpertTensors:
             self._part(name, shard).put(file.read(name), whole)
         return whole
 
-    def _part(self, name: str, shard: int) -> Part:
+    def _part(self, name: str, shard: int) -> TensorSlice:
         tensor = _base_name(name)
         share = ExpertShare(tensor=shard, tensors=len(self._files))
         return share.part(tensor, self._shapes[tensor])

@@ -56,7 +56,7 @@ class ExpertStore:
         self.group_size = len(mine)
         self.first = mine.start
         self.parts = {name: self.share.part(name, shape) for name, shape in expert_shapes(config).items()}
-        self.shapes = {name: part.part_shape for name, part in self.parts.items()}
+        self.shapes = {name: part.local_shape for name, part in self.parts.items()}
         self.tensors = tuple(self.shapes)
         self._config = config
         self._optimizer = config.optimizer

@@ -26,7 +26,7 @@ from mindpangu.experts import ExpertStore, StoreSnapshot
 from mindpangu.language_model.model import LanguageModel
 from mindpangu.language_model.parts import ModelParts, require_header
 from mindpangu.parallel.expert_share import ExpertShare
-from mindpangu.parallel.sharding import Part
+from mindpangu.parallel.sharding import TensorSlice
 
 _WRITERS = 2
 _STORE_ATTRIBUTE = {"": "weights", "adam_m.": "moment1", "adam_v.": "moment2"}  # by prefix of a tensor's name in a file
@@ -45,7 +45,7 @@ class DenseTensors:
     """
 
     arrays: Mapping[str, np.ndarray]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, TensorSlice]
 
     def encode(self) -> bytes:
         """Encodes a file whose header says which part of the tensor an array is, unless it is whole."""
@@ -128,7 +128,7 @@ def load_model(reader: CheckpointReader, context: ContextConfig | None = None) -
     return model
 
 
-def read_dense(reader: CheckpointReader, parameters: Mapping[str, Parameter], parts: Mapping[str, Part]) -> None:
+def read_dense(reader: CheckpointReader, parameters: Mapping[str, Parameter], parts: Mapping[str, TensorSlice]) -> None:
     """Sets parameters from the dense files of a checkpoint, whichever ranks wrote them.
 
     Args:
@@ -145,8 +145,8 @@ def read_dense(reader: CheckpointReader, parameters: Mapping[str, Parameter], pa
         for name, tensor in decode_tensors(reader.folder / file, data).items():
             if name not in values:
                 continue
-            part = described.get(name, Part(tensor.shape))
-            if part.shape != parts[name].shape or part.part_shape != tensor.shape:
+            part = described.get(name, TensorSlice(tensor.shape))
+            if part.shape != parts[name].shape or part.local_shape != tensor.shape:
                 raise CheckpointError(
                     f"{reader.folder / file}: {name} has shape {list(part.shape)}, "
                     f"the model needs {list(parts[name].shape)}"
@@ -203,9 +203,9 @@ def _copy_tensors(
         own_part = store.parts[name]
         tensor = tensors.get(prefix + name)
         file_part = ExpertShare(tensor=part[0], tensors=part[1]).part(name, own_part.shape)
-        if tensor is None or tensor.shape != file_part.part_shape:
+        if tensor is None or tensor.shape != file_part.local_shape:
             found = "missing" if tensor is None else f"of shape {list(tensor.shape)}"
-            raise CheckpointError(f"{path}: {prefix + name} is {found}; needed: {list(file_part.part_shape)}")
+            raise CheckpointError(f"{path}: {prefix + name} is {found}; needed: {list(file_part.local_shape)}")
         own_part.copy(slab[name][index], file_part, tensor)
 
 

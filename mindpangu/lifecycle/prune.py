@@ -14,7 +14,7 @@ from mindpangu.config import ARCHITECTURE, Config
 from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.blueprint import Blueprint, DenseChange, DenseContent
-from mindpangu.model.coupling import Kept, layer_name, place_of
+from mindpangu.model.coupling import Kept, layer_and_units, layer_name
 from mindpangu.model.vocabularies import Vocabularies
 
 _SMALLER = ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "seq_length")
@@ -41,7 +41,7 @@ def prune(parent: Blueprint, config: Config, kept: Kept) -> Blueprint:
     for name, shape in DenseFiles(reader).shapes.items():
         if name.startswith("adam_"):
             continue
-        layer, axes = place_of(model, name)
+        layer, axes = layer_and_units(model, name)
         if layer is not None and layer not in kept.layers:
             dropped.add(name)
             continue

@@ -131,7 +131,7 @@ def layer_name(model: ModelConfig, layer: int) -> str:
     return "query_layer" if is_query_layer else f"blocks.{layer}"
 
 
-def place_of(model: ModelConfig, name: str) -> tuple[int | None, tuple[str | None, ...]]:
+def layer_and_units(model: ModelConfig, name: str) -> tuple[int | None, tuple[str | None, ...]]:
     """Returns the layer of a dense parameter (None outside of layers) and the kind of unit that each axis counts (None
     for an axis without units).
 
@@ -156,7 +156,7 @@ def sums_over_units(model: ModelConfig, tensors: Mapping[str, np.ndarray]) -> Un
     shapes = unit_shapes(model)
     totals = {kind: np.zeros(shape) for kind, shape in shapes.items()}
     for name, values in tensors.items():
-        layer, axes = place_of(model, name)
+        layer, axes = layer_and_units(model, name)
         for axis, kind in enumerate(axes):
             if kind is None:
                 continue

@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindpangu.model.layers import Init
 from mindpangu.model.precision import cast
 from mindpangu.model.vocabularies import Vocabularies
-from mindpangu.parallel.sharding import vocabulary_part
+from mindpangu.parallel.sharding import vocabulary_slice
 
 
 class WordEmbedding(nn.Cell):
@@ -112,7 +112,7 @@ def _local_table(
     """
     tensor = init.tensor
     hidden = init.config.model.hidden_size
-    part = vocabulary_part(vocabularies.starts, vocabularies.sizes, hidden, tensor.rank, tensor.size)
+    part = vocabulary_slice(vocabularies.starts, vocabularies.sizes, hidden, tensor.rank, tensor.size)
     sizes = [stop - start for start, stop in part.ranges[0][1]] if part.ranges else vocabularies.sizes
     if tied_to is not None and init.config.model.tied_head:
         return tied_to.table, tied_to.local_row_V, sizes

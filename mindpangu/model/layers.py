@@ -14,7 +14,7 @@ from mindpangu.config import Config, ModelConfig
 from mindpangu.model.initialization import initial_series, normal
 from mindpangu.model.precision import cast, compute_dtype
 from mindpangu.parallel.collectives import TensorGroup
-from mindpangu.parallel.sharding import Part
+from mindpangu.parallel.sharding import TensorSlice
 
 
 class Init:
@@ -31,7 +31,7 @@ class Init:
         self.config = config
         self.compute_dtype = compute_dtype(config)
         self._tensor = tensor or TensorGroup()
-        self.parts: dict[str, Part] = {}
+        self.parts: dict[str, TensorSlice] = {}
         self.std = config.model.init_std
 
     @property
@@ -40,7 +40,7 @@ class Init:
         return self._tensor.apart()
 
     def weight(
-        self, name: str, *shape: int, std: float | None = None, axis: int | None = None, part: Part | None = None
+        self, name: str, *shape: int, std: float | None = None, axis: int | None = None, part: TensorSlice | None = None
     ) -> Parameter:
         """Draws a whole tensor and makes a parameter of this rank's shard: an equal share along `axis`, or `part`."""
         values = normal(self.config.training.seed, name, shape, self.std if std is None else std)
@@ -54,9 +54,9 @@ class Init:
         """Makes a parameter with given values."""
         return self._parameter(name, values, axis)
 
-    def _parameter(self, name: str, values: np.ndarray, axis: int | None, part: Part | None = None) -> Parameter:
+    def _parameter(self, name: str, values: np.ndarray, axis: int | None, part: TensorSlice | None = None) -> Parameter:
         if part is None:
-            part = Part.equal(values.shape, axis, self.tensor.rank, self.tensor.size)
+            part = TensorSlice.equal(values.shape, axis, self.tensor.rank, self.tensor.size)
         self.parts[name] = part
         return Parameter(Tensor(part.of(values)), name=name)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from mindpangu.errors import ConfigError
 from mindpangu.parallel.mesh import Coordinates, Mesh
-from mindpangu.parallel.sharding import Part
+from mindpangu.parallel.sharding import TensorSlice
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class ExpertShare:
         count = group_size // self.members
         return range(self.member * count, (self.member + 1) * count)
 
-    def part(self, name: str, shape: tuple[int, ...]) -> Part:
+    def part(self, name: str, shape: tuple[int, ...]) -> TensorSlice:
         """Returns this rank's shard of an expert's tensor ("up", "down_bias" …)."""
         # the second matrix is divided along its rows, everything else along its last axis
         axis = 0 if name == "down" else len(shape) - 1
-        return Part.equal(shape, axis, self.tensor, self.tensors)
+        return TensorSlice.equal(shape, axis, self.tensor, self.tensors)

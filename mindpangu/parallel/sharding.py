@@ -11,7 +11,7 @@ Ranges = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
-class Part:
+class TensorSlice:
     """A shard of a tensor: the rows and columns where some ranges along its axes cross.
 
     Attributes:
@@ -23,11 +23,11 @@ class Part:
     ranges: tuple[tuple[int, Ranges], ...] = ()
 
     @staticmethod
-    def equal(shape: Sequence[int], axis: int | None, rank: int, size: int) -> "Part":
+    def equal(shape: Sequence[int], axis: int | None, rank: int, size: int) -> "TensorSlice":
         """Returns shard `rank` of `size` equal ones along an axis; the whole tensor if axis is None."""
         if axis is None or size == 1:
-            return Part(tuple(shape))
-        return Part(tuple(shape), ((axis, (share(shape[axis], rank, size),)),))
+            return TensorSlice(tuple(shape))
+        return TensorSlice(tuple(shape), ((axis, (share(shape[axis], rank, size),)),))
 
     @property
     def is_whole(self) -> bool:
@@ -35,17 +35,17 @@ class Part:
         return not self.ranges
 
     @property
-    def part_shape(self) -> tuple[int, ...]:
+    def local_shape(self) -> tuple[int, ...]:
         """Shape of this shard."""
         return tuple(len(indices) for indices in self._indices())
 
-    def rows(self, rank: int, size: int) -> "Part":
+    def rows(self, rank: int, size: int) -> "TensorSlice":
         """Divides this shard into `size` equal shards along the first axis and returns number `rank`."""
         mine = self._indices()[0]
         mine = mine[slice(*share(len(mine), rank, size))]
         edges = np.flatnonzero(np.diff(mine, prepend=-2, append=-2) != 1)
         runs = tuple((int(mine[start]), int(mine[stop - 1]) + 1) for start, stop in itertools.pairwise(edges))
-        return Part(self.shape, ((0, runs), *((axis, ranges) for axis, ranges in self.ranges if axis)))
+        return TensorSlice(self.shape, ((0, runs), *((axis, ranges) for axis, ranges in self.ranges if axis)))
 
     def of(self, whole: np.ndarray) -> np.ndarray:
         """Cuts this shard out of a whole tensor; a copy, unless it is the whole tensor."""
@@ -55,7 +55,7 @@ class Part:
         """Writes this shard into the whole tensor."""
         whole[np.ix_(*self._indices())] = part
 
-    def copy(self, mine: np.ndarray, other: "Part", theirs: np.ndarray) -> int:
+    def copy(self, mine: np.ndarray, other: "TensorSlice", theirs: np.ndarray) -> int:
         """Copies the elements that another shard of the same tensor shares with this one; returns their number.
 
         Args:
@@ -75,14 +75,14 @@ class Part:
         return int(np.prod([len(to) for to, _ in common]))
 
     def describe(self) -> dict[str, Any]:
-        """Returns a JSON-serialisable description, which `Part.read` parses."""
+        """Returns a JSON-serialisable description, which `TensorSlice.read` parses."""
         return {"shape": list(self.shape), "ranges": {str(axis): ranges for axis, ranges in self.ranges}}
 
     @staticmethod
-    def read(described: dict[str, Any]) -> "Part":
+    def read(described: dict[str, Any]) -> "TensorSlice":
         """Parses a description. Raises KeyError, TypeError or ValueError for anything that `describe` did not write."""
         ranges = {int(axis): tuple((int(a), int(b)) for a, b in each) for axis, each in described["ranges"].items()}
-        return Part(tuple(map(int, described["shape"])), tuple(sorted(ranges.items())))
+        return TensorSlice(tuple(map(int, described["shape"])), tuple(sorted(ranges.items())))
 
     def _indices(self) -> list[np.ndarray]:
         """Indices of the shard's elements along each axis."""
@@ -99,13 +99,13 @@ def share(count: int, rank: int, size: int) -> tuple[int, int]:
     return count * rank // size, count * (rank + 1) // size
 
 
-def vocabulary_part(starts: Sequence[int], sizes: Sequence[int], hidden: int, rank: int, size: int) -> Part:
+def vocabulary_slice(starts: Sequence[int], sizes: Sequence[int], hidden: int, rank: int, size: int) -> TensorSlice:
     """Returns a rank's share of every vocabulary's rows, so that the head can multiply by one vocabulary alone."""
     shape = (sum(sizes), hidden)
     if size == 1:
-        return Part(shape)
+        return TensorSlice(shape)
     ranges = []
     for first, count in zip(starts, sizes, strict=True):
         start, stop = share(count, rank, size)
         ranges.append((first + start, first + stop))
-    return Part(shape, ((0, tuple(ranges)),))
+    return TensorSlice(shape, ((0, tuple(ranges)),))

@@ -22,7 +22,7 @@ from mindpangu.experts import StoreSnapshot
 from mindpangu.files import encode_json
 from mindpangu.language_model import DenseTensors, LanguageModel, SavedExperts, read_dense, read_experts, write_model
 from mindpangu.model.vocabularies import Vocabularies
-from mindpangu.parallel.sharding import Part
+from mindpangu.parallel.sharding import TensorSlice
 from mindpangu.routing import RoutingTable
 from mindpangu.train.step import TrainStep
 
@@ -291,7 +291,7 @@ def _saved_table_digest(reader: CheckpointReader, domain: str) -> str:
     return RoutingTable.load(reader.folder / "routing", [domain]).domain_digest(domain)
 
 
-def _dense_state(train_step: TrainStep) -> tuple[dict[str, Parameter], dict[str, Part]]:
+def _dense_state(train_step: TrainStep) -> tuple[dict[str, Parameter], dict[str, TensorSlice]]:
     """Dense parameters and moments by their names in a file, and the part of each tensor that this rank has."""
     optimizer = train_step.optimizer
     group = train_step.processes.dense

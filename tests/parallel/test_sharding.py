@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindpangu.parallel.sharding import Part, share, vocabulary_part
+from mindpangu.parallel.sharding import TensorSlice, share, vocabulary_slice
 
 
 def parts_of(shape, axis, size, rows):
     """All shards of a layout: `size` along an axis, each divided again into `rows` along the first axis."""
-    outer = [Part.equal(shape, axis, rank, size) for rank in range(size)]
+    outer = [TensorSlice.equal(shape, axis, rank, size) for rank in range(size)]
     return [part.rows(rank, rows) for part in outer for rank in range(rows)]
 
 
@@ -26,7 +26,7 @@ def test_parts_make_the_whole(shape, axis, size, rows):
 
     for part in parts_of(shape, axis, size if axis is not None else 1, rows):
         mine = part.of(whole)
-        assert mine.shape == part.part_shape
+        assert mine.shape == part.local_shape
         part.put(mine, rebuilt)
 
     np.testing.assert_array_equal(rebuilt, whole)
@@ -44,7 +44,7 @@ def test_any_layout_is_read_from_any_other(shape, data):
 
     saved = [(part, part.of(whole)) for part in layout()]
     for mine in layout():
-        target = np.full(mine.part_shape, np.nan, np.float32)
+        target = np.full(mine.local_shape, np.nan, np.float32)
         copied = sum(mine.copy(target, part, values) for part, values in saved)
         assert copied == target.size
         np.testing.assert_array_equal(target, mine.of(whole))
@@ -53,7 +53,7 @@ def test_any_layout_is_read_from_any_other(shape, data):
 @given(SHAPES, st.sampled_from([0, 1]), st.integers(1, 3), st.integers(1, 3))
 def test_a_part_survives_json(shape, axis, size, rows):
     for part in parts_of(shape, axis, size, rows):
-        assert Part.read(json.loads(json.dumps(part.describe()))) == part
+        assert TensorSlice.read(json.loads(json.dumps(part.describe()))) == part
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -61,7 +61,7 @@ def test_every_vocabulary_is_divided_by_itself(size):
     starts, sizes = (0, 10, 17), (10, 7, 5)
     table = np.arange(22, dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
 
-    mine = [vocabulary_part(starts, sizes, 2, rank, size).of(table)[:, 0] for rank in range(size)]
+    mine = [vocabulary_slice(starts, sizes, 2, rank, size).of(table)[:, 0] for rank in range(size)]
 
     assert sorted(np.concatenate(mine).tolist()) == list(range(22))
     for rank, rows in enumerate(mine):

@@ -110,13 +110,13 @@ def expert_parts(store, kind, slabs):
 def whole(folder, ranks):
     """(results of every rank, name → whole tensor). Shards that several ranks hold must be equal."""
     found, tensors, filled = [], {}, {}
-    from mindpangu.parallel.sharding import Part
+    from mindpangu.parallel.sharding import TensorSlice
 
     for rank in range(ranks):
         with np.load(folder / f"{rank}.npz") as file:
             found.append(json.loads(str(file["found"])))
             for name, described in json.loads(str(file["parts"])).items():
-                part = Part.read(described)
+                part = TensorSlice.read(described)
                 if name not in tensors:
                     tensors[name] = np.zeros(part.shape, np.float32)
                     filled[name] = np.zeros(part.shape, bool)
@@ -124,7 +124,7 @@ def whole(folder, ranks):
                 if here.all():
                     np.testing.assert_array_equal(part.of(tensors[name]), file[name], err_msg=name)
                 part.put(file[name], tensors[name])
-                part.put(np.ones(part.part_shape, bool), filled[name])
+                part.put(np.ones(part.local_shape, bool), filled[name])
     assert all(each.all() for each in filled.values())
     return found, tensors
 

@@ -79,7 +79,7 @@ def _slabs(config: Config, mesh: Mesh, rank: int) -> list[Tensor]:
     share = ExpertShare.from_mesh(mesh, mesh.coordinates(rank), domain_groups(config, domains))
     count = len(share.experts(max(domain.num_experts for domain in domains)))
     return [
-        _zeros((count, *share.part(name, shape).part_shape), expert_dtype(config))
+        _zeros((count, *share.part(name, shape).local_shape), expert_dtype(config))
         for _ in range(model.rre_layers * config.data.domains_per_step)
         for name, shape in expert_shapes(config).items()
     ]

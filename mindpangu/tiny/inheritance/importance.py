@@ -11,7 +11,7 @@ import numpy as np
 
 from mindpangu.config import ModelConfig
 from mindpangu.errors import ConfigError
-from mindpangu.model.coupling import Units, place_of, sums_over_units, unit_shapes
+from mindpangu.model.coupling import Units, layer_and_units, sums_over_units, unit_shapes
 from mindpangu.tiny.inheritance.masked_loss import MaskedLoss
 
 L1, L2, TAYLOR, LEARNED, RANDOM = METHODS = ("l1", "l2", "taylor", "learned", "random")
@@ -84,5 +84,6 @@ def _counted(model: ModelConfig, weights: Mapping[str, np.ndarray], layers: tupl
     return {
         name: values
         for name, values in weights.items()
-        if not name.endswith((".gamma", ".beta", ".scale", ".shift")) and place_of(model, name)[0] in (None, *layers)
+        if not name.endswith((".gamma", ".beta", ".scale", ".shift"))
+        and layer_and_units(model, name)[0] in (None, *layers)
     }

@@ -15,7 +15,7 @@ from mindpangu.experts import StoreSnapshot
 from mindpangu.generation.generator import Generator, Request
 from mindpangu.language_model import DenseTensors, LanguageModel, ModelParts, load_model, write_model
 from mindpangu.lifecycle.pangu_alpha import from_pangu_alpha, to_pangu_alpha
-from mindpangu.parallel.sharding import Part
+from mindpangu.parallel.sharding import TensorSlice
 from mindpangu.tokenizer import Tokenizer
 
 SIZES = {"layers": 3, "hidden": 16, "inner": 40, "positions": 16}
@@ -127,7 +127,7 @@ def test_back_and_there_is_exact_also_from_ranks_that_shared_tensors(small_token
     model = LanguageModel(ModelParts(config, {"main": Tokenizer.load(small_tokenizer)}, None))
     weights = {name: parameter.asnumpy() for name, parameter in model.decoder.parameters.items()}
     moments = {f"adam_m.{name}": values for name, values in weights.items()}
-    parts = {name: Part(values.shape) for name, values in (weights | moments).items()}
+    parts = {name: TensorSlice(values.shape) for name, values in (weights | moments).items()}
     with CheckpointWriter(tmp_path / "trained", 3) as writer:
         write_model(writer, model, DenseTensors(weights | moments, parts), StoreSnapshot(model.store), None)
     trained = CheckpointReader(tmp_path / "trained")
@@ -135,7 +135,9 @@ def test_back_and_there_is_exact_also_from_ranks_that_shared_tensors(small_token
         for name in ("config.yaml", "tokenizer/main.model"):
             writer.write(name, trained.read(name))
         for rank in range(2):
-            shared = {name: Part.equal(values.shape, values.ndim - 1, rank, 2) for name, values in weights.items()}
+            shared = {
+                name: TensorSlice.equal(values.shape, values.ndim - 1, rank, 2) for name, values in weights.items()
+            }
             encoded = DenseTensors({name: part.of(weights[name]) for name, part in shared.items()}, shared).encode()
             writer.write(f"dense_{rank:05d}_of_00002.safetensors", encoded)
     for saved in ("trained", "shared"):
@@ -316,7 +318,7 @@ def test_dense_files_that_do_not_fit_are_refused_on_the_way_back(converted, tmp_
         tensors["final_norm.beta"] = beta[:15] if change == "cut" else beta
     if change == "add":
         tensors["extra"] = np.zeros(1, np.float32)
-    parts = {name: Part(values.shape) for name, values in tensors.items()}
+    parts = {name: TensorSlice(values.shape) for name, values in tensors.items()}
     with CheckpointWriter(tmp_path / "changed", 1) as writer:
         writer.write("config.yaml", converted.read("config.yaml"))
         writer.write("dense_00000_of_00001.safetensors", DenseTensors(tensors, parts).encode())
