@@ -249,8 +249,8 @@ class TrainingConfig:
     steps: int = number(100, minimum=1)
     """Number of optimizer steps."""
     train: str = "all"
-    """What to train: all, or e.g. experts:zh,code to train only the experts of these domains. Everything else stays the
-    same bit for bit, so data.mixture must give every other domain the weight 0."""
+    """Parameters to train: all, or e.g. experts:zh,code to train only the experts of these domains. Everything else
+    stays the same bit for bit, so data.mixture must give every other domain the weight 0."""
     local_batch_size: int = number(8, minimum=1)
     """Samples per micro-batch on one rank."""
     global_batch_size: int = number(0, minimum=0)

@@ -51,7 +51,9 @@ class ParameterCount:
 
 
 def count_parameters(config: Config) -> ParameterCount:
-    """Counts the parameters of a configuration. PanGu-α and PanGu-Σ have
+    """Counts the parameters of a configuration.
+
+    PanGu-α and PanGu-Σ have
 
         attention of a layer   4·H² + 4·H
         FFN, or one expert     2·H·F + F + H

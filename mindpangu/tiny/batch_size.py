@@ -24,7 +24,7 @@ Losses = Mapping[tuple[int, float], float]
 
 
 def scaled_learning_rate(batch: float, base_batch: float, base_rate: float, exponent: float = EXPONENT) -> float:
-    """Scales a learning rate that suits `base_batch` to another batch size:
+    """Scales a learning rate that suits `base_batch` to another batch size.
 
     lr = (batch / base_batch)^r · base_rate, with r = 0.5 (arXiv 2402.02791, which recommends batches below 4 M tokens).
 

@@ -11,7 +11,7 @@ from mindpangu.data import Batch
 from mindpangu.data.route_plan import RoutePlan, capacities, own_exchange, plan_routes
 from mindpangu.domains import trained_domains
 from mindpangu.experts import ExpertTraffic, Link, open_experts
-from mindpangu.language_model import LanguageModel, as_tensor, group_by_domain, refuse_invalid_ids
+from mindpangu.language_model import LanguageModel, ModelInputs, as_tensor, group_by_domain, refuse_invalid_ids
 from mindpangu.model.precision import expert_dtype
 from mindpangu.train.compiled import CompiledFunctions
 from mindpangu.train.loss_scale import LossScale
@@ -127,11 +127,11 @@ class TrainStep:
             planned = replace(planned, capacity=capacity)
             inputs = self.model.inputs(tokens_BS, tokens_BS, replace(plan, exchange=planned))
             h_TH = self.functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
+            weights_BS = as_tensor(np.ones(tokens_BS.shape, np.float32))
+            upper_inputs = _upper_inputs(inputs, inputs.tokens_BS, weights_BS)
             (loss, _, _), _ = self.functions.upper_step(
-                inputs.vocabulary, capacity, h_TH, inputs.tokens_BS, inputs.positions_BS, inputs.tokens_BS,
-                as_tensor(np.ones(tokens_BS.shape, np.float32)), inputs.vocabulary_of_sample_B, inputs.domain_slots_B,
-                inputs.tables_LDV, *slabs, *inputs.exchange,
-            )  # fmt: skip
+                inputs.vocabulary, capacity, h_TH, *upper_inputs, *slabs, *inputs.exchange
+            )
             loss.asnumpy()
 
     def run(
@@ -208,10 +208,7 @@ class TrainStep:
         functions = self.functions
         decoder = self.decoder
         inputs = self.model.inputs(batch.tokens_BS, batch.positions_BS, plan)
-        upper_inputs = (
-            inputs.tokens_BS, inputs.positions_BS, as_tensor(batch.targets_BS), weights_BS,
-            inputs.vocabulary_of_sample_B, inputs.domain_slots_B, inputs.tables_LDV,
-        )  # fmt: skip
+        upper_inputs = _upper_inputs(inputs, as_tensor(batch.targets_BS), weights_BS)
         if self.config.model.rre_layers == 0:
             outputs, gradients = functions.whole_step(inputs.vocabulary, 0, inputs.rows_BS, *upper_inputs)
             _accumulate(dense, dict(zip(decoder.parameters, gradients, strict=True)))
@@ -255,6 +252,19 @@ class TrainStep:
             entry = total.domain_loss.setdefault(domain, [0.0, 0.0])
             entry[0] += float(values.sum())
             entry[1] += float(counts[domain].sum())
+
+
+def _upper_inputs(inputs: ModelInputs, targets_BS: Tensor, weights_BS: Tensor) -> tuple[Tensor, ...]:
+    """Returns the inputs of `upper_step` that stand between h and the slabs, in its order."""
+    return (
+        inputs.tokens_BS,
+        inputs.positions_BS,
+        targets_BS,
+        weights_BS,
+        inputs.vocabulary_of_sample_B,
+        inputs.domain_slots_B,
+        inputs.tables_LDV,
+    )
 
 
 def _read(loss: Tensor, losses_B: Tensor, invalid: Tensor) -> tuple[float, np.ndarray]:

@@ -1,11 +1,13 @@
 """What travels together: loading from a checkpoint alone, vocabularies, end-of-document resets, domains."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.config import load_config
-from mindpangu.data import Batch, heldout_batches
+from mindpangu.data import Batch, heldout_batches, loss_mask, positions
 from mindpangu.errors import ConfigError, TokenizerError
 from mindpangu.evaluation.heldout import evaluate_heldout
 from mindpangu.language_model import ModelParts, load_model
@@ -43,14 +45,14 @@ def test_eod_reset_separates_documents(tiny_overrides):
     eot = run.shards.eot_id
     tokens = batch.tokens_BS.copy()
     tokens[:, 7] = eot
-    from mindpangu.data import loss_mask, positions
 
     def with_tokens(tokens_BS):
-        return Batch(
-            tokens_BS, batch.targets_BS, positions(tokens_BS, eot, True),
-            loss_mask(tokens_BS, batch.targets_BS, run.shards.pad_id, eot, True), batch.domain_of_slot,
-            batch.slot_of_sample_B, batch.sample_ids_B2,
-        )  # fmt: skip
+        return replace(
+            batch,
+            tokens_BS=tokens_BS,
+            positions_BS=positions(tokens_BS, eot, True),
+            loss_mask_BS=loss_mask(tokens_BS, batch.targets_BS, run.shards.pad_id, eot, True),
+        )
 
     losses = run.model.token_losses(with_tokens(tokens))
     changed = tokens.copy()
@@ -89,13 +91,13 @@ def test_vocabularies_train_and_mixed_batches_mask_other_vocabularies(tiny_overr
     pure = next(iter(heldout_batches(run.shards, "en", run.config, 4)))
     foreign = next(iter(heldout_batches(run.shards, "zh", run.config, 4)))
     # one sample of en and three of zh in one batch: vocabularies b and a
-    parts = [np.concatenate([x[:1], y[:3]]) for x, y in (
-        (pure.tokens_BS, foreign.tokens_BS), (pure.targets_BS, foreign.targets_BS),
-        (pure.positions_BS, foreign.positions_BS), (pure.loss_mask_BS, foreign.loss_mask_BS),
-        (pure.sample_ids_B2, foreign.sample_ids_B2),
-    )]  # fmt: skip
     en, zh = pure.domain_of_slot[0], foreign.domain_of_slot[0]
-    mixed = Batch(*parts[:4], (en, zh), np.array([0, 1, 1, 1], np.int32), parts[4])
+    arrays = ("tokens_BS", "targets_BS", "positions_BS", "loss_mask_BS", "sample_ids_B2")
+    mixed = Batch(
+        **{name: np.concatenate([getattr(pure, name)[:1], getattr(foreign, name)[:3]]) for name in arrays},
+        domain_of_slot=(en, zh),
+        slot_of_sample_B=np.array([0, 1, 1, 1], np.int32),
+    )
     losses = model.token_losses(mixed)
     np.testing.assert_allclose(losses[:1], model.token_losses(pure)[:1], atol=1e-5)
     np.testing.assert_allclose(losses[1:], model.token_losses(foreign)[:3], atol=1e-5)

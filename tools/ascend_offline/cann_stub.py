@@ -64,11 +64,11 @@ def build(folder: Path) -> list[str]:
     _run("gcc", "-O1", "-fPIC", "-w", "-fno-builtin", "-c", "symbols.c", cwd=folder)
     # MindSpore is built with the old ABI of std::string
     objects = ("symbols.o", "status_factory.cc")
-    _run("g++", "-D_GLIBCXX_USE_CXX11_ABI=0", "-O1", "-fPIC", "-shared", *objects, "-o", "libcannstub.so",
-         "-Wl,-soname,libcannstub.so", cwd=folder)  # fmt: skip
+    options = ("-D_GLIBCXX_USE_CXX11_ABI=0", "-O1", "-fPIC", "-shared", "-Wl,-soname,libcannstub.so")
+    _run("g++", *options, *objects, "-o", "libcannstub.so", cwd=folder)
+    linked = ("-Wl,--no-as-needed", "-L.", "-lcannstub", "-Wl,-rpath,$ORIGIN")
     for name in wanted:
-        _run("gcc", "-shared", "empty.c", "-o", name, "-Wl,--no-as-needed", "-L.", "-lcannstub", "-Wl,-rpath,$ORIGIN",
-             f"-Wl,-soname,{name}", cwd=folder)  # fmt: skip
+        _run("gcc", "-shared", "empty.c", "-o", name, *linked, f"-Wl,-soname,{name}", cwd=folder)
     return wanted
 
 
@@ -78,7 +78,7 @@ def _is_beside(path: Path) -> bool:
 
 
 def _missing_symbols(libraries: list[Path], plugins: list[Path]) -> dict[str, str]:
-    """mangled → demangled name of what the plugins use and nobody here defines."""
+    """Returns mangled → demangled name of every symbol that the plugins use and no library here defines."""
     system = [path for name in SYSTEM_LIBRARIES for path in _system_library(name)]
     defined = {symbol.split("@")[0] for path in (*libraries, *system) for symbol in _symbols(path, "--defined-only")}
     used = {symbol for path in plugins for symbol in _symbols(path, "--undefined-only")}

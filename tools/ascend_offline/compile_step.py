@@ -139,8 +139,11 @@ def _compiled(function, *arguments) -> dict:
         named, others = graph.inputs(path)
     return {
         "collectives": [(*key, *value) for key, value in graph.collectives(nodes).items()],
-        "parameters": named, "inputs": others, "live": graph.live_bytes(nodes), "order": graph.order(nodes),
-    }  # fmt: skip
+        "parameters": named,
+        "inputs": others,
+        "live": graph.live_bytes(nodes),
+        "order": graph.order(nodes),
+    }
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ MIN_POINTS = 5
 
 
 def mean_ranks(values_N: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Ranks values along the last axis from 1, the lowest first; equal values share their mean rank:
+    """Ranks values along the last axis from 1, the lowest first; equal values share their mean rank.
 
     rank_i = #{j: x_j < x_i} + (#{j: x_j = x_i} + 1) / 2
     """
@@ -21,11 +21,11 @@ def mean_ranks(values_N: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def spearman(x_N: npt.ArrayLike, y_N: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Computes Spearman's ρ along the last axis: Pearson's correlation of the ranks a and b,
+    """Computes Spearman's ρ along the last axis: Pearson's correlation of the ranks a and b.
 
-    ρ = Σ (a_i − ā)(b_i − b̄) / √(Σ (a_i − ā)² · Σ (b_i − b̄)²),
+    ρ = Σ (a_i − ā)(b_i − b̄) / √(Σ (a_i − ā)² · Σ (b_i − b̄)²)
 
-    which equals 1 − 6 Σ (a_i − b_i)² / (n (n² − 1)) without ties. NaN if all values of x or all values of y are equal.
+    This equals 1 − 6 Σ (a_i − b_i)² / (n (n² − 1)) without ties. NaN if all values of x or all values of y are equal.
     """
     a_N, b_N = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (mean_ranks(x_N), mean_ranks(y_N)))
     scale = np.sqrt((a_N**2).sum(axis=-1) * (b_N**2).sum(axis=-1))

@@ -52,7 +52,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Inheritance:
-    """What a child keeps of its parent, and the losses on the calibration batches.
+    """The units that a child keeps of its parent, and the losses on the calibration batches.
 
     Attributes:
         kept: layers and units of the child.
