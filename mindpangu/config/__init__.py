@@ -11,6 +11,7 @@ from mindpangu.config.loader import (
     load_saved_config,
     refuse_renamed,
     resolve,
+    to_result_inputs,
     to_yaml,
 )
 from mindpangu.config.schema import (
@@ -57,5 +58,6 @@ __all__ = [
     "require_one_process",
     "require_pangu_alpha",
     "resolve",
+    "to_result_inputs",
     "to_yaml",
 ]

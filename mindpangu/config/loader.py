@@ -47,10 +47,8 @@ def load_saved_config(path: str | Path, overrides: Mapping[str, str] | None = No
     """
     tree = _read_yaml(Path(path))
     for old, new in RENAMED_KEYS.items():
-        *parents, last = old.split(".")
-        section: Any = tree
-        for parent in parents:
-            section = section.get(parent) if isinstance(section, dict) else None
+        section_name, last = old.split(".")
+        section = tree.get(section_name)
         if isinstance(section, dict) and last in section:
             section[new.split(".")[-1]] = section.pop(last)
     return _config_from(tree, overrides)
@@ -95,6 +93,18 @@ def refuse_renamed(key: str) -> None:
 def to_yaml(config: Config) -> str:
     """Returns the configuration as YAML text, which `load_config` reads back to an equal object."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+
+
+def to_result_inputs(config: Config) -> dict[str, Any]:
+    """Returns the configuration as nested dictionaries with the oldest name of every key.
+
+    Result files hold it and are compared with it, so results of earlier versions are still recognised.
+    """
+    tree = dataclasses.asdict(config)
+    for old, new in RENAMED_KEYS.items():
+        section, last = new.split(".")
+        tree[section][old.split(".")[-1]] = tree[section].pop(last)
+    return tree
 
 
 def describe() -> Iterator[tuple[str, str, Any, str]]:

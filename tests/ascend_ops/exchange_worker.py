@@ -1,6 +1,7 @@
 """One rank of the processes that test_grouped_all_to_all.py starts.
 
-Usage: python exchange_worker.py SCENARIO RANK FOLDER. It writes its results to FOLDER/RANK.json, check by check: "ok", figures, or the error.
+Usage: python exchange_worker.py SCENARIO RANK FOLDER. It writes its results to FOLDER/RANK.json,
+check by check: "ok", figures, or the error.
 """
 
 import json

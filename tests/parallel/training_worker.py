@@ -1,7 +1,8 @@
 """One rank of a training that test_layouts.py starts.
 
-Usage: python training_worker.py OVERRIDES FOLDER STEPS. It trains and writes its results to FOLDER/RANK.npz: losses and norms of the steps, and this rank's shards of the first
-step's gradients and of the final weights, each with a description of the shard. `whole` puts the shards together.
+Usage: python training_worker.py OVERRIDES FOLDER STEPS. It trains and writes its results to FOLDER/RANK.npz: losses and
+norms of the steps, and this rank's shards of the first step's gradients and of the final weights, each with a
+description of the shard. `whole` puts the shards together.
 """
 
 import json

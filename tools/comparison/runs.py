@@ -3,12 +3,11 @@
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from mindpangu.config import Config, load_config
+from mindpangu.config import Config, load_config, to_result_inputs
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data.corpus import expand_patterns
 from mindpangu.files import read_json
@@ -38,7 +37,7 @@ class Runs:
         """Returns the file of a run's figures; it is current while the configuration and the corpus are unchanged."""
         config = self._load_config(name, keys)
         corpus = hash_files(expand_patterns(config.data.corpus, "data.corpus"))
-        inputs = {"config": asdict(config), "corpus": corpus}
+        inputs = {"config": to_result_inputs(config), "corpus": corpus}
         return ResultFile(RunFolder.from_config(config).root / "measured.json", inputs)
 
     def run(

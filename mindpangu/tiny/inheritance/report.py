@@ -16,17 +16,17 @@ from mindpangu.tiny.inheritance.layers import Window
 
 REPORT = "report.json"
 TABLE = "report.txt"
-PICTURE = "layers.png"
+PLOT = "layers.png"
 
 _SIZES = {"num_layers": "layers", "hidden_size": "channels", "num_heads": "heads", "ffn_hidden_size": "neurons"}
 
 
-def write_report(out: Path, found: Inheritance, parent: Config, child: Config, selection: Selection) -> None:
-    """Writes report.json, report.txt and layers.png into a folder: each whole, or what was there before."""
+def write_report(out: Path, inheritance: Inheritance, parent: Config, child: Config, selection: Selection) -> None:
+    """Writes report.json, report.txt, and layers.png into a folder. Each file is complete or stays as it was."""
     with scratch_files(out) as scratch:
-        write_json(scratch / REPORT, as_dict(found, parent, child, selection))
-        write_text_atomically(scratch / TABLE, format_table(found, parent, child, selection) + "\n")
-        plot_windows(found, scratch / PICTURE)
+        write_json(scratch / REPORT, as_dict(inheritance, parent, child, selection))
+        write_text_atomically(scratch / TABLE, format_table(inheritance, parent, child, selection) + "\n")
+        plot_windows(inheritance, scratch / PLOT)
 
 
 def as_dict(inheritance: Inheritance, parent: Config, child: Config, selection: Selection) -> dict[str, Any]:

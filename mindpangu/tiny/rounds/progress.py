@@ -154,7 +154,7 @@ def is_done(config: Config, settings: RoundSettings) -> bool:
 
 
 def digests_of(config: Config) -> dict[str, str]:
-    """See `input_digests`; of what lies in the run folder."""
+    """Returns the `input_digests` of a run folder: data, routing table, and tokenizers."""
     parts = ModelParts.from_run(config)
     shards = TokenShards.open(RunFolder.from_config(config).data)
     return input_digests(shards.digest, parts.table, parts.tokenizers)

@@ -7,11 +7,11 @@
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mindpangu.config import Config, check, keys_that_differ, require_one_process, to_yaml
+from mindpangu.config import Config, check, keys_that_differ, require_one_process, to_result_inputs, to_yaml
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import TokenShards
 from mindpangu.data.prepare import prepare_shards, prepare_tokenizer
@@ -111,9 +111,7 @@ def result_settings(config: Config) -> dict[str, Any]:
 
     Leaves out the paths: the corpus is compared by the digest of its tokens, and the run folder does not matter.
     """
-    tree = asdict(config)
-    # the key that the files of searches have had since before it was renamed to domains.vocabularies
-    tree["domains"]["embedding_slots"] = tree["domains"].pop("vocabularies")
+    tree = to_result_inputs(config)
     del tree["checkpoint"]
     del tree["data"]["corpus"]
     del tree["data"]["tokenizer"]
