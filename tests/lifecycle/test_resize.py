@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.lifecycle.blueprint import Blueprint, NewExpert
-from mindpangu.lifecycle.resize import merge_experts, regroup, resize
+from mindpangu.lifecycle.resize import merge_experts, resize, resize_group
 from mindpangu.model.initialization import expert_shapes
 
 
@@ -25,7 +25,7 @@ def groups(draw):
 def test_tokens_stay_with_the_successor_of_their_expert(case):
     experts_V, old, new, counts_V = case
 
-    found = regroup(experts_V, old, new, counts_V)
+    found = resize_group(experts_V, old, new, counts_V)
 
     assert found.experts_V.dtype == np.uint16
     assert len(found.sources) == new
@@ -44,7 +44,7 @@ def test_tokens_stay_with_the_successor_of_their_expert(case):
 def test_splitting_never_makes_the_busiest_busier(case):
     experts_V, old, new, counts_V = case
 
-    found = regroup(experts_V, old, max(old, new), counts_V)
+    found = resize_group(experts_V, old, max(old, new), counts_V)
 
     load = [np.bincount(table, counts_V, 10).max() for table in (experts_V, found.experts_V)]
     assert load[1] <= load[0]
@@ -54,7 +54,7 @@ def test_growing_halves_the_busiest_and_keeps_the_indices_of_the_others():
     experts_V = np.array([0, 0, 0, 0, 1, 1, 2], np.uint16)
     counts_V = np.array([9, 7, 5, 3, 2, 2, 1])
 
-    found = regroup(experts_V, 3, 4, counts_V)
+    found = resize_group(experts_V, 3, 4, counts_V)
 
     assert found.experts_V.tolist() == [0, 3, 0, 3, 1, 1, 2]
     assert found.sources == ((0,), (1,), (2,), (0,))
@@ -63,7 +63,7 @@ def test_growing_halves_the_busiest_and_keeps_the_indices_of_the_others():
 def test_shrinking_merges_the_idlest():
     experts_V = np.array([0, 0, 1, 2, 3], np.uint16)
 
-    found = regroup(experts_V, 4, 2, np.array([9, 9, 1, 2, 7]))
+    found = resize_group(experts_V, 4, 2, np.array([9, 9, 1, 2, 7]))
 
     assert found.sources == ((0,), (1, 2, 3))
     assert found.experts_V.tolist() == [0, 0, 1, 1, 1]
@@ -102,7 +102,7 @@ def test_resized_twice_without_a_file_in_between(trained):
 
 def test_counts_decide_what_is_split():
     experts_V = np.array([0, 0, 1, 1], np.uint16)
-    assert regroup(experts_V, 2, 3, np.array([1, 1, 5, 5])).sources[2] == (1,)
-    assert regroup(experts_V, 2, 3, np.array([5, 5, 1, 1])).sources[2] == (0,)
+    assert resize_group(experts_V, 2, 3, np.array([1, 1, 5, 5])).sources[2] == (1,)
+    assert resize_group(experts_V, 2, 3, np.array([5, 5, 1, 1])).sources[2] == (0,)
     with pytest.raises(ValueError, match="empty"):
-        regroup(np.array([0], np.uint16), 1, 2, np.array([1]))
+        resize_group(np.array([0], np.uint16), 1, 2, np.array([1]))
