@@ -95,8 +95,8 @@ def _fail(message: str) -> int:
 class _Parser(argparse.ArgumentParser):
     """Parser whose --help is described like the other options. Its subparsers are of this class, too."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, add_help=False, **kwargs)
+    def __init__(self, **kwargs: Any):
+        super().__init__(add_help=False, **kwargs)
         self.add_argument("-h", "--help", action="help", help="Print this help and exit.")
 
 

@@ -73,7 +73,7 @@ def test_counts_are_reused_for_the_same_text_and_split(model_file, tiny_corpus, 
     assert run(*words, "--size", 350, "--data.seed", "1") == 0  # another split
 
     assert (out / "counts.safetensors").stat().st_mtime_ns > counted_at
-    assert "counts.safetensors is of another text, split or tokenizer; counting again" in capsys.readouterr().out
+    assert "counts.safetensors belongs to another text, split or tokenizer; counting again" in capsys.readouterr().out
 
 
 def test_the_embedding_share_matches_the_parameter_count():
@@ -155,7 +155,7 @@ def logits_of(folder, tokens):
     [
         (["--size", "10"], "10 pieces is too small"),
         (["--size", "420"], "has 420; ask for fewer"),
-        (["--size", "360", "--sizes", "340,5000"], "5,000 pieces is asked for"),
+        (["--size", "360", "--sizes", "340,5000"], "5,000 pieces would not be smaller"),
         (["--size", "360", "--sizes", "many"], "--sizes is 'many'"),
         (["--size", "360", "--corpus", "nowhere/*.jsonl"], "--corpus pattern 'nowhere/*.jsonl' matches no file"),
         (["--size", "360", "--counts", "."], "--counts . is a folder; give the name of a file"),
