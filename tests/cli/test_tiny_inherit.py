@@ -104,7 +104,7 @@ def test_every_method_gives_a_child(method, family, tmp_path):
         (["--calibration-batches", "0"], {}, "--calibration-batches is 0"),
         (["--mask-steps", "0"], {}, "--mask-steps is 0"),
         ([], {}, "--keep-first 2 and --keep-last 2 keep 4 layers"),
-        ([], {"model.num_heads": "2"}, "8 numbers wide: with model.num_heads 2 model.hidden_size is 16, not 8"),
+        ([], {"model.num_heads": "2"}, "with model.num_heads 2, model.hidden_size must be 16, not 8"),
         ([], {"model.rre_layers": "1"}, "model.rre_layers of the child is 1"),
         ([], {"training.run_name": "elsewhere"}, "mindpangu data prepare"),
     ],

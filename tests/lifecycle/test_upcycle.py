@@ -117,13 +117,16 @@ def test_rope_theta_must_be_the_parents_if_positions_are_rotary():
             for layers, theta in (("0", "1e4"), ("2", "5e5"))
         )
         reader = SimpleNamespace(folder="parent", config=lambda: parent)
-        dense = SimpleNamespace(contents={}, config=parent, dense=SimpleNamespace(reader=reader))
+        two_tokenizers = {"a": None, "b": None}
+        dense = SimpleNamespace(
+            contents={}, config=parent, dense=SimpleNamespace(reader=reader), tokenizers=two_tokenizers
+        )
         with pytest.raises(CheckpointError) as refused:
             sparse.upcycle(dense, SimpleNamespace(config=child, tokenizers={}, table=SimpleNamespace()))
         return str(refused.value)
 
     assert "model.rope_theta is 10000.0 there, 500000.0 here" in refusal("rope")
-    assert "no tokenizer" in refusal("learned")  # the next requirement
+    assert "only a model with one can be upcycled" in refusal("learned")  # the next requirement
 
 
 def test_a_sparse_parent_is_refused(child_words, trained, tmp_path, capsys):

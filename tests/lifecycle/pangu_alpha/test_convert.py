@@ -247,7 +247,7 @@ def test_two_tables_of_one_tensor_must_agree(small, tmp_path):
     np.save(tmp_path / "release" / "word_embedding.npy", weights[WORDS])
     convert(out=tmp_path / "same")
     np.save(tmp_path / "release" / "word_embedding.npy", weights[WORDS] + 1)
-    with pytest.raises(CheckpointError, match=rf"{WORDS} is in .*model.ckpt and in .*word_embedding.npy, with other"):
+    with pytest.raises(CheckpointError, match=rf"{WORDS} is in .*model.ckpt and in .*word_embedding.npy, with diff"):
         convert()
     data = (tmp_path / "release" / "word_embedding.npy").read_bytes()
     (tmp_path / "release" / "word_embedding.npy").write_bytes(data[:-5])

@@ -9,6 +9,7 @@ import pytest
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.cli.main import main
 from mindpangu.config import load_config
+from mindpangu.data import Batch
 from mindpangu.model.parameter_count import count_parameters
 from mindpangu.tiny.tokenizer.piece_counts import PieceCounts
 from mindpangu.tiny.tokenizer.size_curve import embedding_share
@@ -140,12 +141,15 @@ def test_a_checkpoint_is_remapped_and_computes_the_same(trained, tmp_path, tiny_
 
 def logits_of(folder, tokens):
     """Returns the logits of the first 16 tokens of a text of the domain en, float32 [16, V]."""
-    from types import SimpleNamespace
-
-    batch = SimpleNamespace(
-        tokens_BS=np.array([tokens[:16]], np.int32),
+    tokens_BS = np.array([tokens[:16]], np.int32)
+    batch = Batch(
+        tokens_BS=tokens_BS,
+        targets_BS=tokens_BS,
         positions_BS=np.arange(16, dtype=np.int32)[None],
+        loss_mask_BS=np.ones((1, 16), np.float32),
         slot_of_sample_B=np.zeros(1, np.int32),
+        domain_of_slot=(0,),
+        sample_ids_B2=np.zeros((1, 2), np.int64),
     )
     return Forward(folder)(batch, "en")
 
