@@ -170,3 +170,16 @@ def test_an_unknown_key_is_noticed():
         "model.depth",
         "training.stepz",
     ]
+
+
+# ---- Examples of the code --------------------------------------------------------------------------------------------
+
+
+def test_the_examples_in_contributing_are_the_code_itself():
+    text = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+    examples = re.findall(r"From\s+`([^`]+)`:\n\n```python\n(.*?)```", text, re.DOTALL)
+
+    assert len(examples) == len(re.findall("^```python", text, re.MULTILINE)) == 5
+    for name, example in examples:
+        assert example in (PROJECT / name).read_text(encoding="utf-8"), name
