@@ -201,7 +201,7 @@ class DataConfig:
 @dataclass(frozen=True)
 class ParallelismConfig:
     data_parallel: int = number(1, minimum=1)
-    """Number of replicas, each of which reads different samples."""
+    """Number of data-parallel ranks, each of which reads different samples."""
     tensor_parallel: int = number(1, minimum=1)
     """Number of ranks that share each layer's matrices."""
     expert_parallel: int = number(1, minimum=1)

@@ -7,7 +7,7 @@
 
 If only experts are trained, upper_step returns the gradients of the slabs alone, and lower_backward is not called.
 
-A graph takes all its inputs at launch, but experts must be able to move while the dense bottom runs. So PanGu-Σ's step
+A graph takes all its inputs at launch, but experts must be able to move while the lower half runs. So PanGu-Σ's step
 is cut between the halves. A dense model has nothing to move and is compiled as one function. Both ways give the same
 bits (tests/train/test_step.py).
 """

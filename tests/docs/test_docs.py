@@ -21,6 +21,8 @@ RECIPE = "recipes/cpu_smoke.yaml"
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_PATH = re.compile(r"`((?:mindpangu|ascend_ops|tools|tests|recipes)/[\w./-]+)`")
+_BUILT = "ascend_ops/_build"
 _FILE_ENDINGS = ("md", "py", "yaml", "png", "json", "safetensors", "jsonl", "cc")
 
 
@@ -139,6 +141,15 @@ def test_every_relative_link_leads_to_a_file(page):
         assert target.exists(), f"{page.name}: {link}"
         if anchor:
             assert anchor in anchors_of(target), f"{page.name}: {link}; {target.name} has {sorted(anchors_of(target))}"
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
+def test_every_file_that_is_named_exists(page):
+    named = _PATH.findall(without_blocks(page))
+
+    missing = [name for name in named if not name.startswith(_BUILT) and not (PROJECT / name).exists()]
+
+    assert missing == []
 
 
 def anchors_of(page):
