@@ -151,4 +151,4 @@ def test_the_shipped_1t_configuration_is_sigmas_layout():
     assert (mesh.size, mesh.sub_groups, mesh.members) == (512, 4, 16)
     share = ExpertShare.from_mesh(mesh, mesh.coordinates(300), groups)
     assert share.experts(16) == range(5, 6)
-    assert share.part("up", (5120, 20480)).local_shape == (5120, 2560)
+    assert share.tensor_slice("up", (5120, 20480)).local_shape == (5120, 2560)

@@ -304,7 +304,7 @@ def test_a_killed_first_round_resumes_bit_for_bit(first_round, two_rounds, tmp_p
         kill_in_step(patch, 8)
         with pytest.raises(Killed):
             run_rounds(overrides)
-    with pytest.raises(TrainingError, match=r"up to step 6, of this kind\. Go on with --resume"):
+    with pytest.raises(TrainingError, match=r"up to step 6, of this kind\. Continue with --resume"):
         run_rounds(overrides)
 
     run_rounds(overrides, resume=True)
