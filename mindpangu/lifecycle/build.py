@@ -107,7 +107,7 @@ def _expert_work(blueprint: Blueprint, verify: bool) -> Iterator[Work]:
                         _write_existing,
                         header=header,
                         origin=source,
-                        shard=(part, source.num_files),
+                        part=(part, source.num_files),
                         with_moments=blueprint.with_moments,
                         verify=verify,
                     )

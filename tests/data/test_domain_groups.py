@@ -107,7 +107,7 @@ def test_domains_without_weight_are_spread():
         (
             (4, 1, 1, 1),
             2,
-            r"does not divide into 2 equal groups .*'d0', which should have 57.14% .* 7.14% more or less",
+            r"does not divide into 2 equal groups .*'d0', which should have 57.14% .* is off by 7.14%",
         ),
         ((1, 1, 0, 0), 3, "only 2 domains have a weight above 0"),
     ],

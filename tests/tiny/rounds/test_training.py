@@ -401,7 +401,7 @@ def test_an_ordinary_training_does_not_resume_a_round(two_rounds_copy):
     overrides, _ = two_rounds_copy
     config = load_config(None, overrides | {"training.steps": "30"})
 
-    with pytest.raises(DataError, match="stands in round 2 of several; go on with `mindpangu tiny rounds`"):
+    with pytest.raises(DataError, match="is in round 2 of several; continue with `mindpangu tiny rounds`"):
         train(open_run(config), resume=True, log=lambda text: None)
 
 
