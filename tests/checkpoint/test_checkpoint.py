@@ -253,7 +253,7 @@ def test_links_are_synced_with_their_folder(tmp_path, monkeypatch):
 def test_a_cancelled_checkpoint_is_not_made(tmp_path):
     save(tmp_path, 1)
 
-    with pytest.raises(CheckpointError, match="iteration_00000002 was given up"):
+    with pytest.raises(CheckpointError, match="iteration_00000002 was abandoned"):
         with CheckpointWriter(tmp_path, 2) as writer:
             writer.write("a.bin", b"x")
             writer.cancel()

@@ -177,7 +177,7 @@ def test_a_mixed_state_counts_single_samples(tiny_shards, make_config):
 
 def test_other_domains_and_too_short_splits_are_named(tiny_shards, make_config):
     shards, domains = tiny_shards
-    with pytest.raises(DataError, match="of the domains bilingual, zh, en, code, this run has bilingual, zh; prepare"):
+    with pytest.raises(DataError, match="the domains bilingual, zh, en, code, this run has bilingual, zh; prepare"):
         Loader(shards, domains[:2], make_config())
     tokens = shards.num_tokens("zh", TRAIN)
     assert tokens == min(shards.num_tokens(domain.name, TRAIN) for domain in domains)

@@ -112,5 +112,5 @@ def test_any_other_state_is_refused(tiny_shards, make_config, state):
 def test_a_plain_loader_recognises_the_state_of_a_round(tiny_shards, make_config):
     loader = Loader(*tiny_shards, make_config())
 
-    with pytest.raises(DataError, match="stands in round 2 of several; go on with `mindpangu tiny rounds`"):
+    with pytest.raises(DataError, match="is in round 2 of several; continue with `mindpangu tiny rounds`"):
         loader.load_state({"round": 2, "batch": 1, "sample": "digest"})

@@ -124,5 +124,5 @@ def test_ranks_that_exchange_tokens_have_the_same_domain_in_a_slot():
     assert [each.domain_of_slot for each in aligned] == [(0, 1, 2)] * 2
     assert [each.slot_of_sample_B.tolist() for each in aligned] == [[0, 2, 2], [1, 1, 2]]
     assert align_slots([one, one], 3) == [one, one]
-    with pytest.raises(RoutingError, match="have 4 domains, the step has 3 slots"):
+    with pytest.raises(RoutingError, match="have 4 domains, but the step has 3 slots"):
         align_slots([one, batch(rng, (1, 3, 3), [0, 1, 1])], 3)

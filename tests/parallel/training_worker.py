@@ -50,7 +50,7 @@ def train(overrides, folder, steps):
             )
     step.finish()
     for name, parameter in run.model.decoder.parameters.items():
-        parts[f"weight/{name}"] = parameter.asnumpy(), run.model.decoder.parts[name]
+        parts[f"weight/{name}"] = parameter.asnumpy(), run.model.decoder.slices[name]
     parts |= expert_parts(run.model.store, "weight", run.model.store.weights)
     arrays = {}
     described = {}
@@ -87,8 +87,8 @@ def gradients(step, plan):
             continue
         gradient = mine.dense[name]
         if group.size > 1:
-            gradient = step.optimizer.sum_whole(gradient)[0]
-        parts[f"gradient/{name}"] = gradient.asnumpy().copy(), step.decoder.parts[name]
+            gradient = step.optimizer.all_reduce(gradient)[0]
+        parts[f"gradient/{name}"] = gradient.asnumpy().copy(), step.decoder.slices[name]
     step.experts.squared_norm()  # sums the gradients over the replicas
     store = step.model.store
     slabs = [[{} for _ in store.domains] for _ in range(store.num_layers)]
@@ -101,7 +101,7 @@ def expert_parts(store, kind, slabs):
     """This rank's shards of the experts' tensors in slabs[layer][domain]."""
     parts = {}
     for layer, domain, index in store.experts():
-        for name, part in store.parts.items():
+        for name, part in store.slices.items():
             if slabs[layer][domain]:
                 key = f"{kind}/expert {layer} {store.domains[domain].name} {store.first + index} {name}"
                 parts[key] = slabs[layer][domain][name][index].copy(), part

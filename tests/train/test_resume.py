@@ -190,7 +190,7 @@ def test_an_existing_training_is_not_overwritten(finished):
     overrides, folder = finished
     before = weights(folder)
 
-    with pytest.raises(TrainingError, match=r"up to step 2, of this kind\. Go on with --resume"):
+    with pytest.raises(TrainingError, match=r"up to step 2, of this kind\. Continue with --resume"):
         run_training(overrides)
     with pytest.raises(
         TrainingError, match=r"of a different kind \(optimizer.eps was 1e-08, is 0.1\)\. Choose another"

@@ -79,7 +79,7 @@ def _slabs(config: Config, mesh: Mesh, rank: int) -> list[Tensor]:
     share = ExpertShare.from_mesh(mesh, mesh.coordinates(rank), domain_groups(config, domains))
     count = len(share.experts(max(domain.num_experts for domain in domains)))
     return [
-        _zeros((count, *share.part(name, shape).local_shape), expert_dtype(config))
+        _zeros((count, *share.tensor_slice(name, shape).local_shape), expert_dtype(config))
         for _ in range(model.rre_layers * config.data.domains_per_step)
         for name, shape in expert_shapes(config).items()
     ]
@@ -112,7 +112,7 @@ def _optimizer(config: Config, decoder: Decoder, processes: Processes) -> dict:
     optimizer = DenseAdam(decoder.parameters, config.optimizer, processes.dense, sharding)
     found, gradients = {}, {name: _zeros(each.shape, np.float32) for name, each in decoder.parameters.items()}
     if processes.dense.size > 1:
-        for name, divided in (("sum_whole", False), ("sum_rows", True)):
+        for name, divided in (("all_reduce", False), ("reduce_scatter", True)):
             chosen = [each for key, each in gradients.items() if optimizer.divided[key] == divided]
             if chosen:
                 found[name] = _compiled(getattr(optimizer, name), *chosen)
