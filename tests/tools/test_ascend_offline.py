@@ -34,7 +34,7 @@ def test_stubs_name_the_libraries_of_cann(stubs):
 
 
 @pytest.mark.slow
-def test_without_headers_the_composed_forms_compile_and_that_is_said(stubs, tmp_path):
+def test_without_headers_the_composed_forms_compile_and_a_line_says_so(stubs, tmp_path):
     if acl_headers.find(tmp_path) is not None:
         pytest.skip("this machine has the headers of ACL")
     done = compile_operators("--cache", str(tmp_path))
@@ -50,7 +50,7 @@ def test_without_headers_the_composed_forms_compile_and_that_is_said(stubs, tmp_
 def test_every_operator_is_in_the_graph(stubs, chip, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp() / "acl"
     if acl_headers.find(folder, download=True) is None:
-        pytest.skip(f"no headers of ACL: neither CANN nor {acl_headers.WHEEL} is to be had")
+        pytest.skip(f"no headers of ACL: found neither CANN nor {acl_headers.WHEEL}")
     done = compile_operators("--chip", chip, "--cache", str(folder))
     assert done.returncode == 0, done.stderr
     for name in (*OPERATORS, "GroupedMatmul", "AlltoAllV"):
