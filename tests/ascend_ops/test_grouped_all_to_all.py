@@ -177,6 +177,7 @@ def test_a_killed_or_stopped_rank_is_named(tmp_path):
         found = findings(tmp_path, processes[:2])
         assert processes[3].wait(5) == -signal.SIGKILL
         pids = [process.pid for process in processes]
+
     for content in found.values():
         killed, seconds = content["killed"]
         assert f"rank 2 of group killed (pid {pids[3]}) has died" in killed

@@ -116,6 +116,7 @@ def test_other_networks_equal_the_reference(backend, differentiate, error_of, sh
 
 def test_the_gradients_of_the_reference_match_finite_differences():
     rng = np.random.default_rng(1)
+
     for tensors, activation in NETWORKS.values():
         shapes = {"gate": (3, 4), "up": (3, 4), "gate_bias": (4,), "up_bias": (4,), "scale": (2, 4), "shift": (2, 4)}
         shapes |= {"down": (4, 3), "down_bias": (3,)}

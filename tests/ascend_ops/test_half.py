@@ -67,6 +67,7 @@ def test_ties_and_their_neighbours(convert):
     """Converts the middle of every two adjacent halves, and the floats next to it, including overflow to infinity."""
     halves = np.sort(every_half()[np.isfinite(every_half())]).astype(np.float32)
     middles = np.append((halves[1:] + halves[:-1]) / 2, np.float32([65519.996, 65520, -65520, 65536, 3e38]))
+
     for floats in (
         halves,
         middles,

@@ -60,14 +60,19 @@ def test_new_tokens_are_means_of_the_tokens_that_spell_them(alpha, multilingual)
     composed = {i: list(sources) for i, sources in enumerate(found.sources) if len(sources) > 1}
     words = {i: text for i, text in texts(multilingual).items() if i in composed and text.strip().isalpha()}
     ascii_words = {i: text for i, text in words.items() if text.isascii()}
+
     assert len(ascii_words) > 10000
     for i in list(ascii_words)[::100]:
         assert alpha.decode(composed[i]).strip() == ascii_words[i].strip()
+
     piece, sources = next(iter(composed.items()))
     old_VH = np.random.default_rng(0).standard_normal((alpha.vocab_size, 4), np.float32)
     drawn_VH = random_rows(0, "main", multilingual.vocab_size, 4, 0.02)
+
     rows = found.rows(old_VH, multilingual.vocab_size, drawn_VH)
+
     np.testing.assert_allclose(rows[piece], old_VH[sources].mean(0), rtol=1e-6)
+
     unknown = next(i for i in range(multilingual.vocab_size) if multilingual.piece(i) == "ло")
     assert found.sources[unknown] == ()
     np.testing.assert_array_equal(rows[unknown], drawn_VH[unknown])

@@ -45,8 +45,10 @@ def test_the_run_folder_is_as_documented(whole_run):
         "evaluation.json",
         "samples.json",
     ]
+
     for name in names:
         assert (folder / name).stat().st_size > 0, name
+
     report = (folder / "report.md").read_text()
     assert "## Held-out text (step 6)" in report
     assert "**code**" in report
@@ -119,6 +121,7 @@ def test_a_model_that_was_trained_elsewhere_computes_here(whole_run, tmp_path, c
     """A checkpoint may be used on another device than the one of its run."""
     folder = shutil.copytree(whole_run[1], tmp_path / "whole")
     words = ["--checkpoint", str(folder), "--training.output_dir", str(tmp_path), "--context.device_target"]
+
     for verb in (["generate", "--domain", "en", "--prompt", "open", "--max-new-tokens", "1"], ["evaluate"]):
         assert main([*verb, *words, "Ascend", "--monitor.heldout_samples", "1"]) == 1
         assert "context.device_target is Ascend, which MindSpore does not find here" in capsys.readouterr().err

@@ -35,6 +35,7 @@ def run(weights, num_slots, rounds):
 def test_shares_follow_the_weights_within_one_slot_and_domains_are_distinct(num_slots, weights):
     total = sum(weights)
     assume(total > 0)
+
     for slots in run(weights, num_slots, 80):
         assert all(weights[domain] > 0 for domain in slots)
         if max(weights) * num_slots <= total:

@@ -70,8 +70,10 @@ def test_a_phase_continues_with_the_next_samples(tiny_shards, make_config):
 def test_a_state_whose_phase_began_elsewhere_is_refused(tiny_shards, make_config, began):
     shards, domains = tiny_shards
     loader = Loader(shards, domains, configured(make_config))
+
     for _ in range(4):
         state = loader.next_step().next_state
+
     assert sorted(state["phase_began"]) == [0, 0, 8, 16]
     with pytest.raises(DataError, match="does not fit"):
         Loader(shards, domains, configured(make_config), state | {"phase_began": began})
@@ -100,6 +102,7 @@ def test_groups_of_domains_are_the_same_in_all_phases(make_config):
         assert all(
             len({domains[domain].name for domain in group} & set(pair)) == 1 for group in domain_groups(config, domains)
         )
+
     config = configured(make_config, [PhaseConfig(4, {"zh": 2.0, "en": 1.0})], **groups)
     with pytest.raises(ConfigError, match=r"data.phases\[0\].mixture does not divide into 2 equal groups"):
         domain_groups(config, build_domains(config))

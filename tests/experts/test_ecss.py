@@ -119,6 +119,7 @@ def test_modes_agree_where_every_expert_receives_tokens():
         plan = random_plan(np.random.default_rng(0), store, range(DOMAINS))
         plan.counts_LDA[:] = store.exists_LMA
         results.append(run_steps(config, store, [[plan]] * 3))
+
     for norms, _, final in results[1:]:
         assert norms == results[0][0]
         for mine, other in zip(final, results[0][2], strict=True):
@@ -163,6 +164,7 @@ def test_gradients_in_host_memory_are_used_in_place():
     experts = open_experts(store, config)
     plan = random_plan(np.random.default_rng(0), store, [0, 2])
     plan.counts_LDA[:] = 1
+
     for position in range(2):
         experts.begin([plan])
         tensors = pretend_step(plan, experts.slabs(plan), position)

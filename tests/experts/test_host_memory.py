@@ -38,6 +38,7 @@ def full_disk(*arguments):
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full_disk)
+
     with pytest.raises(
         ExpertStoreError, match=r"scratch file of 5,000\.0 MB in .*: No space left on device; free space"
     ):

@@ -46,6 +46,7 @@ def test_the_export_gives_the_logits_of_a_thousand_samples(run, tmp_path):
     shards = TokenShards.open(run / "data")
     full = Forward(run)
     samples = 0
+
     for name in DOMAINS:
         out = tmp_path / name
         assert main(["extract", "--domains", name, "--export", "--checkpoint", str(run), "--out", str(out)]) == 0
@@ -55,6 +56,7 @@ def test_the_export_gives_the_logits_of_a_thousand_samples(run, tmp_path):
             found = forward_of_export(weights, settings, batch.tokens_BS)
             np.testing.assert_allclose(found.reshape(-1, found.shape[-1]), full(batch, name), atol=1e-5)
             samples += len(batch.tokens_BS)
+
     assert samples >= SAMPLES
 
 

@@ -66,6 +66,7 @@ def test_sigma_on_512_npus():
     assert SIGMA.size == 512
     assert (SIGMA.members, SIGMA.replicas) == (16, 1)
     assert SIGMA.tensor_group(13) == tuple(range(8, 16))
+
     exchange = SIGMA.exchange_group(13)
     assert len(exchange) - 1 == 15
     assert exchange == tuple(node * 8 + 5 for node in range(16))

@@ -156,6 +156,7 @@ def test_other_slots_are_not_compiled_again(opened, tiny_overrides):
     step, model, loader = opened(tiny_overrides | MIXED | mixture, "composed")
     sizes = set()
     compiled = None
+
     for _ in range(5):
         batch, plan = planned(model, loader)
         sizes.add(tuple(batch.slot_of_sample_B.tolist()))
@@ -170,6 +171,7 @@ def test_imbalance_is_that_of_the_used_slots(opened, tiny_overrides):
     _, plan = planned(model, loader)
     loads = [plan.counts_LDA[layer, slot] for layer in range(2) for slot in range(3)]
     expected = np.mean([load.max() / (load.sum() / EXPERTS) for load in loads])
+
     assert plan.imbalance() == pytest.approx(expected)
     assert np.isfinite(expected)
 

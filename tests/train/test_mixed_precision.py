@@ -89,17 +89,24 @@ def test_gradients_and_losses_follow_those_of_fp32(tiny_overrides, rre_layers):
 def test_number_formats(tiny_overrides, monkeypatch):
     step, planned = opened(tiny_overrides, "fp16")
     model, ((batch,), (plan,)) = step.model, planned()
+
     inputs = model.inputs(batch.tokens_BS, batch.positions_BS, plan)
     h_TH = step.functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
+
     assert h_TH.dtype == ms.float16
+
     received = []
     monkeypatch.setattr(step.experts, "receive", lambda plan, gradients: received.extend(gradients))
+
     gradients = step.gradients([batch], [plan])
+
     assert {slab.dtype for slab in step.experts.slabs(plan)} == {ms.float16}
     assert {gradient.dtype for gradient in gradients.dense.values()} == {ms.float32}
     assert {gradient.dtype for gradient in received} == {ms.float16}
+
     monkeypatch.undo()
     step.run([batch], [plan], 1e-3)
+
     assert {parameter.dtype for parameter in model.decoder.parameters.values()} == {ms.float32}
     assert {slab.dtype for slab in model.store.lookup((0,))} == {np.dtype(np.float32)}
 
@@ -215,7 +222,9 @@ def test_scores_beyond_the_range_of_fp16(tiny_overrides):
     for linear in (attention.query, attention.key, attention.value):
         linear.weight.set_data(Tensor(np.eye(16, dtype=np.float32)))
     x_TH = Tensor(np.full((4, 16), 100, np.float16))
+
     out_TH = attention(x_TH, x_TH, Tensor(np.arange(4, dtype=np.int32)[None]))
+
     assert np.isfinite(out_TH.asnumpy()).all()
 
 
@@ -246,7 +255,9 @@ def test_micro_batches_add_up_in_fp32(tiny_overrides):
     batches, plans = planned()
     one = step.gradients(batches, plans)
     alone = {key: [array.copy() for array in arrays] for key, arrays in step.experts.gradients().items()}
+
     two = step.gradients(batches * 2, plans * 2)
+
     assert two.loss == one.loss
     for key, arrays in step.experts.gradients().items():
         for mine, other in zip(arrays, alone[key], strict=True):
@@ -264,6 +275,7 @@ def test_the_norm_of_fp16_gradients_does_not_overflow(tiny_overrides):
     step.experts.receive(plan, gradients)
     expert = sum(int(np.prod(shape)) for shape in step.model.store.shapes.values())
     exact = float(np.float16(60_000)) ** 2 * expert * step.experts.traffic.activated
+
     assert step.experts.squared_norm() == pytest.approx(exact, rel=1e-5)
 
 

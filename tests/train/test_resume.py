@@ -373,8 +373,11 @@ def test_a_signal_saves_a_checkpoint_first(tiny_run):
         if line.startswith("step:[") and int(line[6:].split("/")[0]) >= 3:
             break
     process.send_signal(signal.SIGTERM)
+
     rest, _ = process.communicate(timeout=120)
+
     assert process.returncode == 130
     assert "--resume goes on" in rest
+
     last = max(losses(folder))
     assert (folder / "latest_checkpointed_iteration.txt").read_text() == f"{last}\n"

@@ -11,6 +11,7 @@ from mindpangu.train.spikes import SpikeGuard
 
 def test_warm_up_peak_and_end():
     schedule = LrSchedulerConfig(learning_rate=1.0, lr_end=0.1, warmup_steps=10, decay_steps=110)
+
     assert learning_rate(schedule, 1) == pytest.approx(0.1)
     assert learning_rate(schedule, 10) == pytest.approx(1.0)
     assert learning_rate(schedule, 60) == pytest.approx(0.55)  # half of the cosine

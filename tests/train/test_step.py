@@ -193,6 +193,7 @@ def test_dense_adam_matches_the_formula(tiny_overrides):
     beta1, beta2 = model.config.optimizer.betas
     names = ["blocks.0.ffn.up.weight", "blocks.0.ffn.up.bias", "final_norm.gamma"]
     expected = {name: [model.decoder.parameters[name].asnumpy().astype(float), 0.0, 0.0] for name in names}
+
     for count in range(1, 4):
         gradients = {
             name: rng.standard_normal(parameter.shape).astype(np.float32)
