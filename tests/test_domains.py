@@ -7,7 +7,7 @@ from mindpangu.domains import PRESETS, Domain, build_domains, control_tokens_of
 from mindpangu.errors import ConfigError
 
 
-def test_the_forty_domains_of_the_paper():
+def test_the_preset_has_the_forty_domains_of_the_paper():
     domains = PRESETS["sigma_40"]
 
     assert len(domains) == len({domain.name for domain in domains}) == 40

@@ -88,7 +88,7 @@ def test_the_main_job_writes_the_files_that_the_readme_names(output):
         assert f"**{domain}**" in report
 
 
-def test_a_second_start_skips_every_stage_at_once(output):
+def test_a_second_run_skips_every_stage_within_seconds(output):
     printed, seconds = run(adapted(MAIN_JOB, output, small_run(output) | {"training.steps": "20"}))
 
     assert [line.split(":")[0] for line in printed.splitlines() if "up to date" in line] == list(STAGES)

@@ -85,7 +85,7 @@ def test_a_full_disk_names_the_folder_and_keeps_what_was_there(tmp_path):
     assert Stage(folder, {"a": 1}).is_current()
 
 
-def test_result_file(tmp_path):
+def test_a_result_file_is_current_for_its_inputs_only(tmp_path):
     result = ResultFile(tmp_path / "result.json", {"a": (1, 2)})
     assert not result.is_current()
 

@@ -33,7 +33,7 @@ def rows(rng, shape):
 
 @given(shape=SHAPES)
 @few
-def test_dispatch(differentiate, shape):
+def test_dispatch_equals_the_reference(differentiate, shape):
     rng = np.random.default_rng(shape["seed"])
     x_TH, drows_TH = rows(rng, shape)
     num_experts = shape["ranks"] * shape["local_experts"]
@@ -70,7 +70,7 @@ def test_table_entries_that_are_no_expert_are_counted_even_if_16_bits_would_make
 
 @given(shape=SHAPES.filter(lambda shape: shape["hidden"] % 16 == 0))
 @few
-def test_dispatch_in_the_order_of_sending(shape):
+def test_dispatch_to_ranks_sorts_rows_in_the_order_of_sending(shape):
     rng = np.random.default_rng(shape["seed"])
     x_TH, _ = rows(rng, shape)
     num_experts = shape["ranks"] * shape["local_experts"]
@@ -92,7 +92,7 @@ def test_dispatch_in_the_order_of_sending(shape):
 
 @given(shape=SHAPES)
 @few
-def test_combine(differentiate, shape):
+def test_combine_equals_the_reference(differentiate, shape):
     rng = np.random.default_rng(shape["seed"])
     rows_TH, residual_TH = rows(rng, shape)
     dout_TH, _ = rows(rng, shape)
@@ -110,7 +110,7 @@ def test_combine(differentiate, shape):
 
 @given(shape=SHAPES)
 @few
-def test_regroup(differentiate, shape):
+def test_regroup_equals_the_reference(differentiate, shape):
     rng = np.random.default_rng(shape["seed"])
     rows_CH, dout_CH = rows(rng, shape)
     blocks = (shape["ranks"], shape["slots"] * shape["local_experts"])
@@ -147,7 +147,7 @@ def test_ids_outside_the_table_are_counted():
         ((4, 16), ms.float64, False),
     ],
 )
-def test_which_rows_the_kernels_take(shape, dtype, takes):
+def test_the_kernels_take_rows_of_some_shapes_and_dtypes(shape, dtype, takes):
     from ascend_ops.ascend import operators
 
     assert operators.takes(shape, dtype) is takes

@@ -21,7 +21,7 @@ def _tiny_shape(monkeypatch):
     monkeypatch.setattr(combine_bench, "QUICK_SHAPES", ((48, 32, 4, 2),))
 
 
-def test_writes_records_and_figure(tmp_path, capsys):
+def test_the_bench_writes_records_and_a_figure(tmp_path, capsys):
     records_file = tmp_path / "bench.json"
     plot_file = tmp_path / "bench.png"
 

@@ -77,7 +77,7 @@ def test_whole_nodes_exchange_where_the_group_itself_cannot(monkeypatch, caplog)
     assert ascend.exchange_of_group("experts", 1, 2, around, whole_nodes=True) is works
 
 
-def test_what_fails_on_another_rank_fails_on_all(monkeypatch):
+def test_an_exchange_that_fails_on_another_rank_fails_on_all(monkeypatch):
     monkeypatch.setattr(ascend.ms, "get_context", lambda name: "Ascend")
     monkeypatch.setattr(ascend, "AllToAll", lambda name: exchange_that_returns(arriving(1, 2)))
 

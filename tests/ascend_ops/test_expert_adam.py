@@ -132,7 +132,7 @@ def test_backends_agree_on_every_half_and_on_tiny_squares(cpu):
 
 
 @pytest.mark.parametrize("gradient_dtype", [np.float32, np.float16])
-def test_a_gradient_that_is_not_finite_shows(gradient_dtype):
+def test_a_gradient_that_is_not_finite_reaches_the_weights(gradient_dtype):
     gradient = np.array([[np.inf, -np.inf, np.nan, 1]], gradient_dtype)
     states = np.ones((3, 1, 4), np.float32)
     with np.errstate(invalid="ignore"):
@@ -243,7 +243,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "change", "error", "message"), REFUSED, ids=[case[3] for case in REFUSED])
-def test_refused(name, change, error, message):
+def test_wrong_arguments_are_refused_and_change_nothing(name, change, error, message):
     arrays = dict(zip(("weight", "moment1", "moment2", "gradient"), random_arrays(7, (3, 5), np.float32), strict=True))
     arguments = arrays | {"experts_U": np.array([0, 2]), "step_counts_U": np.array([1, 2])} | CONSTANTS
     before = {key: array.copy() for key, array in arrays.items()}

@@ -98,7 +98,7 @@ def all_ok(found):
 
 
 @pytest.mark.slow
-def test_four_processes_in_groups_of_two_and_four(tmp_path):
+def test_four_processes_equal_the_reference_in_groups_of_two_and_four(tmp_path):
     """Forward and gradient, equal to the reference bit by bit: see `everything` in the worker."""
     before = set(os.listdir("/dev/shm"))
 
@@ -155,7 +155,7 @@ def test_an_exchange_with_a_rank_that_left_or_in_a_closed_group_is_refused(refus
         assert "the group is closed" in content["closed"][0]
 
 
-def test_groups_that_cannot_be_joined(tmp_path):
+def test_groups_that_cannot_be_joined_are_named(tmp_path):
     with ranks("joins", 4, tmp_path) as (processes, _):
         found = findings(tmp_path, processes)
 
@@ -209,7 +209,7 @@ def test_a_killed_job_leaves_nothing(tmp_path):
 
 
 @pytest.mark.slow  # four processes that compile for long, on two cores
-def test_composed_in_four_processes(tmp_path):
+def test_the_composed_form_equals_the_reference_in_four_processes(tmp_path):
     tools = Path(sys.executable).parent
     msrun = shutil.which("msrun", path=f"{tools}{os.pathsep}{os.environ['PATH']}")
     if msrun is None:
@@ -249,7 +249,7 @@ def alone(backend):
 
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 9), spare=st.integers(0, 5), sent=st.integers(0, 9))
 @settings(max_examples=15, deadline=None)
-def test_alone_matches_reference(backend, group_of_one, seed, rows, spare, sent):
+def test_a_group_of_one_matches_the_reference(backend, group_of_one, seed, rows, spare, sent):
     group = group_of_one(backend)
     sent = min(sent, rows)
     capacity = sent + spare or 1

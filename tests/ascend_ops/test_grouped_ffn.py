@@ -149,13 +149,13 @@ def test_invalid_networks_are_refused(tensors, activation, message):
 
 
 @pytest.mark.parametrize("experts", [1, 3])
-def test_groups_of_many_pieces_and_tiles(backend, differentiate, error_of, experts):
+def test_groups_of_many_pieces_and_tiles_equal_the_reference(backend, differentiate, error_of, experts):
     """More rows than a piece and more columns than a tile of the kernel."""
     case = random_case(3, 1400, 2, experts, 24, 1100, "one expert", np.float32)
     check(backend, differentiate, error_of, case, 0, 3e-6)
 
 
-def test_slots_of_any_size_by_hand(backend):
+def test_slots_of_any_size_have_the_rows_computed_by_hand(backend):
     """Rows of slot 1 begin where slot 0's end; a slot in the middle has none; the last row is padding."""
     rows_TH = np.arange(1, 8, dtype=np.float32)[:, None]
     slabs = []
@@ -205,7 +205,7 @@ def test_other_dtypes_have_a_result_with_every_backend(backend):
     assert np.abs(out_TH.asnumpy() - exact).max() < 1e-2
 
 
-def test_extreme_activations(backend):
+def test_extreme_activations_neither_overflow_nor_lose_their_sign(backend):
     """e^x neither overflows nor loses its sign at either end."""
     identity = [np.eye(1, dtype=np.float32)[None], np.zeros((1, 1), np.float32)] * 2
     rows_TH = np.array([[-1e4], [-60.0], [-0.0], [1e-30], [60.0], [1e4]], np.float32)

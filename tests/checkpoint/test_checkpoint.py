@@ -69,7 +69,7 @@ def test_damage_is_named(tmp_path, damage, message):
         CheckpointReader(tmp_path).read("a.bin")
 
 
-def test_bad_manifests_and_missing_checkpoints(tmp_path):
+def test_bad_manifests_and_missing_checkpoints_are_named(tmp_path):
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
         CheckpointReader(tmp_path)
 

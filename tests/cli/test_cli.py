@@ -192,7 +192,7 @@ def test_errors_are_one_message(arguments, message, capsys, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     "arguments", [["train", "--training.steps"], ["train", "--steps", "3"], ["learn"], ["data", "unprepare"]]
 )
-def test_usage_is_refused_by_name(arguments, capsys):
+def test_a_wrong_word_is_named(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2

@@ -101,7 +101,7 @@ def test_the_loss_of_heldout_answers_falls_and_nothing_else_moves(base, tuned):
         assert same == ([False, False] if ".zh." in name else [True, True]), name
 
 
-def test_the_second_time_there_is_nothing_to_do(tuned, without_mindspore):
+def test_a_second_run_has_nothing_to_do(tuned, without_mindspore):
     words, folder, printed = tuned
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 

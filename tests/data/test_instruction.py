@@ -143,7 +143,7 @@ def test_a_long_document_loses_the_start_of_its_prompt_then_the_end_of_its_answe
     assert found[kept:] == ids[prompt : prompt + size - kept]
 
 
-def test_a_domain_without_a_control_token(tiny_tokenizer):
+def test_a_domain_may_have_no_control_token(tiny_tokenizer):
     domain = Domain("bare", "monolingual", ())
     ids, _ = encoded(["问：word1\n答：", ["word2", "<eot>"]], tiny_tokenizer)
 

@@ -51,7 +51,7 @@ def test_shares_follow_the_weights_within_one_slot_and_domains_are_distinct(num_
         ([3, 20, 20, 20, 20, 3, 29, 6, 29], 5),  # fails if they are broken by overlapping windows alone
     ],
 )
-def test_crowded_schedules_that_plain_earliest_deadline_first_gets_wrong(weights, num_slots):
+def test_crowded_schedules_that_plain_earliest_deadline_first_gets_wrong_are_met(weights, num_slots):
     run(weights, num_slots, sum(weights))
 
 

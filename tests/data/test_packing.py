@@ -52,7 +52,7 @@ def test_positions_and_mask_follow_their_definition_token_by_token(block, eod_re
     assert found_mask.flags.c_contiguous
 
 
-def test_the_rule_on_a_written_example():
+def test_positions_and_mask_of_a_written_example():
     inputs = np.array([[7, EOT, EOT, 8, 9, PAD]], np.int32)
     targets = np.array([[EOT, EOT, 8, 9, PAD, PAD]], np.int32)
 

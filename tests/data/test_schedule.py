@@ -108,6 +108,6 @@ def test_equal_weights_rotate_over_all_domains_step_by_step(make_config):
     ("batch", "slots", "expected"),
     [(4, 2, [0, 0, 1, 1]), (3, 3, [0, 1, 2]), (5, 2, [0, 0, 0, 1, 1]), (2, 4, [0, 2]), (1, 1, [0])],
 )
-def test_equal_parts(batch, slots, expected):
+def test_equal_parts_are_int32_and_differ_by_at_most_one_sample(batch, slots, expected):
     assert equal_parts(batch, slots).tolist() == expected
     assert equal_parts(batch, slots).dtype == np.int32

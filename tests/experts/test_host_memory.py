@@ -59,7 +59,7 @@ def test_a_full_disk_is_one_message_of_the_command(tiny_overrides, tmp_path, mon
     assert "Traceback" not in error
 
 
-def test_a_folder_that_is_a_file(tmp_path):
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
 
     with pytest.raises(ExpertStoreError, match=r"file: File exists"):

@@ -66,7 +66,7 @@ def batches_of(shards, config):
         yield from list(heldout_batches(shards, name, config, 8))[: SAMPLES // 8 // len(DOMAINS) + 1]
 
 
-def test_a_thousand_samples_bit_for_bit_and_with_fewer_rows_to_1e5(run, tmp_path):
+def test_a_thousand_samples_agree_bit_for_bit_and_with_fewer_rows_to_1e5(run, tmp_path):
     shards = TokenShards.open(run / "data")
 
     words = ["extract", "--domains", ",".join(DOMAINS), "--checkpoint", str(run)]

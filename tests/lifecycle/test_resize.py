@@ -83,7 +83,7 @@ def test_merged_experts_are_the_mean_by_tokens():
     np.testing.assert_array_equal(unused.make()["up"], [[3, 3]])
 
 
-def test_resized_twice_without_a_file_in_between(trained):
+def test_a_group_can_be_resized_twice_without_a_file_in_between(trained):
     """Blueprints compose: merged experts of a checkpoint can be merged again."""
     reader = CheckpointReader(trained)
     zh = Blueprint.from_checkpoint(reader).contents["zh"]

@@ -63,7 +63,7 @@ def assert_same(trained, ranks, layout, steps=STEPS, mixed=False, norm=0.5, **op
 @pytest.mark.parametrize(
     "layout", ["expert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("data", "tensor"))]
 )
-def test_two_processes(trained, layout):
+def test_two_processes_equal_one(trained, layout):
     """Ranks that share experts are data-parallel, too."""
     found = assert_same(trained, 2, TWO[layout], FEW)
     assert (found[0]["bytes_sent"] > 0) == (layout == "expert")
@@ -72,7 +72,7 @@ def test_two_processes(trained, layout):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, WITHOUT_ECSS], ids=["ecss", "device"])
 @pytest.mark.parametrize("layout", FOUR)
-def test_four_processes(trained, layout, options):
+def test_four_processes_equal_one(trained, layout, options):
     assert_same(trained, 4, FOUR[layout], **options)
 
 
@@ -92,7 +92,7 @@ def test_in_half_precision_all_ranks_skip_what_overflows_on_one(trained, layout)
 
 
 @pytest.mark.slow
-def test_staged_experts(trained):
+def test_processes_equal_one_with_staged_experts(trained):
     assert_same(trained, 4, FOUR["data × expert"], **STAGED)
 
 
@@ -104,7 +104,7 @@ def test_only_experts_are_trained(trained, ranks, layout):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "layout"), [(2, TWO["tensor"]), (2, TWO["expert"]), (4, FOUR["tensor × expert"])])
-def test_pangu_pi(trained, pangu_pi, ranks, layout):
+def test_processes_equal_one_for_pangu_pi(trained, pangu_pi, ranks, layout):
     options = {key.replace(".", "__"): value for key, value in pangu_pi.items()}
     assert_same(trained, ranks, layout, FEW, **options)
 
@@ -112,14 +112,14 @@ def test_pangu_pi(trained, pangu_pi, ranks, layout):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, WITHOUT_ECSS], ids=["ecss", "device"])
 @pytest.mark.parametrize("layout", TWO)
-def test_two_processes_for_long(trained, layout, options):
+def test_two_processes_equal_one_for_many_steps(trained, layout, options):
     assert_same(trained, 2, TWO[layout], **options)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [GROUPS, MIXED], ids=["groups", "mixed"])
 @pytest.mark.parametrize(("ranks", "layout"), [(2, mesh(2, 1, 2)), (4, mesh(4, 1, 4)), (4, mesh(2, 2, 2))])
-def test_schedules(trained, ranks, layout, options):
+def test_processes_equal_one_for_every_schedule(trained, ranks, layout, options):
     found = assert_same(trained, ranks, layout, **options)
     for each in found:
         assert each["peers"] == int(layout["parallelism__expert_parallel"]) // (2 if options is GROUPS else 1) - 1

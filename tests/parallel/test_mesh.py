@@ -36,7 +36,7 @@ def test_groups_of_a_kind_divide_the_ranks(mesh, kind):
 
 
 @given(meshes())
-def test_what_the_ranks_of_a_group_have_in_common(mesh):
+def test_the_ranks_of_a_group_share_all_other_coordinates(mesh):
     for rank in range(mesh.size):
         mine = mesh.coordinates(rank)
         for other in mesh.exchange_group(rank):
@@ -61,7 +61,7 @@ def test_every_micro_batch_has_one_owner_of_its_sub_group(mesh, turns):
         assert mesh.coordinates(data * mesh.tensor).sub_group == index // (count // mesh.sub_groups)
 
 
-def test_sigma_on_512_npus():
+def test_sigmas_mesh_has_the_groups_of_its_paper():
     """A rank talks to 15 others instead of 63; an exchange group has one card of each of 16 nodes."""
     assert SIGMA.size == 512
     assert (SIGMA.members, SIGMA.replicas) == (16, 1)
@@ -98,7 +98,7 @@ def test_axes_that_do_not_divide_are_refused(sizes, words):
         ((0, 1, 2, 3, 12, 13, 14, 15), "other cards"),
     ],
 )
-def test_the_rule_of_910a(ranks, words):
+def test_a_group_that_breaks_the_rule_of_910a_is_named(ranks, words):
     broken = broken_rule_of_910a(tuple(ranks))
     assert broken is None if words is None else words in broken
 

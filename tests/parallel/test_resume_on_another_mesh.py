@@ -84,7 +84,7 @@ def test_two_ranks_resume_where_two_others_stopped(run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [("alone", "tensor 2"), ("expert 2", "alone")])
-def test_from_one_to_two_and_back(run, uninterrupted, before, after):
+def test_training_resumes_on_two_ranks_instead_of_one_and_back(run, uninterrupted, before, after):
     check(run, uninterrupted, before, after)
 
 
@@ -100,7 +100,7 @@ def test_from_one_to_two_and_back(run, uninterrupted, before, after):
         ("data 2", "expert 2"),
     ],
 )
-def test_between_layouts_of_four(run, uninterrupted, before, after):
+def test_training_resumes_on_another_layout_of_four_ranks(run, uninterrupted, before, after):
     check(run, uninterrupted, before, after)
 
 

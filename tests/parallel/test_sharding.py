@@ -20,7 +20,7 @@ SHAPES = st.tuples(st.integers(6, 13), st.integers(4, 9))
 
 
 @given(SHAPES, st.sampled_from([None, 0, 1]), st.integers(1, 3), st.integers(1, 3))
-def test_parts_make_the_whole(shape, axis, size, rows):
+def test_slices_rebuild_the_tensor(shape, axis, size, rows):
     whole = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     rebuilt = np.full(shape, -1, np.float32)
 
@@ -51,7 +51,7 @@ def test_any_layout_is_read_from_any_other(shape, data):
 
 
 @given(SHAPES, st.sampled_from([0, 1]), st.integers(1, 3), st.integers(1, 3))
-def test_a_part_survives_json(shape, axis, size, rows):
+def test_a_slice_survives_json(shape, axis, size, rows):
     for part in parts_of(shape, axis, size, rows):
         assert TensorSlice.read(json.loads(json.dumps(part.describe()))) == part
 

@@ -115,7 +115,7 @@ def sigma(mode, tokens, step_s, predicted_s, bytes_moved, **others):
     )
 
 
-def test_bounds_hold_or_not():
+def test_bounds_are_computed_from_the_records():
     records = [
         sigma("host_full", 1024, 10.0, 10.0, 1000, moving_share=0.95, calibrates=True),
         sigma("host_ecss", 1024, 1.0, 1.0, 100, moving_share=0.5, calibrates=True),
@@ -137,7 +137,7 @@ def bench(*options):
 
 
 @pytest.mark.slow
-def test_quick_bench(tmp_path):
+def test_the_quick_bench_writes_records_and_a_plot(tmp_path):
     done = bench("--quick", "--json", str(tmp_path / "records.json"), "--plot", str(tmp_path / "plot.png"))
 
     assert done.returncode == 0, done.stderr

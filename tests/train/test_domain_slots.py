@@ -176,7 +176,7 @@ def test_imbalance_is_that_of_the_used_slots(opened, tiny_overrides):
     assert np.isfinite(expected)
 
 
-def test_group_by_domain():
+def test_values_are_grouped_by_the_domain_of_their_slot():
     values_B, slots_B = np.arange(6.0), np.array([0, 0, 1, 3, 3, 3], np.int32)
     found = group_by_domain(values_B, (4, 7, 9, 4), slots_B)
     assert {domain: values.tolist() for domain, values in found.items()} == {4: [0, 1, 3, 4, 5], 7: [2]}

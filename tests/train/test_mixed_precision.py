@@ -86,7 +86,7 @@ def test_gradients_and_losses_follow_those_of_fp32(tiny_overrides, rre_layers):
     assert other.loss < 5.8  # from 6.0
 
 
-def test_number_formats(tiny_overrides, monkeypatch):
+def test_each_tensor_has_its_number_format(tiny_overrides, monkeypatch):
     step, planned = opened(tiny_overrides, "fp16")
     model, ((batch,), (plan,)) = step.model, planned()
 
@@ -215,7 +215,7 @@ def test_fp32_computes_the_bits_of_a_model_without_precisions(tiny_overrides, mo
         np.testing.assert_array_equal(gradients[name], gradient, err_msg=name)
 
 
-def test_scores_beyond_the_range_of_fp16(tiny_overrides):
+def test_scores_beyond_the_range_of_fp16_stay_finite(tiny_overrides):
     """Queries and keys of 100: their product over 8 dimensions is 80,000, scaled it is 28,000."""
     config = config_of(tiny_overrides, "fp16")
     attention = Attention(Init(config), "attention", 0.02)
@@ -228,7 +228,7 @@ def test_scores_beyond_the_range_of_fp16(tiny_overrides):
     assert np.isfinite(out_TH.asnumpy()).all()
 
 
-def test_a_bias_gradient_over_many_tokens(tiny_overrides):
+def test_a_bias_gradient_over_many_tokens_is_summed_in_fp32(tiny_overrides):
     """The sum is computed in fp32: fp16 cannot represent 5001."""
     linear = Linear(Init(config_of(tiny_overrides, "fp16")), "linear", 4, 3, 0.02)
     sums = ms.grad(lambda x: linear(x).sum(), None, linear.trainable_params())(Tensor(np.ones((5001, 4), np.float16)))

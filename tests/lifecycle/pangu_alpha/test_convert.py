@@ -177,7 +177,7 @@ def test_a_number_beyond_half_precision_is_named(small, tmp_path):
     assert not (tmp_path / "back").exists()
 
 
-def test_old_names_and_separate_tables(small, tmp_path):
+def test_old_names_and_separate_tables_are_read(small, tmp_path):
     weights, convert = small
     expected = CheckpointReader(convert()[0]).tensors("dense_00000_of_00001.safetensors")
     old = public_format.old_names(weights)
@@ -224,7 +224,7 @@ def test_a_wrong_shape_is_named(small):
         convert(weights | {name: weights[name].T.copy()})
 
 
-def test_integers_are_no_weights(small):
+def test_integer_weights_are_refused(small):
     weights, convert = small
     with pytest.raises(CheckpointError, match=r"backbone.layernorm.beta is int32; expected float16 or float32"):
         convert(weights | {"backbone.layernorm.beta": np.zeros(16, np.int32)})
@@ -371,7 +371,7 @@ def test_memory_stays_at_a_few_tensors(small_tokenizer, make_config, tmp_path, m
         tracemalloc.stop()
 
 
-def test_the_verb(release, alpha_tokenizer, make_config, tmp_path, capsys):
+def test_the_verb_converts_in_both_directions(release, alpha_tokenizer, make_config, tmp_path, capsys):
     from mindpangu.cli.main import main
     from mindpangu.config import to_yaml
 

@@ -78,7 +78,7 @@ def test_a_set_is_merged_as_mindspore_does(shards, tmp_path):
     assert set(theirs) == set(weights)
 
 
-def test_tables_next_to_a_set(copy, shards):
+def test_tables_next_to_a_set_are_read(copy, shards):
     folder, strategy = copy
     weights = dict(shards[2])
     for rank in range(8):
@@ -119,7 +119,7 @@ def test_the_published_strategies_are_of_the_published_models(real_strategy):
     assert {layout.num_shards * math.prod(layout.splits) for layout in divided} == {512}
 
 
-def test_a_layout_by_hand():
+def test_a_layout_has_the_slices_computed_by_hand():
     layout = Layout(devices=(2, 3, 2), axes=(-1, 1))  # replicas × columns × replicas
     assert (layout.num_ranks, layout.splits) == (12, (1, 3))
     assert layout.index(9) == ((0, 1), 0)
