@@ -19,29 +19,31 @@ def failing_chunks():
 @pytest.fixture
 def events(monkeypatch):
     """Records which paths are flushed to disk and which are renamed, in order."""
-    found = []
-    fsync, replace, rename = os.fsync, Path.replace, Path.rename
+    calls = []
+    fsync = os.fsync
+    replace = Path.replace
+    rename = Path.rename
 
     def record_fsync(descriptor):
-        found.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        calls.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
         fsync(descriptor)
 
     def record_replace(path, target):
-        found.append(("rename", path.name))
+        calls.append(("rename", path.name))
         return replace(path, target)
 
     def record_rename(path, target):
-        found.append(("rename", path.name))
+        calls.append(("rename", path.name))
         return rename(path, target)
 
     monkeypatch.setattr(os, "fsync", record_fsync)
     monkeypatch.setattr(Path, "replace", record_replace)
     monkeypatch.setattr(Path, "rename", record_rename)
-    return found
+    return calls
 
 
 def contents(folder):
-    """Relative path → content of every file below a folder."""
+    """Returns relative path → content for every file below a folder."""
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 

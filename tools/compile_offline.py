@@ -66,8 +66,8 @@ def main() -> None:
             inside += ["--ranks", str(options.ranks)]
         num_differences = 0
         for rank in options.rank:
-            found = compile_in_child_process(inside, rank, mesh.size)
-            num_differences += print_report(config, rank, found, Budget.from_config(config, rank), options.order)
+            result = compile_in_child_process(inside, rank, mesh.size)
+            num_differences += print_report(config, rank, result, Budget.from_config(config, rank), options.order)
     except (MindPanguError, cann_stub.StubError, RuntimeError) as error:
         sys.exit(f"compile_offline: {error}")
     if num_differences:
@@ -102,15 +102,15 @@ def compile_in_child_process(arguments: list[str], rank: int, ranks: int) -> dic
             raise RuntimeError(f"the graphs of rank {rank} do not compile:\n{error}") from None
 
 
-def print_report(config: Config, rank: int, found: dict[str, Any], budget: Budget, order: bool) -> int:
+def print_report(config: Config, rank: int, result: dict[str, Any], budget: Budget, order: bool) -> int:
     """Prints the result of `compile_step`, and returns the number of lines that differ from the budget."""
-    functions = found["functions"]
+    functions = result["functions"]
     weights = functions["lower_forward"]["parameters"] | functions["upper_step"]["parameters"]
     moments = {name: size for name, size in functions["update"]["parameters"].items() if name.startswith("adam_")}
-    print(f"\nrank {rank} of {Mesh.from_config(config).size}; {found['operators']}")
+    print(f"\nrank {rank} of {Mesh.from_config(config).size}; {result['operators']}")
     inputs = functions["upper_step"]["inputs"]
-    end = len(inputs) - found["counts"]  # the counts of an exchange follow the slabs
-    slabs = inputs[end - found["slabs"] : end]
+    end = len(inputs) - result["counts"]  # the counts of an exchange follow the slabs
+    slabs = inputs[end - result["slabs"] : end]
     num_differences = 0
     for name, size, expected_size, unit, unit_name in (
         ("dense parameters", sum(weights.values()) // 4, budget.parameters, 1e6, "M"),
@@ -135,7 +135,7 @@ def print_report(config: Config, rank: int, found: dict[str, Any], budget: Budge
         expected_times, expected_size = budget.collectives.get(key, (0, 0))
         same = (times, size) == (expected_times, expected_size)
         num_differences += not same
-        members = f"{group} {format_ranks(found['groups'].get(group, []))}"
+        members = f"{group} {format_ranks(result['groups'].get(group, []))}"
         comparison = "the same" if same else f"{expected_times} × {expected_size / 1e6:.2f}"
         print(f"{name:16}{operator:15}{members:24}{times:>6}{size / 1e6:>11.2f}{comparison:>19}")
     if order:

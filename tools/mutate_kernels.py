@@ -71,10 +71,10 @@ def mutants() -> Iterator[Mutant]:
 def without_statements(kernel: str, file: str) -> Iterator[Mutant]:
     """Yields one mutant per statement of a source that orders, frees or waits."""
     text = (OPERATORS / file).read_text()
-    for found in STATEMENTS.finditer(text):
-        statement = found.group(1)
-        line = text.count("\n", 0, found.start(1)) + 1
-        yield Mutant(f"{Path(file).name}:{line} without {statement}", file, found.start(1), statement, ";", kernel)
+    for match in STATEMENTS.finditer(text):
+        statement = match.group(1)
+        line = text.count("\n", 0, match.start(1)) + 1
+        yield Mutant(f"{Path(file).name}:{line} without {statement}", file, match.start(1), statement, ";", kernel)
 
 
 def replacements(kernel: str, changes: Mutants, tight: bool = False) -> Iterator[Mutant]:
@@ -141,17 +141,17 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="print the names of the mutants and exit")
     arguments = parser.parse_args()
     only = arguments.only or [""]
-    chosen = [mutant for mutant in mutants() if any(part in mutant.name for part in only)]
+    selected = [mutant for mutant in mutants() if any(part in mutant.name for part in only)]
     if arguments.list:
-        print("\n".join(each.name for each in chosen))
+        print("\n".join(each.name for each in selected))
         return
     survivors = 0
     with ThreadPoolExecutor(2) as pool:
-        for mutant, rule in zip(chosen, pool.map(run, chosen), strict=True):
+        for mutant, rule in zip(selected, pool.map(run, selected), strict=True):
             rejected = rule and rule != "compile" and not rule.startswith(("hangs", "crashes"))
             survivors += not rejected
             print(f"{mutant.name:75} {rule if rejected else f'SURVIVED {rule}'}", flush=True)
-    print(f"{len(chosen) - survivors} of {len(chosen)} rejected")
+    print(f"{len(selected) - survivors} of {len(selected)} rejected")
     sys.exit(survivors > 0)
 
 

@@ -283,5 +283,5 @@ def expert_parallel_check(group, graph):
 
     np.testing.assert_allclose(out_TH.asnumpy(), expected[own], atol=2e-6)
     np.testing.assert_allclose(dx_TH.asnumpy(), (dout_all + drows_all[positions_all])[own], atol=1e-5)
-    for found, wanted in zip(dslabs, dwide, strict=True):
-        np.testing.assert_allclose(found.asnumpy(), wanted[me * local : (me + 1) * local], atol=2e-5)
+    for gradient, wanted in zip(dslabs, dwide, strict=True):
+        np.testing.assert_allclose(gradient.asnumpy(), wanted[me * local : (me + 1) * local], atol=2e-5)

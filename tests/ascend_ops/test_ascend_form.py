@@ -46,13 +46,13 @@ def test_dispatch_equals_the_reference(differentiate, shape):
     def function(*inputs):
         return dispatch.rre_dispatch(*inputs, num_experts)
 
-    found, (dx_TH,) = differentiate(function, inputs, [0], drows_TH)
+    outputs, (dx_TH,) = differentiate(function, inputs, [0], drows_TH)
 
-    wanted = dispatch_reference.rre_dispatch(*inputs, num_experts)
-    for mine, theirs in zip(found, (*wanted, np.zeros(1, np.int32)), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
-        assert mine.dtype == theirs.dtype
-    np.testing.assert_array_equal(dx_TH, dispatch_reference.rre_dispatch_backward(drows_TH, wanted[2]))
+    reference = dispatch_reference.rre_dispatch(*inputs, num_experts)
+    for actual, expected in zip(outputs, (*reference, np.zeros(1, np.int32)), strict=True):
+        np.testing.assert_array_equal(actual, expected)
+        assert actual.dtype == expected.dtype
+    np.testing.assert_array_equal(dx_TH, dispatch_reference.rre_dispatch_backward(drows_TH, reference[2]))
 
 
 def test_table_entries_that_are_no_expert_are_counted_even_if_16_bits_would_make_them_one(differentiate):
@@ -104,8 +104,8 @@ def test_combine_equals_the_reference(differentiate, shape):
     (out_TH,), gradients = differentiate(function, (rows_TH, positions_T, residual_TH), [0, 2], dout_TH)
 
     np.testing.assert_array_equal(out_TH, combine_reference.rre_combine(rows_TH, positions_T, residual_TH))
-    for mine, theirs in zip(gradients, combine_reference.rre_combine_backward(dout_TH, positions_T), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    for actual, expected in zip(gradients, combine_reference.rre_combine_backward(dout_TH, positions_T), strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
 @given(shape=SHAPES)

@@ -52,8 +52,8 @@ def check(backend, differentiate, error_of, case, block_rows, bound):
     def function(rows_TH, counts_G, *slabs):
         return (ffn(rows_TH, counts_G, slabs, block_rows),)
 
-    wanted = [0, *range(2, 2 + len(slabs))]
-    (out_TH,), gradients = differentiate(function, (rows_TH, counts_G, *slabs), wanted, dout_TH)
+    argnums = [0, *range(2, 2 + len(slabs))]
+    (out_TH,), gradients = differentiate(function, (rows_TH, counts_G, *slabs), argnums, dout_TH)
     exact = [array.astype(np.float64) for array in (rows_TH, dout_TH, *slabs)]
     expected = reference.grouped_ffn(exact[0], counts_G, exact[2:])
     drows_TH, dslabs = reference.grouped_ffn_backward(exact[1], exact[0], counts_G, exact[2:])
@@ -104,9 +104,9 @@ def test_other_networks_equal_the_reference(backend, differentiate, error_of, sh
     def function(rows_TH, counts_G, *slabs):
         return (ffn(rows_TH, counts_G, slabs, block_rows, tensors, activation),)
 
-    wanted = [0, *range(2, 2 + len(slabs))]
+    argnums = [0, *range(2, 2 + len(slabs))]
 
-    (out_TH,), gradients = differentiate(function, (rows_TH, counts_G, *slabs), wanted, dout_TH)
+    (out_TH,), gradients = differentiate(function, (rows_TH, counts_G, *slabs), argnums, dout_TH)
 
     assert error_of(out_TH, reference.grouped_ffn(rows_TH, counts_G, slabs, tensors, activation)) < 1e-12
     drows_TH, dslabs = reference.grouped_ffn_backward(dout_TH, rows_TH, counts_G, slabs, tensors, activation)
@@ -180,9 +180,9 @@ def test_the_kernel_does_not_read_weights_of_experts_without_rows(differentiate)
     counts_G = np.array([11, 0, 0, 0, 20, 6], np.int32)  # slot 0's expert 1 and all of slot 1 have no rows
 
     def run(slabs):
-        wanted = [0, *range(2, 2 + len(slabs))]
+        argnums = [0, *range(2, 2 + len(slabs))]
         function = lambda rows_TH, counts_G, *slabs: (ffn(rows_TH, counts_G, slabs),)  # noqa: E731
-        (out_TH,), gradients = differentiate(function, (rows_TH, counts_G, *slabs), wanted, dout_TH)
+        (out_TH,), gradients = differentiate(function, (rows_TH, counts_G, *slabs), argnums, dout_TH)
         return [out_TH, *gradients]
 
     poisoned = [slab.copy() for slab in slabs]
@@ -192,8 +192,8 @@ def test_the_kernel_does_not_read_weights_of_experts_without_rows(differentiate)
     for tensor in poisoned[4:8]:
         tensor[:] = np.nan
 
-    for expected, found in zip(run(slabs), run(poisoned), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for expected, actual in zip(run(slabs), run(poisoned), strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
 def test_other_dtypes_have_a_result_with_every_backend(backend):

@@ -48,9 +48,9 @@ def check_halves(convert, floats):
     floats = np.ascontiguousarray(floats, np.float32)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         expected = floats.astype(np.float16)
-    found = convert(floats, np.float16)
-    wrong = np.flatnonzero(found.view(np.uint16) != expected.view(np.uint16))
-    assert wrong.size == 0, f"{floats[wrong[:5]]} became {found[wrong[:5]]}, not {expected[wrong[:5]]}"
+    actual = convert(floats, np.float16)
+    wrong = np.flatnonzero(actual.view(np.uint16) != expected.view(np.uint16))
+    assert wrong.size == 0, f"{floats[wrong[:5]]} became {actual[wrong[:5]]}, not {expected[wrong[:5]]}"
 
 
 def every_half():

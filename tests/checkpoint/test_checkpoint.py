@@ -268,11 +268,11 @@ def test_expert_file_describes_itself(tmp_path):
     path = tmp_path / "expert"
 
     data = header.encode(tensors)
-    found, loaded = ExpertFile.decode(path, data)
+    file, loaded = ExpertFile.decode(path, data)
 
-    assert found == header
+    assert file == header
     assert header.encode(tensors) == data
-    assert found.name == "experts/rre_01.zh.003.safetensors"
+    assert file.name == "experts/rre_01.zh.003.safetensors"
     np.testing.assert_array_equal(loaded["up"], tensors["up"])
     with pytest.raises(CheckpointError, match="not a safetensors file"):
         ExpertFile.decode(path, data[:-1])

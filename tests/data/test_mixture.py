@@ -15,17 +15,17 @@ from mindpangu.errors import ConfigError
 def run(weights, num_slots, rounds):
     """Returns the slots of each round; checks after each that every domain is less than one slot from its share."""
     mixture = Mixture(weights, num_slots)
-    taken = [0] * len(weights)
+    slots_taken = [0] * len(weights)
     schedule = []
     total = sum(weights)
     for time in range(1, rounds + 1):
-        slots = mixture.next_slots(taken)
+        slots = mixture.next_slots(slots_taken)
         assert len(slots) == num_slots
         assert list(slots) == sorted(slots)
         for domain in slots:
-            taken[domain] += 1
+            slots_taken[domain] += 1
         for domain, weight in enumerate(weights):
-            assert abs(taken[domain] - Fraction(weight * time * num_slots, total)) < 1, (weights, num_slots, time)
+            assert abs(slots_taken[domain] - Fraction(weight * time * num_slots, total)) < 1, (weights, num_slots, time)
         schedule.append(slots)
     return schedule
 
@@ -127,6 +127,6 @@ def test_the_schedule_depends_only_on_the_slots_taken():
     weights = [5, 3, 2, 1, 1]
     num_slots = 2
     schedule = run(weights, num_slots, 40)
-    taken = [sum(slots.count(domain) for slots in schedule[:17]) for domain in range(5)]
+    slots_taken = [sum(slots.count(domain) for slots in schedule[:17]) for domain in range(5)]
 
-    assert Mixture(weights, num_slots).next_slots(taken) == schedule[17]
+    assert Mixture(weights, num_slots).next_slots(slots_taken) == schedule[17]

@@ -22,19 +22,19 @@ def configured(make_config, phases=(FIRST, SECOND), **options):
 
 def domains_of(loader, domains, steps):
     """Returns the names of the domains in each step."""
-    taken = [[batch.sample_ids_B2[:, 0] for batch in loader.next_step().micro_batches] for _ in range(steps)]
-    return [{domains[domain].name for ids_B in step for domain in ids_B.tolist()} for step in taken]
+    sample_ids = [[batch.sample_ids_B2[:, 0] for batch in loader.next_step().micro_batches] for _ in range(steps)]
+    return [{domains[domain].name for ids_B in step for domain in ids_B.tolist()} for step in sample_ids]
 
 
 def test_each_phase_has_its_own_domains(tiny_shards, make_config):
     shards, domains = tiny_shards
     loader = Loader(shards, domains, configured(make_config))
 
-    found = domains_of(loader, domains, 9)
+    domains_of_step = domains_of(loader, domains, 9)
 
-    assert sorted(map(sorted, found[:3])) == [["en"], ["zh"], ["zh"]]
-    assert found[3:5] == [{"code"}] * 2
-    assert sorted(name for step in found[5:] for name in step) == ["bilingual", "code", "en", "zh"]
+    assert sorted(map(sorted, domains_of_step[:3])) == [["en"], ["zh"], ["zh"]]
+    assert domains_of_step[3:5] == [{"code"}] * 2
+    assert sorted(name for step in domains_of_step[5:] for name in step) == ["bilingual", "code", "en", "zh"]
 
 
 @pytest.mark.parametrize("schedule", [{}, {"schedule": "mixed", "domains_per_step": 4}], ids=["rotating", "mixed"])
@@ -50,9 +50,9 @@ def test_a_restored_loader_continues_exactly_from_any_step(tiny_shards, make_con
 
     for _ in range(6):
         expected = uninterrupted.next_step()
-        found = restored.next_step()
-        assert found.next_state == expected.next_state
-        for a, b in zip(found.micro_batches, expected.micro_batches, strict=True):
+        actual = restored.next_step()
+        assert actual.next_state == expected.next_state
+        for a, b in zip(actual.micro_batches, expected.micro_batches, strict=True):
             assert (a.sample_ids_B2 == b.sample_ids_B2).all()
 
 

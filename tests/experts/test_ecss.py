@@ -169,8 +169,8 @@ def test_gradients_in_host_memory_are_used_in_place():
         experts.begin([plan])
         tensors = pretend_step(plan, experts.slabs(plan), position)
         experts.receive(plan, tensors)
-        found = experts.gradients()[0, 2][0]
-        assert np.shares_memory(found, tensors[4].asnumpy())  # layer 0, slot 1, the first of four
+        gradient = experts.gradients()[0, 2][0]
+        assert np.shares_memory(gradient, tensors[4].asnumpy())  # layer 0, slot 1, the first of four
 
 
 def test_experts_that_are_not_fetched_have_rows_but_are_not_read():

@@ -17,7 +17,8 @@ from mindpangu.experts.host_memory import HostMemory, page_rounded
 def test_arrays_are_separate_and_zero(tmp_path, mapped):
     memory = HostMemory(3 * mmap.PAGESIZE, tmp_path / "new" / "folder" if mapped else None)
 
-    first, second = memory.zeros((2, 5)), memory.zeros((mmap.PAGESIZE // 4 + 1,))
+    first = memory.zeros((2, 5))
+    second = memory.zeros((mmap.PAGESIZE // 4 + 1,))
     assert memory.mapped == mapped
     assert not first.any()
     assert not second.any()

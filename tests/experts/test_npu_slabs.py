@@ -66,8 +66,8 @@ def test_rounding_to_bfloat16_is_to_nearest_even():
     tensor = ms.mint.empty((len(values),), dtype=ms.bfloat16, device="CPU")
 
     write_rounded(tensor, slice(0, len(values)), values)
-    found = read_rounded(tensor)
+    rounded = read_rounded(tensor)
 
     expected = ms.Tensor(values).astype(ms.bfloat16).astype(ms.float32).asnumpy()
-    np.testing.assert_array_equal(found, expected)
-    assert found[1000:1002].tolist() == [1.0, 1 + 2**-6]
+    np.testing.assert_array_equal(rounded, expected)
+    assert rounded[1000:1002].tolist() == [1.0, 1 + 2**-6]

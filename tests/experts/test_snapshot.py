@@ -60,9 +60,9 @@ def state(store):
     }
 
 
-def same(found, expected):
-    assert found.keys() == expected.keys()
-    return all(np.array_equal(found[name], expected[name]) for name in expected)
+def same(tensors, expected):
+    assert tensors.keys() == expected.keys()
+    return all(np.array_equal(tensors[name], expected[name]) for name in expected)
 
 
 EXPERTS = make_store().experts()
@@ -132,11 +132,11 @@ def test_reads_during_updates_give_the_saved_state(seed):
             trainer.start()
             order = [EXPERTS[i] for i in rng.permutation(len(EXPERTS))]
             with ThreadPoolExecutor(2) as readers:
-                found = list(readers.map(lambda expert, taken=snapshot: read(taken, expert), order))
+                states = list(readers.map(lambda expert, taken=snapshot: read(taken, expert), order))
             stop.set()
             trainer.join()
             snapshot.close()
-            assert all(same(tensors, expected[expert]) for expert, tensors in found)
+            assert all(same(tensors, expected[expert]) for expert, tensors in states)
             assert not snapshot.copies
     finally:
         stop.set()

@@ -91,9 +91,9 @@ def test_scores_of_several_vocabularies(tiny_overrides, tmp_path, names):
 
 @pytest.mark.parametrize("longest", [1, 2, 15, 16, 17, 100, 512, 1000])
 def test_lengths_are_ascending_and_end_with_the_longest(longest):
-    found = lengths(longest)
+    values = lengths(longest)
 
-    assert found == sorted(set(found))
-    assert found[-1] == longest
+    assert values == sorted(set(values))
+    assert values[-1] == longest
     # padding at most doubles a prompt of 16 or more tokens
-    assert all(later <= 2 * earlier for earlier, later in pairwise(found))
+    assert all(later <= 2 * earlier for earlier, later in pairwise(values))

@@ -68,8 +68,8 @@ def test_a_copied_domain_computes_what_its_parent_does(trained, tmp_path, logits
     assert (header.step_count, header.domain) == (parent_header.step_count, "poetry")
     for name, values in parent_weights.items():
         np.testing.assert_array_equal(weights[name], values)
-    found = logits(after.folder, OLD)
-    for name, values in zip(OLD, found, strict=True):
+    actual = logits(after.folder, OLD)
+    for name, values in zip(OLD, actual, strict=True):
         np.testing.assert_array_equal(values, full_logits[name])
     table = RoutingTable.load(after.folder / "routing", ["poetry", "zh"])
     np.testing.assert_array_equal(table.array(0, "poetry"), table.array(0, "zh"))

@@ -53,8 +53,8 @@ def test_the_export_gives_the_logits_of_a_thousand_samples(run, tmp_path):
         weights = load_file(out / "model.safetensors")
         settings = json.loads((out / "config.json").read_text())
         for batch in list(heldout_batches(shards, name, full.model.config, 8))[: SAMPLES // 8 // len(DOMAINS) + 1]:
-            found = forward_of_export(weights, settings, batch.tokens_BS)
-            np.testing.assert_allclose(found.reshape(-1, found.shape[-1]), full(batch, name), atol=1e-5)
+            actual = forward_of_export(weights, settings, batch.tokens_BS)
+            np.testing.assert_allclose(actual.reshape(-1, actual.shape[-1]), full(batch, name), atol=1e-5)
             samples += len(batch.tokens_BS)
 
     assert samples >= SAMPLES

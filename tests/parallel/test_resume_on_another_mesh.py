@@ -12,7 +12,8 @@ from launching import PROJECT, SECONDS, finish, losses_of, start_ranks, words_of
 
 from mindpangu.checkpoint import CheckpointReader
 
-FIRST, LAST = 4, 14
+FIRST = 4
+LAST = 14
 
 
 def mesh(data, tensor=1, expert=1):
@@ -53,7 +54,7 @@ def train(overrides, name, steps, *options):
 
 @pytest.fixture
 def run(run_of):
-    """run(name) → overrides for a run folder of its own."""
+    """run(name) returns overrides with a run folder of its own."""
     return lambda name: run_of(name, checkpoint__save_steps=FIRST, checkpoint__keep_last=9)
 
 
@@ -107,7 +108,8 @@ def test_training_resumes_on_another_layout_of_four_ranks(run, uninterrupted, be
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["data 2", "tensor 2", "expert 2", "tensor 2 × expert 2"])
 def test_the_same_mesh_resumes_bit_for_bit(run, name):
-    straight, stopped = run("straight"), run("stopped")
+    straight = run("straight")
+    stopped = run("stopped")
     expected = train(straight, name, 8)
 
     train(stopped, name, FIRST)

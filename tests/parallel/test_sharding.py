@@ -58,7 +58,8 @@ def test_a_slice_survives_json(shape, axis, size, rows):
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_every_vocabulary_is_divided_by_itself(size):
-    starts, sizes = (0, 10, 17), (10, 7, 5)
+    starts = (0, 10, 17)
+    sizes = (10, 7, 5)
     table = np.arange(22, dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
 
     mine = [vocabulary_slice(starts, sizes, 2, rank, size).of(table)[:, 0] for rank in range(size)]

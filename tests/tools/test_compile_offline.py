@@ -83,14 +83,14 @@ def test_a_difference_from_the_arithmetic_is_printed_and_counted(capsys):
     functions["lower_forward"]["parameters"] = {"weights": budget.weights}
     functions["update"]["parameters"] = {"weights": budget.weights, "adam_m": budget.moments}
     functions["upper_step"]["inputs"] = [7, budget.slabs, 5, 5]
-    found = {"functions": functions, "groups": {}, "operators": "composed", "slabs": 1, "counts": 2}
-    assert print_report(config, 0, found, budget, order=False) == 0
+    result = {"functions": functions, "groups": {}, "operators": "composed", "slabs": 1, "counts": 2}
+    assert print_report(config, 0, result, budget, order=False) == 0
 
     functions["update"]["parameters"]["adam_v"] = 1
     functions["lower_forward"]["collectives"] = [("AllReduce", "data", 49, 5)]
 
     # the moments, an unexpected collective, and a missing one
-    assert print_report(config, 0, found, budget, order=False) == 3
+    assert print_report(config, 0, result, budget, order=False) == 3
     assert "49 × 2097.15" in capsys.readouterr().out
 
 

@@ -54,13 +54,13 @@ def dense_bytes(step):
 
 
 def expert_bytes(store, domains):
-    found = {}
+    tensors = {}
     for group in ("weights", "moment1", "moment2"):
         for layer in range(store.num_layers):
             for domain in domains:
                 for name in SLAB_TENSORS:
-                    found[group, layer, domain, name] = getattr(store, group)[layer][domain][name].tobytes()
-    return found
+                    tensors[group, layer, domain, name] = getattr(store, group)[layer][domain][name].tobytes()
+    return tensors
 
 
 @pytest.mark.parametrize(

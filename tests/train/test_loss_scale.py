@@ -17,11 +17,11 @@ from mindpangu.train.step import TrainStep
 
 def values(scale, overflows):
     """Returns the scale of each step, and of the step after them."""
-    found = [scale.value]
+    values = [scale.value]
     for overflow in overflows:
         scale.update(overflow)
-        found.append(scale.value)
-    return found
+        values.append(scale.value)
+    return values
 
 
 def test_an_overflow_halves_it_and_a_window_without_overflow_doubles_it():

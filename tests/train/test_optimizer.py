@@ -41,7 +41,8 @@ def test_updates_equal_the_adamw_formula():
             gradient = gradient.asnumpy().astype(np.float64) * scale
             if not name.endswith("bias"):
                 weight = weight * (1 - rate * 0.1)
-            first, second = 0.8 * first + 0.2 * gradient, 0.95 * second + 0.05 * gradient**2
+            first = 0.8 * first + 0.2 * gradient
+            second = 0.95 * second + 0.05 * gradient**2
             corrected = np.sqrt(second / (1 - 0.95**step)) + 1e-3
             state[name] = [weight - rate * first / (1 - 0.8**step) / corrected, first, second]
 

@@ -73,9 +73,9 @@ def test_a_set_is_merged_as_mindspore_does(shards, tmp_path):
         (tmp_path / "set" / f"rank_{rank}").mkdir(parents=True)
         (tmp_path / "set" / f"rank_{rank}" / "model.ckpt").symlink_to(folder / f"filerted_{rank}.ckpt")
     ms.transform_checkpoints(str(tmp_path / "set"), str(tmp_path / "merged"), "merged", str(strategy), None)
-    theirs = public_format.load(tmp_path / "merged" / "rank_0" / "merged0.ckpt")
-    assert_whole(PanguAlphaSource(tmp_path / "set", strategy), theirs)
-    assert set(theirs) == set(weights)
+    merged_by_mindspore = public_format.load(tmp_path / "merged" / "rank_0" / "merged0.ckpt")
+    assert_whole(PanguAlphaSource(tmp_path / "set", strategy), merged_by_mindspore)
+    assert set(merged_by_mindspore) == set(weights)
 
 
 def test_tables_next_to_a_set_are_read(copy, shards):
