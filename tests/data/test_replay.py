@@ -40,7 +40,7 @@ def stream_of(tiny_shards, config, steps):
 
 
 @settings(max_examples=20, deadline=None)
-@given(kind=st.sampled_from(sorted(SCHEDULES)), chosen=st.lists(st.integers(0, 29), min_size=1, max_size=12))
+@given(kind=st.sampled_from(sorted(SCHEDULES)), step_indices=st.lists(st.integers(0, 29), min_size=1, max_size=12))
 def test_replayed_batches_equal_those_of_the_stream(tiny_shards, make_config, kind, step_indices):
     config = make_config(seed=3, **SCHEDULES[kind])
     states, batches, end = stream_of(tiny_shards, config, 30)
