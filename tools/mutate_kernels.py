@@ -3,8 +3,8 @@
     python tools/mutate_kernels.py [--only NAME …] [--list]
 
 There are two kinds of mutants: one without each statement that orders, frees or waits; and the wrong bounds, tiles,
-prefixes and formulas that an operator lists in its `emulation.py`. A mutant that no rule and no reference rejects is
-printed as SURVIVED, and the exit code is 1.
+prefixes and formulas that an operator lists in its `emulation.py`. The tool prints SURVIVED for a mutant that no rule
+and no reference rejects, and exits with code 1.
 """
 
 import argparse
@@ -94,6 +94,7 @@ def verdict(mutant: Mutant, folder: Path) -> str:
     folders = ["ascend", *(f"{operator}/ascend" for operator in set(emulator.KERNELS.values()))]
     for path in folders:
         shutil.copytree(OPERATORS / path, sources / path, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+
     text = (OPERATORS / mutant.file).read_text()
     end = mutant.position + len(mutant.old)
     (sources / mutant.file).write_text(text[: mutant.position] + mutant.new + text[end:])
@@ -140,11 +141,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only mutants whose name contains one of these")
     parser.add_argument("--list", action="store_true", help="print the names of the mutants and exit")
     arguments = parser.parse_args()
+
     only = arguments.only or [""]
     selected = [mutant for mutant in mutants() if any(part in mutant.name for part in only)]
     if arguments.list:
         print("\n".join(each.name for each in selected))
         return
+
     survivors = 0
     with ThreadPoolExecutor(2) as pool:
         for mutant, rule in zip(selected, pool.map(run, selected), strict=True):
