@@ -11,7 +11,7 @@ from mindpangu import files
 
 
 def failing_chunks():
-    """Content whose second piece cannot be had."""
+    """Yields content, and fails at the second piece."""
     yield b"first"
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 

@@ -43,7 +43,7 @@ def test_the_multilingual_vocabulary_keeps_the_rows_that_pangu_alpha_has(alpha, 
     of_text = {i for i, sources in enumerate(mapping.sources) if sources and i in new}
     assert common <= {new[i] for i in of_text}
     for i in of_text:
-        # PanGu-α begins every word with ▁, also where no blank is
+        # PanGu-α begins every word with ▁, even where there is no blank
         assert old[mapping.sources[i][0]] in (new[i], " " + new[i])
         assert old[mapping.sources[i][0]] == new[i] or new[i] not in old.values()
     word = next(i for i, text in new.items() if text == "她")
@@ -79,7 +79,7 @@ def test_new_tokens_are_means_of_the_tokens_that_spell_them(alpha, multilingual)
 
 
 def test_a_smaller_vocabulary_keeps_its_rows_one_by_one(alpha):
-    """Also those that look alike: ▁ and ▂ are both blanks to a reader."""
+    """This includes tokens that look alike: ▁ and ▂ are both blanks to a reader."""
     smaller, old_ids = compact(alpha, set(range(0, alpha.vocab_size, 3)))
 
     mapping = VocabularyMap.between(alpha, smaller)

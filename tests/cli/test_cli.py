@@ -23,7 +23,7 @@ def options(overrides):
 
 @pytest.fixture(scope="module")
 def whole_run(tiny_overrides, tmp_path_factory):
-    """(options, run folder) of a run that has passed all stages on the command line."""
+    """(options, run folder) of a run after all stages of the command line."""
     output = tmp_path_factory.mktemp("cli")
     words = options(tiny_overrides | {"training.output_dir": str(output), "training.run_name": "whole"})
     for stage in STAGES:
@@ -118,7 +118,7 @@ def test_generate_continues_prompts_of_a_file(whole_run, tmp_path, capsys):
 
 
 def test_a_model_that_was_trained_elsewhere_computes_here(whole_run, tmp_path, capsys):
-    """A checkpoint may be used on another device than the one of its run."""
+    """A checkpoint may be used on another device than the one that trained it."""
     folder = shutil.copytree(whole_run[1], tmp_path / "whole")
     words = ["--checkpoint", str(folder), "--training.output_dir", str(tmp_path), "--context.device_target"]
 
@@ -146,11 +146,11 @@ def test_bad_records_are_all_named_in_a_file(tiny_overrides, tiny_corpus, tmp_pa
     assert main(["data", "prepare", *words]) == 0
 
     assert "7 bad records" in capsys.readouterr().out
-    named = (tmp_path / "prepared" / "data" / "bad_records.txt").read_text().splitlines()
-    assert [line.split(":")[1] for line in named] == [str(line_number) for line_number in range(241, 248)]
+    bad_lines = (tmp_path / "prepared" / "data" / "bad_records.txt").read_text().splitlines()
+    assert [line.split(":")[1] for line in bad_lines] == [str(line_number) for line_number in range(241, 248)]
 
 
-def test_routing_stats(whole_run, capsys):
+def test_routing_stats_prints_the_expected_load(whole_run, capsys):
     words, _ = whole_run
     assert main(["routing", "stats", *words]) == 0
     assert "expected load (balanced)" in capsys.readouterr().out

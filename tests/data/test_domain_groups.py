@@ -1,4 +1,4 @@
-"""Groups of domains that train side by side: equal weights, the tolerance, a schedule that follows the weights."""
+"""Groups of domains that train in parallel: equal weights, the tolerance, and a schedule that follows the weights."""
 
 import itertools
 from fractions import Fraction

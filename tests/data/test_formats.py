@@ -1,4 +1,4 @@
-"""The document of each kind of domain, and the prompts that continue one."""
+"""The document format of each kind of domain, and the matching prompts."""
 
 import pytest
 

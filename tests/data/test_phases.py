@@ -1,4 +1,4 @@
-"""data.phases (a few domains first, then all): the stream, its state, and refused mixtures."""
+"""data.phases (a few domains first, then all): the stream, its state, and mixtures that are refused."""
 
 import json
 

@@ -21,7 +21,7 @@ def advance(slots_taken, slots):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=9), st.integers(1, 11), st.integers(1, 3), st.data())
 def test_mixed_shares_stay_within_one_sample_at_any_time(weights, local, micro_batches, data):
-    """Holds for any weights after every micro-batch. Its domains fill ascending slots; unused slots repeat the last."""
+    """Holds for any weights after every micro-batch. Domains fill ascending slots; unused slots repeat the last one."""
     total = sum(weights)
     positive = sum(weight > 0 for weight in weights)
     assume(total > 0)
@@ -48,7 +48,7 @@ def test_mixed_shares_stay_within_one_sample_at_any_time(weights, local, micro_b
 
 
 def test_rotating_without_accumulation_chooses_for_every_micro_batch():
-    """The sequence is that of versions before schedules, so that old runs without accumulation resume."""
+    """The sequence equals that of versions without schedules, so that old runs without accumulation resume."""
     weights = [1, 2, 3, 4]
     schedule = Rotating(weights, 6, 2, 1)
     slots_taken = [0] * 4

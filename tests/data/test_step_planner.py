@@ -1,4 +1,4 @@
-"""StepPlanner: who trains on which micro-batch, and what ranks send each other, checked by counting tokens."""
+"""StepPlanner: which rank trains on which micro-batch, and what ranks send each other, checked by counting tokens."""
 
 import numpy as np
 import pytest

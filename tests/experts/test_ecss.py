@@ -22,7 +22,7 @@ VARIANTS = {
 
 
 class SlowLink(Link):
-    """Copies slowly at random, so that work that nobody waits for shows."""
+    """A link with random delays, so that missing waits become visible."""
 
     def __init__(self, seed):
         super().__init__(2)
@@ -72,7 +72,7 @@ def expert_bytes(store):
 @settings(max_examples=10, deadline=None)
 @given(schedules())
 def test_exactly_the_planned_bytes_move(schedule):
-    """To the device once for all micro-batches of a step, to the host once for every slot that used the expert."""
+    """An expert moves to the device once per step, and to the host once for every slot that used it."""
     seed, domains = schedule
     config, store = open_store(experts__staging="true")
     rng = np.random.default_rng(seed)
@@ -127,7 +127,7 @@ def test_modes_agree_where_every_expert_receives_tokens():
 
 
 def test_untouched_experts_are_fetched_ahead_and_touched_ones_after_their_update():
-    """Alternating domains: all fetches but the first are done in the previous step; repeated ones: none is."""
+    """Alternating domains: every fetch but the first happens in the previous step. Repeated domains: none does."""
     events = []
 
     class Recorder(Link):
@@ -196,7 +196,7 @@ def test_experts_that_are_not_fetched_have_rows_but_are_not_read():
 
 
 def test_the_norm_is_computed_as_soon_as_the_last_gradients_have_arrived():
-    """Not when it is asked for: by then lower_backward, under which it should run, has ended."""
+    """It must not wait for the call of squared_norm: by then lower_backward, which should hide it, has ended."""
     config, store = open_store(experts__staging="true")
     experts = open_experts(store, config)
     calls = []
@@ -249,7 +249,7 @@ def test_a_mapped_store_gives_the_same_results(tmp_path):
 
 @pytest.mark.parametrize("staging", ["false", "true"])
 def test_a_failed_step_leaves_no_trace(staging):
-    """Neither in the store nor in the next step, which equals that of experts without a failed step."""
+    """The store is unchanged, and the next step equals that of experts without a failed step."""
     config, store = open_store(experts__staging=staging)
     before = state(store)
     experts = open_experts(store, config)

@@ -13,7 +13,7 @@ from tests.experts.conftest import open_store
 
 @pytest.fixture(autouse=True)
 def no_streams(monkeypatch):
-    """A CPU has no streams; all work is done when a call returns."""
+    """Replaces streams, which a CPU does not have: all work is done when a call returns."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
     monkeypatch.setattr(ms.runtime, "Stream", MagicMock())
     monkeypatch.setattr(ms.runtime, "Event", MagicMock())

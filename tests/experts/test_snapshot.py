@@ -1,4 +1,4 @@
-"""StoreSnapshot: whatever updates do meanwhile, every expert is read as it was, and copies are freed."""
+"""StoreSnapshot: every expert is read as it was, whatever updates do meanwhile, and copies are freed."""
 
 import sys
 import threading
@@ -108,7 +108,7 @@ def test_any_order_of_updates_and_reads_gives_the_saved_state(events):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_reads_during_updates_give_the_saved_state(seed):
-    """Threads read while another one updates all the time; experts are large enough for them to overlap."""
+    """Threads read while another one updates constantly; experts are large enough for reads and updates to overlap."""
     rng = np.random.default_rng(seed)
     store = make_store(hidden_size=96)
     interval = sys.getswitchinterval()

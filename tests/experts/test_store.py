@@ -53,7 +53,7 @@ def test_only_activated_experts_change(store):
 
 
 def test_experts_follow_the_textbook_with_their_own_step_counts(store):
-    """Two steps, the second with more experts; weight decay spares the biases."""
+    """Runs two steps, the second with more experts; weight decay does not apply to biases."""
     rng = np.random.default_rng(0)
     states = {
         name: [s[0][1][name].copy() for s in (store.weights, store.moment1, store.moment2)] for name in SLAB_TENSORS

@@ -43,7 +43,7 @@ def generator(reader):
 
 
 def requests(**changes):
-    """Requests in all domains, more than a batch; one prompt is longer than the window, and texts outgrow it."""
+    """Returns more requests than a batch holds, in all domains. One prompt and several texts exceed the window."""
     prompts = {"zh": "打开窗口", "en": "open the window and close the table then save the file " * 3, "code": "def"}
     return [Request(name, text, 24, **changes) for name, text in (*prompts.items(), ("bilingual", "保存"))]
 
@@ -74,7 +74,7 @@ def test_greedy_tokens_beyond_the_window_are_those_of_the_loop_without_a_cache(m
 def test_scores_are_those_of_the_loop_when_texts_outgrow_their_windows_at_different_times(
     model, generator, monkeypatch
 ):
-    """A text that is read again skips a step, and nothing of that step may reach its cache."""
+    """A text whose window moves is read again and skips a step. Nothing of that step may reach its cache."""
     seen: dict[int, list[np.ndarray]] = {}
     pick = Sampler.pick
 
@@ -99,12 +99,12 @@ def test_scores_are_those_of_the_loop_when_texts_outgrow_their_windows_at_differ
         ids = prompt_ids(domain, request.prompt, model.tokenizer_of(domain))
         sampler = Sampler(request.sampling, ids)
         start = 0
-        for found_V in scores:
+        for actual_V in scores:
             if len(ids) - start > window:
                 start = len(ids) - window // 2
-            expected_V = reference_scores(model, request.domain, ids[start:])[: len(found_V)]
-            np.testing.assert_allclose(found_V, expected_V, atol=1e-4)
-            ids = [*ids, pick(sampler, found_V)]
+            expected_V = reference_scores(model, request.domain, ids[start:])[: len(actual_V)]
+            np.testing.assert_allclose(actual_V, expected_V, atol=1e-4)
+            ids = [*ids, pick(sampler, actual_V)]
         assert len(ids) > 2 * window
 
 

@@ -328,7 +328,7 @@ def test_a_tokenizer_without_reserved_tokens_says_what_to_do(trained, tmp_path, 
 
 
 def test_experts_in_several_files_are_taken_over(trained, tmp_path):
-    """An expert in two files, as a tensor group writes it, is copied and read whole."""
+    """An expert in two files, as a tensor group writes it, is copied and read completely."""
     source = CheckpointReader(trained)
     shared = split_experts(source, tmp_path / "shared", "zh")
 

@@ -125,7 +125,7 @@ def peak_memory(*words):
 
 
 def test_peak_memory_is_measured():
-    """The measurement itself: it notices a process that takes 300 MB."""
+    """Checks the measurement itself: it notices a process that takes 300 MB."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     subprocess.run([sys.executable, "-c", "b = bytearray(b'x') * (300 << 20)"], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

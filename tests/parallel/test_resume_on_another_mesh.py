@@ -54,22 +54,25 @@ def train(overrides, name, steps, *options):
 
 @pytest.fixture
 def run(run_of):
-    """run(name) returns overrides with a run folder of its own."""
+    """run(name) returns overrides with a separate run folder."""
     return lambda name: run_of(name, checkpoint__save_steps=FIRST, checkpoint__keep_last=9)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted():
-    """The losses of an uninterrupted training of one process, once they are known."""
+    """A list that `check` fills once with the losses of an uninterrupted training by one process."""
     return []
 
 
 def check(run, uninterrupted, before, after):
+    """Trains on one mesh, resumes on another, and compares the losses with `uninterrupted`."""
     if not uninterrupted:
         uninterrupted += train(run("straight"), "alone", LAST)
     overrides = run("moved")
+
     train(overrides, before, FIRST)
     losses = train(overrides, after, LAST, "--resume")
+
     np.testing.assert_allclose(losses, uninterrupted, rtol=1e-5)
 
 

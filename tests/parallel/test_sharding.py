@@ -11,7 +11,7 @@ from mindpangu.parallel.sharding import TensorSlice, share, vocabulary_slice
 
 
 def parts_of(shape, axis, size, rows):
-    """All shards of a layout: `size` along an axis, each divided again into `rows` along the first axis."""
+    """Returns all shards of a layout: `size` along an axis, each divided into `rows` along the first axis."""
     outer = [TensorSlice.equal(shape, axis, rank, size) for rank in range(size)]
     return [part.rows(rank, rows) for part in outer for rank in range(rows)]
 

@@ -51,7 +51,7 @@ def test_the_crossing_is_interpolated_between_its_neighbours():
 
     text = crossing(records)
 
-    # half-way in ratio is half-way on the logarithmic axis; the model stays above the paper's ratio
+    # the middle ratio is the middle of the logarithmic axis; the model stays above the paper's ratio
     assert text == f"{PAPER_RATIO} × is crossed at 2048 tokens per step as measured, at none by the linear model"
 
 

@@ -151,7 +151,7 @@ def test_gradients_and_norm_are_those_of_the_whole_model_for_these_experts(froze
 
 
 def files(folder, *prefixes):
-    """Names and hashes of the newest checkpoint's files with these prefixes."""
+    """Returns the names and hashes of the newest checkpoint's files with these prefixes."""
     entries = CheckpointReader(folder).files
     return {name: entry["blake2b"] for name, entry in entries.items() if name.startswith(prefixes)}
 

@@ -137,7 +137,7 @@ def test_another_scale_takes_the_same_step(tiny_overrides):
 
 
 def records(folder):
-    """step → [loss, norm, loss scale, overflow, why it was skipped]."""
+    """Returns step → [loss, norm, loss scale, overflow, reason for skipping]."""
     keys = ("loss", "global_norm", "loss_scale", "overflow", "skipped")
     return {record["step"]: [record[key] for key in keys] for record in read_metrics(folder / "metrics.jsonl")}
 

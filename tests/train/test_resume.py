@@ -244,7 +244,7 @@ def test_load_takes_table_and_tokenizer_for_other_data_and_fewer_domains(finishe
     opened, _ = run_training(overrides | parts, load=source, training__steps="3")
     assert [domain.name for domain in opened.model.domains] == ["zh", "en"]
 
-    # it resumes, because the run folder has the table that was taken
+    # resuming works because the run folder has a copy of the table
     run_training(overrides | parts, resume=True, training__steps="4")
     assert sorted(losses(tmp_path / "sub")) == [1, 2, 3, 4]
 
@@ -350,7 +350,7 @@ def test_killed_runs_resume_exactly(tiny_run):
 
 @pytest.mark.slow
 def test_thirty_random_kills_resume_exactly(tiny_run):
-    """With experts that move: copied to the device and back, fetched ahead, updated and saved beside the steps."""
+    """Experts move: they are copied to the device and back, fetched ahead, and updated and saved during the steps."""
     overrides, folder = tiny_run
     overrides = overrides | {
         "training.steps": "1500",

@@ -12,7 +12,7 @@ from ascend_ops.emulator.build import OPERATORS
 
 @pytest.fixture
 def fresh(monkeypatch):
-    """Forgets what has been found, before the test and after it."""
+    """Clears the cache of discovered kernels before and after each test."""
     emulator_kernels.kernels.cache_clear()
     yield
     emulator_kernels.kernels.cache_clear()

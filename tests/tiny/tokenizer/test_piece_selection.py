@@ -195,7 +195,7 @@ def test_characters_that_no_piece_spells_are_counted(trained, selector, data, te
 
 
 class Texts:
-    """Texts as documents, and as the split that holds out all of them."""
+    """Returns texts as documents, and a split that holds out all of them."""
 
     digest = ""
     total_bytes = 0
