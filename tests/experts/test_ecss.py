@@ -61,8 +61,8 @@ def test_equals_experts_that_never_move(variant, schedule, announced):
     norms, _, final = run_steps(config, store, steps, announced, SlowLink(seed), skipped)
 
     assert norms == expected[0]
-    for mine, other in zip(final, expected[2], strict=True):
-        np.testing.assert_array_equal(mine, other)
+    for array, other_array in zip(final, expected[2], strict=True):
+        np.testing.assert_array_equal(array, other_array)
 
 
 def expert_bytes(store):
@@ -122,8 +122,8 @@ def test_modes_agree_where_every_expert_receives_tokens():
 
     for norms, _, final in results[1:]:
         assert norms == results[0][0]
-        for mine, other in zip(final, results[0][2], strict=True):
-            np.testing.assert_array_equal(mine, other)
+        for array, other_array in zip(final, results[0][2], strict=True):
+            np.testing.assert_array_equal(array, other_array)
 
 
 def test_untouched_experts_are_fetched_ahead_and_touched_ones_after_their_update():
@@ -243,8 +243,8 @@ def test_a_mapped_store_gives_the_same_results(tmp_path):
         assert ("mapped from" in store.describe()) == (storage == "mapped")
 
     assert list((tmp_path / "scratch").iterdir()) == []  # the file has no name: nothing to clean up after a kill
-    for mine, other in zip(results[0][2], results[1][2], strict=True):
-        np.testing.assert_array_equal(mine, other)
+    for array, other_array in zip(results[0][2], results[1][2], strict=True):
+        np.testing.assert_array_equal(array, other_array)
 
 
 @pytest.mark.parametrize("staging", ["false", "true"])
@@ -260,8 +260,8 @@ def test_a_failed_step_leaves_no_trace(staging):
         experts.begin([plan], [upcoming])
         experts.receive(plan, pretend_step(plan, experts.slabs(plan), 0))  # and then the step raises
     experts.finish()
-    for mine, other in zip(state(store), before, strict=True):
-        np.testing.assert_array_equal(mine, other)
+    for array, other_array in zip(state(store), before, strict=True):
+        np.testing.assert_array_equal(array, other_array)
 
     untouched = open_experts(store, config)
     for each in (experts, untouched):

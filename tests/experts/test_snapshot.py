@@ -174,10 +174,10 @@ def test_a_reader_waits_until_its_expert_is_copied():
     may_continue = threading.Event()
     tensors_of = snapshot._tensors
 
-    def slow(asked):
+    def slow(expert):
         copying.set()
         assert may_continue.wait(10)
-        return tensors_of(asked)
+        return tensors_of(expert)
 
     snapshot._tensors = slow
 

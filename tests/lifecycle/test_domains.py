@@ -113,12 +113,12 @@ def test_a_vocabulary_of_its_own_appends_rows_and_keeps_the_others(trained, tmp_
     assert main(["experts", "copy", "zh", "--from", "chemistry", *words]) == 1
     assert "a table is only good for the tokens of its vocabulary" in capsys.readouterr().err
 
-    gone = experts("remove", "chemistry", checkpoint=tmp_path / "own", out=tmp_path / "gone")
+    removed = experts("remove", "chemistry", checkpoint=tmp_path / "own", out=tmp_path / "gone")
 
     for name, shape in old.shapes.items():
-        np.testing.assert_array_equal(DenseFiles(gone).read(name), old.read(name))
-        assert DenseFiles(gone).shapes[name] == shape
-    assert [name for name in gone.files if name.startswith("tokenizer/")] == ["tokenizer/main.model"]
+        np.testing.assert_array_equal(DenseFiles(removed).read(name), old.read(name))
+        assert DenseFiles(removed).shapes[name] == shape
+    assert [name for name in removed.files if name.startswith("tokenizer/")] == ["tokenizer/main.model"]
 
     # exported alone: ids are local to the vocabulary, whose rows come last in the full table
     words = ["--domains", "chemistry", "--export", "--checkpoint", tmp_path / "own", "--out", tmp_path / "export"]

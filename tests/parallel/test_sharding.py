@@ -25,9 +25,9 @@ def test_slices_rebuild_the_tensor(shape, axis, size, rows):
     rebuilt = np.full(shape, -1, np.float32)
 
     for part in parts_of(shape, axis, size if axis is not None else 1, rows):
-        mine = part.of(whole)
-        assert mine.shape == part.local_shape
-        part.put(mine, rebuilt)
+        values = part.of(whole)
+        assert values.shape == part.local_shape
+        part.put(values, rebuilt)
 
     np.testing.assert_array_equal(rebuilt, whole)
 
@@ -43,11 +43,11 @@ def test_any_layout_is_read_from_any_other(shape, data):
         )
 
     saved = [(part, part.of(whole)) for part in layout()]
-    for mine in layout():
-        target = np.full(mine.local_shape, np.nan, np.float32)
-        copied = sum(mine.copy(target, part, values) for part, values in saved)
+    for own in layout():
+        target = np.full(own.local_shape, np.nan, np.float32)
+        copied = sum(own.copy(target, part, values) for part, values in saved)
         assert copied == target.size
-        np.testing.assert_array_equal(target, mine.of(whole))
+        np.testing.assert_array_equal(target, own.of(whole))
 
 
 @given(SHAPES, st.sampled_from([0, 1]), st.integers(1, 3), st.integers(1, 3))
@@ -62,10 +62,10 @@ def test_every_vocabulary_is_divided_by_itself(size):
     sizes = (10, 7, 5)
     table = np.arange(22, dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
 
-    mine = [vocabulary_slice(starts, sizes, 2, rank, size).of(table)[:, 0] for rank in range(size)]
+    rows_of_rank = [vocabulary_slice(starts, sizes, 2, rank, size).of(table)[:, 0] for rank in range(size)]
 
-    assert sorted(np.concatenate(mine).tolist()) == list(range(22))
-    for rank, rows in enumerate(mine):
+    assert sorted(np.concatenate(rows_of_rank).tolist()) == list(range(22))
+    for rank, rows in enumerate(rows_of_rank):
         for start, count in zip(starts, sizes, strict=True):
             of_vocabulary = [row - start for row in rows.astype(int).tolist() if start <= row < start + count]
             assert of_vocabulary == list(range(*share(count, rank, size)))

@@ -104,8 +104,8 @@ def test_mbpp_is_read_in_both_its_formats(convert, tmp_path):
 def test_alpaca_and_its_seed_tasks_become_questions(convert, tmp_path):
     items = [
         {"instruction": "翻译", "input": "cat", "output": "猫"},
-        {"instruction": "Log hello.", "input": "", "output": "Hello."},
-        {"instruction": "Log nothing.", "input": "", "output": ""},
+        {"instruction": "Say hello.", "input": "", "output": "Hello."},
+        {"instruction": "Say nothing.", "input": "", "output": ""},
     ]
     seed = {"instruction": "Relation?", "instances": [{"input": "a:b", "output": "c"}, {"input": "", "output": "d"}]}
 
@@ -114,7 +114,7 @@ def test_alpaca_and_its_seed_tasks_become_questions(convert, tmp_path):
 
     assert without_origin(records) == [
         {"domain": "zh", "task": "qa", "question": "翻译", "context": "cat", "answer": "猫"},
-        {"domain": "en", "task": "qa", "question": "Log hello.", "answer": "Hello."},
+        {"domain": "en", "task": "qa", "question": "Say hello.", "answer": "Hello."},
     ]
     assert [record["answer"] for record in seed_records] == ["c", "d"]
 
