@@ -57,7 +57,7 @@ def ranks(scenario, size, folder):
             process.wait()
 
 
-def findings(folder, processes, until="finished"):
+def wait_for_results(folder, processes, until="finished"):
     """Waits until all processes have recorded `until`, and returns the results of each rank."""
     deadline = time.monotonic() + SECONDS
     ranks = range(len(processes))
@@ -72,7 +72,7 @@ def findings(folder, processes, until="finished"):
         missing = set(ranks) - set(results)
         if missing and (ended or time.monotonic() > deadline):
             logs = [f"rank {rank}: {(folder / f'{rank}.log').read_text()[-1000:]}" for rank in ranks]
-            pytest.fail(f"only ranks {sorted(results)} came to {until}\n" + "\n".join(logs))
+            pytest.fail(f"only ranks {sorted(results)} reached {until}\n" + "\n".join(logs))
         time.sleep(0.05)
     return results
 
@@ -99,11 +99,11 @@ def all_ok(results):
 
 @pytest.mark.slow
 def test_four_processes_equal_the_reference_in_groups_of_two_and_four(tmp_path):
-    """Forward and gradient, equal to the reference bit by bit: see `everything` in the worker."""
+    """Forward and gradient, equal to the reference bit by bit: see `all_checks` in the worker."""
     before = set(os.listdir("/dev/shm"))
 
     with ranks("checks", 4, tmp_path) as (processes, job):
-        results = findings(tmp_path, processes)
+        results = wait_for_results(tmp_path, processes)
         for process in processes:
             process.wait(20)
 
@@ -121,7 +121,7 @@ def test_four_processes_equal_the_reference_in_groups_of_two_and_four(tmp_path):
 def refused(tmp_path_factory):
     folder = tmp_path_factory.mktemp("refusals")
     with ranks("refusals", 4, folder) as (processes, _):
-        return findings(folder, processes)
+        return wait_for_results(folder, processes)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_an_exchange_with_a_rank_that_left_or_in_a_closed_group_is_refused(refus
 
 def test_groups_that_cannot_be_joined_are_named(tmp_path):
     with ranks("joins", 4, tmp_path) as (processes, _):
-        results = findings(tmp_path, processes)
+        results = wait_for_results(tmp_path, processes)
 
     for rank in (0, 1, 2):
         message, seconds = results[rank]["absent"]
@@ -174,7 +174,7 @@ def test_groups_that_cannot_be_joined_are_named(tmp_path):
 
 def test_a_killed_or_stopped_rank_is_named(tmp_path):
     with ranks("fates", 4, tmp_path) as (processes, _):
-        results = findings(tmp_path, processes[:2])
+        results = wait_for_results(tmp_path, processes[:2])
         assert processes[3].wait(5) == -signal.SIGKILL
         pids = [process.pid for process in processes]
 
@@ -192,7 +192,7 @@ def test_a_killed_job_leaves_nothing(tmp_path):
     files = set(os.listdir("/dev/shm"))
 
     with ranks("hold", 2, tmp_path) as (processes, job):
-        results = findings(tmp_path, processes, until="held")
+        results = wait_for_results(tmp_path, processes, until="held")
         held = sum(content["held"]["bytes_sent"] for content in results.values())
         assert shared_memory() - before > held / 2
         assert abstract_sockets(job)
