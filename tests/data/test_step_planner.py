@@ -1,4 +1,4 @@
-"""StepPlanner: who trains on which micro-batch, and what ranks send each other, checked by counting tokens."""
+"""StepPlanner: which rank trains on which micro-batch, and what ranks send each other, checked by counting tokens."""
 
 import numpy as np
 import pytest
@@ -11,12 +11,14 @@ from mindpangu.data.step_planner import StepPlanner, align_slots
 from mindpangu.errors import RoutingError
 from mindpangu.parallel.mesh import Mesh
 
-VOCAB, LAYERS = 30, 2
+VOCAB = 30
+LAYERS = 2
 
 
 class Domain:
     def __init__(self, name, num_experts):
-        self.name, self.num_experts = name, num_experts
+        self.name = name
+        self.num_experts = num_experts
 
 
 class Table:

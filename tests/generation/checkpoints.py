@@ -35,9 +35,9 @@ def save(model, folder, tensors=1):
             whole = expert(model, layer, domain, index)
             for part in range(tensors):
                 share = ExpertShare(tensor=part, tensors=tensors)
-                mine = {name: share.tensor_slice(name, tensor.shape).of(tensor) for name, tensor in whole.items()}
+                shard = {name: share.tensor_slice(name, tensor.shape).of(tensor) for name, tensor in whole.items()}
                 header = model.parts.expert_header(layer, domain, index, (part, tensors))
-                writer.write(header.name, header.encode(mine))
+                writer.write(header.name, header.encode(shard))
     return CheckpointReader(folder)
 
 
