@@ -1,3 +1,3 @@
 """mindpangu: PanGu-Σ (Random Routed Experts, host-resident experts) and PanGu-π training on MindSpore."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -1,4 +1,4 @@
-"""The exceptions of mindpangu. Each stands for one kind of mistake that a user can correct.
+"""The exceptions of mindpangu, one for each kind of problem that a user can correct.
 
 The command line prints the message of a `MindPanguError` without a traceback, so a message names the thing, the value
 and the remedy. Any other exception is a bug in mindpangu.
@@ -34,7 +34,7 @@ class ExpertStoreError(MindPanguError):
 
 
 class ParallelError(MindPanguError):
-    """The processes of a job do not match, or one of them was lost."""
+    """The processes of a job do not match, or one of them failed."""
 
 
 class CheckpointError(MindPanguError):

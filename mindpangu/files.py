@@ -1,11 +1,11 @@
-"""Files that are whole and durable: written to a scratch path, flushed to disk with fsync, then renamed into place.
+"""Atomic, durable writes: files go to a scratch path, are flushed to disk with fsync, and are renamed into place.
 
-A reader sees the former content or the new one, never a part of it, and a rename that has returned survives a power
-failure. This module also reads and writes JSON, and decodes text that may not be UTF-8. It imports nothing of
-mindpangu, so that every other module may use it.
+A reader sees either the old content or all of the new, and a write that has returned survives a power failure. This
+module also reads and writes JSON, and decodes text that may not be UTF-8. It imports nothing from mindpangu, so every
+other module may use it.
 
-Scratch paths have fixed names: one process at a time may write a path (callers that could race hold a lock), and it
-clears what a killed predecessor left there.
+Scratch paths have fixed names, so only one process at a time may write a path; callers that could race hold a lock. A
+write first clears the leftovers of a killed process.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from typing import Any
 Buffer = bytes | memoryview
 
 CHUNK_BYTES = 1 << 22
-"""Bytes that `read_chunks` reads at a time."""
+"""Maximum size of the chunks that `read_chunks` yields."""
 
 
 # ---- Files -----------------------------------------------------------------------------------------------------------
@@ -41,10 +41,10 @@ def scratch_file(path: Path) -> Iterator[Path]:
 
 
 def write_bytes_atomically(path: Path, data: bytes | Iterable[Buffer]) -> None:
-    """Creates or replaces a file: `path` holds its former content or all of `data`, whatever happens meanwhile.
+    """Creates or replaces a file: even after a crash, `path` holds either its old content or all of `data`.
 
     Args:
-        data: the content, whole or in pieces.
+        data: the content, in one piece or several.
     """
     with scratch_file(path) as scratch, open(scratch, "wb") as file:
         file.writelines([data] if isinstance(data, bytes) else data)
@@ -62,7 +62,7 @@ def write_durably(path: Path, data: bytes | Iterable[Buffer]) -> None:
     (`fsync_folder`).
 
     Args:
-        data: the content, whole or in pieces.
+        data: the content, in one piece or several.
     """
     with open(path, "wb") as file:
         file.writelines([data] if isinstance(data, bytes) else data)
@@ -109,10 +109,10 @@ def scratch_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_files(folder: Path) -> Iterator[Path]:
-    """Yields a scratch folder for files that belong into `folder`, which is created if it is absent.
+    """Yields a scratch folder for files that will move to `folder`, which is created if it does not exist.
 
-    On success each file replaces the one of its name in `folder`, in the order of their names; on error none does.
-    Other files in `folder` stay.
+    On success each file replaces the file of the same name in `folder`, in order of name; on error none does. Other
+    files in `folder` stay.
     """
     scratch = folder / ".writing"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -128,25 +128,25 @@ def scratch_files(folder: Path) -> Iterator[Path]:
 
 
 def link_folder(source: Path, target: Path) -> None:
-    """Copies a folder whose files never change: as hard links where the file system has them, else byte by byte."""
+    """Copies a folder whose files never change, with hard links if the file system supports them."""
 
-    def link(one: str, other: str) -> None:
+    def link(source_file: str, target_file: str) -> None:
         try:
-            Path(other).hardlink_to(one)
+            Path(target_file).hardlink_to(source_file)
         except OSError:
-            shutil.copy2(one, other)
+            shutil.copy2(source_file, target_file)
 
     with scratch_folder(target) as scratch:
         shutil.copytree(source, scratch, copy_function=link, dirs_exist_ok=True)
 
 
 def fsync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable: until then a power failure may undo a rename or a new file's name."""
+    """Makes the names in a folder durable. Before that, a power failure may undo a rename or the creation of a file."""
     _fsync(folder)
 
 
 def fsync_tree(folder: Path) -> None:
-    """Makes a folder durable with everything in it: contents and names."""
+    """Makes a folder and everything in it durable: contents and names."""
     for parent, _, names in os.walk(folder):
         for name in names:
             _fsync(Path(parent, name))
@@ -157,15 +157,15 @@ def fsync_tree(folder: Path) -> None:
 
 
 def encode_json(value: Any) -> bytes:
-    """Encodes a value as JSON in ASCII, indented by one space, without a final newline: the form of a run's own files.
+    """Encodes a value as JSON for files that only mindpangu reads: ASCII, indented by one space, no final newline.
 
-    Digests are taken over these bytes, so they must not change.
+    Digests are computed from these bytes, so the format must not change.
     """
     return json.dumps(value, indent=1).encode("ascii")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Creates or replaces a JSON file that people read too: UTF-8, indented by one space, with a final newline."""
+    """Creates or replaces a JSON file that people also read: UTF-8, indented by one space, with a final newline."""
     write_text_atomically(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 

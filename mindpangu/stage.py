@@ -1,7 +1,7 @@
-"""Stages of the main job: a folder is built from inputs, and skipped when nothing that went into it has changed.
+"""Stages of the main job: each builds a folder from its inputs and is skipped if they have not changed.
 
-A stage writes into a scratch folder that takes the final name only when everything is there, so an interrupted stage
-leaves nothing half-written. The file `stage.json` in the folder records the inputs.
+A stage writes into a scratch folder that gets the final name only once it is complete, so an interrupted stage leaves
+nothing half-written. The file `stage.json` in the folder records the inputs.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ class Stage:
                 with stage.building() as folder: ...
 
     Args:
-        folder: where the output belongs.
-        inputs: JSON-able description of everything that decides the output (settings, hashes of input files).
+        folder: the output folder.
+        inputs: JSON-serialisable description of all that determines the output (settings, hashes of input files).
     """
 
     def __init__(self, folder: Path, inputs: Mapping[str, Any]):
@@ -36,7 +36,7 @@ class Stage:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the stage's lock, so that of two processes that want the same stage the second finds it done.
+        """Holds the stage's lock. Of two processes that need the same stage, the second waits and then finds it done.
 
         Raises:
             StageError: the lock file cannot be created.
@@ -51,7 +51,7 @@ class Stage:
             yield
 
     def is_current(self) -> bool:
-        """Whether the folder was built from these inputs and every file in it is still as it was written."""
+        """Whether the folder was built from these inputs and none of its files has changed since."""
         stamp = read_json_object(self.folder / STAMP)
         files = stamp.get("files")
         return (
@@ -62,7 +62,7 @@ class Stage:
         )
 
     def has_other_inputs(self) -> bool:
-        """Whether the folder exists and records that it was built from something else."""
+        """Whether the folder records that it was built from other inputs."""
         stamp = read_json_object(self.folder / STAMP)
         return "inputs" in stamp and stamp["inputs"] != self.inputs
 
@@ -85,12 +85,12 @@ class Stage:
     def _failure(self, error: OSError) -> StageError:
         return StageError(
             f"{self.folder} cannot be written: {error.strerror or error}; "
-            "free disk space or change training.output_dir; what was there before is untouched"
+            "free disk space or change training.output_dir; its earlier content is untouched"
         )
 
 
 class ResultFile:
-    """A stage whose whole output is one JSON file, `inputs` included."""
+    """A stage whose only output is one JSON file, which also records the inputs."""
 
     def __init__(self, path: Path, inputs: Mapping[str, Any]):
         self.path = path
@@ -106,7 +106,7 @@ class ResultFile:
 
 
 def hash_files(paths: Iterable[Path]) -> str:
-    """Returns a BLAKE2 hash over the contents of files, in the order given; their names do not count."""
+    """Returns a BLAKE2 hash of the contents of files, in the order given. File names are not hashed."""
     total = hashlib.blake2b(digest_size=16)
     for path in paths:
         digest = hashlib.blake2b(digest_size=16)

@@ -1,9 +1,10 @@
-"""What tests of several rooms share: a corpus of four tiny domains, and a run folder prepared from it."""
+"""Fixtures for all tests: a corpus of four tiny domains, and run folders prepared and trained from it."""
 
 import importlib.util
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 
 os.environ.setdefault("GLOG_v", "3")
 
-# Files that take a minute or two: started first, so that processes that share the tests end at the same time.
-LONG = ("train/test_resume", "train/test_ecss", "docs/test_docs", "parallel/test_layouts", "test_readme")
+# Files that take a minute or two. They start first, so that parallel test processes finish at about the same time.
+SLOW_FILES = ("train/test_resume", "train/test_ecss", "docs/test_docs", "parallel/test_layouts", "test_readme")
 
 TINY = {
     "model.num_layers": "3",
@@ -33,12 +34,14 @@ TINY = {
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: not item.path.with_suffix("").as_posix().endswith(LONG))  # stable
+    items.sort(
+        key=lambda item: not item.path.with_suffix("").as_posix().endswith(SLOW_FILES)
+    )  # keeps the order otherwise
 
 
 @pytest.fixture(scope="session")
 def load_tool():
-    """load_tool(name) → the module tools/<name>.py."""
+    """load_tool(name) imports tools/<name>.py and returns the module."""
 
     def load(name):
         spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "tools" / f"{name}.py")
@@ -51,7 +54,7 @@ def load_tool():
 
 @pytest.fixture(scope="session")
 def without_mindspore():
-    """without_mindspore(*commands) → what they print in a process of their own, in which nothing loads MindSpore."""
+    """without_mindspore(*commands) returns their output in a new process; fails if they import MindSpore."""
 
     def run(*commands):
         script = (
@@ -68,7 +71,7 @@ def without_mindspore():
 
 @pytest.fixture(scope="session")
 def pangu_pi():
-    """Overrides that make a model one with PanGu-π's parts."""
+    """Overrides that give a model PanGu-π's parts."""
     return {
         "model.query_layer": "false",
         "model.position": "rope",
@@ -105,7 +108,7 @@ def tiny_corpus(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_overrides(tiny_corpus, tmp_path_factory):
-    """Overrides of a tiny Σ whose tokenizer, data and routing table are prepared; copy and change run_name freely."""
+    """Overrides of a tiny PanGu-Σ with prepared tokenizer, data, and routing table. Copy them to change run_name."""
     from mindpangu.config import load_config
     from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
 
@@ -123,10 +126,7 @@ def tiny_overrides(tiny_corpus, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(tiny_overrides, tmp_path_factory):
-    """A run of the tiny Σ after 160 steps: it has learned its corpus. Do not train it any further."""
-    import shutil
-    from pathlib import Path
-
+    """A run of the tiny PanGu-Σ after 160 steps, which has learned its corpus. Do not train it any further."""
     from mindpangu.config import load_config
     from mindpangu.train.run import open_run, set_device, train
 
@@ -147,10 +147,7 @@ def trained(tiny_overrides, tmp_path_factory):
 
 @pytest.fixture
 def tiny_run(tiny_overrides, tmp_path):
-    """(overrides, run folder) of a fresh copy of the prepared run, to train in."""
-    import shutil
-    from pathlib import Path
-
+    """(overrides, run folder) of a new copy of the prepared run, for a test to train in."""
     source = Path(tiny_overrides["training.output_dir"]) / "prepared"
     shutil.copytree(source, tmp_path / "run")
     return tiny_overrides | {"training.output_dir": str(tmp_path), "training.run_name": "run"}, tmp_path / "run"

@@ -7,7 +7,7 @@ from mindpangu.domains import PRESETS, Domain, build_domains, control_tokens_of
 from mindpangu.errors import ConfigError
 
 
-def test_the_forty_domains_of_the_paper():
+def test_the_preset_has_the_forty_domains_of_the_paper():
     domains = PRESETS["sigma_40"]
 
     assert len(domains) == len({domain.name for domain in domains}) == 40
@@ -37,12 +37,12 @@ def test_added_domains_come_after_the_preset_and_may_be_chosen_like_them():
     chemistry = "{name: chemistry, kind: monolingual, control_tokens: [<reserved_0>]}"
     added = f"[{chemistry}, {{name: rust, kind: code, control_tokens: [<rust>]}}]"
 
-    everything = build_domains(load_config(None, {"domains.added": added, "domains.experts": "{chemistry: 2}"}))
-    chosen = build_domains(load_config(None, {"domains.added": added, "domains.names": "[rust, zh]"}))
+    all_domains = build_domains(load_config(None, {"domains.added": added, "domains.experts": "{chemistry: 2}"}))
+    named_domains = build_domains(load_config(None, {"domains.added": added, "domains.names": "[rust, zh]"}))
 
-    assert [domain.name for domain in everything[4:]] == ["chemistry", "rust"]
-    assert everything[4] == Domain("chemistry", "monolingual", ("<reserved_0>",), 2)
-    assert [(domain.name, domain.kind) for domain in chosen] == [("zh", "monolingual"), ("rust", "code")]
+    assert [domain.name for domain in all_domains[4:]] == ["chemistry", "rust"]
+    assert all_domains[4] == Domain("chemistry", "monolingual", ("<reserved_0>",), 2)
+    assert [(domain.name, domain.kind) for domain in named_domains] == [("zh", "monolingual"), ("rust", "code")]
 
 
 @pytest.mark.parametrize(

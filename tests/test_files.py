@@ -11,7 +11,7 @@ from mindpangu import files
 
 
 def failing_chunks():
-    """Content whose second piece cannot be had."""
+    """Yields content, and fails at the second piece."""
     yield b"first"
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -19,34 +19,36 @@ def failing_chunks():
 @pytest.fixture
 def events(monkeypatch):
     """Records which paths are flushed to disk and which are renamed, in order."""
-    found = []
-    fsync, replace, rename = os.fsync, Path.replace, Path.rename
+    calls = []
+    fsync = os.fsync
+    replace = Path.replace
+    rename = Path.rename
 
     def record_fsync(descriptor):
-        found.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        calls.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
         fsync(descriptor)
 
     def record_replace(path, target):
-        found.append(("rename", path.name))
+        calls.append(("rename", path.name))
         return replace(path, target)
 
     def record_rename(path, target):
-        found.append(("rename", path.name))
+        calls.append(("rename", path.name))
         return rename(path, target)
 
     monkeypatch.setattr(os, "fsync", record_fsync)
     monkeypatch.setattr(Path, "replace", record_replace)
     monkeypatch.setattr(Path, "rename", record_rename)
-    return found
+    return calls
 
 
 def contents(folder):
-    """Relative path → content of every file below a folder."""
+    """Returns relative path → content for every file below a folder."""
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("data", [b"content", [b"con", b"tent"], iter([b"content"])])
-def test_a_file_is_replaced(tmp_path, data):
+def test_a_file_is_replaced_and_no_scratch_file_stays(tmp_path, data):
     path = tmp_path / "file"
     path.write_text("former")
 
@@ -143,7 +145,7 @@ def test_a_folder_with_content_is_replaced_only_on_request(tmp_path):
     assert contents(tmp_path) == {"out/new": "new"}
 
 
-def test_what_a_killed_process_left_is_cleared(tmp_path):
+def test_leftovers_of_a_killed_process_are_cleared(tmp_path):
     (tmp_path / ".out.writing").mkdir()
     (tmp_path / ".out.writing" / "old").write_text("old")
 
@@ -191,7 +193,7 @@ def test_a_linked_folder_has_the_same_content(tmp_path, monkeypatch, links):
     assert (tmp_path / "target" / "sub" / "file").samefile(source / "sub" / "file") == links
 
 
-def test_both_forms_of_json(tmp_path):
+def test_json_has_a_readable_and_an_ascii_form(tmp_path):
     value = {"name": "中", "list": [1]}
 
     files.write_json(tmp_path / "file", value)
@@ -202,7 +204,7 @@ def test_both_forms_of_json(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[1]", b'{"a": ', b"\xff", b"[" * 100_000])
-def test_what_is_no_json_object_reads_as_an_empty_one(tmp_path, content):
+def test_anything_but_a_json_object_reads_as_an_empty_one(tmp_path, content):
     path = tmp_path / "file"
     if content is not None:
         path.write_bytes(content)
@@ -210,7 +212,7 @@ def test_what_is_no_json_object_reads_as_an_empty_one(tmp_path, content):
     assert files.read_json_object(path) == {}
 
 
-def test_text_that_is_not_utf8(tmp_path):
+def test_text_that_is_not_utf8_is_refused_or_read_leniently(tmp_path):
     (tmp_path / "log").write_bytes("中\xff".encode("latin-1", "replace") + b"\xe4")
 
     assert files.decode_line("中".encode()) == "中"
@@ -219,7 +221,7 @@ def test_text_that_is_not_utf8(tmp_path):
     assert files.read_text_leniently(tmp_path / "log") == "?\ufffd\ufffd"
 
 
-def test_a_lone_surrogate_is_no_text():
+def test_a_lone_surrogate_is_refused():
     assert files.count_utf8_bytes("中") == 3
     with pytest.raises(ValueError, match="lone surrogate"):
         files.count_utf8_bytes("\ud800")

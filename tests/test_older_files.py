@@ -35,7 +35,7 @@ def mindpangu(*words):
 
 
 def close_to(expected):
-    """Nested dictionaries whose numbers may differ by 1e-5 of their size."""
+    """Returns an equal of nested dictionaries whose numbers may differ by 1e-5 of their size."""
     if isinstance(expected, dict):
         return {key: close_to(value) for key, value in expected.items()}
     return pytest.approx(expected, rel=1e-5)
@@ -49,9 +49,9 @@ def losses(run):
 
 
 def heldout(run):
-    found = json.loads((Path(run) / "evaluation.json").read_text(encoding="utf-8"))
+    report = json.loads((Path(run) / "evaluation.json").read_text(encoding="utf-8"))
     return {
-        each["domain"]: {key: each[key] for key in ("loss", "unigram_loss", "loss_as")} for each in found["domains"]
+        each["domain"]: {key: each[key] for key in ("loss", "unigram_loss", "loss_as")} for each in report["domains"]
     }
 
 
@@ -74,7 +74,7 @@ def loss_of_first_domain(model, batch):
     return mean(losses_BS, batch.loss_mask_BS)
 
 
-def test_a_run_goes_on_with_the_losses_it_had():
+def test_an_older_run_continues_with_the_same_losses():
     lines_of_the_older_steps = Path("run/metrics.jsonl").read_text().splitlines()
 
     mindpangu("train", "--resume", "--config", "run/config.yaml", "--training.steps", 8)
@@ -85,7 +85,7 @@ def test_a_run_goes_on_with_the_losses_it_had():
     assert heldout("run") == close_to(EXPECTED["heldout_of_step_8"])
 
 
-def test_the_stages_of_a_run_are_up_to_date(capsys):
+def test_the_stages_of_an_older_run_are_up_to_date(capsys):
     for stage in (("tokenizer", "train"), ("data", "prepare"), ("routing", "build"), ("train", "--resume")):
         mindpangu(*stage, "--config", "run/config.yaml")
         assert "up to date" in capsys.readouterr().out, stage
@@ -94,7 +94,7 @@ def test_the_stages_of_a_run_are_up_to_date(capsys):
     assert "up to date" in capsys.readouterr().out
 
 
-def test_a_checkpoint_has_the_heldout_losses_it_had():
+def test_an_older_checkpoint_has_the_same_heldout_losses():
     Path("run/evaluation.json").unlink()
 
     mindpangu("evaluate", "--checkpoint", "run")
@@ -112,21 +112,22 @@ def test_a_third_round_follows_two_older_ones():
     assert losses("rounds_run") == close_to(EXPECTED["rounds"])
 
 
-def test_an_extracted_checkpoint_computes_what_it_did():
+def test_an_older_extracted_checkpoint_has_the_same_loss():
     model = load_model(CheckpointReader(Path("extracted")))
 
-    found = loss_of_first_domain(model, heldout_batch())
+    loss = loss_of_first_domain(model, heldout_batch())
 
-    assert {"zh": found} == close_to(EXPECTED["extracted"])
+    assert {"zh": loss} == close_to(EXPECTED["extracted"])
 
 
 def test_the_same_is_extracted_from_an_older_checkpoint():
     mindpangu("extract", "--domains", "zh", "--weights-only", "--checkpoint", "run", "--out", "again")
 
-    again, older = bytes_in("again"), bytes_in("extracted")
-    assert again.keys() == older.keys()
+    again_bytes = bytes_in("again")
+    older_bytes = bytes_in("extracted")
+    assert again_bytes.keys() == older_bytes.keys()
     # the configuration may have other names for its keys, and the manifest has its hash
-    changed = {Path(name).name for name in older if again[name] != older[name]}
+    changed = {Path(name).name for name in older_bytes if again_bytes[name] != older_bytes[name]}
     assert changed <= {"config.yaml", "manifest.json"}
 
 
@@ -136,7 +137,7 @@ def test_the_same_is_exported_from_an_older_checkpoint():
     assert bytes_in("again") == bytes_in("export")
 
 
-def test_an_export_computes_what_it_did():
+def test_an_older_export_has_the_same_loss():
     batch = heldout_batch()
     settings = json.loads(Path("export/config.json").read_text(encoding="utf-8"))
 
@@ -147,7 +148,7 @@ def test_an_export_computes_what_it_did():
     assert {"zh": mean(losses_BS, batch.loss_mask_BS)} == close_to(EXPECTED["export"])
 
 
-def test_domains_with_tokenizers_of_their_own_are_read_and_taken_apart():
+def test_older_domains_with_their_own_tokenizers_are_read_and_extracted():
     model = load_model(CheckpointReader(Path("added")))
 
     scores_BV = model.next_token_logits(np.array([[10, 20, 30, 40]], np.int32), 1, 3)

@@ -14,7 +14,7 @@ def build(stage, text="x"):
         (folder / "out.txt").write_text(text)
 
 
-def test_current_until_an_input_or_an_output_changes(tmp_path):
+def test_a_stage_is_current_until_an_input_or_an_output_changes(tmp_path):
     folder = tmp_path / "stage"
     assert not Stage(folder, {"a": 1}).is_current()
 
@@ -50,7 +50,7 @@ def test_a_damaged_stamp_means_building_again(tmp_path, stamp):
 
 
 def test_the_stamp_keeps_its_form(tmp_path):
-    """Another form of the same content would be another file to whoever compares run folders byte by byte."""
+    """Run folders are compared byte by byte, so the same content must have the same bytes."""
     folder = tmp_path / "stage"
 
     build(Stage(folder, {"a": "中"}), "one")
@@ -85,7 +85,7 @@ def test_a_full_disk_names_the_folder_and_keeps_what_was_there(tmp_path):
     assert Stage(folder, {"a": 1}).is_current()
 
 
-def test_result_file(tmp_path):
+def test_a_result_file_is_current_for_its_inputs_only(tmp_path):
     result = ResultFile(tmp_path / "result.json", {"a": (1, 2)})
     assert not result.is_current()
 

@@ -53,9 +53,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write the records to")
     parser.add_argument("--plot", type=Path, help="file to plot the ratio over tokens per step to")
     arguments = parser.parse_args()
+
     problem = find_problem(arguments)
     if problem:
         parser.error(problem)
+
     records: list[Record] = []
     try:
         for case in run(arguments):
@@ -64,6 +66,7 @@ def main() -> None:
                 arguments.json.write_text(json.dumps([asdict(each) for each in records], indent=1) + "\n")
     except MindPanguError as error:
         sys.exit(f"bench_ecss: {error}")
+
     print("bounds" + " (not meaningful with narrow models and few steps)" * arguments.quick)
     for bound in bounds(records):
         log(str(bound))
@@ -120,6 +123,7 @@ def run_sigma(arguments: argparse.Namespace, rounds: int, steps: int) -> Iterato
     tokens = sorted(arguments.tokens or ([1024, 2048, 4096] if quick else [2**power for power in range(10, 17)]))
     speeds = (None, arguments.link)
     print(f"sigma: 5,120 experts of width {hidden}, 4 of 40 domains per step", flush=True)
+
     points = []
     for count in tokens:
         points.append(run_in_child_process(sigma_point, hidden, layers, count, speeds, rounds, steps))
@@ -128,6 +132,7 @@ def run_sigma(arguments: argparse.Namespace, rounds: int, steps: int) -> Iterato
             link = f"{speed} GB/s" if speed else "memory"
             times = f"host_full {full.step_s:.3f} s, host_ecss {ecss.step_s:.3f} s"
             log(f"{count} tokens per step, link of {link}: {times}, ratio {ecss.ratio_to_host_full:.2f}")
+
     for curve in map(sigma_curve, zip(*points, strict=True)):
         log(f"{curve[0].case}:")
         for each in curve:
@@ -137,6 +142,7 @@ def run_sigma(arguments: argparse.Namespace, rounds: int, steps: int) -> Iterato
                 log(f"{name}: {ratio:.2f} × measured, {each.moving_share:.0%} of it transfer and update")
         log(crossing(curve))
         yield curve
+
     if arguments.plot:  # transfers dominate over the slow link
         draw(curve, arguments.plot)
 

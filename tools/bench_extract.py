@@ -36,10 +36,12 @@ def main() -> None:
     parser.add_argument("--verify", action="store_true", help="compare the hash of every file")
     parser.add_argument("--rounds", type=int, default=7, help="number of measured rounds (default: %(default)s)")
     arguments = parser.parse_args()
+
     source = CheckpointReader(arguments.checkpoint).folder
     program = ["-c", _WITHOUT_LINKS] if arguments.copy else ["-m", "mindpangu"]
     verb = ["extract", "--checkpoint", str(source), "--domains", arguments.domains, *["--verify"] * arguments.verify]
     extract = [sys.executable, *program, *verb, "--out"]
+
     seconds: dict[str, list[float]] = {"extract": [], "cp -r": []}
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         scratch = Path(folder)
@@ -50,6 +52,7 @@ def main() -> None:
             size = sum(int(entry["bytes"]) for entry in CheckpointReader(scratch / "out").files.values())
             shutil.rmtree(scratch / "out")
             shutil.rmtree(scratch / "copy")
+
     medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
     for name, median in medians.items():
         print(f"{name:>8} {size / 1e6:,.0f} MB in {median:.2f} s, {size / 1e9 / median:.2f} GB/s")

@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=256, help="new tokens per text; default: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="measurements per variant; default: %(default)s")
     arguments = parser.parse_args()
+
     try:
         with tempfile.TemporaryDirectory() as folder:
             measure(arguments.checkpoint or make_run(arguments, Path(folder)), arguments.new_tokens, arguments.rounds)
@@ -64,6 +65,7 @@ def make_run(arguments: argparse.Namespace, folder: Path) -> Path:
         "lr_scheduler.warmup_steps": "0",
         "monitor.heldout_samples": "1",
     }
+
     config = load_config(arguments.config, changes)
     set_device(config)
     for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
@@ -82,10 +84,12 @@ def measure(folder: Path, new_tokens: int, rounds: int) -> None:
     shards = TokenShards.open(folder / "data")
     prompts = [Request(domain.name, heldout_prompt(parts, shards, domain), new_tokens) for domain in parts.domains]
     requests = {count: [prompts[i % len(prompts)] for i in range(count)] for count in BATCHES}
+
     model = load_model(reader)
     variants: dict[str, Callable[[], int]] = {"loop": partial(loop, model, prompts[0])}
     for count, generator in generators.items():
         variants[f"batch {count}"] = partial(count_generated, generator, requests[count])
+
     bounded = None
     if parts.config.model.rre_layers:
         expert = 4 * sum(int(np.prod(shape)) for shape in parts.expert_shapes.values())
@@ -94,14 +98,17 @@ def measure(folder: Path, new_tokens: int, rounds: int) -> None:
         memory = parts.config.model.rre_layers * entries * expert
         bounded = Generator.load(reader, BATCHES[-1], memory)
         variants["bounded"] = partial(count_generated, bounded, requests[BATCHES[-1]])
+
     for variant in variants.values():  # compiles functions and reads experts before the measurement
         variant()
+
     speeds: dict[str, list[float]] = {name: [] for name in variants}
     fetched = bounded.experts_fetched if bounded else 0
     for _ in tqdm(range(rounds), desc="rounds", disable=None):
         for name, variant in variants.items():
             start = time.perf_counter()
             speeds[name].append(variant() / (time.perf_counter() - start))
+
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     print(f"tokens/s, median of {rounds} (lowest to highest); {new_tokens} new tokens per text")
     for name, values in speeds.items():
@@ -133,6 +140,7 @@ def loop(model: LanguageModel, request: Request) -> int:
     tokenizer = model.tokenizer_of(domain)
     prompt = request.prompt
     ids = prompt_ids(domain, prompt, tokenizer) if isinstance(prompt, str) else list(prompt)
+
     start = 0
     for _ in range(request.max_new_tokens):
         if len(ids) - start > window:

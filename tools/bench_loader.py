@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--eod-reset", action="store_true", help="restart positions and mask after each document")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of each of 5 runs (default: %(default)s)")
     arguments = parser.parse_args()
+
     config = resolve(
         Config(
             model=ModelConfig(seq_length=arguments.seq_length),
@@ -47,6 +48,7 @@ def main() -> None:
             training=TrainingConfig(local_batch_size=arguments.local_batch_size),
         )
     )
+
     with tempfile.TemporaryDirectory() as scratch:
         domains: Sequence[Domain] = build_domains(config)
         if arguments.shards is None:
@@ -55,6 +57,7 @@ def main() -> None:
         shards = TokenShards.open(arguments.shards or Path(scratch), verify=True)
         if arguments.shards is not None:
             domains = [Domain(name, "monolingual", (), 16) for name in shards.domain_names]
+
         table = RoutingTable.build(
             domains,
             {domain.name: np.ones(shards.vocab_size, np.int64) for domain in domains},
@@ -62,10 +65,12 @@ def main() -> None:
             RoutingConfig(assignment="random"),
         )
         planner = StepPlanner.from_config(config, domains, table, Mesh(), Coordinates(0, 0, 0, 0))
+
         report = {}
         for name, planned_by in (("loader", None), ("loader and route plan", planner)):
             loader = Loader(shards, domains, config)
             report[name] = sorted(measure(loader, planned_by, arguments.seconds) for _ in range(5))
+
     shape = {key: value for key, value in vars(arguments).items() if key not in ("shards", "tokens", "seconds")}
     print(shape)
     for name, rates in report.items():
@@ -100,6 +105,7 @@ def write_synthetic_shards(folder: Path, domains: tuple[Domain, ...], tokens: in
                 "text_bytes": 0,
                 "blake2b": hashlib.blake2b(ids.tobytes(), digest_size=16).hexdigest(),
             }
+
     index = {
         "format_version": FORMAT_VERSION,
         "dtype": "uint16",

@@ -47,11 +47,13 @@ def main() -> None:
     arguments, overrides = read_arguments(
         parser, ("training.steps", "data.domains_per_step", "lr_scheduler.decay_steps")
     )
+
     seeds = arguments.seeds or (1 if arguments.quick else 3)
     steps = QUICK_STEPS if arguments.quick else STEPS
     measured = [
         measure(arguments.config, overrides, seed, steps) for seed in tqdm(range(seeds), unit="seed", disable=None)
     ]
+
     print(format_table(measured, steps))
     if arguments.json:
         figures = {"command": sys.argv, "steps": steps, "rate": RATE, "parts": PARTS, "seeds": measured}
@@ -75,15 +77,19 @@ def measure(config: str, overrides: Mapping[str, str], seed: int, steps: int) ->
     result_file = runs.result_file(name)
     if result_file.is_current():
         return read_json(result_file.path)["losses"]
+
     root = runs.run(name, {"training.steps": total_steps})
     losses = {PLAIN: runs.losses(name)}
+
     end_of_first = str(root / "checkpoint" / f"iteration_{steps:08d}")
     runs.run(name, {"training.steps": total_steps}, stages=(["evaluate", "--checkpoint", end_of_first],))
     losses[FIRST] = runs.losses(name)
+
     verb = ["tiny", "rounds", "--checkpoint", end_of_first, "--resume", "--schedule", "continue"]
     verb += ["--rounds", "2", "--rate", str(RATE), "--parts", str(PARTS)]
     runs.run(f"{name}_sampled", {"training.steps": steps}, stages=(verb, ["evaluate"]))
     losses[SAMPLED] = runs.losses(f"{name}_sampled")
+
     result_file.write({"losses": losses})
     return losses
 

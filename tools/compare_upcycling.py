@@ -44,11 +44,13 @@ def main() -> None:
             f"--steps is {arguments.steps}, which has no {NUM_EVALUATIONS} equal parts; give a multiple of "
             f"{NUM_EVALUATIONS}"
         )
+
     runs = Runs(arguments.config, overrides)
     measured = [
         measure(runs, seed, arguments.steps, arguments.parent_steps)
         for seed in tqdm(range(arguments.seeds or 1), unit="seed", disable=None)
     ]
+
     print(format_table(measured, arguments.steps, arguments.parent_steps))
     if arguments.json:
         arguments.json.write_text(json.dumps(measured, indent=1))
@@ -72,9 +74,11 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
         "checkpoint.save_steps": interval,
         "checkpoint.keep_last": NUM_EVALUATIONS,
     }
+
     result_file = runs.result_file(f"upcycling_upcycled_{parent_steps}_{seed}", child)
     if result_file.is_current():
         return read_json(result_file.path)["losses"]
+
     parent_keys = {
         "training.seed": seed,
         "training.steps": parent_steps,
@@ -83,6 +87,7 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
         "checkpoint.save_steps": 1_000_000,
     }
     runs.run(parent_name, parent_keys)
+
     measured: dict[str, list[float]] = {}
     for name in ("random", "upcycled"):
         run = f"upcycling_{name}_{parent_steps}_{seed}"
@@ -99,6 +104,7 @@ def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, l
             for i in range(NUM_EVALUATIONS)
         ]
         shutil.rmtree(root / "checkpoint")
+
     result_file.write({"losses": measured})
     return measured
 
@@ -115,6 +121,7 @@ def halves(folder: Path) -> tuple[Path, Path]:
     second = folder / "second"
     for half in (first, second):
         half.mkdir(parents=True, exist_ok=True)
+
     for path in sorted(CORPUS.glob("*.jsonl")):
         texts: list[list[str]] = [[], []]
         for line in path.read_text("utf-8").splitlines():
@@ -133,6 +140,7 @@ def format_table(measured: Sequence[dict[str, list[float]]], steps: int, parent_
     lines.append(f"{'steps':>8} {'random':>8} {'upcycled':>10}")
     for i in range(NUM_EVALUATIONS):
         lines.append(f"{(i + 1) * steps // NUM_EVALUATIONS:>8} {random[i]:>8.3f} {upcycled[i]:>10.3f}")
+
     reached = [i for i in range(NUM_EVALUATIONS) if upcycled[i] <= random[-1]]
     if reached:
         lines.append(

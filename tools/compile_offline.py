@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, nargs="+", default=[0], help="ranks to compile (default: 0)")
     parser.add_argument("--order", action="store_true", help="print collectives and matrix products in order")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+
     words, overrides = split_overrides(sys.argv[1:])
     options = parser.parse_args(words)
     try:
@@ -66,8 +67,8 @@ def main() -> None:
             inside += ["--ranks", str(options.ranks)]
         num_differences = 0
         for rank in options.rank:
-            found = compile_in_child_process(inside, rank, mesh.size)
-            num_differences += print_report(config, rank, found, Budget.from_config(config, rank), options.order)
+            result = compile_in_child_process(inside, rank, mesh.size)
+            num_differences += print_report(config, rank, result, Budget.from_config(config, rank), options.order)
     except (MindPanguError, cann_stub.StubError, RuntimeError) as error:
         sys.exit(f"compile_offline: {error}")
     if num_differences:
@@ -81,10 +82,12 @@ def with_ranks(config: Config, ranks: int | None) -> Config:
     tensor = config.parallelism.tensor_parallel
     if ranks < 1 or ranks % tensor:
         raise MindPanguError(f"--ranks {ranks} is not a multiple of parallelism.tensor_parallel {tensor}")
+
     data = ranks // tensor
     groups = config.data.domain_groups
     experts = max(domain.num_experts for domain in build_domains(config))
     sharing = [each for each in range(groups, data + 1, groups) if data % each == 0 and experts % (each // groups) == 0]
+
     parallelism = replace(config.parallelism, data_parallel=data, expert_parallel=max(sharing, default=1))
     batch = config.training.local_batch_size * data
     training = replace(config.training, global_batch_size=max(config.training.global_batch_size, batch))
@@ -102,27 +105,30 @@ def compile_in_child_process(arguments: list[str], rank: int, ranks: int) -> dic
             raise RuntimeError(f"the graphs of rank {rank} do not compile:\n{error}") from None
 
 
-def print_report(config: Config, rank: int, found: dict[str, Any], budget: Budget, order: bool) -> int:
+def print_report(config: Config, rank: int, result: dict[str, Any], budget: Budget, order: bool) -> int:
     """Prints the result of `compile_step`, and returns the number of lines that differ from the budget."""
-    functions = found["functions"]
+    functions = result["functions"]
     weights = functions["lower_forward"]["parameters"] | functions["upper_step"]["parameters"]
     moments = {name: size for name, size in functions["update"]["parameters"].items() if name.startswith("adam_")}
-    print(f"\nrank {rank} of {Mesh.from_config(config).size}; {found['operators']}")
+    print(f"\nrank {rank} of {Mesh.from_config(config).size}; {result['operators']}")
     inputs = functions["upper_step"]["inputs"]
-    end = len(inputs) - found["counts"]  # the counts of an exchange follow the slabs
-    slabs = inputs[end - found["slabs"] : end]
+    end = len(inputs) - result["counts"]  # the counts of an exchange follow the slabs
+    slabs = inputs[end - result["slabs"] : end]
+
     num_differences = 0
     for name, size, expected_size, unit, unit_name in (
         ("dense parameters", sum(weights.values()) // 4, budget.parameters, 1e6, "M"),
         ("their weights", sum(weights.values()), budget.weights, 1e9, "GB"),
         ("their moments", sum(moments.values()), budget.moments, 1e9, "GB"),
-        ("experts at a time", sum(slabs), budget.slabs, 1e9, "GB"),
+        ("experts per micro-batch", sum(slabs), budget.slabs, 1e9, "GB"),
     ):
         comparison = "as computed" if size == expected_size else f"arithmetic has {expected_size / unit:.3f}"
         print(f"{name:24}{size / unit:12.3f} {unit_name:5}{comparison}")
         num_differences += size != expected_size
+
     for name, function in functions.items():
         print(f"{name + ', live':24}{function['live'] / 1e9:12.3f} GB   at most, computed in the order of the graph")
+
     print(f"\n{'function':16}{'collective':15}{'group':24}{'times':>6}{'MB':>11}{'arithmetic':>19}")
     counted = {
         (name, operator, group): (times, size)
@@ -135,9 +141,10 @@ def print_report(config: Config, rank: int, found: dict[str, Any], budget: Budge
         expected_times, expected_size = budget.collectives.get(key, (0, 0))
         same = (times, size) == (expected_times, expected_size)
         num_differences += not same
-        members = f"{group} {format_ranks(found['groups'].get(group, []))}"
+        members = f"{group} {format_ranks(result['groups'].get(group, []))}"
         comparison = "the same" if same else f"{expected_times} × {expected_size / 1e6:.2f}"
         print(f"{name:16}{operator:15}{members:24}{times:>6}{size / 1e6:>11.2f}{comparison:>19}")
+
     if order:
         for name, function in functions.items():
             print(f"\n{name}: {' → '.join(function['order'])}")

@@ -48,6 +48,7 @@ def main() -> None:
     )
     parser.add_argument("--turns", type=int, default=4, help="dialogues: texts per record, even; default: %(default)s")
     parser.add_argument("--tests", type=int, default=1, help="mbpp: tests shown per task; default: %(default)s")
+
     options = parser.parse_args()
     if options.turns < 2 or options.turns % 2:
         parser.error(f"--turns is {options.turns}; allowed: even numbers >= 2, as every text has a reply")

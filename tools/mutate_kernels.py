@@ -3,8 +3,8 @@
     python tools/mutate_kernels.py [--only NAME …] [--list]
 
 There are two kinds of mutants: one without each statement that orders, frees or waits; and the wrong bounds, tiles,
-prefixes and formulas that an operator lists in its `emulation.py`. A mutant that no rule and no reference rejects is
-printed as SURVIVED, and the exit code is 1.
+prefixes and formulas that an operator lists in its `emulation.py`. The tool prints SURVIVED for a mutant that no rule
+and no reference rejects, and exits with code 1.
 """
 
 import argparse
@@ -71,10 +71,10 @@ def mutants() -> Iterator[Mutant]:
 def without_statements(kernel: str, file: str) -> Iterator[Mutant]:
     """Yields one mutant per statement of a source that orders, frees or waits."""
     text = (OPERATORS / file).read_text()
-    for found in STATEMENTS.finditer(text):
-        statement = found.group(1)
-        line = text.count("\n", 0, found.start(1)) + 1
-        yield Mutant(f"{Path(file).name}:{line} without {statement}", file, found.start(1), statement, ";", kernel)
+    for match in STATEMENTS.finditer(text):
+        statement = match.group(1)
+        line = text.count("\n", 0, match.start(1)) + 1
+        yield Mutant(f"{Path(file).name}:{line} without {statement}", file, match.start(1), statement, ";", kernel)
 
 
 def replacements(kernel: str, changes: Mutants, tight: bool = False) -> Iterator[Mutant]:
@@ -94,6 +94,7 @@ def verdict(mutant: Mutant, folder: Path) -> str:
     folders = ["ascend", *(f"{operator}/ascend" for operator in set(emulator.KERNELS.values()))]
     for path in folders:
         shutil.copytree(OPERATORS / path, sources / path, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+
     text = (OPERATORS / mutant.file).read_text()
     end = mutant.position + len(mutant.old)
     (sources / mutant.file).write_text(text[: mutant.position] + mutant.new + text[end:])
@@ -140,18 +141,20 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only mutants whose name contains one of these")
     parser.add_argument("--list", action="store_true", help="print the names of the mutants and exit")
     arguments = parser.parse_args()
+
     only = arguments.only or [""]
-    chosen = [mutant for mutant in mutants() if any(part in mutant.name for part in only)]
+    selected = [mutant for mutant in mutants() if any(part in mutant.name for part in only)]
     if arguments.list:
-        print("\n".join(each.name for each in chosen))
+        print("\n".join(each.name for each in selected))
         return
+
     survivors = 0
     with ThreadPoolExecutor(2) as pool:
-        for mutant, rule in zip(chosen, pool.map(run, chosen), strict=True):
+        for mutant, rule in zip(selected, pool.map(run, selected), strict=True):
             rejected = rule and rule != "compile" and not rule.startswith(("hangs", "crashes"))
             survivors += not rejected
             print(f"{mutant.name:75} {rule if rejected else f'SURVIVED {rule}'}", flush=True)
-    print(f"{len(chosen) - survivors} of {len(chosen)} rejected")
+    print(f"{len(selected) - survivors} of {len(selected)} rejected")
     sys.exit(survivors > 0)
 
 

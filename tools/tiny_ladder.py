@@ -104,15 +104,18 @@ def main() -> None:
         "--out", type=Path, help="output folder; default: output/tiny_ladder, with --quick output/tiny_ladder_quick"
     )
     arguments = parser.parse_args()
+
     size = QUICK if arguments.quick else FULL
     seeds = arguments.seeds or (1 if arguments.quick else 3)
     out = arguments.out or Path("output", "tiny_ladder_quick" if arguments.quick else "tiny_ladder")
     if out.exists() and not out.is_dir():
         parser.error(f"--out {out} is a file; give the name of a folder")
+
     with tqdm(total=seeds * len(PAPER), unit="rung", disable=None) as bar:
         results = [Ladder(out, size, seed, bar.update).climb() for seed in range(seeds)]
     table = format_table(results)
     print(table)
+
     command = shlex.join(["bash", "recipes/tiny_ladder.sh", *sys.argv[1:]])
     measured = [{name: asdict(rung) for name, rung in rungs.items()} for rungs in results]
     report = {"command": command, "size": asdict(size), "seeds": measured}
@@ -308,6 +311,7 @@ def format_table(results: Sequence[Mapping[str, Rung]]) -> str:
             gains = [seed[below].mean - seed[name].mean for seed in results]
             gain = f"{gains[0]:+.4f}" if len(gains) == 1 else str(Interval.from_values(gains))
             paper_gain = f"{PAPER[name] - PAPER[below]:+.2f}"
+
         first = rungs[0]
         lines.append(
             f"{('' if below is None else '+ ') + name:>14} {in_words(first.parameters):>11} {first.steps:>7,} "
@@ -315,6 +319,7 @@ def format_table(results: Sequence[Mapping[str, Rung]]) -> str:
             f"{gain:>24} {PAPER[name]:>7.2f} {paper_gain:>6}"
         )
         below = name
+
     seeds = "one seed" if len(results) == 1 else f"{len(results)} seeds, 95 % intervals of the paired gains"
     lines.append(f"bits/byte: held-out text, mean of the domains, the lower the better ({seeds})")
     lines.append("apart: the parent's training; paper: average score of its 1B model, percent")

@@ -4,18 +4,18 @@
         manifest.json                           format version, step, and size and hash of every file
         state.json                              step counts, loader state, spike window, digests of data and tables
         config.yaml                             the resolved configuration
-        dense_00000_of_00001.safetensors        dense parameters and their Adam moments: the part that one rank wrote
+        dense_00000_of_00001.safetensors        dense parameters and Adam moments that one rank wrote
         experts/rre_00.zh.003.safetensors       one file per (RRE layer, domain, index in the group), self-describing
-        experts/rre_00.zh.003.0_of_2.safetensors      … or one per rank of a tensor group
+        experts/rre_00.zh.003.0_of_2.safetensors    … or one per rank of a tensor group
         routing/zh.safetensors                  one routing-table file per domain
         tokenizer/main.model                    one tokenizer per vocabulary
 
-`manifest.py` is the format of the manifest, `experts.py` that of an expert file. `writer.py` writes a checkpoint into a
-scratch folder and renames it, `reader.py` verifies and reads one, `directory.py` finds and prunes them,
+`manifest.py` defines the format of the manifest, `experts.py` that of an expert file. `writer.py` writes a checkpoint
+into a scratch folder and renames it, `reader.py` verifies and reads one, `directory.py` finds and prunes them,
 `compatibility.py` decides whether a run may be resumed. `dense.py` and `expert_tensors.py` assemble whole tensors,
-whichever ranks wrote which parts; `routes.py` reads tokenizers and tables; `tensor_file.py` reads and writes one tensor
-at a time; `vocabulary.py` re-maps embeddings. The rooms above decide what a checkpoint holds: `language_model.files`
-the model's files, `train.checkpointing` the training state.
+whichever ranks wrote which slices; `routes.py` reads tokenizers and tables; `tensor_file.py` reads and writes one
+tensor at a time; `vocabulary.py` remaps embeddings. Other packages decide what a checkpoint holds:
+`language_model.files` the model's files, `train.checkpointing` the training state.
 """
 
 from mindpangu.checkpoint.compatibility import (

@@ -36,7 +36,7 @@ _NOTES = {"lr_scheduler.decay_steps": " (it follows training.steps unless it is 
 
 
 def input_digests(data_digest: str, table: RoutingTable | None, tokenizers: Mapping[str, Tokenizer]) -> dict[str, str]:
-    """Hashes everything that must not change between a run's checkpoints; the names are those in state.json."""
+    """Returns the hashes of everything that must not change during a run, by their names in state.json."""
     return {
         "data (token shards)": data_digest,
         "routing table": table.digest if table is not None else "none",
@@ -45,17 +45,17 @@ def input_digests(data_digest: str, table: RoutingTable | None, tokenizers: Mapp
 
 
 def refuse_differences(reader: CheckpointReader, config: Config, digests: Mapping[str, str]) -> None:
-    """Raises CheckpointError if anything that decides the training differs from what was saved; names all of it."""
+    """Raises CheckpointError, which lists all differences, unless the checkpoint matches this training."""
     changed = differences(reader, config, digests)
     if changed:
         raise CheckpointError(
-            f"cannot resume {reader.folder}: {'; '.join(changed)}. Restore this, or start a new run from these weights "
-            "with --load"
+            f"cannot resume {reader.folder}: {'; '.join(changed)}. Restore these, or start a new run from these "
+            "weights with --load"
         )
 
 
 def differences(reader: CheckpointReader, config: Config, digests: Mapping[str, str]) -> list[str]:
-    """Returns a phrase for each thing that decides the training and differs from what was saved."""
+    """Describes every difference from the checkpoint that affects the training, one phrase each."""
     keys = _changed_keys(reader, config)
     changed = [f"{key} was {then!r}, is {now!r}{_NOTES.get(key, '')}" for key, (now, then) in keys.items()]
     saved = reader.json("state.json")["digests"]
@@ -68,17 +68,17 @@ def differences(reader: CheckpointReader, config: Config, digests: Mapping[str, 
 
 
 def refuse_other_model(reader: CheckpointReader, config: Config) -> None:
-    """Raises CheckpointError if `config` describes another model than the checkpoint holds: it would be ignored."""
+    """Raises CheckpointError if `config` describes another model than the checkpoint's, because it would be ignored."""
     changed = {
         key: values for key, values in _changed_keys(reader, config).items() if key.startswith(("model.", "domains."))
     }
     if changed:
         listing = "; ".join(f"{key} is {then!r} there, {now!r} here" for key, (now, then) in changed.items())
-        raise CheckpointError(f"{reader.folder} holds another model: {listing}. Leave these keys as they were")
+        raise CheckpointError(f"{reader.folder} holds another model: {listing}. Leave these keys as they are there")
 
 
 def refuse_settings(reader: CheckpointReader, config: Config) -> None:
-    """Raises ConfigError if `config` is not the checkpoint's own; for verbs that would ignore what is given."""
+    """Raises ConfigError if `config` differs from the checkpoint's: for commands that would ignore the difference."""
     changed = keys_that_differ(_as_tree(config), _as_tree(reader.config()))
     if changed:
         keys = ", ".join(f"--{key}" for key in changed)
@@ -86,7 +86,7 @@ def refuse_settings(reader: CheckpointReader, config: Config) -> None:
 
 
 def is_finished(checkpoints: Path, config: Config, digests: Mapping[str, str], loaded: str | None) -> bool:
-    """Whether the newest checkpoint is the last step of exactly this training.
+    """Whether the newest checkpoint is that of the last step of this very training.
 
     Args:
         loaded: digest of the checkpoint whose weights the training starts from, if any.
@@ -103,7 +103,7 @@ def is_finished(checkpoints: Path, config: Config, digests: Mapping[str, str], l
 
 
 def _changed_keys(reader: CheckpointReader, config: Config) -> dict[str, tuple[Any, Any]]:
-    """Returns key → (value now, value then), of the keys that decide the training."""
+    """Returns key → (value now, value then) for changed keys that affect the training."""
     return {
         key: values
         for key, values in keys_that_differ(_as_tree(config), _as_tree(reader.config())).items()

@@ -1,4 +1,4 @@
-"""The dense files of a checkpoint: assembles whole tensors, whichever ranks have written which parts of them."""
+"""The dense files of a checkpoint: assembles whole tensors, whichever ranks wrote which slices."""
 
 import json
 from collections.abc import Mapping
@@ -11,33 +11,33 @@ from mindpangu.checkpoint.tensor_file import TensorFile
 from mindpangu.errors import CheckpointError
 from mindpangu.parallel.sharding import TensorSlice
 
-_PARTS = "parts"
+_SLICES = "parts"  # the metadata's key; the format is older than the name
 
 
-def dense_header(parts: Mapping[str, TensorSlice]) -> dict[str, str]:
-    """Returns the metadata of a dense file: which part it has of each tensor that is not whole.
+def dense_header(slices: Mapping[str, TensorSlice]) -> dict[str, str]:
+    """Returns the metadata of a dense file, which describes the slices that are not whole tensors.
 
     Args:
-        parts: name → part, of all its tensors.
+        slices: name → slice, for every tensor in the file.
     """
-    described = {name: part.describe() for name, part in parts.items() if not part.is_whole}
-    # one entry, because safetensors writes several in any order: equal tensors are equal files
+    described = {name: held.describe() for name, held in slices.items() if not held.is_whole}
+    # one entry, because safetensors writes several in any order: equal tensors must give equal files
     if described:
-        return {_PARTS: json.dumps({"format_version": 1, "tensors": described}, sort_keys=True)}
+        return {_SLICES: json.dumps({"format_version": 1, "tensors": described}, sort_keys=True)}
     return {"format_version": "1"}
 
 
-def parts_in(path: Path, metadata: Mapping[str, str]) -> dict[str, TensorSlice]:
-    """Returns name → part, of the tensors of a dense file that are not whole.
+def slices_in(path: Path, metadata: Mapping[str, str]) -> dict[str, TensorSlice]:
+    """Returns name → slice for those tensors of a dense file that are not whole.
 
     Raises:
-        CheckpointError: the metadata of the file at `path` does not say which parts it has.
+        CheckpointError: the metadata of the file at `path` is not valid.
     """
     try:
-        described = metadata.get(_PARTS)
+        described = metadata.get(_SLICES)
         if described is None:
             return {}
-        return {name: TensorSlice.read(part) for name, part in json.loads(described)["tensors"].items()}
+        return {name: TensorSlice.read(entry) for name, entry in json.loads(described)["tensors"].items()}
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} does not say which parts of its tensors it has: {error!r}") from None
 
@@ -55,29 +55,29 @@ class DenseFiles:
             ("adam_m.…", "adam_v.…").
 
     Raises:
-        CheckpointError: a file is missing, damaged or altered.
+        CheckpointError: a file is missing, damaged, or altered.
     """
 
     def __init__(self, reader: CheckpointReader):
         self._folder = reader.folder
-        self._parts: dict[str, list[tuple[TensorFile, TensorSlice]]] = {}
+        self._slices: dict[str, list[tuple[TensorFile, TensorSlice]]] = {}
         for name in dense_files(reader):
             file = TensorFile(reader.verify(name))
-            described = parts_in(file.path, file.metadata)
+            described = slices_in(file.path, file.metadata)
             for tensor, info in file.tensors.items():
-                part = described.get(tensor, TensorSlice(info.shape))
-                self._parts.setdefault(tensor, []).append((file, part))
-        self.shapes = {tensor: parts[0][1].shape for tensor, parts in self._parts.items()}
+                held = described.get(tensor, TensorSlice(info.shape))
+                self._slices.setdefault(tensor, []).append((file, held))
+        self.shapes = {tensor: slices[0][1].shape for tensor, slices in self._slices.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """Reads one whole tensor, float32.
+        """Reads one whole tensor as float32.
 
         Raises:
-            CheckpointError: no tensor has this name, or the files do not have all of it.
+            CheckpointError: no tensor has this name, or the files do not hold all of it.
         """
-        parts = self._parts.get(name, [])
+        slices = self._slices.get(name, [])
         whole = np.zeros(self.shapes.get(name, ()), np.float32)
-        mine = TensorSlice(whole.shape)
-        if not parts or whole.size != sum(mine.copy(whole, part, file.read(name)) for file, part in parts):
+        target = TensorSlice(whole.shape)
+        if not slices or whole.size != sum(target.copy(whole, held, file.read(name)) for file, held in slices):
             raise CheckpointError(f"{self._folder}: its dense files have no tensor {name!r}, or not all of it")
         return whole

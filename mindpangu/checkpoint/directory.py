@@ -1,4 +1,4 @@
-"""The folder that holds a run's checkpoints: naming, finding the newest, removing old and interrupted ones."""
+"""The folder of a run's checkpoints: names them, finds the newest, and removes old and interrupted ones."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ def iteration_folder(parent: Path, step: int) -> Path:
 
 
 def list_iterations(parent: Path) -> list[Path]:
-    """Lists complete checkpoints, oldest first. A folder takes this name only when everything in it is on disk."""
+    """Lists complete checkpoints, oldest first. A folder gets its name only once everything in it is on disk."""
     found = {}
     for path in parent.glob("iteration_*"):
         match = _ITERATION.fullmatch(path.name)
@@ -43,7 +43,7 @@ def checkpoints_sharing(folder: Path, name: str) -> list[Path]:
 
 
 def prune(parent: Path, keep_last: int) -> list[Path]:
-    """Removes all but the newest `keep_last` checkpoints and returns those that it removed."""
+    """Removes all but the newest `keep_last` checkpoints. Returns the removed ones."""
     old = list_iterations(parent)[:-keep_last]
     for path in old:
         remove(path)
@@ -51,7 +51,7 @@ def prune(parent: Path, keep_last: int) -> list[Path]:
 
 
 def finish_publishing(parent: Path, pointer: Path, keep_last: int) -> None:
-    """Names the newest checkpoint in the file `pointer`, then removes the oldest ones."""
+    """Writes the step of the newest checkpoint to the file `pointer`, then removes the oldest checkpoints."""
     newest = latest_iteration(parent)
     match = _ITERATION.fullmatch(newest.name) if newest is not None else None
     if match is not None:
@@ -62,7 +62,7 @@ def finish_publishing(parent: Path, pointer: Path, keep_last: int) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a checkpoint. It is renamed first, so that an interruption leaves no incomplete folder under its name."""
+    """Removes a checkpoint. Renames it first, so that an interruption leaves no incomplete folder under its name."""
     doomed = path.with_name(f".{path.name}.deleting")
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
@@ -70,7 +70,7 @@ def remove(path: Path) -> None:
 
 
 def clean_interrupted(parent: Path) -> None:
-    """Removes what a killed process left half-written or half-deleted."""
+    """Removes folders that a killed process left half-written or half-deleted."""
     for pattern in (".iteration_*.writing", ".iteration_*.deleting"):
         for path in parent.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)

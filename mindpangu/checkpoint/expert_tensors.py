@@ -1,4 +1,4 @@
-"""Reads one expert of a checkpoint: assembles whole tensors, whichever ranks have written which shards of them."""
+"""Reads one expert of a checkpoint: assembles whole tensors, whichever ranks wrote which shards."""
 
 from collections.abc import Mapping
 
@@ -13,10 +13,10 @@ from mindpangu.parallel.sharding import TensorSlice
 
 
 class ExpertTensors:
-    """An expert whose files are open; tensors are read one at a time.
+    """An expert with open files; tensors are read one at a time.
 
     Attributes:
-        names: names of its tensors: "up", …, and "adam_m.up", … where the checkpoint has moments.
+        names: names of its tensors: "up", … and, if the checkpoint has moments, "adam_m.up", …
         headers: the header of each of its files.
 
     Args:
@@ -26,7 +26,7 @@ class ExpertTensors:
         verify: whether to compare the files with the manifest first.
 
     Raises:
-        CheckpointError: a file is missing, altered, not an expert's, or of another shape.
+        CheckpointError: a file is missing or altered, is not an expert file, or has other shapes.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ExpertTensors:
         self.names = tuple(self._files[0].tensors)
         for shard, file in enumerate(self._files):
             for name in {*shapes, *self.names}:
-                needed = self._part(name, shard).local_shape
+                needed = self._slice(name, shard).local_shape
                 info = file.tensors.get(name)
                 if info is None or info.shape != needed:
                     found = "missing" if info is None else f"of shape {list(info.shape)}"
@@ -58,18 +58,18 @@ class ExpertTensors:
         return self.headers[0].step_count
 
     def read(self, name: str) -> np.ndarray:
-        """Reads one whole tensor, float32."""
+        """Reads one whole tensor as float32."""
         if len(self._files) == 1:
             return self._files[0].read(name)
         whole = np.empty(self._shapes[_base_name(name)], np.float32)
         for shard, file in enumerate(self._files):
-            self._part(name, shard).put(file.read(name), whole)
+            self._slice(name, shard).put(file.read(name), whole)
         return whole
 
-    def _part(self, name: str, shard: int) -> TensorSlice:
+    def _slice(self, name: str, shard: int) -> TensorSlice:
         tensor = _base_name(name)
         share = ExpertShare(tensor=shard, tensors=len(self._files))
-        return share.part(tensor, self._shapes[tensor])
+        return share.tensor_slice(tensor, self._shapes[tensor])
 
 
 def _base_name(name: str) -> str:

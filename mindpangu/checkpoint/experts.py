@@ -1,7 +1,7 @@
 """The file of one expert: weights, Adam moments, and a header that identifies the expert.
 
-A file is named by layer, domain and index *inside the domain's group*, never by a global number: adding or removing a
-domain renames no file, and a sub-model is made of the files themselves.
+A file is named after layer, domain, and index *within the domain's group*, never a global index: adding or removing a
+domain renames no file, and a sub-model consists of the same files.
 """
 
 import json
@@ -27,18 +27,18 @@ _FILE_NAME = re.compile(r"experts/rre_(\d+)\.([\w-]+)\.(\d+)(?:\.\d+_of_(\d+))?\
 
 @dataclass(frozen=True)
 class ExpertFile:
-    """Header of an expert file, without the tensors' names, shapes and dtypes.
+    """Header of an expert file, without the names, shapes, and dtypes of the tensors.
 
-    The fields are the keys on disk, except for `shard`.
+    Field names are also the keys on disk, except for `shard`.
 
     Attributes:
         layer: index among the RRE layers, from the bottom.
         domain: name of the expert's domain.
-        index: index in the domain's group.
+        index: index of the expert in the domain's group.
         step_count: number of times the expert has been updated.
         table: digest of the domain's routing table.
         tokenizer: digest of the tokenizer that made the tokens.
-        shard: (index, number of shards): each rank of a tensor group writes a file with its shard of every tensor.
+        shard: (index, number of shards). Each rank of a tensor group writes a file with its shard of every tensor.
     """
 
     layer: int
@@ -62,7 +62,7 @@ class ExpertFile:
         shard = header.pop("shard")
         if shard != _WHOLE:
             header[_SHARD] = shard
-        # one entry, because safetensors writes several in any order: equal experts are equal files
+        # one entry, because safetensors writes several in any order: equal experts must give equal files
         return {_HEADER: json.dumps(header, sort_keys=True)}
 
     def encode(self, tensors: Mapping[str, np.ndarray]) -> bytes:
@@ -74,14 +74,14 @@ class ExpertFile:
         """Decodes a file into its header and its tensors.
 
         Raises:
-            CheckpointError: `data`, which was read from `path`, is not a whole expert file.
+            CheckpointError: `data`, which was read from `path`, is not a complete expert file.
         """
         tensors = decode_tensors(path, data)
         return ExpertFile.from_metadata(path, read_metadata(data)), tensors
 
     @staticmethod
     def from_metadata(path: Path, metadata: Mapping[str, str]) -> "ExpertFile":
-        """Builds the header from a file's metadata. Raises CheckpointError if it is not that of an expert."""
+        """Builds the header from a file's metadata. Raises CheckpointError if the file is not an expert file."""
         try:
             fields = json.loads(metadata[_HEADER])
             index, num_shards = fields.pop(_SHARD, _WHOLE)
@@ -94,13 +94,13 @@ class ExpertFile:
 
 
 def expert_file_name(layer: int, domain: str, index: int, shard: tuple[int, int] = _WHOLE) -> str:
-    """Returns the name of an expert's file, or of a shard of it."""
+    """Returns the name of the file of an expert, or of one of its shards."""
     stem = f"experts/rre_{layer:02d}.{domain}.{index:03d}"
     return f"{stem}.safetensors" if shard == _WHOLE else f"{stem}.{shard[0]}_of_{shard[1]}.safetensors"
 
 
 def shards_of_experts(files: Iterable[str]) -> dict[tuple[int, str, int], int]:
-    """Returns (layer, domain, index) → number of shards, of every expert among the files of a checkpoint."""
+    """Returns (layer, domain, index) → number of shards for every expert among the files of a checkpoint."""
     found = {}
     for name in files:
         match = _FILE_NAME.fullmatch(name)
@@ -110,6 +110,6 @@ def shards_of_experts(files: Iterable[str]) -> dict[tuple[int, str, int], int]:
 
 
 def read_metadata(data: bytes) -> dict[str, Any]:
-    """Reads the metadata of a safetensors file in memory; the library does that for files on disk only."""
-    (length,) = struct.unpack_from("<Q", data)  # a file is 8 bytes of header length, a JSON header, the tensors
+    """Reads the metadata of a safetensors file in memory; the library can do that only for files on disk."""
+    (length,) = struct.unpack_from("<Q", data)  # a file is 8 bytes of header length, a JSON header, and the tensors
     return json.loads(data[8 : 8 + length]).get("__metadata__", {})

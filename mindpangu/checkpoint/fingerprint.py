@@ -17,14 +17,14 @@ class Fingerprint:
         self._hash = hashlib.blake2b(digest_size=16)
 
     def through(self, chunks: Iterable[Buffer]) -> Iterator[Buffer]:
-        """Yields the same pieces, and adds each to the fingerprint as it passes."""
+        """Yields the same pieces and adds each one to the fingerprint."""
         for chunk in chunks:
             self._bytes += len(chunk)
             self._hash.update(chunk)
             yield chunk
 
     def entry(self) -> Entry:
-        """Returns the manifest entry of everything that has passed."""
+        """Returns the manifest entry of the content so far."""
         return {"bytes": self._bytes, "blake2b": self._hash.hexdigest()}
 
     @staticmethod

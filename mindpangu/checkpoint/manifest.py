@@ -15,13 +15,13 @@ from mindpangu.files import encode_json
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
-REMEDY = "copy it again, or remove this checkpoint to go on from an earlier one"
-"""Remedy for a file of a checkpoint that cannot be read."""
+REMEDY = "copy it again, or remove this checkpoint to continue from an earlier one"
+"""Remedy for a checkpoint file that cannot be read."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest as it was read.
+    """A manifest that has been read.
 
     Attributes:
         step: the training step after which the checkpoint was saved.
@@ -38,7 +38,7 @@ class Manifest:
         """Reads the manifest of a checkpoint folder.
 
         Raises:
-            CheckpointError: it is missing or damaged, or of another format version.
+            CheckpointError: it is missing or damaged, or has another format version.
         """
         path = folder / MANIFEST
         try:

@@ -1,4 +1,4 @@
-"""Reads a checkpoint: nothing is used before its size and hash agree with the manifest."""
+"""Reads a checkpoint: no file is used before its size and hash agree with the manifest."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -28,10 +28,10 @@ class CheckpointReader:
         digest: hash of the manifest, and so of the whole checkpoint.
 
     Args:
-        path: an `iteration_…` folder, or a run folder or its `checkpoint` folder, whose newest checkpoint is taken.
+        path: an `iteration_…` folder; or a run folder or its `checkpoint` folder, to read its newest checkpoint.
 
     Raises:
-        CheckpointError: there is no checkpoint, or its manifest cannot be read or is of another format version.
+        CheckpointError: there is no checkpoint, or its manifest cannot be read or has another format version.
     """
 
     def __init__(self, path: Path):
@@ -45,7 +45,7 @@ class CheckpointReader:
         """Returns the verified content of one file.
 
         Raises:
-            CheckpointError: the file is not in the manifest, missing, truncated or altered.
+            CheckpointError: the file is not in the manifest, or is missing, truncated, or altered.
         """
         try:
             data = self._path(name).read_bytes()
@@ -78,7 +78,7 @@ class CheckpointReader:
         return decode_tensors(self.folder / name, self.read(name))
 
     def read_all(self, names: Iterable[str], use: Callable[[str, bytes], None], threads: int = 2) -> None:
-        """Reads files in threads and hands each to `use(name, data)`; memory stays at a few files."""
+        """Reads files in threads and passes each to `use(name, data)`. Only a few files are in memory at once."""
         with ThreadPoolExecutor(threads) as pool:
             for _ in pool.map(lambda name: use(name, self.read(name)), list(names)):
                 pass
@@ -110,12 +110,12 @@ class CheckpointReader:
         return (
             f"{', '.join(folder.name for folder in sharing)} {'has' if len(sharing) == 1 else 'have'} the same file on "
             "disk (a hard link): copy it again from another disk, or remove this checkpoint and "
-            f"{'that' if len(sharing) == 1 else 'those'} to go on from one without it"
+            f"{'that' if len(sharing) == 1 else 'those'} to continue from one without it"
         )
 
 
 def decode_tensors(path: Path, data: bytes) -> dict[str, np.ndarray]:
-    """Decodes the tensors of a safetensors file; `path` is for the message of the CheckpointError."""
+    """Decodes the tensors of a safetensors file. Raises CheckpointError, which names `path`, if it is not one."""
     try:
         return load_tensors(data)
     except SafetensorError as error:

@@ -1,4 +1,4 @@
-"""Reads what routes the tokens of a checkpoint's model: its tokenizers and its routing table."""
+"""Reads the tokenizers and the routing table of a checkpoint."""
 
 from mindpangu.checkpoint.reader import CheckpointReader
 from mindpangu.config import Config
@@ -8,13 +8,13 @@ from mindpangu.tokenizer import Tokenizer
 
 
 def read_tokenizers(reader: CheckpointReader, config: Config) -> dict[str, Tokenizer]:
-    """Reads vocabulary → tokenizer. Raises CheckpointError for a file that does not match the manifest."""
+    """Returns vocabulary → tokenizer. Raises CheckpointError if a file does not match the manifest."""
     vocabularies = [vocabulary.name for vocabulary in config.domains.vocabularies] or [MAIN_VOCABULARY]
     return {vocabulary: Tokenizer.load(reader.verify(f"tokenizer/{vocabulary}.model")) for vocabulary in vocabularies}
 
 
 def read_table(reader: CheckpointReader, config: Config) -> RoutingTable | None:
-    """Reads the routing table of all domains; None for a dense model. Raises like `read_tokenizers`."""
+    """Returns the routing table of all domains; None for a dense model. Raises like `read_tokenizers`."""
     if config.model.rre_layers == 0:
         return None
     names = [domain.name for domain in build_domains(config)]

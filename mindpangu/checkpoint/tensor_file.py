@@ -1,8 +1,8 @@
 """Reads and writes safetensors files one tensor at a time.
 
-The library reads and writes whole files, or maps them, which counts as memory too. A file of experts or of dense
-parameters can be larger than the memory of a machine that only copies it. The format: 8 bytes of header length, a JSON
-header with each tensor's dtype, shape and offsets, then the tensors.
+The library reads and writes whole files, or maps them, which also counts as memory. But a file can be larger than the
+memory of a machine that only copies it. The format: 8 bytes of header length, a JSON header with the dtype, shape, and
+offsets of each tensor, then the tensors.
 """
 
 import json
@@ -20,19 +20,19 @@ _DTYPES = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "I32": np.in
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 8
-_REMEDY = "take another checkpoint, or copy this one again"
+_REMEDY = "use another checkpoint, or copy this one again"
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Dtype and shape of a tensor, as the header of a file states them."""
+    """Dtype and shape of a tensor, as stated in the header of a file."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
 
     @property
     def num_bytes(self) -> int:
-        """Size of the tensor."""
+        """Size of the tensor in bytes."""
         return self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
 
 
@@ -41,7 +41,7 @@ class TensorFile:
 
     Attributes:
         path: the file.
-        metadata: the strings that the header carries beside the tensors.
+        metadata: the header's strings other than the descriptions of tensors.
         tensors: name → dtype and shape, in the order of the file.
 
     Raises:
@@ -66,12 +66,12 @@ class TensorFile:
                 if stop - start != self.tensors[name].num_bytes:
                     raise ValueError(f"tensor {name!r} has {stop - start} bytes")
             if max((stop for _, stop in self._offsets.values()), default=begin) != path.stat().st_size:
-                raise ValueError("its size is not what the header says")
+                raise ValueError("its size does not match its header")
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}; {_REMEDY}") from None
         except (ValueError, KeyError, TypeError, AttributeError, struct.error, MemoryError, OverflowError) as error:
             raise CheckpointError(
-                f"{path} is not a whole safetensors file: {error!r}; it is cut off or damaged: {_REMEDY}"
+                f"{path} is not a complete safetensors file: {error!r}; it is cut off or damaged: {_REMEDY}"
             ) from None
 
     def read(self, name: str) -> np.ndarray:
@@ -101,7 +101,7 @@ def encode_stream(
     Args:
         tensors: dtypes and shapes of its tensors, in the order of the file.
         metadata: strings for the header.
-        chunks: returns the bytes of a tensor in pieces; called for one tensor after the other.
+        chunks: returns the bytes of a tensor in pieces; called for one tensor after another.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     start = 0

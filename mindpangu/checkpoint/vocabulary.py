@@ -1,7 +1,7 @@
 """Maps an embedding from one vocabulary to another by the text of the tokens.
 
 A token that both vocabularies have keeps its row. A new token starts from the mean of the rows of the old tokens that
-spell its text, or from random numbers where the old vocabulary cannot spell it.
+spell its text, or from a random row if the old vocabulary cannot spell it.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import numpy as np
 from mindpangu.model.initialization import normal
 from mindpangu.tokenizer import Tokenizer
 
-# Characters that stand for a blank or a newline: ▁ in every sentencepiece model, ▂ and ▃ in PanGu-α's.
+# Characters that represent a blank or a newline: ▁ in every sentencepiece model, ▂ and ▃ in PanGu-α's.
 _PLAIN = str.maketrans({"\u2581": " ", "\u2582": " ", "\u2583": "\n"})
 
 
@@ -20,17 +20,17 @@ class VocabularyMap:
     """Maps each id of a new vocabulary to the ids of the old one whose rows it starts from.
 
     Attributes:
-        sources: new id → old ids: one for a token that both have, several that spell it, or none.
+        sources: new id → old ids: the same token's, those of several tokens that spell it, or none.
     """
 
     sources: tuple[tuple[int, ...], ...]
 
     @staticmethod
     def between(old: Tokenizer, new: Tokenizer, compose: bool = True) -> "VocabularyMap":
-        """Matches the tokens of two vocabularies by text, control tokens and bytes by name.
+        """Matches the tokens of two vocabularies by text, and control tokens and bytes by name.
 
         Args:
-            compose: whether new tokens start from the old tokens that spell their text, or else from none.
+            compose: True to start new tokens from the old tokens that spell their text; False to start from none.
         """
         same = {old.piece(index): index for index in range(old.vocab_size)} if old.kind == new.kind else {}
         id_of: dict[str, int] = {}
@@ -66,7 +66,7 @@ class VocabularyMap:
 
         Args:
             old_VH: embedding of the old vocabulary.
-            num_rows: rows of the new one; those beyond its tokens are random.
+            num_rows: number of rows of the new embedding; those beyond its tokens are random.
             random_VH: [num_rows, H], the random rows.
         """
         new_VH = np.array(random_VH, np.float32)
@@ -80,18 +80,18 @@ def random_rows(seed: int, stream: str, num_rows: int, hidden: int, std: float) 
     """Draws the rows that new tokens start from, float32 [num_rows, H], from N(0, std²).
 
     Args:
-        stream: names the random stream: table and vocabulary, "word_embedding/main".
+        stream: name of the random stream, made of table and vocabulary: "word_embedding/main".
     """
     return normal(seed, stream, (num_rows, hidden), std)
 
 
 def _key(tokenizer: Tokenizer, index: int, at_a_border: bool = True) -> str:
-    """Returns the text of an id, by which vocabularies are matched.
+    """Returns the text of an id, the key by which vocabularies are matched.
 
     PanGu-α's tokenizer first cuts text into words and begins each with ▁, even without a blank, so its ▁她 is also 她.
 
     Args:
-        at_a_border: whether a leading ▁ of PanGu-α's is a blank; otherwise it is dropped.
+        at_a_border: True if a leading ▁ of PanGu-α's tokenizer is a blank; False to drop it.
     """
     piece = tokenizer.piece(index)
     if not tokenizer.is_text(index):

@@ -1,4 +1,4 @@
-"""Writes a checkpoint: every file goes into a scratch folder, hashed and fsynced, which one rename then publishes."""
+"""Writes a checkpoint: hashes and fsyncs every file in a scratch folder, then publishes the folder with one rename."""
 
 import contextlib
 import json
@@ -19,19 +19,19 @@ from mindpangu.files import Buffer, fsync_folder, read_chunks, write_durably
 
 
 class CheckpointWriter:
-    """Context manager that makes one checkpoint; nothing appears under its name unless everything is on disk.
+    """Context manager that writes one checkpoint, which appears under its name only once everything is on disk.
 
         with CheckpointWriter(run.checkpoints, step=200) as writer:
             writer.write("state.json", data)
 
-    With several ranks each has a writer of the same checkpoint and writes its own files. Rank 0 waits until the others
-    have written theirs and publishes the checkpoint; the others wait for that.
+    If there are several ranks, each has a writer for the same checkpoint and writes its own files. Rank 0 waits until
+    the others have written theirs and publishes the checkpoint; the others wait for that.
 
     `write`, `link` and `cancel` may be called from several threads.
 
     Args:
         parent: the folder of a run's checkpoints; all ranks see the same one.
-        rank, ranks: index of this process, and the number of processes.
+        rank, ranks: rank of this process, and the number of ranks.
         timeout: seconds that a rank waits for the others once it has written its own files.
 
     Raises:
@@ -61,7 +61,7 @@ class CheckpointWriter:
             )
 
     def cancel(self) -> None:
-        """Makes the next `write` fail, so that the checkpoint is not made."""
+        """Makes the next `write` fail, so that no checkpoint is published."""
         self._cancelled = True
 
     def write(self, name: str, data: bytes | Iterable[Buffer]) -> Entry:
@@ -69,13 +69,13 @@ class CheckpointWriter:
 
         Args:
             name: path relative to the checkpoint.
-            data: the content, whole or in pieces.
+            data: the content, in one piece or several.
 
         Returns:
             Its entry in the manifest.
         """
         if self._cancelled:
-            raise CheckpointError(f"checkpoint {self.folder} was given up; earlier checkpoints are untouched")
+            raise CheckpointError(f"checkpoint {self.folder} was abandoned; earlier checkpoints are untouched")
         path = self.scratch / name
         fingerprint = Fingerprint()
         try:
@@ -87,16 +87,16 @@ class CheckpointWriter:
         return fingerprint.entry()
 
     def link(self, name: str, from_folder: Path, entry: Entry) -> bool:
-        """Takes over a file of an earlier checkpoint as a hard link.
+        """Adds a file of an earlier checkpoint as a hard link.
 
-        Its hash is checked first: damage must not spread to checkpoints that could still be whole.
+        Checks its hash first, so that damage does not spread to new checkpoints.
 
         Args:
             from_folder: the earlier checkpoint.
             entry: the file's entry in that checkpoint's manifest.
 
         Returns:
-            False if the file cannot be linked: another file system, one without links, a file that is gone or was
+            False if the file cannot be linked: it is on another file system or one without links, or it is missing or
             altered. Then nothing exists under this name, and the caller must write it.
         """
         source = from_folder / name
@@ -112,14 +112,14 @@ class CheckpointWriter:
         return True
 
     def take(self, name: str, reader: CheckpointReader) -> None:
-        """Takes over a file of another checkpoint with its manifest entry: as a hard link, or else as a copy.
+        """Adds a file of another checkpoint with its manifest entry, as a hard link or, if that fails, as a copy.
 
-        Compares its size but not its hash: whoever reads the file compares that with the entry taken over here.
+        Checks the size of the file but not its hash, which its readers compare with the manifest entry.
         """
         source = reader.folder / name
         path = self.scratch / name
         if not source.exists() or source.stat().st_size != reader.files[name]["bytes"]:
-            reader.verify(name)  # raises, and says what is wrong
+            reader.verify(name)  # raises an error with the reason
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -133,7 +133,9 @@ class CheckpointWriter:
     def __enter__(self) -> "CheckpointWriter":
         try:
             if self.ranks == 1:
-                shutil.rmtree(self.scratch, ignore_errors=True)  # otherwise it may have another rank's files already
+                shutil.rmtree(
+                    self.scratch, ignore_errors=True
+                )  # with several ranks it may already hold another rank's files
             self.scratch.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self._failure(error) from None
@@ -149,7 +151,7 @@ class CheckpointWriter:
                 self._collect()
                 self._publish()
             else:
-                self._hand_over()
+                self._report_files()
         except OSError as failure:
             self._report_failure(str(failure))
             raise self._failure(failure) from None
@@ -161,9 +163,9 @@ class CheckpointWriter:
         with self._lock:
             self._files[name] = entry
 
-    def _hand_over(self) -> None:
+    def _report_files(self) -> None:
         """Tells rank 0 which files this rank has written, and waits until rank 0 has published the checkpoint."""
-        # The list is renamed into place: whoever sees it sees all of it. Rank 0 may publish the folder as soon as it
+        # The list is renamed into place, so a reader never sees half of it. Rank 0 may publish the folder as soon as it
         # sees the last list, so nothing here may touch the folder after the rename.
         written = self.scratch / f".written_{self.rank:05d}"
         unfinished = written.with_suffix(".part")
@@ -171,10 +173,10 @@ class CheckpointWriter:
         unfinished.rename(written)
         self._wait_until(lambda: not self.scratch.exists(), "rank 0 to publish it")
         if not (self.folder / MANIFEST).exists():
-            raise CheckpointError(f"checkpoint {self.folder} was not published; rank 0 says why")
+            raise CheckpointError(f"checkpoint {self.folder} was not published; see the message of rank 0")
 
     def _collect(self) -> None:
-        """Waits until the other ranks have written their files, and adds these to the manifest."""
+        """Waits until the other ranks have written their files, and adds their files to the manifest."""
         for rank in range(1, self.ranks):
             written = self.scratch / f".written_{rank:05d}"
             self._wait_until(written.exists, f"rank {rank}")
@@ -192,8 +194,8 @@ class CheckpointWriter:
                         f"checkpoint {self.folder}: rank {rank} could not write: {failed.read_text()}"
                     )
             if self._cancelled or time.monotonic() > deadline:
-                why = "it was given up" if self._cancelled else f"{self.timeout:.0f} s were not enough"
-                raise CheckpointError(f"checkpoint {self.folder} waited for {awaited}, and {why}")
+                why = "it was abandoned" if self._cancelled else f"{self.timeout:.0f} s were not enough"
+                raise CheckpointError(f"checkpoint {self.folder} waited for {awaited}, but {why}")
             time.sleep(0.02)
 
     def _report_failure(self, why: str) -> None:

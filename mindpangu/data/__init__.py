@@ -2,7 +2,7 @@
 
 The path of a document:
 
-    reader = CorpusReader(config, domains)                  # jsonl → Record; counts and names bad records
+    reader = CorpusReader(config, domains)                  # jsonl → Record; reports bad records
     split = split_corpus(reader)                            # selects the held-out source documents
     tokenizer = train_tokenizer(training_texts(reader, split), vocab_size, control_tokens_of(domains), path)
     shards = write_shards(folder, reader, split, tokenizer) # <python> code <eot> → code.train.bin

@@ -1,4 +1,4 @@
-"""A micro-batch: the arrays of a model step, assembled from token windows.
+"""A micro-batch: the input arrays of a model step, assembled from token windows.
 
 `loader.py` chooses the windows; `packing.py` defines positions and the loss mask.
 """
@@ -24,8 +24,8 @@ class Batch:
         domain_of_slot: domain id of each of the data.domains_per_step slots.
         slot_of_sample_B: int32, slot of each sample, ascending. A slot may have any number of samples; a slot without
             samples is unused and repeats the domain of a used slot (`schedule.py`).
-        sample_ids_B2: int64, (domain id, index in the domain's split) of each sample, to name a bad batch. The index is
-            −1 for a sample that is only padding.
+        sample_ids_B2: int64, (domain id, index in the domain's split) of each sample, to report a bad batch. The index
+            is −1 for a sample that is only padding.
     """
 
     tokens_BS: npt.NDArray[np.int32]
@@ -56,8 +56,8 @@ def assemble_batch(
     """Assembles a batch from windows of S + 1 tokens each. Rows of `sample_ids_B2` without a window are padding.
 
     Args:
-        counted: mask of each window: which of its tokens count as targets. A mask of None, or no masks at all, counts
-            every token.
+        counted: for each window, the mask of tokens that count as targets, or None if all count. Without masks, all
+            tokens of all windows count.
     """
     block = np.full((len(sample_ids_B2), seq_length + 1), pad_id, np.int32)
     for row, window in zip(block, windows, strict=False):
@@ -81,11 +81,12 @@ def assemble_batch(
 
 
 def _without_padding(tokens_BS: npt.NDArray[np.int32], pad_id: int) -> npt.NDArray[np.int32]:
-    """Replaces the padding at the end of each row by the row's tokens, from the first on; keeps rows of padding only.
+    """Replaces the padding at the end of each row with the row's own tokens, starting from the first. Leaves rows that
+    consist only of padding.
 
-    Results do not depend on these inputs: attention is causal, and their targets do not count. But every input goes to
-    an expert. Padding could activate one that the text does not need, which the step would then decay, and would load
-    it with much of the batch.
+    Results do not depend on these inputs, because attention is causal and their targets do not count. But every input
+    goes to an expert. Padding could activate an expert that the text does not need, which the step would then decay,
+    and would send much of the batch to it.
     """
     lengths_B = (tokens_BS != pad_id).sum(1)
     if lengths_B.min() == tokens_BS.shape[1]:

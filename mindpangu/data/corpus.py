@@ -3,8 +3,8 @@
 A record is {"domain": name, …} with the fields of its domain's kind (`formats.py`) or, if data.format is instruction,
 of its task (`instruction.py`), and optionally "source" and "doc". Each record becomes one document of the token stream.
 Records with the same (source, doc) come from one source document and stay on one side of the held-out split
-(`split.py`). "doc" only needs to be unique within its source. Without "source" the file is the source; without "doc"
-the record is a source document of its own.
+(`split.py`). "doc" only needs to be unique within its source. "source" defaults to the file; without "doc", each
+record is a source document of its own.
 """
 
 import glob
@@ -30,8 +30,8 @@ class Record:
     """One usable record.
 
     Attributes:
-        domain_id: position of its domain among the run's domains.
-        source_document: (source, doc); records with the same value stay on one side of the split.
+        domain_id: index of its domain among the run's domains.
+        source_document: (source, doc). Records with the same value stay on one side of the split.
         parts: texts and the control tokens that open them.
         text_bytes: number of UTF-8 bytes of the texts.
     """
@@ -44,40 +44,40 @@ class Record:
 
 @dataclass
 class CorpusReport:
-    """Report of one reading. `bad_records` lists "file:line: reason"; data.max_bad_records limits its length."""
+    """Report on one pass over the corpus. `bad_records` lists "file:line: reason", at most data.max_bad_records + 1."""
 
     num_records: int = 0
     num_bad: int = 0
     bad_records: list[str] = field(default_factory=list)
     skipped: Counter = field(default_factory=Counter)
-    """Number of skipped records by domain name, for known domains that are not in this run. Only their domain was
-    checked."""
+    """Number of skipped records by domain name: those of known domains that this run does not have. Only their domain
+    was checked."""
 
     def summary(self) -> str:
-        """Returns one line for the log, and one more per listed bad record."""
+        """Returns a summary for the log: one line, and one more per listed bad record."""
         skipped = ", ".join(f"{name} {count:,}" for name, count in sorted(self.skipped.items()))
         line = f"{self.num_records:,} records"
         line += f"; skipped, not in domains.names: {skipped}" if skipped else ""
         return line + (f"; {self.listing()}" if self.num_bad else "")
 
     def listing(self) -> str:
-        """Returns the number of bad records and the first few of them."""
+        """Returns the number of bad records and lists the first few."""
         shown = self.bad_records[:_MAX_LISTED]
         more = self.num_bad - len(shown)
         return "\n  ".join([f"{self.num_bad:,} bad records:", *shown] + [f"and {more:,} more"] * bool(more))
 
 
 class CorpusReader:
-    """The corpus of a run. Iteration reads all files from the start, in sorted order, and starts a new `report`.
+    """The corpus of a run. Each iteration reads all files from the start, in sorted order, and starts a new `report`.
 
     Attributes:
-        domains: the run's domains; a record's domain_id is a position in it.
+        domains: the run's domains; a record's domain_id is an index into it.
         files, total_bytes: the files and their total size.
-        report: report of the latest reading.
-        bytes_read: number of bytes that the latest reading has read so far.
+        report: report on the latest iteration.
+        bytes_read: number of bytes that the latest iteration has read so far.
 
     Raises:
-        DataError: a pattern of data.corpus matches no file. During iteration: a file cannot be read, or more than
+        DataError: a pattern of data.corpus matches no file; or, during iteration, a file cannot be read or more than
             data.max_bad_records records are bad.
     """
 
@@ -117,7 +117,7 @@ class CorpusReader:
                     yield record
 
     def _parse(self, line: bytes, path: Path, line_number: int) -> Record | None:
-        """Returns a record, or None if its domain is not in this run. Raises ValueError, with the reason, if bad."""
+        """Returns a record, or None if its domain is not in this run. Raises ValueError for a bad record."""
         fields = _json_object(line)
         name = fields.get("domain")
         if not isinstance(name, str) or name not in self._known:
@@ -148,7 +148,7 @@ def expand_patterns(patterns: Sequence[str], option: str = "data.corpus") -> lis
     """Returns the files that match any of the glob patterns, each once, in sorted order.
 
     Raises:
-        DataError: a pattern matches no file. The message names `option`, which gave it.
+        DataError: a pattern matches no file. The message names `option`, where the pattern comes from.
     """
     files: dict[Path, Path] = {}
     for pattern in patterns:

@@ -1,8 +1,8 @@
 """data.domain_groups: divides the domains into groups that train side by side.
 
-Every group takes an equal part of each step's micro-batches. So a domain's share of the tokens is its share of its
-group's weights, divided by the number of groups, and the weights of every phase must divide into equal parts. On a
-cluster each group is a sub-group of ranks, which store the experts of its domains and exchange tokens only among
+Every group gets an equal share of each step's micro-batches. So a domain's share of the tokens is its share of its
+group's weights, divided by the number of groups, and in every phase the groups must have equal weights. On a cluster,
+each group belongs to a sub-group of ranks, which store the experts of its domains and exchange tokens only among
 themselves.
 """
 
@@ -23,13 +23,13 @@ Weights = tuple[int, ...]
 """A domain's weight in each phase. The sum over all domains is the same in every phase."""
 
 _SHUFFLES = 20
-_ALL_ASSIGNMENTS = 50_000
+_MAX_ASSIGNMENTS = 50_000
 
 
 def domain_groups(config: Config, domains: Sequence[Domain]) -> Groups:
-    """Returns the domain ids of each group of a configuration; raises ConfigError for weights that cannot be met.
+    """Returns the domain ids of each group. Raises ConfigError if no groups match the weights of the configuration.
 
-    The groups are the same in all phases because a domain's experts stay where they are stored.
+    The groups are the same in all phases, because the experts of a domain do not move between ranks.
     """
     phases = training_phases(config, domains)
     names = [domain.name for domain in domains]
@@ -41,15 +41,15 @@ def domain_groups(config: Config, domains: Sequence[Domain]) -> Groups:
 
 
 def group_domains(phases: Sequence[Phase], names: Sequence[str], num_groups: int, tolerance: float) -> Groups:
-    """Divides domains into groups of equal weight; domains of weight 0 are spread over the groups.
+    """Divides domains into groups of equal weight and spreads domains of weight 0 over the groups.
 
-    Groups have equally many domains, give or take one, if that meets the tolerance, because a rank stores the experts
-    of all domains of its group. The same weights always give the same groups.
+    If the tolerance allows it, the numbers of domains differ by at most one, because a rank stores the experts of all
+    domains of its group. The same weights always give the same groups.
 
     Args:
         phases: the phases with their weights, >= 0.
         names: names of the domains, for messages.
-        tolerance: how far a domain's share of all tokens may be from its share of the weights, e.g. 0.01.
+        tolerance: maximum difference between a domain's share of all tokens and its share of the weights, e.g. 0.01.
 
     Raises:
         ConfigError: no assignment meets the tolerance or, with many domains, none was found.
@@ -61,9 +61,9 @@ def group_domains(phases: Sequence[Phase], names: Sequence[str], num_groups: int
         if trained < num_groups:
             raise ConfigError(
                 f"data.domain_groups is {num_groups}, but only {trained} domains have a weight above 0 in {phase.key}: "
-                "every group needs one"
+                "every group needs at least one"
             )
-    weights = _exact(phases)
+    weights = _integer_weights(phases)
     tried = []
     for groups in _candidates(weights, num_groups):
         tried.append((max(_worst_misses(weights, groups))[0], groups))
@@ -73,13 +73,13 @@ def group_domains(phases: Sequence[Phase], names: Sequence[str], num_groups: int
     share = weights[domain][phase_index] / sum(each[phase_index] for each in weights)
     raise ConfigError(
         f"{phases[phase_index].key} does not divide into {num_groups} equal groups of domains (data.domain_groups): at "
-        f"best domain {names[domain]!r}, which should have {share:.2%} of the tokens, has {miss:.2%} more or less. "
+        f"best, domain {names[domain]!r}, which should have {share:.2%} of the tokens, is off by {miss:.2%}. "
         f"Change the weights, the number of groups, or data.mixture_tolerance ({tolerance:g})"
     )
 
 
-def _exact(phases: Sequence[Phase]) -> list[Weights]:
-    """Scales the weights of all phases to integers of the same sum."""
+def _integer_weights(phases: Sequence[Phase]) -> list[Weights]:
+    """Scales the weights to integers with the same sum in all phases; returns them by domain."""
     by_phase = []
     for phase in phases:
         unit = math.lcm(*(Fraction(weight).denominator for weight in phase.weights))
@@ -89,7 +89,7 @@ def _exact(phases: Sequence[Phase]) -> list[Weights]:
 
 
 def _candidates(weights: Sequence[Weights], num_groups: int) -> Iterator[Groups]:
-    """Yields assignments to try: greedy ones, first in groups of equal size, then all assignments if there are few."""
+    """Yields assignments to try: greedy ones, first with groups of equal size; then all of them if there are few."""
     count = len(weights)
     for max_domains in (-(-count // num_groups), count):
         order = sorted(range(count), key=lambda domain: [-weight for weight in weights[domain]])
@@ -97,7 +97,7 @@ def _candidates(weights: Sequence[Weights], num_groups: int) -> Iterator[Groups]
         for _ in range(1 + _SHUFFLES):
             yield _assign(weights, order, num_groups, max_domains)
             rng.shuffle(order)
-    if num_groups**count <= _ALL_ASSIGNMENTS:
+    if num_groups**count <= _MAX_ASSIGNMENTS:
         for chosen in itertools.product(range(num_groups), repeat=count):
             if len(set(chosen)) == num_groups:
                 yield tuple(
@@ -106,7 +106,7 @@ def _candidates(weights: Sequence[Weights], num_groups: int) -> Iterator[Groups]
 
 
 def _assign(weights: Sequence[Weights], order: Sequence[int], num_groups: int, max_domains: int) -> Groups:
-    """Puts each domain into the group that is lightest for it, then exchanges domains between groups while that helps.
+    """Adds each domain to the group that is lightest for it, then exchanges domains between groups while that helps.
 
     Args:
         order: domain ids in the order in which they are assigned.
@@ -116,7 +116,7 @@ def _assign(weights: Sequence[Weights], order: Sequence[int], num_groups: int, m
     totals: list[Weights] = [(0,) * len(weights[0])] * num_groups
     for domain in order:
         free = [group for group in range(num_groups) if len(groups[group]) < max_domains]
-        lightest = min(free, key=lambda group: (_times(totals[group], weights[domain]), len(groups[group])))
+        lightest = min(free, key=lambda group: (_dot(totals[group], weights[domain]), len(groups[group])))
         groups[lightest].append(domain)
         totals[lightest] = tuple(map(sum, zip(totals[lightest], weights[domain], strict=True)))
     while best := min(_exchanges(weights, groups, totals, max_domains), key=itemgetter(0), default=None):
@@ -133,7 +133,7 @@ def _assign(weights: Sequence[Weights], order: Sequence[int], num_groups: int, m
 def _exchanges(
     weights: Sequence[Weights], groups: list[list[int]], totals: list[Weights], max_domains: int
 ) -> Iterator[tuple[int, int, int, int, int | None, Weights]]:
-    """Yields the exchanges that make the totals of two groups more equal.
+    """Yields all exchanges that make the totals of two groups more equal.
 
     Each is (change of the sum of squared totals, group, other group, domain given, domain taken or None, weights that
     move).
@@ -141,23 +141,22 @@ def _exchanges(
     nothing = (0,) * len(weights[0])
     for one, other in itertools.permutations(range(len(groups)), 2):
         room = len(groups[other]) < max_domains and len(groups[one]) > 1
-        apart = tuple(b - a for a, b in zip(totals[one], totals[other], strict=True))
+        difference = tuple(b - a for a, b in zip(totals[one], totals[other], strict=True))
         for given in groups[one]:
             for taken in (*groups[other], *([None] if room else [])):
                 back = nothing if taken is None else weights[taken]
                 moved = tuple(a - b for a, b in zip(weights[given], back, strict=True))
-                change = 2 * (_times(moved, apart) + _times(moved, moved))
+                change = 2 * (_dot(moved, difference) + _dot(moved, moved))
                 if change < 0:
                     yield change, one, other, given, taken, moved
 
 
-def _times(a: Weights, b: Weights) -> int:
-    """Dot product."""
+def _dot(a: Weights, b: Weights) -> int:
     return sum(map(int.__mul__, a, b))
 
 
 def _worst_misses(weights: Sequence[Weights], groups: Groups) -> list[tuple[float, int, int]]:
-    """Finds for each phase the domain that misses its share of the tokens most: (miss, phase index, domain id)."""
+    """Finds the domain that is furthest from its share of the tokens in each phase: (miss, phase index, domain id)."""
     found = []
     for phase in range(len(weights[0])):
         domain_weights = [each[phase] for each in weights]
@@ -169,7 +168,7 @@ def _worst_misses(weights: Sequence[Weights], groups: Groups) -> list[tuple[floa
                 weight = domain_weights[domain]
                 if weight:
                     misses.append((abs(weight / group_weight / len(groups) - weight / total), phase, domain))
-            if group_weight == 0:  # nobody gets the group's part of the tokens; the largest domain lacks most of it
+            if group_weight == 0:  # the group's share of the tokens is lost; the largest domain misses most of it
                 misses.append((1 / len(groups), phase, domain_weights.index(max(domain_weights))))
         found.append(max(misses))
     return found

@@ -1,12 +1,12 @@
-"""Turns a record into one document of token ids, by the kind of its domain.
+"""Turns a record into a document of token ids, depending on the kind of its domain.
 
     monolingual   {"text"}             <lang> text <eot>      no <lang> if the domain has no token, as in PanGu-α
     bilingual     {"zh", "en"}         <cn> zh <en> en <eot>
     code          {"text", "lang"}     <lang> code <eot>      e.g. <python>; the domain's first language if no "lang"
 
 PanGu-Σ (section on data) inserts control tokens for languages and code and an `<EOT>`, and concatenates the documents.
-The spelling of the tokens and the leading token of monolingual documents are ours. The domain id is not a token: it
-accompanies the sample.
+The spelling of the tokens and the leading token of monolingual documents are ours. The domain id is not a token; it is
+stored with the sample.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from mindpangu.domains import Domain
 from mindpangu.tokenizer import Tokenizer
 
 Parts = tuple[tuple[str, str], ...]
-"""A document before tokenization: for each part, (control token that opens it, or ""; text)."""
+"""A document before tokenization: (control token or "", text) for each part."""
 
 _TEXT_FIELDS = {"monolingual": ("text",), "bilingual": ("zh", "en"), "code": ("text",)}
 
@@ -52,7 +52,7 @@ def encode_documents(documents: Sequence[Parts], tokenizer: Tokenizer, threads: 
 
 
 def opening_ids(token: str, tokenizer: Tokenizer) -> list[int]:
-    """Returns the ids before a part: that of its control token, or none for ""."""
+    """Returns the id of the control token that opens a part, as a list; an empty list for ""."""
     return [tokenizer.control_id(token)] if token else []
 
 
@@ -67,7 +67,7 @@ def opening_token(domain: Domain) -> str:
 
 
 def text_of(record: Mapping[str, Any], field: str) -> str:
-    """Returns the text in a field. Raises ValueError if there is none."""
+    """Returns the text of a field. Raises ValueError if there is none."""
     text = record.get(field)
     if text is None:
         raise ValueError(f'no "{field}"')
@@ -79,7 +79,7 @@ def text_of(record: Mapping[str, Any], field: str) -> str:
 
 
 def language_token(domain: Domain, record: Mapping[str, Any]) -> str:
-    """Returns the control token of "lang", or the domain's first. Raises ValueError if the domain lacks it."""
+    """Returns the control token of "lang", by default the domain's first. Raises ValueError for an unknown one."""
     language = record.get("lang")
     if language is None:
         return opening_token(domain)

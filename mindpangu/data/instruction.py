@@ -8,7 +8,7 @@
 
 Every record also has "domain" and "task", and may have "source" and "doc" as for text (`corpus.py`). 问： and 答： are
 PanGu-α's prompts for such tasks; domains whose first control token is not <cn> use "Question: " and "Answer: " instead.
-A translation is spelled like a document of the bilingual domain. The rest is ours.
+A translation has the same form as a document of the bilingual domain. The rest is ours.
 
 A document is a sequence of alternating parts: prompt, answer, prompt, answer, and so on.
 """
@@ -29,12 +29,12 @@ _TOKEN_OF_LANGUAGE = {"zh": CHINESE, "en": ENGLISH}
 
 
 def instruction_parts(domain: Domain, record: Mapping[str, Any], with_answer: bool = True) -> Parts:
-    """Returns the parts of a record's document, prompts and answers in turn.
+    """Returns the parts of a record's document: alternating prompts and answers.
 
     Args:
         domain: the record's domain.
         record: a record as described at the top of this module.
-        with_answer: if False, the record has no (last) answer, and the last part is only the answer's control token.
+        with_answer: False if the record has no (last) answer; the last part is then only the answer's control token.
 
     Raises:
         ValueError: the record is unusable. The report of bad records quotes the message.
@@ -48,13 +48,13 @@ def instruction_parts(domain: Domain, record: Mapping[str, Any], with_answer: bo
 def prompt_parts(domain: Domain, record: Mapping[str, Any]) -> Parts:
     """Returns the parts of a record without an answer, e.g. {"task": "qa", "question": …}.
 
-    The last text of a dialogue has no reply. Raises ValueError like `instruction_parts`.
+    In a dialogue, the last text has no reply. Raises ValueError like `instruction_parts`.
     """
     return instruction_parts(domain, record, with_answer=False)
 
 
 def encode_prompt(parts: Parts, tokenizer: Tokenizer, limit: int) -> list[int]:
-    """Returns the token ids before an answer, as they are in a sample, shortened to at most `limit` (`shorten`)."""
+    """Returns the token ids before an answer, as in a sample, shortened to at most `limit` (`shorten`)."""
     ids, _ = _join(parts, iter(tokenizer.encode_batch([text for _, text in parts], 1)), tokenizer, with_answer=False)
     return shorten(ids, limit)
 
@@ -65,7 +65,7 @@ def encode_samples(
     """Encodes each document as a sample: (S + 1 token ids, 1 where a token counts, whether it was shortened).
 
     A short document is padded. A long one first loses the beginning of its first prompt, down to half of the sample;
-    if it is still too long, it is cut off at the end. So every sample has at least part of an answer to learn.
+    if it is still too long, it is cut off at the end. So every sample contains at least part of an answer.
 
     Raises:
         TokenizerError: the tokenizer lacks a control token.
@@ -80,25 +80,23 @@ def encode_samples(
         kept = min(prompt_length, max(prompt_length - max(excess, 0), length // 2))
         ids = shorten(ids[:prompt_length], kept) + ids[prompt_length:]
         counted = [0] * kept + counted[prompt_length:]
-        ids_T = np.full(length, tokenizer.pad_id, np.int32)
-        ids_T[: len(ids)] = ids[:length]
-        counted_T = np.zeros(length, np.uint8)
-        counted_T[: len(ids)] = counted[:length]
-        samples.append((ids_T, counted_T, excess > 0))
+        padded_ids = np.full(length, tokenizer.pad_id, np.int32)
+        padded_ids[: len(ids)] = ids[:length]
+        mask = np.zeros(length, np.uint8)
+        mask[: len(ids)] = counted[:length]
+        samples.append((padded_ids, mask, excess > 0))
     return samples
 
 
-def first_answer(
-    ids_T: npt.NDArray[np.int32], counted_T: npt.NDArray[np.uint8]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns the token ids of a sample's first prompt and of its first answer. `encode_samples` made the sample."""
-    first = int(np.argmax(counted_T))
-    last = first + int(np.argmin(np.append(counted_T[first:], 0)))
-    return tuple(ids_T[:first].tolist()), tuple(ids_T[first:last].tolist())
+def first_answer(ids: npt.NDArray[np.int32], counted: npt.NDArray[np.uint8]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the token ids of the first prompt and of the first answer in a sample of `encode_samples`."""
+    start = int(np.argmax(counted))
+    end = start + int(np.argmin(np.append(counted[start:], 0)))
+    return tuple(ids[:start].tolist()), tuple(ids[start:end].tolist())
 
 
 def shorten(prompt: list[int], limit: int) -> list[int]:
-    """Shortens a prompt to `limit` (≥ 1) tokens: its first token, which is the control token, and its last ones."""
+    """Shortens a prompt to at most `limit` (≥ 1) tokens: the first, which is the control token, and the last ones."""
     return prompt if len(prompt) <= limit else [prompt[0], *prompt[len(prompt) - limit + 1 :]]
 
 

@@ -2,7 +2,7 @@
 
 The training stream depends only on the shards, data.schedule, the mixture, data.seed, and the batch sizes. A step has
 global_batch_size / local_batch_size micro-batches, which `step_planner.py` assigns to ranks. So a step has the same
-samples however many ranks share the work.
+samples for any number of ranks.
 """
 
 import bisect
@@ -26,8 +26,8 @@ from mindpangu.errors import DataError
 
 LoaderState = dict[str, list[int] | int | str]
 """State of a loader as JSON. samples_taken: number of training samples of each domain that all ranks together have
-used; phase_began, if data.phases is set: how many of these before the current phase. Further rounds of a training have
-a state of their own (`replay.py`)."""
+used; phase_began, if data.phases is set: the same number at the start of the current phase. Further rounds of a
+training run have a state of their own (`replay.py`)."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class StepBatches:
     Attributes:
         micro_batches: global_batch_size / local_batch_size batches; those of a group of domains are adjacent.
         next_state: the loader's state after this step. A checkpoint of the step saves it, even if the loader has
-            produced later steps already.
+            already produced later steps.
     """
 
     micro_batches: tuple[Batch, ...]
@@ -45,17 +45,17 @@ class StepBatches:
 
 
 class Loader:
-    """The training stream. Its whole state is the number of samples taken from each domain, now and before the phase.
+    """The training stream. Its state is the number of samples taken from each domain, in total and before this phase.
 
     Args:
         shards: the token shards.
-        domains: the run's domains, which must be those of the shards.
+        domains: the run's domains, which must be the same as those of the shards.
         config: a resolved configuration.
         state: the state to continue from (`state` or `StepBatches.next_state`); None starts at the beginning.
 
     Raises:
-        DataError: other domains than the shards', a domain with less than one sample, or a state that does not fit.
-        ConfigError: mixture weights that the schedule cannot follow.
+        DataError: the domains differ from the shards', a domain has less than one sample, or the state does not fit.
+        ConfigError: the schedule cannot follow the mixture weights.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Loader:
         names = tuple(domain.name for domain in domains)
         if names != shards.domain_names:
             raise DataError(
-                f"token shards in {shards.folder} are of the domains {', '.join(shards.domain_names)}, this run has "
+                f"token shards in {shards.folder} have the domains {', '.join(shards.domain_names)}, this run has "
                 f"{', '.join(names)}; prepare the data again (`mindpangu data prepare`)"
             )
         self._shards = shards
@@ -98,7 +98,7 @@ class Loader:
             pass
 
     def _slots_of_step(self) -> Iterator[DomainSlots]:
-        """Yields the next step's micro-batches and moves the state past them. Read each before asking for the next."""
+        """Yields the slots of the next step's micro-batches. Moves the state past each when the next is requested."""
         first_step, schedule = self._phase(self._samples_taken)
         if sum(self._samples_taken) == first_step * self._config.training.global_batch_size:
             self._phase_began = list(self._samples_taken)
@@ -117,7 +117,7 @@ class Loader:
         """Continues from a state. Raises DataError if it does not fit this run's domains and batch sizes."""
         if "round" in state:
             raise DataError(
-                f"this training stands in round {state['round']} of several; go on with `mindpangu tiny rounds`"
+                f"this training is in round {state['round']} of several; continue with `mindpangu tiny rounds`"
             )
         taken = state.get("samples_taken")
         began = state.get("phase_began", [0] * len(self._samples_taken))
@@ -133,12 +133,12 @@ class Loader:
         self._phase_began = list(began)
 
     def _phase(self, taken: Sequence[int]) -> tuple[int, Schedule]:
-        """Returns (first step, schedule) of the phase of the step that begins after `taken` samples."""
+        """Returns (first step, schedule) of the phase of the step that starts after `taken` samples."""
         step = sum(taken) // self._config.training.global_batch_size
         return self._schedules[bisect.bisect_right(self._schedules, step, key=itemgetter(0)) - 1]
 
     def _are_counts(self, samples: object) -> TypeGuard[list[int]]:
-        """True if these can be the numbers of samples taken from each domain after some step."""
+        """Whether these can be the numbers of samples taken from each domain after some step."""
         unit = self._schedules[0][1].unit
         return (
             isinstance(samples, list)
@@ -148,7 +148,7 @@ class Loader:
         )
 
     def _began_phase_of(self, began: list[int], taken: list[int]) -> bool:
-        """True if the phase of the last step before `taken` began at `began`."""
+        """Whether the phase of the last step before `taken` can have begun at `began`."""
         first_step, _ = self._phase([max(0, sum(taken) - 1)])
         return sum(began) == first_step * self._config.training.global_batch_size and all(map(ge, taken, began))
 
@@ -167,12 +167,12 @@ class Loader:
 def heldout_batches(shards: TokenShards, domain_name: str, config: Config, batch_size: int) -> Iterator[Batch]:
     """Yields the held-out samples of one domain in order, at most monitor.heldout_samples of them.
 
-    The last batch is padded with samples whose loss mask is 0. So models with other batch sizes are measured on the
-    same text, and models with other tokens too, except for an end that fills no sample. All slots of a batch hold the
-    same domain, in equal parts.
+    The last batch is padded with samples with a loss mask of 0. So models with different batch sizes are measured on
+    the same text, and models with different tokenizers too, except for a tail that does not fill a sample. All slots of
+    a batch have the same domain and equally many samples.
 
     Raises:
-        DataError: the held-out split has less than one sample.
+        DataError: the held-out split does not fill one sample.
     """
     domain = shards.domain_names.index(domain_name)
     samples = _samples_of(shards, domain_name, HELDOUT, config.model.seq_length)
@@ -197,7 +197,8 @@ def _assemble(
         config.model.seq_length,
         shards.pad_id,
         shards.eot_id,
-        config.data.eod_reset and not shards.has_records,  # a record is one document, with an <eot> after each answer
+        config.data.eod_reset
+        and not shards.has_records,  # a record is one document despite the <eot> after each answer
         [counted for _, counted in samples],
     )
 

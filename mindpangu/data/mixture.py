@@ -1,11 +1,12 @@
-"""Assigns domains to slots, round after round, so that their shares follow the mixture weights.
+"""Assigns domains to slots, one turn after another, so that their shares follow the mixture weights.
 
-`schedule.py` defines a round: a step with its domain slots, or a micro-batch whose samples are the slots.
+`schedule.py` defines a turn: a step with its domain slots, or a micro-batch with its samples as slots.
 
 This is proportionate-progress scheduling: slots are processors, domains are tasks, and a domain's share of the slots is
 its utilisation. The rule is PD² (Anderson & Srinivasan 2000, after Baruah et al. 1996), which provably keeps every
-domain less than one slot away from its exact share after every round. Largest deficit first does not: with a dozen
-domains it strays further. All arithmetic is exact (integers), and the only state is the number of slots taken so far.
+domain less than one slot away from its exact share after every turn. "Largest deficit first" does not: with
+a dozen domains it deviates by more. All arithmetic is exact (integers), and the only state is the number of slots
+taken.
 """
 
 import math
@@ -19,31 +20,31 @@ from mindpangu.errors import ConfigError
 
 
 class Mixture:
-    """Chooses the domains of each round.
+    """Chooses the domains of each turn.
 
-    A domain gets its share of a round's slots, rounded down or up. So if no share is above one slot, the domains of a
-    round are distinct.
+    A domain gets its share of a turn's slots, rounded down or up. So if no share exceeds one slot, the domains of a
+    turn are distinct.
 
     Args:
         weights: relative weight of each domain, >= 0, not all 0.
-        num_slots: slots per round.
+        num_slots: number of slots per turn.
     """
 
     def __init__(self, weights: Sequence[Fraction | int], num_slots: int):
         exact = [Fraction(weight) for weight in weights]
         total = sum(exact, Fraction(0))
-        shares = [weight * num_slots / total for weight in exact]  # slots per round
+        shares = [weight * num_slots / total for weight in exact]  # slots per turn
         self._num_slots = num_slots
         self._whole = [math.floor(share) for share in shares]
         self._unit = math.lcm(*(share.denominator for share in shares))
-        self._part = [int((share % 1) * self._unit) for share in shares]  # rest of a share, in 1 / _unit slots
+        self._fraction = [int((share % 1) * self._unit) for share in shares]  # rest of a share, in 1 / _unit slots
         self._floating_slots = num_slots - sum(self._whole)
 
     def next_slots(self, slots_taken: Sequence[int]) -> tuple[int, ...]:
-        """Returns the domain of each slot of the next round, ascending.
+        """Returns the domain of each slot of the next turn, ascending.
 
         Args:
-            slots_taken: number of slots that each domain has had since the start.
+            slots_taken: number of slots that each domain has had so far.
         """
         time = sum(slots_taken) // self._num_slots
         chosen = [domain for domain, whole in enumerate(self._whole) for _ in range(whole)]
@@ -51,36 +52,36 @@ class Mixture:
             candidates = sorted(
                 self._priority(domain, taken - self._whole[domain] * time, time)
                 for domain, taken in enumerate(slots_taken)
-                if self._part[domain]
+                if self._fraction[domain]
             )
             chosen += [candidate[-1] for candidate in candidates[: self._floating_slots]]
         return tuple(sorted(chosen))
 
     def _priority(self, domain: int, taken: int, time: int) -> tuple[bool, int, bool, int, int]:
-        """Returns the PD² priority of the domain's next subtask (its slot number `taken`); the smallest comes first.
+        """Returns the PD² priority of the domain's next subtask, its slot with index `taken`. The smallest comes first.
 
-        A subtask may run at any time from its release up to its deadline. The order: released before unreleased; the
-        earlier deadline; a window that overlaps its successor's; the later group deadline, up to which a cascade of
-        heavy subtasks (share >= 1/2) would be forced if this one ran last.
+        A subtask may run at any time from its release up to its deadline. The order is: released before unreleased;
+        the earlier deadline; a window that overlaps the next one's; the later group deadline, which ends the cascade of
+        heavy subtasks (share >= 1/2) that would be forced if this one ran last.
         """
         unit = self._unit
-        part = self._part[domain]
-        release = taken * unit // part
-        deadline = _ceil_divide((taken + 1) * unit, part)
-        overlaps = (taken + 1) * unit % part != 0
+        fraction = self._fraction[domain]
+        release = taken * unit // fraction
+        deadline = _ceil_divide((taken + 1) * unit, fraction)
+        overlaps = (taken + 1) * unit % fraction != 0
         group_deadline = 0
-        if 2 * part >= unit:
-            group_deadline = _ceil_divide(_ceil_divide(deadline * (unit - part), unit) * unit, unit - part)
+        if 2 * fraction >= unit:
+            group_deadline = _ceil_divide(_ceil_divide(deadline * (unit - fraction), unit) * unit, unit - fraction)
         return release > time, deadline, not overlaps, -group_deadline, domain
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the training with mixture weights of its own.
+    """A span of steps with its own mixture weights.
 
     Attributes:
         key: configuration key of the weights.
-        first_step: number of steps before the phase.
+        first_step: index of its first step, counted from 0.
         weights: exact weight of each domain.
     """
 
@@ -90,11 +91,11 @@ class Phase:
 
 
 def training_phases(config: Config, domains: Sequence[Domain]) -> list[Phase]:
-    """Returns the phases of data.phases, followed by that of data.mixture.
+    """Returns the phases of data.phases, followed by the phase of data.mixture.
 
     Raises:
-        ConfigError: a weight that is missing (in data.mixture), negative, or not finite; only weights of 0; or a weight
-            above 0 for a domain that training.train leaves out.
+        ConfigError: a weight is missing (in data.mixture), negative, or not finite; all weights are 0; or a domain that
+            training.train leaves out has a weight above 0.
     """
     phases = []
     first_step = 0
@@ -112,7 +113,7 @@ def training_phases(config: Config, domains: Sequence[Domain]) -> list[Phase]:
 
 
 def domains_in_use(config: Config, domains: Sequence[Domain]) -> frozenset[int]:
-    """Returns the ids of the domains with a weight above 0 in some phase: those whose text is needed."""
+    """Returns the ids of the domains with a weight above 0 in some phase, whose text is therefore needed."""
     phases = training_phases(config, domains)
     return frozenset(domain for phase in phases for domain, weight in enumerate(phase.weights) if weight > 0)
 
@@ -145,8 +146,9 @@ def _weights(key: str, mixture: Mapping[str, float], domains: Sequence[Domain]) 
 def refuse_weights(config: Config, key: str, domains: Sequence[Domain], weights: Sequence[Fraction]) -> None:
     """Raises ConfigError for weights that data.schedule cannot follow in a group of domains.
 
-    rotating: a share above 1 / data.domains_per_step, because the domains of a step are distinct if there are enough;
-    mixed: more domains in a micro-batch than data.domains_per_step.
+    With the rotating schedule, no share may exceed 1 / data.domains_per_step, because the domains of a step are
+    distinct if there are enough. With the mixed one, a micro-batch may not have more domains than
+    data.domains_per_step.
     """
     if config.data.schedule == "mixed":
         _refuse_too_few_slots(config, weights)

@@ -1,4 +1,4 @@
-"""Cuts samples out of a stream of documents, and computes their positions and loss mask.
+"""Cuts samples from a stream of documents, and computes their positions and loss masks.
 
 The documents of one domain are concatenated and cut at the sequence length S: sample i is tokens[i·S : i·S + S + 1].
 Its first S tokens are inputs, and its last S are targets. Neighbouring samples share one token, so every token of the
@@ -7,9 +7,9 @@ stream except the first is a target exactly once. A tail that does not fill a sa
 **The loss-mask rule.** A target counts unless
  * it is padding, or
  * `eod_reset` is on and its input is `<eot>`: the target starts a new document, which that position cannot see.
-PanGu-α's published code masks inputs equal to its padding id. It gets the second rule only because it uses one id (6)
-for both padding and end of document, while its tokenizer's `<eot>` has another (9). Here the ids differ, and both rules
-are explicit.
+PanGu-α's published code masks inputs equal to its padding id. That implements the second rule only because the code
+uses one id (6) for both padding and end of document; its tokenizer's `<eot>` is another id (9). Here the ids differ,
+and both rules are explicit.
 """
 
 import numpy as np
@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 
 def num_samples(num_tokens: int, seq_length: int) -> int:
-    """Returns the number of whole samples in a stream of tokens."""
+    """Returns the number of complete samples in a stream of tokens."""
     return max(0, (num_tokens - 1) // seq_length)
 
 
 def sample_window(tokens: npt.NDArray, index: int, seq_length: int) -> npt.NDArray:
-    """Returns sample `index` of a token stream, a view of S + 1 tokens. 0 <= index < num_samples(len(tokens), S)."""
+    """Returns sample `index` of a token stream, a view of S + 1 tokens; 0 <= index < num_samples(len(tokens), S)."""
     start = index * seq_length
     return tokens[start : start + seq_length + 1]
 
@@ -40,7 +40,8 @@ def loss_mask(
 def positions(inputs_BS: npt.NDArray[np.int32], eot_id: int, eod_reset: bool) -> npt.NDArray[np.int32]:
     """Returns the position of every input, [B, S].
 
-    Positions are 0 … S − 1. With `eod_reset` they restart at 0 after every `<eot>`, which belongs to its document.
+    Positions are 0 … S − 1. With `eod_reset` they restart at 0 after every `<eot>`, which still belongs to its
+    document.
     """
     steps_S = np.arange(inputs_BS.shape[1], dtype=np.int32)
     if not eod_reset:

@@ -1,6 +1,6 @@
 """The stages before training: tokenizer, token shards, and routing table. Each is skipped if its inputs are unchanged.
 
-MindSpore is not imported here, so a run whose stages are up to date starts at once.
+MindSpore is not imported here, so up-to-date stages take no time.
 """
 
 import shutil
@@ -34,7 +34,7 @@ def prepare_tokenizer(config: Config, log: Log = print) -> None:
     folder = RunFolder.from_config(config).tokenizer
     domains = build_domains(config)
     names = [vocabulary.name for vocabulary in config.domains.vocabularies] or [MAIN_VOCABULARY]
-    # "slots" is the name of vocabularies in the file format
+    # "slots": the file format's name for vocabularies
     inputs: dict[str, Any] = {"slots": names, "control_tokens": control_tokens_of(domains)}
     if config.data.tokenizer:
         stage = Stage(folder, inputs | {"file": Tokenizer.load(Path(config.data.tokenizer)).digest})
@@ -113,7 +113,7 @@ def _table_of_records(shards: TokenShards) -> str:
 
 
 def prepare_routing(config: Config, log: Log = print) -> None:
-    """Draws or copies the routing table, and prints the load that it will put on the experts."""
+    """Draws or copies the routing table, and prints the expected load of the experts."""
     run = RunFolder.from_config(config)
     if config.model.rre_layers == 0:
         log("routing: a dense model has no routing table")
@@ -143,7 +143,7 @@ def prepare_routing(config: Config, log: Log = print) -> None:
 
 
 def show_routing(config: Config, log: Log = print) -> None:
-    """Prints the expected load of the experts, and plots it in comparison with a random table's."""
+    """Prints the expected load of the experts, and plots it next to that of a random table."""
     run = RunFolder.from_config(config)
     table = RoutingTable.load(run.routing, [domain.name for domain in build_domains(config)])
     log(_plot_load(config, table).format_table(Tokenizer.load(_tokenizer_path(run)).piece))
@@ -151,7 +151,7 @@ def show_routing(config: Config, log: Log = print) -> None:
 
 
 def _plot_load(config: Config, table: RoutingTable) -> LoadStatistics:
-    """Plots a table's load in comparison with a random table's, and returns the statistics of the first."""
+    """Plots the load of a table next to that of a random table. Returns the statistics of the table."""
     statistics = _statistics(config, table)
     compared = [statistics]
     if table.assignment != "random":
@@ -171,7 +171,7 @@ def _statistics(config: Config, table: RoutingTable) -> LoadStatistics:
 
 
 def _tokens_per_slot(config: Config) -> int:
-    """Returns the number of tokens of one domain in a micro-batch, the mean if domain slots differ in size."""
+    """Returns the mean number of tokens per domain slot in a micro-batch."""
     return config.training.local_batch_size * config.model.seq_length // config.data.domains_per_step
 
 
@@ -209,7 +209,7 @@ def _vocab_size(config: Config, domain: Domain) -> int:
 
 
 def _tokenizer_path(run: RunFolder) -> Path:
-    """Returns the path of the run's tokenizer. All vocabularies share it, so any of its copies will do."""
+    """Returns the path of the run's tokenizer. All vocabularies have the same one, so any copy will do."""
     found = sorted(run.tokenizer.glob("*.model"))
     if not found:
         raise TokenizerError(f"there is no tokenizer in {run.tokenizer}; run `mindpangu tokenizer train` first")
@@ -221,6 +221,6 @@ def _refuse_to_replace(config: Config, stage: Stage) -> None:
     run = RunFolder.from_config(config)
     if stage.has_other_inputs() and any(run.checkpoints.glob("iteration_*")):
         raise StageError(
-            f"{stage.folder} belongs to the training in {run.root}, and the corpus or the settings it was made from "
+            f"{stage.folder} belongs to the training in {run.root}, but the corpus or the settings it was made from "
             f"have changed. Choose another --training.run_name, or remove {run.checkpoints}"
         )

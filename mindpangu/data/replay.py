@@ -13,11 +13,11 @@ from mindpangu.errors import DataError
 class ReplayLoader:
     """Has the interface of `Loader`. Its state is {"round", "batch": number of batches taken, "sample": digest}.
 
-    It is endless like a loader, because more steps are prefetched than trained on: the first step follows the last.
+    It is endless like a loader, because steps are prefetched: after the last step it starts over.
 
     Args:
         loader: the run's loader. Nothing else may use it afterwards.
-        round: the round, counted from 1; at least 2.
+        round: the round, at least 2; the first is 1.
         states: the loader's state before each of the steps, in the order of the round.
         sample: digest of the selection. A state with another digest is refused.
         begins_at: state of the checkpoint that the round starts from, which is also the state before its first step.
@@ -34,7 +34,7 @@ class ReplayLoader:
         self._taken = 0
 
     def next_step(self) -> StepBatches:
-        """Returns the micro-batches of the next step and advances. Raises DataError for a state of other data."""
+        """Returns the micro-batches of the next step. Raises DataError if the step's state does not fit the data."""
         self._loader.load_state(self._states[self._taken % len(self._states)])
         micro_batches = self._loader.next_step().micro_batches
         self._taken += 1
@@ -45,7 +45,7 @@ class ReplayLoader:
         return {"round": self._round, "batch": self._taken, "sample": self._sample}
 
     def load_state(self, state: LoaderState) -> None:
-        """Continues from a saved state. Raises DataError if it is neither of this round nor the one before it began."""
+        """Continues from a saved state. Raises DataError unless it is from this round or from just before it."""
         if state == self._begins_at:
             self._taken = 0
             return
@@ -54,6 +54,6 @@ class ReplayLoader:
             raise DataError(
                 f"loader state {dict(state)} does not belong to round {self._round}, whose sample has "
                 f"{len(self._states)} batches and the digest {self._sample}; resume with the sample that the round "
-                "began with"
+                "started with"
             )
         self._taken = taken

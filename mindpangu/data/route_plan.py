@@ -1,4 +1,4 @@
-"""Route plans: the routing of a step, computed on the host from the token ids alone, before the step runs."""
+"""Route plans: the routing of a step, computed on the host from token ids before the step runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,13 +12,13 @@ from mindpangu.routing import RoutingTable
 
 @dataclass(frozen=True)
 class ExchangePlan:
-    """The rows that one rank sends to and receives from the other ranks of its exchange group in one micro-batch.
+    """The rows that a rank exchanges with the ranks of its exchange group in one micro-batch.
 
     Attributes:
-        send_LR: int32 [L, R], rows to each rank.
-        receive_LR: int32 [L, R], rows from each rank.
-        arriving_LRG: int32 [L, R, G], rows from each rank for each (slot, expert of this rank).
-        capacity: rows of the buffer for what arrives: the smallest of a few sizes that is enough for any layer on any
+        send_LR: int32 [L, R], number of rows sent to each rank.
+        receive_LR: int32 [L, R], number of rows received from each rank.
+        arriving_LRG: int32 [L, R, G], number of rows received from each rank for each (slot, expert of this rank).
+        capacity: number of rows of the receive buffer: the smallest of a few sizes that suffices for every layer and
             rank of the group.
         imbalance: `RoutePlan.imbalance` over the experts of all ranks.
     """
@@ -36,13 +36,13 @@ class RoutePlan:
 
     Attributes:
         domain_of_slot: domain id of each domain slot.
-        slot_of_sample_B: int32 [B], domain slot of each sample; a slot that no sample names is unused.
+        slot_of_sample_B: int32 [B], domain slot of each sample. A slot without samples is unused.
         tables_LDV: int32 [L, D, V], the slots' routing tables as the compiled step takes them.
-        counts_LDA: int64 [L, D, A], tokens of each expert of each slot; 0 in unused slots. If ranks share the experts,
-            the tokens of all these ranks for the experts of this rank.
-        experts_D: int64 [D], number of experts that this rank really has of each slot's domain.
-        exchange: the rows that are sent and received; None if this rank has all experts.
-        replicas: plans of the ranks that have the same experts as this one, for the same micro-batch of theirs. The
+        counts_LDA: int64 [L, D, A], number of tokens of each expert of each slot; 0 in unused slots. If ranks share the
+            experts, the tokens of all these ranks for the experts of this rank.
+        experts_D: int64 [D], number of experts of each slot's domain that this rank holds.
+        exchange: the rows that are sent and received; None if this rank holds all experts.
+        replicas: plans of the other ranks that hold the same experts, for their micro-batch with the same index. The
             experts that they activate are updated here as well.
     """
 
@@ -55,7 +55,8 @@ class RoutePlan:
     replicas: tuple["RoutePlan", ...] = ()
 
     def imbalance(self) -> float:
-        """Maximum over mean number of tokens per expert, averaged over layers and used slots; 1 for a dense model."""
+        """Returns the load of the busiest expert divided by the mean load, averaged over layers and used slots; 1 for a
+        dense model."""
         if len(self.counts_LDA) == 0:
             return 1.0
         if self.exchange is not None:
@@ -82,13 +83,13 @@ def plan_routes(
         table: the routing table; None for a dense model, which gets an empty plan.
 
     Raises:
-        RoutingError: a token id outside the table, or slots that do not fit the samples.
+        RoutingError: a token id is outside the routing table, or the slots do not fit the samples.
     """
     num_slots = len(domain_of_slot)
     slots = slot_of_sample_B.tolist()
     if len(slots) != len(tokens_BS) or min(slots) < 0 or max(slots) >= num_slots:
         raise RoutingError(
-            f"the slots of {len(tokens_BS)} samples are {slots}; allowed: one for each, below {num_slots}"
+            f"the slots of {len(tokens_BS)} samples are {slots}; allowed: one per sample, each below {num_slots}"
         )
     group_size = max(domain.num_experts for domain in domains)
     experts_D = np.array([domains[domain].num_experts for domain in domain_of_slot])
@@ -115,7 +116,7 @@ def plan_exchange(plans: Sequence[RoutePlan], rank: int) -> RoutePlan:
     """Combines the plans of an exchange group into the plan of one of its ranks.
 
     Args:
-        plans: plan of each rank's micro-batch on its own; all have the same slots.
+        plans: for each rank of the group, the plan of its own micro-batch; all have the same slots.
         rank: the rank in the group to plan for.
     """
     own = plans[rank]
@@ -125,7 +126,7 @@ def plan_exchange(plans: Sequence[RoutePlan], rank: int) -> RoutePlan:
     counts_LRDA = np.stack([plan.counts_LDA for plan in plans], 1)  # R: the ranks that tokens come from
     layers, _, slots, experts = counts_LRDA.shape
     local_experts = experts // size
-    # the experts of a slot, split into the ranks that hold them and the experts of each of these
+    # splits the experts of a slot into (rank that holds them, expert of this rank)
     counts_LRDRA = counts_LRDA.reshape(layers, size, slots, size, local_experts)
     rows_LRR = counts_LRDRA.sum((2, 4))
     arriving_LRDA = counts_LRDRA[:, :, :, rank]
@@ -144,25 +145,27 @@ def capacity_for(arriving: int, tokens: int, size: int) -> int:
     """Returns the smallest capacity that holds the arriving rows.
 
     Args:
-        arriving: rows that arrive.
-        tokens: rows that each rank sends.
-        size: ranks of the group.
+        arriving: number of arriving rows.
+        tokens: number of rows that each rank sends.
+        size: number of ranks in the group.
     """
-    return next(each for each in capacities(tokens, size) if each >= arriving)
+    return next(capacity for capacity in capacities(tokens, size) if capacity >= arriving)
 
 
 def capacities(tokens: int, size: int) -> list[int]:
-    """Lists the possible capacities, ascending: 1.25, 2, and 4 times what a rank sends, and all that all ranks send.
+    """Lists the possible capacities, ascending: 1.25, 2, and 4 times the rows of one rank, and the rows of all ranks.
 
-    There are at most four because the step is compiled once for each.
+    There are at most four, because the step is compiled once per capacity.
     """
     return sorted({min(-(-tokens * quarters // 4), tokens * size) for quarters in (5, 8, 16)} | {tokens * size})
 
 
-def own_exchange(layers: int, slots: int, local_experts: int, tokens: int, rank: int, size: int) -> ExchangePlan:
+def own_exchange(
+    num_layers: int, num_slots: int, local_experts: int, tokens: int, rank: int, size: int
+) -> ExchangePlan:
     """Plans an exchange in which every rank's tokens go to its own first expert; such a plan fits every capacity."""
-    rows_LR = np.zeros((layers, size), np.int32)
+    rows_LR = np.zeros((num_layers, size), np.int32)
     rows_LR[:, rank] = tokens
-    arriving_LRG = np.zeros((layers, size, slots * local_experts), np.int32)
+    arriving_LRG = np.zeros((num_layers, size, num_slots * local_experts), np.int32)
     arriving_LRG[:, rank, 0] = tokens
     return ExchangePlan(rows_LR, rows_LR, arriving_LRG, tokens, 1.0)

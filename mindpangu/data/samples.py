@@ -1,7 +1,7 @@
-"""The samples of one domain's split: windows of S + 1 tokens, and for records a mask of the tokens that count.
+"""The samples of one split of a domain: windows of S + 1 tokens and, for records, a mask of the tokens that count.
 
-Text is cut into overlapping samples (`packing.py`). An instruction record is a sample of its own (`instruction.py`),
-stored with padding and a mask, so samples do not overlap.
+Text is cut into overlapping samples (`packing.py`). Each instruction record is one sample (`instruction.py`), stored
+with padding and a mask, so these samples do not overlap.
 """
 
 import numpy.typing as npt

@@ -1,10 +1,10 @@
 """data.schedule: chooses the domains of the samples of a step, and their domain slots.
 
-Both schedules follow a phase's weights by PD² (`mixture.py`), separately in each of data.domain_groups, and are pure
+Both schedules follow a phase's weights by PD² (`mixture.py`), separately in each group of domains, and are pure
 functions of the samples taken since the phase began:
 
-    rotating    the unit is a slot of a step: its domains are chosen once, for all micro-batches of all ranks
-    mixed       the unit is a sample of a micro-batch: as many domains as the weights ask for, in slots of any size
+    rotating    chooses a domain per slot of a step, the same for all micro-batches of all ranks
+    mixed       chooses a domain per sample: as many domains as the weights require, in slots of any size
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from mindpangu.domains import Domain
 
 @dataclass(frozen=True)
 class DomainSlots:
-    """The domains of one micro-batch; the fields have the meaning of those of `Batch`."""
+    """The domains of one micro-batch. The fields have the same meaning as in `Batch`."""
 
     domain_of_slot: tuple[int, ...]
     slot_of_sample_B: npt.NDArray[np.int32]
@@ -38,17 +38,20 @@ class Schedule(Protocol):
     """Interface of the schedules.
 
     Attributes:
-        unit: number of samples that a domain contributes at a time; a loader state counts multiples of it.
+        unit: number of samples that a domain contributes per turn; counts in a loader state are multiples of it.
     """
 
     unit: int
 
     def step(self, samples_taken: Sequence[int]) -> list[DomainSlots]:
-        """Returns the micro-batches of the step that begins after each domain contributed `samples_taken` samples."""
+        """Returns the micro-batches of the next step.
+
+        Args:
+            samples_taken: number of samples of each domain since the phase began."""
 
 
 def build_schedules(config: Config, domains: Sequence[Domain]) -> list[tuple[int, Schedule]]:
-    """Builds (first step, schedule) of each phase. Raises ConfigError for a mixture that it cannot follow."""
+    """Builds (first step, schedule) for each phase. Raises ConfigError if the schedule cannot follow the mixture."""
     groups = domain_groups(config, domains)
     return [(phase.first_step, _build(config, groups, phase.weights)) for phase in training_phases(config, domains)]
 
@@ -59,7 +62,7 @@ def _build(config: Config, groups: Groups, weights: Sequence[Fraction]) -> Sched
     micro_batches = config.training.global_batch_size // local // len(groups)
     kind = Mixed if config.data.schedule == "mixed" else Rotating
     weights_of_groups = [[weights[domain] for domain in group] for group in groups]
-    return SideBySide(groups, [kind(each, local, slots, micro_batches) for each in weights_of_groups])
+    return SideBySide(groups, [kind(group_weights, local, slots, micro_batches) for group_weights in weights_of_groups])
 
 
 class SideBySide:
@@ -95,8 +98,8 @@ class Rotating:
 class Mixed:
     """Chooses the domain of every sample by the weights.
 
-    A micro-batch is ordered by domain, and its domains take the slots in ascending order. An unused slot repeats the
-    last domain, whose experts are needed anyway, so the slot brings no bytes to the step.
+    The samples of a micro-batch are ordered by domain, and its domains take the slots in ascending order. An unused
+    slot repeats the last domain: its experts are needed anyway, so the slot moves no additional bytes.
     """
 
     unit = 1

@@ -1,4 +1,4 @@
-"""Tokenizes a corpus as a stream and writes token shards, whose format `shards.py` describes."""
+"""Tokenizes a corpus as a stream and writes token shards. `shards.py` describes their format."""
 
 import contextlib
 import hashlib
@@ -20,10 +20,10 @@ from mindpangu.errors import DataError
 from mindpangu.files import encode_json, write_bytes_atomically
 from mindpangu.tokenizer import Tokenizer
 
-_BATCH_BYTES = 1 << 20  # bytes of text that are tokenized at once
+_BATCH_BYTES = 1 << 20  # text that is tokenized at once
 
 _Document = tuple[Sequence[int] | npt.NDArray[np.int32], npt.NDArray[np.uint8] | None, bool]
-"""Token ids; for records the mask of the ids that count, and whether the record was shortened."""
+"""(token ids; for records, the mask of the ids that count; whether the record was shortened)"""
 
 
 def write_shards(folder: Path, reader: CorpusReader, split: HeldoutSplit, tokenizer: Tokenizer) -> TokenShards:
@@ -36,7 +36,7 @@ def write_shards(folder: Path, reader: CorpusReader, split: HeldoutSplit, tokeni
         tokenizer: the tokenizer of every domain of the run.
 
     Raises:
-        DataError: there are too many bad records, or a vocabulary has its own tokenizer.
+        DataError: there are too many bad records, or a vocabulary has a tokenizer of its own.
         TokenizerError: the tokenizer lacks a domain's control token.
     """
     for vocabulary in reader.config.domains.vocabularies:
@@ -46,7 +46,7 @@ def write_shards(folder: Path, reader: CorpusReader, split: HeldoutSplit, tokeni
                 'are written with one tokenizer; set its tokenizer to "" (the run\'s own)'
             )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / INDEX).unlink(missing_ok=True)  # without an index, a folder of unfinished files cannot be opened
+    (folder / INDEX).unlink(missing_ok=True)  # without an index, a folder with unfinished files cannot be opened
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "int32"
     names = [domain.name for domain in reader.domains]
     seq_length = reader.config.model.seq_length
@@ -86,7 +86,7 @@ def write_shards(folder: Path, reader: CorpusReader, split: HeldoutSplit, tokeni
 
 
 class _HashedFile:
-    """A file that is being written, and the hash of its content."""
+    """An open file that hashes what is written to it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -105,7 +105,7 @@ class _HashedFile:
 
 
 class _ShardFile:
-    """A shard that is being written, and the mask of a shard of records."""
+    """An open shard and, for records, its mask file."""
 
     def __init__(self, folder: Path, name: str, side: str, dtype: str, has_records: bool) -> None:
         self._dtype = np.dtype(dtype).newbyteorder("<")
@@ -176,5 +176,5 @@ def _batches(reader: CorpusReader) -> Iterator[list[Record]]:
 
 
 def _available_cores() -> int:
-    """Returns the number of cores this process may use. taskset and containers can allow fewer than there are."""
+    """Returns the number of cores that this process may use, which taskset and containers can limit."""
     return len(os.sched_getaffinity(0))

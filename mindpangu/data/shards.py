@@ -1,11 +1,11 @@
 """Token shards: the tokenized corpus on disk, one file of raw ids per domain and split.
 
     {domain}.{train|heldout}.bin   little-endian uint16, or int32 if the vocabulary is larger than 65,536
-    index.json                     description of the files, and their hashes; written last
+    index.json                     descriptions and hashes of the files; written last
 
 If data.format is text, a file is the concatenation of the domain's documents in the order of the corpus, independent of
-the sequence length. `packing.py` cuts samples out of it, and `loader.py` orders them. If data.format is instruction,
-every record takes model.seq_length + 1 ids, and there is a second file:
+the sequence length. `packing.py` cuts samples from it, and `loader.py` orders them. If data.format is instruction,
+every record takes model.seq_length + 1 ids, and there is a second file per split:
 
     {domain}.{train|heldout}.mask.bin   uint8, 1 for the ids that count in the loss
 """
@@ -27,7 +27,7 @@ FORMAT_VERSION = 1  # of text
 RECORDS_VERSION = 2  # of instruction records
 INDEX = "index.json"
 
-_CHUNK_TOKENS = 1 << 22  # tokens that are counted at once
+_CHUNK_TOKENS = 1 << 22  # number of tokens counted at once
 _REMEDY = "prepare the data again (`mindpangu data prepare`)"
 
 
@@ -38,8 +38,8 @@ class TokenShards:
         folder: the folder.
         domain_names: names of the domains in the order of their ids.
         vocab_size, pad_id, eot_id, tokenizer_digest: properties of the tokenizer that encoded the text.
-        has_records: True if the shards hold instruction records, for one sequence length, instead of text.
-        digest: hex hash of the index, which covers all tokens through the hashes in it.
+        has_records: True if the shards hold instruction records (for one sequence length), False if they hold text.
+        digest: hex hash of the index and thus, through the hashes in it, of all tokens.
     """
 
     def __init__(self, folder: Path, index: dict[str, Any]) -> None:
@@ -61,10 +61,10 @@ class TokenShards:
 
         Args:
             folder: a folder that `write_shards` wrote.
-            verify: whether to read every file and compare its hash as well.
+            verify: True to also read every file and compare its hash.
 
         Raises:
-            DataError: shards are missing, altered, or of another format version. The message names the file, the
+            DataError: shards are missing or altered, or have another format version. The message names the file, the
                 expected value, and the actual one.
         """
         folder = Path(folder)
@@ -93,7 +93,7 @@ class TokenShards:
         Raises:
             DataError: the shards hold records for another sequence length.
         """
-        # a plain view of the memory map, because slicing np.memmap itself costs more than copying a sample
+        # a plain view of the memory map: slicing np.memmap itself costs more than copying a sample
         tokens = np.asarray(self.tokens(domain_name, split))
         if not self.has_records:
             return Samples(tokens, seq_length)
@@ -114,7 +114,7 @@ class TokenShards:
         return self._files[domain_name][split]["documents"]
 
     def num_answers(self, domain_name: str, split: str) -> tuple[int, int]:
-        """Returns, for records, (tokens that count in the loss, records that were too long and had to be shortened)."""
+        """Returns (number of tokens that count in the loss, number of shortened records), for records only."""
         entry = self._files[domain_name][split]
         return entry["counted"], entry["shortened"]
 
@@ -123,7 +123,7 @@ class TokenShards:
         return self._files[domain_name][split]["text_bytes"]
 
     def token_counts(self, domain_name: str, split: str, vocab_size: int) -> npt.NDArray[np.int64]:
-        """Returns int64 [V]: occurrences of each id in a domain's split, without the padding of records. Streamed.
+        """Counts each id in a domain's split, without the padding of records: int64 [V]. Reads in chunks.
 
         Raises:
             DataError: an id is not below `vocab_size`.

@@ -1,7 +1,7 @@
 """The order of the samples: a keyed permutation that is computed instead of stored.
 
 `permuted` is a Feistel network over Z_a × Z_b with a·b >= size (Black & Rogaway 2002, "Ciphers with Arbitrary Finite
-Domains"). It computes any position of any epoch directly and without memory, so a loader's state is a few integers.
+Domains"). It computes any position of any epoch directly and stores nothing, so a loader's state is a few integers.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-_ROUNDS = 4  # each changes both halves
+_ROUNDS = 4  # each round changes both halves
 _CHUNK = 1024  # indices computed at once, to amortise the cost of small NumPy calls
 _MASK = (1 << 64) - 1
 
@@ -33,18 +33,18 @@ def permuted(index: npt.NDArray[np.int64], size: int, key: int) -> npt.NDArray[n
     rows = math.isqrt(size - 1) + 1
     columns = -(-size // rows)
     result = _feistel(index.astype(np.uint64), rows, columns, key)
-    # Walk the cycle until it re-enters range(size); rows · columns − size < rows values are outside.
+    # Walk the cycle until it re-enters range(size). Fewer than `rows` values lie outside: rows · columns − size < rows.
     while (outside := result >= size).any():
         result[outside] = _feistel(result[outside], rows, columns, key)
     return result.astype(np.int64)
 
 
 class SampleOrder:
-    """The endless order of one domain's samples: epoch after epoch, each a permutation with its own key.
+    """The endless order of one domain's samples: one epoch after another, each a permutation with its own key.
 
     Args:
         size: number of samples in an epoch, at least 1.
-        seed, name: the key of an epoch is derived from these and the index of the epoch.
+        seed, name: with the index of an epoch, they determine its key.
     """
 
     def __init__(self, size: int, seed: int, name: str) -> None:
@@ -77,7 +77,7 @@ class SampleOrder:
 
 
 def _feistel(index: npt.NDArray[np.uint64], rows: int, columns: int, key: int) -> npt.NDArray[np.uint64]:
-    """Applies a bijection of range(rows · columns). Each half-round adds a function of one half to the other."""
+    """Applies a bijection on range(rows · columns). Each half-round adds a function of one half to the other."""
     left, right = np.divmod(index, np.uint64(columns))
     for round_key in range(key * 2 * _ROUNDS, (key + 1) * 2 * _ROUNDS, 2):
         left = (left + _mixed(right, round_key) % np.uint64(rows)) % np.uint64(rows)
@@ -86,7 +86,7 @@ def _feistel(index: npt.NDArray[np.uint64], rows: int, columns: int, key: int) -
 
 
 def _mixed(values: npt.NDArray[np.uint64], key: int) -> npt.NDArray[np.uint64]:
-    """Hashes value and key to 64 well-mixed bits with splitmix64 (Steele, Lea & Flood 2014), modulo 2**64."""
+    """Hashes values and key to 64 well-mixed bits with splitmix64 (Steele, Lea & Flood 2014), modulo 2**64."""
     mixed = values + np.uint64((key * 0x9E3779B97F4A7C15) & _MASK)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,7 +1,7 @@
 """The held-out split: the source documents that are never trained on.
 
-A keyed hash of the document's name decides, so the split depends neither on the order of files and records nor on other
-domains. Tokens and shards are in `shards.py`.
+A keyed hash of the document's name selects them, so the split depends neither on the order of files and records nor on
+other domains.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ SPLITS = (TRAIN, HELDOUT)
 
 @dataclass(frozen=True)
 class HeldoutSplit:
-    """The split of one corpus: for each domain the hashes (`document_order`) of its held-out documents."""
+    """The split of one corpus: for each domain, the hashes (`document_order`) of its held-out documents."""
 
     seed: int
     domains: tuple[Domain, ...]
@@ -36,13 +36,12 @@ class HeldoutSplit:
 def split_corpus(reader: CorpusReader) -> HeldoutSplit:
     """Reads the corpus once and splits every domain by source document.
 
-    Documents are held out in the order of their hashes as long as they fit into the budget, data.heldout_fraction of
-    the domain's text bytes; if none fits, the smallest is held out. This takes about 100 bytes of memory per source
-    document.
+    In the order of their hashes, documents are held out if they fit into the rest of the budget, which is
+    data.heldout_fraction of the domain's text bytes. If none fits, the smallest is held out. This takes about 100 bytes
+    of memory per source document.
 
     Raises:
-        DataError: a domain with a weight above 0 has no record, or a single source document, which cannot be on both
-            sides.
+        DataError: a domain with a weight above 0 has no record, or only one source document.
     """
     settings = reader.config.data
     domains = reader.domains
@@ -61,8 +60,8 @@ def split_corpus(reader: CorpusReader) -> HeldoutSplit:
             )
         if num_documents == 1:
             raise DataError(
-                f"domain {name!r} has a single source document in data.corpus; at least two are needed, one of "
-                'which is held out. Give its records different "doc" fields, or add text'
+                f"domain {name!r} has a single source document in data.corpus; at least two are needed, because "
+                'one is held out. Give its records different "doc" fields, or add text'
             )
     heldout = tuple(frozenset(choose_heldout(sizes, settings.heldout_fraction)) for sizes in sizes_by_domain)
     return HeldoutSplit(settings.seed, domains, heldout)
@@ -76,9 +75,13 @@ def training_texts(reader: CorpusReader, split: HeldoutSplit) -> Iterator[str]:
 
 
 def choose_heldout(size_of_order: Mapping[int, int], fraction: float) -> set[int]:
-    """Returns the hashes of the documents to hold out, from hash → text bytes.
+    """Returns the hashes of the documents to hold out.
 
-    At least one document is held out if there is any, and never all of two or more if fraction <= 0.5.
+    Holds out at least one document if there is any, and never all of two or more if fraction <= 0.5.
+
+    Args:
+        size_of_order: hash of a document → its text bytes.
+        fraction: fraction of all text bytes to hold out at most, unless the smallest document is larger.
     """
     budget = fraction * sum(size_of_order.values())
     chosen: set[int] = set()
@@ -90,6 +93,6 @@ def choose_heldout(size_of_order: Mapping[int, int], fraction: float) -> set[int
 
 
 def document_order(seed: int, domain_name: str, source_document: tuple[str, str]) -> int:
-    """Returns the 64-bit hash that orders a domain's documents. Documents with equal hashes stay on one side."""
+    """Returns the 64-bit hash that orders a domain's documents. Documents with equal hashes stay on the same side."""
     name = json.dumps([seed, domain_name, *source_document]).encode("ascii")
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")

@@ -1,7 +1,7 @@
-"""Plans a step for one rank: which micro-batches it trains on and how their tokens are routed.
+"""Plans a step for one rank: its micro-batches and the routing of their tokens.
 
-Every rank reads the same shards. So it knows without asking what the other ranks train on, what they will send it, and
-which of its experts their samples activate.
+Every rank reads the same shards. So without communication it knows the micro-batches of the other ranks, the rows that
+they will send, and which of its experts they activate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class StepPlan:
     Attributes:
         batches: the rank's micro-batches.
         plans: their route plans.
-        num_targets: number of targets that count in the micro-batches of all ranks.
+        num_targets: number of targets that count, in the micro-batches of all ranks.
     """
 
     batches: tuple[Batch, ...]
@@ -35,7 +35,7 @@ class StepPlan:
 
 @dataclass(frozen=True)
 class StepPlanner:
-    """Plans micro-batches and whole steps of one rank, on the host, from token ids alone.
+    """Plans the micro-batches and steps of one rank on the host, from token ids.
 
     Attributes:
         domains: the model's domains.
@@ -55,12 +55,12 @@ class StepPlanner:
     def from_config(
         config: Config, domains: Sequence[Domain], table: RoutingTable | None, mesh: Mesh, coordinates: Coordinates
     ) -> "StepPlanner":
-        # ranks that exchange tokens may belong to several groups of domains, all of which then need slots
+        # ranks that exchange tokens may have several groups of domains, and each group needs slots
         groups_per_exchange = config.data.domain_groups // mesh.sub_groups if mesh.members > 1 else 1
         return StepPlanner(domains, table, mesh, coordinates, config.data.domains_per_step * groups_per_exchange)
 
     def plan(self, batch: Batch, domain_of_slot: Sequence[int] | None = None) -> RoutePlan:
-        """Plans one micro-batch on its own, without other ranks.
+        """Plans one micro-batch without an exchange.
 
         Args:
             domain_of_slot: routes the batch as if its slots held these domains; None keeps the batch's own.
@@ -72,23 +72,25 @@ class StepPlanner:
         """Plans this rank's share of a step.
 
         Args:
-            micro_batches: those of all ranks, in the order of `Mesh.owner`.
+            micro_batches: the micro-batches of all ranks, in the order of `Mesh.owner`.
         """
         count = len(micro_batches)
         batch_of = {self.mesh.owner(index, count): batch for index, batch in enumerate(micro_batches)}
-        batches = []
+        own_batches = []
         plans = []
         for turn in range(count // self.mesh.data):
-            batches_of_replica = [self._exchanging(batch_of, replica, turn) for replica in range(self.mesh.replicas)]
-            replicas = [self._plan_exchanging(batches_R) for batches_R in batches_of_replica]
+            batches_of_replica = [
+                self._exchanged_batches(batch_of, replica, turn) for replica in range(self.mesh.replicas)
+            ]
+            replicas = [self._plan_member(batches) for batches in batches_of_replica]
             own_plan = replicas.pop(self.coordinates.replica)
-            batches.append(batches_of_replica[self.coordinates.replica][self.coordinates.member])
+            own_batches.append(batches_of_replica[self.coordinates.replica][self.coordinates.member])
             plans.append(replace(own_plan, replicas=tuple(replicas)))
         num_targets = sum(float(batch.loss_mask_BS.sum()) for batch in micro_batches)
-        return StepPlan(tuple(batches), tuple(plans), num_targets)
+        return StepPlan(tuple(own_batches), tuple(plans), num_targets)
 
-    def _exchanging(self, batch_of: Mapping[tuple[int, int], Batch], replica: int, turn: int) -> list[Batch]:
-        """The batches of the ranks that exchange tokens in this rank's sub-group of a replica, on common slots.
+    def _exchanged_batches(self, batch_of: Mapping[tuple[int, int], Batch], replica: int, turn: int) -> list[Batch]:
+        """Returns the micro-batches, on common slots, of the ranks of this rank's sub-group in a replica.
 
         Args:
             batch_of: (data index, turn) → micro-batch.
@@ -97,19 +99,19 @@ class StepPlanner:
         first = self.mesh.data_index(Coordinates(replica, self.coordinates.sub_group, 0, 0))
         return align_slots([batch_of[first + member, turn] for member in range(self.mesh.members)], self.num_slots)
 
-    def _plan_exchanging(self, batches: Sequence[Batch]) -> RoutePlan:
-        """Plans the batch of this rank's member among those that are exchanged."""
+    def _plan_member(self, batches: Sequence[Batch]) -> RoutePlan:
+        """Plans the batch of the member with this rank's index among those that exchange tokens."""
         plans = [self.plan(batch) for batch in batches]
         return plans[0] if len(plans) == 1 else plan_exchange(plans, self.coordinates.member)
 
 
 def align_slots(batches: Sequence[Batch], num_slots: int) -> list[Batch]:
-    """Puts batches on common domain slots: one for each domain that any of them uses, in ascending order.
+    """Gives batches common domain slots: one for each domain that any of them uses, in ascending order.
 
-    Ranks that exchange rows compute on each other's, so a slot must mean the same domain to all of them.
+    Ranks that exchange rows compute on rows of each other, so a slot must have the same domain on all of them.
 
     Raises:
-        RoutingError: more domains than slots.
+        RoutingError: the batches have more domains than there are slots.
     """
     same_slots = {batch.domain_of_slot for batch in batches} == {batches[0].domain_of_slot}
     if same_slots and len(batches[0].domain_of_slot) == num_slots:
@@ -118,8 +120,8 @@ def align_slots(batches: Sequence[Batch], num_slots: int) -> list[Batch]:
     domains = np.unique(np.concatenate(used)).tolist()
     if len(domains) > num_slots:
         raise RoutingError(
-            f"the micro-batches of ranks that exchange tokens have {len(domains)} domains, the step has {num_slots} "
-            "slots for them; raise data.domains_per_step"
+            f"the micro-batches of ranks that exchange tokens have {len(domains)} domains, but the step has "
+            f"{num_slots} slots; raise data.domains_per_step"
         )
     common = (*domains, *[domains[-1]] * (num_slots - len(domains)))
     return [

@@ -1,8 +1,8 @@
-"""ECSS: experts are stored on the host, computed on the device, and only the activated ones move and are updated.
+"""ECSS: experts are stored on the host and computed on the device; only activated experts move and are updated.
 
 `store.py` holds all experts; `ecss.py` decides when they move; `modes.py` builds what the configuration asks for;
-`snapshot.py` preserves the state of the store at one moment, for a checkpoint that is written while training continues.
-`cache.py` is for generation, which has no store: it reads experts on demand.
+`snapshot.py` preserves the state of the store between two steps, so that a checkpoint can be written meanwhile.
+`cache.py` serves generation, which has no store and reads experts on demand.
 """
 
 from mindpangu.experts.cache import ExpertCache, entries_within

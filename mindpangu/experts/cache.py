@@ -1,7 +1,7 @@
 """ExpertCache: the experts that generation is using, read from their files when a token first needs them.
 
-Every RRE layer has a pool of entries, each for one expert of any domain; the least recently used expert makes room.
-The pools have static shapes and enter the compiled functions as they are. NumPy only; the caller reads the files.
+Every RRE layer has a pool of entries, each for one expert of any domain; a new expert replaces the least recently used
+one. The pools have static shapes and are inputs of the compiled functions. NumPy only; the caller reads the files.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ import numpy as np
 
 from mindpangu.errors import ExpertStoreError
 
-_MAX_GROUP_SIZE = 1 << 16  # the id of an expert is domain id · this + index in the group
+_MAX_GROUP_SIZE = 1 << 16  # an expert's id is domain id · _MAX_GROUP_SIZE + index in the group
 
 ReadExpert = Callable[[int, int, int], Mapping[str, np.ndarray]]
 """(layer, domain id, index in the group) → tensors of the expert."""
@@ -25,14 +25,14 @@ class ExpertCache:
         version_L: int64 [L], incremented whenever a layer's pool changes.
 
     Args:
-        num_layers: L, RRE layers.
-        shapes: tensor → shape, of one expert.
-        num_entries: number of experts that a pool can hold; memory is taken only for those that are read.
+        num_layers: number of RRE layers.
+        shapes: tensor → its shape in one expert.
+        num_entries: number of experts that a pool can hold; only those that are read take memory.
         read: reads one expert.
         dtype: dtype of the computation; experts are rounded to it as they are read.
 
     Raises:
-        ExpertStoreError: so many entries do not fit.
+        ExpertStoreError: the pools do not fit into memory.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class ExpertCache:
         return list(self._pools[layer].values())
 
     def entries(self, layer: int, domains_T: np.ndarray, experts_T: np.ndarray) -> np.ndarray:
-        """Returns the entry of each token's expert, int32 [T], after reading the experts that have none.
+        """Returns the entry of each token's expert, int32 [T]; first reads the experts that are not in the pool.
 
         Args:
             domains_T: domain id of each token.
             experts_T: index of each token's expert in the domain's group.
 
         Raises:
-            ExpertStoreError: there are more different experts than entries.
+            ExpertStoreError: the tokens need more experts than there are entries.
             Exception: whatever `read` raises; the pool stays usable.
         """
         wanted_T = np.asarray(domains_T, np.int64) * _MAX_GROUP_SIZE + experts_T
@@ -113,15 +113,15 @@ class ExpertCache:
 def entries_within(
     num_bytes: int, num_layers: int, shapes: Mapping[str, tuple[int, ...]], least: int, itemsize: int
 ) -> int:
-    """Returns the number of experts per layer that fit a memory.
+    """Returns the number of experts per layer that fit into some memory.
 
     Args:
         num_bytes: size of the memory.
         least: number of experts that a layer may need at once.
-        itemsize: bytes of a number.
+        itemsize: bytes of one element.
 
     Raises:
-        ExpertStoreError: not even `least` fit.
+        ExpertStoreError: fewer than `least` fit.
     """
     expert_bytes = itemsize * sum(int(np.prod(shape)) for shape in shapes.values())
     num_entries = num_bytes // (num_layers * expert_bytes)

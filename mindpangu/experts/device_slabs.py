@@ -15,10 +15,10 @@ from mindpangu.experts.store import ExpertStore, runs
 
 
 class StoreViews:
-    """Slabs of a CPU that computes from the store's own memory: nothing moves.
+    """Slabs for a CPU, which computes from the store's own memory: nothing moves.
 
     Attributes:
-        moves: False if gradients are already where the host reads them, so that reading need not begin early.
+        moves: True if gradients must be copied to the host, which should begin early.
     """
 
     moves = False
@@ -39,15 +39,15 @@ class StoreViews:
         return [Tensor.from_numpy(slab) for slab in self._store.lookup(domain_of_slot)]
 
     def to_host(self, gradients: Sequence[Tensor]) -> Callable[[], list[np.ndarray]]:
-        """Returns a function that gives the gradients as arrays; it waits until all launched functions have ended."""
+        """Returns a function that returns the gradients as arrays after waiting for all launched functions."""
         return lambda: [gradient.asnumpy() for gradient in gradients]
 
 
 class StagedSlabs(StoreViews):
     """Copies of experts in separate buffers, one slab for each layer and domain in use.
 
-    A buffer has rows for all experts of its domain, but only the fetched ones are current; the others hold older values
-    (zeros at first). No output depends on an expert without tokens, and its gradient is not read.
+    A buffer has rows for all experts of its domain, but only those of fetched experts are current; the others hold
+    older values (zeros at first). No output depends on an expert without tokens, and its gradient is not read.
 
     Args:
         dtype: dtype of the device's computation; the host rounds while it copies.
@@ -63,20 +63,20 @@ class StagedSlabs(StoreViews):
         self._free: list[list[dict[str, np.ndarray]]] = []
 
     def reserve(self, domains: set[int]) -> None:
-        """Gives each of these domains buffers; all others lose theirs."""
+        """Assigns buffers to these domains; all other domains lose theirs."""
         for domain in [domain for domain in self._slabs if domain not in domains]:
             self._free.append(self._slabs.pop(domain))
         for domain in sorted(domains - self._slabs.keys()):
             self._slabs[domain] = self._free.pop() if self._free else self._new_slabs()
 
     def fetch(self, experts_LMA: np.ndarray) -> int:
-        """Copies experts (bool [L, M, A]) of reserved domains to the device; returns the bytes."""
+        """Copies experts (bool [L, M, A]) of reserved domains to the device; returns the number of bytes."""
         pairs: list[tuple[np.ndarray, np.ndarray]] = []
         for layer, domain in np.argwhere(experts_LMA.any(-1)).tolist():
             source = self._store.weights[layer][domain]
             target = self._slabs[domain][layer]
             rows = runs(experts_LMA[layer, domain])
-            pairs += [(target[name][each], source[name][each]) for name in self._store.tensors for each in rows]
+            pairs += [(target[name][run], source[name][run]) for name in self._store.tensors for run in rows]
         return self._link.copy(pairs)
 
     def lookup(self, domain_of_slot: Sequence[int]) -> list[Tensor]:
@@ -89,9 +89,9 @@ class StagedSlabs(StoreViews):
         ]
 
     def to_host(self, gradients: Sequence[Tensor]) -> Callable[[], list[np.ndarray]]:
-        """Returns a function that gives the gradients as arrays.
+        """Returns a function that returns the gradients as arrays.
 
-        The arrays are read here: reading them later would wait for the next launch.
+        The arrays are read here, because reading them later would wait for the next launch.
         """
         arrays = [gradient.asnumpy() for gradient in gradients]
         return lambda: arrays

@@ -1,8 +1,8 @@
 """ECSS, Expert Computation and Storage Separation: all experts on the host, a step's experts on the device (PanGu-Σ).
 
-What happens during step t, where `→` is the host's thread and the rest is the training thread:
+During step t, the training thread makes these calls; `→` marks the work of the host thread:
 
-    begin            → fetch for t what step t−1 updated; then, for t+1, what step t does not touch
+    begin            → fetch for t the experts that step t−1 updated; then, for t+1, those that step t does not use
     lower_forward
     slabs            waits for t's experts
     upper_step
@@ -10,9 +10,9 @@ What happens during step t, where `→` is the host's thread and the rest is the
     squared_norm     waits for it; norm and skip decision, dense update
     update           → Adam on t's experts                             (under the next lower_forward)
 
-The thread does its work in this order, so an expert is fetched for t+1 only after its update in t, and is updated only
-after its gradients of t were read. Without overlap the same calls run immediately, in the same order. Gradients already
-in the host's memory need not be moved; they are read when `squared_norm` asks for them.
+The host thread works in this order, so an expert is fetched for t+1 only after its update in t, and is updated only
+after its gradients of t have been read. Without overlap the same work runs immediately, in the same order. Gradients
+that are already in host memory need not be moved; they are read when `squared_norm` needs them.
 """
 
 import time
@@ -32,20 +32,20 @@ from mindpangu.experts.store import ExpertStore
 from mindpangu.experts.traffic import ExpertTraffic, activated_experts, slab_gradients
 
 ReadArrays = Callable[[], list[np.ndarray]]
-"""Gives a micro-batch's slab gradients as arrays on the host."""
+"""Returns a micro-batch's slab gradients as arrays on the host."""
 
 
 class ECSS:
     """Moves a step's experts between store and device, and updates them, while the device computes.
 
     Args:
-        store: all experts. Between `begin` and `finish` nobody else may read or change it.
+        store: all experts. Between `begin` and `finish` no other code may read or change it.
         slabs: the experts as the compiled step reads them.
-        gradients: their gradients on the host.
+        gradients: the gradients of the experts on the host.
         always_LMA: bool [L, M, A], experts that move and are updated in each step, activated or not (plain
             heterogeneous training); None to move and update activated experts only.
         overlap: work in a thread while the device computes.
-        all_reduce: sums a slab's gradients over the ranks that have the same experts; None if no other rank has them.
+        all_reduce: sums a slab's gradients over the ranks that hold the same experts; None if no other rank holds them.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class ECSS:
         self._always_LMA = always_LMA
         self._all_reduce = all_reduce
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ecss") if overlap else None
-        self._jobs: list[Future[Any]] = []  # jobs whose errors nobody has seen yet
+        self._jobs: list[Future[Any]] = []  # jobs whose errors have not been checked yet
         self._ready: list[Future[Any]] = []  # jobs that this step's slabs wait for
-        self._arriving: deque[tuple[RoutePlan, ReadArrays]] = deque()  # gradients that nobody has read yet
+        self._arriving: deque[tuple[RoutePlan, ReadArrays]] = deque()  # gradients not read yet
         self._num_outstanding = 0  # micro-batches whose gradients have not arrived
-        self._norm: Future[Any] | None = None  # of the whole step; set once all gradients have arrived
+        self._norm: Future[Any] | None = None  # set once all gradients of the step have arrived
         self._announced: Sequence[RoutePlan] | None = None  # the step for which `_ahead_LMA` is fetched
         self._fetched_ahead: Future[Any] | None = None
         self._ahead_LMA = np.zeros(store.step_counts.shape, bool)
@@ -80,13 +80,13 @@ class ECSS:
         """Starts a step.
 
         Args:
-            plans: the plans of the step's micro-batches: their union is fetched once.
-            upcoming: the plans of the next step, if known; that step must be called with the same object.
+            plans: the plans of the step's micro-batches; an expert that several of them need is fetched once.
+            upcoming: the plans of the next step, if known; the next `begin` must get the same object.
         """
         self._raise_errors()
         self._traffic = self._next_traffic
         self._next_traffic = ExpertTraffic()
-        self._arriving = deque()  # a new one: a step that ended in an error may have left something
+        self._arriving = deque()  # a new one: a step that failed may have left something in the old one
         self._num_outstanding = len(plans)
         self._norm = None
         self._activated_LMA = activated_experts(plans, self._store)
@@ -113,7 +113,7 @@ class ECSS:
         self._fetched_ahead = self._submit(self._fetch, self._ahead_LMA, self._next_traffic)
 
     def slabs(self, plan: RoutePlan) -> list[Tensor]:
-        """Returns a micro-batch's slabs in the order of `ExpertStore.lookup`; waits until its experts are there."""
+        """Returns a micro-batch's slabs in the order of `ExpertStore.lookup`; waits until its experts have arrived."""
         for job in self._ready:
             self._wait(job)
         self._submit(self._receive, self._arriving)  # of the previous micro-batch
@@ -129,7 +129,7 @@ class ECSS:
             self._norm = self._submit(self._squared_norm, self._arriving)
 
     def squared_norm(self) -> float:
-        """Returns the squared norm of the step's gradients, summed over micro-batches and ranks; waits for them."""
+        """Waits for the step's gradients, summed over micro-batches and replicas, and returns their squared norm."""
         if self._all_reduce is not None:
             self._wait(self._submit(self._receive, self._arriving))
             # in this thread: all ranks must call their collectives in the same order
@@ -139,19 +139,19 @@ class ECSS:
     def gradients(self) -> dict[tuple[int, int], SlabGradient]:
         """Returns (layer, domain id) → gradients, summed over the micro-batches so far.
 
-        Only the rows of activated experts count.
+        Only the rows of activated experts are valid.
         """
         self._submit(self._receive, self._arriving)
         self.finish()
         return self._gradients.slabs
 
     def update(self, learning_rate: float, gradient_scale: float) -> None:
-        """Applies Adam to the step's experts. Not called for a step that is skipped."""
+        """Applies Adam to the step's experts. Must not be called for a skipped step."""
         traffic = self._traffic if self._thread is None else self._next_traffic
         self._submit(self._update, self._needed(self._activated_LMA), learning_rate, gradient_scale, traffic)
 
     def finish(self) -> None:
-        """Waits for all work; then the store may be read and changed until the next `begin`."""
+        """Waits for all work. Until the next `begin`, the store may then be read and changed."""
         self._wait(self._submit(lambda: None))
         self._raise_errors()
 
@@ -209,7 +209,7 @@ class ECSS:
         return result
 
     def _raise_errors(self) -> None:
-        """Raises the error of finished work that nobody waited for."""
+        """Raises the errors of finished jobs that nothing waited for."""
         # a job that ends between these two lines is in both lists: its error is raised, not lost
         unfinished = [job for job in self._jobs if not job.done()]
         finished = [job for job in self._jobs if job.done()]

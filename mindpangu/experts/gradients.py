@@ -13,7 +13,7 @@ from mindpangu.experts.store import ExpertStore, runs
 SlabGradient = list[np.ndarray]
 """The gradients of a slab, in the order of `ExpertStore.tensors`."""
 AllReduce = Callable[[SlabGradient], SlabGradient]
-"""Sums a slab's gradients over the ranks that have the same experts; each of them has to call it."""
+"""Sums a slab's gradients over the ranks that hold the same experts; all of them must call it."""
 
 
 class HostGradients:
@@ -25,8 +25,8 @@ class HostGradients:
         received_LMA: bool [L, M, A], the experts whose gradients have arrived.
 
     Args:
-        device_dtype: dtype of gradients that come from a device's memory: they are always copied. None if they are in
-            the host's memory already: then a slab's only gradients are used in place.
+        device_dtype: dtype of gradients that come from device memory and are always copied. None if they are already in
+            host memory: then gradients that need no summation are used in place.
     """
 
     def __init__(self, store: ExpertStore, link: Link, device_dtype: type | None = None):
@@ -41,7 +41,7 @@ class HostGradients:
         self._free: list[SlabGradient] = []
 
     def begin(self, plans: Sequence[RoutePlan]) -> None:
-        """Drops the previous step's gradients and prepares for those of these micro-batches."""
+        """Drops the previous step's gradients and prepares for those of new micro-batches."""
         self.slabs = {}
         self.received_LMA[:] = False
         self._free = list(self._buffers)
@@ -51,7 +51,7 @@ class HostGradients:
             self._arrivals.update(domain for domain, is_used in zip(plan.domain_of_slot, used, strict=True) if is_used)
 
     def add(self, layer: int, domain: int, experts_A: np.ndarray, arrived: Sequence[np.ndarray]) -> int:
-        """Adds the gradients of some experts of a slab; returns the bytes that crossed the link.
+        """Adds the gradients of some experts of a slab; returns the number of bytes that crossed the link.
 
         Args:
             experts_A: bool [A], the experts whose gradients arrive.
@@ -72,19 +72,19 @@ class HostGradients:
         return copied + added if self._staged else 0
 
     def add_zeros(self, experts_LMA: np.ndarray) -> int:
-        """Adds zeros for experts (bool [L, M, A]) that had no tokens; returns the bytes.
+        """Adds zeros for experts (bool [L, M, A]) that had no tokens; returns the number of bytes.
 
-        A device that holds every expert has a gradient for each. Here the compiled step knows only the used domains, so
-        the others come from one slab of zeros: copying it costs no more than copying from the device would.
+        A device that holds every expert has a gradient for each. Here the compiled step has only the used domains, so
+        the other gradients come from one slab of zeros, which costs no more to copy than a slab on the device.
         """
         slabs = np.argwhere(experts_LMA.any(-1)).tolist()
         return sum(self.add(layer, domain, experts_LMA[layer, domain], self._zeros) for layer, domain in slabs)
 
     def reduce(self, activated_LMA: np.ndarray, all_reduce: AllReduce) -> None:
-        """Sums the gradients over the ranks that have the same experts.
+        """Sums the gradients over the ranks that hold the same experts.
 
         Args:
-            activated_LMA: bool [L, M, A], the experts that any of these ranks activated: the same on all of them.
+            activated_LMA: bool [L, M, A], the experts that any of these ranks activated; the same on all of them.
             all_reduce: sums one slab.
         """
         for layer, domain in np.argwhere(activated_LMA.any(-1)).tolist():
@@ -102,7 +102,7 @@ class HostGradients:
 
     @cached_property
     def _zeros(self) -> SlabGradient:
-        # written, not only allocated: unwritten pages are one page of zeros in the processor's cache
+        # np.full writes all pages: unwritten ones would share one page of zeros, which stays in the cache
         shapes = self._store.shapes.values()
         return [np.full((self._store.group_size, *shape), 0, self._device_dtype) for shape in shapes]
 
@@ -118,7 +118,7 @@ class HostGradients:
     def _buffer(self) -> SlabGradient:
         if not self._free:
             store = self._store
-            fresh = [np.zeros((store.group_size, *shape), np.float32) for shape in store.shapes.values()]
-            self._buffers.append(fresh)
-            self._free.append(fresh)
+            buffer = [np.zeros((store.group_size, *shape), np.float32) for shape in store.shapes.values()]
+            self._buffers.append(buffer)
+            self._free.append(buffer)
         return self._free.pop()

@@ -15,12 +15,12 @@ class HostMemory:
     """Allocates float32 arrays of zeros.
 
     Args:
-        num_bytes: size of all arrays together, each rounded up to whole pages (`page_rounded`).
-        folder: where to create and map a scratch file of this size; None for anonymous memory. The file has no name, so
-            nothing is left of it when the process ends, however it ends.
+        num_bytes: total size of the arrays, each rounded up to whole pages (`page_rounded`).
+        folder: where to create and map a scratch file of this size; None for anonymous memory. The file has no
+            name, so it disappears when the process ends, even if it is killed.
 
     Raises:
-        ExpertStoreError: the disk has no room for the file, the folder cannot be written, or memory is refused.
+        ExpertStoreError: the disk is full, the folder cannot be written, or memory cannot be allocated.
     """
 
     def __init__(self, num_bytes: int, folder: Path | None = None):
@@ -33,7 +33,7 @@ class HostMemory:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder) as file:
-                # takes the blocks now: a disk that is full later would kill the process in the middle of a step
+                # allocates the blocks now: a disk that fills up later would kill the process in the middle of a step
                 os.posix_fallocate(file.fileno(), 0, num_bytes)
                 self._map = mmap.mmap(file.fileno(), num_bytes)
         except OSError as error:
@@ -53,7 +53,7 @@ class HostMemory:
         return f"mapped from {self.folder}" if self.mapped else "in memory"
 
     def zeros(self, shape: Sequence[int]) -> np.ndarray:
-        """Allocates a contiguous float32 array of zeros; in a mapped file it begins at a page."""
+        """Allocates a contiguous float32 array of zeros; in a mapped file it begins on a page boundary."""
         if self._map is None:
             try:
                 return np.zeros(shape, np.float32)
@@ -68,7 +68,7 @@ class HostMemory:
         return array
 
     def will_need(self, rows: np.ndarray) -> None:
-        """Asks the kernel to read a part of an array from the file ahead of its use; does not wait for it."""
+        """Asks the kernel to read these rows of an array from the file ahead of use; does not wait."""
         if self._map is None:
             return
         start = rows.ctypes.data - np.frombuffer(self._map, np.uint8, 1).ctypes.data

@@ -1,4 +1,4 @@
-"""Link: copies between host memory and the memory that the step computes from, and counts the bytes."""
+"""Link: copies between host memory and the memory that the step computes from, and counts bytes."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +10,9 @@ Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
 class Link:
-    """Copies with the host's processors, in threads. Arrays may differ in dtype: numbers are rounded on the way.
+    """Copies with host threads. The arrays of a pair may differ in dtype; values are rounded on the way.
 
-    Both methods return the bytes that crossed the link, counted in the narrower dtype of a pair: that of the device.
+    Both methods return the number of bytes that crossed the link, in the narrower dtype of a pair: the device's.
     """
 
     def __init__(self, threads: int):
@@ -32,7 +32,7 @@ class Link:
         return sum(min(target.nbytes, source.nbytes) for target, source in pairs)
 
 
-# A number beyond float16 becomes infinite, without a warning: the loss scale looks for it.
+# A number beyond the range of float16 becomes infinite without a warning; the loss scale detects it.
 
 
 def _copy(pair: tuple[np.ndarray, np.ndarray]) -> None:

@@ -1,4 +1,4 @@
-"""Builds the object that gives a training step its experts, as the `experts` section of the configuration says."""
+"""Builds the object that provides a training step with its experts, as configured in the section `experts`."""
 
 import mindspore as ms
 import numpy as np
@@ -20,11 +20,11 @@ from mindpangu.parallel.data_parallel import DataGroup
 def open_experts(
     store: ExpertStore, config: Config, link: Link | None = None, replicas: DataGroup | None = None
 ) -> ECSS | ResidentExperts:
-    """Builds the object that moves and updates the experts of `store` as config.experts says.
+    """Builds the object that moves and updates the experts of `store`, as configured in config.experts.
 
     Args:
-        link: copies between host and device; None creates one.
-        replicas: the ranks that have the same experts; None if no other rank has them.
+        link: copies between host and device; None to create one.
+        replicas: the ranks that hold the same experts; None if no other rank holds them.
     """
     settings = config.experts
     dtype = expert_dtype(config)
@@ -47,7 +47,7 @@ def open_experts(
 
 
 def _trained_experts(store: ExpertStore, config: Config) -> np.ndarray:
-    """Returns bool [L, M, A], the experts of the domains that are trained."""
+    """Returns bool [L, M, A]: the experts of the trained domains."""
     trained = trained_domains(config, build_domains(config))
     if trained is None:
         return store.exists_LMA

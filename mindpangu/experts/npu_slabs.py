@@ -1,9 +1,10 @@
 """The experts in an NPU's memory: `StagedSlabs` with pinned host buffers and copies on a separate stream.
 
-Unverified on hardware. Tests run it on a CPU, where nothing is pinned and there are no streams, and where MindSpore
-loses copies into a part of a tensor, so whole slabs are fetched.
-The host rounds to the device's number format before the copy, so only half the bytes cross. All copies of a call are
-queued and awaited once, in the host's thread, while the device computes on its default stream.
+Unverified on hardware. Tests run it on a CPU without pinned memory or streams. There MindSpore loses copies into part
+of a tensor, so the tests fetch whole slabs.
+
+The host rounds to the device's number format before the copy, which halves the bytes that cross. All copies of a call
+are queued and awaited once, in the host thread, while the device computes on its default stream.
 """
 
 import ctypes
@@ -24,7 +25,7 @@ class NpuSlabs:
     """Slabs in device memory; see `StagedSlabs` for the methods.
 
     Args:
-        dtype: mindspore.float16 or mindspore.bfloat16, the number format of the device's computation.
+        dtype: mindspore.float16 or mindspore.bfloat16: the number format that the device computes in.
         device: "Ascend"; "CPU" in tests.
     """
 
@@ -40,7 +41,7 @@ class NpuSlabs:
         self._stream = ms.runtime.Stream()
 
     def reserve(self, domains: set[int]) -> None:
-        """Gives each of these domains buffers; all others lose theirs."""
+        """Assigns buffers to these domains; all other domains lose theirs."""
         for domain in [domain for domain in self._slabs if domain not in domains]:
             self._free.append(self._slabs.pop(domain))
         for domain in sorted(domains - self._slabs.keys()):
@@ -48,7 +49,7 @@ class NpuSlabs:
             self._slabs[domain] = self._free.pop() if self._free else [self._new_slab() for _ in layers]
 
     def fetch(self, experts_LMA: np.ndarray) -> int:
-        """Copies experts (bool [L, M, A]) of reserved domains to the device; returns the bytes."""
+        """Copies experts (bool [L, M, A]) of reserved domains to the device; returns the number of bytes."""
         moved = 0
         with ms.runtime.StreamCtx(self._stream):
             for slab_index, (layer, domain) in enumerate(np.argwhere(experts_LMA.any(-1)).tolist()):
@@ -67,7 +68,7 @@ class NpuSlabs:
         return moved
 
     def lookup(self, domain_of_slot: Sequence[int]) -> list[Tensor]:
-        """Returns the device's slabs in the order of `ExpertStore.lookup`."""
+        """Returns the slabs on the device in the order of `ExpertStore.lookup`."""
         return [
             tensor
             for layer in range(self._store.num_layers)
@@ -76,11 +77,11 @@ class NpuSlabs:
         ]
 
     def to_host(self, gradients: Sequence[Tensor]) -> Callable[[], list[np.ndarray]]:
-        """Returns a function that copies the gradients to the host as float16 or float32, for the host's thread."""
+        """Returns a function that copies the gradients to the host as float16 or float32; the host thread calls it."""
         computed = ms.runtime.Event()
-        computed.record()  # after what computes them, on the device's default stream
+        computed.record()  # on the device's default stream, after the kernels that compute the gradients
 
-        def bring() -> list[np.ndarray]:
+        def copy_to_host() -> list[np.ndarray]:
             computed.wait(self._stream)
             size = len(self._store.tensors)
             buffers = [self._host_buffers(i // size)[i % size] for i in range(len(gradients))]
@@ -90,7 +91,7 @@ class NpuSlabs:
             self._stream.synchronize()
             return [read_rounded(pinned) for pinned in buffers]
 
-        return bring
+        return copy_to_host
 
     def _host_buffers(self, slab_index: int) -> TensorSlab:
         if slab_index not in self._pinned:
@@ -107,14 +108,14 @@ class NpuSlabs:
 
 
 def write_rounded(pinned: Tensor, rows: slice, values: np.ndarray) -> None:
-    """Rounds float32 values (to nearest, ties to even) into rows of a float16 or bfloat16 host tensor."""
+    """Rounds float32 values (to nearest, ties to even) and writes them to rows of a float16 or bfloat16 host tensor."""
     if pinned.dtype == ms.float16:
         with np.errstate(over="ignore"):
             np.copyto(_memory(pinned, np.float16)[rows], values, casting="same_kind")
         return
     bits = np.ascontiguousarray(values).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
-    # a NaN must not become an infinity by carrying over
+    # rounding must not turn a NaN into an infinity by a carry
     np.copyto(_memory(pinned, np.uint16)[rows], np.where(np.isnan(values), 0x7FC0, rounded), casting="unsafe")
 
 

@@ -1,6 +1,6 @@
 """Mode `device`: all experts stay in the memory that the step computes from. Nothing moves, nothing overlaps.
 
-It has the methods of `ECSS` in the simplest form; tests compare ECSS with it.
+It has the methods of `ECSS` in their simplest form; tests compare ECSS with it.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class ResidentExperts:
             earlier = self._gradients.get((layer, domain))
             if earlier is not None:
                 with np.errstate(over="ignore", invalid="ignore"):
-                    arrays = [mine + array for mine, array in zip(earlier, arrays, strict=True)]
+                    arrays = [total + array for total, array in zip(earlier, arrays, strict=True)]
             self._gradients[layer, domain] = list(arrays)
 
     def squared_norm(self) -> float:

@@ -1,7 +1,7 @@
 """StoreSnapshot: the state of all experts at one moment, readable while training changes them.
 
-Taking a snapshot copies nothing. An update of an expert that has not been read yet copies that expert first, so memory
-grows only by the experts that updates touch meanwhile.
+Taking a snapshot copies nothing. An update copies an expert first if it has not been read yet (copy on write), so the
+snapshot takes memory only for the experts that are updated meanwhile.
 """
 
 import threading
@@ -17,12 +17,12 @@ Expert = tuple[int, int, int]
 
 
 class StoreSnapshot:
-    """The state of every expert between two updates: `read` or `release` each once, from any thread, then `close`.
+    """The state of all experts between two updates. `read` or `release` each once, from any thread; then `close`.
 
-    A store has one snapshot at a time, and none may be taken while an update runs.
+    A store has one snapshot at a time. None may be taken while an update runs.
 
     Attributes:
-        step_counts: int64 [L, M, A], the step counts at that moment.
+        step_counts: int64 [L, M, A], the step counts in the snapshot.
         copies: expert → copies of its tensors, for experts that were updated before they were read.
     """
 
@@ -36,9 +36,9 @@ class StoreSnapshot:
 
     @contextmanager
     def read(self, expert: Expert) -> Iterator[Mapping[str, np.ndarray]]:
-        """Yields weights and Adam moments of an expert under their names in its file, then releases the expert.
+        """Yields the weights and Adam moments of an expert by their names in its file, then releases the expert.
 
-        They must not be used after the block: an update of this expert waits for its end.
+        They must not be used after the block. An update of this expert waits until the block ends.
         """
         with self._unread[expert]:
             yield self.copies.get(expert) or self._tensors(expert)
@@ -46,7 +46,7 @@ class StoreSnapshot:
             self.copies.pop(expert, None)
 
     def release(self, expert: Expert) -> None:
-        """Releases an expert that nobody needs to read."""
+        """Releases an expert that need not be read."""
         with self.read(expert):
             pass
 

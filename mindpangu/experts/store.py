@@ -1,9 +1,9 @@
 """ExpertStore: weights and Adam state of every expert, in host memory, one copy.
 
-One contiguous array ("slab") per (RRE layer, domain, tensor) has the experts of the group along the first axis, so an
-expert is a row range, and the experts that a compiled step takes as inputs can be the slabs themselves, not copies. All
-slabs have the size of the largest group, so the compiled step has one shape. NumPy only; `ecss.py` decides when experts
-move and which work waits for which.
+One contiguous array ("slab") per (RRE layer, domain, tensor) holds the experts of the group along the first axis, so an
+expert is one row, and a compiled step can take the slabs themselves as inputs instead of copies. All slabs have the
+size of the largest group, so the compiled step has one shape. NumPy only; `ecss.py` decides when experts move and what
+waits for what.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ Slab = dict[str, np.ndarray]
 
 
 class ExpertStore:
-    """All experts of a run, or those of one rank, which counts them from 0 in each group.
+    """All experts of a run, or those of one rank, numbered from 0 in each group.
 
     Attributes:
         tensors: names of an expert's tensors, in the order of a slab (`model.initialization.network_tensors`).
@@ -33,11 +33,12 @@ class ExpertStore:
             down_bias [A, H], float32; empty for domains without experts here. A rank of a tensor group holds a shard of
             F, and of the H of down_bias.
         step_counts: int64 [L, M, A], number of times each expert has been updated.
-        exists_LMA: bool [L, M, A], False for the rows that a domain of fewer than A experts leaves empty.
-        share: which experts this store holds.
-        group_size: A, the rows of a slab: this rank's experts of the largest group.
-        first: index in its group of this store's expert 0.
-        parts: tensor → the part of it that is held here.
+        exists_LMA: bool [L, M, A], False for the empty rows of a domain with fewer than A experts.
+        share: the experts that this store holds.
+        group_size: A, the number of rows of a slab: this rank's experts of the largest group.
+        first: index of this store's expert 0 in its group.
+        slices: tensor → the slice of it that is held here.
+        shapes: tensor → shape of that slice.
         before_update: called with (layer, domain id, indices of experts) before `update` changes these experts.
 
     Args:
@@ -52,11 +53,11 @@ class ExpertStore:
         self.domains = tuple(domains)
         self.num_layers = config.model.rre_layers
         self.share = share or ExpertShare()
-        mine = self.share.experts(max((domain.num_experts for domain in domains), default=0))
-        self.group_size = len(mine)
-        self.first = mine.start
-        self.parts = {name: self.share.part(name, shape) for name, shape in expert_shapes(config).items()}
-        self.shapes = {name: part.local_shape for name, part in self.parts.items()}
+        own = self.share.experts(max((domain.num_experts for domain in domains), default=0))
+        self.group_size = len(own)
+        self.first = own.start
+        self.slices = {name: self.share.tensor_slice(name, shape) for name, shape in expert_shapes(config).items()}
+        self.shapes = {name: held.local_shape for name, held in self.slices.items()}
         self.tensors = tuple(self.shapes)
         self._config = config
         self._optimizer = config.optimizer
@@ -77,14 +78,14 @@ class ExpertStore:
 
         def fill(layer: int, domain: int, index: int) -> None:
             whole = initial_expert(self._config, layer, self.domains[domain].name, self.first + index)
-            for name, part in self.parts.items():
-                self.weights[layer][domain][name][index] = part.of(whole[name])
+            for name, held in self.slices.items():
+                self.weights[layer][domain][name][index] = held.of(whole[name])
 
         for _ in self._threads.map(lambda expert: fill(*expert), self.experts()):
             pass
 
     def experts(self) -> list[tuple[int, int, int]]:
-        """Lists (layer, domain id, index) of every expert in this store; its index in the group is `first` more."""
+        """Lists (layer, domain id, index) of every expert in this store. Its index in the group is `first` + index."""
         return [(layer, domain, index) for layer, domain, index in np.argwhere(self.exists_LMA).tolist()]
 
     def describe(self) -> str:
@@ -93,7 +94,7 @@ class ExpertStore:
         return f"{num_experts}, {self._num_bytes() / 1e6:,.1f} MB with Adam's moments, {self._memory.location}"
 
     def lookup(self, domain_of_slot: Sequence[int]) -> list[np.ndarray]:
-        """Returns the slabs that a step takes as inputs, not copied: per layer, per slot, the tensors of a slab."""
+        """Returns the slabs that a step takes as inputs, without copying: by layer, slot, and tensor."""
         return [
             self.weights[layer][domain][name]
             for layer in range(self.num_layers)
@@ -102,7 +103,7 @@ class ExpertStore:
         ]
 
     def will_need(self, experts_LMA: np.ndarray) -> None:
-        """Lets a mapped store start to read these experts and their moments; a store in memory has nothing to do.
+        """Makes a mapped store start reading these experts and their moments. Does nothing for a store in memory.
 
         Args:
             experts_LMA: bool [L, M, A].
@@ -122,13 +123,13 @@ class ExpertStore:
         learning_rate: float,
         gradient_scale: float,
     ) -> int:
-        """Applies Adam to some experts; all others keep every bit.
+        """Applies Adam to some experts. All others remain unchanged to the bit.
 
         Args:
             gradients: (layer, domain id) → the gradients of its slab, in the order of `tensors`.
-            updated_LMA: bool [L, M, A], the experts to update: those that received a token in this step.
+            updated_LMA: bool [L, M, A], the experts to update, usually those that received a token in this step.
             learning_rate: learning rate of this step.
-            gradient_scale: factor for the gradients (clipping).
+            gradient_scale: factor on the gradients (clipping and loss scale).
 
         Returns:
             The number of experts updated.
@@ -161,13 +162,13 @@ class ExpertStore:
         self, gradients: Mapping[tuple[int, int], Sequence[np.ndarray]], activated_LMA: np.ndarray
     ) -> float:
         """Sums the squares of the activated experts' gradients, in float64 and in a fixed order."""
-        parts = [
+        pieces = [
             gradient[rows].reshape(-1)
             for layer, domain in np.argwhere(activated_LMA.any(-1)).tolist()
             for gradient in gradients[layer, domain]
             for rows in runs(activated_LMA[layer, domain])
         ]
-        return float(sum(self._threads.map(_squared_norm, parts)))
+        return float(sum(self._threads.map(_squared_norm, pieces)))
 
     def _num_bytes(self) -> int:
         slab = sum(page_rounded(4 * self.group_size * int(np.prod(shape))) for shape in self.shapes.values())
@@ -195,5 +196,5 @@ def _scratch_folder(config: Config) -> Path | None:
 
 
 def _squared_norm(flat: np.ndarray) -> float:
-    # pieces bound the float32 rounding of a long dot product
+    # short pieces bound the float32 rounding error of the dot product
     return float(sum(float(np.dot(piece, piece)) for piece in np.split(flat, range(1 << 16, flat.size, 1 << 16))))

@@ -1,4 +1,4 @@
-"""Which experts a step needs, and what it costs to move and update them."""
+"""The experts that a step needs, and the cost of moving and updating them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ class ExpertTraffic:
     Attributes:
         activated: number of experts that received a token.
         bytes_to_device, bytes_to_host: bytes moved for this step.
-        lookup_s: seconds spent on copying the step's experts to the device.
-        update_s: seconds spent on the experts' Adam while this step ran: with overlap, the Adam of the previous step.
+        lookup_s: seconds spent copying the step's experts to the device.
+        update_s: seconds spent on Adam for the experts while this step ran (with overlap, Adam of the previous step).
         wait_s: seconds that the training thread waited for experts or their gradients.
     """
 
@@ -30,19 +30,19 @@ class ExpertTraffic:
 
 
 def activated_experts(plans: Sequence[RoutePlan], store: ExpertStore) -> np.ndarray:
-    """Returns bool [L, M, A], M domains of the model: the experts that these micro-batches activate, on any rank."""
+    """Returns bool [L, M, A]: the experts that these micro-batches activate on any rank."""
     activated_LMA = np.zeros(store.step_counts.shape, bool)
     for plan in plans:
-        for each in (plan, *plan.replicas):
-            for slot, domain in enumerate(each.domain_of_slot):
-                activated_LMA[:, domain] |= each.counts_LDA[:, slot] > 0
+        for replica in (plan, *plan.replicas):
+            for slot, domain in enumerate(replica.domain_of_slot):
+                activated_LMA[:, domain] |= replica.counts_LDA[:, slot] > 0
     return activated_LMA
 
 
 def slab_gradients(
     plan: RoutePlan, gradients: Sequence[np.ndarray]
 ) -> Iterator[tuple[int, int, np.ndarray, Sequence[np.ndarray]]]:
-    """Yields (layer, domain id, bool [A] experts with tokens, the slab's gradients) per used slot of a micro-batch."""
+    """Yields (layer, domain id, bool [A] experts with tokens, the slab's gradients) for each used slot and layer."""
     num_slots = len(plan.domain_of_slot)
     size = len(gradients) // (len(plan.counts_LDA) * num_slots)
     for layer, counts_DA in enumerate(plan.counts_LDA):

@@ -126,7 +126,7 @@ class Generator:
             raise GenerationError(f"batch_size is {batch_size}; allowed: >= 1")
         parts = ModelParts.from_checkpoint(reader, context)
         decoder = Decoder(parts.config, parts.vocabularies)
-        read_dense(reader, decoder.parameters, decoder.parts)
+        read_dense(reader, decoder.parameters, decoder.slices)
         cache = open_cache(parts, ExpertReader(reader, parts), batch_size, expert_memory)
         return cls(parts, decoder, cache, batch_size)
 

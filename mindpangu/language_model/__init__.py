@@ -1,10 +1,10 @@
-"""A model with everything that must travel together: domains, tokenizers, routing tables, decoder, experts.
+"""A model with everything that belongs to it: domains, tokenizers, routing table, decoder, and experts.
 
-`parts.py` is the model without weights, `model.py` holds all of it and computes with it, `inputs.py` turns host arrays
-into its tensors, `files.py` writes it into a checkpoint and reads it back, `expert_reader.py` reads single experts.
-Training, evaluation, and generation all build on this package.
+`parts.py` is the model without weights, `model.py` adds the weights and the forward passes, `inputs.py` turns host
+arrays into its tensors, `files.py` writes it into a checkpoint and reads it back, `expert_reader.py` reads single
+experts. Training, evaluation, and generation all build on this package.
 
-Names that need MindSpore are imported on first use: commands that only look at a run folder have to start quickly.
+Names that need MindSpore are imported on first use: commands that only inspect a run folder must start quickly.
 """
 
 import importlib

@@ -17,7 +17,7 @@ from mindpangu.checkpoint import (
     read_metadata,
     shards_of_experts,
 )
-from mindpangu.checkpoint.dense import dense_files, dense_header, parts_in
+from mindpangu.checkpoint.dense import dense_files, dense_header, slices_in
 from mindpangu.checkpoint.reader import decode_tensors
 from mindpangu.config import to_yaml
 from mindpangu.config.schema import ContextConfig
@@ -32,7 +32,7 @@ _WRITERS = 2
 _STORE_ATTRIBUTE = {"": "weights", "adam_m.": "moment1", "adam_v.": "moment2"}  # by prefix of a tensor's name in a file
 
 ExpertKey = tuple[int, int, int]
-"""(RRE layer, domain id, index among the experts of the domain that this rank has)."""
+"""(RRE layer, domain id, index among the experts of the domain that this rank holds)."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,16 @@ class DenseTensors:
     """Dense parameters and their Adam moments on a rank.
 
     Attributes:
-        arrays: name in the file → values of this rank's part.
-        parts: name → which part of the tensor that is.
+        arrays: name in the file → values that this rank writes.
+        slices: name → the slice of the tensor that these values are.
     """
 
     arrays: Mapping[str, np.ndarray]
-    parts: Mapping[str, TensorSlice]
+    slices: Mapping[str, TensorSlice]
 
     def encode(self) -> bytes:
-        """Encodes a file whose header says which part of the tensor an array is, unless it is whole."""
-        header = dense_header({name: self.parts[name] for name in self.arrays})
+        """Encodes the file. Its header describes the slices that are not whole tensors."""
+        header = dense_header({name: self.slices[name] for name in self.arrays})
         return encode_tensors(dict(self.arrays), metadata=header)
 
 
@@ -66,8 +66,8 @@ class SavedExperts:
     step_counts: np.ndarray
 
     def link(self, writer: CheckpointWriter, name: str, expert: ExpertKey, step_count: int) -> bool:
-        """Links an unchanged expert's file into a new checkpoint; False if it changed or cannot be linked."""
-        entry = self.reader.files.get(name)  # none if another number of ranks shared the experts
+        """Links an unchanged expert's file into a new checkpoint. Returns False if it changed or cannot be linked."""
+        entry = self.reader.files.get(name)  # None if the experts were divided among another number of ranks
         if entry is None or self.step_counts[expert] != step_count:
             return False
         return writer.link(name, self.reader.folder, entry)
@@ -82,13 +82,13 @@ def write_model(
 ) -> None:
     """Writes a rank's share of a model: dense tensors and experts with their Adam state.
 
-    The first rank also writes configuration, tokenizers, and tables. If several ranks have the same tensors, one of
-    them writes. Only constant attributes of `model` are read, so training may continue meanwhile.
+    The first rank also writes configuration, tokenizers, and tables. If several ranks hold the same tensors, only one
+    writes them. Only constant attributes of `model` are read, so training may continue meanwhile.
 
     Args:
         dense: the tensors that this rank writes.
-        experts: the experts' state; every expert of it is read or released.
-        previous: the checkpoint whose unchanged expert files are linked; None writes all of them.
+        experts: the experts' state; each of its experts is read or released.
+        previous: experts of the previous checkpoint, whose unchanged files are linked; None to write all files.
     """
     changed = []
     for expert in model.store.experts():
@@ -123,16 +123,18 @@ def load_model(reader: CheckpointReader, context: ContextConfig | None = None) -
         context: see `ModelParts.from_checkpoint`.
     """
     model = LanguageModel(ModelParts.from_checkpoint(reader, context))
-    read_dense(reader, model.decoder.parameters, model.decoder.parts)
+    read_dense(reader, model.decoder.parameters, model.decoder.slices)
     read_experts(reader, model, with_adam=False)
     return model
 
 
-def read_dense(reader: CheckpointReader, parameters: Mapping[str, Parameter], parts: Mapping[str, TensorSlice]) -> None:
+def read_dense(
+    reader: CheckpointReader, parameters: Mapping[str, Parameter], slices: Mapping[str, TensorSlice]
+) -> None:
     """Sets parameters from the dense files of a checkpoint, whichever ranks wrote them.
 
     Args:
-        parts: name → which part of the tensor the parameter is.
+        slices: name → the slice of the tensor that the parameter holds.
 
     Raises:
         CheckpointError: a parameter is missing from the files or has another shape there.
@@ -141,17 +143,17 @@ def read_dense(reader: CheckpointReader, parameters: Mapping[str, Parameter], pa
     missing = {name: value.size for name, value in values.items()}
     for file in dense_files(reader):
         data = reader.read(file)
-        described = parts_in(reader.folder / file, read_metadata(data))
+        described = slices_in(reader.folder / file, read_metadata(data))
         for name, tensor in decode_tensors(reader.folder / file, data).items():
             if name not in values:
                 continue
-            part = described.get(name, TensorSlice(tensor.shape))
-            if part.shape != parts[name].shape or part.local_shape != tensor.shape:
+            saved = described.get(name, TensorSlice(tensor.shape))
+            if saved.shape != slices[name].shape or saved.local_shape != tensor.shape:
                 raise CheckpointError(
-                    f"{reader.folder / file}: {name} has shape {list(part.shape)}, "
-                    f"the model needs {list(parts[name].shape)}"
+                    f"{reader.folder / file}: {name} has shape {list(saved.shape)}, "
+                    f"the model needs {list(slices[name].shape)}"
                 )
-            missing[name] -= parts[name].copy(values[name], part, tensor)
+            missing[name] -= slices[name].copy(values[name], saved, tensor)
     for name, parameter in parameters.items():
         if missing[name]:
             raise CheckpointError(f"{reader.folder}: its dense files have no tensor {name!r}, or not all of it")
@@ -167,22 +169,22 @@ def read_experts(reader: CheckpointReader, model: LanguageModel, with_adam: bool
     """
     store = model.store
     num_files_of = shards_of_experts(reader.files)
-    content_of: dict[str, tuple[ExpertKey, tuple[int, int]]] = {}
+    content_of: dict[str, tuple[ExpertKey, tuple[int, int]]] = {}  # file name → expert, (shard index, number of shards)
     for layer, domain, index in store.experts():
         saved_as = layer, model.domains[domain].name, store.first + index
         num_files = num_files_of.get(saved_as, 1)
-        for part in range(num_files):
-            content_of[expert_file_name(*saved_as, (part, num_files))] = (layer, domain, index), (part, num_files)
+        for shard in range(num_files):
+            content_of[expert_file_name(*saved_as, (shard, num_files))] = (layer, domain, index), (shard, num_files)
 
     def use(name: str, data: bytes) -> None:
         path = reader.folder / name
-        expert, part = content_of[name]
+        expert, shard = content_of[name]
         layer, domain, index = expert
         header, tensors = ExpertFile.decode(path, data)
-        require_header(path, header, _expert_header(model, expert, header.step_count, part))
+        require_header(path, header, _expert_header(model, expert, header.step_count, shard))
         for prefix in _STORE_ATTRIBUTE if with_adam else [""]:
             slab = getattr(store, _STORE_ATTRIBUTE[prefix])[layer][domain]
-            _copy_tensors(path, tensors, prefix, store, slab, index, part)
+            _copy_tensors(path, tensors, prefix, store, slab, index, shard)
         if with_adam:
             store.step_counts[expert] = header.step_count
 
@@ -196,36 +198,36 @@ def _copy_tensors(
     store: ExpertStore,
     slab: Mapping[str, np.ndarray],
     index: int,
-    part: tuple[int, int],
+    shard: tuple[int, int],
 ) -> None:
-    """Copies the tensors of a file into this rank's part of an expert, as far as they overlap."""
+    """Copies those elements of a file's tensors that belong to this rank's slice of the expert."""
     for name in store.tensors:
-        own_part = store.parts[name]
+        own_slice = store.slices[name]
         tensor = tensors.get(prefix + name)
-        file_part = ExpertShare(tensor=part[0], tensors=part[1]).part(name, own_part.shape)
-        if tensor is None or tensor.shape != file_part.local_shape:
+        file_slice = ExpertShare(tensor=shard[0], tensors=shard[1]).tensor_slice(name, own_slice.shape)
+        if tensor is None or tensor.shape != file_slice.local_shape:
             found = "missing" if tensor is None else f"of shape {list(tensor.shape)}"
-            raise CheckpointError(f"{path}: {prefix + name} is {found}; needed: {list(file_part.local_shape)}")
-        own_part.copy(slab[name][index], file_part, tensor)
+            raise CheckpointError(f"{path}: {prefix + name} is {found}; needed: {list(file_slice.local_shape)}")
+        own_slice.copy(slab[name][index], file_slice, tensor)
 
 
 def _write_expert(writer: CheckpointWriter, model: LanguageModel, experts: StoreSnapshot, expert: ExpertKey) -> None:
-    header = _expert_header(model, expert, int(experts.step_counts[expert]), _own_part(model))
+    header = _expert_header(model, expert, int(experts.step_counts[expert]), _own_shard(model))
     with experts.read(expert) as tensors:
         data = header.encode(tensors)
     writer.write(header.name, data)
 
 
-def _own_part(model: LanguageModel) -> tuple[int, int]:
-    """(index, number) of this rank's file among those that hold an expert together."""
+def _own_shard(model: LanguageModel) -> tuple[int, int]:
+    """Returns (index, number of shards) of the shard of each expert that this rank holds."""
     return model.store.share.tensor, model.store.share.tensors
 
 
 def _expert_file(model: LanguageModel, expert: ExpertKey) -> str:
     layer, domain, index = expert
-    return expert_file_name(layer, model.domains[domain].name, model.store.first + index, _own_part(model))
+    return expert_file_name(layer, model.domains[domain].name, model.store.first + index, _own_shard(model))
 
 
-def _expert_header(model: LanguageModel, expert: ExpertKey, step_count: int, part: tuple[int, int]) -> ExpertFile:
+def _expert_header(model: LanguageModel, expert: ExpertKey, step_count: int, shard: tuple[int, int]) -> ExpertFile:
     layer, domain, index = expert
-    return model.parts.expert_header(layer, domain, model.store.first + index, part, step_count)
+    return model.parts.expert_header(layer, domain, model.store.first + index, shard, step_count)

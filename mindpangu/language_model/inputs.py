@@ -12,7 +12,7 @@ from mindpangu.model.vocabularies import Vocabularies
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """Wraps an array in a tensor: without a copy if it is contiguous, else after one visible copy here."""
+    """Wraps an array in a tensor: without a copy if the array is contiguous, otherwise after copying it."""
     return Tensor.from_numpy(np.ascontiguousarray(array))
 
 
@@ -21,7 +21,7 @@ class ModelInputs:
     """Inputs of a forward pass, without the experts, for training, held-out loss, and generation.
 
     Attributes:
-        vocabulary: index of the whole batch's vocabulary, or -1 if samples differ (`Vocabularies.common`).
+        vocabulary: index of the vocabulary that all samples share, or -1 if they differ (`Vocabularies.common`).
         rows_BS: int32 [B, S], rows of the embedding table.
         tokens_BS: int32 [B, S], token ids in their vocabulary.
         positions_BS: int32 [B, S].
@@ -67,9 +67,9 @@ class ModelInputs:
 
 
 def refuse_invalid_ids(invalid: Tensor) -> None:
-    """Raises RoutingError if a compiled function met ids outside its routing tables.
+    """Raises RoutingError if a compiled function found ids outside its routing tables.
 
-    Plans check ids on the host, so such an id means that tokens or tables changed between the plan and the device.
+    Ids are checked on the host during planning, so such an id means that tokens or tables have changed since.
 
     Args:
         invalid: int32 [1], the count of `rre_dispatch`.
@@ -77,7 +77,7 @@ def refuse_invalid_ids(invalid: Tensor) -> None:
     count = int(invalid.asnumpy()[0])
     if count:
         raise RoutingError(
-            f"{count} tokens had an id outside the routing tables on the device, though their plan was made: "
+            f"{count} tokens had an id outside the routing tables on the device, although their plan was valid: "
             "the batch or the tables were changed in memory; the step's result was discarded"
         )
 
@@ -85,6 +85,6 @@ def refuse_invalid_ids(invalid: Tensor) -> None:
 def group_by_domain(
     values_B: np.ndarray, domain_of_slot: Sequence[int], slot_of_sample_B: np.ndarray
 ) -> dict[int, np.ndarray]:
-    """Groups values of samples by domain id, for the domains that have samples."""
+    """Groups one value per sample by domain id. Domains without samples are left out."""
     domains_B = np.array(domain_of_slot)[slot_of_sample_B]
     return {domain: values_B[domains_B == domain] for domain in np.unique(domains_B).tolist()}

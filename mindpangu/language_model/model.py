@@ -1,4 +1,4 @@
-"""LanguageModel: the parts of a model with their weights, and its forward passes without gradients."""
+"""LanguageModel: a model with its weights, and its forward passes without gradients."""
 
 from collections.abc import Sequence
 
@@ -22,10 +22,11 @@ from mindpangu.tokenizer import Tokenizer
 
 
 class LanguageModel:
-    """Everything that decides what a token becomes.
+    """A complete model: configuration, domains, tokenizers, routing table, network, and experts.
 
     Attributes:
-        parts: the model without its weights; config, domains, vocabularies, tokenizers, and table are taken from it.
+        parts: the model without its weights, from which `config`, `domains`, `vocabularies`, `tokenizers`, and `table`
+            are taken.
         planner: plans this rank's steps.
         num_slots: number of domain slots of a compiled step.
         decoder: the network with its dense parameters.
@@ -33,8 +34,8 @@ class LanguageModel:
 
     Args:
         parts: the model without its weights.
-        processes: the ranks that share the model; None if this rank alone has all of it. Forward passes without
-            gradients need the whole model.
+        processes: the ranks that share the model; None if this process holds all of it, which the forward passes here
+            require.
     """
 
     def __init__(self, parts: ModelParts, processes: Processes | None = None):
@@ -66,7 +67,7 @@ class LanguageModel:
         return ModelInputs.build(tokens_BS, positions_BS, plan, self.vocabularies)
 
     def token_losses(self, batch: Batch, domain_of_slot: Sequence[int] | None = None) -> np.ndarray:
-        """Computes −log p of every target, masked or not: float32 [B, S].
+        """Computes −log p of every target, masked or not, float32 [B, S].
 
         Args:
             domain_of_slot: routes the batch as if its slots held these domains; None keeps the batch's own.
@@ -88,7 +89,7 @@ class LanguageModel:
         return losses_BS.asnumpy()
 
     def next_token_logits(self, tokens_BS: np.ndarray, domain: int, last: int) -> np.ndarray:
-        """Computes the logits of the token after position `last`: float32 [B, V]. Later tokens have no effect."""
+        """Computes the logits of the token after position `last`, float32 [B, V]. Later tokens have no effect."""
         batch, length = tokens_BS.shape
         positions_BS = np.tile(np.arange(length, dtype=np.int32), (batch, 1))
         plan = plan_routes(tokens_BS, (domain,), equal_parts(batch, 1), self.domains, self.table)

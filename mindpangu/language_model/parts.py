@@ -25,12 +25,12 @@ class ModelParts:
         config: the resolved configuration.
         domains: its domains.
         vocabularies: the row ranges of the embedding.
-        tokenizers: vocabulary → tokenizer.
+        tokenizers: name of a vocabulary → its tokenizer.
         table: the routing table; None for a dense model.
 
     Raises:
-        TokenizerError: a tokenizer that does not fit its vocabulary.
-        ConfigError: a table that does not fit the configuration.
+        TokenizerError: a vocabulary has no tokenizer, or one with too many pieces.
+        ConfigError: the routing table does not match the configuration.
     """
 
     def __init__(self, config: Config, tokenizers: Mapping[str, Tokenizer], table: RoutingTable | None):
@@ -58,10 +58,10 @@ class ModelParts:
         """Reads the parts of a checkpoint.
 
         Args:
-            context: device and number format to compute with; None for those of the training.
+            context: device and number format to compute with; None to keep those of the training.
 
         Raises:
-            CheckpointError: a file that is not as the manifest says.
+            CheckpointError: a file does not match the manifest.
         """
         config = reader.config()
         config = replace(config, context=context or config.context)
@@ -75,7 +75,7 @@ class ModelParts:
         names = tuple(domain.name for domain in self.domains)
         if shards.domain_names != names:
             raise DataError(
-                f"the token shards in {shards.folder} are of the domains {', '.join(shards.domain_names)}; "
+                f"the token shards in {shards.folder} have the domains {', '.join(shards.domain_names)}; "
                 f"this model has {', '.join(names)}"
             )
         for tokenizer in self.tokenizers.values():
@@ -83,17 +83,17 @@ class ModelParts:
 
     @cached_property
     def expert_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Tensor → shape in a whole expert."""
+        """Tensor → its shape in a complete expert."""
         return expert_shapes(self.config)
 
     def expert_header(
-        self, layer: int, domain_id: int, index: int, part: tuple[int, int], step_count: int = 0
+        self, layer: int, domain_id: int, index: int, shard: tuple[int, int], step_count: int = 0
     ) -> ExpertFile:
         """Builds the header that the file of an expert must have.
 
         Args:
             index: index of the expert in the domain's group.
-            part: (index, number) of the file among those that hold the expert together.
+            shard: (index, number of shards) of the file; (0, 1) if it holds the complete expert.
         """
         domain = self.domains[domain_id]
         assert self.table is not None, "a dense model has no experts"
@@ -104,7 +104,7 @@ class ModelParts:
             step_count=step_count,
             table=self.table.domain_digest(domain.name),
             tokenizer=self.tokenizer_of(domain).digest,
-            shard=part,
+            shard=shard,
         )
 
     def _check_tokenizers(self) -> None:
@@ -132,7 +132,7 @@ class ModelParts:
 
 
 def require_header(path: Path, header: ExpertFile, expected: ExpertFile) -> None:
-    """Raises CheckpointError if a file is another expert's, or was trained with another table or tokenizer."""
+    """Raises CheckpointError if a file belongs to another expert, or was trained with another table or tokenizer."""
     for item in ("layer", "domain", "index", "shard", "table", "tokenizer"):
         found = getattr(header, item)
         wanted = getattr(expected, item)

@@ -1,4 +1,4 @@
-"""Multi-head causal attention, rotary positions for its queries and keys, and the augmented shortcut."""
+"""Multi-head causal attention, rotary positions for queries and keys, and the augmented shortcut."""
 
 import mindspore as ms
 import numpy as np
@@ -45,13 +45,13 @@ class Attention(nn.Cell):
         return self.attend(query_TH, key, value, self.mask(positions_BS), positions_BS)
 
     def keys_and_values(self, x_TH, positions_BS):
-        """Computes keys and values, each [B, N, S, K]: all that later tokens need of these."""
+        """Computes keys and values, each [B, N, S, K]: everything that later tokens need from these tokens."""
         key = self._heads(self.key(x_TH), positions_BS)
         value = self._heads(self.value(x_TH), positions_BS)
         return self._rotated(key, positions_BS), value
 
     def attend(self, query_TH, key, value, mask, positions_BS):
-        """Attends from the tokens at `positions_BS` to keys and values [B, N, C, K], which may be of other tokens.
+        """Attends from the tokens at `positions_BS` to keys and values [B, N, C, K], which may belong to other tokens.
 
         Args:
             mask: float32, added to the scores [B, N, S, C]: -1e9 where a query may not look, else 0.
@@ -91,20 +91,20 @@ class Attention(nn.Cell):
 
 
 class Rotation(nn.Cell):
-    """Rotary positions (RoFormer, arXiv 2104.09864): element i of a head's first half and element i of its second half
-    form a pair, which is rotated by position · theta^(−2i/K)."""
+    """Rotary positions (RoFormer, arXiv 2104.09864): element i of the first half of a head and element i of its second
+    half form a pair, which is rotated by position · theta^(−2i/K)."""
 
     def __init__(self, model: ModelConfig):
         super().__init__(auto_prefix=False)
         size = model.hidden_size // model.num_heads
-        angles_SP = np.outer(np.arange(model.seq_length), model.rope_theta ** (-np.arange(0, size, 2) / size))
-        self.cosine_SP = Tensor(np.cos(angles_SP).astype(np.float32))
-        self.sine_SP = Tensor(np.sin(angles_SP).astype(np.float32))
+        angles = np.outer(np.arange(model.seq_length), model.rope_theta ** (-np.arange(0, size, 2) / size))
+        self.cosine = Tensor(np.cos(angles).astype(np.float32))
+        self.sine = Tensor(np.sin(angles).astype(np.float32))
         self.halves = ops.Split(3, 2)
 
     def construct(self, x_BNSK, positions_BS):
-        cosine = ops.expand_dims(ops.gather(self.cosine_SP, positions_BS, 0), 1)
-        sine = ops.expand_dims(ops.gather(self.sine_SP, positions_BS, 0), 1)
+        cosine = ops.expand_dims(ops.gather(self.cosine, positions_BS, 0), 1)
+        sine = ops.expand_dims(ops.gather(self.sine, positions_BS, 0), 1)
         first, second = self.halves(cast(x_BNSK, ms.float32))
         turned = ops.concat((first * cosine - second * sine, second * cosine + first * sine), 3)
         return cast(turned, x_BNSK.dtype)
@@ -113,7 +113,7 @@ class Rotation(nn.Cell):
 class AugmentedShortcut(nn.Cell):
     """gelu(h · down) · up, parallel to attention, with a bottleneck of H/r (PanGu-π, arXiv 2312.17276, eq. 4 to 6).
 
-    It is small, so every rank of a tensor group holds all of it and computes the whole output from the whole input.
+    It is small, so every rank of a tensor group holds all of it and computes the entire output.
     """
 
     def __init__(self, init: Init, name: str, output_std: float):

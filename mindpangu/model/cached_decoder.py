@@ -1,16 +1,15 @@
-"""The decoder with a key-value cache: a prompt is read once, and every new token costs the work of one token.
+"""The decoder with a key-value cache: a prompt is read once, and each new token costs the work of one token.
 
 `CachedDecoder` has no weights of its own; it runs the blocks of a `Decoder`. The cache has static shapes: one pair of
 Parameters per layer, including the query layer (whose keys and values come from the final norm, and whose queries are
 the learned ones). The compiled functions write new rows into it in place with ScatterUpdate, on the CPU as on Ascend.
-ScatterUpdate writes rows of the first axis, and the view that attention needs is a copy on the CPU. A cache in host
-memory, read as an input and written by the host, avoids the copy but was hardly faster (4 layers of 512 tokens, B 8:
-7.5 against 8.9 ms; B 1: 2.7 against 2.2 ms), and would travel to an NPU for every token.
+ScatterUpdate writes rows of the first axis, so on the CPU the reshaped cache that attention needs is a copy. A cache in
+host memory, read as an input and written by the host, avoids the copy but was hardly faster (4 layers of 512 tokens, B
+8: 7.5 against 8.9 ms; B 1: 2.7 against 2.2 ms), and would be copied to an NPU for every token.
 
 Experts are addressed by cache entry: in layer l, token t goes to entry entries_LT[l, t] of that layer's pool. For
-`rre_dispatch` the entries are a routing table and the tokens are numbered, so training and decoding share the operator.
-
-P is the length of a padded prompt, C the capacity of the cache.
+`rre_dispatch` the entries are a routing table and the token ids are 0, 1, 2, …, so training and decoding share the
+operator.
 """
 
 import mindspore as ms
@@ -32,7 +31,7 @@ class LayerCache(nn.Cell):
         self.update = ops.ScatterUpdate()
 
     def construct(self, cache_rows, key, value):
-        """Writes the keys and values of some tokens into these rows. Returns all keys and values, [B, N, C, K]."""
+        """Writes the keys and values of some tokens to these rows. Returns all keys and values, [B, N, C, K]."""
         size = self.shape_BNCK[3]
         keys = self.update(self.key, cache_rows, key.reshape((-1, size)))
         values = self.update(self.value, cache_rows, value.reshape((-1, size)))
@@ -73,7 +72,7 @@ class CachedDecoder(nn.Cell):
         Args:
             rows_1P, positions_1P: int32; padding is at the end.
             last_1: int32 [1], index of the prompt's last token.
-            entries_LT: int32 [L, P]; for padding, any entries in use.
+            entries_LT: int32 [L, P]; padding may have any entry in use.
             cache_rows: result of the method `cache_rows`.
             slabs: the experts' tensors of every RRE layer, [entries, …].
 
@@ -89,8 +88,8 @@ class CachedDecoder(nn.Cell):
         mask = later_BC.reshape((later_BC.shape[0], 1, 1, -1))
         return self._run(rows_B1, positions_B1, entries_LT, cache_rows, slabs, self._attend_to_cache, mask)
 
-    # No `if …: return` may follow a write: MindSpore 2.10 then silently loses the write. Hence two functions that
-    # attend, and a `feed_cached` in both kinds of blocks.
+    # No `if …: return` may follow a write, because MindSpore 2.10 then silently loses the write. That is why there are
+    # two `_attend…` methods, and why both kinds of blocks have `feed_cached`.
 
     def _run(self, rows_BS, positions_BS, entries_LT, cache_rows, slabs, attend, mask):
         x_TH = self.lower.embed(rows_BS, positions_BS)

@@ -1,13 +1,11 @@
-"""Which entries of a dense model's tensors belong together, so that its width can be changed. No MindSpore here.
+"""The coupled entries of a dense model's tensors, by which its width can be changed. No MindSpore here.
 
-A unit is something that can be removed as a whole; each tensor has some rows, columns or entries of it:
+A unit can only be removed as a whole. It comprises some rows, columns, or entries of several tensors:
 
     channel      of the residual stream: in embeddings, norms, and every matrix that reads or writes the stream
     head         of a layer: K columns of query, key and value, K rows of the output matrix
     neuron       of a layer's feed-forward network: a column of gate and up, a row of down
-    bottleneck   a neuron of the augmented shortcut next to a layer's attention
-
-In this module H counts channels, L layers, N heads of a layer, F neurons, and Z bottleneck neurons.
+    bottleneck   of the augmented shortcut parallel to a layer's attention: a column of down, a row of up
 """
 
 from collections.abc import Iterator, Mapping
@@ -59,10 +57,10 @@ class Units:
     """One value for every unit, such as a mask or an importance, or the indices of the kept units.
 
     Attributes:
-        channels: [H].
-        heads: [L, N].
-        neurons: [L, F].
-        bottleneck: [L, Z]; Z is 0 without a shortcut.
+        channels: [hidden_size].
+        heads: [num_layers, num_heads].
+        neurons: [num_layers, ffn_hidden_size].
+        bottleneck: [num_layers, hidden_size / shortcut_reduction]; [num_layers, 0] without a shortcut.
     """
 
     channels: np.ndarray
@@ -90,14 +88,15 @@ class Kept:
 
     Attributes:
         layers: indices of the kept layers.
-        units: int64 indices [H'], [L, N'], [L, F'] and [L, Z']; L counts the larger model's layers.
+        units: int64 indices of the kept units; the first axis of heads, neurons, and bottleneck still counts the layers
+            of the larger model.
     """
 
     layers: tuple[int, ...]
     units: Units
 
     def indices(self, kind: str, layer: int | None, head_size: int) -> np.ndarray:
-        """Returns the kept indices along an axis of a tensor of this layer of the larger model."""
+        """Returns the kept indices along an axis of a tensor of one layer of the larger model."""
         units = self.units.of(kind)
         if kind == CHANNELS:
             return units
@@ -106,7 +105,7 @@ class Kept:
         return units[layer]
 
     def masks(self, model: ModelConfig) -> Units:
-        """Returns float32 masks: 1 for the units that are kept, else 0."""
+        """Returns float32 masks: 1 for kept units, else 0."""
         masks = Units.full(model, 0.0)
         for kind, mask in masks.items():
             np.put_along_axis(mask, self.units.of(kind), 1.0, axis=-1)
@@ -114,7 +113,7 @@ class Kept:
 
 
 def unit_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Maps each kind of unit to the shape of its values; layers come first where every layer has units of its own."""
+    """Maps each kind of unit to the shape of its values. The first axis is the layer, except for channels."""
     narrow = model.hidden_size // model.shortcut_reduction if model.shortcut_reduction else 0
     layers = model.num_layers
     return {
@@ -136,7 +135,7 @@ def layer_and_units(model: ModelConfig, name: str) -> tuple[int | None, tuple[st
     for an axis without units).
 
     Raises:
-        KeyError: a parameter that no dense model has.
+        KeyError: no dense model has this parameter.
     """
     if name in _OTHER_PARAMETERS:
         return None, _OTHER_PARAMETERS[name]

@@ -6,7 +6,7 @@
 PanGu-Σ has both; a dense PanGu-α (rre_layers 0) has all its blocks in Lower and a dense query layer in Upper.
 The final LayerNorm comes *before* the query layer, and nothing follows it, as in PanGu-α's published checkpoints
 (its pipeline-parallel code has the other order). PanGu-π has no query layer (model.query_layer false): its last layer
-is one of the blocks, and the final norm comes before the head. Experts are inputs, never Parameters: see `experts`.
+is an ordinary block, and the final norm comes before the head. Experts are inputs, never Parameters: see `experts`.
 """
 
 import mindspore as ms
@@ -47,8 +47,8 @@ class Block(nn.Cell):
         self.tensor = init.tensor
 
     def mark_recompute(self) -> None:
-        """Recomputes this block's activations in the backward pass. Marks its Cells one by one: if the block is marked
-        as a whole, MindSpore calls the graph of tensor parallelism in fp16 circular."""
+        """Recomputes this block's activations in the backward pass. Marks its Cells one by one: if the whole block is
+        marked, MindSpore reports that the graph of tensor parallelism in fp16 is circular."""
         for cell in (self.attention_norm, self.attention, self.shortcut, self.ffn_norm):
             if cell is not None:
                 cell.recompute()
@@ -58,7 +58,7 @@ class Block(nn.Cell):
         return x_TH + self.attention(queries_TH, h_TH, positions_BS)
 
     def attention_inputs(self, x_TH, query_TH):
-        """Returns the residual that attention is added to, the input of its queries, and that of keys and values."""
+        """Returns the residual that attention is added to and the inputs of queries and of keys and values."""
         norm_TH = self.attention_norm(x_TH)
         if self.shortcut is not None:
             x_TH = x_TH + self.shortcut(norm_TH)
@@ -102,11 +102,11 @@ class RREBlock(Block):
         return self.experts(x_TH, self.ffn_norm(x_TH), routing, slabs, order)
 
     def feed_cached(self, x_TH, entries_T, slabs):
-        """Sends token t to expert entries_T[t] of one pool: tokens are numbered, and the entries are their table."""
+        """Sends token t to expert entries_T[t] of a pool: token ids are 0, 1, 2, …, and the entries are the table."""
         tokens_T = ops.cast(ops.arange(entries_T.shape[0]), ms.int32)
         slot_ids_T = ops.zeros_like(tokens_T)
         routing = (tokens_T, slot_ids_T, ops.expand_dims(entries_T, 0), slabs[0].shape[0], 0, ())
-        # the host has just made this table for these tokens, so none of them can be outside
+        # the host has just made this table for these tokens, so no token can be outside it
         return self.experts(x_TH, self.ffn_norm(x_TH), routing, slabs, first_order())[0]
 
 
@@ -168,13 +168,14 @@ class Upper(nn.Cell):
 
         Args:
             routing: (tokens_BS, domain_slots_B, tables_LDV, capacity, counts): int32 [B, S] token ids, int32 [B] the
-                domain slot of each sample, whose tables and slabs its tokens use, and int32 [L, D, V] tables. Capacity
-                and counts are those of `token_dispatcher`, the counts with a leading axis L. () for a dense model.
+                domain slot of each sample, which selects the tables and slabs of its tokens, and int32 [L, D, V]
+                tables. Capacity and counts are those of `token_dispatcher`, the counts with a leading axis L. () for a
+                dense model.
             slabs: the experts' tensors, layer by layer; () for a dense model.
 
         Returns:
             x_TH, from which the head predicts the next token.
-            invalid: int32 [1], tokens whose id was outside the table, summed over the layers.
+            invalid: int32 [1], number of tokens with an id outside the table, summed over the layers.
         """
         if self.rre_layers == 0:
             x_TH = self.final_norm(h_TH)
@@ -231,7 +232,7 @@ class Decoder:
         lower, upper: the Cells. A tied word embedding is one Parameter that both hold.
         vocabularies: the vocabularies.
         parameters: name → Parameter, in a fixed order.
-        parts: name → this rank's shard of the tensor.
+        slices: name → this rank's slice of the tensor.
 
     Args:
         tensor: the ranks that share the matrices; None if this rank holds all of them.
@@ -258,7 +259,7 @@ class Decoder:
         self.lower_parameters = list(self.lower.trainable_params())
         self.upper_parameters = list(self.upper.trainable_params())
         self.parameters = {p.name: p for p in (*self.lower_parameters, *self.upper_parameters)}
-        self.parts = {name: init.parts[name] for name in self.parameters}
+        self.slices = {name: init.slices[name] for name in self.parameters}
 
     @property
     def layers(self) -> list[Block]:

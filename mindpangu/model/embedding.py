@@ -1,8 +1,8 @@
 """The word embedding and the head, which may share a table.
 
-A tensor group divides the rows of every vocabulary. A lookup then finds its row on one rank and zeros on the others. A
-loss needs only three numbers per token from the other ranks' scores: the maximum, the sum of exponentials, and the
-target's score.
+A tensor group divides the rows of every vocabulary. A lookup then finds its row on one rank and zeros on the others. Of
+the other ranks' scores, the loss needs only three numbers per token: the maximum, the sum of exponentials, and the
+score of the target.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from mindpangu.parallel.sharding import vocabulary_slice
 
 
 class WordEmbedding(nn.Cell):
-    """The embedding table. Its Parameter is `table`, this rank's rows."""
+    """The embedding table. Its Parameter `table` holds this rank's rows."""
 
     def __init__(self, init: Init, vocabularies: Vocabularies):
         super().__init__(auto_prefix=False)
@@ -36,7 +36,7 @@ class WordEmbedding(nn.Cell):
 
 
 class Head(nn.Cell):
-    """The scores of the next token. Its Parameter is `table`, which is the embedding's if they are tied."""
+    """The scores of the next token. Its Parameter `table` is that of the embedding if they are tied."""
 
     def __init__(self, init: Init, vocabularies: Vocabularies, embedding: WordEmbedding):
         super().__init__(auto_prefix=False)
@@ -53,9 +53,9 @@ class Head(nn.Cell):
         """Returns the scores of the next token over this rank's rows, float32.
 
         Args:
-            vocabulary: vocabulary of the whole batch, a Python int; the head then multiplies by its rows alone. -1 for
-                a batch that mixes vocabularies: it scores all rows, with -1e9 for the rows of other vocabularies.
-            vocabulary_of_sample_B: int32 [B], vocabulary of each sample; used only by a mixed batch.
+            vocabulary: vocabulary of the whole batch, a Python int; the head then multiplies only by its rows. -1 for a
+                batch that mixes vocabularies: the head scores all rows, with -1e9 for the rows of other vocabularies.
+            vocabulary_of_sample_B: int32 [B], vocabulary of each sample; used only for a mixed batch.
         """
         x_TH = self.tensor.copy_to(x_TH)
         if vocabulary >= 0:
@@ -69,7 +69,7 @@ class Head(nn.Cell):
         return ops.masked_fill(logits_TV, foreign_TV, -1e9)
 
     def token_losses(self, x_TH, targets_BS, vocabulary, vocabulary_of_sample_B):
-        """Returns float32 [B, S]: −log p of each target; targets are ids of their vocabulary."""
+        """Returns float32 [B, S]: −log p of each target. Targets are ids in the vocabulary of their sample."""
         logits_TV = self.logits(x_TH, vocabulary, vocabulary_of_sample_B)
         if self.local_row_V is not None:
             return self._sharded_losses(logits_TV, targets_BS, vocabulary, vocabulary_of_sample_B)
@@ -81,8 +81,8 @@ class Head(nn.Cell):
 
     def _sharded_losses(self, logits_TV, targets_BS, vocabulary, vocabulary_of_sample_B):
         """Computes log Σ exp(logit) − logit of the target from the scores of all ranks."""
-        most_T1 = ops.stop_gradient(self.tensor.maximum(logits_TV.max(axis=1, keepdims=True)))
-        sum_T1 = self.tensor.reduce_from(ops.exp(logits_TV - most_T1).sum(1, keepdims=True))
+        max_T1 = ops.stop_gradient(self.tensor.maximum(logits_TV.max(axis=1, keepdims=True)))
+        sum_T1 = self.tensor.reduce_from(ops.exp(logits_TV - max_T1).sum(1, keepdims=True))
         rows_BS = targets_BS + self._starts(vocabulary_of_sample_B)
         column_T1 = ops.gather(self.local_row_V, rows_BS, 0).reshape((-1, 1))
         here_T1 = column_T1 >= 0
@@ -91,7 +91,7 @@ class Head(nn.Cell):
         column_T1 = ops.select(here_T1, column_T1, ops.zeros_like(column_T1))
         found_T1 = ops.gather_d(logits_TV, 1, column_T1) * ops.cast(here_T1, ms.float32)
         target_T1 = self.tensor.reduce_from(found_T1)
-        return (ops.log(sum_T1) + most_T1 - target_T1).reshape(targets_BS.shape)
+        return (ops.log(sum_T1) + max_T1 - target_T1).reshape(targets_BS.shape)
 
     def _starts(self, vocabulary_of_sample_B):
         return ops.expand_dims(ops.gather(self.starts, vocabulary_of_sample_B, 0), 1)
@@ -103,23 +103,23 @@ class Head(nn.Cell):
 def _local_table(
     init: Init, vocabularies: Vocabularies, name: str, tied_to: WordEmbedding | None = None
 ) -> tuple[Parameter, Tensor | None, Sequence[int]]:
-    """Makes this rank's rows of an embedding table.
+    """Creates this rank's rows of an embedding table.
 
     Returns:
-        The rows, a Parameter.
-        int32 [V] that maps rows of the whole table to local rows, -1 for those of other ranks; None if all are local.
-        Number of local rows of each vocabulary.
+        The Parameter with the rows.
+        int32 [V], the local index of each row of the whole table, -1 for rows of other ranks; None if all are local.
+        The number of local rows of each vocabulary.
     """
     tensor = init.tensor
     hidden = init.config.model.hidden_size
-    part = vocabulary_slice(vocabularies.starts, vocabularies.sizes, hidden, tensor.rank, tensor.size)
-    sizes = [stop - start for start, stop in part.ranges[0][1]] if part.ranges else vocabularies.sizes
+    held = vocabulary_slice(vocabularies.starts, vocabularies.sizes, hidden, tensor.rank, tensor.size)
+    sizes = [stop - start for start, stop in held.ranges[0][1]] if held.ranges else vocabularies.sizes
     if tied_to is not None and init.config.model.tied_head:
         return tied_to.table, tied_to.local_row_V, sizes
-    table = init.weight(name, vocabularies.num_rows, hidden, part=part)
+    table = init.weight(name, vocabularies.num_rows, hidden, held=held)
     if tensor.size == 1:
         return table, None, sizes
     local_row_V = np.full(vocabularies.num_rows, -1, np.int32)
-    rows = np.concatenate([np.arange(start, stop) for start, stop in part.ranges[0][1]])
+    rows = np.concatenate([np.arange(start, stop) for start, stop in held.ranges[0][1]])
     local_row_V[rows] = np.arange(len(rows))
     return table, Tensor(local_row_V), sizes

@@ -1,6 +1,6 @@
 """Initial weights, and the tensors of a feed-forward network. No MindSpore here.
 
-Every tensor is drawn from a random stream of its own name: the same on every machine, whatever the order.
+Every tensor is drawn from a random stream named after it, so it is the same on every machine and in any order.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ NETWORK_AXES = {
     "down_bias": "H",
 }
 """Axes of every tensor that a feed-forward network or an expert can have, in the order of `ascend_ops.grouped_ffn`:
-H hidden_size, F ffn_hidden_size, n series_terms. Shapes, initial values, and what pruning cuts follow from it."""
+H hidden_size, F ffn_hidden_size, n series_terms. Shapes, initial values, and pruning follow from it."""
 
 MATRICES = ("gate", "up", "down")
-"""Those that are drawn at random and decayed."""
+"""The tensors that are drawn at random and have weight decay."""
 
 
 def normal(seed: int, name: str, shape: tuple[int, ...], std: float) -> np.ndarray:
-    """Draws float32 values of N(0, std²) from the random stream that belongs to (seed, name)."""
+    """Draws float32 values from N(0, std²), from the random stream of (seed, name)."""
     key = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
     generator = np.random.Generator(np.random.SFC64(int.from_bytes(key, "little")))
     values = generator.standard_normal(shape, dtype=np.float32)
@@ -36,8 +36,8 @@ def normal(seed: int, name: str, shape: tuple[int, ...], std: float) -> np.ndarr
 
 
 def output_std(model: ModelConfig, layer: int) -> float:
-    """Returns the standard deviation of the matrices of a layer (counted from 0) that add to the residual stream.
-    `model.initialization` names the rule."""
+    """Returns the standard deviation of the matrices that write to the residual stream in a layer, counted from 0.
+    `model.initialization` selects the rule."""
     if model.initialization == "constant":
         return model.init_std
     return model.init_std / np.sqrt(2 * (model.num_layers if model.initialization == "depth_scaled" else layer + 1))
@@ -46,15 +46,15 @@ def output_std(model: ModelConfig, layer: int) -> float:
 def initial_series(terms: int, inner: int) -> dict[str, np.ndarray]:
     """Returns scale and shift of a series-informed activation, float32 [n, F].
 
-    Every term has scale 1; the shifts are 1 apart around 0, because equal terms would stay equal. One term is the plain
-    activation. Ours: the paper does not say.
+    Every term has scale 1. The shifts are 1 apart around 0, because equal terms would stay equal. A single term is the
+    plain activation. Ours: the paper does not specify it.
     """
     shifts = np.arange(terms, dtype=np.float32) - np.float32((terms - 1) / 2)
     return {"scale": np.ones((terms, inner), np.float32), "shift": np.repeat(shifts[:, None], inner, 1)}
 
 
 def network_tensors(model: ModelConfig) -> tuple[str, ...]:
-    """Returns the tensors that a feed-forward network or an expert of this model has, in the order of NETWORK_AXES."""
+    """Returns the tensors of a feed-forward network or expert of this model, in the order of NETWORK_AXES."""
     absent = set()
     if model.activation != "swiglu":
         absent |= {"gate", "gate_bias"}
@@ -66,7 +66,7 @@ def network_tensors(model: ModelConfig) -> tuple[str, ...]:
 
 
 def dense_name(tensor: str) -> str:
-    """Returns the name that a tensor of an expert has in a dense layer's network: "up_bias" is "up.bias" there."""
+    """Returns the name of an expert's tensor in a dense layer's network: "up_bias" becomes "up.bias"."""
     if tensor in ("scale", "shift"):
         return f"series.{tensor}"
     matrix, _, bias = tensor.partition("_")

@@ -1,8 +1,8 @@
 """The dense layers of a Transformer block: norms, matrices, feed-forward network. Attention is in `attention.py`.
 
 Cells take rows x_TH and use `ops.*` only, which runs on the CPU and on Ascend. Every parameter is drawn from a random
-stream of its own name, so a model's initial weights do not depend on the order in which it is built. `precision.py`
-says which number format computes what.
+stream named after it, so a model's initial weights do not depend on the order in which it is built. `precision.py`
+describes which number format computes what.
 """
 
 import mindspore as ms
@@ -18,47 +18,52 @@ from mindpangu.parallel.sharding import TensorSlice
 
 
 class Init:
-    """Makes the parameters of one model, all in fp32, and holds what its layers have in common.
+    """Creates the parameters of one model, all in fp32, and holds the settings that its layers share.
 
     Attributes:
         config: the configuration.
         compute_dtype: number format of the matrix products.
         std: standard deviation of initial weights.
-        parts: name → this rank's shard of the tensor.
+        slices: name → this rank's slice of the tensor.
     """
 
     def __init__(self, config: Config, tensor: TensorGroup | None = None):
         self.config = config
         self.compute_dtype = compute_dtype(config)
         self._tensor = tensor or TensorGroup()
-        self.parts: dict[str, TensorSlice] = {}
+        self.slices: dict[str, TensorSlice] = {}
         self.std = config.model.init_std
 
     @property
     def tensor(self) -> TensorGroup:
-        """The ranks that share the matrices; new Cells at each access."""
-        return self._tensor.apart()
+        """The ranks that share the matrices, with new Cells at each access."""
+        return self._tensor.with_own_cells()
 
     def weight(
-        self, name: str, *shape: int, std: float | None = None, axis: int | None = None, part: TensorSlice | None = None
+        self, name: str, *shape: int, std: float | None = None, axis: int | None = None, held: TensorSlice | None = None
     ) -> Parameter:
-        """Draws a whole tensor and makes a parameter of this rank's shard: an equal share along `axis`, or `part`."""
+        """Draws a whole tensor and creates a parameter from this rank's slice.
+
+        Args:
+            axis: the axis that the ranks divide equally; None if every rank holds the whole tensor.
+            held: this rank's slice, instead of an equal share along `axis`.
+        """
         values = normal(self.config.training.seed, name, shape, self.std if std is None else std)
-        return self._parameter(name, values, axis, part)
+        return self._parameter(name, values, axis, held)
 
     def constant(self, name: str, size: int, value: float, axis: int | None = None) -> Parameter:
-        """Makes a parameter whose elements all have the same value."""
+        """Creates a parameter whose elements all have the same value."""
         return self._parameter(name, np.full(size, value, np.float32), axis)
 
     def given(self, name: str, values: np.ndarray, axis: int | None = None) -> Parameter:
-        """Makes a parameter with given values."""
+        """Creates a parameter with given values."""
         return self._parameter(name, values, axis)
 
-    def _parameter(self, name: str, values: np.ndarray, axis: int | None, part: TensorSlice | None = None) -> Parameter:
-        if part is None:
-            part = TensorSlice.equal(values.shape, axis, self.tensor.rank, self.tensor.size)
-        self.parts[name] = part
-        return Parameter(Tensor(part.of(values)), name=name)
+    def _parameter(self, name: str, values: np.ndarray, axis: int | None, held: TensorSlice | None = None) -> Parameter:
+        if held is None:
+            held = TensorSlice.equal(values.shape, axis, self.tensor.rank, self.tensor.size)
+        self.slices[name] = held
+        return Parameter(Tensor(held.of(values)), name=name)
 
 
 def make_norm(init: Init, name: str) -> nn.Cell:
@@ -122,7 +127,7 @@ class Linear(nn.Cell):
 
 
 class FeedForward(nn.Cell):
-    """The feed-forward network of a dense layer. Experts have the same formula, see `ascend_ops.grouped_ffn`."""
+    """The feed-forward network of a dense layer. Experts compute the same formula; see `ascend_ops.grouped_ffn`."""
 
     def __init__(self, init: Init, name: str, output_std: float):
         super().__init__(auto_prefix=False)
@@ -166,5 +171,5 @@ class FeedForward(nn.Cell):
 
 
 def activation_function(model: ModelConfig) -> str:
-    """Returns the name that `ascend_ops.grouped_ffn` has for the activation."""
+    """Returns the name of the model's activation in `ascend_ops.grouped_ffn`."""
     return {"swiglu": "silu", "fast_gelu": "fast_gelu"}[model.activation]

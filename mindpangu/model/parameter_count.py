@@ -16,7 +16,7 @@ _UNITS = (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3))
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Numbers of parameters.
+    """Parameter counts.
 
     Attributes:
         embedding: V·H, over the rows of all vocabularies.
@@ -27,7 +27,7 @@ class ParameterCount:
         experts: the experts of all RRE layers and domains, each as large as a feed-forward network.
         norms: two per layer and the final one, of 2·H (LayerNorm) or H (RMSNorm) parameters each.
         activated: parameters that take part in computing one token: everything but the experts, plus one expert per RRE
-            layer. Includes the head's whole table, which the head multiplies by; of several vocabularies, the largest.
+            layer. Includes the whole table that the head multiplies by; if there are several vocabularies, the largest.
     """
 
     embedding: int
@@ -62,7 +62,7 @@ def count_parameters(config: Config) -> ParameterCount:
     PanGu-π has no biases, a third matrix in the FFN (swiglu), 2·n·F for a series of n terms, 2·H²/r for the shortcut.
 
     PanGu-Σ 1.085T (32 dense and 8 RRE layers, H 5120, F 20480, 40 domains × 16 experts): 8 · 640 experts of 209.7 M
-    are 1.0739T, everything else is 11.4 G (which layers and experts: recipes/pangu_sigma_1t.yaml has the sources).
+    are 1.0739T, everything else is 11.4 G (recipes/pangu_sigma_1t.yaml has the sources for layers and experts).
 
     Raises:
         ConfigError: the domains of `config` are inconsistent.
@@ -99,7 +99,7 @@ def count_parameters(config: Config) -> ParameterCount:
 
 
 def in_words(count: int) -> str:
-    """Formats a count as papers do: 1.085T, 38B, 2.6B, 350M. Trillions get three decimals, counts below ten one.
+    """Formats a count as papers do: 1.085T, 38B, 2.6B, 350M. Trillions get three decimals, values below ten one.
 
     >>> in_words(1_085_294_356_480)
     '1.085T'

@@ -1,12 +1,12 @@
 """Mixed precision, after PanGu-α: which number format computes what.
 
     fp32            Parameters and their gradients, Adam, embeddings, norms, softmax, additions of a bias, loss
-    compute dtype   matrix products, attention's mixing, activations, the residual stream, experts and their gradients
+    compute dtype   matrix products, weighted sums of values, activations, residual stream, experts and their gradients
 
 The compute dtype is `context.precision`; with fp32 both rows are the same and the graph has no cast. A Parameter is
 cast where it is used, so its gradient comes back in fp32. Biases are added and embeddings are looked up before the
-cast: their gradients are sums over tokens, and the CPU accumulates the gradient of a gather in the gather's own format,
-where in fp16 2048 + 1 is 2048.
+cast, because their gradients are sums over tokens, and the CPU accumulates the gradient of a gather in the gather's own
+format: in fp16, 2048 + 1 is 2048.
 """
 
 import mindspore as ms

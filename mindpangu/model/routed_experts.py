@@ -1,4 +1,4 @@
-"""The feed-forward network of an RRE block: each token goes to the expert that (layer, domain, token id) names."""
+"""The feed-forward network of an RRE block: each token goes to the expert assigned to (layer, domain, token id)."""
 
 from mindspore import nn, ops
 
@@ -34,8 +34,8 @@ class RoutedExperts(nn.Cell):
         return self.dispatcher.combine(rows, state, x_TH, order)
 
     def _padded_biases(self, slabs):
-        """Pads this rank's columns of the bias after the second product with zeros for the columns of the other ranks
-        of the tensor group, so that the sum over the ranks has each column once."""
+        """Pads this rank's columns of the last bias with zeros in place of the columns of the other ranks of the tensor
+        group, so that the sum over the ranks has each column once."""
         if self.tensor.size == 1 or self.bias_index < 0:
             return slabs
         padded = ()

@@ -1,7 +1,7 @@
 """Vocabularies: row ranges of the one embedding table, each with its own tokenizer.
 
 Token ids are local to a vocabulary; this module maps them to rows of the table. By default there is one vocabulary.
-It runs on the host; the model sees only the numbers.
+It runs on the host; the model receives only the rows.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from mindpangu.config import Config
 from mindpangu.domains import MAIN_VOCABULARY, Domain
 
 MIXED = -1
-"""Stands for the vocabulary of a batch whose samples have several."""
+"""The vocabulary of a batch whose samples have different vocabularies."""
 
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """Vocabulary i, called names[i], owns rows starts[i] to starts[i] + sizes[i] − 1; vocabulary_of_domain maps domain
-    ids to i."""
+    """The vocabularies of a model: vocabulary i, named names[i], owns rows starts[i] to starts[i] + sizes[i] − 1, and
+    vocabulary_of_domain maps domain ids to i."""
 
     names: tuple[str, ...]
     starts: tuple[int, ...]
@@ -41,7 +41,7 @@ class Vocabularies:
         return sum(self.sizes)
 
     def of_samples(self, domain_of_slot: Sequence[int], slot_of_sample_B: np.ndarray) -> np.ndarray:
-        """Returns int32 [B]: the vocabulary of each sample, that of the domain in its domain slot."""
+        """Returns int32 [B]: the vocabulary of each sample, which is that of the domain in its slot."""
         vocabularies = [self.vocabulary_of_domain[domain] for domain in domain_of_slot]
         return np.array(vocabularies, np.int32)[slot_of_sample_B]
 

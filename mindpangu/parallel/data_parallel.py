@@ -1,9 +1,9 @@
-"""Ranks that hold the same parameters and train on different samples.
+"""Data parallelism: ranks that hold the same parameters and train on different samples.
 
-Gradients are summed over the group. Where the group divides a tensor's first axis, the update is divided as well (ZeRO
-stage 1): each rank reduce-scatters the gradients, keeps Adam's moments for its own rows, updates these rows, and all
-ranks all-gather the result. The moments then take 1 / size of the memory, for the same traffic. Other tensors, which
-are small, are updated on every rank alike.
+Gradients are summed over the group. If the group size divides a tensor's first axis, the update is divided too (ZeRO
+stage 1): each rank reduce-scatters the gradients, keeps Adam's moments for its own rows, updates these rows, and
+all-gathers the result. The moments then take 1 / size of the memory, for the same traffic. All other tensors are small
+and are updated on every rank.
 """
 
 import mindspore as ms
@@ -14,10 +14,10 @@ class DataGroup(nn.Cell):
     """The collectives of one group. They are called inside compiled functions and are not differentiated.
 
     Attributes:
-        rank, size: this process's rank in the group, and the group's size.
+        rank, size: rank of this process in the group, and size of the group.
 
     Args:
-        name: of a group that has been created; not needed if size is 1.
+        name: name of the group, which must have been created; not needed if `size` is 1.
     """
 
     def __init__(self, name: str = "", rank: int = 0, size: int = 1):

@@ -1,4 +1,4 @@
-"""Which experts a rank holds, and which shard of each."""
+"""The share of a rank: the experts that it holds, and its shard of each."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ from mindpangu.parallel.sharding import TensorSlice
 class ExpertShare:
     """The experts of one rank; by default all experts of all domains.
 
-    The expert group of every domain of the rank's sub-group is divided into equal runs, one per member. The ranks of a
-    tensor group divide each expert: columns of the first matrix, rows of the second, columns of its bias.
+    The members of a sub-group divide each expert group of its domains into equal runs, one per member. The ranks of a
+    tensor group divide each expert: the columns of the first matrices, the rows of the last, the columns of its bias.
 
     Attributes:
         domains: ids of the domains whose experts the rank holds; None for all.
@@ -28,7 +28,7 @@ class ExpertShare:
 
     @staticmethod
     def from_mesh(mesh: Mesh, coordinates: Coordinates, groups: tuple[tuple[int, ...], ...]) -> "ExpertShare":
-        """Returns the share of the rank at these coordinates; sub-group i holds the domains groups[i]."""
+        """Returns the share of the rank at these coordinates. Sub-group i holds the domains groups[i]."""
         domains = frozenset(groups[coordinates.sub_group]) if mesh.sub_groups > 1 else None
         return ExpertShare(domains, coordinates.member, mesh.members, coordinates.tensor, mesh.tensor)
 
@@ -50,8 +50,8 @@ class ExpertShare:
         count = group_size // self.members
         return range(self.member * count, (self.member + 1) * count)
 
-    def part(self, name: str, shape: tuple[int, ...]) -> TensorSlice:
-        """Returns this rank's shard of an expert's tensor ("up", "down_bias" …)."""
-        # the second matrix is divided along its rows, everything else along its last axis
+    def tensor_slice(self, name: str, shape: tuple[int, ...]) -> TensorSlice:
+        """Returns this rank's slice of an expert's tensor ("up", "down_bias" …)."""
+        # the last matrix is divided along its rows, every other tensor along its last axis
         axis = 0 if name == "down" else len(shape) - 1
         return TensorSlice.equal(shape, axis, self.tensor, self.tensors)

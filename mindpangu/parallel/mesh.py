@@ -1,10 +1,10 @@
-"""The mesh: which ranks share what. Pure arithmetic, so that 512 ranks can be examined without a cluster.
+"""The mesh: the arrangement of ranks in groups. Pure arithmetic, so 512 ranks can be examined without a cluster.
 
     rank = data index · tensor + tensor index                      tensor ranks share a layer's matrices
     data index = replica · expert + expert index                   expert ranks share the experts
     expert index = sub-group · members + member                    only ranks of a sub-group exchange tokens
 
-So the ranks of a node, which are consecutive, share matrices, and the nodes of a sub-group are consecutive.
+So the ranks that share matrices are consecutive, as are the ranks of a node, and so are the nodes of a sub-group.
 """
 
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ class Mesh:
     """The sizes of the axes.
 
     Attributes:
-        data: ranks that divide the samples; dense parameters are the same on all of them.
-        tensor: ranks that share a layer's matrices and see the same samples.
-        expert: ranks that share the experts; divides `data`, and the experts are replicated data / expert times.
-        sub_groups: sub-groups of `expert`, each with its own domains.
+        data: number of ranks that divide the samples; dense parameters are the same on all of them.
+        tensor: number of ranks that share a layer's matrices and see the same samples.
+        expert: number of ranks that share the experts. Divides `data`: the experts are replicated data / expert times.
+        sub_groups: number of sub-groups of `expert`, each with its own domains.
     """
 
     data: int = 1
@@ -93,7 +93,7 @@ class Mesh:
         return self.data_index(coordinates) * self.tensor + coordinates.tensor
 
     def tensor_group(self, rank: int) -> Ranks:
-        """Returns the ranks that share the matrices of this one."""
+        """Returns the ranks that share a layer's matrices with this one."""
         first = rank - rank % self.tensor
         return tuple(range(first, first + self.tensor))
 
@@ -107,7 +107,7 @@ class Mesh:
         return tuple(data * self.tensor + rank % self.tensor for data in range(first, first + self.members))
 
     def node_exchange_group(self, rank: int) -> Ranks:
-        """Returns `exchange_group` with all ranks of its tensor groups: whole nodes, where a chip allows no others."""
+        """Returns `exchange_group` with the tensor groups of its ranks: whole nodes, for chips that require them."""
         return tuple(sorted(rank for member in self.exchange_group(rank) for rank in self.tensor_group(member)))
 
     def expert_replicas(self, rank: int) -> Ranks:
@@ -116,13 +116,17 @@ class Mesh:
         return tuple(range(rank % step, self.size, step))
 
     def groups(self, kind: str) -> list[Ranks]:
-        """Returns every group of a kind ("tensor_group" …) once, in the order of their first ranks."""
+        """Returns each group of a kind ("tensor_group" …) once, in the order of their first ranks."""
         return sorted({getattr(self, kind)(rank) for rank in range(self.size)})
 
     def owner(self, micro_batch: int, micro_batches: int) -> tuple[int, int]:
-        """Returns who trains on a micro-batch of a step: (data index, index among that rank's micro-batches).
+        """Returns the owner of a micro-batch of a step: (data index, index among that rank's micro-batches).
 
-        The micro-batches of a step are numbered by domain group first, so each sub-group has a run of them.
+        The micro-batches of a step are ordered by group of domains, so each sub-group has a contiguous run of them.
+
+        Args:
+            micro_batch: index of the micro-batch in the step.
+            micro_batches: number of micro-batches of the step.
         """
         per_group = micro_batches // self.sub_groups
         sub_group, index = divmod(micro_batch, per_group)
@@ -136,7 +140,7 @@ CARDS_OF_CLUSTER = 4
 
 
 def broken_rule_of_910a(ranks: Ranks) -> str | None:
-    """Says how a group breaks HCCL's rule for groups on 910A; None if it does not.
+    """Describes how a group breaks HCCL's rule for groups on 910A; None if it does not.
 
     A node has two clusters of four cards. A group of one or two cards must lie inside one cluster; a larger group must
     consist of whole clusters, the same ones on each of its nodes.
@@ -151,5 +155,5 @@ def broken_rule_of_910a(ranks: Ranks) -> str | None:
     cards = next(iter(cards_of.values()))
     if any(others != cards for others in cards_of.values()):
         return "it has other cards on one node than on another"
-    whole = set().union(*(cluster for cluster in clusters if cluster <= cards))
-    return None if cards == whole else "it has a part of a cluster of four cards"
+    whole_clusters = set().union(*(cluster for cluster in clusters if cluster <= cards))
+    return None if cards == whole_clusters else "it has a part of a cluster of four cards"

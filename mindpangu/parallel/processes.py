@@ -1,6 +1,6 @@
-"""The ranks of a run: joining MindSpore's distributed engine, the groups of the mesh, and sums over ranks on the host.
+"""The ranks of a run: MindSpore's distributed engine, the groups of the mesh, and sums over ranks on the host.
 
-A single process needs none of this: `Processes.alone()` has the same interface and communicates with nobody.
+A single process needs none of this: `Processes.alone()` has the same interface and does not communicate.
 """
 
 import contextlib
@@ -30,17 +30,17 @@ class Processes:
     """All ranks of a run, as one of them sees them.
 
     Attributes:
-        mesh: which ranks share what.
+        mesh: the arrangement of the ranks.
         rank: rank of this process.
         coordinates: its coordinates in the mesh.
         data: its data index.
-        tensor: the group that shares its matrices.
-        dense: the group that holds the same dense parameters.
-        exchange: the group that it exchanges rows with, set by `join_groups`; None if there is nothing to exchange.
-        replicas: the group that holds the same experts.
+        tensor: the group of ranks that share a layer's matrices.
+        dense: the group of ranks that hold the same dense parameters.
+        exchange: the group of ranks that exchange rows, set by `join_groups`; None if there is nothing to exchange.
+        replicas: the group of ranks that hold the same experts.
 
     Args:
-        name_of: creates a group of a kind with these ranks and returns its name.
+        name_of: creates a group of a kind with the given ranks and returns its name.
     """
 
     def __init__(self, mesh: Mesh, rank: int, name_of: Callable[[str, Ranks], str]):
@@ -60,12 +60,12 @@ class Processes:
         self._world = group_of("world", tuple(range(mesh.size)))
 
         @ms.jit
-        def add_up(values):
+        def all_reduce(values):
             return self._world.all_reduce(values)
 
-        self._add_up = add_up
+        self._all_reduce = all_reduce
         self._watch: Watch | None = None
-        self._spins = ms.get_context("device_target") == "CPU"
+        self._may_lower_priority = ms.get_context("device_target") == "CPU"
 
     @staticmethod
     def alone() -> "Processes":
@@ -77,8 +77,8 @@ class Processes:
         """Lets every rank watch the others inside the block; see `watch`.
 
         Args:
-            folder: for the watch files, on a file system that all ranks see. Each job gets a folder of its own in it,
-                so that a job started by mistake does not disturb the first.
+            folder: folder for the watch files, on a file system that all ranks see. Each job gets a subfolder, so that
+                a job started by mistake does not disturb the first.
             timeout: seconds that a rank may take for one activity.
         """
         folder = folder / _job()
@@ -92,7 +92,7 @@ class Processes:
         """Self-tests every process group with known numbers, then joins and tests the exchange group.
 
         Raises:
-            ParallelError: a group sums wrongly; the message names it.
+            ParallelError: a group computes a wrong sum; the message names it.
         """
         self._self_test()
         self.report_status(doing=f"joining the ranks that exchange tokens, {list(self.mesh.exchange_group(self.rank))}")
@@ -116,32 +116,32 @@ class Processes:
             wanted[list(members)] = np.array(members) + 1
             if not np.array_equal(found, wanted):
                 raise ParallelError(
-                    f"the group {name}, ranks {list(members)}, adds up wrongly: got {found.tolist()}, expected "
+                    f"the group {name}, ranks {list(members)}, computes a wrong sum: got {found.tolist()}, expected "
                     f"{wanted.tolist()}; see docs/cluster.md"
                 )
 
     def report_status(self, step: int | None = None, doing: str | None = None) -> None:
-        """Tells the watcher what this rank is doing; the other ranks print it if this one is lost."""
+        """Tells the watcher what this rank is doing; the other ranks print it if this one fails."""
         if self._watch is not None:
             self._watch.report_status(step, doing)
 
     def lower_priority(self) -> None:
         """Lowers this thread's priority so that MindSpore's worker threads, which must be running, get the cores.
 
-        A thread that waits for MindSpore spins. With several processes on a CPU it takes the cores from their kernels:
-        two processes on two cores need five times as long for a step, and three times less with lowered priority.
+        A thread that waits for MindSpore spins. If several processes share a CPU, it takes the cores from their
+        kernels: two processes on two cores need five times as long for a step, three times less with this.
         """
-        if self.mesh.size > 1 and self._spins:
-            self._spins = False
-            os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + 10)  # of this thread alone
+        if self.mesh.size > 1 and self._may_lower_priority:
+            self._may_lower_priority = False
+            os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + 10)  # only of this thread
 
     @property
     def is_first(self) -> bool:
-        """True on the rank that prints, and that writes the files which a run has once."""
+        """True on the rank that prints and that writes the files of which a run has only one."""
         return self.rank == 0
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank. Every rank must call it."""
+        """Whether the flag is set on any rank. All ranks must call it."""
         return flag if self.mesh.size == 1 else bool(self.all_reduce_sum(np.array([flag]))[0])
 
     def barrier(self) -> None:
@@ -149,27 +149,27 @@ class Processes:
         self.any_rank(False)
 
     def all_reduce_sum(self, values: np.ndarray) -> np.ndarray:
-        """Sums values [n] over the ranks in float32; every rank gets the same result."""
+        """Sums a vector over the ranks in float32. All ranks get the same result, and all must call it."""
         if self.mesh.size == 1:
             return values
-        return self._add_up(Tensor(values.astype(np.float32))).asnumpy()
+        return self._all_reduce(Tensor(values.astype(np.float32))).asnumpy()
 
 
 def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
-    """Connects to the other processes of a run, which msrun has started. Call `Processes.join_groups` next.
+    """Connects to the other processes of a run, which msrun started. Call `Processes.join_groups` next.
 
     Args:
-        mesh: the mesh; None for the one of the configuration.
+        mesh: the mesh; None for that of the configuration.
 
     Raises:
-        ParallelError: the number of processes is not that of the mesh.
+        ParallelError: the number of processes does not match the mesh.
     """
     mesh = mesh or Mesh.from_config(config)
     found = int(os.environ.get("RANK_SIZE", "1"))
     if found != mesh.size:
         raise ParallelError(
             f"parallelism asks for {mesh.size} processes (data_parallel {mesh.data} × tensor_parallel {mesh.tensor}), "
-            f"but {found} were started; bash recipes/run_cpu_cluster.sh {mesh.size} starts so many on this machine"
+            f"but {found} were started; bash recipes/run_cpu_cluster.sh {mesh.size} starts that many on this machine"
         )
     if mesh.size == 1:
         return Processes.alone()
@@ -194,7 +194,7 @@ def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
 
 
 def _job() -> str:
-    """Returns an id that only the processes of this job share: msrun gives all of them the same scheduler address."""
+    """Returns an id that only the processes of this job share. msrun gives all of them the same scheduler address."""
     address = (os.environ.get("MS_SCHED_HOST", ""), os.environ.get("MS_SCHED_PORT", ""))
     return os.environ.get(JOB_VARIABLE) or "-".join(address)
 

@@ -1,4 +1,4 @@
-"""Shards of tensors: what a rank holds of a tensor, and how the shards of one layout become those of another."""
+"""Slices of tensors: the elements that a rank holds, and the conversion of one layout into another."""
 
 import itertools
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ Ranges = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class TensorSlice:
-    """A shard of a tensor: the rows and columns where some ranges along its axes cross.
+    """A slice of a tensor: the elements whose index lies in given ranges along each axis.
 
     Attributes:
         shape: shape of the whole tensor.
-        ranges: (axis, its (start, stop) ranges in the order of the shard) for each divided axis; other axes are whole.
+        ranges: (axis, its (start, stop) ranges in the order of the slice) for each divided axis; other axes are whole.
     """
 
     shape: tuple[int, ...]
@@ -24,7 +24,7 @@ class TensorSlice:
 
     @staticmethod
     def equal(shape: Sequence[int], axis: int | None, rank: int, size: int) -> "TensorSlice":
-        """Returns shard `rank` of `size` equal ones along an axis; the whole tensor if axis is None."""
+        """Returns slice `rank` of `size` equal ones along an axis; the whole tensor if axis is None."""
         if axis is None or size == 1:
             return TensorSlice(tuple(shape))
         return TensorSlice(tuple(shape), ((axis, (share(shape[axis], rank, size),)),))
@@ -36,11 +36,11 @@ class TensorSlice:
 
     @property
     def local_shape(self) -> tuple[int, ...]:
-        """Shape of this shard."""
+        """Shape of this slice."""
         return tuple(len(indices) for indices in self._indices())
 
     def rows(self, rank: int, size: int) -> "TensorSlice":
-        """Divides this shard into `size` equal shards along the first axis and returns number `rank`."""
+        """Divides this slice into `size` equal slices along the first axis and returns the one with index `rank`."""
         mine = self._indices()[0]
         mine = mine[slice(*share(len(mine), rank, size))]
         edges = np.flatnonzero(np.diff(mine, prepend=-2, append=-2) != 1)
@@ -48,18 +48,18 @@ class TensorSlice:
         return TensorSlice(self.shape, ((0, runs), *((axis, ranges) for axis, ranges in self.ranges if axis)))
 
     def of(self, whole: np.ndarray) -> np.ndarray:
-        """Cuts this shard out of a whole tensor; a copy, unless it is the whole tensor."""
+        """Cuts this slice out of a whole tensor. Returns a copy unless it is the whole tensor."""
         return whole if self.is_whole else np.ascontiguousarray(whole[np.ix_(*self._indices())])
 
-    def put(self, part: np.ndarray, whole: np.ndarray) -> None:
-        """Writes this shard into the whole tensor."""
-        whole[np.ix_(*self._indices())] = part
+    def put(self, values: np.ndarray, whole: np.ndarray) -> None:
+        """Writes the values of this slice into the whole tensor."""
+        whole[np.ix_(*self._indices())] = values
 
     def copy(self, mine: np.ndarray, other: "TensorSlice", theirs: np.ndarray) -> int:
-        """Copies the elements that another shard of the same tensor shares with this one; returns their number.
+        """Copies the elements that another slice of the same tensor shares with this one; returns their number.
 
         Args:
-            mine: the values of this shard, which are written.
+            mine: the values of this slice, which are written.
             theirs: the values of `other`.
         """
         common = [
@@ -81,11 +81,11 @@ class TensorSlice:
     @staticmethod
     def read(described: dict[str, Any]) -> "TensorSlice":
         """Parses a description. Raises KeyError, TypeError or ValueError for anything that `describe` did not write."""
-        ranges = {int(axis): tuple((int(a), int(b)) for a, b in each) for axis, each in described["ranges"].items()}
+        ranges = {int(axis): tuple((int(a), int(b)) for a, b in pairs) for axis, pairs in described["ranges"].items()}
         return TensorSlice(tuple(map(int, described["shape"])), tuple(sorted(ranges.items())))
 
     def _indices(self) -> list[np.ndarray]:
-        """Indices of the shard's elements along each axis."""
+        """Returns the indices of the slice's elements along each axis."""
         ranges_of_axis = dict(self.ranges)
         indices = []
         for axis, size in enumerate(self.shape):
@@ -95,12 +95,12 @@ class TensorSlice:
 
 
 def share(count: int, rank: int, size: int) -> tuple[int, int]:
-    """Returns (start, stop) of share `rank` when a count is divided by `size`; shares differ by one at most."""
+    """Returns (start, stop) of share `rank` when `count` items are divided by `size`. Shares differ by at most one."""
     return count * rank // size, count * (rank + 1) // size
 
 
 def vocabulary_slice(starts: Sequence[int], sizes: Sequence[int], hidden: int, rank: int, size: int) -> TensorSlice:
-    """Returns a rank's share of every vocabulary's rows, so that the head can multiply by one vocabulary alone."""
+    """Returns a rank's share of the rows of every vocabulary, so that the head can multiply by a single vocabulary."""
     shape = (sum(sizes), hidden)
     if size == 1:
         return TensorSlice(shape)

@@ -1,8 +1,8 @@
-"""Watching the other ranks: if one fails, dies or hangs, all of them end, and the message names it.
+"""Watches the other ranks: if one fails, dies, or hangs, all of them end, and the message names it.
 
 A collective that waits for a dead rank waits forever and raises no exception. So a small process next to each rank
 (`watcher`) publishes what its rank is doing and reads what the others are doing. When it finds a problem, it prints the
-problem and ends its rank, with the error that came first and not with what followed from it.
+error that came first, not those that followed from it, and ends its rank.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from mindpangu.errors import MindPanguError
 from mindpangu.parallel import watcher
 
 _SILENT_S = 60.0
-_LAST_WORDS_S = 10.0
-_LONGEST_ERROR = 500  # an escaped line then stays below the 4,096 bytes that a pipe writes whole or not at all
+_WATCHER_EXIT_S = 10.0
+_MAX_ERROR_LENGTH = 500  # keeps an escaped line below 4,096 bytes, which a pipe writes completely or not at all
 
 
 class Watch:
-    """Context manager around the work that the ranks do together.
+    """Context manager around the joint work of the ranks.
 
         with Watch(folder, rank, ranks, timeout=1800) as watch:
             watch.report_status(step=17, doing="the sum of the dense gradients")
@@ -48,7 +48,7 @@ class Watch:
         if self._ranks > 1:
             self._folder.mkdir(parents=True, exist_ok=True)
             command = [sys.executable, watcher.__file__, *map(str, self._arguments)]
-            # a session of its own: Ctrl-C must end the rank, and the watcher must still publish the rank's last state
+            # a session of its own: Ctrl-C must end only the rank, so that the watcher can publish the rank's last state
             self._watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
             self._pipe = self._watcher.stdin
             assert self._pipe is not None
@@ -61,19 +61,19 @@ class Watch:
     ) -> None:
         if self._watcher is None or self._pipe is None:
             return
-        self._send({"ended": True, "error": None if kind is None else f"{kind.__name__}: {error}"[:_LONGEST_ERROR]})
+        self._send({"ended": True, "error": None if kind is None else f"{kind.__name__}: {error}"[:_MAX_ERROR_LENGTH]})
         self._pipe.close()
         self._pipe = None
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._watcher.wait(_LAST_WORDS_S)
+            self._watcher.wait(_WATCHER_EXIT_S)
         self._watcher = None
         if isinstance(error, MindPanguError):
-            # when the interpreter ends, MindSpore's engine would wait for the other ranks
+            # a normal exit would let MindSpore's engine wait for the other ranks
             print(f"mindpangu: error: rank {self._rank}: {error}", file=sys.stderr, flush=True)
             os._exit(1)
 
     def _send(self, news: dict[str, object]) -> None:
         if self._pipe is not None:
-            # a watcher that was killed, or that is stopped and reads nothing, must neither end nor block the rank
+            # a watcher that was killed, or that is stopped and does not read, must neither end nor block the rank
             with contextlib.suppress(BrokenPipeError, BlockingIOError):
                 os.write(self._pipe.fileno(), json.dumps(news).encode() + b"\n")

@@ -1,9 +1,9 @@
-"""The process that watches on behalf of one rank. `watch.Watch` runs it as a script; it imports the standard library
-only.
+"""The process that watches on behalf of one rank. `watch.Watch` runs it as a script. Standard library only.
 
-It is a process of its own because a rank that waits in MindSpore may hold Python's lock, and then none of its threads
-run. It reads from standard input what its rank is doing and publishes it in a file of the run folder. It reads the
-files of the other ranks, and ends its own rank if one of them failed, died or hangs, or if its rank takes too long.
+It is a separate process because a rank that waits in MindSpore may hold Python's global lock, and then none of its
+threads run. It reads from standard input what its rank is doing and publishes this in a file of the run folder. It
+reads the files of the other ranks, and ends its own rank if one of them failed, died, or hangs, or if its rank takes
+too long.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ class Watcher:
 
     Args:
         folder: the job's folder, on a file system that all ranks see; empty, or left by a job that has ended.
-        rank, ranks: the rank that it serves, and the number of ranks.
+        rank, ranks: the rank that it watches for, and the number of ranks.
         timeout: seconds that a rank may take for one activity.
-        silent: seconds without news after which a rank counts as lost; a shared file system may show its file late.
+        silent: seconds without an update after which a rank counts as lost; a shared file system may be slow.
     """
 
     def __init__(self, folder: Path, rank: int, ranks: int, timeout: float, silent: float):
@@ -68,7 +68,7 @@ class Watcher:
     def _ended(self) -> str | None:
         """Publishes the last state of a rank that is gone, and returns the problem if it did not end by itself.
 
-        msrun kills all ranks a second after one has died. The message must name that one, not those killed after it.
+        msrun kills all ranks a second after one has died. The message must name that rank, not those killed after it.
         """
         died = time.time()
         if "ended" in self._state:
@@ -76,15 +76,15 @@ class Watcher:
             return None
         self._publish(beat=died, dead=True)
         time.sleep(3 * INTERVAL_S)
-        first = (self._problem_of(rank, died) for rank in self._others)
-        return next(filter(None, first), None) or (
+        problems = (self._problem_of(rank, died) for rank in self._others)
+        return next(filter(None, problems), None) or (
             f"(process {self._state['pid']}) was killed, often because memory ran out, or crashed; its last step was "
             f"{self._state['step']}, doing {self._state['doing']}"
         )
 
     def _problem(self) -> str | None:
-        taken = time.monotonic() - self._since
-        if taken > self._timeout:
+        elapsed = time.monotonic() - self._since
+        if elapsed > self._timeout:
             return (
                 f"{self._state['doing']} in step {self._state['step']} takes longer than {self._timeout:.0f} s "
                 "(parallelism.timeout): a rank is missing, or the ranks do not agree"
@@ -96,7 +96,7 @@ class Watcher:
         try:
             state = json.loads(self._file(rank).read_text())
         except (OSError, ValueError):
-            return None  # it has not started; a rank that waits for it has its own time-out
+            return None  # it has not started; a rank that waits for it will time out
         where = f"rank {rank} on {state['host']}"
         last = f"its last step was {state['step']}, doing {state['doing']}"
         if state.get("error"):
@@ -105,7 +105,7 @@ class Watcher:
             return None
         if state.get("dead") and state["beat"] >= until:
             return None
-        if state.get("dead") or (state["host"] == self._state["host"] and not _lives(state["pid"])):
+        if state.get("dead") or (state["host"] == self._state["host"] and not _is_alive(state["pid"])):
             return f"{where} (process {state['pid']}) is dead; {last}"
         beat, since = self._seen[rank]
         if state["beat"] != beat:
@@ -126,8 +126,8 @@ class Watcher:
         return self._folder / f"rank_{rank}.json"
 
 
-def _lives(pid: int) -> bool:
-    """Whether a process of this machine is alive. A zombie is not."""
+def _is_alive(pid: int) -> bool:
+    """Whether a process on this machine is alive; a zombie is not."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
@@ -142,7 +142,7 @@ def main() -> None:
     if problem:
         print(f"mindpangu: error: rank {rank}: {problem}", file=sys.stderr, flush=True)
         if os.getppid() == int(pid):
-            os.kill(int(pid), signal.SIGKILL)  # it may be stuck where it handles no other signal
+            os.kill(int(pid), signal.SIGKILL)  # it may be stuck where no other signal is handled
 
 
 if __name__ == "__main__":

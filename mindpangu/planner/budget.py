@@ -180,8 +180,8 @@ def _update_collectives(config: Config, mesh: Mesh, divided: list[int], whole: l
     found = []
     if mesh.data > 1:
         found += [
-            ("sum_rows", "ReduceScatter", "data", len(divided), sum(divided) * FLOAT),
-            ("sum_whole", "AllReduce", "data", len(whole), sum(whole) * FLOAT),
+            ("reduce_scatter", "ReduceScatter", "data", len(divided), sum(divided) * FLOAT),
+            ("all_reduce", "AllReduce", "data", len(whole), sum(whole) * FLOAT),
             ("update", "AllGather", "data", len(divided), sum(divided) // mesh.data * FLOAT),
         ]
     if mesh.replicas > 1:

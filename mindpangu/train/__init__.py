@@ -1,5 +1,6 @@
-"""Training: `run.py` sets a run up, `loop.py` takes its steps, `step.py` is one step, `compiled.py` its functions.
+"""Training: `run.py` sets up a run, `loop.py` takes its steps, and `step.py` is one step.
 
-The other modules are the optimizer, the schedule, spike skipping, the planned stream, callbacks, checkpointing,
-and the report. Nothing is imported here, so that modules that need no MindSpore do not load it.
+The other modules are the compiled functions, the optimizer, the learning rate, the loss scale, spike skipping, the
+stream of planned steps, callbacks, checkpointing, and the report. Nothing is imported here, so modules that need no
+MindSpore do not load it.
 """

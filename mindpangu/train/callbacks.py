@@ -24,7 +24,7 @@ class StepRecord:
         loss_scale: the loss scale that the step used; 1.0 in fp32.
         per_step_time: seconds.
         tokens_per_s: training tokens per second.
-        imbalance: maximum over mean load of an expert, averaged over layers.
+        imbalance: load of the busiest expert divided by the mean load, averaged over layers and slots.
         experts_activated, bytes_to_device, bytes_to_host, lookup_s, update_s, wait_s: see `experts.ExpertTraffic`.
         peak_memory: peak memory of the process so far, in GiB.
         domains: name of each domain in the step → its loss.
@@ -107,8 +107,8 @@ class Progress(Callback):
 
     Args:
         every: steps between two lines.
-        log_file: the lines are also appended to this file.
-        quiet: write them to the file only.
+        log_file: file to append the lines to as well.
+        quiet: True to write to the file only.
     """
 
     def __init__(self, every: int, log_file: Path | None = None, quiet: bool = False):
@@ -148,7 +148,7 @@ class Progress(Callback):
 
 
 def _without_nan(value: Any) -> Any:
-    """Replaces NaN and infinities, which JSON lacks, by null."""
+    """Replaces NaN and infinities, which JSON lacks, with null."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Saves training checkpoints beside the training, resumes from them, and loads their weights into new runs.
+"""Saves checkpoints while training continues, resumes from them, and loads their weights into new runs.
 
 A training checkpoint holds the model (`language_model/files.py`) and state.json: optimizer step, position in the data,
 spike window, and loss scale.
@@ -32,16 +32,15 @@ STATE_FILE = "state.json"
 class Checkpointer:
     """Writes a run's checkpoints, one at a time, in a thread while training continues (`checkpoint.async_save`).
 
-    Use it as a context manager around the training. Its end waits for the last checkpoint, except after a
-    KeyboardInterrupt, which abandons an unfinished one. Messages are logged and errors are raised in the caller's
-    thread.
+    Use it as a context manager around the training. On exit it waits for the last checkpoint; after a KeyboardInterrupt
+    it abandons an unfinished one. It logs messages and raises errors in the caller's thread.
 
     Args:
-        run: folder of the run.
+        run: the run folder.
         train_step: the training to save.
         digests: see `take_snapshot`.
         loaded: see `take_snapshot`.
-        previous: experts of the checkpoint that the run was resumed from, if any.
+        previous: experts of the checkpoint that the run resumed from, if any.
         log: receives the messages.
     """
 
@@ -61,7 +60,7 @@ class Checkpointer:
         self._previous = previous
         self._log = log
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpointer")
-        self._under_way: tuple[CheckpointWriter, Future[float]] | None = None
+        self._pending: tuple[CheckpointWriter, Future[float]] | None = None
 
     def save(self, step: int, loader_state: LoaderState) -> None:
         """Saves the state after `step`, once the previous checkpoint is written.
@@ -70,8 +69,8 @@ class Checkpointer:
             CheckpointError: the previous checkpoint or, without async_save, this one cannot be written.
         """
         waiting_for = None
-        if self._under_way is not None and not self._under_way[1].done():
-            waiting_for = self._under_way[0].step
+        if self._pending is not None and not self._pending[1].done():
+            waiting_for = self._pending[0].step
         started = time.perf_counter()
         self._finish()
         if waiting_for is not None:
@@ -86,13 +85,13 @@ class Checkpointer:
         writer = CheckpointWriter(
             self._run.checkpoints, step, processes.rank, processes.mesh.size, config.parallelism.timeout
         )
-        self._under_way = writer, self._thread.submit(self._write, writer, snapshot, started)
+        self._pending = writer, self._thread.submit(self._write, writer, snapshot, started)
         if not config.checkpoint.async_save:
             self._finish()
 
     def poll(self) -> None:
-        """Logs that a checkpoint is saved as soon as it is; raises CheckpointError if it cannot be written."""
-        if self._under_way is not None and self._under_way[1].done():
+        """Logs that the pending checkpoint is saved once it is. Raises CheckpointError if it could not be written."""
+        if self._pending is not None and self._pending[1].done():
             self._finish()
 
     def __enter__(self) -> "Checkpointer":
@@ -101,8 +100,8 @@ class Checkpointer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, KeyboardInterrupt) and self._under_way is not None:
-            self._under_way[0].cancel()
+        if isinstance(error, KeyboardInterrupt) and self._pending is not None:
+            self._pending[0].cancel()
         try:
             self._finish()
         except CheckpointError as failure:
@@ -113,11 +112,11 @@ class Checkpointer:
             self._thread.shutdown()
 
     def _finish(self) -> None:
-        """Waits for the checkpoint under way, if any; logs that it is saved or raises its error."""
-        if self._under_way is None:
+        """Waits for the pending checkpoint, if any; logs that it is saved or raises its error."""
+        if self._pending is None:
             return
-        writer, saving = self._under_way
-        self._under_way = None
+        writer, saving = self._pending
+        self._pending = None
         self._train_step.processes.report_status(doing=f"writing the checkpoint of step {writer.step}")
         try:
             wait([saving])
@@ -151,10 +150,10 @@ class TrainingSnapshot:
 def take_snapshot(
     train_step: TrainStep, step: int, loader_state: LoaderState, digests: Mapping[str, str], loaded: str | None
 ) -> TrainingSnapshot:
-    """Takes a snapshot after `step`, once its last update is done.
+    """Takes a snapshot after `step`, once its updates are done.
 
     Args:
-        digests: digests of data, table, and tokenizers (`checkpoint.input_digests`); a resumed run must have the same.
+        digests: hashes of data, routing table, and tokenizers (`checkpoint.input_digests`); a resumed run must match.
         loaded: digest of the checkpoint whose weights the training started from, if any.
     """
     train_step.finish()
@@ -167,13 +166,13 @@ def take_snapshot(
         "digests": dict(digests),
         "loaded": loaded,
     }
-    parameters, parts = _dense_state(train_step)
+    parameters, slices = _dense_state(train_step)
     written = {
         name: parameter.asnumpy().copy()  # on the CPU, asnumpy is a view of memory that the optimizer changes
         for name, parameter in parameters.items()
         if _writes(train_step, name)
     }
-    dense = DenseTensors(written, parts)
+    dense = DenseTensors(written, slices)
     return TrainingSnapshot(encode_json(state), dense, StoreSnapshot(train_step.model.store))
 
 
@@ -202,7 +201,7 @@ def write_checkpoint(
         except OSError as error:
             raise CheckpointError(
                 f"checkpoint {writer.folder} is complete, but {run.latest.name} cannot be written or older checkpoints "
-                f"cannot be removed: {error.strerror or error}; see to this, then go on with --resume"
+                f"cannot be removed: {error.strerror or error}; fix this, then continue with --resume"
             ) from None
     return SavedExperts(CheckpointReader(writer.folder), snapshot.experts.step_counts)
 
@@ -223,8 +222,8 @@ def resume_training(
     state = reader.json(STATE_FILE)
     if state["loader"] is None:
         raise CheckpointError(
-            f"{reader.folder} was made by `mindpangu {state['made_by']['verb']}`, not by a training that could go on; "
-            "start a new one from it with --load"
+            f"{reader.folder} was made by `mindpangu {state['made_by']['verb']}`, not by a training that could "
+            "continue; start a new run from it with --load"
         )
     read_dense(reader, *_dense_state(train_step))
     read_experts(reader, model, with_adam=True)
@@ -236,16 +235,16 @@ def resume_training(
 
 
 def load_weights(reader: CheckpointReader, model: LanguageModel) -> None:
-    """Loads weights alone into a new run: no optimizer state, no position in the data.
+    """Loads only the weights into a new run: no optimizer state, no position in the data.
 
-    The model section must be the same and each domain must have as many experts as in the checkpoint. The run may have
-    fewer domains, and a dense run also more.
+    The model section must be the same, and each domain must have as many experts as in the checkpoint. The run may have
+    fewer domains; a dense run may also have more.
 
     Raises:
         CheckpointError: another model, routing table, or tokenizer.
     """
-    theirs = reader.config()
-    changed = keys_that_differ(asdict(model.config.model), asdict(theirs.model), "model.")
+    saved = reader.config()
+    changed = keys_that_differ(asdict(model.config.model), asdict(saved.model), "model.")
     if changed:
         listing = "; ".join(f"{key} is {then!r} there, {now!r} here" for key, (now, then) in changed.items())
         raise CheckpointError(f"cannot load {reader.folder}: {listing}")
@@ -255,23 +254,23 @@ def load_weights(reader: CheckpointReader, model: LanguageModel) -> None:
             if _saved_table_digest(reader, domain.name) != model.table.domain_digest(domain.name):
                 raise CheckpointError(
                     f"cannot load {reader.folder}: its routing table of domain {domain.name} is not this run's. "
-                    f"Take its table and tokenizer: --routing.table {reader.folder}/routing "
+                    f"Use its table and tokenizer: --routing.table {reader.folder}/routing "
                     f"--data.tokenizer {reader.folder}/tokenizer/main.model"
                 )
-    read_dense(reader, model.decoder.parameters, model.decoder.parts)
+    read_dense(reader, model.decoder.parameters, model.decoder.slices)
     read_experts(reader, model, with_adam=False)
 
 
 def _refuse_other_vocabulary(reader: CheckpointReader, model: LanguageModel) -> None:
-    """Refuses other rows or another tokenizer: a word embedding means nothing without those of its training."""
-    theirs = reader.config()
-    saved = Vocabularies.build(theirs, build_domains(theirs))
+    """Refuses other vocabularies or tokenizers: a word embedding is meaningless without those it was trained with."""
+    saved_config = reader.config()
+    saved = Vocabularies.build(saved_config, build_domains(saved_config))
     if (saved.names, saved.sizes) != (model.vocabularies.names, model.vocabularies.sizes):
         raise CheckpointError(
             f"cannot load {reader.folder}: its vocabularies are {saved.names} of {saved.sizes} rows, this run's are "
             f"{model.vocabularies.names} of {model.vocabularies.sizes}"
         )
-    vocabulary_of = {domain.name: domain.vocabulary for domain in build_domains(theirs)}
+    vocabulary_of = {domain.name: domain.vocabulary for domain in build_domains(saved_config)}
     for domain in model.domains:
         if vocabulary_of.get(domain.name, domain.vocabulary) != domain.vocabulary:
             raise CheckpointError(
@@ -281,8 +280,8 @@ def _refuse_other_vocabulary(reader: CheckpointReader, model: LanguageModel) -> 
     for vocabulary, tokenizer in model.tokenizers.items():
         if reader.read(f"tokenizer/{vocabulary}.model") != tokenizer.model_bytes:
             raise CheckpointError(
-                f"cannot load {reader.folder}: its tokenizer is not this run's. Take it over and prepare the data with "
-                f"it: --data.tokenizer {reader.folder}/tokenizer/{vocabulary}.model"
+                f"cannot load {reader.folder}: its tokenizer is not this run's. Use it, and prepare the data with it: "
+                f"--data.tokenizer {reader.folder}/tokenizer/{vocabulary}.model"
             )
 
 
@@ -292,24 +291,24 @@ def _saved_table_digest(reader: CheckpointReader, domain: str) -> str:
 
 
 def _dense_state(train_step: TrainStep) -> tuple[dict[str, Parameter], dict[str, TensorSlice]]:
-    """Dense parameters and moments by their names in a file, and the part of each tensor that this rank has."""
+    """Returns the dense parameters and moments by their names in a file, and this rank's slice of each tensor."""
     optimizer = train_step.optimizer
     group = train_step.processes.dense
     parameters = dict(train_step.decoder.parameters)
-    parts = dict(train_step.decoder.parts)
+    slices = dict(train_step.decoder.slices)
     for name, divided in optimizer.divided.items():
         for moment in (optimizer.moment1[name], optimizer.moment2[name]):
             parameters[moment.name] = moment
-            parts[moment.name] = parts[name].rows(group.rank, group.size) if divided else parts[name]
-    return parameters, parts
+            slices[moment.name] = slices[name].rows(group.rank, group.size) if divided else slices[name]
+    return parameters, slices
 
 
 def _writes(train_step: TrainStep, name: str) -> bool:
-    """True if this rank writes a dense parameter or a moment ("adam_m.word_embedding")."""
+    """Whether this rank writes a dense parameter or moment, e.g. "adam_m.word_embedding"."""
     processes = train_step.processes
     divided = train_step.optimizer.divided
     is_moment = name not in divided
     parameter = name.split(".", 1)[1] if is_moment else name
-    if train_step.decoder.parts[parameter].is_whole and processes.coordinates.tensor:
-        return False  # the first rank of the tensor group has the same
+    if train_step.decoder.slices[parameter].is_whole and processes.coordinates.tensor:
+        return False  # the first rank of the tensor group writes the same values
     return processes.data == 0 or (is_moment and divided[parameter])

@@ -5,11 +5,11 @@
         → loss, per-sample losses, number of invalid ids; gradients of h, the slabs, and the upper half
     lower_backward(rows, positions, dh) → gradients of the lower half         (recomputes the lower half)
 
-If only experts are trained, upper_step returns the gradients of the slabs alone, and lower_backward is not called.
+If only experts are trained, upper_step returns only the gradients of the slabs, and lower_backward is not called.
 
-A graph takes all its inputs at launch, but experts must be able to move while the dense bottom runs. So PanGu-Σ's step
-is cut between the halves. A dense model has nothing to move and is compiled as one function. Both ways give the same
-bits (tests/train/test_step.py).
+A graph takes all its inputs at launch, but experts must be able to move while the lower half runs. So PanGu-Σ's step is
+split between the halves. A dense model has no experts to move and is compiled as one function. Both give the same bits
+(tests/train/test_step.py).
 """
 
 import mindspore as ms
@@ -18,18 +18,18 @@ from mindspore import ParameterTuple, nn
 from mindpangu.model.decoder import Decoder
 
 # Inputs of UpperLoss before the slabs: vocabulary, capacity, h, tokens, positions, targets, loss weights, vocabulary of
-# each sample, domain slot of each sample, tables. The first two are Python ints: each value is compiled by itself.
+# each sample, domain slot of each sample, tables. The first two are Python ints: the graph is compiled once per value.
 _FIRST_SLAB = 10
 
 
 class UpperLoss(nn.Cell):
     """Weighted loss of the upper half; differentiable in h_TH and the slabs.
 
-    Takes flat arguments and packs them here: MindSpore treats a tuple of tensors that is an argument of a compiled
-    function as a constant, and would compile every new one again.
+    Takes flat arguments and packs them into tuples here: MindSpore treats a tuple of tensors that is passed to a
+    compiled function as a constant and would recompile for every new one.
 
     Args:
-        num_slabs: how many of `rest` are slabs. The token dispatcher's counts follow them, if it takes any.
+        num_slabs: number of slabs at the start of `rest`. The token dispatcher's counts, if it takes any, follow them.
     """
 
     def __init__(self, decoder: Decoder, num_slabs: int):
@@ -83,23 +83,23 @@ class WholeLoss(nn.Cell):
 
 
 class CompiledFunctions:
-    """The compiled functions of one decoder. Each is compiled when it is first called with new shapes.
+    """The compiled functions of one decoder. Each is compiled when it is first called, and again for new shapes.
 
     Args:
         decoder: the model.
-        num_slabs: tensors of all slabs that a step takes; 0 for a dense model.
-        trains_dense: False to compute the gradients of the slabs alone.
+        num_slabs: number of slabs that a micro-batch takes; 0 for a dense model.
+        trains_dense: False to compute only the gradients of the slabs.
     """
 
     def __init__(self, decoder: Decoder, num_slabs: int, trains_dense: bool = True):
         slabs = tuple(range(_FIRST_SLAB, _FIRST_SLAB + num_slabs))
         lower = ParameterTuple(decoder.lower_parameters)
         upper = ParameterTuple(decoder.upper_parameters)
-        everything = ParameterTuple(list(decoder.parameters.values()))
+        all_parameters = ParameterTuple(list(decoder.parameters.values()))
         inputs, weights = ((2, *slabs), upper) if trains_dense else (slabs, None)
         upper_gradient = ms.value_and_grad(UpperLoss(decoder, num_slabs), inputs, weights, has_aux=True)
         lower_gradient = ms.grad(LowerProduct(decoder), None, lower)
-        whole_gradient = ms.value_and_grad(WholeLoss(decoder, num_slabs), slabs or None, everything, has_aux=True)
+        whole_gradient = ms.value_and_grad(WholeLoss(decoder, num_slabs), slabs or None, all_parameters, has_aux=True)
         lower_cell = decoder.lower
 
         @ms.jit

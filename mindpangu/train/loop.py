@@ -34,7 +34,7 @@ def run_steps(
         The last finished step, whose checkpoint is saved.
 
     Raises:
-        TrainingError: too many steps in a row were skipped; a checkpoint is saved before.
+        TrainingError: too many steps in a row were skipped; a checkpoint is saved first.
         CheckpointError: a checkpoint cannot be written.
     """
     config = train_step.config
@@ -71,7 +71,7 @@ def run_steps(
                 if give_up:
                     raise TrainingError(
                         f"{skipped_in_a_row} steps in a row were skipped, the last one because {result.skipped}; "
-                        "their batches are named above. Lower lr_scheduler.learning_rate, or look at this data"
+                        "their batches are named above. Lower lr_scheduler.learning_rate, or inspect this data"
                     )
                 if stopping:
                     break
@@ -113,7 +113,7 @@ def _report_skipped(
 
 
 def name_batches(batches: Sequence[Batch], domain_names: Sequence[str]) -> str:
-    """Names the samples of a step by domain and index, by which they are found in the token shards."""
+    """Lists the samples of a step by domain and index, which locate them in the token shards."""
     samples: dict[str, list[int]] = {}
     for batch in batches:
         for domain, index in batch.sample_ids_B2.tolist():
@@ -136,7 +136,7 @@ def _record(
         loss_scale=result.loss_scale,
         per_step_time=seconds,
         tokens_per_s=tokens / seconds,
-        imbalance=sum(each.imbalance() for each in plan.plans) / len(plan.plans),
+        imbalance=sum(route_plan.imbalance() for route_plan in plan.plans) / len(plan.plans),
         experts_activated=result.traffic.activated,
         bytes_to_device=result.traffic.bytes_to_device,
         bytes_to_host=result.traffic.bytes_to_host,

@@ -1,4 +1,4 @@
-"""The loss scale of mixed precision: keeps small fp16 gradients above zero and backs off when large ones overflow."""
+"""The loss scale of mixed precision: keeps small fp16 gradients from becoming zero, and large ones from overflowing."""
 
 from collections.abc import Mapping
 
@@ -9,14 +9,14 @@ HIGHEST = 2.0**32
 
 
 class LossScale:
-    """Factor of the loss in the next step's gradients; reported and applied values are divided by it again.
+    """Factor on the loss when gradients are computed. Reported losses and norms and applied updates are free of it.
 
     It is dynamic, as in PyTorch's GradScaler and MindSpore's DynamicLossScaleManager: an overflow (loss or norm not
     finite) halves it, `window` steps in a row without overflow double it, and it stays between 1 and 2³². Steps that
     are skipped as spikes count as steps without overflow because their gradients are finite.
 
-    Overflows that can still halve the scale are how it is found, not a sign of a broken run: they do not count towards
-    training.max_skipped_steps. Overflows at a scale of 1 do.
+    An overflow that lowers the scale is part of finding it, not a sign of a broken run, so it does not count towards
+    training.max_skipped_steps. An overflow at a scale of 1 does.
 
     Attributes:
         value: scale of the next step. Scaling by powers of two loses no bits.

@@ -1,4 +1,4 @@
-"""AdamW of the dense parameters: compiled, in place on the device. `ascend_ops.expert_adam` updates the experts."""
+"""AdamW for dense parameters: compiled, in place on the device. `ascend_ops.expert_adam` updates the experts."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from mindpangu.parallel.data_parallel import DataGroup
 
 
 def is_decayed(name: str) -> bool:
-    """False for biases, norms, and the scales and shifts of series, which have no weight decay."""
+    """Whether a parameter has weight decay: all do except biases, norms, and the scales and shifts of series."""
     return not name.endswith((".bias", ".gamma", ".beta", ".scale", ".shift"))
 
 
@@ -22,11 +22,11 @@ class DenseAdam:
         moment1, moment2: name → Parameter, float32, in the order of the parameters. If the ranks of `group` divide the
             update of a parameter, they hold this rank's rows.
         divided: name → whether the ranks of `group` divide the update.
-        sum_whole, sum_rows, apply: the compiled functions behind `reduce` and `update`, for offline compilation.
+        all_reduce, reduce_scatter, apply: the compiled functions behind `reduce` and `update`, for offline compilation.
 
     Args:
         group: the ranks that have the same parameters; None for this rank alone.
-        divide: True to divide the update of every parameter that can be divided; False to update all on every rank.
+        divide: True to divide the update of every parameter that can be divided; False for a full update on every rank.
         copies: name → number of ranks of a tensor group that hold the same copy of a parameter (1 if they divide it).
     """
 
@@ -49,10 +49,10 @@ class DenseAdam:
         }
         self.moment1 = {name: _zeros(shape, f"adam_m.{name}") for name, shape in shapes.items()}
         self.moment2 = {name: _zeros(shape, f"adam_v.{name}") for name, shape in shapes.items()}
-        whole = ParameterTuple([p for name, p in parameters.items() if self.divided[name]])
-        rows = ParameterTuple([_zeros(shapes[p.name], f"rows.{p.name}") for p in whole])
-        # Adam updates the parameter itself, or a copy of this rank's rows of it
-        rows_of = dict(zip([p.name for p in whole], rows, strict=True))
+        full_weights = ParameterTuple([p for name, p in parameters.items() if self.divided[name]])
+        rows = ParameterTuple([_zeros(shapes[p.name], f"rows.{p.name}") for p in full_weights])
+        # Adam updates the parameter itself or, if it is divided, a copy of this rank's rows
+        rows_of = dict(zip([p.name for p in full_weights], rows, strict=True))
         updated = {name: rows_of.get(name, p) for name, p in parameters.items()}
         weights = ParameterTuple(list(updated.values()))
         moments1 = ParameterTuple(list(self.moment1.values()))
@@ -69,40 +69,40 @@ class DenseAdam:
 
         @ms.jit
         def apply(power1, power2, step_size, eps, keep, scale, *gradients):
-            if len(whole) > 0:
-                for_each(pull, rows, whole)
+            if len(full_weights) > 0:
+                for_each(pull, rows, full_weights)
             for_each(ops.partial(_decay, keep), decayed)
             adam = ops.partial(_adam, power1, power2, step_size, beta1, beta2, eps, scale)
             for_each(adam, weights, moments1, moments2, gradients)
-            if len(whole) > 0:
-                for_each(push, whole, rows)
+            if len(full_weights) > 0:
+                for_each(push, full_weights, rows)
             return step_size
 
-        # number of ranks that count the same gradient
-        counted = [copies.get(name, 1) * (1 if self.divided[name] else group.size) for name in parameters]
-        factors = Tensor(np.array([1 / count for count in counted], np.float32))
+        # number of ranks that hold the same gradient
+        num_holders = [copies.get(name, 1) * (1 if self.divided[name] else group.size) for name in parameters]
+        factors = Tensor(np.array([1 / count for count in num_holders], np.float32))
 
         @ms.jit
         def squared_norm(*gradients):
             return ops.addn(for_each(_sum_of_squares, gradients))
 
         @ms.jit
-        def squared_norm_of_ranks(*gradients):
+        def weighted_squared_norm(*gradients):
             return (ops.stack(for_each(_sum_of_squares, gradients)) * factors).sum()
 
         @ms.jit
-        def sum_whole(*gradients):
+        def all_reduce(*gradients):
             return for_each(group.all_reduce, gradients)
 
         @ms.jit
-        def sum_rows(*gradients):
+        def reduce_scatter(*gradients):
             return for_each(group.reduce_scatter, gradients)
 
-        counted_once = all(count == 1 for count in counted)
-        self._squared_norm = squared_norm if counted_once else squared_norm_of_ranks
+        held_once = all(count == 1 for count in num_holders)
+        self._squared_norm = squared_norm if held_once else weighted_squared_norm
         self.apply = apply
-        self.sum_whole = sum_whole
-        self.sum_rows = sum_rows
+        self.all_reduce = all_reduce
+        self.reduce_scatter = reduce_scatter
 
     def reduce(self, gradients: Mapping[str, Tensor]) -> list[Tensor]:
         """All-reduces (or reduce-scatters) the gradients and returns the part that this rank updates.
@@ -115,10 +115,10 @@ class DenseAdam:
         if self._group.size == 1:
             return list(gradients.values())
         reduced = dict(gradients)
-        for divided, add_up in ((False, self.sum_whole), (True, self.sum_rows)):
+        for divided, collective in ((False, self.all_reduce), (True, self.reduce_scatter)):
             names = [name for name in gradients if self.divided[name] == divided]
             if names:
-                reduced.update(zip(names, add_up(*(gradients[name] for name in names)), strict=True))
+                reduced.update(zip(names, collective(*(gradients[name] for name in names)), strict=True))
         return list(reduced.values())
 
     def squared_norm(self, gradients: list[Tensor]) -> float:
@@ -135,7 +135,8 @@ class DenseAdam:
         Args:
             gradients: the result of `reduce`.
             step_count: number of applied updates including this one (≥ 1).
-            gradient_scale: factor of all gradients.
+            learning_rate: learning rate of this step.
+            gradient_scale: factor on all gradients.
         """
         beta1, beta2 = self.settings.betas
         # the kernel adds its epsilon to √v instead of √v̂: scale it by the same correction
@@ -145,9 +146,9 @@ class DenseAdam:
         self.apply(*(Tensor(np.float32(value)) for value in scalars), *gradients)
 
 
-# These functions are mapped over all parameters instead of called in a loop: a compiled loop nests each call into the
-# next, and some 500 are too deep. A mapped function takes inputs of the graph as arguments (`partial`) and must not
-# close over them.
+# These functions are mapped over all parameters instead of being called in a loop: a compiled loop nests each call in
+# the next, and about 500 calls nest too deeply. A mapped function must take inputs of the graph as arguments
+# (`partial`) and must not close over them.
 
 _adam_in_place = ops.Adam()
 

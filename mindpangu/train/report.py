@@ -1,4 +1,4 @@
-"""Writes report.md and loss.png of a run from the files of its folder, at any time."""
+"""Writes a run's report.md and loss.png from the files in its folder; works at any time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from mindpangu.train.callbacks import read_metrics
 
 
 def write_report(run: RunFolder) -> None:
-    """Writes the report and the plot from metrics, evaluation, and samples, as far as they exist."""
+    """Writes the report and the plot from the metrics, evaluation, and samples that exist."""
     records = read_metrics(run.metrics)
     if records:
         plot_loss(records, run.loss_plot)
@@ -29,7 +29,7 @@ def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (above, below) = pyplot.subplots(
+    figure, (loss_axes, norm_axes) = pyplot.subplots(
         2, 1, figsize=(8, 6), sharex=True, height_ratios=(3, 1), layout="constrained"
     )
     taken = [record for record in records if record["skipped"] is None]
@@ -37,16 +37,16 @@ def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
     for name in domains:
         points = [(record["step"], record["domains"][name]) for record in taken if name in record["domains"]]
         steps, losses = zip(*points, strict=True) if points else ((), ())
-        line = above.plot(steps, losses, ".", markersize=3, alpha=0.4)[0]
-        above.plot(steps, _smooth(losses), color=line.get_color(), label=name)
-    above.set_ylabel("training loss (nats per token)")
-    above.set_title(f"{path.parent.name}: loss by domain")
-    above.legend(frameon=False)
-    below.plot([record["step"] for record in taken], [record["global_norm"] for record in taken], color="0.4", lw=1)
-    below.set_ylabel("gradient norm")
-    below.set_yscale("log")
-    below.set_xlabel("step")
-    for axes in (above, below):
+        line = loss_axes.plot(steps, losses, ".", markersize=3, alpha=0.4)[0]
+        loss_axes.plot(steps, _smooth(losses), color=line.get_color(), label=name)
+    loss_axes.set_ylabel("training loss (nats per token)")
+    loss_axes.set_title(f"{path.parent.name}: loss by domain")
+    loss_axes.legend(frameon=False)
+    norm_axes.plot([record["step"] for record in taken], [record["global_norm"] for record in taken], color="0.4", lw=1)
+    norm_axes.set_ylabel("gradient norm")
+    norm_axes.set_yscale("log")
+    norm_axes.set_xlabel("step")
+    for axes in (loss_axes, norm_axes):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
@@ -54,7 +54,7 @@ def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
 
 
 def _smooth(values: Sequence[float]) -> np.ndarray:
-    """Exponential moving average over about five points, without start-up bias."""
+    """Returns the exponential moving average over about five points, without start-up bias."""
     total = 0.0
     weight = 0.0
     smoothed = []

@@ -27,7 +27,7 @@ from mindpangu.train.stream import StepStream
 
 @dataclass
 class Run:
-    """An opened run."""
+    """A run that is ready for training or evaluation."""
 
     config: Config
     folder: RunFolder
@@ -56,13 +56,13 @@ class TrainingSchedule:
 
 
 def open_run(config: Config, processes: Processes | None = None) -> Run:
-    """Opens shards, tokenizers, and routing table of a run folder and builds the model, without drawing weights.
+    """Opens a run folder's shards, tokenizers, and routing table, and builds the model; expert weights are still zero.
 
     Args:
         processes: the ranks that share the model; None if this rank alone has it.
 
     Raises:
-        MindPanguError: the output of a stage is missing, or does not fit that of another one.
+        MindPanguError: the output of a stage is missing, or does not match that of another stage.
     """
     require_supported(config)
     folder = RunFolder.from_config(config)
@@ -89,7 +89,7 @@ def set_device(config: Config) -> None:
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"context.device_target is {target}, which MindSpore does not find here ({reason}); give "
+            f"context.device_target is {target}, which MindSpore does not find here ({reason}); use "
             "--context.device_target CPU --context.precision fp32"
         ) from None
 
@@ -131,7 +131,7 @@ def train(
 
 
 def _train(run: Run, resume: bool, load: Path | None, log: Callable[[str], None], schedule: TrainingSchedule) -> int:
-    """Trains; no other process is training in this folder."""
+    """Trains with the run folder locked, so that no other process trains in it."""
     config = run.config
     folder = run.folder
     model = run.model
@@ -139,7 +139,7 @@ def _train(run: Run, resume: bool, load: Path | None, log: Callable[[str], None]
     newest = latest_iteration(folder.checkpoints)
     digests = input_digests(run.shards.digest, model.table, model.tokenizers)
     if newest is not None and not resume:
-        raise TrainingError(_already_there(folder, CheckpointReader(newest), config, digests))
+        raise TrainingError(_describe_existing(folder, CheckpointReader(newest), config, digests))
     train_step = TrainStep(model)
     finished = 0
     loaded = None
@@ -184,10 +184,10 @@ def _train(run: Run, resume: bool, load: Path | None, log: Callable[[str], None]
         stream.close()
 
 
-def _already_there(folder: RunFolder, reader: CheckpointReader, config: Config, digests: Mapping[str, str]) -> str:
+def _describe_existing(folder: RunFolder, reader: CheckpointReader, config: Config, digests: Mapping[str, str]) -> str:
     changed = differences(reader, config, digests)
     if changed:
         remedy = f"of a different kind ({'; '.join(changed)}). Choose another --training.run_name"
     else:
-        remedy = "of this kind. Go on with --resume, or choose another --training.run_name"
+        remedy = "of this kind. Continue with --resume, or choose another --training.run_name"
     return f"{folder.root} already holds a training up to step {reader.step}, {remedy}, or remove {folder.checkpoints}"

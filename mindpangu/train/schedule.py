@@ -6,10 +6,10 @@ from mindpangu.config import LrSchedulerConfig
 
 
 def learning_rate(schedule: LrSchedulerConfig, step: float) -> float:
-    """Returns the learning rate of optimizer step `step`; the first is 1. `decay_steps` counts from step 1 too.
+    """Returns the learning rate of a step; the first step is 1.
 
-    Warm-up reaches the peak at step `warmup_steps`. The cosine reaches its end value at step `decay_steps`, after which
-    the rate is constant.
+    Warm-up reaches the peak at step `warmup_steps`. The cosine reaches its end value at step `decay_steps`, counted
+    from the start of training, after which the rate is constant.
     """
     peak = schedule.learning_rate
     end = schedule.lr_end

@@ -1,4 +1,4 @@
-"""Decides which steps to skip: those that are not finite or leave the recent range of loss or gradient norm."""
+"""Decides which steps to skip: those whose loss or gradient norm is not finite or is far above its recent range."""
 
 import math
 from collections import deque
@@ -9,7 +9,7 @@ class SpikeGuard:
     """Compares a step with the losses and gradient norms of the last accepted steps.
 
     A step is skipped if its loss or norm exceeds the window's mean by more than `sigma` standard deviations (the rule
-    of OLMo's SkipStepOptimizer). Until the window is half full, no step is skipped for that reason.
+    of OLMo's SkipStepOptimizer). The rule applies once the window is half full; a `sigma` of 0 turns it off.
     """
 
     def __init__(self, sigma: float, window: int):
@@ -18,7 +18,7 @@ class SpikeGuard:
         self.history: dict[str, deque[float]] = {"loss": deque(maxlen=window), "global_norm": deque(maxlen=window)}
 
     def reason_to_skip(self, values: Mapping[str, float]) -> str | None:
-        """Returns why to skip a step with this "loss" and "global_norm", or None; an accepted step is recorded."""
+        """Returns why to skip a step with this "loss" and "global_norm", or None, and then records the values."""
         for name, value in values.items():
             if not math.isfinite(value):
                 return f"{name} is {value}"

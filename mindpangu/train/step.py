@@ -1,4 +1,4 @@
-"""One optimizer step: the gradients of its micro-batches, one decision to take or skip it, then all updates."""
+"""One optimizer step: the gradients of its micro-batches, the decision whether to skip it, and the updates."""
 
 import math
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class Gradients:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Report of a step; its values do not include the loss scale.
+    """Results of a step. The loss scale is already divided out.
 
     Attributes:
         loss: mean loss of the step's unmasked targets.
@@ -70,7 +70,7 @@ class TrainStep:
         updates: number of applied updates, without skipped steps; Adam's bias correction depends on it.
 
     Args:
-        link: copies experts between host and device; None takes the usual one.
+        link: copies experts between host and device; None for the default.
     """
 
     def __init__(self, model: LanguageModel, link: Link | None = None):
@@ -85,7 +85,7 @@ class TrainStep:
         num_slabs = config.model.rre_layers * model.num_slots * len(model.store.tensors)
         self.trains_dense = trained_domains(config, model.domains) is None
         self.functions = CompiledFunctions(decoder, num_slabs, self.trains_dense)
-        copies = {name: processes.tensor.size for name, part in decoder.parts.items() if part.is_whole}
+        copies = {name: processes.tensor.size for name, held in decoder.slices.items() if held.is_whole}
         self.optimizer = DenseAdam(
             decoder.parameters, config.optimizer, processes.dense, config.parallelism.optimizer_sharding, copies
         )
@@ -106,24 +106,24 @@ class TrainStep:
             if self.model.store.share.has(domain_id)
         }
         for domain_id in domain_of_vocabulary.values():
-            self._prepare(domain_id)
+            self._compile_upper_step(domain_id)
 
-    def _prepare(self, domain: int) -> None:
+    def _compile_upper_step(self, domain: int) -> None:
         group = self.processes.exchange
         assert group is not None
         config = self.config
         store = self.model.store
         batch = config.training.local_batch_size
         length = config.model.seq_length
-        slots = self.model.num_slots
+        num_slots = self.model.num_slots
         tokens_BS = np.zeros((batch, length), np.int32)
-        slots_B = np.zeros(batch, np.int32)
-        plan = plan_routes(tokens_BS, (domain,) * slots, slots_B, self.model.domains, self.model.table)
-        planned = own_exchange(store.num_layers, slots, store.group_size, batch * length, group.rank, group.size)
+        slot_of_sample_B = np.zeros(batch, np.int32)
+        plan = plan_routes(tokens_BS, (domain,) * num_slots, slot_of_sample_B, self.model.domains, self.model.table)
+        planned = own_exchange(store.num_layers, num_slots, store.group_size, batch * length, group.rank, group.size)
         plan = replace(plan, tables_LDV=np.full_like(plan.tables_LDV, store.first))
-        slabs = [as_tensor(slab.astype(expert_dtype(config))) for slab in store.lookup((domain,) * slots)]
+        slabs = [as_tensor(slab.astype(expert_dtype(config))) for slab in store.lookup((domain,) * num_slots)]
         for capacity in capacities(batch * length, group.size):
-            self.processes.report_status(doing=f"compiling the step for {capacity} rows that arrive")
+            self.processes.report_status(doing=f"compiling the step for {capacity} incoming rows")
             planned = replace(planned, capacity=capacity)
             inputs = self.model.inputs(tokens_BS, tokens_BS, replace(plan, exchange=planned))
             h_TH = self.functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
@@ -142,7 +142,7 @@ class TrainStep:
         upcoming: Sequence[RoutePlan] | None = None,
         num_targets: float | None = None,
     ) -> StepResult:
-        """Takes one step on its micro-batches, or skips it without changing a bit. All ranks decide alike.
+        """Takes one step, or skips it without changing a bit. All ranks make the same decision.
 
         Args:
             batches: this rank's micro-batches.
@@ -154,12 +154,12 @@ class TrainStep:
         gradients = self.gradients(batches, plans, upcoming, num_targets)
         self.processes.report_status(doing="the sum of the dense gradients")
         dense = self.optimizer.reduce(gradients.dense) if self.trains_dense else []
-        squared = self.experts.squared_norm() / self.processes.replicas.size
+        squared_norm = self.experts.squared_norm() / self.processes.replicas.size
         if self.trains_dense:
-            squared += self.optimizer.squared_norm(dense)
+            squared_norm += self.optimizer.squared_norm(dense)
         self.processes.report_status(doing="the sum of losses and norms")
-        squared = self._add_up(gradients, squared)
-        global_norm = math.sqrt(squared) / loss_scale if squared >= 0 else math.nan
+        squared_norm = self._all_reduce_losses(gradients, squared_norm)
+        global_norm = math.sqrt(squared_norm) / loss_scale if squared_norm >= 0 else math.nan
         skipped = self.guard.reason_to_skip({"loss": gradients.loss, "global_norm": global_norm})
         overflow = not (math.isfinite(gradients.loss) and math.isfinite(global_norm))
         lowered = self.loss_scale.update(overflow)
@@ -186,7 +186,7 @@ class TrainStep:
         upcoming: Sequence[RoutePlan] | None = None,
         num_targets: float | None = None,
     ) -> Gradients:
-        """Sums loss and gradients over this rank's micro-batches; each target weighs 1 / targets of the whole step."""
+        """Sums loss and gradients over this rank's micro-batches. Each target has the weight 1 / num_targets."""
         total = Gradients()
         self.experts.begin(plans, upcoming)
         loss_scale = self.loss_scale.value
@@ -204,7 +204,7 @@ class TrainStep:
     def _micro_step(
         self, batch: Batch, plan: RoutePlan, weights_BS: Tensor, dense: dict[str, Tensor]
     ) -> tuple[float, np.ndarray]:
-        """Adds a micro-batch's gradients to `dense` and to the experts'; returns its loss and per-sample losses."""
+        """Adds a micro-batch's gradients to `dense` and to the experts; returns its loss and per-sample losses."""
         functions = self.functions
         decoder = self.decoder
         inputs = self.model.inputs(batch.tokens_BS, batch.positions_BS, plan)
@@ -215,35 +215,36 @@ class TrainStep:
             return _read(*outputs)
         h_TH = functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
         slabs = self.experts.slabs(plan)
-        outputs, found = functions.upper_step(
+        outputs, gradients = functions.upper_step(
             inputs.vocabulary, inputs.capacity, h_TH, *upper_inputs, *slabs, *inputs.exchange
         )
         if not self.trains_dense:
-            self.experts.receive(plan, found)
+            self.experts.receive(plan, gradients)
             return _read(*outputs)
-        (dh_TH, *slab_gradients), upper = found
+        (dh_TH, *slab_gradients), upper = gradients
         self.experts.receive(plan, slab_gradients)
-        # launch it before reading any result: a CPU starts it while the last kernels of upper_step run
+        # launch this before reading any result: a CPU starts it while the last kernels of upper_step run
         lower = functions.lower_backward(inputs.rows_BS, inputs.positions_BS, dh_TH)
         _accumulate(dense, {p.name: gradient for p, gradient in zip(decoder.lower_parameters, lower, strict=True)})
         # the word embedding is in both halves: the lower half looks it up, the upper half multiplies by it
         _accumulate(dense, {p.name: g for p, g in zip(decoder.upper_parameters, upper, strict=True)})
         return _read(*outputs)
 
-    def _add_up(self, gradients: Gradients, squared: float) -> float:
-        """Replaces the losses by those over all ranks; returns the sum of all ranks' `squared`."""
+    def _all_reduce_losses(self, gradients: Gradients, squared_norm: float) -> float:
+        """Replaces the losses with their sums over all ranks; returns the sum of `squared_norm` over all ranks."""
         processes = self.processes
         if processes.mesh.size == 1:
-            return squared
+            return squared_norm
         losses_M2 = np.zeros((len(self.model.domains), 2))
         for domain, entry in gradients.domain_loss.items():
             losses_M2[domain] = entry
         # the ranks of a tensor group have the same samples
         losses = np.concatenate(([gradients.loss], losses_M2.reshape(-1))) / processes.mesh.tensor
-        squared, gradients.loss, *losses = processes.all_reduce_sum(np.concatenate(([squared], losses))).tolist()
+        summed = processes.all_reduce_sum(np.concatenate(([squared_norm], losses)))
+        squared_norm, gradients.loss, *losses = summed.tolist()
         losses_M2 = np.array(losses).reshape(-1, 2)
         gradients.domain_loss = {int(domain): losses_M2[domain].tolist() for domain in np.flatnonzero(losses_M2[:, 1])}
-        return squared
+        return squared_norm
 
     def _add_domain_losses(self, total: Gradients, batch: Batch, plan: RoutePlan, losses_B: np.ndarray) -> None:
         losses = group_by_domain(losses_B, plan.domain_of_slot, plan.slot_of_sample_B)
@@ -255,7 +256,7 @@ class TrainStep:
 
 
 def _upper_inputs(inputs: ModelInputs, targets_BS: Tensor, weights_BS: Tensor) -> tuple[Tensor, ...]:
-    """Returns the inputs of `upper_step` that stand between h and the slabs, in its order."""
+    """Returns the inputs of `upper_step` between h and the slabs, in its order."""
     return (
         inputs.tokens_BS,
         inputs.positions_BS,

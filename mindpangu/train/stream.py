@@ -1,4 +1,4 @@
-"""Streams planned steps: loader and planner run in a thread, ahead of the step that uses their results."""
+"""Streams planned steps: loader and planner run in a thread, ahead of training."""
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from mindpangu.data import Loader, LoaderState, ReplayLoader
 from mindpangu.data.step_planner import StepPlan, StepPlanner
 
-_AHEAD = 2
+_STEPS_AHEAD = 2
 
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One rank's step, and the loader's state after it, which a checkpoint saves."""
+    """One rank's share of a step, and the loader's state after the step, which a checkpoint saves."""
 
     plan: StepPlan
     loader_state: LoaderState
@@ -25,7 +25,7 @@ class StepStream:
         self._loader = loader
         self._planner = planner
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
-        self._queue: deque[Future[PlannedStep]] = deque(self._thread.submit(self._make) for _ in range(_AHEAD))
+        self._queue: deque[Future[PlannedStep]] = deque(self._thread.submit(self._make) for _ in range(_STEPS_AHEAD))
 
     def next(self) -> PlannedStep:
         """Returns the next step; waits until it is planned."""
@@ -37,7 +37,7 @@ class StepStream:
         return self._queue[0].result()
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Stops the thread."""
         self._thread.shutdown(cancel_futures=True)
 
     def _make(self) -> PlannedStep:

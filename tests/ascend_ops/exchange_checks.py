@@ -265,9 +265,9 @@ def expert_parallel_check(group, graph):
         out_TH = rre_combine(back_TH, positions_T, x_TH)
         return (out_TH * dout_TH).sum(), out_TH
 
-    mine = [slab[me * local : (me + 1) * local] for slab in slabs]
+    own_slabs = [slab[me * local : (me + 1) * local] for slab in slabs]
     inputs = (case["x"][me], case["token_ids"][me], case["slot_ids"][me], case["table"], send_R, receive_R)
-    inputs = map(Tensor, (*inputs, received_RG, case["dout"][me], *mine))
+    inputs = map(Tensor, (*inputs, received_RG, case["dout"][me], *own_slabs))
     (_, out_TH), (dx_TH, *dslabs) = differentiate(weighted, graph, (0, *range(8, 8 + 4 * slots)))(*inputs)
 
     x_all, dout_all = (np.concatenate(case[name]).astype(np.float64) for name in ("x", "dout"))
@@ -283,5 +283,5 @@ def expert_parallel_check(group, graph):
 
     np.testing.assert_allclose(out_TH.asnumpy(), expected[own], atol=2e-6)
     np.testing.assert_allclose(dx_TH.asnumpy(), (dout_all + drows_all[positions_all])[own], atol=1e-5)
-    for found, wanted in zip(dslabs, dwide, strict=True):
-        np.testing.assert_allclose(found.asnumpy(), wanted[me * local : (me + 1) * local], atol=2e-5)
+    for gradient, wanted in zip(dslabs, dwide, strict=True):
+        np.testing.assert_allclose(gradient.asnumpy(), wanted[me * local : (me + 1) * local], atol=2e-5)

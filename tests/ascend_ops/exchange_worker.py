@@ -35,17 +35,17 @@ from ascend_ops.grouped_all_to_all import dispatch_all_to_all, first_order, grou
 SCENARIO = sys.argv[1]
 FOLDER = Path(sys.argv[3])
 RANK = int(sys.argv[2]) if SCENARIO != "composed" else int(os.environ["RANK_ID"])  # which msrun sets
-found = {}
+results = {}
 
 
 def check(function):
     """Runs a check and records its result, "ok" if it returns none."""
     try:
-        found[function.__name__] = function() or "ok"
+        results[function.__name__] = function() or "ok"
     except Exception:
-        found[function.__name__] = traceback.format_exc()
+        results[function.__name__] = traceback.format_exc()
     # renamed, so that readers see a complete file
-    (FOLDER / f"{RANK}.part").write_text(json.dumps(found))
+    (FOLDER / f"{RANK}.part").write_text(json.dumps(results))
     (FOLDER / f"{RANK}.part").rename(FOLDER / f"{RANK}.json")
 
 
@@ -59,7 +59,7 @@ def refusal(function, *arguments, error=Exception):
     return ["nothing was refused", 0.0]
 
 
-def everything(pair, quad, rounds, repeats, chunkings=(2, 3)):
+def all_checks(pair, quad, rounds, repeats, chunkings=(2, 3)):
     """Runs the checks of all backends."""
     patterns = ("ragged", "nobody to 0", "all to the last")
     for graph in (True, False):
@@ -126,8 +126,8 @@ def refusals():
     for name, plans in cases.items():
         group = pair_of(name, capacity_bytes=100 if name == "oversize" else 1 << 20)
         hidden = 200 if name == "oversize" else HIDDEN + (me if name == "widths differ" else 0)
-        found[name] = refusal(exchange, group, *plans[me], ROWS, hidden)
-        found[f"{name}, again"] = refusal(exchange, group, (1, 1), (1, 1))
+        results[name] = refusal(exchange, group, *plans[me], ROWS, hidden)
+        results[f"{name}, again"] = refusal(exchange, group, (1, 1), (1, 1))
         group.close()
     group = pair_of("ids")
     case = dispatch_case(2)
@@ -145,9 +145,9 @@ def refusals():
 
         ms.jit(run)(*inputs, Tensor(plan[:, me].copy())).asnumpy()
 
-    found["bad id"] = refusal(compiled_dispatch)
-    found["left"] = refusal(leave_or_exchange, pair_of("left"), me)
-    found["closed"] = refusal(exchange, group_closed(), (1,), (1,))
+    results["bad id"] = refusal(compiled_dispatch)
+    results["left"] = refusal(leave_or_exchange, pair_of("left"), me)
+    results["closed"] = refusal(exchange, group_closed(), (1,), (1,))
 
 
 def leave_or_exchange(group, me):
@@ -172,24 +172,24 @@ def joins():
     """Records the errors of groups that cannot be formed."""
     barrier("start", RANK, 4)
     if RANK < 3:  # rank 3 never comes
-        found["absent"] = refusal(lambda: join("absent", RANK, 4, timeout=2))
+        results["absent"] = refusal(lambda: join("absent", RANK, 4, timeout=2))
     if RANK > 0:  # nor does rank 0
-        found["absent host"] = refusal(lambda: join("absent host", RANK, 4, timeout=2))
+        results["absent host"] = refusal(lambda: join("absent host", RANK, 4, timeout=2))
     if RANK < 3:
-        found["same rank"] = refusal(lambda: join("same rank", min(RANK, 1), 4, timeout=10))
+        results["same rank"] = refusal(lambda: join("same rank", min(RANK, 1), 4, timeout=10))
         barrier("all three", RANK, 3)
     if RANK in (0, 2):
-        found["other size"] = refusal(lambda: join("other size", RANK, 3 + (RANK == 2), timeout=10))
+        results["other size"] = refusal(lambda: join("other size", RANK, 3 + (RANK == 2), timeout=10))
     group = join("open", RANK, 4)
     if RANK == 0:
-        found["open already"] = refusal(lambda: join("open", 0, 4, timeout=1))
+        results["open already"] = refusal(lambda: join("open", 0, 4, timeout=1))
     exchange(group, (1, 1, 1, 1), (1, 1, 1, 1))
     group.close()
     group = join("open", RANK, 4)  # the name is free again
     exchange(group, (1, 1, 1, 1), (1, 1, 1, 1))
     group.close()
     del os.environ["MINDPANGU_JOB_ID"]
-    found["no job"] = refusal(lambda: join("no job", 0, 2))
+    results["no job"] = refusal(lambda: join("no job", 0, 2))
 
 
 def fates():
@@ -209,11 +209,11 @@ def fates():
     barrier("start", RANK, 4)
     if RANK != 2:
         group = join("killed", {0: 0, 1: 1, 3: 2}[RANK], 3, timeout=20)
-        found["killed"] = until_refused(group, signal.SIGKILL)
+        results["killed"] = until_refused(group, signal.SIGKILL)
     if RANK != 3:
         barrier("after the kill", RANK, 3)
         group = join("stopped", RANK, 3, timeout=2)
-        found["stopped"] = until_refused(group, signal.SIGSTOP)
+        results["stopped"] = until_refused(group, signal.SIGSTOP)
 
 
 def hold():
@@ -229,13 +229,13 @@ def main():
     ms.set_context(mode=ms.PYNATIVE_MODE)
     if SCENARIO == "checks":
         pair = join(f"pair{RANK // 2}", RANK % 2, 2)
-        everything(pair, join("quad", RANK, 4), rounds=1000, repeats=30)
+        all_checks(pair, join("quad", RANK, 4), rounds=1000, repeats=30)
         named("fork", fork_check, pair)
     elif SCENARIO == "composed":
         ms.communication.init()
         first = RANK // 2 * 2
         pair = join(f"pair{RANK // 2}", RANK % 2, 2, ranks=[first, first + 1])
-        everything(pair, join("quad", RANK, 4, ranks=[0, 1, 2, 3]), rounds=10, repeats=3, chunkings=(2,))
+        all_checks(pair, join("quad", RANK, 4, ranks=[0, 1, 2, 3]), rounds=10, repeats=3, chunkings=(2,))
     else:
         {"refusals": refusals, "joins": joins, "fates": fates, "hold": hold}[SCENARIO]()
 

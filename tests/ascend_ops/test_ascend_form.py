@@ -33,7 +33,7 @@ def rows(rng, shape):
 
 @given(shape=SHAPES)
 @few
-def test_dispatch(differentiate, shape):
+def test_dispatch_equals_the_reference(differentiate, shape):
     rng = np.random.default_rng(shape["seed"])
     x_TH, drows_TH = rows(rng, shape)
     num_experts = shape["ranks"] * shape["local_experts"]
@@ -46,13 +46,13 @@ def test_dispatch(differentiate, shape):
     def function(*inputs):
         return dispatch.rre_dispatch(*inputs, num_experts)
 
-    found, (dx_TH,) = differentiate(function, inputs, [0], drows_TH)
+    outputs, (dx_TH,) = differentiate(function, inputs, [0], drows_TH)
 
-    wanted = dispatch_reference.rre_dispatch(*inputs, num_experts)
-    for mine, theirs in zip(found, (*wanted, np.zeros(1, np.int32)), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
-        assert mine.dtype == theirs.dtype
-    np.testing.assert_array_equal(dx_TH, dispatch_reference.rre_dispatch_backward(drows_TH, wanted[2]))
+    reference = dispatch_reference.rre_dispatch(*inputs, num_experts)
+    for actual, expected in zip(outputs, (*reference, np.zeros(1, np.int32)), strict=True):
+        np.testing.assert_array_equal(actual, expected)
+        assert actual.dtype == expected.dtype
+    np.testing.assert_array_equal(dx_TH, dispatch_reference.rre_dispatch_backward(drows_TH, reference[2]))
 
 
 def test_table_entries_that_are_no_expert_are_counted_even_if_16_bits_would_make_them_one(differentiate):
@@ -70,7 +70,7 @@ def test_table_entries_that_are_no_expert_are_counted_even_if_16_bits_would_make
 
 @given(shape=SHAPES.filter(lambda shape: shape["hidden"] % 16 == 0))
 @few
-def test_dispatch_in_the_order_of_sending(shape):
+def test_dispatch_to_ranks_sorts_rows_in_the_order_of_sending(shape):
     rng = np.random.default_rng(shape["seed"])
     x_TH, _ = rows(rng, shape)
     num_experts = shape["ranks"] * shape["local_experts"]
@@ -92,7 +92,7 @@ def test_dispatch_in_the_order_of_sending(shape):
 
 @given(shape=SHAPES)
 @few
-def test_combine(differentiate, shape):
+def test_combine_equals_the_reference(differentiate, shape):
     rng = np.random.default_rng(shape["seed"])
     rows_TH, residual_TH = rows(rng, shape)
     dout_TH, _ = rows(rng, shape)
@@ -104,13 +104,13 @@ def test_combine(differentiate, shape):
     (out_TH,), gradients = differentiate(function, (rows_TH, positions_T, residual_TH), [0, 2], dout_TH)
 
     np.testing.assert_array_equal(out_TH, combine_reference.rre_combine(rows_TH, positions_T, residual_TH))
-    for mine, theirs in zip(gradients, combine_reference.rre_combine_backward(dout_TH, positions_T), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    for actual, expected in zip(gradients, combine_reference.rre_combine_backward(dout_TH, positions_T), strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
 @given(shape=SHAPES)
 @few
-def test_regroup(differentiate, shape):
+def test_regroup_equals_the_reference(differentiate, shape):
     rng = np.random.default_rng(shape["seed"])
     rows_CH, dout_CH = rows(rng, shape)
     blocks = (shape["ranks"], shape["slots"] * shape["local_experts"])
@@ -147,7 +147,7 @@ def test_ids_outside_the_table_are_counted():
         ((4, 16), ms.float64, False),
     ],
 )
-def test_which_rows_the_kernels_take(shape, dtype, takes):
+def test_the_kernels_take_rows_of_some_shapes_and_dtypes(shape, dtype, takes):
     from ascend_ops.ascend import operators
 
     assert operators.takes(shape, dtype) is takes

@@ -1,4 +1,4 @@
-"""The choice of a backend: the fastest available one, with a warning if it is missing, or the one asked for."""
+"""The choice of a backend: the fastest available one, with a warning if it is missing, or the requested one."""
 
 import json
 import logging
@@ -76,7 +76,7 @@ def test_forms_made_of_mindspores_own_operators_need_no_package(monkeypatch, tmp
 
 @pytest.fixture
 def package(monkeypatch, tmp_path):
-    """An NPU with an operator package."""
+    """Simulates an NPU with an operator package."""
     monkeypatch.setattr(backends, "_device_target", lambda: "Ascend")
     monkeypatch.setattr(operators, "PACKAGE", tmp_path)
     monkeypatch.delenv(operators.VARIABLE, raising=False)

@@ -21,7 +21,7 @@ def _tiny_shape(monkeypatch):
     monkeypatch.setattr(combine_bench, "QUICK_SHAPES", ((48, 32, 4, 2),))
 
 
-def test_writes_records_and_figure(tmp_path, capsys):
+def test_the_bench_writes_records_and_a_figure(tmp_path, capsys):
     records_file = tmp_path / "bench.json"
     plot_file = tmp_path / "bench.png"
 
@@ -135,11 +135,11 @@ def test_runs_take_turns_and_are_warmed_up_each_time():
 
 
 def test_error_is_relative_to_the_largest_value():
-    wanted = np.array([0.0, 200.0])
+    expected = np.array([0.0, 200.0])
 
-    assert bench_case.largest_error([np.array([1.0, 200.0])], [wanted]) == 0.005
-    assert math.isnan(bench_case.largest_error([np.array([np.nan, 200.0])], [wanted]))
-    assert bench_case.largest_error([np.zeros(3)], [wanted]) == math.inf
+    assert bench_case.largest_error([np.array([1.0, 200.0])], [expected]) == 0.005
+    assert math.isnan(bench_case.largest_error([np.array([np.nan, 200.0])], [expected]))
+    assert bench_case.largest_error([np.zeros(3)], [expected]) == math.inf
 
 
 def test_dense_limit_computes_the_network():
@@ -152,10 +152,10 @@ def test_dense_limit_computes_the_network():
     slabs = [weight.astype(np.float64)[None] for weight in chain.weights]
     doubles = (chain.dout.astype(np.float64), chain.rows.astype(np.float64), np.array([rows]), slabs)
     drows_TH, dslabs = ffn_reference.grouped_ffn_backward(*doubles)
-    found = [chain.out, chain.drows, *(gradient[None] for gradient in chain.gradients)]
+    results = [chain.out, chain.drows, *(gradient[None] for gradient in chain.gradients)]
 
     expected = [ffn_reference.grouped_ffn(*doubles[1:]), drows_TH, *dslabs]
-    assert bench_case.largest_error(found, expected) < 1e-5
+    assert bench_case.largest_error(results, expected) < 1e-5
 
 
 def test_table_lines_up():

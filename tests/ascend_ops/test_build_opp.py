@@ -65,23 +65,23 @@ def test_one_chip_can_be_chosen(host):
 
 
 @pytest.mark.skipif(Path("/usr/local/Ascend").exists(), reason="this host may have CANN")
-def test_no_cann(host, tmp_path):
+def test_a_missing_cann_is_named(host, tmp_path):
     done = host(ASCEND_HOME_PATH=str(tmp_path / "missing"))
 
     assert done.returncode == 1
     assert done.stderr.startswith("build_opp: no CANN here: source its set_env.sh")
 
 
-def test_an_old_cann(host):
+def test_an_old_cann_is_refused(host):
     (host.cann / "version.cfg").write_text("Version=7.0.0\n")
     assert "build_opp: CANN 7.0 is too old: MindSpore 2.10 takes 8.2 or newer" in host().stderr
 
 
-def test_no_mindspore(host):
+def test_a_missing_mindspore_is_named(host):
     assert "has no MindSpore: activate its environment" in host(PYTHONPATH="", MINDPANGU_PYTHON="/usr/bin/env").stderr
 
 
-def test_a_build_that_fails(host):
+def test_a_failed_build_names_its_log(host):
     done = host(BUILD_FAILS="1")
 
     assert done.returncode == 1
@@ -89,7 +89,7 @@ def test_a_build_that_fails(host):
     assert (host.package.parents[1] / "build.log").read_text() == "ccec: error"
 
 
-def test_a_toolkit_without_the_template(host):
+def test_a_toolkit_without_the_template_is_refused(host):
     (host.cann / "tools" / "op_project_templates" / "ascendc" / "common").rmdir()
 
     done = host()
@@ -98,7 +98,7 @@ def test_a_toolkit_without_the_template(host):
     assert "ascendc/customize and common: install the toolkit" in done.stderr
 
 
-def test_a_folder_that_the_compiler_does_not_take(host, tmp_path):
+def test_a_temporary_folder_with_a_blank_is_refused(host, tmp_path):
     odd = tmp_path / "a b"
     odd.mkdir()
 
@@ -116,7 +116,7 @@ def test_a_folder_that_the_compiler_does_not_take(host, tmp_path):
         (["--chip"], "unknown argument --chip"),
     ],
 )
-def test_wrong_arguments(host, arguments, words):
+def test_wrong_arguments_are_named(host, arguments, words):
     done = host(*arguments)
 
     assert done.returncode == 1

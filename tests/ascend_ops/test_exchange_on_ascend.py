@@ -46,15 +46,17 @@ def test_an_error_is_named():
 
 
 def test_a_group_that_fails_the_test_gathers_with_a_warning(monkeypatch, caplog):
-    made = []
+    created = []
     monkeypatch.setattr(ascend.ms, "get_context", lambda name: "Ascend")
     monkeypatch.setattr(ascend, "AllToAll", lambda name: exchange_that_returns(np.zeros_like(arriving(1, 2))))
-    monkeypatch.setattr(composed, "Exchange", lambda *arguments, **named: made.append((arguments, named)) or "gathers")
+    monkeypatch.setattr(
+        composed, "Exchange", lambda *arguments, **named: created.append((arguments, named)) or "gathers"
+    )
 
     with caplog.at_level(logging.WARNING):
         assert ascend.exchange_of_group("experts", 1, 2) == "gathers"
 
-    assert made == [(("experts", 1, 2), {"all_gather": True})]
+    assert created == [(("experts", 1, 2), {"all_gather": True})]
     assert "group experts: AlltoAllV returns zeros" in caplog.text
     assert "group experts: exchanging rows by AllGather, which moves 2 times as much" in caplog.text
 
@@ -62,22 +64,24 @@ def test_a_group_that_fails_the_test_gathers_with_a_warning(monkeypatch, caplog)
 def test_whole_nodes_exchange_where_the_group_itself_cannot(monkeypatch, caplog):
     """On 910A, a group of one card per node breaks HCCL's rule; all cards of these nodes keep it."""
     works = exchange_that_returns(arriving(1, 2))
-    asked = []
+    reports = []
     fails = exchange_that_returns(np.zeros_like(arriving(1, 2)))
     monkeypatch.setattr(ascend.ms, "get_context", lambda name: "Ascend")
     monkeypatch.setattr(ascend, "AllToAll", lambda name, wide=None: works if wide else fails)
     around = "experts_nodes", [0, -1, 1, -1]
 
     with caplog.at_level(logging.WARNING):
-        found = ascend.exchange_of_group("experts", 1, 2, around, agree=lambda failed: asked.append(failed) or failed)
+        exchange = ascend.exchange_of_group(
+            "experts", 1, 2, around, agree=lambda failed: reports.append(failed) or failed
+        )
 
-    assert found is works
-    assert asked == [True, False]
+    assert exchange is works
+    assert reports == [True, False]
     assert "group experts: AlltoAllV returns zeros" in caplog.text
     assert ascend.exchange_of_group("experts", 1, 2, around, whole_nodes=True) is works
 
 
-def test_what_fails_on_another_rank_fails_on_all(monkeypatch):
+def test_an_exchange_that_fails_on_another_rank_fails_on_all(monkeypatch):
     monkeypatch.setattr(ascend.ms, "get_context", lambda name: "Ascend")
     monkeypatch.setattr(ascend, "AllToAll", lambda name: exchange_that_returns(arriving(1, 2)))
 

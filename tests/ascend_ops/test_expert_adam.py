@@ -132,7 +132,7 @@ def test_backends_agree_on_every_half_and_on_tiny_squares(cpu):
 
 
 @pytest.mark.parametrize("gradient_dtype", [np.float32, np.float16])
-def test_a_gradient_that_is_not_finite_shows(gradient_dtype):
+def test_a_gradient_that_is_not_finite_reaches_the_weights(gradient_dtype):
     gradient = np.array([[np.inf, -np.inf, np.nan, 1]], gradient_dtype)
     states = np.ones((3, 1, 4), np.float32)
     with np.errstate(invalid="ignore"):
@@ -155,8 +155,8 @@ def test_many_steps_follow_the_textbook():
         expected = reference.expert_adam(*expected, gradient, [1], steps_U, **CONSTANTS, weight_decay=0.1)
         expert_adam(*states, gradient, np.array([1]), steps_U, **CONSTANTS, weight_decay=0.1)
 
-    for found, wanted in zip(states, expected, strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-6 * np.abs(wanted).max())
+    for array, wanted in zip(states, expected, strict=True):
+        np.testing.assert_allclose(array, wanted, rtol=2e-6, atol=1e-6 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("gradient_dtype", [np.float32, np.float16])
@@ -181,8 +181,8 @@ def test_operator_form_is_the_same_update(expert_adam_op, graph, gradient_dtype)
         expert_adam(*one, experts_U, steps_U, **constants)
         tensors = [Tensor.from_numpy(each) for each in (*other, experts_U, *coefficients(steps_U, **constants))]
         assert function(*tensors).asnumpy().tolist() == [2]
-        for mine, theirs in zip(one, other, strict=True):
-            np.testing.assert_array_equal(as_bits(mine), as_bits(theirs))
+        for array, other_array in zip(one, other, strict=True):
+            np.testing.assert_array_equal(as_bits(array), as_bits(other_array))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "change", "error", "message"), REFUSED, ids=[case[3] for case in REFUSED])
-def test_refused(name, change, error, message):
+def test_wrong_arguments_are_refused_and_change_nothing(name, change, error, message):
     arrays = dict(zip(("weight", "moment1", "moment2", "gradient"), random_arrays(7, (3, 5), np.float32), strict=True))
     arguments = arrays | {"experts_U": np.array([0, 2]), "step_counts_U": np.array([1, 2])} | CONSTANTS
     before = {key: array.copy() for key, array in arrays.items()}

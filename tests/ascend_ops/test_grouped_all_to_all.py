@@ -57,24 +57,24 @@ def ranks(scenario, size, folder):
             process.wait()
 
 
-def findings(folder, processes, until="finished"):
+def wait_for_results(folder, processes, until="finished"):
     """Waits until all processes have recorded `until`, and returns the results of each rank."""
     deadline = time.monotonic() + SECONDS
     ranks = range(len(processes))
-    found = {}
-    while len(found) < len(ranks):
-        ended = any(processes[rank].poll() is not None for rank in set(ranks) - set(found))
-        for rank in set(ranks) - set(found):
+    results = {}
+    while len(results) < len(ranks):
+        ended = any(processes[rank].poll() is not None for rank in set(ranks) - set(results))
+        for rank in set(ranks) - set(results):
             with contextlib.suppress(FileNotFoundError):
                 content = json.loads((folder / f"{rank}.json").read_text())
                 if until in content:
-                    found[rank] = content
-        missing = set(ranks) - set(found)
+                    results[rank] = content
+        missing = set(ranks) - set(results)
         if missing and (ended or time.monotonic() > deadline):
             logs = [f"rank {rank}: {(folder / f'{rank}.log').read_text()[-1000:]}" for rank in ranks]
-            pytest.fail(f"only ranks {sorted(found)} came to {until}\n" + "\n".join(logs))
+            pytest.fail(f"only ranks {sorted(results)} reached {until}\n" + "\n".join(logs))
         time.sleep(0.05)
-    return found
+    return results
 
 
 def abstract_sockets(job):
@@ -87,10 +87,10 @@ def shared_memory():
     return int(kilobytes) << 10
 
 
-def all_ok(found):
+def all_ok(results):
     problems = [
         f"rank {rank}, {name}: {result}"
-        for rank, content in found.items()
+        for rank, content in results.items()
         for name, result in content.items()
         if isinstance(result, str) and result != "ok"
     ]
@@ -98,18 +98,18 @@ def all_ok(found):
 
 
 @pytest.mark.slow
-def test_four_processes_in_groups_of_two_and_four(tmp_path):
-    """Forward and gradient, equal to the reference bit by bit: see `everything` in the worker."""
+def test_four_processes_equal_the_reference_in_groups_of_two_and_four(tmp_path):
+    """Forward and gradient, equal to the reference bit by bit: see `all_checks` in the worker."""
     before = set(os.listdir("/dev/shm"))
 
     with ranks("checks", 4, tmp_path) as (processes, job):
-        found = findings(tmp_path, processes)
+        results = wait_for_results(tmp_path, processes)
         for process in processes:
             process.wait(20)
 
-    all_ok(found)
-    assert all(len(content) == len(found[0]) > 10 for content in found.values())
-    for content in found.values():
+    all_ok(results)
+    assert all(len(content) == len(results[0]) > 10 for content in results.values())
+    for content in results.values():
         # to other ranks: dispatch and return, forward and backward
         assert content["graph dispatch"] == content["pynative dispatch"]
         assert content["graph dispatch"]["exchanges"] == 4
@@ -121,7 +121,7 @@ def test_four_processes_in_groups_of_two_and_four(tmp_path):
 def refused(tmp_path_factory):
     folder = tmp_path_factory.mktemp("refusals")
     with ranks("refusals", 4, folder) as (processes, _):
-        return findings(folder, processes)
+        return wait_for_results(folder, processes)
 
 
 @pytest.mark.parametrize(
@@ -155,29 +155,30 @@ def test_an_exchange_with_a_rank_that_left_or_in_a_closed_group_is_refused(refus
         assert "the group is closed" in content["closed"][0]
 
 
-def test_groups_that_cannot_be_joined(tmp_path):
+def test_groups_that_cannot_be_joined_are_named(tmp_path):
     with ranks("joins", 4, tmp_path) as (processes, _):
-        found = findings(tmp_path, processes)
+        results = wait_for_results(tmp_path, processes)
 
     for rank in (0, 1, 2):
-        message, seconds = found[rank]["absent"]
+        message, seconds = results[rank]["absent"]
         assert message == "rank 3 of group absent did not join within 2 s"
         assert seconds < 4
-        assert "two processes claim rank 1" in found[rank]["same rank"][0]
+        assert "two processes claim rank 1" in results[rank]["same rank"][0]
     for rank in (0, 2):
-        assert re.search("rank 2 joins 4 ranks .* rank 0 3", found[rank]["other size"][0])
+        assert re.search("rank 2 joins 4 ranks .* rank 0 3", results[rank]["other size"][0])
     for rank in (1, 2, 3):
-        assert "rank 0 of group absent host" in found[rank]["absent host"][0]
-    assert "another rank 0 of the same job has this group open" in found[0]["open already"][0]
-    assert "MINDPANGU_JOB_ID" in found[0]["no job"][0]
+        assert "rank 0 of group absent host" in results[rank]["absent host"][0]
+    assert "another rank 0 of the same job has this group open" in results[0]["open already"][0]
+    assert "MINDPANGU_JOB_ID" in results[0]["no job"][0]
 
 
 def test_a_killed_or_stopped_rank_is_named(tmp_path):
     with ranks("fates", 4, tmp_path) as (processes, _):
-        found = findings(tmp_path, processes[:2])
+        results = wait_for_results(tmp_path, processes[:2])
         assert processes[3].wait(5) == -signal.SIGKILL
         pids = [process.pid for process in processes]
-    for content in found.values():
+
+    for content in results.values():
         killed, seconds = content["killed"]
         assert f"rank 2 of group killed (pid {pids[3]}) has died" in killed
         assert seconds < 5  # much less than the time-out
@@ -191,8 +192,8 @@ def test_a_killed_job_leaves_nothing(tmp_path):
     files = set(os.listdir("/dev/shm"))
 
     with ranks("hold", 2, tmp_path) as (processes, job):
-        found = findings(tmp_path, processes, until="held")
-        held = sum(content["held"]["bytes_sent"] for content in found.values())
+        results = wait_for_results(tmp_path, processes, until="held")
+        held = sum(content["held"]["bytes_sent"] for content in results.values())
         assert shared_memory() - before > held / 2
         assert abstract_sockets(job)
         for process in processes:
@@ -208,7 +209,7 @@ def test_a_killed_job_leaves_nothing(tmp_path):
 
 
 @pytest.mark.slow  # four processes that compile for long, on two cores
-def test_composed_in_four_processes(tmp_path):
+def test_the_composed_form_equals_the_reference_in_four_processes(tmp_path):
     tools = Path(sys.executable).parent
     msrun = shutil.which("msrun", path=f"{tools}{os.pathsep}{os.environ['PATH']}")
     if msrun is None:
@@ -233,10 +234,10 @@ def test_composed_in_four_processes(tmp_path):
                 os.killpg(process.pid, signal.SIGKILL)  # the session of its own that it was started in
             process.wait()
 
-    found = {rank: json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(4)}
+    results = {rank: json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(4)}
 
-    all_ok(found)
-    assert all("finished" in content for content in found.values())
+    all_ok(results)
+    assert all("finished" in content for content in results.values())
 
 
 def alone(backend):
@@ -248,7 +249,7 @@ def alone(backend):
 
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 9), spare=st.integers(0, 5), sent=st.integers(0, 9))
 @settings(max_examples=15, deadline=None)
-def test_alone_matches_reference(backend, group_of_one, seed, rows, spare, sent):
+def test_a_group_of_one_matches_the_reference(backend, group_of_one, seed, rows, spare, sent):
     group = group_of_one(backend)
     sent = min(sent, rows)
     capacity = sent + spare or 1
@@ -295,10 +296,10 @@ def test_dispatch_alone_matches_reference(backend, group_of_one, seed, tokens, s
         )
         return (rows_CH * dout_CH).sum(), rows_CH, counts_RG, positions_T, invalid
 
-    (_, *found, invalid), dx_TH = ms.value_and_grad(weighted, 0, has_aux=True)(Tensor(x_TH), Tensor(dout_CH))
+    (_, *results, invalid), dx_TH = ms.value_and_grad(weighted, 0, has_aux=True)(Tensor(x_TH), Tensor(dout_CH))
 
     expected = reference.dispatch_all_to_all([x_TH], [ids_T], [slots_T], table_DV, experts, capacity)
-    for each, (wanted,) in zip(found, expected, strict=True):
+    for each, (wanted,) in zip(results, expected, strict=True):
         np.testing.assert_array_equal(each.asnumpy(), wanted)
     assert invalid.asnumpy() == [0]
     (expected,) = reference.dispatch_all_to_all_backward([dout_CH], *expected[1:])

@@ -52,8 +52,8 @@ def check(backend, differentiate, error_of, case, block_rows, bound):
     def function(rows_TH, counts_G, *slabs):
         return (ffn(rows_TH, counts_G, slabs, block_rows),)
 
-    wanted = [0, *range(2, 2 + len(slabs))]
-    (out_TH,), gradients = differentiate(function, (rows_TH, counts_G, *slabs), wanted, dout_TH)
+    argnums = [0, *range(2, 2 + len(slabs))]
+    (out_TH,), gradients = differentiate(function, (rows_TH, counts_G, *slabs), argnums, dout_TH)
     exact = [array.astype(np.float64) for array in (rows_TH, dout_TH, *slabs)]
     expected = reference.grouped_ffn(exact[0], counts_G, exact[2:])
     drows_TH, dslabs = reference.grouped_ffn_backward(exact[1], exact[0], counts_G, exact[2:])
@@ -104,9 +104,9 @@ def test_other_networks_equal_the_reference(backend, differentiate, error_of, sh
     def function(rows_TH, counts_G, *slabs):
         return (ffn(rows_TH, counts_G, slabs, block_rows, tensors, activation),)
 
-    wanted = [0, *range(2, 2 + len(slabs))]
+    argnums = [0, *range(2, 2 + len(slabs))]
 
-    (out_TH,), gradients = differentiate(function, (rows_TH, counts_G, *slabs), wanted, dout_TH)
+    (out_TH,), gradients = differentiate(function, (rows_TH, counts_G, *slabs), argnums, dout_TH)
 
     assert error_of(out_TH, reference.grouped_ffn(rows_TH, counts_G, slabs, tensors, activation)) < 1e-12
     drows_TH, dslabs = reference.grouped_ffn_backward(dout_TH, rows_TH, counts_G, slabs, tensors, activation)
@@ -116,6 +116,7 @@ def test_other_networks_equal_the_reference(backend, differentiate, error_of, sh
 
 def test_the_gradients_of_the_reference_match_finite_differences():
     rng = np.random.default_rng(1)
+
     for tensors, activation in NETWORKS.values():
         shapes = {"gate": (3, 4), "up": (3, 4), "gate_bias": (4,), "up_bias": (4,), "scale": (2, 4), "shift": (2, 4)}
         shapes |= {"down": (4, 3), "down_bias": (3,)}
@@ -148,13 +149,13 @@ def test_invalid_networks_are_refused(tensors, activation, message):
 
 
 @pytest.mark.parametrize("experts", [1, 3])
-def test_groups_of_many_pieces_and_tiles(backend, differentiate, error_of, experts):
+def test_groups_of_many_pieces_and_tiles_equal_the_reference(backend, differentiate, error_of, experts):
     """More rows than a piece and more columns than a tile of the kernel."""
     case = random_case(3, 1400, 2, experts, 24, 1100, "one expert", np.float32)
     check(backend, differentiate, error_of, case, 0, 3e-6)
 
 
-def test_slots_of_any_size_by_hand(backend):
+def test_slots_of_any_size_have_the_rows_computed_by_hand(backend):
     """Rows of slot 1 begin where slot 0's end; a slot in the middle has none; the last row is padding."""
     rows_TH = np.arange(1, 8, dtype=np.float32)[:, None]
     slabs = []
@@ -179,9 +180,9 @@ def test_the_kernel_does_not_read_weights_of_experts_without_rows(differentiate)
     counts_G = np.array([11, 0, 0, 0, 20, 6], np.int32)  # slot 0's expert 1 and all of slot 1 have no rows
 
     def run(slabs):
-        wanted = [0, *range(2, 2 + len(slabs))]
+        argnums = [0, *range(2, 2 + len(slabs))]
         function = lambda rows_TH, counts_G, *slabs: (ffn(rows_TH, counts_G, slabs),)  # noqa: E731
-        (out_TH,), gradients = differentiate(function, (rows_TH, counts_G, *slabs), wanted, dout_TH)
+        (out_TH,), gradients = differentiate(function, (rows_TH, counts_G, *slabs), argnums, dout_TH)
         return [out_TH, *gradients]
 
     poisoned = [slab.copy() for slab in slabs]
@@ -191,8 +192,8 @@ def test_the_kernel_does_not_read_weights_of_experts_without_rows(differentiate)
     for tensor in poisoned[4:8]:
         tensor[:] = np.nan
 
-    for expected, found in zip(run(slabs), run(poisoned), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for expected, actual in zip(run(slabs), run(poisoned), strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
 def test_other_dtypes_have_a_result_with_every_backend(backend):
@@ -204,7 +205,7 @@ def test_other_dtypes_have_a_result_with_every_backend(backend):
     assert np.abs(out_TH.asnumpy() - exact).max() < 1e-2
 
 
-def test_extreme_activations(backend):
+def test_extreme_activations_neither_overflow_nor_lose_their_sign(backend):
     """e^x neither overflows nor loses its sign at either end."""
     identity = [np.eye(1, dtype=np.float32)[None], np.zeros((1, 1), np.float32)] * 2
     rows_TH = np.array([[-1e4], [-60.0], [-0.0], [1e-30], [60.0], [1e4]], np.float32)

@@ -66,5 +66,5 @@ def test_equals_the_reference_forward_and_backward(counts, slots, network):
 
     np.testing.assert_allclose(out_TH.asnumpy(), reference.grouped_ffn(rows_TH, counts_G, slabs, *network), atol=1e-9)
     drows_TH, dslabs = reference.grouped_ffn_backward(dout_TH, rows_TH, counts_G, slabs, *network)
-    for found, expected in zip(gradients, [drows_TH, *dslabs], strict=True):
-        np.testing.assert_allclose(found.asnumpy(), expected, atol=1e-9)
+    for gradient, expected in zip(gradients, [drows_TH, *dslabs], strict=True):
+        np.testing.assert_allclose(gradient.asnumpy(), expected, atol=1e-9)

@@ -32,9 +32,9 @@ def test_equals_reference_bit_for_bit(backend, differentiate, case):
     (out_TH,), gradients = differentiate(function, (rows_TH, positions_T, residual_TH), [0, 2], dout_TH)
 
     np.testing.assert_array_equal(out_TH, reference.rre_combine(rows_TH, positions_T, residual_TH))
-    for mine, wanted in zip(gradients, reference.rre_combine_backward(dout_TH, positions_T), strict=True):
-        np.testing.assert_array_equal(mine, wanted)
-        assert mine.dtype == dtype
+    for gradient, expected in zip(gradients, reference.rre_combine_backward(dout_TH, positions_T), strict=True):
+        np.testing.assert_array_equal(gradient, expected)
+        assert gradient.dtype == dtype
 
 
 def test_the_kernel_refuses_positions_outside_the_rows(backend):

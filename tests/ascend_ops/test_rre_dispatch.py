@@ -50,10 +50,10 @@ def test_equals_reference(backend, differentiate, shape):
     def function(*inputs):
         return dispatch(*inputs, num_experts)
 
-    found, (dx_TH,) = differentiate(function, (x_TH, token_ids_T, slot_ids_T, table_DV), [0], drows_TH)
+    outputs, (dx_TH,) = differentiate(function, (x_TH, token_ids_T, slot_ids_T, table_DV), [0], drows_TH)
 
     expected = reference.rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, num_experts)
-    for mine, wanted in zip(found, (*expected, np.zeros(1, np.int32)), strict=True):
+    for mine, wanted in zip(outputs, (*expected, np.zeros(1, np.int32)), strict=True):
         np.testing.assert_array_equal(mine, wanted)
         assert mine.dtype == wanted.dtype
     np.testing.assert_array_equal(dx_TH, reference.rre_dispatch_backward(drows_TH, expected[2]))

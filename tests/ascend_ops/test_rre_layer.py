@@ -70,9 +70,9 @@ def layer_of_references(case, experts):
     return out_TH, counts_G, positions_T, [dx_TH, *dslabs]
 
 
-def largest_error(found, expected):
+def largest_error(results, expected):
     """Returns the largest error relative to the largest expected value."""
-    return np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)
+    return np.abs(results - expected).max() / max(np.abs(expected).max(), 1e-30)
 
 
 CASES = st.fixed_dictionaries(
@@ -92,13 +92,13 @@ CASES = st.fixed_dictionaries(
 @settings(max_examples=25, deadline=None)
 def test_pynative_matches_reference_on_random_shapes(shape, block_rows):
     case = random_case(**shape, dtype=np.float64)
-    found = layer_of_operators(case, shape["experts"], block_rows, False)
+    results = layer_of_operators(case, shape["experts"], block_rows, False)
 
     expected = layer_of_references(case, shape["experts"])
-    np.testing.assert_array_equal(found[1], expected[1])
-    np.testing.assert_array_equal(found[2], expected[2])
-    assert largest_error(found[0], expected[0]) < 1e-12
-    for gradient, wanted in zip(found[3], expected[3], strict=True):
+    np.testing.assert_array_equal(results[1], expected[1])
+    np.testing.assert_array_equal(results[2], expected[2])
+    assert largest_error(results[0], expected[0]) < 1e-12
+    for gradient, wanted in zip(results[3], expected[3], strict=True):
         assert largest_error(gradient, wanted) < 1e-12
 
 
@@ -109,14 +109,14 @@ def test_pynative_matches_reference_on_random_shapes(shape, block_rows):
 )
 def test_graph_matches_reference(dtype, tokens, slots, experts, skew, block_rows):
     case = random_case(0, tokens, slots, experts, 6, 10, skew, dtype)
-    found = layer_of_operators(case, experts, block_rows, True)
+    results = layer_of_operators(case, experts, block_rows, True)
     expected = layer_of_references(case, experts)
 
     bound = 1e-12 if dtype == np.float64 else 3e-6
-    np.testing.assert_array_equal(found[1], expected[1])
-    np.testing.assert_array_equal(found[2], expected[2])
-    assert largest_error(found[0], expected[0]) < bound
-    for gradient, wanted in zip(found[3], expected[3], strict=True):
+    np.testing.assert_array_equal(results[1], expected[1])
+    np.testing.assert_array_equal(results[2], expected[2])
+    assert largest_error(results[0], expected[0]) < bound
+    for gradient, wanted in zip(results[3], expected[3], strict=True):
         assert largest_error(gradient, wanted) < bound
 
 

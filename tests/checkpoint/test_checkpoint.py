@@ -1,4 +1,4 @@
-"""The checkpoint directory: whole or absent, verified before use, refused with a reason."""
+"""The checkpoint directory: complete or absent, verified before use, refused with a reason."""
 
 import errno
 import hashlib
@@ -69,7 +69,7 @@ def test_damage_is_named(tmp_path, damage, message):
         CheckpointReader(tmp_path).read("a.bin")
 
 
-def test_bad_manifests_and_missing_checkpoints(tmp_path):
+def test_bad_manifests_and_missing_checkpoints_are_named(tmp_path):
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
         CheckpointReader(tmp_path)
 
@@ -89,7 +89,7 @@ def test_bad_manifests_and_missing_checkpoints(tmp_path):
 
 
 def test_the_manifest_keeps_its_form(tmp_path):
-    """Its hash is the checkpoint's digest, which other files record."""
+    """The manifest's hash is the checkpoint's digest, which other files record."""
     with CheckpointWriter(tmp_path, 7) as writer:
         writer.write("b.bin", b"b")
         writer.write("a.bin", b"a")
@@ -236,7 +236,7 @@ def refuse_link(*_, **__):
 
 
 def test_links_are_synced_with_their_folder(tmp_path, monkeypatch):
-    """A new name is on the disk only when its folder is."""
+    """A new name is durable only once its folder is flushed."""
     synced = []
     monkeypatch.setattr("mindpangu.checkpoint.writer.fsync_folder", synced.append)
     save(tmp_path, 1)
@@ -253,7 +253,7 @@ def test_links_are_synced_with_their_folder(tmp_path, monkeypatch):
 def test_a_cancelled_checkpoint_is_not_made(tmp_path):
     save(tmp_path, 1)
 
-    with pytest.raises(CheckpointError, match="iteration_00000002 was given up"):
+    with pytest.raises(CheckpointError, match="iteration_00000002 was abandoned"):
         with CheckpointWriter(tmp_path, 2) as writer:
             writer.write("a.bin", b"x")
             writer.cancel()
@@ -268,11 +268,11 @@ def test_expert_file_describes_itself(tmp_path):
     path = tmp_path / "expert"
 
     data = header.encode(tensors)
-    found, loaded = ExpertFile.decode(path, data)
+    file, loaded = ExpertFile.decode(path, data)
 
-    assert found == header
+    assert file == header
     assert header.encode(tensors) == data
-    assert found.name == "experts/rre_01.zh.003.safetensors"
+    assert file.name == "experts/rre_01.zh.003.safetensors"
     np.testing.assert_array_equal(loaded["up"], tensors["up"])
     with pytest.raises(CheckpointError, match="not a safetensors file"):
         ExpertFile.decode(path, data[:-1])

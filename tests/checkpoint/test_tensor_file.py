@@ -49,7 +49,7 @@ def test_an_incomplete_file_is_one_clear_error(tmp_path):
         b"\x02" + b"\0" * 7 + b"[]",
     ):
         path.write_bytes(data)
-        with pytest.raises(CheckpointError, match=r"broken.safetensors is not a whole safetensors file"):
+        with pytest.raises(CheckpointError, match=r"broken.safetensors is not a complete safetensors file"):
             TensorFile(path)
     with pytest.raises(CheckpointError, match="cannot be read: No such file"):
         TensorFile(tmp_path / "absent")

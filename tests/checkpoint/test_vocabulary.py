@@ -34,51 +34,56 @@ def texts(tokenizer):
 
 
 def test_the_multilingual_vocabulary_keeps_the_rows_that_pangu_alpha_has(alpha, multilingual):
-    found = VocabularyMap.between(alpha, multilingual, compose=False)
+    mapping = VocabularyMap.between(alpha, multilingual, compose=False)
 
     old = texts(alpha)
     new = texts(multilingual)
     common = set(old.values()) & set(new.values())
     assert len(common) > 7800
-    of_text = {i for i, sources in enumerate(found.sources) if sources and i in new}
+    of_text = {i for i, sources in enumerate(mapping.sources) if sources and i in new}
     assert common <= {new[i] for i in of_text}
     for i in of_text:
-        # PanGu-α begins every word with ▁, also where no blank is
-        assert old[found.sources[i][0]] in (new[i], " " + new[i])
-        assert old[found.sources[i][0]] == new[i] or new[i] not in old.values()
+        # PanGu-α begins every word with ▁, even where there is no blank
+        assert old[mapping.sources[i][0]] in (new[i], " " + new[i])
+        assert old[mapping.sources[i][0]] == new[i] or new[i] not in old.values()
     word = next(i for i, text in new.items() if text == "她")
-    assert alpha.piece(found.sources[word][0]).lstrip("▁") == "她"
+    assert alpha.piece(mapping.sources[word][0]).lstrip("▁") == "她"
     # ▂ is PanGu-α's blank, and a blank of text that sentencepiece would not see
-    assert found.sources[multilingual.eot_id] == (alpha.eot_id,)
-    assert found.sources[multilingual.pad_id] == (alpha.pad_id,)
-    assert found.sources[multilingual.control_id("<cn>")] == ()
+    assert mapping.sources[multilingual.eot_id] == (alpha.eot_id,)
+    assert mapping.sources[multilingual.pad_id] == (alpha.pad_id,)
+    assert mapping.sources[multilingual.control_id("<cn>")] == ()
 
 
 @pytest.mark.slow
 def test_new_tokens_are_means_of_the_tokens_that_spell_them(alpha, multilingual):
-    found = VocabularyMap.between(alpha, multilingual)
-    composed = {i: list(sources) for i, sources in enumerate(found.sources) if len(sources) > 1}
+    mapping = VocabularyMap.between(alpha, multilingual)
+    composed = {i: list(sources) for i, sources in enumerate(mapping.sources) if len(sources) > 1}
     words = {i: text for i, text in texts(multilingual).items() if i in composed and text.strip().isalpha()}
     ascii_words = {i: text for i, text in words.items() if text.isascii()}
+
     assert len(ascii_words) > 10000
     for i in list(ascii_words)[::100]:
         assert alpha.decode(composed[i]).strip() == ascii_words[i].strip()
+
     piece, sources = next(iter(composed.items()))
     old_VH = np.random.default_rng(0).standard_normal((alpha.vocab_size, 4), np.float32)
     drawn_VH = random_rows(0, "main", multilingual.vocab_size, 4, 0.02)
-    rows = found.rows(old_VH, multilingual.vocab_size, drawn_VH)
+
+    rows = mapping.rows(old_VH, multilingual.vocab_size, drawn_VH)
+
     np.testing.assert_allclose(rows[piece], old_VH[sources].mean(0), rtol=1e-6)
+
     unknown = next(i for i in range(multilingual.vocab_size) if multilingual.piece(i) == "ло")
-    assert found.sources[unknown] == ()
+    assert mapping.sources[unknown] == ()
     np.testing.assert_array_equal(rows[unknown], drawn_VH[unknown])
 
 
 def test_a_smaller_vocabulary_keeps_its_rows_one_by_one(alpha):
-    """Also those that look alike: ▁ and ▂ are both blanks to a reader."""
+    """This includes tokens that look alike: ▁ and ▂ are both blanks to a reader."""
     smaller, old_ids = compact(alpha, set(range(0, alpha.vocab_size, 3)))
 
-    found = VocabularyMap.between(alpha, smaller)
-    assert found.sources == tuple((index,) for index in old_ids.tolist())
+    mapping = VocabularyMap.between(alpha, smaller)
+    assert mapping.sources == tuple((index,) for index in old_ids.tolist())
 
 
 def test_a_published_bpe_model_loses_pieces_and_segments_as_before(multilingual):

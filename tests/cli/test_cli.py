@@ -23,7 +23,7 @@ def options(overrides):
 
 @pytest.fixture(scope="module")
 def whole_run(tiny_overrides, tmp_path_factory):
-    """(options, run folder) of a run that has passed all stages on the command line."""
+    """(options, run folder) of a run after all stages of the command line."""
     output = tmp_path_factory.mktemp("cli")
     words = options(tiny_overrides | {"training.output_dir": str(output), "training.run_name": "whole"})
     for stage in STAGES:
@@ -45,8 +45,10 @@ def test_the_run_folder_is_as_documented(whole_run):
         "evaluation.json",
         "samples.json",
     ]
+
     for name in names:
         assert (folder / name).stat().st_size > 0, name
+
     report = (folder / "report.md").read_text()
     assert "## Held-out text (step 6)" in report
     assert "**code**" in report
@@ -116,9 +118,10 @@ def test_generate_continues_prompts_of_a_file(whole_run, tmp_path, capsys):
 
 
 def test_a_model_that_was_trained_elsewhere_computes_here(whole_run, tmp_path, capsys):
-    """A checkpoint may be used on another device than the one of its run."""
+    """A checkpoint may be used on another device than the one that trained it."""
     folder = shutil.copytree(whole_run[1], tmp_path / "whole")
     words = ["--checkpoint", str(folder), "--training.output_dir", str(tmp_path), "--context.device_target"]
+
     for verb in (["generate", "--domain", "en", "--prompt", "open", "--max-new-tokens", "1"], ["evaluate"]):
         assert main([*verb, *words, "Ascend", "--monitor.heldout_samples", "1"]) == 1
         assert "context.device_target is Ascend, which MindSpore does not find here" in capsys.readouterr().err
@@ -143,11 +146,11 @@ def test_bad_records_are_all_named_in_a_file(tiny_overrides, tiny_corpus, tmp_pa
     assert main(["data", "prepare", *words]) == 0
 
     assert "7 bad records" in capsys.readouterr().out
-    named = (tmp_path / "prepared" / "data" / "bad_records.txt").read_text().splitlines()
-    assert [line.split(":")[1] for line in named] == [str(line_number) for line_number in range(241, 248)]
+    bad_lines = (tmp_path / "prepared" / "data" / "bad_records.txt").read_text().splitlines()
+    assert [line.split(":")[1] for line in bad_lines] == [str(line_number) for line_number in range(241, 248)]
 
 
-def test_routing_stats(whole_run, capsys):
+def test_routing_stats_prints_the_expected_load(whole_run, capsys):
     words, _ = whole_run
     assert main(["routing", "stats", *words]) == 0
     assert "expected load (balanced)" in capsys.readouterr().out
@@ -189,7 +192,7 @@ def test_errors_are_one_message(arguments, message, capsys, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     "arguments", [["train", "--training.steps"], ["train", "--steps", "3"], ["learn"], ["data", "unprepare"]]
 )
-def test_usage_is_refused_by_name(arguments, capsys):
+def test_a_wrong_word_is_named(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2

@@ -79,14 +79,14 @@ def test_it_takes_the_checkpoints_settings_and_prints_its_own(base, tuned):
 def test_the_loss_of_heldout_answers_falls_and_nothing_else_moves(base, tuned):
     _, folder, printed = tuned
 
-    found = json.loads((folder / "finetune.json").read_text("utf-8"))
+    report = json.loads((folder / "finetune.json").read_text("utf-8"))
 
-    (before,) = found["before"]["domains"]
-    (after,) = found["after"]["domains"]
+    (before,) = report["before"]["domains"]
+    (after,) = report["after"]["domains"]
     assert before["domain"] == after["domain"] == "zh"
     assert after["loss"] < before["loss"] - 0.05
     assert f"{before['loss']:.3f}" in printed
-    answer = found["after"]["answers"][0]
+    answer = report["after"]["answers"][0]
     assert answer["given"].endswith("打开\n答：")
     assert answer["reference"].startswith("窗口")
     old = CheckpointReader(base)
@@ -101,7 +101,7 @@ def test_the_loss_of_heldout_answers_falls_and_nothing_else_moves(base, tuned):
         assert same == ([False, False] if ".zh." in name else [True, True]), name
 
 
-def test_the_second_time_there_is_nothing_to_do(tuned, without_mindspore):
+def test_a_second_run_has_nothing_to_do(tuned, without_mindspore):
     words, folder, printed = tuned
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
@@ -233,8 +233,8 @@ def test_heldout_answers_of_published_files_improve(small, load_tool, tmp_path, 
 
     assert main(["finetune", *words, "--training.steps", "60", "--training.run_name", run]) == 0
 
-    found = json.loads((small.with_name(run) / "finetune.json").read_text("utf-8"))
-    (before,) = found["before"]["domains"]
-    (after,) = found["after"]["domains"]
+    report = json.loads((small.with_name(run) / "finetune.json").read_text("utf-8"))
+    (before,) = report["before"]["domains"]
+    (after,) = report["after"]["domains"]
     assert before["tokens"] == after["tokens"] > 300
     assert after["loss"] < before["loss"] - 0.1

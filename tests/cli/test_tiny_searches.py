@@ -80,7 +80,7 @@ def test_mistakes_are_reported_in_one_message(words, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("action", ["architecture", "batch-size"])
-def test_help(action, capsys):
+def test_every_action_has_help(action, capsys):
     with pytest.raises(SystemExit) as end:
         main(["tiny", action, "--help"])
     assert end.value.code == 0

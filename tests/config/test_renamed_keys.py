@@ -1,4 +1,4 @@
-"""Renamed keys: refused in what a user writes, translated in what mindpangu saved."""
+"""Renamed keys: refused in files and options of a user, translated in files that mindpangu saved."""
 
 from argparse import Namespace
 from pathlib import Path

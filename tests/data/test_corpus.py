@@ -125,6 +125,7 @@ def test_patterns_give_each_file_once_in_sorted_order(tmp_path, make_config, wri
 def test_a_pattern_without_a_file_is_an_error(tmp_path, make_config, write_jsonl):
     write_jsonl(tmp_path / "a.jsonl", [GOOD])
     config = make_config([tmp_path / "*.jsonl", tmp_path / "missing*.jsonl"])
+
     with pytest.raises(DataError, match=r"missing\*.jsonl' matches no file"):
         CorpusReader(config, build_domains(config))
     with pytest.raises(DataError, match=r"data.corpus is empty"):

@@ -1,4 +1,4 @@
-"""Groups of domains that train side by side: equal weights, the tolerance, a schedule that follows the weights."""
+"""Groups of domains that train in parallel: equal weights, the tolerance, and a schedule that follows the weights."""
 
 import itertools
 from fractions import Fraction
@@ -48,8 +48,8 @@ def test_weights_are_refused_only_if_no_assignment_meets_them(data):
     ]
     tolerance = data.draw(st.sampled_from([0.0, 0.01, 0.05]))
     assignments = [
-        [[domain for domain in range(count) if chosen[domain] == group] for group in range(num_groups)]
-        for chosen in itertools.product(range(num_groups), repeat=count)
+        [[domain for domain in range(count) if group_of_domain[domain] == group] for group in range(num_groups)]
+        for group_of_domain in itertools.product(range(num_groups), repeat=count)
     ]
     possible = any(all(worst_miss(phase, groups) <= tolerance for phase in phases) for groups in assignments)
 
@@ -107,7 +107,7 @@ def test_domains_without_weight_are_spread():
         (
             (4, 1, 1, 1),
             2,
-            r"does not divide into 2 equal groups .*'d0', which should have 57.14% .* 7.14% more or less",
+            r"does not divide into 2 equal groups .*'d0', which should have 57.14% .* is off by 7.14%",
         ),
         ((1, 1, 0, 0), 3, "only 2 domains have a weight above 0"),
     ],
@@ -123,18 +123,18 @@ def test_a_step_has_the_micro_batches_of_every_group_and_follows_the_weights(mak
     domains = build_domains(config)
     groups = domain_groups(config, domains)
     ((_, schedule),) = build_schedules(config, domains)
-    taken = [0] * 4
+    slots_taken = [0] * 4
 
     for _ in range(40):
-        step = schedule.step(taken)
+        step = schedule.step(slots_taken)
         assert len(step) == 4
         for index, slots in enumerate(step):
             assert set(slots.domain_of_slot) <= set(groups[index // 2])
             for domain in slots.domains_B().tolist():
-                taken[domain] += 1
+                slots_taken[domain] += 1
 
     weights = np.array([mixture[domain.name] for domain in domains])
-    np.testing.assert_allclose(np.array(taken) / sum(taken), weights / weights.sum(), atol=0.01)
+    np.testing.assert_allclose(np.array(slots_taken) / sum(slots_taken), weights / weights.sum(), atol=0.01)
 
 
 def test_the_shipped_1t_configuration_is_sigmas_layout():
@@ -151,4 +151,4 @@ def test_the_shipped_1t_configuration_is_sigmas_layout():
     assert (mesh.size, mesh.sub_groups, mesh.members) == (512, 4, 16)
     share = ExpertShare.from_mesh(mesh, mesh.coordinates(300), groups)
     assert share.experts(16) == range(5, 6)
-    assert share.part("up", (5120, 20480)).local_shape == (5120, 2560)
+    assert share.tensor_slice("up", (5120, 20480)).local_shape == (5120, 2560)

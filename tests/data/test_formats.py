@@ -1,4 +1,4 @@
-"""The document of each kind of domain, and the prompts that continue one."""
+"""The document format of each kind of domain, and the matching prompts."""
 
 import pytest
 
@@ -20,7 +20,7 @@ DOMAINS = {domain.name: domain for domain in PRESETS["sigma_40"]} | {"alpha": PR
         ("alpha", {"text": "好"}, ["好", "<eot>"]),
     ],
 )
-def test_the_format_of_each_kind(tiny_tokenizer, name, record, expected):
+def test_each_kind_of_domain_has_its_format(tiny_tokenizer, name, record, expected):
     expected_ids = []
     for item in expected:
         is_control = item.startswith("<")

@@ -76,7 +76,8 @@ def domains(make_config):
 
 def encoded(document, tokenizer):
     """Returns (ids, 1 where an id counts) of a document in the notation of DOCUMENTS."""
-    ids, counted = [], []
+    ids = []
+    counted = []
     for part in document:
         for piece in part if isinstance(part, list) else [part]:
             new = [tokenizer.control_id(piece)] if piece.startswith("<") else tokenizer.encode(piece)
@@ -118,39 +119,41 @@ def test_a_long_document_loses_the_start_of_its_prompt_then_the_end_of_its_answe
         ids, counted = encoded(
             ["<en>", f"Question: {record['question']}\nAnswer: ", [record["answer"], "<eot>"]], tiny_tokenizer
         )
-        ((found, mask, shortened),) = encode_samples([instruction_parts(domains["en"], record)], tiny_tokenizer, LENGTH)
+        ((encoded_ids, mask, shortened),) = encode_samples(
+            [instruction_parts(domains["en"], record)], tiny_tokenizer, LENGTH
+        )
         assert shortened
-        return ids, counted.index(1), found.tolist(), mask.tolist()
+        return ids, counted.index(1), encoded_ids.tolist(), mask.tolist()
 
     size = LENGTH + 1
     half = size // 2
 
     # a long prompt: the answer fits after a shorter one
-    ids, prompt, found, mask = sample(question=60, answer=4)
-    answer = len(ids) - prompt
-    assert found == [ids[0], *ids[prompt - (size - answer) + 1 : prompt], *ids[prompt:]]
-    assert mask == [0] * (size - answer) + [1] * answer
+    ids, prompt, encoded_ids, mask = sample(question=60, answer=4)
+    answer_length = len(ids) - prompt
+    assert encoded_ids == [ids[0], *ids[prompt - (size - answer_length) + 1 : prompt], *ids[prompt:]]
+    assert mask == [0] * (size - answer_length) + [1] * answer_length
 
     # both are long: both are cut
-    ids, prompt, found, mask = sample(question=60, answer=60)
-    assert found == [ids[0], *ids[prompt - half + 1 : prompt], *ids[prompt : prompt + size - half]]
+    ids, prompt, encoded_ids, mask = sample(question=60, answer=60)
+    assert encoded_ids == [ids[0], *ids[prompt - half + 1 : prompt], *ids[prompt : prompt + size - half]]
     assert mask == [0] * half + [1] * (size - half)
 
     # a long answer: only its end is cut if the prompt takes less than half of the sample
-    ids, prompt, found, mask = sample(question=1, answer=90)
+    ids, prompt, encoded_ids, mask = sample(question=1, answer=90)
     kept = min(prompt, half)
     assert mask == [0] * kept + [1] * (size - kept)
-    assert found[kept:] == ids[prompt : prompt + size - kept]
+    assert encoded_ids[kept:] == ids[prompt : prompt + size - kept]
 
 
-def test_a_domain_without_a_control_token(tiny_tokenizer):
+def test_a_domain_may_have_no_control_token(tiny_tokenizer):
     domain = Domain("bare", "monolingual", ())
     ids, _ = encoded(["问：word1\n答：", ["word2", "<eot>"]], tiny_tokenizer)
 
     parts = instruction_parts(domain, {"task": "qa", "question": "word1", "answer": "word2"})
-    ((found, _, _),) = encode_samples([parts], tiny_tokenizer, 100)
+    ((encoded_ids, _, _),) = encode_samples([parts], tiny_tokenizer, 100)
 
-    assert found[: len(ids)].tolist() == ids
+    assert encoded_ids[: len(ids)].tolist() == ids
 
 
 @pytest.mark.parametrize(

@@ -15,17 +15,17 @@ from mindpangu.errors import ConfigError
 def run(weights, num_slots, rounds):
     """Returns the slots of each round; checks after each that every domain is less than one slot from its share."""
     mixture = Mixture(weights, num_slots)
-    taken = [0] * len(weights)
+    slots_taken = [0] * len(weights)
     schedule = []
     total = sum(weights)
     for time in range(1, rounds + 1):
-        slots = mixture.next_slots(taken)
+        slots = mixture.next_slots(slots_taken)
         assert len(slots) == num_slots
         assert list(slots) == sorted(slots)
         for domain in slots:
-            taken[domain] += 1
+            slots_taken[domain] += 1
         for domain, weight in enumerate(weights):
-            assert abs(taken[domain] - Fraction(weight * time * num_slots, total)) < 1, (weights, num_slots, time)
+            assert abs(slots_taken[domain] - Fraction(weight * time * num_slots, total)) < 1, (weights, num_slots, time)
         schedule.append(slots)
     return schedule
 
@@ -35,6 +35,7 @@ def run(weights, num_slots, rounds):
 def test_shares_follow_the_weights_within_one_slot_and_domains_are_distinct(num_slots, weights):
     total = sum(weights)
     assume(total > 0)
+
     for slots in run(weights, num_slots, 80):
         assert all(weights[domain] > 0 for domain in slots)
         if max(weights) * num_slots <= total:
@@ -50,7 +51,7 @@ def test_shares_follow_the_weights_within_one_slot_and_domains_are_distinct(num_
         ([3, 20, 20, 20, 20, 3, 29, 6, 29], 5),  # fails if they are broken by overlapping windows alone
     ],
 )
-def test_crowded_schedules_that_plain_earliest_deadline_first_gets_wrong(weights, num_slots):
+def test_crowded_schedules_that_plain_earliest_deadline_first_gets_wrong_are_met(weights, num_slots):
     run(weights, num_slots, sum(weights))
 
 
@@ -126,6 +127,6 @@ def test_the_schedule_depends_only_on_the_slots_taken():
     weights = [5, 3, 2, 1, 1]
     num_slots = 2
     schedule = run(weights, num_slots, 40)
-    taken = [sum(slots.count(domain) for slots in schedule[:17]) for domain in range(5)]
+    slots_taken = [sum(slots.count(domain) for slots in schedule[:17]) for domain in range(5)]
 
-    assert Mixture(weights, num_slots).next_slots(taken) == schedule[17]
+    assert Mixture(weights, num_slots).next_slots(slots_taken) == schedule[17]

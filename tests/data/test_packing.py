@@ -1,4 +1,4 @@
-"""Cutting a stream into samples, their positions, and the loss-mask rule."""
+"""Packing: a stream is cut into samples, which get positions and a loss mask."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from mindpangu.data.packing import loss_mask, num_samples, positions, sample_window
 
-PAD, EOT = 1, 2
+PAD = 1
+EOT = 2
+
 batches = st.tuples(st.integers(1, 4), st.integers(2, 12)).flatmap(
     lambda shape: st.lists(
         st.integers(0, 5), min_size=shape[0] * (shape[1] + 1), max_size=shape[0] * (shape[1] + 1)
@@ -52,7 +54,7 @@ def test_positions_and_mask_follow_their_definition_token_by_token(block, eod_re
     assert found_mask.flags.c_contiguous
 
 
-def test_the_rule_on_a_written_example():
+def test_positions_and_mask_of_a_written_example():
     inputs = np.array([[7, EOT, EOT, 8, 9, PAD]], np.int32)
     targets = np.array([[EOT, EOT, 8, 9, PAD, PAD]], np.int32)
 

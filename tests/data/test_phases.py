@@ -1,4 +1,4 @@
-"""data.phases (a few domains first, then all): the stream, its state, and refused mixtures."""
+"""data.phases (a few domains first, then all): the stream, its state, and mixtures that are refused."""
 
 import json
 
@@ -22,19 +22,19 @@ def configured(make_config, phases=(FIRST, SECOND), **options):
 
 def domains_of(loader, domains, steps):
     """Returns the names of the domains in each step."""
-    taken = [[batch.sample_ids_B2[:, 0] for batch in loader.next_step().micro_batches] for _ in range(steps)]
-    return [{domains[domain].name for ids_B in step for domain in ids_B.tolist()} for step in taken]
+    sample_ids = [[batch.sample_ids_B2[:, 0] for batch in loader.next_step().micro_batches] for _ in range(steps)]
+    return [{domains[domain].name for ids_B in step for domain in ids_B.tolist()} for step in sample_ids]
 
 
 def test_each_phase_has_its_own_domains(tiny_shards, make_config):
     shards, domains = tiny_shards
     loader = Loader(shards, domains, configured(make_config))
 
-    found = domains_of(loader, domains, 9)
+    domains_of_step = domains_of(loader, domains, 9)
 
-    assert sorted(map(sorted, found[:3])) == [["en"], ["zh"], ["zh"]]
-    assert found[3:5] == [{"code"}] * 2
-    assert sorted(name for step in found[5:] for name in step) == ["bilingual", "code", "en", "zh"]
+    assert sorted(map(sorted, domains_of_step[:3])) == [["en"], ["zh"], ["zh"]]
+    assert domains_of_step[3:5] == [{"code"}] * 2
+    assert sorted(name for step in domains_of_step[5:] for name in step) == ["bilingual", "code", "en", "zh"]
 
 
 @pytest.mark.parametrize("schedule", [{}, {"schedule": "mixed", "domains_per_step": 4}], ids=["rotating", "mixed"])
@@ -50,9 +50,9 @@ def test_a_restored_loader_continues_exactly_from_any_step(tiny_shards, make_con
 
     for _ in range(6):
         expected = uninterrupted.next_step()
-        found = restored.next_step()
-        assert found.next_state == expected.next_state
-        for a, b in zip(found.micro_batches, expected.micro_batches, strict=True):
+        actual = restored.next_step()
+        assert actual.next_state == expected.next_state
+        for a, b in zip(actual.micro_batches, expected.micro_batches, strict=True):
             assert (a.sample_ids_B2 == b.sample_ids_B2).all()
 
 
@@ -70,8 +70,10 @@ def test_a_phase_continues_with_the_next_samples(tiny_shards, make_config):
 def test_a_state_whose_phase_began_elsewhere_is_refused(tiny_shards, make_config, began):
     shards, domains = tiny_shards
     loader = Loader(shards, domains, configured(make_config))
+
     for _ in range(4):
         state = loader.next_step().next_state
+
     assert sorted(state["phase_began"]) == [0, 0, 8, 16]
     with pytest.raises(DataError, match="does not fit"):
         Loader(shards, domains, configured(make_config), state | {"phase_began": began})
@@ -100,6 +102,7 @@ def test_groups_of_domains_are_the_same_in_all_phases(make_config):
         assert all(
             len({domains[domain].name for domain in group} & set(pair)) == 1 for group in domain_groups(config, domains)
         )
+
     config = configured(make_config, [PhaseConfig(4, {"zh": 2.0, "en": 1.0})], **groups)
     with pytest.raises(ConfigError, match=r"data.phases\[0\].mixture does not divide into 2 equal groups"):
         domain_groups(config, build_domains(config))

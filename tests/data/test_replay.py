@@ -40,16 +40,16 @@ def stream_of(tiny_shards, config, steps):
 
 
 @settings(max_examples=20, deadline=None)
-@given(kind=st.sampled_from(sorted(SCHEDULES)), chosen=st.lists(st.integers(0, 29), min_size=1, max_size=12))
-def test_replayed_batches_equal_those_of_the_stream(tiny_shards, make_config, kind, chosen):
+@given(kind=st.sampled_from(sorted(SCHEDULES)), step_indices=st.lists(st.integers(0, 29), min_size=1, max_size=12))
+def test_replayed_batches_equal_those_of_the_stream(tiny_shards, make_config, kind, step_indices):
     config = make_config(seed=3, **SCHEDULES[kind])
     states, batches, end = stream_of(tiny_shards, config, 30)
-    replay = ReplayLoader(Loader(*tiny_shards, config), 2, [states[step] for step in chosen], "digest", end)
+    replay = ReplayLoader(Loader(*tiny_shards, config), 2, [states[step] for step in step_indices], "digest", end)
 
-    for taken, step in enumerate([*chosen, *chosen], 1):  # the first step follows the last
-        found = replay.next_step()
-        assert_same(found.micro_batches, batches[step])
-        assert found.next_state == replay.state() == {"round": 2, "batch": taken, "sample": "digest"}
+    for num_taken, step in enumerate([*step_indices, *step_indices], 1):  # the first step follows the last
+        actual = replay.next_step()
+        assert_same(actual.micro_batches, batches[step])
+        assert actual.next_state == replay.state() == {"round": 2, "batch": num_taken, "sample": "digest"}
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
@@ -70,10 +70,10 @@ def test_skipping_a_step_changes_the_state_like_reading_it(tiny_shards, make_con
 def test_replay_resumes_from_its_state_or_begins_after_the_previous_round(tiny_shards, make_config):
     config = make_config()
     states, batches, end = stream_of(tiny_shards, config, 8)
-    chosen = [1, 4, 6]
+    step_indices = [1, 4, 6]
 
     def replay():
-        return ReplayLoader(Loader(*tiny_shards, config), 2, [states[step] for step in chosen], "digest", end)
+        return ReplayLoader(Loader(*tiny_shards, config), 2, [states[step] for step in step_indices], "digest", end)
 
     first = replay()
     first.next_step()
@@ -112,5 +112,5 @@ def test_any_other_state_is_refused(tiny_shards, make_config, state):
 def test_a_plain_loader_recognises_the_state_of_a_round(tiny_shards, make_config):
     loader = Loader(*tiny_shards, make_config())
 
-    with pytest.raises(DataError, match="stands in round 2 of several; go on with `mindpangu tiny rounds`"):
+    with pytest.raises(DataError, match="is in round 2 of several; continue with `mindpangu tiny rounds`"):
         loader.load_state({"round": 2, "batch": 1, "sample": "digest"})

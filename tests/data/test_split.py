@@ -15,15 +15,15 @@ from mindpangu.errors import DataError
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.integers(0, 2**64 - 1), st.integers(1, 1000), min_size=2), st.floats(0.001, 0.5))
 def test_held_out_fills_its_budget_and_never_takes_everything(sizes, fraction):
-    chosen = choose_heldout(sizes, fraction)
+    heldout = choose_heldout(sizes, fraction)
 
-    assert 0 < len(chosen) < len(sizes)
-    taken = sum(sizes[order] for order in chosen)
+    assert 0 < len(heldout) < len(sizes)
+    heldout_size = sum(sizes[order] for order in heldout)
     budget = fraction * sum(sizes.values())
-    if taken <= budget:
-        assert all(size > budget - taken for order, size in sizes.items() if order not in chosen)
+    if heldout_size <= budget:
+        assert all(size > budget - heldout_size for order, size in sizes.items() if order not in heldout)
     else:  # no document fits, so the smallest is held out
-        assert chosen == {min(sizes, key=lambda order: (sizes[order], order))}
+        assert heldout == {min(sizes, key=lambda order: (sizes[order], order))}
         assert min(sizes.values()) > budget
 
 
@@ -35,9 +35,9 @@ def test_documents_are_taken_in_the_order_of_their_hash():
 
 def test_the_order_depends_on_seed_domain_and_document():
     base = (0, "en", ("a", "b"))
-    others = [(1, "en", ("a", "b")), (0, "zh", ("a", "b")), (0, "en", ("ab", "")), (0, "en", ("a", "c"))]
+    other_documents = [(1, "en", ("a", "b")), (0, "zh", ("a", "b")), (0, "en", ("ab", "")), (0, "en", ("a", "c"))]
 
-    assert len({document_order(*key) for key in [base, *others]}) == 5
+    assert len({document_order(*key) for key in [base, *other_documents]}) == 5
     assert document_order(*base) == document_order(*base)
 
 

@@ -1,4 +1,4 @@
-"""StepPlanner: who trains on which micro-batch, and what ranks send each other, checked by counting tokens."""
+"""StepPlanner: which rank trains on which micro-batch, and what ranks send each other, checked by counting tokens."""
 
 import numpy as np
 import pytest
@@ -11,12 +11,14 @@ from mindpangu.data.step_planner import StepPlanner, align_slots
 from mindpangu.errors import RoutingError
 from mindpangu.parallel.mesh import Mesh
 
-VOCAB, LAYERS = 30, 2
+VOCAB = 30
+LAYERS = 2
 
 
 class Domain:
     def __init__(self, name, num_experts):
-        self.name, self.num_experts = name, num_experts
+        self.name = name
+        self.num_experts = num_experts
 
 
 class Table:
@@ -124,5 +126,5 @@ def test_ranks_that_exchange_tokens_have_the_same_domain_in_a_slot():
     assert [each.domain_of_slot for each in aligned] == [(0, 1, 2)] * 2
     assert [each.slot_of_sample_B.tolist() for each in aligned] == [[0, 2, 2], [1, 1, 2]]
     assert align_slots([one, one], 3) == [one, one]
-    with pytest.raises(RoutingError, match="have 4 domains, the step has 3 slots"):
+    with pytest.raises(RoutingError, match="have 4 domains, but the step has 3 slots"):
         align_slots([one, batch(rng, (1, 3, 3), [0, 1, 1])], 3)

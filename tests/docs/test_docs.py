@@ -1,7 +1,7 @@
-"""The documentation does what it says: its commands run, its links lead somewhere, the keys it names exist.
+"""The documentation is true: its commands run, its links have targets, and the configuration keys it names exist.
 
-The `bash` and `python` blocks of a page run in their order, in a copy of the project's recipes and tools whose
-`recipes/cpu_smoke.yaml` is tiny and already trained into `output/cpu_smoke`, so they run as they are written.
+The `bash` and `python` blocks of a page run in order, unchanged, in a copy of the project's recipes and tools. In this
+copy `recipes/cpu_smoke.yaml` is tiny and already trained into `output/cpu_smoke`.
 """
 
 import os
@@ -16,16 +16,18 @@ import yaml
 
 PROJECT = Path(__file__).parents[2]
 PAGES = sorted((PROJECT / "docs").glob("*.md"))
-LINKING = [*(PROJECT / name for name in ("README.md", "README_CN.md", "CONTRIBUTING.md")), *PAGES]
+PAGES_AND_READMES = [*(PROJECT / name for name in ("README.md", "README_CN.md", "CONTRIBUTING.md")), *PAGES]
 RECIPE = "recipes/cpu_smoke.yaml"
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_PATH = re.compile(r"`((?:mindpangu|ascend_ops|tools|tests|recipes)/[\w./-]+)`")
+_BUILT = "ascend_ops/_build"
 _FILE_ENDINGS = ("md", "py", "yaml", "png", "json", "safetensors", "jsonl", "cc")
 
 
 def blocks_of(path):
-    """(language, text) of every fenced block."""
+    """Returns (language, text) of every fenced block."""
     return _FENCE.findall(path.read_text(encoding="utf-8"))
 
 
@@ -38,7 +40,7 @@ def without_blocks(path):
 
 @pytest.fixture(scope="module")
 def project(tiny_corpus, tiny_overrides, tmp_path_factory):
-    """A folder like the project's, in which the recipe of the main job is tiny and has been trained."""
+    """A copy of the project in which the recipe of the main job is tiny and has been trained."""
     from mindpangu.cli.main import main
 
     folder = tmp_path_factory.mktemp("project")
@@ -65,15 +67,15 @@ def project(tiny_corpus, tiny_overrides, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """Variables under which `python` and `mindpangu` are those that run this test."""
+    """Environment variables with which `python` and `mindpangu` are those that run this test."""
     programs = tmp_path_factory.mktemp("bin")
-    beside = Path(sys.executable).parent
+    interpreter_folder = Path(sys.executable).parent
     for name, arguments in (("python", ""), ("mindpangu", " -m mindpangu")):
-        if not (beside / name).exists():
+        if not (interpreter_folder / name).exists():
             (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{arguments} "$@"\n')
             (programs / name).chmod(0o755)
     variables = {name: value for name, value in os.environ.items() if not name.startswith("MINDPANGU_")}
-    path = os.pathsep.join((str(beside), str(programs), os.environ["PATH"]))
+    path = os.pathsep.join((str(interpreter_folder), str(programs), os.environ["PATH"]))
     return variables | {"PATH": path, "PYTHONPATH": str(PROJECT)}
 
 
@@ -84,12 +86,13 @@ def run_block(language, text, folder, environment):
     )
 
 
-LONG = "checkpoints convert ecss finetune generation lifecycle main_job operators tiny".split()
-"""Pages whose commands take ten seconds and more."""
+SLOW_PAGES = "checkpoints convert ecss finetune generation lifecycle main_job operators tiny".split()
+"""Pages whose commands take ten seconds or more."""
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=pytest.mark.slow if page.stem in LONG else (), id=page.stem) for page in PAGES]
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if page.stem in SLOW_PAGES else (), id=page.stem) for page in PAGES],
 )
 def test_the_commands_of_a_page_run(page, project, environment):
     for language, text in blocks_of(page):
@@ -99,17 +102,19 @@ def test_the_commands_of_a_page_run(page, project, environment):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_block_has_a_language_and_bash_blocks_hold_only_our_commands(page):
+def test_every_block_names_its_language_and_bash_blocks_have_only_our_commands(page):
     for language, text in blocks_of(page):
         assert language in ("bash", "python", "console", "text"), f"{page.name}: {language or 'none'}\n{text}"
         if language == "bash":
             assert all(line.startswith(("mindpangu ", "python ")) for line in text.splitlines()), text
 
 
-def test_the_stages_of_the_main_job_are_those_of_its_script():
+def test_the_page_of_the_main_job_has_the_stages_of_its_script():
     script = (PROJECT / "recipes" / "run_910.sh").read_text(encoding="utf-8")
     stages = re.findall(r'^ *(mindpangu .*?) "\$\{(?:train_)?options\[@\]\}"(?: .*)?$', script, re.MULTILINE)
+
     documented = blocks_of(PROJECT / "docs" / "main_job.md")[1]
+
     assert documented == ("bash", "".join(f"{stage} --config {RECIPE}\n" for stage in stages))
 
 
@@ -122,51 +127,75 @@ def test_the_stages_of_the_main_job_are_those_of_its_script():
         ("python", "from mindpangu.config import no_such_name"),
     ],
 )
-def test_a_wrong_command_is_noticed(language, text, project, environment):
+def test_a_wrong_command_fails(language, text, project, environment):
     assert run_block(language, text, project, environment).returncode != 0
 
 
 # ---- Links and keys --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
-def test_every_relative_link_leads_to_a_file(page):
+@pytest.mark.parametrize("page", PAGES_AND_READMES, ids=lambda page: page.name)
+def test_every_relative_link_has_a_target(page):
     for link in _LINK.findall(without_blocks(page)):
         if link.startswith(("https://", "http://")):
             continue
         name, _, anchor = link.partition("#")
         target = (page.parent / name) if name else page
         assert target.exists(), f"{page.name}: {link}"
+
         if anchor:
-            assert anchor in anchors_of(target), f"{page.name}: {link}; {target.name} has {sorted(anchors_of(target))}"
+            anchors = anchors_of(target)
+            assert anchor in anchors, f"{page.name}: {link}; {target.name} has {sorted(anchors)}"
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
+def test_every_file_that_is_named_exists(page):
+    named = _PATH.findall(without_blocks(page))
+
+    missing = [name for name in named if not name.startswith(_BUILT) and not (PROJECT / name).exists()]
+
+    assert missing == []
 
 
 def anchors_of(page):
-    """The anchors that a renderer makes of a page's headings."""
+    """Returns the anchors that a renderer gives to the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", without_blocks(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def unknown_keys(text):
-    """Dotted keys of a known section that the configuration does not have."""
+    """Returns the dotted keys in a text whose section exists in the configuration, but not the key."""
     from mindpangu.config import describe
 
     known = {key for key, *_ in describe()}
     sections = "|".join(sorted({key.split(".")[0] for key in known}))
-    # a file (data.md), a path (model/…) or a module (mindpangu.model…) is no key
+    # skips files (data.md), paths (model/…), and modules (mindpangu.model…)
     pattern = rf"(?<![\w./])({sections})\.([a-z_]\w*)"
-    found = {(section, name) for section, name in re.findall(pattern, text) if name not in _FILE_ENDINGS}
-    return sorted(f"{section}.{name}" for section, name in found if f"{section}.{name}" not in known)
+    keys = {f"{section}.{name}" for section, name in re.findall(pattern, text) if name not in _FILE_ENDINGS}
+    return sorted(keys - known)
 
 
-@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
-def test_every_key_that_is_named_exists(page):
+@pytest.mark.parametrize("page", PAGES_AND_READMES, ids=lambda page: page.name)
+def test_every_configuration_key_on_a_page_exists(page):
     commands = [text for language, text in blocks_of(page) if language in ("bash", "console")]
+
     assert unknown_keys("\n".join([without_blocks(page), *commands])) == []
 
 
-def test_an_unknown_key_is_noticed():
-    assert unknown_keys("`training.stepz`, --model.depth 3, data.md, `data.seed`, mindpangu.data.loader") == [
-        "model.depth",
-        "training.stepz",
-    ]
+def test_unknown_keys_are_found_and_files_and_modules_are_ignored():
+    text = "`training.stepz`, --model.depth 3, data.md, `data.seed`, mindpangu.data.loader"
+
+    assert unknown_keys(text) == ["model.depth", "training.stepz"]
+
+
+# ---- Examples of the code --------------------------------------------------------------------------------------------
+
+
+def test_the_examples_in_contributing_are_the_code_itself():
+    text = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+    examples = re.findall(r"From\s+`([^`]+)`:\n\n```python\n(.*?)```", text, re.DOTALL)
+
+    assert len(examples) == len(re.findall("^```python", text, re.MULTILINE)) == 5
+    for name, example in examples:
+        assert example in (PROJECT / name).read_text(encoding="utf-8"), name

@@ -10,7 +10,9 @@ from mindpangu.data.route_plan import RoutePlan
 from mindpangu.domains import build_domains
 from mindpangu.experts import ExpertStore, open_experts
 
-LAYERS, DOMAINS, GROUP = 2, 4, 3
+LAYERS = 2
+DOMAINS = 4
+GROUP = 3
 
 
 def open_store(**changes):

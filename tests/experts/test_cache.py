@@ -1,4 +1,4 @@
-"""ExpertCache: which experts are read, which are replaced, and what a pool then holds."""
+"""ExpertCache: which experts are read, which are replaced, and what the pool holds afterwards."""
 
 import numpy as np
 import pytest

@@ -22,7 +22,7 @@ VARIANTS = {
 
 
 class SlowLink(Link):
-    """Copies slowly at random, so that work that nobody waits for shows."""
+    """A link with random delays, so that missing waits become visible."""
 
     def __init__(self, seed):
         super().__init__(2)
@@ -61,8 +61,8 @@ def test_equals_experts_that_never_move(variant, schedule, announced):
     norms, _, final = run_steps(config, store, steps, announced, SlowLink(seed), skipped)
 
     assert norms == expected[0]
-    for mine, other in zip(final, expected[2], strict=True):
-        np.testing.assert_array_equal(mine, other)
+    for array, other_array in zip(final, expected[2], strict=True):
+        np.testing.assert_array_equal(array, other_array)
 
 
 def expert_bytes(store):
@@ -72,7 +72,7 @@ def expert_bytes(store):
 @settings(max_examples=10, deadline=None)
 @given(schedules())
 def test_exactly_the_planned_bytes_move(schedule):
-    """To the device once for all micro-batches of a step, to the host once for every slot that used the expert."""
+    """An expert moves to the device once per step, and to the host once for every slot that used it."""
     seed, domains = schedule
     config, store = open_store(experts__staging="true")
     rng = np.random.default_rng(seed)
@@ -119,14 +119,15 @@ def test_modes_agree_where_every_expert_receives_tokens():
         plan = random_plan(np.random.default_rng(0), store, range(DOMAINS))
         plan.counts_LDA[:] = store.exists_LMA
         results.append(run_steps(config, store, [[plan]] * 3))
+
     for norms, _, final in results[1:]:
         assert norms == results[0][0]
-        for mine, other in zip(final, results[0][2], strict=True):
-            np.testing.assert_array_equal(mine, other)
+        for array, other_array in zip(final, results[0][2], strict=True):
+            np.testing.assert_array_equal(array, other_array)
 
 
 def test_untouched_experts_are_fetched_ahead_and_touched_ones_after_their_update():
-    """Alternating domains: all fetches but the first are done in the previous step; repeated ones: none is."""
+    """Alternating domains: every fetch but the first happens in the previous step. Repeated domains: none does."""
     events = []
 
     class Recorder(Link):
@@ -163,12 +164,13 @@ def test_gradients_in_host_memory_are_used_in_place():
     experts = open_experts(store, config)
     plan = random_plan(np.random.default_rng(0), store, [0, 2])
     plan.counts_LDA[:] = 1
+
     for position in range(2):
         experts.begin([plan])
         tensors = pretend_step(plan, experts.slabs(plan), position)
         experts.receive(plan, tensors)
-        found = experts.gradients()[0, 2][0]
-        assert np.shares_memory(found, tensors[4].asnumpy())  # layer 0, slot 1, the first of four
+        gradient = experts.gradients()[0, 2][0]
+        assert np.shares_memory(gradient, tensors[4].asnumpy())  # layer 0, slot 1, the first of four
 
 
 def test_experts_that_are_not_fetched_have_rows_but_are_not_read():
@@ -194,7 +196,7 @@ def test_experts_that_are_not_fetched_have_rows_but_are_not_read():
 
 
 def test_the_norm_is_computed_as_soon_as_the_last_gradients_have_arrived():
-    """Not when it is asked for: by then lower_backward, under which it should run, has ended."""
+    """It must not wait for the call of squared_norm: by then lower_backward, which should hide it, has ended."""
     config, store = open_store(experts__staging="true")
     experts = open_experts(store, config)
     calls = []
@@ -241,13 +243,13 @@ def test_a_mapped_store_gives_the_same_results(tmp_path):
         assert ("mapped from" in store.describe()) == (storage == "mapped")
 
     assert list((tmp_path / "scratch").iterdir()) == []  # the file has no name: nothing to clean up after a kill
-    for mine, other in zip(results[0][2], results[1][2], strict=True):
-        np.testing.assert_array_equal(mine, other)
+    for array, other_array in zip(results[0][2], results[1][2], strict=True):
+        np.testing.assert_array_equal(array, other_array)
 
 
 @pytest.mark.parametrize("staging", ["false", "true"])
 def test_a_failed_step_leaves_no_trace(staging):
-    """Neither in the store nor in the next step, which equals that of experts without a failed step."""
+    """The store is unchanged, and the next step equals that of experts without a failed step."""
     config, store = open_store(experts__staging=staging)
     before = state(store)
     experts = open_experts(store, config)
@@ -258,8 +260,8 @@ def test_a_failed_step_leaves_no_trace(staging):
         experts.begin([plan], [upcoming])
         experts.receive(plan, pretend_step(plan, experts.slabs(plan), 0))  # and then the step raises
     experts.finish()
-    for mine, other in zip(state(store), before, strict=True):
-        np.testing.assert_array_equal(mine, other)
+    for array, other_array in zip(state(store), before, strict=True):
+        np.testing.assert_array_equal(array, other_array)
 
     untouched = open_experts(store, config)
     for each in (experts, untouched):

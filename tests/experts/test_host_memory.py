@@ -17,7 +17,8 @@ from mindpangu.experts.host_memory import HostMemory, page_rounded
 def test_arrays_are_separate_and_zero(tmp_path, mapped):
     memory = HostMemory(3 * mmap.PAGESIZE, tmp_path / "new" / "folder" if mapped else None)
 
-    first, second = memory.zeros((2, 5)), memory.zeros((mmap.PAGESIZE // 4 + 1,))
+    first = memory.zeros((2, 5))
+    second = memory.zeros((mmap.PAGESIZE // 4 + 1,))
     assert memory.mapped == mapped
     assert not first.any()
     assert not second.any()
@@ -38,6 +39,7 @@ def full_disk(*arguments):
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full_disk)
+
     with pytest.raises(
         ExpertStoreError, match=r"scratch file of 5,000\.0 MB in .*: No space left on device; free space"
     ):
@@ -58,7 +60,7 @@ def test_a_full_disk_is_one_message_of_the_command(tiny_overrides, tmp_path, mon
     assert "Traceback" not in error
 
 
-def test_a_folder_that_is_a_file(tmp_path):
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
 
     with pytest.raises(ExpertStoreError, match=r"file: File exists"):

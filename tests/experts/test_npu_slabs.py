@@ -13,7 +13,7 @@ from tests.experts.conftest import open_store
 
 @pytest.fixture(autouse=True)
 def no_streams(monkeypatch):
-    """A CPU has no streams; all work is done when a call returns."""
+    """Replaces streams, which a CPU does not have: all work is done when a call returns."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
     monkeypatch.setattr(ms.runtime, "Stream", MagicMock())
     monkeypatch.setattr(ms.runtime, "Event", MagicMock())
@@ -24,13 +24,13 @@ def no_streams(monkeypatch):
 def test_experts_reach_the_device_rounded_and_gradients_come_back(dtype):
     _, store = open_store()
     slabs = NpuSlabs(store, dtype, device="CPU")
-    wanted_LMA = np.zeros_like(store.exists_LMA)
-    wanted_LMA[:, 0] = True
-    wanted_LMA[0, 2] = True
+    fetched_LMA = np.zeros_like(store.exists_LMA)
+    fetched_LMA[:, 0] = True
+    fetched_LMA[0, 2] = True
     slabs.reserve({0, 2})
     num_parameters = sum(int(np.prod(shape)) for shape in store.shapes.values())
 
-    assert slabs.fetch(wanted_LMA) == 9 * num_parameters * 2
+    assert slabs.fetch(fetched_LMA) == 9 * num_parameters * 2
 
     tensors = slabs.lookup((2, 0))
     assert {tensor.dtype for tensor in tensors} == {dtype}
@@ -40,14 +40,14 @@ def test_experts_reach_the_device_rounded_and_gradients_come_back(dtype):
         slot, index = divmod(position % 8, 4)
         domain = (2, 0)[slot]
         expected = list(store.weights[layer][domain].values())[index]
-        fetched = wanted_LMA[layer, domain]
+        fetched = fetched_LMA[layer, domain]
         np.testing.assert_allclose(array[fetched], expected[fetched], rtol=2**-8, atol=2**-24)
         assert not array[~fetched].any()
     assert any((array != 0).any() for array in arrays)
 
     on_host = slabs.to_host(tensors)()
-    for mine, array in zip(on_host, arrays, strict=True):
-        np.testing.assert_array_equal(mine.astype(np.float32), array)
+    for copy, array in zip(on_host, arrays, strict=True):
+        np.testing.assert_array_equal(copy.astype(np.float32), array)
 
     slabs.reserve({3, 2})  # domain 0 loses its buffers to domain 3, domain 2 keeps its own
     again = slabs.lookup((2, 3))
@@ -66,8 +66,8 @@ def test_rounding_to_bfloat16_is_to_nearest_even():
     tensor = ms.mint.empty((len(values),), dtype=ms.bfloat16, device="CPU")
 
     write_rounded(tensor, slice(0, len(values)), values)
-    found = read_rounded(tensor)
+    rounded = read_rounded(tensor)
 
     expected = ms.Tensor(values).astype(ms.bfloat16).astype(ms.float32).asnumpy()
-    np.testing.assert_array_equal(found, expected)
-    assert found[1000:1002].tolist() == [1.0, 1 + 2**-6]
+    np.testing.assert_array_equal(rounded, expected)
+    assert rounded[1000:1002].tolist() == [1.0, 1 + 2**-6]

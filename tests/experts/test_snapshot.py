@@ -1,4 +1,4 @@
-"""StoreSnapshot: whatever updates do meanwhile, every expert is read as it was, and copies are freed."""
+"""StoreSnapshot: every expert is read as it was, whatever updates do meanwhile, and copies are freed."""
 
 import sys
 import threading
@@ -60,9 +60,9 @@ def state(store):
     }
 
 
-def same(found, expected):
-    assert found.keys() == expected.keys()
-    return all(np.array_equal(found[name], expected[name]) for name in expected)
+def same(tensors, expected):
+    assert tensors.keys() == expected.keys()
+    return all(np.array_equal(tensors[name], expected[name]) for name in expected)
 
 
 EXPERTS = make_store().experts()
@@ -108,7 +108,7 @@ def test_any_order_of_updates_and_reads_gives_the_saved_state(events):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_reads_during_updates_give_the_saved_state(seed):
-    """Threads read while another one updates all the time; experts are large enough for them to overlap."""
+    """Threads read while another one updates constantly; experts are large enough for reads and updates to overlap."""
     rng = np.random.default_rng(seed)
     store = make_store(hidden_size=96)
     interval = sys.getswitchinterval()
@@ -132,11 +132,11 @@ def test_reads_during_updates_give_the_saved_state(seed):
             trainer.start()
             order = [EXPERTS[i] for i in rng.permutation(len(EXPERTS))]
             with ThreadPoolExecutor(2) as readers:
-                found = list(readers.map(lambda expert, taken=snapshot: read(taken, expert), order))
+                states = list(readers.map(lambda expert, taken=snapshot: read(taken, expert), order))
             stop.set()
             trainer.join()
             snapshot.close()
-            assert all(same(tensors, expected[expert]) for expert, tensors in found)
+            assert all(same(tensors, expected[expert]) for expert, tensors in states)
             assert not snapshot.copies
     finally:
         stop.set()
@@ -174,10 +174,10 @@ def test_a_reader_waits_until_its_expert_is_copied():
     may_continue = threading.Event()
     tensors_of = snapshot._tensors
 
-    def slow(asked):
+    def slow(expert):
         copying.set()
         assert may_continue.wait(10)
-        return tensors_of(asked)
+        return tensors_of(expert)
 
     snapshot._tensors = slow
 

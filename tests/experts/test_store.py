@@ -53,7 +53,7 @@ def test_only_activated_experts_change(store):
 
 
 def test_experts_follow_the_textbook_with_their_own_step_counts(store):
-    """Two steps, the second with more experts; weight decay spares the biases."""
+    """Runs two steps, the second with more experts; weight decay does not apply to biases."""
     rng = np.random.default_rng(0)
     states = {
         name: [s[0][1][name].copy() for s in (store.weights, store.moment1, store.moment2)] for name in SLAB_TENSORS
@@ -95,7 +95,7 @@ def test_initial_weights_of_a_domain_do_not_depend_on_the_others(store):
     assert not np.array_equal(alone.weights[1][0]["up"][0], alone.weights[1][0]["up"][1])
 
 
-def test_squared_norm(store):
+def test_the_squared_norm_counts_activated_experts_only(store):
     gradients = {(0, 1): [np.full((3, 5), 2.0, np.float32)], (1, 0): [np.full((3, 100_000), 0.5, np.float32)]}
     gradients[1, 0][0][1] = np.nan  # of an expert that received nothing
     activated_LMA = np.zeros((2, 2, 3), bool)

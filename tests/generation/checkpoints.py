@@ -30,14 +30,14 @@ def save(model, folder, tensors=1):
             writer.write(f"tokenizer/{vocabulary}.model", tokenizer.model_bytes)
         for name, data in model.table.encode().items() if model.table else ():
             writer.write(f"routing/{name}", data)
-        writer.write("dense_00000_of_00001.safetensors", DenseTensors(arrays, model.decoder.parts).encode())
+        writer.write("dense_00000_of_00001.safetensors", DenseTensors(arrays, model.decoder.slices).encode())
         for layer, domain, index in model.store.experts():
             whole = expert(model, layer, domain, index)
             for part in range(tensors):
                 share = ExpertShare(tensor=part, tensors=tensors)
-                mine = {name: share.part(name, tensor.shape).of(tensor) for name, tensor in whole.items()}
+                shard = {name: share.tensor_slice(name, tensor.shape).of(tensor) for name, tensor in whole.items()}
                 header = model.parts.expert_header(layer, domain, index, (part, tensors))
-                writer.write(header.name, header.encode(mine))
+                writer.write(header.name, header.encode(shard))
     return CheckpointReader(folder)
 
 

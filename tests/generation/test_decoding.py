@@ -49,21 +49,21 @@ def check_every_step(model, names, capacity=16, count=8, tolerance=1e-4):
             np.testing.assert_allclose(scores[index], expected, atol=tolerance)
 
 
-def test_domains_and_prompt_lengths_in_one_batch(tiny_overrides):
+def test_scores_of_domains_and_prompt_lengths_in_one_batch(tiny_overrides):
     check_every_step(open_model(tiny_overrides), ["zh", "en", "bilingual", "code"])
 
 
-def test_a_dense_model_whose_positions_restart_after_eot(tiny_overrides):
+def test_scores_of_a_dense_model_whose_positions_restart_after_eot(tiny_overrides):
     check_every_step(open_model(tiny_overrides, model__rre_layers="0", data__eod_reset="true"), ["zh", "en"])
 
 
 @pytest.mark.parametrize("rre_layers", ["0", pytest.param("2", marks=pytest.mark.slow)], ids=["dense", "rre"])
-def test_pangu_pi_without_a_query_layer(tiny_overrides, pangu_pi, rre_layers):
+def test_scores_of_pangu_pi_without_a_query_layer(tiny_overrides, pangu_pi, rre_layers):
     check_every_step(open_model(tiny_overrides | pangu_pi, model__rre_layers=rre_layers), ["zh", "en"])
 
 
 @pytest.mark.slow
-def test_rre_blocks_below_the_query_layer_with_resets(tiny_overrides):
+def test_scores_of_rre_blocks_below_the_query_layer_with_resets(tiny_overrides):
     check_every_step(open_model(tiny_overrides, data__eod_reset="true"), ["zh", "en"])
 
 
@@ -75,7 +75,7 @@ def test_half_precision(tiny_overrides):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("names", [["zh", "en"], ["en", "code"]], ids=["mixed", "same"])
-def test_several_vocabularies(tiny_overrides, tmp_path, names):
+def test_scores_of_several_vocabularies(tiny_overrides, tmp_path, names):
     from mindpangu.config import load_config
     from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
 
@@ -91,9 +91,9 @@ def test_several_vocabularies(tiny_overrides, tmp_path, names):
 
 @pytest.mark.parametrize("longest", [1, 2, 15, 16, 17, 100, 512, 1000])
 def test_lengths_are_ascending_and_end_with_the_longest(longest):
-    found = lengths(longest)
+    values = lengths(longest)
 
-    assert found == sorted(set(found))
-    assert found[-1] == longest
+    assert values == sorted(set(values))
+    assert values[-1] == longest
     # padding at most doubles a prompt of 16 or more tokens
-    assert all(later <= 2 * earlier for earlier, later in pairwise(found))
+    assert all(later <= 2 * earlier for earlier, later in pairwise(values))

@@ -43,7 +43,7 @@ def generator(reader):
 
 
 def requests(**changes):
-    """Requests in all domains, more than a batch; one prompt is longer than the window, and texts outgrow it."""
+    """Returns more requests than a batch holds, in all domains. One prompt and several texts exceed the window."""
     prompts = {"zh": "打开窗口", "en": "open the window and close the table then save the file " * 3, "code": "def"}
     return [Request(name, text, 24, **changes) for name, text in (*prompts.items(), ("bilingual", "保存"))]
 
@@ -60,21 +60,21 @@ def text_of(model, request, tokens):
 
 
 def test_greedy_tokens_beyond_the_window_are_those_of_the_loop_without_a_cache(model, generator):
-    asked = requests()
+    batch = requests()
 
-    completions = generator.generate(asked)
+    completions = generator.generate(batch)
 
-    for request, found in zip(asked, completions, strict=True):
+    for request, completion in zip(batch, completions, strict=True):
         tokens = expected_tokens(model, request)
-        assert found.text == text_of(model, request, tokens)
-        assert found.tokens == len(tokens) + (found.finished == "eot")
-        assert found.finished in ("eot", "length")
+        assert completion.text == text_of(model, request, tokens)
+        assert completion.tokens == len(tokens) + (completion.finished == "eot")
+        assert completion.finished in ("eot", "length")
 
 
 def test_scores_are_those_of_the_loop_when_texts_outgrow_their_windows_at_different_times(
     model, generator, monkeypatch
 ):
-    """A text that is read again skips a step, and nothing of that step may reach its cache."""
+    """A text whose window moves is read again and skips a step. Nothing of that step may reach its cache."""
     seen: dict[int, list[np.ndarray]] = {}
     pick = Sampler.pick
 
@@ -84,27 +84,27 @@ def test_scores_are_those_of_the_loop_when_texts_outgrow_their_windows_at_differ
 
     monkeypatch.setattr(Sampler, "pick", watched)
     prompts = {"zh": "打开窗口", "en": "open the window and then", "code": "def f0(x):"}
-    asked = [Request(name, text, 40, WARM) for name, text in prompts.items()]
+    batch = [Request(name, text, 40, WARM) for name, text in prompts.items()]
     lengths = set()
-    for each in asked:
+    for each in batch:
         _, domain = domain_named(model.domains, each.domain)
         lengths.add(len(prompt_ids(domain, each.prompt, model.tokenizers["main"])))
     assert len(lengths) == 3
 
-    generator.generate(asked)
+    generator.generate(batch)
 
     window = model.config.model.seq_length
-    for request, scores in zip(asked, seen.values(), strict=True):
+    for request, scores in zip(batch, seen.values(), strict=True):
         _, domain = domain_named(model.domains, request.domain)
         ids = prompt_ids(domain, request.prompt, model.tokenizer_of(domain))
         sampler = Sampler(request.sampling, ids)
         start = 0
-        for found_V in scores:
+        for actual_V in scores:
             if len(ids) - start > window:
                 start = len(ids) - window // 2
-            expected_V = reference_scores(model, request.domain, ids[start:])[: len(found_V)]
-            np.testing.assert_allclose(found_V, expected_V, atol=1e-4)
-            ids = [*ids, pick(sampler, found_V)]
+            expected_V = reference_scores(model, request.domain, ids[start:])[: len(actual_V)]
+            np.testing.assert_allclose(actual_V, expected_V, atol=1e-4)
+            ids = [*ids, pick(sampler, actual_V)]
         assert len(ids) > 2 * window
 
 
@@ -218,10 +218,10 @@ def test_a_seed_gives_one_text_whatever_else_is_in_its_batch(generator):
 
 
 def test_pieces_add_up_and_end_with_a_reason(generator):
-    asked = requests(sampling=WARM)
+    batch = requests(sampling=WARM)
 
-    pieces = list(generator.stream(asked))
-    completions = generator.generate(asked)
+    pieces = list(generator.stream(batch))
+    completions = generator.generate(batch)
 
     for index, completion in enumerate(completions):
         of_request = [piece for piece in pieces if piece.request == index]

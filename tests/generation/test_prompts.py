@@ -45,7 +45,7 @@ def test_lines_that_are_no_prompts_are_named(tmp_path, line, message):
         read_prompts(path, "en")
 
 
-def test_files_that_cannot_be_read(tmp_path):
+def test_files_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(GenerationError, match="cannot be read: No such file"):
         read_prompts(tmp_path / "absent.txt", "en")
 
@@ -57,7 +57,7 @@ def test_files_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "size"), [("2GB", 2 * 10**9), ("500 mb", 5 * 10**8), ("1.5GiB", 3 * 2**29), ("4096", 4096)]
 )
-def test_sizes(text, size):
+def test_memory_sizes_have_units(text, size):
     assert memory_size(text) == size
 
 

@@ -1,4 +1,4 @@
-"""Sampling a token."""
+"""Sampling: temperature, top-k, top-p, penalties, and the random numbers drawn."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def reference_distribution(logits, settings, prompt=(), generated=()):
 
 
 class FixedRng:
-    """A random generator that always returns the same number."""
+    """A random number generator that always returns the same number."""
 
     def __init__(self, value):
         self.value = value

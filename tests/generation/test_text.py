@@ -85,7 +85,7 @@ def cut(pieces, stops):
     stops=st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3),
 )
 def test_a_text_is_cut_before_its_first_stop_string(pieces, stops):
-    shown, found = cut(pieces, stops)
+    shown, stopped = cut(pieces, stops)
 
     whole = "".join(pieces)
     seen = ""
@@ -96,12 +96,12 @@ def test_a_text_is_cut_before_its_first_stop_string(pieces, stops):
             break
     expected = min((seen.index(stop) for stop in stops if stop in seen), default=len(whole))
     assert "".join(shown) == whole[:expected]
-    assert found == any(stop in whole for stop in stops)
+    assert stopped == any(stop in whole for stop in stops)
 
 
 def test_text_that_may_become_a_stop_string_is_held_back():
-    shown, found = cut(["one\n", "\ntwo", "\n", "\n", "#", "# three"], ["\n\n##"])
-    assert (shown, found) == (["one", "\n\ntwo", "", "", "", ""], True)
+    shown, stopped = cut(["one\n", "\ntwo", "\n", "\n", "#", "# three"], ["\n\n##"])
+    assert (shown, stopped) == (["one", "\n\ntwo", "", "", "", ""], True)
 
-    shown, found = cut(["one\n", "\n#"], ["\n\n##"])
-    assert (shown, found) == (["one", "", "\n\n#"], False)
+    shown, stopped = cut(["one\n", "\n#"], ["\n\n##"])
+    assert (shown, stopped) == (["one", "", "\n\n#"], False)

@@ -43,7 +43,7 @@ def shards(trained):
 
 
 class Forward:
-    """The logits of a checkpoint's model."""
+    """Computes the logits of a checkpoint's model."""
 
     def __init__(self, folder):
         self.model = load_model(CheckpointReader(folder))
@@ -86,7 +86,7 @@ class Forward:
 
 @pytest.fixture(scope="package")
 def logits(shards):
-    """logits(folder, domain names, new_ids) → logits of its model on held-out text, [domains, B·S, V]."""
+    """logits(folder, domain names, new_ids) returns a model's logits on held-out text, [domains, B·S, V]."""
 
     def compute(folder, domain_names, new_ids=None):
         forward = Forward(folder)

@@ -68,8 +68,8 @@ def test_a_copied_domain_computes_what_its_parent_does(trained, tmp_path, logits
     assert (header.step_count, header.domain) == (parent_header.step_count, "poetry")
     for name, values in parent_weights.items():
         np.testing.assert_array_equal(weights[name], values)
-    found = logits(after.folder, OLD)
-    for name, values in zip(OLD, found, strict=True):
+    actual = logits(after.folder, OLD)
+    for name, values in zip(OLD, actual, strict=True):
         np.testing.assert_array_equal(values, full_logits[name])
     table = RoutingTable.load(after.folder / "routing", ["poetry", "zh"])
     np.testing.assert_array_equal(table.array(0, "poetry"), table.array(0, "zh"))
@@ -113,12 +113,12 @@ def test_a_vocabulary_of_its_own_appends_rows_and_keeps_the_others(trained, tmp_
     assert main(["experts", "copy", "zh", "--from", "chemistry", *words]) == 1
     assert "a table only fits the tokens of its vocabulary" in capsys.readouterr().err
 
-    gone = experts("remove", "chemistry", checkpoint=tmp_path / "own", out=tmp_path / "gone")
+    removed = experts("remove", "chemistry", checkpoint=tmp_path / "own", out=tmp_path / "gone")
 
     for name, shape in old.shapes.items():
-        np.testing.assert_array_equal(DenseFiles(gone).read(name), old.read(name))
-        assert DenseFiles(gone).shapes[name] == shape
-    assert [name for name in gone.files if name.startswith("tokenizer/")] == ["tokenizer/main.model"]
+        np.testing.assert_array_equal(DenseFiles(removed).read(name), old.read(name))
+        assert DenseFiles(removed).shapes[name] == shape
+    assert [name for name in removed.files if name.startswith("tokenizer/")] == ["tokenizer/main.model"]
 
     # exported alone: ids are local to the vocabulary, whose rows come last in the full table
     words = ["--domains", "chemistry", "--export", "--checkpoint", tmp_path / "own", "--out", tmp_path / "export"]
@@ -328,7 +328,7 @@ def test_a_tokenizer_without_reserved_tokens_says_what_to_do(trained, tmp_path, 
 
 
 def test_experts_in_several_files_are_taken_over(trained, tmp_path):
-    """An expert in two files, as a tensor group writes it, is copied and read whole."""
+    """An expert in two files, as a tensor group writes it, is copied and read completely."""
     source = CheckpointReader(trained)
     shared = split_experts(source, tmp_path / "shared", "zh")
 

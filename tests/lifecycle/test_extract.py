@@ -64,8 +64,8 @@ def test_a_smaller_vocabulary_gives_the_kept_tokens_their_logits(trained, shards
     kept = np.array([index for index in range(420) if old.piece(index) in pieces])
     new_ids = np.full(420, -1, np.int32)
     new_ids[kept] = np.arange(len(kept))
-    found = logits(after.folder, ["zh"], new_ids)[0]
-    np.testing.assert_allclose(found, full_logits["zh"][:, kept], atol=1e-5)
+    actual = logits(after.folder, ["zh"], new_ids)[0]
+    np.testing.assert_allclose(actual, full_logits["zh"][:, kept], atol=1e-5)
     for split in (TRAIN, HELDOUT):
         tokens = np.asarray(shards.tokens("zh", split))
         assert (new_ids[tokens] >= 0).all()
@@ -83,8 +83,8 @@ def test_the_export_alone_gives_the_logits(trained, shards, tmp_path, full_logit
     expected = full_logits["code"].reshape(4, 16, -1)
     windows = np.stack([np.asarray(shards.tokens("code", HELDOUT))[i * 16 : i * 16 + 16] for i in range(4)])
     np.testing.assert_array_equal(windows, tokens_BS)
-    found = forward_of_export(load_file(out / "model.safetensors"), settings, windows.astype(np.int64))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    actual = forward_of_export(load_file(out / "model.safetensors"), settings, windows.astype(np.int64))
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
     assert settings["control_tokens"] == ["<python>", "<java>"]
     assert Tokenizer.load(out / "tokenizer.model").vocab_size == settings["vocab_size"]
 

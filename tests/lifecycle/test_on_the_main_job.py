@@ -46,15 +46,17 @@ def test_the_export_gives_the_logits_of_a_thousand_samples(run, tmp_path):
     shards = TokenShards.open(run / "data")
     full = Forward(run)
     samples = 0
+
     for name in DOMAINS:
         out = tmp_path / name
         assert main(["extract", "--domains", name, "--export", "--checkpoint", str(run), "--out", str(out)]) == 0
         weights = load_file(out / "model.safetensors")
         settings = json.loads((out / "config.json").read_text())
         for batch in list(heldout_batches(shards, name, full.model.config, 8))[: SAMPLES // 8 // len(DOMAINS) + 1]:
-            found = forward_of_export(weights, settings, batch.tokens_BS)
-            np.testing.assert_allclose(found.reshape(-1, found.shape[-1]), full(batch, name), atol=1e-5)
+            actual = forward_of_export(weights, settings, batch.tokens_BS)
+            np.testing.assert_allclose(actual.reshape(-1, actual.shape[-1]), full(batch, name), atol=1e-5)
             samples += len(batch.tokens_BS)
+
     assert samples >= SAMPLES
 
 
@@ -64,7 +66,7 @@ def batches_of(shards, config):
         yield from list(heldout_batches(shards, name, config, 8))[: SAMPLES // 8 // len(DOMAINS) + 1]
 
 
-def test_a_thousand_samples_bit_for_bit_and_with_fewer_rows_to_1e5(run, tmp_path):
+def test_a_thousand_samples_agree_bit_for_bit_and_with_fewer_rows_to_1e5(run, tmp_path):
     shards = TokenShards.open(run / "data")
 
     words = ["extract", "--domains", ",".join(DOMAINS), "--checkpoint", str(run)]
@@ -123,7 +125,7 @@ def peak_memory(*words):
 
 
 def test_peak_memory_is_measured():
-    """The measurement itself: it notices a process that takes 300 MB."""
+    """Checks the measurement itself: it notices a process that takes 300 MB."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     subprocess.run([sys.executable, "-c", "b = bytearray(b'x') * (300 << 20)"], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

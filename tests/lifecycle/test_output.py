@@ -25,7 +25,7 @@ def test_results_are_not_written_over_others(trained, tmp_path, capsys, form):
     assert not (folder / "sub").exists()
 
 
-def test_a_folder_appears_when_it_is_whole(tmp_path):
+def test_a_folder_appears_when_it_is_complete(tmp_path):
     out = tmp_path / "new" / "out"
 
     with new_folder(out) as folder:

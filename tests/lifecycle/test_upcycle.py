@@ -18,7 +18,7 @@ from mindpangu.tokenizer import Tokenizer, train_tokenizer
 
 @pytest.fixture(scope="module")
 def child_words(tiny_overrides, trained):
-    """Options of the child's configuration, which is that of the sparse run."""
+    """Options of the child's configuration, which is the sparse run's."""
     run = {"training.output_dir": str(trained.parent), "training.run_name": trained.name}
     return [word for key, value in (tiny_overrides | run).items() for word in (f"--{key}", value)]
 

@@ -1,4 +1,4 @@
-"""A tiny Σ that 4 ranks can share, and trainings of it that tests have in common."""
+"""A tiny PanGu-Σ that 4 ranks can share, and trainings of it that tests share."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the modules that are no tests
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules that are not tests
 
 from launching import PROJECT, SECONDS, finish, start_ranks
 
@@ -19,7 +19,7 @@ from mindpangu.data.prepare import prepare_routing
 
 @pytest.fixture(scope="session")
 def parallel_overrides(tiny_overrides, tmp_path_factory):
-    """The tiny Σ of all tests with 4 heads and 4 experts a domain, so that 4 ranks can share it, and always clipped."""
+    """The tiny PanGu-Σ with 4 heads and 4 experts per domain, which 4 ranks can share; every step is clipped."""
     output = tmp_path_factory.mktemp("parallel")
     shutil.copytree(Path(tiny_overrides["training.output_dir"]) / "prepared", output / "prepared")
     shutil.rmtree(output / "prepared" / "routing")
@@ -38,7 +38,7 @@ def parallel_overrides(tiny_overrides, tmp_path_factory):
 
 @pytest.fixture
 def run_of(parallel_overrides, tmp_path):
-    """run_of(name, **overrides) → overrides of the tiny Σ in a run folder of its own, tmp_path / name."""
+    """run_of(name, **overrides) returns overrides of the tiny PanGu-Σ with its own run folder, tmp_path / name."""
 
     def make(name, **changes):
         shutil.copytree(Path(parallel_overrides["training.output_dir"]) / "prepared", tmp_path / name)
@@ -50,13 +50,13 @@ def run_of(parallel_overrides, tmp_path):
 
 @pytest.fixture(scope="session")
 def trained(parallel_overrides, tmp_path_factory):
-    """trained(ranks, steps, **overrides) → folder with what `training_worker.py` has found; each only once."""
-    done = {}
+    """trained(ranks, steps, **overrides) returns the folder of results of `training_worker.py`; runs each case once."""
+    folders = {}
 
     def run(ranks, steps, **changes):
         overrides = parallel_overrides | {key.replace("__", "."): value for key, value in changes.items()}
-        key = ranks, steps, json.dumps(overrides, sort_keys=True)
-        if key not in done:
+        key = (ranks, steps, json.dumps(overrides, sort_keys=True))
+        if key not in folders:
             folder = tmp_path_factory.mktemp("trained")
             worker = [Path(__file__).with_name("training_worker.py")]
             arguments = [json.dumps(overrides), folder, steps]
@@ -67,7 +67,7 @@ def trained(parallel_overrides, tmp_path_factory):
             else:
                 code = finish(start_ranks(ranks, worker, arguments, folder), folder)
                 assert code == 0, "\n".join(log.read_text()[-1500:] for log in sorted(folder.rglob("worker_*.log")))
-            done[key] = folder
-        return done[key]
+            folders[key] = folder
+        return folders[key]
 
     return run

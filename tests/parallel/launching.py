@@ -1,4 +1,4 @@
-"""Starts trainings of several processes, as msrun does on a cluster."""
+"""Starts trainings with several processes through msrun, as on a cluster."""
 
 import contextlib
 import json
@@ -17,12 +17,12 @@ SECONDS = 300
 
 
 def words_of(overrides) -> list[str]:
-    """The command line that trains with overrides."""
+    """Returns the command-line words of a training with these overrides."""
     return ["train", *(word for key, value in overrides.items() for word in (f"--{key}", str(value)))]
 
 
 def losses_of(root: Path) -> list[float]:
-    """The losses of the steps that a run folder has so far."""
+    """Returns the losses of all steps in a run folder so far."""
     path = root / "metrics.jsonl"
     return [json.loads(line)["loss"] for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -34,11 +34,11 @@ def free_port() -> int:
 
 
 def start_ranks(ranks, script, arguments, folder, **variables):
-    """Starts msrun with this number of processes of a Python script, in a session of its own. Logs go to `folder`."""
+    """Starts a Python script in `ranks` processes through msrun, in a new session. Logs go to `folder`."""
     tools = Path(sys.executable).parent
     msrun = shutil.which("msrun", path=f"{tools}{os.pathsep}{os.environ['PATH']}")
     if msrun is None:
-        pytest.skip("msrun is not there")
+        pytest.skip("msrun is not installed")
     environment = os.environ | {"GLOG_v": "3", "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"} | variables
     environment["PATH"] = f"{tools}{os.pathsep}{environment['PATH']}"  # msrun starts "python"
     command = [msrun, f"--worker_num={ranks}", f"--local_worker_num={ranks}", f"--master_port={free_port()}"]
@@ -49,11 +49,11 @@ def start_ranks(ranks, script, arguments, folder, **variables):
 
 
 def finish(process, folder, seconds=SECONDS):
-    """Waits for a process and returns its exit code; kills whatever still runs afterwards."""
+    """Waits for a process, kills what is left of its session, and returns its exit code."""
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
-        pytest.fail("\n".join([*(path.read_text()[-1500:] for path in sorted(folder.rglob("worker_*.log")))]))
+        pytest.fail("\n".join(path.read_text()[-1500:] for path in sorted(folder.rglob("worker_*.log"))))
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

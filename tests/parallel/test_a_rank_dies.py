@@ -1,4 +1,4 @@
-"""kill -9 of one rank: all ranks end, the log names it, and training resumes as if nothing had happened."""
+"""After kill -9 of one rank, all ranks end, the log names it, and training resumes as if nothing had happened."""
 
 import json
 import os
@@ -16,7 +16,7 @@ PROGRAM = ["python", "-m", "mindpangu"]
 
 @pytest.fixture
 def overrides(run_of):
-    """overrides(name) → overrides for a run folder of its own."""
+    """overrides(name) returns overrides with a separate run folder."""
 
     def make(name):
         return run_of(
@@ -31,11 +31,11 @@ def overrides(run_of):
 
 
 @pytest.fixture
-def straight(overrides, tmp_path):
-    """The losses of a training that is not killed."""
-    process = start_ranks(2, PROGRAM, words_of(overrides("straight")), tmp_path / "logs0")
+def uninterrupted(overrides, tmp_path):
+    """The losses of an uninterrupted training."""
+    process = start_ranks(2, PROGRAM, words_of(overrides("uninterrupted")), tmp_path / "logs0")
     assert finish(process, tmp_path) == 0
-    return losses_of(tmp_path / "straight")
+    return losses_of(tmp_path / "uninterrupted")
 
 
 def send(signum, process, root, *ranks):
@@ -50,24 +50,26 @@ def send(signum, process, root, *ranks):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_rank_is_named_and_training_resumes(overrides, straight, tmp_path, victim):
+def test_a_killed_rank_is_named_and_training_resumes(overrides, uninterrupted, tmp_path, victim):
     killed = overrides("killed")
     root = tmp_path / "killed"
     process = start_ranks(2, PROGRAM, words_of(killed), tmp_path / "logs1")
     send(signal.SIGKILL, process, root, victim)
+
     assert finish(process, tmp_path, 120) != 0
     other = (tmp_path / "logs1" / "msrun_log" / f"worker_{1 - victim}.log").read_text()
     assert f"mindpangu: error: rank {1 - victim}: rank {victim} on " in other
     assert "is dead; its last step was " in other
 
     resumed = start_ranks(2, PROGRAM, [*words_of(killed), "--resume"], tmp_path / "logs2")
+
     assert finish(resumed, tmp_path) == 0
-    assert losses_of(root) == straight
+    assert losses_of(root) == uninterrupted
 
 
 def run_script(overrides, folder):
-    """run_cpu_cluster.sh with two processes, and one restart."""
-    (folder / "empty.yaml").write_text("{}\n")  # the defaults, as in `straight`
+    """Starts run_cpu_cluster.sh with two processes and at most one restart."""
+    (folder / "empty.yaml").write_text("{}\n")  # the defaults, as in `uninterrupted`
     words = words_of(overrides | {"training.restarts": 1})[1:]
     command = ["bash", "recipes/run_cpu_cluster.sh", "2", "--config", str(folder / "empty.yaml"), *words]
     environment = os.environ | {"MINDPANGU_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
@@ -76,7 +78,7 @@ def run_script(overrides, folder):
 
 
 @pytest.mark.slow
-def test_the_script_restarts_a_killed_training(overrides, straight, tmp_path):
+def test_the_script_restarts_a_killed_training(overrides, uninterrupted, tmp_path):
     process = run_script(overrides("killed"), tmp_path)
     send(signal.SIGKILL, process, tmp_path / "killed", 1)
 
@@ -84,8 +86,10 @@ def test_the_script_restarts_a_killed_training(overrides, straight, tmp_path):
     log = (tmp_path / "log.txt").read_text()
     assert "is dead; its last step was " in log
     assert "continuing from the last checkpoint, restart 1 of 1" in log
-    assert losses_of(tmp_path / "killed") == straight
-    assert "is dead" in (tmp_path / "killed" / "msrun_log" / "worker_0.log").read_text()  # kept beside the restart's
+    assert losses_of(tmp_path / "killed") == uninterrupted
+    assert (
+        "is dead" in (tmp_path / "killed" / "msrun_log" / "worker_0.log").read_text()
+    )  # kept next to the log of the restart
     assert (tmp_path / "killed" / "msrun_log_restart_1" / "worker_1.log").exists()
 
 

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 from training_worker import whole
 
-STEPS, FEW = 30, 8  # FEW where processes share the cores with other tests
-GRADIENTS, LOSSES, WEIGHTS = 1e-5, 1e-5, 1e-4
+STEPS = 30
+FEW_STEPS = 8  # where processes share the cores with other tests
+
+# relative tolerances
+GRADIENTS = 1e-5
+LOSSES = 1e-5
+WEIGHTS = 1e-4
 
 
 def mesh(data, tensor=1, expert=1, **more):
@@ -38,41 +43,45 @@ MIXED = {"data__schedule": "mixed", "data__domains_per_step": "4"}
 
 
 def assert_same(trained, ranks, layout, steps=STEPS, mixed=False, norm=0.5, **options):
-    """Compares a layout with one process. `mixed`: see training_worker.py. `norm`: training.max_norm."""
+    """Trains with a layout and with one process, compares them, and returns the results of the layout's ranks.
+
+    `mixed`: see training_worker.py. `norm`: training.max_norm.
+    """
     (one,), expected = whole(trained(1, steps, **options), 1)
     if mixed:
         layout = layout | {"mixed": True}
-    several, found = whole(trained(ranks, steps, **layout, **options), ranks)
+    results, actual = whole(trained(ranks, steps, **layout, **options), ranks)
+
     assert not any(one["skipped"])
-    for each in several:
+    for each in results:
         for item in ("losses", "norms", "skipped"):
-            assert each[item] == several[0][item]  # all ranks see and decide the same
+            assert each[item] == results[0][item]  # all ranks compute and decide the same
         assert each["bytes_sent"] == each["bytes_planned"]
-    np.testing.assert_allclose(several[0]["losses"], one["losses"], rtol=LOSSES)
+    np.testing.assert_allclose(results[0]["losses"], one["losses"], rtol=LOSSES)
     assert min(one["norms"]) > norm  # clipped in every step
-    assert set(found) == set(expected)
+    assert set(actual) == set(expected)
     for name, tensor in expected.items():
         if name.endswith("key.bias"):
             continue  # its true gradient is zero
         bound = GRADIENTS if name.startswith("gradient/") else WEIGHTS
-        error = np.linalg.norm(found[name] - tensor)
+        error = np.linalg.norm(actual[name] - tensor)
         assert error <= bound * np.linalg.norm(tensor), (name, error / np.linalg.norm(tensor))
-    return several
+    return results
 
 
 @pytest.mark.parametrize(
     "layout", ["expert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("data", "tensor"))]
 )
-def test_two_processes(trained, layout):
+def test_two_processes_equal_one(trained, layout):
     """Ranks that share experts are data-parallel, too."""
-    found = assert_same(trained, 2, TWO[layout], FEW)
-    assert (found[0]["bytes_sent"] > 0) == (layout == "expert")
+    results = assert_same(trained, 2, TWO[layout], FEW_STEPS)
+    assert (results[0]["bytes_sent"] > 0) == (layout == "expert")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, WITHOUT_ECSS], ids=["ecss", "device"])
 @pytest.mark.parametrize("layout", FOUR)
-def test_four_processes(trained, layout, options):
+def test_four_processes_equal_one(trained, layout, options):
     assert_same(trained, 4, FOUR[layout], **options)
 
 
@@ -80,53 +89,53 @@ def test_four_processes(trained, layout, options):
 @pytest.mark.parametrize("layout", TWO)
 def test_in_half_precision_all_ranks_skip_what_overflows_on_one(trained, layout):
     options = {"context__precision": "fp16", "training__loss_scale": str(2.0**28)}
-    (one,), _ = whole(trained(1, 2 * FEW, **options), 1)
+    (one,), _ = whole(trained(1, 2 * FEW_STEPS, **options), 1)
 
-    several, _ = whole(trained(2, 2 * FEW, **TWO[layout], **options), 2)
+    results, _ = whole(trained(2, 2 * FEW_STEPS, **TWO[layout], **options), 2)
 
     assert one["skipped"][0]
     assert not one["skipped"][-1]
-    for each in several:
+    for each in results:
         assert each["skipped"] == one["skipped"]
         np.testing.assert_allclose(each["losses"], one["losses"], rtol=2e-3)  # fp16 has 11 bits
 
 
 @pytest.mark.slow
-def test_staged_experts(trained):
+def test_processes_equal_one_with_staged_experts(trained):
     assert_same(trained, 4, FOUR["data × expert"], **STAGED)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "layout"), [*((2, each) for each in TWO.values()), (4, FOUR["tensor × expert"])])
 def test_only_experts_are_trained(trained, ranks, layout):
-    assert_same(trained, ranks, layout, FEW, norm=0.02, **FROZEN)
+    assert_same(trained, ranks, layout, FEW_STEPS, norm=0.02, **FROZEN)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "layout"), [(2, TWO["tensor"]), (2, TWO["expert"]), (4, FOUR["tensor × expert"])])
-def test_pangu_pi(trained, pangu_pi, ranks, layout):
+def test_processes_equal_one_for_pangu_pi(trained, pangu_pi, ranks, layout):
     options = {key.replace(".", "__"): value for key, value in pangu_pi.items()}
-    assert_same(trained, ranks, layout, FEW, **options)
+    assert_same(trained, ranks, layout, FEW_STEPS, **options)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, WITHOUT_ECSS], ids=["ecss", "device"])
 @pytest.mark.parametrize("layout", TWO)
-def test_two_processes_for_long(trained, layout, options):
+def test_two_processes_equal_one_for_many_steps(trained, layout, options):
     assert_same(trained, 2, TWO[layout], **options)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [GROUPS, MIXED], ids=["groups", "mixed"])
 @pytest.mark.parametrize(("ranks", "layout"), [(2, mesh(2, 1, 2)), (4, mesh(4, 1, 4)), (4, mesh(2, 2, 2))])
-def test_schedules(trained, ranks, layout, options):
-    found = assert_same(trained, ranks, layout, **options)
-    for each in found:
+def test_processes_equal_one_for_every_schedule(trained, ranks, layout, options):
+    results = assert_same(trained, ranks, layout, **options)
+    for each in results:
         assert each["peers"] == int(layout["parallelism__expert_parallel"]) // (2 if options is GROUPS else 1) - 1
 
 
 @pytest.mark.slow
 def test_a_global_exchange_equals_that_of_sub_groups(trained):
     """The same samples: domain-pure sub-groups of 2, and all 4 ranks exchanging whatever the domain."""
-    found = assert_same(trained, 4, mesh(4, 1, 4), **GROUPS, mixed=True)
-    assert all(each["peers"] == 3 for each in found)
+    results = assert_same(trained, 4, mesh(4, 1, 4), **GROUPS, mixed=True)
+    assert all(each["peers"] == 3 for each in results)

@@ -1,4 +1,6 @@
-"""The mesh: coordinates, groups, whose micro-batch is whose, and HCCL's rule for groups on 910A."""
+"""The mesh: coordinates, groups, the owner of each micro-batch, and HCCL's rule for groups on 910A."""
+
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -20,10 +22,10 @@ def meshes(draw):
 
 @given(meshes())
 def test_every_rank_has_coordinates_of_its_own(mesh):
-    places = [mesh.coordinates(rank) for rank in range(mesh.size)]
+    coordinates = [mesh.coordinates(rank) for rank in range(mesh.size)]
 
-    assert len(set(places)) == mesh.size
-    assert [mesh.rank(place) for place in places] == list(range(mesh.size))
+    assert len(set(coordinates)) == mesh.size
+    assert [mesh.rank(each) for each in coordinates] == list(range(mesh.size))
 
 
 @given(meshes(), st.sampled_from(KINDS))
@@ -36,17 +38,15 @@ def test_groups_of_a_kind_divide_the_ranks(mesh, kind):
 
 
 @given(meshes())
-def test_what_the_ranks_of_a_group_have_in_common(mesh):
+def test_the_ranks_of_a_group_share_all_other_coordinates(mesh):
     for rank in range(mesh.size):
-        mine = mesh.coordinates(rank)
+        own = mesh.coordinates(rank)
         for other in mesh.exchange_group(rank):
-            place = mesh.coordinates(other)
-            assert (place.replica, place.sub_group, place.tensor) == (mine.replica, mine.sub_group, mine.tensor)
+            assert replace(mesh.coordinates(other), member=own.member) == own
         for other in mesh.expert_replicas(rank):
-            theirs = mesh.coordinates(other)
-            assert (theirs.sub_group, theirs.member, theirs.tensor) == (mine.sub_group, mine.member, mine.tensor)
+            assert replace(mesh.coordinates(other), replica=own.replica) == own
         for other in mesh.data_group(rank):
-            assert mesh.coordinates(other).tensor == mine.tensor
+            assert mesh.coordinates(other).tensor == own.tensor
         assert len(mesh.exchange_group(rank)) == mesh.members
         assert len(mesh.expert_replicas(rank)) == mesh.replicas
 
@@ -61,11 +61,12 @@ def test_every_micro_batch_has_one_owner_of_its_sub_group(mesh, turns):
         assert mesh.coordinates(data * mesh.tensor).sub_group == index // (count // mesh.sub_groups)
 
 
-def test_sigma_on_512_npus():
+def test_sigmas_mesh_has_the_groups_of_its_paper():
     """A rank talks to 15 others instead of 63; an exchange group has one card of each of 16 nodes."""
     assert SIGMA.size == 512
     assert (SIGMA.members, SIGMA.replicas) == (16, 1)
     assert SIGMA.tensor_group(13) == tuple(range(8, 16))
+
     exchange = SIGMA.exchange_group(13)
     assert len(exchange) - 1 == 15
     assert exchange == tuple(node * 8 + 5 for node in range(16))
@@ -97,7 +98,7 @@ def test_axes_that_do_not_divide_are_refused(sizes, words):
         ((0, 1, 2, 3, 12, 13, 14, 15), "other cards"),
     ],
 )
-def test_the_rule_of_910a(ranks, words):
+def test_a_group_that_breaks_the_rule_of_910a_is_named(ranks, words):
     broken = broken_rule_of_910a(tuple(ranks))
     assert broken is None if words is None else words in broken
 

@@ -12,7 +12,8 @@ from launching import PROJECT, SECONDS, finish, losses_of, start_ranks, words_of
 
 from mindpangu.checkpoint import CheckpointReader
 
-FIRST, LAST = 4, 14
+FIRST = 4
+LAST = 14
 
 
 def mesh(data, tensor=1, expert=1):
@@ -53,22 +54,25 @@ def train(overrides, name, steps, *options):
 
 @pytest.fixture
 def run(run_of):
-    """run(name) → overrides for a run folder of its own."""
+    """run(name) returns overrides with a separate run folder."""
     return lambda name: run_of(name, checkpoint__save_steps=FIRST, checkpoint__keep_last=9)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted():
-    """The losses of an uninterrupted training of one process, once they are known."""
+    """A list that `check` fills once with the losses of an uninterrupted training by one process."""
     return []
 
 
 def check(run, uninterrupted, before, after):
+    """Trains on one mesh, resumes on another, and compares the losses with `uninterrupted`."""
     if not uninterrupted:
         uninterrupted += train(run("straight"), "alone", LAST)
     overrides = run("moved")
+
     train(overrides, before, FIRST)
     losses = train(overrides, after, LAST, "--resume")
+
     np.testing.assert_allclose(losses, uninterrupted, rtol=1e-5)
 
 
@@ -84,7 +88,7 @@ def test_two_ranks_resume_where_two_others_stopped(run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [("alone", "tensor 2"), ("expert 2", "alone")])
-def test_from_one_to_two_and_back(run, uninterrupted, before, after):
+def test_training_resumes_on_two_ranks_instead_of_one_and_back(run, uninterrupted, before, after):
     check(run, uninterrupted, before, after)
 
 
@@ -100,14 +104,15 @@ def test_from_one_to_two_and_back(run, uninterrupted, before, after):
         ("data 2", "expert 2"),
     ],
 )
-def test_between_layouts_of_four(run, uninterrupted, before, after):
+def test_training_resumes_on_another_layout_of_four_ranks(run, uninterrupted, before, after):
     check(run, uninterrupted, before, after)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["data 2", "tensor 2", "expert 2", "tensor 2 × expert 2"])
 def test_the_same_mesh_resumes_bit_for_bit(run, name):
-    straight, stopped = run("straight"), run("stopped")
+    straight = run("straight")
+    stopped = run("stopped")
     expected = train(straight, name, 8)
 
     train(stopped, name, FIRST)

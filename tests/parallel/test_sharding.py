@@ -11,7 +11,7 @@ from mindpangu.parallel.sharding import TensorSlice, share, vocabulary_slice
 
 
 def parts_of(shape, axis, size, rows):
-    """All shards of a layout: `size` along an axis, each divided again into `rows` along the first axis."""
+    """Returns all shards of a layout: `size` along an axis, each divided into `rows` along the first axis."""
     outer = [TensorSlice.equal(shape, axis, rank, size) for rank in range(size)]
     return [part.rows(rank, rows) for part in outer for rank in range(rows)]
 
@@ -20,14 +20,14 @@ SHAPES = st.tuples(st.integers(6, 13), st.integers(4, 9))
 
 
 @given(SHAPES, st.sampled_from([None, 0, 1]), st.integers(1, 3), st.integers(1, 3))
-def test_parts_make_the_whole(shape, axis, size, rows):
+def test_slices_rebuild_the_tensor(shape, axis, size, rows):
     whole = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     rebuilt = np.full(shape, -1, np.float32)
 
     for part in parts_of(shape, axis, size if axis is not None else 1, rows):
-        mine = part.of(whole)
-        assert mine.shape == part.local_shape
-        part.put(mine, rebuilt)
+        values = part.of(whole)
+        assert values.shape == part.local_shape
+        part.put(values, rebuilt)
 
     np.testing.assert_array_equal(rebuilt, whole)
 
@@ -43,28 +43,29 @@ def test_any_layout_is_read_from_any_other(shape, data):
         )
 
     saved = [(part, part.of(whole)) for part in layout()]
-    for mine in layout():
-        target = np.full(mine.local_shape, np.nan, np.float32)
-        copied = sum(mine.copy(target, part, values) for part, values in saved)
+    for own in layout():
+        target = np.full(own.local_shape, np.nan, np.float32)
+        copied = sum(own.copy(target, part, values) for part, values in saved)
         assert copied == target.size
-        np.testing.assert_array_equal(target, mine.of(whole))
+        np.testing.assert_array_equal(target, own.of(whole))
 
 
 @given(SHAPES, st.sampled_from([0, 1]), st.integers(1, 3), st.integers(1, 3))
-def test_a_part_survives_json(shape, axis, size, rows):
+def test_a_slice_survives_json(shape, axis, size, rows):
     for part in parts_of(shape, axis, size, rows):
         assert TensorSlice.read(json.loads(json.dumps(part.describe()))) == part
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_every_vocabulary_is_divided_by_itself(size):
-    starts, sizes = (0, 10, 17), (10, 7, 5)
+    starts = (0, 10, 17)
+    sizes = (10, 7, 5)
     table = np.arange(22, dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
 
-    mine = [vocabulary_slice(starts, sizes, 2, rank, size).of(table)[:, 0] for rank in range(size)]
+    rows_of_rank = [vocabulary_slice(starts, sizes, 2, rank, size).of(table)[:, 0] for rank in range(size)]
 
-    assert sorted(np.concatenate(mine).tolist()) == list(range(22))
-    for rank, rows in enumerate(mine):
+    assert sorted(np.concatenate(rows_of_rank).tolist()) == list(range(22))
+    for rank, rows in enumerate(rows_of_rank):
         for start, count in zip(starts, sizes, strict=True):
             of_vocabulary = [row - start for row in rows.astype(int).tolist() if start <= row < start + count]
             assert of_vocabulary == list(range(*share(count, rank, size)))

@@ -41,7 +41,7 @@ def other(folder, **state):
     (folder / "rank_1.json").write_text(json.dumps(usual | state))
 
 
-def said(process, code=-signal.SIGKILL):
+def output_of(process, code=-signal.SIGKILL):
     """The text that a rank printed before it ended, which must be within seconds."""
     text = process.communicate(timeout=20)[1]
     assert process.returncode == code, text
@@ -51,7 +51,7 @@ def said(process, code=-signal.SIGKILL):
 @pytest.mark.parametrize("does", [WAITS, WAITS_WITH_THE_LOCK])
 def test_a_rank_that_fails_is_named_with_its_error(tmp_path, does):
     other(tmp_path, ended=True, error="DataError: shards are gone")
-    assert said(start(tmp_path, does=does)) == (
+    assert output_of(start(tmp_path, does=does)) == (
         "mindpangu: error: rank 0: rank 1 on elsewhere failed: DataError: shards are gone (its last step was 17, doing "
         "upper_step)\n"
     )
@@ -59,27 +59,29 @@ def test_a_rank_that_fails_is_named_with_its_error(tmp_path, does):
 
 @pytest.mark.parametrize("does", [WAITS, WAITS_WITH_THE_LOCK])
 def test_a_killed_rank_is_named_by_the_other(tmp_path, does):
-    one, two = start(tmp_path, 0, does=does), start(tmp_path, 1, does=does)
+    one = start(tmp_path, 0, does=does)
+    two = start(tmp_path, 1, does=does)
     wait_for(lambda: published(tmp_path, 1).get("doing") == "the sum of the gradients")
     two.kill()
 
-    text = said(one)
+    text = output_of(one)
 
     assert f"rank 0: rank 1 on {socket.gethostname()} (process {two.pid}) is dead; its last step was 18, doing" in text
-    assert f"rank 1: (process {two.pid}) was killed, often because memory ran out, or crashed" in said(two)
+    assert f"rank 1: (process {two.pid}) was killed, often because memory ran out, or crashed" in output_of(two)
 
 
 def test_where_all_are_killed_at_once_the_first_one_is_named(tmp_path):
     """msrun does this: it kills the other ranks before they can find out why."""
-    one, two = start(tmp_path, 0), start(tmp_path, 1)
+    one = start(tmp_path, 0)
+    two = start(tmp_path, 1)
     wait_for(lambda: published(tmp_path, 1).get("step") == 18 and published(tmp_path, 0).get("step") == 18)
     two.kill()
     time.sleep(0.05)
 
     one.kill()
 
-    assert f"rank 0: rank 1 on {socket.gethostname()} (process {two.pid}) is dead" in said(one)
-    assert f"rank 1: (process {two.pid}) was killed" in said(two)
+    assert f"rank 0: rank 1 on {socket.gethostname()} (process {two.pid}) is dead" in output_of(one)
+    assert f"rank 1: (process {two.pid}) was killed" in output_of(two)
 
 
 def wait_for(condition, seconds=20):
@@ -96,7 +98,7 @@ def published(folder, rank):
 
 def test_the_watcher_of_a_rank_that_died_elsewhere_reports_it(tmp_path):
     other(tmp_path, dead=True)
-    assert "rank 1 on elsewhere (process 1) is dead" in said(start(tmp_path))
+    assert "rank 1 on elsewhere (process 1) is dead" in output_of(start(tmp_path))
 
 
 def test_a_dead_process_whose_watcher_died_too_is_noticed(tmp_path):
@@ -105,17 +107,17 @@ def test_a_dead_process_whose_watcher_died_too_is_noticed(tmp_path):
 
     other(tmp_path, host=socket.gethostname(), pid=process.pid)
 
-    assert f"(process {process.pid}) is dead; its last step was 17, doing upper_step" in said(start(tmp_path))
+    assert f"(process {process.pid}) is dead; its last step was 17, doing upper_step" in output_of(start(tmp_path))
 
 
 def test_a_silent_rank_is_lost(tmp_path):
     other(tmp_path)
-    assert "rank 1 on elsewhere has not been heard of for 1 s" in said(start(tmp_path, silent=1.0))
+    assert "rank 1 on elsewhere has not been heard of for 1 s" in output_of(start(tmp_path, silent=1.0))
 
 
 def test_an_activity_that_takes_too_long_is_named(tmp_path):
     other(tmp_path)
-    text = said(start(tmp_path, timeout=1.5, does=WAITS_WITH_THE_LOCK))
+    text = output_of(start(tmp_path, timeout=1.5, does=WAITS_WITH_THE_LOCK))
 
     assert "rank 0: the sum of the gradients in step 18 takes longer than 2 s (parallelism.timeout)" in text
 
@@ -124,12 +126,12 @@ def test_an_activity_that_takes_too_long_is_named(tmp_path):
 def test_ranks_that_end_normally_or_because_of_another_are_not_reported(tmp_path, error):
     other(tmp_path, ended=True, error=error)
 
-    assert said(start(tmp_path, does="time.sleep(1.5)"), 0) == ""
+    assert output_of(start(tmp_path, does="time.sleep(1.5)"), 0) == ""
     assert published(tmp_path, 0)["ended"]
 
 
 def test_a_ranks_own_error_is_published_and_ends_the_process(tmp_path):
-    text = said(start(tmp_path, does="raise DataError('no shards')"), 1)
+    text = output_of(start(tmp_path, does="raise DataError('no shards')"), 1)
 
     assert text == "mindpangu: error: rank 0: no shards\n"
     assert published(tmp_path, 0)["error"] == "DataError: no shards"
@@ -140,7 +142,7 @@ def test_ctrl_c_is_published_as_keyboard_interrupt(tmp_path):
     wait_for(lambda: published(tmp_path, 0).get("step") == 18)
     process.send_signal(signal.SIGINT)
 
-    said(process, -signal.SIGINT)
+    output_of(process, -signal.SIGINT)
 
     assert published(tmp_path, 0)["error"] == "KeyboardInterrupt: "
 
@@ -152,7 +154,7 @@ def test_a_rank_continues_when_its_watcher_is_killed(tmp_path):
 
     os.kill(int(children[0]), signal.SIGKILL)
 
-    assert said(process, 0) == ""
+    assert output_of(process, 0) == ""
 
 
 def test_a_single_process_is_not_watched(tmp_path):

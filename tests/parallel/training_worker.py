@@ -30,7 +30,7 @@ def train(overrides, folder, steps):
     run.model.store.initialize()
     step = TrainStep(run.model)
     loader = Loader(run.shards, run.model.domains, config)
-    found = {"losses": [], "norms": [], "skipped": [], "bytes_sent": 0, "bytes_planned": 0, "peers": 0}
+    record = {"losses": [], "norms": [], "skipped": [], "bytes_sent": 0, "bytes_planned": 0, "peers": 0}
     parts = {}
     exchange = processes.exchange
     for index in range(steps):
@@ -39,18 +39,18 @@ def train(overrides, folder, steps):
             parts |= gradients(step, plan)
         before = exchange.statistics()["bytes_sent"] if exchange else 0
         result = step.run(plan.batches, plan.plans, 0.002, None, plan.num_targets)
-        found["losses"].append(result.loss)
-        found["norms"].append(result.global_norm)
-        found["skipped"].append(result.skipped or "")
+        record["losses"].append(result.loss)
+        record["norms"].append(result.global_norm)
+        record["skipped"].append(result.skipped or "")
         if exchange:
-            found["peers"] = exchange.size - 1
-            found["bytes_sent"] += exchange.statistics()["bytes_sent"] - before
-            found["bytes_planned"] += planned_bytes(
+            record["peers"] = exchange.size - 1
+            record["bytes_sent"] += exchange.statistics()["bytes_sent"] - before
+            record["bytes_planned"] += planned_bytes(
                 plan, exchange.rank, config.model.hidden_size // processes.mesh.tensor, step.trains_dense
             )
     step.finish()
     for name, parameter in run.model.decoder.parameters.items():
-        parts[f"weight/{name}"] = parameter.asnumpy(), run.model.decoder.parts[name]
+        parts[f"weight/{name}"] = parameter.asnumpy(), run.model.decoder.slices[name]
     parts |= expert_parts(run.model.store, "weight", run.model.store.weights)
     arrays = {}
     described = {}
@@ -58,7 +58,7 @@ def train(overrides, folder, steps):
         arrays[name] = np.array(array)
         described[name] = part.describe()
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / f"{processes.rank}.npz", found=json.dumps(found), parts=json.dumps(described), **arrays)
+    np.savez(folder / f"{processes.rank}.npz", record=json.dumps(record), parts=json.dumps(described), **arrays)
 
 
 def planned_bytes(plan, rank, width, trains_dense):
@@ -77,18 +77,18 @@ def planned_bytes(plan, rank, width, trains_dense):
 
 
 def gradients(step, plan):
-    """This rank's shards of the gradients over the samples of all ranks."""
+    """Returns this rank's shards of the gradients over the samples of all ranks."""
     mine = step.gradients(plan.batches, plan.plans, None, plan.num_targets)
     names = list(step.decoder.parameters)
     group = step.processes.dense
     parts = {}
     for name in names:
-        if name not in mine.dense:  # experts alone are trained
+        if name not in mine.dense:  # only experts are trained
             continue
         gradient = mine.dense[name]
         if group.size > 1:
-            gradient = step.optimizer.sum_whole(gradient)[0]
-        parts[f"gradient/{name}"] = gradient.asnumpy().copy(), step.decoder.parts[name]
+            gradient = step.optimizer.all_reduce(gradient)[0]
+        parts[f"gradient/{name}"] = gradient.asnumpy().copy(), step.decoder.slices[name]
     step.experts.squared_norm()  # sums the gradients over the replicas
     store = step.model.store
     slabs = [[{} for _ in store.domains] for _ in range(store.num_layers)]
@@ -98,10 +98,10 @@ def gradients(step, plan):
 
 
 def expert_parts(store, kind, slabs):
-    """This rank's shards of the experts' tensors in slabs[layer][domain]."""
+    """Returns this rank's shards of the experts' tensors in slabs[layer][domain]."""
     parts = {}
     for layer, domain, index in store.experts():
-        for name, part in store.parts.items():
+        for name, part in store.slices.items():
             if slabs[layer][domain]:
                 key = f"{kind}/expert {layer} {store.domains[domain].name} {store.first + index} {name}"
                 parts[key] = slabs[layer][domain][name][index].copy(), part
@@ -109,13 +109,15 @@ def expert_parts(store, kind, slabs):
 
 
 def whole(folder, ranks):
-    """(results of every rank, name → whole tensor). Shards that several ranks hold must be equal."""
-    found, tensors, filled = [], {}, {}
+    """Returns (results of every rank, name → whole tensor). Shards that several ranks hold must be equal."""
+    results = []
+    tensors = {}
+    filled = {}
     from mindpangu.parallel.sharding import TensorSlice
 
     for rank in range(ranks):
         with np.load(folder / f"{rank}.npz") as file:
-            found.append(json.loads(str(file["found"])))
+            results.append(json.loads(str(file["record"])))
             for name, described in json.loads(str(file["parts"])).items():
                 part = TensorSlice.read(described)
                 if name not in tensors:
@@ -127,7 +129,7 @@ def whole(folder, ranks):
                 part.put(file[name], tensors[name])
                 part.put(np.ones(part.local_shape, bool), filled[name])
     assert all(each.all() for each in filled.values())
-    return found, tensors
+    return results, tensors
 
 
 if __name__ == "__main__":

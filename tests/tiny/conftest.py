@@ -37,7 +37,7 @@ result = {
 
 @pytest.fixture
 def fake_trials(tmp_path, monkeypatch):
-    """Replaces the program of trials; returns starts(folder) → name of each trial → how often it was started.
+    """Replaces the program of trials; returns starts(folder), which maps trial names to their numbers of starts.
 
     A file fail_<name>, crash_<name> or wait_<name> next to a trial's folder makes it fail, crash, or wait until it is
     told to end.

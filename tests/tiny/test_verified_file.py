@@ -63,6 +63,7 @@ def test_the_digest_depends_on_kind_header_and_tensors():
         Numbers("first", np.zeros((5, 1), np.float32)),
         Letters("first", np.arange(5)),
     ]
+
     assert len({file.digest for file in files}) == len(files)
 
 

@@ -28,7 +28,7 @@ def alpha():
 
 @pytest.fixture
 def jieba():
-    return pytest.importorskip("jieba", reason="jieba is not installed (the extra alpha)")
+    return pytest.importorskip("jieba", reason="jieba is not installed")
 
 
 def test_the_model_is_recognised_by_its_pieces(alpha, tokenizer):
@@ -106,7 +106,7 @@ def test_known_losses(alpha, jieba, text, back):
     ).map("".join)
 )
 def test_no_text_becomes_a_control_token(text):
-    pytest.importorskip("jieba", reason="jieba is not installed (the extra alpha)")
+    pytest.importorskip("jieba", reason="jieba is not installed")
     assert set(ALPHA.encode(text)).isdisjoint({1, 2, *CONTROL.values()})
 
 

@@ -1,4 +1,4 @@
-"""tools/ascend_offline: the AscendC operators in an Ascend graph, compiled without NPU and CANN."""
+"""tools/ascend_offline compiles an Ascend graph with the AscendC operators, without NPU and CANN."""
 
 import subprocess
 import sys
@@ -34,10 +34,12 @@ def test_stubs_name_the_libraries_of_cann(stubs):
 
 
 @pytest.mark.slow
-def test_without_headers_the_composed_forms_compile_and_that_is_said(stubs, tmp_path):
+def test_without_headers_the_composed_forms_compile_and_a_line_says_so(stubs, tmp_path):
     if acl_headers.find(tmp_path) is not None:
         pytest.skip("this machine has the headers of ACL")
+
     done = compile_operators("--cache", str(tmp_path))
+
     assert done.returncode == 0, done.stderr
     assert "so the composed forms were compiled" in done.stdout
     assert "composed (rre_combine, rre_dispatch, rre_regroup)" in done.stdout
@@ -50,8 +52,10 @@ def test_without_headers_the_composed_forms_compile_and_that_is_said(stubs, tmp_
 def test_every_operator_is_in_the_graph(stubs, chip, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp() / "acl"
     if acl_headers.find(folder, download=True) is None:
-        pytest.skip(f"no headers of ACL: neither CANN nor {acl_headers.WHEEL} is to be had")
+        pytest.skip(f"no headers of ACL: found neither CANN nor {acl_headers.WHEEL}")
+
     done = compile_operators("--chip", chip, "--cache", str(folder))
+
     assert done.returncode == 0, done.stderr
     for name in (*OPERATORS, "GroupedMatmul", "AlltoAllV"):
         assert f"{name} × " in done.stdout, done.stdout
@@ -59,6 +63,7 @@ def test_every_operator_is_in_the_graph(stubs, chip, tmp_path_factory):
 
 def test_a_package_has_the_definitions_of_every_operator(tmp_path):
     operator_package.write(tmp_path, "ascend910")
+
     text = next(tmp_path.rglob("aic-*-ops-info.json")).read_text()
     for name in OPERATORS:
         assert f'"{name}"' in text

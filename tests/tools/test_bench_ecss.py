@@ -25,12 +25,12 @@ def test_the_linear_model_recovers_its_coefficients():
     works = [Work(8.0 * rows, rows, flops) for rows in (1e7, 1e8) for flops in (1e9, 5e10)]
     seconds = [truth.seconds(work) for work in works]
 
-    found = calibrate(works, seconds, byte_seconds=2e-10 * 7, parameter_seconds=5e-9 * 7)  # only their ratio matters
+    model = calibrate(works, seconds, byte_seconds=2e-10 * 7, parameter_seconds=5e-9 * 7)  # only their ratio matters
 
     for name in ("constant", "per_byte", "per_parameter", "per_flop"):
-        assert getattr(found, name) == pytest.approx(getattr(truth, name), rel=1e-6)
+        assert getattr(model, name) == pytest.approx(getattr(truth, name), rel=1e-6)
     unseen = Work(8 * 4e7, 4e7, 2e10)
-    assert found.seconds(unseen) == pytest.approx(truth.seconds(unseen))
+    assert model.seconds(unseen) == pytest.approx(truth.seconds(unseen))
 
 
 def test_no_coefficient_is_negative():
@@ -51,7 +51,7 @@ def test_the_crossing_is_interpolated_between_its_neighbours():
 
     text = crossing(records)
 
-    # half-way in ratio is half-way on the logarithmic axis; the model stays above the paper's ratio
+    # the middle ratio is the middle of the logarithmic axis; the model stays above the paper's ratio
     assert text == f"{PAPER_RATIO} × is crossed at 2048 tokens per step as measured, at none by the linear model"
 
 
@@ -115,7 +115,7 @@ def sigma(mode, tokens, step_s, predicted_s, bytes_moved, **others):
     )
 
 
-def test_bounds_hold_or_not():
+def test_bounds_are_computed_from_the_records():
     records = [
         sigma("host_full", 1024, 10.0, 10.0, 1000, moving_share=0.95, calibrates=True),
         sigma("host_ecss", 1024, 1.0, 1.0, 100, moving_share=0.5, calibrates=True),
@@ -123,13 +123,13 @@ def test_bounds_hold_or_not():
         sigma("host_ecss", 2048, 3.0, 2.0, 102, moving_share=0.3),
     ]
 
-    found = {bound.text: bound for bound in bounds(records)}
+    bound_of_text = {bound.text: bound for bound in bounds(records)}
 
-    assert [bound.holds for bound in found.values()] == [False, False, True, False, True]
-    assert found["sigma: relative error of bytes_to_host / host_full's against ρ"].value == pytest.approx(0.02)
-    error = found["sigma: relative error of the predicted ratio between the fitted points"].value
+    assert [bound.holds for bound in bound_of_text.values()] == [False, False, True, False, True]
+    assert bound_of_text["sigma: relative error of bytes_to_host / host_full's against ρ"].value == pytest.approx(0.02)
+    error = bound_of_text["sigma: relative error of the predicted ratio between the fitted points"].value
     assert error == pytest.approx(0.25)
-    assert found["sigma: ratio to host_full if transfer and update dominate ([1024] tokens)"].value == 10
+    assert bound_of_text["sigma: ratio to host_full if transfer and update dominate ([1024] tokens)"].value == 10
 
 
 def bench(*options):
@@ -137,7 +137,7 @@ def bench(*options):
 
 
 @pytest.mark.slow
-def test_quick_bench(tmp_path):
+def test_the_quick_bench_writes_records_and_a_plot(tmp_path):
     done = bench("--quick", "--json", str(tmp_path / "records.json"), "--plot", str(tmp_path / "plot.png"))
 
     assert done.returncode == 0, done.stderr

@@ -26,7 +26,7 @@ def measured(tool):
 def test_differences_are_paired_and_have_t_intervals(tool, measured):
     intervals = tool.differences(measured)
 
-    # in reversed order the learned variant is the last but one, 4.6 − 0.01 per seed; Taylor before it is 4.7
+    # in reversed order the learned variant is the second to last, 4.6 − 0.01 per seed; Taylor before it is 4.7
     assert intervals["learned", "taylor"].mean == pytest.approx(-0.11)
     # deviations −0.01, 0, 0.01: standard deviation 0.01; t(0.975, 2) = 4.303
     assert intervals["learned", "taylor"].half_width == pytest.approx(4.303 * 0.01 / math.sqrt(3), rel=1e-3)

@@ -56,7 +56,7 @@ def test_the_halves_share_no_document(tool, tmp_path, monkeypatch):
 
 
 def test_a_killed_upcycling_is_repeated(tool, tmp_path, monkeypatch):
-    """Its folder exists as soon as anything is written; the whole checkpoint is renamed into place at the end."""
+    """Its folder exists as soon as anything is written; the complete checkpoint is renamed into place at the end."""
     verbs = []
 
     def run(self, name, keys=None, options=(), stages=()):

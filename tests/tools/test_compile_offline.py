@@ -1,4 +1,4 @@
-"""tools/compile_offline.py: the graphs of a rank, compiled without NPU, agree with the arithmetic of the mesh."""
+"""tools/compile_offline.py: the graphs of a rank, compiled without an NPU, agree with the arithmetic of the mesh."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from mindpangu.config import load_config  # noqa: E402
 from mindpangu.parallel.mesh import Mesh  # noqa: E402
 from mindpangu.planner.budget import Budget  # noqa: E402
 
-# small sizes, so that a test takes seconds, on the recipes' own meshes
+# small models, so that a test takes seconds; the meshes are the recipes' own
 SMALL = {
     "model.num_layers": 5,
     "model.rre_layers": 2,
@@ -55,7 +55,7 @@ subgraph @main() {
 """
 
 
-def test_a_graph_is_read(tmp_path):
+def test_a_saved_graph_gives_inputs_collectives_order_and_live_bytes(tmp_path):
     (tmp_path / "graph.ir").write_text(IR)
 
     nodes = graph.read_graph(tmp_path / "graph.ir")
@@ -83,14 +83,15 @@ def test_a_difference_from_the_arithmetic_is_printed_and_counted(capsys):
     functions["lower_forward"]["parameters"] = {"weights": budget.weights}
     functions["update"]["parameters"] = {"weights": budget.weights, "adam_m": budget.moments}
     functions["upper_step"]["inputs"] = [7, budget.slabs, 5, 5]
-    found = {"functions": functions, "groups": {}, "operators": "composed", "slabs": 1, "counts": 2}
-    assert print_report(config, 0, found, budget, order=False) == 0
+    result = {"functions": functions, "groups": {}, "operators": "composed", "slabs": 1, "counts": 2}
+
+    assert print_report(config, 0, result, budget, order=False) == 0
 
     functions["update"]["parameters"]["adam_v"] = 1
     functions["lower_forward"]["collectives"] = [("AllReduce", "data", 49, 5)]
 
     # the moments, an unexpected collective, and a missing one
-    assert print_report(config, 0, found, budget, order=False) == 3
+    assert print_report(config, 0, result, budget, order=False) == 3
     assert "49 × 2097.15" in capsys.readouterr().out
 
 
@@ -148,6 +149,7 @@ def test_the_graphs_of_a_rank_agree_with_the_arithmetic(stubs, recipe, ranks):
 )
 def test_a_wrong_option_is_named(arguments, message):
     done = compile_offline("--config=recipes/pangu_sigma_node.yaml", *arguments)
+
     assert done.returncode in (1, 2)
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -41,7 +41,7 @@ def without_origin(records):
     return [{key: value for key, value in record.items() if key not in ("source", "doc")} for record in records]
 
 
-def test_kdconv(convert, tmp_path):
+def test_turns_of_kdconv_become_dialogues(convert, tmp_path):
     def dialogue(*texts):
         return {"name": "x", "messages": [{"message": text, "attrs": []} for text in texts]}
 
@@ -60,7 +60,7 @@ def test_kdconv(convert, tmp_path):
     assert without_origin(short_records)[1] == {"domain": "en", "task": "dialogue", "turns": ["三", "四"]}
 
 
-def test_lccc_in_both_its_formats(convert, tmp_path):
+def test_lccc_is_read_in_both_its_formats(convert, tmp_path):
     dialogues = [["我 饿 了 。", "T . T 去 KFC 吃"], ["你 好", "好 ！", "走"]]
     expected = [["我饿了。", "T . T去KFC吃"], ["你好", "好！"]]
 
@@ -80,7 +80,7 @@ def test_tatoeba_gives_both_directions_and_keeps_a_sentence_together(convert, tm
     assert records[3] == common | {"from": "zh", "to": "en", "text": "你好。", "translation": "Hi."}
 
 
-def test_mbpp_in_both_its_formats(convert, tmp_path):
+def test_mbpp_is_read_in_both_its_formats(convert, tmp_path):
     tests = ["assert f(1) == 2", "assert f(2) == 3"]
     full = {"text": "Add one. ", "code": "def f(x):\r\n\treturn x + 1\r\n", "task_id": 1, "test_list": tests}
     sanitized = {"prompt": "Add one.", "code": "def f(x):\n\treturn x + 1", "task_id": 1, "test_list": tests}
@@ -101,11 +101,11 @@ def test_mbpp_in_both_its_formats(convert, tmp_path):
     assert without_origin(convert("mbpp", source, "--tests", "0"))[0]["instruction"] == "Add one."
 
 
-def test_alpaca_and_its_seed_tasks(convert, tmp_path):
+def test_alpaca_and_its_seed_tasks_become_questions(convert, tmp_path):
     items = [
         {"instruction": "翻译", "input": "cat", "output": "猫"},
-        {"instruction": "Log hello.", "input": "", "output": "Hello."},
-        {"instruction": "Log nothing.", "input": "", "output": ""},
+        {"instruction": "Say hello.", "input": "", "output": "Hello."},
+        {"instruction": "Say nothing.", "input": "", "output": ""},
     ]
     seed = {"instruction": "Relation?", "instances": [{"input": "a:b", "output": "c"}, {"input": "", "output": "d"}]}
 
@@ -114,7 +114,7 @@ def test_alpaca_and_its_seed_tasks(convert, tmp_path):
 
     assert without_origin(records) == [
         {"domain": "zh", "task": "qa", "question": "翻译", "context": "cat", "answer": "猫"},
-        {"domain": "en", "task": "qa", "question": "Log hello.", "answer": "Hello."},
+        {"domain": "en", "task": "qa", "question": "Say hello.", "answer": "Hello."},
     ]
     assert [record["answer"] for record in seed_records] == ["c", "d"]
 
@@ -168,7 +168,7 @@ def test_memory_does_not_grow_with_the_file(tool, monkeypatch, tmp_path):
         ("alpaca", "sft/instruct/alpaca_seed_tasks.jsonl", 175),
     ],
 )
-def test_the_published_files(convert, capsys, kind, source, items):
+def test_the_published_files_become_usable_records(convert, capsys, kind, source, items):
     if not (REAL / source).exists():
         pytest.skip(f"{REAL / source} is not here")
 

@@ -160,7 +160,7 @@ def test_mistakes_are_refused_before_anything_is_trained(tool, ladder, monkeypat
 
 
 @pytest.mark.slow
-def test_the_quick_ladder(tmp_path):
+def test_the_quick_ladder_gives_every_rung_the_same_compute(tmp_path):
     command = ["bash", "recipes/tiny_ladder.sh", "--quick", "--out", str(tmp_path / "ladder")]
     environment = os.environ | {"MINDPANGU_PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
     run = partial(subprocess.run, command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Opening a run whose graphs will be compiled with one backend of the operators."""
+"""Opens a run whose graphs are compiled with one backend of the operators."""
 
 import importlib
 
@@ -15,7 +15,7 @@ IN_THE_GRAPH = ("rre_dispatch", "rre_combine", "grouped_ffn")
 
 @pytest.fixture
 def opened(monkeypatch):
-    """opened(overrides, backend) → (train step, model with drawn weights, loader); skips without its compiler."""
+    """opened(overrides, backend) returns (train step, model with random weights, loader); skips without a compiler."""
 
     def open_with(overrides, backend):
         for operator in IN_THE_GRAPH:

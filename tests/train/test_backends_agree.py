@@ -43,15 +43,15 @@ def test_losses_and_gradients_agree(opened, tiny_overrides, backend, steps):
     for name, gradient in twin.dense.items():
         np.testing.assert_allclose(first.dense[name].asnumpy(), gradient.asnumpy(), atol=3e-6, err_msg=name)
     for key, gradients in composed.experts.gradients().items():
-        for mine, other in zip(kernels.experts.gradients()[key], gradients, strict=True):
-            np.testing.assert_allclose(mine, other, atol=3e-6)
+        for array, other_array in zip(kernels.experts.gradients()[key], gradients, strict=True):
+            np.testing.assert_allclose(array, other_array, atol=3e-6)
 
     for _ in range(steps):
         step = planned(kernel_model, kernel_loader)
-        mine = kernels.run(*step, learning_rate=0.002)
+        result = kernels.run(*step, learning_rate=0.002)
         other = composed.run(*step, learning_rate=0.002)
-        assert mine.loss == pytest.approx(other.loss, rel=1e-5)
-        assert mine.traffic.activated == other.traffic.activated > 0
+        assert result.loss == pytest.approx(other.loss, rel=1e-5)
+        assert result.traffic.activated == other.traffic.activated > 0
     kernels.finish()
     composed.finish()
 
@@ -59,8 +59,8 @@ def test_losses_and_gradients_agree(opened, tiny_overrides, backend, steps):
     for name, parameter in composed_model.decoder.parameters.items():
         kernel_model.decoder.parameters[name].set_data(parameter)
     slots = range(len(composed_model.domains))
-    for mine, other in zip(kernel_model.store.lookup(slots), composed_model.store.lookup(slots), strict=True):
-        mine[...] = other
+    for array, other_array in zip(kernel_model.store.lookup(slots), composed_model.store.lookup(slots), strict=True):
+        array[...] = other_array
     step = planned(kernel_model, kernel_loader)
     assert kernels.gradients(*step).loss == pytest.approx(composed.gradients(*step).loss, rel=1e-5)
 
@@ -76,8 +76,8 @@ def test_the_step_refuses_what_a_compiled_form_flags(opened, tiny_overrides):
     with pytest.raises(RoutingError, match=r"\d+ tokens had an id outside the routing tables"):
         step.run(batches, [dataclasses.replace(plan, tables_LDV=tables_LDV)], learning_rate=0.1)
 
-    for mine, other in zip(model.store.lookup(range(len(model.domains))), before, strict=True):
-        np.testing.assert_array_equal(mine, other)
+    for array, other_array in zip(model.store.lookup(range(len(model.domains))), before, strict=True):
+        np.testing.assert_array_equal(array, other_array)
     assert step.updates == 0
 
 

@@ -82,10 +82,11 @@ def training(tiny_overrides, tmp_path):
 
 
 class Gate:
-    """Holds the checkpointer's thread before it writes `name`, until `open`."""
+    """Stops the checkpointer's thread before it writes the file `name`, until `open` is called."""
 
     def __init__(self, monkeypatch, name, seconds=20):
-        self.reached, self.opened = threading.Event(), threading.Event()
+        self.reached = threading.Event()
+        self.opened = threading.Event()
         write = CheckpointWriter.write
 
         def held(writer, written, data):
@@ -105,15 +106,15 @@ def hashes(reader, without=("config.yaml",)):
 
 
 def experts_of(reader):
-    """name → (step count, inode), every file verified."""
-    found = {}
+    """Returns name → (step count, inode) of every expert file, after verifying it."""
+    checkpoints = {}
 
     def use(name, data):
         header, _ = ExpertFile.decode(reader.folder / name, data)
-        found[name] = (header.step_count, (reader.folder / name).stat().st_ino)
+        checkpoints[name] = (header.step_count, (reader.folder / name).stat().st_ino)
 
     reader.read_all([name for name in reader.files if name.startswith("experts/")], use)
-    return found
+    return checkpoints
 
 
 @pytest.mark.parametrize(
@@ -124,28 +125,29 @@ def test_a_checkpoint_written_during_training_is_the_snapshot(tiny_overrides, tm
     """Experts and dense parameters are updated before and between the files of the checkpoint."""
     for name in ("async", "sync"):
         (tmp_path / name).mkdir()
-    beside = Training(tiny_overrides, tmp_path / "async")
-    at_once = Training(tiny_overrides, tmp_path / "sync", checkpoint__async_save="false")
-    with at_once.checkpointer() as checkpointer:
-        at_once.update(0, 2)
+    asynchronous = Training(tiny_overrides, tmp_path / "async")
+    synchronous = Training(tiny_overrides, tmp_path / "sync", checkpoint__async_save="false")
+    with synchronous.checkpointer() as checkpointer:
+        synchronous.update(0, 2)
         checkpointer.save(1, LOADER_STATE)
-        assert at_once.messages[0].startswith("saved checkpoint of step 1 in ")
+        assert synchronous.messages[0].startswith("saved checkpoint of step 1 in ")
     gate = Gate(monkeypatch, held_file)
 
-    with beside.checkpointer() as checkpointer:
-        beside.update(0, 2)
+    with asynchronous.checkpointer() as checkpointer:
+        asynchronous.update(0, 2)
         checkpointer.save(1, LOADER_STATE)
         assert gate.reached.wait(10)
         for _ in range(3):
-            beside.update(0, 1, 2, 3)
+            asynchronous.update(0, 1, 2, 3)
         checkpointer.poll()
-        assert not beside.messages
+        assert not asynchronous.messages
         gate.open()
 
-    assert len(beside.messages) == 1
-    (found,), (expected,) = beside.checkpoints(), at_once.checkpoints()
-    assert hashes(found) == hashes(expected)
-    assert beside.folder.latest.read_text() == "1\n"
+    assert len(asynchronous.messages) == 1
+    (actual,) = asynchronous.checkpoints()
+    (expected,) = synchronous.checkpoints()
+    assert hashes(actual) == hashes(expected)
+    assert asynchronous.folder.latest.read_text() == "1\n"
 
 
 def test_unchanged_experts_are_links(training):
@@ -407,13 +409,14 @@ def test_runs_save_the_same_with_and_without_a_thread(tiny_overrides, tmp_path, 
 
     gate = Gate(monkeypatch, "config.yaml")
     folder = whole_run(tiny_overrides, tmp_path / "async", [], lambda step: gate.open() if step == 5 else None)
-    found = [CheckpointReader(path) for path in list_iterations(folder.checkpoints)]
-    assert [hashes(reader) for reader in found] == [hashes(reader) for reader in expected]
+    checkpoints = [CheckpointReader(path) for path in list_iterations(folder.checkpoints)]
+    assert [hashes(reader) for reader in checkpoints] == [hashes(reader) for reader in expected]
 
     links = 0
-    for readers in (expected, found):
+    for readers in (expected, checkpoints):
         for one, other in pairwise(readers):
-            before, after = experts_of(one), experts_of(other)
+            before = experts_of(one)
+            after = experts_of(other)
             for name in before:
                 same = before[name][0] == after[name][0]
                 links += same
@@ -421,13 +424,14 @@ def test_runs_save_the_same_with_and_without_a_thread(tiny_overrides, tmp_path, 
     assert links
 
     # resume without a thread from a checkpoint that a thread wrote, and link its files
-    for reader in found[1:]:
+    for reader in checkpoints[1:]:
         shutil.rmtree(reader.folder)
     folder.latest.write_text("3\n")
     whole_run(tiny_overrides, tmp_path / "async", [], resume=True, checkpoint__async_save="false")
     resumed = [CheckpointReader(path) for path in list_iterations(folder.checkpoints)]
     assert [hashes(reader) for reader in resumed] == [hashes(reader) for reader in expected]
-    before, after = experts_of(resumed[0]), experts_of(resumed[1])
+    before = experts_of(resumed[0])
+    after = experts_of(resumed[1])
     assert all((before[name] == after[name]) == (before[name][0] == after[name][0]) for name in before)
 
 

@@ -53,11 +53,11 @@ def test_a_mixed_batch_is_the_weighted_sum_of_its_domains(opened, tiny_overrides
         parts |= {"domain_of_slot": (domain,) * 4, "slot_of_sample_B": np.zeros(rows.sum(), np.int32)}
         alone = dataclasses.replace(batch, **parts)
         alone_plan = model.planner.plan(alone)
-        found = step.gradients([alone], [alone_plan])
+        gradients = step.gradients([alone], [alone_plan])
         shares.append(alone.loss_mask_BS.sum() / targets)
-        assert mixed.domain_loss[domain] == pytest.approx([found.loss * shares[-1] * targets, shares[-1] * targets])
+        assert mixed.domain_loss[domain] == pytest.approx([gradients.loss * shares[-1] * targets, shares[-1] * targets])
         mixed_activated -= step.experts.traffic.activated
-        for name, value in arrays(step, found).items():
+        for name, value in arrays(step, gradients).items():
             expected[name] = expected.get(name, 0) + shares[-1] * value
     assert len({round(float(share) * 8, 6) for share in shares} - {1.0, 2.0, 5.0}) > 0  # not simply the samples' shares
     assert mixed_activated == 0
@@ -156,6 +156,7 @@ def test_other_slots_are_not_compiled_again(opened, tiny_overrides):
     step, model, loader = opened(tiny_overrides | MIXED | mixture, "composed")
     sizes = set()
     compiled = None
+
     for _ in range(5):
         batch, plan = planned(model, loader)
         sizes.add(tuple(batch.slot_of_sample_B.tolist()))
@@ -170,11 +171,15 @@ def test_imbalance_is_that_of_the_used_slots(opened, tiny_overrides):
     _, plan = planned(model, loader)
     loads = [plan.counts_LDA[layer, slot] for layer in range(2) for slot in range(3)]
     expected = np.mean([load.max() / (load.sum() / EXPERTS) for load in loads])
+
     assert plan.imbalance() == pytest.approx(expected)
     assert np.isfinite(expected)
 
 
-def test_group_by_domain():
-    values_B, slots_B = np.arange(6.0), np.array([0, 0, 1, 3, 3, 3], np.int32)
-    found = group_by_domain(values_B, (4, 7, 9, 4), slots_B)
-    assert {domain: values.tolist() for domain, values in found.items()} == {4: [0, 1, 3, 4, 5], 7: [2]}
+def test_values_are_grouped_by_the_domain_of_their_slot():
+    values_B = np.arange(6.0)
+    slots_B = np.array([0, 0, 1, 3, 3, 3], np.int32)
+
+    values_of_domain = group_by_domain(values_B, (4, 7, 9, 4), slots_B)
+
+    assert {domain: values.tolist() for domain, values in values_of_domain.items()} == {4: [0, 1, 3, 4, 5], 7: [2]}

@@ -97,17 +97,17 @@ def resident(trainer):
     ["views", "staged", *(pytest.param(name, marks=pytest.mark.slow) for name in ("no overlap", "mapped"))],
 )
 def test_host_ecss_equals_device_over_50_steps(trainer, resident, variant, tmp_path):
-    steps, expected, state = resident
+    steps, expected, expected_state = resident
     domains = [{domain for plan in plans for domain in plan.domain_of_slot} for _, plans in steps]
     assert any(one == other for one, other in itertools.pairwise(domains))
     assert any(one != other for one, other in itertools.pairwise(domains))
 
-    results, found = trainer.train(steps, VARIANTS[variant] | {"experts.storage_folder": str(tmp_path)})
+    results, state = trainer.train(steps, VARIANTS[variant] | {"experts.storage_folder": str(tmp_path)})
 
     assert [each.global_norm > 0.5 for each in results].count(True) > 25  # clipping is active
     assert [(each.loss, each.global_norm) for each in results] == [(e.loss, e.global_norm) for e in expected]
-    for mine, other in zip(found, state, strict=True):
-        np.testing.assert_array_equal(mine, other)
+    for actual_array, expected_array in zip(state, expected_state, strict=True):
+        np.testing.assert_array_equal(actual_array, expected_array)
 
 
 def test_with_tokens_for_every_expert_it_is_plain_adamw(tiny_overrides):

@@ -54,13 +54,13 @@ def dense_bytes(step):
 
 
 def expert_bytes(store, domains):
-    found = {}
+    tensors = {}
     for group in ("weights", "moment1", "moment2"):
         for layer in range(store.num_layers):
             for domain in domains:
                 for name in SLAB_TENSORS:
-                    found[group, layer, domain, name] = getattr(store, group)[layer][domain][name].tobytes()
-    return found
+                    tensors[group, layer, domain, name] = getattr(store, group)[layer][domain][name].tobytes()
+    return tensors
 
 
 @pytest.mark.parametrize(
@@ -143,15 +143,15 @@ def test_gradients_and_norm_are_those_of_the_whole_model_for_these_experts(froze
     assert set(gradients) == set(expected)
     for (layer, domain), arrays in expected.items():
         used_A = plans[0].counts_LDA[layer, plans[0].domain_of_slot.index(domain)] > 0
-        for mine, theirs in zip(gradients[layer, domain], arrays, strict=True):
-            np.testing.assert_allclose(mine[used_A], theirs[used_A], rtol=1e-5, atol=1e-8)
-            squared += float((theirs[used_A].astype(np.float64) ** 2).sum())
+        for gradient, whole_gradient in zip(gradients[layer, domain], arrays, strict=True):
+            np.testing.assert_allclose(gradient[used_A], whole_gradient[used_A], rtol=1e-5, atol=1e-8)
+            squared += float((whole_gradient[used_A].astype(np.float64) ** 2).sum())
     assert step.run(batches, plans, 0.0).global_norm == pytest.approx(np.sqrt(squared), rel=1e-5)
     step.finish()
 
 
 def files(folder, *prefixes):
-    """Names and hashes of the newest checkpoint's files with these prefixes."""
+    """Returns the names and hashes of the newest checkpoint's files with these prefixes."""
     entries = CheckpointReader(folder).files
     return {name: entry["blake2b"] for name, entry in entries.items() if name.startswith(prefixes)}
 

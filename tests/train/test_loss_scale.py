@@ -17,11 +17,11 @@ from mindpangu.train.step import TrainStep
 
 def values(scale, overflows):
     """Returns the scale of each step, and of the step after them."""
-    found = [scale.value]
+    values = [scale.value]
     for overflow in overflows:
         scale.update(overflow)
-        found.append(scale.value)
-    return found
+        values.append(scale.value)
+    return values
 
 
 def test_an_overflow_halves_it_and_a_window_without_overflow_doubles_it():
@@ -137,7 +137,7 @@ def test_another_scale_takes_the_same_step(tiny_overrides):
 
 
 def records(folder):
-    """step → [loss, norm, loss scale, overflow, why it was skipped]."""
+    """Returns step → [loss, norm, loss scale, overflow, reason for skipping]."""
     keys = ("loss", "global_norm", "loss_scale", "overflow", "skipped")
     return {record["step"]: [record[key] for key in keys] for record in read_metrics(folder / "metrics.jsonl")}
 

@@ -46,10 +46,10 @@ def opened(overrides, precision, **changes):
 
 def unscaled(step, gradients):
     """name → float64 gradient without the loss scale, experts included."""
-    found = {name: gradient.asnumpy() for name, gradient in gradients.dense.items()}
+    tensors = {name: gradient.asnumpy() for name, gradient in gradients.dense.items()}
     for (layer, domain), arrays in step.experts.gradients().items():
-        found |= {f"experts.{layer}.{domain}.{i}": array for i, array in enumerate(arrays)}
-    return {name: array.astype(np.float64) / step.loss_scale.value for name, array in found.items()}
+        tensors |= {f"experts.{layer}.{domain}.{i}": array for i, array in enumerate(arrays)}
+    return {name: array.astype(np.float64) / step.loss_scale.value for name, array in tensors.items()}
 
 
 def relative_error(found, expected):
@@ -62,44 +62,54 @@ def test_gradients_and_losses_follow_those_of_fp32(tiny_overrides, rre_layers):
     half, next_half = opened(tiny_overrides, "fp16", model__rre_layers=rre_layers)
     batches, plans = next_exact()
     next_half()
-    expected, found = (unscaled(step, step.gradients(batches, plans)) for step in (exact, half))
-    assert expected.keys() == found.keys()
+    expected, actual = (unscaled(step, step.gradients(batches, plans)) for step in (exact, half))
+    assert expected.keys() == actual.keys()
     total = np.sqrt(sum(np.square(gradient).sum() for gradient in expected.values()))
     for name, gradient in expected.items():
         if name.endswith("key.bias"):  # zero, for softmax does not see it: nothing but rounding
-            assert max(np.linalg.norm(gradient), np.linalg.norm(found[name])) < 1e-7 * total
+            assert max(np.linalg.norm(gradient), np.linalg.norm(actual[name])) < 1e-7 * total
         else:
-            assert relative_error(found[name], gradient) < 3e-3, name
-    assert relative_error(found["word_embedding"], expected["word_embedding"]) > 1e-5  # it was fp16
+            assert relative_error(actual[name], gradient) < 3e-3, name
+    assert relative_error(actual["word_embedding"], expected["word_embedding"]) > 1e-5  # it was fp16
 
     distances = []
     for _ in range(20):
-        one, other = exact.run(batches, plans, 3e-3), half.run(batches, plans, 3e-3)
+        one = exact.run(batches, plans, 3e-3)
+        other = half.run(batches, plans, 3e-3)
         assert (one.skipped, other.skipped) == (None, None)
         assert (one.loss_scale, other.loss_scale) == (1.0, 65536.0)
         assert other.global_norm == pytest.approx(one.global_norm, rel=5e-3)
         assert other.domain_loss == pytest.approx(one.domain_loss, abs=2e-3)
         assert other.traffic.activated == one.traffic.activated
         distances.append(abs(one.loss - other.loss))
-        (batches, plans), _ = next_exact(), next_half()
+        batches, plans = next_exact()
+        next_half()
     assert 0 < max(distances) < 1e-3
     assert other.loss < 5.8  # from 6.0
 
 
-def test_number_formats(tiny_overrides, monkeypatch):
+def test_each_tensor_has_its_number_format(tiny_overrides, monkeypatch):
     step, planned = opened(tiny_overrides, "fp16")
-    model, ((batch,), (plan,)) = step.model, planned()
+    model = step.model
+    (batch,), (plan,) = planned()
+
     inputs = model.inputs(batch.tokens_BS, batch.positions_BS, plan)
     h_TH = step.functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
+
     assert h_TH.dtype == ms.float16
+
     received = []
     monkeypatch.setattr(step.experts, "receive", lambda plan, gradients: received.extend(gradients))
+
     gradients = step.gradients([batch], [plan])
+
     assert {slab.dtype for slab in step.experts.slabs(plan)} == {ms.float16}
     assert {gradient.dtype for gradient in gradients.dense.values()} == {ms.float32}
     assert {gradient.dtype for gradient in received} == {ms.float16}
+
     monkeypatch.undo()
     step.run([batch], [plan], 1e-3)
+
     assert {parameter.dtype for parameter in model.decoder.parameters.values()} == {ms.float32}
     assert {slab.dtype for slab in model.store.lookup((0,))} == {np.dtype(np.float32)}
 
@@ -107,7 +117,8 @@ def test_number_formats(tiny_overrides, monkeypatch):
 class Recorder(nn.Cell):
     def __init__(self, function, seen):
         super().__init__()
-        self.function, self.seen = function, seen
+        self.function = function
+        self.seen = seen
 
     def construct(self, x, *others):
         self.seen.append((type(self.function).__name__, str(x.dtype)))
@@ -117,7 +128,8 @@ class Recorder(nn.Cell):
 def test_norms_softmax_loss_and_embeddings_are_fp32_and_matrix_products_fp16(tiny_overrides, monkeypatch):
     """Run operator by operator (PyNative), with the operators recorded."""
     step, planned = opened(tiny_overrides, "fp16")
-    decoder, ((batch,), (plan,)) = step.decoder, planned()
+    decoder = step.decoder
+    (batch,), (plan,) = planned()
     inputs = step.model.inputs(batch.tokens_BS, batch.positions_BS, plan)
     slabs = [as_tensor(slab.astype(np.float16)) for slab in step.model.store.lookup(plan.domain_of_slot)]
     seen = []
@@ -128,7 +140,10 @@ def test_norms_softmax_loss_and_embeddings_are_fp32_and_matrix_products_fp16(tin
                     function = getattr(cell, name)
                     delattr(cell, name)
                     setattr(cell, name, Recorder(function, seen))
-    matmul, log_softmax, gather, gathered = ops.matmul, ops.log_softmax, ops.gather, []
+    matmul = ops.matmul
+    log_softmax = ops.log_softmax
+    gather = ops.gather
+    gathered = []
 
     def recorded(name, function):
         def call(x, *others):
@@ -197,29 +212,31 @@ def test_fp32_computes_the_bits_of_a_model_without_precisions(tiny_overrides, mo
         losses_BS = step.model.token_losses(batches[0])
         return results, losses_BS, unscaled(step, step.gradients(batches, plans))
 
-    found, losses_BS, gradients = bits(*opened(tiny_overrides, "fp32", training__loss_scale="1024"))
+    results, losses_BS, gradients = bits(*opened(tiny_overrides, "fp32", training__loss_scale="1024"))
     for cell, plain in ((LayerNorm, PlainLayerNorm), (Linear, PlainLinear), (Attention, PlainAttention)):
         monkeypatch.setattr(cell, "construct", plain.construct)
     monkeypatch.setattr("mindpangu.model.decoder.cast", no_cast)
-    expected, plain_losses_BS, plain_gradients = bits(*opened(tiny_overrides, "fp32"))
-    assert found == expected
+    plain_results, plain_losses_BS, plain_gradients = bits(*opened(tiny_overrides, "fp32"))
+    assert results == plain_results
     np.testing.assert_array_equal(losses_BS, plain_losses_BS)
     for name, gradient in plain_gradients.items():
         np.testing.assert_array_equal(gradients[name], gradient, err_msg=name)
 
 
-def test_scores_beyond_the_range_of_fp16(tiny_overrides):
+def test_scores_beyond_the_range_of_fp16_stay_finite(tiny_overrides):
     """Queries and keys of 100: their product over 8 dimensions is 80,000, scaled it is 28,000."""
     config = config_of(tiny_overrides, "fp16")
     attention = Attention(Init(config), "attention", 0.02)
     for linear in (attention.query, attention.key, attention.value):
         linear.weight.set_data(Tensor(np.eye(16, dtype=np.float32)))
     x_TH = Tensor(np.full((4, 16), 100, np.float16))
+
     out_TH = attention(x_TH, x_TH, Tensor(np.arange(4, dtype=np.int32)[None]))
+
     assert np.isfinite(out_TH.asnumpy()).all()
 
 
-def test_a_bias_gradient_over_many_tokens(tiny_overrides):
+def test_a_bias_gradient_over_many_tokens_is_summed_in_fp32(tiny_overrides):
     """The sum is computed in fp32: fp16 cannot represent 5001."""
     linear = Linear(Init(config_of(tiny_overrides, "fp16")), "linear", 4, 3, 0.02)
     sums = ms.grad(lambda x: linear(x).sum(), None, linear.trainable_params())(Tensor(np.ones((5001, 4), np.float16)))
@@ -246,7 +263,9 @@ def test_micro_batches_add_up_in_fp32(tiny_overrides):
     batches, plans = planned()
     one = step.gradients(batches, plans)
     alone = {key: [array.copy() for array in arrays] for key, arrays in step.experts.gradients().items()}
+
     two = step.gradients(batches * 2, plans * 2)
+
     assert two.loss == one.loss
     for key, arrays in step.experts.gradients().items():
         for mine, other in zip(arrays, alone[key], strict=True):
@@ -264,6 +283,7 @@ def test_the_norm_of_fp16_gradients_does_not_overflow(tiny_overrides):
     step.experts.receive(plan, gradients)
     expert = sum(int(np.prod(shape)) for shape in step.model.store.shapes.values())
     exact = float(np.float16(60_000)) ** 2 * expert * step.experts.traffic.activated
+
     assert step.experts.squared_norm() == pytest.approx(exact, rel=1e-5)
 
 
@@ -283,14 +303,15 @@ def test_a_checkpoint_holds_fp32_and_loads_in_either_precision(tiny_run):
     np.testing.assert_array_equal(half.store.weights[0][1]["up"], run.model.store.weights[0][1]["up"])
 
     (batch, *_) = heldout_batches(run.shards, "en", config, 4)
-    losses_BS, logits_BV = half.token_losses(batch), half.next_token_logits(batch.tokens_BS, 1, 9)
+    losses_BS = half.token_losses(batch)
+    logits_BV = half.next_token_logits(batch.tokens_BS, 1, 9)
     np.testing.assert_array_equal(losses_BS, run.model.token_losses(batch))
     assert (losses_BS.dtype, logits_BV.dtype) == (np.float32, np.float32)
-    for found, expected in (
+    for actual, expected in (
         (losses_BS, exact.token_losses(batch)),
         (logits_BV, exact.next_token_logits(batch.tokens_BS, 1, 9)),
     ):
-        assert 0 < np.abs(found - expected).max() < 2e-3
+        assert 0 < np.abs(actual - expected).max() < 2e-3
 
     changed = config_of(overrides, "fp32", training__steps="3", training__loss_scale="1024")
     with pytest.raises(CheckpointError, match=r"precision was 'fp16', is 'fp32'.*training\.loss_scale was 65536"):

@@ -31,6 +31,7 @@ def some_gradients(parameters, seed):
 def test_updates_equal_the_adamw_formula():
     optimizer, parameters = make_adam(4)
     state = {name: [p.asnumpy().astype(np.float64), 0.0, 0.0] for name, p in parameters.items()}
+
     for step in (1, 2, 3):
         gradients = some_gradients(parameters, step)
         rate = 0.1 / step
@@ -40,9 +41,11 @@ def test_updates_equal_the_adamw_formula():
             gradient = gradient.asnumpy().astype(np.float64) * scale
             if not name.endswith("bias"):
                 weight = weight * (1 - rate * 0.1)
-            first, second = 0.8 * first + 0.2 * gradient, 0.95 * second + 0.05 * gradient**2
+            first = 0.8 * first + 0.2 * gradient
+            second = 0.95 * second + 0.05 * gradient**2
             corrected = np.sqrt(second / (1 - 0.95**step)) + 1e-3
             state[name] = [weight - rate * first / (1 - 0.8**step) / corrected, first, second]
+
     for name, (weight, first, second) in state.items():
         np.testing.assert_allclose(parameters[name].asnumpy(), weight, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(optimizer.moment1[name].asnumpy(), first, rtol=1e-5, atol=1e-6)

@@ -190,7 +190,7 @@ def test_an_existing_training_is_not_overwritten(finished):
     overrides, folder = finished
     before = weights(folder)
 
-    with pytest.raises(TrainingError, match=r"up to step 2, of this kind\. Go on with --resume"):
+    with pytest.raises(TrainingError, match=r"up to step 2, of this kind\. Continue with --resume"):
         run_training(overrides)
     with pytest.raises(
         TrainingError, match=r"of a different kind \(optimizer.eps was 1e-08, is 0.1\)\. Choose another"
@@ -233,19 +233,19 @@ def test_load_takes_table_and_tokenizer_for_other_data_and_fewer_domains(finishe
         "data.corpus": f"[{other}]",
         "domains.names": "[zh, en]",
     }
-    taken = {"data.tokenizer": f"{source}/tokenizer/main.model", "routing.table": f"{source}/routing"}
-    for keys in (overrides | {"data.tokenizer": taken["data.tokenizer"]}, overrides | taken):
+    parts = {"data.tokenizer": f"{source}/tokenizer/main.model", "routing.table": f"{source}/routing"}
+    for keys in (overrides | {"data.tokenizer": parts["data.tokenizer"]}, overrides | parts):
         for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
             prepare(load_config(None, keys), log=lambda text: None)
         if "routing.table" not in keys:
             with pytest.raises(CheckpointError, match="its routing table of domain zh is not"):
                 run_training(keys, load=source)
 
-    opened, _ = run_training(overrides | taken, load=source, training__steps="3")
+    opened, _ = run_training(overrides | parts, load=source, training__steps="3")
     assert [domain.name for domain in opened.model.domains] == ["zh", "en"]
 
-    # it resumes, because the run folder has the table that was taken
-    run_training(overrides | taken, resume=True, training__steps="4")
+    # resuming works because the run folder has a copy of the table
+    run_training(overrides | parts, resume=True, training__steps="4")
     assert sorted(losses(tmp_path / "sub")) == [1, 2, 3, 4]
 
 
@@ -350,7 +350,7 @@ def test_killed_runs_resume_exactly(tiny_run):
 
 @pytest.mark.slow
 def test_thirty_random_kills_resume_exactly(tiny_run):
-    """With experts that move: copied to the device and back, fetched ahead, updated and saved beside the steps."""
+    """Experts move: they are copied to the device and back, fetched ahead, and updated and saved during the steps."""
     overrides, folder = tiny_run
     overrides = overrides | {
         "training.steps": "1500",
@@ -373,8 +373,11 @@ def test_a_signal_saves_a_checkpoint_first(tiny_run):
         if line.startswith("step:[") and int(line[6:].split("/")[0]) >= 3:
             break
     process.send_signal(signal.SIGTERM)
+
     rest, _ = process.communicate(timeout=120)
+
     assert process.returncode == 130
     assert "with --resume to continue" in rest
+
     last = max(losses(folder))
     assert (folder / "latest_checkpointed_iteration.txt").read_text() == f"{last}\n"

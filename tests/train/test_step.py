@@ -43,7 +43,7 @@ def test_three_functions_equal_one_graph_bit_for_bit(tiny_overrides, slots):
     inputs = model.inputs(batch.tokens_BS, batch.positions_BS, plan)
     slab_tensors = [as_tensor(slab) for slab in model.store.lookup(plan.domain_of_slot)]
 
-    found = step.gradients(batches, plans)
+    gradients = step.gradients(batches, plans)
     (loss, _, _), (slabs, dense) = step.functions.whole_step(
         inputs.vocabulary,
         0,
@@ -58,11 +58,11 @@ def test_three_functions_equal_one_graph_bit_for_bit(tiny_overrides, slots):
         *slab_tensors,
     )
 
-    assert found.loss == float(loss.asnumpy())
-    assert set(found.dense) == set(model.decoder.parameters)
+    assert gradients.loss == float(loss.asnumpy())
+    assert set(gradients.dense) == set(model.decoder.parameters)
     for name, gradient in zip(model.decoder.parameters, dense, strict=True):
-        np.testing.assert_array_equal(found.dense[name].asnumpy(), gradient.asnumpy(), err_msg=name)
-    assert np.abs(found.dense["word_embedding"].asnumpy()).max() > 0
+        np.testing.assert_array_equal(gradients.dense[name].asnumpy(), gradient.asnumpy(), err_msg=name)
+    assert np.abs(gradients.dense["word_embedding"].asnumpy()).max() > 0
     position = 0
     for layer in range(2):
         for domain in plan.domain_of_slot:
@@ -75,14 +75,14 @@ def test_three_functions_equal_one_graph_bit_for_bit(tiny_overrides, slots):
 @pytest.mark.slow
 def test_recomputation_is_in_the_graph_and_changes_no_bit(tiny_overrides, tmp_path):
     kept, expected = products_and_gradients(tiny_overrides, tmp_path / "kept", "false")
-    repeated, found = products_and_gradients(tiny_overrides, tmp_path / "repeated", "true")
+    repeated, actual = products_and_gradients(tiny_overrides, tmp_path / "repeated", "true")
 
     # per attention, three projections and the two products, but not the output: the last result is not needed again;
     # per dense FFN, the first matrix
     assert repeated == kept + 5 * 3 + 1
-    assert found.loss == expected.loss
+    assert actual.loss == expected.loss
     for name, gradient in expected.dense.items():
-        np.testing.assert_array_equal(found.dense[name].asnumpy(), gradient.asnumpy(), err_msg=name)
+        np.testing.assert_array_equal(actual.dense[name].asnumpy(), gradient.asnumpy(), err_msg=name)
 
 
 def products_and_gradients(tiny_overrides, folder, recompute):
@@ -90,11 +90,11 @@ def products_and_gradients(tiny_overrides, folder, recompute):
     model, loader = open_tiny(tiny_overrides, training__recompute=recompute)
     ms.set_context(save_graphs=1, save_graphs_path=str(folder))
     try:
-        found = TrainStep(model).gradients(*planned(model, loader))
+        gradients = TrainStep(model).gradients(*planned(model, loader))
     finally:
         ms.set_context(save_graphs=0)
     graphs = folder.rglob("graph_build_*.ir")
-    return sum(len(re.findall(r"= \w*MatMul\(", path.read_text())) for path in graphs), found
+    return sum(len(re.findall(r"= \w*MatMul\(", path.read_text())) for path in graphs), gradients
 
 
 def test_accumulated_micro_batches_equal_one_large_batch(tiny_overrides):
@@ -193,6 +193,7 @@ def test_dense_adam_matches_the_formula(tiny_overrides):
     beta1, beta2 = model.config.optimizer.betas
     names = ["blocks.0.ffn.up.weight", "blocks.0.ffn.up.bias", "final_norm.gamma"]
     expected = {name: [model.decoder.parameters[name].asnumpy().astype(float), 0.0, 0.0] for name in names}
+
     for count in range(1, 4):
         gradients = {
             name: rng.standard_normal(parameter.shape).astype(np.float32)

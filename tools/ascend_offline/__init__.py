@@ -1,2 +1,5 @@
-"""Ascend graphs compiled on a machine without NPU and CANN: what stands in for CANN (`cann_stub`), for an installed
-operator package (`operator_package`), and where ACL's headers come from (`acl_headers`). Nothing is executed."""
+"""Compiles Ascend graphs on a machine without NPU and CANN. Nothing is executed.
+
+`cann_stub` builds stand-ins for CANN's libraries, `operator_package` writes a stand-in for an installed operator
+package, `acl_headers` finds ACL's headers, and `simulation` starts MindSpore with them.
+"""

@@ -2,11 +2,11 @@
 
     python tools/ascend_offline/compile_operators.py [--chip ascend910] [--download]
 
-MindSpore loads its Ascend plugin over stubs of CANN's libraries, looks the operators up in a package that has only
+MindSpore loads its Ascend plugin over stubs of CANN's libraries, finds the operators in a package that contains only
 their definitions, compiles the call of each against ACL's headers, and infers shapes and gradients. Without those
 headers (CANN has them, and so does torch-npu's wheel, which --download fetches) the graph has the composed forms of our
-operators. Nothing is executed; that the same graph runs on a card is unverified on hardware. Without a device MindSpore
-knows no chip, so GroupedMatmul is compiled for ascend910 too, which on a card gets the composed form.
+operators. Nothing is executed; whether the same graph runs on a card is unverified on hardware. Without a device
+MindSpore knows no chip, so GroupedMatmul is compiled even for ascend910, which on a card gets the composed form.
 """
 
 import argparse
@@ -32,7 +32,7 @@ CAPACITY = 64
 
 
 def main() -> None:
-    """Prepares the stubs of CANN, and compiles in a process that uses them."""
+    """Builds the stubs of CANN, compiles in a child process that uses them, and prints the operators of the graph."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--chip",
@@ -41,7 +41,9 @@ def main() -> None:
         help="chip whose operator definitions are used (%(default)s)",
     )
     parser.add_argument("--download", action="store_true", help=f"fetch ACL's headers from {acl_headers.WHEEL}")
-    parser.add_argument("--cache", type=Path, default=Path("output/ascend_offline"), help="folder of the headers")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("output/ascend_offline"), help="folder for the downloaded headers"
+    )
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:
@@ -51,20 +53,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         try:
             environment = prepare(Path(folder), RANKS, arguments.chip, headers)
-            found = json.loads(run_inside([str(Path(__file__).resolve()), "--inside"], environment, Path(folder)))
+            result = json.loads(run_inside([str(Path(__file__).resolve()), "--inside"], environment, Path(folder)))
         except cann_stub.StubError as error:
             sys.exit(f"compile_operators: {error}")
         except RuntimeError as error:
             sys.exit(f"compile_operators: the graph does not compile:\n{error}")
     if headers is None:
-        print(f"no headers of ACL ({acl_headers.WHEEL} has them: --download), so the composed forms were compiled")
-    counts = ", ".join(f"{name} × {count}" for name, count in found["custom"].items())
-    print(f"operators: {found['operators']}")
-    print(f"in the graph of {found['target']}: {counts or 'no custom operator'}")
+        print(f"ACL's headers were not found (--download: {acl_headers.WHEEL}), so the composed forms were compiled")
+    counts = ", ".join(f"{name} × {count}" for name, count in result["custom"].items())
+    print(f"operators: {result['operators']}")
+    print(f"in the graph of {result['target']}: {counts or 'no custom operator'}")
 
 
 def compile_graph() -> dict[str, Any]:
-    """Compiles the layer and its gradient for one rank, and counts the custom operators in its graph."""
+    """Compiles an RRE layer and its gradient for one rank, and counts the custom operators in the graph."""
     import mindspore as ms
     import numpy as np
     from mindspore import Tensor, nn, ops
@@ -107,16 +109,29 @@ def compile_graph() -> dict[str, Any]:
         def construct(self, *inputs):
             return self.layer(*inputs), self.gradient(self.layer)(*inputs)
 
+    local_experts = EXPERTS // RANKS
     ids_T = np.zeros(TOKENS, np.int32)
-    local = EXPERTS // RANKS
-    shapes = (local, HIDDEN, INNER), (local, INNER), (local, INNER, HIDDEN), (local, HIDDEN)
-    slabs = [np.ones(shape, np.float16) for shape in shapes]
-    arrays = np.ones((TOKENS, HIDDEN), np.float16), ids_T, ids_T, np.zeros((1, VOCABULARY), np.int32)
     counts_R = np.full(RANKS, TOKENS // RANKS, np.int32)
-    arrays += counts_R, counts_R, counts_R[:, None], *slabs
+    slab_shapes = (
+        (local_experts, HIDDEN, INNER),
+        (local_experts, INNER),
+        (local_experts, INNER, HIDDEN),
+        (local_experts, HIDDEN),
+    )
+    arrays = (
+        np.ones((TOKENS, HIDDEN), np.float16),
+        ids_T,
+        ids_T,
+        np.zeros((1, VOCABULARY), np.int32),
+        counts_R,
+        counts_R,
+        counts_R[:, None],
+        *(np.ones(shape, np.float16) for shape in slab_shapes),
+    )
     ms.set_context(save_graphs=1, save_graphs_path="graphs")
     world = Group("hccl_world_group", 0, RANKS, -1, AllToAll("hccl_world_group"))
     Gradient(Layer(world)).compile(*map(Tensor, arrays))
+
     text = max(Path("graphs").rglob("*validate*.ir"), key=lambda path: path.stat().st_mtime).read_text()
     names = [emulator.cann_name(kernel) for kernel in emulator.KERNELS]
     custom = {name: text.count(f'func_name: "aclnn{name}"') for name in names}

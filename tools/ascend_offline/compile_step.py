@@ -1,12 +1,13 @@
-"""The step of one rank of a cluster, compiled for Ascend where there is none: what tools/compile_offline.py starts.
+"""Compiles the training step of one simulated rank for Ascend. tools/compile_offline.py runs this in a child process.
 
 The functions are those that training compiles (`CompiledFunctions`, `DenseAdam`). Weights are zeros, and nothing runs:
-a simulated device compiles a function when it is called, and then finds nothing to run it with.
+a simulated device compiles a function when it is called, and then fails to find a way to run it.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -33,39 +34,50 @@ from mindpangu.train.compiled import CompiledFunctions
 from mindpangu.train.optimizer import DenseAdam
 
 
-def compile_step(config: Config, rank: int) -> dict:
-    """For JSON: function → its graph's collectives, inputs, live bytes and order; and the members of each group."""
-    layers.normal = lambda seed, name, shape, std: np.zeros(shape, np.float32)  # the memory of zeros is never touched
-    mesh, groups = Mesh.from_config(config), {}
+def compile_step(config: Config, rank: int) -> dict[str, Any]:
+    """Compiles every function of a step and describes the graphs, as JSON values.
+
+    Returns:
+        "functions": function → its collectives, inputs, live bytes, and order of operators (`_describe_graph`).
+        "groups": kind of group → its ranks. "operators": which form each of our operators has.
+        "slabs", "counts": number of inputs of `upper_step` that are experts, and that are counts of an exchange.
+    """
+    layers.normal = lambda seed, name, shape, std: np.zeros(shape, np.float32)  # zeros occupy no memory until written
+    mesh = Mesh.from_config(config)
+    groups = {}
 
     def name_of(kind: str, members: Ranks) -> str:
         if len(members) == 1:
             return ""
-        communication.create_group(kind, list(members))  # also where it is all ranks: the graph tells them apart
+        communication.create_group(kind, list(members))  # also for all ranks: the graph tells groups apart by name
         groups[kind] = list(members)
         return kind
 
-    processes, exchange = Processes(mesh, rank, name_of), None
+    processes = Processes(mesh, rank, name_of)
+    exchange = None
     if mesh.members > 1:
         members = mesh.exchange_group(rank)
         name = name_of("exchange", members)
         exchange = Group(name, members.index(rank), len(members), -1, AllToAll(name))
     decoder = Decoder(config, Vocabularies.build(config, build_domains(config)), processes.tensor, exchange)
     slabs = _slabs(config, mesh, rank)
+    compiled = CompiledFunctions(decoder, len(slabs))
+
     inputs = _inputs(config)
+    h_TH = inputs[0]
+    rows_BS = inputs[1]
     capacity, counts = _exchange_inputs(config, exchange)
-    h_TH, rows_BS = inputs[:2]
-    functions = CompiledFunctions(decoder, len(slabs))
-    found = {
-        "lower_forward": _compiled(functions.lower_forward, rows_BS, rows_BS),
-        "upper_step": _compiled(functions.upper_step, 0, capacity, *inputs, *slabs, *counts),
-        "lower_backward": _compiled(functions.lower_backward, rows_BS, rows_BS, h_TH),
-    } | _optimizer(config, decoder, processes)
+    functions = {
+        "lower_forward": _describe_graph(compiled.lower_forward, rows_BS, rows_BS),
+        "upper_step": _describe_graph(compiled.upper_step, 0, capacity, *inputs, *slabs, *counts),
+        "lower_backward": _describe_graph(compiled.lower_backward, rows_BS, rows_BS, h_TH),
+    }
+    functions |= _optimizer_graphs(config, decoder, processes)
     if processes.replicas.size > 1:
-        of_layer = [np.zeros(slab.shape, np.float32) for slab in slabs[: len(expert_shapes(config))]]
-        found["expert_sum"] = _compiled(all_reduce_over(processes.replicas), of_layer)
+        gradients = [np.zeros(slab.shape, np.float32) for slab in slabs[: len(expert_shapes(config))]]  # of one layer
+        functions["expert_sum"] = _describe_graph(all_reduce_over(processes.replicas), gradients)
     return {
-        "functions": found,
+        "functions": functions,
         "groups": groups,
         "operators": backends.describe(),
         "slabs": len(slabs),
@@ -74,20 +86,21 @@ def compile_step(config: Config, rank: int) -> dict:
 
 
 def _slabs(config: Config, mesh: Mesh, rank: int) -> list[Tensor]:
-    """The experts of a micro-batch, as the store of this rank would give them."""
-    model, domains = config.model, build_domains(config)
+    """Returns the experts of a micro-batch, with the shapes that this rank's store returns."""
+    domains = build_domains(config)
     share = ExpertShare.from_mesh(mesh, mesh.coordinates(rank), domain_groups(config, domains))
-    count = len(share.experts(max(domain.num_experts for domain in domains)))
+    num_experts = len(share.experts(max(domain.num_experts for domain in domains)))
     return [
-        _zeros((count, *share.part(name, shape).local_shape), expert_dtype(config))
-        for _ in range(model.rre_layers * config.data.domains_per_step)
+        _zeros((num_experts, *share.tensor_slice(name, shape).local_shape), expert_dtype(config))
+        for _ in range(config.model.rre_layers * config.data.domains_per_step)
         for name, shape in expert_shapes(config).items()
     ]
 
 
 def _inputs(config: Config) -> list[Tensor]:
-    """The inputs of the upper step in front of its experts."""
-    model, batch = config.model, config.training.local_batch_size
+    """Returns the inputs of the upper step that precede its experts."""
+    model = config.model
+    batch = config.training.local_batch_size
     slots = config.data.domains_per_step
     ids_BS = _zeros((batch, model.seq_length), np.int32)
     slots_B = _zeros((batch,), np.int32)
@@ -97,7 +110,7 @@ def _inputs(config: Config) -> list[Tensor]:
 
 
 def _exchange_inputs(config: Config, exchange: Group | None) -> tuple[int, list[Tensor]]:
-    """(capacity, the inputs of the upper step behind its experts)."""
+    """Returns the capacity of an exchange, and the inputs of the upper step that follow its experts."""
     if exchange is None:
         return 0, []
     local = max(domain.num_experts for domain in build_domains(config)) // exchange.size
@@ -107,48 +120,55 @@ def _exchange_inputs(config: Config, exchange: Group | None) -> tuple[int, list[
     return capacities(tokens, exchange.size)[0], [rows_LR, rows_LR, arriving_LRG]
 
 
-def _optimizer(config: Config, decoder: Decoder, processes: Processes) -> dict:
+def _optimizer_graphs(config: Config, decoder: Decoder, processes: Processes) -> dict[str, Any]:
     sharding = config.parallelism.optimizer_sharding
     optimizer = DenseAdam(decoder.parameters, config.optimizer, processes.dense, sharding)
-    found, gradients = {}, {name: _zeros(each.shape, np.float32) for name, each in decoder.parameters.items()}
+    graphs = {}
     if processes.dense.size > 1:
-        for name, divided in (("sum_whole", False), ("sum_rows", True)):
-            chosen = [each for key, each in gradients.items() if optimizer.divided[key] == divided]
-            if chosen:
-                found[name] = _compiled(getattr(optimizer, name), *chosen)
-    number = _zeros((), np.float32)
+        for name, divided in (("all_reduce", False), ("reduce_scatter", True)):
+            gradients = [
+                _zeros(parameter.shape, np.float32)
+                for key, parameter in decoder.parameters.items()
+                if optimizer.divided[key] == divided
+            ]
+            if gradients:
+                graphs[name] = _describe_graph(getattr(optimizer, name), *gradients)
+    scalar = _zeros((), np.float32)
     rows = [_zeros(moment.shape, np.float32) for moment in optimizer.moment1.values()]
-    return found | {"update": _compiled(optimizer.apply, *[number] * 6, *rows)}
+    graphs["update"] = _describe_graph(optimizer.apply, *[scalar] * 6, *rows)
+    return graphs
 
 
 def _zeros(shape: tuple[int, ...], dtype: type) -> Tensor:
     return Tensor.from_numpy(np.zeros(shape, dtype))
 
 
-def _compiled(function, *arguments) -> dict:
-    """What is in the graph of a function for these arguments."""
-    with _written_graphs(Path("graphs")) as folder:
+def _describe_graph(function: Callable, *arguments: Any) -> dict[str, Any]:
+    """Compiles a function for these arguments and describes its graph."""
+    with _saved_graphs(Path("graphs")) as folder:
         try:
             function(*arguments)
         except RuntimeError as error:
             if "Can't find run graph func" not in str(error):
                 raise
-        # written in this order; the last one is the function itself
+        # files are written in the order of compilation; the last one is the function itself
         path = max(folder.rglob("*validate*.ir"), key=lambda path: path.stat().st_mtime_ns)
         nodes = graph.read_graph(path)
-        named, others = graph.inputs(path)
+        parameters, inputs = graph.inputs(path)
     return {
         "collectives": [(*key, *value) for key, value in graph.collectives(nodes).items()],
-        "parameters": named,
-        "inputs": others,
+        "parameters": parameters,
+        "inputs": inputs,
         "live": graph.live_bytes(nodes),
         "order": graph.order(nodes),
     }
 
 
 @contextlib.contextmanager
-def _written_graphs(parent: Path) -> Iterator[Path]:
-    folder = parent / str(len(list(parent.glob("*"))) if parent.exists() else 0)
+def _saved_graphs(parent: Path) -> Iterator[Path]:
+    """Yields a new subfolder in which MindSpore saves the graphs that it compiles in this block."""
+    num_folders = len(list(parent.glob("*"))) if parent.exists() else 0
+    folder = parent / str(num_folders)
     ms.set_context(save_graphs=1, save_graphs_path=str(folder))
     try:
         yield folder

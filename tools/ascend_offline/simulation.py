@@ -1,4 +1,4 @@
-"""The environment in which MindSpore believes to be one rank on Ascend NPUs, and compiles for them."""
+"""Runs MindSpore as one simulated rank of a cluster of Ascend NPUs, for which it can compile."""
 
 import os
 import subprocess
@@ -9,8 +9,14 @@ from ascend_offline import cann_stub, operator_package
 
 
 def prepare(folder: Path, ranks: int, chip: str = "ascend910", headers: Path | None = None) -> dict[str, str]:
-    """Stubs of CANN's libraries, and with ACL's headers an operator package, in a folder; the environment variables of
-    a process that is to find them. Raises cann_stub.StubError where there is no plugin or no compiler."""
+    """Builds stubs of CANN's libraries in a folder and, given ACL's headers, writes an operator package there.
+
+    Returns:
+        The environment variables for a process that uses them.
+
+    Raises:
+        cann_stub.StubError: this MindSpore has no Ascend plugin, or there is no compiler.
+    """
     libraries = folder / "stub"
     cann_stub.build(libraries)
     toolkit = folder / "toolkit"
@@ -35,17 +41,25 @@ def prepare(folder: Path, ranks: int, chip: str = "ascend910", headers: Path | N
 
 
 def run_inside(command: list[str], environment: dict[str, str], folder: Path) -> str:
-    """The last line that the command prints. Raises RuntimeError with the end of its error output if it fails."""
-    done = subprocess.run(
+    """Runs a Python command in a simulated rank and returns the last line that it prints.
+
+    Raises:
+        RuntimeError: the command failed; the message is the end of its error output.
+    """
+    process = subprocess.run(
         [sys.executable, *command], env=environment, cwd=folder, capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        raise RuntimeError(done.stderr[-3000:])
-    return done.stdout.splitlines()[-1]
+    if process.returncode:
+        raise RuntimeError(process.stderr[-3000:])
+    return process.stdout.splitlines()[-1]
 
 
 def join_simulated_ranks() -> None:
-    """Sets MindSpore up in such a process. Raises RuntimeError outside of one."""
+    """Initializes MindSpore's communication in a simulated rank.
+
+    Raises:
+        RuntimeError: this process is not a simulated rank.
+    """
     import mindspore as ms
     from mindspore import communication
 

@@ -131,12 +131,12 @@ def crossing(records: Sequence[Record]) -> str:
     texts = []
     for seconds in ("step_s", "predicted_s"):
         curve = ratios(records, seconds)
-        found = "none"
+        tokens_at_crossing = "none"
         for (tokens, ratio), (next_tokens, next_ratio) in itertools.pairwise(curve):
             if ratio >= PAPER_RATIO > next_ratio:
                 share = (ratio - PAPER_RATIO) / (ratio - next_ratio)
-                found = f"{tokens * (next_tokens / tokens) ** share:.0f}"
-        texts.append(found)
+                tokens_at_crossing = f"{tokens * (next_tokens / tokens) ** share:.0f}"
+        texts.append(tokens_at_crossing)
     return f"{PAPER_RATIO} × is crossed at {texts[0]} tokens per step as measured, at {texts[1]} by the linear model"
 
 

@@ -94,11 +94,13 @@ class Workload:
             "experts.staging": True,
         }
         self.config = load_config(None, {key: str(value) for key, value in overrides.items()})
+
         set_device(self.config)
-        chosen = build_domains(self.config)
-        frequencies = {domain.name: np.ones(VOCAB_SIZE, np.int64) for domain in chosen}
+        built_domains = build_domains(self.config)
+        frequencies = {domain.name: np.ones(VOCAB_SIZE, np.int64) for domain in built_domains}
         random = dataclasses.replace(self.config.routing, assignment="random")
-        table = RoutingTable.build(chosen, frequencies, RRE_LAYERS, random)
+        table = RoutingTable.build(built_domains, frequencies, RRE_LAYERS, random)
+
         tokenizer = SimpleNamespace(vocab_size=VOCAB_SIZE, digest="random tokens")
         self.model = LanguageModel(ModelParts(self.config, {"main": tokenizer}, table))  # type: ignore[dict-item]
         self.store = self.model.store
@@ -107,10 +109,12 @@ class Workload:
             for group in (self.store.moment1, self.store.moment2):
                 for array in (each for layer in group for slab in layer for each in slab.values()):
                     array[:] = 0  # the kernel allocates memory on the first write, which must not be measured
+
         self.step = TrainStep(self.model)
         self.num_experts = int(self.store.exists_LMA.sum())
         self.expert_parameters = sum(int(np.prod(shape)) for shape in self.store.shapes.values())
         self.active_experts = RRE_LAYERS * active * EXPERTS_PER_DOMAIN
+
         groups = [range(start, start + active) for start in range(0, domains, active)]
         self._groups = itertools.cycle(groups)
         self._rng = np.random.default_rng(0)

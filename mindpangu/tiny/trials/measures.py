@@ -67,7 +67,7 @@ def decoding_speed(reader: CheckpointReader) -> float:
     """
     parts = ModelParts.from_checkpoint(reader)
     decoder = Decoder(parts.config, parts.vocabularies)
-    read_dense(reader, decoder.parameters, decoder.parts)
+    read_dense(reader, decoder.parameters, decoder.slices)
     pools = ExpertPools(parts, open_cache(parts, ExpertReader(reader, parts), DECODE_BATCH))
     steps = DecodingSteps(parts, decoder, pools, DECODE_BATCH, parts.config.model.seq_length)
     seconds = [_decode(steps, parts) for _ in range(1 + DECODE_ROUNDS)]

@@ -12,7 +12,7 @@ from ascend_ops.emulator.build import OPERATORS
 
 @pytest.fixture
 def fresh(monkeypatch):
-    """Forgets what has been found, before the test and after it."""
+    """Clears the cache of discovered kernels before and after each test."""
     emulator_kernels.kernels.cache_clear()
     yield
     emulator_kernels.kernels.cache_clear()
@@ -21,11 +21,11 @@ def fresh(monkeypatch):
 def test_every_kernel_is_described_with_a_check_and_a_mutant_of_its_operator():
     sources = {path.stem for path in OPERATORS.glob("*/ascend/op_kernel/*.cpp")}
 
-    found = emulator_kernels.kernels()
+    kernels = emulator_kernels.kernels()
 
-    assert set(found) == sources
-    assert all(kernel.checks for kernel in found.values())
-    mutated = {emulator.KERNELS[name] for name, kernel in found.items() if kernel.mutants}
+    assert set(kernels) == sources
+    assert all(kernel.checks for kernel in kernels.values())
+    mutated = {emulator.KERNELS[name] for name, kernel in kernels.items() if kernel.mutants}
     assert mutated == set(emulator.KERNELS.values())
 
 
@@ -39,9 +39,9 @@ def test_a_new_folder_is_found_by_itself(fresh, monkeypatch):
     )
     monkeypatch.setitem(emulator_kernels.KERNELS, "rre_new", "new")
 
-    found = emulator_kernels.kernels()
+    kernels = emulator_kernels.kernels()
 
-    assert found["rre_new"] is described
+    assert kernels["rre_new"] is described
 
 
 def test_kernels_that_nobody_describes_are_named(fresh, monkeypatch):

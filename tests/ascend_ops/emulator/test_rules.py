@@ -49,5 +49,5 @@ def test_every_rule_has_a_kernel_that_breaks_it(verdicts):
         ("more_than_the_unified_buffer", "InitBuffer of 133120 bytes"),
     ],
 )
-def test_messages_name_the_place(verdicts, kernel, words):
+def test_messages_name_the_violation(verdicts, kernel, words):
     assert words in verdicts[kernel][2]

@@ -30,7 +30,7 @@ print("done")
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 @pytest.mark.parametrize("chip", ["ascend910", "ascend910b"])
 @pytest.mark.parametrize("kernel", emulator.KERNELS)
-def test_is_clean(kernel, chip, sanitizer, tmp_path):
+def test_the_sanitizer_finds_nothing(kernel, chip, sanitizer, tmp_path):
     runtime = subprocess.run(
         [native.compiler(), f"-print-file-name={SANITIZERS[sanitizer]}"], capture_output=True, text=True, check=True
     ).stdout.strip()

@@ -87,7 +87,9 @@ def _attention(w, name, query_BSH, x_BSH, heads):
         values_BSH = values_BSH @ w[f"{name}.{dense}.weight"].T + w[f"{name}.{dense}.bias"]
         return values_BSH.reshape(*values_BSH.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
-    query, key, value = split("dense1", query_BSH), split("dense2", x_BSH), split("dense3", x_BSH)
+    query = split("dense1", query_BSH)
+    key = split("dense2", x_BSH)
+    value = split("dense3", x_BSH)
     scores = query @ key.transpose(0, 1, 3, 2) / np.sqrt(query.shape[-1])
     scores = np.where(np.tril(np.ones(scores.shape[-2:], bool)), scores, -np.inf)
     scores = np.exp(scores - scores.max(-1, keepdims=True))

@@ -82,6 +82,7 @@ def test_every_weight_matters_to_the_logits(release):
     weights = public_format.random_weights(vocabulary=50, **SIZES)
     tokens_BS = np.arange(16, dtype=np.int32)[None]
     before = public_format.logits(weights, tokens_BS, heads=2)
+
     for name, values in weights.items():
         changed = weights | {name: values + np.float32(0.1) * np.arange(values.shape[-1], dtype=np.float32)}
         after = public_format.logits(changed, tokens_BS, heads=2)
@@ -92,24 +93,29 @@ def test_every_weight_matters_to_the_logits(release):
 def test_a_converted_model_continues_a_prompt(model, converted):
     pytest.importorskip("jieba", reason="the extra alpha is not installed")
     tokenizer = model.tokenizers["main"]
-    assert (tokenizer.kind, tokenizer.eot_id) == ("pangu_alpha", 9)
-    text = Generator(model.parts, model.decoder, cache=None).generate([Request("zh", "今天天气", 3)])[0].text
     ids = tokenizer.encode("今天天气")
+
+    text = Generator(model.parts, model.decoder, cache=None).generate([Request("zh", "今天天气", 3)])[0].text
+
     expected = []
     for _ in range(3):
         tokens_BS = np.zeros((1, 16), np.int32)
         tokens_BS[0, : len(ids)] = ids
         ids.append(int(np.argmax(model.next_token_logits(tokens_BS, 0, len(ids) - 1)[0])))
         expected.append(ids[-1])
+
+    assert (tokenizer.kind, tokenizer.eot_id) == ("pangu_alpha", 9)
     assert text == tokenizer.decode(expected)  # no control token opens the text
 
 
-def test_the_result_names_its_source_and_is_whole(converted, release):
+def test_the_result_names_its_source_and_is_complete(converted, release):
     assert converted.step == 0
+
     state = converted.json("state.json")
     assert state["made_by"] == {"verb": "convert", "from": str(release[0]), "strategy": None}
     assert (state["loader"], state["updates"], state["digests"]) == (None, 0, {})
     assert converted.config().domains.preset == "pangu_alpha"
+
     for name in converted.files:
         converted.verify(name)
 
@@ -122,7 +128,7 @@ def test_there_and_back_is_exact(converted, release, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back"]
 
 
-def test_back_and_there_is_exact_also_from_ranks_that_shared_tensors(small_tokenizer, make_config, tmp_path):
+def test_a_round_trip_is_exact_even_from_ranks_that_share_tensors(small_tokenizer, make_config, tmp_path):
     config = make_config(**SIZES)
     model = LanguageModel(ModelParts(config, {"main": Tokenizer.load(small_tokenizer)}, None))
     weights = {name: parameter.asnumpy() for name, parameter in model.decoder.parameters.items()}
@@ -131,6 +137,7 @@ def test_back_and_there_is_exact_also_from_ranks_that_shared_tensors(small_token
     with CheckpointWriter(tmp_path / "trained", 3) as writer:
         write_model(writer, model, DenseTensors(weights | moments, parts), StoreSnapshot(model.store), None)
     trained = CheckpointReader(tmp_path / "trained")
+
     with CheckpointWriter(tmp_path / "shared", 3) as writer:
         for name in ("config.yaml", "tokenizer/main.model"):
             writer.write(name, trained.read(name))
@@ -140,6 +147,7 @@ def test_back_and_there_is_exact_also_from_ranks_that_shared_tensors(small_token
             }
             encoded = DenseTensors({name: part.of(weights[name]) for name, part in shared.items()}, shared).encode()
             writer.write(f"dense_{rank:05d}_of_00002.safetensors", encoded)
+
     for saved in ("trained", "shared"):
         file = to_pangu_alpha(CheckpointReader(tmp_path / saved), tmp_path / f"{saved}_alpha", separate_tables=True)
         tables = ["position_embedding.npy", "top_query_embedding.npy", "word_embedding.npy"]
@@ -169,7 +177,7 @@ def test_a_number_beyond_half_precision_is_named(small, tmp_path):
     assert not (tmp_path / "back").exists()
 
 
-def test_old_names_and_separate_tables(small, tmp_path):
+def test_old_names_and_separate_tables_are_read(small, tmp_path):
     weights, convert = small
     expected = CheckpointReader(convert()[0]).tensors("dense_00000_of_00001.safetensors")
     old = public_format.old_names(weights)
@@ -216,7 +224,7 @@ def test_a_wrong_shape_is_named(small):
         convert(weights | {name: weights[name].T.copy()})
 
 
-def test_integers_are_no_weights(small):
+def test_integer_weights_are_refused(small):
     weights, convert = small
     with pytest.raises(CheckpointError, match=r"backbone.layernorm.beta is int32; expected float16 or float32"):
         convert(weights | {"backbone.layernorm.beta": np.zeros(16, np.int32)})
@@ -224,6 +232,7 @@ def test_integers_are_no_weights(small):
 
 def test_a_configuration_of_another_model_is_refused_with_what_fits(small):
     _, convert = small
+
     with pytest.raises(CheckpointError, match=r"has model.num_layers 4, model.hidden_size 32; the tensors in .* say: "):
         convert(layers=4, hidden=32)
     with pytest.raises(
@@ -247,10 +256,13 @@ def test_two_tables_of_one_tensor_must_agree(small, tmp_path):
     np.save(tmp_path / "release" / "word_embedding.npy", weights[WORDS])
     convert(out=tmp_path / "same")
     np.save(tmp_path / "release" / "word_embedding.npy", weights[WORDS] + 1)
+
     with pytest.raises(CheckpointError, match=rf"{WORDS} is in .*model.ckpt and in .*word_embedding.npy, with diff"):
         convert()
+
     data = (tmp_path / "release" / "word_embedding.npy").read_bytes()
     (tmp_path / "release" / "word_embedding.npy").write_bytes(data[:-5])
+
     with pytest.raises(CheckpointError, match=r"word_embedding.npy is not a complete .npy file"):
         convert()
 
@@ -258,6 +270,7 @@ def test_two_tables_of_one_tensor_must_agree(small, tmp_path):
 def test_nothing_is_overwritten(small, converted, tmp_path):
     _, convert = small
     convert()
+
     with pytest.raises(
         CheckpointError, match=r"out already has a checkpoint \(iteration_00000000\); choose another --out"
     ):
@@ -266,8 +279,10 @@ def test_nothing_is_overwritten(small, converted, tmp_path):
         convert(out=converted.folder / "inside")
     with pytest.raises(CheckpointError, match=r"inside is in the checkpoint iteration_00000000"):
         to_pangu_alpha(converted, converted.folder / "inside")
+
     (tmp_path / "back").mkdir()
     (tmp_path / "back" / "mine.txt").touch()
+
     with pytest.raises(CheckpointError, match=r"back exists and is not empty; choose another --out"):
         to_pangu_alpha(converted, tmp_path / "back")
 
@@ -275,11 +290,14 @@ def test_nothing_is_overwritten(small, converted, tmp_path):
 def test_a_tokenizer_of_another_model_is_refused(release, make_config, small_tokenizer, alpha_tokenizer, tmp_path):
     with pytest.raises(CheckpointError, match=r"has 420 pieces, but backbone.embedding.word.* 40000 rows"):
         from_pangu_alpha(release[0], None, make_config(vocabulary=40000, **SIZES), small_tokenizer, tmp_path / "out")
+
     sigma = make_config(vocabulary=40000, **SIZES, **{"domains.preset": "sigma_4"})
     with pytest.raises(TokenizerError, match=r"no control token '<cn>'.*goes with domains.preset pangu_alpha"):
         from_pangu_alpha(release[0], None, sigma, alpha_tokenizer, tmp_path / "out")
+
     path = tmp_path / "small.ckpt"
     public_format.save(path, public_format.random_weights(vocabulary=420, **SIZES))
+
     with pytest.raises(CheckpointError, match=r"has 40000 pieces, but backbone.embedding.word.* has 420 rows"):
         from_pangu_alpha(path, None, make_config(**SIZES), alpha_tokenizer, tmp_path / "out")
     with pytest.raises(TokenizerError, match="cannot be read"):
@@ -293,11 +311,14 @@ def test_sparse_models_and_damaged_checkpoints_are_refused(converted, tmp_path):
     data = bytearray((tmp_path / "copy" / name).read_bytes())
     data[-1] ^= 1
     (tmp_path / "copy" / name).write_bytes(data)
+
     with pytest.raises(CheckpointError, match="was altered"):
         to_pangu_alpha(reader, tmp_path / "back")
+
     config = converted.read("config.yaml").replace(b"rre_layers: 0", b"rre_layers: 2")
     with CheckpointWriter(tmp_path / "sparse", 1) as writer:
         writer.write("config.yaml", config)
+
     with pytest.raises(CheckpointError, match=r"is sparse \(model.rre_layers 2\)"):
         to_pangu_alpha(CheckpointReader(tmp_path / "sparse"), tmp_path / "back")
     assert not (tmp_path / "back").exists()
@@ -322,6 +343,7 @@ def test_dense_files_that_do_not_fit_are_refused_on_the_way_back(converted, tmp_
     with CheckpointWriter(tmp_path / "changed", 1) as writer:
         writer.write("config.yaml", converted.read("config.yaml"))
         writer.write("dense_00000_of_00001.safetensors", DenseTensors(tensors, parts).encode())
+
     with pytest.raises(CheckpointError, match=message):
         to_pangu_alpha(CheckpointReader(tmp_path / "changed"), tmp_path / "back")
 
@@ -349,7 +371,7 @@ def test_memory_stays_at_a_few_tensors(small_tokenizer, make_config, tmp_path, m
         tracemalloc.stop()
 
 
-def test_the_verb(release, alpha_tokenizer, make_config, tmp_path, capsys):
+def test_the_verb_converts_in_both_directions(release, alpha_tokenizer, make_config, tmp_path, capsys):
     from mindpangu.cli.main import main
     from mindpangu.config import to_yaml
 

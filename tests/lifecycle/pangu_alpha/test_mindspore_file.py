@@ -63,6 +63,7 @@ def test_every_truncation_is_noticed(tmp_path):
     public_format.save(tmp_path / "m.ckpt", tensors)
     data = (tmp_path / "m.ckpt").read_bytes()
     ends = np.cumsum([sum(len(piece) for piece in encode_tensor(*item)) for item in tensors.items()])
+
     assert ends[-1] == len(data)
     for length in range(len(data)):
         (tmp_path / "t.ckpt").write_bytes(data[:length])
@@ -76,6 +77,7 @@ def test_every_truncation_is_noticed(tmp_path):
 def test_a_cut_checksum_is_noticed(tmp_path):
     public_format.save(tmp_path / "m.ckpt", {"scalar": TENSORS["scalar"]}, crc_check=True)
     data = (tmp_path / "m.ckpt").read_bytes()
+
     for missing in range(1, 17):
         (tmp_path / "t.ckpt").write_bytes(data[:-missing])
         message = "inside its checksum" if missing <= 10 else ""

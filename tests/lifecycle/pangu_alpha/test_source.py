@@ -73,20 +73,23 @@ def test_a_set_is_merged_as_mindspore_does(shards, tmp_path):
         (tmp_path / "set" / f"rank_{rank}").mkdir(parents=True)
         (tmp_path / "set" / f"rank_{rank}" / "model.ckpt").symlink_to(folder / f"filerted_{rank}.ckpt")
     ms.transform_checkpoints(str(tmp_path / "set"), str(tmp_path / "merged"), "merged", str(strategy), None)
-    theirs = public_format.load(tmp_path / "merged" / "rank_0" / "merged0.ckpt")
-    assert_whole(PanguAlphaSource(tmp_path / "set", strategy), theirs)
-    assert set(theirs) == set(weights)
+    merged_by_mindspore = public_format.load(tmp_path / "merged" / "rank_0" / "merged0.ckpt")
+    assert_whole(PanguAlphaSource(tmp_path / "set", strategy), merged_by_mindspore)
+    assert set(merged_by_mindspore) == set(weights)
 
 
-def test_tables_next_to_a_set(copy, shards):
+def test_tables_next_to_a_set_are_read(copy, shards):
     folder, strategy = copy
     weights = dict(shards[2])
     for rank in range(8):
         tensors = public_format.load(folder / f"filerted_{rank}.ckpt")
         kept = {name: values for name, values in tensors.items() if name not in TABLES}
         public_format.save(folder / f"filerted_{rank}.ckpt", kept)
+
     source = PanguAlphaSource(folder, strategy)
+
     assert source.names.isdisjoint({WORD_EMBEDDING, POSITION_EMBEDDING, QUERY_EMBEDDING})
+
     for name, file in TABLES.items():
         np.save(folder / file, weights[name])
     assert_whole(PanguAlphaSource(folder, strategy), weights)
@@ -116,13 +119,15 @@ def test_the_published_strategies_are_of_the_published_models(real_strategy):
     assert {layout.num_shards * math.prod(layout.splits) for layout in divided} == {512}
 
 
-def test_a_layout_by_hand():
+def test_a_layout_has_the_slices_computed_by_hand():
     layout = Layout(devices=(2, 3, 2), axes=(-1, 1))  # replicas × columns × replicas
     assert (layout.num_ranks, layout.splits) == (12, (1, 3))
     assert layout.index(9) == ((0, 1), 0)
     assert owners(layout) == {((0, 0), 0): 0, ((0, 1), 0): 2, ((0, 2), 0): 4}
+
     sharded = Layout(devices=(2, 2), axes=(1, -1), shard_step=2, num_shards=2)
     assert [sharded.index(rank) for rank in range(4)] == [((0, 0), 0), ((1, 0), 0), ((0, 0), 1), ((1, 0), 1)]
+
     starts = {rank: position[0].start for rank, position in sharded.slices((3, 5))}
     assert starts == {0: 0, 2: 3, 1: 6, 3: 9}  # optimizer shards are neighbours within a slice of the model
     with pytest.raises(ValueError, match="lack 2 slices"):
@@ -132,8 +137,10 @@ def test_a_layout_by_hand():
 def test_a_missing_file_is_named(copy):
     folder, strategy = copy
     (folder / "filerted_3.ckpt").unlink()
+
     with pytest.raises(CheckpointError, match=r"lacks the file of rank 3 \(1 are missing\)"):
         PanguAlphaSource(folder, strategy)
+
     for rank in (4, 5, 6, 7):
         (folder / f"filerted_{rank}.ckpt").unlink()
     with pytest.raises(CheckpointError, match=r"scaled_strategy.ckpt is for 8 ranks, but the set in .* has 3 files"):
@@ -145,16 +152,20 @@ def test_files_that_are_not_of_the_set_are_named(copy):
     tensors = public_format.load(folder / "filerted_5.ckpt")
     name = "backbone.blocks.0.output.mapping.weight"
     public_format.save(folder / "filerted_5.ckpt", {each: tensors[each] for each in tensors if each != name})
+
     with pytest.raises(CheckpointError, match=rf"filerted_5.ckpt has no tensor {name}, which .*filerted_0.ckpt has"):
         PanguAlphaSource(folder, strategy)
+
     public_format.save(folder / "filerted_5.ckpt", tensors | {name: tensors[name][:, :3]})
     with pytest.raises(
         CheckpointError, match=rf"filerted_5.ckpt: {name} is float32 \[4, 3\], in the other .*\[4, 32\]"
     ):
         PanguAlphaSource(folder, strategy).read(name)
+
     (folder / "other.ckpt").write_bytes((folder / "filerted_0.ckpt").read_bytes())
     with pytest.raises(CheckpointError, match=r"other.ckpt has no rank in its name"):
         PanguAlphaSource(folder, strategy)
+
     (folder / "other.ckpt").rename(folder / "again_5.ckpt")
     with pytest.raises(CheckpointError, match=r"again_5.ckpt and .*filerted_5.ckpt both belong to rank 5"):
         PanguAlphaSource(folder, strategy)
@@ -215,6 +226,8 @@ def test_a_set_of_512_files_with_the_published_strategy_itself(real_strategy, tm
     for rank in range(512):
         of_rank = {name: each[rank] for name, each in slices.items() if name not in TABLES}
         public_format.save(tmp_path / "set" / f"filerted_{rank}.ckpt", of_rank)
+
     for name, file in TABLES.items():
         np.save(tmp_path / "set" / file, weights[name])
+
     assert_whole(PanguAlphaSource(tmp_path / "set", real_strategy), weights)

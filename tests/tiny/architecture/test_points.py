@@ -162,6 +162,7 @@ def test_impossible_spaces_name_the_option():
         Space(**space, head_size=8, tolerance=1.5)
     with pytest.raises(ConfigError, match="--head-size is 0"):
         Space(**space, head_size=0)
+
     odd_heads = load_config(None, PANGU_PI)
     with pytest.raises(ConfigError, match=r"model\.position is rope"):
         enumerate_points(odd_heads, Space(**space, head_size=9))

@@ -43,9 +43,9 @@ def test_without_ties_it_matches_the_formula_of_squared_differences(numbers, rng
 def test_with_ties_it_matches_the_correlation_of_ranks_found_by_sorting(x, y):
     def ranks_of(numbers):
         ranks = {}
-        for rank, number in enumerate(sorted(numbers), start=1):
-            ranks.setdefault(number, []).append(rank)
-        return [np.mean(ranks[number]) for number in numbers]
+        for rank, value in enumerate(sorted(numbers), start=1):
+            ranks.setdefault(value, []).append(rank)
+        return [np.mean(ranks[value]) for value in numbers]
 
     size = min(len(x), len(y))
     x = x[:size]

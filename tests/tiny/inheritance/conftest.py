@@ -96,7 +96,7 @@ class SmallModel:
         with CheckpointWriter(folder, 5) as writer:
             writer.write("config.yaml", to_yaml(self.config).encode())
             writer.write("tokenizer/main.model", tokenizer.read_bytes())
-            parts = {name: self.decoder.parts[name.removeprefix("adam_m.").removeprefix("adam_v.")] for name in arrays}
+            parts = {name: self.decoder.slices[name.removeprefix("adam_m.").removeprefix("adam_v.")] for name in arrays}
             writer.write("dense_00000_of_00001.safetensors", DenseTensors(arrays, parts).encode())
             writer.write("state.json", json.dumps({"step": 5, "digests": {}}).encode())
         return CheckpointReader(folder)

@@ -21,25 +21,25 @@ def weights_of_unit(small_model, kind, layer, unit):
     weights = small_model.weights
     size = small_model.model.hidden_size // small_model.model.num_heads
     columns = slice(unit * size, (unit + 1) * size)
-    found = []
+    parts = []
     if kind == HEADS:
-        found += [weights[f"blocks.{layer}.attention.{part}.weight"][:, columns] for part in ("query", "key", "value")]
-        found += [weights[f"blocks.{layer}.attention.output.weight"][columns]]
+        parts += [weights[f"blocks.{layer}.attention.{part}.weight"][:, columns] for part in ("query", "key", "value")]
+        parts += [weights[f"blocks.{layer}.attention.output.weight"][columns]]
     elif kind == NEURONS:
-        found += [weights[f"blocks.{layer}.ffn.{part}.weight"][:, unit] for part in ("gate", "up")]
-        found += [weights[f"blocks.{layer}.ffn.down.weight"][unit]]
+        parts += [weights[f"blocks.{layer}.ffn.{part}.weight"][:, unit] for part in ("gate", "up")]
+        parts += [weights[f"blocks.{layer}.ffn.down.weight"][unit]]
     elif kind == CHANNELS:
-        found += [weights["word_embedding"][:, unit], weights["head.weight"][:, unit]]
+        parts += [weights["word_embedding"][:, unit], weights["head.weight"][:, unit]]
         for layer in LAYERS:
             name = f"blocks.{layer}"
             read = ("attention.query", "attention.key", "attention.value", "shortcut.down", "ffn.gate", "ffn.up")
-            found += [weights[f"{name}.{part}.weight"][unit] for part in read]
+            parts += [weights[f"{name}.{part}.weight"][unit] for part in read]
             written = ("attention.output", "shortcut.up", "ffn.down")
-            found += [weights[f"{name}.{part}.weight"][:, unit] for part in written]
+            parts += [weights[f"{name}.{part}.weight"][:, unit] for part in written]
     else:
-        found += [weights[f"blocks.{layer}.shortcut.down.weight"][:, unit]]
-        found += [weights[f"blocks.{layer}.shortcut.up.weight"][unit]]
-    return np.concatenate([values.reshape(-1).astype(np.float64) for values in found])
+        parts += [weights[f"blocks.{layer}.shortcut.down.weight"][:, unit]]
+        parts += [weights[f"blocks.{layer}.shortcut.up.weight"][unit]]
+    return np.concatenate([values.reshape(-1).astype(np.float64) for values in parts])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,7 +80,8 @@ def test_taylor_of_heads_and_neurons_is_the_sum_of_weight_times_gradient(pi):
     def mean_loss():
         total = 0
         for batch in loss.batches:
-            rows, positions = Tensor(batch.tokens_BS), Tensor(batch.positions_BS)
+            rows = Tensor(batch.tokens_BS)
+            positions = Tensor(batch.positions_BS)
             x_TH, _ = parent.decoder.upper(parent.decoder.lower(rows, positions), positions, (), ())
             total = total + parent.decoder.upper.token_losses(x_TH, Tensor(batch.targets_BS), 0, None).sum()
         return total / sum(batch.targets_BS.size for batch in loss.batches)
@@ -92,21 +93,21 @@ def test_taylor_of_heads_and_neurons_is_the_sum_of_weight_times_gradient(pi):
     ]
     size = parent.model.hidden_size // parent.model.num_heads
 
-    found = importance.taylor(loss, tuple(range(4)))
+    values = importance.taylor(loss, tuple(range(4)))
 
-    np.testing.assert_allclose(found.heads[2], abs(products[0].reshape(-1, size).sum(1)), atol=1e-6)
-    np.testing.assert_allclose(found.neurons[2], abs(products[1]), atol=1e-6)
-    np.testing.assert_allclose(found.bottleneck[2], abs(products[2]), atol=1e-6)
-    assert found.neurons[2].max() > 1e-4
+    np.testing.assert_allclose(values.heads[2], abs(products[0].reshape(-1, size).sum(1)), atol=1e-6)
+    np.testing.assert_allclose(values.neurons[2], abs(products[1]), atol=1e-6)
+    np.testing.assert_allclose(values.bottleneck[2], abs(products[2]), atol=1e-6)
+    assert values.neurons[2].max() > 1e-4
 
 
 def test_taylor_ignores_removed_layers(pi):
     _, loss = pi
 
-    found = importance.taylor(loss, LAYERS)
+    values = importance.taylor(loss, LAYERS)
 
-    assert not found.neurons[2].any()
-    assert found.neurons[3].all()
+    assert not values.neurons[2].any()
+    assert values.neurons[3].all()
 
 
 def test_random_importance_depends_on_the_seed(pi):
@@ -124,25 +125,25 @@ def test_the_largest_are_kept_in_order_and_exactly_as_many_as_the_child_has(pi):
     child = parent.child().model
     values = importance.random(parent.model, 0)
 
-    found = largest(values, child)
+    units = largest(values, child)
 
-    assert {kind: kept.shape[-1] for kind, kept in found.items()} == {
+    assert {kind: kept.shape[-1] for kind, kept in units.items()} == {
         kind: shape[-1] for kind, shape in unit_shapes(child).items()
     }
-    for kind, kept in found.items():
+    for kind, kept in units.items():
         assert (np.diff(kept, axis=-1) > 0).all()
-        chosen = np.take_along_axis(values.of(kind), kept, -1)
+        kept_values = np.take_along_axis(values.of(kind), kept, -1)
         least = np.sort(values.of(kind), -1)[..., -kept.shape[-1]]
-        assert (chosen.min(-1) == least).all()
+        assert (kept_values.min(-1) == least).all()
 
 
 def test_ties_go_to_the_first_units(pi):
     parent, _ = pi
     child = parent.child().model
 
-    found = largest(Units.full(parent.model), child)
+    units = largest(Units.full(parent.model), child)
 
-    np.testing.assert_array_equal(found.channels, np.arange(child.hidden_size))
+    np.testing.assert_array_equal(units.channels, np.arange(child.hidden_size))
 
 
 def test_the_layer_mask_is_one_for_the_given_layers(pi):

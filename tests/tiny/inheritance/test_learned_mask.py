@@ -41,12 +41,14 @@ def test_adam_has_one_second_moment_per_group():
     rng = np.random.default_rng(1)
     gradients = rng.standard_normal((4, 2, 3))
     expected = np.zeros((2, 3))
+
     for step in range(1, 5):
         group.update(gradients[step - 1], step, 0.05)
         powers = np.arange(step - 1, -1, -1)
         first = (1 - BETAS[0]) * np.einsum("s,sgn->gn", BETAS[0] ** powers, gradients[:step])
         second = (1 - BETAS[1]) * np.einsum("s,sg->g", BETAS[1] ** powers, (gradients[:step] ** 2).mean(2))
         expected -= 0.05 * (first / (1 - BETAS[0] ** step)) / np.sqrt(second / (1 - BETAS[1] ** step))[:, None]
+
     np.testing.assert_allclose(group.logits, expected, rtol=1e-9)
 
 

@@ -131,7 +131,8 @@ def test_with_all_masks_at_one_it_equals_the_model(case):
 
     parent, loss, _ = case
     batch = loss.batches[0]
-    rows, positions = Tensor(batch.tokens_BS), Tensor(batch.positions_BS)
+    rows = Tensor(batch.tokens_BS)
+    positions = Tensor(batch.positions_BS)
     h_TH = parent.decoder.lower(rows, positions)
     x_TH, _ = parent.decoder.upper(h_TH, positions, (), ())
     expected = parent.decoder.upper.logits(x_TH, 0, None).asnumpy()

@@ -304,7 +304,7 @@ def test_a_killed_first_round_resumes_bit_for_bit(first_round, two_rounds, tmp_p
         kill_in_step(patch, 8)
         with pytest.raises(Killed):
             run_rounds(overrides)
-    with pytest.raises(TrainingError, match=r"up to step 6, of this kind\. Go on with --resume"):
+    with pytest.raises(TrainingError, match=r"up to step 6, of this kind\. Continue with --resume"):
         run_rounds(overrides)
 
     run_rounds(overrides, resume=True)
@@ -401,7 +401,7 @@ def test_an_ordinary_training_does_not_resume_a_round(two_rounds_copy):
     overrides, _ = two_rounds_copy
     config = load_config(None, overrides | {"training.steps": "30"})
 
-    with pytest.raises(DataError, match="stands in round 2 of several; go on with `mindpangu tiny rounds`"):
+    with pytest.raises(DataError, match="is in round 2 of several; continue with `mindpangu tiny rounds`"):
         train(open_run(config), resume=True, log=lambda text: None)
 
 

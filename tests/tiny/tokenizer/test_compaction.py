@@ -86,7 +86,7 @@ def test_the_embedding_share_matches_the_parameter_count():
 
 
 def test_an_untied_head_counts_as_embedding():
-    """As in the paper: 2·V·H."""
+    """The paper counts 2·V·H."""
     config = load_config(RECIPES / "pangu_pi_1b_pro.yaml")
 
     assert embedding_share(config, 48_000) == 2 * 48_000 * 1792 / count_parameters(config).total

@@ -106,9 +106,9 @@ def test_the_most_frequent_pieces_are_kept_with_what_they_need(trained, selector
     order = sorted(range(trained.vocab_size), key=lambda index: (-counts_V[index], index))
     rank = next(rank for rank, index in enumerate(order) if index not in kept)
     needed = needs(order[rank])
-    room = size - len(frozenset(always).union(*map(needs, order[:rank])))
+    num_free = size - len(frozenset(always).union(*map(needs, order[:rank])))
     assert len(needed - kept) > 0
-    assert room < len(needed - frozenset(order[:rank]) - always)
+    assert num_free < len(needed - frozenset(order[:rank]) - always)
 
 
 def test_impossible_sizes_are_refused(trained, selector):
@@ -195,7 +195,7 @@ def test_characters_that_no_piece_spells_are_counted(trained, selector, data, te
 
 
 class Texts:
-    """Texts as documents, and as the split that holds out all of them."""
+    """Returns texts as documents, and a split that holds out all of them."""
 
     digest = ""
     total_bytes = 0

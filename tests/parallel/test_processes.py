@@ -1,4 +1,4 @@
-"""Start of a run: the mesh and the number of processes must agree."""
+"""The mesh and the number of started processes must agree."""
 
 import pytest
 
@@ -9,6 +9,7 @@ from mindpangu.parallel.processes import start_processes
 
 def test_a_single_process_has_nothing_to_exchange(monkeypatch):
     monkeypatch.delenv("RANK_SIZE", raising=False)
+
     processes = start_processes(load_config(None))
 
     assert processes.mesh.size == 1
