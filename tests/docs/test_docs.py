@@ -148,7 +148,7 @@ def test_every_relative_link_has_a_target(page):
             assert anchor in anchors, f"{page.name}: {link}; {target.name} has {sorted(anchors)}"
 
 
-@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES_AND_READMES, ids=lambda page: page.name)
 def test_every_file_that_is_named_exists(page):
     named = _PATH.findall(without_blocks(page))
 
