@@ -1,15 +1,15 @@
 """The operators behind Random Routed Experts: one folder each, with one Python function.
 
-    rre_dispatch   sorts rows by the expert that the routing table names for their token
+    rre_dispatch   sorts rows by the expert that the routing table assigns to their token
     rre_combine    returns rows to token order and adds the residual
     grouped_ffn    runs every expert's feed-forward network on its own rows
     rre_regroup    reorders rows from (source rank, expert) to (expert, source rank), and back
     grouped_all_to_all, dispatch_all_to_all      exchange rows between the ranks of a group
     expert_adam    AdamW on the activated experts, in place in host memory
 
-A folder holds `__init__.py` (the function and its meaning), `reference.py` (NumPy, the truth that every backend is
-tested against), `composed.py` (built-in MindSpore ops: runs anywhere), `cpu.cc` with `cpu.py` (C++ for the host),
-`ascend` (AscendC, where there are kernels) with `emulation.py`, and `bench.py`. `backends.py` chooses a backend,
+A folder holds `__init__.py` (the function and its contract), `reference.py` (NumPy; every backend is tested against
+it), `composed.py` (built-in MindSpore ops, which run anywhere), `cpu.cc` with `cpu.py` (C++ for the host), `ascend`
+(AscendC kernels, where they exist) with `emulation.py`, and `bench.py`. `backends.py` chooses a backend,
 `native.py` compiles the C++. This package imports nothing of mindpangu.
 
 Suffixes of array names, here and in mindpangu, give the axes: rows_TH is [T, H].

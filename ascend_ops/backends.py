@@ -4,7 +4,7 @@
     ascend      the AscendC kernels of ascend/, if their operator package is installed (unverified on hardware)
     composed    built-in MindSpore ops (NumPy for host-only operators): everywhere else
 
-MINDPANGU_OPS=composed|cpu|ascend overrides the choice; a kernel that is then unavailable is an error instead of a
+MINDPANGU_OPS=composed|cpu|ascend overrides the choice; an unavailable kernel is then an error instead of a
 warning. With `ascend` on a CPU the emulator runs the AscendC kernels, for tests; operators without AscendC kernels keep
 their usual backend.
 """
@@ -32,8 +32,9 @@ def choose(operator: str, device: str | None = None) -> ModuleType:
     """Returns the module `ascend_ops.<operator>.<backend>` to use.
 
     Args:
-        operator: name of its folder.
-        device: device that it runs on; None asks MindSpore for its device target. Host-only operators pass "CPU".
+        operator: name of the operator's folder.
+        device: device that the operator runs on; None asks MindSpore for its device target. Host-only operators pass
+            "CPU".
 
     Raises:
         OperatorError: MINDPANGU_OPS names no backend, or asks for kernels that are unavailable.
@@ -41,11 +42,11 @@ def choose(operator: str, device: str | None = None) -> ModuleType:
     wanted = os.environ.get(VARIABLE, "")
     if wanted and wanted not in BACKENDS:
         raise native.OperatorError(
-            f"{VARIABLE}={wanted}: allowed is {' or '.join(BACKENDS)}, or nothing for the fastest that is there"
+            f"{VARIABLE}={wanted}: allowed is {' or '.join(BACKENDS)}, or nothing for the fastest available"
         )
     device = device or _device_target()
     usual = {"CPU": "cpu", "Ascend": "ascend"}.get(device, "composed")
-    # an operator without an AscendC form keeps its usual backend; the composed form can always serve
+    # an operator without an AscendC form keeps its usual backend; the composed form always works
     for backend in (wanted or usual, usual if wanted == "ascend" else "composed", "composed"):
         try:
             _require(operator, backend, device)
@@ -62,7 +63,7 @@ def choose(operator: str, device: str | None = None) -> ModuleType:
 
 
 def has_form(operator: str, backend: str) -> bool:
-    """Whether the operator has this form, and the form runs on this chip (its `ON_THIS_CHIP`, if it has one)."""
+    """True if the operator has this form, and its `ON_THIS_CHIP`, if it has one, is True."""
     name = f"ascend_ops.{operator}.{backend}"
     return importlib.util.find_spec(name) is not None and getattr(importlib.import_module(name), "ON_THIS_CHIP", True)
 
@@ -103,7 +104,7 @@ _noticed: set[str] = set()
 
 
 def _notice(reason: str) -> None:
-    """Warns once for all operators: the reason is mostly the same for all of them."""
+    """Warns once for all operators, because the reason is usually the same."""
     if not _noticed:
-        _log.warning("The composed operators are used, which are slower: %s", reason)
+        _log.warning("using the slower composed operators: %s", reason)
     _noticed.add(reason)

@@ -34,7 +34,7 @@ check_soc() {
     for soc in $(tr ';,' '  ' <<<"$1"); do
         case $soc in
             ascend910 | ascend910b | ascend910_93) ;;
-            *) die "--soc $soc is not known; allowed: ascend910, ascend910b, ascend910_93, several with ; between" ;;
+            *) die "--soc $soc is not known; allowed: ascend910, ascend910b, ascend910_93, or several separated by ;" ;;
         esac
     done
 }
@@ -63,7 +63,7 @@ check_cann() {
     local template=$1/tools/op_project_templates/ascendc
     { [ -d "$template/customize" ] && [ -d "$template/common" ]; } ||
         [ -d "$1/tools/msopgen/template/operator_demo_projects/ascendc_operator_sample" ] ||
-        die "no operator project in $template/customize and common: install the toolkit, not the runtime alone"
+        die "no operator project in $template/customize and common: install the toolkit, not only the runtime"
     log "CANN $version in $1"
 }
 
@@ -86,7 +86,7 @@ OUTPUT=$(CDPATH='' cd -- "$OUTPUT" && pwd -P)
 
 # All operators form one project. The compiler writes next to itself, so it runs on a copy.
 WORK=$(mktemp -d)
-case $WORK in *[!A-Za-z0-9_./-]*) die "the compiler takes no folder like $WORK: set TMPDIR to a plain path" ;; esac
+case $WORK in *[!A-Za-z0-9_./-]*) die "the compiler cannot work in $WORK: set TMPDIR to a plain path" ;; esac
 trap 'rm -rf "$WORK"' EXIT
 cp -r "$COMPILER" "$WORK/compiler"
 mkdir "$WORK/op_host" "$WORK/op_kernel"

@@ -19,7 +19,7 @@
 
 namespace ascend_ops {
 
-// Below this size, waking threads (which then spin for a while) costs more than it saves: generation moves few rows.
+// Below this size, waking threads, which then spin for a while, costs more than it saves. Generation moves few rows.
 constexpr int64_t kBytesWorthThreads = 1 << 17;
 
 [[noreturn]] __attribute__((format(printf, 1, 2))) inline void fail(const char* format, ...) {
@@ -84,7 +84,7 @@ class Arguments {
   const char** dtypes_;
 };
 
-// IEEE half precision. Compilers that lack the type (g++ before 12 on x86-64) get conversions of their own.
+// IEEE half precision. Compilers that lack the type (g++ before 12 on x86-64) use the conversions below.
 #if defined(__FLT16_MANT_DIG__) && !defined(ASCEND_OPS_SOFTWARE_HALF)
 using half = _Float16;
 #elif defined(__ARM_FP16_FORMAT_IEEE) && !defined(ASCEND_OPS_SOFTWARE_HALF)

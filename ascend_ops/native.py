@@ -1,7 +1,7 @@
-"""Compiles an operator's cpu.cc into a library: at installation, and again when a source, flag or compiler has changed.
+"""Compiles an operator's cpu.cc into a library at installation, and again if a source, flag or compiler changes.
 
-The name of a library contains a hash of its sources, the compiler, the flags and the kind of processor. So nodes that
-share the project folder never load each other's code, and an unchanged source is never compiled twice.
+The name of a library contains a hash of its sources, the compiler, the flags and the kind of processor, so that nodes
+that share the project folder never load each other's code, and an unchanged source is never compiled twice.
 
     python -m ascend_ops.native        compiles all of them and prints their paths
 """
@@ -21,8 +21,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent
 OPERATORS = tuple(sorted(source.parent.name for source in PACKAGE.glob("*/cpu.cc")))
 
-# Without fused multiply-adds Adam on the host gives NumPy's bits. Matmuls are oneDNN's and do fuse.
-# A square root that may set errno is not vectorized.
+# Without fused multiply-adds, Adam on the host gives NumPy's bits. oneDNN's matmuls do fuse. A square root that may set
+# errno is not vectorized.
 ARITHMETIC = ("-ffp-contract=off", "-fno-math-errno")
 FLAGS = ("-std=c++17", "-O3", *ARITHMETIC, "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall")
 TUNING = {"x86_64": "-march=native", "aarch64": "-mcpu=native"}
@@ -42,7 +42,7 @@ def library(operator: str) -> Path:
     If several processes ask at once, one compiles and the others wait. A library appears complete or not at all.
 
     Raises:
-        CompileError: no compiler, a source that does not compile, or a folder that cannot be written.
+        CompileError: there is no compiler, the source does not compile, or the folder cannot be written.
     """
     command = [compiler(), *FLAGS, *TUNING.get(platform.machine(), "").split(), "cpu.cc", *_link_flags(operator)]
     name = f"{operator}-{_content_hash(operator, command)}.so"
@@ -61,7 +61,7 @@ def library(operator: str) -> Path:
 
 
 def _is_complete(path: Path) -> bool:
-    """Whether a library is exactly as it was compiled.
+    """True if a library is exactly as it was compiled.
 
     A power cut or a full disk may have truncated it, and a process that loads such a file dies without a message.
     """
@@ -91,7 +91,7 @@ def compiler() -> str:
     """Returns the path of the C++ compiler: CXX, or g++.
 
     Raises:
-        CompileError: it is not installed.
+        CompileError: the compiler is not installed.
     """
     name = os.environ.get("CXX") or "g++"
     path = shutil.which(name)
@@ -110,7 +110,7 @@ def _compiler_version() -> str:
 
 @functools.cache
 def _processor() -> str:
-    """Describes what -march=native depends on: machine and instruction sets."""
+    """Returns a description of the machine and its instruction sets, which decide what -march=native means."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
@@ -120,7 +120,7 @@ def _processor() -> str:
 
 
 def _link_flags(operator: str) -> list[str]:
-    """Links the oneDNN of the MindSpore wheel if cpu.cc calls it."""
+    """Returns the flags that link the oneDNN of the MindSpore wheel, if cpu.cc calls it."""
     if "dnnl_" not in (PACKAGE / operator / "cpu.cc").read_text():
         return []
     # located without importing MindSpore, which takes seconds
@@ -155,7 +155,7 @@ def build_folder() -> Path:
 
 
 def main() -> int:
-    """Compiles every operator. Without a compiler too the exit code is 0: the composed operators run instead."""
+    """Compiles every operator. Returns 0 even without a compiler, because the composed operators run instead."""
     for operator in OPERATORS:
         try:
             print(f"{operator}: {library(operator)}")

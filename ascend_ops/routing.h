@@ -7,7 +7,7 @@ namespace ascend_ops {
 
 class Router {
  public:
-  // token ids and slot ids int32 [T], table int32 [D, V] of experts below num_experts; `op` is the name in errors.
+  // Token ids and slot ids int32 [T], table int32 [D, V] of experts below num_experts; `op` is the name in errors.
   Router(const char* op, const Array& token_ids, const Array& slot_ids, const Array& table, int64_t num_experts)
       : op_(op),
         token_ids_(token_ids.as<int32_t>()),
@@ -17,12 +17,12 @@ class Router {
         vocab_size_(table.shape[1]),
         num_experts_(num_experts) {}
 
-  struct Place {
+  struct Route {
     int64_t slot;
     int32_t expert;
   };
 
-  Place operator()(int64_t t) const {
+  Route operator()(int64_t t) const {
     const int64_t slot = slot_ids_[t], token = token_ids_[t];
     if (slot < 0 || slot >= num_slots_)
       fail("%s: slot id %ld of row %ld is outside the table of %ld slots", op_, slot, t, num_slots_);

@@ -25,7 +25,7 @@ _CHINESE_TOPICS = "finance health law poetry".split()
 MAIN_VOCABULARY = "main"
 """Name of the vocabulary of a model that has only one. Files are named after it, so it must not change."""
 
-# kind → allowed numbers of control tokens, and the same in words
+# kind → (allowed numbers of control tokens, the same in words)
 _CONTROL_TOKENS = {
     "monolingual": (range(2), "one or none"),
     "bilingual": (range(2, 3), "two, for the Chinese part and the English part"),
@@ -76,7 +76,7 @@ def build_domains(config: Config) -> tuple[Domain, ...]:
     """Returns the run's domains: the preset's in its order, then the added ones. A domain's position is its domain id.
 
     Raises:
-        ConfigError: a name that no known domain has, or vocabularies that do not cover the domains.
+        ConfigError: a key names an unknown domain, or the vocabularies do not cover the domains.
     """
     section = config.domains
     known = known_domains(config)
@@ -108,7 +108,7 @@ def build_domains(config: Config) -> tuple[Domain, ...]:
 
 
 def trained_domains(config: Config, domains: Sequence[Domain]) -> frozenset[int] | None:
-    """Parses training.train: the ids of the domains whose experts alone are trained, or None to train everything.
+    """Returns the ids of the domains to whose experts training.train limits the training, or None to train everything.
 
     Raises:
         ConfigError: the value is neither "all" nor "experts:" and domains of this run, or the model has no experts.
@@ -156,7 +156,7 @@ def known_domains(config: Config) -> dict[str, Domain]:
 
 
 def control_tokens_of(domains: Sequence[Domain]) -> list[str]:
-    """Returns every control token that the domains need, without duplicates: `<eot>`, then in the domains' order."""
+    """Returns the control tokens that the domains need, without duplicates: `<eot>`, then theirs in their order."""
     tokens = [END_OF_TEXT]
     for domain in domains:
         tokens += [token for token in domain.control_tokens if token not in tokens]
@@ -164,7 +164,7 @@ def control_tokens_of(domains: Sequence[Domain]) -> list[str]:
 
 
 def domain_named(domains: Sequence[Domain], name: str) -> tuple[int, Domain]:
-    """Returns (domain id, domain) by name. Raises ConfigError, which lists the known names, if there is none."""
+    """Returns (domain id, domain) by name. Raises ConfigError with the known names if there is no such domain."""
     for index, domain in enumerate(domains):
         if domain.name == name:
             return index, domain

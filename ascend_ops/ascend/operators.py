@@ -26,11 +26,11 @@ ITEM_BYTES = {ms.float16: 2, ms.float32: 4, ms.bfloat16: 2}
 
 
 def find_package(operator: str) -> str | None:
-    """Makes an operator package that build_opp.sh has installed known to CANN.
+    """Registers the operator package that build_opp.sh has installed with CANN.
 
     Returns:
-        None if a package has all kernels of the operator's folder, or if the folder has none: then its AscendC form is
-        made of MindSpore's own operators. Otherwise the problem and its remedy.
+        None if a package has all kernels of the operator's folder, or if the folder has none, because its AscendC form
+        uses only MindSpore's own operators. Otherwise the problem and its remedy.
     """
     names = [emulator.cann_name(kernel) for kernel, owner in emulator.KERNELS.items() if owner == operator]
     if not names:
@@ -62,7 +62,7 @@ def custom_op(kernel: str, out_shape: Callable, out_dtype: Callable, bprop: Call
 
 
 def takes(shape: Sequence[int], dtype: Any) -> bool:
-    """Whether the kernels know the dtype, and rows of this shape are whole granules."""
+    """True if the kernels support the dtype, and rows of this shape are whole granules."""
     return dtype in ITEM_BYTES and shape[-1] * ITEM_BYTES[dtype] % GRANULE_BYTES == 0
 
 
@@ -73,7 +73,7 @@ def takes_rows(shape: Sequence[int], dtype: Any) -> bool:
 
 
 def padded(array: Tensor, multiple: int, fill: int = 0) -> Tensor:
-    """Fills the last axis up to a multiple, if it is not one already."""
+    """Pads the last axis to a multiple."""
     missing = -array.shape[-1] % multiple
     if missing == 0:
         return array

@@ -13,12 +13,12 @@ namespace rre_host {
 constexpr uint64_t kGranule = 32;            // smallest transfer of a DMA, in bytes
 constexpr uint64_t kUbOfLibrary = 8 * 1024;  // end of the unified buffer that AscendC reserves (TMP_UB_SIZE)
 constexpr uint64_t kInts = 8;                // int32 per granule
-constexpr uint64_t kMostCores = 64;          // no chip has more
+constexpr uint64_t kMostCores = 64;          // on any chip
 constexpr uint64_t kTileTokens = 256;        // as in rre_kernel.h
 
 inline uint64_t RoundUp(uint64_t value, uint64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// The chip's vector cores and the bytes of its unified buffer.
+// The number of vector cores of the chip, and the bytes of a core's unified buffer.
 struct Platform {
   explicit Platform(gert::TilingContext* context) {
     const auto platform = platform_ascendc::PlatformAscendC(context->GetPlatformInfo());
@@ -83,13 +83,13 @@ void DefineOnAllChips(ops::OpDef& definition) {
   }
 }
 
-// Whether `positions` has an entry per row of `rows`, padded to whole granules.
+// True if `positions` has an entry per row of `rows`, padded to whole granules.
 inline bool AreOf(const gert::Shape& positions, const gert::Shape& rows) {
   const int64_t padding = positions.GetDim(0) - rows.GetDim(0);
   return positions.GetDim(0) % kInts == 0 && padding >= 0 && padding < static_cast<int64_t>(kInts);
 }
 
-// Shape inference of an operator whose only output is like its first input.
+// Shape and type inference of an operator whose only output is like its first input.
 inline ge::graphStatus ShapeOfFirst(gert::InferShapeContext* context) {
   *context->GetOutputShape(0) = *context->GetInputShape(0);
   return ge::GRAPH_SUCCESS;

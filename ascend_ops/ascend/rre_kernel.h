@@ -71,7 +71,7 @@ class CoreSync {
 };
 
 // Moves rows through the unified buffer: while one batch is stored, the next is loaded. Rows are moved as int32 words,
-// whatever their dtype. Contiguous rows share a DMA; a row that does not fit the buffer is split into column tiles.
+// regardless of their dtype. Contiguous rows share a DMA; a row that does not fit the buffer is split into column tiles.
 class RowMover {
  public:
   // Moves rows of `row_words`, `batch` at a time in tiles of `tile_words`; batch is 1 if tile_words is less than

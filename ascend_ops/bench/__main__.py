@@ -1,15 +1,16 @@
-"""Measures the operators: first checks them against the reference, then times them beside composed, torch and a limit.
+"""Measures the operators: first checks them against the reference, then times them against composed, torch and a limit.
 
 For every operator, at several shapes (PanGu-Σ's hidden size of 5,120 among them), forward and forward + backward:
 
     time       median of interleaved runs, without the first, which compiles
-    rate       GB/s of the bytes that must be read and written, or GFLOP/s of the necessary multiplications
+    rate       GB/s for the bytes that must be read and written, or GFLOP/s for the multiplications that are needed
     ×composed  time of the composed form / time of this backend: above 1, this backend is faster
     ×torch     the same for torch, if it is installed (any version; it is not a requirement)
     ×limit     time of the limit / time of this backend: 1 is as fast as the machine allows. The limit is measured in
                the same minute: a memcpy of as many bytes, a stream, or the dense network through the same GEMM
     backends   cpu is the C++ kernel, composed is built-in MindSpore ops (NumPy for expert_adam). grouped_all_to_all has
-               two more besides its fused dispatch: separate (rre_dispatch, then the exchange) and chunked (in 4 chunks)
+               two more in addition to its fused dispatch: separate (rre_dispatch, then the exchange) and chunked (in 4
+               chunks)
     error      largest difference from the reference in float64, relative to the reference's largest value
 
 Machines are shared and noisy: compare times of backends that ran in turn, not times of different days. If a result
@@ -40,7 +41,7 @@ from ascend_ops.bench.measure import measure
 
 @dataclass(frozen=True)
 class Effort:
-    """How long each direction of a case is measured: a number of rounds, fewer if they take longer than `seconds`."""
+    """Effort per direction of a case: a number of rounds, or fewer if they take longer than `seconds`."""
 
     rounds: int
     seconds: float
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in filter(None, (arguments.json, arguments.plot)):
         if path.is_dir() or not path.absolute().parent.is_dir():
             parser.error(f"{path} cannot be written: it is a folder, or its folder does not exist")
-    os.environ.setdefault("GLOG_v", "3")  # MindSpore's warnings are about itself; it reads this when it is imported
+    os.environ.setdefault("GLOG_v", "3")  # hides MindSpore's warnings; it reads this when it is imported
     import mindspore as ms
 
     ms.set_context(mode=ms.PYNATIVE_MODE, device_target="CPU")
@@ -146,19 +147,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ascend_ops.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="fewer, smaller shapes and fewer rounds: under a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help="Use fewer, smaller shapes and fewer rounds (under a minute)."
+    )
     operators = bench_case.operators()
     parser.add_argument(
         "--op",
         action="append",
         choices=operators,
         metavar="NAME",
-        help=f"only this operator (repeatable): {', '.join(operators)}",
+        help=f"Measure only this operator; may be repeated. One of {', '.join(operators)}.",
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="also writes the records as JSON, one per row of the table"
+        "--json", type=Path, metavar="FILE", help="Also write the records as JSON, one per row of the table."
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draws a plot (.png, .svg or .pdf)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="Also draw a plot (.png, .svg or .pdf).")
     return parser
 
 

@@ -2,7 +2,7 @@
 
     def cases(quick: bool) -> Iterator[Case]
 
-A folder that has this file is found; nothing else names the operators.
+A folder with this file is found automatically; there is no other list of operators.
 """
 
 import importlib
@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Work:
-    """The least that one run has to do."""
+    """The least work that one run must do."""
 
     moved_bytes: int = 0  # read and written; 0 if memory traffic does not matter
     flops: int = 0
@@ -35,7 +35,7 @@ class Prepared:
             Backend "limit" need not return anything.
         expected: direction → the reference's results in float64, for the first results of a run.
         reset: restores inputs that runs change; called before each run that is checked.
-        repeats: how often one run does its work, if the work is too short to be timed alone.
+        repeats: how often one run repeats its work, if the work is too short to be timed once.
         close: releases everything but memory.
     """
 
@@ -52,10 +52,10 @@ class Case:
 
     Attributes:
         op: name of the operator.
-        shape: label, as "T2048 H1024 E16 D1".
+        shape: label, e.g. "T2048 H1024 E16 D1".
         limit: description of the limit.
-        work: direction → the least work.
-        prepare: makes arrays and functions.
+        work: direction → least work.
+        prepare: makes the arrays and functions.
         dtype: dtype of the rows.
         tolerance: largest acceptable error, relative to the largest value of the reference.
     """
@@ -70,7 +70,7 @@ class Case:
 
 
 def operators() -> list[str]:
-    """Returns the operators that have a benchmark."""
+    """Returns the names of the operators that have a benchmark."""
     return sorted(path.parent.name for path in PACKAGE.glob("*/bench.py"))
 
 

@@ -81,7 +81,7 @@ ASCEND_OP int dense_forward(const float* rows, const float* up, const float* up_
   return status;
 }
 
-// Its gradients: threads share the rows for drows, and F for the weights.
+// The gradients of dense_forward: threads share the rows for drows, and F for the weights.
 ASCEND_OP int dense_backward(const float* dout, const float* u, const float* rows, const float* up, const float* down,
                              float* du, float* activated, float* drows, float* dup, float* dup_bias, float* ddown,
                              float* ddown_bias, int64_t num_rows, int64_t hidden, int64_t inner) {

@@ -1,6 +1,6 @@
 """Measures the best that a kernel could reach, with the functions of cpu.cc, in the same minute as the kernel itself.
 
-Every limit is a function without arguments that runs on all threads; there is none if cpu.cc does not compile. The
+Every limit is a function without arguments that runs on all threads. There are none if cpu.cc does not compile. The
 arrays are allocated and written beforehand, so that no page faults are timed.
 """
 
@@ -23,7 +23,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 def num_threads() -> int:
-    """Number of threads of an OpenMP region; 1 if cpu.cc does not compile."""
+    """Returns the number of threads of an OpenMP region; 1 if cpu.cc does not compile."""
     library = _library()
     return library.num_threads() if library else 1
 
@@ -33,10 +33,10 @@ def _pointer(array: np.ndarray) -> ctypes.c_void_p:
 
 
 def copy(moved_bytes: int, repeats: int = 1) -> Callable[[], None] | None:
-    """Returns a memcpy that reads and writes as many bytes in total as the operator: half of them each.
+    """Returns a memcpy that reads and writes as many bytes in total as the operator, half of them each.
 
     A chain of operators reads what the previous one has written and needs a third array while two are in use. Repeated
-    copies use three arrays too, so that they do not run in a smaller part of the cache.
+    copies also use three arrays, so that they do not occupy a smaller part of the cache.
     """
     library = _library()
     if library is None:
@@ -54,7 +54,7 @@ def copy(moved_bytes: int, repeats: int = 1) -> Callable[[], None] | None:
 
 
 def stream(size: int) -> Callable[[], None] | None:
-    """Reads four float32 arrays and writes three: the traffic of Adam with hardly any arithmetic."""
+    """Returns a function that reads four float32 arrays and writes three: Adam's traffic, hardly any arithmetic."""
     library = _library()
     if library is None:
         return None
@@ -63,7 +63,7 @@ def stream(size: int) -> Callable[[], None] | None:
 
 
 class DenseChain:
-    """One expert's network on all rows by the same GEMM: the time of grouped_ffn if its groups cost nothing."""
+    """One expert's network on all rows, with the same GEMM: the time of grouped_ffn if grouping cost nothing."""
 
     def __init__(self, num_rows: int, hidden: int, inner: int):
         rng = np.random.default_rng(0)
@@ -109,6 +109,6 @@ def dense_chain(num_rows: int, hidden: int, inner: int) -> dict[str, Callable[[]
 
 
 def copies(work: Mapping[str, Work], repeats: int = 1) -> dict[str, Callable[[], None]]:
-    """Returns direction → a copy of the least bytes that it moves, repeated as often as the run does its work."""
+    """Returns direction → a memcpy of its least bytes, repeated as often as a run repeats its work."""
     functions = {direction: copy(least.moved_bytes, repeats) for direction, least in work.items()}
     return {direction: function for direction, function in functions.items() if function is not None}

@@ -11,13 +11,13 @@ def measure(runs: Mapping[str, Callable], rounds: int, seconds: float) -> dict[s
     """Returns the median microseconds of each run.
 
     The first call of each run compiles and allocates, and is not counted. In every round each run is called twice, and
-    the second call is timed: by then the spinning threads of another library are asleep, and its own threads are awake,
-    as they are in a model. Each round begins with a different run.
+    the second call is timed: by then the spinning threads of other libraries are asleep and its own are awake, as in a
+    model. Each round begins with a different run.
 
     Args:
         runs: name → function.
         rounds: largest number of rounds.
-        seconds: no round begins after so many seconds, except the first 3.
+        seconds: after this time no further round begins, except the first 3.
     """
     names = list(runs)
     times: dict[str, list[float]] = {name: [] for name in runs}

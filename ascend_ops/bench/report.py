@@ -12,7 +12,7 @@ from ascend_ops.bench.case import Case
 
 @dataclass(frozen=True)
 class Record:
-    """Result of one backend of one case in one direction; None for what was not measured or does not apply.
+    """Result of one backend of one case in one direction. A field is None if it was not measured or does not apply.
 
     vs_composed is the time of composed divided by this backend's, and so on: above 1 this backend is faster. A
     vs_limit of 1 is as fast as the limit. Backend "limit" is the limit itself.
@@ -32,7 +32,7 @@ class Record:
     max_error: float | None
 
     def as_dict(self) -> dict:
-        """Returns the record as it is written to JSON."""
+        """Returns the record as a JSON object."""
         return asdict(self)
 
 
@@ -92,7 +92,7 @@ def _rate(record: Record) -> str:
 
 
 def last_level_cache_bytes() -> int:
-    """Size of the first processor's last-level cache; 0 if the system does not tell."""
+    """Returns the size of the first processor's last-level cache; 0 if the system does not report it."""
     sizes = [0]
     for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = file.read_text().strip()

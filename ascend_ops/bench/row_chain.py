@@ -20,7 +20,7 @@ class RowOperator:
     """An operator with its inputs.
 
     Attributes:
-        inputs: arrays; the first has the rows, and only it is differentiated.
+        inputs: arrays. The first holds the rows; only its gradient is computed.
         dout: the gradient of the first output.
         bind: module of a backend → function of the inputs that returns a tuple.
         torch_function: the same function of torch tensors; never called without torch.

@@ -33,7 +33,7 @@ def implementations(operator: str) -> dict[str, ModuleType]:
 
 @functools.cache
 def torch_or_none() -> ModuleType | None:
-    """Returns torch, set to as many threads as the kernels have."""
+    """Returns torch, set to as many threads as the kernels use, or None if it is not installed."""
     try:
         import torch
     except ImportError:
@@ -93,14 +93,15 @@ def mindspore_runs(
 def _finished(run: Callable[[], list[Tensor]]) -> Callable[[], list[Tensor]]:
     def run_and_wait() -> list[Tensor]:
         tensors = run()
-        wait_for(tensors[0])  # and with it for the whole graph; copies nothing
+        wait_for(tensors[0])  # and with it for the complete graph; copies nothing
         return tensors
 
     return run_and_wait
 
 
 def chain_length(array_bytes: int) -> int:
-    """Returns how often one run applies an operator to arrays of this size: to a quarter of a GiB, 2 to 32 times."""
+    """Returns how often one run applies an operator to arrays of this size: a quarter of a GiB in all, 2 to 32
+    times."""
     return min(max((1 << 28) // max(array_bytes, 1), 2), 32)
 
 
@@ -122,7 +123,7 @@ def chained(function: Callable, length: int) -> Callable:
 def torch_runs(
     function: Callable, inputs: Sequence[np.ndarray], dout: np.ndarray, differentiate: Sequence[int]
 ) -> dict[str, Callable]:
-    """Does the same for a function of torch tensors; returns {} without torch."""
+    """Like `mindspore_runs`, for a function of torch tensors. Returns {} without torch."""
     torch = torch_or_none()
     if torch is None:
         return {}

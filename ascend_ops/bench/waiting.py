@@ -1,9 +1,9 @@
 """Waits for the result of a compiled function without taking a core away from it.
 
-A call of a compiled function returns at once. The thread that then asks MindSpore for a result spins until it is ready;
-on two cores this makes a kernel with two threads up to a third slower (a whole training step hardly). Sleeping instead
-is worse on virtual machines, whose idle processors take long to wake. So a thread of the lowest priority spins: it runs
-only on an otherwise idle core, and yields at once.
+A call of a compiled function returns at once. The thread that then asks MindSpore for a result spins until it is ready.
+On two cores this makes a kernel with two threads up to a third slower, though hardly a complete training step. Sleeping
+instead is worse on virtual machines, whose idle processors take long to wake. So a thread of the lowest priority spins:
+it runs only on an otherwise idle core, and yields at once.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Counts what the AscendC kernels cost in the emulator: bytes, DMA launches, scalar operations, and their balance.
+"""Counts the costs of the AscendC kernels in the emulator: bytes, DMA launches, scalar operations, and their balance.
 
     python -m ascend_ops.emulator [--chip NAME …] [--json FILE]
 
@@ -119,9 +119,14 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--chip", nargs="+", choices=CHIPS, default=["ascend910", "ascend910b"], help="default: the first two"
+        "--chip",
+        nargs="+",
+        choices=CHIPS,
+        default=["ascend910", "ascend910b"],
+        metavar="NAME",
+        help=f"Measure on these chips: {', '.join(CHIPS)} (default: the first two).",
     )
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="Also write the figures to this file as JSON.")
     arguments = parser.parse_args()
     found = []
     try:

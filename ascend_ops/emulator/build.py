@@ -35,7 +35,7 @@ FLAGS = (
 
 
 def cann_name(kernel: str) -> str:
-    """The kernel's name in CANN: RreDispatch for rre_dispatch."""
+    """Returns the kernel's name in CANN: RreDispatch for rre_dispatch."""
     return "".join(word.capitalize() for word in kernel.split("_"))
 
 
@@ -45,7 +45,7 @@ def compile_operator(
     """Compiles and loads a kernel of `KERNELS`.
 
     Args:
-        kernel: name of the source, as `rre_dispatch`.
+        kernel: name of the source, e.g. `rre_dispatch`.
         chip: one of `CHIPS`.
         sources, folder, flags: as in `library`.
 
@@ -63,9 +63,9 @@ def library(
 
     Args:
         kernel, chip: as in `compile_operator`.
-        sources: folder with the operators' folders; another one for changed sources.
+        sources: folder of the operators' folders; another one compiles changed sources.
         folder: folder of the library; None keeps it next to the CPU kernels and reuses it.
-        flags: additional compiler flags, as -fsanitize=address.
+        flags: additional compiler flags, e.g. -fsanitize=address.
     """
     if kernel not in KERNELS or chip not in CHIPS:
         raise ValueError(f"{kernel} on {chip}: known are {', '.join(KERNELS)} and {', '.join(CHIPS)}")

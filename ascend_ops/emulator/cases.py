@@ -40,13 +40,13 @@ class WrongResult(AssertionError):
 
 
 def padded(array: np.ndarray, multiple: int, fill: int = 0) -> np.ndarray:
-    """Fills the last axis up to a multiple."""
+    """Pads the last axis to a multiple."""
     widths = [(0, 0)] * (array.ndim - 1) + [(0, -array.shape[-1] % multiple)]
     return np.pad(array, widths, constant_values=fill)
 
 
 def random_rows(rng: np.random.Generator, shape: Shape, dtype: str) -> np.ndarray:
-    """Normally distributed rows [T, H] of a dtype in `DTYPES`."""
+    """Returns normally distributed rows [T, H] of a dtype in `DTYPES`."""
     values_TH = rng.standard_normal((shape.tokens, shape.hidden), np.float32)
     return to_bfloat16(values_TH) if dtype == "bfloat16" else values_TH.astype(DTYPES[dtype])
 

@@ -39,7 +39,7 @@ class EmulatorError(OperatorError):
 
 @dataclass(frozen=True)
 class Report:
-    """Counts of what the cores did: int64 arrays with one entry per core, as `Counters` in machine/core.h."""
+    """Counts of the cores' work: int64 arrays with one entry per core, like `Counters` in machine/core.h."""
 
     bytes_read: np.ndarray
     bytes_written: np.ndarray
@@ -79,7 +79,7 @@ class Operator:
         self._library = ctypes.CDLL(str(library))
 
     def __call__(self, *inputs: np.ndarray, cores: int = 0) -> tuple[list[np.ndarray], Report]:
-        """Returns the outputs and what they cost.
+        """Returns the outputs and their costs.
 
         Args:
             inputs: input arrays of the operator.
@@ -123,7 +123,7 @@ class Operator:
 
 
 def to_bfloat16(values: np.ndarray) -> np.ndarray:
-    """Converts float32 to BFLOAT16, to nearest, ties to even; takes no NaN."""
+    """Converts float32 to BFLOAT16, to nearest, ties to even. Does not support NaN."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     return ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16).astype(np.uint16).view(BFLOAT16)
 

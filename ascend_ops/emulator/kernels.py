@@ -2,7 +2,7 @@
 
     KERNELS: tuple[Kernel, ...]
 
-A folder that has kernels in `ascend/op_kernel` is found; nothing else names the operators.
+A folder with kernels in `ascend/op_kernel` is found automatically; there is no other list of operators.
 """
 
 import functools
@@ -18,14 +18,14 @@ Check = Callable[[Operator, Shape, str, int], Report]
 """Compares a random call (operator, shape, dtype, seed) with the reference; raises WrongResult if a bit differs."""
 
 Mutants = Mapping[str, Mapping[str, tuple[str, str]]]
-"""File below ascend_ops → name of the mutant → (text in the file, what replaces its first occurrence)."""
+"""File below ascend_ops → name of the mutant → (text in the file, replacement of its first occurrence)."""
 
 WITHOUT_BFLOAT16 = ("ascend910",)
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One AscendC kernel: its checks, what it should cost, and the mutants of its sources.
+    """One AscendC kernel: its checks, its permitted costs, and the mutants of its sources.
 
     Attributes:
         name: name of its source in `ascend/op_kernel`.
@@ -53,7 +53,7 @@ class Kernel:
     tight_mutants: Mutants = field(default_factory=dict)
 
     def dtypes_on(self, chip: str) -> tuple[str, ...]:
-        """Those of `dtypes` that the chip has."""
+        """Returns those of `dtypes` that the chip supports."""
         return tuple(dtype for dtype in self.dtypes if dtype != "bfloat16" or chip not in WITHOUT_BFLOAT16)
 
 

@@ -47,7 +47,7 @@ def expert_adam(
         gradient_scale: multiplies the gradient (clipping).
 
     Raises:
-        TypeError, ValueError: arguments are not as above; nothing has been changed.
+        TypeError, ValueError: an argument is not as above. Nothing has been changed then.
 
     Supported modes: the host's NumPy memory. `expert_adam_op` is the same kernel as a MindSpore operator.
     """

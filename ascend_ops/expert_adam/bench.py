@@ -20,8 +20,8 @@ def cases(quick: bool) -> Iterator[Case]:
     """Yields 16 small experts, and large ones whose w, m, v and g exceed twice the last-level cache."""
     yield _case(SMALL)
     if not quick:
-        bytes_of_expert = 4 * 4 * MATRIX[0] * MATRIX[1]
-        needed = 2 * last_level_cache_bytes() // bytes_of_expert + 1
+        bytes_per_expert = 4 * 4 * MATRIX[0] * MATRIX[1]
+        needed = 2 * last_level_cache_bytes() // bytes_per_expert + 1
         yield _case((min(max(needed, 4), LARGEST), *MATRIX))
 
 

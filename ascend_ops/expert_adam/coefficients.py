@@ -35,8 +35,8 @@ def coefficients(
 
     Raises:
         TypeError: step counts are not integers.
-        ValueError: step counts below 1, betas outside [0, 1), an epsilon that float32 cannot represent, or a learning
-            rate, decay or scale that is not finite.
+        ValueError: a step count is below 1, a beta is outside [0, 1), float32 cannot represent an epsilon, or a
+            learning rate, decay or scale is not finite.
     """
     step_counts_U = np.asarray(step_counts)
     if step_counts_U.dtype.kind not in "iu":

@@ -1,4 +1,4 @@
-"""expert_adam in NumPy, block by block, on several threads: NumPy releases the interpreter lock."""
+"""expert_adam in NumPy, block by block, on several threads, since NumPy releases the interpreter lock."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +46,7 @@ def _update(
     eps: np.float32,
     constants: np.ndarray,
 ) -> None:
-    """Updates flat arrays in place, with the operations and their order of cpu.cc."""
+    """Updates flat arrays in place, with the operations of cpu.cc in the same order."""
     keep, beta1, beta2, gain1, gain2 = constants
     scratch = np.empty(min(BLOCK, weight.size), np.float32)
     for start in range(0, weight.size, BLOCK):

@@ -11,7 +11,7 @@ using namespace ascend_ops;
 namespace {
 
 constexpr int64_t kBlock = 1 << 9;         // elements per piece of work; a converted gradient stays in the L1 cache
-constexpr int64_t kWorthThreads = 1 << 15;  // from so many elements on, waking the threads is worth it
+constexpr int64_t kWorthThreads = 1 << 15;  // elements from which on waking the threads is worth it
 
 // MindSpore's graph threads flush tiny numbers to 0, but squares of expert gradients are tiny: use IEEE arithmetic.
 class IeeeArithmetic {

@@ -36,8 +36,8 @@ def expert_adam_op(
         step_size_U, eps_U, constants: float32 [U], [U] and [5], the `coefficients` of the update.
 
     Returns:
-        int32 [1], U. The update is complete when this can be read: whatever must run after it has to depend on this.
-        A graph that does not use it omits the update.
+        int32 [1], U. The update is complete when this can be read, so anything that must run after it must depend on
+        this. A graph that does not use it omits the update.
 
     Raises:
         TypeError, ValueError: wrong dtypes or shapes, when the operator is built.

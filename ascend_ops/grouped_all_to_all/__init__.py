@@ -51,8 +51,8 @@ def grouped_all_to_all(
     Raises:
         TypeError, ValueError: wrong dtypes or shapes, when the operator is built.
         RuntimeError: from the CPU kernel: the counts do not fit or differ between the ranks, or a rank has died or does
-            not arrive. The group cannot be used afterwards, on any rank. The composed form does not check this; it
-            needs the same Q on all ranks, and takes no float64 in a group of several ranks.
+            not join the exchange in time. After that no rank can use the group. The composed form does not check this;
+            it needs the same Q on all ranks, and takes no float64 in a group of several ranks.
 
     Supported modes: graph (@ms.jit) and PyNative; differentiable once with respect to rows_QH.
     """
@@ -92,11 +92,11 @@ def dispatch_all_to_all(
 ) -> tuple[Tensor | Sequence[Tensor], Tensor | Sequence[Tensor], Tensor | Sequence[Tensor], Tensor, Tensor]:
     """Combines `rre_dispatch` and `grouped_all_to_all`: sends rows to the ranks that hold their experts.
 
-    Expert e of every slot lives on rank e // (E/R). Rows are sent in the order (rank, slot, local expert), in token
-    order inside; they are written to where the other ranks read them, without a sorted copy. They arrive in the order
-    (source rank, slot, local expert): `rre_regroup(rows_CH, counts)`, with the counts that the sources have for this
-    rank, reorders them to expert order and back. A `grouped_all_to_all` with swapped counts and capacity T returns the
-    rows, and `rre_combine(rows, positions_T, residual_TH)` restores token order.
+    Expert e of every slot lives on rank e // (E/R). Rows are sent in the order (rank, slot, local expert), and in
+    token order within each. They are written directly to where the other ranks read them, without a sorted copy. They
+    arrive in the order (source rank, slot, local expert): `rre_regroup(rows_CH, counts)`, with the counts that the
+    sources have for this rank, reorders them to expert order and back. A `grouped_all_to_all` with swapped counts and
+    capacity T returns the rows, and `rre_combine(rows, positions_T, residual_TH)` restores token order.
 
     Args:
         x_TH, token_ids_T, slot_ids_T, table_DV, num_experts: as in `rre_dispatch`; R divides E.
@@ -111,10 +111,11 @@ def dispatch_all_to_all(
         positions_T: int32 [T], position of each token's row in the order of sending.
         invalid: int32 [1], as in `rre_dispatch`.
         order: float32 [1].
-        With several chunks, the first three are tuples with an entry per chunk, and positions count inside the chunk.
+        With several chunks, the first three are tuples with an entry per chunk, and positions are those within the
+            chunk.
 
     Raises:
-        As `grouped_all_to_all`, and for ids outside the table as `rre_dispatch`.
+        The errors of `grouped_all_to_all`, and for ids outside the table those of `rre_dispatch`.
 
     Supported modes: graph (@ms.jit) and PyNative; differentiable once with respect to x_TH.
     """
@@ -188,7 +189,7 @@ def _check_dispatch(dtypes, shapes, num_experts, capacity, size, chunks):
 
 
 class _CheckIds(nn.Cell):
-    """Returns the token ids. Only an eager call runs `__call__`, which can read and check them."""
+    """Returns the token ids. Only eager calls run `__call__`, which checks them."""
 
     def __call__(self, token_ids_T, slot_ids_T, table_DV, num_experts):
         rre_reference.check_ids(token_ids_T.asnumpy(), slot_ids_T.asnumpy(), table_DV.asnumpy(), num_experts)

@@ -1,7 +1,7 @@
 """grouped_all_to_all by HCCL's AlltoAllV. If the AscendC kernel was built, it sorts rows into the order of sending.
 
 Unverified on hardware. Old versions of CANN silently return zeros from AlltoAllV (seen by others on 910A), so a group
-is tested when it is joined. One that fails exchanges by AllGather, with R times the traffic, after a warning.
+is tested when it is joined. If the test fails, the group warns and exchanges by AllGather, with R times the traffic.
 """
 
 import logging
@@ -52,14 +52,14 @@ class AllToAll(nn.Cell):
         return ops.Gather()(ops.Concat(0)((counts_R, nothing)), self.count_of_rank, 0)
 
     def exchange(self, rows, send_counts_R, receive_counts_R, zeros, order):
-        """Returns as many rows as `zeros` has, first those that arrive, then zeros; and the order token."""
+        """Returns as many rows as `zeros` has (those that arrive, then zeros), and the order token."""
         hidden = rows.shape[1]
         if self.count_of_rank is not None:
             send_counts_R = self.widened(send_counts_R)
             receive_counts_R = self.widened(receive_counts_R)
         sent = ops.Depend()(ops.Reshape()(rows, (-1,)), order)
         arrived = ops.AlltoAllV(group=self.group, block_size=hidden)(sent, send_counts_R, receive_counts_R)
-        # the number of rows that arrive is not known when the graph is compiled; the number of rows returned is
+        # at compile time only the number of returned rows is known, not the number of rows that arrive
         filled = ops.Concat(0)((arrived, ops.Reshape()(zeros, (-1,))))
         out = ops.Reshape()(ops.Slice()(filled, (0,), (zeros.shape[0] * hidden,)), zeros.shape)
         return out, ops.Depend()(order, out)
@@ -77,8 +77,8 @@ def exchange_of_group(
 
     Args:
         name, rank, size: as in `Group`.
-        around: (name, wide) of a group of whole nodes around this one, see `AllToAll`; None for none.
-        whole_nodes: try only the group around, not this group first.
+        around: (name, wide) of a group of complete nodes that contains this one, see `AllToAll`; None for none.
+        whole_nodes: use the group of complete nodes without trying this group first.
         agree: returns whether a flag is set on any rank; all ranks call it.
     """
     if size == 1 or ms.get_context("device_target") != "Ascend":
@@ -92,9 +92,7 @@ def exchange_of_group(
         if not agree(problem is not None):
             return exchange
         _log.warning("group %s: AlltoAllV %s", candidate[0], problem or "fails on another rank")
-    _log.warning(
-        "group %s: rows are exchanged by AllGather, which moves %d times as much; CANN 8.5 may help", name, size
-    )
+    _log.warning("group %s: exchanging rows by AllGather, which moves %d times as much; CANN 8.5 may help", name, size)
     return composed.Exchange(name, rank, size, all_gather=True)
 
 

@@ -1,7 +1,7 @@
 """Shapes at which `python -m ascend_ops.bench` measures the exchange: 4 processes in 2 groups of 2, all at once.
 
 Run as a program (`python -m ascend_ops.grouped_all_to_all.bench RANK TOKENS HIDDEN`), this module is one of these
-processes: it reads kinds of work, one per line, and answers each with a line when the work is done.
+processes: it reads one kind of work per line and answers with a line when the work is done.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from ascend_ops.bench import runs
 from ascend_ops.bench.case import Case, Prepared, Work
 
 RANKS = 4  # processes
-SIZE = 2  # processes of a group
+SIZE = 2  # processes per group
 EXPERTS = 16
 VOCAB = 8_000
 CHUNKS = 4
@@ -30,9 +30,9 @@ BACKENDS = {"exchange": ("exchange",), "dispatch": ("fused", "separate", "chunke
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    """Yields the exchange of sorted rows alone, then with the sorting, in three ways.
+    """Yields the exchange of sorted rows, then sorting and exchange in three ways.
 
-    Without kernels there are no cases: the composed form needs a job that MindSpore's launcher starts.
+    Without kernels there are no cases: the composed form needs a job started by MindSpore's launcher.
     """
     if "cpu" in runs.implementations("grouped_all_to_all"):
         for shape in SHAPES[:1] if quick else SHAPES:
@@ -148,7 +148,7 @@ def worker(rank: int, tokens: int, hidden: int) -> None:
     sources = list(zip(ids, slots, strict=True))
 
     def plan(part: slice) -> np.ndarray:
-        """Returns [R, R], the rows from rank to rank of the tokens in `part`."""
+        """Returns [R, R]: the number of rows of the tokens in `part` from rank to rank."""
         sent = [send_order(ids_T[part], slots_T[part], table_DV, EXPERTS, SIZE)[0] for ids_T, slots_T in sources]
         return np.stack([counts_RG.sum(1) for counts_RG in sent]).astype(np.int32)
 
@@ -159,7 +159,7 @@ def worker(rank: int, tokens: int, hidden: int) -> None:
     capacity = int(whole_RR.sum(0).max())
     chunk_capacity = int(max(chunk_RR.sum(0).max() for chunk_RR in chunks_RR))
     rows_TH = x[me][np.argsort(table_DV[0][ids[me]], kind="stable")]
-    counts = Tensor(whole_RR[me]), Tensor(whole_RR[:, me].copy())
+    counts = (Tensor(whole_RR[me]), Tensor(whole_RR[:, me].copy()))
     chunk_send_counts = Tensor(np.stack([chunk_RR[me] for chunk_RR in chunks_RR]))
     chunk_receive_counts = Tensor(np.stack([chunk_RR[:, me] for chunk_RR in chunks_RR]))
     inputs = tuple(Tensor(array) for array in (x[me], ids[me], slots[me], table_DV))

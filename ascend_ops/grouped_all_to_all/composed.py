@@ -2,8 +2,8 @@
 
 AllReduce is the only collective that MindSpore compiles for sub-groups on the CPU, so it transports everything: each
 rank writes its rows, its counts and the order token into its own slice of a buffer [R, …] of zeros, and the sum over
-the ranks concatenates them. This is R times the traffic of an exchange, but it runs anywhere. On Ascend AllGather does
-the same.
+the ranks concatenates them. This takes R times the traffic of an exchange, but it runs anywhere. On Ascend, AllGather
+does the same.
 """
 
 from typing import Any
@@ -58,7 +58,8 @@ class Exchange(nn.Cell):
         return out_CH, self.cast(self.sum(self.gather(rows, last, 0), 1), ms.float32)
 
     def all_counts(self, send_counts_R, order):
-        """Returns int32 [R, R], the rows from rank (first axis) to rank. Runs after what `order` waits for."""
+        """Returns int32 [R, R], the number of rows from rank (first axis) to rank. Runs after everything `order` waits
+        for."""
         # float32 holds counts below 2²⁴ exactly
         counts = ops.expand_dims(ops.cast(send_counts_R, ms.float32) + ops.stop_gradient(order), 0)
         return ops.stop_gradient(ops.cast(self.all_ranks(counts), ms.int32))
@@ -142,7 +143,7 @@ def dispatch_all_to_all(
     group: Any,
     order: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See `ascend_ops.grouped_all_to_all`. Ids outside the table are moved into it and counted."""
+    """See `ascend_ops.grouped_all_to_all`. Ids outside the table are clamped and counted."""
     rows_TH, counts_G, positions_T, invalid = dispatch_to_ranks(
         x_TH, token_ids_T, slot_ids_T, table_DV, num_experts, group.size
     )

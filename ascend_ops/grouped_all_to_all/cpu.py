@@ -74,7 +74,7 @@ _dispatch = custom_op(
 
 @ops.constexpr
 def _shape(shape):
-    """A custom op infers shapes from shapes: this tensor carries one; its entries are never read."""
+    """Returns a tensor that only carries a shape, because a custom op infers shapes from shapes."""
     return _tensor_of_shape(shape)
 
 

@@ -1,5 +1,5 @@
 // The transport of grouped_all_to_all: the ranks of a group are processes on one machine, and rows pass through one
-// anonymous file that all of them map (group.py makes and distributes it).
+// anonymous file that all of them map (group.py creates and distributes it).
 //
 // The file has a Header, R Members, counts int32 [R, 2, R], then two outboxes per rank. In exchange n a rank writes the
 // rows for others into its outbox n % 2, publishes n, waits until every other rank has published n, and reads its rows
@@ -87,7 +87,7 @@ class Group {
     if (base_) munmap(base_, file_bytes(size, capacity_));
   }
 
-  // Runs one exchange. If it throws, the other ranks get the reason.
+  // Runs one exchange. If it throws, the other ranks receive the reason.
   template <typename Body>
   void exchange(Body body) {
     const std::lock_guard<std::mutex> one_at_a_time(mutex_);
@@ -203,7 +203,7 @@ class Group {
   void announce(const char* message) const {
     int32_t nobody = 0;
     if (size == 1 || !header().failed.compare_exchange_strong(nobody, -1)) return;
-    const char* prefix = "grouped_all_to_all: ";  // the caller that quotes the message repeats it
+    const char* prefix = "grouped_all_to_all: ";  // the caller adds it again when it quotes the message
     if (std::strncmp(message, prefix, std::strlen(prefix)) == 0) message += std::strlen(prefix);
     std::snprintf(header().message, sizeof header().message, "%s", message);
     header().failed.store(rank + 1, std::memory_order_release);
@@ -211,7 +211,7 @@ class Group {
 
   bool arrived(int other) const { return member(other).published.load(std::memory_order_acquire) >= round_; }
 
-  // There may be more processes than cores, so waiting soon yields the core.
+  // Yields the core after a short spin, because there may be more processes than cores.
   void wait(int other) const {
     for (int look = 0; look < 1000; ++look) {
       if (arrived(other)) return;

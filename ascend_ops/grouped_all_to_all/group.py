@@ -1,4 +1,4 @@
-"""Groups of ranks that exchange rows: joining a group, its statistics, leaving it."""
+"""Groups of ranks that exchange rows: joining and leaving a group, and its statistics."""
 
 import ctypes
 import fcntl
@@ -20,7 +20,7 @@ JOB_VARIABLE = "MINDPANGU_JOB_ID"
 
 @ms.jit_class
 class Group:
-    """A group as one of its ranks sees it; `join` makes one. Graph mode reads its attributes.
+    """A group from the point of view of one of its ranks; created by `join`. Graph mode reads its attributes.
 
     Attributes:
         name: name of the group, unique in its job.
@@ -69,8 +69,8 @@ class Group:
     def close(self) -> None:
         """Leaves the group and frees its memory.
 
-        From then on the exchanges of other ranks with this one fail. So do functions that were compiled with this
-        group, even after joining it again.
+        From then on exchanges of other ranks with this one fail, and so do functions compiled with this group, even
+        after joining it again.
         """
         if self._handle > 0:
             _kernels().unregister_group(self._handle)
@@ -102,16 +102,17 @@ def join(
         rank: this process's rank in the group.
         size: R, the number of ranks. A group of one rank needs none of the arguments below.
         job: distinguishes the groups of several jobs on one machine; None takes it from MINDPANGU_JOB_ID.
-        ranks: the members' global ranks. Only the CPU kernels do not need them (after mindspore's init()).
-        nodes: on Ascend, all global ranks of the members' nodes; they exchange if the group alone cannot.
-        whole_nodes: let them exchange in any case.
-        agree: returns whether a flag is set on any rank of the job, so that all ranks take the same branch. All of them
-            join at once.
+        ranks: the members' global ranks, which all backends but the CPU kernels need (after mindspore's init()).
+        nodes: on Ascend, all global ranks of the members' nodes, which exchange together if the group by itself cannot.
+        whole_nodes: let complete nodes exchange in any case.
+        agree: returns whether a flag is set on any rank of the job, so that all ranks take the same branch. All ranks
+            must join at the same time.
         timeout: seconds that joining may take, and that an exchange waits for a rank.
-        capacity_bytes: most bytes that a rank can send to others in one exchange. Unused memory is not allocated.
+        capacity_bytes: maximum number of bytes that a rank can send to others in one exchange. Unused memory is not
+            allocated.
 
     Raises:
-        ValueError: no job, or invalid arguments.
+        ValueError: there is no job, or an argument is invalid.
         TimeoutError: ranks did not join in time; the message lists them.
         RuntimeError: ranks disagree: a rank is claimed twice, sizes differ, or a group of this name is open.
     """
@@ -155,7 +156,7 @@ def _join_by_collectives(
         around = None
         if nodes is not None and size > 1:
             rank_in_group = {member: index for index, member in enumerate(ranks or ())}
-            around = f"{name}_nodes", [rank_in_group.get(each, -1) for each in nodes]
+            around = (f"{name}_nodes", [rank_in_group.get(each, -1) for each in nodes])
             create_group(around[0], list(nodes))
         return Group(name, rank, size, -1, exchange_of_group(name, rank, size, around, whole_nodes, agree))
     return Group(name, rank, size, -1, Exchange(name, rank, size))
@@ -170,7 +171,7 @@ def _join_shared(name: str, rank: int, size: int, job: str, timeout: float, capa
         return descriptor
 
     def enter(descriptor: int) -> None:
-        # POSIX record locks belong to the process: closing any of its descriptors of this file would release this one
+        # POSIX record locks belong to the process: closing any of its descriptors of this file would release this lock
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, rank)
         handles.append(_register(name, descriptor, rank, size, capacity_bytes, timeout))
 
@@ -201,7 +202,7 @@ def _register(name: str, descriptor: int, rank: int, size: int, capacity_bytes: 
 
 @functools.cache
 def _kernels() -> ctypes.CDLL:
-    """Loads the operator's library by the path that MindSpore uses, so that both share one copy."""
+    """Loads the operator's library from the path that MindSpore uses, so that both share one copy."""
     kernels = ctypes.CDLL(str(native.library("grouped_all_to_all")))
     kernels.group_file_bytes.restype = ctypes.c_int64
     kernels.register_group.restype = ctypes.c_int64

@@ -15,7 +15,7 @@ def grouped_all_to_all(
     Args:
         rows_of_rank: the rows [Q, H] of each rank, sorted by destination; Q may differ.
         send_counts_RR: [R, R], number of rows from rank (first axis) to rank.
-        capacity: number of rows of a result, for all ranks or for each rank.
+        capacity: number of rows of each result, one for all ranks or one per rank.
     """
     size = len(rows_of_rank)
     capacities = [capacity] * size if isinstance(capacity, int) else capacity
@@ -36,7 +36,7 @@ def grouped_all_to_all(
 def grouped_all_to_all_backward(
     drows_of_rank: Sequence[np.ndarray], send_counts_RR: np.ndarray, sizes: Sequence[int]
 ) -> list[np.ndarray]:
-    """Returns the gradients of every rank's sizes[rank] rows; rows that were not sent get zeros."""
+    """Returns the gradients of the sizes[rank] rows of every rank, zeros for rows that were not sent."""
     return grouped_all_to_all(drows_of_rank, np.transpose(send_counts_RR), sizes)
 
 

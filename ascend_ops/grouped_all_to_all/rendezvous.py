@@ -4,11 +4,11 @@ The socket's address is abstract (no entry in any file system), so nothing is le
 packets are JSON:
 
     member → rank 0    its Claim
-    rank 0 → member    {"here": ranks that have arrived}, at every change
+    rank 0 → member    {"here": ranks that have arrived}, whenever this changes
     rank 0 → member    {"file": true} with the descriptor, when all have arrived
-    member → rank 0    {"ready": true}, it has entered
-    rank 0 → member    {"go": true}, all have entered
-    either             {"error": message}, the group cannot be formed
+    member → rank 0    {"ready": true}, when it has entered the group
+    rank 0 → member    {"go": true}, when all have entered
+    either             {"error": message}, when the group cannot be formed
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from typing import cast
 PACKET_BYTES = 1 << 16
 ADDRESS_BYTES = 107  # length of a sockaddr_un's path
 RETRY_SECONDS = 0.02
-GRACE_SECONDS = 1.0  # a rank connected to rank 0 waits longer by this, so that all report the same error
+GRACE_SECONDS = 1.0  # extra wait of a rank that is connected to rank 0, so that all report the same error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,20 +50,20 @@ def address(job: str, name: str) -> bytes:
 def host(
     address: bytes, claim: Claim, timeout: float, make_file: Callable[[], int], enter: Callable[[int], None]
 ) -> tuple[int, socket.socket]:
-    """Runs on rank 0: waits for the other ranks, makes the file and passes it to them.
+    """Runs on rank 0: waits for the other ranks, creates the file and passes it to them.
 
     Args:
-        address: as `address` returns it.
+        address: result of `address`.
         claim: this rank's view of the group.
         timeout: seconds to wait for the others.
         make_file: returns the file's descriptor.
         enter: called with the descriptor before the group is complete.
 
     Returns:
-        The descriptor, and the socket, which holds the address as long as it is open.
+        The descriptor, and the socket, which occupies the address as long as it is open.
 
     Raises:
-        TimeoutError, RuntimeError: as `group.join`.
+        TimeoutError, RuntimeError: see `group.join`.
     """
     deadline = time.monotonic() + timeout
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -108,11 +108,11 @@ def _gather(
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         strangers = set()  # connected, but no packet received yet
-        came = {0}  # ranks that arrived, also if they disconnected again: the others did not wait for them
+        arrived = {0}  # includes ranks that disconnected again: nobody waited for them in vain
         try:
             while len(members) < claim.size - 1:
                 if time.monotonic() > deadline:
-                    raise _late(claim.name, claim.size, came, timeout)
+                    raise _late(claim.name, claim.size, arrived, timeout)
                 for key, _ in selector.select(max(deadline - time.monotonic(), 0)):
                     peer = cast(socket.socket, key.fileobj)
                     if peer is listener:
@@ -123,7 +123,7 @@ def _gather(
                     words = _receive(peer, deadline)
                     if peer in strangers and words and _is_ours(peer):
                         strangers.discard(peer)
-                        came.add(_admit(peer, Claim(**words), members, claim))
+                        arrived.add(_admit(peer, Claim(**words), members, claim))
                     else:  # disconnected, or another user's process
                         selector.unregister(peer)
                         strangers.discard(peer)
@@ -131,7 +131,7 @@ def _gather(
                             del members[rank]
                         peer.close()
                     for member in members.values():
-                        _send(member, {"here": sorted(came)})
+                        _send(member, {"here": sorted(arrived)})
         finally:
             for stranger in strangers:
                 stranger.close()
@@ -157,7 +157,7 @@ def _admit(peer: socket.socket, theirs: Claim, members: dict[int, socket.socket]
 
 
 def visit(address: bytes, claim: Claim, timeout: float, enter: Callable[[int], None]) -> int:
-    """Runs on the other ranks: returns the descriptor of the group's file. Raises as `group.join`."""
+    """Runs on the other ranks: returns the descriptor of the group's file. Raises the errors of `group.join`."""
     deadline = time.monotonic() + timeout
     here: set[int] = set()
     while time.monotonic() < deadline:
@@ -180,7 +180,8 @@ def visit(address: bytes, claim: Claim, timeout: float, enter: Callable[[int], N
 def _converse(
     peer: socket.socket, claim: Claim, deadline: float, here: set[int], enter: Callable[[int], None]
 ) -> int | None:
-    """Returns the descriptor, or None if rank 0 disconnected or time is up; updates `here` with the arrived ranks."""
+    """Returns the descriptor, or None if rank 0 disconnected or the time is up; updates `here` with the arrived
+    ranks."""
     _send(peer, dataclasses.asdict(claim))
     descriptor = None
     try:
@@ -217,7 +218,7 @@ def _converse(
 def _late(name: str, size: int, here: set[int], timeout: float) -> TimeoutError:
     missing = sorted(set(range(size)) - here)
     if not missing:
-        text = f"the ranks of group {name} all came, but not all stayed for {timeout:g} s"
+        text = f"the ranks of group {name} all joined, but not all stayed for {timeout:g} s"
     elif 0 in missing and size > 2:
         text = f"rank 0 of group {name}, which the others wait for, did not join within {timeout:g} s"
     else:
@@ -227,7 +228,7 @@ def _late(name: str, size: int, here: set[int], timeout: float) -> TimeoutError:
 
 
 def _is_ours(peer: socket.socket) -> bool:
-    """Whether the peer is a process of the same user: abstract sockets have no permissions."""
+    """True if the peer is a process of the same user; abstract sockets have no permissions."""
     credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return struct.unpack("3i", credentials)[1] == os.getuid()
 
@@ -238,7 +239,7 @@ def _send(peer: socket.socket, words: dict) -> None:
 
 
 def _receive(peer: socket.socket, deadline: float) -> dict:
-    """Returns the next packet; {} if the peer disconnected or time is up."""
+    """Returns the next packet; {} if the peer disconnected or the time is up."""
     peer.settimeout(max(deadline - time.monotonic(), 0.001))
     try:
         data = peer.recv(PACKET_BYTES)

@@ -28,7 +28,7 @@ def grouped_ffn(
         h · down + down_bias   where   h = a(rows · up + up_bias), or a(rows · gate + gate_bias) · (rows · up + up_bias)
         and   a(u) = f(u), or the series Σᵢ f(scaleᵢ ⊙ u + shiftᵢ) of PanGu-π (arXiv 2312.17276, eq. 7)
 
-    with the biases, gate, scale and shift that it has: SwiGLU is ("gate", "up", "down") with f = silu.
+    with the biases, gate, scale and shift that the expert has: SwiGLU is ("gate", "up", "down") with f = silu.
 
     Args:
         rows_TH: float [T, H], sorted by group, without gaps. A slot may have any number of rows, or none. Rows beyond
@@ -40,7 +40,7 @@ def grouped_ffn(
         block_rows: C, rows that the composed form computes for every expert before it overflows; 0 takes the mean load
             ⌈T/(D·E)⌉. It does not change the result.
         tensors: names, in the order "gate", "gate_bias", "up", "up_bias", "scale", "shift", "down", "down_bias".
-        activation: f, "fast_gelu" or "silu". The kernels have the default; anything else is composed.
+        activation: f, "fast_gelu" or "silu". The kernels compute the default network; others use the composed form.
 
     Returns:
         float [T, H], in the order of rows_TH; padding gives zeros. An expert without rows has a gradient of zeros, and

@@ -1,7 +1,7 @@
 """grouped_ffn by MindSpore's GroupedMatmul, on chips that have it (not 910A). Unverified on hardware.
 
-Rows are not moved: no blocks, no overflow. The slots' slabs are joined, a copy if there are several; on a cluster a
-sub-group activates one domain, so there is one slab.
+Rows are not moved: there are no blocks and no overflow. The slabs of several slots are joined, which copies them; on a
+cluster a sub-group activates one domain, so there is one slab.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class GroupedProduct(nn.Cell):
 
 
 class _Primitive(nn.Cell):
-    """GroupedMatmul of one tensor by one tensor, transposed before by `left_axes` and `right_axes` if given."""
+    """GroupedMatmul of two tensors, after transposing them by `left_axes` and `right_axes` if given."""
 
     def __init__(self, group_type, left_axes=None, right_axes=None):
         super().__init__()
@@ -120,7 +120,7 @@ def by_product(
         for i in range(scale.shape[1]):
             scales = (*scales, ops.matmul(owner_TG, scale[:, i]))
             shifts = (*shifts, ops.matmul(owner_TG, shift[:, i]))
-        # drop the gradient of padding from the last product: the owners' product would sum it up
+        # drop the gradient of padding from the last product, because the product with the owners would sum it
         inner = _only(real_T1, series(activation, inner, scales, shifts))
     else:
         inner = activate(activation, inner)
@@ -130,7 +130,7 @@ def by_product(
 
 
 def _only(real_T1, rows):
-    """Replaces padding, whatever it holds, by zeros: forward and in the gradient."""
+    """Replaces padding by zeros, whatever it contains, also in the gradient."""
     return ops.select(ops.broadcast_to(real_T1, rows.shape), rows, ops.zeros_like(rows))
 
 

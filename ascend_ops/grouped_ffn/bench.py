@@ -10,7 +10,7 @@ from ascend_ops.bench import limits, runs
 from ascend_ops.bench.case import BOTH, FORWARD, Case, Prepared, Work
 from ascend_ops.grouped_ffn import reference
 
-# rows, hidden, inner, experts, share of the rows that each slot has, all rows of a slot on one expert
+# rows, hidden, inner, experts, each slot's share of the rows, whether all rows of a slot go to one expert
 SHAPES = (
     (2048, 256, 1024, 16, (1,), False),
     (2048, 256, 1024, 64, (1,), False),
@@ -22,7 +22,7 @@ QUICK_SHAPES = (SHAPES[0], SHAPES[1], SHAPES[4])
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    """Yields rows spread over the experts at random; once all on one expert; once in slots of several sizes."""
+    """Yields rows spread over the experts at random, once all on one expert, and once in slots of several sizes."""
     for shape in QUICK_SHAPES if quick else SHAPES:
         yield _case(*shape)
 
@@ -41,7 +41,8 @@ def _case(rows: int, hidden: int, inner: int, experts: int, shares: tuple[float,
 
 def _prepare(rows: int, hidden: int, inner: int, experts: int, shares: tuple[float, ...], skewed: bool) -> Prepared:
     rng = np.random.default_rng(0)
-    rows_TH, dout_TH = (rng.standard_normal((rows, hidden), np.float32) for _ in range(2))
+    rows_TH = rng.standard_normal((rows, hidden), np.float32)
+    dout_TH = rng.standard_normal((rows, hidden), np.float32)
     share_E = np.eye(experts)[experts // 2] if skewed else np.full(experts, 1 / experts)
     counts_G = np.concatenate([rng.multinomial(int(rows * share), share_E) for share in shares]).astype(np.int32)
     shapes = ((experts, hidden, inner), (experts, inner), (experts, inner, hidden), (experts, hidden))

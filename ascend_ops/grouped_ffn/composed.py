@@ -3,7 +3,7 @@
 Every expert of every slot owns one block of C rows. Further rows go to X shared overflow blocks, which gather the
 weights of the expert they serve. With T rows in total, an expert with n rows needs ⌈n/C⌉ − 1 ≤ (n − 1)/C overflow
 blocks, so X = ⌈T/C⌉ − 1 suffices for every distribution, including all rows on one expert: nothing is dropped, and no
-shape depends on the data. The slots' slabs are joined into one set of G = D·E experts, a copy when D > 1.
+shape depends on the data. The slots' slabs are joined into one set of G = D·E experts, which copies them when D > 1.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def overflow_blocks(num_rows: int, block_rows: int) -> int:
 class MoveToBlocks(nn.Cell):
     """Copies rows into blocks.
 
-    `index_Z` has the row of each block position (T for none), `position_T` the block position of each row (Z for none:
+    `index_Z` holds the row of each block position (T for none), `position_T` the block position of each row (Z for
     padding).
     """
 
@@ -177,6 +177,6 @@ def _range(size):
 
 
 def _count_reached(values, ends_G):
-    """Returns int32, how many of the ascending ends each value has reached: the group that it falls into."""
+    """Returns, as int32, how many of the ascending ends each value has reached: the index of its group."""
     reached = ops.cast(ops.expand_dims(values, 1) >= ends_G, ms.int32)
     return ops.cast(reached.sum(1), ms.int32)

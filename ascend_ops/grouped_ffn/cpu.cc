@@ -43,7 +43,7 @@ struct Gradients {
   float *up, *up_bias, *down, *down_bias;
 };
 
-// The problem: T rows sorted by group, slot after slot and expert after expert; rows after the last group are padding.
+// The ragged groups: T rows sorted by group, slot after slot and expert after expert; rows after the last group are padding.
 struct Groups {
   int64_t num_rows, hidden, inner, num_experts;
   int64_t used = 0;  // rows that belong to a group

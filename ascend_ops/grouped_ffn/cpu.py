@@ -1,4 +1,5 @@
-"""grouped_ffn by the kernels in cpu.cc: PanGu-α's network in float32. All else uses the composed form."""
+"""grouped_ffn by the kernels in cpu.cc: PanGu-α's network in float32. Other networks and dtypes use the composed
+form."""
 
 from collections.abc import Sequence
 
@@ -24,7 +25,7 @@ _backward = custom_op(
 
 
 class _GroupedFFN(nn.Cell):
-    """Is a Cell because the bprop of a custom op cannot take a variable number of inputs in graph mode."""
+    """The operator as a Cell, because a custom op's bprop cannot take a variable number of inputs in graph mode."""
 
     def construct(self, rows_TH, counts_G, slabs):
         return _forward(rows_TH, counts_G, *slabs)
@@ -45,7 +46,7 @@ def grouped_ffn(
     tensors: Sequence[str] = TENSORS,
     activation: str = "fast_gelu",
 ) -> Tensor:
-    """See `ascend_ops.grouped_ffn`; block_rows is not used."""
+    """See `ascend_ops.grouped_ffn`; ignores block_rows."""
     if rows_TH.dtype != ms.float32 or not is_pangu_alpha(tensors, activation):
         return composed.grouped_ffn(rows_TH, counts_G, slabs, block_rows, tensors, activation)
     return _grouped_ffn(rows_TH, counts_G, slabs)[0]

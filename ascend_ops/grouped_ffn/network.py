@@ -5,25 +5,26 @@ from collections.abc import Sequence
 from mindspore import Tensor, ops
 
 TENSORS = ("up", "up_bias", "down", "down_bias")
-"""The tensors of PanGu-α's network, the one that the kernels compute."""
+"""The tensors of PanGu-α's network, which the kernels compute."""
 
 ACTIVATIONS = ("fast_gelu", "silu")
 
 
 @ops.constexpr
 def index_of(tensors: Sequence[str], name: str) -> int:
-    """Returns the index of a tensor among an expert's; -1 for one that the expert does not have."""
+    """Returns the index of a tensor among an expert's tensors, or -1 if the expert lacks it."""
     return tensors.index(name) if name in tensors else -1
 
 
 @ops.constexpr
 def is_pangu_alpha(tensors: Sequence[str], activation: str) -> bool:
-    """Whether this is the network that the kernels compute."""
+    """True if this is the network that the kernels compute."""
     return tuple(tensors) == TENSORS and activation == "fast_gelu"
 
 
 def fast_gelu(u: Tensor) -> Tensor:
-    """Returns u · sigmoid(1.702 u), PanGu-α's activation (ops.fast_gelu, in two kernels, fast on the CPU too)."""
+    """Returns u · sigmoid(1.702 u), PanGu-α's activation: ops.fast_gelu in two kernels, which are also fast on the
+    CPU."""
     return u * ops.sigmoid(1.702 * u)
 
 

@@ -48,12 +48,12 @@ def _check(dtypes, shapes):
 
 
 class _Combine(nn.Cell):
-    """Calls the chosen implementation. Only an eager call runs `__call__`, which can read the positions."""
+    """Calls the chosen implementation. Only eager calls run `__call__`, which checks the positions."""
 
     def __call__(self, rows_TH, positions_T, residual_TH):
         positions = positions_T.asnumpy()
         if not np.array_equal(np.sort(positions), np.arange(len(positions))):
-            raise ValueError(f"rre_combine: positions_T is no permutation of {len(positions)} rows: {positions}")
+            raise ValueError(f"rre_combine: positions_T is not a permutation of {len(positions)} rows: {positions}")
         return super().__call__(rows_TH, positions_T, residual_TH)
 
     def construct(self, rows_TH, positions_T, residual_TH):

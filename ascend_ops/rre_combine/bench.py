@@ -24,7 +24,7 @@ def _case(tokens: int, hidden: int, experts: int, slots: int) -> Case:
         shape=f"T{tokens} H{hidden} E{experts} D{slots}",
         limit="memcpy of the same bytes, all threads: 2·T·H read, T·H written; T·H each backward",
         array_bytes=4 * tokens * hidden,
-        # without the residual's gradient, which is dout itself: MindSpore would copy an input that a graph returns
+        # without the residual's gradient, which is dout itself, because MindSpore copies an input that a graph returns
         arrays_moved=(3, 5),
         make=lambda: _make(tokens, hidden, experts, slots),
     )
@@ -32,7 +32,9 @@ def _case(tokens: int, hidden: int, experts: int, slots: int) -> Case:
 
 def _make(tokens: int, hidden: int, experts: int, slots: int) -> RowOperator:
     rng = np.random.default_rng(1)
-    rows_TH, residual_TH, dout_TH = (rng.standard_normal((tokens, hidden), np.float32) for _ in range(3))
+    rows_TH = rng.standard_normal((tokens, hidden), np.float32)
+    residual_TH = rng.standard_normal((tokens, hidden), np.float32)
+    dout_TH = rng.standard_normal((tokens, hidden), np.float32)
     positions_T = rre_dispatch(np.zeros((tokens, 0)), *random_routing(tokens, experts, slots), experts)[2]
     wide_residual_TH = residual_TH.astype(np.float64)
     return RowOperator(

@@ -30,17 +30,17 @@ def check_combine(operator: Operator, shape: Shape, dtype: str, seed: int) -> Re
 
 
 def least_bytes(shape: Shape, item_bytes: int, seed: int) -> int:
-    """Two arrays of rows and the positions are read, one array of rows is written."""
+    """Returns the bytes of two arrays of rows and the positions, which are read, and of one array of rows written."""
     return 3 * item_bytes * shape.tokens * shape.hidden + 4 * shape.tokens
 
 
 def most_launches(shape: Shape) -> float:
-    """Wide rows move one by one: the row, its residual and the sum."""
+    """Returns the launches for wide rows, which move one by one: the row, its residual and the sum."""
     return 3.1 * shape.tokens
 
 
 def cann_cost(shape: Shape, item_bytes: int) -> tuple[int, int]:
-    """moe_token_unpermute, then an addition of the residual; both load and store row by row."""
+    """Returns the cost of CANN's moe_token_unpermute and of adding the residual, which both move row by row."""
     return 5 * item_bytes * shape.tokens * shape.hidden + 4 * shape.tokens, 2 * shape.tokens
 
 

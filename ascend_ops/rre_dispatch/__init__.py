@@ -12,7 +12,7 @@ implementation = backends.choose("rre_dispatch")
 def rre_dispatch(
     x_TH: Tensor, token_ids_T: Tensor, slot_ids_T: Tensor, table_DV: Tensor, num_experts: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sorts rows by the expert that a fixed table names for each token (PanGu-Σ's RRE: no gate, nothing learned).
+    """Sorts rows by the expert that a fixed table assigns to each token (PanGu-Σ's RRE: no gate, nothing learned).
 
     Args:
         x_TH: float [T, H], one row per token.
@@ -31,7 +31,7 @@ def rre_dispatch(
         TypeError, ValueError: wrong dtypes or shapes, when the operator is built; an id outside the table, in an eager
             call. The compiled CPU kernel raises RuntimeError for such an id, after which MindSpore cannot run that
             compiled function again. The compiled composed form stays inside the table, continues, and counts the id in
-            `invalid`, which the caller has to check.
+            `invalid`, which the caller must check.
 
     Supported modes: graph (@ms.jit) and PyNative; differentiable with respect to x_TH.
     """
@@ -62,7 +62,7 @@ def _check(dtypes, shapes, num_experts):
 
 
 class _Dispatch(nn.Cell):
-    """Calls the chosen implementation. Only an eager call runs `__call__`, which can read the ids."""
+    """Calls the chosen implementation. Only eager calls run `__call__`, which checks the ids."""
 
     def __call__(self, x_TH, token_ids_T, slot_ids_T, table_DV, num_experts):
         ids = (token_ids_T.asnumpy(), slot_ids_T.asnumpy(), table_DV.asnumpy())

@@ -1,4 +1,5 @@
-"""rre_dispatch by built-in MindSpore ops. It counts the position of every row instead of sorting; so it is stable."""
+"""rre_dispatch by built-in MindSpore ops. It computes the position of every row by counting instead of sorting, so it
+is stable."""
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
@@ -27,7 +28,7 @@ def inverse_permutation(positions_T: Tensor) -> Tensor:
 def look_up(
     token_ids_T: Tensor, slot_ids_T: Tensor, table_DV: Tensor, num_experts: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns slot and expert of every token, and how many ids were outside the table; those are moved into it."""
+    """Returns the slot and the expert of every token, and how many ids were outside the table (they are clamped)."""
     num_slots, vocab_size = table_DV.shape
     tokens_T = ops.clamp(token_ids_T, 0, vocab_size - 1)
     slots_T = ops.clamp(slot_ids_T, 0, num_slots - 1)
@@ -51,7 +52,7 @@ def sort_rows(x_TH: Tensor, groups_T: Tensor, num_groups: int) -> tuple[Tensor, 
 def rre_dispatch(
     x_TH: Tensor, token_ids_T: Tensor, slot_ids_T: Tensor, table_DV: Tensor, num_experts: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `ascend_ops.rre_dispatch`. Ids outside the table are moved into it and counted."""
+    """See `ascend_ops.rre_dispatch`. Ids outside the table are clamped and counted."""
     slots_T, experts_T, invalid = look_up(token_ids_T, slot_ids_T, table_DV, num_experts)
     rows_TH, counts_G, positions_T = sort_rows(x_TH, slots_T * num_experts + experts_T, table_DV.shape[0] * num_experts)
     return rows_TH, counts_G, positions_T, invalid

@@ -4,7 +4,7 @@
 using namespace ascend_ops;
 
 // in: x [T, H], token ids int32 [T], slot ids int32 [T], table int32 [D, V], any int32 [D·E]
-// out: rows [T, H], counts int32 [D·E], positions int32 [T], invalid int32 [1], always 0: a bad id is an error here
+// out: rows [T, H], counts int32 [D·E], positions int32 [T], invalid int32 [1], always 0: here an invalid id is an error
 ASCEND_OP int rre_dispatch(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*, void*) {
   const Arguments arguments(count, data, ranks, shapes, dtypes);
   const Array x = arguments[0], table = arguments[3];
@@ -16,7 +16,8 @@ ASCEND_OP int rre_dispatch(int count, void** data, int* ranks, int64_t** shapes,
   int32_t* positions = arguments[7].as<int32_t>();
   *arguments[8].as<int32_t>() = 0;
 
-  // One thread: it takes a hundredth of the time of moving rows of 1,024 floats. positions first hold the groups.
+  // One thread suffices: this takes a hundredth of the time of moving rows of 1,024 floats. `positions` first hold the
+  // groups.
   std::fill(counts, counts + num_groups, 0);
   for (int64_t t = 0; t < num_tokens; ++t) {
     const auto [slot, expert] = route(t);

@@ -26,7 +26,7 @@ _forward = custom_op(
 
 @ops.constexpr
 def _groups(size):
-    """A custom op infers shapes from shapes: this tensor's shape is the number of groups."""
+    """Returns a tensor whose shape is the number of groups, because a custom op infers shapes only from shapes."""
     return Tensor(np.zeros(size, np.int32))
 
 

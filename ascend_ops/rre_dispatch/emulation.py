@@ -11,7 +11,7 @@ HEADER = "rre_dispatch/ascend/op_kernel/rre_dispatch.h"
 HOST = "rre_dispatch/ascend/op_host/rre_dispatch.cpp"
 MOVE_HEADER = "rre_dispatch/ascend/op_kernel/rre_move_rows.h"
 MOVE_HOST = "rre_dispatch/ascend/op_host/rre_move_rows.cpp"
-SHARED_HEADER = "ascend/rre_kernel.h"  # its mutants are run here: these kernels use all of it
+SHARED_HEADER = "ascend/rre_kernel.h"  # its mutants run here because these kernels use all of it
 SHARED_HOST = "ascend/rre_host.h"
 
 
@@ -94,29 +94,29 @@ def check_move_rows(operator: Operator, shape: Shape, dtype: str, seed: int) -> 
 
 
 def dispatch_least_bytes(shape: Shape, item_bytes: int, seed: int) -> int:
-    """Rows are read and written, ids read, positions and counts written; of the table, only T entries are read."""
+    """Returns the bytes of rows read and written, ids and T table entries read, and positions and counts written."""
     table_bytes = 2 * shape.tokens
     counts_bytes = 4 * shape.slots * shape.experts
     return 2 * item_bytes * shape.tokens * shape.hidden + 3 * 4 * shape.tokens + table_bytes + counts_bytes
 
 
 def move_least_bytes(shape: Shape, item_bytes: int, seed: int) -> int:
-    """Rows are read and written, positions read."""
+    """Returns the bytes of rows read and written, and of positions read."""
     return 2 * item_bytes * shape.tokens * shape.hidden + 4 * shape.tokens
 
 
 def dispatch_launches(shape: Shape) -> float:
-    """One for a token's id and one for its row; the counts of eight groups move four times."""
+    """Returns a launch for each token's id and one for its row; the counts of eight groups move four times."""
     return 2.25 * shape.tokens + shape.slots * shape.experts / 2
 
 
 def move_launches(shape: Shape) -> float:
-    """One for each row on its scattered side; neighbouring rows move together on the other."""
+    """Returns a launch for each row on the scattered side; on the other side neighbouring rows move together."""
     return 1.2 * shape.tokens
 
 
 def dispatch_cann_cost(shape: Shape, item_bytes: int) -> tuple[int, int]:
-    """moe_init_routing_v2 after an operation that looks the experts up.
+    """Returns the cost of CANN's moe_init_routing_v2 after an operation that looks the experts up.
 
     It sorts pairs of expert and index (8 bytes each, in and out of global memory once in the sort and once in the
     merge, read again for the counts), and loads and stores row by row.
@@ -126,7 +126,7 @@ def dispatch_cann_cost(shape: Shape, item_bytes: int) -> tuple[int, int]:
 
 
 def move_cann_cost(shape: Shape, item_bytes: int) -> tuple[int, int]:
-    """CANN's backward operators move as many rows as ours, one by one."""
+    """Returns the cost of CANN's backward operators, which move as many rows as ours, one by one."""
     return 2 * item_bytes * shape.tokens * shape.hidden + 4 * shape.tokens, 2 * shape.tokens
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def check_ids(token_ids_T: np.ndarray, slot_ids_T: np.ndarray, table_DV: np.ndarray, num_experts: int) -> None:
-    """Raises ValueError for a token or slot id outside the table, or a table entry that is no expert."""
+    """Raises ValueError for a token or slot id outside the table, or a table entry that is not an expert."""
     num_slots, vocab_size = table_DV.shape
     for name, ids, bound in (
         ("token id", token_ids_T, vocab_size),
@@ -21,7 +21,8 @@ def check_ids(token_ids_T: np.ndarray, slot_ids_T: np.ndarray, table_DV: np.ndar
 def rre_dispatch(
     x_TH: np.ndarray, token_ids_T: np.ndarray, slot_ids_T: np.ndarray, table_DV: np.ndarray, num_experts: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """See `ascend_ops.rre_dispatch`; takes any float dtype. Returns rows, counts, positions; raises as `check_ids`."""
+    """See `ascend_ops.rre_dispatch`; takes any float dtype. Returns rows, counts, positions. Raises the errors of
+    `check_ids`."""
     check_ids(token_ids_T, slot_ids_T, table_DV, num_experts)
     num_slots = len(table_DV)
     experts_T = table_DV[slot_ids_T, token_ids_T].astype(np.int64)

@@ -56,7 +56,7 @@ def _bound(module: ModuleType) -> Callable:
 
 
 def _torch_function() -> Callable:
-    """Split, reorder, concatenate: whole blocks, so no index; its gradient is made of slices too."""
+    """Splits, reorders and concatenates complete blocks, without an index; the gradient consists of slices, too."""
     torch = runs.torch_or_none()
 
     def function(rows_CH, counts_RG):

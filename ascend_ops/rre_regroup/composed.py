@@ -5,7 +5,7 @@ from mindspore import Tensor, nn, ops
 
 
 class MoveRowsPadded(nn.Cell):
-    """Gathers rows[source], where index C is a row of zeros; the gradient is a gather by the inverse."""
+    """Gathers rows[source], where index C is a row of zeros; the gradient is a gather by the inverse permutation."""
 
     def construct(self, rows_CH, source_C, destination_C):
         return ops.gather(_with_zero_row(rows_CH), source_C, 0)
@@ -23,7 +23,7 @@ def _with_zero_row(rows):
 
 
 def _source_of_rows(counts_RG, num_rows):
-    """Returns int32 [C]: the row of the input at each position of the output; C if there is none."""
+    """Returns int32 [C]: the input row of each output position; C if there is none."""
     num_sources, num_groups = counts_RG.shape
     ends_RG = ops.cumsum(counts_RG.reshape((-1,)), 0).reshape(counts_RG.shape)
     starts_GR = ops.transpose(ends_RG - counts_RG, (1, 0)).reshape((-1,))

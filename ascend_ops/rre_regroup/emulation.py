@@ -12,7 +12,7 @@ HOST = "rre_regroup/ascend/op_host/rre_regroup.cpp"
 
 
 def random_counts(rng: np.random.Generator, shape: Shape, fill: float = 0.9) -> np.ndarray:
-    """Returns int32 [R, G], the rows of each block; together at most `fill` of all rows."""
+    """Returns int32 [R, G]: the number of rows of each block, together at most `fill` of all rows."""
     blocks = (shape.ranks, shape.slots * shape.experts)
     weights = rng.random(blocks) * (rng.random(blocks) >= shape.skew)
     weights *= (1 - shape.skew) / max(weights.sum(), 1e-9)
@@ -35,14 +35,14 @@ def check_regroup(operator: Operator, shape: Shape, dtype: str, seed: int, fill:
 
 
 def least_bytes(shape: Shape, item_bytes: int, seed: int) -> int:
-    """All rows are written; those that are not padding, and the counts, are read."""
+    """Returns the bytes of all rows, which are written, and of the rows but padding and the counts, which are read."""
     counts_RG = random_counts(np.random.default_rng(seed), shape)
     read_rows = int(counts_RG.sum())
     return item_bytes * (shape.tokens + read_rows) * shape.hidden + counts_RG.nbytes
 
 
 def most_launches(shape: Shape) -> float:
-    """Neighbouring rows move together."""
+    """Returns the launches when neighbouring rows move together."""
     return 1.2 * shape.tokens
 
 

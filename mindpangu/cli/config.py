@@ -9,8 +9,10 @@ from mindpangu.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--get", metavar="KEY", help="Print one value: a dotted key, or run_folder.")
-    parser.add_argument("--keys", action="store_true", help="List every key with its type, default and meaning.")
+    parser.add_argument("--get", metavar="KEY", help="Print the value of this dotted key, or of run_folder.")
+    parser.add_argument(
+        "--keys", action="store_true", help="List every key with its type or its choices, its default, and its meaning."
+    )
 
 
 def run(options: argparse.Namespace, config: Config) -> None:

@@ -1,6 +1,6 @@
-"""Convert a dense model from PanGu-α's published format, or to it.
+"""Convert a dense model from or to PanGu-α's published format.
 
-from-pangu-alpha   converts a .ckpt file, or a folder with one file per rank and its strategy file, to a checkpoint
+from-pangu-alpha   converts a .ckpt file, or a set of one file per rank with its strategy file, to a checkpoint
 to-pangu-alpha     converts a dense checkpoint to a .ckpt file and its tokenizer
 
 mindpangu convert from-pangu-alpha --source Pangu-alpha_2.6B.ckpt --config recipes/pangu_alpha_2.6b.yaml \\
@@ -16,20 +16,24 @@ from mindpangu.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("from-pangu-alpha", "to-pangu-alpha"))
+    parser.add_argument("action", choices=("from-pangu-alpha", "to-pangu-alpha"), help="Direction; see above.")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="Write the result to this folder.")
     from_group = parser.add_argument_group(
-        "from-pangu-alpha", "--config gives what the tensors do not show, e.g. model.num_heads."
+        "from-pangu-alpha", "Settings that the tensors do not reveal, e.g. model.num_heads, come from --config."
     )
     from_group.add_argument(
         "--source",
         metavar="PATH",
         type=Path,
-        help="Convert this .ckpt file, or this folder of a set (filerted_0.ckpt …); .npy tables next to it are found.",
+        help="Convert this .ckpt file, or the set of files in this folder (filerted_0.ckpt …). Embedding tables in "
+        ".npy files next to them are included.",
     )
-    from_group.add_argument("--strategy", metavar="FILE", type=Path, help="Use this strategy file of a set.")
+    from_group.add_argument("--strategy", metavar="FILE", type=Path, help="Use this strategy file for the set.")
     from_group.add_argument(
-        "--tokenizer", metavar="FILE", type=Path, help="Use this sentencepiece model, which belongs to the source."
+        "--tokenizer",
+        metavar="FILE",
+        type=Path,
+        help="Use this sentencepiece model, with which the source was trained.",
     )
     to_group = parser.add_argument_group("to-pangu-alpha")
     to_group.add_argument(
@@ -42,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("fp32", "fp16"),
         default="fp32",
-        help="Write numbers in this format (default: %(default)s, which is exact).",
+        help="Write weights in this format (default: %(default)s, which is lossless).",
     )
     to_group.add_argument(
         "--separate-tables", action="store_true", help="Write the three embedding tables as .npy files."
@@ -60,7 +64,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
         _require(options, "source", "config", "tokenizer")
         folder, skipped = from_pangu_alpha(options.source, options.strategy, config, options.tokenizer, options.out)
         if skipped:
-            print(f"convert: left out {len(skipped)} tensors of the training, e.g. {skipped[0]}")
+            print(f"convert: left out {len(skipped)} tensors that only training needs, e.g. {skipped[0]}")
         print(f"convert: {options.source} → {folder}")
     else:
         from mindpangu.checkpoint import CheckpointReader

@@ -1,6 +1,6 @@
 """Turn the corpus into token shards.
 
-prepare    writes output/<run>/data/; does nothing if corpus, tokenizer and settings have not changed
+prepare   writes output/<run>/data/; does nothing if corpus, tokenizer and settings are unchanged
 """
 
 import argparse
@@ -9,7 +9,7 @@ from mindpangu.config import Config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("prepare",))
+    parser.add_argument("action", choices=("prepare",), help="Action; see above.")
 
 
 def run(options: argparse.Namespace, config: Config) -> None:

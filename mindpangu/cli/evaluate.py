@@ -1,6 +1,6 @@
-"""Compute the held-out perplexity of every domain, next to a unigram baseline and to wrong domain ids.
+"""Compute the held-out perplexity of every domain, next to a unigram baseline and to routing by wrong domains.
 
-Does nothing if this checkpoint was already evaluated on this data.
+Does nothing if this checkpoint has already been evaluated on this data.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 
-# Routing every text as every domain takes domains² passes, so more domains than this have to be asked for.
+# routing every text as every domain takes domains² passes, so with more domains than this the user must ask for it
 _DOMAINS_TO_CROSS = 8
 
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wrong-domains",
         action=argparse.BooleanOptionalAction,
-        help=f"Also route every text as every other domain (default: with up to {_DOMAINS_TO_CROSS} domains).",
+        help=f"Also route every text as every other domain (default: only with up to {_DOMAINS_TO_CROSS} domains).",
     )
 
 
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     model = load_model(reader, config.context)
     model.require_data(shards)
     if reader.json("state.json")["digests"].get("data (token shards)") != shards.digest:
-        print("evaluate: these token shards are not the ones it was trained on; it may have seen the held-out text")
+        print("evaluate: the model was not trained on these token shards; it may have seen the held-out text")
     progress = partial(tqdm, desc="evaluate", unit="domain", disable=None)
     results = evaluate_heldout(model, shards, config, wrong_domains, progress)
     print(format_results(results))

@@ -1,13 +1,6 @@
 """List, add, copy, replace, remove and resize the domains' groups of experts.
 
-list      lists the domains of a checkpoint: their experts, update counts and tables
-add       adds a domain, from a domain of the model, from a dense model's feed-forward networks, or fresh
-copy      turns a domain into a copy of another one
-replace   replaces a domain with one of another run
-remove    removes a domain
-resize    gives a domain more experts (its function stays) or fewer (they are merged)
-
-All but `list` write a new checkpoint to --out, in which everything else stays as it is, bit for bit. For example
+Every action but `list` writes a new checkpoint to --out, in which everything else stays as it is, bit for bit:
 
   mindpangu experts add poetry --from zh --checkpoint output/cpu_smoke --out output/with_poetry
 """
@@ -26,13 +19,20 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    _add_action(actions, "list", "List the domains of a checkpoint, their experts and tables.", None)
+    _add_action(actions, "list", "List the domains of a checkpoint with their experts, update counts and tables.", None)
 
-    add = _add_action(actions, "add", "Add a domain.", "Name of the new domain.")
+    add = _add_action(
+        actions,
+        "add",
+        "Add a domain: a copy of another one, copies of a dense model's feed-forward networks, or fresh experts.",
+        "Name of the new domain.",
+    )
     source = add.add_mutually_exclusive_group(required=True)
-    source.add_argument("--from", dest="parent", metavar="DOMAIN", help="Copy this domain of the model.")
-    source.add_argument("--from-dense", metavar="DIR", type=Path, help="Copy the networks of this dense model.")
-    source.add_argument("--fresh", action="store_true", help="Draw random experts.")
+    source.add_argument("--from", dest="parent", metavar="NAME", help="Copy this domain of the model.")
+    source.add_argument(
+        "--from-dense", metavar="DIR", type=Path, help="Copy the feed-forward networks of this dense model."
+    )
+    source.add_argument("--fresh", action="store_true", help="Draw the experts at random.")
     add.add_argument(
         "--experts",
         metavar="N",
@@ -41,23 +41,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add.add_argument(
         "--noise",
+        metavar="X",
         type=float,
         default=0.0,
-        help="With --from-dense, add noise with this standard deviation, relative to that of the weights "
+        help="With --from-dense: add noise to each expert; X is its standard deviation relative to that of the weights "
         "(default: %(default)s).",
     )
     add.add_argument(
         "--kind",
         choices=("monolingual", "bilingual", "code"),
-        help="Expect records of this kind (default: that of PanGu-Σ's domain of this name, or of the parent).",
+        help="Kind of the domain's records (default: that of PanGu-Σ's domain of this name, or of the parent).",
     )
     add.add_argument(
         "--control-token",
         metavar="TOKEN",
         action="append",
         default=[],
-        help="Open a part of its documents with this token; may be repeated (default: PanGu-Σ's token, or a reserved "
-        "one of the tokenizer).",
+        help="Open the domain's documents with this token; repeat it if they have several parts (default: PanGu-Σ's "
+        "token, or a reserved one of the tokenizer).",
     )
     add.add_argument(
         "--tokenizer",
@@ -67,14 +68,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     copy = _add_action(actions, "copy", "Turn a domain into a copy of another one.", "Name of the domain to change.")
-    copy.add_argument("--from", dest="parent", metavar="DOMAIN", required=True, help="Copy this domain.")
+    copy.add_argument("--from", dest="parent", metavar="NAME", required=True, help="Copy this domain.")
 
     replace = _add_action(
         actions, "replace", "Replace a domain with one of another run.", "Name of the domain to change."
     )
-    replace.add_argument("--with", dest="other", metavar="DIR", type=Path, required=True, help="Take it from this run.")
     replace.add_argument(
-        "--with-domain", metavar="NAME", help="Take this domain of the other run (default: the one of the same name)."
+        "--with", dest="other", metavar="DIR", type=Path, required=True, help="Take it from this checkpoint or run."
+    )
+    replace.add_argument(
+        "--with-domain", metavar="NAME", help="Take this domain of it (default: the one of the same name)."
     )
 
     _add_action(actions, "remove", "Remove a domain.", "Name of the domain to remove.")
@@ -82,13 +85,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     resize = _add_action(
         actions,
         "resize",
-        "Give a domain more experts (same function) or fewer (merged).",
+        "Give a domain more experts (its function stays the same) or fewer (they are merged).",
         "Name of the domain to change.",
     )
     resize.add_argument(
         "--experts", metavar="N", type=int, required=True, help="Create this many experts per RRE layer."
     )
-    resize.add_argument("--data", metavar="RUN", type=Path, help="Count tokens in this run's token shards.")
+    resize.add_argument(
+        "--data",
+        metavar="DIR",
+        type=Path,
+        help="Balance the load by the token counts of this run folder (default: as if all tokens were equally "
+        "frequent).",
+    )
 
 
 def _add_action(
@@ -96,12 +105,14 @@ def _add_action(
 ) -> argparse.ArgumentParser:
     parser = actions.add_parser(name, help=summary, description=summary, allow_abbrev=False)
     if domain_help:
-        parser.add_argument("domain", help=domain_help)
+        parser.add_argument("domain", metavar="NAME", help=domain_help)
         parser.add_argument(
             "--out", metavar="DIR", type=Path, required=True, help="Write the new checkpoint to this folder."
         )
         parser.add_argument(
-            "--verify", action="store_true", help="Compare the hash of every file now; reading them will do it anyway."
+            "--verify",
+            action="store_true",
+            help="Verify the hash of every file now. Otherwise unchanged files are verified when they are first read.",
         )
     parser.add_argument(
         "--checkpoint",
@@ -139,10 +150,10 @@ def _add(blueprint: "Blueprint", options: argparse.Namespace) -> "Blueprint":
     from mindpangu.tokenizer import Tokenizer
 
     if options.noise and not options.from_dense:
-        raise ConfigError("--noise goes with --from-dense; a copy of a domain has none")
+        raise ConfigError("--noise goes with --from-dense; copied and fresh experts get none")
     if options.parent and options.tokenizer:
         raise ConfigError(
-            f"--from {options.parent} copies a table, which is only good for the tokens of its own tokenizer; with "
+            f"--from {options.parent} copies a table, which only fits the tokens of its own tokenizer; with "
             "--tokenizer give --fresh or --from-dense DIR"
         )
     tokenizer = Tokenizer.load(options.tokenizer) if options.tokenizer else None

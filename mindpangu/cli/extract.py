@@ -1,8 +1,8 @@
 """Extract some domains of a model as a complete checkpoint or as plain safetensors.
 
-mindpangu extract --domains zh,code --checkpoint output/cpu_smoke --out output/zh_code
+  mindpangu extract --domains zh,code --checkpoint output/cpu_smoke --out output/zh_code
 
-The logits are the full model's, bit for bit. Files are taken over one by one, so memory stays small.
+The logits are the full model's, bit for bit. The model is never loaded: its files are linked or copied one by one.
 """
 
 import argparse
@@ -33,22 +33,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--vocabulary-of",
-        metavar="RUN",
+        metavar="DIR",
         type=Path,
-        help="Drop tokens, and their rows, that do not occur in the domains' token shards of this run folder.",
+        help="Drop the tokens that do not occur in the domains' token shards of this run folder, with their embedding "
+        "rows.",
     )
     parser.add_argument(
         "--weights-only",
         action="store_true",
-        help="Leave out Adam's moments; the checkpoint has a third of the size and can be used or loaded.",
+        help="Leave out Adam's moments. The checkpoint is a third of the size; it can be used, or loaded by train.",
     )
     parser.add_argument(
-        "--verify", action="store_true", help="Compare the hash of every file now; reading them will do it anyway."
+        "--verify",
+        action="store_true",
+        help="Verify the hash of every file now. Otherwise unchanged files are verified when they are first read.",
     )
     parser.add_argument(
         "--export",
         action="store_true",
-        help="Write model.safetensors and config.json of one domain, for other programs.",
+        help="Write one domain as model.safetensors and config.json, for other programs.",
     )
 
 
@@ -72,7 +75,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
 
         blueprint = drop_vocabulary(blueprint, _token_counts(blueprint, RunFolder(options.vocabulary_of)))
         after = sum(tokenizer.vocab_size for tokenizer in blueprint.tokenizers.values())
-        print(f"extract: {after:,} of {before:,} tokens stay")
+        print(f"extract: kept {after:,} of {before:,} tokens")
     if options.export:
         from mindpangu.lifecycle.export import export
 

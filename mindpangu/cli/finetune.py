@@ -1,10 +1,11 @@
 """Fine-tune a checkpoint on instruction records: dialogue, question answering, translation, code.
 
-mindpangu finetune --checkpoint output/cpu_smoke --data dialogues.jsonl --train experts:zh
+  mindpangu finetune --checkpoint output/cpu_smoke --data dialogues.jsonl --train experts:zh
 
-Creates a run folder with the checkpoint's configuration, tokenizer and routing tables, prepares the records, trains on
-their answers alone, and prints the loss of held-out answers before and after. docs/finetune.md describes the records
-and the settings that it chooses; any key can be overridden. Does nothing if exactly this has already been done.
+Creates a run folder with the checkpoint's configuration, tokenizer and routing tables, prepares the records, trains
+only on their answers, and prints the loss of held-out answers before and after. docs/finetune.md describes the records
+and the settings that the verb chooses; any key can be overridden. Does nothing if this fine-tuning has already
+finished.
 """
 
 import argparse
@@ -37,15 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--train",
+        metavar="WHAT",
         default="all",
-        help="Train all parameters, or with experts:zh,code only the experts of these domains (default: %(default)s).",
+        help="Train all parameters, or only the experts of some domains: experts:zh,code (default: %(default)s).",
     )
-    parser.add_argument("--resume", action="store_true", help="Continue from the fine-tuning's newest checkpoint.")
+    parser.add_argument(
+        "--resume", action="store_true", help="Continue from the newest checkpoint of this fine-tuning."
+    )
     parser.add_argument(
         "--answers",
+        metavar="N",
         type=int,
         default=2,
-        help="Answer this many held-out records of each domain (default: %(default)s).",
+        help="Answer this many held-out records per domain, before and after (default: %(default)s).",
     )
 
 

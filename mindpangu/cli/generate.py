@@ -1,7 +1,9 @@
-"""Continue prompts, each in a domain, or one held-out text in every domain.
+"""Continue prompts, each with the experts of its domain, or one held-out text per domain.
 
 mindpangu generate --checkpoint output/cpu_smoke --domain en --prompt "To open the dialog"
 mindpangu generate --checkpoint output/cpu_smoke --domain zh --prompts lines.txt --top-k 3 --temperature 1
+
+With --every-domain, does nothing if this checkpoint has already continued these texts with the same options.
 """
 
 import argparse
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Use this checkpoint, or the newest one of this run folder (default: the newest one of the run).",
     )
     prompts = parser.add_argument_group("prompts")
-    prompts.add_argument("--domain", help="Use the experts and the control token of this domain.")
+    prompts.add_argument("--domain", metavar="NAME", help="Use the experts and the control token of this domain.")
     prompts.add_argument(
         "--prompt", action="append", default=[], metavar="TEXT", help="Continue this text; may be repeated."
     )
@@ -36,57 +38,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts",
         metavar="FILE",
         type=Path,
-        help='Continue the prompts of a file: one per line, or *.jsonl of {"prompt": …} or of instruction records '
-        'without their answer ({"task": …}, see docs/finetune.md), with a "domain" where it is not --domain.',
+        help='Continue the prompts of this file: one per line, or in a .jsonl file {"prompt": …} or an instruction '
+        'record without its answer ({"task": …}, see docs/finetune.md). A "domain" in a record overrides --domain.',
     )
     prompts.add_argument(
         "--every-domain",
         action="store_true",
-        help="Continue the start of a held-out text in each domain; for a fine-tuned run, a held-out record without "
-        "its answer.",
+        help="Continue the start of one held-out text per domain; in a fine-tuned run, answer one held-out record per "
+        "domain.",
     )
-    sampling = parser.add_argument_group("sampling, in this order")
+    sampling = parser.add_argument_group("sampling, applied in this order")
     sampling.add_argument(
         "--repetition-penalty",
         type=float,
         default=1.0,
-        metavar="R",
-        help="Divide positive scores of tokens that the text already has, and multiply negative ones "
-        "(default: %(default)s).",
+        metavar="X",
+        help="Divide the positive scores of tokens that the text already contains by X, and multiply negative ones by "
+        "it (default: %(default)s).",
     )
     sampling.add_argument(
         "--frequency-penalty",
         type=float,
         default=0.0,
-        metavar="F",
-        help="Subtract this from a token's score for every time that it was generated (PanGu-α: 1.5; "
-        "default: %(default)s).",
+        metavar="X",
+        help="Subtract X from a token's score for every time that it was generated (PanGu-α: 1.5; default: "
+        "%(default)s).",
     )
     sampling.add_argument(
         "--presence-penalty",
         type=float,
         default=0.0,
-        metavar="P",
-        help="Subtract this once from the score of each generated token (PanGu-α: 0.3; default: %(default)s).",
+        metavar="X",
+        help="Subtract X once from the score of each token that was generated (PanGu-α: 0.3; default: %(default)s).",
     )
     sampling.add_argument(
-        "--temperature", type=float, default=0.0, help="Divide the scores; 0 is greedy (default: %(default)s)."
+        "--temperature",
+        metavar="X",
+        type=float,
+        default=0.0,
+        help="Divide the scores by X; 0 picks the most likely token (default: %(default)s).",
     )
     sampling.add_argument(
-        "--top-k", type=int, default=0, help="Keep the k most likely tokens; 0 keeps all (default: %(default)s)."
+        "--top-k",
+        metavar="N",
+        type=int,
+        default=0,
+        help="Keep the N most likely tokens; 0 keeps all (default: %(default)s).",
     )
     sampling.add_argument(
         "--top-p",
+        metavar="X",
         type=float,
         default=1.0,
-        help="Keep the most likely tokens until their probabilities reach p; 1 keeps all (default: %(default)s).",
+        help="Keep the most likely tokens whose probabilities add up to X; 1 keeps all (default: %(default)s).",
     )
     sampling.add_argument(
-        "--seed", type=int, default=0, help="Seed the random choice of each text (default: %(default)s)."
+        "--seed", metavar="N", type=int, default=0, help="Seed of the random choices (default: %(default)s)."
     )
-    end = parser.add_argument_group("end of a text, in addition to <eot>")
+    end = parser.add_argument_group("end of a text, besides <eot>")
     end.add_argument(
-        "--max-new-tokens", type=int, default=48, help="Generate at most this many tokens (default: %(default)s)."
+        "--max-new-tokens",
+        metavar="N",
+        type=int,
+        default=48,
+        help="Generate at most this many tokens per text (default: %(default)s).",
     )
     end.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="Stop before this text; may be repeated."
@@ -100,13 +115,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     resources = parser.add_argument_group("memory and speed")
     resources.add_argument(
-        "--batch-size", type=int, default=8, help="Extend at most this many texts at once (default: %(default)s)."
+        "--batch-size",
+        metavar="N",
+        type=int,
+        default=8,
+        help="Generate at most this many texts at once (default: %(default)s).",
     )
     resources.add_argument(
         "--expert-memory",
         metavar="SIZE",
-        help="Limit the memory for experts, e.g. to 2GB or 500MB; the least recently used expert makes room (default: "
-        "memory for all used experts).",
+        help="Limit the memory for experts, e.g. to 2GB or 500MB. The least recently used expert is dropped to make "
+        "room (default: no limit).",
     )
 
 

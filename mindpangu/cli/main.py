@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ascend_ops.native import OperatorError
 from mindpangu import __version__
@@ -46,20 +47,20 @@ VERBS = (
 )
 
 RENAMED_VERBS = {"inherit": "upcycle"}
-"""Verbs that were renamed: old name → new name."""
+"""Old name of a verb → new name."""
 
 _EPILOG = """\
-Every verb takes --config FILE and overrides of single keys, for example
+Every verb takes --config FILE, and any configuration key as an option:
 
   mindpangu train --config recipes/cpu_smoke.yaml --training.steps 20 --optimizer.betas '[0.8, 0.95]'
 
-`mindpangu config --keys` lists all keys with their meaning. `bash recipes/run_910.sh` runs the whole main job.
+`mindpangu config --keys` explains all keys. `bash recipes/run_910.sh` runs every step from the corpus to the samples.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 success, 1 an error named in the message, 2 usage, 130 interrupted."""
-    os.environ.setdefault("GLOG_v", "3")  # MindSpore's own warnings are not about the run
+    os.environ.setdefault("GLOG_v", "3")  # hides MindSpore's own warnings, which do not concern the run
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a locale without UTF-8 must not end a training
             stream.reconfigure(errors="backslashreplace")
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
-    except OSError as error:  # a full disk or a read-only folder is for the user to fix, not a bug
+    except OSError as error:  # e.g. a full disk or a read-only folder: for the user to fix, not a bug
         return _fail(f"{error.filename or 'writing to training.output_dir'}: {error.strerror or error}")
     except MemoryError as error:
         return _fail(f"not enough memory: {error}. Make the model or the batch smaller")
@@ -91,14 +92,24 @@ def _fail(message: str) -> int:
     return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """Parser whose --help is described like the other options. Its subparsers are of this class, too."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(add_help=False, **kwargs)
+        self.add_argument("-h", "--help", action="help", help="Print this help and exit.")
+
+
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mindpangu",
-        description="Trains, evaluates and samples PanGu-Σ (Random Routed Experts) and PanGu-α models.",
+        description="Train, evaluate and sample PanGu-Σ (Random Routed Experts), PanGu-α and PanGu-π models.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"mindpangu {__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"mindpangu {__version__}", help="Print the version and exit."
+    )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for verb in VERBS:
         name = verb.__name__.rsplit(".", 1)[1]
@@ -108,7 +119,7 @@ def _build_parser() -> argparse.ArgumentParser:
             help=summary,
             description=verb.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            epilog="Single keys: --section.key value; `mindpangu config --keys` lists them.",
+            epilog="Any configuration key is an option too: --section.key VALUE. `mindpangu config --keys` lists them.",
             allow_abbrev=False,
         )
         subparser.add_argument(
@@ -149,5 +160,5 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str
         elif rest:
             overrides.append((key, rest.pop(0)))
         else:
-            words.append(word)  # it has no value: argparse refuses it by name
+            words.append(word)  # without a value, so that argparse refuses it by name
     return words, overrides

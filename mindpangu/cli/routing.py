@@ -1,7 +1,7 @@
-"""Build the routing table, or show the resulting load of the experts.
+"""Build the routing table, or show how it loads the experts.
 
-build      writes output/<run>/routing/; does nothing if data and settings have not changed
-stats      prints the load of every expert group again and draws output/<run>/routing.png
+build   writes output/<run>/routing/; does nothing if data and settings are unchanged
+stats   prints the load of every expert group and draws output/<run>/routing.png
 """
 
 import argparse
@@ -10,7 +10,7 @@ from mindpangu.config import Config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("build", "stats"))
+    parser.add_argument("action", choices=("build", "stats"), help="Action; see above.")
 
 
 def run(options: argparse.Namespace, config: Config) -> None:

@@ -1,9 +1,10 @@
 """Train the run's sentencepiece tokenizer, or extend a published one.
 
-train      writes output/<run>/tokenizer/, with the model in data.tokenizer if that is set; does nothing if the corpus
-           and the settings have not changed
-extend     adds padding, the control tokens of the run's domains and 64 reserved ones to a model that lacks them:
-           mindpangu tokenizer extend --model published.model --out mine.model
+train    writes output/<run>/tokenizer/, from the model in data.tokenizer if that is set; does nothing if corpus and
+         settings are unchanged
+extend   adds padding, the control tokens of the run's domains and 64 reserved ones to a model that lacks them
+
+  mindpangu tokenizer extend --model published.model --out mine.model
 """
 
 import argparse
@@ -14,9 +15,9 @@ from mindpangu.errors import ConfigError, TokenizerError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("train", "extend"))
-    parser.add_argument("--model", metavar="FILE", type=Path, help="Extend this sentencepiece model.")
-    parser.add_argument("--out", metavar="FILE", type=Path, help="Write the extended model to this file.")
+    parser.add_argument("action", choices=("train", "extend"), help="Action; see above.")
+    parser.add_argument("--model", metavar="FILE", type=Path, help="With extend: extend this sentencepiece model.")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="With extend: write the extended model to this file.")
 
 
 def run(options: argparse.Namespace, config: Config) -> None:

@@ -1,6 +1,6 @@
 """Train the model of a run folder that has its tokenizer, data and routing table.
 
-Does nothing if exactly this training has already finished. Ctrl-C saves a checkpoint first.
+Does nothing if this training has already finished. Ctrl-C saves a checkpoint first.
 """
 
 import argparse
@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--load",
         metavar="DIR",
         type=Path,
-        help="Start a new training from a checkpoint's weights; with --resume only if there is nothing to resume.",
+        help="Start a new training from the weights of this checkpoint, or of the newest one of this run folder. With "
+        "--resume, only if there is nothing to resume.",
     )
 
 
@@ -45,8 +46,10 @@ def run(options: argparse.Namespace, config: Config) -> int:
     write_report(folder)
     if finished < config.training.steps:
         folder.stopped.touch()
-        print(f"train: stopped after step {finished}; the same command with --resume goes on")
-        return 130 if processes.mesh.size == 1 else 0  # msrun would call it an error; run_910.sh looks for the file
+        print(f"train: stopped after step {finished}; run the same command with --resume to continue")
+        return (
+            130 if processes.mesh.size == 1 else 0
+        )  # msrun would report 130 as an error; run_910.sh looks for the file
     print(f"train: done → {folder.root} (loss.png, report.md, metrics.jsonl, checkpoint/)")
     return 0
 

@@ -2,8 +2,8 @@
 
 The PanGu-Σ paper calls this inheritance.
 
-mindpangu upcycle --config child.yaml --parent output/dense --out output/upcycled
-mindpangu train --config child.yaml --load output/upcycled
+  mindpangu upcycle --config child.yaml --parent output/dense --out output/upcycled
+  mindpangu train --config child.yaml --load output/upcycled
 
 The run folder of --config must have its tokenizer and its routing table.
 """
@@ -16,23 +16,29 @@ from mindpangu.config import Config
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--parent", metavar="DIR", type=Path, required=True, help="Upcycle this checkpoint or run of a dense model."
+        "--parent",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="Upcycle this dense checkpoint, or the newest one of this run folder.",
     )
     parser.add_argument(
         "--out", metavar="DIR", type=Path, required=True, help="Write the child's checkpoint to this folder."
     )
     parser.add_argument(
         "--noise",
+        metavar="X",
         type=float,
         default=0.0,
-        help="Add noise with this standard deviation, relative to that of the expert's weights (default: %(default)s).",
+        help="Add noise to each expert; X is its standard deviation relative to that of the weights (default: "
+        "%(default)s).",
     )
     parser.add_argument(
         "--new-rows",
         choices=("mean", "random"),
         default="mean",
-        help="Initialise the row of a token that the parent lacks with the mean of the parent's tokens that spell it, "
-        "or with random numbers (default: %(default)s).",
+        help="Initialise the embedding row of a token that the parent lacks with the mean row of the parent's tokens "
+        "that spell it, or with random numbers (default: %(default)s).",
     )
 
 
@@ -50,5 +56,5 @@ def run(options: argparse.Namespace, config: Config) -> None:
     written = build(child, options.out, made_by)
     print(
         f"upcycle: {rows.shared:,} tokens have the parent's row, {rows.composed:,} the mean of several, "
-        f"{rows.random:,} are drawn → {written}"
+        f"{rows.random:,} a random one → {written}"
     )

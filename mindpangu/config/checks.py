@@ -1,4 +1,4 @@
-"""Rules across the keys of a configuration: combinations that no run can have, and those that some features need."""
+"""Rules that involve several keys: combinations that are impossible, and those that some features require."""
 
 from mindpangu.config.schema import ARCHITECTURE, Config, ModelConfig
 from mindpangu.errors import ConfigError
@@ -8,13 +8,13 @@ ONE_PROCESS = {f"parallelism.{kind}_parallel": "1" for kind in ("data", "tensor"
 
 
 def check(config: Config) -> None:
-    """Checks combinations of keys in a resolved configuration. Raises ConfigError for the first that is impossible."""
+    """Checks combinations of keys in a resolved configuration. Raises ConfigError for the first impossible one."""
     model = config.model
     training = config.training
     data = config.data
     parallelism = config.parallelism
     local = training.local_batch_size
-    replicas = parallelism.data_parallel
+    data_parallel = parallelism.data_parallel
     rules = [
         (
             model.hidden_size % model.num_heads == 0,
@@ -35,9 +35,9 @@ def check(config: Config) -> None:
             f"model.rre_layers is {model.rre_layers}, more than model.num_layers {model.num_layers}",
         ),
         (
-            training.global_batch_size % (local * replicas) == 0,
+            training.global_batch_size % (local * data_parallel) == 0,
             f"training.global_batch_size is {training.global_batch_size}, not a multiple of training.local_batch_size "
-            f"{local} × parallelism.data_parallel {replicas}",
+            f"{local} × parallelism.data_parallel {data_parallel}",
         ),
         (
             data.schedule != "rotating" or local % data.domains_per_step == 0,
@@ -64,9 +64,9 @@ def check(config: Config) -> None:
             f"optimizer.betas is {config.optimizer.betas}; allowed: two numbers >= 0 and < 1",
         ),
         (
-            replicas % parallelism.expert_parallel == 0,
+            data_parallel % parallelism.expert_parallel == 0,
             f"parallelism.expert_parallel is {parallelism.expert_parallel}, which does not divide "
-            f"parallelism.data_parallel {replicas}: experts are shared by data-parallel ranks",
+            f"parallelism.data_parallel {data_parallel}: experts are shared by data-parallel ranks",
         ),
         (
             parallelism.expert_parallel == 1 or parallelism.expert_parallel % data.domain_groups == 0,
@@ -83,7 +83,7 @@ def check(config: Config) -> None:
             model.num_heads % parallelism.tensor_parallel == 0
             and model.ffn_hidden_size % parallelism.tensor_parallel == 0
             and model.hidden_size % parallelism.tensor_parallel == 0,
-            f"parallelism.tensor_parallel is {parallelism.tensor_parallel}; it has to divide model.num_heads "
+            f"parallelism.tensor_parallel is {parallelism.tensor_parallel}; it must divide model.num_heads "
             f"{model.num_heads}, model.hidden_size {model.hidden_size} and model.ffn_hidden_size "
             f"{model.ffn_hidden_size}",
         ),

@@ -1,4 +1,4 @@
-"""Dataclass fields for configuration keys: a default value and the values that are allowed."""
+"""Dataclass fields for configuration keys, with their defaults and their allowed values."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ def number(
 
 
 def choice(default: str, *others: str) -> Any:
-    """Declares a string from a fixed set. The first one is the default."""
+    """Declares a string from a fixed set."""
     return field(default=default, metadata={"choices": (default, *others)})
 
 

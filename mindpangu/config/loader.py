@@ -1,7 +1,7 @@
 """Loads a YAML file and dotted overrides into a checked `Config`, and writes a `Config` back to YAML.
 
 Loading is strict: an unknown key, a wrong type, a value out of range, or an impossible combination raises a
-`ConfigError` that names the key, what is allowed, and the nearest spelling. Nothing here depends on MindSpore.
+`ConfigError` that names the key, the allowed values, and the nearest spelling. Nothing here depends on MindSpore.
 """
 
 import ast
@@ -22,7 +22,7 @@ from mindpangu.config.schema import Config, ModelConfig
 from mindpangu.errors import ConfigError
 
 RENAMED_KEYS = {"domains.embedding_slots": "domains.vocabularies"}
-"""Old dotted key → new dotted key. Both lie in the same section."""
+"""Old dotted key → new dotted key in the same section."""
 
 
 def load_config(path: str | Path | None = None, overrides: Mapping[str, str] | None = None) -> Config:
@@ -85,7 +85,7 @@ def _usual_ffn_hidden_size(model: ModelConfig) -> int:
 
 
 def refuse_renamed(key: str) -> None:
-    """Raises ConfigError that gives the new name of a dotted key if it was renamed."""
+    """Raises ConfigError with the new name of a dotted key that was renamed."""
     if key in RENAMED_KEYS:
         raise ConfigError(f"key {key} is now called {RENAMED_KEYS[key]}")
 
@@ -98,7 +98,7 @@ def to_yaml(config: Config) -> str:
 def to_result_inputs(config: Config) -> dict[str, Any]:
     """Returns the configuration as nested dictionaries with the oldest name of every key.
 
-    Result files hold it and are compared with it, so results of earlier versions are still recognised.
+    Result files store this form, so that results of earlier versions still match.
     """
     tree = dataclasses.asdict(config)
     for old, new in RENAMED_KEYS.items():
@@ -108,13 +108,19 @@ def to_result_inputs(config: Config) -> dict[str, Any]:
 
 
 def describe() -> Iterator[tuple[str, str, Any, str]]:
-    """Yields (dotted key, type, default, docstring) for every key, in the order of the schema."""
+    """Yields (dotted key, type or choices, default, docstring) for every key, in the order of the schema."""
     config = Config()
     for section in dataclasses.fields(config):
         defaults = getattr(config, section.name)
         docs = _field_docstrings(type(defaults))
         for item in dataclasses.fields(defaults):
-            kind = item.type.__name__ if isinstance(item.type, type) else str(item.type)
+            choices = item.metadata.get("choices")
+            if choices:
+                kind = " | ".join(choices)
+            elif isinstance(item.type, type) and not typing.get_args(item.type):
+                kind = item.type.__name__
+            else:
+                kind = str(item.type).replace("mindpangu.config.schema.", "")
             yield f"{section.name}.{item.name}", kind, getattr(defaults, item.name), docs[item.name]
 
 
@@ -214,7 +220,7 @@ def _build(kind: Any, value: Any, key: str) -> Any:
 
 
 def _scientific(text: str) -> Any:
-    """Converts text such as 1e-3, which YAML 1.1 reads as a string for want of a dot, to a float."""
+    """Converts text such as 1e-3, which YAML 1.1 takes for a string because it has no dot, to a float."""
     try:
         return float(text)
     except ValueError:

@@ -8,20 +8,20 @@ from mindpangu.config.schema import Config
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths inside one run folder. Nothing is created here."""
+    """Paths inside one run folder. Creates nothing."""
 
     root: Path
 
     @staticmethod
     def from_config(config: Config) -> "RunFolder":
-        """Returns the run folder that `training.output_dir` and `training.run_name` name."""
+        """Returns the run folder given by `training.output_dir` and `training.run_name`."""
         return RunFolder(Path(config.training.output_dir) / config.training.run_name)
 
     @staticmethod
     def holds(path: Path) -> bool:
         """True if a configuration file was saved to a run folder or a checkpoint rather than written by a user."""
-        beside = ("metrics.jsonl", "checkpoint", "manifest.json")
-        return path.name == "config.yaml" and any((path.parent / name).exists() for name in beside)
+        siblings = ("metrics.jsonl", "checkpoint", "manifest.json")
+        return path.name == "config.yaml" and any((path.parent / name).exists() for name in siblings)
 
     @property
     def config(self) -> Path:
@@ -87,6 +87,7 @@ class RunFolder:
 
     @property
     def watch(self) -> Path:
+        """Folder in which the ranks report their status to each other."""
         return self.root / ".watch"
 
     def log(self, rank: int = 0) -> Path:

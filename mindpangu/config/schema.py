@@ -60,8 +60,8 @@ class ModelConfig:
     """Number of terms n of the series-informed activation, each with a scale and a shift per channel (PanGu-π: 2).
     1 is the plain activation with a scale and a shift; 0 is the plain activation without."""
     shortcut_reduction: int = number(0, minimum=0)
-    """Reduction r of the augmented shortcut beside attention, whose bottleneck has hidden_size / r channels (PanGu-π:
-    32). 0 means no augmented shortcut."""
+    """Reduction r of the augmented shortcut parallel to attention, whose bottleneck has hidden_size / r channels
+    (PanGu-π: 32). 0 means no augmented shortcut."""
     biases: bool = True
     """Whether matrices have biases (PanGu-π: False)."""
     tied_head: bool = True
@@ -118,7 +118,8 @@ class DomainsConfig:
 @dataclass(frozen=True)
 class RoutingConfig:
     table: str = ""
-    """Folder of routing tables to use, e.g. a checkpoint's routing/; "" draws new tables as the other keys say."""
+    """Folder of routing tables to use, e.g. a checkpoint's routing/; "" draws new tables according to the other
+    keys."""
     assignment: str = choice("balanced", "random")
     """How tokens are assigned to experts. balanced: greedily by token frequency (ours). random: experts are shuffled
     and dealt to the tokens (PanGu-Σ, Algorithm 1)."""
@@ -203,10 +204,10 @@ class ParallelismConfig:
     data_parallel: int = number(1, minimum=1)
     """Number of data-parallel ranks, each of which reads different samples."""
     tensor_parallel: int = number(1, minimum=1)
-    """Number of ranks that share each layer's matrices."""
+    """Number of ranks that divide each layer's matrices among themselves."""
     expert_parallel: int = number(1, minimum=1)
-    """Number of data-parallel ranks that share the experts. Must divide data_parallel; the quotient is the number of
-    replicas of each expert."""
+    """Number of data-parallel ranks that divide the experts among themselves. Must divide data_parallel; the quotient
+    is the number of replicas of each expert."""
     optimizer_sharding: bool = True
     """Whether each data-parallel rank keeps and updates only a shard of the dense parameters' Adam moments."""
     exchange: str = choice("group", "node")
@@ -295,7 +296,7 @@ class MonitorConfig:
     log_steps: int = number(1, minimum=1)
     """Steps between lines in the log. metrics.jsonl has every step."""
     heldout_samples: int = number(64, minimum=1)
-    """Samples per domain in the held-out evaluation; fewer if the split is smaller."""
+    """Number of samples per domain in the held-out evaluation; fewer if the split is smaller."""
 
 
 @dataclass(frozen=True)

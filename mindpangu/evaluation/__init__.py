@@ -1,9 +1,9 @@
 """Evaluation of a checkpoint on held-out text.
 
 `heldout.py` computes the loss of every domain's held-out split, `answers.py` lets the model answer held-out instruction
-records, `bits_per_byte.py` makes losses of different tokenizers comparable, `record.py` builds what `evaluation.json`
-holds and the table that is printed.
+records, `bits_per_byte.py` makes losses of different tokenizers comparable, `record.py` builds the content
+of `evaluation.json` and the printed table.
 
-Training must not import this package: the command line passes it what it needs. Nothing is imported here, so that
-reading a record does not load MindSpore.
+Training must not import this package; the command line passes in what training needs. This file imports nothing, so
+that reading a record does not load MindSpore.
 """

@@ -50,7 +50,7 @@ def heldout_answers(
     Returns:
         JSON values.
         domains: for each domain with held-out records, its name, its number of answer tokens, and their mean loss.
-        answers: the fields of `Answer` for the first `num_answers` records of each domain, decoded greedily.
+        answers: the fields of `Answer` for the first `num_answers` records of each domain, answered greedily.
 
     Raises:
         MindPanguError: checkpoint and shards do not belong together.

@@ -24,7 +24,7 @@ def evaluate_heldout(
     Args:
         config: the model's configuration; its monitor section may differ.
         wrong_domains: also route each text as every other domain. Ids, positions and targets stay the same, so any
-            difference comes from the experts alone.
+            difference comes only from the experts.
         progress: wraps the list of domains, e.g. in a progress bar.
     """
     names = [domain.name for domain in model.domains]
@@ -36,7 +36,7 @@ def evaluate_heldout(
         batches = list(heldout_batches(shards, name, config, batch_size))
         losses = {own: _mean_loss(model, batches, own)}
         if wrong_domains and model.config.model.rre_layers:
-            # ids mean the same words only within one vocabulary, so only its domains are compared
+            # ids mean the same pieces only within one vocabulary, so only its domains are compared
             vocabulary = model.domains[own].vocabulary
             others = [i for i, other in enumerate(model.domains) if i != own and other.vocabulary == vocabulary]
             losses |= {other: _mean_loss(model, batches, other) for other in others}
@@ -57,7 +57,7 @@ def unigram_loss(counts_V: np.ndarray, batches: Sequence[Batch]) -> float:
     """Returns the mean −log p of the batches' targets, where p is a token's smoothed frequency: (count + 0.1) / total.
 
     Args:
-        counts_V: number of times that each token occurs in the training split.
+        counts_V: number of occurrences of each token in the training split.
     """
     smoothed_V = counts_V + UNIGRAM_PRIOR
     log_p_V = np.log(smoothed_V / smoothed_V.sum())

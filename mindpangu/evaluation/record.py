@@ -7,11 +7,11 @@ from typing import Any
 
 from mindpangu.config import Config
 
-FORMAT_VERSION = 2  # version 1 left out samples that filled no batch
+FORMAT_VERSION = 2  # version 1 left out the samples of an incomplete last batch
 
 
 def perplexity(loss: float) -> float:
-    """Returns exp of a loss in nats, or infinity where a float cannot hold it."""
+    """Returns exp of a loss in nats, or infinity if a float cannot hold it."""
     return math.exp(loss) if loss < 700 else math.inf
 
 
@@ -59,7 +59,7 @@ class DomainResult:
 
 
 def evaluation_inputs(checkpoint: str, data: str, config: Config, wrong_domains: bool) -> dict[str, Any]:
-    """Returns everything that decides a record; an evaluation with equal inputs need not run again.
+    """Returns everything that determines a record. An evaluation with equal inputs need not run again.
 
     Args:
         checkpoint: digest of the checkpoint.

@@ -30,7 +30,7 @@ class Request:
         prompt: a text, or the tokens before the continuation, including the control token.
         max_new_tokens: maximum number of new tokens.
         sampling: how tokens are sampled.
-        stop: strings that end the continuation; it stops before the first one.
+        stop: strings that end the continuation, which is cut before the first one.
         stop_tokens: control tokens that end it, in addition to `<eot>`.
 
     Raises:
@@ -48,16 +48,16 @@ class Request:
         if self.max_new_tokens < 1:
             raise GenerationError(f"max_new_tokens is {self.max_new_tokens}; allowed: >= 1")
         if "" in self.stop:
-            raise GenerationError("a stop string is empty; every text would end at once")
+            raise GenerationError("a stop string is empty, so every text would end at once; remove it")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The effect of one new token on a text.
+    """A piece of a continuation: the text that one new token adds.
 
     Attributes:
         request: index of the request.
-        text: text that can be shown now; may be empty.
+        text: text that can now be shown; may be empty.
         finished: reason why the text ends here: "eot", "token", "stop" or "length"; empty if it continues.
     """
 
@@ -91,7 +91,7 @@ class Generator:
         parts: see above.
         decoder: the decoder with its weights.
         cache: cache of the experts; None for a dense model.
-        batch_size: maximum number of texts that are extended together.
+        batch_size: maximum number of texts to extend together.
     """
 
     def __init__(self, parts: ModelParts, decoder: Decoder, cache: ExpertCache | None, batch_size: int = 8):
@@ -113,8 +113,8 @@ class Generator:
 
         Args:
             reader: the checkpoint.
-            batch_size: maximum number of texts that are extended together.
-            expert_memory: bytes for experts; None takes as much as the used experts need.
+            batch_size: maximum number of texts to extend together.
+            expert_memory: limit on the bytes for experts; None allows as many as the experts in use need.
             context: see `ModelParts.from_checkpoint`.
 
         Raises:
@@ -153,12 +153,12 @@ class Generator:
         return [Completion(*each) for each in zip(texts, tokens, finished, strict=True)]
 
     def stream(self, requests: Sequence[Request]) -> Iterator[Piece]:
-        """Yields a piece for every token as it is generated. Texts of a batch alternate; batches follow one another.
+        """Yields a piece for every token as it is generated. Texts of a batch take turns; batches run one by one.
 
         Raises:
             ConfigError: the model does not have a domain.
             TokenizerError: a domain's tokenizer lacks a stop token.
-            GenerationError: a prompt has no token.
+            GenerationError: a prompt has no tokens.
             CheckpointError: an expert cannot be read.
         """
         texts = [_Text(index, request, self.parts) for index, request in enumerate(requests)]
@@ -184,7 +184,7 @@ class Generator:
                 else:
                     tokens_B[index] = text.ids[-1]
                     active_B[index] = True
-                # idle rows are computed too: this one is written where the text's next token will overwrite it
+                # idle rows are computed too; their results go where the text's next token will overwrite them
                 positions_B[index] = min(text.position, steps.capacity - 1)
             if active_B.any():
                 logits = steps.extend(tokens_B, positions_B, domains_B, active_B)
@@ -202,8 +202,8 @@ class Generator:
 class _Text:
     """The growing text of one request.
 
-    Positions are learned, so a window cannot slide: a text longer than model.seq_length continues from its last half
-    window, which is read again.
+    Positions are learned, so the window cannot slide. A text that outgrows model.seq_length continues with its last
+    half window, which is read again.
     """
 
     def __init__(self, index: int, request: Request, parts: ModelParts):
@@ -231,7 +231,7 @@ class _Text:
 
     @property
     def window(self) -> list[int]:
-        """Tokens that the model sees."""
+        """Tokens in the model's context window."""
         return self.ids[self._start :]
 
     @property
@@ -247,7 +247,7 @@ class _Text:
         return True
 
     def take(self, logits_V: np.ndarray) -> Piece:
-        """Samples the next token. Vocabularies may have more rows than the tokenizer has tokens; those are ignored."""
+        """Samples the next token. Ignores rows of the vocabulary beyond the tokenizer's tokens."""
         token = self._sampler.pick(logits_V[: self._vocab_size])
         self._generated += 1
         text = ""
@@ -295,7 +295,7 @@ def open_cache(
         parts: the model without its weights.
         read: reads an expert; see `ExpertCache`.
         batch_size: number of texts that may need different experts at once.
-        expert_memory: bytes for experts.
+        expert_memory: limit on the bytes for experts; None sets no limit.
 
     Raises:
         ExpertStoreError: expert_memory is too small.
@@ -316,7 +316,7 @@ def open_cache(
 def heldout_prompt(
     parts: ModelParts, shards: TokenShards, domain: Domain, num_tokens: int = 16
 ) -> str | tuple[int, ...]:
-    """Returns the first words of the domain's first held-out document, or a record's tokens before its first answer."""
+    """Returns the first words of the domain's first held-out document, or its first record up to the first answer."""
     if shards.has_records:
         ids_T, counted_T = shards.samples(domain.name, HELDOUT, parts.config.model.seq_length)[0]
         assert counted_T is not None, "text has no answers"

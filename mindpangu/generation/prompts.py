@@ -1,4 +1,4 @@
-"""Parses command-line input: files of prompts and records to answer, and memory sizes."""
+"""Parses input from the command line: files of prompts or of records to answer, and memory sizes."""
 
 import json
 import re
@@ -22,7 +22,7 @@ def read_prompts(path: Path, domain: str | None) -> list[tuple[str, Prompt]]:
         domain: domain of prompts that do not name one.
 
     Raises:
-        GenerationError: the file cannot be read, or a line is no prompt or has no domain.
+        GenerationError: the file cannot be read, or a line is not a prompt or has no domain.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may hold U+2028
@@ -60,7 +60,7 @@ def _record(path: Path, line_number: int, line: str) -> tuple[str | None, Prompt
         raise GenerationError(f"{path}:{line_number} is not JSON: {error}") from None
     is_task = isinstance(record, dict) and "task" in record
     if not is_task and not (isinstance(record, dict) and isinstance(record.get("prompt"), str)):
-        raise GenerationError(f'{path}:{line_number} has no "prompt" that is a text, and no "task"')
+        raise GenerationError(f'{path}:{line_number} has neither a "prompt" that is a text nor a "task"')
     if not isinstance(record.get("domain", ""), str):
         raise GenerationError(f'{path}:{line_number}: "domain" is {record["domain"]!r}; it must be a name')
     return record.get("domain"), record if is_task else record["prompt"]

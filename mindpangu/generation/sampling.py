@@ -7,7 +7,7 @@ import numpy as np
 
 from mindpangu.errors import GenerationError
 
-_NUCLEUS = 256  # top-p first sorts the logits of this many tokens, and all of them only if these do not suffice
+_NUCLEUS = 256  # top-p first sorts this many tokens, and all of them only if these do not suffice
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Sampler:
         """Samples the next token. Raises GenerationError if the logits are not finite.
 
         Args:
-            logits_V: float32 [V]; they are not changed.
+            logits_V: float32 [V]; not modified.
         """
         token = pick_token(self._penalized(logits_V), self._settings, self._rng)
         self._seen.add(token)
@@ -106,7 +106,7 @@ def pick_token(logits_V: np.ndarray, settings: SamplingSettings, rng: np.random.
     best = int(logits_V.argmax())
     if not np.isfinite(logits_V[best]):
         raise GenerationError(
-            f"the model's scores are not finite (token {best}: {logits_V[best]}); its weights are bad"
+            f"the model's scores are not finite (token {best}: {logits_V[best]}); its weights are broken"
         )
     if settings.temperature == 0:
         return best

@@ -13,9 +13,9 @@ from mindpangu.model.decoder import Decoder
 
 
 class ExpertPools:
-    """The cached experts as tensors, and the cache entries that tokens need. Routing happens here, on the host.
+    """The cached experts as tensors, and the cache entry of each token's expert. Routes on the host.
 
-    Tensors are created again only if a pool has changed, because a device with its own memory copies them.
+    Recreates tensors only if a pool has changed, because a device with its own memory copies them.
 
     Args:
         parts: the model without its weights.
@@ -48,7 +48,7 @@ class ExpertPools:
         return np.stack(entries_LT)
 
     def slabs(self) -> list[Tensor]:
-        """Returns the tensors of each RRE layer: up [entries, H, F], up_bias, down and down_bias."""
+        """Returns the tensors of each RRE layer: up [entries, H, F], up_bias, down, and down_bias."""
         if self._cache is None:
             return []
         slabs = []
@@ -62,8 +62,8 @@ class ExpertPools:
 class DecodingSteps:
     """Prefills prompts and extends B texts of at most C tokens. Each function is compiled once per shape.
 
-    Prompts are prefilled one by one and padded to one of a few lengths (`lengths`). So the result of a prompt does not
-    depend on the others in its batch, and it needs no more experts at once than its domain has.
+    Prompts are prefilled one by one, padded to one of a few lengths (`lengths`), so that a prompt's result does not
+    depend on the others in its batch, and a prompt never needs more experts at once than its domain has.
 
     Args:
         parts: the model without its weights.
@@ -122,9 +122,9 @@ class DecodingSteps:
         Args:
             tokens_B: int32, the new tokens.
             positions_B: int32, positions of the new tokens.
-            domains_B: domain ids of all texts, including idle ones. If they share a vocabulary, the head multiplies by
-                that alone.
-            active_B: bool, True for at least one text. Results of idle texts are meaningless, but they are written
+            domains_B: domain ids of all texts, including idle ones. If they share a vocabulary, the head computes only
+                its logits.
+            active_B: bool, True for at least one text. Idle texts get meaningless results, which are still written
                 into the caches at their positions.
 
         Returns:
@@ -173,6 +173,6 @@ class DecodingSteps:
 
 
 def lengths(longest: int, shortest: int = 16) -> list[int]:
-    """Returns the lengths that are compiled: the powers of two below the longest one, and the longest one."""
+    """Returns the lengths to compile for: the powers of two from `shortest` below `longest`, and `longest`."""
     powers = [shortest << i for i in range(longest.bit_length()) if shortest << i < longest]
     return [*powers, longest]

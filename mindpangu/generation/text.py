@@ -1,15 +1,15 @@
-"""Turns tokens into text that can be shown: no partial characters, no part of a stop string."""
+"""Turns tokens into text to show, without partial characters and without any part of a stop string."""
 
 from collections.abc import Sequence
 
 from mindpangu.tokenizer import Tokenizer
 
-_INCOMPLETE = "\ufffd"  # bytes that are no character, or not a complete one yet, decode to this
+_INCOMPLETE = "\ufffd"  # invalid bytes, and bytes of a character that is not yet complete, decode to this
 _CONTEXT = 8  # tokens
 
 
 def whole_characters(text: str) -> str:
-    """Strips partial characters, which a cut through their bytes leaves, from the ends of a decoded text."""
+    """Strips partial characters from the ends of a decoded text that was cut between their bytes."""
     return text.strip(_INCOMPLETE)
 
 
@@ -28,7 +28,7 @@ class TextStream:
         self._new: list[int] = []
 
     def push(self, token: int) -> str:
-        """Adds a token; returns the text that is final now."""
+        """Adds a token; returns the text that is now final."""
         self._new.append(token)
         text = self._decode()
         return "" if text.endswith(_INCOMPLETE) else self._advance(text)

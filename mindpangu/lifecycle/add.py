@@ -42,12 +42,14 @@ def add_domain(blueprint: Blueprint, new: NewDomain) -> tuple[Blueprint, Domain]
     """Returns a blueprint whose configuration has the new domain. The caller must add the domain's content.
 
     Raises:
-        ConfigError: the model already has a domain of this name, or there is no control token for it.
+        ConfigError: the model already has a domain of this name, or no control token is left for it.
         TokenizerError: the tokenizer lacks a given control token.
     """
     blueprint.require_experts()
     if new.name in (domain.name for domain in blueprint.domains):
-        raise ConfigError(f"the model has a domain {new.name!r} already; `experts replace` or `copy` changes it")
+        raise ConfigError(
+            f"the model already has a domain {new.name!r}; `experts replace` or `experts copy` changes it"
+        )
     like = blueprint.domain(new.like) if new.like else blueprint.domains[0]
     config = blueprint.config
     names = [*(domain.name for domain in blueprint.domains), new.name]
@@ -91,7 +93,7 @@ def _vocabularies(blueprint: Blueprint, new: NewDomain, like: Domain) -> list[Vo
 
 
 def _with_vocabulary(blueprint: Blueprint, name: str, tokenizer: Tokenizer, like: Domain) -> Blueprint:
-    """Adds a vocabulary: its tokenizer, and rows behind all others, initialised by text from the rows of `like`."""
+    """Adds a vocabulary: its tokenizer, and rows after all others, initialised from the rows of `like` by text."""
     config = blueprint.config
     old = Vocabularies.build(config, blueprint.domains)
     parent_index = old.names.index(like.vocabulary)
@@ -120,7 +122,7 @@ def _with_vocabulary(blueprint: Blueprint, name: str, tokenizer: Tokenizer, like
 def _added_domain_config(
     blueprint: Blueprint, new: NewDomain, parent: Domain, tokenizer: Tokenizer
 ) -> AddedDomainConfig:
-    """Returns the domain's entry in the configuration."""
+    """Returns the entry of domains.added for the new domain."""
     preset_domains = {domain.name: domain for preset in PRESETS.values() for domain in preset}
     known = preset_domains.get(new.name)
     tokens = new.control_tokens
@@ -137,7 +139,7 @@ def _free_tokens(domains: tuple[Domain, ...], new: NewDomain, kind: str, tokeniz
     free = [token for token in reserved_control_tokens() if token not in used and tokenizer.has_control(token)]
     if len(free) < num_tokens:
         raise ConfigError(
-            f"domain {new.name!r} needs {num_tokens} control token{'s' * (num_tokens > 1)} of its own, and the "
+            f"domain {new.name!r} needs {num_tokens} control token{'s' * (num_tokens > 1)} of its own, but the "
             f"tokenizer has {len(free)} reserved ones left; name those of another domain with --control-token, or give "
             "the domain a vocabulary of its own with --tokenizer"
         )

@@ -1,7 +1,7 @@
-"""Blueprint: the content of a checkpoint without its weights, but with their sources, file by file.
+"""The blueprint of a checkpoint: its content, with the source of each file in place of the weights.
 
-A change to a model is a function from one blueprint to another. Anything that it does not mention stays as it is, so
-`build.py` takes its file over bit for bit.
+A change to a model is a function from one blueprint to another. `build.py` carries over bit for bit every file that no
+change concerns.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ class Origin:
         return _num_files(self.reader).get((self.layer, self.domain, self.index), 1)
 
     def open(self, shapes: Mapping[str, tuple[int, ...]]) -> ExpertTensors:
-        """Opens its tensors. Raises CheckpointError for files that are missing, altered or of other shapes."""
+        """Opens the expert's tensors. Raises CheckpointError if a file is missing or altered, or has other shapes."""
         return ExpertTensors(self.reader, self.layer, self.domain, self.index, self.num_files, shapes)
 
 
@@ -51,11 +51,11 @@ def _num_files(reader: CheckpointReader) -> dict[tuple[int, str, int], int]:
 
 @dataclass(frozen=True)
 class NewExpert:
-    """An expert whose tensors are computed.
+    """An expert whose tensors are computed rather than read.
 
     Attributes:
-        make: returns its tensors, float32: "up", "up_bias", "down", "down_bias", and Adam's moments, "adam_m.up", ….
-        step_count: number of updates that it has had.
+        make: returns the tensors, float32: "up", "up_bias", "down", "down_bias", and Adam's moments, "adam_m.up", ….
+        step_count: number of updates that the expert has received.
     """
 
     make: Callable[[], Mapping[str, np.ndarray]]
@@ -76,7 +76,7 @@ class DenseChange:
 
     Attributes:
         shape: the new shape.
-        apply: (old whole tensor, whether it is a moment) → new tensor, float32.
+        apply: (complete old tensor, whether it is a moment) → new tensor, float32.
     """
 
     shape: tuple[int, ...]
@@ -124,7 +124,7 @@ class Blueprint:
         contents: domain name → its table and experts; empty for a dense model.
         dense: source of the dense parameters.
         step: training step of the checkpoint.
-        digests: digests of the data that it was trained on.
+        digests: digests of the data that the model was trained on.
         with_moments: whether Adam's moments are kept, so that training can continue with them.
     """
 
@@ -141,7 +141,7 @@ class Blueprint:
         """Returns the blueprint of an existing checkpoint.
 
         Raises:
-            CheckpointError: files of it are missing or altered.
+            CheckpointError: files are missing or altered.
             RoutingError, TokenizerError: its files do not fit together.
         """
         config = reader.config()
@@ -173,7 +173,7 @@ class Blueprint:
         return self.tokenizers[domain.vocabulary]
 
     def with_token_tables(self, change: DenseChange) -> DenseContent:
-        """Changes everything that has one row per token: the embedding, and a head that is not tied to it."""
+        """Returns the dense content with a change to all tables of token rows: the embedding, and an untied head."""
         dense = self.dense.with_change(WORD_EMBEDDING, change)
         return dense if self.config.model.tied_head else dense.with_change(HEAD, change)
 
@@ -186,7 +186,7 @@ class Blueprint:
             )
 
     def with_domain(self, name: str, content: DomainContent) -> "Blueprint":
-        """Replaces a domain's table and experts; the configuration follows the size of its group."""
+        """Returns a copy with another table and other experts for a domain. Updates its size in the configuration."""
         section = self.config.domains
         sizes = {**section.experts, name: content.table.num_experts}
         if content.table.num_experts == section.experts_per_domain:

@@ -1,6 +1,6 @@
 """Writing the checkpoint that a blueprint describes.
 
-Memory holds chunks of a file, or one tensor where tensors change.
+Memory use stays small: each thread holds one chunk of a file, one changed tensor, or one new expert.
 """
 
 import os
@@ -38,8 +38,8 @@ def build(blueprint: Blueprint, out: Path, made_by: Mapping[str, Any], verify: b
     Args:
         out: a folder, created if absent; the checkpoint becomes `out/iteration_…`.
         made_by: the verb and its arguments, for state.json.
-        verify: also compare the hashes of unchanged files now. They keep their hashes, so reading finds damage in any
-            case. Files whose content changes are always compared.
+        verify: also verify the hashes of unchanged files now. They keep their hashes, so damage would be found later,
+            when they are read. Files whose content changes are always verified.
 
     Returns:
         The checkpoint's folder.
@@ -114,11 +114,11 @@ def _expert_work(blueprint: Blueprint, verify: bool) -> Iterator[Work]:
 
 
 def _write_new(writer: CheckpointWriter, header: ExpertFile, expert: NewExpert, with_moments: bool) -> None:
-    made = expert.make()
-    tensors = _without_moments(made)
+    computed = expert.make()
+    tensors = _without_moments(computed)
     if with_moments:
         zeros = {prefix + name: np.zeros_like(values) for prefix in MOMENTS for name, values in tensors.items()}
-        tensors = {**zeros, **made}
+        tensors = {**zeros, **computed}
     writer.write(header.name, header.encode(tensors))
 
 
@@ -130,7 +130,7 @@ def _write_existing(
     with_moments: bool,
     verify: bool,
 ) -> None:
-    """Takes over a file unchanged, or copies its tensors under a new header after verifying its hash.
+    """Carries a file over unchanged, or verifies its hash and copies its tensors under a new header.
 
     If the other experts have moments and this one has none, its moments start from zeros with step count 0.
     """
@@ -156,7 +156,7 @@ def _write_existing(
 
 
 def _take(writer: CheckpointWriter, reader: CheckpointReader, name: str, verify: bool) -> None:
-    """Takes over one file bit for bit."""
+    """Carries one file over bit for bit."""
     if verify:
         reader.verify(name)
     writer.take(name, reader)

@@ -1,4 +1,4 @@
-"""Choosing a domain's experts, and removing domains. All other domains keep every bit.
+"""Setting a domain's experts, and removing domains. All other domains stay the same, bit for bit.
 
 A new domain must first be added to the configuration (`add.py`).
 """
@@ -28,8 +28,8 @@ def from_domain(blueprint: Blueprint, parent: str, name: str) -> Blueprint:
     vocabulary = blueprint.domain(name).vocabulary
     if parent_vocabulary != vocabulary:
         raise ConfigError(
-            f"{parent} and {name} use the vocabularies {parent_vocabulary} and {vocabulary}; a table is only good for "
-            "the tokens of its vocabulary"
+            f"{parent} and {name} use the vocabularies {parent_vocabulary} and {vocabulary}; a table only fits the "
+            "tokens of its vocabulary"
         )
     content = blueprint.contents[parent]
     return blueprint.with_domain(name, DomainContent(replace(content.table, name=name), content.expert))
@@ -40,10 +40,14 @@ def from_dense(blueprint: Blueprint, dense: CheckpointReader, name: str, num_exp
 
     Args:
         noise: standard deviation of the noise on each expert's weights, relative to theirs.
+
+    Raises:
+        CheckpointError: the other model is sparse, or has another shape.
+        ConfigError: the noise or the number of experts is out of range.
     """
     if dense.config().model.rre_layers:
         raise CheckpointError(
-            f"{dense.folder} is sparse; --from-dense takes a dense model, --from a domain of this one"
+            f"{dense.folder} is sparse; --from-dense needs a dense model, --from a domain of this one"
         )
     require_same_shape(blueprint.config, dense)
     table = _random_table(blueprint, name, num_experts)
@@ -74,15 +78,15 @@ def replace_domain(blueprint: Blueprint, name: str, other: Blueprint, other_name
     require_same_shape(blueprint.config, other.dense.reader)
     if blueprint.tokenizer_of(domain).digest != other.tokenizer_of(theirs).digest:
         raise CheckpointError(
-            f"domain {other_name} of {other.dense.reader.folder} was trained with another tokenizer than {name}'s; its "
-            "experts are of no use here"
+            f"domain {other_name} of {other.dense.reader.folder} was trained with another tokenizer than {name}; its "
+            "experts would be useless here"
         )
     content = other.contents[other_name]
     return blueprint.with_domain(name, DomainContent(replace(content.table, name=name), content.expert))
 
 
 def remove_domains(blueprint: Blueprint, names: set[str]) -> Blueprint:
-    """Removes domains, and vocabularies that are left without a domain. All other rows stay.
+    """Removes domains, and vocabularies that are left without a domain. Keeps all other embedding rows.
 
     Raises:
         ConfigError: the model does not have one of the domains, or none would be left.
@@ -188,7 +192,7 @@ def rre_block(config: Config, layer: int) -> str:
 
 
 def require_same_shape(config: Config, other: CheckpointReader) -> None:
-    """Raises CheckpointError unless the experts of one model fit into the other."""
+    """Raises CheckpointError unless the experts of the other model fit into this one."""
     ours = config.model
     theirs = other.config().model
     keys = ["num_layers", "hidden_size", "ffn_hidden_size", *NETWORK_KEYS, "query_layer"]

@@ -1,4 +1,4 @@
-"""Export of a one-domain model as plain safetensors with a config.json, for programs that know nothing of mindpangu.
+"""Export of a one-domain model as plain safetensors with a config.json, for programs other than mindpangu.
 
 Its experts need no domain and no router: one table per RRE layer maps a token id to its expert. Names and layouts are
 those of the hash layers in DeepSeek-V4's checkpoints: `layers.{i}.ffn.gate.tid2eid`, int64 [vocabulary, 1], and the
@@ -30,7 +30,7 @@ from mindpangu.model.vocabularies import Vocabularies
 FORMAT_VERSION = 1
 
 Tensors = Iterator[tuple[str, TensorInfo, Callable[[], np.ndarray]]]
-"""(name, dtype and shape, function that reads it) of every exported tensor."""
+"""(name, dtype and shape, function that reads the values) of every exported tensor."""
 
 _F32 = np.dtype(np.float32)
 _I64 = np.dtype(np.int64)
@@ -63,7 +63,7 @@ _OUTSIDE_BLOCKS = {
 def export(blueprint: Blueprint, out: Path) -> None:
     """Writes `model.safetensors`, `config.json` and `tokenizer.model` of a one-domain model.
 
-    Memory holds one tensor.
+    Holds one tensor in memory at a time.
 
     Raises:
         CheckpointError: the model has several domains, or `out` cannot be created (`new_folder`).
@@ -72,7 +72,7 @@ def export(blueprint: Blueprint, out: Path) -> None:
     require_pangu_alpha(blueprint.config, "an export")
     if len(blueprint.domains) != 1:
         names = ", ".join(domain.name for domain in blueprint.domains)
-        raise CheckpointError(f"an export has the one domain that its tables belong to; this model has {names}")
+        raise CheckpointError(f"an export holds exactly one domain; this model has {names}. Give one with --domains")
     (domain,) = blueprint.domains
     with new_folder(out) as folder:
         infos = {}
@@ -139,7 +139,7 @@ def _rre_layer(blueprint: Blueprint, layer: int) -> Tensors:
 
 
 def _expert_reader(source: Origin | NewExpert, shapes: Mapping[str, tuple[int, ...]]) -> Callable[[str], np.ndarray]:
-    """Returns a function from a tensor's name to its exported values; it opens the expert's file once."""
+    """Returns a function from a tensor's name to its exported values. Opens the expert's file once."""
 
     @cache
     def reader() -> Callable[[str], np.ndarray]:
@@ -149,7 +149,7 @@ def _expert_reader(source: Origin | NewExpert, shapes: Mapping[str, tuple[int, .
 
 
 def _dense_name(ours: str, num_layers: int) -> str | None:
-    """Returns the exported name of a dense parameter, or None for a moment."""
+    """Returns the exported name of a dense parameter, or None for one that is not exported, e.g. a moment."""
     if ours in _OUTSIDE_BLOCKS:
         return _OUTSIDE_BLOCKS[ours]
     for name, theirs in _BLOCK.items():

@@ -1,6 +1,6 @@
 """Extraction of a sub-model: some of a model's domains. Their logits are the full model's, bit for bit.
 
-Every file is taken over as it is. Only `vocabulary.py` and `export.py` change the files of a sub-model.
+Every file is carried over as it is. Only `vocabulary.py` and `export.py` change the files of a sub-model.
 """
 
 from mindpangu.lifecycle.blueprint import Blueprint

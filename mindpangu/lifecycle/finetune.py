@@ -34,14 +34,14 @@ def _tokenizer(reader: CheckpointReader, config: Config) -> Path:
     by_digest = {tokenizer.digest: vocabulary for vocabulary, tokenizer in read_tokenizers(reader, config).items()}
     if len(by_digest) > 1:
         raise CheckpointError(
-            f"{reader.folder} has vocabularies with tokenizers of their own ({', '.join(by_digest.values())}), and "
-            "records are written with one; `mindpangu extract` the domains of one vocabulary first"
+            f"{reader.folder} has vocabularies with different tokenizers ({', '.join(by_digest.values())}), but "
+            "fine-tuning records are tokenized with one; `mindpangu extract` the domains of one vocabulary first"
         )
     return reader.folder / "tokenizer" / f"{next(iter(by_digest.values()))}.model"
 
 
 def finetune_settings(checkpoint: Path, files: Sequence[str], train: str) -> dict[str, str]:
-    """Returns the keys in which a fine-tuning differs from its checkpoint's training, as configuration overrides.
+    """Returns the settings in which a fine-tuning differs from the training of its checkpoint, as dotted overrides.
 
     Tokenizer and routing tables are the checkpoint's. The domains of the records share the samples equally. One process
     trains with the checkpoint's global batch size.
@@ -98,7 +98,7 @@ def finetune_settings(checkpoint: Path, files: Sequence[str], train: str) -> dic
 
 
 def _count_records(config: Config) -> Counter[int]:
-    """Counts the usable records of each domain id. The data stage reports bad records."""
+    """Counts the usable records per domain id. Skips bad ones, which the data stage will report."""
     lenient = replace(config, data=replace(config.data, max_bad_records=sys.maxsize))
     return Counter(record.domain_id for record in CorpusReader(lenient, build_domains(config)))
 

@@ -1,4 +1,4 @@
-"""The table that `mindpangu experts list` prints: the domains of a checkpoint. It reads only file headers."""
+"""The table of a checkpoint's domains that `mindpangu experts list` prints, from file headers only."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Output folders: results are written completely or not at all, and never over existing ones."""
+"""Output folders: results are written completely or not at all, and never overwrite existing ones."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,7 @@
 """Pruning a dense model to a smaller one: keeping some of its layers, channels, heads and neurons (`model.coupling`).
 
-The small model computes what the large one computes with the rest masked, except that norms average over fewer
-channels. `tiny.inheritance` decides which units stay.
+The child computes what the parent does with everything else masked, except that norms average over fewer channels.
+`tiny.inheritance` decides which units to keep.
 """
 
 from functools import partial
@@ -75,30 +75,30 @@ def require_child(parent: Blueprint, config: Config) -> None:
         )
     if ours.rre_layers:
         raise CheckpointError(
-            f"model.rre_layers of the child is {ours.rre_layers}; a child of {folder} is dense too: give "
+            f"model.rre_layers of the child is {ours.rre_layers}; a child of {folder} must be dense too: give "
             "--model.rre_layers 0. `mindpangu upcycle` turns a dense model into a sparse one"
         )
     different = {key: (getattr(ours, key), getattr(theirs, key)) for key in _EQUAL}
     different = {key: values for key, values in different.items() if values[0] != values[1]}
     if different:
-        raise CheckpointError(f"a child of {folder} has its architecture: {_listing(different)}")
+        raise CheckpointError(f"a child of {folder} must have its architecture: {_listing(different)}")
     larger = {key: (getattr(ours, key), getattr(theirs, key)) for key in _SMALLER}
     larger = {key: values for key, values in larger.items() if values[0] > values[1]}
     if larger:
-        raise CheckpointError(f"a child of {folder} is no larger than it: {_listing(larger)}")
+        raise CheckpointError(f"a child of {folder} must not be larger than it: {_listing(larger)}")
     head_size = theirs.hidden_size // theirs.num_heads
     if ours.hidden_size != ours.num_heads * head_size:
         raise CheckpointError(
-            f"a child of {folder} keeps whole heads, {head_size} numbers wide: with model.num_heads "
-            f"{ours.num_heads} model.hidden_size is {ours.num_heads * head_size}, not {ours.hidden_size}"
+            f"a child of {folder} keeps complete heads of {head_size} channels: with model.num_heads "
+            f"{ours.num_heads}, model.hidden_size must be {ours.num_heads * head_size}, not {ours.hidden_size}"
         )
     vocabularies = Vocabularies.build(config, build_domains(config))
     saved = Vocabularies.build(parent.config, parent.domains)
     if (vocabularies.names, vocabularies.sizes) != (saved.names, saved.sizes):
         raise CheckpointError(
-            f"a child of {folder} has its vocabulary: the vocabularies {saved.names} have {saved.sizes} rows there, "
-            f"{vocabularies.names} {vocabularies.sizes} here (model.vocab_size). `mindpangu tiny tokenizer` makes "
-            "it smaller"
+            f"a child of {folder} must have its vocabulary: the vocabularies {saved.names} have {saved.sizes} rows "
+            f"there, {vocabularies.names} {vocabularies.sizes} here (model.vocab_size). `mindpangu tiny tokenizer` "
+            "makes a vocabulary smaller"
         )
 
 

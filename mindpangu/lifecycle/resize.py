@@ -1,7 +1,7 @@
 """Changing the number of experts of a domain.
 
 Growing preserves the model's function: an expert is split into copies of itself, and its tokens are divided among them.
-Shrinking changes it: experts are merged into their mean, weighted by their numbers of tokens.
+Shrinking changes it: experts are merged into their mean, weighted by their token counts.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,12 +16,12 @@ from mindpangu.routing.table import DomainTable
 
 
 @dataclass(frozen=True)
-class Regrouping:
-    """The new group of one layer.
+class ResizedGroup:
+    """The resized expert group of one layer.
 
     Attributes:
         experts_V: uint16, the new table.
-        sources: new expert → the old experts that it is made from.
+        sources: index of a new expert → indices of the old experts that it is made from.
     """
 
     experts_V: np.ndarray
@@ -29,13 +29,13 @@ class Regrouping:
 
 
 def resize(blueprint: Blueprint, name: str, num_experts: int, counts_V: np.ndarray | None = None) -> Blueprint:
-    """Gives a domain another number of experts.
+    """Returns the blueprint with another number of experts in a domain.
 
     Args:
         counts_V: int64, number of occurrences of each token in the domain's text; None counts each token once.
 
     Raises:
-        ConfigError: not between 1 and 65535 experts, or more experts than tokens.
+        ConfigError: `num_experts` is not between 1 and 65535, or exceeds the number of tokens.
     """
     blueprint.require_experts()
     blueprint.domain(name)
@@ -44,7 +44,7 @@ def resize(blueprint: Blueprint, name: str, num_experts: int, counts_V: np.ndarr
     num_tokens = table.experts_LV.shape[1]
     require_group_size(num_experts, num_tokens)
     counts_V = np.ones(num_tokens, np.int64) if counts_V is None else counts_V
-    layers = [regroup(experts_V, table.num_experts, num_experts, counts_V) for experts_V in table.experts_LV]
+    layers = [resize_group(experts_V, table.num_experts, num_experts, counts_V) for experts_V in table.experts_LV]
     load_LE = [np.bincount(experts_V, counts_V, table.num_experts) for experts_V in table.experts_LV]
 
     def expert(layer: int, index: int) -> Origin | NewExpert:
@@ -59,11 +59,11 @@ def resize(blueprint: Blueprint, name: str, num_experts: int, counts_V: np.ndarr
     return blueprint.with_domain(name, DomainContent(new_table, expert))
 
 
-def regroup(experts_V: np.ndarray, old: int, new: int, counts_V: np.ndarray) -> Regrouping:
-    """Returns a layer's table for another number of experts.
+def resize_group(experts_V: np.ndarray, old: int, new: int, counts_V: np.ndarray) -> ResizedGroup:
+    """Returns a layer's group with another number of experts.
 
-    Repeatedly splits the busiest expert, or merges the two idlest ones. Experts that keep all their tokens keep their
-    indices as far as possible.
+    Repeatedly splits the busiest expert, or merges the two idlest experts. Those that keep all their tokens keep their
+    indices where possible.
 
     Args:
         experts_V: uint16, expert of each token.
@@ -91,11 +91,11 @@ def regroup(experts_V: np.ndarray, old: int, new: int, counts_V: np.ndarray) -> 
     order = _in_new_order(tokens, new)
     for index, expert in enumerate(order):
         experts_V[tokens[expert]] = index
-    return Regrouping(experts_V, tuple(sources[expert] for expert in order))
+    return ResizedGroup(experts_V, tuple(sources[expert] for expert in order))
 
 
 def _in_new_order(experts: Mapping[int, object], new: int) -> list[int]:
-    """Returns the expert for each of the new indices: the expert of the same index where there is one."""
+    """Returns the expert for each new index: the one that already has this index, where there is one."""
     displaced = sorted(expert for expert in experts if expert >= new)
     return [index if index in experts else displaced.pop(0) for index in range(new)]
 

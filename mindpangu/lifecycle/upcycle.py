@@ -1,6 +1,6 @@
 """Upcycling a dense model to a sparse one: experts start as copies of their layer's feed-forward network.
 
-PanGu-Σ began as PanGu-α in this way; its paper calls it inheritance. With the same vocabulary and no noise the child
+PanGu-Σ began as PanGu-α in this way; its paper calls it inheritance. With the same vocabulary and no noise, the child
 computes what its parent does. With another vocabulary, embedding rows are matched by the text of their tokens
 (`checkpoint.vocabulary`).
 """
@@ -28,9 +28,9 @@ class UpcycledRows:
     """Numbers of token rows, over all vocabularies, that upcycling copied, averaged, or drew.
 
     Attributes:
-        shared: rows that are the parent's.
-        composed: rows that are the mean of several of the parent's.
-        random: rows that are drawn.
+        shared: rows copied from the parent.
+        composed: rows that are the mean of several of the parent's rows.
+        random: rows drawn at random.
     """
 
     shared: int
@@ -48,7 +48,7 @@ def upcycle(
         parts: the child's configuration, tokenizers, and routing table. The configuration has the parent's layers,
             widths, and data.eod_reset, and its own domains, RRE layers, and vocabulary; its sequences may be shorter.
         noise: standard deviation of the noise on each expert's weights, relative to theirs. It makes experts differ
-            from the start; their tokens make them differ anyway.
+            from the start; later they differ anyway, because they see different tokens.
         new_rows: initial row of a token that the parent lacks: "mean" of the parent's rows that spell its text, or
             "random".
 
@@ -56,15 +56,15 @@ def upcycle(
         The child's blueprint, without Adam's moments, and the numbers of copied, averaged and drawn rows.
 
     Raises:
-        CheckpointError: the parent is sparse, or the child would compute something else from its weights.
+        CheckpointError: the parent is sparse, or the child would not compute what its parent does.
     """
     reader = parent.dense.reader
     config = parts.config
     if parent.contents:
-        raise CheckpointError(f"{reader.folder} is sparse already (model.rre_layers {parent.config.model.rre_layers})")
+        raise CheckpointError(f"{reader.folder} is already sparse (model.rre_layers {parent.config.model.rre_layers})")
     _require_shape(reader, config)
     table = parts.table
-    assert table is not None, "a dense child has just been refused"
+    assert table is not None, "dense children are refused above"
     changes, rows = _vocabulary(parent, config, parts.tokenizers, new_rows)
     length = config.model.seq_length
     if length < parent.config.model.seq_length:
@@ -106,19 +106,19 @@ def _require_shape(reader: CheckpointReader, config: Config) -> None:
     if changed:
         listing = "; ".join(f"{key} is {there} there, {here} here" for key, (here, there) in changed.items())
         raise CheckpointError(
-            f"a child of {reader.folder} computes as its parent does, on sequences that are not longer; {listing}. "
-            "Give it the parent's values"
+            f"a child of {reader.folder} must compute what its parent does, on sequences that are no longer; "
+            f"{listing}. Give it the parent's values"
         )
 
 
 def _vocabulary(
     parent: Blueprint, config: Config, tokenizers: dict[str, Tokenizer], new_rows: str
 ) -> tuple[dict[str, DenseChange], UpcycledRows]:
-    """Returns the changes to the word embedding, and to a head that is not tied to it."""
+    """Returns the changes to the word embedding and to an untied head, and the row counts."""
     old, *others = parent.tokenizers.values()
     if others:
         raise CheckpointError(
-            f"{parent.dense.reader.folder} has {1 + len(others)} vocabularies; a parent has one vocabulary"
+            f"{parent.dense.reader.folder} has {1 + len(others)} vocabularies; only a model with one can be upcycled"
         )
     vocabularies = Vocabularies.build(config, build_domains(config))
     hidden = config.model.hidden_size

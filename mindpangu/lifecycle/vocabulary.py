@@ -1,4 +1,4 @@
-"""Reducing a model's vocabulary: the embedding loses rows, the tables lose columns, the tokenizer loses pieces.
+"""Reducing a model's vocabulary: removes rows of the embedding, columns of the tables, pieces of the tokenizer.
 
 Expert files keep their tensors but get a new header, because it names their table and their tokenizer.
 """

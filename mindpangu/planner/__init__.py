@@ -1,4 +1,4 @@
 """Computes what a configuration costs on a cluster, without running it.
 
-`budget.py` counts what a rank stores and sends. Nothing in the package imports this room except the command line.
+`budget.py` computes what a rank stores and sends. No other package of mindpangu imports this one.
 """

@@ -1,6 +1,6 @@
-"""Computes what one rank of a mesh stores and sends in a step, by arithmetic alone: no MindSpore, no allocation.
+"""Computes what one rank of a mesh stores and sends in a step. Pure arithmetic: no MindSpore, no allocation.
 
-The arithmetic follows the architecture and not the code of the model, so that one can check the other:
+It follows the architecture rather than the code of the model, so that one can check the other:
 `tools/compile_offline.py` compares it with the compiled graphs.
 """
 
@@ -21,19 +21,19 @@ Key = tuple[str, str, str]
 """(compiled function, collective, kind of group: "tensor", "exchange", "data", or "replicas")."""
 
 Collective = tuple[str, str, str, int, int]
-"""A `Key`, and how often and with how many bytes in all the collective is called."""
+"""The three fields of a `Key`, the number of calls, and the total bytes of all calls."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Memory and traffic of one rank. Traffic is per micro-batch, that of the update per step.
+    """Memory and traffic of one rank. Traffic is per micro-batch, except that of the update, which is per step.
 
     Attributes:
         parameters: number of dense parameters that the rank stores.
         weights: bytes of these parameters, float32.
         moments: bytes of the Adam moments that the rank stores, float32.
         slabs: bytes of the experts of a micro-batch; their gradients have the same size.
-        collectives: key → (calls, bytes that the rank passes to all of them). An exchange of rows counts the smallest
+        collectives: key → (calls, bytes that the rank passes to all of them). An exchange of rows assumes the smallest
             buffer. "expert_sum" counts the experts of one layer and one domain among those that a step activates.
             Sums of single numbers are left out.
     """
@@ -49,8 +49,7 @@ class Budget:
         """Computes the budget of a rank of a PanGu-Σ.
 
         Raises:
-            ConfigError: a dense model, whose step is compiled differently, or a model with parts that are not
-                PanGu-α's.
+            ConfigError: the model is dense (its step is compiled differently), or its architecture is not PanGu-α's.
         """
         if config.model.rre_layers == 0:
             raise ConfigError("a dense model (model.rre_layers 0) has no budget yet")
@@ -81,7 +80,7 @@ class Budget:
 
 
 def _dense_shapes(config: Config, mesh: Mesh, rank: int) -> Iterator[tuple[int, ...]]:
-    """Yields the shape of this rank's part of each dense parameter."""
+    """Yields the shape of this rank's share of each dense parameter."""
     model = config.model
     tensor = mesh.tensor
     hidden = model.hidden_size
@@ -108,12 +107,12 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 def _activation_bytes(config: Config) -> int:
-    """Bytes of one number in the activations."""
+    """Returns the bytes of one number in the activations."""
     return FLOAT if config.context.precision == "fp32" else FLOAT // 2
 
 
 def _slab_numbers(config: Config, mesh: Mesh) -> int:
-    """Numbers in the slabs of one layer and one domain slot on a rank."""
+    """Returns how many numbers the slabs of one layer and one domain slot hold on a rank."""
     model = config.model
     numbers_of_expert = 2 * model.hidden_size * model.ffn_hidden_size + model.ffn_hidden_size + model.hidden_size
     experts = max(domain.num_experts for domain in build_domains(config)) // mesh.members
@@ -136,9 +135,9 @@ def _tensor_collectives(config: Config, mesh: Mesh) -> list[Collective]:
     routed = model.rre_layers
     dense = model.num_layers - routed
     exchanged = mesh.members > 1
-    # forward: attention and FFN of each block. The backward pass repeats these, except the last block's result
+    # forward: attention and FFN of each block. The backward pass recomputes these sums, except the last block's
     again = max(2 * dense - 1, 0)
-    # attention forward and backward, and its queries in the query layer; the experts if they are all here; the head
+    # attention forward and backward; the queries of the query layer; the experts if none are exchanged; the head
     upper = 2 * routed + 1 + (0 if exchanged else 2 * routed) + 1
     found = [
         ("lower_forward", "AllReduce", "tensor", 1 + 2 * dense, lookup + 2 * dense * rows),
@@ -158,7 +157,10 @@ def _tensor_collectives(config: Config, mesh: Mesh) -> list[Collective]:
 
 
 def _exchange_collectives(config: Config, mesh: Mesh) -> list[Collective]:
-    """Exchanges of rows with the ranks of their experts and back, forward and backward, in columns of 1 / tensor."""
+    """Exchanges of rows with the ranks of their experts, forth and back, in the forward and the backward pass.
+
+    Each tensor-parallel rank sends its share of the columns.
+    """
     if mesh.members == 1:
         return []
     tokens = config.training.local_batch_size * config.model.seq_length
@@ -188,5 +190,5 @@ def _update_collectives(config: Config, mesh: Mesh, divided: list[int], whole: l
 
 
 def _buffer_rows(config: Config, mesh: Mesh) -> int:
-    """Rows of the smallest buffer for rows that arrive."""
+    """Returns the number of rows of the smallest receive buffer."""
     return capacities(config.training.local_batch_size * config.model.seq_length, mesh.members)[0]

@@ -9,7 +9,7 @@ and token id to an expert. Every layer and domain has its own table, drawn indep
 
 A table stores each expert's index inside its group, so adding or removing a domain leaves all others untouched. Since
 routing needs only token ids, the load of every expert on a corpus is known before training (`compute_statistics`). The
-`balanced` assignment makes use of this.
+`balanced` assignment relies on this.
 """
 
 from mindpangu.routing.assignment import (

@@ -43,7 +43,7 @@ def assign_balanced(
     This is longest-processing-time scheduling (Graham 1969). `jitter` only perturbs the order of the tokens; the true
     loads decide where each one goes. Noise on the loads themselves would make layers differ just as much, but at 0.5 it
     leaves max/mean at 1.2–1.6 instead of 1.00. Tokens that do not occur in the text are dealt last, so that experts own
-    equal numbers of token ids as far as possible.
+    numbers of token ids that are as equal as possible.
 
     Args:
         token_counts_V: int64 [V], occurrences of each token id in the domain's training text.
@@ -88,8 +88,8 @@ def assign_layers(
 ) -> np.ndarray:
     """Draws all layers of one domain. Each (seed, layer, domain name) has its own random stream.
 
-    The overlap of independent groupings exceeds 1.5 × chance hardly ever with 16 experts, but often with 64, where few
-    common pairs of 200 tokens are expected at all. A balanced layer that overlaps too much with a lower one is
+    The overlap of independent groupings hardly ever exceeds 1.5 × chance with 16 experts. With 64 it often does,
+    because few common pairs among 200 tokens are expected. A balanced layer that overlaps too much with a lower one is
     therefore redrawn. If no draw is good enough, the best one is kept, and the statistics show its overlap.
 
     Returns:
@@ -158,10 +158,10 @@ def _pairs_together(groups: np.ndarray) -> int:
 
 
 def _deal_evenly(num_tokens: int, owned_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns uint16 [num_tokens]: experts for further token ids, so that the experts' totals become even."""
+    """Returns uint16 [num_tokens]: experts for further token ids that even out the number of ids per expert."""
     # Filling the k experts that own the fewest ids up to a common level takes k·level − (the ids they own). The highest
     # affordable level is the minimum over k. The remaining ids, fewer than the experts at that level, go to some of
-    # these.
+    # them.
     fewest_first = np.sort(owned_E)
     level = ((num_tokens + np.cumsum(fewest_first)) // np.arange(1, owned_E.size + 1)).min()
     share_E = np.maximum(level - owned_E, 0)

@@ -37,9 +37,9 @@ def plot_load(statistics: Sequence[LoadStatistics], path: Path) -> None:
 
     for panel, domain in zip(panels.ravel(), domains, strict=False):
         panel.axhline(1, color="0.6", linewidth=0.8)
-        for line, one in enumerate(statistics):
-            groups = one.of_domain(domain)
-            colour = _COLOURS[one.assignment]
+        for line, compared in enumerate(statistics):
+            groups = compared.of_domain(domain)
+            colour = _COLOURS[compared.assignment]
             for group in groups:
                 for load, style in zip((group.train, group.heldout), _STYLES.values(), strict=True):
                     loads = np.sort(load.relative_E)[::-1]
@@ -49,7 +49,7 @@ def plot_load(statistics: Sequence[LoadStatistics], path: Path) -> None:
             panel.text(
                 0.98,
                 0.97 - 0.1 * line,
-                f"{one.assignment}: max/mean {format_load(worst[0])}, held out {format_load(worst[1])}",
+                f"{compared.assignment}: max/mean {format_load(worst[0])}, held out {format_load(worst[1])}",
                 transform=panel.transAxes,
                 ha="right",
                 va="top",
@@ -68,7 +68,8 @@ def plot_load(statistics: Sequence[LoadStatistics], path: Path) -> None:
     for panel in panels.ravel()[max(len(domains) - columns, 0) : len(domains)]:
         panel.set_xlabel("experts of the group, most loaded first", fontsize=9)
     legend = [
-        Line2D([], [], color=_COLOURS[one.assignment], label=one.assignment, linewidth=2.5) for one in statistics
+        Line2D([], [], color=_COLOURS[compared.assignment], label=compared.assignment, linewidth=2.5)
+        for compared in statistics
     ] + [Line2D([], [], color="0.2", linestyle=style, label=text) for text, style in _STYLES.items()]
     figure.legend(handles=legend, loc="outside lower center", ncols=len(legend), frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)

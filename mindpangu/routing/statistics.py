@@ -43,7 +43,7 @@ class TextLoad:
 
     @property
     def unused_experts(self) -> int:
-        """Number of experts that no token of the text is routed to."""
+        """Number of experts that no token of the text reaches."""
         return int((self.tokens_E == 0).sum())
 
 
@@ -99,7 +99,8 @@ class LoadStatistics:
         return tuple(group for group in self.groups if group.domain == domain_name)
 
     def summary(self) -> str:
-        """Returns one line: mean loads over layers and domains, and the worst unused experts and overlap of layers."""
+        """Returns one line: the mean loads over layers and domains, and the worst cases of unused experts and
+        overlap."""
         figures = {
             "train": [group.train.max_over_mean for group in self.groups],
             "held out": [group.heldout.max_over_mean for group in self.groups],
@@ -118,7 +119,7 @@ class LoadStatistics:
         return "; ".join(parts)
 
     def format_table(self, spell: Callable[[int], str] | None = None) -> str:
-        """Returns a readable table with one row per domain and layer, then the hot tokens and the summary.
+        """Formats a table with one row per domain and layer, then the hot tokens and the summary.
 
         Args:
             spell: token id → its piece, to show the hot tokens as text.
@@ -184,13 +185,14 @@ def compute_statistics(
     Args:
         table: the routing table. Domains without training text are left out.
         train_tokens: domain name → integers [T], the training text in stored order; may be memory-mapped.
-        heldout_tokens: the same for the held-out text. Figures are NaN for a domain without.
+        heldout_tokens: the same for the held-out text. Figures of a domain without any are NaN.
         tokens_per_step: tokens of one domain in a step. Steps are cut from the training text in stored order; an
             incomplete last step counts only if it is the only one. Consecutive text repeats its words, so real steps,
-            of shuffled samples, are slightly better balanced.
+            which shuffle samples, are slightly better balanced.
 
     Raises:
-        RoutingError: a domain has no training text, or a token id that is not in the table.
+        RoutingError: `tokens_per_step` is below 1, or a domain has no training text or a token id that is not in the
+            table.
     """
     if tokens_per_step < 1:
         raise RoutingError(f"tokens_per_step is {tokens_per_step}; it must be at least 1")

@@ -28,7 +28,7 @@ _HEADER = "routing_table"
 
 @dataclass(frozen=True, eq=False)
 class DomainTable:
-    """The table of one domain. Nothing in it refers to another domain.
+    """The table of one domain. It does not refer to any other domain.
 
     Attributes:
         name: name of the domain.
@@ -59,7 +59,7 @@ class DomainTable:
 
     @property
     def header(self) -> dict[str, str]:
-        """Description of the content that is stored in the file, as strings."""
+        """Description of the content, stored in the file as strings."""
         num_layers, vocab_size = self.experts_LV.shape
         return {
             "format_version": FORMAT_VERSION,
@@ -98,7 +98,9 @@ class RoutingTable:
             raise RoutingError("a routing table needs at least one domain; see domains.names")
         layers = {name: table.experts_LV.shape[0] for name, table in self._tables.items()}
         if len(set(layers.values())) > 1:
-            raise RoutingError(f"the domains' tables differ in their number of RRE layers: {layers}; model.rre_layers")
+            raise RoutingError(
+                f"the domains' tables differ in their number of RRE layers: {layers}; all must have model.rre_layers"
+            )
 
     @classmethod
     def build(

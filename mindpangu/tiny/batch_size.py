@@ -29,7 +29,7 @@ def scaled_learning_rate(batch: float, base_batch: float, base_rate: float, expo
     lr = (batch / base_batch)^r · base_rate, with r = 0.5 (arXiv 2402.02791, which recommends batches below 4 M tokens).
 
     Args:
-        batch, base_batch: in tokens, or in samples of equal length; only the ratio matters.
+        batch, base_batch: sizes in tokens, or in samples of equal length; only their ratio matters.
 
     Raises:
         ConfigError: a batch or rate is not above 0, the exponent is not finite, or the resulting rate is 0 or infinite.
@@ -117,7 +117,7 @@ def trial_config(config: Config, batch: int, rate: float, tokens: int) -> Config
         rate: peak learning rate.
 
     Raises:
-        ConfigError: there are fewer tokens than one step takes, or no micro-batch size divides the batch.
+        ConfigError: there are not enough tokens for one step, or no micro-batch size divides the batch.
     """
     training = config.training
     schedule = config.lr_scheduler
@@ -135,7 +135,7 @@ def trial_config(config: Config, batch: int, rate: float, tokens: int) -> Config
     ]
     if not micro_batches:
         raise ConfigError(
-            f"--batches has {batch}, which is no multiple of data.domains_per_step {domains} × data.domain_groups "
+            f"--batches has {batch}, which is not a multiple of data.domains_per_step {domains} × data.domain_groups "
             f"{data.domain_groups}"
         )
     share = steps / training.steps
@@ -182,7 +182,7 @@ def sweep(
     grid = {(batch, rate): trial_config(config, batch, rate, tokens) for batch in batches for rate in rates}
     settings = {"batches": batches, "rates": rates, "tokens": tokens, "config": result_settings(config)}
     sweep_file = require_same_search(folder, SWEEP, settings)
-    # Trials validates the options, so the sweep file is written only after it
+    # Trials validates the options, so the sweep file is written only afterwards
     trials = Trials(folder, config, keep_checkpoints, log)
     sweep_file.write({})
     trial_of = {

@@ -7,8 +7,8 @@ from mindpangu.model.parameter_count import count_parameters
 def flops_per_token(config: Config) -> int:
     """Returns the training FLOPs of one token: 6 · N + 12 · L · S · H (PaLM, arXiv 2204.02311, appendix B).
 
-    Each weight costs two operations in the forward pass and four in the backward pass. The second term is the attention
-    scores, computed over all S positions here. N is the number of parameters that one token uses
+    Each weight costs two operations in the forward pass and four in the backward pass. The second term is for the
+    attention scores, here computed over all S positions. N is the number of parameters that one token uses
     (`ParameterCount.activated`) without the position table, which is only looked up, like the embedding. Recomputation
     is not counted.
     """
@@ -19,7 +19,7 @@ def flops_per_token(config: Config) -> int:
 
 
 def tokens_per_step(config: Config) -> int:
-    """Returns the number of tokens of one optimizer step, over all processes."""
+    """Returns the number of tokens per optimizer step, over all processes."""
     return config.training.global_batch_size * config.model.seq_length
 
 

@@ -25,10 +25,10 @@ class VerifiedFile(ABC):
     A subclass defines the content and converts it with `_header`, `_tensors` and `_from_content`.
 
     Attributes:
-        kind: what the file holds, as error messages name it. Part of the format.
+        kind: name of the content in error messages. Part of the format.
         format_version: version of this kind's format.
         error: exception class raised for an unreadable file.
-        remedy: what the error message tells the user to do.
+        remedy: advice to the user in error messages.
     """
 
     kind: ClassVar[str]
@@ -42,10 +42,12 @@ class VerifiedFile(ABC):
         return self._digest(self._header(), self._tensors())
 
     def save(self, path: Path) -> None:
-        """Replaces the file in one move."""
-        header, tensors = self._header(), self._tensors()
+        """Writes the file atomically."""
+        header = self._header()
+        tensors = self._tensors()
         signed = {"kind": self.kind, "format_version": self.format_version, "digest": self.digest, "content": header}
-        # one header entry, because safetensors writes several in any order: equal contents are equal files
+        # a single header entry, because safetensors writes several in arbitrary order; so equal contents give equal
+        # files
         write_bytes_atomically(path, encode_tensors(tensors, {_HEADER: json.dumps(signed, sort_keys=True)}))
 
     @classmethod
@@ -61,7 +63,7 @@ class VerifiedFile(ABC):
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             kind, version, digest, header = (signed[key] for key in ("kind", "format_version", "digest", "content"))
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise cls.error(f"{path} is not a whole file of {cls.kind} ({error}); {cls.remedy}") from None
+            raise cls.error(f"{path} is not a complete file of {cls.kind} ({error}); {cls.remedy}") from None
         if kind != cls.kind:
             raise cls.error(f"{path} is a file of {kind}, not of {cls.kind}; {cls.remedy}")
         if version != cls.format_version:

@@ -3,11 +3,12 @@
 Text whose segmentation uses only kept pieces is segmented as before:
 
 * BPE merges two neighbours if their concatenation is a piece, best score first. Merges never cross the borders of a
-  piece in the result, so the merges inside it are those of the piece alone. Keeping a piece therefore means keeping the
-  pieces on its merge path. Then the best merge of the full model is available at every step, and is still the best.
+  piece in the result, so the merges inside a piece are the same as if it stood by itself. Keeping a piece therefore
+  means keeping the pieces on its merge path. Then the best merge of the full model is available at every step, and it
+  is still the best.
 * Unigram finds the best path, which is still available. A character whose piece was removed may become unknown, which
-  opens new paths, each at the score of the worst piece minus 10. So the worst piece is always kept: a new path then
-  scores worse than the same path with the character's own piece did, and that one was not the best.
+  opens new paths; an unknown character scores as the worst piece minus 10. So the worst piece is always kept: a new
+  path then scores lower than the same path with the character's own piece did, and that one was not the best.
 
 Other text is spelled with shorter pieces, and with bytes if the model has them.
 """
@@ -27,7 +28,7 @@ _UNIGRAM = sentencepiece_model.TrainerSpec.UNIGRAM
 
 
 class PieceDependencies:
-    """The pieces of a tokenizer, and which pieces each of them needs.
+    """The pieces of a tokenizer, and the other pieces that each one needs.
 
     Attributes:
         always: ids that are always kept: control tokens, bytes, the unknown piece, user-defined symbols, the single
@@ -38,7 +39,7 @@ class PieceDependencies:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._model = sentencepiece_model.ModelProto.FromString(tokenizer.model_bytes)
         self._is_bpe = self._model.trainer_spec.model_type == _BPE
-        # BPE also merges into unused pieces, and splits them again in the end
+        # BPE also merges into unused pieces, and splits them again at the end
         mergeable = (_PIECE.NORMAL, _PIECE.UNUSED)
         self._id_of = {piece.piece: i for i, piece in enumerate(self._model.pieces) if piece.type in mergeable}
         self._score = {text: self._model.pieces[index].score for text, index in self._id_of.items()}
@@ -75,7 +76,7 @@ class PieceDependencies:
 
 
 def compact(tokenizer: Tokenizer, kept: Set[int]) -> tuple[Tokenizer, np.ndarray]:
-    """Returns a tokenizer with some of the pieces.
+    """Returns a tokenizer with only some of the pieces.
 
     Args:
         kept: ids of the text pieces to keep. The pieces that they need, and those that are always kept, are added
@@ -90,12 +91,12 @@ def compact(tokenizer: Tokenizer, kept: Set[int]) -> tuple[Tokenizer, np.ndarray
 def _merges(piece: str, score: dict[str, float]) -> list[str]:
     """Returns the results of merging a piece's characters, in order: best score first, ties from the left."""
     parts = list(piece)
-    made: list[str] = []
+    merged: list[str] = []
     while len(parts) > 1:
         pairs = [(-score[a + b], at) for at, (a, b) in enumerate(itertools.pairwise(parts)) if a + b in score]
         if not pairs:
             break
         _, at = min(pairs)
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        made.append(parts[at])
-    return made
+        merged.append(parts[at])
+    return merged

@@ -12,7 +12,7 @@ _PIECE = sentencepiece_model.ModelProto.SentencePiece
 
 
 def extend(model_bytes: bytes, control_tokens: Sequence[str], name: str) -> Tokenizer:
-    """Appends padding, the given control tokens, and the reserved ones to a model, unless it has them already.
+    """Appends padding, the given control tokens, and the reserved ones to a model where it lacks them.
 
     No id changes, and text is segmented as before because control tokens have no text.
 

@@ -59,7 +59,7 @@ class PanguAlphaPieces:
         return self._processor.encode(_segmented(texts), out_type=int, num_threads=threads)
 
     def surfaces(self, texts: Sequence[str]) -> list[list[str]]:
-        """Returns the pieces of each text; for unknown ones, the characters that they stand for."""
+        """Returns the pieces of each text, with unknown pieces as the characters that they stand for."""
         return self._processor.encode(_segmented(texts), out_type=str)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -74,7 +74,7 @@ def _segmented(texts: Sequence[str]) -> list[str]:
 
 @functools.cache
 def _words() -> Any:
-    """Returns a jieba tokenizer of our own: words that other code adds to jieba's global dictionary do not affect it.
+    """Returns a private jieba tokenizer, which words that other code adds to jieba's global dictionary do not affect.
 
     The dictionary is read directly because jieba would cache it as marshalled data in a shared temporary folder.
     """

@@ -1,4 +1,4 @@
-"""Converts text ↔ token ids with a trained sentencepiece model. Training is in `training.py`.
+"""Converts text ↔ token ids with a trained sentencepiece model (`training.py` trains one).
 
 Control tokens (`<eot>`, `<cn>`, `<pad>` …) are sentencepiece *control* symbols: they have an id but no text. The
 characters "<eot>" in a document are spelled in ordinary pieces and cannot end it.
@@ -88,7 +88,7 @@ class Tokenizer:
         return self.encode_batch([text], threads=1)[0]
 
     def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
-        """Encodes many texts on `threads` threads, whose number does not affect the result."""
+        """Encodes many texts on several threads. The number of threads does not affect the result."""
         try:
             return self._pieces.encode(texts, threads)
         except (RuntimeError, TypeError):  # sentencepiece does not say which string it cannot convert
@@ -164,7 +164,7 @@ class _Pieces:
         return self._processor.encode(list(texts), out_type=int, num_threads=threads)
 
     def surfaces(self, texts: Sequence[str]) -> list[list[str]]:
-        """Returns the pieces of each text; for unknown ones, the characters that they stand for."""
+        """Returns the pieces of each text, with unknown pieces as the characters that they stand for."""
         return self._processor.encode(list(texts), out_type=str)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Trains a lossless sentencepiece tokenizer: decoding returns the text that was encoded.
+"""Trains a lossless sentencepiece tokenizer: decoding returns exactly the text that was encoded.
 
 It is a unigram model with byte fallback and no normalization. Whitespace-only pieces make code cheap (3.2 instead of
 1.9 bytes per token). Without identity normalization no document of the corpus would round-trip.
@@ -36,7 +36,7 @@ _SETTINGS: dict[str, Any] = {
     "eos_id": -1,
     "unk_surface": "\ufffd",
     "max_sentence_length": 4 * _LONGEST_LINE,  # bytes
-    "num_threads": 2,  # fixed: partial sums are per thread, so another number could change bits
+    "num_threads": 2,  # fixed: each thread sums its part, so another number of threads could change bits
     "minloglevel": 2,
 }
 
@@ -54,8 +54,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, control_tokens: Seque
         path: the model file; its folder is created.
 
     Raises:
-        TokenizerError: there is no text, or the vocabulary is too large or too small for it.
-        MindPanguError: whatever iterating over `texts` raises, unchanged.
+        TokenizerError: `<eot>` is not a control token, there is no text, or the vocabulary is too large or too small
+            for the text.
+        Exception: anything that iterating over `texts` raises, unchanged.
     """
     if END_OF_TEXT not in control_tokens:
         raise TokenizerError(f"control tokens {list(control_tokens)} lack {END_OF_TEXT}, which ends every document")

@@ -32,7 +32,7 @@ def test_without_a_compiler_the_composed_form_is_used_with_one_warning(no_compil
 
     assert modules == ["ascend_ops.rre_combine.composed", "ascend_ops.rre_regroup.composed"]
     notices = [record.getMessage() for record in caplog.records]
-    assert notices == ["The composed operators are used, which are slower: no C++ compiler: g++ is not on PATH"]
+    assert notices == ["using the slower composed operators: no C++ compiler: g++ is not on PATH"]
     assert backends.describe() == "composed (rre_combine, rre_regroup)"
 
 

@@ -58,7 +58,7 @@ def test_a_group_that_fails_the_test_gathers_with_a_warning(monkeypatch, caplog)
 
     assert created == [(("experts", 1, 2), {"all_gather": True})]
     assert "group experts: AlltoAllV returns zeros" in caplog.text
-    assert "group experts: rows are exchanged by AllGather, which moves 2 times as much" in caplog.text
+    assert "group experts: exchanging rows by AllGather, which moves 2 times as much" in caplog.text
 
 
 def test_whole_nodes_exchange_where_the_group_itself_cannot(monkeypatch, caplog):

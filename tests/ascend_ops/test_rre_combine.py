@@ -50,7 +50,7 @@ def test_the_kernel_refuses_positions_outside_the_rows(backend):
 @pytest.mark.parametrize("positions", [[0, 1 << 30, 1], [0, -1, 1], [0, 0, 1]])
 def test_an_eager_call_refuses_positions_that_are_no_permutation(positions):
     rows_TH = Tensor(np.zeros((3, 2), np.float32))
-    with pytest.raises(ValueError, match="is no permutation of 3 rows"):
+    with pytest.raises(ValueError, match="is not a permutation of 3 rows"):
         rre_combine(rows_TH, Tensor(np.array(positions, np.int32)), rows_TH)
 
 

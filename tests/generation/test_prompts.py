@@ -32,8 +32,8 @@ def test_records_may_name_their_domain(tmp_path):
     ("line", "message"),
     [
         ("{", "prompts.jsonl:2 is not JSON"),
-        ("[1]", 'prompts.jsonl:2 has no "prompt" that is a text'),
-        ('{"prompt": 3}', 'has no "prompt" that is a text'),
+        ("[1]", 'prompts.jsonl:2 has neither a "prompt" that is a text nor a "task"'),
+        ('{"prompt": 3}', 'has neither a "prompt" that is a text nor a "task"'),
         ('{"prompt": "a", "domain": 3}', '"domain" is 3; it must be a name'),
     ],
 )

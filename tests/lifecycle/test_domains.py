@@ -111,7 +111,7 @@ def test_a_vocabulary_of_its_own_appends_rows_and_keeps_the_others(trained, tmp_
 
     words = ["--checkpoint", str(tmp_path / "own"), "--out", str(tmp_path / "no")]
     assert main(["experts", "copy", "zh", "--from", "chemistry", *words]) == 1
-    assert "a table is only good for the tokens of its vocabulary" in capsys.readouterr().err
+    assert "a table only fits the tokens of its vocabulary" in capsys.readouterr().err
 
     removed = experts("remove", "chemistry", checkpoint=tmp_path / "own", out=tmp_path / "gone")
 
@@ -252,7 +252,7 @@ def test_list_names_every_domain(trained, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["add", "zh", "--fresh"], "has a domain 'zh' already"),
+        (["add", "zh", "--fresh"], "already has a domain 'zh'"),
         (["add", "x", "--from", "fr"], "unknown domain 'fr'"),
         (["add", "x/y", "--fresh"], "allowed: letters"),
         (["add", "x", "--fresh", "--control-token", "<nothing>"], "no control token '<nothing>'"),
@@ -263,7 +263,7 @@ def test_list_names_every_domain(trained, capsys):
         (["add", "x", "--from", "zh", "--experts", "421"], "--experts is 421; a domain of 420"),
         (["add", "x", "--from", "zh", "--tokenizer", "{tokenizer}"], "with --tokenizer give --fresh or --from-dense"),
         (["add", "x", "--fresh", "--control-token", "<eot>"], "has <eot>, which ends every document"),
-        (["add", "x", "--from-dense", "{trained}"], "is sparse; --from-dense takes a dense model"),
+        (["add", "x", "--from-dense", "{trained}"], "is sparse; --from-dense needs a dense model"),
         (["copy", "zh", "--from", "fr"], "unknown domain 'fr'"),
         (["remove", "fr"], "unknown domain 'fr'"),
         (["remove", "zh", "--training.steps", "3"], "leave out --training.steps"),

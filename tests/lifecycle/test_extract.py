@@ -94,7 +94,7 @@ def test_an_export_by_itself_gives_the_logits(trained, shards, tmp_path, full_lo
     [
         (["--domains", "fr"], "unknown domain 'fr'"),
         (["--domains", ","], "names none"),
-        (["--domains", "zh,en", "--export"], "an export has the one domain"),
+        (["--domains", "zh,en", "--export"], "an export holds exactly one domain"),
         (["--domains", "zh", "--vocabulary-of", "nowhere"], "there are no token shards"),
     ],
 )

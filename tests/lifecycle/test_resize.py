@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.lifecycle.blueprint import Blueprint, NewExpert
-from mindpangu.lifecycle.resize import merge_experts, regroup, resize
+from mindpangu.lifecycle.resize import merge_experts, resize, resize_group
 from mindpangu.model.initialization import expert_shapes
 
 
@@ -25,16 +25,16 @@ def groups(draw):
 def test_tokens_stay_with_the_successor_of_their_expert(case):
     experts_V, old, new, counts_V = case
 
-    regrouped = regroup(experts_V, old, new, counts_V)
+    resized = resize_group(experts_V, old, new, counts_V)
 
-    assert regrouped.experts_V.dtype == np.uint16
-    assert len(regrouped.sources) == new
-    assert regrouped.experts_V.max() < new
-    for token, expert in enumerate(regrouped.experts_V):
-        assert experts_V[token] in regrouped.sources[expert]
-    everything = [expert for sources in regrouped.sources for expert in sources]
+    assert resized.experts_V.dtype == np.uint16
+    assert len(resized.sources) == new
+    assert resized.experts_V.max() < new
+    for token, expert in enumerate(resized.experts_V):
+        assert experts_V[token] in resized.sources[expert]
+    everything = [expert for sources in resized.sources for expert in sources]
     if new >= old:
-        assert all(len(sources) == 1 for sources in regrouped.sources)  # the function stays
+        assert all(len(sources) == 1 for sources in resized.sources)  # the function stays
         assert set(everything) == set(range(old))
     else:
         assert sorted(everything) == list(range(old))  # each old expert is in exactly one new one
@@ -44,9 +44,9 @@ def test_tokens_stay_with_the_successor_of_their_expert(case):
 def test_splitting_never_makes_the_busiest_busier(case):
     experts_V, old, new, counts_V = case
 
-    regrouped = regroup(experts_V, old, max(old, new), counts_V)
+    resized = resize_group(experts_V, old, max(old, new), counts_V)
 
-    load = [np.bincount(table, counts_V, 10).max() for table in (experts_V, regrouped.experts_V)]
+    load = [np.bincount(table, counts_V, 10).max() for table in (experts_V, resized.experts_V)]
     assert load[1] <= load[0]
 
 
@@ -54,19 +54,19 @@ def test_growing_halves_the_busiest_and_keeps_the_indices_of_the_others():
     experts_V = np.array([0, 0, 0, 0, 1, 1, 2], np.uint16)
     counts_V = np.array([9, 7, 5, 3, 2, 2, 1])
 
-    regrouped = regroup(experts_V, 3, 4, counts_V)
+    resized = resize_group(experts_V, 3, 4, counts_V)
 
-    assert regrouped.experts_V.tolist() == [0, 3, 0, 3, 1, 1, 2]
-    assert regrouped.sources == ((0,), (1,), (2,), (0,))
+    assert resized.experts_V.tolist() == [0, 3, 0, 3, 1, 1, 2]
+    assert resized.sources == ((0,), (1,), (2,), (0,))
 
 
 def test_shrinking_merges_the_idlest():
     experts_V = np.array([0, 0, 1, 2, 3], np.uint16)
 
-    regrouped = regroup(experts_V, 4, 2, np.array([9, 9, 1, 2, 7]))
+    resized = resize_group(experts_V, 4, 2, np.array([9, 9, 1, 2, 7]))
 
-    assert regrouped.sources == ((0,), (1, 2, 3))
-    assert regrouped.experts_V.tolist() == [0, 0, 1, 1, 1]
+    assert resized.sources == ((0,), (1, 2, 3))
+    assert resized.experts_V.tolist() == [0, 0, 1, 1, 1]
 
 
 def test_merged_experts_are_the_mean_by_tokens():
@@ -102,7 +102,7 @@ def test_a_group_can_be_resized_twice_without_a_file_in_between(trained):
 
 def test_counts_decide_what_is_split():
     experts_V = np.array([0, 0, 1, 1], np.uint16)
-    assert regroup(experts_V, 2, 3, np.array([1, 1, 5, 5])).sources[2] == (1,)
-    assert regroup(experts_V, 2, 3, np.array([5, 5, 1, 1])).sources[2] == (0,)
+    assert resize_group(experts_V, 2, 3, np.array([1, 1, 5, 5])).sources[2] == (1,)
+    assert resize_group(experts_V, 2, 3, np.array([5, 5, 1, 1])).sources[2] == (0,)
     with pytest.raises(ValueError, match="empty"):
-        regroup(np.array([0], np.uint16), 1, 2, np.array([1]))
+        resize_group(np.array([0], np.uint16), 1, 2, np.array([1]))

@@ -36,7 +36,7 @@ def dense_logits(dense, logits):
 def test_the_child_computes_what_its_parent_does(child_words, dense, tmp_path, logits, dense_logits, capsys):
     assert upcycle(child_words, dense, tmp_path / "child") == 0
 
-    assert "420 tokens have the parent's row, 0 the mean of several, 0 are drawn" in capsys.readouterr().out
+    assert "420 tokens have the parent's row, 0 the mean of several, 0 a random one" in capsys.readouterr().out
     for name, values in zip(dense_logits, logits(tmp_path / "child", list(dense_logits)), strict=True):
         np.testing.assert_allclose(values, dense_logits[name], atol=1e-5)
 
@@ -117,19 +117,22 @@ def test_rope_theta_must_be_the_parents_if_positions_are_rotary():
             for layers, theta in (("0", "1e4"), ("2", "5e5"))
         )
         reader = SimpleNamespace(folder="parent", config=lambda: parent)
-        dense = SimpleNamespace(contents={}, config=parent, dense=SimpleNamespace(reader=reader))
+        two_tokenizers = {"a": None, "b": None}
+        dense = SimpleNamespace(
+            contents={}, config=parent, dense=SimpleNamespace(reader=reader), tokenizers=two_tokenizers
+        )
         with pytest.raises(CheckpointError) as refused:
             sparse.upcycle(dense, SimpleNamespace(config=child, tokenizers={}, table=SimpleNamespace()))
         return str(refused.value)
 
     assert "model.rope_theta is 10000.0 there, 500000.0 here" in refusal("rope")
-    assert "no tokenizer" in refusal("learned")  # the next requirement
+    assert "only a model with one can be upcycled" in refusal("learned")  # the next requirement
 
 
 def test_a_sparse_parent_is_refused(child_words, trained, tmp_path, capsys):
     assert upcycle(child_words, trained, tmp_path / "child") == 1
 
-    assert "is sparse already" in capsys.readouterr().err
+    assert "is already sparse" in capsys.readouterr().err
 
 
 def test_new_rows_may_be_random(dense):

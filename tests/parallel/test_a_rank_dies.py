@@ -100,7 +100,7 @@ def test_a_stopped_training_ends_normally_and_is_not_restarted(overrides, tmp_pa
 
     assert finish(process, tmp_path) == 130
     log = (tmp_path / "log.txt").read_text()
-    assert "the same command with --resume goes on" in log
+    assert "run the same command with --resume to continue" in log
     assert "Traceback" not in log
     assert "continuing from the last checkpoint" not in log
     assert 8 <= len(losses_of(tmp_path / "stopped")) < STEPS

@@ -136,7 +136,7 @@ def test_micro_batches_fit_the_domains(tiny_overrides, batch, groups, schedule, 
 def test_a_batch_that_no_micro_batch_divides_is_refused_before_anything_is_prepared(tiny_overrides, tmp_path):
     config = load_config(None, tiny_overrides | {"model.rre_layers": "0", "data.domains_per_step": "2"})
 
-    with pytest.raises(ConfigError, match=r"--batches has 7, which is no multiple of data\.domains_per_step 2 × "):
+    with pytest.raises(ConfigError, match=r"--batches has 7, which is not a multiple of data\.domains_per_step 2 × "):
         sweep(config, [4, 7], [1e-3, 2e-3], 2048, tmp_path / "out")
 
     assert not (tmp_path / "out").exists()

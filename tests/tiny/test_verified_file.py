@@ -74,7 +74,7 @@ def test_a_truncated_file_or_a_single_flipped_bit_is_refused(path):
 
     for content in [*altered, *truncated]:
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"(not a whole file|altered|format|file of).*write it again"):
+        with pytest.raises(DataError, match=r"(not a complete file|altered|format|file of).*write it again"):
             Numbers.load(path)
 
 
@@ -83,5 +83,5 @@ def test_files_of_another_kind_or_format_are_named(path):
         Letters.load(path)
     with pytest.raises(DataError, match="has format 3 of numbers; this version of mindpangu reads format 4"):
         NewNumbers.load(path)
-    with pytest.raises(DataError, match="absent is not a whole file of numbers"):
+    with pytest.raises(DataError, match="absent is not a complete file of numbers"):
         Numbers.load(path.with_name("absent"))

@@ -377,7 +377,7 @@ def test_a_signal_saves_a_checkpoint_first(tiny_run):
     rest, _ = process.communicate(timeout=120)
 
     assert process.returncode == 130
-    assert "--resume goes on" in rest
+    assert "with --resume to continue" in rest
 
     last = max(losses(folder))
     assert (folder / "latest_checkpointed_iteration.txt").read_text() == f"{last}\n"

@@ -1,6 +1,6 @@
 // Global memory: the arrays of a kernel, and the accesses of each core between two SyncAlls.
 //
-// Races need not happen to be found: each core records the accesses of its DMAs, and a SyncAll compares the lists.
+// Finds races even if they do not happen: each core records the accesses of its DMAs, and a SyncAll compares the lists.
 #pragma once
 
 #include <algorithm>
@@ -123,7 +123,7 @@ inline void check_order(const GlobalMemory& memory, std::vector<Access>& accesse
   }
 }
 
-// Compares the accesses of different cores since the last SyncAll: a byte that one writes, no other may touch.
+// Compares the accesses of different cores since the last SyncAll: no core may touch a byte that another one writes.
 inline void check_races(const GlobalMemory& memory, const std::vector<std::vector<Access>>& accesses_of_core) {
   struct Span {
     const uint8_t *begin, *end;

@@ -34,7 +34,7 @@ class Pipes {
  public:
   Stamp start(Pipe pipe) { return {pipe, ++started_[index(pipe)]}; }
 
-  // Whether that operation is finished when the next operation of `pipe` begins.
+  // True if that operation is finished when the next operation of `pipe` begins.
   bool finished(const Stamp& earlier, Pipe pipe) const { return finished(earlier, pipe, known_[index(pipe)]); }
 
   static bool finished(const Stamp& earlier, Pipe pipe, const Clock& known) {

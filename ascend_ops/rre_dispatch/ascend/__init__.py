@@ -29,7 +29,7 @@ _forward = custom_op("rre_dispatch", _out_shapes, lambda x, *_: (x, ms.int32, ms
 
 @ops.constexpr
 def _layout(num_ranks, experts_of_rank):
-    """The operator reads the numbers of ranks and experts from the shape of this tensor."""
+    """Returns a tensor from whose shape the operator reads the numbers of ranks and experts."""
     return Tensor(np.zeros((num_ranks, experts_of_rank), np.int32))
 
 
@@ -39,8 +39,8 @@ def dispatch_to_ranks(
     """Returns rows_TH, counts_G, positions_T and invalid, in the order (rank, slot, expert of the rank)."""
     num_tokens = x_TH.shape[0]
     num_groups = table_DV.shape[0] * num_experts
-    # padding of the table names no expert, so that ids beyond the vocabulary are counted; and the cast must not turn
-    # a number that is no expert into one
+    # the table is padded with an invalid expert, so that ids beyond the vocabulary are counted; and the cast must not
+    # turn an invalid expert into a valid one
     wrong_DV = ops.logical_or(table_DV < 0, table_DV > num_experts)
     table_DV = ops.select(wrong_DV, ops.ones_like(table_DV) * num_experts, table_DV)
     table_DV = ops.cast(padded(table_DV, SHORTS, num_experts), ms.uint16)

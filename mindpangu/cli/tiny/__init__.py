@@ -1,10 +1,4 @@
-"""Run the PanGu-π recipe for tiny models: compact tokenizer, architecture search, parameter inheritance, rounds.
-
-tokenizer      keep the most frequent pieces of a tokenizer, and re-map a trained checkpoint to them
-architecture   search for depth, width and expansion at a fixed number of parameters
-inherit        make a smaller model from a trained one, with the weights of its most important parts
-rounds         train in several rounds, each further one on batches that the model finds hard
-batch-size     scale the learning rate to a batch size, or find the best rates with a sweep
+"""Run PanGu-π's recipe for tiny models: tokenizer, architecture, inherited parameters, training rounds, batch size.
 
 `mindpangu tiny ACTION --help` shows the options of an action; docs/tiny.md explains the recipe.
 """
@@ -31,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         # --config is accepted before and after the action; SUPPRESS keeps a value given before it
         subparser.add_argument(
-            "--config", metavar="FILE", type=Path, default=argparse.SUPPRESS, help="configuration file (YAML)"
+            "--config",
+            metavar="FILE",
+            type=Path,
+            default=argparse.SUPPRESS,
+            help="Read the configuration from this YAML file; absent keys take their defaults.",
         )
         action.add_arguments(subparser)
         subparser.set_defaults(action=action)

@@ -18,37 +18,48 @@ from mindpangu.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--budget", metavar="N", required=True, help="parameters of a point, e.g. 350K, 2M or 1.5B")
-    parser.add_argument("--points", metavar="N", type=int, default=12, help="size of the sample; default: %(default)s")
-    parser.add_argument("--steps", metavar="N", type=int, help="steps of each training; default: training.steps")
-    parser.add_argument("--processes", metavar="N", type=int, default=1, help="trainings at once; default: %(default)s")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="output folder")
     parser.add_argument(
-        "--depth", metavar="A:B", default="2:8", help="range of the number of layers; default: %(default)s"
+        "--budget", metavar="N", required=True, help="Number of parameters of each point, e.g. 350K, 2M or 1.5B."
     )
     parser.add_argument(
-        "--width", metavar="A:B", default="64:256", help="range of the model width; default: %(default)s"
+        "--points", metavar="N", type=int, default=12, help="Train this many points (default: %(default)s)."
     )
     parser.add_argument(
-        "--expansion", metavar="A:B", default="1:4", help="range of FFN width / width; default: %(default)s"
+        "--steps", metavar="N", type=int, help="Train each point for this many steps (default: training.steps)."
+    )
+    parser.add_argument(
+        "--processes", metavar="N", type=int, default=1, help="Train this many points at once (default: %(default)s)."
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, help="Write the results to this folder.")
+    parser.add_argument(
+        "--depth", metavar="A:B", default="2:8", help="Range of the number of layers (default: %(default)s)."
+    )
+    parser.add_argument(
+        "--width", metavar="A:B", default="64:256", help="Range of the model width (default: %(default)s)."
+    )
+    parser.add_argument(
+        "--expansion", metavar="A:B", default="1:4", help="Range of FFN width / model width (default: %(default)s)."
     )
     parser.add_argument(
         "--head-size",
         metavar="N",
         type=int,
-        help="head width, of which the model width is a multiple; default: model.hidden_size / model.num_heads",
+        help="Width of an attention head; the model width is a multiple of it (default: model.hidden_size / "
+        "model.num_heads).",
     )
     parser.add_argument(
         "--tolerance",
         metavar="X",
         type=float,
         default=0.02,
-        help="allowed distance from the budget, as a share of it; default: %(default)s",
+        help="Allow points to miss the budget by this share of it (default: %(default)s).",
     )
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the sample; default: %(default)s")
-    parser.add_argument("--list", action="store_true", help="print the points; train and write nothing")
     parser.add_argument(
-        "--keep-checkpoints", action="store_true", help="keep the checkpoints after the points are measured"
+        "--seed", metavar="N", type=int, default=0, help="Seed of the random sample (default: %(default)s)."
+    )
+    parser.add_argument("--list", action="store_true", help="Print the points without training or writing anything.")
+    parser.add_argument(
+        "--keep-checkpoints", action="store_true", help="Keep the checkpoints after the points have been measured."
     )
 
 

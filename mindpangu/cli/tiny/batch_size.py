@@ -19,24 +19,26 @@ from mindpangu.errors import ConfigError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--batches", metavar="N,N…", required=True, help="batch sizes: samples per step; with --rule, any unit"
+        "--batches", metavar="N,N…", required=True, help="Batch sizes in samples per step; with --rule, in any unit."
     )
     rule = parser.add_argument_group("the rule")
-    rule.add_argument("--rule", action="store_true", help="print the learning rate of each batch size")
+    rule.add_argument("--rule", action="store_true", help="Print the learning rate of each batch size.")
     rule.add_argument(
-        "--base-batch", metavar="N", default="1M", help="a batch size with a known rate; default: %(default)s"
+        "--base-batch", metavar="N", default="1M", help="Batch size with a known learning rate (default: %(default)s)."
     )
     rule.add_argument(
-        "--base-rate", metavar="X", type=float, default=1e-4, help="its learning rate; default: %(default)s"
+        "--base-rate", metavar="X", type=float, default=1e-4, help="Its learning rate (default: %(default)s)."
     )
-    rule.add_argument("--exponent", metavar="R", type=float, default=0.5, help="r; default: %(default)s")
+    rule.add_argument("--exponent", metavar="X", type=float, default=0.5, help="The exponent r (default: %(default)s).")
     sweep = parser.add_argument_group("the sweep")
-    sweep.add_argument("--rates", metavar="X,X…", help="peak learning rates")
-    sweep.add_argument("--tokens", metavar="N", help="tokens of each training, e.g. 200000 or 2M")
-    sweep.add_argument("--processes", metavar="N", type=int, default=1, help="trainings at once; default: %(default)s")
-    sweep.add_argument("--out", metavar="DIR", type=Path, help="output folder")
+    sweep.add_argument("--rates", metavar="X,X…", help="Peak learning rates to try.")
+    sweep.add_argument("--tokens", metavar="N", help="Train each pair on this many tokens, e.g. 200000 or 2M.")
     sweep.add_argument(
-        "--keep-checkpoints", action="store_true", help="keep the checkpoints after the trainings are measured"
+        "--processes", metavar="N", type=int, default=1, help="Train this many pairs at once (default: %(default)s)."
+    )
+    sweep.add_argument("--out", metavar="DIR", type=Path, help="Write the results to this folder.")
+    sweep.add_argument(
+        "--keep-checkpoints", action="store_true", help="Keep the checkpoints after the pairs have been measured."
     )
 
 

@@ -29,20 +29,31 @@ from mindpangu.config.run_folder import RunFolder
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--parent", metavar="DIR", type=Path, required=True, help="checkpoint or run folder of a dense model"
+        "--parent",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="Inherit from this dense checkpoint, or the newest one of this run folder.",
     )
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, required=True, help="output folder of the child's checkpoint"
+        "--out",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="Write the child's checkpoint and the report to this folder.",
     )
     parser.add_argument(
-        "--neurons", metavar="METHOD", default="learned", help="learned, taylor, l2, l1 or random; default: %(default)s"
+        "--neurons",
+        metavar="METHOD",
+        default="learned",
+        help="Select channels, heads and neurons by learned, taylor, l2, l1 or random (default: %(default)s).",
     )
     parser.add_argument(
         "--calibration-batches",
         metavar="N",
         type=int,
         default=8,
-        help="batches of training text to measure on; default: %(default)s",
+        help="Measure on this many batches of training text (default: %(default)s).",
     )
     for end in ("first", "last"):
         parser.add_argument(
@@ -50,10 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="N",
             type=int,
             default=2,
-            help=f"number of {end} layers that are always kept; default: %(default)s",
+            help=f"Always keep this many of the {end} layers (default: %(default)s).",
         )
     parser.add_argument(
-        "--mask-steps", metavar="N", type=int, default=200, help="steps of the learned mask; default: %(default)s"
+        "--mask-steps",
+        metavar="N",
+        type=int,
+        default=200,
+        help="Train the learned mask for this many steps (default: %(default)s).",
     )
 
 
@@ -79,9 +94,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     require_child(parent, config)
     shards = TokenShards.open(RunFolder.from_config(config).data, verify=True)
     if reader.json("state.json")["digests"].get("data (token shards)") != shards.digest:
-        print(
-            "inherit: these token shards are not those of the parent's training, which may have seen the held-out text"
-        )
+        print("inherit: the parent was not trained on these token shards; it may have seen the held-out text")
     set_device(config)
     inheritance = inherit(
         reader, config, shards, selection, lambda items, label: tqdm(items, desc=label, unit="step", disable=None)

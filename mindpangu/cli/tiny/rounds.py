@@ -22,41 +22,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         metavar="DIR",
         type=Path,
-        help="checkpoint or run folder of a finished first round. Its configuration is used unless --config is given; "
-        "the rounds get their own run folder, <run name>_rounds unless --training.run_name is given",
+        help="Start from this checkpoint of a finished first round, or the newest one of this run folder. Its "
+        "configuration is used unless --config is given; the rounds get their own run folder, <run name>_rounds unless "
+        "--training.run_name is given.",
     )
     parser.add_argument(
-        "--rounds", metavar="N", type=int, default=2, help="number of rounds, including the first; default: %(default)s"
+        "--rounds",
+        metavar="N",
+        type=int,
+        default=2,
+        help="Number of rounds, including the first (default: %(default)s).",
     )
     parser.add_argument(
         "--rate",
         metavar="X",
         type=float,
         default=0.5,
-        help="share of the batches that a further round trains on; default: %(default)s",
+        help="Share of the batches that each further round trains on (default: %(default)s).",
     )
     parser.add_argument(
         "--parts",
         metavar="N",
         type=int,
         default=8,
-        help="number of consecutive parts of the data; the share is drawn from each; default: %(default)s",
+        help="Divide the data into this many consecutive parts and draw the share from each (default: %(default)s).",
     )
     parser.add_argument(
         "--losses",
         default="frozen",
-        metavar="SOURCE",
-        help="frozen: computed with the model at the end of the previous round; recorded: the loss when the batch was "
-        "last trained on, at no extra cost; default: %(default)s",
+        metavar="METHOD",
+        help="frozen: losses are computed with the model at the end of the previous round. recorded: a batch has the "
+        "loss from when it was last trained on, at no extra cost (default: %(default)s).",
     )
     parser.add_argument(
         "--schedule",
         default="restart",
-        metavar="SCHEDULE",
-        help="restart: each round runs the whole lr_scheduler, compressed to its steps; continue: lr_scheduler runs "
-        "once over all rounds, so set lr_scheduler.decay_steps to their total; default: %(default)s",
+        metavar="METHOD",
+        help="restart: each round runs the complete lr_scheduler, compressed to its steps. continue: lr_scheduler runs "
+        "once over all rounds, so set lr_scheduler.decay_steps to their total (default: %(default)s).",
     )
-    parser.add_argument("--resume", action="store_true", help="resume in the middle of a round, bit for bit")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="Continue from the newest checkpoint, also in the middle of a round, bit for bit.",
+    )
 
 
 def settings(options: argparse.Namespace) -> dict[str, str]:

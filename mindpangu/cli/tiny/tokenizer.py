@@ -4,8 +4,8 @@
   mindpangu tiny tokenizer --checkpoint output/cpu_smoke --size 4000 --out output/fewer_tokens
 
 Counts the pieces in the training split of the corpus (data.corpus, or --corpus) and removes the rare ones; nothing is
-trained. Control tokens, bytes and user-defined symbols are always kept, and in a BPE model the pieces that kept pieces
-are merged from. Text that needs only kept pieces is tokenized as before.
+trained. Control tokens, bytes and user-defined symbols are always kept. In a BPE model, so are the pieces that kept
+pieces are merged from. Text that needs only kept pieces is tokenized as before.
 
 --out then holds
 
@@ -29,34 +29,42 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--tokenizer", metavar="FILE", type=Path, help="sentencepiece model to make smaller")
-    source.add_argument("--checkpoint", metavar="DIR", type=Path, help="checkpoint or run folder to make smaller")
-    parser.add_argument(
-        "--size", metavar="N", type=int, required=True, help="number of pieces of the smaller tokenizer"
+    source.add_argument("--tokenizer", metavar="FILE", type=Path, help="Make this sentencepiece model smaller.")
+    source.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        type=Path,
+        help="Make the tokenizer and the embedding of this checkpoint smaller, or those of the newest one of this run "
+        "folder.",
     )
-    parser.add_argument("--sizes", metavar="N,N…", help="sizes to compare it with; default: 1000, 2000, 4000, 8000 …")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="output folder")
+    parser.add_argument("--size", metavar="N", type=int, required=True, help="Keep this many pieces.")
+    parser.add_argument("--sizes", metavar="N,N…", help="Compare with these sizes (default: 1000, 2000, 4000, 8000 …).")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="Write the results to this folder.")
     parser.add_argument(
         "--corpus",
         metavar="FILE",
         nargs="+",
-        help="glob patterns of jsonl files with any records, or of plain text files, whose documents are separated by "
-        "blank lines; default: data.corpus, with the records of the run's domains",
+        help="Count in these files (glob patterns): jsonl with any records, or plain text with blank lines between "
+        "documents (default: data.corpus, with the records of the run's domains).",
     )
     parser.add_argument(
         "--fields",
         metavar="NAME,NAME…",
         default="text,zh,en",
-        help="with --corpus: fields of the records that hold text; default: %(default)s",
+        help="With --corpus: read the text from these fields of the records (default: %(default)s).",
     )
     parser.add_argument(
-        "--verify", action="store_true", help="with --checkpoint: verify the hash of each of its files first"
+        "--verify",
+        action="store_true",
+        help="With --checkpoint: verify the hash of every file now. Otherwise unchanged files are verified when they "
+        "are first read.",
     )
     parser.add_argument(
         "--counts",
         metavar="FILE",
         type=Path,
-        help="file of the piece counts, read or written; default: counts.safetensors in --out",
+        help="Read the piece counts from this file if it is up to date, else write them to it (default: "
+        "counts.safetensors in --out).",
     )
 
 

@@ -1,4 +1,4 @@
-"""Checks that tensors, tokenizer and configuration belong to one model. Errors name what does not fit."""
+"""Checks that tensors, tokenizer and configuration belong to one model. Errors name the mismatch."""
 
 import re
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ def require_model(source: PanguAlphaSource, config: Config) -> None:
     """Compares a configuration with the sizes of the tensors.
 
     Raises:
-        CheckpointError: the configuration is of another model, or the tensors are not in PanGu-α's published form.
+        CheckpointError: the configuration describes another model, or the tensors are not in PanGu-α's published form.
     """
     require_pangu_alpha(config, "PanGu-α's format")
     if config.model.rre_layers:
         raise CheckpointError(f"model.rre_layers is {config.model.rre_layers}; PanGu-α is dense: set it to 0")
     if config.domains.vocabularies:
-        raise CheckpointError("domains.vocabularies are given; PanGu-α has one vocabulary")
+        raise CheckpointError("domains.vocabularies is given, but PanGu-α has one vocabulary; leave it empty")
     blocks = {int(match[1]) for name in source.names if (match := re.match(r"backbone\.blocks\.(\d+)\.", name))}
     if blocks and not any(name.startswith(QUERY_LAYER) for name in source.names):
         raise CheckpointError(
@@ -76,7 +76,7 @@ def require_tensors(path: Path, needed: Shapes, found: Shapes) -> None:
     unknown = sorted(found.keys() - needed.keys())
     if missing:
         tables = [SEPARATE_FILES[name] for name in missing if name in SEPARATE_FILES]
-        remedy = f"; {', '.join(tables)} next to it would do" if tables else ""
+        remedy = f"; put {', '.join(tables)} next to it" if tables else ""
         raise CheckpointError(f"{path} has no tensor {_listing(missing)}{remedy}")
     if unknown:
         raise CheckpointError(f"{path} has tensors that the model does not use: {_listing(unknown)}")

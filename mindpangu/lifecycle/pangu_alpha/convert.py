@@ -1,4 +1,4 @@
-"""Conversion in both directions, tensor by tensor: memory holds one tensor, whatever the size of the model."""
+"""Conversion in both directions, one tensor in memory at a time, whatever the size of the model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,11 +36,12 @@ def from_pangu_alpha(
     """Converts a release of PanGu-α to a dense checkpoint, with a progress bar on a terminal.
 
     Args:
-        path: its .ckpt file, or the folder of a set with one file per rank. Tables as .npy files are next to it.
+        path: its .ckpt file, or the folder of a set with one file per rank. Embedding tables in .npy files next to it
+            are read as well.
         strategy: the strategy file of a set.
         config: configuration of the model. Sizes must agree with the tensors; num_heads, layernorm_epsilon and
             data.eod_reset cannot be checked.
-        tokenizer: the sentencepiece model that belongs to it.
+        tokenizer: the sentencepiece model that the release was trained with.
         out: folder for the checkpoint.
 
     Returns:
@@ -79,7 +80,7 @@ def to_pangu_alpha(reader: CheckpointReader, out: Path, dtype: str = "fp32", sep
     """Writes a dense model as PanGu-α's .ckpt file, with its tokenizer, into a new folder.
 
     Args:
-        dtype: "fp32", which is exact, or "fp16".
+        dtype: "fp32", which is lossless, or "fp16".
         separate_tables: write the three embedding tables as .npy files, as in the first releases.
 
     Returns:
@@ -92,8 +93,8 @@ def to_pangu_alpha(reader: CheckpointReader, out: Path, dtype: str = "fp32", sep
     config = reader.config()
     if config.model.rre_layers:
         raise CheckpointError(
-            f"{reader.folder} is sparse (model.rre_layers {config.model.rre_layers}); PanGu-α's format has no public "
-            "form of that, so only dense models can be converted to it"
+            f"{reader.folder} is sparse (model.rre_layers {config.model.rre_layers}); PanGu-α's published "
+            "format has no sparse models, so only dense ones can be converted to it"
         )
     require_pangu_alpha(config, "PanGu-α's format")
     if config.domains.vocabularies:

@@ -5,7 +5,7 @@ checkpoint.proto). This module knows only the fields that it needs:
 
     file      value*                    field 1; a tensor larger than 512 MB is several values with one name
     value     name, tensor              fields 1 and 2
-    tensor    shape, dtype, content     fields 1, 2 and 3; the shape is that of the whole tensor
+    tensor    shape, dtype, content     fields 1, 2 and 3; the shape is that of the complete tensor
 
 A file may end in "crc_num" and ten bytes, the CRC-32 of everything before it.
 """
@@ -43,13 +43,13 @@ class _Stored:
 
 
 class MindSporeFile:
-    """A file opened for reading. Memory holds only the names, shapes and byte ranges of its tensors.
+    """A file opened for reading. Keeps only the names, shapes and byte ranges of its tensors in memory.
 
     Args:
         path: path of the file.
 
     Raises:
-        CheckpointError: the file is missing, not a MindSpore checkpoint, not whole, or its checksum is wrong.
+        CheckpointError: the file is missing, incomplete, or not a MindSpore checkpoint, or its checksum is wrong.
     """
 
     def __init__(self, path: Path):
@@ -60,9 +60,9 @@ class MindSporeFile:
                 self._index(view, _end_of_values(view))
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-        except ValueError as error:  # of mmap: an empty file
+        except ValueError as error:  # also from mmap, for an empty file
             raise CheckpointError(
-                f"{path} is not a whole MindSpore checkpoint: {error}; download or copy it again"
+                f"{path} is not a complete MindSpore checkpoint: {error}; download or copy it again"
             ) from None
 
     @property
@@ -78,7 +78,7 @@ class MindSporeFile:
         """Reads one tensor as it is stored.
 
         Raises:
-            CheckpointError: its number format is not one of weights, or its content does not fit its shape.
+            CheckpointError: its number format is unknown, or its content does not fit its shape.
         """
         stored = self._tensors[name]
         if stored.dtype not in _DTYPES:
@@ -142,7 +142,7 @@ def encode_tensor(name: str, values: np.ndarray) -> Iterator[bytes | memoryview]
 
 
 def _end_of_values(view: mmap.mmap) -> int:
-    """Returns the end of the values: the start of the checksum, which is compared, or the end of the file."""
+    """Verifies the checksum, if any. Returns where it starts, or else the end of the file: the end of the values."""
     end = len(view) - _CHECKSUM_BYTES
     if view.find(_CHECKSUM, max(end + 1, 0)) >= 0:
         raise ValueError(f"it ends at byte {len(view)}, inside its checksum")
@@ -157,7 +157,8 @@ def _end_of_values(view: mmap.mmap) -> int:
 
 
 def _fields(view: mmap.mmap, message: range) -> Iterator[tuple[int, int | range]]:
-    """Yields the number and the value of each field of a message; for a field that is no varint, its byte range.
+    """Yields the number and the value of each field of a message. The value of a field that is not a varint is its
+    range.
 
     Raises:
         ValueError: a field ends after the message, or has a wire type that checkpoints do not use.
@@ -183,7 +184,7 @@ def _fields(view: mmap.mmap, message: range) -> Iterator[tuple[int, int | range]
 
 
 def _read_varint(view: mmap.mmap, at: int, stop: int) -> tuple[int, int]:
-    """Reads a number with 7 bits per byte, whose last byte lacks the eighth bit; returns it and its end."""
+    """Reads a varint (7 bits per byte; the high bit is set in all but the last byte). Returns it and its end."""
     value = 0
     for shift in range(0, 70, 7):
         if at == stop:

@@ -4,7 +4,7 @@
     one file per rank         filerted_0.ckpt … filerted_511.ckpt, or rank_0/….ckpt …, with a strategy file
     next to either            word_embedding.npy, position_embedding.npy, top_query_embedding.npy
 
-Tensors are read on demand; memory holds one.
+Tensors are read on demand, one at a time.
 """
 
 import re
@@ -25,21 +25,23 @@ class PanguAlphaSource:
 
     Attributes:
         path: a .ckpt file, or the folder of a set.
-        skipped: names of tensors that belong to the training, not to the model (Adam's moments, counters).
+        skipped: names of tensors that only training needs (Adam's moments, counters).
 
     Args:
         path: see above.
-        strategy: the strategy file; given if and only if `path` is a set.
+        strategy: the strategy file of a set; None for a single file.
 
     Raises:
-        CheckpointError: a file is missing, damaged, or not of this set.
+        CheckpointError: a file is missing or damaged, or does not belong to the set.
     """
 
     def __init__(self, path: Path, strategy: Path | None):
         self.path = path
         folder, paths = _files(path)
         if len(paths) > 1 and strategy is None:
-            raise CheckpointError(f"{path} has {len(paths)} .ckpt files: give the strategy file they were saved with")
+            raise CheckpointError(
+                f"{path} has {len(paths)} .ckpt files; give the strategy file that they were saved with"
+            )
         if len(paths) == 1 and strategy is not None:
             raise CheckpointError(f"{paths[0]} is one file; the strategy {strategy} is for a set with a file per rank")
         self._layouts = None if strategy is None else _read_layouts(strategy, path, len(paths))
@@ -55,7 +57,7 @@ class PanguAlphaSource:
         return {*self._stored, *self._tables}
 
     def read(self, name: str) -> np.ndarray:
-        """Reads a whole tensor as it is stored.
+        """Reads a complete tensor as it is stored.
 
         Raises:
             CheckpointError: a slice or table cannot be read or does not fit, or two tables differ.
@@ -65,13 +67,13 @@ class PanguAlphaSource:
         table = _load_table(self._tables[name])
         if name in self._stored and not np.array_equal(self._from_files(name), table):
             raise CheckpointError(
-                f"{name} is in {self._files[0].path} and in {self._tables[name]}, with other values; remove the .npy, "
-                "or give a folder that has only one of them"
+                f"{name} is in {self._files[0].path} and in {self._tables[name]}, with different values; remove "
+                "the .npy file, or give a folder that has only one of them"
             )
         return table
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Returns the shape of a whole tensor. Raises the same errors as `read`."""
+        """Returns the shape of a complete tensor. Raises the same errors as `read`."""
         if name in self._tables:
             return _load_table(self._tables[name]).shape
         stored = self._stored[name]
@@ -101,7 +103,7 @@ class PanguAlphaSource:
         return whole
 
     def _whole_shape(self, layouts: Mapping[str, Layout], stored: str, slice_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of a whole tensor from that of its slices."""
+        """Returns the shape of a complete tensor from that of its slices."""
         if stored not in layouts:
             raise CheckpointError(f"{self._files[0].path} has {stored}, which the strategy file does not name")
         try:
@@ -136,11 +138,11 @@ def _files(path: Path) -> tuple[Path, list[Path]]:
     ranks = {each: int(match[1]) for each, match in matches.items() if match is not None}
     unknown = [each for each in files if each not in ranks]
     if unknown:
-        raise CheckpointError(f"{unknown[0]} is not numbered by its rank, as the other files in {path} are")
+        raise CheckpointError(f"{unknown[0]} has no rank in its name; rename it like the other files in {path}")
     by_rank: dict[int, Path] = {}
     for each, rank in ranks.items():
         if by_rank.setdefault(rank, each) != each:
-            raise CheckpointError(f"{by_rank[rank]} and {each} are both of rank {rank}")
+            raise CheckpointError(f"{by_rank[rank]} and {each} both belong to rank {rank}; remove one")
     missing = sorted(set(range(max(by_rank) + 1)) - set(by_rank))
     if missing:
         raise CheckpointError(f"the set in {path} lacks the file of rank {missing[0]} ({len(missing)} are missing)")
@@ -152,7 +154,7 @@ def _read_layouts(strategy: Path, path: Path, num_files: int) -> dict[str, Layou
     ranks = next(iter(layouts.values())).num_ranks
     if ranks != num_files:
         raise CheckpointError(
-            f"strategy file {strategy} is of {ranks} ranks, but the set in {path} has {num_files} files"
+            f"strategy file {strategy} is for {ranks} ranks, but the set in {path} has {num_files} files"
         )
     for name, layout in layouts.items():
         try:
@@ -179,4 +181,4 @@ def _load_table(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a whole .npy file: {error}") from None
+        raise CheckpointError(f"{path} is not a complete .npy file: {error}") from None

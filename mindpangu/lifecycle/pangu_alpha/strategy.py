@@ -1,10 +1,10 @@
-"""MindSpore's strategy file: how the ranks of a training shared its tensors, and the resulting slices.
+"""MindSpore's strategy file: how tensors were divided among the ranks of a training run, and the resulting slices.
 
 For each tensor the file has
 
     device matrix           the ranks as a grid, e.g. [64, 8]: rank = 8 · row + column
     tensor map              for each axis of the tensor: the axis of the grid that divides it, from the right; -1: none
-    optimizer shards        step and size: ranks with the same slice divide its first axis once more
+    optimizer shards        step and size: ranks with the same slice divide its first axis further
 
 PanGu-α 2.6B and 13B were saved by 512 ranks with optimizer shards: each rank has one slice of nearly every matrix.
 """
@@ -53,7 +53,7 @@ class Layout:
         return tuple(1 if axis < 0 else self.devices[axis] for axis in self.axes)
 
     def index(self, rank: int) -> Index:
-        """Returns the slice that a rank has."""
+        """Returns the index of the slice that a rank holds."""
         coordinates = np.unravel_index(rank, self.devices)
         along = tuple(0 if axis < 0 else int(coordinates[axis]) for axis in self.axes)
         return along, rank // self.shard_step % self.num_shards
@@ -66,19 +66,19 @@ class Layout:
         return tuple(map(math.prod, zip(slice_shape, self.splits, shards, strict=True)))
 
     def slices(self, slice_shape: tuple[int, ...]) -> Iterator[tuple[int, tuple[slice, ...]]]:
-        """Yields a rank and a position in the whole tensor for slices that together make up the tensor."""
+        """Yields (rank, position in the complete tensor) for slices that together make up the tensor."""
         for (along, shard), rank in owners(self).items():
             first, *rest = along or (0,)
             starts = [first * self.num_shards + shard, *rest]
             yield rank, tuple(slice(i * n, (i + 1) * n) for i, n in zip(starts, slice_shape, strict=False))
 
 
-@functools.cache  # a strategy has hundreds of tensors, and a handful of layouts
+@functools.cache  # a strategy has hundreds of tensors but only a handful of layouts
 def owners(layout: Layout) -> dict[Index, int]:
-    """Maps each slice to the first rank that has it.
+    """Maps each slice to the first rank that holds it.
 
     Raises:
-        ValueError: some slices have no rank.
+        ValueError: no rank holds some of the slices.
     """
     first: dict[Index, int] = {}
     for rank in range(layout.num_ranks):
@@ -94,7 +94,7 @@ def read_strategy(path: Path) -> dict[str, Layout]:
     """Reads the layout of each weight from a strategy file; skips Adam's moments.
 
     Raises:
-        CheckpointError: the file cannot be read, or has unsupported layouts; none is guessed.
+        CheckpointError: the file cannot be read, or has unsupported layouts.
     """
     from google.protobuf.message import DecodeError
     from mindspore.train.node_strategy_pb2 import ParallelStrategyMap
@@ -127,9 +127,9 @@ def read_strategy(path: Path) -> dict[str, Layout]:
 def _layout(stored: Any) -> Layout:
     """Converts a `ParallelLayouts` message."""
     if len(stored.dev_matrix) != 1 or len(stored.tensor_map) != 1:
-        raise ValueError("axes that several axes of the ranks divide are not supported")
+        raise ValueError("it divides an axis by several axes of the ranks, which is not supported")
     if stored.field or any(each.dim for each in (*stored.param_split_shape, *stored.indices_offset)):
-        raise ValueError("slices of different sizes are not supported")
+        raise ValueError("its slices differ in size, which is not supported")
     devices = tuple(stored.dev_matrix[0].dim)
     tensor_map = tuple(stored.tensor_map[0].dim)
     if not devices or 0 in devices:

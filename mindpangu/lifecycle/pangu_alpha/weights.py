@@ -2,8 +2,8 @@
 
 The table below is complete. PanGu-α stores Q, K and V as [out, in] and other matrices as [in, out]; ours are all
 [in, out]. `blocks` has num_layers − 1 ordinary layers; the query layer is separate. `backbone.layernorm` comes before
-the query layer. PanGu-α's pipeline-parallel code has it after the query layer, which is the last block; that is
-another model.
+the query layer. PanGu-α's pipeline-parallel code has it after the query layer, as the last block: a different
+model.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ SEPARATE_FILES = {
     POSITION_EMBEDDING: "position_embedding.npy",
     QUERY_EMBEDDING: "top_query_embedding.npy",
 }
-"""Tables that some releases have as separate files."""
+"""Tables that some releases store in separate files."""
 
 # theirs, ours, sizes of our tensor's axes
 _LAYER = (
@@ -113,5 +113,5 @@ def weights_of(config: Config) -> Iterator[Weight]:
 
 
 def is_training_state(name: str) -> bool:
-    """Whether a tensor belongs to the training, not to the model: Adam's moments, counters, the loss scale."""
+    """True if only training needs a tensor: Adam's moments, counters, the loss scale."""
     return name.startswith(_TRAINING_PREFIXES) or name in _TRAINING_NAMES

@@ -71,7 +71,7 @@ class Space:
             raise ConfigError(f"--head-size is {self.head_size}; allowed: >= 1")
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the entry of the JSON file."""
+        """Returns the space as it appears in the JSON file."""
         ranges = {name: str(getattr(self, name)) for name in ("depth", "width", "expansion")}
         return {"budget": self.budget, "tolerance": self.tolerance, "head_size": self.head_size} | ranges
 
@@ -101,7 +101,7 @@ class Point:
         return replace(config, model=_sized(config, self.depth, self.width, self.ffn_width, self.num_heads))
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the entry of the JSON files."""
+        """Returns the point as it appears in the JSON files."""
         return asdict(self) | {"expansion": self.expansion}
 
 
@@ -112,7 +112,7 @@ def enumerate_points(config: Config, space: Space) -> list[Point]:
     nearest to the budget, if it is within the tolerance.
 
     Raises:
-        ConfigError: there are no points; the message names what the ranges can reach.
+        ConfigError: there are no points; the message says which budgets the ranges can reach.
     """
     points: list[Point] = []
     bounds: list[int] = []
@@ -147,7 +147,7 @@ def enumerate_points(config: Config, space: Space) -> list[Point]:
 def sample_points(points: Iterable[Point], num_points: int, seed: int) -> list[Point]:
     """Draws distinct points: one from each depth in turn, in random order, with a random width.
 
-    Thus the depths are as equally frequent as possible; drawing uniformly would favour depths with many widths.
+    This makes the depths as equally frequent as possible. Drawing uniformly would favour depths with many widths.
 
     Raises:
         ConfigError: there are fewer points than asked for.
@@ -189,16 +189,16 @@ def _no_points_message(config: Config, space: Space, bounds: list[int], nearest:
     ranges = f"--depth {space.depth} --width {space.width} --expansion {space.expansion}"
     if not bounds:
         return (
-            f"{ranges} hold no architecture: the width is a multiple of --head-size {space.head_size}, the FFN width "
-            f"a multiple of {FFN_MULTIPLE}, and the depth at least model.rre_layers {config.model.rre_layers}"
+            f"{ranges} contain no architecture: the width is a multiple of --head-size {space.head_size}, the FFN "
+            f"width a multiple of {FFN_MULTIPLE}, and the depth at least model.rre_layers {config.model.rre_layers}"
         )
     if min(bounds) <= space.budget <= max(bounds):
         return (
-            f"--budget {space.budget:,} is met by no point of {ranges} within --tolerance {space.tolerance:g}; the "
-            f"nearest has {nearest:,} parameters. Widen a range or the tolerance"
+            f"no point of {ranges} meets --budget {space.budget:,} within --tolerance {space.tolerance:g}; the nearest "
+            f"has {nearest:,} parameters. Widen a range or the tolerance"
         )
     return (
         f"--budget {space.budget:,} is out of reach: {ranges} with model.vocab_size {config.model.vocab_size} have "
         f"{min(bounds):,} ({in_words(min(bounds))}) to {max(bounds):,} ({in_words(max(bounds))}) parameters. Choose a "
-        "budget between, or widen a range"
+        "budget in between, or widen a range"
     )

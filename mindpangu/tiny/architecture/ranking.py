@@ -27,10 +27,15 @@ def spearman(x_N: npt.ArrayLike, y_N: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
     This equals 1 − 6 Σ (a_i − b_i)² / (n (n² − 1)) without ties. NaN if all values of x or all values of y are equal.
     """
-    a_N, b_N = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (mean_ranks(x_N), mean_ranks(y_N)))
+    a_N = _centred(mean_ranks(x_N))
+    b_N = _centred(mean_ranks(y_N))
     scale = np.sqrt((a_N**2).sum(axis=-1) * (b_N**2).sum(axis=-1))
     with np.errstate(invalid="ignore"):
         return (a_N * b_N).sum(axis=-1) / scale
+
+
+def _centred(values_N: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return values_N - values_N.mean(axis=-1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,8 @@ class Correlation:
         """Computes ρ and its percentile bootstrap interval (Efron 1979).
 
         Resamples the points 2000 times with replacement; the interval leaves out 2.5 % of the resampled ρ at either
-        end. Resamples without a defined ρ are ignored. With a dozen points the interval is rough and rather too narrow;
-        with fewer than five points there is none.
+        end. Resamples without a defined ρ are ignored. With a dozen points the interval is rough and too narrow; with
+        fewer than five there is none.
         """
         x_N = np.asarray(x_N, np.float64)
         y_N = np.asarray(y_N, np.float64)

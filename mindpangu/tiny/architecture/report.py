@@ -113,7 +113,7 @@ def format_outcomes(outcomes: Sequence[Outcome]) -> str:
             f"{ranks['bits_per_byte']:>5g} {point.depth:>6} {point.width:>6} {point.expansion:>10.2f} "
             f"{point.parameters:>14,} {measures['bits_per_byte']:>10.4f} {speeds}"
         )
-    lines.append("bits/byte: mean over domains of held-out text; speeds: medians, on this machine as it was")
+    lines.append("bits/byte: mean over domains of held-out text; speeds: medians on this machine, whatever else it ran")
     return "\n".join(lines)
 
 

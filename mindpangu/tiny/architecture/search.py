@@ -100,7 +100,7 @@ def search(
         MindPanguError: see `Trials`.
     """
     require_processes(processes)
-    # Trials validates the options; the sample is saved only after it, so a corrected command can use the same folder
+    # Trials validates the options; the sample is saved only afterwards, so a corrected command can use the same folder
     trials = Trials(folder, config, keep_checkpoints, log)
     sample.save()
     trial_of = {point: trials.add(point.name, point.apply(config), decode=True) for point in sample.points}

@@ -2,7 +2,7 @@
 
 These are the measures of "Rethinking Optimization and Architecture for Tiny Language Models" (arXiv 2402.02791), except
 the learned one (`learned_mask.py`). The paper defines L1 = Σ|w|, L2 = √Σw² and Taylor = |w · ∂L/∂w| over a unit's
-weights, but not which weights belong to a unit; that choice is ours and made in `mindpangu.model.coupling`.
+weights, but not which weights belong to a unit; that choice is ours (`mindpangu.model.coupling`).
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ def l2(model: ModelConfig, weights: Mapping[str, np.ndarray], layers: tuple[int,
 def taylor(loss: MaskedLoss, layers: tuple[int, ...]) -> Units:
     """Returns |Σ w · ∂L/∂w| over the weights behind a unit's gate, where L is the mean calibration loss; float64.
 
-    This is the gate form among the usual ones (Molchanov et al., arXiv 1906.10771): |∂L/∂m| of a mask m at 1, the
+    This is the gate form of the criterion (Molchanov et al., arXiv 1906.10771): |∂L/∂m| of a mask m at 1, the
     first-order change of the loss when the unit is removed. It equals the sum if w are the rows of the matrix that
     reads a head or a neuron, or of all matrices that read a channel; the weights in front of the gate would count the
     same change twice. For a channel it also includes the change of the norms' means. The absolute value is taken of the

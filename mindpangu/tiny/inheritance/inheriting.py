@@ -1,4 +1,4 @@
-"""Selects what a smaller model keeps of a trained one, by its loss on calibration text."""
+"""Selects the layers and units that a smaller model keeps of a trained one, by its loss on calibration text."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -78,7 +78,7 @@ def inherit(
     selection: Selection,
     progress: Progress = _no_progress,
 ) -> Inheritance:
-    """Selects what a child keeps of its parent. Writes nothing.
+    """Selects the layers and units that a child keeps of its parent. Writes nothing.
 
     Args:
         reader: checkpoint of the parent.

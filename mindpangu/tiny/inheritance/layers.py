@@ -28,6 +28,7 @@ class Window:
 
     @property
     def layers(self) -> range:
+        """Indices of the layers."""
         return range(self.first, self.first + self.size)
 
 
@@ -36,7 +37,7 @@ def measure_windows(
     longest: int = LONGEST_WINDOW,
     progress: Callable[[Sequence[tuple[int, int]]], Iterable[tuple[int, int]]] = lambda windows: windows,
 ) -> list[Window]:
-    """Measures the loss without each window of 1 to `longest` consecutive layers, but never without all layers."""
+    """Measures the loss without each window of 1 to `longest` consecutive layers. At least one layer always remains."""
     num_layers = loss.config.model.num_layers
     units = Units.full(loss.config.model)
     largest_size = min(longest, num_layers - 1)
@@ -73,13 +74,13 @@ def require_depth(num_layers: int, child_layers: int, keep_first: int, keep_last
     A child as deep as its parent keeps all layers, so any number is fine.
 
     Raises:
-        ConfigError: the first and last layers are more than the child has, or the query layer could be removed.
+        ConfigError: more layers are always kept than the child has, or the query layer could be removed.
     """
     if child_layers == num_layers:
         return
     if min(keep_first, keep_last) < 0 or keep_first + keep_last > child_layers:
         raise ConfigError(
-            f"--keep-first {keep_first} and --keep-last {keep_last} keep {keep_first + keep_last} layers, and "
+            f"--keep-first {keep_first} and --keep-last {keep_last} keep {keep_first + keep_last} layers, but "
             f"model.num_layers of the child is {child_layers}; keep fewer (0 or more each), or give the child more "
             "layers"
         )

@@ -9,9 +9,10 @@ each unit, relaxed so that gradients pass, a sparsity term, and frozen weights. 
     loss(m) + sparsity · Σ over groups (mean(p) − k/n)²
 
 A group is all channels, or the heads, neurons or bottleneck neurons of one layer; k units of its n are kept. Over the
-first half of the steps k falls from n to the child's number of units, because the gradients of a model that loses half
-of its units at once say little. All groups are trained together, since the child loses units of all of them. Adam's
-second moment is the mean over the group: with one per unit, small and large gradients would move a logit equally.
+first half of the steps k falls from n to the child's number of units, because the gradients of a model that suddenly
+lost half of its units would say little. All groups are trained together, since the child loses units of all of them.
+Adam's second moment is the mean over the group: with one per unit, small and large gradients would move a logit
+equally.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -71,7 +72,7 @@ class LogitGroup:
         self._moment2 = np.zeros((len(self.logits), 1))
 
     def count(self, progress: float) -> int:
-        """Returns how many units each group keeps after this share of the steps."""
+        """Returns how many units each group keeps after the given share of the steps."""
         total = self.logits.shape[1]
         return self.target + round((total - self.target) * max(0.0, 1 - 2 * progress))
 
@@ -117,7 +118,7 @@ def learned(
     """Trains the mask and returns the logits of all units; float64.
 
     Args:
-        child: model section whose sizes decide how many units are kept.
+        child: model section of the child, whose sizes decide how many units are kept.
         layers: the layers that are kept.
         progress: wraps the steps, e.g. in a progress bar.
     """

@@ -44,7 +44,7 @@ class MaskedNorm(nn.Cell):
 
 
 class MaskedBlock(nn.Cell):
-    """A layer with masks on its heads, neurons and bottleneck neurons, and on the whole layer."""
+    """A layer with masks on its heads, neurons and bottleneck neurons, and on the layer itself."""
 
     def __init__(self, block: nn.Cell, model: ModelConfig):
         super().__init__(auto_prefix=False)
@@ -55,7 +55,7 @@ class MaskedBlock(nn.Cell):
         self.ffn = block.ffn
 
     def construct(self, x_TH, positions_BS, query_TH, channels_H, heads_N, neurons_F, bottleneck_M, layer):
-        """`query_TH`: masked queries of the query layer; else None. `layer`: mask of the whole layer, a scalar."""
+        """`query_TH`: masked queries of the query layer; else None. `layer`: mask of the layer, a scalar."""
         h_TH = self.attention_norm(x_TH, channels_H) * channels_H
         queries_TH = h_TH if query_TH is None else query_TH
         key, value = self.attention.keys_and_values(h_TH, positions_BS)
@@ -92,7 +92,8 @@ class MaskedDecoder(nn.Cell):
         Args:
             rows_BS: int32, rows of the embedding table.
         """
-        x_TH, query_TH = self.lower.embed(rows_BS, positions_BS), None
+        x_TH = self.lower.embed(rows_BS, positions_BS)
+        query_TH = None
         top = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
             if self.query_layer and i == top:

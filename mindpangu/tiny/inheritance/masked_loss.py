@@ -34,7 +34,7 @@ class MaskGradients:
 
 
 class MaskedLoss:
-    """Loss, gradients and logits of a masked model. Each is compiled once per vocabulary: the masks are inputs.
+    """Loss, gradients and logits of a masked model. Each compiles once per vocabulary, because masks are inputs.
 
     Attributes:
         config: configuration of the model.

@@ -1,4 +1,4 @@
-"""Takes over a finished first round from another run folder. Does not load MindSpore."""
+"""Adopts a finished first round from another run folder. Does not load MindSpore."""
 
 import shutil
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def adopt(source: CheckpointReader, config: Config, log: Callable[[str], None] =
 
     Args:
         source: the checkpoint at the end of the first round.
-        config: configuration of the run that takes it over.
+        config: configuration of the run that adopts it.
 
     Raises:
         CheckpointError: the round was trained with other settings.
@@ -34,7 +34,7 @@ def adopt(source: CheckpointReader, config: Config, log: Callable[[str], None] =
     progress = RoundsProgress.from_checkpoint(source)
     if progress.round != 1:
         raise TrainingError(
-            f"{source.folder} is of round {progress.round} already; give the checkpoint of round 1 that its rounds "
+            f"{source.folder} is already of round {progress.round}; give the checkpoint of round 1 that its rounds "
             f"started from, and --training.run_name {source_run.root.name} to continue there"
         )
     if source.step != config.training.steps:

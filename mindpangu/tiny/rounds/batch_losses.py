@@ -1,4 +1,4 @@
-"""The losses by which the next round is drawn, one per batch: computed, or read from metrics.jsonl."""
+"""The losses that weight the draw of the next round, one per batch: computed, or read from metrics.jsonl."""
 
 import time
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ SAVE_SECONDS = 10.0
 
 
 def frozen_losses(reader: CheckpointReader, config: Config, shards: TokenShards, round: int, path: Path) -> BatchLosses:
-    """Computes the losses of all batches of round 1 under one checkpoint, forward only. Resumes a saved computation.
+    """Computes the losses of all batches of round 1 under one checkpoint, forward only. Continues a saved computation.
 
     Args:
         reader: checkpoint at the end of the round.
         config: configuration of the run; round 1 has training.steps batches.
         shards: the run's token shards.
         round: number of the round that ended with the checkpoint.
-        path: file that the losses are saved to.
+        path: the file for the losses.
 
     Returns:
         The losses; incomplete if a signal stopped the computation.
@@ -74,7 +74,7 @@ def recorded_losses(metrics: Path, num_batches: int, samples: Sequence[RoundSamp
         samples: samples of the finished rounds, from the second on.
 
     Raises:
-        TrainingError: a step is missing in the file, or its loss is not finite.
+        TrainingError: the file lacks a step, or its loss is not finite.
     """
     recorded = {record["step"]: record["loss"] for record in read_metrics(metrics)}
 

@@ -39,7 +39,7 @@ class BatchLosses(VerifiedFile):
         source: "frozen" or "recorded", see `RoundSettings.losses`.
         checkpoint: digest of the checkpoint at the end of the round.
         num_batches: N, the number of batches of round 1.
-        losses_N: float64, mean −log p over the targets of each batch; shorter than N while it is computed.
+        losses_N: float64, mean −log p over the targets of each batch; shorter than N until all are computed.
     """
 
     kind = "a round's losses"
@@ -55,7 +55,7 @@ class BatchLosses(VerifiedFile):
 
     @property
     def is_complete(self) -> bool:
-        """True if the loss of every batch is there."""
+        """True if every batch has its loss."""
         return len(self.losses_N) == self.num_batches
 
     @classmethod
@@ -80,8 +80,8 @@ class RoundSample(VerifiedFile):
 
     Attributes:
         round: number of the round.
-        settings: the settings that the sample depends on, by the name of the option or key.
-        losses: digest of the losses that the sample was drawn by.
+        settings: name of an option or key → value, for the settings that the sample depends on.
+        losses: digest of the losses that weighted the draw.
         checkpoint: digest of the checkpoint that the round starts from.
         steps_before: number of steps of all earlier rounds.
         begins_at: loader state of that checkpoint.

@@ -25,7 +25,7 @@ class RoundSettings:
         parts: number of consecutive parts of the data; this share is drawn from each.
         losses: "frozen": computed with the model at the end of the previous round; "recorded": from the last training
             step on the batch.
-        schedule: "restart": each round runs the whole lr_scheduler, compressed to the round's steps; "continue":
+        schedule: "restart": each round runs the complete lr_scheduler, compressed to the round's steps; "continue":
             lr_scheduler runs once over the steps of all rounds.
 
     Raises:
@@ -58,7 +58,7 @@ class RoundSettings:
     def sample_settings(self, config: Config) -> dict[str, int | float | str]:
         """Returns the settings that the sample of a round depends on, under the names that messages use.
 
-        The number of rounds is not one of them.
+        The number of rounds is not among them.
         """
         return {
             "--rate": self.rate,
@@ -72,13 +72,13 @@ class RoundSettings:
 
 @dataclass(frozen=True)
 class RoundsProgress:
-    """How far a run has been trained, by one of its checkpoints.
+    """How far a run has been trained, according to one of its checkpoints.
 
     Attributes:
         reader: the checkpoint.
         loader: loader state of the checkpoint.
         round: the round that it was saved in.
-        batch: number of batches of this round that were trained.
+        batch: number of batches of this round that have been trained on.
     """
 
     reader: CheckpointReader
@@ -116,7 +116,7 @@ def read_sample(config: Config, settings: RoundSettings, round: int) -> RoundSam
     """Returns the sample of a round, or None if it has not been drawn.
 
     Raises:
-        TrainingError: the sample is damaged, of another round, or was drawn with other settings.
+        TrainingError: the sample is damaged, belongs to another round, or was drawn with other settings.
     """
     path = sample_file(RunFolder.from_config(config).rounds, round)
     if not path.exists():
@@ -161,5 +161,5 @@ def digests_of(config: Config) -> dict[str, str]:
 
 
 def with_steps(config: Config, steps: int) -> Config:
-    """Returns the configuration with another training.steps. lr_scheduler is unchanged: decay_steps is resolved."""
+    """Returns the configuration with another training.steps. lr_scheduler.decay_steps is resolved, so it stays."""
     return replace(config, training=replace(config.training, steps=steps))

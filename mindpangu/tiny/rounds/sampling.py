@@ -49,8 +49,8 @@ def draws_per_part(bounds: npt.NDArray[np.int64], rate: float) -> npt.NDArray[np
 def draw(losses_N: npt.NDArray[np.float64], count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Draws `count` of N batches one by one without replacement, with probability softmax(loss) among the rest.
 
-    As in the authors' code, p_i = exp(l_i) / Σ_j exp(l_j) (torch.multinomial without replacement). Uses the
-    Gumbel-top-k trick to draw all at once: the `count` largest of l_i + g_i with g_i ~ Gumbel(0, 1) have exactly this
+    As in the authors' code, p_i = exp(l_i) / Σ_j exp(l_j) (torch.multinomial without replacement). Draws all at once
+    with the Gumbel-top-k trick: the `count` largest of l_i + g_i with g_i ~ Gumbel(0, 1) have exactly this
     distribution (Kool, van Hoof & Welling 2019, theorem 1). No exponential is taken, so no loss is too large.
 
     Args:
@@ -62,7 +62,7 @@ def draw(losses_N: npt.NDArray[np.float64], count: int, rng: np.random.Generator
         Indices of the drawn batches, ascending, int64 [count].
     """
     gumbel_N = rng.gumbel(size=len(losses_N))
-    # a loss far below the largest one absorbs the noise in the sum, so ties are broken by the noise alone
+    # a loss far below the largest one absorbs the noise in the sum; the second sort key, the noise, breaks such ties
     order = np.lexsort((gumbel_N, (losses_N - losses_N.max()) + gumbel_N))
     return np.sort(order[len(order) - count :])
 

@@ -41,8 +41,8 @@ def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, 
         False if a signal stopped the training; calling this again with `resume` continues it.
 
     Raises:
-        TrainingError: a round has begun but `resume` is not given, the settings differ from those it began with, or a
-            file of a round is damaged, missing or of another training.
+        TrainingError: a round has begun but `resume` is not given, its settings have changed since, or a file of a
+            round is damaged, missing, or belongs to another training.
         MindPanguError: see `train` and `open_run`.
     """
     require_one_process(config, "rounds are trained")

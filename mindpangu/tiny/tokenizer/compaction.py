@@ -39,7 +39,7 @@ class Compaction:
         return format_rows(self.rows, len(self.kept))
 
     def write(self, out: Path) -> None:
-        """Writes the tokenizer, the report and the plot into a folder, replacing each file as a whole."""
+        """Writes the tokenizer, the report and the plot into a folder. Replaces each file atomically."""
         report = {
             "format_version": 1,
             "pieces": self.tokenizer.vocab_size,
@@ -76,7 +76,7 @@ def compact_tokenizer(
         log: receives messages for the user.
 
     Raises:
-        TokenizerError: a size is not possible; nothing has been read or written.
+        TokenizerError: a size is not possible. Nothing has been read or written then.
         DataError: the text cannot be read, or the counts file is damaged.
     """
     selector = PieceSelector(tokenizer)
@@ -87,7 +87,7 @@ def compact_tokenizer(
     counts = PieceCounts.load(counts_file) if counts_file.is_file() else None
     if counts is None or not counts.matches(tokenizer, documents, split):
         if counts is not None:
-            log(f"tokenizer: {counts_file} is of another text, split or tokenizer; counting again")
+            log(f"tokenizer: {counts_file} belongs to another text, split or tokenizer; counting again")
         counts = count_pieces(documents, split, tokenizer)
         counts_file.parent.mkdir(parents=True, exist_ok=True)
         counts.save(counts_file)

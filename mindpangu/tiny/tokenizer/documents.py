@@ -1,4 +1,4 @@
-"""The documents to count pieces in, from a run's corpus or from any jsonl and text files, and their split."""
+"""The documents in which pieces are counted, from a run's corpus or from any jsonl and text files, and their split."""
 
 import hashlib
 import json
@@ -170,7 +170,7 @@ class Split:
         """Reads the documents once and draws the held-out ones. Takes about 100 bytes of memory per document.
 
         Raises:
-            DataError: no domain has two documents, so that one could be held out.
+            DataError: no domain has the two documents that it takes to hold one out.
         """
         sizes: dict[str, dict[int, int]] = {}
         for document in documents:

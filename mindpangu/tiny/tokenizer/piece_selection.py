@@ -58,7 +58,7 @@ class PieceSelector:
             )
         if size >= self.source.vocab_size:
             raise TokenizerError(
-                f"a tokenizer of {size:,} pieces is asked for, but the given one has {self.source.vocab_size:,}; "
+                f"a tokenizer of {size:,} pieces would not be smaller: the given one has {self.source.vocab_size:,}; "
                 "ask for fewer"
             )
 

@@ -1,4 +1,4 @@
-"""Compares compact tokenizers of several sizes: a table, a report and a plot."""
+"""Compares compact tokenizers of several sizes in a table, a report and a plot."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace

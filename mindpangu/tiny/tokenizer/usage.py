@@ -29,6 +29,7 @@ class Usage:
 
     @property
     def bytes_per_token(self) -> float:
+        """Mean number of UTF-8 bytes per token."""
         return self.num_bytes / max(self.tokens, 1)
 
 

@@ -28,7 +28,7 @@ DECODE_ROUNDS = 3
 def heldout_bits_per_byte(model: LanguageModel, shards: TokenShards) -> list[dict[str, Any]]:
     """Returns the domain's name, mean loss in nats per token, and bits per byte, for each domain with held-out text.
 
-    The loss is measured on the first monitor.heldout_samples samples; tokens and bytes are those of the whole split.
+    The loss is measured on the first monitor.heldout_samples samples; tokens and bytes are those of the complete split.
 
     Raises:
         TrainingError: a loss is not finite.

@@ -19,8 +19,8 @@ PROGRAM = ("-m", "mindpangu.tiny.trials.process")
 def run_trials(trials: Sequence[Trial], processes: int = 1) -> dict[str, str]:
     """Runs the trials that are not done yet. A failed trial does not stop the others.
 
-    However this process ends, the running trials save a checkpoint and end too. Calling this again resumes them, and
-    retries failed trials.
+    However this process ends, the running trials save a checkpoint and end as well. Calling this again resumes them and
+    retries failed ones.
 
     Args:
         processes: number of trials that run at the same time.
@@ -79,7 +79,7 @@ class _RunningProcesses:
             with self._lock:
                 if self._stopped:
                     return "stopped"
-                # in its own session, so that Ctrl-C reaches only this process, which lets the trials save
+                # in its own session, so that Ctrl-C reaches only this process, which tells the trials to save and end
                 process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
                 )
@@ -91,7 +91,7 @@ class _RunningProcesses:
         return "" if code == 0 and trial.is_done() else _failure_reason(trial, code)
 
     def stop(self) -> None:
-        """Tells every process to end, and starts no more."""
+        """Tells every process to end, and prevents new ones from starting."""
         with self._lock:
             self._stopped = True
             for process in self._processes:

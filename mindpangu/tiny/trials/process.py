@@ -1,7 +1,7 @@
 """The process of one trial: python -m mindpangu.tiny.trials.process RUN_FOLDER …, started by `pool.py`.
 
-It ends when its standard input ends, so it never outlives the process that started it. A training saves a checkpoint
-first, from which the next process resumes.
+It ends when its standard input ends, so it never outlives the process that started it. A training first
+saves a checkpoint, from which the next process resumes.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def _end_with_parent() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--inputs", required=True, help="JSON: the settings that decide the measures")
+    parser.add_argument("--inputs", required=True, help="JSON: the settings that determine the measures")
     parser.add_argument("--decode", action="store_true")
     parser.add_argument("--keep-checkpoint", action="store_true")
     options = parser.parse_args()

@@ -3,7 +3,7 @@
 <folder>/prepared/           tokenizer and token shards, shared by all trials
 <folder>/<trial>/            a run folder: config.yaml, metrics.jsonl, log/ …
 <folder>/<trial>/trial.log   output of its process
-<folder>/<trial>/trial.json  its measures and the settings that decided them; written last
+<folder>/<trial>/trial.json  its measures and the settings that determine them; written last
 """
 
 from collections.abc import Callable, Mapping
@@ -26,12 +26,12 @@ LOG = "trial.log"
 
 @dataclass(frozen=True)
 class Trial:
-    """One training.
+    """One training and its measures.
 
     Attributes:
         config: configuration of its run folder.
-        inputs: the settings that decide its measures.
-        decode: whether the decoding speed is measured too.
+        inputs: the settings that determine its measures.
+        decode: whether to measure the decoding speed as well.
         keep_checkpoint: whether the checkpoint is kept after everything is measured.
     """
 
@@ -64,7 +64,7 @@ class Trial:
         return read_json_object(self.result_file.path)
 
     def prepare_folder(self) -> None:
-        """Makes the run folder with the configuration and links to tokenizer and token shards."""
+        """Creates the run folder with the configuration and links to the tokenizer and the token shards."""
         root = self.folder.root
         root.mkdir(parents=True, exist_ok=True)
         write_text_atomically(self.folder.config, to_yaml(self.config))
@@ -107,7 +107,7 @@ class Trials:
 
 
 def result_settings(config: Config) -> dict[str, Any]:
-    """Returns the settings that decide the result of a training, as nested dictionaries.
+    """Returns the settings that determine the result of a training, as nested dictionaries.
 
     Leaves out the paths: the corpus is compared by the digest of its tokens, and the run folder does not matter.
     """
@@ -124,7 +124,8 @@ def require_same_search(folder: Path, name: str, settings: Mapping[str, Any]) ->
     """Returns the file `name` of a search folder, checking that a search begun there has the same settings.
 
     Raises:
-        ConfigError: the folder is a file, or holds a search with other settings; names the first one that differs.
+        ConfigError: the folder is a file, or holds a search with other settings. The message names the first
+            difference.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {folder} is a file; give the name of a folder")

@@ -202,7 +202,7 @@ def test_the_state_of_a_training_is_left_out(small):
 @pytest.mark.parametrize("lost", [WORDS, "backbone.blocks.1.output.mapping.weight", "backbone.layernorm.beta"])
 def test_a_missing_tensor_is_named(small, tmp_path, lost):
     weights, convert = small
-    remedy = "; word_embedding.npy next to it would do" if lost == WORDS else ""
+    remedy = "; put word_embedding.npy next to it" if lost == WORDS else ""
     with pytest.raises(CheckpointError, match=f"has no tensor {lost}{remedy}$"):
         convert({name: values for name, values in weights.items() if name != lost})
     assert not list((tmp_path / "out").glob("*"))
@@ -257,13 +257,13 @@ def test_two_tables_of_one_tensor_must_agree(small, tmp_path):
     convert(out=tmp_path / "same")
     np.save(tmp_path / "release" / "word_embedding.npy", weights[WORDS] + 1)
 
-    with pytest.raises(CheckpointError, match=rf"{WORDS} is in .*model.ckpt and in .*word_embedding.npy, with other"):
+    with pytest.raises(CheckpointError, match=rf"{WORDS} is in .*model.ckpt and in .*word_embedding.npy, with diff"):
         convert()
 
     data = (tmp_path / "release" / "word_embedding.npy").read_bytes()
     (tmp_path / "release" / "word_embedding.npy").write_bytes(data[:-5])
 
-    with pytest.raises(CheckpointError, match=r"word_embedding.npy is not a whole .npy file"):
+    with pytest.raises(CheckpointError, match=r"word_embedding.npy is not a complete .npy file"):
         convert()
 
 

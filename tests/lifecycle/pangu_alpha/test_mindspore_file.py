@@ -70,7 +70,7 @@ def test_every_truncation_is_noticed(tmp_path):
         if length in ends:  # a whole file with fewer tensors; the caller notices missing ones
             assert list(read(tmp_path / "t.ckpt")) == list(tensors)[: list(ends).index(length) + 1]
             continue
-        with pytest.raises(CheckpointError, match=r"t.ckpt is not a whole MindSpore checkpoint: .*; download or copy"):
+        with pytest.raises(CheckpointError, match=r"t.ckpt is not a complete MindSpore checkpoint: .*; download"):
             MindSporeFile(tmp_path / "t.ckpt")
 
 
@@ -81,7 +81,7 @@ def test_a_cut_checksum_is_noticed(tmp_path):
     for missing in range(1, 17):
         (tmp_path / "t.ckpt").write_bytes(data[:-missing])
         message = "inside its checksum" if missing <= 10 else ""
-        with pytest.raises(CheckpointError, match=rf"t.ckpt is not a whole .*{message}; download or copy"):
+        with pytest.raises(CheckpointError, match=rf"t.ckpt is not a complete .*{message}; download or copy"):
             MindSporeFile(tmp_path / "t.ckpt")
 
 
@@ -101,7 +101,7 @@ def test_unknown_fields_of_a_tensor_are_skipped(tmp_path):
 @pytest.mark.parametrize("content", [b"PK\x03\x04 a zip file", b"\x80\x02}q\x00.", b"{}", bytes(50), b"\xff" * 50])
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "m.ckpt").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"m.ckpt is not a whole MindSpore checkpoint"):
+    with pytest.raises(CheckpointError, match=r"m.ckpt is not a complete MindSpore checkpoint"):
         MindSporeFile(tmp_path / "m.ckpt")
 
 

@@ -127,9 +127,12 @@ def test_samples_of_different_seeds_differ_and_widths_are_drawn_uniformly(points
     ("changes", "message"),
     [
         ({"budget": 10**9}, "--budget 1,000,000,000 is out of reach: --depth 2:4 --width 16:64 --expansion 1:4"),
-        ({"budget": 10}, r"\(\d.*K\) to .* parameters. Choose a budget between, or widen a range"),
-        ({"width": Range(9, 15)}, "hold no architecture: the width is a multiple of --head-size 8"),
-        ({"budget": 50_001, "tolerance": 0.0}, r"is met by no point .* the nearest has 49,872 parameters"),
+        ({"budget": 10}, r"\(\d.*K\) to .* parameters. Choose a budget in between, or widen a range"),
+        ({"width": Range(9, 15)}, "contain no architecture: the width is a multiple of --head-size 8"),
+        (
+            {"budget": 50_001, "tolerance": 0.0},
+            r"no point of .* meets --budget 50,001 .* the nearest has 49,872 parameters",
+        ),
     ],
 )
 def test_the_message_of_an_impossible_budget_names_what_is_possible(changes, message):

@@ -79,14 +79,14 @@ def test_a_child_with_a_shorter_sequence_keeps_the_first_positions(small, models
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model.hidden_size": "16", "model.num_heads": "2"}, "with model.num_heads 2 model.hidden_size is 12"),
-        ({"model.hidden_size": "30", "model.num_heads": "5"}, "no larger than it: model.hidden_size is 24 there"),
+        ({"model.hidden_size": "16", "model.num_heads": "2"}, "with model.num_heads 2, model.hidden_size must be 12"),
+        ({"model.hidden_size": "30", "model.num_heads": "5"}, "not be larger than it: model.hidden_size is 24 there"),
         ({"model.num_layers": "5"}, "model.num_layers is 4 there, 5 here"),
         ({"model.ffn_hidden_size": "21"}, "model.ffn_hidden_size is 20 there, 21 here"),
         ({"model.seq_length": "8"}, "model.seq_length is 7 there, 8 here"),
-        ({"model.norm": "layernorm"}, "has its architecture: model.norm is rmsnorm there, layernorm here"),
+        ({"model.norm": "layernorm"}, "must have its architecture: model.norm is rmsnorm there, layernorm here"),
         ({"model.shortcut_reduction": "4"}, "model.shortcut_reduction is 3 there, 4 here"),
-        ({"model.vocab_size": "400"}, "has its vocabulary"),
+        ({"model.vocab_size": "400"}, "must have its vocabulary"),
         ({"model.rre_layers": "1"}, "model.rre_layers of the child is 1"),
     ],
 )

@@ -390,7 +390,7 @@ def test_another_run_can_take_over_the_first_round(first_round, two_rounds, tmp_
     earlier = CheckpointReader(folder / "checkpoint" / "iteration_00000010")
     with pytest.raises(TrainingError, match="did not start from"):
         adopt(earlier, load_config(None, overrides | {"training.steps": "10"}))
-    with pytest.raises(TrainingError, match="is of round 2 already; give the checkpoint of round 1"):
+    with pytest.raises(TrainingError, match="is already of round 2; give the checkpoint of round 1"):
         adopt(CheckpointReader(two_rounds[1]), load_config(None, overrides | {"training.run_name": "third"}))
 
 
@@ -473,7 +473,7 @@ def test_a_damaged_missing_or_different_sample_is_refused(killed_copy):
 
     for damaged in (original[:-8], original[:40], b""):
         path.write_bytes(damaged)
-        with pytest.raises(TrainingError, match="is not a whole file of a round's sample"):
+        with pytest.raises(TrainingError, match="is not a complete file of a round's sample"):
             run_rounds(overrides, resume=True)
 
     path.write_bytes(original[:-8] + bytes(8))
@@ -508,7 +508,7 @@ def test_damaged_losses_and_those_of_another_checkpoint_are_refused(run_copy, tw
     whole = losses_file(two_rounds[1] / "rounds", 1)
 
     path.write_bytes(whole.read_bytes()[:-3])
-    with pytest.raises(TrainingError, match=r"is not a whole file of a round's losses .* remove it"):
+    with pytest.raises(TrainingError, match=r"is not a complete file of a round's losses .* remove it"):
         run_rounds(overrides)
 
     altered = bytearray(whole.read_bytes())

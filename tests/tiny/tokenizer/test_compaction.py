@@ -9,6 +9,7 @@ import pytest
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.cli.main import main
 from mindpangu.config import load_config
+from mindpangu.data import Batch
 from mindpangu.model.parameter_count import count_parameters
 from mindpangu.tiny.tokenizer.piece_counts import PieceCounts
 from mindpangu.tiny.tokenizer.size_curve import embedding_share
@@ -73,7 +74,7 @@ def test_counts_are_reused_for_the_same_text_and_split(model_file, tiny_corpus, 
     assert run(*words, "--size", 350, "--data.seed", "1") == 0  # another split
 
     assert (out / "counts.safetensors").stat().st_mtime_ns > counted_at
-    assert "counts.safetensors is of another text, split or tokenizer; counting again" in capsys.readouterr().out
+    assert "counts.safetensors belongs to another text, split or tokenizer; counting again" in capsys.readouterr().out
 
 
 def test_the_embedding_share_matches_the_parameter_count():
@@ -140,12 +141,15 @@ def test_a_checkpoint_is_remapped_and_computes_the_same(trained, tmp_path, tiny_
 
 def logits_of(folder, tokens):
     """Returns the logits of the first 16 tokens of a text of the domain en, float32 [16, V]."""
-    from types import SimpleNamespace
-
-    batch = SimpleNamespace(
-        tokens_BS=np.array([tokens[:16]], np.int32),
+    tokens_BS = np.array([tokens[:16]], np.int32)
+    batch = Batch(
+        tokens_BS=tokens_BS,
+        targets_BS=tokens_BS,
         positions_BS=np.arange(16, dtype=np.int32)[None],
+        loss_mask_BS=np.ones((1, 16), np.float32),
         slot_of_sample_B=np.zeros(1, np.int32),
+        domain_of_slot=(0,),
+        sample_ids_B2=np.zeros((1, 2), np.int64),
     )
     return Forward(folder)(batch, "en")
 
@@ -155,7 +159,7 @@ def logits_of(folder, tokens):
     [
         (["--size", "10"], "10 pieces is too small"),
         (["--size", "420"], "has 420; ask for fewer"),
-        (["--size", "360", "--sizes", "340,5000"], "5,000 pieces is asked for"),
+        (["--size", "360", "--sizes", "340,5000"], "5,000 pieces would not be smaller"),
         (["--size", "360", "--sizes", "many"], "--sizes is 'many'"),
         (["--size", "360", "--corpus", "nowhere/*.jsonl"], "--corpus pattern 'nowhere/*.jsonl' matches no file"),
         (["--size", "360", "--counts", "."], "--counts . is a folder; give the name of a file"),

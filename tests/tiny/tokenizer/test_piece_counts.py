@@ -75,13 +75,13 @@ def test_damaged_counts_are_refused(config, tokenizer, tmp_path):
 
     path.write_bytes(data[:-8])
     with pytest.raises(
-        DataError, match=r"is not a whole file of piece counts .* choose another --counts, or remove it"
+        DataError, match=r"is not a complete file of piece counts .* choose another --counts, or remove it"
     ):
         PieceCounts.load(path)
     path.write_bytes(data[:-1] + b"!")
     with pytest.raises(DataError, match="was altered"):
         PieceCounts.load(path)
-    with pytest.raises(DataError, match="is not a whole file"):
+    with pytest.raises(DataError, match="is not a complete file"):
         PieceCounts.load(tmp_path / "absent")
 
 

@@ -1,5 +1,5 @@
 // DataCopy: the DMA engines, between global memory and the unified buffer. Everything in whole granules of 32 bytes;
-// DataCopyPad, which is not so strict, is not offered: ascend910 lacks it.
+// DataCopyPad, which is less strict, is missing here because ascend910 lacks it.
 #pragma once
 
 #include "tensor.h"

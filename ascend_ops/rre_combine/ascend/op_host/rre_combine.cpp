@@ -1,4 +1,4 @@
-// RreCombine: definition, shapes and tiling. Meaning and arguments: ascend_ops/rre_combine/__init__.py.
+// RreCombine: definition, shapes and tiling. ascend_ops/rre_combine/__init__.py describes the arguments.
 #include "rre_combine_tiling.h"
 
 #include "rre_host.h"

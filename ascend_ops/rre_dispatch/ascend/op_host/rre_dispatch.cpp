@@ -1,5 +1,5 @@
-// RreDispatch: definition, shapes and tiling. Meaning and arguments: ascend_ops/rre_dispatch/__init__.py; the
-// algorithm: op_kernel/rre_dispatch.h.
+// RreDispatch: definition, shapes and tiling. ascend_ops/rre_dispatch/__init__.py describes the arguments, and
+// op_kernel/rre_dispatch.h the algorithm.
 #include "rre_dispatch_tiling.h"
 
 #include "rre_host.h"

@@ -1,5 +1,5 @@
-// RreRegroup and RreRegroupBack, its backward pass: definition, shapes and tiling. Meaning and arguments:
-// ascend_ops/rre_regroup/__init__.py.
+// RreRegroup and RreRegroupBack, its backward pass: definition, shapes and tiling. ascend_ops/rre_regroup/__init__.py
+// describes the arguments.
 #include "rre_regroup_tiling.h"
 
 #include "rre_host.h"
