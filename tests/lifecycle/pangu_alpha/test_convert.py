@@ -91,7 +91,6 @@ def test_every_weight_matters_to_the_logits(release):
 
 
 def test_a_converted_model_continues_a_prompt(model, converted):
-    pytest.importorskip("jieba", reason="the extra alpha is not installed")
     tokenizer = model.tokenizers["main"]
     ids = tokenizer.encode("今天天气")
 
