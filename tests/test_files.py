@@ -63,7 +63,7 @@ def test_a_file_is_flushed_before_it_is_renamed_and_its_folder_after(tmp_path, e
     assert events == [("fsync", ".file.writing"), ("rename", ".file.writing"), ("fsync", tmp_path.name)]
 
 
-def test_a_failing_write_leaves_the_former_file_alone(tmp_path):
+def test_a_failing_write_keeps_the_former_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("former")
 

@@ -96,7 +96,7 @@ def test_a_result_file_is_current_for_its_inputs_only(tmp_path):
     assert '"value": "中"\n}\n' in (tmp_path / "result.json").read_text(encoding="utf-8")
 
 
-def test_hash_depends_on_content_and_order_alone(tmp_path):
+def test_the_hash_depends_on_content_and_order_only(tmp_path):
     first, second, copy = (tmp_path / name for name in "abc")
     first.write_text("one")
     second.write_text("two")

@@ -12,11 +12,15 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ascend_ops.bench import runs
 from ascend_ops.bench.case import Case, Prepared, Work
+
+if TYPE_CHECKING:
+    from ascend_ops.grouped_all_to_all import Group
 
 RANKS = 4  # processes
 SIZE = 2  # processes per group
@@ -123,46 +127,81 @@ class Workers:
         self._folder.cleanup()
 
 
-def worker(rank: int, tokens: int, hidden: int) -> None:
-    """Runs one process: rank % 2 of group rank // 2."""
+class _Workload:
+    """The inputs of all ranks of one group, drawn from the same seed in every process, and their route plan.
+
+    Attributes:
+        me: this rank in the group.
+        capacity: rows that the fullest rank receives.
+        chunk_capacity: the same for one chunk.
+        counts: int32 [R] rows sent to each rank, and rows received from each rank.
+        chunk_counts: the same for each chunk, int32 [chunks, R].
+        inputs: this rank's x_TH, token ids, slot ids, and table.
+        rows_TH: this rank's rows, sorted by expert.
+    """
+
+    def __init__(self, rank: int, tokens: int, hidden: int):
+        self.me = rank % SIZE
+        rng = np.random.default_rng(rank // SIZE)
+        self._x = [rng.standard_normal((tokens, hidden), np.float32) for _ in range(SIZE)]
+        self._ids = [rng.integers(0, VOCAB, tokens).astype(np.int32) for _ in range(SIZE)]
+        self._slots = [np.zeros(tokens, np.int32) for _ in range(SIZE)]
+        self._table_DV = rng.integers(0, EXPERTS, (1, VOCAB)).astype(np.int32)
+        length = tokens // CHUNKS
+        self._chunks = [slice(k * length, (k + 1) * length) for k in range(CHUNKS)]
+
+        counts_RR = self._plan(slice(None))
+        chunks_RR = [self._plan(chunk) for chunk in self._chunks]
+        self.capacity = int(counts_RR.sum(0).max())
+        self.chunk_capacity = int(max(chunk_RR.sum(0).max() for chunk_RR in chunks_RR))
+        self.counts = (counts_RR[self.me], counts_RR[:, self.me].copy())
+        self.chunk_counts = (
+            np.stack([chunk_RR[self.me] for chunk_RR in chunks_RR]),
+            np.stack([chunk_RR[:, self.me] for chunk_RR in chunks_RR]),
+        )
+        self.inputs = (self._x[self.me], self._ids[self.me], self._slots[self.me], self._table_DV)
+        self.rows_TH = self._x[self.me][np.argsort(self._table_DV[0][self._ids[self.me]], kind="stable")]
+
+    def expected(self, kind: str) -> list[np.ndarray]:
+        """Returns the rows that this rank receives, by the reference; for "chunked" the rows of each chunk."""
+        from ascend_ops.grouped_all_to_all import reference
+
+        chunked = kind == "chunked"
+        capacity = self.chunk_capacity if chunked else self.capacity
+        received = []
+        for part in self._chunks if chunked else [slice(None)]:
+            x_of_part = [x_TH[part] for x_TH in self._x]
+            ids_of_part = [ids_T[part] for ids_T in self._ids]
+            slots_of_part = [slots_T[part] for slots_T in self._slots]
+            rows, _, _ = reference.dispatch_all_to_all(
+                x_of_part, ids_of_part, slots_of_part, self._table_DV, EXPERTS, capacity
+            )
+            received.append(rows[self.me])
+        return received
+
+    def _plan(self, part: slice) -> np.ndarray:
+        """Returns int32 [R, R]: the number of rows of the tokens in `part` that go from rank to rank."""
+        from ascend_ops.rre_dispatch.reference import send_order
+
+        sources = zip(self._ids, self._slots, strict=True)
+        sent = [send_order(ids_T[part], slots_T[part], self._table_DV, EXPERTS, SIZE)[0] for ids_T, slots_T in sources]
+        return np.stack([counts_RG.sum(1) for counts_RG in sent]).astype(np.int32)
+
+
+def _compile(workload: _Workload, group: "Group") -> dict[str, Callable]:
+    """Returns kind of work → a function that does it once and returns its rows."""
     import mindspore as ms
     from mindspore import Tensor
 
-    from ascend_ops.bench import case as bench_case
-    from ascend_ops.bench import limits
-    from ascend_ops.grouped_all_to_all import dispatch_all_to_all, first_order, grouped_all_to_all, join, reference
+    from ascend_ops.grouped_all_to_all import dispatch_all_to_all, first_order, grouped_all_to_all
     from ascend_ops.rre_dispatch import rre_dispatch
-    from ascend_ops.rre_dispatch.reference import send_order
 
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # other output must not be mistaken for an answer
-    ms.set_context(mode=ms.PYNATIVE_MODE, device_target="CPU")
-    me = rank % SIZE
-    group = join(f"bench{rank // SIZE}", me, SIZE, capacity_bytes=2 * 4 * tokens * hidden)
-    rng = np.random.default_rng(rank // SIZE)
-    x = [rng.standard_normal((tokens, hidden), np.float32) for _ in range(SIZE)]
-    ids = [rng.integers(0, VOCAB, tokens).astype(np.int32) for _ in range(SIZE)]
-    slots = [np.zeros(tokens, np.int32) for _ in range(SIZE)]
-    table_DV = rng.integers(0, EXPERTS, (1, VOCAB)).astype(np.int32)
-
-    sources = list(zip(ids, slots, strict=True))
-
-    def plan(part: slice) -> np.ndarray:
-        """Returns [R, R]: the number of rows of the tokens in `part` from rank to rank."""
-        sent = [send_order(ids_T[part], slots_T[part], table_DV, EXPERTS, SIZE)[0] for ids_T, slots_T in sources]
-        return np.stack([counts_RG.sum(1) for counts_RG in sent]).astype(np.int32)
-
-    length = tokens // CHUNKS
-    chunk_slices = [slice(k * length, (k + 1) * length) for k in range(CHUNKS)]
-    whole_RR = plan(slice(None))
-    chunks_RR = [plan(part) for part in chunk_slices]
-    capacity = int(whole_RR.sum(0).max())
-    chunk_capacity = int(max(chunk_RR.sum(0).max() for chunk_RR in chunks_RR))
-    rows_TH = x[me][np.argsort(table_DV[0][ids[me]], kind="stable")]
-    counts = (Tensor(whole_RR[me]), Tensor(whole_RR[:, me].copy()))
-    chunk_send_counts = Tensor(np.stack([chunk_RR[me] for chunk_RR in chunks_RR]))
-    chunk_receive_counts = Tensor(np.stack([chunk_RR[:, me] for chunk_RR in chunks_RR]))
-    inputs = tuple(Tensor(array) for array in (x[me], ids[me], slots[me], table_DV))
+    capacity = workload.capacity
+    chunk_capacity = workload.chunk_capacity
+    rows_QH = Tensor(workload.rows_TH)
+    inputs = tuple(map(Tensor, workload.inputs))
+    counts = tuple(map(Tensor, workload.counts))
+    chunk_counts = tuple(map(Tensor, workload.chunk_counts))
 
     @ms.jit
     def exchange(rows_QH, send_R, receive_R):
@@ -181,53 +220,46 @@ def worker(rank: int, tokens: int, hidden: int) -> None:
         return rows_CH, counts_G, positions_T, order
 
     @ms.jit
-    def chunked(x_TH, ids_T, slots_T, table_DV, send_counts, receive_counts):
+    def chunked(x_TH, ids_T, slots_T, table_DV, send, receive):
         rows, counts, positions, _, order = dispatch_all_to_all(
-            x_TH,
-            ids_T,
-            slots_T,
-            table_DV,
-            EXPERTS,
-            send_counts,
-            receive_counts,
-            chunk_capacity,
-            group,
-            first_order(),
-            CHUNKS,
+            x_TH, ids_T, slots_T, table_DV, EXPERTS, send, receive, chunk_capacity, group, first_order(), CHUNKS
         )
         return rows, counts, positions, order
 
-    copy = limits.copy(2 * 4 * tokens * hidden)
-    rows_QH = Tensor(rows_TH)
-    work: dict[str, Callable] = {
-        "exchange": lambda: exchange(rows_QH, *counts)[0].asnumpy(),
-        "fused": lambda: fused(*inputs, *counts)[0].asnumpy(),
-        "separate": lambda: separate(*inputs, *counts)[0].asnumpy(),
-        "chunked": lambda: [rows.asnumpy() for rows in chunked(*inputs, chunk_send_counts, chunk_receive_counts)[0]],
-        "copy": copy or (lambda: None),
+    return {
+        "exchange": lambda: [exchange(rows_QH, *counts)[0].asnumpy()],
+        "fused": lambda: [fused(*inputs, *counts)[0].asnumpy()],
+        "separate": lambda: [separate(*inputs, *counts)[0].asnumpy()],
+        "chunked": lambda: [rows.asnumpy() for rows in chunked(*inputs, *chunk_counts)[0]],
     }
 
-    def expected(kind: str) -> list[np.ndarray]:
-        parts = chunk_slices if kind == "chunked" else [slice(None)]
-        size = chunk_capacity if kind == "chunked" else capacity
-        received = []
-        for part in parts:
-            x_of_part = [x_TH[part] for x_TH in x]
-            ids_of_part = [ids_T[part] for ids_T in ids]
-            slots_of_part = [slots_T[part] for slots_T in slots]
-            rows, _, _ = reference.dispatch_all_to_all(x_of_part, ids_of_part, slots_of_part, table_DV, EXPERTS, size)
-            received.append(rows[me])
-        return received
+
+def worker(rank: int, tokens: int, hidden: int) -> None:
+    """Runs one process, rank % 2 of group rank // 2: does the work that each line of its input names."""
+    import mindspore as ms
+
+    from ascend_ops.bench import limits
+    from ascend_ops.bench.case import largest_error
+    from ascend_ops.grouped_all_to_all import join
+
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # other output must not be mistaken for an answer
+    ms.set_context(mode=ms.PYNATIVE_MODE, device_target="CPU")
+    num_bytes = 2 * 4 * tokens * hidden
+    group = join(f"bench{rank // SIZE}", rank % SIZE, SIZE, capacity_bytes=num_bytes)
+    workload = _Workload(rank, tokens, hidden)
+    work = _compile(workload, group)
+    work["copy"] = limits.copy(num_bytes) or (lambda: None)
 
     checked = {"copy"}
     for line in sys.stdin:
         kind = line.strip()
         error = 0.0
         for _ in range(REPEATS):
-            found = work[kind]()
+            rows = work[kind]()
         if kind not in checked:
             checked.add(kind)
-            error = bench_case.largest_error(found if kind == "chunked" else [found], expected(kind))
+            error = largest_error(rows, workload.expected(kind))
         answers.write(f"done {error}\n")
         answers.flush()
     group.close()

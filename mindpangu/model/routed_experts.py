@@ -43,7 +43,8 @@ class RoutedExperts(nn.Cell):
             slab = slabs[i]
             if i % len(self.tensors) == self.bias_index:
                 nothing = ops.zeros_like(slab)
-                rank, size = self.tensor.rank, self.tensor.size
+                rank = self.tensor.rank
+                size = self.tensor.size
                 slab = ops.concat((nothing,) * rank + (slab,) + (nothing,) * (size - 1 - rank), 1)
             padded += (slab,)
         return padded

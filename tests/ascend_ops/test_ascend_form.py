@@ -83,11 +83,11 @@ def test_dispatch_to_ranks_sorts_rows_in_the_order_of_sending(shape):
     tensors = map(ms.Tensor, (x_TH, *ids))
     rows_TH, counts_G, positions_T, _ = dispatch.dispatch_to_ranks(*tensors, num_experts, shape["ranks"])
 
-    counts_RG, wanted_T = dispatch_reference.send_order(*ids, num_experts, shape["ranks"])
+    counts_RG, expected_T = dispatch_reference.send_order(*ids, num_experts, shape["ranks"])
 
     np.testing.assert_array_equal(counts_G.asnumpy(), counts_RG.reshape(-1))
-    np.testing.assert_array_equal(positions_T.asnumpy(), wanted_T)
-    np.testing.assert_array_equal(rows_TH.asnumpy()[wanted_T], x_TH)
+    np.testing.assert_array_equal(positions_T.asnumpy(), expected_T)
+    np.testing.assert_array_equal(rows_TH.asnumpy()[expected_T], x_TH)
 
 
 @given(shape=SHAPES)

@@ -61,7 +61,7 @@ def test_the_bench_writes_records_and_a_figure(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("wrong", [1e-3, np.inf])
-def test_wrong_result_ends_with_exit_code_1(monkeypatch, tmp_path, capsys, wrong):
+def test_a_wrong_result_ends_with_exit_code_1(monkeypatch, tmp_path, capsys, wrong):
     correct = combine_bench._bound
     monkeypatch.setattr(
         combine_bench,
@@ -116,7 +116,7 @@ def test_a_path_that_cannot_be_written_is_refused_before_anything_is_measured(op
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_unknown_operator_is_refused(capsys):
+def test_an_unknown_operator_is_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["--op", "nothing"])
     assert "rre_dispatch" in capsys.readouterr().err
@@ -134,7 +134,7 @@ def test_runs_take_turns_and_are_warmed_up_each_time():
     assert len(order) == 1 + 2 * FEWEST_ROUNDS
 
 
-def test_error_is_relative_to_the_largest_value():
+def test_the_error_is_relative_to_the_largest_value():
     expected = np.array([0.0, 200.0])
 
     assert bench_case.largest_error([np.array([1.0, 200.0])], [expected]) == 0.005
@@ -142,7 +142,7 @@ def test_error_is_relative_to_the_largest_value():
     assert bench_case.largest_error([np.zeros(3)], [expected]) == math.inf
 
 
-def test_dense_limit_computes_the_network():
+def test_the_dense_limit_computes_the_network():
     """A limit that computes less than the network would be meaningless."""
     if not limits.dense_chain(1, 1, 1):
         pytest.skip("no compiler or no oneDNN")
@@ -158,6 +158,6 @@ def test_dense_limit_computes_the_network():
     assert bench_case.largest_error(results, expected) < 1e-5
 
 
-def test_table_lines_up():
+def test_the_table_lines_up():
     record = report.Record("op", "T1", "float32", "cpu", "forward", 12.0, 3.0, None, 1.0, None, 0.5, 0.0)
     assert len(report.line(record, True)) == len(report.line(record, False)) == len(report.HEADER)

@@ -105,9 +105,9 @@ def test_backends_give_the_same_bits(cpu, case):
     results = []
 
     for backend in (composed, cpu):
-        mine = [array.copy() for array in arrays]
-        backend.expert_adam(*mine, experts_U.astype(np.int32), scalars)
-        results.append(mine)
+        copies = [array.copy() for array in arrays]
+        backend.expert_adam(*copies, experts_U.astype(np.int32), scalars)
+        results.append(copies)
 
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(as_bits(one), as_bits(other))
@@ -161,7 +161,7 @@ def test_many_steps_follow_the_textbook():
 
 @pytest.mark.parametrize("gradient_dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("graph", [False, True], ids=["pynative", "graph"])
-def test_operator_form_is_the_same_update(expert_adam_op, graph, gradient_dtype):
+def test_the_operator_form_makes_the_same_update(expert_adam_op, graph, gradient_dtype):
     def update(*tensors):
         return expert_adam_op(*tensors) + 0  # something that depends on the update
 
@@ -274,7 +274,7 @@ def run_python(code, **environment):
     )
 
 
-def test_importing_it_does_not_import_mindspore():
+def test_importing_expert_adam_does_not_import_mindspore():
     done = run_python("import sys, ascend_ops.expert_adam; sys.exit('mindspore' in sys.modules)")
     assert done.returncode == 0, done.stderr
 
@@ -286,13 +286,13 @@ def test_importing_it_does_not_import_mindspore():
         ({"MINDPANGU_OPS": "", "CXX": "no-such-compiler"}, "no C++ compiler: no-such-compiler is not on PATH"),
     ],
 )
-def test_operator_form_needs_the_cpu_backend(environment, message):
+def test_the_operator_form_needs_the_cpu_backend(environment, message):
     done = run_python("from ascend_ops.expert_adam import expert_adam_op", **environment)
 
     assert done.returncode == 1
     assert message in done.stderr.splitlines()[-1]
 
 
-def test_other_names_are_missing():
+def test_the_package_has_no_other_names():
     with pytest.raises(AttributeError, match="nothing_of_the_kind"):
         package.nothing_of_the_kind  # noqa: B018

@@ -333,7 +333,7 @@ def test_eager_ids_are_checked():
     group.close()
 
 
-def test_arguments_are_checked():
+def test_wrong_arguments_are_refused():
     group = join("solo", 0, 1)
     rows = Tensor(np.zeros((2, 3), np.float32))
     one = Tensor(np.ones(1, np.int32))

@@ -58,14 +58,14 @@ def check(backend, differentiate, error_of, case, block_rows, bound):
     expected = reference.grouped_ffn(exact[0], counts_G, exact[2:])
     drows_TH, dslabs = reference.grouped_ffn_backward(exact[1], exact[0], counts_G, exact[2:])
     assert error_of(out_TH, expected) < bound
-    for mine, gradient in zip(gradients, (drows_TH, *dslabs), strict=True):
-        assert error_of(mine, gradient) < bound
-        np.testing.assert_array_equal(mine == 0, gradient == 0)  # padding and idle experts: exactly nothing
+    for actual, expected in zip(gradients, (drows_TH, *dslabs), strict=True):
+        assert error_of(actual, expected) < bound
+        np.testing.assert_array_equal(actual == 0, expected == 0)  # padding and idle experts: exactly nothing
 
 
 @given(shape=CASES, block_rows=st.integers(0, 9))
 @settings(max_examples=8, deadline=None)
-def test_equals_reference(backend, differentiate, error_of, shape, block_rows):
+def test_every_backend_equals_the_reference(backend, differentiate, error_of, shape, block_rows):
     # float64 is the composed form's precision test; the kernel computes in float32
     dtype, bound = (np.float64, 1e-12) if backend.name == "composed" else (np.float32, 3e-6)
     case = random_case(**shape, dtype=dtype)
@@ -110,8 +110,8 @@ def test_other_networks_equal_the_reference(backend, differentiate, error_of, sh
 
     assert error_of(out_TH, reference.grouped_ffn(rows_TH, counts_G, slabs, tensors, activation)) < 1e-12
     drows_TH, dslabs = reference.grouped_ffn_backward(dout_TH, rows_TH, counts_G, slabs, tensors, activation)
-    for mine, gradient in zip(gradients, (drows_TH, *dslabs), strict=True):
-        assert error_of(mine, gradient) < 1e-12
+    for actual, expected in zip(gradients, (drows_TH, *dslabs), strict=True):
+        assert error_of(actual, expected) < 1e-12
 
 
 def test_the_gradients_of_the_reference_match_finite_differences():

@@ -36,7 +36,7 @@ NETWORKS = [(reference.TENSORS, "fast_gelu"), (("gate", "up", "up_bias", "scale"
 @pytest.mark.parametrize("counts", [[3, 0, 4, 2], [0, 0, 9, 0], [1, 2, 3, 1]])
 @pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("network", NETWORKS, ids=["pangu_alpha", "pangu_pi"])
-def test_equals_the_reference_forward_and_backward(counts, slots, network):
+def test_the_ascend_form_equals_the_reference_forward_and_backward(counts, slots, network):
     rng = np.random.default_rng(0)
     hidden = 6
     inner = 8

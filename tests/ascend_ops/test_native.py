@@ -44,7 +44,7 @@ def calls(package):
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def test_compiles_once_and_again_when_a_source_changes(package):
+def test_a_kernel_is_compiled_once_and_again_when_a_source_changes(package):
     first = native.library("tiny")
 
     assert ctypes.CDLL(str(first)).answer() == 42

@@ -19,7 +19,7 @@ CASES = st.tuples(
 
 @given(case=CASES)
 @settings(max_examples=10, deadline=None)
-def test_equals_reference_bit_for_bit(backend, differentiate, case):
+def test_every_backend_equals_the_reference_bit_for_bit(backend, differentiate, case):
     seed, tokens, hidden, dtype = case
     rng = np.random.default_rng(seed)
     rows_TH, residual_TH, dout_TH = (rng.standard_normal((tokens, hidden)).astype(dtype) for _ in range(3))

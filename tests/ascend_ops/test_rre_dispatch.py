@@ -13,7 +13,7 @@ VOCAB = 11
 
 
 def random_case(seed, tokens, slots, experts, hidden, skew, dtype):
-    """x, token ids, slot ids in any order, table, output gradient. `skew` puts every token on one expert."""
+    """Returns x, token ids, slot ids, table, and an output gradient. `skew` sends every token to one expert."""
     rng = np.random.default_rng(seed)
     table_DV = rng.integers(0, experts, (slots, VOCAB)).astype(np.int32)
     if skew:
@@ -42,7 +42,7 @@ CASES = st.fixed_dictionaries(
 
 @given(shape=CASES)
 @settings(max_examples=10, deadline=None)
-def test_equals_reference(backend, differentiate, shape):
+def test_every_backend_equals_the_reference(backend, differentiate, shape):
     x_TH, token_ids_T, slot_ids_T, table_DV, drows_TH = random_case(**shape)
     dispatch = backend("rre_dispatch").rre_dispatch
     num_experts = shape["experts"]
@@ -53,9 +53,9 @@ def test_equals_reference(backend, differentiate, shape):
     outputs, (dx_TH,) = differentiate(function, (x_TH, token_ids_T, slot_ids_T, table_DV), [0], drows_TH)
 
     expected = reference.rre_dispatch(x_TH, token_ids_T, slot_ids_T, table_DV, num_experts)
-    for mine, wanted in zip(outputs, (*expected, np.zeros(1, np.int32)), strict=True):
-        np.testing.assert_array_equal(mine, wanted)
-        assert mine.dtype == wanted.dtype
+    for actual, expected_output in zip(outputs, (*expected, np.zeros(1, np.int32)), strict=True):
+        np.testing.assert_array_equal(actual, expected_output)
+        assert actual.dtype == expected_output.dtype
     np.testing.assert_array_equal(dx_TH, reference.rre_dispatch_backward(drows_TH, expected[2]))
 
 
@@ -128,6 +128,6 @@ def test_wrong_arguments_are_refused_when_the_operator_is_built():
         compiled(x_TH[:, 0], ids, table)
 
 
-def test_reference_refuses_ids_outside_the_table():
+def test_the_reference_refuses_ids_outside_the_table():
     with pytest.raises(ValueError, match="token id 11 is outside the table of 11"):
         reference.rre_dispatch(*case_with_bad_id("token", 11), 4)

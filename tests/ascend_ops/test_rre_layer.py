@@ -18,7 +18,7 @@ ms.set_context(mode=ms.PYNATIVE_MODE)
 
 
 def random_case(seed, tokens, slots, experts, hidden, inner, skew, dtype):
-    """Returns x, ids, table, slabs and an output gradient. `skew` puts every token on one expert."""
+    """Returns x, ids, table, slabs and an output gradient. `skew` sends every token to one expert."""
     rng = np.random.default_rng(seed)
     vocab = 11
     table_DV = rng.integers(0, experts, (slots, vocab)).astype(np.int32)
@@ -90,7 +90,7 @@ CASES = st.fixed_dictionaries(
 
 @given(shape=CASES, block_rows=st.integers(0, 9))
 @settings(max_examples=25, deadline=None)
-def test_pynative_matches_reference_on_random_shapes(shape, block_rows):
+def test_the_layer_matches_the_reference_in_pynative_mode_on_random_shapes(shape, block_rows):
     case = random_case(**shape, dtype=np.float64)
     results = layer_of_operators(case, shape["experts"], block_rows, False)
 
@@ -107,7 +107,7 @@ def test_pynative_matches_reference_on_random_shapes(shape, block_rows):
     ("tokens", "slots", "experts", "skew", "block_rows"),
     [(13, 1, 4, False, 0), (13, 1, 4, True, 3), (8, 2, 3, False, 0), (5, 1, 1, False, 0), (1, 2, 5, False, 2)],
 )
-def test_graph_matches_reference(dtype, tokens, slots, experts, skew, block_rows):
+def test_the_layer_matches_the_reference_in_graph_mode(dtype, tokens, slots, experts, skew, block_rows):
     case = random_case(0, tokens, slots, experts, 6, 10, skew, dtype)
     results = layer_of_operators(case, experts, block_rows, True)
     expected = layer_of_references(case, experts)

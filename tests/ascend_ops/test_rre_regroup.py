@@ -32,7 +32,7 @@ def random_case(seed, sources, groups, largest, padding, hidden, dtype):
 
 @given(shape=CASES)
 @settings(max_examples=10, deadline=None)
-def test_equals_reference(backend, differentiate, shape):
+def test_every_backend_equals_the_reference(backend, differentiate, shape):
     rows_CH, counts_RG, dout_CH = random_case(**shape)
     regroup = backend("rre_regroup").rre_regroup
 

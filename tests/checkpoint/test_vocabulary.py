@@ -16,7 +16,6 @@ MULTILINGUAL = PROJECT.parent / "shared" / "data" / "tokenizer" / "pangu_multili
 
 @pytest.fixture(scope="module")
 def alpha():
-    pytest.importorskip("jieba", reason="PanGu-α's tokenizer needs the extra alpha")
     return Tokenizer.load(PROJECT / "recipes" / "tokenizer" / "pangu_alpha_40k.model")
 
 

@@ -63,7 +63,7 @@ def tuned(base, tmp_path_factory):
     return words, base.with_name("base_finetuned"), printed.getvalue()
 
 
-def test_it_takes_the_checkpoints_settings_and_prints_its_own(base, tuned):
+def test_fine_tuning_takes_the_checkpoints_settings_and_prints_its_own(base, tuned):
     _, folder, printed = tuned
 
     config = CheckpointReader(folder).config()

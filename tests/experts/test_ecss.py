@@ -48,7 +48,7 @@ def schedules(draw):
 )
 @settings(max_examples=25, deadline=None)
 @given(schedules(), st.sampled_from([None, 1, 2]))
-def test_equals_experts_that_never_move(variant, schedule, announced):
+def test_ecss_equals_experts_that_never_move(variant, schedule, announced):
     seed, domains = schedule
     precision = {key: value for key, value in VARIANTS[variant].items() if key == "context__precision"}
     config, store = open_store(experts__mode="device", **precision)

@@ -143,7 +143,7 @@ def test_reads_during_updates_give_the_saved_state(seed):
         sys.setswitchinterval(interval)
 
 
-def test_an_update_waits_for_the_reader_of_its_expert_alone():
+def test_an_update_waits_only_for_the_reader_of_its_expert():
     store = make_store()
     expected = state(store)
     snapshot = StoreSnapshot(store)

@@ -284,7 +284,7 @@ def test_mistakes_are_named_and_write_nothing(trained, tmp_path, capsys, words, 
     assert not list(out.glob("iteration_*"))
 
 
-def test_an_altered_file_ends_it_and_a_second_checkpoint_is_refused(trained, tmp_path, capsys):
+def test_an_altered_file_ends_the_verb_and_a_second_checkpoint_is_refused(trained, tmp_path, capsys):
     copy = tmp_path / "copy"
     out = tmp_path / "out"
     shutil.copytree(CheckpointReader(trained).folder, copy / "iteration_00000006")

@@ -39,7 +39,7 @@ def test_a_sub_model_computes_the_same_bits(trained, tmp_path, logits, full_logi
     assert experts == set(names)
 
 
-def test_without_moments_it_is_a_third_and_computes_the_same_bits(trained, tmp_path, logits, full_logits):
+def test_a_sub_model_without_moments_computes_the_same_bits(trained, tmp_path, logits, full_logits):
     words = ["--domains", "en", "--checkpoint", trained]
     whole = CheckpointReader(extract(*words, out=tmp_path / "whole"))
 
@@ -74,7 +74,7 @@ def test_a_smaller_vocabulary_gives_the_kept_tokens_their_logits(trained, shards
     assert after.config().model.vocab_size == new.vocab_size
 
 
-def test_the_export_alone_gives_the_logits(trained, shards, tmp_path, full_logits):
+def test_an_export_by_itself_gives_the_logits(trained, shards, tmp_path, full_logits):
     out = extract("--domains", "code", "--checkpoint", trained, "--export", out=tmp_path / "export")
 
     settings = json.loads((out / "config.json").read_text())

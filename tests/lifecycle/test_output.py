@@ -35,7 +35,7 @@ def test_a_folder_appears_when_it_is_complete(tmp_path):
     assert [path.name for path in out.parent.rglob("*")] == ["out", "a"]
 
 
-def test_a_failure_leaves_what_was_there(tmp_path):
+def test_a_failure_keeps_the_former_content(tmp_path):
     """An empty folder may be used; one with content may not."""
     (tmp_path / "out").mkdir()
 

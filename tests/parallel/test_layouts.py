@@ -73,7 +73,7 @@ def assert_same(trained, ranks, layout, steps=STEPS, mixed=False, norm=0.5, **op
     "layout", ["expert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("data", "tensor"))]
 )
 def test_two_processes_equal_one(trained, layout):
-    """Ranks that share experts are data-parallel, too."""
+    """Ranks that share experts are also data-parallel."""
     results = assert_same(trained, 2, TWO[layout], FEW_STEPS)
     assert (results[0]["bytes_sent"] > 0) == (layout == "expert")
 
@@ -136,6 +136,6 @@ def test_processes_equal_one_for_every_schedule(trained, ranks, layout, options)
 
 @pytest.mark.slow
 def test_a_global_exchange_equals_that_of_sub_groups(trained):
-    """The same samples: domain-pure sub-groups of 2, and all 4 ranks exchanging whatever the domain."""
+    """Compares sub-groups of 2 with a domain each and an exchange among all 4 ranks, on the same samples."""
     results = assert_same(trained, 4, mesh(4, 1, 4), **GROUPS, mixed=True)
     assert all(each["peers"] == 3 for each in results)

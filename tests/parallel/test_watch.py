@@ -1,4 +1,4 @@
-"""Watching ranks: every other rank names one that fails, dies or hangs, but not one that ends normally."""
+"""Ranks watch each other: they name a rank that fails, dies or hangs, but not one that ends normally."""
 
 import json
 import os
@@ -36,13 +36,13 @@ def start(folder, rank=0, timeout=60.0, silent=60.0, does=WAITS):
 
 
 def other(folder, **state):
-    """The file of rank 1."""
+    """Writes the status file of rank 1."""
     usual = {"host": "elsewhere", "pid": 1, "step": 17, "doing": "upper_step", "beat": 1.0}
     (folder / "rank_1.json").write_text(json.dumps(usual | state))
 
 
 def output_of(process, code=-signal.SIGKILL):
-    """The text that a rank printed before it ended, which must be within seconds."""
+    """Waits for a rank, which must end within seconds, and returns the text that it printed."""
     text = process.communicate(timeout=20)[1]
     assert process.returncode == code, text
     return text
@@ -70,8 +70,8 @@ def test_a_killed_rank_is_named_by_the_other(tmp_path, does):
     assert f"rank 1: (process {two.pid}) was killed, often because memory ran out, or crashed" in output_of(two)
 
 
-def test_where_all_are_killed_at_once_the_first_one_is_named(tmp_path):
-    """msrun does this: it kills the other ranks before they can find out why."""
+def test_if_all_are_killed_at_once_the_first_one_is_named(tmp_path):
+    """This is what msrun does: it kills the other ranks before they can find the cause."""
     one = start(tmp_path, 0)
     two = start(tmp_path, 1)
     wait_for(lambda: published(tmp_path, 1).get("step") == 18 and published(tmp_path, 0).get("step") == 18)
@@ -110,7 +110,7 @@ def test_a_dead_process_whose_watcher_died_too_is_noticed(tmp_path):
     assert f"(process {process.pid}) is dead; its last step was 17, doing upper_step" in output_of(start(tmp_path))
 
 
-def test_a_silent_rank_is_lost(tmp_path):
+def test_a_silent_rank_is_reported_as_lost(tmp_path):
     other(tmp_path)
     assert "rank 1 on elsewhere has not been heard of for 1 s" in output_of(start(tmp_path, silent=1.0))
 

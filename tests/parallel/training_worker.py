@@ -62,9 +62,10 @@ def train(overrides, folder, steps):
 
 
 def planned_bytes(plan, rank, width, trains_dense):
-    """Bytes that a rank sends to others in a step: rows to their experts and back, and the gradients of both.
+    """Returns the bytes that a rank sends to others in a step.
 
-    If only experts are trained, nobody needs the gradients of the lowest RRE layer's rows.
+    It sends rows to their experts and back, and the gradients of both. If only experts are trained, nobody needs the
+    gradients of the lowest RRE layer's rows.
     """
     rows = 0
     for each in plan.plans:
@@ -78,14 +79,14 @@ def planned_bytes(plan, rank, width, trains_dense):
 
 def gradients(step, plan):
     """Returns this rank's shards of the gradients over the samples of all ranks."""
-    mine = step.gradients(plan.batches, plan.plans, None, plan.num_targets)
+    own = step.gradients(plan.batches, plan.plans, None, plan.num_targets)
     names = list(step.decoder.parameters)
     group = step.processes.dense
     parts = {}
     for name in names:
-        if name not in mine.dense:  # only experts are trained
+        if name not in own.dense:  # only experts are trained
             continue
-        gradient = mine.dense[name]
+        gradient = own.dense[name]
         if group.size > 1:
             gradient = step.optimizer.all_reduce(gradient)[0]
         parts[f"gradient/{name}"] = gradient.asnumpy().copy(), step.decoder.slices[name]

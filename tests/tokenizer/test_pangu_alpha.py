@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import jieba
 import pytest
 import sentencepiece
 from hypothesis import given, settings
@@ -26,11 +27,6 @@ def alpha():
     return ALPHA
 
 
-@pytest.fixture
-def jieba():
-    return pytest.importorskip("jieba", reason="jieba is not installed")
-
-
 def test_the_model_is_recognised_by_its_pieces(alpha, tokenizer):
     assert (alpha.kind, tokenizer.kind) == ("pangu_alpha", "sentencepiece")
     assert (alpha.vocab_size, alpha.unk_id, alpha.pad_id, alpha.eot_id) == (40000, 0, 6, 9)
@@ -50,11 +46,11 @@ def test_the_published_file_is_unchanged(alpha):
     assert digest in (RECIPES / "tokenizer" / "LICENSES.md").read_text(encoding="utf-8")
 
 
-def test_the_published_test_vector(alpha, jieba):
+def test_the_published_test_vector(alpha):
     assert alpha.encode("你好，今天天气不错。") == [5772, 10, 465, 235, 464, 1123, 12]
 
 
-def test_ids_are_those_of_the_published_recipe(alpha, jieba):
+def test_ids_are_those_of_the_published_recipe(alpha):
     processor = sentencepiece.SentencePieceProcessor(model_proto=alpha.model_bytes)
 
     texts = []
@@ -78,7 +74,7 @@ def test_ids_are_those_of_the_published_recipe(alpha, jieba):
         " ",
     ],
 )
-def test_texts_that_round_trip(alpha, jieba, text):
+def test_texts_that_round_trip(alpha, text):
     assert alpha.decode(alpha.encode(text)) == text
 
 
@@ -91,7 +87,7 @@ def test_texts_that_round_trip(alpha, jieba, text):
         ("x😀y", "x⁇y"),  # outside the vocabulary
     ],
 )
-def test_known_losses(alpha, jieba, text, back):
+def test_known_losses(alpha, text, back):
     assert alpha.decode(alpha.encode(text)) == back
 
 
@@ -106,7 +102,6 @@ def test_known_losses(alpha, jieba, text, back):
     ).map("".join)
 )
 def test_no_text_becomes_a_control_token(text):
-    pytest.importorskip("jieba", reason="jieba is not installed")
     assert set(ALPHA.encode(text)).isdisjoint({1, 2, *CONTROL.values()})
 
 
@@ -121,7 +116,7 @@ def test_text_pieces_exclude_control_tokens_and_unknown(alpha):
     assert [index for index in range(12) if alpha.is_text(index)] == [3, 4, 10, 11]
 
 
-def test_a_compacted_tokenizer_is_of_the_same_kind(alpha, jieba):
+def test_a_compacted_tokenizer_is_of_the_same_kind(alpha):
     text = "今天 天气不错\n"
 
     small, old_ids = compact(alpha, set(alpha.encode(text)))
@@ -132,7 +127,7 @@ def test_a_compacted_tokenizer_is_of_the_same_kind(alpha, jieba):
     assert small.decode(small.encode(text)) == text
 
 
-def test_a_lone_surrogate_is_named(alpha, jieba):
+def test_a_lone_surrogate_is_named(alpha):
     with pytest.raises(TokenizerError, match=r"lone surrogate U\+D800 at character 2"):
         alpha.encode_batch(["fine", "ab\ud800"], threads=2)
 
@@ -146,7 +141,7 @@ def test_jieba_is_required_only_for_encoding(alpha, monkeypatch):
         alpha.encode("你好")
 
 
-def test_words_added_to_the_global_jieba_do_not_affect_ours(alpha, jieba):
+def test_words_added_to_the_global_jieba_do_not_affect_ours(alpha):
     before = alpha.encode("今天天气不错")
 
     jieba.add_word("天天气", freq=10**9)

@@ -72,7 +72,7 @@ def test_saved_figures_are_used_only_for_the_same_configuration(tool, tmp_path, 
 
 
 @pytest.mark.slow
-def test_both_ways_share_round_1_and_differ_afterwards(tmp_path):
+def test_both_trainings_share_round_1_and_differ_afterwards(tmp_path):
     result = tmp_path / "result.json"
     words = ["--quick", "--json", str(result), f"--training.output_dir={tmp_path}"]
 

@@ -13,7 +13,7 @@ def mutate(*arguments):
     return subprocess.run([sys.executable, str(TOOL), *arguments], capture_output=True, text=True)
 
 
-def test_there_are_enough_of_every_kind():
+def test_there_are_enough_mutants_of_every_kind():
     names = mutate("--list").stdout.splitlines()
 
     assert len(names) == len(set(names)) > 60
@@ -22,7 +22,7 @@ def test_there_are_enough_of_every_kind():
 
 
 @pytest.mark.slow
-def test_some_are_rejected_by_the_rule_that_they_break():
+def test_some_mutants_are_rejected_by_the_rule_that_they_break():
     done = mutate("--only", "SetFlag", "short output", "gather instead of scatter")
 
     assert done.returncode == 0, done.stdout + done.stderr

@@ -56,7 +56,7 @@ class Training:
         return Checkpointer(self.folder, self.step, {}, None, previous, log)
 
     def update(self, *domains):
-        """One step: dense parameters, and experts 0 and 1 of some domains in every layer."""
+        """Updates the dense parameters, and experts 0 and 1 of some domains in every layer."""
         self.step.updates += 1
         dense = [Tensor(np.ones(p.shape, np.float32)) for p in self.step.decoder.parameters.values()]
         self.step.optimizer.update(dense, self.step.updates, 0.1, 1.0)
@@ -325,7 +325,7 @@ def test_an_error_of_the_training_waits_for_the_checkpoint(training, monkeypatch
     assert training.messages[0].startswith("saved checkpoint of step 1 in ")
 
 
-def test_one_checkpoint_at_a_time(training, monkeypatch):
+def test_only_one_checkpoint_is_written_at_once(training, monkeypatch):
     gate = Gate(monkeypatch, "state.json")
 
     with training.checkpointer() as checkpointer:

@@ -25,7 +25,7 @@ def planned(model, loader):
 
 
 def arrays(step, gradients):
-    """Loss and all gradients of a micro-batch as arrays, by name."""
+    """Returns the loss and all gradients of a micro-batch as arrays, by name."""
     dense = {name: gradient.asnumpy() for name, gradient in gradients.dense.items()}
     slabs = step.experts.gradients()
     experts = {(*key, i): each.copy() for key, four in slabs.items() for i, each in enumerate(four)}
@@ -69,7 +69,7 @@ def test_a_mixed_batch_is_the_weighted_sum_of_its_domains(opened, tiny_overrides
 
 
 def slab_gradients(step, model, batch, plan):
-    """[layer][slot] → the four gradients that the compiled step returns."""
+    """Returns [layer][slot] → the four gradients that the compiled step returns."""
     inputs = model.inputs(batch.tokens_BS, batch.positions_BS, plan)
     tensors = [as_tensor(slab) for slab in model.store.lookup(plan.domain_of_slot)]
     weights_BS = batch.loss_mask_BS / np.float32(batch.loss_mask_BS.sum())

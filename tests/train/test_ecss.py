@@ -110,7 +110,7 @@ def test_host_ecss_equals_device_over_50_steps(trainer, resident, variant, tmp_p
         np.testing.assert_array_equal(actual_array, expected_array)
 
 
-def test_with_tokens_for_every_expert_it_is_plain_adamw(tiny_overrides):
+def test_with_tokens_for_every_expert_the_update_is_plain_adamw(tiny_overrides):
     """If every expert receives tokens in each step, all step counts are equal, as in the textbook's Adam."""
     trainer = Trainer(tiny_overrides | {"data.domains_per_step": "4", "training.local_batch_size": "32"})
     steps = trainer.plans(20)

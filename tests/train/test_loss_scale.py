@@ -24,19 +24,19 @@ def values(scale, overflows):
     return values
 
 
-def test_an_overflow_halves_it_and_a_window_without_overflow_doubles_it():
+def test_an_overflow_halves_the_scale_and_a_window_without_overflow_doubles_it():
     scale = LossScale(64, window=3)
     assert values(scale, [False] * 7) == [64, 64, 64, 128, 128, 128, 256, 256]
     assert values(scale, [True]) == [256, 128]
     assert values(scale, [False, False, True, False, False, False]) == [128, 128, 128, 64, 64, 64, 128]
 
 
-def test_it_stays_between_1_and_2_to_the_32():
+def test_the_scale_stays_between_1_and_2_to_the_32():
     assert values(LossScale(2, window=1), [True, True, True, False]) == [2, 1, 1, 1, 2]
     assert values(LossScale(2**31, window=1), [False, False, True]) == [2**31, 2**32, 2**32, 2**31]
 
 
-def test_update_returns_whether_it_was_lowered():
+def test_update_returns_whether_the_scale_was_lowered():
     scale = LossScale(2, window=1)
     assert [scale.update(True), scale.update(True), scale.update(False)] == [True, False, False]
 
@@ -51,7 +51,7 @@ def test_a_loaded_state_continues_from_the_saved_one():
     assert values(other, [False, False]) == values(one, [False, False]) == [32, 32, 64]
 
 
-def test_without_fp16_it_is_always_1():
+def test_without_fp16_the_scale_is_always_1():
     scale = LossScale.from_config(load_config(None, {"training.loss_scale": "8", "training.loss_scale_window": "1"}))
     assert values(scale, [False, True, False]) == [1.0] * 4
     assert not scale.update(True)
@@ -113,7 +113,7 @@ def test_an_overflow_changes_nothing_but_the_scale(tiny_overrides):
 
 
 @pytest.mark.slow
-def test_another_scale_takes_the_same_step(tiny_overrides):
+def test_a_step_does_not_depend_on_the_scale(tiny_overrides):
     """Reported values, clipping, and the update do not depend on the scale (powers of two lose no bits)."""
     results = []
     states = []

@@ -45,7 +45,7 @@ def opened(overrides, precision, **changes):
 
 
 def unscaled(step, gradients):
-    """name → float64 gradient without the loss scale, experts included."""
+    """Returns name → float64 gradient without the loss scale, including experts."""
     tensors = {name: gradient.asnumpy() for name, gradient in gradients.dense.items()}
     for (layer, domain), arrays in step.experts.gradients().items():
         tensors |= {f"experts.{layer}.{domain}.{i}": array for i, array in enumerate(arrays)}
@@ -126,7 +126,7 @@ class Recorder(nn.Cell):
 
 
 def test_norms_softmax_loss_and_embeddings_are_fp32_and_matrix_products_fp16(tiny_overrides, monkeypatch):
-    """Run operator by operator (PyNative), with the operators recorded."""
+    """Runs operator by operator (PyNative) and records the operators."""
     step, planned = opened(tiny_overrides, "fp16")
     decoder = step.decoder
     (batch,), (plan,) = planned()
@@ -268,9 +268,9 @@ def test_micro_batches_add_up_in_fp32(tiny_overrides):
 
     assert two.loss == one.loss
     for key, arrays in step.experts.gradients().items():
-        for mine, other in zip(arrays, alone[key], strict=True):
-            assert mine.dtype == np.float32
-            np.testing.assert_allclose(mine, other, rtol=2e-3, atol=1e-6)
+        for doubled, single in zip(arrays, alone[key], strict=True):
+            assert doubled.dtype == np.float32
+            np.testing.assert_allclose(doubled, single, rtol=2e-3, atol=1e-6)
     assert step.run(batches * 2, plans * 2, 1e-3).skipped is None
 
 

@@ -66,8 +66,8 @@ def test_three_functions_equal_one_graph_bit_for_bit(tiny_overrides, slots):
     position = 0
     for layer in range(2):
         for domain in plan.domain_of_slot:
-            for mine in step.experts.gradients()[layer, domain]:
-                np.testing.assert_array_equal(mine, slabs[position].asnumpy())
+            for gradient in step.experts.gradients()[layer, domain]:
+                np.testing.assert_array_equal(gradient, slabs[position].asnumpy())
                 position += 1
     assert position == len(slabs) == 2 * slots * len(SLAB_TENSORS)
 
@@ -114,8 +114,8 @@ def test_accumulated_micro_batches_equal_one_large_batch(tiny_overrides):
     for name, gradient in one.dense.items():
         np.testing.assert_allclose(two.dense[name].asnumpy(), gradient.asnumpy(), atol=2e-6, err_msg=name)
     for key, gradients in one_step.experts.gradients().items():
-        for mine, other in zip(gradients, two_step.experts.gradients()[key], strict=True):
-            np.testing.assert_allclose(mine, other, atol=2e-6)
+        for gradient, other_gradient in zip(gradients, two_step.experts.gradients()[key], strict=True):
+            np.testing.assert_allclose(gradient, other_gradient, atol=2e-6)
 
 
 @pytest.mark.parametrize("architecture", ["pangu_sigma", pytest.param("pangu_pi", marks=pytest.mark.slow)])
@@ -152,7 +152,7 @@ def test_a_layer_of_one_expert_equals_a_dense_layer(tiny_overrides, pangu_pi, tm
             np.testing.assert_allclose(gradient[0], expected, atol=2e-6)
 
 
-def test_overfits_one_batch(tiny_overrides):
+def test_the_model_overfits_one_batch(tiny_overrides):
     model, loader = open_tiny(tiny_overrides, training__spike_sigma="0", model__hidden_size="32")
     step = TrainStep(model)
     batches, plans = planned(model, loader)

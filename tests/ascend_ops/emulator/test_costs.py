@@ -17,7 +17,7 @@ def kernel_costs(request):
     return list(costs(request.param))
 
 
-def test_moves_hardly_more_than_the_least_bytes(kernel_costs):
+def test_a_kernel_moves_hardly_more_than_the_least_bytes(kernel_costs):
     assert len(kernel_costs) == len(LARGE) * len(kernels())
     for each in kernel_costs:
         assert each.bytes_moved <= 1.05 * each.bytes_least, each
@@ -29,7 +29,7 @@ def test_cores_share_the_work_equally(kernel_costs):
         assert each.scalar_uneven <= 0.1, each
 
 
-def test_launches_no_more_than_expected(kernel_costs):
+def test_a_kernel_launches_no_more_than_expected(kernel_costs):
     calls = itertools.product(LARGE, kernels().values())
     for each, (shape, kernel) in zip(kernel_costs, calls, strict=True):
         assert each.kernel == kernel.name

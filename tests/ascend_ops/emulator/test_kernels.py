@@ -33,7 +33,7 @@ def shapes(draw):
 
 
 @pytest.mark.parametrize(("chip", "kernel"), CHIPS_AND_KERNELS)
-def test_equals_the_reference(chip, kernel):
+def test_every_kernel_equals_the_reference(chip, kernel):
     dtypes = kernels()[kernel].dtypes_on(chip)
 
     @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))

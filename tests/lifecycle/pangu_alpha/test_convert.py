@@ -72,8 +72,8 @@ def test_logits_are_those_of_the_public_model(model, release):
     expected_BSV = public_format.logits(release[1], tokens_BS, heads=2)
 
     for last in (0, 7, 15):
-        found_BV = model.next_token_logits(tokens_BS, 0, last)
-        np.testing.assert_allclose(found_BV, expected_BSV[:, last], rtol=0, atol=1e-5)
+        actual_BV = model.next_token_logits(tokens_BS, 0, last)
+        np.testing.assert_allclose(actual_BV, expected_BSV[:, last], rtol=0, atol=1e-5)
     assert np.abs(expected_BSV).max() > 3  # so that the comparison means something
 
 
@@ -91,7 +91,6 @@ def test_every_weight_matters_to_the_logits(release):
 
 
 def test_a_converted_model_continues_a_prompt(model, converted):
-    pytest.importorskip("jieba", reason="the extra alpha is not installed")
     tokenizer = model.tokenizers["main"]
     ids = tokenizer.encode("今天天气")
 
@@ -120,7 +119,7 @@ def test_the_result_names_its_source_and_is_complete(converted, release):
         converted.verify(name)
 
 
-def test_there_and_back_is_exact(converted, release, tmp_path):
+def test_conversion_there_and_back_is_exact(converted, release, tmp_path):
     file = to_pangu_alpha(converted, tmp_path / "back")
 
     assert_same(public_format.load(file), release[1])

@@ -30,7 +30,7 @@ values = st.lists(st.integers(-50, 50), min_size=3, max_size=20)
 
 
 @given(values, st.randoms(use_true_random=False))
-def test_without_ties_it_matches_the_formula_of_squared_differences(numbers, rng):
+def test_spearman_without_ties_matches_the_formula_of_squared_differences(numbers, rng):
     x_N = np.array([*sorted(set(numbers)), 99, 100], np.float64)
     y_N = np.array(rng.sample(range(1000), len(x_N)), np.float64)
     n = len(x_N)
@@ -40,7 +40,7 @@ def test_without_ties_it_matches_the_formula_of_squared_differences(numbers, rng
 
 
 @given(values, values)
-def test_with_ties_it_matches_the_correlation_of_ranks_found_by_sorting(x, y):
+def test_spearman_with_ties_matches_the_correlation_of_ranks(x, y):
     def ranks_of(numbers):
         ranks = {}
         for rank, value in enumerate(sorted(numbers), start=1):

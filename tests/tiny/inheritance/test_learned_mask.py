@@ -58,7 +58,7 @@ def test_the_number_of_kept_units_falls_over_the_first_half():
 
 
 @pytest.mark.slow
-def test_it_finds_planted_useless_units(small, models):
+def test_the_mask_finds_planted_useless_units(small, models):
     """Units whose weights behind the gate are zero change nothing; all others of this random model do."""
     parent = small(**models["pangu_pi"], **{"model.num_layers": "2"})
     child = parent.child(

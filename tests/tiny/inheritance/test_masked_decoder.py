@@ -126,7 +126,7 @@ def test_gradients_match_numpy(case):
         assert (gradient_of[kind] * direction).sum() == pytest.approx(expected, rel=1e-3, abs=1e-5), kind
 
 
-def test_with_all_masks_at_one_it_equals_the_model(case):
+def test_the_masked_decoder_equals_the_model_if_all_masks_are_one(case):
     from mindspore import Tensor
 
     parent, loss, _ = case

@@ -37,7 +37,6 @@ class Published:
 @pytest.fixture(scope="session", params=["40k", "128k"])
 def published(request):
     if request.param == "40k":
-        pytest.importorskip("jieba", reason="jieba is not installed")
         tokenizer = Tokenizer.load(ALPHA_40K)
     elif MULTILINGUAL_128K.exists():
         tokens = control_tokens_of(PRESETS["sigma_4"])
