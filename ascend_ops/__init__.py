@@ -23,6 +23,7 @@ Suffixes of array names, here and in mindpangu, give the axes: rows_TH is [T, H]
     G  groups of a step: D·E
     H  hidden size
     I  inputs of a matrix
+    J  values that a statistic compares: points of a search, batches
     K  size of an attention head
     L  RRE layers
     M  domains of the model
@@ -35,6 +36,7 @@ Suffixes of array names, here and in mindpangu, give the axes: rows_TH is [T, H]
     T  tokens: B·S
     U  experts that an update changes
     V  vocabulary size
+    W  inner size of the augmented shortcut
     X  overflow blocks of the composed grouped_ffn
     Y  all its blocks: G + X
     Z  rows of all its blocks: Y·C

@@ -81,17 +81,17 @@ class Fit:
             batch: min((rate for rate in rates if (batch, rate) in losses), key=lambda rate: losses[batch, rate])
             for batch in batches
         }
-        x_N = np.log(batches)
-        y_N = np.log([best[batch] for batch in batches])
-        centered_N = x_N - x_N.mean()
+        x_J = np.log(batches)
+        y_J = np.log([best[batch] for batch in batches])
+        centered_J = x_J - x_J.mean()
         steps = np.diff(np.log(rates))
-        rate_index_N = np.array([rates.index(best[batch]) for batch in batches])
-        step_above_N = steps[np.minimum(rate_index_N, len(steps) - 1)]
-        step_below_N = steps[np.maximum(rate_index_N - 1, 0)]
-        half_step_N = 0.5 * np.maximum(step_above_N, step_below_N)
+        rate_index_J = np.array([rates.index(best[batch]) for batch in batches])
+        step_above_J = steps[np.minimum(rate_index_J, len(steps) - 1)]
+        step_below_J = steps[np.maximum(rate_index_J - 1, 0)]
+        half_step_J = 0.5 * np.maximum(step_above_J, step_below_J)
         return Fit(
-            exponent=float(centered_N @ y_N / (centered_N @ centered_N)),
-            resolution=float(np.abs(centered_N) @ half_step_N / (centered_N @ centered_N)),
+            exponent=float(centered_J @ y_J / (centered_J @ centered_J)),
+            resolution=float(np.abs(centered_J) @ half_step_J / (centered_J @ centered_J)),
             best=best,
             at_edge=tuple(batch for batch in batches if best[batch] in (rates[0], rates[-1])),
         )

@@ -17,7 +17,7 @@ class Numbers(VerifiedFile):
     remedy = "write it again"
 
     name: str
-    values_N: np.ndarray
+    values_J: np.ndarray
 
     @classmethod
     def _from_content(cls, header, tensors):
@@ -27,7 +27,7 @@ class Numbers(VerifiedFile):
         return {"name": self.name}
 
     def _tensors(self):
-        return {"values": self.values_N}
+        return {"values": self.values_J}
 
 
 class Letters(Numbers):
@@ -48,7 +48,7 @@ def test_a_file_is_read_as_it_was_written(path):
     loaded = Numbers.load(path)
 
     assert loaded.name == "first"
-    np.testing.assert_array_equal(loaded.values_N, np.arange(5))
+    np.testing.assert_array_equal(loaded.values_J, np.arange(5))
     assert loaded.digest == Numbers("first", np.arange(5)).digest
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 

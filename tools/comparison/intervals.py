@@ -22,9 +22,9 @@ class Interval:
     @staticmethod
     def from_values(values: Sequence[float]) -> "Interval":
         """Computes the 95 % interval of the mean of 2 to MAX_SEEDS values, with Student's t."""
-        values_N = np.asarray(values, np.float64)
-        half_width = _T95[len(values_N) - 2] * values_N.std(ddof=1) / math.sqrt(len(values_N))
-        return Interval(float(values_N.mean()), float(half_width))
+        values_J = np.asarray(values, np.float64)
+        half_width = _T95[len(values_J) - 2] * values_J.std(ddof=1) / math.sqrt(len(values_J))
+        return Interval(float(values_J.mean()), float(half_width))
 
     def __str__(self) -> str:
         return f"{self.mean:+.3f} ± {self.half_width:.3f}"

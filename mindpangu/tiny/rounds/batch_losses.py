@@ -47,7 +47,7 @@ def frozen_losses(reader: CheckpointReader, config: Config, shards: TokenShards,
     model = load_model(reader, config.context)
     model.require_data(shards)
     loader = Loader(shards, model.domains, config)
-    values = losses.losses_N.tolist()
+    values = losses.losses_J.tolist()
     for _ in values:
         loader.skip_step()
     saved_at = time.monotonic()
@@ -66,7 +66,7 @@ def frozen_losses(reader: CheckpointReader, config: Config, shards: TokenShards,
 
 
 def recorded_losses(metrics: Path, num_batches: int, samples: Sequence[RoundSample]) -> np.ndarray:
-    """Returns the loss of each batch when it was last trained on, before that step's update; float64 [N].
+    """Returns the loss of each batch when it was last trained on, before that step's update; float64 [J].
 
     Args:
         metrics: metrics.jsonl of the training.
@@ -83,10 +83,10 @@ def recorded_losses(metrics: Path, num_batches: int, samples: Sequence[RoundSamp
             raise TrainingError(f"{metrics} has no finite loss of step {step}; use --losses frozen, which computes it")
         return recorded[step]
 
-    losses_N = np.array([loss(step) for step in range(1, num_batches + 1)])
+    losses_J = np.array([loss(step) for step in range(1, num_batches + 1)])
     for sample in samples:
-        losses_N[sample.batches] = [loss(step) for step in range(sample.steps_before + 1, sample.last_step + 1)]
-    return losses_N
+        losses_J[sample.batches] = [loss(step) for step in range(sample.steps_before + 1, sample.last_step + 1)]
+    return losses_J
 
 
 def _load_or_start(reader: CheckpointReader, num_batches: int, round: int, path: Path) -> BatchLosses:

@@ -39,7 +39,7 @@ class BatchLosses(VerifiedFile):
         source: "frozen" or "recorded", see `RoundSettings.losses`.
         checkpoint: digest of the checkpoint at the end of the round.
         num_batches: N, the number of batches of round 1.
-        losses_N: float64, mean −log p over the targets of each batch; shorter than N until all are computed.
+        losses_J: float64, mean −log p over the targets of each batch; shorter than num_batches until all are computed.
     """
 
     kind = "a round's losses"
@@ -51,16 +51,16 @@ class BatchLosses(VerifiedFile):
     source: str
     checkpoint: str
     num_batches: int
-    losses_N: npt.NDArray[np.float64]
+    losses_J: npt.NDArray[np.float64]
 
     @property
     def is_complete(self) -> bool:
         """True if every batch has its loss."""
-        return len(self.losses_N) == self.num_batches
+        return len(self.losses_J) == self.num_batches
 
     @classmethod
     def _from_content(cls, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> "BatchLosses":
-        return cls(**header, losses_N=tensors["losses"])
+        return cls(**header, losses_J=tensors["losses"])
 
     def _header(self) -> dict[str, Any]:
         return {
@@ -71,7 +71,7 @@ class BatchLosses(VerifiedFile):
         }
 
     def _tensors(self) -> dict[str, np.ndarray]:
-        return {"losses": np.asarray(self.losses_N, np.float64)}
+        return {"losses": np.asarray(self.losses_J, np.float64)}
 
 
 @dataclass(frozen=True, eq=False)

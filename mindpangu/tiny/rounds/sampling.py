@@ -46,34 +46,34 @@ def draws_per_part(bounds: npt.NDArray[np.int64], rate: float) -> npt.NDArray[np
     return counts
 
 
-def draw(losses_N: npt.NDArray[np.float64], count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Draws `count` of N batches one by one without replacement, with probability softmax(loss) among the rest.
+def draw(losses_J: npt.NDArray[np.float64], count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draws `count` of J batches one by one without replacement, with probability softmax(loss) among the rest.
 
     As in the authors' code, p_i = exp(l_i) / Σ_j exp(l_j) (torch.multinomial without replacement). Draws all at once
     with the Gumbel-top-k trick: the `count` largest of l_i + g_i with g_i ~ Gumbel(0, 1) have exactly this
     distribution (Kool, van Hoof & Welling 2019, theorem 1). No exponential is taken, so no loss is too large.
 
     Args:
-        losses_N: float64 [N], finite.
+        losses_J: float64 [J], finite.
         count: number of batches to draw, at most N.
         rng: source of the Gumbel noise.
 
     Returns:
         Indices of the drawn batches, ascending, int64 [count].
     """
-    gumbel_N = rng.gumbel(size=len(losses_N))
+    gumbel_J = rng.gumbel(size=len(losses_J))
     # a loss far below the largest one absorbs the noise in the sum; the second sort key, the noise, breaks such ties
-    order = np.lexsort((gumbel_N, (losses_N - losses_N.max()) + gumbel_N))
+    order = np.lexsort((gumbel_J, (losses_J - losses_J.max()) + gumbel_J))
     return np.sort(order[len(order) - count :])
 
 
 def draw_round(
-    losses_N: npt.NDArray[np.float64], rate: float, parts: int, seed: int, round: int
+    losses_J: npt.NDArray[np.float64], rate: float, parts: int, seed: int, round: int
 ) -> npt.NDArray[np.int64]:
     """Draws the batches of a round.
 
     Args:
-        losses_N: float64 [N], loss of every batch of the data.
+        losses_J: float64 [J], loss of every batch of the data.
         rate: share of each part that is drawn.
         parts: number of consecutive parts of the data.
         seed, round: together with the index of the part, the key of the part's random numbers.
@@ -84,16 +84,16 @@ def draw_round(
     Raises:
         TrainingError: a loss is not finite, or no batch would be drawn from some part.
     """
-    not_finite = np.flatnonzero(~np.isfinite(losses_N))
+    not_finite = np.flatnonzero(~np.isfinite(losses_J))
     if len(not_finite):
         first = not_finite[0]
         raise TrainingError(
-            f"the loss of batch {first + 1} of {len(losses_N)} is {losses_N[first]}; it gives no probability"
+            f"the loss of batch {first + 1} of {len(losses_J)} is {losses_J[first]}; it gives no probability"
         )
-    bounds = part_bounds(len(losses_N), parts)
+    bounds = part_bounds(len(losses_J), parts)
     counts = draws_per_part(bounds, rate)
     drawn = [
-        start + draw(losses_N[start:stop], count, _part_rng(seed, round, part))
+        start + draw(losses_J[start:stop], count, _part_rng(seed, round, part))
         for part, (start, stop, count) in enumerate(zip(bounds[:-1], bounds[1:], counts, strict=True))
     ]
     return np.concatenate(drawn)

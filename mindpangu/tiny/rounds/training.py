@@ -114,7 +114,7 @@ def _load_or_draw_sample(
     losses = _batch_losses(config, settings, progress, earlier, shards, log)
     if not losses.is_complete:
         return None
-    batches = draw_round(losses.losses_N, settings.rate, settings.parts, config.data.seed, round)
+    batches = draw_round(losses.losses_J, settings.rate, settings.parts, config.data.seed, round)
     sample = RoundSample(
         round=round,
         settings=settings.sample_settings(config),
@@ -127,7 +127,7 @@ def _load_or_draw_sample(
         states=_states_before(config, shards, batches),
     )
     sample.save(path)
-    log(format_sample(sample, losses.losses_N, settings.parts))
+    log(format_sample(sample, losses.losses_J, settings.parts))
     return sample
 
 
@@ -206,17 +206,17 @@ def learning_rate_of_round(config: Config, settings: RoundSettings, sample: Roun
     return restarted
 
 
-def format_sample(sample: RoundSample, losses_N: np.ndarray, parts: int) -> str:
+def format_sample(sample: RoundSample, losses_J: np.ndarray, parts: int) -> str:
     """Formats a table with a row per part: its batches, how many of them were drawn, and their mean losses."""
-    bounds = part_bounds(len(losses_N), parts)
+    bounds = part_bounds(len(losses_J), parts)
     lines = [
-        f"rounds: round {sample.round} trains on {len(sample)} of {len(losses_N)} batches",
+        f"rounds: round {sample.round} trains on {len(sample)} of {len(losses_J)} batches",
         f"{'part':>6} {'batches':>8} {'drawn':>6} {'mean loss':>10} {'of drawn':>9}",
     ]
     for part, (start, stop) in enumerate(itertools.pairwise(bounds), 1):
         drawn = sample.batches[(sample.batches >= start) & (sample.batches < stop)]
         lines.append(
-            f"{part:>6} {stop - start:>8,} {len(drawn):>6,} {losses_N[start:stop].mean():>10.4f} "
-            f"{losses_N[drawn].mean():>9.4f}"
+            f"{part:>6} {stop - start:>8,} {len(drawn):>6,} {losses_J[start:stop].mean():>10.4f} "
+            f"{losses_J[drawn].mean():>9.4f}"
         )
     return "\n".join(lines)

@@ -31,12 +31,12 @@ values = st.lists(st.integers(-50, 50), min_size=3, max_size=20)
 
 @given(values, st.randoms(use_true_random=False))
 def test_spearman_without_ties_matches_the_formula_of_squared_differences(numbers, rng):
-    x_N = np.array([*sorted(set(numbers)), 99, 100], np.float64)
-    y_N = np.array(rng.sample(range(1000), len(x_N)), np.float64)
-    n = len(x_N)
-    differences = x_N.argsort().argsort() - y_N.argsort().argsort()
+    x_J = np.array([*sorted(set(numbers)), 99, 100], np.float64)
+    y_J = np.array(rng.sample(range(1000), len(x_J)), np.float64)
+    n = len(x_J)
+    differences = x_J.argsort().argsort() - y_J.argsort().argsort()
 
-    assert spearman(x_N, y_N) == pytest.approx(1 - 6 * (differences**2).sum() / (n * (n * n - 1)))
+    assert spearman(x_J, y_J) == pytest.approx(1 - 6 * (differences**2).sum() / (n * (n * n - 1)))
 
 
 @given(values, values)
@@ -61,11 +61,11 @@ def test_spearman_with_ties_matches_the_correlation_of_ranks(x, y):
 @given(st.integers(0, 100))
 def test_the_interval_matches_points_resampled_one_by_one(seed):
     rng = np.random.default_rng(seed)
-    x_N, y_N = rng.normal(size=(2, 15))
+    x_J, y_J = rng.normal(size=(2, 15))
     draws = np.random.default_rng(3).integers(0, 15, (RESAMPLES, 15))
-    one_by_one = [float(spearman(x_N[draw], y_N[draw])) for draw in draws]
+    one_by_one = [float(spearman(x_J[draw], y_J[draw])) for draw in draws]
 
-    correlation = Correlation.between(x_N, y_N, seed=3)
+    correlation = Correlation.between(x_J, y_J, seed=3)
 
     expected = tuple(np.percentile(one_by_one, (2.5, 97.5)))
     assert (correlation.lowest, correlation.highest) == pytest.approx(expected)
@@ -74,11 +74,11 @@ def test_the_interval_matches_points_resampled_one_by_one(seed):
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    x_RN, noise_RN = rng.normal(size=(2, 60, 20))
-    y_RN = 0.5 * x_RN + math.sqrt(0.75) * noise_RN
+    x_draws, noise_RN = rng.normal(size=(2, 60, 20))
+    y_draws = 0.5 * x_draws + math.sqrt(0.75) * noise_RN
     truth = 6 / math.pi * math.asin(0.5 / 2)  # Spearman's ρ of normal variables with Pearson's ρ of 0.5
 
-    correlations = [Correlation.between(x_N, y_N) for x_N, y_N in zip(x_RN, y_RN, strict=True)]
+    correlations = [Correlation.between(x_J, y_J) for x_J, y_J in zip(x_draws, y_draws, strict=True)]
 
     covered = np.mean([each.lowest <= truth <= each.highest for each in correlations])
     assert 0.85 <= covered < 1

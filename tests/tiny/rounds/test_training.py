@@ -119,14 +119,14 @@ def test_frozen_losses_are_those_of_the_frozen_model_on_the_batches_of_round_1(f
 
     losses = BatchLosses.load(losses_file(two_rounds[1] / "rounds", 1))
     assert (losses.round, losses.source, losses.checkpoint) == (1, "frozen", reader.digest)
-    assert losses.losses_N.dtype == np.float64
+    assert losses.losses_J.dtype == np.float64
     model = load_model(reader)
     loader = Loader(TokenShards.open(folder / "data"), model.domains, config)
-    for loss in losses.losses_N:
+    for loss in losses.losses_J:
         (batch,) = loader.next_step().micro_batches
         expected = np.average(model.token_losses(batch).astype(np.float64), weights=batch.loss_mask_BS)
         assert loss == pytest.approx(expected, rel=1e-12)
-    assert len(losses.losses_N) == N
+    assert len(losses.losses_J) == N
 
 
 def test_the_loss_of_several_micro_batches_is_the_mean_over_all_their_targets(first_round):
@@ -149,7 +149,7 @@ def test_a_round_is_drawn_by_its_losses_and_replays_steps_of_round_1(two_rounds)
 
     losses = BatchLosses.load(losses_file(folder / "rounds", 1))
     sample = RoundSample.load(sample_file(folder / "rounds", 2))
-    np.testing.assert_array_equal(sample.batches, draw_round(losses.losses_N, 0.5, 3, config.data.seed, 2))
+    np.testing.assert_array_equal(sample.batches, draw_round(losses.losses_J, 0.5, 3, config.data.seed, 2))
     assert np.bincount(sample.batches // 4).tolist() == [2, 2, 2]  # of each part of 4 batches
     assert (len(sample), sample.steps_before, sample.last_step) == (DRAWN, N, N + DRAWN)
     assert sample.losses == losses.digest
@@ -218,7 +218,7 @@ def test_a_third_round_is_drawn_from_all_batches_by_the_model_of_the_second(two_
     losses = BatchLosses.load(losses_file(folder / "rounds", 2))
     sample = RoundSample.load(sample_file(folder / "rounds", 3))
     assert losses.checkpoint == sample.checkpoint == second.reader.digest
-    assert len(losses.losses_N) == N
+    assert len(losses.losses_J) == N
     assert sample.begins_at == second.loader
     assert (sample.steps_before, sample.last_step) == (18, 24)
     assert set(sample.batches.tolist()) - set(RoundSample.load(sample_file(folder / "rounds", 2)).batches.tolist())
@@ -232,13 +232,13 @@ def test_recorded_losses_are_those_of_the_last_step_on_each_batch(two_rounds):
     sample = RoundSample.load(sample_file(folder / "rounds", 2))
 
     after_round_1 = recorded_losses(folder / "metrics.jsonl", N, [])
-    losses_N = recorded_losses(folder / "metrics.jsonl", N, [sample])
+    losses_J = recorded_losses(folder / "metrics.jsonl", N, [sample])
 
     np.testing.assert_array_equal(after_round_1, [recorded[step] for step in range(1, N + 1)])
     for batch in range(N):
         positions = np.flatnonzero(sample.batches == batch)
         last_step = N + 1 + positions[0] if len(positions) else batch + 1
-        assert losses_N[batch] == recorded[last_step]
+        assert losses_J[batch] == recorded[last_step]
 
 
 @pytest.mark.slow
@@ -250,7 +250,7 @@ def test_a_round_can_be_drawn_by_recorded_losses(run_copy):
 
     losses = BatchLosses.load(losses_file(folder / "rounds", 1))
     assert losses.source == "recorded"
-    np.testing.assert_array_equal(losses.losses_N, recorded_losses(folder / "metrics.jsonl", N, []))
+    np.testing.assert_array_equal(losses.losses_J, recorded_losses(folder / "metrics.jsonl", N, []))
     assert is_done(load_config(None, overrides), settings)
 
 
@@ -332,7 +332,7 @@ def test_an_interrupted_computation_of_the_losses_resumes(run_copy, two_rounds, 
     with pytest.raises(Killed):
         run_rounds(overrides)
     path = losses_file(folder / "rounds", 1)
-    assert len(BatchLosses.load(path).losses_N) == 5
+    assert len(BatchLosses.load(path).losses_J) == 5
     assert not BatchLosses.load(path).is_complete
 
     run_rounds(overrides)
@@ -355,7 +355,7 @@ def test_a_signal_saves_the_losses_so_far(run_copy, monkeypatch):
 
     assert not train_rounds(load_config(None, overrides), SETTINGS, log=lambda text: None)
 
-    assert len(BatchLosses.load(losses_file(folder / "rounds", 1)).losses_N) == 4
+    assert len(BatchLosses.load(losses_file(folder / "rounds", 1)).losses_J) == 4
     assert CheckpointReader(folder).step == N
 
 
@@ -518,7 +518,7 @@ def test_damaged_losses_and_those_of_another_checkpoint_are_refused(run_copy, tw
         run_rounds(overrides)
 
     losses = BatchLosses.load(whole)
-    BatchLosses(1, "frozen", "0" * 32, N, losses.losses_N[:3]).save(path)
+    BatchLosses(1, "frozen", "0" * 32, N, losses.losses_J[:3]).save(path)
     with pytest.raises(TrainingError, match="has losses of another training"):
         run_rounds(overrides)
 
