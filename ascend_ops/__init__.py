@@ -16,19 +16,17 @@ Suffixes of array names, here and in mindpangu, give the axes: rows_TH is [T, H]
 
     A  experts of the largest expert group held here
     B  batch: sequences
-    C  capacity: rows of a buffer or block, length of a key-value cache
+    C  capacity: rows or tokens that a buffer, block, or cache can hold
     D  domain slots of a step
     E  experts of a group
     F  inner size of a feed-forward network
     G  groups of a step: D·E
     H  hidden size
-    I  inputs of a matrix
     J  values that a statistic compares: points of a search, batches
     K  size of an attention head
     L  RRE layers
     M  domains of the model
     N  attention heads
-    O  outputs of a matrix
     P  tokens of a padded prompt
     Q  rows that a rank sends
     R  ranks
@@ -36,7 +34,6 @@ Suffixes of array names, here and in mindpangu, give the axes: rows_TH is [T, H]
     T  tokens: B·S
     U  experts that an update changes
     V  vocabulary size
-    W  inner size of the augmented shortcut
     X  overflow blocks of the composed grouped_ffn
     Y  all its blocks: G + X
     Z  rows of all its blocks: Y·C

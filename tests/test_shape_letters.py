@@ -8,7 +8,7 @@ import ascend_ops
 
 PROJECT = Path(__file__).parents[1]
 LEGEND = dict(re.findall(r"^    ([A-Z])  (.+)$", ascend_ops.__doc__, re.MULTILINE))
-_SUFFIX = re.compile(r"^[a-z]\w*_([A-Z0-9][A-Za-z0-9]*)$")
+_SUFFIX = re.compile(r"^[a-z]\w*_([0-9]*[A-Z][A-Za-z0-9]*)$")
 
 
 def shape_names(source):
@@ -24,7 +24,7 @@ def unknown_letters(source):
     return {
         name: letters
         for name in shape_names(source)
-        if (letters := set(re.findall("[A-Z]", _SUFFIX.match(name)[1].upper())) - LEGEND.keys())
+        if (letters := set(re.findall("[A-Za-z]", _SUFFIX.match(name)[1])) - LEGEND.keys())
     }
 
 
@@ -41,4 +41,6 @@ def test_every_shape_letter_is_in_the_legend():
 
 
 def test_an_unknown_letter_is_noticed():
-    assert unknown_letters("def f(x_TW):\n    y_Th = x_TW\n    plain = y_Th.T") == {"x_TW": {"W"}}
+    source = "def f(x_TW):\n    y_Th = x_TW\n    rows_1P = plain = y_Th.T"
+
+    assert unknown_letters(source) == {"x_TW": {"W"}, "y_Th": {"h"}}

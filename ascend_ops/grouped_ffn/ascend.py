@@ -31,12 +31,12 @@ class GroupedProduct(nn.Cell):
         self.product_with_transposed = product_with_transposed
         self.product_of_rows = product_of_rows
 
-    def construct(self, rows_TI, matrices_GIO, ends_G):
-        return self.product(rows_TI, matrices_GIO, ends_G)
+    def construct(self, rows, matrices, ends_G):
+        return self.product(rows, matrices, ends_G)
 
-    def bprop(self, rows_TI, matrices_GIO, ends_G, out, dout):
-        drows_TI = self.product_with_transposed(dout, matrices_GIO, ends_G)
-        return drows_TI, self.product_of_rows(rows_TI, dout, ends_G), ops.ZerosLike()(ends_G)
+    def bprop(self, rows, matrices, ends_G, out, dout):
+        drows = self.product_with_transposed(dout, matrices, ends_G)
+        return drows, self.product_of_rows(rows, dout, ends_G), ops.ZerosLike()(ends_G)
 
 
 class _Primitive(nn.Cell):

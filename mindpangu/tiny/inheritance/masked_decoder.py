@@ -54,7 +54,7 @@ class MaskedBlock(nn.Cell):
         self.shortcut = block.shortcut
         self.ffn = block.ffn
 
-    def construct(self, x_TH, positions_BS, query_TH, channels_H, heads_N, neurons_F, bottleneck_W, layer):
+    def construct(self, x_TH, positions_BS, query_TH, channels_H, heads_N, neurons_F, bottleneck_mask, layer):
         """`query_TH`: masked queries of the query layer; else None. `layer`: mask of the layer, a scalar."""
         h_TH = self.attention_norm(x_TH, channels_H) * channels_H
         queries_TH = h_TH if query_TH is None else query_TH
@@ -64,7 +64,7 @@ class MaskedBlock(nn.Cell):
         heads_TH = heads_TH * ops.repeat_elements(heads_N, self.attention.head_size, 0)
         added_TH = self.attention.output(heads_TH)
         if self.shortcut is not None:
-            added_TH = added_TH + self.shortcut.up(self.shortcut.bottleneck(h_TH) * bottleneck_W)
+            added_TH = added_TH + self.shortcut.up(self.shortcut.bottleneck(h_TH) * bottleneck_mask)
         x_TH = x_TH + layer * added_TH
         h_TH = self.ffn_norm(x_TH, channels_H) * channels_H
         return x_TH + layer * self.ffn.down(self.ffn.neurons(h_TH) * neurons_F)
@@ -86,7 +86,7 @@ class MaskedDecoder(nn.Cell):
         self.final_norm = MaskedNorm(self.upper.final_norm, model)
         self.query_layer = model.query_layer
 
-    def construct(self, rows_BS, positions_BS, channels_H, heads_LN, neurons_LF, bottleneck_LW, layers_L):
+    def construct(self, rows_BS, positions_BS, channels_H, heads_LN, neurons_LF, bottlenecks, layers_L):
         """Returns the masked hidden states before the output head, float32 [T, H].
 
         Args:
@@ -100,7 +100,7 @@ class MaskedDecoder(nn.Cell):
                 x_TH = self.final_norm(x_TH, channels_H)
                 query_TH = self.upper.queries(positions_BS) * channels_H
             x_TH = block(
-                x_TH, positions_BS, query_TH, channels_H, heads_LN[i], neurons_LF[i], bottleneck_LW[i], layers_L[i]
+                x_TH, positions_BS, query_TH, channels_H, heads_LN[i], neurons_LF[i], bottlenecks[i], layers_L[i]
             )
         if not self.query_layer:
             x_TH = self.final_norm(x_TH, channels_H)
