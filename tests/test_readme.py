@@ -18,6 +18,7 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 STAGES = ("tokenizer", "data", "routing", "train", "evaluate", "generate")
 MAIN_JOB = "bash recipes/run_910.sh"
+CLUSTER = "bash recipes/run_cpu_cluster.sh"
 
 # A narrower model, smaller batches, and less evaluation keep the test quick. Everything else is as in the recipe.
 SMALLER = {
@@ -45,7 +46,7 @@ def adapted(command, output, overrides):
     if words[0] == ".venv/bin/mindpangu":
         words[:1] = [sys.executable, "-m", "mindpangu"]
     else:
-        assert words[:2] == MAIN_JOB.split(), command
+        assert words[:2] in (MAIN_JOB.split(), CLUSTER.split()), command
     given_keys = {word.removeprefix("--") for word in words}
     return [
         *words,
@@ -101,15 +102,16 @@ def test_every_other_command_works_right_after_the_main_job(output):
     printed = {}
     for command in (command for block in bash_blocks("README.md")[1:] for command in commands(block)):
         overrides = {}
-        if command.startswith(MAIN_JOB):
-            overrides = small_run(output) | {
-                "data.tokenizer": str(tokenizer)
-            }  # training the same tokenizer again takes long
+        if command.startswith((MAIN_JOB, CLUSTER)):
+            # training the same tokenizer again takes long
+            overrides = small_run(output) | {"data.tokenizer": str(tokenizer)}
         elif "--config recipes/cpu_smoke.yaml" in command:
             overrides = small_run(output)
         printed[command] = run(adapted(command, output, overrides))[0]
 
-    generated, loads, keys, first, resumed, added, extracted, compact, architectures, rounds = printed.values()
+    generated, loads, keys, first, resumed, together, added, extracted, compact, architectures, rounds = (
+        printed.values()
+    )
     assert generated.startswith("To open the dialog")
     assert "expected load (balanced)" in loads
     assert "--data.domains_per_step  (int, default 1)" in keys
@@ -117,6 +119,8 @@ def test_every_other_command_works_right_after_the_main_job(output):
     assert resumed.count("up to date") == len(STAGES)
     records = [json.loads(line) for line in (output / "mine" / "metrics.jsonl").read_text().splitlines()]
     assert [len(record["domains"]) for record in records] == [2] * 20
+    assert "processes: 2" in together
+    assert len((output / "two" / "metrics.jsonl").read_text().splitlines()) == 20
     assert "poetry" in added
     assert "zh_code" in extracted
     assert "8,000" in compact or "8000" in compact

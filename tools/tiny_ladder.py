@@ -26,7 +26,7 @@ from comparison.command_line import add_seeds
 from comparison.intervals import Interval
 from comparison.runs import Runs, as_options, mindpangu
 
-from mindpangu.config import Config, load_config
+from mindpangu.config import Config, load_config, load_saved_config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import HELDOUT, TokenShards
 from mindpangu.evaluation.bits_per_byte import bits_per_byte
@@ -204,7 +204,7 @@ class Ladder:
 
     def _train(self, name: str, keys: Mapping[str, str], options: Sequence[str] = (), apart: float = 0.0) -> Rung:
         folder = self._runs.run(name, keys, options=options, stages=TRAIN)
-        config = load_config(folder / "config.yaml")
+        config = load_saved_config(folder / "config.yaml")
         return self._measure_rung(config, folder, apart)
 
     def _best_point(self, keys: Mapping[str, str]) -> dict[str, str]:
@@ -246,7 +246,7 @@ class Ladder:
             ends = ["--keep-first", "1", "--keep-last", "1"]
             verb = ["tiny", "inherit", "--parent", str(folder), "--out", str(out), *options, *ends]
             self._runs.run("inheritance", child, stages=(verb,))
-        return training_flops(load_config(folder / "config.yaml")), out
+        return training_flops(load_saved_config(folder / "config.yaml")), out
 
     def _parent_sizes(self, keys: Mapping[str, str]) -> dict[str, str]:
         """Returns the sizes of a parent with twice the parameters.
@@ -279,7 +279,7 @@ class Ladder:
         parts = str(min(8, int(first["training.steps"])))
         verb = ["tiny", "rounds", "--rounds", "2", "--rate", "0.5", "--parts", parts, "--resume"]
         self._runs.run("rounds", first, stages=(verb, ["evaluate"]))
-        config = load_config(folder.config)
+        config = load_saved_config(folder.config)
         return self._measure_rung(config, folder.root, parent_flops)
 
     def _measure_rung(self, config: Config, folder: Path, apart: float) -> Rung:

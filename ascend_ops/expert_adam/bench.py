@@ -96,7 +96,7 @@ def _torch(state: list[np.ndarray]) -> tuple[Callable | None, Callable[[], None]
     step = torch.zeros(())
     optimizer.state[parameter] = {"step": step, "exp_avg": moment1, "exp_avg_sq": moment2}
 
-    def run():
+    def run() -> list[np.ndarray]:
         optimizer.step()
         return state[:3]
 

@@ -85,9 +85,10 @@ def _usual_ffn_hidden_size(model: ModelConfig) -> int:
 
 
 def refuse_renamed(key: str) -> None:
-    """Raises ConfigError with the new name of a dotted key that was renamed."""
-    if key in RENAMED_KEYS:
-        raise ConfigError(f"key {key} is now called {RENAMED_KEYS[key]}")
+    """Raises a ConfigError that gives the new name if a dotted key, or what it is an item of, has been renamed."""
+    for old, new in RENAMED_KEYS.items():
+        if key == old or key.startswith((f"{old}.", f"{old}[")):
+            raise ConfigError(f"key {old} is now called {new}")
 
 
 def to_yaml(config: Config) -> str:

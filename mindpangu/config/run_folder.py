@@ -20,8 +20,8 @@ class RunFolder:
     @staticmethod
     def holds(path: Path) -> bool:
         """True if a configuration file was saved to a run folder or a checkpoint rather than written by a user."""
-        siblings = ("metrics.jsonl", "checkpoint", "manifest.json")
-        return path.name == "config.yaml" and any((path.parent / name).exists() for name in siblings)
+        siblings = ("metrics.jsonl", "manifest.json", "checkpoint/iteration_*")
+        return path.name == "config.yaml" and any(any(path.parent.glob(name)) for name in siblings)
 
     @property
     def config(self) -> Path:

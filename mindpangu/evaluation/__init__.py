@@ -4,6 +4,6 @@
 records, `bits_per_byte.py` makes losses of different tokenizers comparable, `record.py` builds the content
 of `evaluation.json` and the printed table.
 
-Training must not import this package; the command line passes in what training needs. This file imports nothing, so
-that reading a record does not load MindSpore.
+Training must not import this package: a caller that evaluates while the model trains passes a callback to `train`.
+This file imports nothing, so that reading a record does not load MindSpore.
 """

@@ -1,7 +1,7 @@
 """Trains a run: opens the outputs of the earlier stages, starts or resumes the training, and takes its steps."""
 
 import fcntl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from mindpangu.errors import ConfigError, TrainingError
 from mindpangu.files import write_text_atomically
 from mindpangu.language_model import LanguageModel, ModelParts, SavedExperts
 from mindpangu.parallel.processes import Processes
-from mindpangu.train.callbacks import MetricsFile, Progress
+from mindpangu.train.callbacks import Callback, MetricsFile, Progress
 from mindpangu.train.checkpointing import Checkpointer, load_weights, resume_training
 from mindpangu.train.loop import run_steps
 from mindpangu.train.schedule import learning_rate
@@ -100,6 +100,7 @@ def train(
     load: Path | None = None,
     log: Callable[[str], None] = print,
     schedule: TrainingSchedule | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> int:
     """Trains a run to its last step, or until a signal; returns the last finished step.
 
@@ -108,6 +109,8 @@ def train(
         load: start from the weights of this checkpoint, unless there is a checkpoint to resume from.
         log: receives the messages.
         schedule: batches and learning rates; None takes those of the configuration.
+        callbacks: hooks to call after those that log each step, on every rank. This is how a caller evaluates while
+            the model trains: training itself knows nothing of evaluation.
 
     Raises:
         TrainingError: the run folder already holds a training and `resume` is not given.
@@ -119,7 +122,7 @@ def train(
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
     if not processes.is_first:
         processes.barrier()
-        return _train(run, resume, load, lambda text: None, schedule)
+        return _train(run, resume, load, lambda text: None, schedule, callbacks)
     with open(folder.root / ".train.lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -127,10 +130,17 @@ def train(
             raise TrainingError(f"another process is training in {folder.root}; wait for it or stop it") from None
         clean_interrupted(folder.checkpoints)
         processes.barrier()  # the other ranks look for checkpoints only now
-        return _train(run, resume, load, log, schedule)
+        return _train(run, resume, load, log, schedule, callbacks)
 
 
-def _train(run: Run, resume: bool, load: Path | None, log: Callable[[str], None], schedule: TrainingSchedule) -> int:
+def _train(
+    run: Run,
+    resume: bool,
+    load: Path | None,
+    log: Callable[[str], None],
+    schedule: TrainingSchedule,
+    callbacks: Sequence[Callback],
+) -> int:
     """Trains with the run folder locked, so that no other process trains in it."""
     config = run.config
     folder = run.folder
@@ -173,13 +183,13 @@ def _train(run: Run, resume: bool, load: Path | None, log: Callable[[str], None]
         return finished
 
     progress = Progress(config.monitor.log_steps, folder.log(processes.rank) / "info.log", quiet=not processes.is_first)
-    callbacks = [MetricsFile(folder.metrics), progress] if processes.is_first else [progress]
+    logging = [MetricsFile(folder.metrics), progress] if processes.is_first else [progress]
     checkpointer = Checkpointer(folder, train_step, digests, loaded, previous, progress.on_message)
     stream = StepStream(schedule.loader, model.planner)
     processes.report_status(doing="preparing the first step")
     try:
         train_step.prepare()
-        return run_steps(train_step, stream, finished + 1, callbacks, checkpointer, schedule.learning_rate)
+        return run_steps(train_step, stream, finished + 1, [*logging, *callbacks], checkpointer, schedule.learning_rate)
     finally:
         stream.close()
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from mindpangu.cli import config as config_verb
-from mindpangu.config import Config, describe, load_config, load_saved_config, to_yaml
+from mindpangu.config import Config, describe, load_config, load_saved_config, refuse_renamed, to_yaml
 from mindpangu.config.loader import RENAMED_KEYS
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import ConfigError
@@ -44,6 +44,14 @@ def test_a_users_file_with_the_old_key_is_refused(tmp_path, value):
 
     with pytest.raises(ConfigError, match=REFUSAL):
         load_config(path)
+
+
+@pytest.mark.parametrize("key", ["domains.embedding_slots[0].name", "domains.embedding_slots.0.name"])
+def test_an_item_of_a_renamed_list_is_refused_like_the_list(key):
+    with pytest.raises(ConfigError, match=REFUSAL):
+        load_config(None, {key: "main"})
+    with pytest.raises(ConfigError, match=REFUSAL):
+        refuse_renamed(key)
 
 
 def test_an_override_with_the_old_key_is_refused(tmp_path):
@@ -106,7 +114,8 @@ def test_the_config_verb_knows_the_old_name(capsys):
     ("name", "neighbour", "expected"),
     [
         ("config.yaml", "metrics.jsonl", True),
-        ("config.yaml", "checkpoint", True),
+        ("config.yaml", "checkpoint/iteration_00000004", True),
+        ("config.yaml", "checkpoint/notes.txt", False),
         ("config.yaml", "manifest.json", True),
         ("config.yaml", None, False),
         ("config.yaml", "other.yaml", False),
@@ -117,6 +126,7 @@ def test_a_run_folder_or_a_checkpoint_holds_a_saved_configuration(tmp_path, name
     path = tmp_path / name
     path.write_text("")
     if neighbour is not None:
+        (tmp_path / neighbour).parent.mkdir(exist_ok=True)
         (tmp_path / neighbour).touch()
 
     assert RunFolder.holds(path) is expected

@@ -64,6 +64,16 @@ def test_every_rung_gets_the_compute_of_the_base(tool, ladder):
         assert training_flops(config) == pytest.approx(base, rel=0.01)
 
 
+def test_a_rung_that_an_earlier_version_trained_is_measured(ladder, monkeypatch):
+    older = ROOT / "tests" / "fixtures" / "written_by_0_1_0" / "run"
+    monkeypatch.setattr(ladder._runs, "run", lambda *arguments, **options: older)
+    monkeypatch.setattr(ladder, "_measure_rung", lambda config, folder, apart: config)
+
+    config = ladder._train("base", {})
+
+    assert [vocabulary.name for vocabulary in config.domains.vocabularies] == ["signs", "letters"]
+
+
 def test_the_table_shows_paired_gains_next_to_the_papers(tool):
     def rungs(shift):
         bits = {"base": 2.5, "tokenizer": 2.4, "architecture": 2.45, "inheritance": 2.2, "rounds": 2.15}
