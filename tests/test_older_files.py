@@ -1,7 +1,7 @@
-"""Files that an older version wrote load, extract and resume here, and compute what they computed there.
+"""Files written by an older version load, extract and resume, and give the same results.
 
-`fixtures/written_by_0_1_0/README.md` says what lies there and how it was made. Losses agree to 1e-5, as another CPU may
-round otherwise; files that a verb only takes over or rearranges are the same byte for byte.
+`fixtures/written_by_0_1_0/README.md` describes the files and how they were made. Losses agree to 1e-5, because another
+CPU may round differently; files that a verb only copies or rearranges are identical byte for byte.
 """
 
 import json
@@ -138,6 +138,7 @@ def test_the_same_is_exported_from_an_older_checkpoint():
 
 
 def test_an_older_export_has_the_same_loss():
+    """mindpangu has no reader for exports, so the loss is computed with the tests' own NumPy forward pass."""
     batch = heldout_batch()
     settings = json.loads(Path("export/config.json").read_text(encoding="utf-8"))
 

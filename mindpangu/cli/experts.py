@@ -153,8 +153,8 @@ def _add(blueprint: "Blueprint", options: argparse.Namespace) -> "Blueprint":
         raise ConfigError("--noise goes with --from-dense; copied and fresh experts get none")
     if options.parent and options.tokenizer:
         raise ConfigError(
-            f"--from {options.parent} copies a table, which only fits the tokens of its own tokenizer; with "
-            "--tokenizer give --fresh or --from-dense DIR"
+            f"--from {options.parent} copies a table, which is valid only with its own tokenizer; with "
+            "--tokenizer, give --fresh or --from-dense DIR"
         )
     tokenizer = Tokenizer.load(options.tokenizer) if options.tokenizer else None
     new = add.NewDomain(
@@ -201,7 +201,9 @@ def _resize(blueprint: "Blueprint", options: argparse.Namespace) -> "Blueprint":
         domain = blueprint.domain(options.domain)
         shards = TokenShards.open(RunFolder(options.data).data)
         if domain.name not in shards.domain_names:
-            raise ConfigError(f"{shards.folder} has no text of domain {domain.name!r}, whose tokens --data counts")
+            raise ConfigError(
+                f"{shards.folder} contains no text in domain {domain.name!r}, so --data has no tokens to count"
+            )
         shards.require_tokenizer(blueprint.tokenizer_of(domain).digest)
         num_tokens = blueprint.contents[domain.name].table.experts_LV.shape[1]
         counts_V = shards.token_counts(domain.name, TRAIN, num_tokens)

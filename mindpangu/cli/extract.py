@@ -97,7 +97,9 @@ def _token_counts(blueprint: "Blueprint", folder: RunFolder) -> dict[str, "np.nd
     counts: dict[str, np.ndarray] = {}
     for domain in blueprint.domains:
         if domain.name not in shards.domain_names:
-            raise ConfigError(f"{shards.folder} has no text of domain {domain.name!r}; --vocabulary-of needs it")
+            raise ConfigError(
+                f"{shards.folder} contains no text in domain {domain.name!r}, which --vocabulary-of needs"
+            )
         tokenizer = blueprint.tokenizer_of(domain)
         shards.require_tokenizer(tokenizer.digest)
         for split in (TRAIN, HELDOUT):

@@ -82,8 +82,8 @@ def _integer_weights(phases: Sequence[Phase]) -> list[Weights]:
     """Scales the weights to integers with the same sum in all phases; returns them by domain."""
     by_phase = []
     for phase in phases:
-        unit = math.lcm(*(Fraction(weight).denominator for weight in phase.weights))
-        by_phase.append([int(weight * unit) for weight in phase.weights])
+        denominator = math.lcm(*(Fraction(weight).denominator for weight in phase.weights))
+        by_phase.append([int(weight * denominator) for weight in phase.weights])
     total = math.lcm(*map(sum, by_phase))
     return list(zip(*([weight * (total // sum(each)) for weight in each] for each in by_phase), strict=True))
 

@@ -121,13 +121,13 @@ class Loader:
             )
         taken = state.get("samples_taken")
         began = state.get("phase_began", [0] * len(self._samples_taken))
-        unit = self._schedules[0][1].unit
+        samples_per_choice = self._schedules[0][1].samples_per_choice
         per_step = self._config.training.global_batch_size
         if not (self._are_counts(taken) and self._are_counts(began) and self._began_phase_of(began, taken)):
             raise DataError(
-                f"loader state {dict(state)} does not fit {len(self._samples_taken)} domains, parts of {unit} "
-                f"samples and steps of {per_step}; resume with the domains, schedule and batch sizes of the run that "
-                "saved it"
+                f"loader state {dict(state)} does not fit {len(self._samples_taken)} domains, parts of "
+                f"{samples_per_choice} samples and steps of {per_step}; resume with the domains, schedule and batch "
+                "sizes of the run that saved it"
             )
         self._samples_taken = list(taken)
         self._phase_began = list(began)
@@ -139,11 +139,11 @@ class Loader:
 
     def _are_counts(self, samples: object) -> TypeGuard[list[int]]:
         """Whether these can be the numbers of samples taken from each domain after some step."""
-        unit = self._schedules[0][1].unit
+        samples_per_choice = self._schedules[0][1].samples_per_choice
         return (
             isinstance(samples, list)
             and len(samples) == len(self._samples_taken)
-            and all(type(count) is int and count >= 0 and count % unit == 0 for count in samples)
+            and all(type(count) is int and count >= 0 and count % samples_per_choice == 0 for count in samples)
             and sum(samples) % self._config.training.global_batch_size == 0
         )
 

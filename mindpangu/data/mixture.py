@@ -36,8 +36,9 @@ class Mixture:
         shares = [weight * num_slots / total for weight in exact]  # slots per turn
         self._num_slots = num_slots
         self._whole = [math.floor(share) for share in shares]
-        self._unit = math.lcm(*(share.denominator for share in shares))
-        self._fraction = [int((share % 1) * self._unit) for share in shares]  # rest of a share, in 1 / _unit slots
+        self._period = math.lcm(*(share.denominator for share in shares))
+        # rest of a share: slots per _period turns
+        self._fraction = [int((share % 1) * self._period) for share in shares]
         self._floating_slots = num_slots - sum(self._whole)
 
     def next_slots(self, slots_taken: Sequence[int]) -> tuple[int, ...]:
@@ -64,14 +65,15 @@ class Mixture:
         the earlier deadline; a window that overlaps the next one's; the later group deadline, which ends the cascade of
         heavy subtasks (share >= 1/2) that would be forced if this one ran last.
         """
-        unit = self._unit
+        period = self._period
         fraction = self._fraction[domain]
-        release = taken * unit // fraction
-        deadline = _ceil_divide((taken + 1) * unit, fraction)
-        overlaps = (taken + 1) * unit % fraction != 0
+        release = taken * period // fraction
+        deadline = _ceil_divide((taken + 1) * period, fraction)
+        overlaps = (taken + 1) * period % fraction != 0
         group_deadline = 0
-        if 2 * fraction >= unit:
-            group_deadline = _ceil_divide(_ceil_divide(deadline * (unit - fraction), unit) * unit, unit - fraction)
+        if 2 * fraction >= period:
+            idle = period - fraction
+            group_deadline = _ceil_divide(_ceil_divide(deadline * idle, period) * period, idle)
         return release > time, deadline, not overlaps, -group_deadline, domain
 
 
@@ -183,5 +185,5 @@ def _refuse_too_few_slots(config: Config, weights: Sequence[Fraction]) -> None:
         )
 
 
-def _ceil_divide(numerator: int, denominator: int) -> int:
-    return -(-numerator // denominator)
+def _ceil_divide(numerator: int, period: int) -> int:
+    return -(-numerator // period)

@@ -38,10 +38,11 @@ class Schedule(Protocol):
     """Interface of the schedules.
 
     Attributes:
-        unit: number of samples that a domain contributes per turn; counts in a loader state are multiples of it.
+        samples_per_choice: number of samples that follow one choice of a domain; counts in a loader state are
+            multiples of it.
     """
 
-    unit: int
+    samples_per_choice: int
 
     def step(self, samples_taken: Sequence[int]) -> list[DomainSlots]:
         """Returns the micro-batches of the next step.
@@ -71,7 +72,7 @@ class SideBySide:
     def __init__(self, groups: Groups, schedules: Sequence[Schedule]):
         self._groups = groups
         self._schedules = schedules
-        self.unit = schedules[0].unit
+        self.samples_per_choice = schedules[0].samples_per_choice
 
     def step(self, samples_taken: Sequence[int]) -> list[DomainSlots]:
         return [
@@ -88,10 +89,10 @@ class Rotating:
         self._mixture = Mixture(weights, num_slots)
         self._slot_of_sample_B = equal_parts(local_batch_size, num_slots)
         self._micro_batches = micro_batches
-        self.unit = micro_batches * local_batch_size // num_slots
+        self.samples_per_choice = micro_batches * local_batch_size // num_slots
 
     def step(self, samples_taken: Sequence[int]) -> list[DomainSlots]:
-        domain_of_slot = self._mixture.next_slots([taken // self.unit for taken in samples_taken])
+        domain_of_slot = self._mixture.next_slots([taken // self.samples_per_choice for taken in samples_taken])
         return [DomainSlots(domain_of_slot, self._slot_of_sample_B)] * self._micro_batches
 
 
@@ -102,7 +103,7 @@ class Mixed:
     slot repeats the last domain: its experts are needed anyway, so the slot moves no additional bytes.
     """
 
-    unit = 1
+    samples_per_choice = 1
 
     def __init__(self, weights: Sequence[Fraction], local_batch_size: int, num_slots: int, micro_batches: int):
         self._mixture = Mixture(weights, local_batch_size)

@@ -41,7 +41,7 @@ class NpuSlabs:
         self._stream = ms.runtime.Stream()
 
     def reserve(self, domains: set[int]) -> None:
-        """Assigns buffers to these domains; all other domains lose theirs."""
+        """Reserves buffers for these domains and releases those of all others."""
         for domain in [domain for domain in self._slabs if domain not in domains]:
             self._free.append(self._slabs.pop(domain))
         for domain in sorted(domains - self._slabs.keys()):

@@ -48,7 +48,7 @@ class Watch:
         if self._ranks > 1:
             self._folder.mkdir(parents=True, exist_ok=True)
             command = [sys.executable, watcher.__file__, *map(str, self._arguments)]
-            # a session of its own: Ctrl-C must end only the rank, so that the watcher can publish the rank's last state
+            # in a new session: Ctrl-C must end only the rank, so that the watcher can publish the rank's last state
             self._watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
             self._pipe = self._watcher.stdin
             assert self._pipe is not None

@@ -88,7 +88,7 @@ def assign_layers(
 ) -> np.ndarray:
     """Draws all layers of one domain. Each (seed, layer, domain name) has its own random stream.
 
-    The overlap of independent groupings hardly ever exceeds 1.5 × chance with 16 experts. With 64 it often does,
+    The overlap of independent groupings rarely exceeds 1.5 × chance with 16 experts. With 64 it often does,
     because few common pairs among 200 tokens are expected. A balanced layer that overlaps too much with a lower one is
     therefore redrawn. If no draw is good enough, the best one is kept, and the statistics show its overlap.
 

@@ -134,7 +134,7 @@ class Progress(Callback):
 
     def on_message(self, text: str) -> None:
         if not self.quiet:
-            # keeps the bar, if there is one, below the lines
+            # unlike print, tqdm.write keeps a progress bar below the lines
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
         if self._log is not None:

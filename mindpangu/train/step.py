@@ -256,7 +256,7 @@ class TrainStep:
 
 
 def _upper_inputs(inputs: ModelInputs, targets_BS: Tensor, weights_BS: Tensor) -> tuple[Tensor, ...]:
-    """Returns the inputs of `upper_step` between h and the slabs, in its order."""
+    """Returns the inputs that `upper_step` takes between h and the slabs, in order."""
     return (
         inputs.tokens_BS,
         inputs.positions_BS,

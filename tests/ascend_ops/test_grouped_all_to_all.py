@@ -231,7 +231,7 @@ def test_the_composed_form_equals_the_reference_in_four_processes(tmp_path):
             pytest.fail((tmp_path / "log.txt").read_text()[-2000:])
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # the session of its own that it was started in
+                os.killpg(process.pid, signal.SIGKILL)  # and its children: it leads a session
             process.wait()
 
     results = {rank: json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(4)}

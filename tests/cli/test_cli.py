@@ -279,9 +279,12 @@ def test_every_verb_has_help(verb, capsys):
 def test_config_prints_values_and_keys(capsys):
     assert main(["config", "--get", "training.steps", "--training.steps=70"]) == 0
     assert capsys.readouterr().out == "70\n"
+
     assert main(["config", "--get", "run_folder", "--training.run_name", "a"]) == 0
     assert capsys.readouterr().out == "output/a\n"
+
     assert main(["config", "--keys"]) == 0
     assert "--data.domains_per_step  (int, default 1)" in capsys.readouterr().out
+
     assert main(["config"]) == 0
     assert "hidden_size: 256" in capsys.readouterr().out

@@ -60,6 +60,7 @@ def test_a_phase_continues_with_the_next_samples(tiny_shards, make_config):
     shards, domains = tiny_shards
     loader = Loader(shards, domains, configured(make_config))
     seen = set()
+
     for _ in range(9):
         ids = [tuple(pair) for batch in loader.next_step().micro_batches for pair in batch.sample_ids_B2.tolist()]
         assert not seen.intersection(ids)  # no domain completes an epoch in these steps

@@ -74,7 +74,7 @@ def test_rotating_chooses_once_per_step(weights, num_slots, part, micro_batches)
     taken_from_schedule = [0] * len(weights)
     taken_from_mixture = [0] * len(weights)
 
-    assert schedule.unit == part * micro_batches
+    assert schedule.samples_per_choice == part * micro_batches
     for _ in range(25):
         step = schedule.step(taken_from_schedule)
         domains = mixture.next_slots(taken_from_mixture)
@@ -86,7 +86,7 @@ def test_rotating_chooses_once_per_step(weights, num_slots, part, micro_batches)
             taken_from_mixture[domain] += 1
         for domain, weight in enumerate(weights):  # within one domain slot of a step
             share = Fraction(weight * sum(taken_from_schedule), total)
-            assert abs(taken_from_schedule[domain] - share) < schedule.unit
+            assert abs(taken_from_schedule[domain] - share) < schedule.samples_per_choice
 
 
 def test_equal_weights_rotate_over_all_domains_step_by_step(make_config):

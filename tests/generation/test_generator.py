@@ -248,10 +248,13 @@ def test_no_requests_give_no_texts(generator):
 def test_invalid_requests_are_refused(generator, reader):
     with pytest.raises(ConfigError, match="unknown domain 'fr'; this model has: bilingual, zh, en, code"):
         generator.generate([Request("fr", "a")])
+
     with pytest.raises(GenerationError, match="max_new_tokens is 0"):
         Request("en", "a", 0)
+
     with pytest.raises(GenerationError, match="stop string is empty"):
         Request("en", "a", stop=("",))
+
     with pytest.raises(GenerationError, match="batch_size is 0"):
         Generator.load(reader, batch_size=0)
 

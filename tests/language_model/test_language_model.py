@@ -1,4 +1,4 @@
-"""What travels together: loading from a checkpoint alone, vocabularies, end-of-document resets, domains."""
+"""Language models: loading from nothing but a checkpoint, vocabularies, end-of-document resets, domains."""
 
 from dataclasses import replace
 
@@ -33,8 +33,10 @@ def test_later_tokens_do_not_change_the_logits(trained):
     model = trained.model
     tokens_BS = np.full((1, 16), 10, np.int32)
     first = model.next_token_logits(tokens_BS, 2, last=5)
+
     tokens_BS[0, 6:] = 33
     np.testing.assert_array_equal(first, model.next_token_logits(tokens_BS, 2, last=5))
+
     tokens_BS[0, 5] = 34
     assert not np.array_equal(first, model.next_token_logits(tokens_BS, 2, last=5))
 
@@ -69,7 +71,7 @@ VOCABULARIES = "[{name: a, vocab_size: 420, domains: [bilingual, zh]}, {name: b,
 
 
 def two_vocabularies(tiny_overrides, tmp_path, **changes):
-    """A run of its own, whose domains use two vocabularies."""
+    """Opens a separate run whose domains use two vocabularies."""
     from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
 
     overrides = tiny_overrides | {
@@ -91,7 +93,8 @@ def test_vocabularies_train_and_mixed_batches_mask_other_vocabularies(tiny_overr
     pure = next(iter(heldout_batches(run.shards, "en", run.config, 4)))
     foreign = next(iter(heldout_batches(run.shards, "zh", run.config, 4)))
     # one sample of en and three of zh in one batch: vocabularies b and a
-    en, zh = pure.domain_of_slot[0], foreign.domain_of_slot[0]
+    en = pure.domain_of_slot[0]
+    zh = foreign.domain_of_slot[0]
     arrays = ("tokens_BS", "targets_BS", "positions_BS", "loss_mask_BS", "sample_ids_B2")
     mixed = Batch(
         **{name: np.concatenate([getattr(pure, name)[:1], getattr(foreign, name)[:3]]) for name in arrays},
@@ -112,10 +115,13 @@ def test_vocabularies_train_and_mixed_batches_mask_other_vocabularies(tiny_overr
 def test_parts_that_do_not_fit_are_refused(tiny_overrides):
     with pytest.raises(TokenizerError, match="has 420 pieces, but the embedding has 400 rows"):
         open_model(tiny_overrides | {"model.vocab_size": "400"})
+
     with pytest.raises(ConfigError, match="has 5 experts in the configuration, but 3 in its routing table"):
         open_model(tiny_overrides | {"domains.experts": "{zh: 5}"})
+
     with pytest.raises(ConfigError, match=r"model\.rre_layers is 1, but the routing table is one of 2 layers"):
         open_model(tiny_overrides | {"model.rre_layers": "1"})
+
     run = open_model(tiny_overrides)
     with pytest.raises(TokenizerError, match="vocabulary 'main' has no tokenizer"):
         ModelParts(run.config, {}, run.model.table)

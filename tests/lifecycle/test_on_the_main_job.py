@@ -115,7 +115,7 @@ def test_memory_stays_at_two_tensors(run, tmp_path, words):
 
 
 def peak_memory(*words):
-    """Returns the peak memory in bytes of a verb in a process of its own."""
+    """Returns the peak memory in bytes of a verb in a separate process."""
     script = (
         "import resource, subprocess, sys; subprocess.run([sys.executable, '-m', 'mindpangu', *sys.argv[1:]], "
         "check=True, stdout=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"

@@ -57,7 +57,8 @@ def scores(decoder, tokens_BS, positions_BS):
 
 def numpy_scores(config, weights, tokens_BS, positions_BS):
     """float64 [T, V]: PanGu-π as in its paper, written independently."""
-    model, (batch, length) = config.model, tokens_BS.shape
+    model = config.model
+    batch, length = tokens_BS.shape
     size = model.hidden_size // model.num_heads
 
     def norm(x, name):

@@ -43,7 +43,8 @@ def test_every_vocabulary_up_to_138000_gives_sigma_its_name():
 
 
 def test_a_token_of_sigma_activates_as_many_parameters_as_its_dense_parent_has():
-    sigma, parent = count_of("pangu_sigma_1t.yaml"), count_of("pangu_alpha_13b.yaml")
+    sigma = count_of("pangu_sigma_1t.yaml")
+    parent = count_of("pangu_alpha_13b.yaml")
 
     assert sigma.activated - sigma.embedding == parent.total - parent.embedding
     assert parent.activated == parent.total
@@ -74,7 +75,8 @@ def test_count_equals_the_sum_over_the_tensors_of_a_small_model():
 
 def test_the_compact_vocabulary_reduces_the_embedding_share_below_a_fifth():
     """The tiny-model paper: 38.19 % of its 1B model before, 18.07 % after."""
-    before, after = count_of("pangu_pi_1b.yaml"), count_of("pangu_pi_1b_pro.yaml")
+    before = count_of("pangu_pi_1b.yaml")
+    after = count_of("pangu_pi_1b_pro.yaml")
 
     assert before.embedding_share == pytest.approx(0.3819, abs=0.03)
     assert after.embedding_share == pytest.approx(0.1807, abs=0.02)
@@ -100,6 +102,7 @@ def test_every_shipped_recipe_is_a_usable_configuration(path):
 def test_every_value_of_a_recipe_has_a_comment_with_its_source(path):
     section = ""
     obvious = {"run_name", "device_target", "data_parallel", "tensor_parallel", "expert_parallel", "mixture"}
+
     for line in path.read_text(encoding="utf-8").splitlines():
         section = line.rstrip(":") if line and not line.startswith((" ", "#")) else section
         if line.startswith("  ") and line[2].isalpha() and ":" in line:
@@ -109,7 +112,9 @@ def test_every_value_of_a_recipe_has_a_comment_with_its_source(path):
 
 def test_sigma_carries_the_training_values_of_the_paper():
     config = load_config(RECIPES / "pangu_sigma_1t.yaml")
-    optimizer, schedule, training = config.optimizer, config.lr_scheduler, config.training
+    optimizer = config.optimizer
+    schedule = config.lr_scheduler
+    training = config.training
 
     assert (optimizer.betas, optimizer.eps, optimizer.expert_eps) == ([0.8, 0.95], 1e-8, 1e-20)
     assert (schedule.warmup_steps, schedule.decay_steps, schedule.lr_end) == (5_000, 180_000, 2e-5)

@@ -22,7 +22,9 @@ from mindpangu.model.token_dispatcher import AllToAllTokenDispatcher, LocalToken
 from mindpangu.model.vocabularies import Vocabularies
 from mindpangu.train.compiled import CompiledFunctions
 
-EXPERTS, SLOTS, BATCH = 3, 2, 4
+EXPERTS = 3
+SLOTS = 2
+BATCH = 4
 SETTINGS = {
     "model.num_layers": "3",
     "model.rre_layers": "2",

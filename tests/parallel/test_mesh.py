@@ -41,12 +41,14 @@ def test_groups_of_a_kind_divide_the_ranks(mesh, kind):
 def test_the_ranks_of_a_group_share_all_other_coordinates(mesh):
     for rank in range(mesh.size):
         own = mesh.coordinates(rank)
+
         for other in mesh.exchange_group(rank):
             assert replace(mesh.coordinates(other), member=own.member) == own
         for other in mesh.expert_replicas(rank):
             assert replace(mesh.coordinates(other), replica=own.replica) == own
         for other in mesh.data_group(rank):
             assert mesh.coordinates(other).tensor == own.tensor
+
         assert len(mesh.exchange_group(rank)) == mesh.members
         assert len(mesh.expert_replicas(rank)) == mesh.replicas
 

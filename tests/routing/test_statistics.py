@@ -83,8 +83,10 @@ def test_tokens_of_another_vocabulary_are_refused(token):
 def test_missing_text_and_bad_windows_are_refused():
     with pytest.raises(RoutingError, match="domain 'zh' has no training tokens"):
         compute_statistics(BY_HAND, {"zh": np.array([], np.int32)}, {}, 2)
+
     with pytest.raises(RoutingError, match="tokens_per_step is 0"):
         compute_statistics(BY_HAND, {"zh": np.array([0])}, {}, 0)
+
     with pytest.raises(RoutingError, match="no domain 'fr'"):
         compute_statistics(BY_HAND, {"fr": np.array([0])}, {}, 2)
 

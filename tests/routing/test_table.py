@@ -94,6 +94,7 @@ def test_loading_returns_what_was_saved(tmp_path_factory, num_layers, vocab_size
 
 def test_the_file_describes_its_content(saved):
     assert sorted(path.name for path in saved.iterdir()) == sorted(f"{name}.safetensors" for name in NAMES)
+
     with safe_open(table_file(saved, "zh"), framework="numpy") as file:
         assert json.loads(file.metadata()["routing_table"]) == {
             "format_version": "1",

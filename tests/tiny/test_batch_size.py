@@ -34,8 +34,10 @@ def test_the_rule_matches_numpy(batch, base_batch, base_rate, exponent):
 def test_the_rule_refuses_meaningless_numbers(wrong):
     with pytest.raises(ConfigError, match=r"is .*; allowed: > 0"):
         scaled_learning_rate(*wrong)
+
     with pytest.raises(ConfigError, match="the exponent is nan"):
         scaled_learning_rate(1, 1, 1, math.nan)
+
     for exponent, rate in ((5000.0, "inf"), (-5000.0, "0")):
         with pytest.raises(ConfigError, match=f"the exponent is {exponent}, which makes the rate {rate}; give one"):
             scaled_learning_rate(2, 1, 1e-4, exponent)

@@ -81,7 +81,9 @@ def test_a_truncated_file_or_a_single_flipped_bit_is_refused(path):
 def test_files_of_another_kind_or_format_are_named(path):
     with pytest.raises(DataError, match="is a file of numbers, not of letters"):
         Letters.load(path)
+
     with pytest.raises(DataError, match="has format 3 of numbers; this version of mindpangu reads format 4"):
         NewNumbers.load(path)
+
     with pytest.raises(DataError, match="absent is not a complete file of numbers"):
         Numbers.load(path.with_name("absent"))

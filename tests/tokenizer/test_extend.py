@@ -67,7 +67,9 @@ def test_the_verb_refuses_a_missing_option_or_file(tmp_path, capsys):
 def test_a_model_that_cannot_be_extended_is_refused():
     with pytest.raises(TokenizerError, match="'<pad>' as ordinary text"):
         extend(trained(user_defined_symbols=["<pad>"]), ["<eot>"], "small")
+
     with pytest.raises(TokenizerError, match="not a sentencepiece model"):
         extend(b"abc", ["<eot>"], "small")
+
     with pytest.raises(TokenizerError, match="lack <eot>"):
         extend(trained(), ["<cn>"], "small")

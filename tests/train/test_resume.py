@@ -341,10 +341,12 @@ def kill_and_resume(overrides, folder, expected, kills, seed):
 def test_killed_runs_resume_exactly(tiny_run):
     overrides, folder = tiny_run
     overrides = overrides | {"training.steps": "120", "checkpoint.save_steps": "3"}
+
     run_training(overrides)
     expected = losses(folder)
     shutil.rmtree(folder / "checkpoint")
     (folder / "metrics.jsonl").unlink()
+
     kill_and_resume(overrides, folder, expected, kills=2, seed=0)
 
 
@@ -358,10 +360,12 @@ def test_thirty_random_kills_resume_exactly(tiny_run):
         "lr_scheduler.warmup_steps": "20",
         "experts.staging": "true",
     }
+
     run_training(overrides)
     expected = losses(folder)
     shutil.rmtree(folder / "checkpoint")
     (folder / "metrics.jsonl").unlink()
+
     kill_and_resume(overrides, folder, expected, kills=30, seed=int(os.environ.get("SEED", 0)))
 
 

@@ -102,7 +102,7 @@ class MindSporeFile:
     def _index(self, view: mmap.mmap, end: int) -> None:
         for number, value in _fields(view, range(end)):
             if number != 1 or not isinstance(value, range):
-                raise ValueError(f"it has a field {number} where tensors should be")
+                raise ValueError(f"found field {number} where a tensor was expected")
             fields = dict(_fields(view, value))
             tensor = fields.get(2)
             if not isinstance(fields.get(1), range) or not isinstance(tensor, range):
@@ -213,7 +213,7 @@ def _text(view: mmap.mmap, value: int | range) -> str:
 
 def _require_range(value: int | range) -> range:
     if isinstance(value, int):
-        raise ValueError("it has a number where bytes should be")
+        raise ValueError("found an integer where bytes were expected")
     return value
 
 

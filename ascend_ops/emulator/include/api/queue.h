@@ -16,32 +16,32 @@ class TQueBind {
   template <typename T>
   LocalTensor<T> AllocTensor() {
     emulator::Core& core = *emulator::this_core;
-    for (size_t tried = 0; tried < slots_.size(); ++tried) {  // in turn, as the device does
-      Slot& slot = slots_[next_];
-      next_ = (next_ + 1) % slots_.size();
-      if (slot.state != State::kFree) continue;
-      core.pipes.learn(kProducer, slot.clock);
+    for (size_t tried = 0; tried < buffers_.size(); ++tried) {  // in turn, as the device does
+      Buffer& buffer = buffers_[next_];
+      next_ = (next_ + 1) % buffers_.size();
+      if (buffer.state != State::kFree) continue;
+      core.pipes.learn(kProducer, buffer.clock);
       ++core.counters.flags;
       ++core.outstanding_tensors;
-      slot.state = State::kAllocated;
-      return tensor<T>(slot);
+      buffer.state = State::kAllocated;
+      return tensor<T>(buffer);
     }
     emulator::violate(emulator::rule::kQueue, "AllocTensor: all %zu buffers are in use (FreeTensor missing?)",
-                      slots_.size());
+                      buffers_.size());
   }
 
   template <typename T>
   void EnQue(const LocalTensor<T>& tensor) {
     emulator::Core& core = *emulator::this_core;
-    Slot& slot = slot_of(tensor, State::kAllocated, "EnQue");
+    Buffer& buffer = find_buffer(tensor, State::kAllocated, "EnQue");
     if (queued_.size() >= kDepth)
       emulator::violate(emulator::rule::kQueue, "EnQue of tensor %zu into a queue of depth %d", queued_.size() + 1,
                         kDepth);
-    slot.state = State::kQueued;
-    slot.clock = core.pipes.after(kProducer);
+    buffer.state = State::kQueued;
+    buffer.clock = core.pipes.after(kProducer);
     ++core.counters.flags;
-    ++core.buffers[slot.buffer].generation;
-    queued_.push_back(&slot);
+    ++core.buffers[buffer.index].generation;
+    queued_.push_back(&buffer);
   }
 
   template <typename T>
@@ -49,22 +49,22 @@ class TQueBind {
     emulator::Core& core = *emulator::this_core;
     if (queued_.empty())
       emulator::violate(emulator::rule::kQueue, "DeQue of an empty queue (EnQue missing?): the device would hang");
-    Slot& slot = *queued_.front();
+    Buffer& buffer = *queued_.front();
     queued_.pop_front();
-    slot.state = State::kTaken;
-    core.pipes.learn(kConsumer, slot.clock);
+    buffer.state = State::kTaken;
+    core.pipes.learn(kConsumer, buffer.clock);
     ++core.counters.flags;
-    return tensor<T>(slot);
+    return tensor<T>(buffer);
   }
 
   template <typename T>
   void FreeTensor(const LocalTensor<T>& tensor) {
     emulator::Core& core = *emulator::this_core;
-    Slot& slot = slot_of(tensor, State::kTaken, "FreeTensor");
-    slot.state = State::kFree;
-    slot.clock = core.pipes.after(kConsumer);
+    Buffer& buffer = find_buffer(tensor, State::kTaken, "FreeTensor");
+    buffer.state = State::kFree;
+    buffer.clock = core.pipes.after(kConsumer);
     ++core.counters.flags;
-    ++core.buffers[slot.buffer].generation;
+    ++core.buffers[buffer.index].generation;
     --core.outstanding_tensors;
   }
 
@@ -72,8 +72,8 @@ class TQueBind {
   friend class TPipe;
 
   enum class State { kFree, kAllocated, kQueued, kTaken };
-  struct Slot {
-    int buffer;
+  struct Buffer {
+    int index;
     State state = State::kFree;
     emulator::Clock clock{};
   };
@@ -82,22 +82,22 @@ class TQueBind {
   static constexpr emulator::Pipe kConsumer = emulator::consumer(kDestination);
 
   template <typename T>
-  LocalTensor<T> tensor(const Slot& slot) const {
-    return LocalTensor<T>(slot.buffer, 0, emulator::this_core->buffers[slot.buffer].bytes / sizeof(T));
+  LocalTensor<T> tensor(const Buffer& buffer) const {
+    return LocalTensor<T>(buffer.index, 0, emulator::this_core->buffers[buffer.index].bytes / sizeof(T));
   }
 
   template <typename T>
-  Slot& slot_of(const LocalTensor<T>& tensor, State state, const char* what) {
-    for (Slot& slot : slots_)
-      if (slot.buffer == tensor.buffer() && slot.state == state &&
-          tensor.generation() == emulator::this_core->buffers[slot.buffer].generation)
-        return slot;
+  Buffer& find_buffer(const LocalTensor<T>& tensor, State state, const char* what) {
+    for (Buffer& buffer : buffers_)
+      if (buffer.index == tensor.buffer() && buffer.state == state &&
+          tensor.generation() == emulator::this_core->buffers[buffer.index].generation)
+        return buffer;
     emulator::violate(emulator::rule::kQueue, "%s of a tensor that this queue has not handed out for it", what);
   }
 
-  std::vector<Slot> slots_;
-  size_t next_ = 0;  // next slot to allocate
-  std::deque<Slot*> queued_;
+  std::vector<Buffer> buffers_;
+  size_t next_ = 0;  // index of the next buffer to allocate
+  std::deque<Buffer*> queued_;
 };
 
 template <TPosition kPosition, int kDepth>
@@ -129,10 +129,11 @@ class TPipe {
   template <TPosition kSource, TPosition kDestination, int kDepth>
   void InitBuffer(TQueBind<kSource, kDestination, kDepth>& queue, uint32_t num_buffers, uint32_t bytes) {
     using Queue = TQueBind<kSource, kDestination, kDepth>;
-    if (!queue.slots_.empty()) emulator::violate(emulator::rule::kQueue, "InitBuffer of a queue that has its buffers");
+    if (!queue.buffers_.empty())
+      emulator::violate(emulator::rule::kQueue, "InitBuffer of a queue that has its buffers");
     emulator::this_core->reserve_events({Queue::kProducer, Queue::kConsumer}, num_buffers);
     emulator::this_core->reserve_events({Queue::kConsumer, Queue::kProducer}, num_buffers);
-    for (uint32_t i = 0; i < num_buffers; ++i) queue.slots_.push_back({take(bytes)});
+    for (uint32_t i = 0; i < num_buffers; ++i) queue.buffers_.push_back({take(bytes)});
   }
 
   template <TPosition kPosition>
