@@ -21,15 +21,16 @@ class Recorder(Callback):
         self.calls.append(("end",))
 
 
-def test_a_callers_callback_sees_every_step(tiny_overrides, tmp_path):
-    overrides = tiny_overrides | {"training.steps": "2", "checkpoint.save_steps": "2"}
+def test_a_callers_callback_sees_every_step(tiny_run):
+    overrides, _ = tiny_run
     config = load_config(None, overrides)
     set_device(config)
     run = open_run(config)
     recorder = Recorder()
 
-    finished = train(run, resume=True, log=lambda text: None, callbacks=[recorder])
+    finished = train(run, log=lambda text: None, callbacks=[recorder])
 
-    assert finished == 2
-    assert [call[:2] for call in recorder.calls] == [("start", 1), ("step", 1), ("step", 2), ("end",)]
-    assert all(0 < loss < 10 for kind, _, loss in recorder.calls[1:3])
+    assert finished == 6
+    steps = [("step", step) for step in range(1, 7)]
+    assert [call[:2] for call in recorder.calls] == [("start", 1), *steps, ("end",)]
+    assert all(0 < loss < 10 for _, _, loss in recorder.calls[1:-1])
