@@ -29,7 +29,7 @@ def test_a_number_of_processes_that_differs_from_the_mesh_is_refused(monkeypatch
     ("changes", "words"),
     [
         ({"data_parallel": "4", "expert_parallel": "3"}, "expert_parallel is 3, which does not divide"),
-        ({"tensor_parallel": "3"}, "tensor_parallel is 3; it has to divide model.num_heads 4"),
+        ({"tensor_parallel": "3"}, "tensor_parallel is 3; it must divide model.num_heads 4"),
     ],
 )
 def test_axes_that_do_not_fit_are_refused(changes, words):

@@ -58,7 +58,7 @@ def test_the_least_important_layers_are_removed_and_the_ends_are_kept():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((6, 3, 2, 2, False), "--keep-first 2 and --keep-last 2 keep 4 layers, and model.num_layers of the child is 3"),
+        ((6, 3, 2, 2, False), "--keep-first 2 and --keep-last 2 keep 4 layers, but model.num_layers of the child is 3"),
         ((6, 5, -1, 2, False), "--keep-first -1"),
         ((6, 5, 2, 0, True), "--keep-last is 0, but the last layer is the query layer"),
     ],
