@@ -3,6 +3,8 @@
 A NamedTuple or a dataclass built inside `@ms.jit` loses all gradients without an error. The tests here fail then.
 """
 
+from typing import NamedTuple
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -201,3 +203,41 @@ def test_the_exchange_group_chooses_the_dispatcher(alone):
 
     assert isinstance(local.dispatcher, LocalTokenDispatcher)
     assert isinstance(shared.dispatcher, AllToAllTokenDispatcher)
+
+
+class Pair(NamedTuple):
+    first: Tensor
+    second: Tensor
+
+
+class PairProduct(nn.Cell):
+    """Σ 2x · 3x; the two factors are passed on in a plain tuple or in a NamedTuple."""
+
+    def __init__(self, named):
+        super().__init__(auto_prefix=False)
+        self.named = named
+
+    def construct(self, x):
+        if self.named:
+            pair = Pair(x * 2, x * 3)
+            return (pair.first * pair.second).sum()
+        first, second = (x * 2, x * 3)
+        return (first * second).sum()
+
+
+@pytest.mark.parametrize(("named", "expected"), [(False, 12.0), (True, 0.0)])
+def test_a_named_tuple_in_a_compiled_function_loses_its_gradient(named, expected):
+    """The trap that routing and state avoid: no error, the right value, and a gradient of zeros.
+
+    If a later MindSpore gives 12 here for a NamedTuple too, plain tuples are no longer needed.
+    """
+    function = ms.value_and_grad(PairProduct(named), 0)
+
+    @ms.jit
+    def step(x):
+        return function(x)
+
+    value, gradient = step(Tensor(np.ones(3, np.float32)))
+
+    assert float(value.asnumpy()) == 18.0
+    np.testing.assert_array_equal(gradient.asnumpy(), np.full(3, expected, np.float32))
