@@ -51,7 +51,7 @@ class Stage:
             yield
 
     def is_current(self) -> bool:
-        """Whether the folder was built from these inputs and none of its files has changed since."""
+        """True if the folder was built from these inputs and none of its files has changed since."""
         stamp = read_json_object(self.folder / STAMP)
         files = stamp.get("files")
         return (
@@ -62,7 +62,7 @@ class Stage:
         )
 
     def has_other_inputs(self) -> bool:
-        """Whether the folder records that it was built from other inputs."""
+        """True if the folder records that it was built from other inputs."""
         stamp = read_json_object(self.folder / STAMP)
         return "inputs" in stamp and stamp["inputs"] != self.inputs
 
@@ -97,7 +97,7 @@ class ResultFile:
         self.inputs = json.loads(json.dumps(inputs))
 
     def is_current(self) -> bool:
-        """Whether the file was written for these inputs."""
+        """True if the file was written for these inputs."""
         return read_json_object(self.path).get("inputs") == self.inputs
 
     def write(self, result: Mapping[str, Any]) -> None:

@@ -86,7 +86,7 @@ def refuse_settings(reader: CheckpointReader, config: Config) -> None:
 
 
 def is_finished(checkpoints: Path, config: Config, digests: Mapping[str, str], loaded: str | None) -> bool:
-    """Whether the newest checkpoint is that of the last step of this very training.
+    """True if the newest checkpoint is the last step of exactly this training.
 
     Args:
         loaded: digest of the checkpoint whose weights the training starts from, if any.

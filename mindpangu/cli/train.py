@@ -55,7 +55,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
 
 
 def _is_finished(config: Config, options: argparse.Namespace) -> bool:
-    """Whether the training is done. MindSpore is not loaded, so that a second start is quick."""
+    """True if the training is done. MindSpore is not loaded, so that a second start is quick."""
     from mindpangu.checkpoint import CheckpointReader, input_digests, is_finished, latest_iteration
     from mindpangu.data import TokenShards
     from mindpangu.language_model import ModelParts

@@ -138,7 +138,7 @@ class Loader:
         return self._schedules[bisect.bisect_right(self._schedules, step, key=itemgetter(0)) - 1]
 
     def _are_counts(self, samples: object) -> TypeGuard[list[int]]:
-        """Whether these can be the numbers of samples taken from each domain after some step."""
+        """True if these can be the numbers of samples taken from each domain after some step."""
         samples_per_choice = self._schedules[0][1].samples_per_choice
         return (
             isinstance(samples, list)
@@ -148,7 +148,7 @@ class Loader:
         )
 
     def _began_phase_of(self, began: list[int], taken: list[int]) -> bool:
-        """Whether the phase of the last step before `taken` can have begun at `began`."""
+        """True if the phase of the last step before `taken` can have begun at `began`."""
         first_step, _ = self._phase([max(0, sum(taken) - 1)])
         return sum(began) == first_step * self._config.training.global_batch_size and all(map(ge, taken, began))
 

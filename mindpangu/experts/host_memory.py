@@ -44,7 +44,7 @@ class HostMemory:
 
     @property
     def mapped(self) -> bool:
-        """Whether the arrays are mapped from a file."""
+        """True if the arrays are mapped from a file."""
         return self._map is not None
 
     @property

@@ -31,7 +31,7 @@ class DataGroup(nn.Cell):
             self._reduce_scatter = None if self.on_cpu else ops.ReduceScatter(group=name)
 
     def divides(self, shape: tuple[int, ...]) -> bool:
-        """Whether the update of a tensor of this shape is divided among the ranks."""
+        """True if the update of a tensor of this shape is divided among the ranks."""
         return self.size > 1 and len(shape) > 1 and shape[0] % self.size == 0
 
     def all_reduce(self, x):

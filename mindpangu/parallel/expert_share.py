@@ -33,7 +33,7 @@ class ExpertShare:
         return ExpertShare(domains, coordinates.member, mesh.members, coordinates.tensor, mesh.tensor)
 
     def has(self, domain: int) -> bool:
-        """Whether this rank holds experts of a domain."""
+        """True if this rank holds experts of a domain."""
         return self.domains is None or domain in self.domains
 
     def experts(self, group_size: int) -> range:

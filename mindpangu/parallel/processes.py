@@ -141,7 +141,7 @@ class Processes:
         return self.rank == 0
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank. All ranks must call it."""
+        """True if the flag is set on any rank. All ranks must call it."""
         return flag if self.mesh.size == 1 else bool(self.all_reduce_sum(np.array([flag]))[0])
 
     def barrier(self) -> None:

@@ -127,7 +127,7 @@ class Watcher:
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether a process on this machine is alive; a zombie is not."""
+    """True if a process on this machine is alive; a zombie is not."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rsplit(")", 1)[1].split()[0] not in ("Z", "X")

@@ -304,7 +304,7 @@ def _dense_state(train_step: TrainStep) -> tuple[dict[str, Parameter], dict[str,
 
 
 def _writes(train_step: TrainStep, name: str) -> bool:
-    """Whether this rank writes a dense parameter or moment, e.g. "adam_m.word_embedding"."""
+    """True if this rank writes a dense parameter or moment, e.g. "adam_m.word_embedding"."""
     processes = train_step.processes
     divided = train_step.optimizer.divided
     is_moment = name not in divided

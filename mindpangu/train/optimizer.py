@@ -11,7 +11,7 @@ from mindpangu.parallel.data_parallel import DataGroup
 
 
 def is_decayed(name: str) -> bool:
-    """Whether a parameter has weight decay: all do except biases, norms, and the scales and shifts of series."""
+    """True if a parameter has weight decay: all do except biases, norms, and the scales and shifts of series."""
     return not name.endswith((".bias", ".gamma", ".beta", ".scale", ".shift"))
 
 

@@ -74,7 +74,7 @@ def build(folder: Path) -> list[str]:
 
 
 def _is_unrelated(path: Path) -> bool:
-    """Whether a library is a plugin for another device or belongs to an operator package."""
+    """True if a library is a plugin for another device or belongs to an operator package."""
     return any(part in str(path) for part in ("gpu", "opp", "op_kernels"))
 
 
