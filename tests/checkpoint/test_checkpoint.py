@@ -205,9 +205,8 @@ def test_damage_of_a_linked_file_is_found_under_both_names(tmp_path):
 
     readers = (first, CheckpointReader(tmp_path))
     for reader, other in (readers, readers[::-1]):
-        message = (
-            rf"{reader.folder.name}/config\.yaml was altered.*; {other.folder.name} has the same file on disk \(a hard"
-        )
+        altered = rf"{reader.folder.name}/config\.yaml was altered"
+        message = rf"{altered}.*; {other.folder.name} has the same file on disk \(a hard"
         with pytest.raises(CheckpointError, match=message):
             reader.read("config.yaml")
 
