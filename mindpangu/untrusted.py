@@ -372,10 +372,10 @@ def check_name(kind: str, text: str) -> str:
     """
     expression, limit, allowed = _NAMES[kind]
     if not isinstance(text, str) or not re.fullmatch(expression, text):
-        raise ValueError(f"{kind} name {show(text)}; allowed: {allowed}")
+        raise ValueError(f"the {kind} name is {show(text)}; allowed: {allowed}")
     num_bytes = len(text.encode("utf-8", "surrogatepass"))
     if num_bytes > limit:
-        raise ValueError(f"{kind} name {show(text)} has {num_bytes:,} bytes; allowed: at most {limit}")
+        raise ValueError(f"the {kind} name {show(text)} has {num_bytes:,} bytes; allowed: at most {limit}")
     return text
 
 

@@ -18,6 +18,7 @@ from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.pangu_alpha.mindspore_file import MindSporeFile
 from mindpangu.lifecycle.pangu_alpha.strategy import Layout, owners, read_strategy
 from mindpangu.lifecycle.pangu_alpha.weights import OLD_NAMES, SEPARATE_FILES, is_training_state
+from mindpangu.untrusted import reason, show_text
 
 
 class PanguAlphaSource:
@@ -179,6 +180,9 @@ def _current_names(file: MindSporeFile) -> tuple[dict[str, str], list[str]]:
 
 def _load_table(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a complete .npy file: {error}") from None
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy reads the header as Python, and raises whatever that raises
+        raise CheckpointError(f"{path} is not a complete .npy file: {show_text(reason(error))}") from None
+    if not isinstance(table, np.memmap):  # a zip archive
+        raise CheckpointError(f"{path} is not a .npy file")
+    return table
