@@ -7,6 +7,7 @@ from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 from mindpangu.errors import TokenizerError
 from mindpangu.tokenizer.sentencepiece_tokenizer import END_OF_TEXT, PADDING, Tokenizer
 from mindpangu.tokenizer.training import reserved_control_tokens
+from mindpangu.untrusted import show_text
 
 _PIECE = sentencepiece_model.ModelProto.SentencePiece
 
@@ -29,7 +30,9 @@ def extend(model_bytes: bytes, control_tokens: Sequence[str], name: str) -> Toke
     try:
         model = sentencepiece_model.ModelProto.FromString(model_bytes)
     except Exception as error:  # protobuf's own class is not public
-        raise TokenizerError(f"tokenizer {name} is damaged or not a sentencepiece model ({error})") from None
+        raise TokenizerError(
+            f"tokenizer {name} is damaged or not a sentencepiece model ({show_text(str(error))})"
+        ) from None
     kinds = {piece.piece: piece.type for piece in model.pieces}
     for token in (PADDING, *control_tokens, *reserved_control_tokens()):
         if token not in kinds:

@@ -126,10 +126,8 @@ def read_strategy(path: Path) -> dict[str, Layout]:
         raise CheckpointError(f"{path} is not a strategy file of MindSpore: it names no weights")
     ranks = {layout.num_ranks for layout in layouts.values()}
     if len(ranks) > 1:
-        listing = ", ".join(map(show, sorted(ranks)[:4]))
-        raise CheckpointError(
-            f"strategy file {path} has layouts of [{listing}] ranks; expected the same number for all"
-        )
+        found = ", ".join(map(show, sorted(ranks)[:4]))
+        raise CheckpointError(f"strategy file {path} has layouts of [{found}] ranks; expected the same number for all")
     return layouts
 
 
