@@ -41,19 +41,18 @@ ALLOWED = {
         "json.loads",
         "read_bytes",
         "read_text",
-    },  # what the ranks of this job report to each other
+    },  # what the ranks of a job report
     "data/shards.py": {"np.memmap"},  # of a file that open_file has opened, whose size the index states
-    "lifecycle/pangu_alpha/mindspore_file.py": {
-        "mmap.mmap"
-    },  # of a file that open_file has opened; indexed with limits
+    "lifecycle/pangu_alpha/mindspore_file.py": {"mmap.mmap"},  # of a file that open_file has opened
     "lifecycle/pangu_alpha/source.py": {"np.load"},  # NumPy's format, without pickles, after open_file
     "lifecycle/pangu_alpha/strategy.py": {"ParseFromString"},  # protobuf, of bytes that read_bytes has read
     "tokenizer/compact.py": {"FromString"},  # protobuf, of a model that sentencepiece has loaded
     "tokenizer/extend.py": {"FromString"},  # protobuf, of bytes that read_model has read
+    "experts/host_memory.py": {"mmap.mmap"},  # of memory
     "parallel/watcher.py": {"json.loads", "read_text", "open"},  # what ranks of this job report; /proc
     "tiny/trials/process.py": {"json.loads"},  # an option that this project's own parent process passes
     # text that users write: read line by line, with limits of its own
-    "config/loader.py": {"read_text", "yaml.load"},
+    "config/loader.py": {"read_text", "yaml.load", "yaml.safe_load"},
     "data/corpus.py": {"open", "json.loads"},
     "generation/prompts.py": {"read_text", "json.loads"},
     "tiny/tokenizer/documents.py": {"open", "json.loads"},
@@ -86,7 +85,7 @@ def mode_of(call, position):
 
 
 def is_path_open(call):
-    """True for `path.open()` and `path.open("rb")`, but not for other methods of this name, such as TokenShards.open."""
+    """True for `path.open()` and `path.open("rb")`, but not for other methods of this name: `TokenShards.open(path)`."""
     first = call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else None
     return not (call.args or call.keywords) or (isinstance(first, str) and first.startswith("r"))
 
