@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mindpangu.locks import fsync, locked, scratch_path, unique_name
+from mindpangu.locks import delete, fsync, locked, scratch_path, unique_name
 
 Buffer = bytes | memoryview
 
@@ -70,6 +70,12 @@ def write_bytes_atomically(path: Path, data: bytes | Iterable[Buffer]) -> None:
 def write_text_atomically(path: Path, text: str) -> None:
     """Creates or replaces a UTF-8 text file; see `write_bytes_atomically`."""
     write_bytes_atomically(path, text.encode("utf-8"))
+
+
+def write_figure(path: Path, figure: Any) -> None:
+    """Creates or replaces a PNG file with a Figure of matplotlib, which this module does not import."""
+    with scratch_file(path) as scratch:
+        figure.savefig(scratch, format="png", dpi=120)
 
 
 def write_durably(path: Path, data: bytes | Iterable[Buffer]) -> None:
@@ -132,25 +138,18 @@ def scratch_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     with locked(out) as destination:
         if os.path.ismount(destination):  # a folder cannot be renamed to it
             raise OSError(errno.EBUSY, "is the root of a disk; use a folder in it", str(out))
-        unique = unique_name()
-        scratch = scratch_path(destination, unique)
-        former = scratch_path(destination, unique, "deleting")
+        scratch = scratch_path(destination, unique_name())
         try:
             scratch.mkdir()
             yield scratch
             fsync_tree(scratch)
-            if replace and destination.exists():
-                destination.rename(former)
-            try:
+            if replace:
+                replace_folder(scratch, destination)
+            else:
                 scratch.rename(destination)
-            except OSError:
-                if former.exists():
-                    former.rename(destination)
-                raise
-            fsync_folder(destination.parent)
+                fsync_folder(destination.parent)
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-            shutil.rmtree(former, ignore_errors=True)
+            delete(scratch)
 
 
 @contextlib.contextmanager
@@ -174,7 +173,22 @@ def scratch_files(folder: Path) -> Iterator[Path]:
                 path.replace(destination.with_name(path.name))
             fsync_folder(destination.parent)
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            delete(scratch)
+
+
+def replace_folder(scratch: Path, destination: Path) -> None:
+    """Renames a folder next to `destination` to this name, durably, and then removes the one that had it."""
+    former = scratch.with_suffix(".deleting")
+    if os.path.lexists(destination):
+        destination.rename(former)
+    try:
+        scratch.rename(destination)
+    except OSError:
+        if os.path.lexists(former):
+            former.rename(destination)
+        raise
+    fsync_folder(destination.parent)
+    delete(former)
 
 
 def link_folder(source: Path, target: Path) -> None:

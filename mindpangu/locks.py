@@ -183,6 +183,15 @@ def created_folder(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
+def delete(path: Path) -> None:
+    """Removes a file, a link, or a folder with all that is in it, as far as possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def fsync(path: Path) -> None:
     """Makes the content of a file, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -299,7 +308,7 @@ def _take_folder(destination: Path) -> _Release | None:
                 if owner is not None and owner.is_dead:
                     old.unlink(missing_ok=True)
     finally:
-        shutil.rmtree(prepared, ignore_errors=True)
+        delete(prepared)
     return None
 
 
@@ -356,10 +365,7 @@ def _remove_leftovers(destination: Path, unique: str | None) -> None:
     kept = unique and scratch_path(destination, unique)
     for path in _entries(destination.parent):
         if ours.fullmatch(path.name) and path != kept:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            delete(path)
 
 
 def _entries(folder: Path) -> list[Path]:

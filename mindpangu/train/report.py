@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mindpangu.config.run_folder import RunFolder
-from mindpangu.files import read_json_object, write_text_atomically
+from mindpangu.files import read_json_object, write_figure, write_text_atomically
 from mindpangu.train.callbacks import read_metrics
 
 
@@ -49,7 +49,7 @@ def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
     for axes in (loss_axes, norm_axes):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure)
     pyplot.close(figure)
 
 
