@@ -31,6 +31,7 @@ look for leftovers."""
 
 _NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 _LOCAL_FLOCK = {"localflock", "nolock", "local_lock=flock", "local_lock=all"}  # mount options of Lustre and NFS
+_MOUNTS = "/proc/self/mountinfo"
 _MAX_OWNER_BYTES = 4096
 _POLL_S = (0.01, 0.2)  # first and longest pause between two attempts
 
@@ -57,7 +58,8 @@ class Owner:
 
     Attributes:
         host: the host's name, for people.
-        machine: the boot and the PID namespace in which `pid` is valid. Containers of a host may share its name.
+        machine: the boot and the PID namespace in which `pid` is valid, if known. Containers of a host may share its
+            name.
         pid: process id.
         started: when the process started, in clock ticks since the boot. The kernel uses process ids again.
     """
@@ -70,10 +72,12 @@ class Owner:
     @staticmethod
     def this_process() -> "Owner":
         """Returns the owner that describes this process."""
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = os.readlink("/proc/self/ns/pid")
+        machine = ""
+        with contextlib.suppress(OSError):  # some sandboxes hide them
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            machine = f"{boot} {os.readlink('/proc/self/ns/pid')}"
         pid = os.getpid()
-        return Owner(socket.gethostname(), f"{boot} {namespace}", pid, _start_time(pid) or 0)
+        return Owner(socket.gethostname(), machine, pid, _start_time(pid) or 0)
 
     @staticmethod
     def read(path: Path) -> "Owner | None":
@@ -94,7 +98,8 @@ class Owner:
     @property
     def is_dead(self) -> bool:
         """True if the process has certainly ended. Processes of other machines count as alive."""
-        return self.machine == Owner.this_process().machine and _start_time(self.pid) != self.started
+        here = self.machine != "" and self.machine == Owner.this_process().machine
+        return here and _start_time(self.pid) != self.started
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -342,7 +347,7 @@ def _flock_is_local(descriptor: int) -> bool:
     """True if other hosts do not see a flock on this file, because of the options its file system is mounted with."""
     device = os.fstat(descriptor).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
-    with contextlib.suppress(OSError), open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+    with contextlib.suppress(OSError), open(_MOUNTS, encoding="utf-8", errors="replace") as mounts:
         for mount in mounts:
             before, _, after = mount.partition(" - ")
             if before.split()[2] == number:

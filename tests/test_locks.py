@@ -182,6 +182,7 @@ def test_a_process_id_that_is_used_again_is_another_process():
     assert replace(me, started=me.started - 1).is_dead
     assert replace(me, pid=1 << 30).is_dead
     assert not replace(me, pid=1 << 30, machine="another").is_dead
+    assert not replace(me, pid=1 << 30, machine="").is_dead
 
 
 def test_the_lock_of_another_machine_is_reported_with_the_remedy(tmp_path, monkeypatch):
@@ -213,6 +214,28 @@ def test_a_flock_that_other_hosts_do_not_see_is_not_used(tmp_path, monkeypatch):
 
     with locked(tmp_path / "out"):
         assert os.listdir(tmp_path) == [".out.locked"]
+
+
+@pytest.mark.parametrize(
+    ("mount", "is_local"),
+    [
+        ("rw - lustre fs rw,flock", False),
+        ("rw - lustre fs rw,localflock", True),
+        ("rw - nfs4 server:/ rw,local_lock=none", False),
+        ("rw - nfs server:/ rw,local_lock=all,addr=1", True),
+        ("rw - nfs server:/ rw,nolock", True),
+    ],
+)
+def test_mount_options_tell_whether_other_hosts_see_a_flock(tmp_path, monkeypatch, mount, is_local):
+    device = os.stat(tmp_path).st_dev
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        f"1 1 0:0 / / rw - ext4 x rw,localflock\n2 1 {os.major(device)}:{os.minor(device)} / {tmp_path} {mount}\n"
+    )
+    monkeypatch.setattr(locks, "_MOUNTS", mounts)
+
+    with open(mounts) as file:
+        assert locks._flock_is_local(file.fileno()) == is_local
 
 
 def test_an_error_names_the_destination(tmp_path):

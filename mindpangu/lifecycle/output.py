@@ -38,6 +38,7 @@ def claimed(out: Path) -> Iterator[None]:
             stack.enter_context(locked(out))
         except OSError as error:
             raise _failure(out, error) from None
+        clear_leftovers(out.parent)
         clear_leftovers(out)
         require_free(out)
         yield
