@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from mindpangu.config import Config, resolve
 from mindpangu.errors import ConfigError
+from mindpangu.locks import locked
 
 if TYPE_CHECKING:
     from mindpangu.lifecycle.blueprint import Blueprint
@@ -69,6 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, config: Config) -> None:
+    with locked(options.out):
+        _run(options, config)
+
+
+def _run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.tiny.tokenizer.compaction import COUNTS, TOKENIZER, compact_tokenizer
     from mindpangu.tiny.tokenizer.documents import FileDocuments, RunDocuments
     from mindpangu.tokenizer import Tokenizer
