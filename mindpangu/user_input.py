@@ -11,7 +11,9 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+from mindpangu.untrusted import parse_json
 
 INTEGER = re.compile(r"[-+]?[0-9]+")
 NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -59,11 +61,8 @@ def decode_line(line: bytes) -> str:
 
 
 def parse_record(line: str) -> dict[str, Any]:
-    """Parses a line of a jsonl file. Raises ValueError unless it is a JSON object in which every key appears once."""
-    try:
-        record = _decode_json(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error})") from None
+    """Parses a line of a jsonl file. Raises ValueError unless it is a JSON object; see `untrusted.parse_json`."""
+    record = parse_json(line.removeprefix("\ufeff"))  # joined files have a byte order mark in the middle
     if not isinstance(record, dict):
         raise ValueError(f"a JSON {type(record).__name__}, not an object")
     return record
@@ -101,20 +100,3 @@ def _require_narrow(data: bytes) -> None:
     if not encoding.startswith("utf-8"):
         name = encoding[:6].upper()
         raise UnicodeError(f"{name}, not UTF-8; convert it with `iconv -f {name} -t UTF-8`")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for index, key in enumerate(keys) if key in keys[:index])
-        raise ValueError(f"key {repeated[:40]!r} appears twice")
-    return record
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-# one decoder for all lines: `json.loads` with a hook would make one for each
-_decode_json = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant).decode

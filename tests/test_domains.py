@@ -58,8 +58,11 @@ def test_added_domains_come_after_the_preset_and_may_be_chosen_like_them():
         ({"domains.added": "[{name: a}, {name: a}]"}, "which another domain has"),
         ({"domains.added": "[{name: a, kind: bilingual, control_tokens: [<cn>]}]"}, "bilingual takes two"),
         ({"domains.added": "[{name: a, kind: code}]"}, "one for each programming language"),
-        ({"domains.added": "[{name: a, control_tokens: [<eot>]}]"}, "'a' has <eot>, which ends every document"),
-        ({"domains.added": "[{name: a, kind: code, control_tokens: [<c>, <pad>]}]"}, "'a' has <pad>, which is padding"),
+        ({"domains.added": "[{name: a, control_tokens: [<eot>]}]"}, "'a' has '<eot>', which ends every document"),
+        (
+            {"domains.added": "[{name: a, kind: code, control_tokens: [<c>, <pad>]}]"},
+            "'a' has '<pad>', which is padding",
+        ),
         (
             {"domains.names": "[zh, en]", "domains.vocabularies": "[{name: a, vocab_size: 9, domains: [zh]}]"},
             "leaves out en",
@@ -71,10 +74,10 @@ def test_added_domains_come_after_the_preset_and_may_be_chosen_like_them():
             },
             "in two vocabularies",
         ),
-        ({"domains.names": "[zh]", "domains.vocabularies": "[{domains: [zh]}]"}, "the empty or duplicate name ''"),
+        ({"domains.names": "[zh]", "domains.vocabularies": "[{domains: [zh]}]"}, "vocabulary name ''; allowed"),
         (
             {"domains.names": "[zh]", "domains.vocabularies": "[{name: a, domains: [zh]}, {name: a}]"},
-            "the empty or duplicate name 'a'",
+            "the duplicate name 'a'",
         ),
     ],
 )

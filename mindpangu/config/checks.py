@@ -2,6 +2,7 @@
 
 from mindpangu.config.schema import ARCHITECTURE, Config, ModelConfig
 from mindpangu.errors import ConfigError
+from mindpangu.untrusted import check_name
 
 ONE_PROCESS = {f"parallelism.{kind}_parallel": "1" for kind in ("data", "tensor", "expert")}
 """Overrides that run a configuration in a single process, whatever parallelism the file asks for."""
@@ -87,14 +88,14 @@ def check(config: Config) -> None:
             f"{model.num_heads}, model.hidden_size {model.hidden_size} and model.ffn_hidden_size "
             f"{model.ffn_hidden_size}",
         ),
-        (
-            training.run_name not in ("", ".", "..") and "/" not in training.run_name,
-            f"training.run_name is {training.run_name!r}; allowed: the name of one folder",
-        ),
     ]
     for holds, message in rules:
         if not holds:
             raise ConfigError(message)
+    try:
+        check_name("run", training.run_name)
+    except ValueError as error:
+        raise ConfigError(f"training.run_name: {error}") from None
 
 
 def require_pangu_alpha(config: Config, user: str) -> None:

@@ -25,6 +25,7 @@ MAX_KEY = 1024
 
 _MAX_DIGITS = 40  # Python takes quadratic time for a long integer, and cannot print a very long one
 
+_LINE_BREAK = re.compile("[\x85\u2028\u2029]")
 _TAG = "tag:yaml.org,2002:"
 _WORDS = {
     "null": re.compile(r"null|Null|NULL|~|"),
@@ -120,6 +121,13 @@ class _Dumper(yaml.SafeDumper):
             return _TAG + _kind(value)
         return super().resolve(kind, value, implicit)
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """Quotes texts with the line breaks of Unicode so that these are escaped; PyYAML would read them as blanks."""
+        return self.represent_scalar(f"{_TAG}str", text, style='"' if _LINE_BREAK.search(text) else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
 
 def _value(node: yaml.Node, depth: int) -> Any:
     kind = node.tag.removeprefix(_TAG)
@@ -149,7 +157,7 @@ def _mapping(node: yaml.MappingNode, depth: int) -> dict[str, Any]:
     return result
 
 
-def _scalar(node: yaml.ScalarNode, kind: str) -> str | bool | None | Number:
+def _scalar(node: yaml.ScalarNode, kind: str) -> str | bool | Number | None:
     text = node.value
     if kind == "str":
         return text
@@ -166,5 +174,6 @@ def _scalar(node: yaml.ScalarNode, kind: str) -> str | bool | None | Number:
     return Number(int(text, 0) if text[:2] in ("0o", "0x") else int(text), text)
 
 
-def _error(place: yaml.Node | yaml.Event, problem: str) -> yaml.MarkedYAMLError:
+def _error(place: Any, problem: str) -> yaml.MarkedYAMLError:
+    """Returns an error at the start of a node or of an event."""
     return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)

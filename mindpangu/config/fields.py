@@ -1,15 +1,13 @@
 """Dataclass fields for configuration keys, with their defaults and their allowed values."""
 
-import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
-_brief = reprlib.Repr()
-_brief.maxstring = _brief.maxother = 100
-_brief.maxlist = _brief.maxdict = 10
-brief: Callable[[Any], str] = _brief.repr
-"""Returns the repr of a value for a message, shortened if it is long."""
+from mindpangu.untrusted import show
+
+IS_PATH = {"path": True}
+"""Metadata of a key that holds a path or a list of paths; see `path`."""
 
 
 def number(
@@ -26,19 +24,14 @@ def choice(default: str, *others: str) -> Any:
 
 def path(default: str = "") -> Any:
     """Declares a path, in which a leading ~ stands for the home folder."""
-    return field(default=default, metadata={"path": True})
-
-
-def paths(*defaults: str) -> Any:
-    """Declares a list of paths or glob patterns; see `path`."""
-    return field(default_factory=lambda: list(defaults), metadata={"path": True})
+    return field(default=default, metadata=IS_PATH)
 
 
 def violation(key: str, value: Any, metadata: Mapping[str, Any]) -> str | None:
     """Returns a message if `value` breaks the rules in a field's `metadata`, else None."""
     choices = metadata.get("choices")
     if choices and value not in choices:
-        return f"{key} is {brief(value)}; allowed: {', '.join(choices)}"
+        return f"{key} is {show(value)}; allowed: {', '.join(choices)}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     rules = {

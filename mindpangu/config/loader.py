@@ -20,9 +20,10 @@ from typing import Any
 from mindpangu.config import core_yaml
 from mindpangu.config.checks import check
 from mindpangu.config.core_yaml import MAX_CHARACTERS, Number
-from mindpangu.config.fields import brief, violation
+from mindpangu.config.fields import violation
 from mindpangu.config.schema import Config, ModelConfig
 from mindpangu.errors import ConfigError
+from mindpangu.untrusted import read_bytes, show
 from mindpangu.user_input import INTEGER_LIMIT, decode_text, expand_home
 
 RENAMED_KEYS = {"domains.embedding_slots": "domains.vocabularies"}
@@ -67,12 +68,14 @@ def find_file(path: str | Path) -> Path:
     Raises:
         ConfigError: neither file exists. The message says where was looked.
     """
-    candidates = [Path(path), _PROJECT / path]
-    for candidate in candidates:
+    for candidate in (Path(path), _PROJECT / path):
         if os.path.exists(candidate):
             return candidate
-    places = "" if candidates[0].is_absolute() else f"; looked in {Path.cwd()} and in the project folder {_PROJECT}"
-    raise ConfigError(f"configuration file {path} does not exist{places}")
+    if Path(path).is_absolute():
+        raise ConfigError(f"configuration file {path} does not exist")
+    raise ConfigError(
+        f"configuration file {path} does not exist; looked in {Path.cwd()} and in the project folder {_PROJECT}"
+    )
 
 
 def _config_from(tree: dict[str, Any], overrides: Mapping[str, str] | None) -> Config:
@@ -162,11 +165,7 @@ def keys_that_differ(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix:
 def _read_yaml(path: Path) -> dict[str, Any]:
     path = find_file(path)
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_CHARACTERS + 1)
-        if len(data) > MAX_CHARACTERS:
-            raise ConfigError(f"configuration file {path} is larger than {MAX_CHARACTERS:,} bytes")
-        tree = core_yaml.parse(decode_text(data))
+        tree = core_yaml.parse(decode_text(read_bytes(path, MAX_CHARACTERS, follow_link=True)))
     except OSError as error:
         raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from None
     except ValueError as error:
@@ -174,7 +173,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"configuration file {path} contains {brief(tree)}; expected sections with keys")
+        raise ConfigError(f"configuration file {path} contains {show(tree)}; expected sections with keys")
     return tree
 
 
@@ -193,7 +192,7 @@ def _parse_value(key: str, text: str) -> Any:
     try:
         return core_yaml.parse(text)
     except ValueError as error:
-        raise ConfigError(f"--{key} {brief(text)} is not a YAML value: {error}") from None
+        raise ConfigError(f"--{key} {show(text)} is not a YAML value: {error}") from None
 
 
 def _set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -216,20 +215,20 @@ def _build(kind: Any, value: Any, key: str) -> Any:
     arguments = typing.get_args(kind)
     if origin is list:
         if not isinstance(value, list):
-            raise ConfigError(f"{key} is {brief(value)}; expected a list, e.g. [a, b]")
+            raise ConfigError(f"{key} is {show(value)}; expected a list, e.g. [a, b]")
         return [_build(arguments[0], item, f"{key}[{index}]") for index, item in enumerate(value)]
     if origin is dict:
         if not isinstance(value, dict):
-            raise ConfigError(f"{key} is {brief(value)}; expected name: value pairs, e.g. {{a: 1}}")
+            raise ConfigError(f"{key} is {show(value)}; expected name: value pairs, e.g. {{a: 1}}")
         return {name: _build(arguments[1], item, f"{key}.{name}") for name, item in value.items()}
     if isinstance(value, Number):
         value = value.text if kind is str else value.value
     if isinstance(value, str) and (len(value) > _MAX_TEXT or "\0" in value):
-        raise ConfigError(f"{key} is {brief(value)}; allowed: at most {_MAX_TEXT:,} characters, none of which is NUL")
+        raise ConfigError(f"{key} is {show(value)}; allowed: at most {_MAX_TEXT:,} characters, none of which is NUL")
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        raise ConfigError(f"{key} is {brief(value)} ({type(value).__name__}); expected {kind.__name__}")
+        raise ConfigError(f"{key} is {show(value)} ({type(value).__name__}); expected {kind.__name__}")
     if kind is int and abs(value) >= INTEGER_LIMIT:
         raise ConfigError(f"{key} is {value}; allowed: integers below 2^63")
     if kind is float and not math.isfinite(value):
@@ -241,7 +240,7 @@ def _build_section(kind: type, value: Any, key: str) -> Any:
     if value is None:
         value = {}
     if not isinstance(value, dict):
-        raise ConfigError(f"{key or 'the configuration'} is {brief(value)}; expected keys of {kind.__name__}")
+        raise ConfigError(f"{key or 'the configuration'} is {show(value)}; expected keys of {kind.__name__}")
     known = {item.name: item for item in dataclasses.fields(kind)}
     arguments = {}
     for name, item in value.items():
@@ -266,7 +265,7 @@ def _expand(key: str, value: Any) -> Any:
     try:
         return [expand_home(item) for item in value] if isinstance(value, list) else expand_home(value)
     except ValueError as error:
-        raise ConfigError(f"{key} is {brief(value)}: {error}") from None
+        raise ConfigError(f"{key} is {show(value)}: {error}") from None
 
 
 def _field_docstrings(kind: type) -> dict[str, str]:

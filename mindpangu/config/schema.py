@@ -7,7 +7,7 @@
 
 from dataclasses import dataclass, field
 
-from mindpangu.config.fields import choice, number, path, paths
+from mindpangu.config.fields import IS_PATH, choice, number, path
 
 NETWORK_KEYS = ("activation", "series_terms", "biases")
 """Keys of `model` that, together with the sizes, decide which tensors a feed-forward network or an expert has."""
@@ -164,7 +164,7 @@ class PhaseConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    corpus: list[str] = paths("recipes/corpus/*.jsonl")
+    corpus: list[str] = field(default_factory=lambda: ["recipes/corpus/*.jsonl"], metadata=IS_PATH)
     """jsonl files with one record per line: glob patterns, relative to the current directory."""
     format: str = choice("text", "instruction")
     """text: documents are concatenated and cut at model.seq_length. instruction: dialogue, qa, translation, and code
