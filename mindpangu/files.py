@@ -1,8 +1,8 @@
 """Atomic, durable writes: files go to a scratch path, are flushed to disk with fsync, and are renamed into place.
 
 A reader sees either the old content or all of the new, and a write that has returned survives a power failure. This
-module also reads and writes JSON, and decodes text that may not be UTF-8. It imports nothing from mindpangu, so every
-other module may use it.
+module also reads and writes JSON, and decodes text that may not be UTF-8. It imports nothing from mindpangu but
+`untrusted.py`, so every other module may use it.
 
 Scratch paths have fixed names, so only one process at a time may write a path; callers that could race hold a lock. A
 write first clears the leftovers of a killed process.
@@ -15,6 +15,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from mindpangu.untrusted import parse_json, read_bytes
 
 Buffer = bytes | memoryview
 
@@ -170,20 +172,20 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file.
+    """Reads a JSON file. Numbers may be infinite or NaN, as the losses of a training that diverged.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not UTF-8 or not JSON.
+        ValueError: it is no regular file, too large, or not JSON (`untrusted.parse_json`).
     """
-    return json.loads(path.read_text(encoding="utf-8"))
+    return parse_json(read_bytes(path), allow_nan=True)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Reads a JSON object; returns an empty one if the file is absent, unreadable, or holds something else."""
     try:
         value = read_json(path)
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -10,12 +10,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mindpangu.errors import StageError
-from mindpangu.files import encode_json, read_chunks, read_json_object, scratch_folder, write_json
+from mindpangu.files import encode_json, read_chunks, read_json, read_json_object, scratch_folder, write_json
+from mindpangu.untrusted import inside, read_record, reason
 
 STAMP = "stage.json"
+
+_Record = TypeVar("_Record")
 
 
 class Stage:
@@ -57,9 +60,16 @@ class Stage:
         return (
             stamp.get("inputs") == self.inputs
             and isinstance(files, dict)
-            and all((self.folder / name).is_file() for name in files)
-            and all(hash_files([self.folder / name]) == digest for name, digest in files.items())
+            and all(self._is_unchanged(name, digest) for name, digest in files.items())
         )
+
+    def _is_unchanged(self, name: str, digest: Any) -> bool:
+        """True if a file of the folder has this hash. False too for a name that leads out of the folder."""
+        try:
+            path = inside(self.folder, name)
+            return path.is_file() and not path.is_symlink() and hash_files([path]) == digest
+        except (OSError, ValueError):
+            return False
 
     def has_other_inputs(self) -> bool:
         """True if the folder records that it was built from other inputs."""
@@ -99,6 +109,22 @@ class ResultFile:
     def is_current(self) -> bool:
         """True if the file was written for these inputs."""
         return read_json_object(self.path).get("inputs") == self.inputs
+
+    def read(self, record: type[_Record]) -> _Record:
+        """Reads the result as a dataclass, without the inputs.
+
+        Raises:
+            StageError: the file is missing or damaged.
+        """
+        try:
+            content = read_json(self.path)
+            if isinstance(content, dict):
+                content.pop("inputs", None)
+            return read_record(record, content)
+        except (OSError, ValueError) as error:
+            raise StageError(
+                f"{self.path} cannot be used: {reason(error)}; remove it, and what it records is computed again"
+            ) from None
 
     def write(self, result: Mapping[str, Any]) -> None:
         """Creates or replaces the file: the inputs, then `result`."""

@@ -91,11 +91,6 @@ def read_text(path: Path, limit: int = JSON_LIMIT, *, follow_link: bool = False)
     return _decode(read_bytes(path, limit, follow_link=follow_link))
 
 
-def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
-    """Reads a JSON file. Raises like `read_bytes` and `parse_json`."""
-    return parse_json(read_bytes(path, limit))
-
-
 def inside(folder: Path, name: str) -> Path:
     """Returns the path of a file below a folder.
 
@@ -243,13 +238,16 @@ DIGEST = Pattern("[0-9a-f]{32}", "32 hex digits")
 Count = typing.Annotated[int, Range(0)]
 """The type of a field that counts something."""
 
+Measured = typing.NewType("Measured", float)
+"""The type of a field that may also be infinite or NaN, as a loss that diverged."""
+
 
 def read_record(record: type[_Record], value: Any, where: str = "") -> _Record:
     """Builds a dataclass from a JSON object.
 
-    Field types may be bool, int, float, str, None, Any, Literal, list, tuple, dict with string keys, another dataclass,
-    a union of one of these with None, and Annotated with a rule (`Range`, `Pattern`, `NameRule`). Types are exact: True
-    and 3.0 are no integers, though 3 is a float. A field's metadata may give its `key` in the file.
+    Field types may be bool, int, float, Measured, str, None, Any, Literal, list, tuple, dict with string keys, another
+    dataclass, a union of one of these with None, and Annotated with a rule (`Range`, `Pattern`, `NameRule`). Types are
+    exact: True and 3.0 are no integers, though 3 is a float. A field's metadata may give its `key` in the file.
 
     Args:
         record: the dataclass. Fields without a default must be in the object.
@@ -273,7 +271,10 @@ def read_record(record: type[_Record], value: Any, where: str = "") -> _Record:
             found[item.name] = read_value(kinds[item.name], value[key], prefix + key)
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise ValueError(f"{prefix}{key} is missing")
-    return record(**found)
+    try:
+        return record(**found)
+    except ValueError as error:  # from a rule that involves several fields
+        raise ValueError(f"{where or 'its content'}: {error}") from None
 
 
 @lru_cache
@@ -317,6 +318,8 @@ def _read_scalar(kind: Any, value: Any, where: str) -> Any:
         is_number = type(value) in (int, float) and abs(value) <= 1.7976931348623157e308
         _require(is_number, where, value, "a finite number")
         return float(value)
+    elif kind is Measured:
+        _require(type(value) in (int, float), where, value, "a number")
     elif kind is str:
         _require(type(value) is str and len(value) <= _STRING_LIMIT, where, value, f"text of up to {_STRING_LIMIT:,}")
         _require(not any("\ud800" <= character <= "\udfff" for character in value), where, value, "valid Unicode")

@@ -12,9 +12,9 @@
 
 `manifest.py` defines the format of the manifest, `experts.py` that of an expert file. `writer.py` writes a checkpoint
 into a scratch folder and renames it, `reader.py` verifies and reads one, `directory.py` finds and prunes them,
-`compatibility.py` decides whether a run may be resumed. `dense.py` and `expert_tensors.py` assemble whole tensors,
-whichever ranks wrote which slices; `routes.py` reads tokenizers and tables; `tensor_file.py` reads and writes one
-tensor at a time; `vocabulary.py` remaps embeddings. Other packages decide what a checkpoint holds:
+`state.py` reads state.json; `compatibility.py` decides whether a run may be resumed. `dense.py` and `expert_tensors.py`
+assemble whole tensors, whichever ranks wrote which slices; `routes.py` reads tokenizers and tables; `tensor_file.py`
+reads and writes one tensor at a time; `vocabulary.py` remaps embeddings. Other packages decide what a checkpoint holds:
 `language_model.files` the model's files, `train.checkpointing` the training state.
 """
 
@@ -34,15 +34,18 @@ from mindpangu.checkpoint.directory import (
     list_iterations,
     prune,
 )
-from mindpangu.checkpoint.experts import ExpertFile, expert_file_name, read_metadata, shards_of_experts
+from mindpangu.checkpoint.experts import ExpertFile, expert_file_name, shards_of_experts
 from mindpangu.checkpoint.reader import CheckpointReader
 from mindpangu.checkpoint.routes import read_table, read_tokenizers
+from mindpangu.checkpoint.state import STATE_FILE, SavedState
 from mindpangu.checkpoint.writer import CheckpointWriter
 
 __all__ = [
+    "STATE_FILE",
     "CheckpointReader",
     "CheckpointWriter",
     "ExpertFile",
+    "SavedState",
     "clean_interrupted",
     "differences",
     "expert_file_name",
@@ -53,7 +56,6 @@ __all__ = [
     "latest_iteration",
     "list_iterations",
     "prune",
-    "read_metadata",
     "read_table",
     "read_tokenizers",
     "refuse_differences",

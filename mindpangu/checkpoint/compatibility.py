@@ -7,6 +7,7 @@ from typing import Any
 
 from mindpangu.checkpoint.directory import latest_iteration
 from mindpangu.checkpoint.reader import CheckpointReader
+from mindpangu.checkpoint.state import SavedState
 from mindpangu.config import Config, keys_that_differ
 from mindpangu.errors import CheckpointError, ConfigError
 from mindpangu.routing import RoutingTable
@@ -57,7 +58,7 @@ def differences(reader: CheckpointReader, config: Config, digests: Mapping[str, 
     """Describes every difference from the checkpoint that affects the training, one phrase each."""
     keys = _changed_keys(reader, config)
     changed = [f"{key} was {then!r}, is {now!r}{_NOTES.get(key, '')}" for key, (now, then) in keys.items()]
-    saved = reader.json("state.json")["digests"]
+    saved = SavedState.read(reader).digests
     return changed + [
         f"the {name.replace(_SAVED_TOKENIZER, 'tokenizer of vocabulary ')} changed "
         f"(hash {saved.get(name)} then, {digests.get(name)} now)"
@@ -96,7 +97,7 @@ def is_finished(checkpoints: Path, config: Config, digests: Mapping[str, str], l
     reader = CheckpointReader(newest)
     return (
         reader.step == config.training.steps
-        and reader.json("state.json")["loaded"] == loaded
+        and SavedState.read(reader).loaded == loaded
         and not differences(reader, config, digests)
     )
 

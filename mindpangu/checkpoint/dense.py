@@ -1,8 +1,11 @@
 """The dense files of a checkpoint: assembles whole tensors, whichever ranks wrote which slices."""
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -10,8 +13,17 @@ from mindpangu.checkpoint.reader import CheckpointReader
 from mindpangu.checkpoint.tensor_file import TensorFile
 from mindpangu.errors import CheckpointError
 from mindpangu.parallel.sharding import TensorSlice
+from mindpangu.untrusted import TensorName, parse_json, read_record
 
 _SLICES = "parts"  # the metadata's key; the format is older than the name
+
+
+@dataclass(frozen=True)
+class _Slices:
+    """The description of the slices in the metadata of a dense file."""
+
+    format_version: Literal[1]
+    tensors: dict[TensorName, Any]
 
 
 def dense_header(slices: Mapping[str, TensorSlice]) -> dict[str, str]:
@@ -37,9 +49,10 @@ def slices_in(path: Path, metadata: Mapping[str, str]) -> dict[str, TensorSlice]
         described = metadata.get(_SLICES)
         if described is None:
             return {}
-        return {name: TensorSlice.read(entry) for name, entry in json.loads(described)["tensors"].items()}
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} does not say which parts of its tensors it has: {error!r}") from None
+        content = read_record(_Slices, parse_json(described), _SLICES)
+        return {name: TensorSlice.read(entry, f"{_SLICES}.tensors.{name}") for name, entry in content.tensors.items()}
+    except ValueError as error:
+        raise CheckpointError(f"{path} does not say which parts of its tensors it has: {error}") from None
 
 
 def dense_files(reader: CheckpointReader) -> list[str]:
@@ -66,8 +79,21 @@ class DenseFiles:
             described = slices_in(file.path, file.metadata)
             for tensor, info in file.tensors.items():
                 held = described.get(tensor, TensorSlice(info.shape))
+                if info.dtype != np.float32 or held.size != math.prod(info.shape) or held.local_shape != info.shape:
+                    raise CheckpointError(
+                        f"{file.path}: {tensor} is {info.dtype} of shape {list(info.shape)}, but the file describes "
+                        f"float32 of {held.size:,} elements; copy this checkpoint again, or use another"
+                    )
                 self._slices.setdefault(tensor, []).append((file, held))
         self.shapes = {tensor: slices[0][1].shape for tensor, slices in self._slices.items()}
+        for tensor, slices in self._slices.items():  # before any memory is taken for the whole tensor
+            shape = self.shapes[tensor]
+            num_elements = sum(held.size for _, held in slices)
+            if any(held.shape != shape for _, held in slices) or num_elements != math.prod(shape):
+                raise CheckpointError(
+                    f"{reader.folder}: the slices of {tensor} in its dense files do not make up a tensor of shape "
+                    f"{list(shape)}; copy this checkpoint again, or use another"
+                )
 
     def read(self, name: str) -> np.ndarray:
         """Reads one whole tensor as float32.

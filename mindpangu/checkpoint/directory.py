@@ -1,13 +1,11 @@
 """The folder of a run's checkpoints: names them, finds the newest, and removes old and interrupted ones."""
 
-import re
 import shutil
 from pathlib import Path
 
-from mindpangu.checkpoint.manifest import MANIFEST
+from mindpangu.checkpoint.manifest import ITERATION, MANIFEST
 from mindpangu.files import write_text_atomically
-
-_ITERATION = re.compile(r"iteration_(\d{8,})")
+from mindpangu.untrusted import read_bytes
 
 
 def iteration_folder(parent: Path, step: int) -> Path:
@@ -19,7 +17,7 @@ def list_iterations(parent: Path) -> list[Path]:
     """Lists complete checkpoints, oldest first. A folder gets its name only once everything in it is on disk."""
     found = {}
     for path in parent.glob("iteration_*"):
-        match = _ITERATION.fullmatch(path.name)
+        match = ITERATION.fullmatch(path.name)
         if match and (path / MANIFEST).is_file():
             found[int(match[1])] = path
     return [found[step] for step in sorted(found)]
@@ -53,12 +51,20 @@ def prune(parent: Path, keep_last: int) -> list[Path]:
 def finish_publishing(parent: Path, pointer: Path, keep_last: int) -> None:
     """Writes the step of the newest checkpoint to the file `pointer`, then removes the oldest checkpoints."""
     newest = latest_iteration(parent)
-    match = _ITERATION.fullmatch(newest.name) if newest is not None else None
+    match = ITERATION.fullmatch(newest.name) if newest is not None else None
     if match is not None:
         text = f"{int(match[1])}\n"
-        if not pointer.exists() or pointer.read_text() != text:
+        if not _holds(pointer, text):
             write_text_atomically(pointer, text)
     prune(parent, keep_last)
+
+
+def _holds(pointer: Path, text: str) -> bool:
+    """True if a file has exactly this text; False too if it is missing or unreadable: it is written again then."""
+    try:
+        return read_bytes(pointer, len(text)) == text.encode()
+    except (OSError, ValueError):
+        return False
 
 
 def remove(path: Path) -> None:

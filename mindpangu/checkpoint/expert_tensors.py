@@ -10,6 +10,7 @@ from mindpangu.checkpoint.tensor_file import TensorFile
 from mindpangu.errors import CheckpointError
 from mindpangu.parallel.expert_share import ExpertShare
 from mindpangu.parallel.sharding import TensorSlice
+from mindpangu.untrusted import show
 
 
 class ExpertTensors:
@@ -41,16 +42,16 @@ class ExpertTensors:
     ):
         names = [expert_file_name(layer, domain, index, (shard, num_shards)) for shard in range(num_shards)]
         self._shapes = shapes
-        self._files = [TensorFile(reader.verify(name) if verify else reader.folder / name) for name in names]
+        self._files = [TensorFile(reader.verify(name) if verify else reader.require_size(name)) for name in names]
         self.headers = [ExpertFile.from_metadata(file.path, file.metadata) for file in self._files]
         self.names = tuple(self._files[0].tensors)
         for shard, file in enumerate(self._files):
             for name in {*shapes, *self.names}:
                 needed = self._slice(name, shard).local_shape
                 info = file.tensors.get(name)
-                if info is None or info.shape != needed:
-                    found = "missing" if info is None else f"of shape {list(info.shape)}"
-                    raise CheckpointError(f"{file.path}: {name} is {found}; needed: {list(needed)}")
+                if info is None or info.shape != needed or info.dtype != np.float32:
+                    found = "missing" if info is None else f"{info.dtype} of shape {list(info.shape)}"
+                    raise CheckpointError(f"{file.path}: {name} is {found}; needed: float32 of {list(needed)}")
 
     @property
     def step_count(self) -> int:
@@ -68,6 +69,8 @@ class ExpertTensors:
 
     def _slice(self, name: str, shard: int) -> TensorSlice:
         tensor = _base_name(name)
+        if tensor not in self._shapes:
+            raise CheckpointError(f"{self._files[shard].path} has the unknown tensor {show(name)}; copy it again")
         share = ExpertShare(tensor=shard, tensors=len(self._files))
         return share.tensor_slice(tensor, self._shapes[tensor])
 

@@ -5,24 +5,23 @@ domain renames no file, and a sub-model consists of the same files.
 """
 
 import json
-import re
-import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 from safetensors.numpy import save as encode_tensors
 
-from mindpangu.checkpoint.reader import decode_tensors
+from mindpangu.checkpoint.manifest import EXPERT_FILE
+from mindpangu.checkpoint.reader import decode_file
 from mindpangu.errors import CheckpointError
+from mindpangu.untrusted import DIGEST, Count, DomainName, Range, parse_json, read_record
 
 FORMAT_VERSION = 1
 _HEADER = "expert"
 _SHARD = "part"  # the header's key of `ExpertFile.shard`; the format is older than the name
 _WHOLE = (0, 1)
-_FILE_NAME = re.compile(r"experts/rre_(\d+)\.([\w-]+)\.(\d+)(?:\.\d+_of_(\d+))?\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,14 @@ class ExpertFile:
         shard: (index, number of shards). Each rank of a tensor group writes a file with its shard of every tensor.
     """
 
-    layer: int
-    domain: str
-    index: int
-    step_count: int
-    table: str
-    tokenizer: str
+    layer: Count
+    domain: DomainName
+    index: Count
+    step_count: Count
+    table: Annotated[str, DIGEST]
+    tokenizer: Annotated[str, DIGEST]
     format_version: int = FORMAT_VERSION
-    shard: tuple[int, int] = _WHOLE
+    shard: tuple[Count, Annotated[int, Range(1, 1 << 16)]] = field(default=_WHOLE, metadata={"key": _SHARD})
 
     @property
     def name(self) -> str:
@@ -76,17 +75,17 @@ class ExpertFile:
         Raises:
             CheckpointError: `data`, which was read from `path`, is not a complete expert file.
         """
-        tensors = decode_tensors(path, data)
-        return ExpertFile.from_metadata(path, read_metadata(data)), tensors
+        metadata, tensors = decode_file(path, data)
+        return ExpertFile.from_metadata(path, metadata), tensors
 
     @staticmethod
     def from_metadata(path: Path, metadata: Mapping[str, str]) -> "ExpertFile":
         """Builds the header from a file's metadata. Raises CheckpointError if the file is not an expert file."""
         try:
-            fields = json.loads(metadata[_HEADER])
-            index, num_shards = fields.pop(_SHARD, _WHOLE)
-            header = ExpertFile(**fields, shard=(index, num_shards))
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            if _HEADER not in metadata:
+                raise ValueError(f"{_HEADER} is missing")
+            header = read_record(ExpertFile, parse_json(metadata[_HEADER]), _HEADER)
+        except ValueError as error:
             raise CheckpointError(f"{path} has no valid expert header: {error}") from None
         if header.format_version != FORMAT_VERSION:
             raise CheckpointError(f"{path} has expert format {header.format_version}; this version reads 1")
@@ -103,13 +102,7 @@ def shards_of_experts(files: Iterable[str]) -> dict[tuple[int, str, int], int]:
     """Returns (layer, domain, index) → number of shards for every expert among the files of a checkpoint."""
     found = {}
     for name in files:
-        match = _FILE_NAME.fullmatch(name)
+        match = EXPERT_FILE.fullmatch(name)
         if match:
-            found[int(match[1]), match[2], int(match[3])] = int(match[4] or 1)
+            found[int(match["layer"]), match["domain"], int(match["index"])] = int(match["shards"] or 1)
     return found
-
-
-def read_metadata(data: bytes) -> dict[str, Any]:
-    """Reads the metadata of a safetensors file in memory; the library can do that only for files on disk."""
-    (length,) = struct.unpack_from("<Q", data)  # a file is 8 bytes of header length, a JSON header, and the tensors
-    return json.loads(data[8 : 8 + length]).get("__metadata__", {})

@@ -1,21 +1,21 @@
 """Reads a checkpoint: no file is used before its size and hash agree with the manifest."""
 
-import json
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 
 from mindpangu.checkpoint.directory import checkpoints_sharing, latest_iteration
 from mindpangu.checkpoint.fingerprint import Entry, Fingerprint
 from mindpangu.checkpoint.manifest import MANIFEST, REMEDY, Manifest
 from mindpangu.config import Config, load_saved_config
 from mindpangu.errors import CheckpointError
-from mindpangu.files import read_chunks
+from mindpangu.files import CHUNK_BYTES
+from mindpangu.tensor_format import decode
+from mindpangu.untrusted import inside, open_file, parse_json, reason
 
 
 class CheckpointReader:
@@ -47,27 +47,35 @@ class CheckpointReader:
         Raises:
             CheckpointError: the file is not in the manifest, or is missing, truncated, or altered.
         """
-        try:
-            data = self._path(name).read_bytes()
-        except OSError as error:
-            raise self._unreadable(name, error) from None
+        with self._open(name) as file:
+            try:
+                data = file.read()
+            except (OSError, MemoryError) as error:
+                raise self._unreadable(name, error) from None
         self._compare(name, Fingerprint.from_chunks([data]))
         return data
 
     def verify(self, name: str) -> Path:
         """Compares one file with the manifest, reading it in pieces, and returns its path. Raises like `read`."""
-        try:
-            self._compare(name, Fingerprint.from_chunks(read_chunks(self._path(name))))
-        except OSError as error:
-            raise self._unreadable(name, error) from None
+        with self._open(name) as file:
+            try:
+                found = Fingerprint.from_chunks(iter(lambda: file.read(CHUNK_BYTES), b""))
+            except OSError as error:
+                raise self._unreadable(name, error) from None
+        self._compare(name, found)
         return self.folder / name
+
+    def require_size(self, name: str) -> Path:
+        """Compares only the size of one file with the manifest, and returns its path. Raises like `read`."""
+        with self._open(name):
+            return self.folder / name
 
     def json(self, name: str) -> Any:
         """Returns the verified content of a JSON file. Raises CheckpointError like `read`, or if it is not JSON."""
         try:
-            return json.loads(self.read(name))
+            return parse_json(self.read(name))
         except ValueError as error:
-            raise CheckpointError(f"{self.folder / name} is not JSON: {error}") from None
+            raise CheckpointError(f"{self.folder / name} cannot be read: {error}; {REMEDY}") from None
 
     def config(self) -> Config:
         """Returns the resolved configuration that the checkpoint was saved with."""
@@ -83,22 +91,34 @@ class CheckpointReader:
             for _ in pool.map(lambda name: use(name, self.read(name)), list(names)):
                 pass
 
-    def _path(self, name: str) -> Path:
+    def _open(self, name: str) -> BinaryIO:
+        """Opens a regular file of the size that the manifest says."""
         if name not in self.files:
             raise CheckpointError(f"{self.folder} has no {name}")
-        return self.folder / name
+        try:
+            file = open_file(inside(self.folder, name))
+        except (OSError, ValueError) as error:
+            raise self._unreadable(name, error) from None
+        try:
+            self._compare_size(name, os.fstat(file.fileno()).st_size)
+        except CheckpointError:
+            file.close()
+            raise
+        return file
 
-    def _unreadable(self, name: str, error: OSError) -> CheckpointError:
-        return CheckpointError(f"{self.folder / name} cannot be read: {error.strerror}; {REMEDY}")
+    def _unreadable(self, name: str, error: Exception) -> CheckpointError:
+        return CheckpointError(f"{self.folder / name} cannot be read: {reason(error)}; {REMEDY}")
+
+    def _compare_size(self, name: str, found: int | str) -> None:
+        expected = self.files[name]["bytes"]
+        if found != expected:
+            raise CheckpointError(
+                f"{self.folder / name} has {found} bytes, its manifest says {expected}; {self._remedy(name)}"
+            )
 
     def _compare(self, name: str, found: Entry) -> None:
-        entry = self.files[name]
-        if found["bytes"] != entry["bytes"]:
-            raise CheckpointError(
-                f"{self.folder / name} has {found['bytes']} bytes, its manifest says {entry['bytes']}; "
-                f"{self._remedy(name)}"
-            )
-        if found != entry:
+        self._compare_size(name, found["bytes"])
+        if found != self.files[name]:
             raise CheckpointError(
                 f"{self.folder / name} was altered: its hash is not the one in the manifest; {self._remedy(name)}"
             )
@@ -116,10 +136,19 @@ class CheckpointReader:
 
 def decode_tensors(path: Path, data: bytes) -> dict[str, np.ndarray]:
     """Decodes the tensors of a safetensors file. Raises CheckpointError, which names `path`, if it is not one."""
+    return decode_file(path, data)[1]
+
+
+def decode_file(path: Path, data: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Decodes the metadata and the tensors of a safetensors file, float32. Raises like `decode_tensors`."""
     try:
-        return load_tensors(data)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
+        metadata, tensors = decode(data)
+        for name, values in tensors.items():
+            if values.dtype != np.float32:
+                raise ValueError(f"tensor {name} is {values.dtype}; allowed: float32")
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not a safetensors file of a checkpoint: {error}; {REMEDY}") from None
+    return metadata, tensors
 
 
 def _find(path: Path) -> Path:

@@ -1,39 +1,25 @@
 """Reads and writes safetensors files one tensor at a time.
 
 The library reads and writes whole files, or maps them, which also counts as memory. But a file can be larger than the
-memory of a machine that only copies it. The format: 8 bytes of header length, a JSON header with the dtype, shape, and
-offsets of each tensor, then the tensors.
+memory of a machine that only copies it. `tensor_format.py` knows the format.
 """
 
 import json
-import struct
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mindpangu.errors import CheckpointError
 from mindpangu.files import CHUNK_BYTES, Buffer
+from mindpangu.tensor_format import LENGTH, TensorInfo, dtype_name, read_header
+from mindpangu.untrusted import open_file
 
-_DTYPES = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "I32": np.int32, "I64": np.int64, "U16": np.uint16}
-_NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
-_LENGTH = struct.Struct("<Q")
+__all__ = ["TensorFile", "TensorInfo", "chunks_of", "encode_stream"]
+
 _ALIGNMENT = 8
 _REMEDY = "use another checkpoint, or copy this one again"
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Dtype and shape of a tensor, as stated in the header of a file."""
-
-    dtype: np.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of the tensor in bytes."""
-        return self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
 
 
 class TensorFile:
@@ -51,43 +37,32 @@ class TensorFile:
     def __init__(self, path: Path):
         self.path = path
         try:
-            with open(path, "rb") as file:
-                (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-                header = json.loads(file.read(length))
-            self.metadata: dict[str, str] = header.pop("__metadata__", {})
-            offsets = sorted((entry["data_offsets"], name) for name, entry in header.items())
-            self.tensors = {
-                name: TensorInfo(np.dtype(_DTYPES[header[name]["dtype"]]), tuple(header[name]["shape"]))
-                for _, name in offsets
-            }
-            begin = _LENGTH.size + length
-            self._offsets = {name: (begin + start, begin + stop) for (start, stop), name in offsets}
-            for name, (start, stop) in self._offsets.items():
-                if stop - start != self.tensors[name].num_bytes:
-                    raise ValueError(f"tensor {name!r} has {stop - start} bytes")
-            if max((stop for _, stop in self._offsets.values()), default=begin) != path.stat().st_size:
-                raise ValueError("its size does not match its header")
+            with open_file(path) as file:
+                header = read_header(file, os.fstat(file.fileno()).st_size)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}; {_REMEDY}") from None
-        except (ValueError, KeyError, TypeError, AttributeError, struct.error, MemoryError, OverflowError) as error:
+        except ValueError as error:
             raise CheckpointError(
-                f"{path} is not a complete safetensors file: {error!r}; it is cut off or damaged: {_REMEDY}"
+                f"{path} is not a complete safetensors file: {error}; it is cut off or damaged: {_REMEDY}"
             ) from None
+        self.metadata = header.metadata
+        self.tensors = header.tensors
+        self._offsets = header.offsets
 
     def read(self, name: str) -> np.ndarray:
         """Reads one tensor."""
         info = self.tensors[name]
         start, _ = self._offsets[name]
         values = np.empty(info.shape, info.dtype)
-        with open(self.path, "rb") as file:
+        with open_file(self.path) as file:
             file.seek(start)
-            file.readinto(values.data.cast("B") if values.size else bytearray())
+            file.readinto(values.data.cast("B") if values.size else bytearray())  # type: ignore[attr-defined]
         return values
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """Yields the bytes of one tensor in pieces."""
         start, stop = self._offsets[name]
-        with open(self.path, "rb") as file:
+        with open_file(self.path) as file:
             file.seek(start)
             for offset in range(start, stop, CHUNK_BYTES):
                 yield file.read(min(CHUNK_BYTES, stop - offset))
@@ -107,11 +82,11 @@ def encode_stream(
     start = 0
     for name, info in tensors.items():
         stop = start + info.num_bytes
-        header[name] = {"dtype": _NAMES[info.dtype], "shape": list(info.shape), "data_offsets": [start, stop]}
+        header[name] = {"dtype": dtype_name(info.dtype), "shape": list(info.shape), "data_offsets": [start, stop]}
         start = stop
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % _ALIGNMENT)
-    yield _LENGTH.pack(len(encoded)) + encoded
+    yield LENGTH.pack(len(encoded)) + encoded
     for name in tensors:
         yield from chunks(name)
 

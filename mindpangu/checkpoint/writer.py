@@ -118,8 +118,7 @@ class CheckpointWriter:
         """
         source = reader.folder / name
         path = self.scratch / name
-        if not source.exists() or source.stat().st_size != reader.files[name]["bytes"]:
-            reader.verify(name)  # raises an error with the reason
+        reader.require_size(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, config: Config) -> None:
-    from mindpangu.checkpoint import CheckpointReader, refuse_other_model
+    from mindpangu.checkpoint import CheckpointReader, SavedState, refuse_other_model
     from mindpangu.data import TokenShards
     from mindpangu.domains import build_domains
     from mindpangu.evaluation.record import evaluation_inputs, evaluation_record, format_results
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     set_device(config)
     model = load_model(reader, config.context)
     model.require_data(shards)
-    if reader.json("state.json")["digests"].get("data (token shards)") != shards.digest:
+    if SavedState.read(reader).digests.get("data (token shards)") != shards.digest:
         print("evaluate: the model was not trained on these token shards; it may have seen the held-out text")
     progress = partial(tqdm, desc="evaluate", unit="domain", disable=None)
     results = evaluate_heldout(model, shards, config, wrong_domains, progress)

@@ -9,6 +9,7 @@ finished.
 """
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,11 +64,10 @@ def settings(options: argparse.Namespace) -> dict[str, str]:
 
 
 def run(options: argparse.Namespace, config: Config) -> int:
-    from mindpangu.checkpoint import CheckpointReader, latest_iteration
+    from mindpangu.checkpoint import CheckpointReader, SavedState, latest_iteration
     from mindpangu.data import TokenShards
     from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
-    from mindpangu.files import read_json_object
-    from mindpangu.lifecycle.finetune import format_comparison
+    from mindpangu.lifecycle.finetune import SavedComparison, format_comparison
     from mindpangu.stage import ResultFile
 
     if options.answers < 0:
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
     folder = RunFolder.from_config(config)
     source = CheckpointReader(options.checkpoint)
     newest = latest_iteration(folder.checkpoints)
-    if newest is not None and CheckpointReader(newest).json("state.json")["loaded"] != source.digest:
+    if newest is not None and SavedState.read(CheckpointReader(newest)).loaded != source.digest:
         raise TrainingError(
             f"{folder.root} holds a training that did not start from {source.folder}; choose another "
             f"--training.run_name, or remove {folder.checkpoints}"
@@ -100,8 +100,8 @@ def run(options: argparse.Namespace, config: Config) -> int:
     if code:
         return code
     tuned = CheckpointReader(folder.root)
-    found = read_json_object(folder.finetuning)
-    if found.get("tuned") != tuned.digest:
+    found = asdict(result.read(SavedComparison))
+    if found["tuned"] != tuned.digest:
         after = _evaluate(tuned, config, options.answers)
         found = {"tuned": tuned.digest, "before": found["before"], "after": after}
         result.write(found)

@@ -31,11 +31,12 @@ def run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.domains import build_domains, control_tokens_of
     from mindpangu.files import write_bytes_atomically
     from mindpangu.tokenizer.extend import extend
+    from mindpangu.tokenizer.sentencepiece_tokenizer import read_model
 
     try:
-        model_bytes = options.model.read_bytes()
-    except OSError as error:
-        raise TokenizerError(f"tokenizer {options.model} cannot be read: {error.strerror}; check --model") from None
+        model_bytes = read_model(options.model)
+    except TokenizerError as error:
+        raise TokenizerError(f"{error}; check --model") from None
     tokenizer = extend(model_bytes, control_tokens_of(build_domains(config)), str(options.model))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_bytes_atomically(options.out, tokenizer.model_bytes)

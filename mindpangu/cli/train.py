@@ -56,7 +56,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
 
 def _is_finished(config: Config, options: argparse.Namespace) -> bool:
     """True if the training is done. MindSpore is not loaded, so that a second start is quick."""
-    from mindpangu.checkpoint import CheckpointReader, input_digests, is_finished, latest_iteration
+    from mindpangu.checkpoint import CheckpointReader, SavedState, input_digests, is_finished, latest_iteration
     from mindpangu.data import TokenShards
     from mindpangu.language_model import ModelParts
 
@@ -71,7 +71,7 @@ def _is_finished(config: Config, options: argparse.Namespace) -> bool:
         loaded = CheckpointReader(options.load).digest
     elif options.resume:
         # --resume continues whatever the training started from
-        loaded = CheckpointReader(newest).json("state.json")["loaded"]
+        loaded = SavedState.read(CheckpointReader(newest)).loaded
     return is_finished(folder.checkpoints, config, digests, loaded)
 
 

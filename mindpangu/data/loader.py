@@ -7,9 +7,9 @@ samples for any number of ranks.
 
 import bisect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from operator import ge, itemgetter
-from typing import TypeGuard
+from typing import Annotated, TypeGuard
 
 import numpy as np
 
@@ -23,11 +23,33 @@ from mindpangu.data.shuffle import SampleOrder
 from mindpangu.data.split import HELDOUT, TRAIN
 from mindpangu.domains import Domain
 from mindpangu.errors import DataError
+from mindpangu.untrusted import DIGEST, Count
 
 LoaderState = dict[str, list[int] | int | str]
 """State of a loader as JSON. samples_taken: number of training samples of each domain that all ranks together have
 used; phase_began, if data.phases is set: the same number at the start of the current phase. Further rounds of a
 training run have a state of their own (`replay.py`)."""
+
+
+@dataclass(frozen=True)
+class SavedLoaderState:
+    """A loader state in a file; fields that the state does not have are None."""
+
+    samples_taken: list[Count] | None = None
+    phase_began: list[Count] | None = None
+    round: Count | None = None
+    batch: Count | None = None
+    sample: Annotated[str, DIGEST] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.to_state():
+            raise ValueError("a loader's state is empty; allowed: samples_taken, or round, batch, and sample")
+        if self.round is not None and (self.batch is None or self.sample is None):
+            raise ValueError("a loader's state has a round, but no batch or sample")
+
+    def to_state(self) -> LoaderState:
+        """Returns the state as `Loader.load_state` takes it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

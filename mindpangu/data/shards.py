@@ -12,8 +12,10 @@ every record takes model.seq_length + 1 ids, and there is a second file per spli
 
 import hashlib
 import json
+import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,18 @@ import numpy.typing as npt
 from mindpangu.data.samples import Samples
 from mindpangu.data.split import SPLITS
 from mindpangu.errors import DataError
-from mindpangu.files import read_chunks, read_json
+from mindpangu.files import CHUNK_BYTES, read_json
+from mindpangu.untrusted import (
+    DIGEST,
+    Count,
+    DomainName,
+    Range,
+    inside,
+    open_file,
+    read_record,
+    reason,
+    show,
+)
 
 FORMAT_VERSION = 1  # of text
 RECORDS_VERSION = 2  # of instruction records
@@ -29,6 +42,51 @@ INDEX = "index.json"
 
 _CHUNK_TOKENS = 1 << 22  # number of tokens counted at once
 _REMEDY = "prepare the data again (`mindpangu data prepare`)"
+
+_TokenCount = Annotated[int, Range(0, 1 << 48)]
+_TokenId = Annotated[int, Range(0, (1 << 31) - 1)]
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The entry of one domain's split in index.json; the last three are those of records."""
+
+    tokens: _TokenCount
+    documents: Count
+    text_bytes: Count
+    blake2b: Annotated[str, DIGEST]
+    counted: Count | None = None
+    shortened: Count | None = None
+    mask_blake2b: Annotated[str, DIGEST] | None = None
+
+
+@dataclass(frozen=True)
+class _Index:
+    """The content of index.json."""
+
+    format_version: Literal[1, 2]
+    dtype: Literal["uint16", "int32"]
+    vocab_size: Annotated[int, Range(1, 1 << 31)]
+    pad_id: _TokenId
+    eot_id: _TokenId
+    tokenizer_digest: Annotated[str, DIGEST]
+    domain_names: list[DomainName]
+    files: dict[DomainName, dict[Literal["train", "heldout"], _Split]]
+    seq_length: Annotated[int, Range(1, 1 << 31)] | None = None
+
+    def __post_init__(self) -> None:
+        if len(set(self.domain_names)) != len(self.domain_names) or set(self.domain_names) != set(self.files):
+            raise ValueError(f"domain_names are {show(self.domain_names)}; allowed: the keys of files, each once")
+        for name, splits in self.files.items():
+            for split in SPLITS:
+                if split not in splits:
+                    raise ValueError(f"files.{name}.{split} is missing")
+        if self.format_version == RECORDS_VERSION:
+            entries = [entry for splits in self.files.values() for entry in splits.values()]
+            if self.seq_length is None:
+                raise ValueError("seq_length is missing")
+            if any(None in (entry.counted, entry.shortened, entry.mask_blake2b) for entry in entries):
+                raise ValueError("counted, shortened, or mask_blake2b is missing in an entry of files")
 
 
 class TokenShards:
@@ -68,11 +126,7 @@ class TokenShards:
                 expected value, and the actual one.
         """
         folder = Path(folder)
-        index = _read_index(folder / INDEX)
-        try:
-            shards = cls(folder, index)
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{folder / INDEX} has no valid entry {error}; {_REMEDY}") from None
+        shards = cls(folder, _read_index(folder / INDEX))
         for name in shards.domain_names:
             for split in SPLITS:
                 shards._check_file(name, split, verify)
@@ -80,7 +134,7 @@ class TokenShards:
 
     def tokens(self, domain_name: str, split: str) -> np.ndarray:
         """Returns all token ids of a domain's split, read-only: uint16 or int32 [number of tokens]."""
-        return _mapped(self.folder / shard_name(domain_name, split), self._dtype)
+        return _mapped(self.folder, shard_name(domain_name, split), self._dtype)
 
     def text_tokens(self, domain_name: str, split: str) -> np.ndarray:
         """Returns `tokens` without the padding of records."""
@@ -102,7 +156,7 @@ class TokenShards:
                 f"the records in {self.folder} are samples of model.seq_length {self._seq_length}, not {seq_length}; "
                 f"{_REMEDY}"
             )
-        counted = _mapped(self.folder / mask_name(domain_name, split), np.dtype(np.uint8))
+        counted = _mapped(self.folder, mask_name(domain_name, split), np.dtype(np.uint8))
         return Samples(tokens, seq_length, np.asarray(counted))
 
     def num_tokens(self, domain_name: str, split: str) -> int:
@@ -153,21 +207,26 @@ class TokenShards:
     def _check_file(self, name: str, split: str, verify: bool) -> None:
         entry = self._files[name][split]
         num_bytes = entry["tokens"] * self._dtype.itemsize
-        self._check(self.folder / shard_name(name, split), num_bytes, entry["blake2b"], verify)
+        self._check(shard_name(name, split), num_bytes, entry["blake2b"], verify)
         if self.has_records:
-            self._check(self.folder / mask_name(name, split), entry["tokens"], entry["mask_blake2b"], verify)
+            self._check(mask_name(name, split), entry["tokens"], entry["mask_blake2b"], verify)
 
-    def _check(self, path: Path, expected: int, expected_digest: str, verify: bool) -> None:
-        found = path.stat().st_size if path.is_file() else None
-        if found is None:
-            raise DataError(f"token shard {path} is missing; {_REMEDY}")
-        if found != expected:
-            raise DataError(f"token shard {path} has {found:,} bytes, expected {expected:,}; {_REMEDY}")
-        if not verify:
-            return
+    def _check(self, name: str, expected: int, expected_digest: str, verify: bool) -> None:
+        path = self.folder / name
         digest = hashlib.blake2b(digest_size=16)
-        for chunk in read_chunks(path):
-            digest.update(chunk)
+        try:
+            with open_file(inside(self.folder, name)) as file:
+                found = os.fstat(file.fileno()).st_size
+                if found != expected:
+                    raise DataError(f"token shard {path} has {found:,} bytes, expected {expected:,}; {_REMEDY}")
+                if not verify:
+                    return
+                while chunk := file.read(CHUNK_BYTES):
+                    digest.update(chunk)
+        except FileNotFoundError:
+            raise DataError(f"token shard {path} is missing; {_REMEDY}") from None
+        except (OSError, ValueError) as error:
+            raise DataError(f"token shard {path} cannot be read: {reason(error)}; {_REMEDY}") from None
         if digest.hexdigest() != expected_digest:
             raise DataError(
                 f"token shard {path} was altered: its hash is {digest.hexdigest()}, expected {expected_digest}; "
@@ -178,34 +237,19 @@ class TokenShards:
 def _read_index(path: Path) -> dict[str, Any]:
     try:
         index = read_json(path)
-        version = index["format_version"]
+        version = index.get("format_version") if isinstance(index, dict) else None
+        if type(version) is not int or version in (FORMAT_VERSION, RECORDS_VERSION):
+            read_record(_Index, index)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist, so there are no token shards in {path.parent}; {_REMEDY}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} cannot be read ({error!r}); {_REMEDY}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {reason(error)}; {_REMEDY}") from None
     if version not in (FORMAT_VERSION, RECORDS_VERSION):
         raise DataError(
-            f"{path} has format version {version}, expected {FORMAT_VERSION} (text) or {RECORDS_VERSION} (records); "
-            f"{_REMEDY}"
+            f"{path} has format version {show(version)}, expected {FORMAT_VERSION} (text) or {RECORDS_VERSION} "
+            f"(records); {_REMEDY}"
         )
-    if not _is_complete(index):
-        raise DataError(f"{path} is not a complete index of token shards; {_REMEDY}")
     return index
-
-
-def _is_complete(index: dict[str, Any]) -> bool:
-    try:
-        return (
-            all(
-                isinstance(index["files"][name][split]["tokens"], int)
-                for name in index["domain_names"]
-                for split in SPLITS
-            )
-            and {"dtype", "vocab_size", "pad_id", "eot_id", "tokenizer_digest"} <= index.keys()
-            and (index["format_version"] == FORMAT_VERSION or isinstance(index["seq_length"], int))
-        )
-    except (KeyError, TypeError):
-        return False
 
 
 def shard_name(domain_name: str, split: str) -> str:
@@ -218,6 +262,11 @@ def mask_name(domain_name: str, split: str) -> str:
     return f"{domain_name}.{split}.mask.bin"
 
 
-def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
+def _mapped(folder: Path, name: str, dtype: np.dtype) -> np.ndarray:
     """Maps a file read-only. An empty file, which cannot be mapped, gives an empty array."""
-    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+    try:
+        with open_file(inside(folder, name)) as file:
+            size = os.fstat(file.fileno()).st_size
+            return np.memmap(file, dtype=dtype, mode="r") if size else np.zeros(0, dtype)  # type: ignore[call-overload]
+    except (OSError, ValueError) as error:
+        raise DataError(f"token shard {folder / name} cannot be read: {reason(error)}; {_REMEDY}") from None

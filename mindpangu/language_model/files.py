@@ -14,11 +14,10 @@ from mindpangu.checkpoint import (
     CheckpointWriter,
     ExpertFile,
     expert_file_name,
-    read_metadata,
     shards_of_experts,
 )
 from mindpangu.checkpoint.dense import dense_files, dense_header, slices_in
-from mindpangu.checkpoint.reader import decode_tensors
+from mindpangu.checkpoint.reader import decode_file
 from mindpangu.config import to_yaml
 from mindpangu.config.schema import ContextConfig
 from mindpangu.errors import CheckpointError
@@ -142,9 +141,9 @@ def read_dense(
     values = {name: np.zeros(parameter.shape, np.float32) for name, parameter in parameters.items()}
     missing = {name: value.size for name, value in values.items()}
     for file in dense_files(reader):
-        data = reader.read(file)
-        described = slices_in(reader.folder / file, read_metadata(data))
-        for name, tensor in decode_tensors(reader.folder / file, data).items():
+        metadata, tensors = decode_file(reader.folder / file, reader.read(file))
+        described = slices_in(reader.folder / file, metadata)
+        for name, tensor in tensors.items():
             if name not in values:
                 continue
             saved = described.get(name, TensorSlice(tensor.shape))

@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from mindpangu.checkpoint import CheckpointReader, read_table, read_tokenizers, shards_of_experts
+from mindpangu.checkpoint import CheckpointReader, SavedState, read_table, read_tokenizers, shards_of_experts
 from mindpangu.checkpoint.dense import dense_files
 from mindpangu.checkpoint.expert_tensors import ExpertTensors
 from mindpangu.checkpoint.tensor_file import TensorFile
@@ -151,11 +151,11 @@ class Blueprint:
         if table is not None:
             for domain in build_domains(config):
                 contents[domain.name] = _existing_content(reader, table.domain(domain.name))
-        digests = reader.json("state.json").get("digests", {})
+        digests = SavedState.read(reader).digests
         with_moments = any(
             name.startswith("adam_")
             for file in dense_files(reader)
-            for name in TensorFile(reader.folder / file).tensors
+            for name in TensorFile(reader.require_size(file)).tensors
         )
         return Blueprint(config, tokenizers, contents, DenseContent(reader), reader.step, digests, with_moments)
 

@@ -136,7 +136,7 @@ def _write_existing(
     """
     reader = origin.reader
     name = expert_file_name(origin.layer, origin.domain, origin.index, part)
-    file = TensorFile(reader.folder / name)
+    file = TensorFile(reader.require_size(name))
     old = ExpertFile.from_metadata(file.path, file.metadata)
     new = ExpertFile(
         header.layer, header.domain, header.index, old.step_count, header.table, header.tokenizer, shard=part

@@ -8,15 +8,17 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from mindpangu.checkpoint import CheckpointReader, read_tokenizers
 from mindpangu.config import ONE_PROCESS, Config, core_yaml
 from mindpangu.data import CorpusReader
 from mindpangu.domains import build_domains, trained_domains
 from mindpangu.errors import CheckpointError, DataError
+from mindpangu.evaluation.record import perplexity
+from mindpangu.untrusted import DIGEST, Count, DomainName, Measured
 
 PASSES = 3
 """Default number of passes over the records."""
@@ -102,13 +104,60 @@ def _count_records(config: Config) -> Counter[int]:
     return Counter(record.domain_id for record in CorpusReader(lenient, build_domains(config)))
 
 
+@dataclass(frozen=True)
+class _DomainLoss:
+    domain: DomainName
+    tokens: Count
+    loss: Measured
+
+
+@dataclass(frozen=True)
+class _Answer:
+    domain: DomainName
+    given: str
+    reference: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """What `evaluation.answers.heldout_answers` returns."""
+
+    domains: list[_DomainLoss]
+    answers: list[_Answer]
+
+
+@dataclass(frozen=True)
+class SavedComparison:
+    """The content of finetune.json, without its inputs.
+
+    Attributes:
+        before: evaluation of the checkpoint that the fine-tuning starts from.
+        after: evaluation of the tuned checkpoint, once there is one.
+        tuned: digest of the tuned checkpoint.
+    """
+
+    before: _Answered
+    after: _Answered | None = None
+    tuned: Annotated[str, DIGEST] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.after is None) != (self.tuned is None):
+            raise ValueError("after and tuned are not both there")
+        if self.after is not None and (len(self.before.domains), len(self.before.answers)) != (
+            len(self.after.domains),
+            len(self.after.answers),
+        ):
+            raise ValueError("before and after have different domains or answers")
+
+
 def format_comparison(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Formats the loss of held-out answers before and after, one row per domain, followed by the answers."""
     lines = [
         f"{'domain':>12} {'answer tokens':>14} {'loss before':>12} {'after':>7} {'perplexity before':>18} {'after':>8}"
     ]
     for old, new in zip(before["domains"], after["domains"], strict=True):
-        perplexities = f"{math.exp(old['loss']):>18.1f} {math.exp(new['loss']):>8.1f}"
+        perplexities = f"{perplexity(old['loss']):>18.1f} {perplexity(new['loss']):>8.1f}"
         lines.append(
             f"{new['domain']:>12} {new['tokens']:>14,} {old['loss']:>12.3f} {new['loss']:>7.3f} {perplexities}"
         )

@@ -1,13 +1,24 @@
 """Slices of tensors: the elements that a rank holds, and the conversion of one layout into another."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from mindpangu.untrusted import Count, Pattern, Range, read_record
+
 Ranges = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class _Description:
+    """A slice as `TensorSlice.describe` writes it."""
+
+    shape: list[Annotated[int, Range(0, 1 << 40)]]
+    ranges: dict[Annotated[str, Pattern("[0-9]{1,2}", "the number of an axis")], list[tuple[Count, Count]]]
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,16 @@ class TensorSlice:
     def is_whole(self) -> bool:
         """True if this is the whole tensor."""
         return not self.ranges
+
+    @property
+    def size(self) -> int:
+        """Number of elements of this slice."""
+        ranges_of_axis = dict(self.ranges)
+        lengths = (
+            sum(stop - start for start, stop in ranges_of_axis.get(axis, ((0, size),)))
+            for axis, size in enumerate(self.shape)
+        )
+        return math.prod(lengths)
 
     @property
     def local_shape(self) -> tuple[int, ...]:
@@ -79,10 +100,18 @@ class TensorSlice:
         return {"shape": list(self.shape), "ranges": {str(axis): ranges for axis, ranges in self.ranges}}
 
     @staticmethod
-    def read(described: dict[str, Any]) -> "TensorSlice":
-        """Parses a description. Raises KeyError, TypeError or ValueError for anything that `describe` did not write."""
-        ranges = {int(axis): tuple((int(a), int(b)) for a, b in pairs) for axis, pairs in described["ranges"].items()}
-        return TensorSlice(tuple(map(int, described["shape"])), tuple(sorted(ranges.items())))
+    def read(described: Any, where: str) -> "TensorSlice":
+        """Parses a description. Raises ValueError, which begins with `where`, unless it describes a slice."""
+        content = read_record(_Description, described, where)
+        for axis, ranges in content.ranges.items():
+            if int(axis) >= len(content.shape):
+                raise ValueError(f"{where}.ranges has the axis {axis}; allowed: < {len(content.shape)}")
+            size = content.shape[int(axis)]
+            edges = [edge for start_and_stop in ranges for edge in start_and_stop]
+            if edges != sorted(edges) or any(edge > size for edge in edges):
+                raise ValueError(f"{where}.ranges.{axis} has ranges that overlap, descend, or go beyond {size}")
+        divided = {int(axis): tuple(ranges) for axis, ranges in content.ranges.items()}
+        return TensorSlice(tuple(content.shape), tuple(sorted(divided.items())))
 
     def _indices(self) -> list[np.ndarray]:
         """Returns the indices of the slice's elements along each axis."""

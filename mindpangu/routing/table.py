@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as encode_tensors
 
 from mindpangu.config import RoutingConfig
@@ -20,10 +20,27 @@ from mindpangu.domains import Domain
 from mindpangu.errors import RoutingError
 from mindpangu.files import write_bytes_atomically
 from mindpangu.routing.assignment import assign_layers
+from mindpangu.tensor_format import decode, require_tensors
+from mindpangu.untrusted import DIGEST, DomainName, Pattern, parse_json, read_bytes, read_record, reason, show
 
 FORMAT_VERSION = "1"
 _TENSOR = "expert_of_token"
 _HEADER = "routing_table"
+_FILE_LIMIT = 1 << 34  # bytes
+_Number = Annotated[str, Pattern("[0-9]{1,10}", "a number in decimal digits")]
+
+
+@dataclass(frozen=True)
+class _Header:
+    """`DomainTable.header` and the digest, as they are written."""
+
+    format_version: str
+    domain: DomainName
+    num_experts: _Number
+    num_layers: _Number
+    vocab_size: _Number
+    assignment: Annotated[str, Pattern("[a-z]{1,20}", "a word")]
+    digest: Annotated[str, DIGEST]
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,32 +245,33 @@ def table_file(folder: Path, domain_name: str) -> Path:
 
 def _read(folder: Path, domain_name: str) -> DomainTable:
     path = table_file(folder, domain_name)
-    if not path.is_file():
+    try:
+        metadata, tensors = decode(read_bytes(path, _FILE_LIMIT))
+        if _HEADER not in metadata:
+            raise ValueError(f"{_HEADER} is missing in its header")
+        header = parse_json(metadata[_HEADER])
+        version = header.get("format_version") if isinstance(header, dict) else None
+        if not isinstance(version, str) or version == FORMAT_VERSION:
+            saved = read_record(_Header, header, _HEADER)
+            require_tensors(tensors, {_TENSOR: ("U16", 2)})
+            table = DomainTable(saved.domain, int(saved.num_experts), saved.assignment, tensors[_TENSOR])
+    except FileNotFoundError:
         present = ", ".join(sorted(file.stem for file in folder.glob("*.safetensors"))) or "no tables"
         raise RoutingError(
             f"no routing table of domain {domain_name!r}: {path} is missing; {folder} contains: {present}"
-        )
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
-            same_format = header.get("format_version") == FORMAT_VERSION
-            if same_format:
-                table = DomainTable(
-                    header["domain"], int(header["num_experts"]), header["assignment"], file.get_tensor(_TENSOR)
-                )
-    except (OSError, SafetensorError, KeyError, ValueError, RoutingError) as error:
+        ) from None
+    except (OSError, ValueError, RoutingError) as error:
         raise RoutingError(
-            f"{path} is not a complete routing table ({error}); copy it again from its checkpoint"
+            f"{path} is not a complete routing table: {reason(error)}; copy it again from its checkpoint"
         ) from error
-    if not same_format:
+    if version != FORMAT_VERSION:
         raise RoutingError(
-            f"{path} has routing table format {header.get('format_version')}; "
-            f"this version of mindpangu reads format {FORMAT_VERSION}"
+            f"{path} has routing table format {show(version)}; this version of mindpangu reads format {FORMAT_VERSION}"
         )
     if header != table.header | {"digest": table.digest}:
         raise RoutingError(
             f"{path} was changed after it was written: its content does not match the digest in its header "
-            f"({header.get('digest')}); copy it again from its checkpoint"
+            f"({saved.digest}); copy it again from its checkpoint"
         )
     if table.name != domain_name:
         raise RoutingError(

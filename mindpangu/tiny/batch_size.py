@@ -192,7 +192,7 @@ def sweep(
     failed = run_trials(list(trial_of.values()), processes)
     for name, reason in failed.items():
         log(f"batch-size: {name} failed: {reason}")
-    losses = {pair: trial.result()["bits_per_byte"] for pair, trial in trial_of.items() if trial.name not in failed}
+    losses = {pair: trial.result().bits_per_byte for pair, trial in trial_of.items() if trial.name not in failed}
     failed_batches = sorted(set(batches).difference(batch for batch, _ in losses))
     if failed_batches:
         names = ", ".join(map(str, failed_batches))

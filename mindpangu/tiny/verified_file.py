@@ -4,19 +4,32 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as encode_tensors
 
 from mindpangu.errors import MindPanguError
 from mindpangu.files import write_bytes_atomically
+from mindpangu.tensor_format import decode
+from mindpangu.untrusted import DIGEST, parse_json, read_bytes, read_record, reason, show_text
 
 _HEADER = "mindpangu"
+_FILE_LIMIT = 1 << 32  # bytes
 _File = TypeVar("_File", bound="VerifiedFile")
+
+
+@dataclass(frozen=True)
+class _Signed:
+    """The entry in the metadata of the file."""
+
+    kind: str
+    format_version: str
+    digest: Annotated[str, DIGEST]
+    content: dict[str, Any]
 
 
 class VerifiedFile(ABC):
@@ -58,26 +71,34 @@ class VerifiedFile(ABC):
             MindPanguError: `error`, if the file is missing, truncated, altered, or of another kind or format.
         """
         try:
-            with safe_open(path, framework="numpy") as file:
-                signed = json.loads((file.metadata() or {})[_HEADER])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            kind, version, digest, header = (signed[key] for key in ("kind", "format_version", "digest", "content"))
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise cls.error(f"{path} is not a complete file of {cls.kind} ({error}); {cls.remedy}") from None
-        if kind != cls.kind:
-            raise cls.error(f"{path} is a file of {kind}, not of {cls.kind}; {cls.remedy}")
-        if version != cls.format_version:
+            metadata, tensors = decode(read_bytes(path, _FILE_LIMIT))
+            if _HEADER not in metadata:
+                raise ValueError(f"{_HEADER} is missing in its header")
+            signed = read_record(_Signed, parse_json(metadata[_HEADER]), _HEADER)
+        except (OSError, ValueError) as error:
+            raise cls._incomplete(path, error) from None
+        if signed.kind != cls.kind:
+            raise cls.error(f"{path} is a file of {show_text(signed.kind)}, not of {cls.kind}; {cls.remedy}")
+        if signed.format_version != cls.format_version:
             raise cls.error(
-                f"{path} has format {version} of {cls.kind}; this version of mindpangu reads format "
-                f"{cls.format_version}; {cls.remedy}"
+                f"{path} has format {show_text(signed.format_version)} of {cls.kind}; this version of mindpangu reads "
+                f"format {cls.format_version}; {cls.remedy}"
             )
-        if digest != cls._digest(header, tensors):
+        if signed.digest != cls._digest(signed.content, tensors):
             raise cls.error(f"{path} was altered: its content does not match the digest in its header; {cls.remedy}")
-        return cls._from_content(header, tensors)
+        try:
+            return cls._from_content(signed.content, tensors)
+        except ValueError as error:
+            raise cls._incomplete(path, error) from None
+
+    @classmethod
+    def _incomplete(cls, path: Path, error: Exception) -> MindPanguError:
+        return cls.error(f"{path} is not a complete file of {cls.kind}: {reason(error)}; {cls.remedy}")
 
     @classmethod
     @abstractmethod
-    def _from_content(cls: type[_File], header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> _File: ...
+    def _from_content(cls: type[_File], header: dict[str, Any], tensors: dict[str, np.ndarray]) -> _File:
+        """Builds the file. Raises ValueError unless `_header` and `_tensors` can have written this content."""
 
     @abstractmethod
     def _header(self) -> dict[str, Any]: ...

@@ -14,9 +14,11 @@ import sentencepiece
 
 from mindpangu.errors import TokenizerError
 from mindpangu.tokenizer.pangu_alpha import PanguAlphaPieces, is_pangu_alpha
+from mindpangu.untrusted import read_bytes, reason
 
 END_OF_TEXT = "<eot>"
 PADDING = "<pad>"
+_MODEL_LIMIT = 1 << 28  # bytes
 
 
 class Tokenizer:
@@ -64,9 +66,9 @@ class Tokenizer:
             TokenizerError: the file is missing or damaged, or lacks the padding or end-of-text control token.
         """
         try:
-            model_bytes = Path(path).read_bytes()
-        except OSError as error:
-            raise TokenizerError(f"tokenizer {path} cannot be read: {error.strerror}; check data.tokenizer") from None
+            model_bytes = read_model(path)
+        except TokenizerError as error:
+            raise TokenizerError(f"{error}; check data.tokenizer") from None
         return cls(model_bytes, str(path))
 
     def control_id(self, token: str) -> int:
@@ -169,6 +171,14 @@ class _Pieces:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._processor.decode(ids)
+
+
+def read_model(path: Path) -> bytes:
+    """Reads a model file. Raises TokenizerError if it cannot be read or is too large for one."""
+    try:
+        return read_bytes(Path(path), _MODEL_LIMIT, follow_link=True)
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"tokenizer {path} cannot be read: {reason(error)}") from None
 
 
 def _parse(model_bytes: bytes, name: str) -> sentencepiece.SentencePieceProcessor:

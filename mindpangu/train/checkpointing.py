@@ -12,7 +12,14 @@ from types import TracebackType
 
 from mindspore import Parameter
 
-from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, finish_publishing, refuse_differences
+from mindpangu.checkpoint import (
+    STATE_FILE,
+    CheckpointReader,
+    CheckpointWriter,
+    SavedState,
+    finish_publishing,
+    refuse_differences,
+)
 from mindpangu.config import keys_that_differ
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import LoaderState
@@ -25,8 +32,6 @@ from mindpangu.model.vocabularies import Vocabularies
 from mindpangu.parallel.sharding import TensorSlice
 from mindpangu.routing import RoutingTable
 from mindpangu.train.step import TrainStep
-
-STATE_FILE = "state.json"
 
 
 class Checkpointer:
@@ -219,19 +224,19 @@ def resume_training(
     """
     model = train_step.model
     refuse_differences(reader, model.config, digests)
-    state = reader.json(STATE_FILE)
-    if state["loader"] is None:
+    state = SavedState.read(reader)
+    if state.loader is None:
         raise CheckpointError(
-            f"{reader.folder} was made by `mindpangu {state['made_by']['verb']}`, not by a training that could "
+            f"{reader.folder} was made by `mindpangu {state.made_by}`, not by a training that could "
             "continue; start a new run from it with --load"
         )
     read_dense(reader, *_dense_state(train_step))
     read_experts(reader, model, with_adam=True)
-    train_step.guard.load_state(state["spikes"])
-    if "loss_scale" in state:  # missing in fp32 checkpoints of earlier versions
-        train_step.loss_scale.load_state(state["loss_scale"])
-    train_step.updates = state["updates"]
-    return state["step"], state["loader"], state["loaded"]
+    train_step.guard.load_state(state.spikes)
+    if state.loss_scale is not None:
+        train_step.loss_scale.load_state(state.loss_scale)
+    train_step.updates = state.updates
+    return state.step, state.loader, state.loaded
 
 
 def load_weights(reader: CheckpointReader, model: LanguageModel) -> None:

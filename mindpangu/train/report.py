@@ -1,14 +1,56 @@
 """Writes a run's report.md and loss.png from the files in its folder; works at any time."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mindpangu.config.run_folder import RunFolder
-from mindpangu.files import read_json_object, write_text_atomically
+from mindpangu.errors import StageError
+from mindpangu.files import write_text_atomically
+from mindpangu.stage import ResultFile
 from mindpangu.train.callbacks import read_metrics
+from mindpangu.untrusted import Measured
+
+_Record = TypeVar("_Record")
+
+
+@dataclass(frozen=True)
+class _EvaluatedDomain:
+    domain: str
+    tokens: int
+    loss: Measured
+    unigram_loss: Measured
+    loss_as: dict[str, Measured]
+    perplexity: Measured
+    unigram_perplexity: Measured
+    ratio: Measured
+    perplexity_as: dict[str, Measured]
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """The content of evaluation.json, without its inputs."""
+
+    step: int
+    domains: list[_EvaluatedDomain]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    domain: str
+    prompt: str
+    continuation: str
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The content of samples.json, without its inputs."""
+
+    step: int
+    samples: list[_Sample]
 
 
 def write_report(run: RunFolder) -> None:
@@ -16,8 +58,8 @@ def write_report(run: RunFolder) -> None:
     records = read_metrics(run.metrics)
     if records:
         plot_loss(records, run.loss_plot)
-    evaluation = read_json_object(run.evaluation)
-    samples = read_json_object(run.samples)
+    evaluation = _read(run.evaluation, _Evaluation)
+    samples = _read(run.samples, _Samples)
     parts = [f"# {run.root.name}", *_training(records), *_evaluation(evaluation), *_samples(samples)]
     write_text_atomically(run.report, "\n\n".join(parts) + "\n")
 
@@ -85,30 +127,38 @@ def _training(records: list[dict[str, Any]]) -> list[str]:
     return ["## Training", "![loss](loss.png)", _table(("", "value"), rows)]
 
 
-def _evaluation(evaluation: dict[str, Any]) -> list[str]:
-    if not evaluation.get("domains"):
+def _read(path: Path, record: type[_Record]) -> _Record | None:
+    """Reads a result file. Returns None if it is missing or damaged: the report leaves it out then."""
+    try:
+        return ResultFile(path, {}).read(record)
+    except StageError:
+        return None
+
+
+def _evaluation(evaluation: _Evaluation | None) -> list[str]:
+    if evaluation is None or not evaluation.domains:
         return []
     rows = [
         (
-            result["domain"],
-            f"{result['tokens']:,}",
-            f"{result['perplexity']:.1f}",
-            f"{result['unigram_perplexity']:.1f}",
-            f"{result['ratio']:.3f}",
-            ", ".join(f"{name} {value:.0f}" for name, value in result["perplexity_as"].items()) or "–",
+            result.domain,
+            f"{result.tokens:,}",
+            f"{result.perplexity:.1f}",
+            f"{result.unigram_perplexity:.1f}",
+            f"{result.ratio:.3f}",
+            ", ".join(f"{name} {value:.0f}" for name, value in result.perplexity_as.items()) or "–",
         )
-        for result in evaluation["domains"]
+        for result in evaluation.domains
     ]
     head = ("domain", "tokens", "perplexity", "unigram", "ratio", "routed as another domain")
-    return [f"## Held-out text (step {evaluation['step']})", _table(head, rows)]
+    return [f"## Held-out text (step {evaluation.step})", _table(head, rows)]
 
 
-def _samples(samples: dict[str, Any]) -> list[str]:
-    if not samples.get("samples"):
+def _samples(samples: _Samples | None) -> list[str]:
+    if samples is None or not samples.samples:
         return []
     parts = ["## Continuations"]
-    for sample in samples["samples"]:
-        parts.append(f"**{sample['domain']}**\n\n```text\n{sample['prompt']}⟶{sample['continuation']}\n```")
+    for sample in samples.samples:
+        parts.append(f"**{sample.domain}**\n\n```text\n{sample.prompt}⟶{sample.continuation}\n```")
     return parts
 
 

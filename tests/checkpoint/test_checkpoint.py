@@ -27,8 +27,8 @@ from mindpangu.errors import CheckpointError
 
 def save(parent, step, content=b"content"):
     with CheckpointWriter(parent, step) as writer:
-        writer.write("a.bin", content)
-        writer.write("experts/b.bin", content * 2)
+        writer.write("config.yaml", content)
+        writer.write("experts/rre_00.zh.000.safetensors", content * 2)
 
 
 def test_written_files_read_back(tmp_path):
@@ -38,14 +38,14 @@ def test_written_files_read_back(tmp_path):
 
     assert reader.step == 7
     assert reader.folder.name == "iteration_00000007"
-    assert reader.read("experts/b.bin") == b"contentcontent"
+    assert reader.read("experts/rre_00.zh.000.safetensors") == b"contentcontent"
 
 
 def test_nothing_appears_before_everything_is_written(tmp_path):
     save(tmp_path, 1)
 
     with pytest.raises(RuntimeError), CheckpointWriter(tmp_path, 2) as writer:
-        writer.write("a.bin", b"x")
+        writer.write("config.yaml", b"x")
         assert latest_iteration(tmp_path).name == "iteration_00000001"
         raise RuntimeError
 
@@ -55,18 +55,18 @@ def test_nothing_appears_before_everything_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.write_bytes(b"conte"), r"a\.bin has 5 bytes, its manifest says 7"),
-        (lambda path: path.write_bytes(b"Content"), r"a\.bin was altered"),
-        (lambda path: path.unlink(), r"a\.bin cannot be read"),
+        (lambda path: path.write_bytes(b"conte"), r"config\.yaml has 5 bytes, its manifest says 7"),
+        (lambda path: path.write_bytes(b"Content"), r"config\.yaml was altered"),
+        (lambda path: path.unlink(), r"config\.yaml cannot be read"),
     ],
 )
 def test_damage_is_named(tmp_path, damage, message):
     save(tmp_path, 1)
 
-    damage(tmp_path / "iteration_00000001" / "a.bin")
+    damage(tmp_path / "iteration_00000001" / "config.yaml")
 
     with pytest.raises(CheckpointError, match=message):
-        CheckpointReader(tmp_path).read("a.bin")
+        CheckpointReader(tmp_path).read("config.yaml")
 
 
 def test_bad_manifests_and_missing_checkpoints_are_named(tmp_path):
@@ -91,15 +91,15 @@ def test_bad_manifests_and_missing_checkpoints_are_named(tmp_path):
 def test_the_manifest_keeps_its_form(tmp_path):
     """The manifest's hash is the checkpoint's digest, which other files record."""
     with CheckpointWriter(tmp_path, 7) as writer:
-        writer.write("b.bin", b"b")
-        writer.write("a.bin", b"a")
+        writer.write("state.json", b"b")
+        writer.write("config.yaml", b"a")
 
     data = (tmp_path / "iteration_00000007" / "manifest.json").read_bytes()
     hashes = {name: hashlib.blake2b(name.encode(), digest_size=16).hexdigest() for name in "ab"}
     assert data.decode() == (
         '{\n "format_version": 1,\n "step": 7,\n "files": {\n'
-        f'  "a.bin": {{\n   "bytes": 1,\n   "blake2b": "{hashes["a"]}"\n  }},\n'
-        f'  "b.bin": {{\n   "bytes": 1,\n   "blake2b": "{hashes["b"]}"\n  }}\n }}\n}}'
+        f'  "config.yaml": {{\n   "bytes": 1,\n   "blake2b": "{hashes["a"]}"\n  }},\n'
+        f'  "state.json": {{\n   "bytes": 1,\n   "blake2b": "{hashes["b"]}"\n  }}\n }}\n}}'
     )
     assert CheckpointReader(tmp_path).digest == hashlib.blake2b(data, digest_size=16).hexdigest()
 
@@ -123,7 +123,7 @@ def test_saving_a_step_again_replaces_it(tmp_path):
 
     save(tmp_path, 3, b"new")
 
-    assert CheckpointReader(tmp_path).read("a.bin") == b"new"
+    assert CheckpointReader(tmp_path).read("config.yaml") == b"new"
 
 
 def test_a_full_disk_is_one_clear_error(tmp_path):
@@ -137,7 +137,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path):
             pytest.raises(CheckpointError, match="cannot be written: File too large; free disk space"),
             CheckpointWriter(tmp_path, 2) as writer,
         ):
-            writer.write("big.bin", b"x" * 2000)
+            writer.write("state.json", b"x" * 2000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, previous)
@@ -160,21 +160,21 @@ def test_the_first_rank_may_publish_while_another_looks_for_failures(tmp_path, m
             raise FileNotFoundError(2, "No such file or directory")  # as a scan of a folder that was renamed
         return glob(path, pattern)
 
-    first.__enter__().write("a.bin", b"a")
+    first.__enter__().write("config.yaml", b"a")
     with second:
-        second.write("b.bin", b"b")
+        second.write("state.json", b"b")
         monkeypatch.setattr(Path, "glob", publish_meanwhile)
     monkeypatch.undo()
 
-    assert CheckpointReader(tmp_path).files.keys() == {"a.bin", "b.bin"}
+    assert CheckpointReader(tmp_path).files.keys() == {"config.yaml", "state.json"}
 
 
 def link_a(tmp_path, step, source):
-    """Saves a checkpoint that links the source's `a.bin` if possible; returns whether it did."""
+    """Saves a checkpoint that links the source's `config.yaml` if possible; returns whether it did."""
     with CheckpointWriter(tmp_path, step) as writer:
-        linked = writer.link("a.bin", source.folder, source.files["a.bin"])
+        linked = writer.link("config.yaml", source.folder, source.files["config.yaml"])
         if not linked:
-            writer.write("a.bin", b"written")
+            writer.write("config.yaml", b"written")
     return linked
 
 
@@ -185,15 +185,15 @@ def test_a_linked_file_is_one_file_with_two_names(tmp_path):
     assert link_a(tmp_path, 2, first)
 
     second = CheckpointReader(tmp_path)
-    assert (first.folder / "a.bin").stat().st_ino == (second.folder / "a.bin").stat().st_ino
-    assert second.files == {"a.bin": first.files["a.bin"]}
+    assert (first.folder / "config.yaml").stat().st_ino == (second.folder / "config.yaml").stat().st_ino
+    assert second.files == {"config.yaml": first.files["config.yaml"]}
 
     prune(tmp_path, 1)
-    assert second.read("a.bin") == b"content"
+    assert second.read("config.yaml") == b"content"
 
-    (second.folder / "a.bin").write_bytes(b"Content")
-    with pytest.raises(CheckpointError, match=r"iteration_00000002/a\.bin was altered"):
-        second.read("a.bin")
+    (second.folder / "config.yaml").write_bytes(b"Content")
+    with pytest.raises(CheckpointError, match=r"iteration_00000002/config\.yaml was altered"):
+        second.read("config.yaml")
 
 
 def test_damage_of_a_linked_file_is_found_under_both_names(tmp_path):
@@ -201,13 +201,14 @@ def test_damage_of_a_linked_file_is_found_under_both_names(tmp_path):
     first = CheckpointReader(tmp_path)
     link_a(tmp_path, 2, first)
 
-    (first.folder / "a.bin").write_bytes(b"Content")
+    (first.folder / "config.yaml").write_bytes(b"Content")
 
     readers = (first, CheckpointReader(tmp_path))
     for reader, other in (readers, readers[::-1]):
-        message = rf"{reader.folder.name}/a\.bin was altered.*; {other.folder.name} has the same file on disk \(a hard"
+        altered = rf"{reader.folder.name}/config\.yaml was altered"
+        message = rf"{altered}.*; {other.folder.name} has the same file on disk \(a hard"
         with pytest.raises(CheckpointError, match=message):
-            reader.read("a.bin")
+            reader.read("config.yaml")
 
 
 @pytest.mark.parametrize(
@@ -222,13 +223,13 @@ def test_damage_of_a_linked_file_is_found_under_both_names(tmp_path):
 def test_a_file_that_cannot_be_linked_is_written(tmp_path, monkeypatch, spoil):
     save(tmp_path, 1)
     first = CheckpointReader(tmp_path)
-    spoil(first.folder / "a.bin", monkeypatch)
-    before = {path: path.read_bytes() for path in first.folder.rglob("*.bin")}
+    spoil(first.folder / "config.yaml", monkeypatch)
+    before = {path: path.read_bytes() for path in first.folder.rglob("*.*")}
 
     assert not link_a(tmp_path, 2, first)
 
-    assert CheckpointReader(tmp_path).read("a.bin") == b"written"
-    assert {path: path.read_bytes() for path in first.folder.rglob("*.bin")} == before
+    assert CheckpointReader(tmp_path).read("config.yaml") == b"written"
+    assert {path: path.read_bytes() for path in first.folder.rglob("*.*")} == before
 
 
 def refuse_link(*_, **__):
@@ -244,7 +245,9 @@ def test_links_are_synced_with_their_folder(tmp_path, monkeypatch):
     synced.clear()
 
     with CheckpointWriter(tmp_path, 2) as writer:
-        assert writer.link("experts/b.bin", first.folder, first.files["experts/b.bin"])
+        assert writer.link(
+            "experts/rre_00.zh.000.safetensors", first.folder, first.files["experts/rre_00.zh.000.safetensors"]
+        )
         assert not synced
 
     assert writer.scratch / "experts" in synced
@@ -255,15 +258,15 @@ def test_a_cancelled_checkpoint_is_not_made(tmp_path):
 
     with pytest.raises(CheckpointError, match="iteration_00000002 was abandoned"):
         with CheckpointWriter(tmp_path, 2) as writer:
-            writer.write("a.bin", b"x")
+            writer.write("config.yaml", b"x")
             writer.cancel()
-            writer.write("b.bin", b"x")
+            writer.write("state.json", b"x")
 
     assert [path.name for path in tmp_path.iterdir()] == ["iteration_00000001"]
 
 
 def test_expert_file_describes_itself(tmp_path):
-    header = ExpertFile(layer=1, domain="zh", index=3, step_count=9, table="t", tokenizer="k")
+    header = ExpertFile(layer=1, domain="zh", index=3, step_count=9, table="0" * 32, tokenizer="1" * 32)
     tensors = {"up": np.arange(6, dtype=np.float32).reshape(2, 3)}
     path = tmp_path / "expert"
 
@@ -281,7 +284,7 @@ def test_expert_file_describes_itself(tmp_path):
 
 
 def test_a_shard_of_an_expert_keeps_its_key_on_disk(tmp_path):
-    whole = ExpertFile(layer=1, domain="zh", index=3, step_count=9, table="t", tokenizer="k")
+    whole = ExpertFile(layer=1, domain="zh", index=3, step_count=9, table="0" * 32, tokenizer="1" * 32)
     shard = replace(whole, shard=(1, 2))
 
     headers = [json.loads(file.metadata["expert"]) for file in (whole, shard)]

@@ -132,7 +132,7 @@ def test_a_truncated_file_is_refused(saved, kept):
     path = table_file(saved, "zh")
     path.write_bytes(path.read_bytes()[:kept])
 
-    with pytest.raises(RoutingError, match=r"zh\.safetensors is not a complete routing table .*; copy it again"):
+    with pytest.raises(RoutingError, match=r"zh\.safetensors is not a complete routing table: .*; copy it again"):
         RoutingTable.load(saved, NAMES)
 
 
@@ -162,7 +162,7 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": "2"}, "has routing table format 2; this version of mindpangu reads format 1"),
+        ({"format_version": "2"}, "has routing table format '2'; this version of mindpangu reads format 1"),
         ({"digest": "0" * 32}, "was changed after it was written.*0000"),
         ({"num_experts": "6"}, "was changed after it was written"),
         ({"num_layers": "4"}, "was changed after it was written"),
@@ -191,7 +191,7 @@ def test_a_table_whose_content_was_edited_is_refused(saved):
 def test_a_file_of_another_kind_is_refused(saved):
     save_file({"weight": np.zeros(3, np.float32)}, table_file(saved, "zh"))
 
-    with pytest.raises(RoutingError, match="has routing table format None"):
+    with pytest.raises(RoutingError, match="is not a complete routing table: routing_table is missing"):
         RoutingTable.load(saved, NAMES)
 
 

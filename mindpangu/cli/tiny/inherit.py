@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, config: Config) -> None:
     from tqdm import tqdm
 
-    from mindpangu.checkpoint import CheckpointReader
+    from mindpangu.checkpoint import CheckpointReader, SavedState
     from mindpangu.data import TokenShards
     from mindpangu.lifecycle.blueprint import Blueprint
     from mindpangu.lifecycle.build import build
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     parent = Blueprint.from_checkpoint(reader)
     require_child(parent, config)
     shards = TokenShards.open(RunFolder.from_config(config).data, verify=True)
-    if reader.json("state.json")["digests"].get("data (token shards)") != shards.digest:
+    if SavedState.read(reader).digests.get("data (token shards)") != shards.digest:
         print("inherit: the parent was not trained on these token shards; it may have seen the held-out text")
     set_device(config)
     inheritance = inherit(

@@ -1,12 +1,13 @@
 """Summarises a search: ranking, correlations, a table and a plot."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mindpangu.tiny.architecture.points import Point
 from mindpangu.tiny.architecture.ranking import Correlation, mean_ranks
+from mindpangu.tiny.trials.trial import TrialResult
 
 DIMENSIONS = ("depth", "width", "expansion")
 MEASURES = {
@@ -34,9 +35,10 @@ class Outcome:
     ranks: dict[str, float] = field(default_factory=dict)
 
     @staticmethod
-    def from_result(point: Point, result: dict[str, Any]) -> "Outcome":
+    def from_result(point: Point, result: TrialResult) -> "Outcome":
         """Takes the measures from the result of a trial."""
-        return Outcome(point, {name: result[name] for name in MEASURES}, result["heldout"])
+        heldout = [asdict(domain) for domain in result.heldout]
+        return Outcome(point, {name: getattr(result, name) for name in MEASURES}, heldout)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the entry of the JSON report."""

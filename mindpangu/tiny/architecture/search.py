@@ -9,23 +9,47 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from mindpangu.config import Config
 from mindpangu.errors import TrainingError
-from mindpangu.files import read_json_object, write_json
+from mindpangu.files import write_json
 from mindpangu.model.parameter_count import in_words
 from mindpangu.stage import ResultFile
 from mindpangu.tiny.architecture.points import Point, Space, enumerate_points, sample_points
 from mindpangu.tiny.architecture.report import Correlations, Outcome, format_outcomes, plot_outcomes, rank
 from mindpangu.tiny.trials.pool import require_processes, run_trials
 from mindpangu.tiny.trials.trial import Trials, require_same_search, result_settings
+from mindpangu.untrusted import Range
 
 POINTS = "points.json"
 RESULTS = "results.json"
 PLOT = "results.png"
 
 Log = Callable[[str], None]
+_Size = Annotated[int, Range(1, 1 << 40)]
+
+
+@dataclass(frozen=True)
+class _SavedPoint:
+    """`Point.to_dict`, as it is written."""
+
+    depth: _Size
+    width: _Size
+    ffn_width: _Size
+    num_heads: _Size
+    parameters: _Size
+    expansion: float = 0.0
+
+    def to_point(self) -> Point:
+        return Point(self.depth, self.width, self.ffn_width, self.num_heads, self.parameters)
+
+
+@dataclass(frozen=True)
+class _SavedPoints:
+    """The content of points.json, without its inputs."""
+
+    points: list[_SavedPoint]
 
 
 def draw_points(config: Config, space: Space, num_points: int, seed: int, log: Log = print) -> list[Point]:
@@ -72,7 +96,7 @@ def load_or_draw_points(
     settings = {"space": space.to_dict(), "points": num_points, "seed": seed, "config": config_settings}
     file = require_same_search(folder, POINTS, settings)
     if file.is_current():
-        points = [_point_from_dict(saved) for saved in read_json_object(file.path)["points"]]
+        points = [point.to_point() for point in file.read(_SavedPoints).points]
     return Sample(points, file)
 
 
@@ -125,7 +149,3 @@ def search(
     log(str(correlations))
     log(f"architecture: {len(outcomes)} points → {folder} ({RESULTS}, {PLOT})")
     return not failed
-
-
-def _point_from_dict(saved: dict[str, Any]) -> Point:
-    return Point(**{name: value for name, value in saved.items() if name != "expansion"})

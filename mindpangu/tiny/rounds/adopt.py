@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable
 
-from mindpangu.checkpoint import CheckpointReader, clean_interrupted, refuse_differences
+from mindpangu.checkpoint import CheckpointReader, SavedState, clean_interrupted, refuse_differences
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import TrainingError
@@ -46,7 +46,7 @@ def adopt(source: CheckpointReader, config: Config, log: Callable[[str], None] =
     if existing is not None:
         _require_started_from(existing, source, folder)
         return
-    refuse_differences(source, config, source.json("state.json")["digests"])
+    refuse_differences(source, config, SavedState.read(source).digests)
     clean_interrupted(folder.checkpoints)
     names = ["tokenizer", "data", "routing"] if config.model.rre_layers else ["tokenizer", "data"]
     for name in names:

@@ -10,14 +10,17 @@ one step trains on; batch i is the batch of step i + 1 of round 1.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from mindpangu.data import LoaderState
+from mindpangu.data.loader import SavedLoaderState
 from mindpangu.errors import TrainingError
+from mindpangu.tensor_format import require_tensors
 from mindpangu.tiny.verified_file import VerifiedFile
+from mindpangu.untrusted import DIGEST, Count, Range, read_record
 
 
 def losses_file(rounds: Path, round: int) -> Path:
@@ -28,6 +31,29 @@ def losses_file(rounds: Path, round: int) -> Path:
 def sample_file(rounds: Path, round: int) -> Path:
     """Returns the path of the sample of a round."""
     return rounds / f"round_{round}_sample.safetensors"
+
+
+@dataclass(frozen=True)
+class _LossesHeader:
+    """The fields of `BatchLosses` that are no tensors."""
+
+    round: Annotated[int, Range(1, 1 << 31)]
+    source: Literal["frozen", "recorded"]
+    checkpoint: Annotated[str, DIGEST]
+    num_batches: Annotated[int, Range(1, 1 << 48)]
+
+
+@dataclass(frozen=True)
+class _SampleHeader:
+    """The fields of `RoundSample` that are no tensors."""
+
+    round: Annotated[int, Range(2, 1 << 31)]
+    settings: dict[str, Any]
+    losses: Annotated[str, DIGEST]
+    checkpoint: Annotated[str, DIGEST]
+    steps_before: Count
+    begins_at: SavedLoaderState
+    num_batches: Annotated[int, Range(1, 1 << 48)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +85,12 @@ class BatchLosses(VerifiedFile):
         return len(self.losses_J) == self.num_batches
 
     @classmethod
-    def _from_content(cls, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> "BatchLosses":
-        return cls(**header, losses_J=tensors["losses"])
+    def _from_content(cls, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> "BatchLosses":
+        saved = read_record(_LossesHeader, header)
+        require_tensors(tensors, {"losses": ("F64", 1)})
+        if len(tensors["losses"]) > saved.num_batches:
+            raise ValueError(f"it has {len(tensors['losses'])} losses; allowed: <= {saved.num_batches} (num_batches)")
+        return cls(**vars(saved), losses_J=tensors["losses"])
 
     def _header(self) -> dict[str, Any]:
         return {
@@ -114,10 +144,20 @@ class RoundSample(VerifiedFile):
         return self.steps_before + len(self)
 
     @classmethod
-    def _from_content(cls, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> "RoundSample":
-        columns = {name: values.tolist() for name, values in tensors.items() if name != "batches"}
-        states = [{name: values[i] for name, values in columns.items()} for i in range(len(tensors["batches"]))]
-        return cls(**header, batches=tensors["batches"], states=states)
+    def _from_content(cls, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> "RoundSample":
+        saved = read_record(_SampleHeader, header)
+        columns = {name: values for name, values in tensors.items() if name != "batches"}
+        phases = {name: ("I64", 2) for name in ("phase_began",) if name in columns}
+        require_tensors(tensors, {"batches": ("I64", 1), "samples_taken": ("I64", 2), **phases})
+        batches = tensors["batches"]
+        if any(len(values) != len(batches) for values in columns.values()):
+            raise ValueError("its tensors have different numbers of batches")
+        if not len(batches) or (np.diff(batches, prepend=-1) <= 0).any() or batches[-1] >= saved.num_batches:
+            raise ValueError(f"its batches do not ascend from 0 to num_batches {saved.num_batches}")
+        states: list[LoaderState] = [
+            {name: values[index].tolist() for name, values in columns.items()} for index in range(len(batches))
+        ]
+        return cls(**vars(saved) | {"begins_at": saved.begins_at.to_state()}, batches=batches, states=states)
 
     def _header(self) -> dict[str, Any]:
         return {

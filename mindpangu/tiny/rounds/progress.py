@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from mindpangu.checkpoint import CheckpointReader, differences, input_digests, latest_iteration
+from mindpangu.checkpoint import CheckpointReader, SavedState, differences, input_digests, latest_iteration
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import LoaderState, TokenShards
@@ -103,13 +103,14 @@ class RoundsProgress:
         Raises:
             CheckpointError: the checkpoint was not saved by a training.
         """
-        loader = reader.json("state.json")["loader"]
+        loader = SavedState.read(reader).loader
         if loader is None:
             raise CheckpointError(
                 f"{reader.folder} was not saved by a training that can be resumed; start one from its weights with "
                 "`mindpangu train --load`, then give that run"
             )
-        return RoundsProgress(reader, loader, loader.get("round", 1), loader.get("batch", reader.step))
+        # integers, as `SavedState` has checked
+        return RoundsProgress(reader, loader, loader.get("round", 1), loader.get("batch", reader.step))  # type: ignore[arg-type]
 
 
 def read_sample(config: Config, settings: RoundSettings, round: int) -> RoundSample | None:

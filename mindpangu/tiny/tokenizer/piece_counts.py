@@ -2,20 +2,36 @@
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from tqdm import tqdm
 
 from mindpangu.errors import DataError
+from mindpangu.tensor_format import require_tensors
 from mindpangu.tiny.tokenizer.documents import Document, Documents, Split
 from mindpangu.tiny.verified_file import VerifiedFile
 from mindpangu.tokenizer import Tokenizer
+from mindpangu.untrusted import DIGEST, Count, read_record
 
 _BATCH_SIZE = 1 << 20  # characters of text that are tokenized at once
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The fields of `PieceCounts` that are no tensors."""
+
+    tokenizer: Annotated[str, DIGEST]
+    text: str
+    train_bytes: Count
+    heldout_bytes: Count
+
+
+def _lowest(values: np.ndarray) -> int:
+    return int(values.min(initial=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +62,12 @@ class PieceCounts(VerifiedFile):
         return (self.tokenizer, self.text) == (tokenizer.digest, text_digest(documents, split))
 
     @classmethod
-    def _from_content(cls, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> "PieceCounts":
-        return cls(**header, train_V=tensors["train"], heldout_V=tensors["heldout"])
+    def _from_content(cls, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> "PieceCounts":
+        saved = read_record(_Header, header)
+        require_tensors(tensors, {"train": ("I64", 1), "heldout": ("I64", 1)})
+        if tensors["train"].shape != tensors["heldout"].shape or min(map(_lowest, tensors.values())) < 0:
+            raise ValueError("its counts are negative or of two vocabularies")
+        return cls(**vars(saved), train_V=tensors["train"], heldout_V=tensors["heldout"])
 
     def _header(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("tokenizer", "text", "train_bytes", "heldout_bytes")}

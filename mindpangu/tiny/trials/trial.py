@@ -18,10 +18,31 @@ from mindpangu.data.prepare import prepare_shards, prepare_tokenizer
 from mindpangu.errors import ConfigError
 from mindpangu.files import link_folder, read_json_object, write_text_atomically
 from mindpangu.stage import ResultFile
+from mindpangu.untrusted import DomainName
 
 PREPARED = "prepared"
 RESULT = "trial.json"
 LOG = "trial.log"
+
+
+@dataclass(frozen=True)
+class HeldoutLoss:
+    """The held-out loss of one domain, in nats per token and in bits per byte."""
+
+    domain: DomainName
+    loss: float
+    bits_per_byte: float
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """The measures of a trial (see `process.run_trial`)."""
+
+    bits_per_byte: float
+    heldout: list[HeldoutLoss]
+    final_loss: float | None
+    train_tokens_per_s: float
+    decode_tokens_per_s: float | None
 
 
 @dataclass(frozen=True)
@@ -59,9 +80,9 @@ class Trial:
     def is_done(self) -> bool:
         return self.result_file.is_current()
 
-    def result(self) -> dict[str, Any]:
-        """Returns the measures of a finished trial (see `process.run_trial`)."""
-        return read_json_object(self.result_file.path)
+    def result(self) -> "TrialResult":
+        """Returns the measures of a finished trial. Raises StageError if its file is damaged."""
+        return self.result_file.read(TrialResult)
 
     def prepare_folder(self) -> None:
         """Creates the run folder with the configuration and links to the tokenizer and the token shards."""

@@ -98,7 +98,10 @@ class SmallModel:
             writer.write("tokenizer/main.model", tokenizer.read_bytes())
             parts = {name: self.decoder.slices[name.removeprefix("adam_m.").removeprefix("adam_v.")] for name in arrays}
             writer.write("dense_00000_of_00001.safetensors", DenseTensors(arrays, parts).encode())
-            writer.write("state.json", json.dumps({"step": 5, "digests": {}}).encode())
+            writer.write(
+                "state.json",
+                json.dumps({"step": 5, "updates": 5, "loader": None, "loaded": None, "digests": {}}).encode(),
+            )
         return CheckpointReader(folder)
 
 

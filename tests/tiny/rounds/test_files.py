@@ -14,10 +14,10 @@ FILES = {
         losses="ab" * 16,
         checkpoint="cd" * 16,
         steps_before=12,
-        begins_at={"step": 12},
+        begins_at={"samples_taken": [6, 6]},
         num_batches=12,
         batches=np.array([1, 3]),
-        states=[{"step": 1, "cursor": 2}, {"step": 3, "cursor": 5}],
+        states=[{"samples_taken": [1, 2]}, {"samples_taken": [3, 5]}],
     ),
 }
 

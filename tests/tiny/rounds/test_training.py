@@ -484,7 +484,7 @@ def test_a_damaged_missing_or_different_sample_is_refused(killed_copy):
     with pytest.raises(TrainingError, match="has format 7 of a round's sample; this version of mindpangu reads"):
         run_rounds(overrides, resume=True)
 
-    replace(sample, batches=sample.batches[::-1].copy()).save(path)
+    replace(sample, batches=np.arange(len(sample))).save(path)
     with pytest.raises(TrainingError, match="saved in round 2 with another sample"):
         run_rounds(overrides, resume=True)
 
@@ -508,7 +508,7 @@ def test_damaged_losses_and_those_of_another_checkpoint_are_refused(run_copy, tw
     whole = losses_file(two_rounds[1] / "rounds", 1)
 
     path.write_bytes(whole.read_bytes()[:-3])
-    with pytest.raises(TrainingError, match=r"is not a complete file of a round's losses .* remove it"):
+    with pytest.raises(TrainingError, match=r"is not a complete file of a round's losses: .* remove it"):
         run_rounds(overrides)
 
     altered = bytearray(whole.read_bytes())
