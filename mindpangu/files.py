@@ -253,14 +253,6 @@ def read_json_object(path: Path) -> dict[str, Any]:
 # ---- Text that may not be UTF-8 --------------------------------------------------------------------------------------
 
 
-def decode_line(line: bytes) -> str:
-    """Decodes a line of a text file. Raises ValueError with the position of the first byte that is not UTF-8."""
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 (byte {error.start} of the line)") from None
-
-
 def count_utf8_bytes(text: str) -> int:
     """Returns the size of a text in UTF-8. Raises ValueError for a lone surrogate, which JSON escapes can produce."""
     try:

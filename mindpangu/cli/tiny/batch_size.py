@@ -16,6 +16,7 @@ from pathlib import Path
 from mindpangu.config import Config
 from mindpangu.errors import ConfigError
 from mindpangu.locks import locked
+from mindpangu.user_input import parse_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,9 +73,9 @@ def run(options: argparse.Namespace, config: Config) -> int:
 
 def _rates(text: str) -> list[float]:
     try:
-        rates = [float(word) for word in text.split(",")]
+        rates = [parse_number(word.strip()) for word in text.split(",")]
     except ValueError:
         rates = []
-    if not rates or not all(0 < rate < float("inf") for rate in rates):
+    if not rates or not all(rate > 0 for rate in rates):
         raise ConfigError(f"--rates is {text!r}; give learning rates above 0, e.g. 0.5e-3,1e-3,2e-3")
     return rates

@@ -20,9 +20,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mindpangu.cli.option_types import glob_pattern
 from mindpangu.config import Config, resolve
 from mindpangu.errors import ConfigError
 from mindpangu.locks import locked
+from mindpangu.user_input import parse_integer
 
 if TYPE_CHECKING:
     from mindpangu.lifecycle.blueprint import Blueprint
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--corpus",
         metavar="FILE",
+        type=glob_pattern,
         nargs="+",
         help="Count in these files (glob patterns): jsonl with any records, or plain text with blank lines between "
         "documents (default: data.corpus, with the records of the run's domains).",
@@ -131,6 +134,6 @@ def _load_blueprint(options: argparse.Namespace, config: Config) -> "Blueprint":
 
 def _parse_sizes(text: str) -> list[int]:
     try:
-        return [int(word) for word in text.split(",")]
+        return [parse_integer(word.strip()) for word in text.split(",")]
     except ValueError:
         raise ConfigError(f"--sizes is {text!r}; give whole numbers, e.g. --sizes 1000,2000,4000") from None
