@@ -6,6 +6,7 @@ that share the project folder never load each other's code, and an unchanged sou
     python -m ascend_ops.native        compiles all of them and prints their paths
 """
 
+import errno
 import fcntl
 import functools
 import hashlib
@@ -17,6 +18,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TextIO
+
+from ascend_ops.files import remove_leftovers, scratch_file, write_text
 
 PACKAGE = Path(__file__).parent
 OPERATORS = tuple(sorted(source.parent.name for source in PACKAGE.glob("*/cpu.cc")))
@@ -52,12 +56,24 @@ def library(operator: str) -> Path:
         return path
     try:
         with (folder / ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_locked(lock):
+                remove_leftovers(path)
             if not _is_complete(path):
                 _compile(operator, command, path)
     except OSError as error:
         raise CompileError(f"{operator}/cpu.cc could not be compiled into {folder}: {error}") from None
     return path
+
+
+def _is_locked(lock: TextIO) -> bool:
+    """Waits for the lock. Returns False if the file system has none: several processes may compile the same then."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        return False
+    return True
 
 
 def _is_complete(path: Path) -> bool:
@@ -72,18 +88,15 @@ def _is_complete(path: Path) -> bool:
 
 
 def _compile(operator: str, command: list[str], path: Path) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    try:
+    with scratch_file(path) as unfinished:
         done = subprocess.run(
             [*command, "-o", str(unfinished)], cwd=PACKAGE / operator, capture_output=True, text=True, errors="replace"
         )
         if done.returncode != 0:
             complaint = "\n".join(done.stderr.strip().splitlines()[-8:])
             raise CompileError(f"{operator}/cpu.cc does not compile with {command[0]}:\n{complaint}")
-        os.replace(unfinished, path)
-        path.with_suffix(".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
-    finally:
-        unfinished.unlink(missing_ok=True)
+        digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()
+    write_text(path.with_suffix(".sha256"), digest)
 
 
 @functools.cache

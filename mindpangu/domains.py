@@ -6,6 +6,7 @@ finance, health, law, poetry). It does not say which languages, or how the contr
 ours.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,14 @@ _CONTROL_TOKENS = {
     "bilingual": (range(2, 3), "two, for the Chinese part and the English part"),
     "code": (range(1, 1000), "one for each programming language"),
 }
+_SPECIAL_TOKENS = {
+    END_OF_TEXT: "ends every document",
+    PADDING: "is padding",
+    "<unk>": "is the unknown token of the tokenizer",
+    "<s>": "begins a text in many tokenizers",
+    "</s>": "ends a text in many tokenizers",
+}
+_LONGEST_TOKEN = 100  # characters
 _ALL = "all"
 _EXPERTS = "experts:"
 
@@ -138,6 +147,7 @@ def known_domains(config: Config) -> dict[str, Domain]:
     """
     check_names(config)
     known = {domain.name: domain for domain in PRESETS[config.domains.preset]}
+    taken = control_tokens_of(tuple(known.values()))
     for index, added in enumerate(config.domains.added):
         key = f"domains.added[{index}]"
         tokens = tuple(added.control_tokens)
@@ -146,13 +156,31 @@ def known_domains(config: Config) -> dict[str, Domain]:
         allowed, words = _CONTROL_TOKENS[added.kind]
         if len(tokens) not in allowed:
             raise ConfigError(f"{key}.control_tokens of {added.name!r} are {list(tokens)}; {added.kind} takes {words}")
-        for token, purpose in {END_OF_TEXT: "ends every document", PADDING: "is padding"}.items():
-            if token in tokens:
+        for position, token in enumerate(tokens):
+            problem = "is there twice" if token in tokens[:position] else _token_problem(token, taken)
+            if problem:
                 raise ConfigError(
-                    f"{key}.control_tokens of {added.name!r} has {token}, which {purpose}; choose another token"
+                    f"{key}.control_tokens of {added.name!r} has {show(token)}, which {problem}; choose another token"
                 )
+            taken.append(token)
         known[added.name] = Domain(added.name, added.kind, tokens)
     return known
+
+
+def _token_problem(token: str, taken: Sequence[str]) -> str | None:
+    """Returns why a control token cannot be used, or None. Domains of one language may share a token."""
+    if token in _SPECIAL_TOKENS:
+        return _SPECIAL_TOKENS[token]
+    if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
+        return "is a byte of the tokenizer"
+    if not token or not token.isprintable() or any(character.isspace() or character == "▁" for character in token):
+        return "is empty, or has a blank, a ▁, or a character that cannot be printed"
+    if len(token) > _LONGEST_TOKEN:
+        return f"has {len(token):,} characters; allowed: {_LONGEST_TOKEN}"
+    for other in (*_SPECIAL_TOKENS, *taken):
+        if token != other and (other in token or token in other):
+            return f"overlaps with {other}: one contains the other"
+    return None
 
 
 def control_tokens_of(domains: Sequence[Domain]) -> list[str]:

@@ -131,14 +131,14 @@ def parse_json(data: bytes | str, *, allow_nan: bool = False) -> Any:
             hundreds of digits, or has a number that is not finite.
     """
     text = data if isinstance(data, str) else _decode(data)
-    hooks: dict[str, Any] = {} if allow_nan else {"parse_float": _finite, "parse_constant": _refuse_constant}
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_int=_integer, **hooks)
+        value = (_any_number if allow_nan else _finite_numbers).decode(text)
     except RecursionError:
         raise ValueError(f"it is nested too deeply; allowed: {MAX_DEPTH} levels") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error}") from None
-    _require_depth(value)
+    if text.count("[") + text.count("{") > MAX_DEPTH:  # fewer brackets cannot nest more deeply
+        _require_depth(value)
     return value
 
 
@@ -168,6 +168,13 @@ def _finite(text: str) -> float:
 
 def _refuse_constant(text: str) -> float:
     raise ValueError(f"it has {text} where a number must be finite")
+
+
+# made once: `json.loads` would make a decoder for each line of a corpus, which takes longer than to read the line
+_any_number = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)
+_finite_numbers = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=_finite, parse_constant=_refuse_constant
+)
 
 
 def _require_depth(value: Any) -> None:

@@ -1,10 +1,14 @@
 """The domain presets, and the domains that a configuration builds from them."""
 
+import json
+import re
+
 import pytest
 
 from mindpangu.config import load_config
 from mindpangu.domains import PRESETS, Domain, build_domains, control_tokens_of
 from mindpangu.errors import ConfigError
+from mindpangu.untrusted import show
 
 
 def test_the_preset_has_the_forty_domains_of_the_paper():
@@ -58,8 +62,11 @@ def test_added_domains_come_after_the_preset_and_may_be_chosen_like_them():
         ({"domains.added": "[{name: a}, {name: a}]"}, "which another domain has"),
         ({"domains.added": "[{name: a, kind: bilingual, control_tokens: [<cn>]}]"}, "bilingual takes two"),
         ({"domains.added": "[{name: a, kind: code}]"}, "one for each programming language"),
-        ({"domains.added": "[{name: a, control_tokens: [<eot>]}]"}, "'a' has <eot>, which ends every document"),
-        ({"domains.added": "[{name: a, kind: code, control_tokens: [<c>, <pad>]}]"}, "'a' has <pad>, which is padding"),
+        ({"domains.added": "[{name: a, control_tokens: [<eot>]}]"}, "'a' has '<eot>', which ends every document"),
+        (
+            {"domains.added": "[{name: a, kind: code, control_tokens: [<c>, <pad>]}]"},
+            "'a' has '<pad>', which is padding",
+        ),
         (
             {"domains.names": "[zh, en]", "domains.vocabularies": "[{name: a, vocab_size: 9, domains: [zh]}]"},
             "leaves out en",
@@ -81,3 +88,54 @@ def test_added_domains_come_after_the_preset_and_may_be_chosen_like_them():
 def test_impossible_domains_are_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
         build_domains(load_config(None, overrides))
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "<unk>",
+        "<s>",
+        "</s>",
+        "<pad>",
+        "<eot>",
+        "<0x41>",
+        "<0xff>",
+        "\n",
+        "\t",
+        " ",
+        "<a b>",
+        "<a\u00a0b>",
+        "<\a>",
+        "▁",
+        "<▁>",
+        "<\u200b>",
+        "<cn>x",
+        "cn",
+        "<",
+        "<x><y>",
+        "<" + "x" * 200 + ">",
+    ],
+)
+@pytest.mark.parametrize("kind", ["monolingual", "code"])
+def test_control_tokens_that_a_tokenizer_cannot_have_are_refused(token, kind):
+    added = json.dumps(
+        [{"name": "first", "control_tokens": ["<x>"]}, {"name": "a", "kind": kind, "control_tokens": [token]}]
+    )
+
+    with pytest.raises(
+        ConfigError, match=rf"domains\.added\[1\]\.control_tokens of 'a' has {re.escape(show(token))}, which"
+    ):
+        build_domains(load_config(None, {"domains.added": added}))
+
+
+def test_a_domain_has_a_control_token_once_but_domains_may_share_it():
+    code = "{name: a, kind: code, control_tokens: [<go>, <c++>, %s]}"
+
+    with pytest.raises(ConfigError, match="'a' has '<go>', which is there twice"):
+        build_domains(load_config(None, {"domains.added": f"[{code % '<go>'}]"}))
+
+    domains = build_domains(
+        load_config(None, {"domains.added": f"[{code % '<cn>'}, {{name: b, control_tokens: [<go>]}}]"})
+    )
+    assert [domain.control_tokens for domain in domains[-2:]] == [("<go>", "<c++>", "<cn>"), ("<go>",)]

@@ -85,7 +85,7 @@ def mode_of(call, position):
 
 
 def is_path_open(call):
-    """True for `path.open()` and `path.open("rb")`, but not for other methods of the name: `TokenShards.open(path)`."""
+    """True for `path.open()` and `path.open("rb")`, but not for other methods of this name, as of `TokenShards`."""
     first = call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else None
     return not (call.args or call.keywords) or (isinstance(first, str) and first.startswith("r"))
 

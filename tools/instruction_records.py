@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mindpangu.files import scratch_file
+from mindpangu.untrusted import parse_json
 
 _CHUNK = 1 << 20
 # LCCC separates Chinese characters by blanks; blanks between words of Latin letters are real
@@ -75,7 +76,7 @@ def convert(options: argparse.Namespace, out: Path) -> tuple[int, int]:
     read, make_records = KINDS[options.kind]
     num_items = 0
     num_records = 0
-    with open(out, "w", encoding="utf-8") as file:
+    with open(out, "x", encoding="utf-8") as file:
         for item in read(options.source):
             num_items += 1
             try:
@@ -152,7 +153,7 @@ def _dialogue(turns: list[str], options: argparse.Namespace) -> Iterator[Record]
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         for line in file:
             if not line.isspace():
                 yield line.rstrip("\r\n")
@@ -163,11 +164,11 @@ def _json_values(path: Path) -> Iterator[Any]:
     if path.suffix == ".jsonl":
         for item_number, line in enumerate(_lines(path), start=1):
             try:
-                yield json.loads(line)
+                yield parse_json(line)
             except ValueError as error:
-                raise WrongFormat(f"item {item_number} is not JSON ({error})") from None
+                raise WrongFormat(f"item {item_number}: {error}") from None
         return
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         yield from _JsonText(file).lists()
 
 

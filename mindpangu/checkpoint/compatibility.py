@@ -1,15 +1,14 @@
 """Decides whether a run may continue from a checkpoint, and whether anything is left to do."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from mindpangu.checkpoint.directory import latest_iteration
 from mindpangu.checkpoint.reader import CheckpointReader
 from mindpangu.checkpoint.state import SavedState
-from mindpangu.config import Config, keys_that_differ, to_yaml
+from mindpangu.config import Config, keys_that_differ
 from mindpangu.errors import CheckpointError, ConfigError
 from mindpangu.routing import RoutingTable
 from mindpangu.tokenizer import Tokenizer
@@ -116,4 +115,4 @@ def _changed_keys(reader: CheckpointReader, config: Config) -> dict[str, tuple[A
 
 
 def _as_tree(config: Config) -> dict[str, Any]:
-    return yaml.safe_load(to_yaml(config))
+    return asdict(config)

@@ -1,11 +1,16 @@
 """The folder of a run's checkpoints: names them, finds the newest, and removes old and interrupted ones."""
 
-import shutil
+import contextlib
+import re
 from pathlib import Path
 
 from mindpangu.checkpoint.manifest import ITERATION, MANIFEST
-from mindpangu.files import write_text_atomically
+from mindpangu.errors import InUseError
+from mindpangu.files import delete, write_text_atomically
+from mindpangu.locks import clear_leftovers, locked, scratch_path, unique_name
 from mindpangu.untrusted import read_bytes
+
+_INTERRUPTED = re.compile(r"\.(iteration_\d{8,})\.(?:writing|deleting)")
 
 
 def iteration_folder(parent: Path, step: int) -> Path:
@@ -40,23 +45,29 @@ def checkpoints_sharing(folder: Path, name: str) -> list[Path]:
     ]
 
 
-def prune(parent: Path, keep_last: int) -> list[Path]:
-    """Removes all but the newest `keep_last` checkpoints. Returns the removed ones."""
-    old = list_iterations(parent)[:-keep_last]
+def prune(parent: Path, keep_last: int, written: Path | None = None) -> list[Path]:
+    """Removes all but the newest `keep_last` checkpoints. Returns the removed ones.
+
+    Args:
+        written: the checkpoint that was just written. It is one of those that stay, whatever the others are named.
+    """
+    others = [path for path in list_iterations(parent) if path != written]
+    stay = keep_last if written is None else keep_last - 1
+    old = others[: max(len(others) - stay, 0)]
     for path in old:
         remove(path)
     return old
 
 
-def finish_publishing(parent: Path, pointer: Path, keep_last: int) -> None:
-    """Writes the step of the newest checkpoint to the file `pointer`, then removes the oldest checkpoints."""
+def finish_publishing(parent: Path, pointer: Path, keep_last: int, written: Path | None = None) -> None:
+    """Writes the step of the newest checkpoint to the file `pointer`, then removes the oldest ones (`prune`)."""
     newest = latest_iteration(parent)
     match = ITERATION.fullmatch(newest.name) if newest is not None else None
     if match is not None:
         text = f"{int(match[1])}\n"
         if not _holds(pointer, text):
             write_text_atomically(pointer, text)
-    prune(parent, keep_last)
+    prune(parent, keep_last, written)
 
 
 def _holds(pointer: Path, text: str) -> bool:
@@ -69,14 +80,19 @@ def _holds(pointer: Path, text: str) -> bool:
 
 def remove(path: Path) -> None:
     """Removes a checkpoint. Renames it first, so that an interruption leaves no incomplete folder under its name."""
-    doomed = path.with_name(f".{path.name}.deleting")
-    shutil.rmtree(doomed, ignore_errors=True)
-    path.rename(doomed)
-    shutil.rmtree(doomed)
+    doomed = scratch_path(path, unique_name(), "deleting")
+    try:
+        path.rename(doomed)
+    except FileNotFoundError:  # another process has removed it
+        return
+    delete(doomed)
 
 
 def clean_interrupted(parent: Path) -> None:
-    """Removes folders that a killed process left half-written or half-deleted."""
-    for pattern in (".iteration_*.writing", ".iteration_*.deleting"):
-        for path in parent.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
+    """Removes folders that a killed process left half-written or half-deleted. What a live one writes stays."""
+    clear_leftovers(parent)
+    for path in parent.glob(".iteration_*"):  # as earlier versions named them
+        match = _INTERRUPTED.fullmatch(path.name)
+        if match:
+            with contextlib.suppress(InUseError), locked(parent / match[1], wait=0):
+                pass

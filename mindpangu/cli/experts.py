@@ -16,6 +16,10 @@ from mindpangu.errors import ConfigError
 if TYPE_CHECKING:
     from mindpangu.lifecycle.blueprint import Blueprint
 
+EPILOG = (
+    "The configuration is the checkpoint's: --config and configuration keys are accepted only if they agree with it."
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -103,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_action(
     actions: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, summary: str, domain_help: str | None
 ) -> argparse.ArgumentParser:
-    parser = actions.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+    parser = actions.add_parser(name, help=summary, description=summary, epilog=EPILOG, allow_abbrev=False)
     if domain_help:
         parser.add_argument("domain", metavar="NAME", help=domain_help)
         parser.add_argument(

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
     from mindpangu.lifecycle.blueprint import Blueprint
 
+EPILOG = (
+    "The configuration is the checkpoint's: --config and configuration keys are accepted only if they agree with it."
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindpangu.cli import train
+from mindpangu.cli.option_types import glob_pattern
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import ConfigError, TrainingError
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         metavar="FILE",
+        type=glob_pattern,
         nargs="+",
         required=True,
         help="Train on the records in these jsonl files (glob patterns).",

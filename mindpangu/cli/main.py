@@ -1,8 +1,10 @@
 """Entry point of `mindpangu VERB …`: parses options and dotted overrides, and prints errors as one message."""
 
 import argparse
+import dataclasses
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +27,11 @@ from mindpangu.cli import (
     train,
     upcycle,
 )
-from mindpangu.config import Config, load_config, load_saved_config
+from mindpangu.cli.option_types import TYPES
+from mindpangu.config import Config, find_file, load_config, load_saved_config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.domains import build_domains
-from mindpangu.errors import MindPanguError
+from mindpangu.errors import ConfigError, MindPanguError
 
 VERBS = (
     tokenizer,
@@ -50,12 +53,18 @@ RENAMED_VERBS = {"inherit": "upcycle"}
 """Old name of a verb → new name."""
 
 _EPILOG = """\
-Every verb takes --config FILE, and any configuration key as an option:
+Verbs take --config FILE, and any configuration key as an option:
 
   mindpangu train --config recipes/cpu_smoke.yaml --training.steps 20 --optimizer.betas '[0.8, 0.95]'
 
 `mindpangu config --keys` explains all keys. `bash recipes/run_910.sh` runs every step from the corpus to the samples.
 """
+
+_KEYS_EPILOG = "Any configuration key is an option too: --section.key VALUE. `mindpangu config --keys` lists them."
+
+_SECTIONS = "|".join(section.name for section in dataclasses.fields(Config))
+_KEY = re.compile(rf"--(?P<key>({_SECTIONS})\.[^\s=/]+)(=(?P<value>.*))?", re.DOTALL)
+_UNKNOWN_KEY = re.compile(r"--(?P<key>\w+\.[\w.\[\]-]+)(=.*)?", re.DOTALL)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,8 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in RENAMED_VERBS:
         return _fail(f"`mindpangu {words[0]}` is now `mindpangu {RENAMED_VERBS[words[0]]}`; its options are the same")
-    options = _build_parser().parse_args(words)
+    parser = _build_parser()
+    options, unknown = parser.parse_known_args(words)
     try:
+        if unknown:
+            _refuse_unknown_keys(unknown)
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         # some verbs set keys themselves; overrides on the command line take precedence
         verb_settings = options.verb.settings(options) if hasattr(options.verb, "settings") else {}
         settings = _load_settings(options, verb_settings | dict(overrides))
@@ -93,10 +106,15 @@ def _fail(message: str) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Parser whose --help is described like the other options. Its subparsers are of this class, too."""
+    """Parser with our types (`option_types`), whose --help is described like the other options.
+
+    Its subparsers are of this class, too.
+    """
 
     def __init__(self, **kwargs: Any):
         super().__init__(add_help=False, **kwargs)
+        for kind, parse in TYPES.items():
+            self.register("type", kind, parse)
         self.add_argument("-h", "--help", action="help", help="Print this help and exit.")
 
 
@@ -119,7 +137,7 @@ def _build_parser() -> argparse.ArgumentParser:
             help=summary,
             description=verb.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            epilog="Any configuration key is an option too: --section.key VALUE. `mindpangu config --keys` lists them.",
+            epilog=getattr(verb, "EPILOG", _KEYS_EPILOG),
             allow_abbrev=False,
         )
         subparser.add_argument(
@@ -140,25 +158,39 @@ def _load_settings(options: argparse.Namespace, overrides: dict[str, str]) -> Co
         from mindpangu.checkpoint import CheckpointReader
 
         return load_saved_config(CheckpointReader(checkpoint).verify("config.yaml"), overrides)
-    if options.config is not None and RunFolder.holds(options.config):
+    if options.config is not None and RunFolder.holds(find_file(options.config)):
         return load_saved_config(options.config, overrides)
     return load_config(options.config, overrides)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Splits arguments into the verb's words and dotted overrides (--section.key value or --section.key=value)."""
+    """Splits arguments into the verb's words and dotted overrides (--section.key value or --section.key=value).
+
+    Only a known section makes a word a key, because a text may begin with -- and have a dot, too. A value that begins
+    with -- must follow "=": otherwise a key whose value was forgotten would swallow the next option.
+    """
     words: list[str] = []
     overrides: list[tuple[str, str]] = []
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
-        key, separator, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or "." not in key:
+        match = _KEY.fullmatch(word)
+        if match is None:
             words.append(word)
-        elif separator:
-            overrides.append((key, value))
-        elif rest:
-            overrides.append((key, rest.pop(0)))
+        elif match["value"] is not None:
+            overrides.append((match["key"], match["value"]))
+        elif rest and not rest[0].startswith("--"):
+            overrides.append((match["key"], rest.pop(0)))
         else:
             words.append(word)  # without a value, so that argparse refuses it by name
     return words, overrides
+
+
+def _refuse_unknown_keys(words: Sequence[str]) -> None:
+    """Raises a ConfigError, with the nearest spelling, if a word that no option is looks like a configuration key."""
+    for word in words:
+        match = _UNKNOWN_KEY.fullmatch(word)
+        if match and _KEY.fullmatch(word):
+            raise ConfigError(f"--{match['key']} has no value; one that begins with -- is given as {word}=VALUE")
+        if match:
+            load_config(None, {match["key"]: "null"})

@@ -38,6 +38,5 @@ def run(options: argparse.Namespace, config: Config) -> None:
     except TokenizerError as error:
         raise TokenizerError(f"{error}; check --model") from None
     tokenizer = extend(model_bytes, control_tokens_of(build_domains(config)), str(options.model))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     write_bytes_atomically(options.out, tokenizer.model_bytes)
     print(f"tokenizer: {tokenizer.vocab_size:,} pieces → {options.out}")

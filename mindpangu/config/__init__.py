@@ -1,11 +1,13 @@
 """Typed configuration from YAML.
 
-`schema.py` declares every key, `loader.py` reads files, and `checks.py` has the rules across keys.
+`schema.py` declares every key, `core_yaml.py` reads YAML, `loader.py` makes a configuration of it, and `checks.py` has
+the rules across keys.
 """
 
 from mindpangu.config.checks import ONE_PROCESS, check, require_one_process, require_pangu_alpha
 from mindpangu.config.loader import (
     describe,
+    find_file,
     keys_that_differ,
     load_config,
     load_saved_config,
@@ -51,6 +53,7 @@ __all__ = [
     "VocabularyConfig",
     "check",
     "describe",
+    "find_file",
     "keys_that_differ",
     "load_config",
     "load_saved_config",

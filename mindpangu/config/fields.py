@@ -1,9 +1,13 @@
 """Dataclass fields for configuration keys, with their defaults and their allowed values."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
+
+from mindpangu.untrusted import show
+
+IS_PATH = {"path": True}
+"""Metadata of a key that holds a path or a list of paths; see `path`."""
 
 
 def number(
@@ -18,15 +22,18 @@ def choice(default: str, *others: str) -> Any:
     return field(default=default, metadata={"choices": (default, *others)})
 
 
+def path(default: str = "") -> Any:
+    """Declares a path, in which a leading ~ stands for the home folder."""
+    return field(default=default, metadata=IS_PATH)
+
+
 def violation(key: str, value: Any, metadata: Mapping[str, Any]) -> str | None:
     """Returns a message if `value` breaks the rules in a field's `metadata`, else None."""
     choices = metadata.get("choices")
     if choices and value not in choices:
-        return f"{key} is {value!r}; allowed: {', '.join(choices)}"
+        return f"{key} is {show(value)}; allowed: {', '.join(choices)}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if not math.isfinite(value):
-        return f"{key} is {value}; allowed: a finite number"
     rules = {
         ">=": (metadata.get("minimum"), lambda bound: value >= bound),
         ">": (metadata.get("above"), lambda bound: value > bound),

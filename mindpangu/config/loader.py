@@ -1,5 +1,6 @@
 """Loads a YAML file and dotted overrides into a checked `Config`, and writes a `Config` back to YAML.
 
+Files and overrides are YAML 1.2 (`core_yaml.py`).
 Loading is strict: an unknown key, a wrong type, a value out of range, or an impossible combination raises a
 `ConfigError` that names the key, the allowed values, and the nearest spelling. Nothing here depends on MindSpore.
 """
@@ -9,27 +10,34 @@ import dataclasses
 import difflib
 import inspect
 import itertools
+import math
+import os
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mindpangu.config import core_yaml
 from mindpangu.config.checks import check
+from mindpangu.config.core_yaml import MAX_CHARACTERS, Number
 from mindpangu.config.fields import violation
 from mindpangu.config.schema import Config, ModelConfig
 from mindpangu.errors import ConfigError
+from mindpangu.untrusted import read_bytes, show
+from mindpangu.user_input import INTEGER_LIMIT, decode_text, expand_home
 
 RENAMED_KEYS = {"domains.embedding_slots": "domains.vocabularies"}
 """Old dotted key → new dotted key in the same section."""
+
+_PROJECT = Path(__file__).resolve().parents[2]
+_MAX_TEXT = 4096  # characters; no path may be longer
 
 
 def load_config(path: str | Path | None = None, overrides: Mapping[str, str] | None = None) -> Config:
     """Loads a configuration that a user wrote.
 
     Args:
-        path: a YAML file, or None to start from the defaults.
+        path: a YAML file (`find_file`), or None to start from the defaults.
         overrides: dotted key → value, e.g. {"training.steps": "200"}. Values are YAML, except for keys of type str,
             whose text is taken verbatim.
 
@@ -52,6 +60,22 @@ def load_saved_config(path: str | Path, overrides: Mapping[str, str] | None = No
         if isinstance(section, dict) and last in section:
             section[new.split(".")[-1]] = section.pop(last)
     return _config_from(tree, overrides)
+
+
+def find_file(path: str | Path) -> Path:
+    """Returns the path of a configuration file: relative to the current directory, or else to the project folder.
+
+    Raises:
+        ConfigError: neither file exists. The message says where was looked.
+    """
+    for candidate in (Path(path), _PROJECT / path):
+        if os.path.exists(candidate):
+            return candidate
+    if Path(path).is_absolute():
+        raise ConfigError(f"configuration file {path} does not exist")
+    raise ConfigError(
+        f"configuration file {path} does not exist; looked in {Path.cwd()} and in the project folder {_PROJECT}"
+    )
 
 
 def _config_from(tree: dict[str, Any], overrides: Mapping[str, str] | None) -> Config:
@@ -93,7 +117,7 @@ def refuse_renamed(key: str) -> None:
 
 def to_yaml(config: Config) -> str:
     """Returns the configuration as YAML text, which `load_config` reads back to an equal object."""
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+    return core_yaml.dump(dataclasses.asdict(config))
 
 
 def to_result_inputs(config: Config) -> dict[str, Any]:
@@ -139,32 +163,18 @@ def keys_that_differ(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    path = find_file(path)
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeysLoader)
-    except FileNotFoundError:
-        raise ConfigError(f"configuration file {path} does not exist") from None
-    except ConfigError as error:
+        tree = core_yaml.parse(decode_text(read_bytes(path, MAX_CHARACTERS, follow_link=True)))
+    except OSError as error:
+        raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise ConfigError(f"configuration file {path}: {error}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, TypeError) as error:
-        raise ConfigError(f"configuration file {path} cannot be read: {error}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"configuration file {path} contains a {type(tree).__name__}; expected sections with keys")
+        raise ConfigError(f"configuration file {path} contains {show(tree)}; expected sections with keys")
     return tree
-
-
-class _UniqueKeysLoader(yaml.SafeLoader):
-    """Refuses duplicate keys, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        repeated = next((key for key in keys if keys.count(key) > 1), None)
-        if repeated is not None:
-            raise ConfigError(
-                f"key {repeated!r} appears twice in one section, which begins at line {node.start_mark.line + 1}"
-            )
-        return super().construct_mapping(node, deep)
 
 
 def _is_text(key: str) -> bool:
@@ -180,9 +190,9 @@ def _parse_value(key: str, text: str) -> Any:
     if _is_text(key):
         return text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--{key} {text} is not a YAML value: {error}") from None
+        return core_yaml.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"--{key} {show(text)} is not a YAML value: {error}") from None
 
 
 def _set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -205,41 +215,39 @@ def _build(kind: Any, value: Any, key: str) -> Any:
     arguments = typing.get_args(kind)
     if origin is list:
         if not isinstance(value, list):
-            raise ConfigError(f"{key} is {value!r}; expected a list, e.g. [a, b]")
+            raise ConfigError(f"{key} is {show(value)}; expected a list, e.g. [a, b]")
         return [_build(arguments[0], item, f"{key}[{index}]") for index, item in enumerate(value)]
     if origin is dict:
         if not isinstance(value, dict):
-            raise ConfigError(f"{key} is {value!r}; expected name: value pairs, e.g. {{a: 1}}")
-        return {str(name): _build(arguments[1], item, f"{key}.{name}") for name, item in value.items()}
-    if kind is float and isinstance(value, str):
-        value = _scientific(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            raise ConfigError(f"{key} is {show(value)}; expected name: value pairs, e.g. {{a: 1}}")
+        return {name: _build(arguments[1], item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, Number):
+        value = value.text if kind is str else value.value
+    if isinstance(value, str) and (len(value) > _MAX_TEXT or "\0" in value):
+        raise ConfigError(f"{key} is {show(value)}; allowed: at most {_MAX_TEXT:,} characters, none of which is NUL")
+    if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        raise ConfigError(f"{key} is {value!r} ({type(value).__name__}); expected {kind.__name__}")
+        raise ConfigError(f"{key} is {show(value)} ({type(value).__name__}); expected {kind.__name__}")
+    if kind is int and abs(value) >= INTEGER_LIMIT:
+        raise ConfigError(f"{key} is {value}; allowed: integers below 2^63")
+    if kind is float and not math.isfinite(value):
+        raise ConfigError(f"{key} is {value}; allowed: a finite number")
     return value
-
-
-def _scientific(text: str) -> Any:
-    """Converts text such as 1e-3, which YAML 1.1 takes for a string because it has no dot, to a float."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _build_section(kind: type, value: Any, key: str) -> Any:
     if value is None:
         value = {}
     if not isinstance(value, dict):
-        raise ConfigError(f"{key or 'the configuration'} is {value!r}; expected keys of {kind.__name__}")
+        raise ConfigError(f"{key or 'the configuration'} is {show(value)}; expected keys of {kind.__name__}")
     known = {item.name: item for item in dataclasses.fields(kind)}
     arguments = {}
     for name, item in value.items():
-        dotted = f"{key}.{name}" if key else str(name)
+        dotted = f"{key}.{name}" if key else name
         refuse_renamed(dotted)
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             prefix = f"{key}." if key else ""
             hint = f"; did you mean {prefix}{near[0]}?" if near else ""
             raise ConfigError(f"unknown key {dotted}{hint} (known here: {', '.join(known)})")
@@ -247,7 +255,17 @@ def _build_section(kind: type, value: Any, key: str) -> Any:
         problem = violation(dotted, arguments[name], known[name].metadata)
         if problem:
             raise ConfigError(problem)
+        if known[name].metadata.get("path"):
+            arguments[name] = _expand(dotted, arguments[name])
     return kind(**arguments)
+
+
+def _expand(key: str, value: Any) -> Any:
+    """Replaces ~ in a path or in a list of paths."""
+    try:
+        return [expand_home(item) for item in value] if isinstance(value, list) else expand_home(value)
+    except ValueError as error:
+        raise ConfigError(f"{key} is {show(value)}: {error}") from None
 
 
 def _field_docstrings(kind: type) -> dict[str, str]:

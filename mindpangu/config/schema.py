@@ -7,7 +7,7 @@
 
 from dataclasses import dataclass, field
 
-from mindpangu.config.fields import choice, number
+from mindpangu.config.fields import IS_PATH, choice, number, path
 
 NETWORK_KEYS = ("activation", "series_terms", "biases")
 """Keys of `model` that, together with the sizes, decide which tensors a feed-forward network or an expert has."""
@@ -80,7 +80,7 @@ class VocabularyConfig:
     """Name of the vocabulary."""
     vocab_size: int = number(1, minimum=1)
     """Rows of the embedding that belong to the vocabulary, which is the vocabulary size of its tokenizer."""
-    tokenizer: str = ""
+    tokenizer: str = path()
     """sentencepiece model of the vocabulary; "" means the run's own tokenizer."""
     domains: list[str] = field(default_factory=list)
     """Domains that use the vocabulary."""
@@ -117,7 +117,7 @@ class DomainsConfig:
 
 @dataclass(frozen=True)
 class RoutingConfig:
-    table: str = ""
+    table: str = path()
     """Folder of routing tables to use, e.g. a checkpoint's routing/; "" draws new tables according to the other
     keys."""
     assignment: str = choice("balanced", "random")
@@ -144,7 +144,7 @@ class ExpertsConfig:
     storage: str = choice("memory", "mapped")
     """memory: the whole expert store is in host memory. mapped: it is a scratch file, and only the parts in use take
     memory."""
-    storage_folder: str = ""
+    storage_folder: str = path()
     """Folder for the scratch file of a mapped store, best on a local SSD; "" means the run folder."""
     host_threads: int = number(2, minimum=1)
     """Number of threads that draw initial weights, copy experts, and sum the norm of their gradients. Adam uses every
@@ -164,13 +164,13 @@ class PhaseConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    corpus: list[str] = field(default_factory=lambda: ["recipes/corpus/*.jsonl"])
+    corpus: list[str] = field(default_factory=lambda: ["recipes/corpus/*.jsonl"], metadata=IS_PATH)
     """jsonl files with one record per line: glob patterns, relative to the current directory."""
     format: str = choice("text", "instruction")
     """text: documents are concatenated and cut at model.seq_length. instruction: dialogue, qa, translation, and code
     records for fine-tuning, one per sample, in which only the answers count in the loss; eod_reset has no effect on
     them."""
-    tokenizer: str = ""
+    tokenizer: str = path()
     """sentencepiece model to use; "" trains one on the training split."""
     heldout_fraction: float = number(0.05, above=0, maximum=0.5)
     """Share of each domain's text that is held out, in whole documents."""
@@ -245,7 +245,7 @@ class LrSchedulerConfig:
 class TrainingConfig:
     run_name: str = "run"
     """Name of the run. The run folder is output_dir/run_name."""
-    output_dir: str = "output"
+    output_dir: str = path("output")
     """Folder in which run folders are created."""
     steps: int = number(100, minimum=1)
     """Number of optimizer steps."""

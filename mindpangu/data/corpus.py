@@ -8,7 +8,6 @@ record is a source document of its own.
 """
 
 import glob
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,8 @@ from mindpangu.data.formats import Parts, document_parts
 from mindpangu.data.instruction import instruction_parts
 from mindpangu.domains import Domain, known_domains
 from mindpangu.errors import DataError
-from mindpangu.files import count_utf8_bytes, decode_line
+from mindpangu.files import count_utf8_bytes
+from mindpangu.user_input import decode_line, parse_record, text_lines
 
 _MAX_LISTED = 5
 
@@ -100,25 +100,26 @@ class CorpusReader:
                 yield from self._read(path)
             except OSError as error:
                 raise DataError(f"corpus file {path} cannot be read: {error.strerror}; check data.corpus") from None
+            except UnicodeError as error:
+                raise DataError(f"corpus file {path} is {error}") from None
 
     def _read(self, path: Path) -> Iterator[Record]:
-        with open(path, "rb") as file:
-            for line_number, line in enumerate(file, start=1):
-                self.bytes_read += len(line)
-                if line.isspace():
-                    continue
-                try:
-                    record = self._parse(line, path, line_number)
-                except ValueError as error:
-                    self._count_bad(f"{path}:{line_number}: {error}")
-                    continue
-                if record is not None:
-                    self.report.num_records += 1
-                    yield record
+        for line_number, line in enumerate(text_lines(path), start=1):
+            self.bytes_read += len(line)
+            if line.isspace():
+                continue
+            try:
+                record = self._parse(line, path, line_number)
+            except ValueError as error:
+                self._count_bad(f"{path}:{line_number}: {error}")
+                continue
+            if record is not None:
+                self.report.num_records += 1
+                yield record
 
     def _parse(self, line: bytes, path: Path, line_number: int) -> Record | None:
         """Returns a record, or None if its domain is not in this run. Raises ValueError for a bad record."""
-        fields = _json_object(line)
+        fields = parse_record(decode_line(line))
         name = fields.get("domain")
         if not isinstance(name, str) or name not in self._known:
             raise ValueError(f"unknown domain {name!r} (domains.preset is {self.config.domains.preset})")
@@ -161,17 +162,6 @@ def expand_patterns(patterns: Sequence[str], option: str = "data.corpus") -> lis
     if not files:
         raise DataError(f"{option} is empty; give jsonl files")
     return sorted(files.values())
-
-
-def _json_object(line: bytes) -> dict[str, Any]:
-    text = decode_line(line)
-    try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error})") from None
-    if not isinstance(fields, dict):
-        raise ValueError(f"a JSON {type(fields).__name__}, not an object")
-    return fields
 
 
 def _identifier(fields: dict[str, Any], key: str, default: str) -> str:

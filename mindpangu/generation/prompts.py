@@ -1,11 +1,11 @@
 """Parses input from the command line: files of prompts or of records to answer, and memory sizes."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from mindpangu.errors import GenerationError
+from mindpangu.user_input import decode_text, parse_record
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -25,11 +25,13 @@ def read_prompts(path: Path, domain: str | None) -> list[tuple[str, Prompt]]:
         GenerationError: the file cannot be read, or a line is not a prompt or has no domain.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may hold U+2028
-    except (OSError, UnicodeDecodeError) as error:
-        raise GenerationError(f"--prompts {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        text = decode_text(path.read_bytes())
+    except OSError as error:
+        raise GenerationError(f"--prompts {path} cannot be read: {error.strerror}") from None
+    except UnicodeError as error:
+        raise GenerationError(f"--prompts {path} is {error}") from None
     prompts = []
-    for line_number, line in enumerate(lines, 1):
+    for line_number, line in enumerate(re.split("\r\n?|\n", text), 1):  # not splitlines: a text may hold U+2028
         if not line.strip():
             continue
         prompt: Prompt
@@ -47,7 +49,7 @@ def read_prompts(path: Path, domain: str | None) -> list[tuple[str, Prompt]]:
 
 def memory_size(text: str) -> int:
     """Parses "2GB", "1.5 GiB", "500MB" or a plain number of bytes. Raises GenerationError for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z]*)\s*", text)
     if not match or match[2].upper() not in _UNITS or float(match[1]) == 0:
         raise GenerationError(f"--expert-memory is {text!r}; allowed: a size like 500MB, 2GB or 1.5GiB")
     return int(float(match[1]) * _UNITS[match[2].upper()])
@@ -55,11 +57,11 @@ def memory_size(text: str) -> int:
 
 def _record(path: Path, line_number: int, line: str) -> tuple[str | None, Prompt]:
     try:
-        record = json.loads(line)
+        record = parse_record(line)
     except ValueError as error:
-        raise GenerationError(f"{path}:{line_number} is not JSON: {error}") from None
-    is_task = isinstance(record, dict) and "task" in record
-    if not is_task and not (isinstance(record, dict) and isinstance(record.get("prompt"), str)):
+        raise GenerationError(f"{path}:{line_number}: {error}") from None
+    is_task = "task" in record
+    if not is_task and not isinstance(record.get("prompt"), str):
         raise GenerationError(f'{path}:{line_number} has neither a "prompt" that is a text nor a "task"')
     if not isinstance(record.get("domain", ""), str):
         raise GenerationError(f'{path}:{line_number}: "domain" is {record["domain"]!r}; it must be a name')

@@ -4,7 +4,6 @@
 module does not load MindSpore.
 """
 
-import json
 import math
 import sys
 from collections import Counter
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mindpangu.checkpoint import CheckpointReader, read_tokenizers
-from mindpangu.config import ONE_PROCESS, Config
+from mindpangu.config import ONE_PROCESS, Config, core_yaml
 from mindpangu.data import CorpusReader
 from mindpangu.domains import build_domains, trained_domains
 from mindpangu.errors import CheckpointError, DataError
@@ -80,9 +79,9 @@ def finetune_settings(checkpoint: Path, files: Sequence[str], train: str) -> dic
     steps = math.ceil(PASSES * usable / config.training.global_batch_size)
     settings = {
         "data.format": "instruction",
-        "data.corpus": json.dumps(list(files)),
+        "data.corpus": core_yaml.dump(list(files)),
         "data.tokenizer": str(_tokenizer(reader, config)),
-        "data.mixture": json.dumps(weights),
+        "data.mixture": core_yaml.dump(weights),
         "data.phases": "[]",
         "data.domain_groups": "1",
         "training.train": train,

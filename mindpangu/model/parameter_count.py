@@ -122,7 +122,7 @@ def from_words(option: str, text: str) -> int:
     Raises:
         ConfigError: the text is anything else; the message names `option`.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:[eE]\d{1,2})?)\s*([A-Za-z]?)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?(?:[eE][0-9]{1,2})?)\s*([A-Za-z]?)\s*", text)
     sizes = dict(_UNITS) | {"": 1}
     if match and match[2].upper() in sizes:
         count = Fraction(match[1]) * sizes[match[2].upper()]

@@ -6,7 +6,6 @@ A single process needs none of this: `Processes.alone()` has the same interface 
 import contextlib
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from mindspore import Tensor
 from ascend_ops.grouped_all_to_all import Group, join
 from ascend_ops.grouped_all_to_all.group import JOB_VARIABLE
 from mindpangu.config import Config
-from mindpangu.errors import ParallelError
+from mindpangu.errors import InUseError, ParallelError
+from mindpangu.locks import delete, locked
 from mindpangu.parallel.collectives import TensorGroup
 from mindpangu.parallel.data_parallel import DataGroup
 from mindpangu.parallel.mesh import Mesh, Ranks, broken_rule_of_910a
@@ -78,14 +78,21 @@ class Processes:
 
         Args:
             folder: folder for the watch files, on a file system that all ranks see. Each job gets a subfolder, so that
-                a job started by mistake does not disturb the first.
+                a job started by mistake does not disturb the first; that of a job that has ended is removed.
             timeout: seconds that a rank may take for one activity.
         """
-        folder = folder / _job()
-        if self.is_first:
-            shutil.rmtree(folder, ignore_errors=True)  # of an earlier job
-        self.barrier()
-        with Watch(folder, self.rank, self.mesh.size, timeout) as self._watch:
+        if self.mesh.size == 1:
+            yield
+            return
+        job = folder / self.draw_name()
+        with contextlib.ExitStack() as stack:
+            if self.is_first:
+                for earlier in folder.glob("[!.]*"):
+                    with contextlib.suppress(InUseError), locked(earlier, wait=0):
+                        delete(earlier)
+                stack.enter_context(locked(job))
+            self.barrier()
+            self._watch = stack.enter_context(Watch(job, self.rank, self.mesh.size, timeout))
             yield
 
     def join_groups(self, config: Config) -> None:
@@ -147,6 +154,11 @@ class Processes:
     def barrier(self) -> None:
         """Waits until every rank has called it."""
         self.any_rank(False)
+
+    def draw_name(self) -> str:
+        """Returns a random name that all ranks of this job share, and no other job. All ranks must call it."""
+        drawn = np.frombuffer(os.urandom(8), np.uint16) if self.is_first else np.zeros(4, np.uint16)
+        return "job-" + "".join(f"{int(part):04x}" for part in self.all_reduce_sum(drawn))  # exact in float32
 
     def all_reduce_sum(self, values: np.ndarray) -> np.ndarray:
         """Sums a vector over the ranks in float32. All ranks get the same result, and all must call it."""

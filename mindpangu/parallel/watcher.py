@@ -117,9 +117,11 @@ class Watcher:
     def _publish(self, **more: object) -> None:
         """Writes the rank's state, and `more`, to its file."""
         path = self._file(self._rank)
-        unfinished = path.with_suffix(".part")
+        unfinished = path.with_suffix(f".{os.getpid()}.part")
         with contextlib.suppress(OSError):  # writing a checkpoint will report a full disk
-            unfinished.write_text(json.dumps({"beat": time.time()} | self._state | more))
+            unfinished.unlink(missing_ok=True)
+            with open(unfinished, "x", encoding="utf-8") as file:
+                file.write(json.dumps({"beat": time.time()} | self._state | more))
             unfinished.replace(path)
 
     def _file(self, rank: int) -> Path:

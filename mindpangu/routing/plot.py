@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mindpangu.files import write_figure
 from mindpangu.routing.statistics import LoadStatistics, format_load
 
 # Okabe and Ito's palette, which colour-blind readers can distinguish, also in greyscale
@@ -72,5 +73,4 @@ def plot_load(statistics: Sequence[LoadStatistics], path: Path) -> None:
         for compared in statistics
     ] + [Line2D([], [], color="0.2", linestyle=style, label=text) for text, style in _STYLES.items()]
     figure.legend(handles=legend, loc="outside lower center", ncols=len(legend), frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=120)
+    write_figure(path, figure)

@@ -10,7 +10,7 @@ import numpy as np
 
 from mindpangu.config import Config
 from mindpangu.errors import ConfigError, TrainingError
-from mindpangu.files import write_json
+from mindpangu.files import write_figure, write_json
 from mindpangu.tiny.trials.pool import require_processes, run_trials
 from mindpangu.tiny.trials.trial import Trials, require_same_search, result_settings
 
@@ -278,4 +278,4 @@ def plot_losses(losses: Losses, fit: Fit, path: Path) -> None:
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
         panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, format="png", dpi=120)
+    write_figure(path, figure)

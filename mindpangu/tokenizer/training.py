@@ -82,7 +82,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, control_tokens: Seque
             "Remedy: change model.vocab_size accordingly, or give more text."
         ) from None
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes_atomically(path, model.getvalue())
     return Tokenizer(model.getvalue(), str(path))
 

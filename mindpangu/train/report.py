@@ -9,7 +9,7 @@ import numpy as np
 
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import StageError
-from mindpangu.files import write_text_atomically
+from mindpangu.files import write_figure, write_text_atomically
 from mindpangu.stage import ResultFile
 from mindpangu.train.callbacks import read_metrics
 from mindpangu.untrusted import Measured
@@ -91,7 +91,7 @@ def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
     for axes in (loss_axes, norm_axes):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure)
     pyplot.close(figure)
 
 

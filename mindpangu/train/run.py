@@ -1,6 +1,5 @@
 """Trains a run: opens the outputs of the earlier stages, starts or resumes the training, and takes its steps."""
 
-import fcntl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from mindpangu.data import Loader, ReplayLoader, TokenShards
 from mindpangu.errors import ConfigError, TrainingError
 from mindpangu.files import write_text_atomically
 from mindpangu.language_model import LanguageModel, ModelParts, SavedExperts
+from mindpangu.locks import locked
 from mindpangu.parallel.processes import Processes
 from mindpangu.train.callbacks import Callback, MetricsFile, Progress
 from mindpangu.train.checkpointing import Checkpointer, load_weights, resume_training
@@ -113,6 +113,7 @@ def train(
             the model trains: training itself knows nothing of evaluation.
 
     Raises:
+        InUseError: another process is training in the run folder.
         TrainingError: the run folder already holds a training and `resume` is not given.
         CheckpointError: a checkpoint cannot be used or cannot be written.
     """
@@ -123,11 +124,7 @@ def train(
     if not processes.is_first:
         processes.barrier()
         return _train(run, resume, load, lambda text: None, schedule, callbacks)
-    with open(folder.root / ".train.lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TrainingError(f"another process is training in {folder.root}; wait for it or stop it") from None
+    with locked(folder.root / "train", busy=f"{folder.root} is being trained"):
         clean_interrupted(folder.checkpoints)
         processes.barrier()  # the other ranks look for checkpoints only now
         return _train(run, resume, load, log, schedule, callbacks)

@@ -31,8 +31,9 @@ def test_records_may_name_their_domain(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "prompts.jsonl:2 is not JSON"),
-        ("[1]", 'prompts.jsonl:2 has neither a "prompt" that is a text nor a "task"'),
+        ("{", "prompts.jsonl:2: it is not JSON"),
+        ("[1]", "prompts.jsonl:2: a JSON list, not an object"),
+        ('{"prompt": "a", "prompt": "b"}', "prompts.jsonl:2: it has the key 'prompt' twice"),
         ('{"prompt": 3}', 'has neither a "prompt" that is a text nor a "task"'),
         ('{"prompt": "a", "domain": 3}', '"domain" is 3; it must be a name'),
     ],
@@ -49,8 +50,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(GenerationError, match="cannot be read: No such file"):
         read_prompts(tmp_path / "absent.txt", "en")
 
-    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(GenerationError, match="cannot be read"):
+    (tmp_path / "binary.txt").write_bytes(b"a\n\xff\xff")
+    with pytest.raises(GenerationError, match=r"binary\.txt is not UTF-8 \(line 2\)"):
         read_prompts(tmp_path / "binary.txt", "en")
 
 
@@ -61,7 +62,7 @@ def test_memory_sizes_have_units(text, size):
     assert memory_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "two", "-1GB", "2 elephants", "0", "0GB", "1e9", "nanGB"])
+@pytest.mark.parametrize("text", ["", "two", "-1GB", "2 elephants", "0", "0GB", "1e9", "nanGB", "１GB", "9" * 400])
 def test_invalid_sizes_are_refused(text):
     with pytest.raises(GenerationError, match="--expert-memory is"):
         memory_size(text)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from mindpangu.config import load_config
-from mindpangu.errors import CheckpointError, DataError, TrainingError
+from mindpangu.errors import CheckpointError, DataError, InUseError, TrainingError
 from mindpangu.train.callbacks import read_metrics
 from mindpangu.train.run import open_run, set_device, train
 from mindpangu.train.step import TrainStep
@@ -283,7 +283,7 @@ def test_two_trainings_do_not_share_a_folder(finished):
     overrides, folder = finished
     with open(folder / ".train.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(TrainingError, match="another process is training in"):
+        with pytest.raises(InUseError, match="is being trained by another process"):
             run_training(overrides, resume=True)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ecss_bench.curve import PAPER_RATIO, ratios
 from ecss_bench.records import Record
+from mindpangu.files import scratch_file
 
 
 def draw(records: Sequence[Record], file: Path) -> None:
@@ -32,5 +33,6 @@ def draw(records: Sequence[Record], file: Path) -> None:
         axes.set_xlabel("tokens per step")
         axes.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(file, dpi=120)
+    with scratch_file(file) as scratch:
+        figure.savefig(scratch, format=file.suffix[1:] or "png", dpi=120)
     pyplot.close(figure)

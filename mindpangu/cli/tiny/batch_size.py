@@ -15,6 +15,8 @@ from pathlib import Path
 
 from mindpangu.config import Config
 from mindpangu.errors import ConfigError
+from mindpangu.locks import locked
+from mindpangu.user_input import parse_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,23 +58,24 @@ def run(options: argparse.Namespace, config: Config) -> int:
     missing = [name for name in ("rates", "tokens", "out") if getattr(options, name) is None]
     if missing:
         raise ConfigError(f"a sweep needs --{missing[0]}; or give --rule to print the learning rates of the rule")
-    succeeded = sweep(
-        config,
-        batches,
-        _rates(options.rates),
-        from_words("--tokens", options.tokens),
-        options.out,
-        options.processes,
-        options.keep_checkpoints,
-    )
+    with locked(options.out):
+        succeeded = sweep(
+            config,
+            batches,
+            _rates(options.rates),
+            from_words("--tokens", options.tokens),
+            options.out,
+            options.processes,
+            options.keep_checkpoints,
+        )
     return 0 if succeeded else 1
 
 
 def _rates(text: str) -> list[float]:
     try:
-        rates = [float(word) for word in text.split(",")]
+        rates = [parse_number(word.strip()) for word in text.split(",")]
     except ValueError:
         rates = []
-    if not rates or not all(0 < rate < float("inf") for rate in rates):
+    if not rates or not all(rate > 0 for rate in rates):
         raise ConfigError(f"--rates is {text!r}; give learning rates above 0, e.g. 0.5e-3,1e-3,2e-3")
     return rates

@@ -20,8 +20,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mindpangu.cli.option_types import glob_pattern
 from mindpangu.config import Config, resolve
 from mindpangu.errors import ConfigError
+from mindpangu.locks import locked
+from mindpangu.user_input import parse_integer
 
 if TYPE_CHECKING:
     from mindpangu.lifecycle.blueprint import Blueprint
@@ -43,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--corpus",
         metavar="FILE",
+        type=glob_pattern,
         nargs="+",
         help="Count in these files (glob patterns): jsonl with any records, or plain text with blank lines between "
         "documents (default: data.corpus, with the records of the run's domains).",
@@ -69,6 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, config: Config) -> None:
+    with locked(options.out):
+        _run(options, config)
+
+
+def _run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.tiny.tokenizer.compaction import COUNTS, TOKENIZER, compact_tokenizer
     from mindpangu.tiny.tokenizer.documents import FileDocuments, RunDocuments
     from mindpangu.tokenizer import Tokenizer
@@ -125,6 +134,6 @@ def _load_blueprint(options: argparse.Namespace, config: Config) -> "Blueprint":
 
 def _parse_sizes(text: str) -> list[int]:
     try:
-        return [int(word) for word in text.split(",")]
+        return [parse_integer(word.strip()) for word in text.split(",")]
     except ValueError:
         raise ConfigError(f"--sizes is {text!r}; give whole numbers, e.g. --sizes 1000,2000,4000") from None

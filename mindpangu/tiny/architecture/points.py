@@ -13,6 +13,7 @@ from typing import Any
 from mindpangu.config import Config, ModelConfig, check
 from mindpangu.errors import ConfigError
 from mindpangu.model.parameter_count import count_parameters, in_words
+from mindpangu.user_input import parse_number
 
 FFN_MULTIPLE = 8
 
@@ -29,11 +30,11 @@ class Range:
         """Parses "2:8", or "4" for 4:4. Raises ConfigError for anything else and for numbers that are not above 0."""
         words = text.split(":")
         try:
-            lowest = float(words[0])
-            highest = float(words[-1])
+            lowest = parse_number(words[0])
+            highest = parse_number(words[-1])
         except ValueError:
             lowest = highest = 0.0
-        if len(words) > 2 or not 0 < lowest <= highest < float("inf"):
+        if len(words) > 2 or not 0 < lowest <= highest:
             raise ConfigError(f"{option} is {text!r}; allowed: LOWEST:HIGHEST, both above 0, e.g. 2:8")
         return Range(lowest, highest)
 

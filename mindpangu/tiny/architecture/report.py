@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mindpangu.files import write_figure
 from mindpangu.tiny.architecture.points import Point
 from mindpangu.tiny.architecture.ranking import Correlation, mean_ranks
 from mindpangu.tiny.trials.trial import TrialResult
@@ -137,4 +138,4 @@ def plot_outcomes(outcomes: Sequence[Outcome], path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("held-out bits per byte")
     figure.colorbar(dots, ax=panels, label="decoding tokens/s")
-    figure.savefig(path, format="png", dpi=120)
+    write_figure(path, figure)

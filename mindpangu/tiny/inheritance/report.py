@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mindpangu.config import Config
-from mindpangu.files import scratch_files, write_json, write_text_atomically
+from mindpangu.files import scratch_files, write_figure, write_json, write_text_atomically
 from mindpangu.model.coupling import unit_shapes
 from mindpangu.model.parameter_count import count_parameters, in_words
 from mindpangu.tiny.inheritance.inheriting import Inheritance, Selection
@@ -114,4 +114,4 @@ def plot_windows(inheritance: Inheritance, path: Path) -> None:
     panel.legend(title="skipped", frameon=False, fontsize=8)
     panel.grid(alpha=0.3)
     panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, format="png", dpi=120)
+    write_figure(path, figure)

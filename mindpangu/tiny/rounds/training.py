@@ -4,10 +4,8 @@ A round continues with the weights, the optimizer state and the step number of t
 resumes from its files: checkpoints, losses and samples.
 """
 
-import contextlib
-import fcntl
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -18,6 +16,7 @@ from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import Loader, LoaderState, ReplayLoader, TokenShards
 from mindpangu.domains import build_domains
 from mindpangu.errors import TrainingError
+from mindpangu.locks import locked
 from mindpangu.tiny.rounds.batch_losses import frozen_losses, recorded_losses
 from mindpangu.tiny.rounds.files import BatchLosses, RoundSample, losses_file, sample_file
 from mindpangu.tiny.rounds.progress import RoundSettings, RoundsProgress, digests_of, read_sample, with_steps
@@ -41,6 +40,7 @@ def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, 
         False if a signal stopped the training; calling this again with `resume` continues it.
 
     Raises:
+        InUseError: another process trains rounds in the run folder.
         TrainingError: a round has begun but `resume` is not given, its settings have changed since, or a file of a
             round is damaged, missing, or belongs to another training.
         MindPanguError: see `train` and `open_run`.
@@ -49,7 +49,7 @@ def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, 
     settings.require_batches(config.training.steps)
     folder = RunFolder.from_config(config)
     set_device(config)
-    with _locked(folder):
+    with locked(folder.rounds, busy=f"{folder.root} is being trained in rounds"):
         if not _train_first_round(config, resume, log):
             return False
         samples: list[RoundSample] = []
@@ -59,17 +59,6 @@ def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, 
                 return False
             samples.append(sample)
     return True
-
-
-@contextlib.contextmanager
-def _locked(folder: RunFolder) -> Iterator[None]:
-    folder.rounds.mkdir(parents=True, exist_ok=True)
-    with open(folder.rounds / ".lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TrainingError(f"another process trains rounds in {folder.root}; wait for it or stop it") from None
-        yield
 
 
 def _train_first_round(config: Config, resume: bool, log: Log) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindpangu.config import Config
-from mindpangu.files import scratch_files, write_json
+from mindpangu.files import scratch_files, write_durably, write_json
 from mindpangu.tiny.tokenizer.documents import Documents, Split
 from mindpangu.tiny.tokenizer.piece_counts import PieceCounts, count_pieces
 from mindpangu.tiny.tokenizer.piece_selection import PieceSelector
@@ -48,7 +48,7 @@ class Compaction:
             "sizes": [row.to_dict() for row in self.rows],
         }
         with scratch_files(out) as scratch:
-            (scratch / TOKENIZER).write_bytes(self.tokenizer.model_bytes)
+            write_durably(scratch / TOKENIZER, self.tokenizer.model_bytes)
             write_json(scratch / REPORT, report)
             plot_rows(self.rows, len(self.kept), scratch / CURVE)
 
@@ -89,7 +89,6 @@ def compact_tokenizer(
         if counts is not None:
             log(f"tokenizer: {counts_file} belongs to another text, split or tokenizer; counting again")
         counts = count_pieces(documents, split, tokenizer)
-        counts_file.parent.mkdir(parents=True, exist_ok=True)
         counts.save(counts_file)
     kept = selector.select(size, counts.train_V)
     model_config = config if with_model else None

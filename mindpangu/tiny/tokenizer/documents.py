@@ -12,8 +12,9 @@ from mindpangu.data.corpus import CorpusReader, expand_patterns
 from mindpangu.data.split import choose_heldout, document_order
 from mindpangu.domains import build_domains
 from mindpangu.errors import DataError
-from mindpangu.files import count_utf8_bytes, decode_line
+from mindpangu.files import count_utf8_bytes
 from mindpangu.stage import hash_files
+from mindpangu.user_input import decode_line, parse_record, text_lines
 
 FIELDS = ("text", "zh", "en")
 _MAX_PARAGRAPH = 1 << 16  # characters after which a document of a text file ends without a blank line
@@ -101,10 +102,11 @@ class FileDocuments:
         self.bytes_read = 0
         for path in self._files:
             try:
-                with open(path, "rb") as file:
-                    yield from (self._records if path.suffix == ".jsonl" else self._paragraphs)(path, file)
+                yield from (self._records if path.suffix == ".jsonl" else self._paragraphs)(path, text_lines(path))
             except OSError as error:
                 raise DataError(f"{path} cannot be read: {error.strerror}") from None
+            except UnicodeError as error:
+                raise DataError(f"{path} is {error}") from None
 
     def _records(self, path: Path, lines: Iterable[bytes]) -> Iterator[Document]:
         for line_number, line in enumerate(lines, start=1):
@@ -113,11 +115,9 @@ class FileDocuments:
                 continue
             location = f"{path}:{line_number}"
             try:
-                record = json.loads(_decode(line, location))
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{location}: not JSON ({error}); a jsonl file has one JSON object per line") from None
-            if not isinstance(record, dict):
-                raise DataError(f"{location}: a JSON {type(record).__name__}, not an object")
+                record = parse_record(_decode(line, location))
+            except ValueError as error:
+                raise DataError(f"{location}: {error}; a jsonl file has one JSON object per line") from None
             texts = tuple(record[name] for name in self._fields if isinstance(record.get(name), str))
             if not texts:
                 raise DataError(

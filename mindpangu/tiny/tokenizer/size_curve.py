@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mindpangu.config import Config
+from mindpangu.files import write_figure
 from mindpangu.model.parameter_count import count_parameters
 from mindpangu.tiny.tokenizer.documents import Documents, Split
 from mindpangu.tiny.tokenizer.piece_counts import PieceCounts
@@ -131,4 +132,4 @@ def plot_rows(rows: Sequence[Row], chosen: int, path: Path) -> None:
         panel.grid(alpha=0.3)
         if len(lines) > 1:
             panel.legend(fontsize=8)
-    figure.savefig(path, format="png", dpi=120)
+    write_figure(path, figure)

@@ -5,15 +5,13 @@ saves a checkpoint, from which the next process resumes.
 """
 
 import argparse
-import contextlib
-import fcntl
 import json
+import math
 import os
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from mindpangu.checkpoint import CheckpointReader
 from mindpangu.config import load_saved_config
 from mindpangu.data.prepare import prepare_routing
 from mindpangu.errors import MindPanguError
+from mindpangu.locks import locked
 from mindpangu.stage import ResultFile
 from mindpangu.tiny.trials.measures import decoding_speed, final_loss, heldout_bits_per_byte, training_speed
 from mindpangu.tiny.trials.trial import RESULT
@@ -39,7 +38,7 @@ def run_trial(root: Path, result: ResultFile, decode: bool, keep_checkpoint: boo
     Returns:
         False if a signal stopped the training.
     """
-    with _exclusive(root):
+    with locked(root / "trial", wait=math.inf):  # a process left over from a killed search may still be ending
         if result.is_current():
             return True
         config = load_saved_config(root / "config.yaml")
@@ -63,14 +62,6 @@ def run_trial(root: Path, result: ResultFile, decode: bool, keep_checkpoint: boo
             shutil.rmtree(run.folder.checkpoints)
             run.folder.latest.unlink(missing_ok=True)
     return True
-
-
-@contextlib.contextmanager
-def _exclusive(root: Path) -> Iterator[None]:
-    """Waits until a process left over from a killed search has ended."""
-    with open(root / ".trial.lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _end_with_parent() -> None:

@@ -1,0 +1,131 @@
+"""Options of the command line: configuration keys among them, numbers, paths, and what --help says about keys."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindpangu.cli.main import _build_parser, main, split_overrides
+from mindpangu.config import describe
+
+KEYS = [key for key, *_ in describe()]
+
+
+def parsers(parser=None):
+    """Yields the parser of every verb and of every action of a verb."""
+    parser = parser or _build_parser()
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                yield from parsers(child)
+
+
+PARSERS = {parser.prog: parser for parser in parsers()}
+
+
+def options_of_type(parser, kind):
+    return [action for action in parser._actions if action.type is kind]
+
+
+@pytest.mark.parametrize(
+    "text", ["--a.b c", "--- a/x.py", "--- a/model.py", "--a.b", "--model.x is good", "--model/x.y=1"]
+)
+def test_a_text_that_begins_with_dashes_is_not_a_key(text):
+    words = ["generate", "--domain", "en", "--prompt", text]
+
+    assert split_overrides(words) == (words, [])
+    assert split_overrides(["generate", f"--prompt={text}"]) == (["generate", f"--prompt={text}"], [])
+
+
+@given(st.text().filter(lambda text: not text.startswith("--")), st.sampled_from(KEYS))
+def test_any_value_reaches_its_key(value, key):
+    assert split_overrides([f"--{key}", value, "--resume"]) == (["--resume"], [(key, value)])
+    assert split_overrides([f"--{key}={value}", "--resume"]) == (["--resume"], [(key, value)])
+    assert split_overrides([f"--{key}=--{value}"]) == ([], [(key, f"--{value}")])
+
+
+def test_a_prompt_that_is_a_diff_reaches_the_verb(capsys):
+    assert main(["generate", "--domain", "en", "--checkpoint", "absent", "--prompt", "--- a/x.py\n+++ b/x.py"]) == 1
+
+    assert "there is no complete checkpoint in absent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--modle.hidden_size", "3"], "unknown key modle; did you mean model?"),
+        (["--model.hiden_size=3"], "unknown key model.hiden_size; did you mean model.hidden_size?"),
+        (["--training.run_name", "--keys"], "--training.run_name has no value; one that begins with -- is given as"),
+        (["--training.run_name"], "--training.run_name has no value"),
+        (["--domains.embedding_slots", "[]"], "is now called domains.vocabularies"),
+    ],
+)
+def test_mistaken_keys_are_named(words, message, capsys):
+    assert main(["config", *words]) == 1
+
+    assert message in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["config", "--steps", "3"])
+
+    assert "unrecognized arguments: --steps 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prog", PARSERS)
+@pytest.mark.parametrize(
+    ("kind", "text"), [(int, "１"), (int, "1_000"), (float, "1_0.5"), (float, "nan"), (float, "inf")]
+)
+def test_numbers_of_every_verb_are_plain_decimals(prog, kind, text):
+    parser = PARSERS[prog]
+
+    for action in options_of_type(parser, kind):
+        with pytest.raises(argparse.ArgumentError, match=r"is not an integer|is not a finite number"):
+            parser._get_value(action, text)
+
+
+@pytest.mark.parametrize("prog", PARSERS)
+def test_paths_of_every_verb_may_begin_with_a_tilde(prog, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    parser = PARSERS[prog]
+
+    for action in options_of_type(parser, Path):
+        assert parser._get_value(action, "~/x") == Path("/home/me/x")
+        with pytest.raises(argparse.ArgumentError, match="the home folder ~nobody-has-it is unknown"):
+            parser._get_value(action, "~nobody-has-it/x")
+
+
+def test_every_metavar_of_a_path_is_read_as_a_path():
+    """An option that takes a file or a folder is of type Path, or is a glob pattern."""
+    for prog, parser in PARSERS.items():
+        for action in parser._actions:
+            if action.metavar in ("FILE", "DIR", "PATH"):
+                assert parser._get_value(action, "~/x") in (Path.home() / "x", str(Path.home() / "x")), prog
+
+
+@pytest.mark.parametrize("prog", [prog for prog in PARSERS if " " in prog])
+def test_help_says_whether_keys_are_accepted(prog):
+    text = " ".join(PARSERS[prog].format_help().split())
+
+    takes_the_checkpoints = prog.split()[1] in ("experts", "extract")
+
+    assert ("accepted only if they agree with it" in text) == takes_the_checkpoints
+    assert ("Any configuration key is an option too" in text) != takes_the_checkpoints
+
+
+def test_a_configuration_is_searched_where_the_user_stands_and_then_in_the_project(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["config", "--config", "recipes/cpu_smoke.yaml", "--get", "training.run_name"]) == 0
+    assert capsys.readouterr().out == "cpu_smoke\n"
+    assert main(["config", "--config", "my.yaml"]) == 1
+    assert f"my.yaml does not exist; looked in {tmp_path} and in the project folder" in capsys.readouterr().err
+
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/cpu_smoke.yaml").write_text("training: {run_name: mine}\n")
+    assert main(["config", "--config", "recipes/cpu_smoke.yaml", "--get", "training.run_name"]) == 0
+    assert capsys.readouterr().out == "mine\n"
