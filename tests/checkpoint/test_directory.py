@@ -13,7 +13,7 @@ from mindpangu.locks import scratch_path, unique_name
 
 def save(parent, step):
     with CheckpointWriter(parent, step) as writer:
-        writer.write("a.bin", b"content")
+        writer.write("config.yaml", b"content")
     return writer.folder
 
 
@@ -40,14 +40,14 @@ def test_a_checkpoint_that_is_being_written_is_not_cleaned_away(tmp_path):
     dead.mkdir()
 
     with writer:
-        writer.write("a.bin", b"content")
+        writer.write("config.yaml", b"content")
         cleaner = threading.Thread(target=clean_interrupted, args=[tmp_path])
         cleaner.start()
         cleaner.join()
         assert writer.scratch.exists()
         assert not dead.exists()
 
-    assert CheckpointReader(tmp_path).read("a.bin") == b"content"
+    assert CheckpointReader(tmp_path).read("config.yaml") == b"content"
 
 
 def test_a_linked_checkpoint_is_removed_without_what_it_leads_to(tmp_path):
@@ -59,7 +59,7 @@ def test_a_linked_checkpoint_is_removed_without_what_it_leads_to(tmp_path):
     remove(tmp_path / "run" / target.name)  # another process was faster
 
     assert os.listdir(tmp_path / "run") == []
-    assert CheckpointReader(target).read("a.bin") == b"content"
+    assert CheckpointReader(target).read("config.yaml") == b"content"
 
 
 def test_a_file_that_two_checkpoints_share_is_never_written_through(tmp_path, monkeypatch):
@@ -68,12 +68,12 @@ def test_a_file_that_two_checkpoints_share_is_never_written_through(tmp_path, mo
 
     with pytest.raises(CheckpointError, match="iteration_00000002 cannot be written: File exists"):
         with CheckpointWriter(tmp_path / "out", 2) as writer:
-            writer.take("a.bin", source)
-            writer.take("a.bin", source)
+            writer.take("config.yaml", source)
+            writer.take("config.yaml", source)
     with pytest.raises(CheckpointError, match="iteration_00000002 cannot be written: File exists"):
         with CheckpointWriter(tmp_path / "out", 2) as writer:
-            writer.take("a.bin", source)
-            writer.write("a.bin", b"")
+            writer.take("config.yaml", source)
+            writer.write("config.yaml", b"")
 
-    assert source.read("a.bin") == b"content"
+    assert source.read("config.yaml") == b"content"
     assert sorted(os.listdir(tmp_path)) == ["source"]
