@@ -4,11 +4,12 @@
 it does too: a file of a checkpoint gets its size and hash in the manifest, a signed file gets its digest.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,15 @@ from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, ExpertFile,
 from mindpangu.checkpoint.dense import DenseFiles, dense_header
 from mindpangu.checkpoint.manifest import encode_manifest
 from mindpangu.checkpoint.tensor_file import TensorFile
-from mindpangu.data import TokenShards
+from mindpangu.config import load_config
+from mindpangu.data import CorpusReader, TokenShards
+from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
+from mindpangu.generation.prompts import read_prompts
 from mindpangu.lifecycle.finetune import SavedComparison
 from mindpangu.lifecycle.pangu_alpha.mindspore_file import MindSporeFile, encode_tensor
 from mindpangu.lifecycle.pangu_alpha.source import PanguAlphaSource
+from mindpangu.lifecycle.pangu_alpha.strategy import owners, read_strategy
 from mindpangu.lifecycle.pangu_alpha.weights import WORD_EMBEDDING
 from mindpangu.parallel.sharding import TensorSlice
 from mindpangu.routing import RoutingTable
@@ -38,6 +43,12 @@ OLDER = Path(__file__).parents[1] / "fixtures" / "written_by_0_1_0"
 CHECKPOINT = "run/checkpoint/iteration_00000004"
 EXPERT = f"{CHECKPOINT}/experts/rre_00.zh.000.safetensors"
 SLICED = "sliced/iteration_00000003"
+# two layouts of eight ranks, as MindSpore writes them
+STRATEGY = bytes.fromhex(
+    "08001a2c0a186261636b626f6e652e6c617965726e6f726d2e67616d6d6112100a0408040802120208002800300238021a48"
+    "0a296261636b626f6e652e626c6f636b732e302e617474656e74696f6e2e64656e7365312e776569676874121b0a04080408"
+    "02120d080008ffffffffffffffffff01280030023802"
+)
 WEIGHT = "backbone.layernorm.gamma"
 
 
@@ -88,6 +99,7 @@ def make_sandbox(folder: Path) -> None:
     tensors = {WEIGHT: rows[0], "backbone.blocks.0.layernorm1.gamma": rows.astype(np.float16)}
     content = b"".join(bytes(piece) for name, values in tensors.items() for piece in encode_tensor(name, values))
     (release / "model.ckpt").write_bytes(content)
+    (folder / "strategy.ckpt").write_bytes(STRATEGY)
     np.save(release / "word_embedding.npy", rows)
 
 
@@ -137,6 +149,21 @@ def enter_manifest(sandbox: Path) -> None:
     with CheckpointWriter(sandbox / "out" / "extracted", reader.step) as writer:
         for name in reader.files:
             writer.take(name, reader)
+
+
+def enter_config(sandbox: Path) -> None:
+    build_domains(sign(sandbox / CHECKPOINT, "config.yaml").config())
+
+
+def enter_records(sandbox: Path) -> None:
+    """Reads a corpus and the same records as prompts."""
+    config = load_config(None, {"domains.names": "[zh, en, code]"})
+    path = sandbox / "corpus.jsonl"
+    with contextlib.suppress(MindPanguError):
+        read_prompts(path, "zh")
+    config = replace(config, data=replace(config.data, corpus=[str(path)], max_bad_records=1_000_000))
+    for _ in CorpusReader(config, build_domains(config)):
+        pass
 
 
 def enter_dense(sandbox: Path) -> None:
@@ -191,6 +218,13 @@ def enter_release(sandbox: Path) -> None:
         file.read(name)
 
 
+def enter_strategy(sandbox: Path) -> None:
+    for layout in read_strategy(sandbox / "strategy.ckpt").values():
+        if layout.num_ranks == 8:  # the number of files, which is compared first
+            with contextlib.suppress(ValueError):
+                owners(layout)
+
+
 def enter_table(sandbox: Path) -> None:
     source = PanguAlphaSource(sandbox / "release", None)
     source.shape(WORD_EMBEDDING)
@@ -241,6 +275,7 @@ DOORS = {
     "state": Door(
         f"{CHECKPOINT}/state.json", "json", lambda box: SavedState.read(sign(box / CHECKPOINT, "state.json"))
     ),
+    "config": Door(f"{CHECKPOINT}/config.yaml", "bytes", enter_config),
     "dense": Door(f"{CHECKPOINT}/dense_00000_of_00001.safetensors", "safetensors", enter_dense),
     "slices": Door(f"{SLICED}/dense_00001_of_00002.safetensors", "safetensors", enter_slices),
     "expert": Door(EXPERT, "safetensors", enter_expert),
@@ -250,6 +285,7 @@ DOORS = {
     "index": Door("run/data/index.json", "json", enter_shards),
     "stage": Door("run/data/stage.json", "json", enter_stage),
     "pointer": Door("run/latest_checkpointed_iteration.txt", "bytes", enter_pointer),
+    "corpus": Door("corpus.jsonl", "bytes", enter_records, user_names_it=True),
     "tokenizer": Door("run/tokenizer/signs.model", "bytes", enter_tokenizer, user_names_it=True),
     "evaluation": Door("run/evaluation.json", "json", enter_report),
     "losses": Door(
@@ -267,5 +303,6 @@ DOORS = {
     "finetune": Door("finetune.json", "json", result(SavedComparison, "finetune.json")),
     "points": Door("points.json", "json", result(SavedPoints, "points.json")),
     "ckpt": Door("release/model.ckpt", "bytes", enter_release, user_names_it=True),
+    "strategy": Door("strategy.ckpt", "bytes", enter_strategy, user_names_it=True),
     "table": Door("release/word_embedding.npy", "bytes", enter_table, user_names_it=True),
 }
