@@ -5,6 +5,8 @@ of prompts agree on what a number is, skip a byte order mark, and name the encod
 raise ValueError with the reason; callers add the file or the option.
 """
 
+import errno
+import itertools
 import json
 import math
 import os
@@ -22,6 +24,7 @@ NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 INTEGER_LIMIT = 2**63
 """Integers below it are accepted. No setting needs more, and larger ones overflow somewhere else."""
 
+_LINE_LIMIT = 1 << 27  # bytes
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -31,15 +34,21 @@ def text_lines(path: Path) -> Iterator[bytes]:
     Lines are not decoded, so that a caller can count those that are not UTF-8 (`decode_line`).
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or has a line that is too long for a record.
         UnicodeError: the whole file is in UTF-16 or UTF-32.
     """
     with open(path, "rb") as file:
-        first = file.readline()
-        _require_narrow(first)
-        if first := first.removeprefix(_BYTE_ORDER_MARK):
-            yield first
-        yield from file
+        for number in itertools.count(1):
+            line = file.readline(_LINE_LIMIT + 1)
+            if number == 1:
+                _require_narrow(line)
+                line = line.removeprefix(_BYTE_ORDER_MARK)
+            if len(line) > _LINE_LIMIT:
+                raise OSError(errno.EFBIG, f"line {number} has more than {_LINE_LIMIT:,} bytes", str(path))
+            if line:
+                yield line
+            elif number > 1:
+                return
 
 
 def decode_text(data: bytes) -> str:

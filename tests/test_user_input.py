@@ -134,3 +134,15 @@ def test_the_home_folder_is_expanded_or_refused(monkeypatch):
         assert expand_home(path) == path
     with pytest.raises(ValueError, match=r"home folder ~nobody-has-this-name is unknown .* or write \./~nobody"):
         expand_home("~nobody-has-this-name/a")
+
+
+def test_a_line_that_is_too_long_for_a_record_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("mindpangu.user_input._LINE_LIMIT", 5)
+    path = tmp_path / "corpus.jsonl"
+
+    path.write_bytes(b"1234\n1234\n")
+    assert list(text_lines(path)) == [b"1234\n", b"1234\n"]
+
+    path.write_bytes(b"1234\n12345\n")
+    with pytest.raises(OSError, match="line 2 has more than 5 bytes"):
+        list(text_lines(path))

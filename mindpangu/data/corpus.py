@@ -20,6 +20,7 @@ from mindpangu.data.instruction import instruction_parts
 from mindpangu.domains import Domain, known_domains
 from mindpangu.errors import DataError
 from mindpangu.files import count_utf8_bytes
+from mindpangu.untrusted import show
 from mindpangu.user_input import decode_line, parse_record, text_lines
 
 _MAX_LISTED = 5
@@ -122,7 +123,7 @@ class CorpusReader:
         fields = parse_record(decode_line(line))
         name = fields.get("domain")
         if not isinstance(name, str) or name not in self._known:
-            raise ValueError(f"unknown domain {name!r} (domains.preset is {self.config.domains.preset})")
+            raise ValueError(f"unknown domain {show(name)} (domains.preset is {self.config.domains.preset})")
         if name not in self._ids:
             self.report.skipped[name] += 1
             return None
