@@ -13,7 +13,15 @@ from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
 from mindpangu.generation.prompts import read_prompts
 from mindpangu.tiny.tokenizer.documents import FileDocuments
-from mindpangu.user_input import decode_line, decode_text, expand_home, parse_integer, parse_number, parse_record
+from mindpangu.user_input import (
+    decode_line,
+    decode_text,
+    expand_home,
+    parse_integer,
+    parse_number,
+    parse_record,
+    text_lines,
+)
 
 RECORDS = '{"domain": "en", "text": "first"}\n{"domain": "en", "text": "second"}\n'
 

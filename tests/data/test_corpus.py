@@ -59,7 +59,7 @@ BAD = {
     "not a number": ('{"domain": "en", "text": "a", "more": NaN}', "NaN"),
     "a huge number": ('{"domain": "en", "text": "a", "doc": 1%s}' % ("0" * 5000), "integer"),
     "not an object": ('["en", "text"]', "a JSON list, not an object"),
-    "no domain": ('{"text": "a"}', "unknown domain None"),
+    "no domain": ('{"text": "a"}', "unknown domain null"),
     "unknown domain": ('{"domain": "klingon", "text": "a"}', "unknown domain 'klingon'"),
     "unhashable domain": ('{"domain": ["en"], "text": "a"}', "unknown domain"),
     "no text": ('{"domain": "en"}', 'no "text"'),
