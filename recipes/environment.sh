@@ -24,6 +24,70 @@ info() { printf '%s\n' "$*"; }
 warn() { printf 'warning: %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
+# ---- Signals ---------------------------------------------------------------------------------------------------------
+
+# INT, TERM, and HUP go to the program that is running, and the script ends after it, with exit code 128 + the number of
+# the signal. A signal that was ignored at the start, as HUP is under nohup, stays ignored: bash cannot trap it.
+STOP_SIGNALS='INT TERM HUP'
+SECONDS_TO_STOP=${SECONDS_TO_STOP:-10} # after the second signal; then the program is killed
+program=''      # process id of the running program, which is the leader of its own process group
+last_signal=''  # the last signal that the script received
+send_signal='kill -s' # command that passes a signal (first argument) to a program (second argument)
+
+# Runs a program and waits until it has ended. Returns its exit code.
+run() {
+    local status=0
+    # In its own process group, a program gets each signal once, from this script, although Ctrl-C and batch systems
+    # signal whole groups. Without job control (-m) bash would let it ignore INT.
+    set -m
+    "$@" <&0 &
+    program=$!
+    set +m
+    wait_for_program || status=$?
+    program=''
+    if [ -n "$last_signal" ]; then end_by_signal; fi
+    return "$status"
+}
+
+# Waits until the program has ended, and returns its exit code.
+wait_for_program() {
+    local status=0
+    wait "$program" || status=$?
+    while kill -0 "$program" 2>/dev/null; do # a signal has ended `wait`
+        status=0
+        wait "$program" || status=$?
+    done
+    return "$status"
+}
+
+# Passes signal $1 to the running program. Kills the program if it has not ended some seconds after a second signal.
+pass_signal() {
+    local repeated=$last_signal
+    last_signal=$1
+    if [ -z "$program" ]; then end_by_signal; fi
+    $send_signal "$1" "$program" 2>/dev/null || true
+    if [ -n "$repeated" ]; then
+        (
+            trap '' INT TERM HUP
+            exec 9>&- # the lock of .venv
+            sleep "$SECONDS_TO_STOP"
+            $send_signal KILL "$program"
+            kill -s KILL -- "-$program"
+        ) >/dev/null 2>&1 &
+    fi
+}
+
+# Exits as a program that the last signal has ended.
+end_by_signal() {
+    trap - EXIT
+    exit $((128 + $(kill -l "$last_signal")))
+}
+
+for stop_signal in $STOP_SIGNALS; do
+    # shellcheck disable=SC2064
+    trap "pass_signal $stop_signal" "$stop_signal"
+done
+
 # Sets PYTHON and the variables that every run needs.
 prepare_environment() {
     local extra=${1:-}
