@@ -1,5 +1,6 @@
 """Callbacks of the training loop: small hooks, called in order. Each does one thing, independently of the others."""
 
+import contextlib
 import json
 import math
 import sys
@@ -134,9 +135,10 @@ class Progress(Callback):
 
     def on_message(self, text: str) -> None:
         if not self.quiet:
-            # unlike print, tqdm.write keeps a progress bar below the lines
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
+            with contextlib.suppress(OSError):  # a lost terminal or a closed pipe must not end a training
+                # unlike print, tqdm.write keeps a progress bar below the lines
+                tqdm.write(text, file=sys.stdout)
+                sys.stdout.flush()
         if self._log is not None:
             self._log.write(text + "\n")
 
