@@ -53,6 +53,11 @@ class CorpusReport:
     """Number of skipped records by domain name: those of known domains that this run does not have. Only their domain
     was checked."""
 
+    @property
+    def is_partial(self) -> bool:
+        """True if records were left out."""
+        return self.num_bad > 0 or bool(self.skipped)
+
     def summary(self) -> str:
         """Returns a summary for the log: one line, and one more per listed bad record."""
         skipped = ", ".join(f"{name} {count:,}" for name, count in sorted(self.skipped.items()))
