@@ -70,7 +70,7 @@ class Owner:
     @staticmethod
     def this_process() -> "Owner":
         """Returns the owner that describes this process."""
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         namespace = os.readlink("/proc/self/ns/pid")
         pid = os.getpid()
         return Owner(socket.gethostname(), f"{boot} {namespace}", pid, _start_time(pid) or 0)
@@ -344,7 +344,9 @@ def _flock_is_local(descriptor: int) -> bool:
 def _start_time(pid: int) -> int | None:
     """Returns the start time of a live process, or None."""
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()
+        state, *fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
+        )
     except OSError:
         return None
     return None if state in ("Z", "X") else int(fields[18])

@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             mistakes += new_mistakes
             gc.collect()
     if arguments.json:
-        arguments.json.write_text(json.dumps([record.as_dict() for record in records], indent=1) + "\n")
+        arguments.json.write_text(json.dumps([record.as_dict() for record in records], indent=1) + "\n", "utf-8")
     if arguments.plot:
         from ascend_ops.bench.plot import draw
 

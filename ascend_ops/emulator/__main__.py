@@ -137,7 +137,7 @@ def main() -> None:
                 print(table([each for each in rows if each.shape == shape]))
             found += rows
         if arguments.json:
-            arguments.json.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
+            arguments.json.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n", "utf-8")
     except (OperatorError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
 

@@ -56,7 +56,7 @@ def finish_publishing(parent: Path, pointer: Path, keep_last: int) -> None:
     match = _ITERATION.fullmatch(newest.name) if newest is not None else None
     if match is not None:
         text = f"{int(match[1])}\n"
-        if not pointer.exists() or pointer.read_text() != text:
+        if not pointer.exists() or pointer.read_text(encoding="utf-8") != text:
             write_text_atomically(pointer, text)
     prune(parent, keep_last)
 

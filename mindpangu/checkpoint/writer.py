@@ -191,7 +191,7 @@ class CheckpointWriter:
                 for failed in self.scratch.glob(".failed_*"):
                     rank = int(failed.name.removeprefix(".failed_"))
                     raise CheckpointError(
-                        f"checkpoint {self.folder}: rank {rank} could not write: {failed.read_text()}"
+                        f"checkpoint {self.folder}: rank {rank} could not write: {failed.read_text('utf-8')}"
                     )
             if self._cancelled or time.monotonic() > deadline:
                 why = "it was abandoned" if self._cancelled else f"{self.timeout:.0f} s were not enough"
@@ -202,7 +202,7 @@ class CheckpointWriter:
         """Tells the other ranks that this one could not write its files."""
         if self.ranks > 1:
             with contextlib.suppress(OSError):
-                (self.scratch / f".failed_{self.rank:05d}").write_text(why)
+                (self.scratch / f".failed_{self.rank:05d}").write_text(why, "utf-8", "backslashreplace")
 
     def _publish(self) -> None:
         write_durably(self.scratch / MANIFEST, encode_manifest(self.step, self._files))

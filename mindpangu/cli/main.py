@@ -26,9 +26,11 @@ from mindpangu.cli import (
     upcycle,
 )
 from mindpangu.cli.environment import check_variables, describe_exhaustion
+from mindpangu.cli.locale import restart_in_utf8_mode
 from mindpangu.cli.streams import guarded_streams
 from mindpangu.config import Config, load_config, load_saved_config
 from mindpangu.config.run_folder import RunFolder
+from mindpangu.display import printable
 from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
 from mindpangu.signals import StopOnSignal, describe, exit_code
@@ -67,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 is success, 1 an error that the message names, 2 wrong usage. A signal that stopped the verb gives 130 (SIGINT,
     which is Ctrl-C), 143 (SIGTERM), 129 (SIGHUP), or 141 (nobody reads standard output).
     """
+    if arguments is None:
+        restart_in_utf8_mode()
     os.environ.setdefault("GLOG_v", "3")  # hides MindSpore's own warnings, which do not concern the run
     with guarded_streams():
         stop = StopOnSignal(patience=0)
@@ -116,7 +120,7 @@ def _report_stop(signum: int) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"mindpangu: error: {message}", file=sys.stderr)
+    print(f"mindpangu: error: {printable(message)}", file=sys.stderr)
     return 1
 
 

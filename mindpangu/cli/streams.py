@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from mindpangu.display import printable
+
 NAME = "standard output"
 """The `filename` of an OSError that a write to standard output raised."""
 
@@ -15,7 +17,8 @@ NAME = "standard output"
 def guarded_streams() -> Iterator[None]:
     """Lets a failure of standard output raise one OSError that names it, and a failure of standard error raise none.
 
-    After the first failure of a stream, what is written to it is dropped.
+    After the first failure of a stream, what is written to it is dropped. On a terminal, control characters in names
+    and generated texts appear as escapes; a pipe or a file gets the texts as they are.
     """
     for number in range(3):
         try:
@@ -28,7 +31,7 @@ def guarded_streams() -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace")  # a locale without UTF-8 must not end a training
             setattr(sys, name, _Guarded(stream, raises=name == "stdout"))
         elif stream is None:  # closed at the start
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open until the process ends
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
     try:
         yield
     finally:
@@ -42,10 +45,11 @@ class _Guarded:
     def __init__(self, stream: io.TextIOWrapper, raises: bool):
         self._stream = stream
         self._raises = raises
+        self._escapes = raises and stream.isatty()  # not standard error: progress bars move the cursor
 
     def write(self, text: str) -> int:
         with self._drop_output_on_failure():
-            return self._stream.write(text)
+            self._stream.write(printable(text) if self._escapes else text)
         return len(text)
 
     def flush(self) -> None:

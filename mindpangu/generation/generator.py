@@ -136,7 +136,7 @@ class Generator:
         return self._pools.fetched
 
     def prompt_text(self, request: Request) -> str:
-        """Returns a request's prompt as text to show. Control tokens and partial characters at its ends are left out."""
+        """Returns a request's prompt as text to show, without control tokens and partial characters at its ends."""
         _, domain = domain_named(self.parts.domains, request.domain)
         given = request.prompt
         return given if isinstance(given, str) else whole_characters(self.parts.tokenizer_of(domain).decode(given))

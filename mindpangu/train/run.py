@@ -124,7 +124,7 @@ def train(
     if not processes.is_first:
         processes.barrier()
         return _train(run, resume, load, lambda text: None, schedule, callbacks)
-    with open(folder.root / ".train.lock", "a") as lock:
+    with open(folder.root / ".train.lock", "a", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -59,7 +59,7 @@ def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, 
 @contextlib.contextmanager
 def _locked(folder: RunFolder) -> Iterator[None]:
     folder.rounds.mkdir(parents=True, exist_ok=True)
-    with open(folder.rounds / ".lock", "a") as lock:
+    with open(folder.rounds / ".lock", "a", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -67,7 +67,7 @@ def run_trial(root: Path, result: ResultFile, decode: bool, keep_checkpoint: boo
 @contextlib.contextmanager
 def _exclusive(root: Path) -> Iterator[None]:
     """Waits until a process left over from a killed search has ended."""
-    with open(root / ".trial.lock", "a") as lock:
+    with open(root / ".trial.lock", "a", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
