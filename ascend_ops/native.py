@@ -82,7 +82,7 @@ def _is_complete(path: Path) -> bool:
     A power cut or a full disk may have truncated it, and a process that loads such a file dies without a message.
     """
     try:
-        return path.with_suffix(".sha256").read_text() == hashlib.sha256(path.read_bytes()).hexdigest()
+        return path.with_suffix(".sha256").read_bytes() == hashlib.sha256(path.read_bytes()).hexdigest().encode()
     except OSError:
         return False
 
@@ -90,7 +90,11 @@ def _is_complete(path: Path) -> bool:
 def _compile(operator: str, command: list[str], path: Path) -> None:
     with scratch_file(path) as unfinished:
         done = subprocess.run(
-            [*command, "-o", str(unfinished)], cwd=PACKAGE / operator, capture_output=True, text=True, errors="replace"
+            [*command, "-o", str(unfinished)],
+            cwd=PACKAGE / operator,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
         )
         if done.returncode != 0:
             complaint = "\n".join(done.stderr.strip().splitlines()[-8:])
@@ -116,7 +120,7 @@ def compiler() -> str:
 @functools.cache
 def _compiler_version() -> str:
     try:
-        return subprocess.run([compiler(), "--version"], capture_output=True, text=True, errors="replace").stdout
+        return subprocess.run([compiler(), "--version"], capture_output=True, encoding="utf-8", errors="replace").stdout
     except OSError as error:
         raise CompileError(f"the C++ compiler {compiler()} does not run: {error}") from None
 
@@ -125,7 +129,7 @@ def _compiler_version() -> str:
 def _processor() -> str:
     """Returns a description of the machine and its instruction sets, which decide what -march=native means."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.machine()
     wanted = ("vendor_id", "cpu family", "model\t", "flags", "Features", "CPU implementer", "CPU part")
@@ -134,7 +138,7 @@ def _processor() -> str:
 
 def _link_flags(operator: str) -> list[str]:
     """Returns the flags that link the oneDNN of the MindSpore wheel, if cpu.cc calls it."""
-    if "dnnl_" not in (PACKAGE / operator / "cpu.cc").read_text():
+    if "dnnl_" not in (PACKAGE / operator / "cpu.cc").read_text("utf-8"):
         return []
     # located without importing MindSpore, which takes seconds
     spec = importlib.util.find_spec("mindspore")

@@ -358,7 +358,9 @@ def _flock_is_local(descriptor: int) -> bool:
 def _start_time(pid: int) -> int | None:
     """Returns the start time of a live process, or None."""
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()
+        state, *fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
+        )
     except OSError:
         return None
     return None if state in ("Z", "X") else int(fields[18])

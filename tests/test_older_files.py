@@ -75,12 +75,12 @@ def loss_of_first_domain(model, batch):
 
 
 def test_an_older_run_continues_with_the_same_losses():
-    lines_of_the_older_steps = Path("run/metrics.jsonl").read_text().splitlines()
+    lines_of_the_older_steps = Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
 
     mindpangu("train", "--resume", "--config", "run/config.yaml", "--training.steps", 8)
     mindpangu("evaluate", "--checkpoint", "run")
 
-    assert Path("run/metrics.jsonl").read_text().splitlines()[:4] == lines_of_the_older_steps
+    assert Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()[:4] == lines_of_the_older_steps
     assert losses("run") == close_to(EXPECTED["training"])
     assert heldout("run") == close_to(EXPECTED["heldout_of_step_8"])
 

@@ -96,7 +96,7 @@ def _unit(kernel: str, root: Path) -> str:
     operator = cann_name(kernel)
     registration = re.compile(rf"REGISTER_TILING_DATA_CLASS\({operator}, (\w+)\)")
     for header in sorted((root / "op_host").glob("*_tiling.h")):
-        if struct := registration.search(header.read_text()):
+        if struct := registration.search(header.read_text("utf-8")):
             break
     else:
         raise EmulatorError("compile", f"no *_tiling.h in {root / 'op_host'} registers tiling data for {operator}")
@@ -130,9 +130,9 @@ def _compile(command: list[str], unit: str, library: Path) -> None:
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             source = Path(scratch) / "unit.cpp"
             unfinished = Path(scratch) / library.name
-            source.write_text(unit)
+            source.write_text(unit, "utf-8")
             done = subprocess.run(
-                [*command, str(source), "-o", str(unfinished)], capture_output=True, text=True, errors="replace"
+                [*command, str(source), "-o", str(unfinished)], capture_output=True, encoding="utf-8", errors="replace"
             )
             if done.returncode != 0:
                 errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()

@@ -53,6 +53,11 @@ class CorpusReport:
     """Number of skipped records by domain name: those of known domains that this run does not have. Only their domain
     was checked."""
 
+    @property
+    def is_partial(self) -> bool:
+        """True if records were left out."""
+        return self.num_bad > 0 or bool(self.skipped)
+
     def summary(self) -> str:
         """Returns a summary for the log: one line, and one more per listed bad record."""
         skipped = ", ".join(f"{name} {count:,}" for name, count in sorted(self.skipped.items()))
@@ -146,14 +151,16 @@ class CorpusReader:
 
 
 def expand_patterns(patterns: Sequence[str], option: str = "data.corpus") -> list[Path]:
-    """Returns the files that match any of the glob patterns, each once, in sorted order.
+    """Returns the files that have the name of, or match, any of the glob patterns, each once, in sorted order.
 
     Raises:
         DataError: a pattern matches no file. The message names `option`, where the pattern comes from.
     """
     files: dict[Path, Path] = {}
     for pattern in patterns:
-        matches = [Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]
+        # a file of exactly this name comes first: names may have brackets
+        names = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)
+        matches = [Path(name) for name in names if Path(name).is_file()]
         if not matches:
             raise DataError(
                 f"{option} pattern {pattern!r} matches no file (current directory: {Path.cwd()}); give files that exist"

@@ -6,7 +6,7 @@ A single process needs none of this: `Processes.alone()` has the same interface 
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import mindspore as ms
@@ -149,7 +149,11 @@ class Processes:
 
     def any_rank(self, flag: bool) -> bool:
         """True if the flag is set on any rank. All ranks must call it."""
-        return flag if self.mesh.size == 1 else bool(self.all_reduce_sum(np.array([flag]))[0])
+        return self.any_ranks([flag])[0]
+
+    def any_ranks(self, flags: Sequence[bool]) -> list[bool]:
+        """Returns for each flag whether it is set on any rank. All ranks must call it."""
+        return [bool(count) for count in self.all_reduce_sum(np.array(flags))]
 
     def barrier(self) -> None:
         """Waits until every rank has called it."""

@@ -94,7 +94,7 @@ class Watcher:
     def _problem_of(self, rank: int, until: float = math.inf) -> str | None:
         """Returns the problem with another rank, or None. A rank that died counts only if it died before `until`."""
         try:
-            state = json.loads(self._file(rank).read_text())
+            state = json.loads(self._file(rank).read_text("utf-8"))
         except (OSError, ValueError):
             return None  # it has not started; a rank that waits for it will time out
         where = f"rank {rank} on {state['host']}"
@@ -131,7 +131,7 @@ class Watcher:
 def _is_alive(pid: int) -> bool:
     """True if a process on this machine is alive; a zombie is not."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             return file.read().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
     except OSError:
         return False

@@ -1,5 +1,6 @@
 """Callbacks of the training loop: small hooks, called in order. Each does one thing, independently of the others."""
 
+import contextlib
 import json
 import math
 import sys
@@ -76,7 +77,7 @@ class MetricsFile(Callback):
     def on_start(self, first_step: int, last_step: int) -> None:
         kept = [json.dumps(record) for record in read_metrics(self.path) if record["step"] < first_step]
         write_text_atomically(self.path, "".join(f"{line}\n" for line in kept))
-        self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 - open for the whole training
+        self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - open for the whole training
 
     def on_step(self, record: StepRecord) -> None:
         assert self._file is not None
@@ -122,7 +123,10 @@ class Progress(Callback):
         self.last_step = last_step
         if self.log_path is not None:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            self._log = open(self.log_path, "a", buffering=1)  # noqa: SIM115 - open for the whole training
+            # open for the whole training; messages may name files whose names are not UTF-8
+            self._log = open(  # noqa: SIM115
+                self.log_path, "a", encoding="utf-8", errors="backslashreplace", buffering=1
+            )
         if sys.stderr.isatty() and not self.quiet:
             self._bar = tqdm(total=last_step, initial=first_step - 1, unit="step", desc="train", dynamic_ncols=True)
 
@@ -134,9 +138,10 @@ class Progress(Callback):
 
     def on_message(self, text: str) -> None:
         if not self.quiet:
-            # unlike print, tqdm.write keeps a progress bar below the lines
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
+            with contextlib.suppress(OSError):  # a lost terminal or a closed pipe must not end a training
+                # unlike print, tqdm.write keeps a progress bar below the lines
+                tqdm.write(text, file=sys.stdout)
+                sys.stdout.flush()
         if self._log is not None:
             self._log.write(text + "\n")
 

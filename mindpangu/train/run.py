@@ -102,7 +102,7 @@ def train(
     schedule: TrainingSchedule | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> int:
-    """Trains a run to its last step, or until a signal; returns the last finished step.
+    """Trains a run to its last step, which it returns.
 
     Args:
         resume: continue from the newest checkpoint of the run folder, bit for bit.
@@ -114,6 +114,7 @@ def train(
 
     Raises:
         InUseError: another process is training in the run folder.
+        TrainingStopped: a signal stopped the training; its last step is saved.
         TrainingError: the run folder already holds a training and `resume` is not given.
         CheckpointError: a checkpoint cannot be used or cannot be written.
     """

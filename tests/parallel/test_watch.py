@@ -150,7 +150,7 @@ def test_ctrl_c_is_published_as_keyboard_interrupt(tmp_path):
 def test_a_rank_continues_when_its_watcher_is_killed(tmp_path):
     process = start(tmp_path, does="[(time.sleep(0.02), watch.report_status(step=step)) for step in range(150)]")
     wait_for(lambda: published(tmp_path, 0))
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
 
     os.kill(int(children[0]), signal.SIGKILL)
 

@@ -41,7 +41,7 @@ MSRUN = """#!/usr/bin/env bash
 printf '%s\\n' "$@" > "$LOGS/msrun"
 echo "$*" >> "$LOGS/msruns"
 if [ -n "${MSRUN_STEPS:-}" ]; then echo "{}" >> "$MSRUN_STEPS/metrics.jsonl"; fi
-if [ -n "${MSRUN_STOPPED:-}" ]; then touch "$MSRUN_STOPPED/.stopped"; fi
+if [ -n "${MSRUN_STOPPED:-}" ]; then echo 143 > "$MSRUN_STOPPED/.stopped"; fi
 env | grep -E '^(HCCL|ASCEND|GLOG|OMP)' > "$LOGS/env"
 command -v python > "$LOGS/worker"
 exit "${MSRUN_EXIT:-0}"

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from unittest.mock import ANY
 
 import pytest
 from stand_ins import PROJECT, without_ascend
@@ -153,7 +154,7 @@ def test_one_node_prepares_then_starts_msrun_over_all_its_npus(cluster):
         "local_worker_num": "8",
         "node_rank": "0",
         "master_addr": "127.0.0.1",
-        "master_port": "8118",
+        "master_port": ANY,  # a free one
         "cluster_time_out": "600",
         "log_dir": "results/trial/msrun_log",
         "join": "True",

@@ -281,7 +281,7 @@ def test_two_trainings_do_not_share_a_folder(finished):
     import fcntl
 
     overrides, folder = finished
-    with open(folder / ".train.lock", "w") as lock:
+    with open(folder / ".train.lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InUseError, match="is being trained by another process"):
             run_training(overrides, resume=True)
