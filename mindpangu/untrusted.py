@@ -34,6 +34,7 @@ MAX_DEPTH = 64
 _SHOWN = 80  # characters of a value in a message
 _INT64 = 1 << 63
 _MOST_DIGITS = 400
+_CHUNK_BYTES = 1 << 22
 _STRING_LIMIT = 1 << 16  # characters of a string field without a rule of its own
 _KINDS_OF_FILE = {
     stat.S_IFLNK: "a link",
@@ -80,10 +81,13 @@ def read_bytes(path: Path, limit: int = JSON_LIMIT, *, follow_link: bool = False
     """Reads a regular file of at most `limit` bytes. Raises like `open_file`, and ValueError if the file is larger."""
     with open_file(path, follow_link=follow_link) as file:
         size = os.fstat(file.fileno()).st_size
-        data = file.read(limit + 1) if size <= limit else b""
-    if size > limit or len(data) > limit:
-        raise ValueError(f"it has {max(size, len(data)):,} bytes; allowed: at most {limit:,}")
-    return data
+        pieces = []
+        while size <= limit and (piece := file.read(_CHUNK_BYTES)):
+            pieces.append(piece)
+            size = max(size, sum(map(len, pieces)))  # the file may grow meanwhile
+    if size > limit:
+        raise ValueError(f"it has {size:,} bytes; allowed: at most {limit:,}")
+    return b"".join(pieces)
 
 
 def read_text(path: Path, limit: int = JSON_LIMIT, *, follow_link: bool = False) -> str:
@@ -109,7 +113,7 @@ def inside(folder: Path, name: str) -> Path:
     for part in parts[:-1]:
         path = path / part
         if path.is_symlink():
-            raise ValueError(f"{show(str(path))} is a link; the folder itself may be a link, but nothing in it")
+            raise ValueError(f"its folder {show(part)} is a link; only the outermost folder may be one")
     return path / parts[-1]
 
 

@@ -28,7 +28,7 @@ from mindpangu.train.step import TrainStep
 
 SLAB_TENSORS = network_tensors(ModelConfig())
 
-LOADER_STATE = {"taken": [0]}
+LOADER_STATE = {"samples_taken": [0]}
 
 
 class Training:
