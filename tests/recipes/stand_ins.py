@@ -143,7 +143,8 @@ class Machine:
         """Waits until the slow stage has begun."""
         deadline = time.monotonic() + 30
         while not self.log_lines("started"):
-            assert job.poll() is None and time.monotonic() < deadline, (self.logs / "output").read_text()
+            assert job.poll() is None, (self.logs / "output").read_text()
+            assert time.monotonic() < deadline
             time.sleep(0.02)
 
     def orphans(self) -> list[str]:
