@@ -6,6 +6,7 @@ that share the project folder never load each other's code, and an unchanged sou
     python -m ascend_ops.native        compiles all of them and prints their paths
 """
 
+import contextlib
 import fcntl
 import functools
 import hashlib
@@ -46,10 +47,11 @@ def library(operator: str) -> Path:
     """
     command = [compiler(), *FLAGS, *TUNING.get(platform.machine(), "").split(), "cpu.cc", *_link_flags(operator)]
     name = f"{operator}-{_content_hash(operator, command)}.so"
+    for folder in _folders():
+        if _is_complete(folder / name):  # also where nothing can be written
+            return folder / name
     folder = build_folder()
     path = folder / name
-    if _is_complete(path):
-        return path
     try:
         with (folder / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -143,15 +145,22 @@ def _content_hash(operator: str, command: list[str]) -> str:
 @functools.cache
 def build_folder() -> Path:
     """Returns ascend_ops/_build, or a folder in the user's cache if the package is not writable."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ascend_ops"
-    for folder in (PACKAGE / "_build", cache):
+    for folder in _folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 return folder
         except OSError as error:
             problem = error
-    raise CompileError(f"no folder to keep compiled kernels in: {problem}")
+    raise CompileError(f"no folder to keep compiled kernels in: {problem}; set XDG_CACHE_HOME to one")
+
+
+def _folders() -> list[Path]:
+    """Returns the folders that may have compiled kernels, best first."""
+    folders = [PACKAGE / "_build"]
+    with contextlib.suppress(RuntimeError):  # no HOME, and a user without an entry in the password database
+        folders.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ascend_ops")
+    return folders
 
 
 def main() -> int:

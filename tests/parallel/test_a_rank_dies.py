@@ -98,7 +98,7 @@ def test_a_stopped_training_ends_normally_and_is_not_restarted(overrides, tmp_pa
     process = run_script(overrides("stopped"), tmp_path)
     send(signal.SIGTERM, process, tmp_path / "stopped", 0, 1)
 
-    assert finish(process, tmp_path) == 130
+    assert finish(process, tmp_path) == 143
     log = (tmp_path / "log.txt").read_text()
     assert "run the same command with --resume to continue" in log
     assert "Traceback" not in log
