@@ -78,7 +78,16 @@ def run_script(overrides, folder):
     command = ["bash", "recipes/run_cpu_cluster.sh", "2", "--config", str(folder / "empty.yaml"), *words]
     environment = os.environ | {"MINDPANGU_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     with (folder / "log.txt").open("w") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=PROJECT, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd=PROJECT,
+            start_new_session=True,
+            # a shell that runs the tests in the background makes them ignore Ctrl-C
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
 
 @pytest.mark.slow
