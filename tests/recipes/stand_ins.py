@@ -28,7 +28,7 @@ case "$1 $2" in
         if [ "$1" = config ]; then
             case "${{*: -1}}" in
                 context.device_target) echo "${{DEVICE:-CPU}}" ;;
-                run_folder) echo "${{RUN_FOLDER:-results/trial}}" ;;
+                run_folder) echo "$RUN_FOLDER" ;;
                 training.restarts) echo "${{RESTARTS:-0}}" ;;
             esac
             exit 0
@@ -71,6 +71,7 @@ printf '%s\\n' "$@" > "$LOGS/msrun"
 echo "$*" >> "$LOGS/msruns"
 if [ -n "${MSRUN_STEPS:-}" ]; then echo "{}" >> "$MSRUN_STEPS/metrics.jsonl"; fi
 if [ -n "${MSRUN_STOPPED:-}" ]; then echo 143 > "$MSRUN_STOPPED/.stopped"; fi
+if [ -n "${MSRUN_SAYS:-}" ]; then echo "$MSRUN_SAYS" >&2; fi
 env | grep -E '^(HCCL|ASCEND|GLOG|OMP)' > "$LOGS/env"
 command -v python > "$LOGS/worker"
 if [ -n "${SLOW_RANK:-}" ]; then exec "$SLOW_RANK" -c '
@@ -97,7 +98,11 @@ class Machine:
         self.add_program("python", PYTHON)
         self.add_program("python3", PYTHON)
         self.add_program("slow.py", SLOW_PROGRAM)
-        self.variables = {"MINDPANGU_PYTHON": str(self.bin / "python"), "SLOW_PROGRAM": str(self.bin / "slow.py")}
+        self.variables = {
+            "MINDPANGU_PYTHON": str(self.bin / "python"),
+            "SLOW_PROGRAM": str(self.bin / "slow.py"),
+            "RUN_FOLDER": str(folder / "run"),
+        }
 
     def add_program(self, name: str, text: str = "#!/bin/sh\n") -> None:
         (self.bin / name).write_text(text)
@@ -152,9 +157,10 @@ class Machine:
         pids = [*self.log_lines("started"), *self.log_lines("child")]
         return [pid for pid in pids if _is_running(pid)]
 
-    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    def run(self, *arguments: str, cwd: Path = PROJECT, **variables: str) -> subprocess.CompletedProcess:
         command = ["bash", str(PROJECT / "recipes/run_910.sh"), *arguments]
-        return subprocess.run(command, env=self.environment(**variables), capture_output=True, text=True, timeout=60)
+        environment = self.environment(**variables)
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
 
     def log_lines(self, name: str) -> list[str]:
         path = self.logs / name
