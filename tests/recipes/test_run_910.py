@@ -178,7 +178,7 @@ def test_one_node_prepares_then_starts_msrun_over_all_its_npus(cluster):
         "master_addr": "127.0.0.1",
         "master_port": ANY,  # a free one
         "cluster_time_out": "600",
-        "log_dir": "results/trial/msrun_log",
+        "log_dir": f"{cluster.folder}/run/msrun_log",
         "join": "True",
         "tail_worker_log": "0",
     }
