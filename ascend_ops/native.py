@@ -6,6 +6,7 @@ that share the project folder never load each other's code, and an unchanged sou
     python -m ascend_ops.native        compiles all of them and prints their paths
 """
 
+import contextlib
 import errno
 import fcntl
 import functools
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from ascend_ops.files import remove_leftovers, scratch_file, write_text
 
@@ -50,12 +51,13 @@ def library(operator: str) -> Path:
     """
     command = [compiler(), *FLAGS, *TUNING.get(platform.machine(), "").split(), "cpu.cc", *_link_flags(operator)]
     name = f"{operator}-{_content_hash(operator, command)}.so"
+    for folder in _folders():
+        if _is_complete(folder / name):  # also where nothing can be written
+            return folder / name
     folder = build_folder()
     path = folder / name
-    if _is_complete(path):
-        return path
     try:
-        with (folder / ".lock").open("a") as lock:
+        with (folder / ".lock").open("ab") as lock:
             if _is_locked(lock):
                 remove_leftovers(path)
             if not _is_complete(path):
@@ -65,7 +67,7 @@ def library(operator: str) -> Path:
     return path
 
 
-def _is_locked(lock: TextIO) -> bool:
+def _is_locked(lock: BinaryIO) -> bool:
     """Waits for the lock. Returns False if the file system has none: several processes may compile the same then."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -160,15 +162,22 @@ def _content_hash(operator: str, command: list[str]) -> str:
 @functools.cache
 def build_folder() -> Path:
     """Returns ascend_ops/_build, or a folder in the user's cache if the package is not writable."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ascend_ops"
-    for folder in (PACKAGE / "_build", cache):
+    for folder in _folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 return folder
         except OSError as error:
             problem = error
-    raise CompileError(f"no folder to keep compiled kernels in: {problem}")
+    raise CompileError(f"no folder to keep compiled kernels in: {problem}; set XDG_CACHE_HOME to one")
+
+
+def _folders() -> list[Path]:
+    """Returns the folders that may have compiled kernels, best first."""
+    folders = [PACKAGE / "_build"]
+    with contextlib.suppress(RuntimeError):  # no HOME, and a user without an entry in the password database
+        folders.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ascend_ops")
+    return folders
 
 
 def main() -> int:

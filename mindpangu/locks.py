@@ -74,7 +74,7 @@ class Owner:
         """Returns the owner that describes this process."""
         machine = ""
         with contextlib.suppress(OSError):  # some sandboxes hide them
-            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
             machine = f"{boot} {os.readlink('/proc/self/ns/pid')}"
         pid = os.getpid()
         return Owner(socket.gethostname(), machine, pid, _start_time(pid) or 0)

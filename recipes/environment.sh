@@ -28,7 +28,7 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 # INT, TERM, and HUP go to the program that is running. When it has ended, the script ends too, with exit code 128 + the
 # number of the signal. A signal that was ignored at the start, as HUP is under nohup, stays ignored: bash cannot trap it.
-SECONDS_TO_STOP=10 # after a second signal; then the program is killed
+SECONDS_TO_STOP=5  # after a second signal; then the program is killed
 program=''         # process id of the running program
 stop_signal=''     # the last of these signals that has come
 kill_at=''         # value of SECONDS at which the program is killed
@@ -82,7 +82,11 @@ kill_program_later() {
 }
 
 # Exits as a program that the signal has ended.
-exit_by_signal() { exit $((128 + $(kill -l "$stop_signal"))); }
+exit_by_signal() {
+    # shellcheck disable=SC2046
+    kill $(jobs -p) 2>/dev/null || true
+    exit $((128 + $(kill -l "$stop_signal")))
+}
 
 # Ctrl-Z stops the program too, and fg or bg continues both.
 pause() {

@@ -15,6 +15,14 @@ _LIMITS = {
     resource.RLIMIT_NOFILE: ("number of open files", "ulimit -n", 1, ""),
     resource.RLIMIT_FSIZE: ("size of a file", "ulimit -f", 1 << 30, "GiB"),
 }
+_NO_MEMORY = (
+    "annot allocate memory",
+    "failed to map segment",
+    "Memory isn't enough",
+    "malloc memory failed",
+    "bad_alloc",
+)
+"""Words of the loader, of MindSpore, and of C++ when memory is exhausted."""
 _MEMORY = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
 
 
@@ -50,14 +58,14 @@ def describe_exhaustion(error: BaseException) -> str | None:
             return None
     elif "can't start new thread" in text or "Resource temporarily unavailable" in text:
         return f"no thread can be started{_limits(resource.RLIMIT_NPROC, *_MEMORY)}"
-    elif not isinstance(error, MemoryError) and not _says_no_memory(text):
+    elif isinstance(error, MemoryError):
+        pass
+    elif lines := [line for line in text.splitlines() if any(words in line for words in _NO_MEMORY)]:
+        text = lines[-1].strip()  # MindSpore adds its own call stack
+    else:
         return None
-    reason = f": {text}" if text else ""
+    reason = f": {text.rstrip('.')}" if text else ""
     return f"not enough memory{reason}{_limits(*_MEMORY)}. Make the model or the batch smaller, or raise the limit"
-
-
-def _says_no_memory(text: str) -> bool:
-    return any(words in text for words in ("Cannot allocate memory", "cannot allocate memory", "failed to map segment"))
 
 
 def _limits(*kinds: int) -> str:

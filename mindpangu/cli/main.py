@@ -35,7 +35,7 @@ from mindpangu.config import Config, find_file, load_config, load_saved_config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.display import printable
 from mindpangu.domains import build_domains
-from mindpangu.errors import ConfigError, MindPanguError
+from mindpangu.errors import MindPanguError
 from mindpangu.signals import StopOnSignal, describe, exit_code
 
 VERBS = (
@@ -104,7 +104,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     parser = _build_parser()
     options, unknown = parser.parse_known_args(words)
     if unknown:
-        _refuse_unknown_keys(unknown)
+        _refuse_unknown_keys(unknown, parser)
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     check_variables()
     # some verbs set keys themselves; overrides on the command line take precedence
@@ -218,11 +218,15 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str
     return words, overrides
 
 
-def _refuse_unknown_keys(words: Sequence[str]) -> None:
-    """Raises a ConfigError, with the nearest spelling, if a word that no option is looks like a configuration key."""
+def _refuse_unknown_keys(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    """Refuses words that look like configuration keys: one without a value, or, with the nearest spelling, a wrong one.
+
+    Raises:
+        ConfigError: a key is unknown.
+    """
     for word in words:
         match = _UNKNOWN_KEY.fullmatch(word)
         if match and _KEY.fullmatch(word):
-            raise ConfigError(f"--{match['key']} has no value; one that begins with -- is given as {word}=VALUE")
+            parser.error(f"--{match['key']} has no value; one that begins with -- is given as {word}=VALUE")
         if match:
             load_config(None, {match["key"]: "null"})
