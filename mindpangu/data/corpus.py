@@ -17,6 +17,7 @@ from typing import Any
 from mindpangu.config import Config
 from mindpangu.data.formats import Parts, document_parts
 from mindpangu.data.instruction import instruction_parts
+from mindpangu.display import printable_name
 from mindpangu.domains import Domain, known_domains
 from mindpangu.errors import DataError
 from mindpangu.files import count_utf8_bytes
@@ -142,7 +143,7 @@ class CorpusReader:
         report = self.report
         limit = self.config.data.max_bad_records
         report.num_bad += 1
-        report.bad_records.append(description)
+        report.bad_records.append(printable_name(description))
         if report.num_bad > limit:
             raise DataError(
                 f"more than data.max_bad_records = {limit} records cannot be used; {report.listing()}\n"
