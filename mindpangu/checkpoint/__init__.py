@@ -29,6 +29,7 @@ from mindpangu.checkpoint.compatibility import (
 from mindpangu.checkpoint.directory import (
     clean_interrupted,
     finish_publishing,
+    incomplete_iterations,
     iteration_folder,
     latest_iteration,
     list_iterations,
@@ -47,6 +48,7 @@ __all__ = [
     "differences",
     "expert_file_name",
     "finish_publishing",
+    "incomplete_iterations",
     "input_digests",
     "is_finished",
     "iteration_folder",

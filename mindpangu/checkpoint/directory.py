@@ -17,10 +17,25 @@ def iteration_folder(parent: Path, step: int) -> Path:
 
 def list_iterations(parent: Path) -> list[Path]:
     """Lists complete checkpoints, oldest first. A folder gets its name only once everything in it is on disk."""
+    return [path for path in _named_iterations(parent) if (path / MANIFEST).is_file()]
+
+
+def incomplete_iterations(parent: Path) -> list[Path]:
+    """Lists what is named like a checkpoint later than the newest complete one, but has no manifest; oldest first.
+
+    No interruption leaves such a folder behind: its manifest was removed, or it was copied incompletely.
+    """
+    incomplete: list[Path] = []
+    for path in _named_iterations(parent):
+        incomplete = [] if (path / MANIFEST).is_file() else [*incomplete, path]
+    return incomplete
+
+
+def _named_iterations(parent: Path) -> list[Path]:
     found = {}
     for path in parent.glob("iteration_*"):
         match = _ITERATION.fullmatch(path.name)
-        if match and (path / MANIFEST).is_file():
+        if match and path == iteration_folder(parent, int(match[1])):
             found[int(match[1])] = path
     return [found[step] for step in sorted(found)]
 

@@ -1,5 +1,6 @@
 """The training loop: takes planned steps, one after the other, and calls the callbacks. No setup, no files."""
 
+import contextlib
 import math
 import resource
 import signal
@@ -41,9 +42,10 @@ def run_steps(
     last_step = config.training.steps
     finished = first_step - 1
     skipped_in_a_row = 0
-    for callback in callbacks:
-        callback.on_start(first_step, last_step)
-    try:
+    with contextlib.ExitStack() as running:
+        for callback in callbacks:
+            callback.on_start(first_step, last_step)
+            running.callback(callback.on_end)
         with StopOnSignal() as stop, checkpointer:
             for step in range(first_step, last_step + 1):
                 started = time.perf_counter()
@@ -75,9 +77,6 @@ def run_steps(
                     )
                 if stopping:
                     break
-    finally:
-        for callback in callbacks:
-            callback.on_end()
     return finished
 
 

@@ -17,10 +17,12 @@ from mindpangu.errors import ConfigError, TrainingError
 from mindpangu.files import write_text_atomically
 from mindpangu.language_model import LanguageModel, ModelParts, SavedExperts
 from mindpangu.parallel.processes import Processes
-from mindpangu.train.callbacks import Callback, MetricsFile, Progress
+from mindpangu.train.callbacks import Callback, Progress
 from mindpangu.train.checkpointing import Checkpointer, load_weights, resume_training
 from mindpangu.train.loop import run_steps
+from mindpangu.train.metrics import MetricsFile
 from mindpangu.train.schedule import learning_rate
+from mindpangu.train.start import refuse_lost_checkpoints
 from mindpangu.train.step import TrainStep
 from mindpangu.train.stream import StepStream
 
@@ -105,7 +107,8 @@ def train(
     """Trains a run to its last step, or until a signal; returns the last finished step.
 
     Args:
-        resume: continue from the newest checkpoint of the run folder, bit for bit.
+        resume: continue from the newest checkpoint of the run folder, bit for bit. A run that failed before its first
+            checkpoint starts at step 1.
         load: start from the weights of this checkpoint, unless there is a checkpoint to resume from.
         log: receives the messages.
         schedule: batches and learning rates; None takes those of the configuration.
@@ -113,7 +116,8 @@ def train(
             the model trains: training itself knows nothing of evaluation.
 
     Raises:
-        TrainingError: the run folder already holds a training and `resume` is not given.
+        TrainingError: the run folder already holds a training and `resume` is not given, or it has lost checkpoints
+            (`refuse_lost_checkpoints`).
         CheckpointError: a checkpoint cannot be used or cannot be written.
     """
     folder = run.folder
@@ -129,6 +133,7 @@ def train(
         except BlockingIOError:
             raise TrainingError(f"another process is training in {folder.root}; wait for it or stop it") from None
         clean_interrupted(folder.checkpoints)
+        refuse_lost_checkpoints(folder, resume, run.config.checkpoint.save_steps)
         processes.barrier()  # the other ranks look for checkpoints only now
         return _train(run, resume, load, log, schedule, callbacks)
 
@@ -183,7 +188,9 @@ def _train(
         return finished
 
     progress = Progress(config.monitor.log_steps, folder.log(processes.rank) / "info.log", quiet=not processes.is_first)
-    logging = [MetricsFile(folder.metrics), progress] if processes.is_first else [progress]
+    logging: list[Callback] = [progress]
+    if processes.is_first:
+        logging.insert(0, MetricsFile(folder.metrics, train_step.guard.state()["loss"], log))
     checkpointer = Checkpointer(folder, train_step, digests, loaded, previous, progress.on_message)
     stream = StepStream(schedule.loader, model.planner)
     processes.report_status(doing="preparing the first step")

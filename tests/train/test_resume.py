@@ -17,7 +17,7 @@ import pytest
 
 from mindpangu.config import load_config
 from mindpangu.errors import CheckpointError, DataError, TrainingError
-from mindpangu.train.callbacks import read_metrics
+from mindpangu.train.metrics import read_metrics
 from mindpangu.train.run import open_run, set_device, train
 from mindpangu.train.step import TrainStep
 

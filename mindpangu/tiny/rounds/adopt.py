@@ -1,6 +1,5 @@
 """Adopts a finished first round from another run folder. Does not load MindSpore."""
 
-import shutil
 from collections.abc import Callable
 
 from mindpangu.checkpoint import CheckpointReader, clean_interrupted, refuse_differences
@@ -10,6 +9,8 @@ from mindpangu.errors import TrainingError
 from mindpangu.files import link_folder
 from mindpangu.tiny.rounds.files import RoundSample, sample_file
 from mindpangu.tiny.rounds.progress import RoundsProgress
+from mindpangu.train.metrics import copy_metrics
+from mindpangu.train.start import refuse_incomplete_checkpoints
 
 
 def adopt(source: CheckpointReader, config: Config, log: Callable[[str], None] = print) -> None:
@@ -47,6 +48,7 @@ def adopt(source: CheckpointReader, config: Config, log: Callable[[str], None] =
         _require_started_from(existing, source, folder)
         return
     refuse_differences(source, config, source.json("state.json")["digests"])
+    refuse_incomplete_checkpoints(folder)
     clean_interrupted(folder.checkpoints)
     names = ["tokenizer", "data", "routing"] if config.model.rre_layers else ["tokenizer", "data"]
     for name in names:
@@ -55,8 +57,7 @@ def adopt(source: CheckpointReader, config: Config, log: Callable[[str], None] =
     for name in names:
         if not (folder.root / name).exists():
             link_folder(source_run.root / name, folder.root / name)
-    if source_run.metrics.exists():
-        shutil.copy(source_run.metrics, folder.metrics)
+    copy_metrics(source_run.metrics, folder.metrics, source.step, log)
     link_folder(source.folder, folder.checkpoints / source.folder.name)
     log(f"rounds: took round 1 from {source.folder}")
 

@@ -14,8 +14,8 @@ from mindpangu.errors import TrainingError
 from mindpangu.language_model import LanguageModel, load_model
 from mindpangu.tiny.rounds.files import BatchLosses, RoundSample
 from mindpangu.tiny.rounds.progress import digests_of
-from mindpangu.train.callbacks import read_metrics
 from mindpangu.train.loop import StopOnSignal, name_batches
+from mindpangu.train.metrics import read_metrics
 from mindpangu.train.run import set_device
 
 SAVE_SECONDS = 10.0
