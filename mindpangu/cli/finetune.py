@@ -72,8 +72,8 @@ def run(options: argparse.Namespace, config: Config) -> int:
         raise ConfigError(f"--answers is {options.answers}; allowed: >= 0")
     folder = RunFolder.from_config(config)
     source = CheckpointReader(options.checkpoint)
-    newest = latest_iteration(folder.checkpoints)
-    if newest is not None and CheckpointReader(newest).json("state.json")["loaded"] != source.digest:
+    exists = latest_iteration(folder.checkpoints) is not None
+    if exists and CheckpointReader(folder.checkpoints).json("state.json")["loaded"] != source.digest:
         raise TrainingError(
             f"{folder.root} holds a training that did not start from {source.folder}; choose another "
             f"--training.run_name, or remove {folder.checkpoints}"

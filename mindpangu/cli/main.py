@@ -29,6 +29,7 @@ from mindpangu.config import Config, load_config, load_saved_config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
+from mindpangu.pruned import retry_if_pruned
 
 VERBS = (
     tokenizer,
@@ -69,11 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"`mindpangu {words[0]}` is now `mindpangu {RENAMED_VERBS[words[0]]}`; its options are the same")
     options = _build_parser().parse_args(words)
     try:
-        # some verbs set keys themselves; overrides on the command line take precedence
-        verb_settings = options.verb.settings(options) if hasattr(options.verb, "settings") else {}
-        settings = _load_settings(options, verb_settings | dict(overrides))
-        build_domains(settings)
-        return options.verb.run(options, settings) or 0
+        return retry_if_pruned(
+            lambda: _run_verb(options, dict(overrides)), lambda text: print(f"mindpangu: {text}", file=sys.stderr)
+        )
     except (MindPanguError, OperatorError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -85,6 +84,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error.filename or 'writing to training.output_dir'}: {error.strerror or error}")
     except MemoryError as error:
         return _fail(f"not enough memory: {error}. Make the model or the batch smaller")
+
+
+def _run_verb(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    # some verbs set keys themselves; overrides on the command line take precedence
+    verb_settings = options.verb.settings(options) if hasattr(options.verb, "settings") else {}
+    settings = _load_settings(options, verb_settings | overrides)
+    build_domains(settings)
+    return options.verb.run(options, settings) or 0
 
 
 def _fail(message: str) -> int:

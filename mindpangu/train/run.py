@@ -9,14 +9,23 @@ from pathlib import Path
 import mindspore as ms
 
 from ascend_ops import backends
-from mindpangu.checkpoint import CheckpointReader, clean_interrupted, differences, input_digests, latest_iteration
+from mindpangu.checkpoint import (
+    CheckpointReader,
+    clean_interrupted,
+    differences,
+    input_digests,
+    is_complete,
+    iteration_folder,
+    latest_iteration,
+)
 from mindpangu.config import Config, to_yaml
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import Loader, ReplayLoader, TokenShards
-from mindpangu.errors import ConfigError, TrainingError
+from mindpangu.errors import CheckpointError, ConfigError, MindPanguError, TrainingError
 from mindpangu.files import write_text_atomically
 from mindpangu.language_model import LanguageModel, ModelParts, SavedExperts
 from mindpangu.parallel.processes import Processes
+from mindpangu.pruned import TRIES, forget_opened
 from mindpangu.train.callbacks import Callback, Progress
 from mindpangu.train.checkpointing import Checkpointer, load_weights, resume_training
 from mindpangu.train.loop import run_steps
@@ -171,8 +180,7 @@ def _train(
             log(f"there is no checkpoint in {folder.checkpoints} to resume from: starting at step 1")
         model.store.initialize()
         if load is not None:
-            reader = CheckpointReader(load)
-            load_weights(reader, model)
+            reader = _load_weights(load, model)
             loaded = reader.digest
             log(f"started from the weights of {reader.folder}")
     log(f"operators: {backends.describe()}")
@@ -196,9 +204,35 @@ def _train(
     processes.report_status(doing="preparing the first step")
     try:
         train_step.prepare()
+        forget_opened()
         return run_steps(train_step, stream, finished + 1, [*logging, *callbacks], checkpointer, schedule.learning_rate)
     finally:
         stream.close()
+
+
+def _load_weights(load: Path, model: LanguageModel) -> CheckpointReader:
+    """Loads weights, on all ranks those of the same checkpoint, although the run that owns it may go on saving new
+    checkpoints and pruning old ones.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it is not of this model, or it is removed each time it is loaded.
+    """
+    for _ in range(TRIES):
+        newest = CheckpointReader(load)
+        step = model.processes.from_first_rank(newest.step)
+        folder = newest.folder if newest.step == step else iteration_folder(newest.folder.parent, step)
+        removed = False
+        try:
+            reader = CheckpointReader(folder)
+            load_weights(reader, model)
+        except (MindPanguError, OSError):
+            removed = not is_complete(folder)
+            if not removed:
+                raise
+        if not model.processes.any_rank(removed):
+            return reader
+    forget_opened()  # a further try would not help
+    raise CheckpointError(f"{load}: checkpoints are removed faster than they can be loaded; load a copy of one")
 
 
 def _describe_existing(folder: RunFolder, reader: CheckpointReader, config: Config, digests: Mapping[str, str]) -> str:
