@@ -16,7 +16,7 @@ from mindpangu.checkpoint import CheckpointReader
 from mindpangu.cli.main import main
 from mindpangu.data import TokenShards, heldout_batches
 from mindpangu.language_model import load_model
-from mindpangu.train.callbacks import read_metrics
+from mindpangu.train.metrics import read_metrics
 from tests.lifecycle.conftest import forward_of_export
 
 OLDER = Path(__file__).parent / "fixtures" / "written_by_0_1_0"

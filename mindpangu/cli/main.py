@@ -36,6 +36,7 @@ from mindpangu.config.run_folder import RunFolder
 from mindpangu.display import printable
 from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
+from mindpangu.pruned import retry_if_pruned
 from mindpangu.signals import StopOnSignal, describe, exit_code
 
 VERBS = (
@@ -107,11 +108,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         _refuse_unknown_keys(unknown, parser)
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     check_variables()
-    # some verbs set keys themselves; overrides on the command line take precedence
-    verb_settings = options.verb.settings(options) if hasattr(options.verb, "settings") else {}
-    settings = _load_settings(options, verb_settings | dict(overrides))
-    build_domains(settings)
-    return options.verb.run(options, settings) or 0
+    return retry_if_pruned(
+        lambda: _run_verb(options, dict(overrides)), lambda text: print(f"mindpangu: {text}", file=sys.stderr)
+    )
 
 
 def _report_error(error: Exception) -> int:
@@ -130,6 +129,14 @@ def _report_error(error: Exception) -> int:
 def _report_stop(signum: int) -> int:
     print(f"mindpangu: {describe(signum)}", file=sys.stderr)
     return exit_code(signum)
+
+
+def _run_verb(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    # some verbs set keys themselves; overrides on the command line take precedence
+    verb_settings = options.verb.settings(options) if hasattr(options.verb, "settings") else {}
+    settings = _load_settings(options, verb_settings | overrides)
+    build_domains(settings)
+    return options.verb.run(options, settings) or 0
 
 
 def _fail(message: str) -> int:

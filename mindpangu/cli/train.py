@@ -87,8 +87,7 @@ def _is_finished(config: Config, options: argparse.Namespace) -> bool:
     from mindpangu.language_model import ModelParts
 
     folder = RunFolder.from_config(config)
-    newest = latest_iteration(folder.checkpoints)
-    if newest is None:
+    if latest_iteration(folder.checkpoints) is None:
         return False
     parts = ModelParts.from_run(config)
     digests = input_digests(TokenShards.open(folder.data).digest, parts.table, parts.tokenizers)
@@ -97,7 +96,7 @@ def _is_finished(config: Config, options: argparse.Namespace) -> bool:
         loaded = CheckpointReader(options.load).digest
     elif options.resume:
         # --resume continues whatever the training started from
-        loaded = SavedState.read(CheckpointReader(newest)).loaded
+        loaded = SavedState.read(CheckpointReader(folder.checkpoints)).loaded
     return is_finished(folder.checkpoints, config, digests, loaded)
 
 

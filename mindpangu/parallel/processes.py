@@ -156,6 +156,14 @@ class Processes:
         """Returns for each flag whether it is set on any rank. All ranks must call it."""
         return [bool(count) for count in self.all_reduce_sum(np.array(flags))]
 
+    def from_first_rank(self, number: int) -> int:
+        """Returns the first rank's number, at least 0 and below 2⁴⁸, on all ranks. All ranks must call it."""
+        if self.mesh.size == 1:
+            return number
+        parts = divmod(number, 1 << 24) if self.is_first else (0, 0)  # a float32 holds 24 bits exactly
+        high, low = self.all_reduce_sum(np.array(parts)).tolist()
+        return (int(high) << 24) + int(low)
+
     def barrier(self) -> None:
         """Waits until every rank has called it."""
         self.any_rank(False)

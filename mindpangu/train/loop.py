@@ -1,5 +1,6 @@
 """The training loop: takes planned steps, one after the other, and calls the callbacks. No setup, no files."""
 
+import contextlib
 import itertools
 import math
 import resource
@@ -44,9 +45,10 @@ def run_steps(
     finished = first_step - 1
     skipped_in_a_row = 0
     stopping: signal.Signals | None = None
-    for callback in callbacks:
-        callback.on_start(first_step, last_step)
-    try:
+    with contextlib.ExitStack() as running:
+        for callback in callbacks:
+            callback.on_start(first_step, last_step)
+            running.callback(callback.on_end)
         with StopOnSignal() as stop, checkpointer:
             for step in range(first_step, last_step + 1):
                 started = time.perf_counter()
@@ -78,9 +80,6 @@ def run_steps(
                     )
                 if stopping:
                     break
-    finally:
-        for callback in callbacks:
-            callback.on_end()
     if stopping and finished < last_step:
         raise TrainingStopped(stopping, finished)
     return finished

@@ -1,5 +1,6 @@
 """Writes a run's report.md and loss.png from the files in its folder; works at any time."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from mindpangu.errors import StageError
 from mindpangu.figures import plot
 from mindpangu.files import write_text_atomically
 from mindpangu.stage import ResultFile
-from mindpangu.train.callbacks import read_metrics
+from mindpangu.train.metrics import read_metrics
 from mindpangu.untrusted import Measured
 
 _Record = TypeVar("_Record")
@@ -81,7 +82,9 @@ def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
         domains = sorted({name for record in records for name in record["domains"]})
         lines = []
         for name in domains:
-            points = [(record["step"], record["domains"][name]) for record in taken if name in record["domains"]]
+            points = [
+                (record["step"], record["domains"][name]) for record in taken if record["domains"].get(name) is not None
+            ]
             steps, losses = zip(*points, strict=True) if points else ((), ())
             dots = loss_axes.plot(steps, losses, ".", markersize=3, alpha=0.4)[0]
             lines += loss_axes.plot(steps, _smooth(losses), color=dots.get_color())
@@ -119,19 +122,24 @@ def _training(records: list[dict[str, Any]], picture: list[str]) -> list[str]:
     if not taken:
         return []
     steady = taken[2:] or taken
-    median = {key: float(np.median([record[key] for record in steady])) for key in ("per_step_time", "tokens_per_s")}
+    median = {key: float(np.median(_numbers(steady, key))) for key in ("per_step_time", "tokens_per_s")}
     skipped = sum(record["skipped"] is not None for record in records)
     rows = [
         ("steps", f"{records[-1]['step']:,}"),
         ("last loss", f"{taken[-1]['loss']:.4f}"),
         ("median step", f"{1000 * median['per_step_time']:.0f} ms"),
         ("median tokens/s", f"{median['tokens_per_s']:,.0f}"),
-        ("first step, compilation included", f"{records[0]['per_step_time']:.1f} s"),
-        ("peak memory", f"{max(record['peak_memory'] for record in records):.2f} GiB"),
-        ("expert imbalance (max/mean)", f"{np.mean([record['imbalance'] for record in steady]):.2f}"),
+        ("first step, compilation included", f"{_numbers(records, 'per_step_time')[0]:.1f} s"),
+        ("peak memory", f"{max(_numbers(records, 'peak_memory')):.2f} GiB"),
+        ("expert imbalance (max/mean)", f"{np.mean(_numbers(steady, 'imbalance')):.2f}"),
         ("skipped steps", str(skipped)),
     ]
     return ["## Training", *picture, _table(("", "value"), rows)]
+
+
+def _numbers(records: Sequence[dict[str, Any]], key: str) -> list[float]:
+    """Returns the values of a field that are finite, or NaN alone if none is."""
+    return [record[key] for record in records if record[key] is not None] or [math.nan]
 
 
 def _read(path: Path, record: type[_Record]) -> _Record | None:

@@ -1,6 +1,7 @@
 """data.phases (a few domains first, then all): the stream, its state, and mixtures that are refused."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -54,6 +55,24 @@ def test_a_restored_loader_continues_exactly_from_any_step(tiny_shards, make_con
         assert actual.next_state == expected.next_state
         for a, b in zip(actual.micro_batches, expected.micro_batches, strict=True):
             assert (a.sample_ids_B2 == b.sample_ids_B2).all()
+
+
+@pytest.mark.parametrize("schedule", [{}, {"schedule": "mixed", "domains_per_step": 4}], ids=["rotating", "mixed"])
+def test_a_phase_without_a_mixture_trains_all_domains_equally(tiny_shards, make_config, schedule):
+    shards, domains = tiny_shards
+    only_chinese = {"zh": 3, "en": 0, "bilingual": 0, "code": 0}
+    config = make_config(local=4, world=8, phases=[PhaseConfig(steps=4)], mixture=only_chinese, **schedule)
+    loader = Loader(shards, domains, config)
+
+    counts = Counter(
+        domains[domain].name
+        for _ in range(4)
+        for batch in loader.next_step().micro_batches
+        for domain in batch.sample_ids_B2[:, 0].tolist()
+    )
+
+    assert counts == dict.fromkeys(("bilingual", "zh", "en", "code"), 8)
+    assert domains_of(loader, domains, 3) == [{"zh"}] * 3
 
 
 def test_a_phase_continues_with_the_next_samples(tiny_shards, make_config):

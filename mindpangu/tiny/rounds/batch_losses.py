@@ -15,8 +15,8 @@ from mindpangu.language_model import LanguageModel, load_model
 from mindpangu.signals import StopOnSignal, Stopped
 from mindpangu.tiny.rounds.files import BatchLosses, RoundSample
 from mindpangu.tiny.rounds.progress import digests_of
-from mindpangu.train.callbacks import read_metrics
 from mindpangu.train.loop import name_batches
+from mindpangu.train.metrics import read_metrics
 from mindpangu.train.run import set_device
 
 SAVE_SECONDS = 10.0

@@ -17,16 +17,17 @@ from pathlib import Path
 import numpy as np
 
 from ascend_ops.native import OperatorError
-from mindpangu.checkpoint import CheckpointReader
+from mindpangu.checkpoint import CheckpointReader, latest_iteration, list_iterations
+from mindpangu.checkpoint.directory import remove
 from mindpangu.config import load_saved_config
 from mindpangu.data.prepare import prepare_routing
-from mindpangu.errors import MindPanguError
+from mindpangu.errors import MindPanguError, TrainingError
 from mindpangu.locks import locked
 from mindpangu.signals import StopOnSignal, Stopped, describe, exit_code
 from mindpangu.stage import ResultFile
 from mindpangu.tiny.trials.measures import decoding_speed, final_loss, heldout_bits_per_byte, training_speed
 from mindpangu.tiny.trials.trial import RESULT
-from mindpangu.train.callbacks import read_metrics
+from mindpangu.train.metrics import read_metrics
 from mindpangu.train.run import open_run, set_device, train
 
 
@@ -46,9 +47,12 @@ def run_trial(root: Path, result: ResultFile, decode: bool, keep_checkpoint: boo
         set_device(config)
         prepare_routing(config)
         run = open_run(config)
-        train(run, resume=True)
+        # the checkpoints of a finished trial are removed, so one that has to be measured again starts anew
+        train(run, resume=latest_iteration(run.folder.checkpoints) is not None)
         heldout = heldout_bits_per_byte(run.model, run.shards)
         records = read_metrics(run.folder.metrics)
+        if not records:
+            raise TrainingError(f"{run.folder.metrics} has no records; remove {root} to train it again")
         result.write(
             {
                 "bits_per_byte": float(np.mean([domain["bits_per_byte"] for domain in heldout])),
@@ -59,6 +63,8 @@ def run_trial(root: Path, result: ResultFile, decode: bool, keep_checkpoint: boo
             }
         )
         if not keep_checkpoint:
+            for checkpoint in list_iterations(run.folder.checkpoints):
+                remove(checkpoint)
             shutil.rmtree(run.folder.checkpoints)
             run.folder.latest.unlink(missing_ok=True)
 

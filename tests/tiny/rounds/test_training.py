@@ -27,7 +27,7 @@ from mindpangu.tiny.rounds.files import BatchLosses, RoundSample, losses_file, s
 from mindpangu.tiny.rounds.progress import RoundSettings, RoundsProgress, is_done
 from mindpangu.tiny.rounds.sampling import draw_round
 from mindpangu.tiny.rounds.training import learning_rate_of_round, train_rounds
-from mindpangu.train.callbacks import read_metrics
+from mindpangu.train.metrics import read_metrics
 from mindpangu.train.run import open_run, train
 from mindpangu.train.schedule import learning_rate
 from mindpangu.train.step import TrainStep
