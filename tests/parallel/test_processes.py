@@ -6,7 +6,7 @@ import pytest
 
 from mindpangu.config import load_config
 from mindpangu.errors import ConfigError, ParallelError
-from mindpangu.parallel.processes import start_processes
+from mindpangu.parallel.processes import Processes, start_processes
 
 
 def test_a_single_process_has_nothing_to_exchange(monkeypatch):
