@@ -83,9 +83,9 @@ class Owner:
     def read(path: Path) -> "Owner | None":
         """Reads the owner that a lock records. Returns None if it records none, as while it is being taken."""
         try:
-            with open(path, "rb") as file:
-                values = json.loads(file.read(_MAX_OWNER_BYTES))
-            owner = Owner(**values)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)  # may be anything
+            with open(descriptor, "rb") as file:
+                owner = Owner(**json.loads(file.read(_MAX_OWNER_BYTES)))
         except (OSError, ValueError, TypeError, RecursionError):
             return None
         types = (type(owner.host), type(owner.machine), type(owner.pid), type(owner.started))
@@ -151,7 +151,7 @@ def locked(
     with contextlib.ExitStack() as stack:
         stack.callback(_take(destination, wait, busy or f"{destination} is being written", stack))
         _held.destinations.add(destination)
-        stack.callback(_held.destinations.remove, destination)
+        stack.callback(_held.destinations.discard, destination)
         _remove_leftovers(destination, unique)
         yield destination
 

@@ -336,7 +336,7 @@ def test_only_one_checkpoint_is_written_at_once(training, monkeypatch):
         assert training.checkpoints()[0].step == 1
         saved, waited = training.messages
         assert saved.startswith("saved checkpoint of step 1 in ")
-        assert re.match(r"step 2 waited 0\.[23] s for the checkpoint of step 1", waited)
+        assert re.match(r"step 2 waited \d+\.\d s for the checkpoint of step 1", waited)
 
     assert [reader.step for reader in training.checkpoints()] == [1, 2]
     assert len(training.messages) == 3
