@@ -4,9 +4,6 @@ Every expert multiplies its rows by its own factor, so a row that reaches a wron
 is counted twice changes the result. The routing is that of the plans which training uses.
 """
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from mindspore import Tensor
@@ -18,9 +15,7 @@ from mindpangu.model import token_dispatcher
 from mindpangu.model.token_dispatcher import AllToAllTokenDispatcher
 from mindpangu.parallel.collectives import TensorGroup
 from mindpangu.routing import DomainTable, RoutingTable
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "parallel"))
-from simulation import SimulatedRanks, exchange_group
+from tests.parallel.simulation import SimulatedRanks, exchange_group
 
 MEMBERS = 2
 TENSORS = 2

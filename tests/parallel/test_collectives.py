@@ -7,10 +7,10 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
-from simulation import SimulatedRanks
 
 from mindpangu.parallel.collectives import TensorGroup
 from mindpangu.parallel.data_parallel import DataGroup
+from tests.parallel.simulation import SimulatedRanks
 
 ROWS = 3
 WIDTH = 2
