@@ -42,10 +42,11 @@ def test_imbalance_is_the_busiest_expert_over_the_mean_of_all_experts_of_the_dom
     """Large: 3 of 4 tokens on one of 4 experts in layer 0, and all in layer 1. Small: 3 of 4 on one of 2 experts."""
     large = plan_of([[0, 0, 0, 1]], (0, 1), [0])
     small = plan_of([[0, 0, 0, 1]], (1, 0), [0])
+    second_slot = plan_of([[0, 0, 0, 1]], (0, 1), [1])
     both = plan_of([[0, 0, 0, 1], [0, 0, 0, 1]], (0, 1), [0, 1])
 
     assert large.imbalance() == (3 / 1 + 4 / 1) / 2
-    assert small.imbalance() == (3 / 2 + 3 / 2) / 2
+    assert small.imbalance() == second_slot.imbalance() == (3 / 2 + 3 / 2) / 2
     assert both.imbalance() == (3 + 4 + 1.5 + 1.5) / 4
 
 

@@ -198,3 +198,14 @@ def test_unusable_counts_are_refused(counts_V, message):
         assign_balanced(counts_V, 4, np.random.default_rng(0), 0.5)
     with pytest.raises(RoutingError, match=message):
         assign_layers(counts_V, 4, 2, "zh", RoutingConfig(assignment="random"))
+
+
+def test_a_layer_that_is_drawn_again_does_not_change_between_versions():
+    """The fourth layer overlaps too much with those below in two draws, and keeps the third."""
+    counts_V = 10**6 // (np.arange(500) + 20)
+
+    experts_LV = assign_layers(counts_V, 64, 4, "zh", RoutingConfig(seed=7, assignment="balanced"))
+
+    assert experts_LV[3, :6].tolist() == [11, 24, 43, 34, 20, 41]
+    rng = assignment_rng(7, 3, "zh", attempt=2)
+    np.testing.assert_array_equal(experts_LV[3], assign_balanced(counts_V, 64, rng, RoutingConfig().jitter))
