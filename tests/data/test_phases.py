@@ -80,6 +80,30 @@ def test_a_state_whose_phase_began_elsewhere_is_refused(tiny_shards, make_config
         Loader(shards, domains, configured(make_config), state | {"phase_began": began})
 
 
+def test_a_phase_that_had_fewer_samples_of_a_domain_than_it_began_with_is_refused(tiny_shards, make_config):
+    """The sum is right, but the domain of the second phase, code, has more samples before the phase than now."""
+    shards, domains = tiny_shards
+    loader = Loader(shards, domains, configured(make_config))
+    for _ in range(4):
+        state = loader.next_step().next_state
+    code = [domain.name for domain in domains].index("code")
+    began = [0] * 4
+    began[code] = sum(state["phase_began"])
+
+    with pytest.raises(DataError, match="does not fit"):
+        Loader(shards, domains, configured(make_config), state | {"phase_began": began})
+
+
+def test_a_phase_without_a_mixture_has_all_domains_alike(tiny_shards, make_config):
+    shards, domains = tiny_shards
+    loader = Loader(shards, domains, configured(make_config, [PhaseConfig(steps=4), SECOND]))
+
+    domains_of_step = domains_of(loader, domains, 6)
+
+    assert sorted(name for step in domains_of_step[:4] for name in step) == ["bilingual", "code", "en", "zh"]
+    assert domains_of_step[4:] == [{"code"}] * 2
+
+
 @pytest.mark.parametrize(
     ("phase", "message"),
     [

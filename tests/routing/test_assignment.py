@@ -223,3 +223,14 @@ def test_a_layer_is_compared_with_all_layers_below(seed):
 
     for above, below in itertools.combinations(experts_LV, 2):
         assert grouping_overlap(above, below, frequent) <= 1.5
+
+
+def test_without_jitter_a_layer_is_drawn_once():
+    """All draws group the frequent tokens alike, so more of them would only take time."""
+    counts_V = zipf_counts(300)
+
+    experts_LV = assign_layers(counts_V, 16, 2, "zh", RoutingConfig(seed=3, jitter=0))
+
+    for layer in range(2):
+        first_draw_V = assign_balanced(counts_V, 16, assignment_rng(3, layer, "zh"), 0.0)
+        np.testing.assert_array_equal(experts_LV[layer], first_draw_V)

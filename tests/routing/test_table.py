@@ -311,3 +311,7 @@ def test_stacked_joins_domains_and_pads_short_vocabularies():
         np.testing.assert_array_equal(stacked_LDV[layer, 0], table.array(layer, "code"))
         np.testing.assert_array_equal(stacked_LDV[layer, 1, :70], table.array(layer, "zh"))
     assert not stacked_LDV[:, 1, 70:].any()
+
+
+def test_stacked_is_as_wide_as_the_largest_vocabulary_in_the_slots():
+    assert build().stacked(["zh", "zh"]).shape == (3, 2, 70)
