@@ -13,7 +13,7 @@ from mindpangu.errors import ExpertStoreError
 from mindpangu.experts import Link, open_experts
 from tests.experts.conftest import open_store, pretend_step, random_plan
 
-SECONDS = 60
+SECONDS = 30
 """How long a test waits for what must happen; only a test that fails needs it."""
 INSTANT = 0.2
 """How long the thread lets the training thread do what it must not do."""
@@ -159,28 +159,25 @@ def test_slabs_wait_for_experts_that_were_fetched_ahead(gate):
 
 
 def test_slabs_do_not_wait_for_the_experts_of_the_next_step(gate):
-    """The fetch of step t + 1 holds the gate. Slabs, and the launch of the step that needs them, do not wait for it."""
+    """The link holds the second fetch back until the slabs are there."""
     store, experts = open_gated(gate)
     plan = plan_of(store, 0)
-    own_fetch_is_over = gate.pass_through
     fetches = []
+    slabs_are_there = threading.Event()
 
-    def close_behind_the_first():
+    def hold_the_second():
         fetches.append(0)
-        if len(fetches) == 2:
-            gate.close()
-        own_fetch_is_over()
+        assert len(fetches) == 1 or slabs_are_there.wait(SECONDS)
 
-    gate.pass_through = close_behind_the_first
+    gate.pass_through = hold_the_second
 
     experts.begin([plan], [plan_of(store, 1)])
     slabs = experts.slabs(plan)
-
-    assert gate.arrived.wait(SECONDS)
-    np.testing.assert_array_equal(slabs[0].asnumpy(), store.weights[0][0]["up"])
-    gate.open()
+    slabs_are_there.set()
     experts.finish()
+
     assert len(fetches) == 2
+    np.testing.assert_array_equal(slabs[0].asnumpy(), store.weights[0][0]["up"])
 
 
 def test_gradients_move_to_the_host_while_the_device_computes(gate):
