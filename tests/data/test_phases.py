@@ -8,6 +8,7 @@ from mindpangu.config import load_config
 from mindpangu.config.schema import PhaseConfig
 from mindpangu.data import Loader
 from mindpangu.data.domain_groups import domain_groups
+from mindpangu.data.mixture import domains_in_use
 from mindpangu.domains import build_domains
 from mindpangu.errors import ConfigError, DataError
 
@@ -92,6 +93,15 @@ def test_a_phase_that_had_fewer_samples_of_a_domain_than_it_began_with_is_refuse
 
     with pytest.raises(DataError, match="does not fit"):
         Loader(shards, domains, configured(make_config), state | {"phase_began": began})
+
+
+def test_the_text_of_every_phase_is_needed(make_config):
+    config = make_config(phases=[FIRST, SECOND], mixture={"bilingual": 0, "zh": 1, "en": 0, "code": 0})
+    domains = build_domains(config)
+
+    names = {domains[domain].name for domain in domains_in_use(config, domains)}
+
+    assert names == {"zh", "en", "code"}
 
 
 def test_a_phase_without_a_mixture_has_all_domains_alike(tiny_shards, make_config):

@@ -196,6 +196,24 @@ def test_gradients_move_to_the_host_while_the_device_computes(gate):
     assert experts.squared_norm() > 0
 
 
+def test_gradients_of_an_earlier_micro_batch_move_too(gate):
+    """They do not wait for the slabs of the next one, which the training thread asks for after lower_backward."""
+    store, experts = open_gated(gate)
+    first = plan_of(store, 0)
+    second = plan_of(store, 0, seed=1)
+    experts.begin([first, second])
+    slabs = experts.slabs(first)
+    experts.finish()
+    gate.close()
+
+    experts.receive(first, pretend_step(first, slabs, 0))
+
+    assert gate.arrived.wait(SECONDS)
+    gate.open()
+    experts.receive(second, pretend_step(second, experts.slabs(second), 1))
+    assert experts.squared_norm() > 0
+
+
 def test_the_norm_waits_for_the_gradients(gate):
     store, experts = open_gated(gate)
     plan = plan_of(store, 0)
