@@ -9,6 +9,7 @@ from mindpangu.config import load_config
 from mindpangu.config.schema import PhaseConfig
 from mindpangu.data import Loader
 from mindpangu.data.domain_groups import domain_groups
+from mindpangu.data.mixture import domains_in_use
 from mindpangu.domains import build_domains
 from mindpangu.errors import ConfigError, DataError
 
@@ -97,6 +98,39 @@ def test_a_state_whose_phase_began_elsewhere_is_refused(tiny_shards, make_config
     assert sorted(state["phase_began"]) == [0, 0, 8, 16]
     with pytest.raises(DataError, match="does not fit"):
         Loader(shards, domains, configured(make_config), state | {"phase_began": began})
+
+
+def test_a_phase_that_had_fewer_samples_of_a_domain_than_it_began_with_is_refused(tiny_shards, make_config):
+    """The sum is right, but the domain of the second phase, code, has more samples before the phase than now."""
+    shards, domains = tiny_shards
+    loader = Loader(shards, domains, configured(make_config))
+    for _ in range(4):
+        state = loader.next_step().next_state
+    code = [domain.name for domain in domains].index("code")
+    began = [0] * 4
+    began[code] = sum(state["phase_began"])
+
+    with pytest.raises(DataError, match="does not fit"):
+        Loader(shards, domains, configured(make_config), state | {"phase_began": began})
+
+
+def test_the_text_of_every_phase_is_needed(make_config):
+    config = make_config(phases=[FIRST, SECOND], mixture={"bilingual": 0, "zh": 1, "en": 0, "code": 0})
+    domains = build_domains(config)
+
+    names = {domains[domain].name for domain in domains_in_use(config, domains)}
+
+    assert names == {"zh", "en", "code"}
+
+
+def test_a_phase_without_a_mixture_has_all_domains_alike(tiny_shards, make_config):
+    shards, domains = tiny_shards
+    loader = Loader(shards, domains, configured(make_config, [PhaseConfig(steps=4), SECOND]))
+
+    domains_of_step = domains_of(loader, domains, 6)
+
+    assert sorted(name for step in domains_of_step[:4] for name in step) == ["bilingual", "code", "en", "zh"]
+    assert domains_of_step[4:] == [{"code"}] * 2
 
 
 @pytest.mark.parametrize(
