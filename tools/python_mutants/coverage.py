@@ -45,12 +45,16 @@ class Coverage:
     def covering(self, file: str, line: int) -> list[str]:
         """Returns the node ids of the tests that run a line, the quickest first.
 
-        A line that no test runs may be one that MindSpore compiles, or that runs when its module is imported: then the
-        tests that run anything of its file are returned.
+        A line that no test runs may be one that MindSpore compiles, that runs when its module is imported, or that a
+        test runs in another process: then the tests that run anything of its file are returned, and after them the
+        others of its package's folder.
         """
-        tests = [name for name, test in self.tests.items() if line in test.lines.get(file, ())]
-        tests = tests or [name for name, test in self.tests.items() if file in test.lines]
-        return sorted(tests, key=lambda name: self.tests[name].seconds)
+        quickest_first = sorted(self.tests, key=lambda name: self.tests[name].seconds)
+        if self.runs(file, line):
+            return [name for name in quickest_first if line in self.tests[name].lines.get(file, ())]
+        of_file = [name for name in quickest_first if file in self.tests[name].lines]
+        folder = f"tests/{Path(file).parent.relative_to('mindpangu')}/"
+        return of_file + [name for name in quickest_first if name.startswith(folder) and name not in of_file]
 
     def runs(self, file: str, line: int) -> bool:
         """True if a test runs this line in its own process."""

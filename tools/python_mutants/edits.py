@@ -156,7 +156,8 @@ def _changed_calls(node: ast.Call) -> Iterator[tuple[ast.expr, str]]:
         yield _with(node, func=ast.Name(_COUNTERPART[node.func.id])), "counterpart"
     first_two = node.args[:2]
     same = len(first_two) < 2 or ast.dump(first_two[0]) == ast.dump(first_two[1])
-    if not same and not any(isinstance(each, ast.Starred) for each in first_two):
+    symmetric = isinstance(node.func, ast.Name) and node.func.id in ("min", "max")
+    if not same and not symmetric and not any(isinstance(each, ast.Starred) for each in first_two):
         yield _with(node, args=[first_two[1], first_two[0], *node.args[2:]]), "argument swap"
     if isinstance(node.func, ast.Name) and node.func.id == "range":
         yield _with(node, args=[*node.args[:-1], ast.BinOp(node.args[-1], ast.Sub(), ast.Constant(1))]), "slice"
