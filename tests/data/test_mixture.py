@@ -121,9 +121,7 @@ def test_a_domain_whose_experts_are_not_trained_has_no_weight(make_config, weigh
         return training_phases(config, build_domains(config))
 
     assert phases({"zh": 1.0, "en": 0.0})[-1].weights == (1, 0)
-    with pytest.raises(
-        ConfigError, match=r"data.mixture gives domain 'en' a weight, but training.train is 'experts:zh"
-    ):
+    with pytest.raises(ConfigError, match=r"domain 'en' a weight, but training.train is 'experts:zh'"):
         phases({"zh": 1.0, "en": weight})
 
 
