@@ -74,6 +74,10 @@ def test_words_beside_the_code_are_left_alone(find):
     assert changes == set()
 
 
+def test_functions_that_plot_are_left_alone(find):
+    assert find("def plot_loss(axes):\n    axes.set(fontsize=9)\n") == set()
+
+
 def test_text_that_is_not_ascii_does_not_shift_an_edit(find):
     assert ("constant", 'x = "十亿" + str((2))') in find('x = "十亿" + str(1)')
 
