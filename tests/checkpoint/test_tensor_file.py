@@ -40,6 +40,19 @@ def test_reading_and_writing_agree_with_the_library(tmp_path_factory, described)
         np.testing.assert_array_equal(values, tensors[name])
 
 
+@given(st.text("abc", min_size=1, max_size=20))
+def test_tensors_begin_at_an_aligned_byte(name):
+    """The format asks for it, and readers that map the file rely on it."""
+    values = np.arange(3, dtype=np.float32)
+    tensors = {name: TensorInfo(values.dtype, values.shape)}
+
+    encoded = b"".join(encode_stream(tensors, {}, lambda _: chunks_of(values)))
+
+    start = len(encoded) - values.nbytes
+    assert start % 8 == 0
+    assert int.from_bytes(encoded[:8], "little") + 8 == start
+
+
 def test_an_incomplete_file_is_one_clear_error(tmp_path):
     whole = save({"a": np.zeros(9, np.float32)})
     path = tmp_path / "broken.safetensors"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mindpangu.config import Config, DataConfig
 from mindpangu.data.batch import Batch
 from mindpangu.data.route_plan import capacity_for, plan_exchange, plan_routes
 from mindpangu.data.step_planner import StepPlanner, align_slots
@@ -209,5 +210,42 @@ def test_ranks_that_exchange_tokens_have_the_same_domain_in_a_slot():
     assert align_slots([one, one], 3) == [one, one]
     assert align_slots([batch(rng, (2,), [0, 0])], 3)[0].domain_of_slot == (2, 2, 2)
     assert align_slots([one, batch(rng, (0,), [0, 0])], 3)[0].domain_of_slot == (0, 2, 2)
+    assert [each.domain_of_slot for each in align_slots([one, other], 5)] == [(0, 1, 2, 2, 2)] * 2  # ascending
     with pytest.raises(RoutingError, match="have 4 domains, but the step has 3 slots"):
         align_slots([one, batch(rng, (1, 3, 3), [0, 1, 1])], 3)
+
+
+@pytest.mark.parametrize(
+    ("slots", "words"),
+    [
+        ([0, -1], r"the slots of 2 samples are \[0, -1\]; allowed: one per sample, each below 2"),
+        ([0, 2], r"are \[0, 2\]"),
+        ([0], "the slots of 2 samples"),
+        ([0, 0, 1], "the slots of 2 samples"),
+    ],
+)
+def test_slots_that_do_not_fit_the_samples_are_refused(slots, words):
+    domains = [Domain("a", 2), Domain("b", 2)]
+    table = Table(np.random.default_rng(0), domains)
+
+    with pytest.raises(RoutingError, match=words):
+        plan_routes(np.zeros((2, 5), np.int32), (0, 1), np.array(slots, np.int32), domains, table)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "num_slots"),
+    [
+        (Mesh(data=1), 3),
+        (Mesh(data=4), 3),
+        (Mesh(data=4, expert=4, sub_groups=4), 3),  # a rank exchanges with nobody
+        (Mesh(data=4, expert=4, sub_groups=2), 6),
+        (Mesh(data=4, expert=4), 12),
+    ],
+    ids=lambda value: value.describe() if isinstance(value, Mesh) else str(value),
+)
+def test_ranks_that_exchange_tokens_have_slots_for_all_their_groups(mesh, num_slots):
+    config = Config(data=DataConfig(domains_per_step=3, domain_groups=4))
+
+    planner = StepPlanner.from_config(config, [], None, mesh, mesh.coordinates(0))
+
+    assert planner.num_slots == num_slots

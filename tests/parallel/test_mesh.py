@@ -88,6 +88,11 @@ def test_sigmas_mesh_has_the_groups_of_its_paper():
     assert SIGMA.describe() == "512 = data 64 × tensor 8; experts on 64 ranks in 4 sub-groups"
 
 
+def test_a_mesh_says_only_what_it_divides():
+    assert Mesh(data=4, tensor=2).describe() == "8 = data 4 × tensor 2"
+    assert Mesh(data=4, tensor=2, expert=4).describe() == "8 = data 4 × tensor 2; experts on 4 ranks"
+
+
 @pytest.mark.parametrize(
     ("sizes", "words"), [((4, 1, 3, 1), "expert 3 does not divide data 4"), ((4, 1, 4, 3), "sub_")]
 )
