@@ -8,9 +8,14 @@ _CLOCKS = ("evaluation.json", "samples.json")  # their results hold durations
 
 
 def content_of(path: Path) -> dict[str, str]:
-    """Returns relative name → hash of a file, or of everything in a folder, leaving out durations."""
+    """Returns relative name → hash of a file, or of everything in a folder that is not hidden, without durations."""
     files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
-    return {str(file.relative_to(path.parent)): hashlib.blake2b(_without_clocks(file)).hexdigest() for file in files}
+    names = {file: file.relative_to(path.parent) for file in files}
+    return {
+        str(name): hashlib.blake2b(_without_clocks(file)).hexdigest()
+        for file, name in names.items()
+        if not any(part.startswith(".") for part in name.parts[1:])
+    }
 
 
 def losses_of(folder: Path) -> list[tuple]:
