@@ -38,6 +38,12 @@ TINY = {
 }
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--drills", action="store_true", help="Make all attempts of the drills, not only a few of each kind."
+    )
+
+
 def pytest_collection_modifyitems(items):
     items.sort(
         key=lambda item: not item.path.with_suffix("").as_posix().endswith(SLOW_FILES)
