@@ -44,6 +44,8 @@ def scratch_file(path: Path) -> Iterator[Path]:
         InUseError: another process has been writing the same file for a minute.
         OSError: the disk is full or cannot be written, or something else than a file is in the way.
     """
+    if path.is_symlink():  # in a run folder from elsewhere, it may lead to any file of the user
+        raise FileExistsError(errno.EEXIST, "is in the way: it is a link, and nothing is written through it", str(path))
     with locked(path, wait=_FILE_WAIT_S) as destination:
         if destination.exists() and not destination.is_file():
             raise FileExistsError(errno.EEXIST, "is in the way: it is not a regular file", str(path))

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mindpangu.errors import InUseError
+from mindpangu.untrusted import parse_json, read_bytes, read_record, show_text
 
 SHORT_WAIT_S = 1.0
 """Seconds to wait for a lock that is held while something large is written; others hold it for milliseconds only, to
@@ -83,13 +84,9 @@ class Owner:
     def read(path: Path) -> "Owner | None":
         """Reads the owner that a lock records. Returns None if it records none, as while it is being taken."""
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)  # may be anything
-            with open(descriptor, "rb") as file:
-                owner = Owner(**json.loads(file.read(_MAX_OWNER_BYTES)))
-        except (OSError, ValueError, TypeError, RecursionError):
+            return read_record(Owner, parse_json(read_bytes(path, _MAX_OWNER_BYTES)))
+        except (OSError, ValueError):
             return None
-        types = (type(owner.host), type(owner.machine), type(owner.pid), type(owner.started))
-        return owner if types == (str, str, int, int) else None
 
     def encode(self) -> bytes:
         """Encodes the owner for a lock."""
@@ -102,7 +99,7 @@ class Owner:
         return here and _start_time(self.pid) != self.started
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
+        return f"process {self.pid} on {show_text(self.host)}"
 
 
 def unique_name() -> str:

@@ -34,6 +34,7 @@ MAX_DEPTH = 64
 _SHOWN = 80  # characters of a value in a message
 _INT64 = 1 << 63
 _MOST_DIGITS = 400
+_MOST_BRACKETS = 500_000
 _CHUNK_BYTES = 1 << 22
 _STRING_LIMIT = 1 << 16  # characters of a string field without a rule of its own
 _KINDS_OF_FILE = {
@@ -131,13 +132,16 @@ def parse_json(data: bytes | str, *, allow_nan: bool = False) -> Any:
             hundreds of digits, or has a number that is not finite.
     """
     text = data if isinstance(data, str) else _decode(data)
+    brackets = text.count("[") + text.count("{")
+    if brackets > _MOST_BRACKETS:
+        raise ValueError(f"it has {brackets:,} lists and objects; allowed: at most {_MOST_BRACKETS:,}")
     try:
         value = (_any_number if allow_nan else _finite_numbers).decode(text)
     except RecursionError:
         raise ValueError(f"it is nested too deeply; allowed: {MAX_DEPTH} levels") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error}") from None
-    if text.count("[") + text.count("{") > MAX_DEPTH:  # fewer brackets cannot nest more deeply
+    if brackets > MAX_DEPTH:  # fewer brackets cannot nest more deeply
         _require_depth(value)
     return value
 

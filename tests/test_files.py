@@ -182,17 +182,27 @@ def test_a_link_to_another_folder_stays_a_link(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk" / "target").mkdir()
     (tmp_path / "disk" / "target" / "former").write_text("former")
-    for name in ("target", "file", "absent"):
+    for name in ("target", "absent"):
         (tmp_path / name).symlink_to(tmp_path / "disk" / name)
 
     for name in ("target", "absent"):
         with files.scratch_folder(tmp_path / name, replace=True) as scratch:
             assert scratch.parent == tmp_path / "disk"
             (scratch / "new").write_text("new")
-    files.write_bytes_atomically(tmp_path / "file", b"new")
 
-    assert contents(tmp_path / "disk") == {"target/new": "new", "absent/new": "new", "file": "new"}
-    assert all((tmp_path / name).is_symlink() for name in ("target", "file", "absent"))
+    assert contents(tmp_path / "disk") == {"target/new": "new", "absent/new": "new"}
+    assert all((tmp_path / name).is_symlink() for name in ("target", "absent"))
+
+
+def test_nothing_is_written_through_a_link_to_a_file(tmp_path):
+    """A run folder from elsewhere may have a link to any file of the user in place of a result."""
+    (tmp_path / "precious").write_text("former")
+    (tmp_path / "evaluation.json").symlink_to("precious")
+
+    with pytest.raises(FileExistsError, match="it is a link"):
+        files.write_bytes_atomically(tmp_path / "evaluation.json", b"new")
+
+    assert contents(tmp_path) == {"evaluation.json": "former", "precious": "former"}
 
 
 def test_something_else_than_a_file_is_not_replaced(tmp_path):

@@ -28,35 +28,26 @@ PARSERS = {
 READERS = {"read_text", "read_bytes", "ParseFromString", "FromString"}  # methods, e.g. of Path
 
 ALLOWED = {
-    "untrusted.py": {"open", "os.open", "json.loads"},  # the door itself
+    "untrusted.py": {"open", "os.open"},  # the door itself
     "files.py": {
         "open",  # read_chunks hashes files that a user names, such as a corpus, whatever they hold
-        "os.open",  # fsync
         "read_text",  # read_text_leniently: a log that is only shown
     },
-    "locks.py": {"open", "os.open", "read_text", "json.loads"},  # locks of running jobs
+    "locks.py": {"os.open", "read_text", "open"},  # locks of running jobs; /proc
     "stage.py": {"json.loads"},  # of what json.dumps has just written
-    "checkpoint/compatibility.py": {"yaml.safe_load"},  # of what to_yaml has just written
-    "checkpoint/writer.py": {
-        "json.loads",
-        "read_bytes",
-        "read_text",
-    },  # what the ranks of a job report
+    "checkpoint/rank_reports.py": {"json.loads", "read_bytes", "read_text"},  # what the ranks of a job report
+    "config/loader.py": {"yaml.safe_load"},  # of what to_yaml has just written
     "data/shards.py": {"np.memmap"},  # of a file that open_file has opened, whose size the index states
+    "experts/host_memory.py": {"mmap.mmap"},  # of memory
     "lifecycle/pangu_alpha/mindspore_file.py": {"mmap.mmap"},  # of a file that open_file has opened
     "lifecycle/pangu_alpha/source.py": {"np.load"},  # NumPy's format, without pickles, after open_file
     "lifecycle/pangu_alpha/strategy.py": {"ParseFromString"},  # protobuf, of bytes that read_bytes has read
-    "tokenizer/compact.py": {"FromString"},  # protobuf, of a model that sentencepiece has loaded
-    "tokenizer/extend.py": {"FromString"},  # protobuf, of bytes that read_model has read
-    "experts/host_memory.py": {"mmap.mmap"},  # of memory
     "parallel/watcher.py": {"json.loads", "read_text", "open"},  # what ranks of this job report; /proc
     "tiny/trials/process.py": {"json.loads"},  # an option that this project's own parent process passes
-    # text that users write: read line by line, with limits of its own
-    "config/loader.py": {"read_text", "yaml.load", "yaml.safe_load"},
-    "data/corpus.py": {"open", "json.loads"},
-    "generation/prompts.py": {"read_text", "json.loads"},
-    "tiny/tokenizer/documents.py": {"open", "json.loads"},
+    "tokenizer/compact.py": {"FromString"},  # protobuf, of a model that sentencepiece has loaded
+    "tokenizer/extend.py": {"FromString"},  # protobuf, of bytes that read_model has read
     "train/callbacks.py": {"read_bytes", "json.loads"},
+    "user_input.py": {"open"},  # text_lines: line by line, of what a glob pattern found to be a regular file
 }
 
 

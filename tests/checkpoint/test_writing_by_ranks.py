@@ -27,7 +27,7 @@ def write(writer, before=lambda: None):
     try:
         with writer:
             before()
-            writer.write(f"experts/{writer.rank}.bin", bytes([writer.rank]))
+            writer.write(f"experts/rre_00.zh.00{writer.rank}.safetensors", bytes([writer.rank]))
     except Exception as error:
         return error
     return None
@@ -51,7 +51,7 @@ def test_all_ranks_write_one_checkpoint(tmp_path):
     assert errors == [None] * RANKS
     assert os.listdir(tmp_path / "new") == ["iteration_00000001"]
     reader = CheckpointReader(tmp_path / "new")
-    assert [reader.read(f"experts/{rank}.bin") for rank in range(RANKS)] == [b"\0", b"\1", b"\2"]
+    assert [reader.read(f"experts/rre_00.zh.00{rank}.safetensors") for rank in range(RANKS)] == [b"\0", b"\1", b"\2"]
     assert sorted(os.listdir(reader.folder)) == ["experts", "manifest.json"]
 
 
@@ -92,7 +92,7 @@ def test_a_file_that_cannot_be_written_fails_all_ranks(tmp_path, monkeypatch):
     monkeypatch.setattr(
         writer_module,
         "write_durably",
-        lambda path, data: fail(DISK_FULL) if path.name == "2.bin" else write_durably(path, data),
+        lambda path, data: fail(DISK_FULL) if path.name == "rre_00.zh.002.safetensors" else write_durably(path, data),
     )
 
     errors, _ = run(*(lambda rank=rank: write(writer_of(tmp_path, rank)) for rank in range(RANKS)))
@@ -184,7 +184,7 @@ def test_a_rank_0_that_may_not_write_does_not_leave_the_others_waiting(tmp_path)
 def test_a_job_whose_rank_died_leaves_nothing_to_the_next(tmp_path):
     """The next job has another scratch folder, and removes that of the first."""
     dead = writer_of(tmp_path, 1).__enter__()
-    dead.write("experts/1.bin", b"old")
+    dead.write("experts/rre_00.zh.001.safetensors", b"old")
 
     clean_interrupted(tmp_path)
     assert os.listdir(tmp_path) == []
@@ -193,4 +193,4 @@ def test_a_job_whose_rank_died_leaves_nothing_to_the_next(tmp_path):
 
     assert errors == [None] * RANKS
     assert os.listdir(tmp_path) == ["iteration_00000001"]
-    assert CheckpointReader(tmp_path).read("experts/1.bin") == b"\1"
+    assert CheckpointReader(tmp_path).read("experts/rre_00.zh.001.safetensors") == b"\1"

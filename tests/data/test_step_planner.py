@@ -243,7 +243,7 @@ def test_slots_that_do_not_fit_the_samples_are_refused(slots, words):
     ],
     ids=lambda value: value.describe() if isinstance(value, Mesh) else str(value),
 )
-def test_ranks_that_exchange_tokens_have_slots_for_all_their_groups(mesh, num_slots):
+def test_a_configuration_gives_ranks_that_exchange_tokens_slots_for_all_their_groups(mesh, num_slots):
     config = Config(data=DataConfig(domains_per_step=3, domain_groups=4))
 
     planner = StepPlanner.from_config(config, [], None, mesh, mesh.coordinates(0))

@@ -1,7 +1,7 @@
 """The report of a run: what it says of the files in the run folder, for any names; no plot ends a training."""
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, replace
 
 import pytest
 from matplotlib.text import Text
@@ -14,15 +14,41 @@ from mindpangu.train.report import write_report
 DOMAINS = ["_hidden", "中文", "zh", "$x_{"]
 
 
+def record(step, loss, seconds, skipped=None):
+    return StepRecord(
+        step=step,
+        loss=loss,
+        lr=0.1,
+        global_norm=1.0,
+        overflow=False,
+        loss_scale=1.0,
+        per_step_time=seconds,
+        tokens_per_s=1000.0 * step,
+        imbalance=float(step),
+        experts_activated=2,
+        bytes_to_device=0,
+        bytes_to_host=0,
+        lookup_s=0.0,
+        update_s=0.0,
+        wait_s=0.0,
+        peak_memory=0.5 * step,
+        domains={"zh": loss},
+        skipped=skipped,
+    )
+
+
+def write_metrics(run, records):
+    run.metrics.write_text("".join(json.dumps(asdict(each)) + "\n" for each in records))
+
+
 def finished_run(folder):
     """Writes the metrics of a run of three steps."""
     folder.mkdir(parents=True)
-    numbers = {field.name: 1.5 for field in fields(StepRecord)}
-    records = [
-        numbers | {"step": step, "skipped": None, "domains": dict.fromkeys(DOMAINS, 2.0 + step)} for step in (1, 2, 3)
-    ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
-    return RunFolder(folder)
+    run = RunFolder(folder)
+    write_metrics(
+        run, [replace(record(step, 2.0, 1.5), domains=dict.fromkeys(DOMAINS, 2.0 + step)) for step in (1, 2, 3)]
+    )
+    return run
 
 
 @pytest.mark.parametrize("name", ["$", "a$b_{c", r"\alpha$^", "中文$1$", "\udcb2\udce2", "x\x1b[2J", "plain"])
@@ -65,38 +91,11 @@ def test_a_plot_that_fails_leaves_a_complete_report(tmp_path, capsys, monkeypatc
 def test_samples_are_shown_harmlessly(tmp_path):
     run = finished_run(tmp_path / "run")
     sample = {"domain": "zh", "prompt": "a\x1b[2J", "continuation": "\u202eb\n\tc"}
-    run.samples.write_text(json.dumps({"samples": [sample]}), "utf-8")
+    run.samples.write_text(json.dumps({"step": 3, "samples": [sample]}), "utf-8")
 
     write_report(run)
 
     assert "a\\x1b[2J⟶\\u202eb\n\tc" in run.report.read_text("utf-8")
-
-
-def record(step, loss, seconds, skipped=None):
-    return StepRecord(
-        step=step,
-        loss=loss,
-        lr=0.1,
-        global_norm=1.0,
-        overflow=False,
-        loss_scale=1.0,
-        per_step_time=seconds,
-        tokens_per_s=1000.0 * step,
-        imbalance=float(step),
-        experts_activated=2,
-        bytes_to_device=0,
-        bytes_to_host=0,
-        lookup_s=0.0,
-        update_s=0.0,
-        wait_s=0.0,
-        peak_memory=0.5 * step,
-        domains={"zh": loss},
-        skipped=skipped,
-    )
-
-
-def write_metrics(run, records):
-    run.metrics.write_text("".join(json.dumps(asdict(each)) + "\n" for each in records))
 
 
 def test_the_report_of_a_run_without_files_is_its_name(tmp_path):
