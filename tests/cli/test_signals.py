@@ -22,12 +22,13 @@ VERBS = {
     "evaluate": ["evaluate"],
     "generate": ["generate", "--every-domain", "--checkpoint", "{source}"],
     "extract": ["extract", "--checkpoint", "{source}", "--domains", "zh", "--out", "{out}"],
-    "finetune": ["finetune", "--checkpoint", "{source}"],
-    "tiny tokenizer": ["tiny", "tokenizer", "--tokenizer", "{source}/tokenizer/main.model", "--out", "{out}"],
+    "finetune": ["finetune", "--checkpoint", "{source}", "--data", "{data}"],
+    "tiny tokenizer": "tiny tokenizer --tokenizer {source}/tokenizer/main.model --size 400 --out {out}".split(),
     "tiny rounds": ["tiny", "rounds", "--rounds", "2", "--rate", "0.5", "--parts", "2"],
     "tiny architecture": "tiny architecture --model.rre_layers 0 --budget 30K --points 2 --depth 1:2 --width 8:32 "
     "--head-size 8 --tolerance 0.5 --processes 2 --out {out}".split(),
 }
+RECORD = '{"domain": "en", "task": "qa", "doc": "%s", "question": "open the file", "answer": "close the table"}\n'
 NEEDS = {"data": ["tokenizer"], "routing": ["tokenizer", "data"]}
 
 
@@ -37,7 +38,8 @@ def test_a_signal_ends_a_verb_at_any_moment(trained, tiny_overrides, tmp_path, v
     rng = random.Random(f"{os.environ.get('SEED', 0)} {verb}")
     signum = rng.choice(STOPPING)
     run = tmp_path / "run"
-    names = {"source": trained.folder.root, "out": tmp_path / "out"}
+    names = {"source": trained.folder.root, "out": tmp_path / "out", "data": tmp_path / "records.jsonl"}
+    names["data"].write_text("".join(RECORD % number for number in range(40)))
     words = [word.format(**names) for word in VERBS[verb]]
     overrides = tiny_overrides | {"training.output_dir": str(tmp_path), "training.run_name": "run"}
     if verb == "evaluate":
