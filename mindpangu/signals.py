@@ -3,6 +3,7 @@
 A signal that was ignored when the program started, as SIGHUP is under nohup, stays ignored.
 """
 
+import contextlib
 import math
 import os
 import signal
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that ask a program to end."""
@@ -125,6 +126,14 @@ class _Requests:
 def exit_code(signum: int) -> int:
     """Returns the exit code of a program that a signal stopped, as shells have it: 130 INT, 143 TERM, 129 HUP."""
     return 128 + signum
+
+
+def exit_at_once(code: int) -> NoReturn:
+    """Ends the process without the exit handlers of libraries, which abort if a signal has interrupted an import."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 def describe(signum: int) -> str:

@@ -37,7 +37,7 @@ from mindpangu.display import printable
 from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
 from mindpangu.pruned import retry_if_pruned
-from mindpangu.signals import StopOnSignal, describe, exit_code
+from mindpangu.signals import StopOnSignal, describe, exit_at_once, exit_code
 
 VERBS = (
     tokenizer,
@@ -86,15 +86,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stop = StopOnSignal(patience=0)
         try:
             with stop:
-                code = _run(arguments)
+                finished = _run(arguments)
                 sys.stdout.flush()
-                return code
+                return finished
         except KeyboardInterrupt as error:
-            return _report_stop(getattr(error, "signum", signal.SIGINT))
+            code = _report_stop(getattr(error, "signum", signal.SIGINT))
         except Exception as error:
-            if stop.requested is not None:  # a library may turn the exception of a signal into one of its own
-                return _report_stop(stop.requested)
-            return _report_error(error)
+            if stop.requested is None:
+                return _report_error(error)
+            code = _report_stop(stop.requested)  # a library may turn the exception of a signal into one of its own
+    if arguments is None:
+        exit_at_once(code)
+    return code
 
 
 def _run(arguments: Sequence[str] | None) -> int:

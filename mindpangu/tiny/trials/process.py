@@ -23,7 +23,7 @@ from mindpangu.config import load_saved_config
 from mindpangu.data.prepare import prepare_routing
 from mindpangu.errors import MindPanguError, TrainingError
 from mindpangu.locks import locked
-from mindpangu.signals import StopOnSignal, Stopped, describe, exit_code
+from mindpangu.signals import StopOnSignal, Stopped, describe, exit_at_once, exit_code
 from mindpangu.stage import ResultFile
 from mindpangu.tiny.trials.measures import decoding_speed, final_loss, heldout_bits_per_byte, training_speed
 from mindpangu.tiny.trials.trial import RESULT
@@ -97,7 +97,7 @@ def main() -> int:
         return 1
     except Stopped as stopped:
         print(f"error: {describe(stopped.signum)}", file=sys.stderr)
-        return exit_code(stopped.signum)
+        exit_at_once(exit_code(stopped.signum))
     return 0
 
 
