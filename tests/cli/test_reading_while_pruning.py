@@ -171,6 +171,36 @@ def test_a_training_that_prunes_too_fast_is_named(live, tmp_path, capsys):
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("access", [2, 10, 18])
+@pytest.mark.parametrize(
+    "words",
+    [["evaluate"], ["generate", "--domain", "zh", "--prompt", "打开", "--max-new-tokens", "4"], ["train", "--load"]],
+    ids=["evaluate", "generate", "train --load"],
+)
+def test_a_verb_that_computes_takes_the_newest_checkpoint_again(live, tmp_path, capsys, words, access):
+    """generate reads experts while it generates."""
+    if words[0] == "train":
+        shutil.copytree(live.folder, tmp_path / "new", ignore=shutil.ignore_patterns("checkpoint", "coming", "*.jsonl"))
+        words = [*words, str(live.folder), "--config", str(tmp_path / "new" / "config.yaml"), "--training.steps", "1"]
+        words += ["--training.run_name", "new", "--lr_scheduler.warmup_steps", "0", "--lr_scheduler.decay_steps", "1"]
+        (tmp_path / "new" / "latest_checkpointed_iteration.txt").unlink()
+    else:
+        words = [*words, "--checkpoint", str(live.folder), "--training.run_name", "run"]
+    words += ["--training.output_dir", str(tmp_path)]
+    live.prune_at = [access]
+
+    assert main(words) == 0
+
+    printed = capsys.readouterr()
+    assert not live.prune_at
+    if words[0] == "train":
+        assert "started from the weights of" in printed.out
+        assert "iteration_00000002" in printed.out
+    else:
+        assert "reading the newest checkpoint instead" in printed.err
+
+
 def save_and_prune_for_ever(source, checkpoints, seconds, stop):
     """Saves a checkpoint of the next step every so often, and keeps only one, like a training."""
     reader = CheckpointReader(source)
