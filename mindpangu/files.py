@@ -71,14 +71,12 @@ def write_bytes_atomically(path: Path, data: bytes | Iterable[Buffer]) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Creates or replaces a UTF-8 text file; see `write_bytes_atomically`."""
-    write_bytes_atomically(path, text.encode("utf-8"))
+    """Creates or replaces a UTF-8 text file; see `write_bytes_atomically`.
 
-
-def write_figure(path: Path, figure: Any) -> None:
-    """Creates or replaces a PNG file with a Figure of matplotlib, which this module does not import."""
-    with scratch_file(path) as scratch:
-        figure.savefig(scratch, format="png", dpi=120)
+    A file name in the text may hold bytes that are not UTF-8. They become escapes such as \\udcb2, which JSON reads
+    back as the same name.
+    """
+    write_bytes_atomically(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_durably(path: Path, data: bytes | Iterable[Buffer]) -> None:

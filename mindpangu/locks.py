@@ -75,7 +75,7 @@ class Owner:
         """Returns the owner that describes this process."""
         machine = ""
         with contextlib.suppress(OSError):  # some sandboxes hide them
-            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
             machine = f"{boot} {os.readlink('/proc/self/ns/pid')}"
         pid = os.getpid()
         return Owner(socket.gethostname(), machine, pid, _start_time(pid) or 0)
@@ -148,7 +148,7 @@ def locked(
     with contextlib.ExitStack() as stack:
         stack.callback(_take(destination, wait, busy or f"{destination} is being written", stack))
         _held.destinations.add(destination)
-        stack.callback(_held.destinations.remove, destination)
+        stack.callback(_held.destinations.discard, destination)
         _remove_leftovers(destination, unique)
         yield destination
 
@@ -355,7 +355,9 @@ def _flock_is_local(descriptor: int) -> bool:
 def _start_time(pid: int) -> int | None:
     """Returns the start time of a live process, or None."""
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()
+        state, *fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
+        )
     except OSError:
         return None
     return None if state in ("Z", "X") else int(fields[18])

@@ -70,8 +70,12 @@ def decode_line(line: bytes) -> str:
 
 
 def parse_record(line: str) -> dict[str, Any]:
-    """Parses a line of a jsonl file. Raises ValueError unless it is a JSON object; see `untrusted.parse_json`."""
-    record = parse_json(line.removeprefix("\ufeff"))  # joined files have a byte order mark in the middle
+    """Parses a line of a jsonl file. Raises ValueError unless it is a JSON object; see `untrusted.parse_json`.
+
+    Fields that nobody reads may be NaN, which other programs write for a missing value.
+    """
+    text = line.removeprefix("\ufeff")  # files that were joined have a byte order mark in the middle
+    record = parse_json(text, allow_nan=True)
     if not isinstance(record, dict):
         raise ValueError(f"a JSON {type(record).__name__}, not an object")
     return record

@@ -111,9 +111,10 @@ def test_only_what_dead_processes_left_is_cleared(tmp_path, preamble):
         process.send_signal(signal.SIGKILL)
         process.wait()
     other = scratch_path(tmp_path / "out.v2", unique_name())
-    kept = [tmp_path / ".poetry.lock", tmp_path / ".note.writing"]
-    for path in kept:
+    kept = [tmp_path / ".poetry.lock", tmp_path / ".note.writing", tmp_path / ".pipe.lock"]
+    for path in kept[:2]:
         path.write_text("a user's")
+    os.mkfifo(kept[2])
 
     with holder(preamble, tmp_path / "alive"):
         before = {name for name in os.listdir(tmp_path) if "alive" in name}

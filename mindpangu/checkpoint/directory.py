@@ -18,12 +18,37 @@ def iteration_folder(parent: Path, step: int) -> Path:
     return parent / f"iteration_{step:08d}"
 
 
+def is_complete(folder: Path) -> bool:
+    """True if a folder is a complete checkpoint."""
+    return (folder / MANIFEST).is_file()
+
+
+def is_iteration(path: Path) -> bool:
+    """True if a path has the name of a checkpoint."""
+    return ITERATION.fullmatch(path.name) is not None
+
+
 def list_iterations(parent: Path) -> list[Path]:
     """Lists complete checkpoints, oldest first. A folder gets its name only once everything in it is on disk."""
+    return [path for path in _named_iterations(parent) if is_complete(path)]
+
+
+def incomplete_iterations(parent: Path) -> list[Path]:
+    """Lists what is named like a checkpoint later than the newest complete one, but has no manifest; oldest first.
+
+    No interruption leaves such a folder behind: its manifest was removed, or it was copied incompletely.
+    """
+    incomplete: list[Path] = []
+    for path in _named_iterations(parent):
+        incomplete = [] if is_complete(path) else [*incomplete, path]
+    return incomplete
+
+
+def _named_iterations(parent: Path) -> list[Path]:
     found = {}
     for path in parent.glob("iteration_*"):
         match = ITERATION.fullmatch(path.name)
-        if match and (path / MANIFEST).is_file():
+        if match and path == iteration_folder(parent, int(match[1])):
             found[int(match[1])] = path
     return [found[step] for step in sorted(found)]
 
@@ -37,12 +62,18 @@ def latest_iteration(parent: Path) -> Path | None:
 def checkpoints_sharing(folder: Path, name: str) -> list[Path]:
     """Lists the other complete checkpoints next to `folder` whose file `name` is the same file on disk (a hard link),
     oldest first."""
-    file = folder / name
     return [
         other
         for other in list_iterations(folder.parent)
-        if other != folder and (other / name).exists() and file.exists() and (other / name).samefile(file)
+        if other != folder and _is_same_file(other / name, folder / name)
     ]
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one is missing, or was pruned just now
+        return False
 
 
 def prune(parent: Path, keep_last: int, written: Path | None = None) -> list[Path]:

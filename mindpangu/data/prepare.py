@@ -66,7 +66,9 @@ def _build_tokenizer(config: Config, stage: Stage, names: Sequence[str], log: Lo
             split = split_corpus(reader)
             log(f"tokenizer: training {config.model.vocab_size} pieces on {reader.total_bytes / 1e6:.1f} MB of text …")
             texts = training_texts(reader, split)
-            tokenizer = train_tokenizer(texts, config.model.vocab_size, control_tokens_of(domains), path)
+            tokenizer = train_tokenizer(texts, config.model.vocab_size, control_tokens_of(domains), path, log)
+            if reader.report.is_partial:
+                log(f"tokenizer: {reader.report.summary()}")
         for vocabulary in names[1:]:
             write_durably(scratch / f"{vocabulary}.model", read_chunks(path))
     return tokenizer

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mindpangu.checkpoint import latest_iteration
+from mindpangu.checkpoint import incomplete_iterations, latest_iteration
 from mindpangu.checkpoint.manifest import MANIFEST
 from mindpangu.errors import CheckpointError
 from mindpangu.files import scratch_folder
@@ -22,6 +22,11 @@ def require_free(out: Path) -> None:
     existing = latest_iteration(out) or latest_iteration(out / "checkpoint")
     if existing is not None:
         raise CheckpointError(f"{out} already has a checkpoint ({existing.name}); choose another --out, or remove it")
+    damaged = incomplete_iterations(out) or incomplete_iterations(out / "checkpoint")
+    if damaged:
+        raise CheckpointError(
+            f"{out} has a checkpoint without its manifest.json ({damaged[-1].name}); choose another --out, or remove it"
+        )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ A single process needs none of this: `Processes.alone()` has the same interface 
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import mindspore as ms
@@ -15,6 +15,7 @@ from mindspore import Tensor
 
 from ascend_ops.grouped_all_to_all import Group, join
 from ascend_ops.grouped_all_to_all.group import JOB_VARIABLE
+from ascend_ops.native import OperatorError
 from mindpangu.config import Config
 from mindpangu.errors import InUseError, ParallelError
 from mindpangu.locks import delete, locked
@@ -149,7 +150,19 @@ class Processes:
 
     def any_rank(self, flag: bool) -> bool:
         """True if the flag is set on any rank. All ranks must call it."""
-        return flag if self.mesh.size == 1 else bool(self.all_reduce_sum(np.array([flag]))[0])
+        return self.any_ranks([flag])[0]
+
+    def any_ranks(self, flags: Sequence[bool]) -> list[bool]:
+        """Returns for each flag whether it is set on any rank. All ranks must call it."""
+        return [bool(count) for count in self.all_reduce_sum(np.array(flags))]
+
+    def from_first_rank(self, number: int) -> int:
+        """Returns the first rank's number, at least 0 and below 2⁴⁸, on all ranks. All ranks must call it."""
+        if self.mesh.size == 1:
+            return number
+        parts = divmod(number, 1 << 24) if self.is_first else (0, 0)  # a float32 holds 24 bits exactly
+        high, low = self.all_reduce_sum(np.array(parts)).tolist()
+        return (int(high) << 24) + int(low)
 
     def barrier(self) -> None:
         """Waits until every rank has called it."""
@@ -187,7 +200,14 @@ def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
         return Processes.alone()
     from mindspore import communication
 
-    communication.init()
+    try:
+        communication.init()
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        reason = next((line for line in lines if line.strip("-")), "no reason given")
+        raise ParallelError(
+            f"MindSpore cannot connect the {mesh.size} ranks through {':'.join(_scheduler())}: {reason}"
+        ) from None
     rank = communication.get_rank()
     on_ascend = config.context.device_target == "Ascend"
 
@@ -207,8 +227,12 @@ def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
 
 def _job() -> str:
     """Returns an id that only the processes of this job share. msrun gives all of them the same scheduler address."""
-    address = (os.environ.get("MS_SCHED_HOST", ""), os.environ.get("MS_SCHED_PORT", ""))
-    return os.environ.get(JOB_VARIABLE) or "-".join(address)
+    return os.environ.get(JOB_VARIABLE) or "-".join(_scheduler())
+
+
+def _scheduler() -> tuple[str, str]:
+    """Returns the host and the port of the scheduler, which msrun sets."""
+    return os.environ.get("MS_SCHED_HOST", ""), os.environ.get("MS_SCHED_PORT", "")
 
 
 def _warn_of_910a(kind: str, members: Ranks) -> None:
@@ -224,13 +248,18 @@ def _exchange_group(config: Config, processes: Processes) -> Group | None:
         return None
     if config.context.device_target == "Ascend" and config.parallelism.exchange == "group":
         _warn_of_910a("exchange", members)
-    return join(
-        f"exchange_{members[0]}",
-        members.index(rank),
-        len(members),
-        job=_job(),
-        ranks=list(members),
-        nodes=list(mesh.node_exchange_group(rank)) if mesh.tensor > 1 else None,
-        whole_nodes=config.parallelism.exchange == "node",
-        agree=processes.any_rank,
-    )
+    try:
+        return join(
+            f"exchange_{members[0]}",
+            members.index(rank),
+            len(members),
+            job=_job(),
+            ranks=list(members),
+            nodes=list(mesh.node_exchange_group(rank)) if mesh.tensor > 1 else None,
+            whole_nodes=config.parallelism.exchange == "node",
+            agree=processes.any_rank,
+        )
+    except OperatorError:
+        raise
+    except (RuntimeError, TimeoutError) as error:
+        raise ParallelError(f"the ranks that exchange tokens, {list(members)}, cannot join: {error}") from None

@@ -47,3 +47,20 @@ def extend(model_bytes: bytes, control_tokens: Sequence[str], name: str) -> Toke
     model.trainer_spec.pad_id = list(kinds).index(PADDING)
     model.trainer_spec.vocab_size = len(model.pieces)
     return Tokenizer(model.SerializeToString(deterministic=True), name)
+
+
+def describe_losses(model_bytes: bytes) -> str:
+    """Says what of a text a model loses, for the user; "" if decoding returns exactly what was encoded.
+
+    Models that `train_tokenizer` trains lose nothing, published ones often do.
+    """
+    model = sentencepiece_model.ModelProto.FromString(model_bytes)
+    normalizer = model.normalizer_spec
+    losses = []
+    if normalizer.precompiled_charsmap:
+        losses.append(f"it changes characters to others ({normalizer.name or 'normalization'})")
+    if normalizer.remove_extra_whitespaces:
+        losses.append("it removes repeated blanks")
+    if not any(piece.type == _PIECE.BYTE for piece in model.pieces):
+        losses.append(f"characters outside its {len(model.pieces):,} pieces become <unk>")
+    return ", and ".join(losses)

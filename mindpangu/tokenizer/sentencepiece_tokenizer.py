@@ -95,7 +95,7 @@ class Tokenizer:
             return self._pieces.encode(texts, threads)
         except (RuntimeError, TypeError):  # sentencepiece does not say which string it cannot convert
             for text in texts:
-                _require_unicode(text)
+                require_unicode(text)
             raise
 
     def count_unknown_characters(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> int:
@@ -196,7 +196,8 @@ def _parse(model_bytes: bytes, name: str) -> sentencepiece.SentencePieceProcesso
         ) from None
 
 
-def _require_unicode(text: str) -> None:
+def require_unicode(text: str) -> None:
+    """Raises TokenizerError if a text holds a lone surrogate, which has no UTF-8 form."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

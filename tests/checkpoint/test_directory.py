@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: pruning keeps what was just written, and removes only what belongs to nobody."""
+"""The folder of a run's checkpoints: the newest has the highest step; pruning keeps what was just written."""
 
 import os
 import threading
@@ -6,14 +6,15 @@ import threading
 import pytest
 
 from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, clean_interrupted, finish_publishing
-from mindpangu.checkpoint.directory import remove
+from mindpangu.checkpoint.directory import iteration_folder, latest_iteration, list_iterations, prune, remove
+from mindpangu.checkpoint.manifest import MANIFEST
 from mindpangu.errors import CheckpointError
 from mindpangu.locks import scratch_path, unique_name
 
 
 def save(parent, step):
     with CheckpointWriter(parent, step) as writer:
-        writer.write("config.yaml", b"content")
+        writer.write("state.json", b"content")
     return writer.folder
 
 
@@ -40,14 +41,14 @@ def test_a_checkpoint_that_is_being_written_is_not_cleaned_away(tmp_path):
     dead.mkdir()
 
     with writer:
-        writer.write("config.yaml", b"content")
+        writer.write("state.json", b"content")
         cleaner = threading.Thread(target=clean_interrupted, args=[tmp_path])
         cleaner.start()
         cleaner.join()
         assert writer.scratch.exists()
         assert not dead.exists()
 
-    assert CheckpointReader(tmp_path).read("config.yaml") == b"content"
+    assert CheckpointReader(tmp_path).read("state.json") == b"content"
 
 
 def test_a_linked_checkpoint_is_removed_without_what_it_leads_to(tmp_path):
@@ -59,7 +60,7 @@ def test_a_linked_checkpoint_is_removed_without_what_it_leads_to(tmp_path):
     remove(tmp_path / "run" / target.name)  # another process was faster
 
     assert os.listdir(tmp_path / "run") == []
-    assert CheckpointReader(target).read("config.yaml") == b"content"
+    assert CheckpointReader(target).read("state.json") == b"content"
 
 
 def test_a_file_that_two_checkpoints_share_is_never_written_through(tmp_path, monkeypatch):
@@ -68,12 +69,44 @@ def test_a_file_that_two_checkpoints_share_is_never_written_through(tmp_path, mo
 
     with pytest.raises(CheckpointError, match="iteration_00000002 cannot be written: File exists"):
         with CheckpointWriter(tmp_path / "out", 2) as writer:
-            writer.take("config.yaml", source)
-            writer.take("config.yaml", source)
+            writer.take("state.json", source)
+            writer.take("state.json", source)
     with pytest.raises(CheckpointError, match="iteration_00000002 cannot be written: File exists"):
         with CheckpointWriter(tmp_path / "out", 2) as writer:
-            writer.take("config.yaml", source)
-            writer.write("config.yaml", b"")
+            writer.take("state.json", source)
+            writer.write("state.json", b"")
 
-    assert source.read("config.yaml") == b"content"
+    assert source.read("state.json") == b"content"
     assert sorted(os.listdir(tmp_path)) == ["source"]
+
+
+STEPS = [7, 99_999_999, 100_000_000, 1_000_000_000]  # names with eight digits and more
+
+
+@pytest.fixture
+def parent(tmp_path):
+    for step in (STEPS[2], STEPS[0], STEPS[3], STEPS[1]):
+        iteration_folder(tmp_path, step).mkdir()
+        (iteration_folder(tmp_path, step) / MANIFEST).write_text("{}")
+    return tmp_path
+
+
+def test_checkpoints_are_listed_by_step(parent):
+    assert list_iterations(parent) == [iteration_folder(parent, step) for step in STEPS]
+    assert latest_iteration(parent) == parent / "iteration_1000000000"
+    assert iteration_folder(parent, 7).name == "iteration_00000007"
+
+
+@pytest.mark.parametrize("keep", [1, 2, 4, 9])
+def test_the_newest_are_kept(parent, keep):
+    removed = prune(parent, keep)
+
+    assert list_iterations(parent) == [iteration_folder(parent, step) for step in STEPS[-keep:]]
+    assert removed == [iteration_folder(parent, step) for step in STEPS[:-keep]]
+
+
+def test_the_pointer_names_the_newest_step(parent):
+    finish_publishing(parent, parent / "latest", keep_last=2)
+
+    assert (parent / "latest").read_text() == "1000000000\n"
+    assert len(list_iterations(parent)) == 2

@@ -1,6 +1,7 @@
 """Files that are read and written one tensor at a time equal those of the safetensors library."""
 
 import json
+import struct
 import time
 
 import numpy as np
@@ -37,6 +38,19 @@ def test_reading_and_writing_agree_with_the_library(tmp_path_factory, described)
     again = b"".join(encode_stream(file.tensors, {"a": "b"}, lambda name: chunks_of(tensors[name])))
     for name, values in load(again).items():
         np.testing.assert_array_equal(values, tensors[name])
+
+
+@given(st.text("abc", min_size=1, max_size=20))
+def test_tensors_begin_at_an_aligned_byte(name):
+    """The format asks for it, and readers that map the file rely on it."""
+    values = np.arange(3, dtype=np.float32)
+    tensors = {name: TensorInfo(values.dtype, values.shape)}
+
+    encoded = b"".join(encode_stream(tensors, {}, lambda _: chunks_of(values)))
+
+    start = len(encoded) - values.nbytes
+    assert start % 8 == 0
+    assert int.from_bytes(encoded[:8], "little") + 8 == start
 
 
 def test_an_incomplete_file_is_one_clear_error(tmp_path):
@@ -123,3 +137,29 @@ def test_tensors_in_memory_equal_those_of_the_library():
         np.testing.assert_array_equal(decoded[name], values)
         assert decoded[name].dtype == values.dtype
         assert decoded[name].flags.aligned
+
+
+@pytest.mark.parametrize("name", ["a", "ab", "abcdefg"])
+def test_tensors_begin_on_a_multiple_of_8_bytes(name):
+    info = TensorInfo(np.dtype(np.float64), (1,))
+
+    data = b"".join(encode_stream({name: info}, {"some": "thing"}, lambda _: chunks_of(np.ones(1))))
+
+    (length,) = struct.unpack_from("<Q", data)
+    assert length % 8 == 0
+    assert np.frombuffer(data, np.float64, 1, 8 + length) == 1
+
+
+def test_tensors_are_in_the_order_of_the_file_not_of_its_header(tmp_path):
+    header = {
+        "second": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]},
+        "first": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+    }
+    encoded = json.dumps(header).encode()
+    path = tmp_path / "file"
+    path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + np.array([1, 2], np.float32).tobytes())
+
+    file = TensorFile(path)
+
+    assert list(file.tensors) == ["first", "second"]
+    assert [float(file.read(name)[0]) for name in file.tensors] == [1, 2]

@@ -56,7 +56,7 @@ BAD = {
     "too deep": ("[" * 100_000, "nested too deeply"),
     "a key twice": ('{"domain": "en", "text": "a", "text": "b"}', "the key 'text' twice"),
     "a key twice inside": ('{"domain": "en", "text": "a", "more": [{"x": 1, "x": 1}]}', "the key 'x' twice"),
-    "not a number": ('{"domain": "en", "text": "a", "more": NaN}', "NaN"),
+    "not a number": ('{"domain": "en", "text": "a", "doc": NaN}', '"doc" has type float'),
     "a huge number": ('{"domain": "en", "text": "a", "doc": 1%s}' % ("0" * 5000), "integer"),
     "not an object": ('["en", "text"]', "a JSON list, not an object"),
     "no domain": ('{"text": "a"}', "unknown domain null"),

@@ -6,10 +6,12 @@ from mindpangu.checkpoint import CheckpointReader, SavedState, clean_interrupted
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import TrainingError
-from mindpangu.files import link_folder, read_chunks, write_bytes_atomically
+from mindpangu.files import link_folder
 from mindpangu.locks import locked
 from mindpangu.tiny.rounds.files import RoundSample, sample_file
 from mindpangu.tiny.rounds.progress import RoundsProgress
+from mindpangu.train.metrics import copy_metrics
+from mindpangu.train.start import refuse_incomplete_checkpoints
 
 
 def adopt(source: CheckpointReader, config: Config, log: Callable[[str], None] = print) -> None:
@@ -55,6 +57,7 @@ def _adopt(
         _require_started_from(existing, source, folder)
         return
     refuse_differences(source, config, SavedState.read(source).digests)
+    refuse_incomplete_checkpoints(folder)
     clean_interrupted(folder.checkpoints)
     names = ["tokenizer", "data", "routing"] if config.model.rre_layers else ["tokenizer", "data"]
     for name in names:
@@ -63,8 +66,7 @@ def _adopt(
     for name in names:
         if not (folder.root / name).exists():
             link_folder(source_run.root / name, folder.root / name)
-    if source_run.metrics.exists():
-        write_bytes_atomically(folder.metrics, read_chunks(source_run.metrics))
+    copy_metrics(source_run.metrics, folder.metrics, source.step, log)
     link_folder(source.folder, folder.checkpoints / source.folder.name)
     log(f"rounds: took round 1 from {source.folder}")
 

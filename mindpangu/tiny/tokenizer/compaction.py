@@ -84,6 +84,8 @@ def compact_tokenizer(
     for checked_size in (size, *compared_sizes):
         selector.require_size(checked_size)
     split = Split.draw(documents, config.data.heldout_fraction, config.data.seed)
+    if documents.left_out:
+        log(f"tokenizer: left out of the counts: {documents.left_out}")
     counts = PieceCounts.load(counts_file) if counts_file.is_file() else None
     if counts is None or not counts.matches(tokenizer, documents, split):
         if counts is not None:

@@ -76,7 +76,7 @@ class _RunningProcesses:
         command += ["--inputs", json.dumps(trial.inputs)]
         command += ["--decode"] * trial.decode + ["--keep-checkpoint"] * trial.keep_checkpoint
         trial.log_file.unlink(missing_ok=True)
-        with open(trial.log_file, "x") as log:
+        with open(trial.log_file, "x", encoding="utf-8") as log:
             with self._lock:
                 if self._stopped:
                     return "stopped"
