@@ -111,6 +111,12 @@ def link_or_copy(source: Path, target: Path) -> None:
         write_durably(target, read_chunks(source))
 
 
+def open_without_link(path: str, flags: int) -> int:
+    """Opens a file that grows, such as a log; an `opener` for `open`. Raises OSError for a link, which may lead to any
+    file of the user if the folder comes from elsewhere."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def read_chunks(path: Path) -> Iterator[bytes]:
     """Yields the content of a file in pieces of at most `CHUNK_BYTES`."""
     with open(path, "rb") as file:

@@ -291,3 +291,16 @@ def test_a_lone_surrogate_is_refused():
     assert files.count_utf8_bytes("中") == 3
     with pytest.raises(ValueError, match="lone surrogate"):
         files.count_utf8_bytes("\ud800")
+
+
+def test_a_log_does_not_grow_through_a_link(tmp_path):
+    (tmp_path / "precious").write_text("former")
+    (tmp_path / "info.log").symlink_to("precious")
+
+    with open(tmp_path / "new.log", "a", opener=files.open_without_link) as log:
+        log.write("text")
+    with pytest.raises(OSError, match="symbolic links"):
+        with open(tmp_path / "info.log", "a", opener=files.open_without_link):
+            pass
+
+    assert contents(tmp_path) == {"info.log": "former", "new.log": "text", "precious": "former"}

@@ -8,6 +8,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from mindpangu.files import open_without_link
+
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -85,7 +87,12 @@ class Progress(Callback):
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
             # open for the whole training; messages may name files whose names are not UTF-8
             self._log = open(  # noqa: SIM115
-                self.log_path, "a", encoding="utf-8", errors="backslashreplace", buffering=1
+                self.log_path,
+                "a",
+                encoding="utf-8",
+                errors="backslashreplace",
+                buffering=1,
+                opener=open_without_link,
             )
         if sys.stderr.isatty() and not self.quiet:
             self._bar = tqdm(total=last_step, initial=first_step - 1, unit="step", desc="train", dynamic_ncols=True)

@@ -270,6 +270,18 @@ def enter_report(sandbox: Path) -> None:
     _evaluation(_read(sandbox / "run" / "evaluation.json", _Evaluation))
 
 
+def enter_metrics(sandbox: Path) -> None:
+    from mindpangu.train.metrics import read_metrics
+
+    try:
+        records = read_metrics(sandbox / "run" / "metrics.jsonl", log=lambda text: None)
+    finally:
+        for kept in (sandbox / "run").glob("metrics.jsonl.kept_aside*"):
+            kept.unlink()
+    steps = [record["step"] for record in records]
+    assert steps == sorted(set(steps))
+
+
 DOORS = {
     "manifest": Door(f"{CHECKPOINT}/manifest.json", "json", enter_manifest),
     "state": Door(
@@ -287,6 +299,7 @@ DOORS = {
     "pointer": Door("run/latest_checkpointed_iteration.txt", "bytes", enter_pointer),
     "corpus": Door("corpus.jsonl", "bytes", enter_records, user_names_it=True),
     "tokenizer": Door("run/tokenizer/signs.model", "bytes", enter_tokenizer, user_names_it=True),
+    "metrics": Door("run/metrics.jsonl", "bytes", enter_metrics),
     "evaluation": Door("run/evaluation.json", "json", enter_report),
     "losses": Door(
         "rounds_run/rounds/round_1_losses.safetensors",
