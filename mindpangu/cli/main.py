@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ascend_ops.native import OperatorError
 from mindpangu import __version__
@@ -31,7 +31,7 @@ from mindpangu.cli.option_types import TYPES
 from mindpangu.config import Config, find_file, load_config, load_saved_config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.domains import build_domains
-from mindpangu.errors import ConfigError, MindPanguError
+from mindpangu.errors import MindPanguError
 
 VERBS = (
     tokenizer,
@@ -80,8 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, unknown = parser.parse_known_args(words)
     try:
         if unknown:
-            _refuse_unknown_keys(unknown)
-            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+            _refuse_unknown(parser, unknown)
         # some verbs set keys themselves; overrides on the command line take precedence
         verb_settings = options.verb.settings(options) if hasattr(options.verb, "settings") else {}
         settings = _load_settings(options, verb_settings | dict(overrides))
@@ -186,11 +185,11 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str
     return words, overrides
 
 
-def _refuse_unknown_keys(words: Sequence[str]) -> None:
-    """Raises a ConfigError, with the nearest spelling, if a word that no option is looks like a configuration key."""
+def _refuse_unknown(parser: argparse.ArgumentParser, words: Sequence[str]) -> NoReturn:
+    """Ends with a usage error. Raises a ConfigError with the nearest spelling if a word looks like a key."""
     for word in words:
-        match = _UNKNOWN_KEY.fullmatch(word)
-        if match and _KEY.fullmatch(word):
-            raise ConfigError(f"--{match['key']} has no value; one that begins with -- is given as {word}=VALUE")
-        if match:
+        if _KEY.fullmatch(word):
+            parser.error(f"{word} has no value; one that begins with -- is given as {word}=VALUE")
+        if match := _UNKNOWN_KEY.fullmatch(word):
             load_config(None, {match["key"]: "null"})
+    parser.error(f"unrecognized arguments: {' '.join(words)}")
