@@ -61,10 +61,31 @@ check_cann() {
     [ "$(printf '%s\n%s\n' "$OLDEST_CANN" "$version" | sort -V | head -n 1)" = "$OLDEST_CANN" ] ||
         die "CANN $version is too old: MindSpore 2.10 takes $OLDEST_CANN or newer"
     local template=$1/tools/op_project_templates/ascendc
-    { [ -d "$template/customize" ] && [ -d "$template/common" ]; } ||
-        [ -d "$1/tools/msopgen/template/operator_demo_projects/ascendc_operator_sample" ] ||
+    local sample=$1/tools/msopgen/template/operator_demo_projects/ascendc_operator_sample
+    if [ -d "$template/customize" ] && [ -d "$template/common" ]; then
+        check_initial_values "$1" "$template"
+    elif [ -d "$sample" ]; then
+        check_initial_values "$1" "$sample"
+    else
         die "no operator project in $template/customize and common: install the toolkit, not only the runtime"
+    fi
     log "CANN $version in $1"
+}
+
+# Refuses a CANN whose operator project drops the initial values of outputs. It would do so without a word, and the
+# SyncAll of 910A would count from whatever is in memory. The script is in the project, or in CANN's CMake modules.
+check_initial_values() {
+    local folder scripts script
+    for folder in "$2" "$1"/*/tikcpp/ascendc_kernel_cmake "$1"/*/*/tikcpp/ascendc_kernel_cmake; do
+        scripts=$(find -L "$folder" -name ascendc_impl_build.py 2>/dev/null) || true
+        if [ -n "$scripts" ]; then break; fi
+    done
+    [ -n "$scripts" ] || die "no ascendc_impl_build.py in $2 or in CANN's tikcpp/ascendc_kernel_cmake:" \
+        "it cannot be told whether outputs get their initial values; install another CANN ($OLDEST_CANN or newer)"
+    while read -r script; do
+        grep -q output_init_value "$script" || die "$script does not know output_init_value: this CANN would drop the" \
+            "initial zeros that SyncAll counts in on 910A; install a newer one"
+    done <<<"$scripts"
 }
 
 # Prints the path of MindSpore's custom_compiler.
@@ -90,9 +111,10 @@ case $WORK in *[!A-Za-z0-9_./-]*) die "the compiler cannot work in $WORK: set TM
 trap 'rm -rf "$WORK"' EXIT
 cp -r "$COMPILER" "$WORK/compiler"
 mkdir "$WORK/op_host" "$WORK/op_kernel"
-cp "$FOLDER"/*/ascend/op_host/*.cpp "$FOLDER"/*/ascend/op_host/*.h "$FOLDER"/ascend/rre_host.h "$WORK/op_host/"
-cp "$FOLDER"/*/ascend/op_kernel/*.cpp "$FOLDER"/ascend/rre_kernel.h "$WORK/op_kernel/"
-cp "$FOLDER"/*/ascend/op_kernel/*.h "$WORK/op_kernel/"
+cp "$FOLDER"/*/ascend/op_host/*.cpp "$FOLDER"/*/ascend/op_host/*.h "$WORK/op_host/"
+cp "$FOLDER"/ascend/rre_host.h "$FOLDER"/ascend/rre_limits.h "$WORK/op_host/"
+cp "$FOLDER"/*/ascend/op_kernel/*.cpp "$FOLDER"/*/ascend/op_kernel/*.h "$WORK/op_kernel/"
+cp "$FOLDER"/ascend/rre_kernel.h "$FOLDER"/ascend/rre_limits.h "$WORK/op_kernel/"
 
 log "Building for $SOC (minutes)."
 (cd "$WORK/compiler" && "${MINDPANGU_PYTHON:-python3}" setup.py --op_host_path "$WORK/op_host" \

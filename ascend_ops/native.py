@@ -6,6 +6,8 @@ that share the project folder never load each other's code, and an unchanged sou
     python -m ascend_ops.native        compiles all of them and prints their paths
 """
 
+import contextlib
+import errno
 import fcntl
 import functools
 import hashlib
@@ -17,6 +19,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
+
+from ascend_ops.files import remove_leftovers, scratch_file, write_text
 
 PACKAGE = Path(__file__).parent
 OPERATORS = tuple(sorted(source.parent.name for source in PACKAGE.glob("*/cpu.cc")))
@@ -46,18 +51,31 @@ def library(operator: str) -> Path:
     """
     command = [compiler(), *FLAGS, *TUNING.get(platform.machine(), "").split(), "cpu.cc", *_link_flags(operator)]
     name = f"{operator}-{_content_hash(operator, command)}.so"
+    for folder in _folders():
+        if _is_complete(folder / name):  # also where nothing can be written
+            return folder / name
     folder = build_folder()
     path = folder / name
-    if _is_complete(path):
-        return path
     try:
-        with (folder / ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with (folder / ".lock").open("ab") as lock:
+            if _is_locked(lock):
+                remove_leftovers(path)
             if not _is_complete(path):
                 _compile(operator, command, path)
     except OSError as error:
         raise CompileError(f"{operator}/cpu.cc could not be compiled into {folder}: {error}") from None
     return path
+
+
+def _is_locked(lock: BinaryIO) -> bool:
+    """Waits for the lock. Returns False if the file system has none: several processes may compile the same then."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        return False
+    return True
 
 
 def _is_complete(path: Path) -> bool:
@@ -66,24 +84,25 @@ def _is_complete(path: Path) -> bool:
     A power cut or a full disk may have truncated it, and a process that loads such a file dies without a message.
     """
     try:
-        return path.with_suffix(".sha256").read_text() == hashlib.sha256(path.read_bytes()).hexdigest()
+        return path.with_suffix(".sha256").read_bytes() == hashlib.sha256(path.read_bytes()).hexdigest().encode()
     except OSError:
         return False
 
 
 def _compile(operator: str, command: list[str], path: Path) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    try:
+    with scratch_file(path) as unfinished:
         done = subprocess.run(
-            [*command, "-o", str(unfinished)], cwd=PACKAGE / operator, capture_output=True, text=True, errors="replace"
+            [*command, "-o", str(unfinished)],
+            cwd=PACKAGE / operator,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
         )
         if done.returncode != 0:
             complaint = "\n".join(done.stderr.strip().splitlines()[-8:])
             raise CompileError(f"{operator}/cpu.cc does not compile with {command[0]}:\n{complaint}")
-        os.replace(unfinished, path)
-        path.with_suffix(".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
-    finally:
-        unfinished.unlink(missing_ok=True)
+        digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()
+    write_text(path.with_suffix(".sha256"), digest)
 
 
 @functools.cache
@@ -103,7 +122,7 @@ def compiler() -> str:
 @functools.cache
 def _compiler_version() -> str:
     try:
-        return subprocess.run([compiler(), "--version"], capture_output=True, text=True, errors="replace").stdout
+        return subprocess.run([compiler(), "--version"], capture_output=True, encoding="utf-8", errors="replace").stdout
     except OSError as error:
         raise CompileError(f"the C++ compiler {compiler()} does not run: {error}") from None
 
@@ -112,7 +131,7 @@ def _compiler_version() -> str:
 def _processor() -> str:
     """Returns a description of the machine and its instruction sets, which decide what -march=native means."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.machine()
     wanted = ("vendor_id", "cpu family", "model\t", "flags", "Features", "CPU implementer", "CPU part")
@@ -121,7 +140,7 @@ def _processor() -> str:
 
 def _link_flags(operator: str) -> list[str]:
     """Returns the flags that link the oneDNN of the MindSpore wheel, if cpu.cc calls it."""
-    if "dnnl_" not in (PACKAGE / operator / "cpu.cc").read_text():
+    if "dnnl_" not in (PACKAGE / operator / "cpu.cc").read_text("utf-8"):
         return []
     # located without importing MindSpore, which takes seconds
     spec = importlib.util.find_spec("mindspore")
@@ -143,15 +162,22 @@ def _content_hash(operator: str, command: list[str]) -> str:
 @functools.cache
 def build_folder() -> Path:
     """Returns ascend_ops/_build, or a folder in the user's cache if the package is not writable."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ascend_ops"
-    for folder in (PACKAGE / "_build", cache):
+    for folder in _folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 return folder
         except OSError as error:
             problem = error
-    raise CompileError(f"no folder to keep compiled kernels in: {problem}")
+    raise CompileError(f"no folder to keep compiled kernels in: {problem}; set XDG_CACHE_HOME to one")
+
+
+def _folders() -> list[Path]:
+    """Returns the folders that may have compiled kernels, best first."""
+    folders = [PACKAGE / "_build"]
+    with contextlib.suppress(RuntimeError):  # no HOME, and a user without an entry in the password database
+        folders.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ascend_ops")
+    return folders
 
 
 def main() -> int:

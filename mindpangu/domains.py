@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mindpangu.config import Config
+from mindpangu.config.checks import check_names
 from mindpangu.errors import ConfigError
-from mindpangu.untrusted import check_name, show
+from mindpangu.untrusted import show
 
 END_OF_TEXT = "<eot>"
 PADDING = "<pad>"
@@ -144,15 +145,12 @@ def known_domains(config: Config) -> dict[str, Domain]:
     Raises:
         ConfigError: an added domain has an invalid or duplicate name, or control tokens that do not fit its kind.
     """
+    check_names(config)
     known = {domain.name: domain for domain in PRESETS[config.domains.preset]}
     taken = control_tokens_of(tuple(known.values()))
     for index, added in enumerate(config.domains.added):
         key = f"domains.added[{index}]"
         tokens = tuple(added.control_tokens)
-        try:
-            check_name("domain", added.name)
-        except ValueError as error:
-            raise ConfigError(f"{key}: {error}") from None
         if added.name in known:
             raise ConfigError(f"{key}.name is {added.name!r}, which another domain has; choose another name")
         allowed, words = _CONTROL_TOKENS[added.kind]
@@ -198,13 +196,13 @@ def domain_named(domains: Sequence[Domain], name: str) -> tuple[int, Domain]:
     for index, domain in enumerate(domains):
         if domain.name == name:
             return index, domain
-    raise ConfigError(f"unknown domain {name!r}; this model has: {', '.join(domain.name for domain in domains)}")
+    raise ConfigError(f"unknown domain {show(name)}; this model has: {', '.join(domain.name for domain in domains)}")
 
 
 def _require_known(key: str, names: Sequence[str] | dict, known: Sequence[str] | dict) -> None:
     for name in names:
         if name not in known:
-            raise ConfigError(f"{key} names {name!r}; known domains: {', '.join(known)}")
+            raise ConfigError(f"{key} names {show(name)}; known domains: {', '.join(known)}")
 
 
 def _assign_vocabularies(config: Config, names: Sequence[str]) -> dict[str, str]:
@@ -214,12 +212,8 @@ def _assign_vocabularies(config: Config, names: Sequence[str]) -> dict[str, str]
         return dict.fromkeys(names, MAIN_VOCABULARY)
     owner: dict[str, str] = {}
     for vocabulary in vocabularies:
-        try:
-            check_name("vocabulary", vocabulary.name)
-        except ValueError as error:
-            raise ConfigError(f"domains.vocabularies: {error}") from None
         if [other.name for other in vocabularies].count(vocabulary.name) > 1:
-            raise ConfigError(f"domains.vocabularies has the duplicate name {vocabulary.name!r}; rename it")
+            raise ConfigError(f"domains.vocabularies has the name {vocabulary.name!r} twice; rename one")
         _require_known(f"domains.vocabularies {vocabulary.name}", vocabulary.domains, names)
         for name in vocabulary.domains:
             if name in owner:

@@ -13,6 +13,10 @@ class ConfigError(MindPanguError):
     """A configuration cannot be used: unknown key, wrong type, value out of range, impossible combination."""
 
 
+class InUseError(MindPanguError):
+    """Another process is writing the same file or folder."""
+
+
 class StageError(MindPanguError):
     """The output of a stage of the main job cannot be written."""
 

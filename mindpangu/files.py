@@ -2,13 +2,15 @@
 
 A reader sees either the old content or all of the new, and a write that has returned survives a power failure. This
 module also reads and writes JSON, and decodes text that may not be UTF-8. It imports nothing from mindpangu but
-`untrusted.py`, so every other module may use it.
+`errors`, `locks` and `untrusted`, so every other module may use it.
 
-Scratch paths have fixed names, so only one process at a time may write a path; callers that could race hold a lock. A
-write first clears the leftovers of a killed process.
+A file is created or replaced by a rename, never opened for writing in place: it may have other names (hard links) in
+checkpoints. Only logs and metrics are appended to. A path is locked while it is written (`locks.py`), scratch paths
+have unique names, and the next write of a path removes what a killed process left of it.
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -16,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mindpangu.locks import delete, fsync, locked, scratch_path, unique_name
 from mindpangu.untrusted import parse_json, read_bytes
 
 Buffer = bytes | memoryview
@@ -23,23 +26,38 @@ Buffer = bytes | memoryview
 CHUNK_BYTES = 1 << 22
 """Maximum size of the chunks that `read_chunks` yields."""
 
+_FILE_WAIT_S = 60.0
+"""Seconds to wait while another process replaces the same file, which takes milliseconds."""
+
 
 # ---- Files -----------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def scratch_file(path: Path) -> Iterator[Path]:
-    """Yields the path of a scratch file next to `path`, for the caller to write. Renames it to `path` on success;
-    deletes it on error."""
-    scratch = _scratch_path(path)
-    try:
-        yield scratch
-        _fsync(scratch)
-        scratch.replace(path)
-    finally:
-        with contextlib.suppress(OSError):  # absent after a successful rename
-            scratch.unlink()
-    fsync_folder(path.parent)
+    """Yields the path of a scratch file next to `path`, for the caller to create. Renames it to `path` on success;
+    deletes it on error.
+
+    Creates the folder if it does not exist. If two processes write the same file, one waits for the other.
+
+    Raises:
+        InUseError: another process has been writing the same file for a minute.
+        OSError: the disk is full or cannot be written, or something else than a file is in the way.
+    """
+    if path.is_symlink():  # in a run folder from elsewhere, it may lead to any file of the user
+        raise FileExistsError(errno.EEXIST, "is in the way: it is a link, and nothing is written through it", str(path))
+    with locked(path, wait=_FILE_WAIT_S) as destination:
+        if destination.exists() and not destination.is_file():
+            raise FileExistsError(errno.EEXIST, "is in the way: it is not a regular file", str(path))
+        scratch = scratch_path(destination, unique_name())
+        try:
+            yield scratch
+            fsync(scratch)
+            scratch.replace(destination)
+            fsync_folder(destination.parent)
+        finally:
+            with contextlib.suppress(OSError):  # absent after a successful rename
+                scratch.unlink()
 
 
 def write_bytes_atomically(path: Path, data: bytes | Iterable[Buffer]) -> None:
@@ -48,28 +66,49 @@ def write_bytes_atomically(path: Path, data: bytes | Iterable[Buffer]) -> None:
     Args:
         data: the content, in one piece or several.
     """
-    with scratch_file(path) as scratch, open(scratch, "wb") as file:
+    with scratch_file(path) as scratch, open(scratch, "xb") as file:
         file.writelines([data] if isinstance(data, bytes) else data)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Creates or replaces a UTF-8 text file; see `write_bytes_atomically`."""
-    write_bytes_atomically(path, text.encode("utf-8"))
+    """Creates or replaces a UTF-8 text file; see `write_bytes_atomically`.
+
+    A file name in the text may hold bytes that are not UTF-8. They become escapes such as \\udcb2, which JSON reads
+    back as the same name.
+    """
+    write_bytes_atomically(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_durably(path: Path, data: bytes | Iterable[Buffer]) -> None:
-    """Writes a file in place and returns once its content is on disk.
+    """Creates a file, and returns once its content is on disk.
 
     For paths that nobody reads yet, such as those in a scratch folder. The file's name becomes durable with its folder
     (`fsync_folder`).
 
     Args:
         data: the content, in one piece or several.
+
+    Raises:
+        FileExistsError: the path exists. Its content stays as it is.
     """
-    with open(path, "wb") as file:
+    with open(path, "xb") as file:
         file.writelines([data] if isinstance(data, bytes) else data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Gives a file whose content never changes a second name, or copies it if the file system has no hard links.
+
+    Raises:
+        FileExistsError: `target` exists. It stays as it is.
+    """
+    try:
+        os.link(os.path.realpath(source), target)
+    except FileExistsError:
+        raise
+    except OSError:
+        write_durably(target, read_chunks(source))
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
@@ -86,27 +125,32 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 def scratch_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields a scratch folder next to `out`. Renames it to `out` on success; deletes it on error.
 
-    Files in it need no atomic writes of their own: all of them are flushed to disk before the rename.
+    Files in it need no atomic writes of their own: all of them are flushed to disk before the rename. If `out` is a
+    link, it stays one, and the folder that it leads to is written.
 
     Args:
         out: the final folder; it must not exist, or be empty.
-        replace: removes `out` and everything in it just before the rename.
+        replace: removes `out` and everything in it after the rename.
 
     Raises:
+        InUseError: another process is writing `out`.
         OSError: the disk is full or cannot be written, or `out` is in the way.
     """
-    scratch = _scratch_path(out)
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        scratch.mkdir(parents=True)
-        yield scratch
-        fsync_tree(scratch)
-        if replace:
-            shutil.rmtree(out, ignore_errors=True)
-        scratch.rename(out)
-        fsync_folder(out.parent)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with locked(out) as destination:
+        if os.path.ismount(destination):  # a folder cannot be renamed to it
+            raise OSError(errno.EBUSY, "is the root of a disk; use a folder in it", str(out))
+        scratch = scratch_path(destination, unique_name())
+        try:
+            scratch.mkdir()
+            yield scratch
+            fsync_tree(scratch)
+            if replace:
+                replace_folder(scratch, destination)
+            else:
+                scratch.rename(destination)
+                fsync_folder(destination.parent)
+        finally:
+            delete(scratch)
 
 
 @contextlib.contextmanager
@@ -115,28 +159,44 @@ def scratch_files(folder: Path) -> Iterator[Path]:
 
     On success each file replaces the file of the same name in `folder`, in order of name; on error none does. Other
     files in `folder` stay.
+
+    Raises:
+        InUseError: another process is writing such files to `folder`.
+        OSError: the disk is full or cannot be written.
     """
-    scratch = folder / ".writing"
-    shutil.rmtree(scratch, ignore_errors=True)
+    with locked(folder / "files") as destination:  # inside the folder, which may be on a disk of its own
+        scratch = scratch_path(destination, unique_name())
+        try:
+            scratch.mkdir()
+            yield scratch
+            fsync_tree(scratch)
+            for path in sorted(scratch.iterdir()):
+                path.replace(destination.with_name(path.name))
+            fsync_folder(destination.parent)
+        finally:
+            delete(scratch)
+
+
+def replace_folder(scratch: Path, destination: Path) -> None:
+    """Renames a folder next to `destination` to this name, durably, and then removes the one that had it."""
+    former = scratch.with_suffix(".deleting")
+    if os.path.lexists(destination):
+        destination.rename(former)
     try:
-        scratch.mkdir(parents=True)
-        yield scratch
-        fsync_tree(scratch)
-        for path in sorted(scratch.iterdir()):
-            path.replace(folder / path.name)
-        fsync_folder(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.rename(destination)
+    except OSError:
+        if os.path.lexists(former):
+            former.rename(destination)
+        raise
+    fsync_folder(destination.parent)
+    delete(former)
 
 
 def link_folder(source: Path, target: Path) -> None:
-    """Copies a folder whose files never change, with hard links if the file system supports them."""
+    """Copies a folder whose files never change to a new folder, with hard links if the file system supports them."""
 
     def link(source_file: str, target_file: str) -> None:
-        try:
-            Path(target_file).hardlink_to(source_file)
-        except OSError:
-            shutil.copy2(source_file, target_file)
+        link_or_copy(Path(source_file), Path(target_file))
 
     with scratch_folder(target) as scratch:
         shutil.copytree(source, scratch, copy_function=link, dirs_exist_ok=True)
@@ -144,15 +204,15 @@ def link_folder(source: Path, target: Path) -> None:
 
 def fsync_folder(folder: Path) -> None:
     """Makes the names in a folder durable. Before that, a power failure may undo a rename or the creation of a file."""
-    _fsync(folder)
+    fsync(folder)
 
 
 def fsync_tree(folder: Path) -> None:
     """Makes a folder and everything in it durable: contents and names."""
     for parent, _, names in os.walk(folder):
         for name in names:
-            _fsync(Path(parent, name))
-        _fsync(Path(parent))
+            fsync(Path(parent, name))
+        fsync(Path(parent))
 
 
 # ---- JSON ------------------------------------------------------------------------------------------------------------
@@ -204,15 +264,3 @@ def count_utf8_bytes(text: str) -> int:
 def read_text_leniently(path: Path) -> str:
     """Reads text that is only shown, such as a log: bytes that are not UTF-8 become U+FFFD (�)."""
     return path.read_text(encoding="utf-8", errors="replace")
-
-
-def _scratch_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.writing")
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

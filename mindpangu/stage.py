@@ -5,15 +5,24 @@ nothing half-written. The file `stage.json` in the folder records the inputs.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mindpangu.errors import StageError
-from mindpangu.files import encode_json, read_chunks, read_json, read_json_object, scratch_folder, write_json
+from mindpangu.files import (
+    encode_json,
+    read_chunks,
+    read_json,
+    read_json_object,
+    scratch_folder,
+    write_durably,
+    write_json,
+)
+from mindpangu.locks import locked
 from mindpangu.untrusted import inside, read_record, reason
 
 STAMP = "stage.json"
@@ -42,15 +51,13 @@ class Stage:
         """Holds the stage's lock. Of two processes that need the same stage, the second waits and then finds it done.
 
         Raises:
-            StageError: the lock file cannot be created.
+            StageError: the lock cannot be created.
         """
-        try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder.with_name(f".{self.folder.name}.lock"), "a")  # noqa: SIM115 - closed below
-        except OSError as error:
-            raise self._failure(error) from error
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.folder, wait=math.inf))
+            except OSError as error:
+                raise self._failure(error) from error
             yield
 
     def is_current(self) -> bool:
@@ -88,7 +95,7 @@ class Stage:
                 yield scratch
                 written = sorted(path for path in scratch.rglob("*") if path.is_file())
                 files = {str(path.relative_to(scratch)): hash_files([path]) for path in written}
-                (scratch / STAMP).write_bytes(encode_json({"inputs": self.inputs, "files": files}))
+                write_durably(scratch / STAMP, encode_json({"inputs": self.inputs, "files": files}))
         except OSError as error:
             raise self._failure(error) from error
 

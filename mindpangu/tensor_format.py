@@ -34,8 +34,8 @@ DTYPES: dict[str, np.dtype] = {
 LENGTH = struct.Struct("<Q")
 """The length of the header, in front of it."""
 
-HEADER_LIMIT = 16 << 20  # bytes
-TENSORS_LIMIT = 1 << 16
+HEADER_LIMIT = 8 << 20  # bytes
+TENSORS_LIMIT = 1 << 15
 _MOST_AXES = 8
 _METADATA = "__metadata__"
 

@@ -34,6 +34,8 @@ MAX_DEPTH = 64
 _SHOWN = 80  # characters of a value in a message
 _INT64 = 1 << 63
 _MOST_DIGITS = 400
+_MOST_BRACKETS = 500_000
+_CHUNK_BYTES = 1 << 22
 _STRING_LIMIT = 1 << 16  # characters of a string field without a rule of its own
 _KINDS_OF_FILE = {
     stat.S_IFLNK: "a link",
@@ -80,10 +82,13 @@ def read_bytes(path: Path, limit: int = JSON_LIMIT, *, follow_link: bool = False
     """Reads a regular file of at most `limit` bytes. Raises like `open_file`, and ValueError if the file is larger."""
     with open_file(path, follow_link=follow_link) as file:
         size = os.fstat(file.fileno()).st_size
-        data = file.read(limit + 1) if size <= limit else b""
-    if size > limit or len(data) > limit:
-        raise ValueError(f"it has {max(size, len(data)):,} bytes; allowed: at most {limit:,}")
-    return data
+        pieces = []
+        while size <= limit and (piece := file.read(_CHUNK_BYTES)):
+            pieces.append(piece)
+            size = max(size, sum(map(len, pieces)))  # the file may grow meanwhile
+    if size > limit:
+        raise ValueError(f"it has {size:,} bytes; allowed: at most {limit:,}")
+    return b"".join(pieces)
 
 
 def read_text(path: Path, limit: int = JSON_LIMIT, *, follow_link: bool = False) -> str:
@@ -109,7 +114,7 @@ def inside(folder: Path, name: str) -> Path:
     for part in parts[:-1]:
         path = path / part
         if path.is_symlink():
-            raise ValueError(f"{show(str(path))} is a link; the folder itself may be a link, but nothing in it")
+            raise ValueError(f"its folder {show(part)} is a link; only the outermost folder may be one")
     return path / parts[-1]
 
 
@@ -127,13 +132,16 @@ def parse_json(data: bytes | str, *, allow_nan: bool = False) -> Any:
             hundreds of digits, or has a number that is not finite.
     """
     text = data if isinstance(data, str) else _decode(data)
+    brackets = text.count("[") + text.count("{")
+    if brackets > _MOST_BRACKETS:
+        raise ValueError(f"it has {brackets:,} lists and objects; allowed: at most {_MOST_BRACKETS:,}")
     try:
         value = (_any_number if allow_nan else _finite_numbers).decode(text)
     except RecursionError:
         raise ValueError(f"it is nested too deeply; allowed: {MAX_DEPTH} levels") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error}") from None
-    if text.count("[") + text.count("{") > MAX_DEPTH:  # fewer brackets cannot nest more deeply
+    if brackets > MAX_DEPTH:  # fewer brackets cannot nest more deeply
         _require_depth(value)
     return value
 
@@ -379,10 +387,10 @@ def check_name(kind: str, text: str) -> str:
     """
     expression, limit, allowed = _NAMES[kind]
     if not isinstance(text, str) or not re.fullmatch(expression, text):
-        raise ValueError(f"{kind} name {show(text)}; allowed: {allowed}")
+        raise ValueError(f"the {kind} name is {show(text)}; allowed: {allowed}")
     num_bytes = len(text.encode("utf-8", "surrogatepass"))
     if num_bytes > limit:
-        raise ValueError(f"{kind} name {show(text)} has {num_bytes:,} bytes; allowed: at most {limit}")
+        raise ValueError(f"the {kind} name {show(text)} has {num_bytes:,} bytes; allowed: at most {limit}")
     return text
 
 

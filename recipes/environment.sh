@@ -24,6 +24,83 @@ info() { printf '%s\n' "$*"; }
 warn() { printf 'warning: %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
+# ---- Signals ---------------------------------------------------------------------------------------------------------
+
+# INT, TERM, and HUP go to the program that is running. When it has ended, the script ends too, with exit code 128 + the
+# number of the signal. A signal that was ignored at the start, as HUP is under nohup, stays ignored: bash cannot trap it.
+SECONDS_TO_STOP=5  # after a second signal; then the program is killed
+program=''         # process id of the running program
+stop_signal=''     # the last of these signals that has come
+kill_at=''         # value of SECONDS at which the program is killed
+interrupted=''     # set by traps, because they end `wait`
+
+# Runs a program and waits for it; returns its exit code. If `signal_program` is a function, it passes on the signals.
+run() {
+    local status=0
+    # In a process group of its own, a program gets a signal once, from this script, although Ctrl-C and batch systems
+    # send it to whole groups. Without job control (-m), bash would let the program ignore INT.
+    set -m
+    "$@" </dev/null &
+    program=$!
+    set +m
+    interrupted=yes
+    while [ -n "$interrupted" ]; do
+        interrupted=''
+        if [ -n "$kill_at" ]; then kill_program_later; fi
+        status=0
+        wait "$program" || status=$?
+    done
+    if [ -n "$stop_signal" ]; then
+        kill -s KILL -- "-$program" 2>/dev/null || true # what it has left behind
+        exit_by_signal
+    fi
+    program=''
+    return "$status"
+}
+
+# Passes signal $1 on to the running program. A program that does not end after a second one is killed.
+stop_by_signal() {
+    if [ -n "$stop_signal" ] && [ -z "$kill_at" ]; then kill_at=$((SECONDS + SECONDS_TO_STOP)); fi
+    stop_signal=$1
+    interrupted=yes
+    if [ -z "$program" ]; then exit_by_signal; fi
+    signal_program "$1" || true
+}
+
+# Sends signal $1 to the running program.
+signal_program() { kill -s "$1" "$program" 2>/dev/null; }
+
+# Waits until the program has ended, and kills it if it has not by then.
+kill_program_later() {
+    while kill -0 "$program" 2>/dev/null; do
+        if [ "$SECONDS" -ge "$kill_at" ]; then
+            signal_program KILL || true
+            kill -s KILL -- "-$program" 2>/dev/null || true
+        fi
+        sleep 0.2
+    done
+}
+
+# Exits as a program that the signal has ended.
+exit_by_signal() {
+    # shellcheck disable=SC2046
+    kill $(jobs -p) 2>/dev/null || true
+    exit $((128 + $(kill -l "$stop_signal")))
+}
+
+# Ctrl-Z stops the program too, and fg or bg continues both.
+pause() {
+    interrupted=yes
+    if [ -n "$program" ]; then signal_program TSTP || true; fi
+    kill -s STOP $$
+    if [ -n "$program" ]; then signal_program CONT || true; fi
+}
+
+trap 'stop_by_signal INT' INT
+trap 'stop_by_signal TERM' TERM
+trap 'stop_by_signal HUP' HUP
+trap pause TSTP
+
 # Sets PYTHON and the variables that every run needs.
 prepare_environment() {
     local extra=${1:-}
@@ -203,7 +280,7 @@ create_venv() {
     rm -rf -- "$VENV"
     mkdir -- "$VENV"
     : >"$INSTALLING"
-    "$python" -m venv "$VENV" || die "$python -m venv $VENV failed"
+    run "$python" -m venv "$VENV" || die "$python -m venv $VENV failed"
 }
 
 # Prints "ok", or the version and what is missing. Must run on any Python, including 2.7.
@@ -244,11 +321,11 @@ install_project() {
     local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --editable "$target")
     info "Installing mindpangu$( [ -z "$1" ] || echo " with $1") into .venv (MindSpore alone is 0.8 GB)."
     if [ -t 1 ]; then
-        (cd "$PROJECT" && "${pip[@]}" --log "$log") || status=$?
-    else # pip runs in the foreground so that Ctrl-C reaches it
+        run in_project "${pip[@]}" --log "$log" || status=$?
+    else
         report_progress "$log" "$began" &
         ticker=$!
-        (cd "$PROJECT" && "${pip[@]}" >"$log" 2>&1) || status=$?
+        run in_project "${pip[@]}" >"$log" 2>&1 || status=$?
         kill "$ticker" 2>/dev/null || true
         wait "$ticker" 2>/dev/null || true
         if [ "$status" -ne 0 ]; then tail -n 15 "$log" >&2; fi
@@ -260,11 +337,14 @@ install_project() {
     compile_operators
 }
 
+# Runs a program in the project folder, in place of this shell.
+in_project() { cd "$PROJECT" && exec "$@"; }
+
 # Compiles the operators' CPU kernels so that the first run need not. A source that changes later is recompiled on its
 # next use. Without a compiler, the slower composed operators are used.
 compile_operators() {
     info "Compiling the operators' CPU kernels."
-    (cd "$PROJECT" && "$VENV/bin/python" -m ascend_ops.native >>"$VENV/install.log") ||
+    run in_project "$VENV/bin/python" -m ascend_ops.native >>"$VENV/install.log" ||
         warn 'the CPU kernels were not compiled; see above'
 }
 
@@ -290,7 +370,7 @@ lock_venv() {
         exec 9>"$PROJECT/.venv.lock"
         flock --nonblock 9 && return
         info "Another process is installing; waiting for it."
-        flock 9
+        run flock 9
         return
     fi
     local lock=$PROJECT/build/venv.lock owner
@@ -314,8 +394,15 @@ unlock_venv() {
 
 # ---- Every run -------------------------------------------------------------------------------------------------------
 
-# Reduces MindSpore's logs, and disables its compile cache, which silently gives wrong losses.
+# Reduces MindSpore's logs, and unsets what must not reach a run: its compile cache, which silently gives wrong losses,
+# and the variables of another job's rank.
 set_runtime_defaults() {
+    local name stale=''
+    for name in RANK_ID RANK_SIZE MS_ROLE MS_NODE_ID MS_WORKER_NUM MS_SCHED_HOST MS_SCHED_PORT; do
+        if [ -n "${!name:-}" ]; then stale+=" $name=${!name}"; fi
+        unset "$name"
+    done
+    if [ -n "$stale" ]; then warn "unset, because they are left over from another job:$stale"; fi
     export GLOG_v=${GLOG_v:-3}
     if [ "${MS_COMPILER_CACHE_ENABLE:-0}" = 1 ]; then
         warn "MS_COMPILER_CACHE_ENABLE=1 is unset: MindSpore's compile cache gives wrong losses."

@@ -1,11 +1,9 @@
 #!/usr/bin/env bash
 # Turns text into a trained PanGu model that continues prompts, on Ascend 910 NPUs, or on the CPU if there are none.
 set -euo pipefail
+started_in=$PWD
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 source recipes/environment.sh
-
-# On Ctrl-C the running stage ends first, and msrun ends with exit code 0. No other stage may start after it.
-trap 'exit 130' INT
 
 usage() {
     cat <<'END'
@@ -23,8 +21,10 @@ Trains a PanGu model in these stages:
 A stage is skipped if its output exists and its inputs are unchanged. Without options this trains a small PanGu-Σ on the
 CPU in minutes, or recipes/pangu_sigma_node.yaml if NPUs and CANN are found.
 
-options (paths are relative to the project folder)
-    --config FILE          YAML file that describes the run, see recipes/
+options
+    --config FILE          YAML file that describes the run, see recipes/; a relative path is looked for in the current
+                           folder first, then in the project folder. All other paths, those in FILE too, are relative
+                           to the project folder, unless --load or another option names something that exists here
     --resume               continue the run from its last checkpoint
     --load DIR             start a new run from the weights, tables, and tokenizer of a checkpoint; repeat it together
                            with --resume
@@ -40,7 +40,7 @@ environment: CPU
 environment: Ascend (start this script on every node)
     NNODES, NODE_RANK      number of nodes, and the rank of this one   (1, 0)
     MASTER_ADDR            address of node 0                           (127.0.0.1)
-    MASTER_PORT            port of node 0                              (8118)
+    MASTER_PORT            port of node 0                              (8118; a free one if NNODES is 1)
     NPROC                  processes on this node, one per NPU         (all visible NPUs, or 8 if none is found)
     CLUSTER_TIMEOUT        seconds in which all nodes must start       (600)
     HCCL_CONNECT_TIMEOUT   seconds a link may take, 120 to 7200        (1200: ranks compile at different speeds)
@@ -50,8 +50,21 @@ environment: Ascend (start this script on every node)
     HCCL_SOCKET_IFNAME     network card of this host, or HCCL_IF_IP    (HCCL's choice)
     ASCEND_RT_VISIBLE_DEVICES   NPUs to use, e.g. 0,1,2,3              (0 to NPROC - 1)
 
-The exit code is 0 if all stages succeeded, 130 after Ctrl-C, or else that of the failed stage.
+The exit code is 0 if all stages succeeded, or else that of the failed stage. Ctrl-C (SIGINT), SIGTERM, and SIGHUP, which
+a lost connection sends, go to the running stage. Training finishes its step, saves a checkpoint, and ends; --resume
+continues. Other stages leave no output. The script then ends with exit code 130, 143, or 129. After a second signal the
+stage ends at once, without saving. Under nohup SIGHUP is ignored.
 END
+}
+
+# Prints path $1 as it can be used in the project folder: a relative one that exists in the folder in which the script
+# was started becomes absolute.
+locate() {
+    if [[ "$1" != /* ]] && [ "$started_in" != "$PWD" ] && [ -n "$1" ] && [ -e "$started_in/$1" ]; then
+        echo "$started_in/$1"
+    else
+        echo "$1"
+    fi
 }
 
 # ---- Options ---------------------------------------------------------------------------------------------------------
@@ -69,8 +82,12 @@ while [ $# -gt 0 ]; do
     esac
     [ $# -ge 2 ] || die "$1 needs a value"
     case $1 in
-        --config) config=$2 ;;
+        --config)
+            config=$(locate "$2")
+            [ -e "$config" ] || die "there is no file $2 in $started_in$([ "$started_in" = "$PWD" ] || echo " and none in $PWD")"
+            ;;
         --load)
+            set -- "$1" "$(locate "$2")" "${@:3}"
             # weights need the table and the tokenizer that they were trained with; later options take precedence
             train_options+=("$1" "$2")
             weights=$2
@@ -84,7 +101,7 @@ while [ $# -gt 0 ]; do
                 options=(--data.tokenizer "$weights/tokenizer/main.model" ${options[@]+"${options[@]}"})
             fi
             ;;
-        --*.*) options+=("$1" "$2") ;;
+        --*.*) options+=("$1" "$(locate "$2")") ;;
         *) die "unknown option $1; bash recipes/run_910.sh --help lists all options" ;;
     esac
     shift 2
@@ -113,9 +130,12 @@ train_options=("${options[@]}" ${train_options[@]+"${train_options[@]}"})
 prepare_environment
 
 # Runs a mindpangu command in one process.
-mindpangu() { "$PYTHON" -m mindpangu "$@"; }
+mindpangu() { run "$PYTHON" -m mindpangu "$@"; }
 
-device_target=$(mindpangu config "${options[@]}" --get context.device_target)
+# Prints the value of a key of the run's configuration.
+value_of() { "$PYTHON" -m mindpangu config "${options[@]}" --get "$1"; }
+
+device_target=$(value_of context.device_target)
 if [ -n "$cpu_reason" ] && [ "$device_target" != CPU ]; then
     die "$config asks for context.device_target $device_target. $cpu_reason."
 fi
@@ -138,6 +158,12 @@ count_visible_npus() {
     fi
 }
 
+# Sets MASTER_PORT to a free port if it is not set.
+choose_port() {
+    MASTER_PORT=${MASTER_PORT:-$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
+    require_integer MASTER_PORT 1024 65535
+}
+
 # Sets the variables of the ranks and of HCCL. Values from the environment take precedence.
 set_up_cluster() {
     NNODES=${NNODES:-1} NPROC=${NPROC:-$(count_visible_npus)}
@@ -146,9 +172,10 @@ set_up_cluster() {
     if [ "$NNODES" -gt 1 ] && { [ -z "${NODE_RANK:-}" ] || [ -z "${MASTER_ADDR:-}" ]; }; then
         die "NNODES is $NNODES: set NODE_RANK on every node (0 to $((NNODES - 1))), and MASTER_ADDR to node 0's address"
     fi
-    NODE_RANK=${NODE_RANK:-0} MASTER_ADDR=${MASTER_ADDR:-127.0.0.1} MASTER_PORT=${MASTER_PORT:-8118}
+    NODE_RANK=${NODE_RANK:-0} MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}
     require_integer NODE_RANK 0 $((NNODES - 1))
-    require_integer MASTER_PORT 1024 65535
+    if [ "$NNODES" -gt 1 ]; then MASTER_PORT=${MASTER_PORT:-8118}; fi # the same on all nodes
+    choose_port
 
     # The default of 120 s is shorter than the difference between the compile times of two ranks.
     export HCCL_CONNECT_TIMEOUT=${HCCL_CONNECT_TIMEOUT:-1200}
@@ -168,7 +195,7 @@ set_up_cluster() {
 set_up_cpu_processes() {
     require_integer CPU_PROCESSES 1 1024
     NNODES=1 NODE_RANK=0 NPROC=$CPU_PROCESSES MASTER_ADDR=127.0.0.1
-    MASTER_PORT=${MASTER_PORT:-$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
+    choose_port
     # otherwise every process would use all cores
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(("$(nproc)" > NPROC ? "$(nproc)" / NPROC : 1))}
 }
@@ -187,25 +214,63 @@ else
     fi
 fi
 
+# Exits if another program listens on the port of this job's scheduler, which runs on node 0. msrun would only say so
+# after a minute.
+require_free_port() {
+    [ "$NODE_RANK" -eq 0 ] || return 0
+    "$PYTHON" -c '
+import errno, socket, sys
+address, port = sys.argv[1:]
+try:
+    family, _, _, _, place = socket.getaddrinfo(address, int(port), type=socket.SOCK_STREAM)[0]
+    probe = socket.socket(family)
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have just ended do not count
+    probe.bind(place)
+except OSError as error:
+    if error.errno == errno.EADDRINUSE:
+        sys.exit(3)
+    if isinstance(error, socket.gaierror):
+        sys.exit(4)
+' "$MASTER_ADDR" "$MASTER_PORT" || case $? in
+        3) die "MASTER_PORT $MASTER_PORT is in use on this machine: set another one, the same on all nodes" ;;
+        4) die "MASTER_ADDR '$MASTER_ADDR' is no address and no known host name" ;;
+    esac
+}
+
+# Sends signal $1 to the ranks of this node, which msrun (its process id is $program) has started. msrun itself must not
+# get it, because it would kill them before they can save.
+signal_ranks() {
+    local status pid
+    for status in $(grep -lsx "PPid:[[:space:]]*$program" /proc/[0-9]*/status); do
+        pid=${status//[!0-9]/}
+        if grep -qsz '^MS_ROLE=MS_WORKER$' "/proc/$pid/environ"; then kill -s "$1" "$pid" 2>/dev/null || true; fi
+    done
+}
+
 # Runs a mindpangu command in every process of the cluster. Logs go to subfolder $1 of the run folder. msrun starts its
 # workers as `python` from PATH, whatever interpreter it runs under itself. So the folder of $PYTHON comes first on PATH,
 # and its `python` must be the same interpreter.
 mindpangu_on_all_ranks() {
-    local folder=${PYTHON%/*} identity='import sys; print(sys.version, sys.prefix)' log_folder status=0
+    local folder=${PYTHON%/*} identity='import sys; print(sys.version, sys.prefix)' log_folder errors status=0
     [ "$("$folder/python" -c "$identity" 2>/dev/null)" = "$("$PYTHON" -c "$identity")" ] ||
         die "msrun starts workers as 'python', but $folder/python is not $PYTHON: use an environment in which it is"
     PATH=$folder:$PATH command -v msrun >/dev/null ||
         die "no msrun in $folder or on PATH: is the installation of MindSpore complete?"
-    log_folder=$(mindpangu config "${options[@]}" --get run_folder)/$1
+    log_folder=$(value_of run_folder)/$1
     shift
+    require_free_port
+    mkdir -p "$log_folder"
+    signal_program() { signal_ranks "$1"; }
     info "Every rank logs to $log_folder; the log of this node's first rank follows."
-    PATH=$folder:$PATH msrun --worker_num="$processes" --local_worker_num="$NPROC" --node_rank="$NODE_RANK" \
+    # msrun's own warnings and tracebacks go to a file: the ranks report what went wrong
+    PATH=$folder:$PATH run msrun --worker_num="$processes" --local_worker_num="$NPROC" --node_rank="$NODE_RANK" \
         --master_addr="$MASTER_ADDR" --master_port="$MASTER_PORT" --cluster_time_out="${CLUSTER_TIMEOUT:-600}" \
         --log_dir="$log_folder" --join=True --tail_worker_log=$((NODE_RANK * NPROC)) \
-        python -m mindpangu "$@" || status=$?
+        python -m mindpangu "$@" 2>"$log_folder/msrun_$NODE_RANK.log" || status=$?
     if [ "$status" -ne 0 ]; then
         # the first rank's log is above, but that rank may have been killed before it could print an error
-        grep -hs '^mindpangu: error' "$log_folder"/worker_*.log | sort -u | head -n 8 >&2 || true
+        errors=$(grep -hs '^mindpangu: error' "$log_folder"/worker_*.log | sort -u | head -n 8 || true)
+        printf '%s\n' "${errors:-$(tail -n 5 "$log_folder/msrun_$NODE_RANK.log")}" >&2
     fi
     return "$status"
 }
@@ -221,12 +286,12 @@ mindpangu data prepare "${options[@]}"
 # Decides before the first step which expert serves which token. This never changes.
 mindpangu routing build "${options[@]}"
 
-# Trains. After a failure, restarts from the last checkpoint up to training.restarts times. A stop by a signal (130) is
-# not a failure, and a training that fails before its first step would fail again.
+# Trains. After a failure, restarts from the last checkpoint up to training.restarts times. A stop by a signal is not a
+# failure, and a training that fails before its first step would fail again.
 train_with_restarts() {
     local restarts resume=() status left run_folder steps logs=msrun_log
-    restarts=$(mindpangu config "${options[@]}" --get training.restarts)
-    run_folder=$(mindpangu config "${options[@]}" --get run_folder)
+    restarts=$(value_of training.restarts)
+    run_folder=$(value_of run_folder)
     for ((left = restarts; ; left--)); do
         status=0 steps=$(count_steps "$run_folder")
         rm -f "$run_folder/.stopped"
@@ -234,9 +299,10 @@ train_with_restarts() {
             mindpangu train "${train_options[@]}" ${resume[@]+"${resume[@]}"} || status=$?
         else
             mindpangu_on_all_ranks "$logs" train "${train_options[@]}" ${resume[@]+"${resume[@]}"} || status=$?
-            if [ -e "$run_folder/.stopped" ]; then status=130; fi
+            if [ -e "$run_folder/.stopped" ]; then read -r status <"$run_folder/.stopped"; fi
         fi
-        if [ "$status" -eq 0 ] || [ "$status" -eq 130 ] || [ "$left" -le 0 ]; then return "$status"; fi
+        case $status in 0 | 129 | 130 | 143) return "$status" ;; esac
+        if [ "$left" -le 0 ]; then return "$status"; fi
         if [ "$(count_steps "$run_folder")" = "$steps" ]; then
             warn 'training failed before its first step: not restarting it'
             return "$status"

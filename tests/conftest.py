@@ -10,8 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("GLOG_v", "3")
+
+# no limit on the time of an example: on a machine with other work it fails tests that are right
+settings.register_profile("mindpangu", deadline=None)
+settings.load_profile("mindpangu")
 
 # Files that take a minute or two. They start first, so that parallel test processes finish at about the same time.
 SLOW_FILES = ("train/test_resume", "train/test_ecss", "docs/test_docs", "parallel/test_layouts", "test_readme")
@@ -31,6 +36,12 @@ TINY = {
     "monitor.heldout_samples": "4",
     "data.heldout_fraction": "0.2",
 }
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--drills", action="store_true", help="Make all attempts of the drills, not only a few of each kind."
+    )
 
 
 def pytest_collection_modifyitems(items):

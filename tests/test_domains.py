@@ -78,10 +78,10 @@ def test_added_domains_come_after_the_preset_and_may_be_chosen_like_them():
             },
             "in two vocabularies",
         ),
-        ({"domains.names": "[zh]", "domains.vocabularies": "[{domains: [zh]}]"}, "vocabulary name ''; allowed"),
+        ({"domains.names": "[zh]", "domains.vocabularies": "[{domains: [zh]}]"}, "the vocabulary name is ''"),
         (
             {"domains.names": "[zh]", "domains.vocabularies": "[{name: a, domains: [zh]}, {name: a}]"},
-            "the duplicate name 'a'",
+            "the name 'a' twice",
         ),
     ],
 )

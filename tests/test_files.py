@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -21,19 +22,23 @@ def events(monkeypatch):
     """Records which paths are flushed to disk and which are renamed, in order."""
     calls = []
     fsync = os.fsync
+
+    def known(path):
+        return re.sub(r"[\w-]+-[0-9a-f]{8}(?=\.writing)", "UNIQUE", Path(path).name)
+
     replace = Path.replace
     rename = Path.rename
 
     def record_fsync(descriptor):
-        calls.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        calls.append(("fsync", known(os.readlink(f"/proc/self/fd/{descriptor}"))))
         fsync(descriptor)
 
     def record_replace(path, target):
-        calls.append(("rename", path.name))
+        calls.append(("rename", known(path)))
         return replace(path, target)
 
     def record_rename(path, target):
-        calls.append(("rename", path.name))
+        calls.append(("rename", known(path)))
         return rename(path, target)
 
     monkeypatch.setattr(os, "fsync", record_fsync)
@@ -60,7 +65,7 @@ def test_a_file_is_replaced_and_no_scratch_file_stays(tmp_path, data):
 def test_a_file_is_flushed_before_it_is_renamed_and_its_folder_after(tmp_path, events):
     files.write_text_atomically(tmp_path / "file", "π")
 
-    assert events == [("fsync", ".file.writing"), ("rename", ".file.writing"), ("fsync", tmp_path.name)]
+    assert events == [("fsync", ".file.UNIQUE.writing"), ("rename", ".file.UNIQUE.writing"), ("fsync", tmp_path.name)]
 
 
 def test_a_failing_write_keeps_the_former_file(tmp_path):
@@ -113,8 +118,8 @@ def test_everything_in_a_scratch_folder_is_flushed_before_the_rename(tmp_path, e
         (scratch / "sub" / "file").write_text("new")
 
     *flushed, renamed, parent = events
-    assert sorted(flushed) == [("fsync", ".out.writing"), ("fsync", "file"), ("fsync", "sub")]
-    assert renamed == ("rename", ".out.writing")
+    assert sorted(flushed) == [("fsync", ".out.UNIQUE.writing"), ("fsync", "file"), ("fsync", "sub")]
+    assert renamed == ("rename", ".out.UNIQUE.writing")
     assert parent == ("fsync", tmp_path.name)
 
 
@@ -145,12 +150,76 @@ def test_a_folder_with_content_is_replaced_only_on_request(tmp_path):
     assert contents(tmp_path) == {"out/new": "new"}
 
 
-def test_leftovers_of_a_killed_process_are_cleared(tmp_path):
-    (tmp_path / ".out.writing").mkdir()
-    (tmp_path / ".out.writing" / "old").write_text("old")
+@pytest.mark.parametrize("name", [".out.writing", ".out.host-1-2-0123abcd.writing", ".out.host-1-2-0123abcd.deleting"])
+def test_leftovers_of_a_killed_process_are_cleared(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "old").write_text("old")
 
     with files.scratch_folder(tmp_path / "out") as scratch:
         assert not any(scratch.iterdir())
+
+    assert contents(tmp_path) == {}
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_file_that_exists_is_never_written_in_place(tmp_path):
+    """It may be the hard link of a file in a checkpoint."""
+    path = tmp_path / "file"
+    path.write_text("former")
+    os.link(path, tmp_path / "link")
+
+    with pytest.raises(FileExistsError):
+        files.write_durably(path, b"new")
+    with pytest.raises(FileExistsError):
+        files.link_or_copy(tmp_path / "link", path)
+    files.write_bytes_atomically(path, b"new")
+
+    assert contents(tmp_path) == {"file": "new", "link": "former"}
+
+
+def test_a_link_to_another_folder_stays_a_link(tmp_path):
+    """As a stage's folder may be one to another disk, where the scratch folder must be, too."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "target").mkdir()
+    (tmp_path / "disk" / "target" / "former").write_text("former")
+    for name in ("target", "absent"):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+
+    for name in ("target", "absent"):
+        with files.scratch_folder(tmp_path / name, replace=True) as scratch:
+            assert scratch.parent == tmp_path / "disk"
+            (scratch / "new").write_text("new")
+
+    assert contents(tmp_path / "disk") == {"target/new": "new", "absent/new": "new"}
+    assert all((tmp_path / name).is_symlink() for name in ("target", "absent"))
+
+
+def test_nothing_is_written_through_a_link_to_a_file(tmp_path):
+    """A run folder from elsewhere may have a link to any file of the user in place of a result."""
+    (tmp_path / "precious").write_text("former")
+    (tmp_path / "evaluation.json").symlink_to("precious")
+
+    with pytest.raises(FileExistsError, match="it is a link"):
+        files.write_bytes_atomically(tmp_path / "evaluation.json", b"new")
+
+    assert contents(tmp_path) == {"evaluation.json": "former", "precious": "former"}
+
+
+def test_something_else_than_a_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(FileExistsError, match="it is not a regular file"):
+        files.write_bytes_atomically(tmp_path / "pipe", b"new")
+
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("write", [files.scratch_file, files.scratch_folder, files.scratch_files])
+def test_a_failure_leaves_no_folder_that_it_created(tmp_path, write):
+    with pytest.raises(RuntimeError), write(tmp_path / "new" / "sub" / "out"):
+        raise RuntimeError
+
+    assert os.listdir(tmp_path) == []
 
 
 def test_scratch_files_replace_those_of_their_names(tmp_path):
@@ -185,7 +254,7 @@ def test_a_linked_folder_has_the_same_content(tmp_path, monkeypatch, links):
     (source / "sub").mkdir(parents=True)
     (source / "sub" / "file").write_text("content")
     if not links:
-        monkeypatch.setattr(Path, "hardlink_to", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "no links")))
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "no links")))
 
     files.link_folder(source, tmp_path / "target")
 

@@ -16,7 +16,7 @@ from mindpangu.checkpoint import CheckpointReader
 from mindpangu.cli.main import main
 from mindpangu.data import TokenShards, heldout_batches
 from mindpangu.language_model import load_model
-from mindpangu.train.callbacks import read_metrics
+from mindpangu.train.metrics import read_metrics
 from tests.lifecycle.conftest import forward_of_export
 
 OLDER = Path(__file__).parent / "fixtures" / "written_by_0_1_0"
@@ -75,12 +75,12 @@ def loss_of_first_domain(model, batch):
 
 
 def test_an_older_run_continues_with_the_same_losses():
-    lines_of_the_older_steps = Path("run/metrics.jsonl").read_text().splitlines()
+    lines_of_the_older_steps = Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
 
     mindpangu("train", "--resume", "--config", "run/config.yaml", "--training.steps", 8)
     mindpangu("evaluate", "--checkpoint", "run")
 
-    assert Path("run/metrics.jsonl").read_text().splitlines()[:4] == lines_of_the_older_steps
+    assert Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()[:4] == lines_of_the_older_steps
     assert losses("run") == close_to(EXPECTED["training"])
     assert heldout("run") == close_to(EXPECTED["heldout_of_step_8"])
 

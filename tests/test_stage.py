@@ -2,6 +2,8 @@
 
 import errno
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -71,7 +73,7 @@ def test_a_failing_build_keeps_the_old_folder(tmp_path):
 
     assert Stage(folder, {"a": 1}).is_current()
     assert (folder / "out.txt").read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".stage.lock", "stage"]
+    assert [path.name for path in tmp_path.iterdir()] == ["stage"]
 
 
 def test_a_full_disk_names_the_folder_and_keeps_what_was_there(tmp_path):
@@ -83,6 +85,29 @@ def test_a_full_disk_names_the_folder_and_keeps_what_was_there(tmp_path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     assert Stage(folder, {"a": 1}).is_current()
+
+
+def test_a_stage_may_be_a_link_to_another_disk(tmp_path):
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no other disk here")
+    with tempfile.TemporaryDirectory(dir=other) as disk:
+        (tmp_path / "stage").symlink_to(Path(disk) / "stage")
+
+        build(Stage(tmp_path / "stage", {"a": 1}), "old")
+        build(Stage(tmp_path / "stage", {"a": 2}), "new")
+
+        assert Stage(tmp_path / "stage", {"a": 2}).is_current()
+        assert os.listdir(tmp_path) == os.listdir(disk) == ["stage"]
+        assert (tmp_path / "stage").is_symlink()
+
+
+def test_a_folder_that_is_a_disk_itself_is_refused(tmp_path, monkeypatch):
+    """Nothing can be renamed to the root of a disk."""
+    monkeypatch.setattr(os.path, "ismount", lambda path: True)
+
+    with pytest.raises(StageError, match="stage cannot be written: is the root of a disk; use a folder in it"):
+        build(Stage(tmp_path / "stage", {"a": 1}))
 
 
 def test_a_result_file_is_current_for_its_inputs_only(tmp_path):

@@ -16,7 +16,6 @@ Everything runs on this machine's CPU: a "device" is a separate memory buffer. T
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from ecss_bench.scaling import active_cases, mapped_case
 from ecss_bench.workload import LARGEST_MICRO_BATCH, SEQ_LENGTH, Workload
 
 from mindpangu.errors import MindPanguError
+from mindpangu.files import write_json
 
 CASES = ("sigma", "active", "mapped", "overlap")
 SMALLEST = 4 * SEQ_LENGTH  # case sigma has 4 domains per step, each with at least one sample
@@ -63,7 +63,7 @@ def main() -> None:
         for case in run(arguments):
             records += case
             if arguments.json:  # after every case, so that a failing case does not lose the earlier ones
-                arguments.json.write_text(json.dumps([asdict(each) for each in records], indent=1) + "\n")
+                write_json(arguments.json, [asdict(each) for each in records])
     except MindPanguError as error:
         sys.exit(f"bench_ecss: {error}")
 

@@ -8,7 +8,6 @@ The loader also computes positions and loss masks.
 
 import argparse
 import hashlib
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from mindpangu.data.shards import FORMAT_VERSION, INDEX
 from mindpangu.data.split import SPLITS
 from mindpangu.data.step_planner import StepPlanner
 from mindpangu.domains import Domain, build_domains
+from mindpangu.files import encode_json, write_durably
 from mindpangu.parallel.mesh import Coordinates, Mesh
 from mindpangu.routing import RoutingTable
 
@@ -98,7 +98,7 @@ def write_synthetic_shards(folder: Path, domains: tuple[Domain, ...], tokens: in
         for split in SPLITS:
             ids = rng.integers(3, 8000, tokens).astype("<u2")
             ids[rng.random(tokens) < 1 / 500] = 2
-            (folder / f"{domain.name}.{split}.bin").write_bytes(ids.tobytes())
+            write_durably(folder / f"{domain.name}.{split}.bin", ids.tobytes())
             files[domain.name][split] = {
                 "tokens": tokens,
                 "documents": int((ids == 2).sum()),
@@ -116,7 +116,7 @@ def write_synthetic_shards(folder: Path, domains: tuple[Domain, ...], tokens: in
         "domain_names": [domain.name for domain in domains],
         "files": files,
     }
-    (folder / INDEX).write_text(json.dumps(index))
+    write_durably(folder / INDEX, encode_json(index))
 
 
 if __name__ == "__main__":

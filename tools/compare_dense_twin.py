@@ -8,7 +8,6 @@ sees more tokens per parameter. Takes about as long as two main jobs per seed.
     .venv/bin/python tools/compare_dense_twin.py --seeds 5 --training.steps 400    # overrides as usual
 """
 
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,8 @@ from comparison.command_line import comparison_parser, read_arguments
 from comparison.intervals import Interval, paired_differences, with_mean
 from comparison.runs import Runs
 
+from mindpangu.files import write_json
+
 VARIANTS: dict[str, dict[str, object]] = {"rre": {}, "dense": {"model.rre_layers": 0}}
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     print(format_table(losses, differences))
     if arguments.json:
         intervals = {domain: asdict(difference) for domain, difference in differences.items()}
-        arguments.json.write_text(json.dumps({"losses": losses, "differences": intervals}, indent=1) + "\n")
+        write_json(arguments.json, {"losses": losses, "differences": intervals})
 
 
 def train(runs: Runs, variant: str, seed: int) -> dict[str, float]:

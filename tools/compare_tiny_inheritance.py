@@ -9,7 +9,6 @@ domains, and the paired differences with 95 % intervals. All runs are kept, so a
     .venv/bin/python tools/compare_tiny_inheritance.py --quick            # checks that it runs; 3 minutes
 """
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ from comparison.intervals import Interval
 from comparison.runs import Runs
 
 from mindpangu.checkpoint import latest_iteration
-from mindpangu.files import read_json
+from mindpangu.files import read_json, write_json
 
 INITIAL = "initial"
 METHODS = ("learned", "taylor", "l2", "l1", "random")
@@ -122,7 +121,7 @@ def main() -> None:
     if arguments.json:
         figures = {"command": sys.argv, "size": asdict(comparison.size), "parents": parents, "children": measured}
         intervals = {" - ".join(pair): asdict(interval) for pair, interval in differences(measured).items()}
-        arguments.json.write_text(json.dumps(figures | {"differences": intervals}, indent=1) + "\n")
+        write_json(arguments.json, figures | {"differences": intervals})
 
 
 class Comparison:

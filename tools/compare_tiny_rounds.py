@@ -11,7 +11,6 @@ of both and the paired differences with 95 % intervals. All runs are kept, so a 
     .venv/bin/python tools/compare_tiny_rounds.py --quick            # checks that it runs; 2 minutes
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -27,7 +26,7 @@ from comparison.command_line import comparison_parser, read_arguments
 from comparison.intervals import Interval, paired_differences, with_mean
 from comparison.runs import Runs
 
-from mindpangu.files import read_json
+from mindpangu.files import read_json, write_json
 
 RATE = 0.5
 PARTS = 8
@@ -58,7 +57,7 @@ def main() -> None:
     if arguments.json:
         figures = {"command": sys.argv, "steps": steps, "rate": RATE, "parts": PARTS, "seeds": measured}
         intervals = {domain: asdict(interval) for domain, interval in differences(measured).items()}
-        arguments.json.write_text(json.dumps(figures | {"differences": intervals}, indent=1) + "\n")
+        write_json(arguments.json, figures | {"differences": intervals})
 
 
 def measure(config: str, overrides: Mapping[str, str], seed: int, steps: int) -> Losses:

@@ -25,7 +25,7 @@ from comparison.command_line import comparison_parser, read_arguments
 from comparison.runs import Runs
 
 from mindpangu.checkpoint import latest_iteration
-from mindpangu.files import read_json
+from mindpangu.files import read_json, write_json, write_text_atomically
 
 CORPUS = Path("recipes/corpus")
 NUM_EVALUATIONS = 6
@@ -53,7 +53,7 @@ def main() -> None:
 
     print(format_table(measured, arguments.steps, arguments.parent_steps))
     if arguments.json:
-        arguments.json.write_text(json.dumps(measured, indent=1))
+        write_json(arguments.json, measured)
 
 
 def measure(runs: Runs, seed: int, steps: int, parent_steps: int) -> dict[str, list[float]]:
@@ -119,9 +119,6 @@ def halves(folder: Path) -> tuple[Path, Path]:
     """Splits the corpus into two folders, keeping the records of a source document together."""
     first = folder / "first"
     second = folder / "second"
-    for half in (first, second):
-        half.mkdir(parents=True, exist_ok=True)
-
     for path in sorted(CORPUS.glob("*.jsonl")):
         texts: list[list[str]] = [[], []]
         for line in path.read_text("utf-8").splitlines():
@@ -129,7 +126,7 @@ def halves(folder: Path) -> tuple[Path, Path]:
             document = json.dumps([record.get("source"), record.get("doc")]).encode()
             texts[hashlib.blake2b(document, digest_size=1).digest()[0] % 2].append(line)
         for half, lines in zip((first, second), texts, strict=True):
-            (half / path.name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+            write_text_atomically(half / path.name, "".join(f"{line}\n" for line in lines))
     return first, second
 
 

@@ -76,7 +76,7 @@ def convert(options: argparse.Namespace, out: Path) -> tuple[int, int]:
     read, make_records = KINDS[options.kind]
     num_items = 0
     num_records = 0
-    with open(out, "w", encoding="utf-8") as file:
+    with open(out, "x", encoding="utf-8") as file:
         for item in read(options.source):
             num_items += 1
             try:

@@ -25,6 +25,7 @@ from comparison.intervals import Interval
 from comparison.runs import STAGES, Runs, mindpangu
 
 from mindpangu.checkpoint import latest_iteration
+from mindpangu.files import write_json, write_text_atomically
 
 NEW = "poetry"
 OLD_TEXT = (
@@ -46,7 +47,7 @@ def main() -> None:
     measured = [measure(runs, seed, arguments.new_steps) for seed in tqdm(seeds, unit="seed", disable=None)]
     print(format_table(measured))
     if arguments.json:
-        arguments.json.write_text(json.dumps(measured, indent=1))
+        write_json(arguments.json, measured)
 
 
 def measure(runs: Runs, seed: int, new_steps: int) -> dict[str, Losses]:
@@ -88,7 +89,7 @@ def relabel(path: Path) -> Path:
     """Writes the corpus of the new domain, which the main job assigns to `zh`; returns `path`."""
     with open(CORPUS / f"{NEW_TEXT}.jsonl", encoding="utf-8") as lines:
         records = [json.loads(line) | {"domain": NEW} for line in lines]
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    write_text_atomically(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     return path
 
 

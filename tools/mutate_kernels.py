@@ -2,9 +2,10 @@
 
     python tools/mutate_kernels.py [--only NAME …] [--list]
 
-There are two kinds of mutants: one without each statement that orders, frees or waits; and the wrong bounds, tiles,
-prefixes and formulas that an operator lists in its `emulation.py`. The tool prints SURVIVED for a mutant that no rule
-and no reference rejects, and exits with code 1.
+There are two kinds of mutants: one without each statement that orders, frees, waits, or states the kernel's type; and
+the wrong bounds, tiles, prefixes and formulas that an operator lists in its `emulation.py`. A mutant is rejected if one
+of the two cores, dav-c100 and dav-c220, rejects it. The tool prints SURVIVED for a mutant that no rule and no reference
+rejects, and exits with code 1.
 """
 
 import argparse
@@ -23,7 +24,8 @@ from ascend_ops.emulator.build import OPERATORS
 from ascend_ops.emulator.cases import Shape, WrongResult
 from ascend_ops.emulator.kernels import Mutants, check, kernels
 
-TIMEOUT_S = 120
+TIMEOUT_S = 240
+CHIPS = ("ascend910", "ascend910b")  # one of each core
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,6 @@ class Mutant:
         old: text at this position.
         new: text that replaces it.
         kernel: name of the kernel that is run.
-        chip: chip that it is run on.
         tight: whether it is run on rows that fill the unified buffer to its last granule.
     """
 
@@ -47,14 +48,13 @@ class Mutant:
     old: str
     new: str
     kernel: str
-    chip: str = "ascend910"
     tight: bool = False
 
 
-# statements that order, free or wait: each is removed once
+# statements that order, free, wait, or state the kernel's type: each is removed once
 STATEMENTS = re.compile(
     r"^ *(Order<HardEvent::\w+>\(\);|PipeBarrier<PIPE_V>\(\);|sync_\(\);|\w+\.EnQue\(\w+\);|\w+\.FreeTensor\(\w+\);"
-    r"|SetFlag<kEvent>\(id\);|WaitFlag<kEvent>\(id\);)",
+    r"|SetFlag<kEvent>\(id\);|WaitFlag<kEvent>\(id\);|KERNEL_TASK_TYPE_DEFAULT\(\w+\);)",
     re.MULTILINE,
 )
 
@@ -69,7 +69,7 @@ def mutants() -> Iterator[Mutant]:
 
 
 def without_statements(kernel: str, file: str) -> Iterator[Mutant]:
-    """Yields one mutant per statement of a source that orders, frees or waits."""
+    """Yields one mutant per statement of a source that `STATEMENTS` matches."""
     text = (OPERATORS / file).read_text()
     for match in STATEMENTS.finditer(text):
         statement = match.group(1)
@@ -99,9 +99,10 @@ def verdict(mutant: Mutant, folder: Path) -> str:
     end = mutant.position + len(mutant.old)
     (sources / mutant.file).write_text(text[: mutant.position] + mutant.new + text[end:])
     try:
-        operator = emulator.compile_operator(mutant.kernel, mutant.chip, sources=sources, folder=folder)
-        for seed, shape in enumerate(TIGHT if mutant.tight else SHAPES):
-            check(operator, shape, "float16", seed)
+        for chip in CHIPS:
+            operator = emulator.compile_operator(mutant.kernel, chip, sources=sources, folder=folder)
+            for seed, shape in enumerate(TIGHT if mutant.tight else SHAPES):
+                check(operator, shape, "float16", seed)
     except emulator.EmulatorError as error:
         return error.rule
     except WrongResult:

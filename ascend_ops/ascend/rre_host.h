@@ -6,15 +6,19 @@
 #include <vector>
 
 #include "register/op_def_registry.h"
+#include "rre_limits.h"
 #include "tiling/platform/platform_ascendc.h"
 
 namespace rre_host {
 
+using rre_limits::kMostBatch;
+using rre_limits::kMostCores;
+using rre_limits::kMostShift;
+using rre_limits::kTileTokens;
+
 constexpr uint64_t kGranule = 32;            // smallest transfer of a DMA, in bytes
 constexpr uint64_t kUbOfLibrary = 8 * 1024;  // end of the unified buffer that AscendC reserves (TMP_UB_SIZE)
 constexpr uint64_t kInts = 8;                // int32 per granule
-constexpr uint64_t kMostCores = 64;          // on any chip
-constexpr uint64_t kTileTokens = 256;        // as in rre_kernel.h
 
 inline uint64_t RoundUp(uint64_t value, uint64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -34,12 +38,11 @@ struct Platform {
 struct RowTiles {
   // Divides the rest of the buffer; returns false if a row is not made of whole granules.
   bool Fit(uint64_t row_bytes, uint64_t free_bytes, uint64_t copies) {
-    constexpr uint64_t kMostBatch = 16;  // larger batches save no more launches
     if (row_bytes == 0 || row_bytes % kGranule != 0 || free_bytes < copies * kGranule) return false;
     const uint64_t each = free_bytes / copies / kGranule * kGranule;
     if (row_bytes <= each) {
       tile_bytes = row_bytes;
-      batch = std::min(each / row_bytes, kMostBatch);
+      batch = std::min<uint64_t>(each / row_bytes, kMostBatch);
     } else {
       const uint64_t tiles = (row_bytes + each - 1) / each;  // as equal as granules permit
       tile_bytes = RoundUp((row_bytes + tiles - 1) / tiles, kGranule);

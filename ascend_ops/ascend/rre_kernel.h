@@ -5,19 +5,27 @@
 #pragma once
 
 #include "kernel_operator.h"
+#include "rre_limits.h"
+
+// RRE_DAV_C100 tells the two cores apart. Older versions of CANN define __CCE_AICORE__, those of 2026 __NPU_ARCH__. An
+// unknown core is an error: a guess could take the hardware SyncAll, which dav-c100 lacks.
+#if __NPU_ARCH__ == 1001 || __CCE_AICORE__ == 100
+#define RRE_DAV_C100 1
+#elif __NPU_ARCH__ == 2201 || __CCE_AICORE__ == 220
+#define RRE_DAV_C100 0
+#else
+#error "these kernels need __NPU_ARCH__ 1001 or 2201, or __CCE_AICORE__ 100 or 220"
+#endif
 
 namespace rre {
 
 using namespace AscendC;
+using rre_limits::kMostBatch;
+using rre_limits::kTileTokens;
 
 constexpr uint32_t kGranule = 32;                       // smallest transfer of a DMA, in bytes
 constexpr uint32_t kInts = kGranule / sizeof(int32_t);  // per granule
-constexpr uint32_t kTileTokens = 256;                   // tokens whose ids or positions a core loads together
-#if __CCE_AICORE__ == 100
-constexpr bool kHardwareSync = false;
-#else
-constexpr bool kHardwareSync = true;
-#endif
+constexpr bool kHardwareSync = !RRE_DAV_C100;
 
 __aicore__ inline uint32_t Min(uint32_t a, uint32_t b) { return a < b ? a : b; }
 __aicore__ inline uint32_t RoundUp(uint32_t value, uint32_t multiple) {
@@ -47,18 +55,19 @@ __aicore__ inline Range ShareOfCore(uint32_t units, uint32_t granule) {
 }
 
 // All cores wait for each other, and then see what the others stored. On dav-c100 they count in `counters`, which the
-// host has set to zero.
+// host has set to zero. On dav-c220 the kernel's entry has to state its type; see rre_dispatch.cpp.
 class CoreSync {
  public:
   __aicore__ inline void Init(TPipe& pipe, GM_ADDR counters) {
-    if (kHardwareSync) return;
-    const uint32_t size = static_cast<uint32_t>(GetBlockNum()) * kInts;
-    counters_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(counters), size);
-    pipe.InitBuffer(scratch_, size * sizeof(int32_t));
+    if constexpr (!kHardwareSync) {
+      const uint32_t size = static_cast<uint32_t>(GetBlockNum()) * kInts;
+      counters_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(counters), size);
+      pipe.InitBuffer(scratch_, size * sizeof(int32_t));
+    }
   }
 
   __aicore__ inline void operator()() {
-    if (kHardwareSync) {
+    if constexpr (kHardwareSync) {
       SyncAll();
     } else {
       SyncAll(counters_, scratch_.Get<int32_t>());
@@ -74,13 +83,15 @@ class CoreSync {
 // regardless of their dtype. Contiguous rows share a DMA; a row that does not fit the buffer is split into column tiles.
 class RowMover {
  public:
+  static constexpr uint32_t kBuffers = 2;
+
   // Moves rows of `row_words`, `batch` at a time in tiles of `tile_words`; batch is 1 if tile_words is less than
   // row_words.
   __aicore__ inline void Init(TPipe& pipe, uint32_t row_words, uint32_t tile_words, uint32_t batch) {
     row_words_ = row_words;
     tile_words_ = tile_words;
     batch_ = batch;
-    pipe.InitBuffer(queue_, 2, batch * tile_words * sizeof(int32_t));
+    pipe.InitBuffer(queue_, kBuffers, batch * tile_words * sizeof(int32_t));
   }
 
   // Scatters contiguous rows: to[places[i]] = from[i].
@@ -132,7 +143,7 @@ class RowMover {
     }
   }
 
-  TQueBind<TPosition::VECIN, TPosition::VECOUT, 2> queue_;
+  TQueBind<TPosition::VECIN, TPosition::VECOUT, kBuffers> queue_;
   uint32_t row_words_, tile_words_, batch_;
 };
 

@@ -37,6 +37,7 @@ from ascend_ops.bench import case as bench_case
 from ascend_ops.bench import report
 from ascend_ops.bench.case import Case, Prepared
 from ascend_ops.bench.measure import measure
+from ascend_ops.files import write_text
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             mistakes += new_mistakes
             gc.collect()
     if arguments.json:
-        arguments.json.write_text(json.dumps([record.as_dict() for record in records], indent=1) + "\n")
+        write_text(arguments.json, json.dumps([record.as_dict() for record in records], indent=1) + "\n")
     if arguments.plot:
         from ascend_ops.bench.plot import draw
 

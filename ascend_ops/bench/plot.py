@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ascend_ops.bench.report import Record
+from ascend_ops.files import scratch_file
 
 GOALS = (0.7, 0.8, 1.0)
 COLOURS = {"limit": "#3465a4", "composed": "#888888", "torch": "#d9822b"}
@@ -43,5 +44,6 @@ def draw(records: Sequence[Record], file: Path) -> None:
     right.set_title(f"backend {backend}: speed-up")
     right.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(file, dpi=120)
+    with scratch_file(file) as scratch:
+        figure.savefig(scratch, format=file.suffix[1:] or "png", dpi=120)
     pyplot.close(figure)

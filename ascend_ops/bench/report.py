@@ -95,7 +95,7 @@ def last_level_cache_bytes() -> int:
     """Returns the size of the first processor's last-level cache; 0 if the system does not report it."""
     sizes = [0]
     for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = file.read_text().strip()
+        text = file.read_text("ascii").strip()
         unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:])
         sizes.append(int(text[:-1]) * unit if unit else int(text))
     return max(sizes)
@@ -110,7 +110,10 @@ def machine() -> str:
     torch = torch_or_none()
     try:
         compiler = subprocess.run(
-            [os.environ.get("CXX") or "g++", "-dumpfullversion"], capture_output=True, text=True
+            [os.environ.get("CXX") or "g++", "-dumpfullversion"],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
         ).stdout.strip()
     except OSError:
         compiler = ""

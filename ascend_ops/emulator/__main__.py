@@ -25,6 +25,7 @@ import numpy as np
 from ascend_ops.emulator import CHIPS, Report, compile_operator
 from ascend_ops.emulator.cases import DTYPES, Shape
 from ascend_ops.emulator.kernels import Kernel, kernels
+from ascend_ops.files import write_text
 from ascend_ops.native import OperatorError
 
 # nominal bandwidth of the chip's memory, bytes per second
@@ -137,7 +138,7 @@ def main() -> None:
                 print(table([each for each in rows if each.shape == shape]))
             found += rows
         if arguments.json:
-            arguments.json.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
+            write_text(arguments.json, json.dumps([asdict(each) for each in found], indent=1) + "\n")
     except (OperatorError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
 

@@ -13,8 +13,12 @@ from ascend_ops.emulator.compiled import EmulatorError, Operator
 HERE = Path(__file__).parent
 OPERATORS = HERE.parent
 
-# chip → __CCE_AICORE__; chips with the same number share a binary
-CHIPS = {"ascend910": 100, "ascend910b": 220, "ascend910_93": 220}
+# CANN's macro for the core of a chip, new and old → its value by chip; chips with the same value share a binary
+MACROS = {
+    "__NPU_ARCH__": {"ascend910": 1001, "ascend910b": 2201, "ascend910_93": 2201},
+    "__CCE_AICORE__": {"ascend910": 100, "ascend910b": 220, "ascend910_93": 220},
+}
+CHIPS = tuple(MACROS["__NPU_ARCH__"])
 
 # kernel → the operator whose folder has it
 KERNELS = {source.stem: source.parents[2].name for source in sorted(OPERATORS.glob("*/ascend/op_kernel/*.cpp"))}
@@ -40,24 +44,36 @@ def cann_name(kernel: str) -> str:
 
 
 def compile_operator(
-    kernel: str, chip: str, *, sources: Path = OPERATORS, folder: Path | None = None, flags: tuple[str, ...] = ()
+    kernel: str,
+    chip: str,
+    *,
+    sources: Path = OPERATORS,
+    folder: Path | None = None,
+    flags: tuple[str, ...] = (),
+    macro: str = "__NPU_ARCH__",
 ) -> Operator:
     """Compiles and loads a kernel of `KERNELS`.
 
     Args:
         kernel: name of the source, e.g. `rre_dispatch`.
         chip: one of `CHIPS`.
-        sources, folder, flags: as in `library`.
+        sources, folder, flags, macro: as in `library`.
 
     Raises:
         EmulatorError: the source does not compile; the message quotes the compiler.
         native.CompileError: no compiler.
     """
-    return Operator(library(kernel, chip, sources=sources, folder=folder, flags=flags), kernel, chip)
+    return Operator(library(kernel, chip, sources=sources, folder=folder, flags=flags, macro=macro), kernel, chip)
 
 
 def library(
-    kernel: str, chip: str, *, sources: Path = OPERATORS, folder: Path | None = None, flags: tuple[str, ...] = ()
+    kernel: str,
+    chip: str,
+    *,
+    sources: Path = OPERATORS,
+    folder: Path | None = None,
+    flags: tuple[str, ...] = (),
+    macro: str = "__NPU_ARCH__",
 ) -> Path:
     """Compiles a kernel with its host side, for all dtypes of rows, and returns the library's path.
 
@@ -66,6 +82,7 @@ def library(
         sources: folder of the operators' folders; another one compiles changed sources.
         folder: folder of the library; None keeps it next to the CPU kernels and reuses it.
         flags: additional compiler flags, e.g. -fsanitize=address.
+        macro: the one of `MACROS` that is defined, as a version of CANN does.
     """
     if kernel not in KERNELS or chip not in CHIPS:
         raise ValueError(f"{kernel} on {chip}: known are {', '.join(KERNELS)} and {', '.join(CHIPS)}")
@@ -75,7 +92,7 @@ def library(
         native.compiler(),
         *FLAGS,
         *flags,
-        f"-D__CCE_AICORE__={CHIPS[chip]}",
+        f"-D{macro}={MACROS[macro][chip]}",
         f"-I{HERE / 'include'}",
         f"-I{sources / 'ascend'}",
         f"-I{root / 'op_host'}",
@@ -85,7 +102,7 @@ def library(
     headers = [*HERE.rglob("*.h"), *(sources / "ascend").glob("*.h"), *root.rglob("*.h"), *root.rglob("*.cpp")]
     for header in sorted(headers):
         digest.update(header.read_bytes())
-    path = folder / f"emulated-{kernel}-{CHIPS[chip]}-{digest.hexdigest()[:16]}.so"
+    path = folder / f"emulated-{kernel}-{MACROS[macro][chip]}-{digest.hexdigest()[:16]}.so"
     if not path.exists():
         _compile(command, unit, path)
     return path
@@ -96,7 +113,7 @@ def _unit(kernel: str, root: Path) -> str:
     operator = cann_name(kernel)
     registration = re.compile(rf"REGISTER_TILING_DATA_CLASS\({operator}, (\w+)\)")
     for header in sorted((root / "op_host").glob("*_tiling.h")):
-        if struct := registration.search(header.read_text()):
+        if struct := registration.search(header.read_text("utf-8")):
             break
     else:
         raise EmulatorError("compile", f"no *_tiling.h in {root / 'op_host'} registers tiling data for {operator}")
@@ -130,9 +147,9 @@ def _compile(command: list[str], unit: str, library: Path) -> None:
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             source = Path(scratch) / "unit.cpp"
             unfinished = Path(scratch) / library.name
-            source.write_text(unit)
+            source.write_text(unit, "utf-8")
             done = subprocess.run(
-                [*command, str(source), "-o", str(unfinished)], capture_output=True, text=True, errors="replace"
+                [*command, str(source), "-o", str(unfinished)], capture_output=True, encoding="utf-8", errors="replace"
             )
             if done.returncode != 0:
                 errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()

@@ -89,8 +89,8 @@ class Workers:
                     env=environment,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=logs.enter_context(self._logs[rank].open("w")),
-                    text=True,
+                    stderr=logs.enter_context(self._logs[rank].open("wb")),
+                    encoding="utf-8",
                 )
                 for rank in range(RANKS)
             ]
@@ -123,7 +123,7 @@ class Workers:
                 process.kill()
             process.wait()
             output.close()
-        self._log_ends = [log.read_text(errors="replace")[-400:] for log in self._logs]
+        self._log_ends = [log.read_text("utf-8", errors="replace")[-400:] for log in self._logs]
         self._folder.cleanup()
 
 

@@ -53,8 +53,8 @@ MUTANTS = {
         "rows over the residual": ("in[tile_ + i * width]", "in[i * width]"),
         "residual added to itself": ("Cast(right, in[tile_],", "Cast(right, in,"),
         "rounding of other chips": (
-            "kRound = RoundMode::CAST_NONE;\n#else",
-            "kRound = RoundMode::CAST_RINT;\n#else",
+            "IsSameType<T, half>::value ? RoundMode::CAST_NONE : RoundMode::CAST_RINT",
+            "RoundMode::CAST_RINT",
         ),
         "float buffer of one row": ("2 * tile_ * sizeof(float)", "tile_ * sizeof(float)"),
         "more copies than the tiling knows": ("pipe_.InitBuffer(out_, 2,", "pipe_.InitBuffer(out_, 4,"),

@@ -8,11 +8,13 @@ from ascend_ops.emulator.kernels import Kernel
 from ascend_ops.rre_dispatch import reference
 
 HEADER = "rre_dispatch/ascend/op_kernel/rre_dispatch.h"
+ENTRY = "rre_dispatch/ascend/op_kernel/rre_dispatch.cpp"
 HOST = "rre_dispatch/ascend/op_host/rre_dispatch.cpp"
 MOVE_HEADER = "rre_dispatch/ascend/op_kernel/rre_move_rows.h"
 MOVE_HOST = "rre_dispatch/ascend/op_host/rre_move_rows.cpp"
 SHARED_HEADER = "ascend/rre_kernel.h"  # its mutants run here because these kernels use all of it
 SHARED_HOST = "ascend/rre_host.h"
+SHARED_LIMITS = "ascend/rre_limits.h"
 
 
 def random_ids(rng: np.random.Generator, shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -154,12 +156,17 @@ DISPATCH_MUTANTS = {
             "(expert / experts_of_rank_ * slots_ + slot) * experts_of_rank_ + expert % experts_of_rank_",
             "slot * experts_ + expert",
         ),
-        "too few zeros before the slices": ("kMostShift = 32", "kMostShift = 4"),
+    },
+    ENTRY: {
+        "kernel of the vector cores alone": ("KERNEL_TYPE_MIX_AIV_1_0", "KERNEL_TYPE_AIV_ONLY"),
+        "type of kernel on every chip": ("#if !RRE_DAV_C100", "#if 1"),
     },
     SHARED_HEADER: {
         "no share for the last step": ("begin + each + (core < more ? 1 : 0)", "begin + each"),
-        "hardware SyncAll everywhere": ("kHardwareSync = false", "kHardwareSync = true"),
+        "hardware SyncAll everywhere": ("kHardwareSync = !RRE_DAV_C100", "kHardwareSync = true"),
     },
+    SHARED_LIMITS: {"too few zeros before the slices": ("kMostShift = kMostCores / 2", "kMostShift = 4")},
+    SHARED_HOST: {"batches as large as the buffer": ("each / row_bytes, kMostBatch)", "each / row_bytes, 1024)")},
     HOST: {
         "too small a workspace": ("cores * columns * sizeof(int32_t)", "columns * sizeof(int32_t)"),
         "barrier not zeroed": (".InitValue(0)", ""),
@@ -184,7 +191,7 @@ MOVE_MUTANTS = {
     },
     SHARED_HEADER: {
         "tile one row too wide": ("batch * tile_words * sizeof(int32_t)", "tile_words * sizeof(int32_t)"),
-        "buffers larger than the chip's": ("queue_, 2, batch", "queue_, 8, batch"),
+        "buffers larger than the chip's": ("queue_, kBuffers, batch", "queue_, 8, batch"),
         "last column tile whole": ("width = Min(tile_words_, row_words_ - column)", "width = tile_words_"),
         "column of a row forgotten": ("row * row_words_ + column", "row * row_words_"),
     },
@@ -193,7 +200,7 @@ MOVE_MUTANTS = {
 DISPATCH_TIGHT_MUTANTS = {
     HOST: {
         "histogram": ("2 * columns * sizeof(int32_t)", "columns * sizeof(int32_t)"),
-        "slices": ("2 * (kMostShift + cores)", "(kMostShift + cores)"),
+        "slices": ("2 * (rre_host::kMostShift + cores)", "(rre_host::kMostShift + cores)"),
         "counters of SyncAll": ("cores * rre_host::kGranule +", ""),
         "table entries": ("(3 * sizeof(int32_t) + rre_host::kGranule)", "3 * sizeof(int32_t)"),
         "one array of ids": ("3 * sizeof(int32_t)", "2 * sizeof(int32_t)"),
@@ -201,7 +208,12 @@ DISPATCH_TIGHT_MUTANTS = {
 }
 
 MOVE_TIGHT_MUTANTS = {
-    SHARED_HEADER: {"tile size differs from the kernel's": ("kTileTokens = 256", "kTileTokens = 512")},
+    SHARED_HEADER: {
+        "tile size differs from the kernel's": (
+            "using rre_limits::kTileTokens;",
+            "constexpr uint32_t kTileTokens = 512;",
+        )
+    },
     SHARED_HOST: {"the library's share": ("ub_bytes -= kUbOfLibrary;", "")},
     MOVE_HOST: {
         "positions of a tile": (
@@ -218,7 +230,7 @@ KERNELS = (
         least_bytes=dispatch_least_bytes,
         most_launches=dispatch_launches,
         cann_cost=dispatch_cann_cost,
-        sources=(HEADER,),
+        sources=(HEADER, ENTRY),
         mutants=DISPATCH_MUTANTS,
         tight_mutants=DISPATCH_TIGHT_MUTANTS,
     ),

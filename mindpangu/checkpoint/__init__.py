@@ -29,6 +29,8 @@ from mindpangu.checkpoint.compatibility import (
 from mindpangu.checkpoint.directory import (
     clean_interrupted,
     finish_publishing,
+    incomplete_iterations,
+    is_complete,
     iteration_folder,
     latest_iteration,
     list_iterations,
@@ -50,7 +52,9 @@ __all__ = [
     "differences",
     "expert_file_name",
     "finish_publishing",
+    "incomplete_iterations",
     "input_digests",
+    "is_complete",
     "is_finished",
     "iteration_folder",
     "latest_iteration",

@@ -91,10 +91,9 @@ def is_finished(checkpoints: Path, config: Config, digests: Mapping[str, str], l
     Args:
         loaded: digest of the checkpoint whose weights the training starts from, if any.
     """
-    newest = latest_iteration(checkpoints)
-    if newest is None:
+    if latest_iteration(checkpoints) is None:
         return False
-    reader = CheckpointReader(newest)
+    reader = CheckpointReader(checkpoints)
     return (
         reader.step == config.training.steps
         and SavedState.read(reader).loaded == loaded

@@ -8,12 +8,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mindpangu.checkpoint.directory import checkpoints_sharing, latest_iteration
+from mindpangu.checkpoint.directory import checkpoints_sharing, is_iteration, latest_iteration
 from mindpangu.checkpoint.fingerprint import Entry, Fingerprint
 from mindpangu.checkpoint.manifest import MANIFEST, REMEDY, Manifest
 from mindpangu.config import Config, load_saved_config
 from mindpangu.errors import CheckpointError
 from mindpangu.files import CHUNK_BYTES
+from mindpangu.pruned import TRIES, note_opened
 from mindpangu.tensor_format import decode
 from mindpangu.untrusted import inside, open_file, parse_json, reason
 
@@ -26,6 +27,7 @@ class CheckpointReader:
         step: the training step after which it was saved.
         files: name → size and hash.
         digest: hash of the manifest, and so of the whole checkpoint.
+        was_named: True if `path` was this very checkpoint, False if it was the newest one of a folder.
 
     Args:
         path: an `iteration_…` folder; or a run folder or its `checkpoint` folder, to read its newest checkpoint.
@@ -35,11 +37,19 @@ class CheckpointReader:
     """
 
     def __init__(self, path: Path):
-        self.folder = _find(path)
-        manifest = Manifest.read(self.folder)
+        self.folder, manifest = _open(path)
+        self.was_named = self.folder == path
         self.step = manifest.step
         self.files = manifest.files
         self.digest = manifest.digest
+        note_opened(self)
+
+    def is_gone(self) -> bool:
+        """True if the checkpoint was removed, or replaced by another one, after it was opened."""
+        try:
+            return Manifest.read(self.folder).digest != self.digest
+        except CheckpointError:
+            return True
 
     def read(self, name: str) -> bytes:
         """Returns the verified content of one file.
@@ -151,6 +161,19 @@ def decode_file(path: Path, data: bytes) -> tuple[dict[str, str], dict[str, np.n
     return metadata, tensors
 
 
+def _open(path: Path) -> tuple[Path, Manifest]:
+    """Returns a checkpoint's folder and its manifest."""
+    for _ in range(TRIES):
+        folder = _find(path)
+        try:
+            return folder, Manifest.read(folder)
+        except CheckpointError:
+            if folder == path or (folder / MANIFEST).exists():
+                raise
+        # it was pruned just now, so there is a newer one
+    raise CheckpointError(f"the checkpoints in {path} are pruned faster than they can be opened; read a copy")
+
+
 def _find(path: Path) -> Path:
     if (path / MANIFEST).is_file():
         return path
@@ -158,4 +181,9 @@ def _find(path: Path) -> Path:
         latest = latest_iteration(parent)
         if latest is not None:
             return latest
+    newest = latest_iteration(path.parent)
+    if newest is not None and not path.exists() and is_iteration(path):
+        raise CheckpointError(
+            f"there is no {path}: it was pruned or never saved. The newest checkpoint there is {newest.name}"
+        )
     raise CheckpointError(f"there is no complete checkpoint in {path}")

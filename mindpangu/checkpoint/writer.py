@@ -1,21 +1,26 @@
 """Writes a checkpoint: hashes and fsyncs every file in a scratch folder, then publishes the folder with one rename."""
 
 import contextlib
-import json
 import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from mindpangu.checkpoint.directory import iteration_folder, remove
+from mindpangu.checkpoint.directory import iteration_folder
 from mindpangu.checkpoint.fingerprint import Entry, Fingerprint
 from mindpangu.checkpoint.manifest import MANIFEST, encode_manifest
+from mindpangu.checkpoint.rank_reports import AnotherRankFailed, RankReports
 from mindpangu.checkpoint.reader import CheckpointReader
 from mindpangu.errors import CheckpointError
-from mindpangu.files import Buffer, fsync_folder, read_chunks, write_durably
+from mindpangu.files import Buffer, fsync_folder, link_or_copy, read_chunks, replace_folder, write_durably
+from mindpangu.locks import locked, scratch_path, unique_name
+
+_SLACK_S = 1.0
+_POLL_S = (0.02, 0.5)  # first and longest pause between two looks; hundreds of ranks may look at a shared disk
 
 
 class CheckpointWriter:
@@ -25,31 +30,41 @@ class CheckpointWriter:
             writer.write("state.json", data)
 
     If there are several ranks, each has a writer for the same checkpoint and writes its own files. Rank 0 waits until
-    the others have written theirs and publishes the checkpoint; the others wait for that.
+    the others have written theirs and publishes the checkpoint; the others wait for that. If one fails, all fail, with
+    its reason in their messages (`rank_reports.py`).
 
     `write`, `link` and `cancel` may be called from several threads.
 
     Args:
-        parent: the folder of a run's checkpoints; all ranks see the same one.
+        parent: the folder of a run's checkpoints; all ranks see the same one. Created if it does not exist; removed
+            again if it is empty at the end.
         rank, ranks: rank of this process, and the number of ranks.
         timeout: seconds that a rank waits for the others once it has written its own files.
+        job: with several ranks, a name that only they share, such as `Processes.draw_name` returns.
 
     Raises:
+        InUseError: another process is writing the same checkpoint.
         CheckpointError: the disk is full or cannot be written, or the checkpoint was cancelled; earlier checkpoints are
             untouched.
     """
 
-    def __init__(self, parent: Path, step: int, rank: int = 0, ranks: int = 1, timeout: float = 1800.0):
+    def __init__(
+        self, parent: Path, step: int, rank: int = 0, ranks: int = 1, timeout: float = 1800.0, job: str | None = None
+    ):
+        assert job or ranks == 1, "the ranks need a name for their scratch folder"
         self.parent = parent
         self.step = step
         self.rank = rank
         self.ranks = ranks
         self.timeout = timeout
         self.folder = iteration_folder(parent, step)
-        self.scratch = parent / f".{self.folder.name}.writing"
+        self.scratch = scratch_path(self.folder, job or unique_name())
+        self._job = job
+        self._reports = RankReports(self.folder, self.scratch, rank, ranks)
         self._files: dict[str, Entry] = {}
         self._lock = threading.Lock()
         self._cancelled = False
+        self._locked = contextlib.ExitStack()
 
     def require_space(self, num_bytes: int) -> None:
         """Raises CheckpointError if the disk cannot take `num_bytes` more."""
@@ -106,6 +121,8 @@ class CheckpointWriter:
                 return False
             path.parent.mkdir(parents=True, exist_ok=True)
             os.link(source, path)
+        except FileExistsError as error:
+            raise self._failure(error) from None
         except OSError:
             return False
         self._add(name, dict(entry))
@@ -121,42 +138,44 @@ class CheckpointWriter:
         reader.require_size(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(source, path)
-            except OSError:
-                write_durably(path, read_chunks(source))
+            link_or_copy(source, path)
         except OSError as error:
             raise self._failure(error) from None
         self._add(name, dict(reader.files[name]))
 
     def __enter__(self) -> "CheckpointWriter":
         try:
-            if self.ranks == 1:
-                shutil.rmtree(
-                    self.scratch, ignore_errors=True
-                )  # with several ranks it may already hold another rank's files
-            self.scratch.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._failure(error) from None
+            if self.rank == 0:
+                self._locked.enter_context(locked(self.folder, unique=self._job))
+            self.scratch.mkdir(parents=True, exist_ok=self.ranks > 1)  # another rank may have created it
+            self._reports.raise_failure()
+        except BaseException as error:
+            raise self._leave(error) from None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if kind is not None:
-                self._report_failure(str(error) or kind.__name__)
-            elif self.rank == 0:
+            if error is not None:
+                self._leave(error)
+                return
+            if self.rank == 0:
                 self._collect()
                 self._publish()
             else:
                 self._report_files()
-        except OSError as failure:
-            self._report_failure(str(failure))
-            raise self._failure(failure) from None
+        except BaseException as failure:
+            raise self._leave(failure) from None
         finally:
-            if self.rank == 0:
-                shutil.rmtree(self.scratch, ignore_errors=True)
+            self._locked.close()
+
+    def _leave(self, error: BaseException) -> BaseException:
+        """Cleans up and tells the other ranks that this one failed. Returns the error for the user."""
+        failure = self._failure(error) if isinstance(error, OSError) else error
+        self._reports.leave(failure)
+        self._locked.close()
+        return failure
 
     def _add(self, name: str, entry: Entry) -> None:
         with self._lock:
@@ -164,53 +183,36 @@ class CheckpointWriter:
 
     def _report_files(self) -> None:
         """Tells rank 0 which files this rank has written, and waits until rank 0 has published the checkpoint."""
-        # The list is renamed into place, so a reader never sees half of it. Rank 0 may publish the folder as soon as it
-        # sees the last list, so nothing here may touch the folder after the rename.
-        written = self.scratch / f".written_{self.rank:05d}"
-        unfinished = written.with_suffix(".part")
-        write_durably(unfinished, json.dumps(self._files).encode())
-        unfinished.rename(written)
-        self._wait_until(lambda: not self.scratch.exists(), "rank 0 to publish it")
+        self._reports.report_written(self._files)
+        # longer than rank 0, which knows what it waits for
+        timeout = 1.1 * self.timeout + _SLACK_S
+        self._wait_until(lambda: not self.scratch.exists(), "rank 0 to publish it", timeout)
         if not (self.folder / MANIFEST).exists():
-            raise CheckpointError(f"checkpoint {self.folder} was not published; see the message of rank 0")
+            raise AnotherRankFailed(f"checkpoint {self.folder} was not published; see the message of rank 0")
 
     def _collect(self) -> None:
         """Waits until the other ranks have written their files, and adds their files to the manifest."""
         for rank in range(1, self.ranks):
-            written = self.scratch / f".written_{rank:05d}"
-            self._wait_until(written.exists, f"rank {rank}")
-            for name, entry in json.loads(written.read_bytes()).items():
+            self._wait_until(partial(self._reports.has_written, rank), f"rank {rank}", self.timeout)
+            for name, entry in self._reports.take_written(rank).items():
                 self._add(name, entry)
-            written.unlink()
 
-    def _wait_until(self, condition: Callable[[], bool], awaited: str) -> None:
-        deadline = time.monotonic() + self.timeout
+    def _wait_until(self, condition: Callable[[], bool], awaited: str, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        pause, longest = _POLL_S
         while not condition():
-            with contextlib.suppress(FileNotFoundError):  # rank 0 may publish the folder at any moment
-                for failed in self.scratch.glob(".failed_*"):
-                    rank = int(failed.name.removeprefix(".failed_"))
-                    raise CheckpointError(
-                        f"checkpoint {self.folder}: rank {rank} could not write: {failed.read_text()}"
-                    )
+            self._reports.raise_failure()
             if self._cancelled or time.monotonic() > deadline:
-                why = "it was abandoned" if self._cancelled else f"{self.timeout:.0f} s were not enough"
+                why = "it was abandoned" if self._cancelled else f"{timeout:.0f} s were not enough"
                 raise CheckpointError(f"checkpoint {self.folder} waited for {awaited}, but {why}")
-            time.sleep(0.02)
-
-    def _report_failure(self, why: str) -> None:
-        """Tells the other ranks that this one could not write its files."""
-        if self.ranks > 1:
-            with contextlib.suppress(OSError):
-                (self.scratch / f".failed_{self.rank:05d}").write_text(why)
+            time.sleep(pause)
+            pause = min(1.2 * pause, longest)
 
     def _publish(self) -> None:
         write_durably(self.scratch / MANIFEST, encode_manifest(self.step, self._files))
         for folder in (self.scratch, *(path for path in self.scratch.rglob("*") if path.is_dir())):
             fsync_folder(folder)
-        if self.folder.exists():
-            remove(self.folder)
-        self.scratch.rename(self.folder)
-        fsync_folder(self.parent)
+        replace_folder(self.scratch, self.folder)
 
     def _failure(self, error: OSError) -> CheckpointError:
         return CheckpointError(

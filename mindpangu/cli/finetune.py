@@ -74,8 +74,8 @@ def run(options: argparse.Namespace, config: Config) -> int:
         raise ConfigError(f"--answers is {options.answers}; allowed: >= 0")
     folder = RunFolder.from_config(config)
     source = CheckpointReader(options.checkpoint)
-    newest = latest_iteration(folder.checkpoints)
-    if newest is not None and SavedState.read(CheckpointReader(newest)).loaded != source.digest:
+    exists = latest_iteration(folder.checkpoints) is not None
+    if exists and SavedState.read(CheckpointReader(folder.checkpoints)).loaded != source.digest:
         raise TrainingError(
             f"{folder.root} holds a training that did not start from {source.folder}; choose another "
             f"--training.run_name, or remove {folder.checkpoints}"

@@ -2,13 +2,13 @@
 
 import argparse
 import dataclasses
-import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ascend_ops.native import OperatorError
 from mindpangu import __version__
@@ -27,11 +27,17 @@ from mindpangu.cli import (
     train,
     upcycle,
 )
+from mindpangu.cli.environment import check_variables, describe_exhaustion
+from mindpangu.cli.locale import restart_in_utf8_mode
 from mindpangu.cli.option_types import TYPES
+from mindpangu.cli.streams import guarded_streams
 from mindpangu.config import Config, find_file, load_config, load_saved_config
 from mindpangu.config.run_folder import RunFolder
+from mindpangu.display import printable
 from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
+from mindpangu.pruned import retry_if_pruned
+from mindpangu.signals import StopOnSignal, describe, exit_at_once, exit_code
 
 VERBS = (
     tokenizer,
@@ -68,39 +74,76 @@ _UNKNOWN_KEY = re.compile(r"--(?P<key>\w+\.[\w.\[\]-]+)(=.*)?", re.DOTALL)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit code: 0 success, 1 an error named in the message, 2 usage, 130 interrupted."""
+    """Runs one verb; returns the exit code.
+
+    0 is success, 1 an error that the message names, 2 wrong usage. A signal that stopped the verb gives 130 (SIGINT,
+    which is Ctrl-C), 143 (SIGTERM), 129 (SIGHUP), or 141 (nobody reads standard output).
+    """
+    if arguments is None:
+        restart_in_utf8_mode()
     os.environ.setdefault("GLOG_v", "3")  # hides MindSpore's own warnings, which do not concern the run
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a locale without UTF-8 must not end a training
-            stream.reconfigure(errors="backslashreplace")
+    with guarded_streams():
+        stop = StopOnSignal(patience=0)
+        try:
+            with stop:
+                finished = _run(arguments)
+                sys.stdout.flush()
+                return finished
+        except KeyboardInterrupt as error:
+            code = _report_stop(getattr(error, "signum", signal.SIGINT))
+        except Exception as error:
+            if stop.requested is None:
+                return _report_error(error)
+            code = _report_stop(stop.requested)  # a library may turn the exception of a signal into one of its own
+    if arguments is None:
+        exit_at_once(code)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """Runs one verb; returns its exit code."""
     words, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in RENAMED_VERBS:
         return _fail(f"`mindpangu {words[0]}` is now `mindpangu {RENAMED_VERBS[words[0]]}`; its options are the same")
     parser = _build_parser()
     options, unknown = parser.parse_known_args(words)
-    try:
-        if unknown:
-            _refuse_unknown(parser, unknown)
-        # some verbs set keys themselves; overrides on the command line take precedence
-        verb_settings = options.verb.settings(options) if hasattr(options.verb, "settings") else {}
-        settings = _load_settings(options, verb_settings | dict(overrides))
-        build_domains(settings)
-        return options.verb.run(options, settings) or 0
-    except (MindPanguError, OperatorError) as error:
+    if unknown:
+        _refuse_unknown_keys(unknown, parser)
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    check_variables()
+    return retry_if_pruned(
+        lambda: _run_verb(options, dict(overrides)), lambda text: print(f"mindpangu: {text}", file=sys.stderr)
+    )
+
+
+def _report_error(error: Exception) -> int:
+    """Prints an error that the user can mend, and returns the exit code. Raises any other: it is a bug."""
+    if isinstance(error, MindPanguError | OperatorError):
         return _fail(str(error))
-    except KeyboardInterrupt:
-        print("mindpangu: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return 1
-    except OSError as error:  # e.g. a full disk or a read-only folder: for the user to fix, not a bug
+    if isinstance(error, BrokenPipeError):
+        return exit_code(signal.SIGPIPE)
+    if exhausted := describe_exhaustion(error):
+        return _fail(exhausted)
+    if isinstance(error, OSError):  # e.g. a full disk or a read-only folder
         return _fail(f"{error.filename or 'writing to training.output_dir'}: {error.strerror or error}")
-    except MemoryError as error:
-        return _fail(f"not enough memory: {error}. Make the model or the batch smaller")
+    raise error
+
+
+def _report_stop(signum: int) -> int:
+    print(f"mindpangu: {describe(signum)}", file=sys.stderr)
+    return exit_code(signum)
+
+
+def _run_verb(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    # some verbs set keys themselves; overrides on the command line take precedence
+    verb_settings = options.verb.settings(options) if hasattr(options.verb, "settings") else {}
+    settings = _load_settings(options, verb_settings | overrides)
+    build_domains(settings)
+    return options.verb.run(options, settings) or 0
 
 
 def _fail(message: str) -> int:
-    print(f"mindpangu: error: {message}", file=sys.stderr)
+    print(f"mindpangu: error: {printable(message)}", file=sys.stderr)
     return 1
 
 
@@ -185,11 +228,15 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str
     return words, overrides
 
 
-def _refuse_unknown(parser: argparse.ArgumentParser, words: Sequence[str]) -> NoReturn:
-    """Ends with a usage error. Raises a ConfigError with the nearest spelling if a word looks like a key."""
+def _refuse_unknown_keys(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    """Refuses words that look like configuration keys: one without a value, or, with the nearest spelling, a wrong one.
+
+    Raises:
+        ConfigError: a key is unknown.
+    """
     for word in words:
-        if _KEY.fullmatch(word):
-            parser.error(f"{word} has no value; one that begins with -- is given as {word}=VALUE")
-        if match := _UNKNOWN_KEY.fullmatch(word):
+        match = _UNKNOWN_KEY.fullmatch(word)
+        if match and _KEY.fullmatch(word):
+            parser.error(f"--{match['key']} has no value; one that begins with -- is given as {word}=VALUE")
+        if match:
             load_config(None, {match["key"]: "null"})
-    parser.error(f"unrecognized arguments: {' '.join(words)}")

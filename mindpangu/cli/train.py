@@ -1,14 +1,23 @@
 """Train the model of a run folder that has its tokenizer, data and routing table.
 
-Does nothing if this training has already finished. Ctrl-C saves a checkpoint first.
+Does nothing if this training has already finished. After Ctrl-C, SIGTERM, or SIGHUP it finishes the step and saves a
+checkpoint; a second signal stops it at once.
 """
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
+from mindpangu.files import write_text_atomically
+from mindpangu.signals import describe, exit_code
+
+if TYPE_CHECKING:
+    from mindpangu.parallel.processes import Processes
+    from mindpangu.train.loop import TrainingStopped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +41,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
         return 0
     from mindpangu.parallel.processes import start_processes
     from mindpangu.train import run as training
+    from mindpangu.train.loop import TrainingStopped
     from mindpangu.train.report import write_report
 
     training.set_device(config)
@@ -40,18 +50,34 @@ def run(options: argparse.Namespace, config: Config) -> int:
         processes.join_groups(config)
         processes.report_status(doing="opening the run")
         opened = training.open_run(config, processes)
-        finished = training.train(opened, options.resume, options.load)
-    if not is_first:
-        return 0
-    write_report(folder)
-    if finished < config.training.steps:
-        folder.stopped.touch()
-        print(f"train: stopped after step {finished}; run the same command with --resume to continue")
-        return (
-            130 if processes.mesh.size == 1 else 0
-        )  # msrun would report 130 as an error; run_910.sh looks for the file
-    print(f"train: done → {folder.root} (loss.png, report.md, metrics.jsonl, checkpoint/)")
-    return 0
+        stopped: TrainingStopped | None = None
+        try:
+            training.train(opened, options.resume, options.load)
+        except TrainingStopped as stop:  # is no error of this rank, so it must not leave the block
+            stopped = stop
+    code = 0 if stopped is None else _report_stop(stopped, folder, processes)
+    if processes.is_first:
+        write_report(folder)
+        if stopped is None:
+            print(f"train: done → {folder.root} (loss.png, report.md, metrics.jsonl, checkpoint/)")
+    return code
+
+
+def _report_stop(stopped: "TrainingStopped", folder: RunFolder, processes: "Processes") -> int:
+    """Says that a signal stopped the training. Returns the exit code.
+
+    Every rank exits with 0, because msrun would take any other code for a failure and kill the other ranks. It does not
+    pass exit codes on either, so run_910.sh reads the signal from a file.
+    """
+    if processes.is_first:
+        write_text_atomically(folder.stopped, f"{exit_code(stopped.signum)}\n")
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(
+                f"train: {describe(stopped.signum)} after step {stopped.step}; run the same command with --resume to "
+                "continue",
+                flush=True,
+            )
+    return exit_code(stopped.signum) if processes.mesh.size == 1 else 0
 
 
 def _is_finished(config: Config, options: argparse.Namespace) -> bool:
@@ -61,8 +87,7 @@ def _is_finished(config: Config, options: argparse.Namespace) -> bool:
     from mindpangu.language_model import ModelParts
 
     folder = RunFolder.from_config(config)
-    newest = latest_iteration(folder.checkpoints)
-    if newest is None:
+    if latest_iteration(folder.checkpoints) is None:
         return False
     parts = ModelParts.from_run(config)
     digests = input_digests(TokenShards.open(folder.data).digest, parts.table, parts.tokenizers)
@@ -71,7 +96,7 @@ def _is_finished(config: Config, options: argparse.Namespace) -> bool:
         loaded = CheckpointReader(options.load).digest
     elif options.resume:
         # --resume continues whatever the training started from
-        loaded = SavedState.read(CheckpointReader(newest)).loaded
+        loaded = SavedState.read(CheckpointReader(folder.checkpoints)).loaded
     return is_finished(folder.checkpoints, config, digests, loaded)
 
 

@@ -92,10 +92,20 @@ def check(config: Config) -> None:
     for holds, message in rules:
         if not holds:
             raise ConfigError(message)
-    try:
-        check_name("run", training.run_name)
-    except ValueError as error:
-        raise ConfigError(f"training.run_name: {error}") from None
+    check_names(config)
+
+
+def check_names(config: Config) -> None:
+    """Checks every name that becomes part of the paths of a run's files. Raises ConfigError for the first bad one."""
+    names = [("training.run_name", "run", config.training.run_name)]
+    names += [(f"domains.added[{i}].name", "domain", added.name) for i, added in enumerate(config.domains.added)]
+    for index, vocabulary in enumerate(config.domains.vocabularies):
+        names.append((f"domains.vocabularies[{index}].name", "vocabulary", vocabulary.name))
+    for key, kind, name in names:
+        try:
+            check_name(kind, name)
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}") from None
 
 
 def require_pangu_alpha(config: Config, user: str) -> None:

@@ -82,7 +82,7 @@ class RunFolder:
 
     @property
     def stopped(self) -> Path:
-        """Marker file that exists if a signal stopped the last training. msrun does not pass on the exit code."""
+        """File with the exit code of a training that a signal stopped, because msrun does not pass it on."""
         return self.root / ".stopped"
 
     @property

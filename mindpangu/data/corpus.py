@@ -17,6 +17,7 @@ from typing import Any
 from mindpangu.config import Config
 from mindpangu.data.formats import Parts, document_parts
 from mindpangu.data.instruction import instruction_parts
+from mindpangu.display import printable_name
 from mindpangu.domains import Domain, known_domains
 from mindpangu.errors import DataError
 from mindpangu.files import count_utf8_bytes
@@ -52,6 +53,11 @@ class CorpusReport:
     skipped: Counter = field(default_factory=Counter)
     """Number of skipped records by domain name: those of known domains that this run does not have. Only their domain
     was checked."""
+
+    @property
+    def is_partial(self) -> bool:
+        """True if records were left out."""
+        return self.num_bad > 0 or bool(self.skipped)
 
     def summary(self) -> str:
         """Returns a summary for the log: one line, and one more per listed bad record."""
@@ -137,7 +143,7 @@ class CorpusReader:
         report = self.report
         limit = self.config.data.max_bad_records
         report.num_bad += 1
-        report.bad_records.append(description)
+        report.bad_records.append(printable_name(description))
         if report.num_bad > limit:
             raise DataError(
                 f"more than data.max_bad_records = {limit} records cannot be used; {report.listing()}\n"
@@ -146,14 +152,16 @@ class CorpusReader:
 
 
 def expand_patterns(patterns: Sequence[str], option: str = "data.corpus") -> list[Path]:
-    """Returns the files that match any of the glob patterns, each once, in sorted order.
+    """Returns the files that have the name of, or match, any of the glob patterns, each once, in sorted order.
 
     Raises:
         DataError: a pattern matches no file. The message names `option`, where the pattern comes from.
     """
     files: dict[Path, Path] = {}
     for pattern in patterns:
-        matches = [Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]
+        # a file of exactly this name comes first: names may have brackets
+        names = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)
+        matches = [Path(name) for name in names if Path(name).is_file()]
         if not matches:
             raise DataError(
                 f"{option} pattern {pattern!r} matches no file (current directory: {Path.cwd()}); give files that exist"

@@ -43,8 +43,8 @@ def domain_groups(config: Config, domains: Sequence[Domain]) -> Groups:
 def group_domains(phases: Sequence[Phase], names: Sequence[str], num_groups: int, tolerance: float) -> Groups:
     """Divides domains into groups of equal weight and spreads domains of weight 0 over the groups.
 
-    If the tolerance allows it, the numbers of domains differ by at most one, because a rank stores the experts of all
-    domains of its group. The same weights always give the same groups.
+    If the tolerance allows it, no group has more than ⌈domains / groups⌉ domains, because a rank stores the experts of
+    all domains of its group. The same weights always give the same groups.
 
     Args:
         phases: the phases with their weights, >= 0.
@@ -89,7 +89,10 @@ def _integer_weights(phases: Sequence[Phase]) -> list[Weights]:
 
 
 def _candidates(weights: Sequence[Weights], num_groups: int) -> Iterator[Groups]:
-    """Yields assignments to try: greedy ones, first with groups of equal size; then all of them if there are few."""
+    """Yields assignments to try: first those with at most ⌈domains / groups⌉ domains in a group, then others.
+
+    Greedy ones come first, then all of them if there are few.
+    """
     count = len(weights)
     for max_domains in (-(-count // num_groups), count):
         order = sorted(range(count), key=lambda domain: [-weight for weight in weights[domain]])
@@ -97,9 +100,11 @@ def _candidates(weights: Sequence[Weights], num_groups: int) -> Iterator[Groups]
         for _ in range(1 + _SHUFFLES):
             yield _assign(weights, order, num_groups, max_domains)
             rng.shuffle(order)
-    if num_groups**count <= _MAX_ASSIGNMENTS:
+        if num_groups**count > _MAX_ASSIGNMENTS:
+            continue
         for chosen in itertools.product(range(num_groups), repeat=count):
-            if len(set(chosen)) == num_groups:
+            sizes = [chosen.count(group) for group in range(num_groups)]
+            if min(sizes) > 0 and max(sizes) <= max_domains:
                 yield tuple(
                     tuple(domain for domain in range(count) if chosen[domain] == group) for group in range(num_groups)
                 )
@@ -167,7 +172,11 @@ def _worst_misses(weights: Sequence[Weights], groups: Groups) -> list[tuple[floa
             for domain in group:
                 weight = domain_weights[domain]
                 if weight:
-                    misses.append((abs(weight / group_weight / len(groups) - weight / total), phase, domain))
+                    # |weight / (group_weight · groups) − weight / total| with a single rounding: a miss that equals the
+                    # tolerance meets it
+                    denominator = group_weight * len(groups)
+                    miss = weight * abs(denominator - total) / (denominator * total)
+                    misses.append((miss, phase, domain))
             if group_weight == 0:  # the group's share of the tokens is lost; the largest domain misses most of it
                 misses.append((1 / len(groups), phase, domain_weights.index(max(domain_weights))))
         found.append(max(misses))

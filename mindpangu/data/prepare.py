@@ -3,7 +3,6 @@
 MindSpore is not imported here, so up-to-date stages take no time.
 """
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from mindpangu.data.shards import TokenShards
 from mindpangu.data.split import HELDOUT, TRAIN, split_corpus, training_texts
 from mindpangu.domains import MAIN_VOCABULARY, Domain, build_domains, control_tokens_of
 from mindpangu.errors import StageError, TokenizerError
-from mindpangu.files import encode_json
+from mindpangu.files import encode_json, read_chunks, write_durably
 from mindpangu.routing import LoadStatistics, RoutingTable, compute_statistics, plot_load
 from mindpangu.stage import Stage, hash_files
 from mindpangu.tokenizer import Tokenizer, train_tokenizer
@@ -54,7 +53,7 @@ def _build_tokenizer(config: Config, stage: Stage, names: Sequence[str], log: Lo
     with stage.building() as scratch:
         path = scratch / f"{names[0]}.model"
         if config.data.tokenizer:
-            shutil.copy(config.data.tokenizer, path)
+            write_durably(path, read_chunks(Path(config.data.tokenizer)))
             tokenizer = Tokenizer.load(path)
             if tokenizer.vocab_size > config.model.vocab_size and not config.domains.vocabularies:
                 raise TokenizerError(
@@ -67,9 +66,11 @@ def _build_tokenizer(config: Config, stage: Stage, names: Sequence[str], log: Lo
             split = split_corpus(reader)
             log(f"tokenizer: training {config.model.vocab_size} pieces on {reader.total_bytes / 1e6:.1f} MB of text …")
             texts = training_texts(reader, split)
-            tokenizer = train_tokenizer(texts, config.model.vocab_size, control_tokens_of(domains), path)
+            tokenizer = train_tokenizer(texts, config.model.vocab_size, control_tokens_of(domains), path, log)
+            if reader.report.is_partial:
+                log(f"tokenizer: {reader.report.summary()}")
         for vocabulary in names[1:]:
-            shutil.copy(path, scratch / f"{vocabulary}.model")
+            write_durably(scratch / f"{vocabulary}.model", read_chunks(path))
     return tokenizer
 
 
@@ -87,7 +88,7 @@ def prepare_shards(config: Config, log: Log = print) -> None:
         with stage.building() as scratch:
             shards = write_shards(scratch, reader, split_corpus(reader), tokenizer)
             if reader.report.bad_records:
-                (scratch / BAD_RECORDS).write_text("\n".join(reader.report.bad_records) + "\n", encoding="utf-8")
+                write_durably(scratch / BAD_RECORDS, ("\n".join(reader.report.bad_records) + "\n").encode())
     log(reader.report.summary() + (f"\n  full list: {run.data / BAD_RECORDS}" if reader.report.num_bad else ""))
     log(_table_of_records(shards) if shards.has_records else _table_of_text(shards))
     log(f"data: token shards → {run.data}")
@@ -137,7 +138,7 @@ def prepare_routing(config: Config, log: Log = print) -> None:
             table = given or _draw_table(config, shards, domains)
             table.save(scratch)
             statistics = _statistics(config, table)
-            (scratch / "statistics.json").write_bytes(encode_json(statistics.to_dict()))
+            write_durably(scratch / "statistics.json", encode_json(statistics.to_dict()))
     show_routing(config, log)
     log(f"routing: {table.assignment} table → {run.routing}")
 

@@ -40,7 +40,7 @@ class RoutePlan:
         tables_LDV: int32 [L, D, V], the slots' routing tables as the compiled step takes them.
         counts_LDA: int64 [L, D, A], number of tokens of each expert of each slot; 0 in unused slots. If ranks share the
             experts, the tokens of all these ranks for the experts of this rank.
-        experts_D: int64 [D], number of experts of each slot's domain that this rank holds.
+        experts_D: int64 [D], number of experts of each slot's domain, on all ranks.
         exchange: the rows that are sent and received; None if this rank holds all experts.
         replicas: plans of the other ranks that hold the same experts, for their micro-batch with the same index. The
             experts that they activate are updated here as well.
@@ -137,8 +137,7 @@ def plan_exchange(plans: Sequence[RoutePlan], rank: int) -> RoutePlan:
         capacity=capacity_for(int(rows_LRR.sum(1).max()), int(rows_LRR[:, rank].sum(1).max()), size),
         imbalance=replace(own, counts_LDA=counts_LRDA.sum(1)).imbalance(),
     )
-    experts_D = (own.experts_D - rank * local_experts).clip(0, local_experts)
-    return replace(own, counts_LDA=arriving_LRDA.sum(1), experts_D=experts_D, exchange=exchange)
+    return replace(own, counts_LDA=arriving_LRDA.sum(1), exchange=exchange)
 
 
 def capacity_for(arriving: int, tokens: int, size: int) -> int:

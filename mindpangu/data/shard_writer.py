@@ -93,7 +93,8 @@ class _HashedFile:
         self.digest = hashlib.blake2b(digest_size=16)
 
     def __enter__(self) -> "_HashedFile":
-        self._file = open(self._path, "wb")
+        self._path.unlink(missing_ok=True)  # a file that exists may have other names (hard links) in other runs
+        self._file = open(self._path, "xb")
         return self
 
     def __exit__(self, *_: object) -> None:

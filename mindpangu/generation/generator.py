@@ -15,7 +15,7 @@ from mindpangu.errors import GenerationError
 from mindpangu.experts import ExpertCache, entries_within
 from mindpangu.generation.sampling import Sampler, SamplingSettings
 from mindpangu.generation.steps import DecodingSteps, ExpertPools, lengths
-from mindpangu.generation.text import StopStrings, TextStream, whole_characters
+from mindpangu.generation.text import StopStrings, TextStream, whole_characters, without_partial_character
 from mindpangu.language_model import ExpertReader, ModelParts, read_dense
 from mindpangu.model.decoder import Decoder
 from mindpangu.model.precision import expert_dtype
@@ -136,7 +136,7 @@ class Generator:
         return self._pools.fetched
 
     def prompt_text(self, request: Request) -> str:
-        """Returns a request's prompt as text."""
+        """Returns a request's prompt as text to show, without control tokens and partial characters at its ends."""
         _, domain = domain_named(self.parts.domains, request.domain)
         given = request.prompt
         return given if isinstance(given, str) else whole_characters(self.parts.tokenizer_of(domain).decode(given))
@@ -313,14 +313,25 @@ def open_cache(
     return ExpertCache(layers, parts.expert_shapes, num_entries, read, dtype)
 
 
-def heldout_prompt(
-    parts: ModelParts, shards: TokenShards, domain: Domain, num_tokens: int = 16
-) -> str | tuple[int, ...]:
-    """Returns the first words of the domain's first held-out document, or its first record up to the first answer."""
+def heldout_prompt(parts: ModelParts, shards: TokenShards, domain: Domain, num_tokens: int = 16) -> tuple[int, ...]:
+    """Returns the first tokens of the domain's first held-out document, or its first record up to the first answer.
+
+    They are the document's own tokens, with its control tokens. They end before its `<eot>`, and with a whole
+    character.
+
+    Args:
+        num_tokens: maximum number of tokens after the first one, which is a control token in most domains.
+    """
     if shards.has_records:
         ids_T, counted_T = shards.samples(domain.name, HELDOUT, parts.config.model.seq_length)[0]
         assert counted_T is not None, "text has no answers"
         given, _ = first_answer(ids_T, counted_T)
         return given
-    ids = shards.tokens(domain.name, HELDOUT)[: num_tokens + 1].tolist()
-    return whole_characters(parts.tokenizer_of(domain).decode(ids[len(domain.control_tokens[:1]) :]))
+    tokens = shards.tokens(domain.name, HELDOUT)
+    start = 0
+    while start < len(tokens) - 1 and tokens[start] == shards.eot_id:  # PanGu-α's tokenizer can leave a text no tokens
+        start += 1
+    ids = tokens[start : start + num_tokens + 1].tolist()
+    if shards.eot_id in ids:
+        ids = ids[: ids.index(shards.eot_id)]
+    return tuple(without_partial_character(ids, parts.tokenizer_of(domain)))

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from mindpangu.errors import GenerationError
+from mindpangu.untrusted import read_bytes, reason
 from mindpangu.user_input import decode_text, parse_record
 
+_FILE_LIMIT = 1 << 28  # bytes
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 Prompt = str | dict[str, Any]
@@ -25,11 +27,11 @@ def read_prompts(path: Path, domain: str | None) -> list[tuple[str, Prompt]]:
         GenerationError: the file cannot be read, or a line is not a prompt or has no domain.
     """
     try:
-        text = decode_text(path.read_bytes())
-    except OSError as error:
-        raise GenerationError(f"--prompts {path} cannot be read: {error.strerror}") from None
+        text = decode_text(read_bytes(path, _FILE_LIMIT, follow_link=True))
     except UnicodeError as error:
         raise GenerationError(f"--prompts {path} is {error}") from None
+    except (OSError, ValueError) as error:
+        raise GenerationError(f"--prompts {path} cannot be read: {reason(error)}") from None
     prompts = []
     for line_number, line in enumerate(re.split("\r\n?|\n", text), 1):  # not splitlines: a text may hold U+2028
         if not line.strip():

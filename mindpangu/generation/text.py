@@ -1,5 +1,7 @@
 """Turns tokens into text to show, without partial characters and without any part of a stop string."""
 
+import codecs
+import itertools
 from collections.abc import Sequence
 
 from mindpangu.tokenizer import Tokenizer
@@ -11,6 +13,16 @@ _CONTEXT = 8  # tokens
 def whole_characters(text: str) -> str:
     """Strips partial characters from the ends of a decoded text that was cut between their bytes."""
     return text.strip(_INCOMPLETE)
+
+
+def without_partial_character(ids: Sequence[int], tokenizer: Tokenizer) -> Sequence[int]:
+    """Drops the last tokens if they spell only the beginning of a character, with a token for each byte."""
+    values = map(tokenizer.byte, reversed(ids))
+    last_bytes = [value for value in itertools.takewhile(lambda value: value is not None, values) if value is not None]
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(bytes(reversed(last_bytes)))
+    unfinished, _ = decoder.getstate()
+    return ids[: len(ids) - len(unfinished)]
 
 
 class TextStream:

@@ -21,7 +21,7 @@ from mindpangu.config import to_yaml
 from mindpangu.errors import CheckpointError
 from mindpangu.files import encode_json
 from mindpangu.lifecycle.blueprint import MOMENTS, Blueprint, DenseChange, DenseContent, NewExpert, Origin
-from mindpangu.lifecycle.output import require_free
+from mindpangu.lifecycle.output import claimed
 from mindpangu.routing import RoutingTable
 
 _THREADS = min(8, len(os.sched_getaffinity(0)))
@@ -45,11 +45,11 @@ def build(blueprint: Blueprint, out: Path, made_by: Mapping[str, Any], verify: b
         The checkpoint's folder.
 
     Raises:
-        CheckpointError: `out` is not free (`require_free`), a source file is missing or altered, or the disk is full.
+        InUseError: another process is writing to `out`.
+        CheckpointError: `out` is not free (`claimed`), a source file is missing or altered, or the disk is full.
             Nothing is left in `out`.
     """
-    require_free(out)
-    with CheckpointWriter(out, blueprint.step) as writer:
+    with claimed(out), CheckpointWriter(out, blueprint.step) as writer:
         _write_small_files(writer, blueprint, made_by)
         work = [*_dense_work(blueprint, verify), *_expert_work(blueprint, verify)]
         with (

@@ -1,13 +1,14 @@
 """Output folders: results are written completely or not at all, and never overwrite existing ones."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mindpangu.checkpoint import latest_iteration
+from mindpangu.checkpoint import incomplete_iterations, latest_iteration
 from mindpangu.checkpoint.manifest import MANIFEST
 from mindpangu.errors import CheckpointError
 from mindpangu.files import scratch_folder
+from mindpangu.locks import clear_leftovers, locked
 
 
 def require_free(out: Path) -> None:
@@ -21,6 +22,31 @@ def require_free(out: Path) -> None:
     existing = latest_iteration(out) or latest_iteration(out / "checkpoint")
     if existing is not None:
         raise CheckpointError(f"{out} already has a checkpoint ({existing.name}); choose another --out, or remove it")
+    damaged = incomplete_iterations(out) or incomplete_iterations(out / "checkpoint")
+    if damaged:
+        raise CheckpointError(
+            f"{out} has a checkpoint without its manifest.json ({damaged[-1].name}); choose another --out, or remove it"
+        )
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Keeps `out` for this process inside the block, for a checkpoint to be written into it. It need not exist.
+
+    Raises:
+        InUseError: another process is writing to `out`.
+        CheckpointError: `out` is not free (`require_free`), or the disk is full or not writable.
+    """
+    require_free(out)  # before the lock, which must not appear in a checkpoint
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(out))
+        except OSError as error:
+            raise _failure(out, error) from None
+        clear_leftovers(out.parent)
+        clear_leftovers(out)
+        require_free(out)
+        yield
 
 
 @contextmanager
@@ -28,15 +54,20 @@ def new_folder(out: Path) -> Iterator[Path]:
     """Yields a scratch folder next to `out`. Renames it to `out` on success; deletes it on error.
 
     Raises:
+        InUseError: another process is writing `out`.
         CheckpointError: `out` is not free (`require_free`) or not empty, or the disk is full or not writable.
     """
-    require_free(out)
-    if out.exists() and any(out.iterdir()):
-        raise CheckpointError(f"{out} exists and is not empty; choose another --out, or remove it")
-    try:
-        with scratch_folder(out.resolve()) as scratch:
-            yield scratch
-    except OSError as error:
-        raise CheckpointError(
-            f"{out} cannot be written: {error.strerror or error}; free disk space or choose another --out"
-        ) from None
+    with claimed(out):
+        if out.exists() and any(out.iterdir()):
+            raise CheckpointError(f"{out} exists and is not empty; choose another --out, or remove it")
+        try:
+            with scratch_folder(out) as scratch:
+                yield scratch
+        except OSError as error:
+            raise _failure(out, error) from None
+
+
+def _failure(out: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{out} cannot be written: {error.strerror or error}; free disk space or choose another --out"
+    )

@@ -6,8 +6,7 @@ A single process needs none of this: `Processes.alone()` has the same interface 
 import contextlib
 import logging
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import mindspore as ms
@@ -16,8 +15,10 @@ from mindspore import Tensor
 
 from ascend_ops.grouped_all_to_all import Group, join
 from ascend_ops.grouped_all_to_all.group import JOB_VARIABLE
+from ascend_ops.native import OperatorError
 from mindpangu.config import Config
-from mindpangu.errors import ParallelError
+from mindpangu.errors import InUseError, ParallelError
+from mindpangu.locks import delete, locked
 from mindpangu.parallel.collectives import TensorGroup
 from mindpangu.parallel.data_parallel import DataGroup
 from mindpangu.parallel.mesh import Mesh, Ranks, broken_rule_of_910a
@@ -78,14 +79,21 @@ class Processes:
 
         Args:
             folder: folder for the watch files, on a file system that all ranks see. Each job gets a subfolder, so that
-                a job started by mistake does not disturb the first.
+                a job started by mistake does not disturb the first; that of a job that has ended is removed.
             timeout: seconds that a rank may take for one activity.
         """
-        folder = folder / _job()
-        if self.is_first:
-            shutil.rmtree(folder, ignore_errors=True)  # of an earlier job
-        self.barrier()
-        with Watch(folder, self.rank, self.mesh.size, timeout) as self._watch:
+        if self.mesh.size == 1:
+            yield
+            return
+        job = folder / self.draw_name()
+        with contextlib.ExitStack() as stack:
+            if self.is_first:
+                for earlier in folder.glob("[!.]*"):
+                    with contextlib.suppress(InUseError), locked(earlier, wait=0):
+                        delete(earlier)
+                stack.enter_context(locked(job))
+            self.barrier()
+            self._watch = stack.enter_context(Watch(job, self.rank, self.mesh.size, timeout))
             yield
 
     def join_groups(self, config: Config) -> None:
@@ -142,11 +150,28 @@ class Processes:
 
     def any_rank(self, flag: bool) -> bool:
         """True if the flag is set on any rank. All ranks must call it."""
-        return flag if self.mesh.size == 1 else bool(self.all_reduce_sum(np.array([flag]))[0])
+        return self.any_ranks([flag])[0]
+
+    def any_ranks(self, flags: Sequence[bool]) -> list[bool]:
+        """Returns for each flag whether it is set on any rank. All ranks must call it."""
+        return [bool(count) for count in self.all_reduce_sum(np.array(flags))]
+
+    def from_first_rank(self, number: int) -> int:
+        """Returns the first rank's number, at least 0 and below 2⁴⁸, on all ranks. All ranks must call it."""
+        if self.mesh.size == 1:
+            return number
+        parts = divmod(number, 1 << 24) if self.is_first else (0, 0)  # a float32 holds 24 bits exactly
+        high, low = self.all_reduce_sum(np.array(parts)).tolist()
+        return (int(high) << 24) + int(low)
 
     def barrier(self) -> None:
         """Waits until every rank has called it."""
         self.any_rank(False)
+
+    def draw_name(self) -> str:
+        """Returns a random name that all ranks of this job share, and no other job. All ranks must call it."""
+        drawn = np.frombuffer(os.urandom(8), np.uint16) if self.is_first else np.zeros(4, np.uint16)
+        return "job-" + "".join(f"{int(part):04x}" for part in self.all_reduce_sum(drawn))  # exact in float32
 
     def all_reduce_sum(self, values: np.ndarray) -> np.ndarray:
         """Sums a vector over the ranks in float32. All ranks get the same result, and all must call it."""
@@ -175,7 +200,14 @@ def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
         return Processes.alone()
     from mindspore import communication
 
-    communication.init()
+    try:
+        communication.init()
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        reason = next((line for line in lines if line.strip("-")), "no reason given")
+        raise ParallelError(
+            f"MindSpore cannot connect the {mesh.size} ranks through {':'.join(_scheduler())}: {reason}"
+        ) from None
     rank = communication.get_rank()
     on_ascend = config.context.device_target == "Ascend"
 
@@ -195,8 +227,12 @@ def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
 
 def _job() -> str:
     """Returns an id that only the processes of this job share. msrun gives all of them the same scheduler address."""
-    address = (os.environ.get("MS_SCHED_HOST", ""), os.environ.get("MS_SCHED_PORT", ""))
-    return os.environ.get(JOB_VARIABLE) or "-".join(address)
+    return os.environ.get(JOB_VARIABLE) or "-".join(_scheduler())
+
+
+def _scheduler() -> tuple[str, str]:
+    """Returns the host and the port of the scheduler, which msrun sets."""
+    return os.environ.get("MS_SCHED_HOST", ""), os.environ.get("MS_SCHED_PORT", "")
 
 
 def _warn_of_910a(kind: str, members: Ranks) -> None:
@@ -212,13 +248,18 @@ def _exchange_group(config: Config, processes: Processes) -> Group | None:
         return None
     if config.context.device_target == "Ascend" and config.parallelism.exchange == "group":
         _warn_of_910a("exchange", members)
-    return join(
-        f"exchange_{members[0]}",
-        members.index(rank),
-        len(members),
-        job=_job(),
-        ranks=list(members),
-        nodes=list(mesh.node_exchange_group(rank)) if mesh.tensor > 1 else None,
-        whole_nodes=config.parallelism.exchange == "node",
-        agree=processes.any_rank,
-    )
+    try:
+        return join(
+            f"exchange_{members[0]}",
+            members.index(rank),
+            len(members),
+            job=_job(),
+            ranks=list(members),
+            nodes=list(mesh.node_exchange_group(rank)) if mesh.tensor > 1 else None,
+            whole_nodes=config.parallelism.exchange == "node",
+            agree=processes.any_rank,
+        )
+    except OperatorError:
+        raise
+    except (RuntimeError, TimeoutError) as error:
+        raise ParallelError(f"the ranks that exchange tokens, {list(members)}, cannot join: {error}") from None

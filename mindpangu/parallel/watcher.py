@@ -8,16 +8,20 @@ too long.
 
 import contextlib
 import json
-import math
 import os
 import select
 import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 INTERVAL_S = 0.5
+
+Moment = Sequence[float]
+"""Two times: of the host's monotonic clock, which never jumps, and of its wall clock, which other hosts have too."""
 
 
 class Watcher:
@@ -36,9 +40,14 @@ class Watcher:
         self._timeout = timeout
         self._silent = silent
         self._others = [other for other in range(ranks) if other != rank]
-        self._state = {"host": socket.gethostname(), "pid": 0, "step": 0, "doing": "the start"}
+        self._state: dict[str, Any] = {"host": socket.gethostname(), "pid": 0, "step": 0, "doing": "the start"}
         self._since = time.monotonic()
         self._seen = dict.fromkeys(range(ranks), (0.0, time.monotonic()))
+
+    @property
+    def rank_has_ended(self) -> bool:
+        """True if the rank has said that it ends."""
+        return "ended" in self._state
 
     def watch(self, news: int) -> str | None:
         """Watches until the rank has ended or must be ended. Returns the problem, or None if it ended by itself.
@@ -60,24 +69,30 @@ class Watcher:
                     return self._ended()
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + INTERVAL_S
+                self._state["stopped"] = _state_of(self._state["pid"]) == "T"
+                if self._state["stopped"]:
+                    self._since = time.monotonic()  # it can be continued, however long it has been stopped
                 self._publish()
-                if "ended" not in self._state and (problem := self._problem()):
+                if not self.rank_has_ended and (problem := self._problem()):
                     self._publish(ended=True, error=f"ended, because {problem}")
                     return problem
 
     def _ended(self) -> str | None:
         """Publishes the last state of a rank that is gone, and returns the problem if it did not end by itself.
 
-        msrun kills all ranks a second after one has died. The message must name that rank, not those killed after it.
+        When one rank dies, the collectives of the others may fail, and msrun kills all ranks a second later. The
+        message must name the rank that was first.
         """
-        died = time.time()
-        if "ended" in self._state:
-            self._publish()
+        gone = _now()
+        self._publish(gone=gone, dead=not self.rank_has_ended)
+        if self.rank_has_ended and not self._state["error"]:
             return None
-        self._publish(beat=died, dead=True)
         time.sleep(3 * INTERVAL_S)
-        problems = (self._problem_of(rank, died) for rank in self._others)
-        return next(filter(None, problems), None) or (
+        problems = (self._problem_of(rank, gone) for rank in self._others)
+        first = next(filter(None, problems), None)
+        if first or self.rank_has_ended:
+            return first  # a rank prints its own error
+        return (
             f"(process {self._state['pid']}) was killed, often because memory ran out, or crashed; its last step was "
             f"{self._state['step']}, doing {self._state['doing']}"
         )
@@ -87,25 +102,44 @@ class Watcher:
         if elapsed > self._timeout:
             return (
                 f"{self._state['doing']} in step {self._state['step']} takes longer than {self._timeout:.0f} s "
-                "(parallelism.timeout): a rank is missing, or the ranks do not agree"
+                f"(parallelism.timeout): {self._stopped_ranks() or 'a rank is missing, or the ranks do not agree'}"
             )
         return next(filter(None, map(self._problem_of, self._others)), None)
 
-    def _problem_of(self, rank: int, until: float = math.inf) -> str | None:
-        """Returns the problem with another rank, or None. A rank that died counts only if it died before `until`."""
+    def _stopped_ranks(self) -> str:
+        states = ((rank, self._read(rank)) for rank in self._others)
+        return ", ".join(
+            f"rank {rank} on {state['host']} (process {state['pid']}) is stopped (SIGSTOP); kill -CONT continues it"
+            for rank, state in states
+            if state and state.get("stopped")
+        )
+
+    def _read(self, rank: int) -> dict[str, Any] | None:
+        """Returns what the watcher of another rank has published, or None."""
         try:
-            state = json.loads(self._file(rank).read_text())
+            return json.loads(self._file(rank).read_text("utf-8"))
         except (OSError, ValueError):
+            return None
+
+    def _problem_of(self, rank: int, gone: Moment | None = None) -> str | None:
+        """Returns the problem with another rank, or None.
+
+        Args:
+            gone: the moment in which this rank failed or died; those that did so after it do not count.
+        """
+        state = self._read(rank)
+        if state is None:
             return None  # it has not started; a rank that waits for it will time out
+        same_host = state["host"] == self._state["host"]
+        if gone and state.get("gone") and not _is_before(state["gone"], gone, same_host):
+            return None
         where = f"rank {rank} on {state['host']}"
         last = f"its last step was {state['step']}, doing {state['doing']}"
         if state.get("error"):
             return None if state["error"].startswith("ended, because") else f"{where} failed: {state['error']} ({last})"
         if state.get("ended"):
             return None
-        if state.get("dead") and state["beat"] >= until:
-            return None
-        if state.get("dead") or (state["host"] == self._state["host"] and not _is_alive(state["pid"])):
+        if state.get("dead") or (same_host and not _is_alive(state["pid"])):
             return f"{where} (process {state['pid']}) is dead; {last}"
         beat, since = self._seen[rank]
         if state["beat"] != beat:
@@ -117,31 +151,48 @@ class Watcher:
     def _publish(self, **more: object) -> None:
         """Writes the rank's state, and `more`, to its file."""
         path = self._file(self._rank)
-        unfinished = path.with_suffix(".part")
+        unfinished = path.with_suffix(f".{os.getpid()}.part")
         with contextlib.suppress(OSError):  # writing a checkpoint will report a full disk
-            unfinished.write_text(json.dumps({"beat": time.time()} | self._state | more))
+            unfinished.unlink(missing_ok=True)
+            with open(unfinished, "x", encoding="utf-8") as file:
+                file.write(json.dumps({"beat": time.monotonic()} | self._state | more))
             unfinished.replace(path)
 
     def _file(self, rank: int) -> Path:
         return self._folder / f"rank_{rank}.json"
 
 
+def _now() -> Moment:
+    return time.monotonic(), time.time()
+
+
+def _is_before(one: Moment, other: Moment, same_host: bool) -> bool:
+    """True if one moment is earlier. Clocks of several hosts are compared only if there is no other way: they jump."""
+    return one[0] < other[0] if same_host else one[1] < other[1]
+
+
+def _state_of(pid: int) -> str:
+    """Returns the state of a process on this machine: "T" is stopped, "Z" a zombie; "" if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return ""
+
+
 def _is_alive(pid: int) -> bool:
     """True if a process on this machine is alive; a zombie is not."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
-    except OSError:
-        return False
+    return _state_of(pid) not in ("", "Z", "X")
 
 
 def main() -> None:
     """Runs a watcher: watcher.py FOLDER RANK RANKS TIMEOUT SILENT PID."""
     folder, rank, ranks, timeout, silent, pid = sys.argv[1:]
-    problem = Watcher(Path(folder), int(rank), int(ranks), float(timeout), float(silent)).watch(sys.stdin.fileno())
+    watcher = Watcher(Path(folder), int(rank), int(ranks), float(timeout), float(silent))
+    problem = watcher.watch(sys.stdin.fileno())
     if problem:
         print(f"mindpangu: error: rank {rank}: {problem}", file=sys.stderr, flush=True)
-        if os.getppid() == int(pid):
+        if os.getppid() == int(pid) and not watcher.rank_has_ended:
             os.kill(int(pid), signal.SIGKILL)  # it may be stuck where no other signal is handled
 
 

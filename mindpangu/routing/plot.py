@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mindpangu.figures import plot
 from mindpangu.routing.statistics import LoadStatistics, format_load
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which colour-blind readers can distinguish, also in greyscale
 _COLOURS = {"balanced": "#0072B2", "random": "#D55E00", "balanced+random": "#009E73"}
@@ -21,16 +25,19 @@ def plot_load(statistics: Sequence[LoadStatistics], path: Path) -> None:
         statistics: statistics of one table, or of several tables to compare (random and balanced) on the same domains.
         path: the PNG file; its folder is created.
     """
-    # Imported here because plots are rare and matplotlib takes longer to import than the rest of this package. A Figure
-    # without pyplot always draws with Agg, whatever the user's backend is.
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.ticker import MaxNLocator
-
     domains = list(dict.fromkeys(group.domain for group in statistics[0].groups))
     columns = min(len(domains), _MAX_COLUMNS if len(domains) > _MAX_COLUMNS else 2)
     rows = -(-len(domains) // columns)
-    figure = Figure(figsize=(max(4.0 * columns, 7.0), 2.8 * rows + 1.5), layout="constrained")
+    size = (max(4.0 * columns, 7.0), 2.8 * rows + 1.5)
+    plot(path, size, lambda figure: _draw(figure, statistics, domains, rows, columns))
+
+
+def _draw(
+    figure: "Figure", statistics: Sequence[LoadStatistics], domains: Sequence[str], rows: int, columns: int
+) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
+
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for panel in panels.ravel()[len(domains) :]:
         panel.remove()
@@ -72,5 +79,3 @@ def plot_load(statistics: Sequence[LoadStatistics], path: Path) -> None:
         for compared in statistics
     ] + [Line2D([], [], color="0.2", linestyle=style, label=text) for text, style in _STYLES.items()]
     figure.legend(handles=legend, loc="outside lower center", ncols=len(legend), frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=120)

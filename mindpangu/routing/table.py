@@ -212,7 +212,6 @@ class RoutingTable:
 
     def save(self, folder: Path) -> None:
         """Writes one file per domain, `{domain}.safetensors`, into `folder`, which is created if necessary."""
-        folder.mkdir(parents=True, exist_ok=True)
         for name, data in self.encode().items():
             write_bytes_atomically(folder / name, data)
 

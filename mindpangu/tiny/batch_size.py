@@ -4,15 +4,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mindpangu.config import Config
 from mindpangu.errors import ConfigError, TrainingError
+from mindpangu.figures import plot
 from mindpangu.files import write_json
 from mindpangu.tiny.trials.pool import require_processes, run_trials
 from mindpangu.tiny.trials.trial import Trials, require_same_search, result_settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 EXPONENT = 0.5
 SWEEP = "sweep.json"
@@ -256,26 +260,26 @@ def format_losses(losses: Losses, fit: Fit) -> str:
 
 def plot_losses(losses: Losses, fit: Fit, path: Path) -> None:
     """Plots the loss over the learning rate for each batch, and the best rate over the batch with the rule, as PNG."""
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    batches = list(fit.best)
-    best = list(fit.best.values())
-    for batch in batches:
-        pairs = sorted((rate, loss) for (other, rate), loss in losses.items() if other == batch)
-        left.plot(*zip(*pairs, strict=True), "o-", markersize=4, linewidth=1.2, label=f"{batch} samples")
-    left.set(xscale="log", xlabel="peak learning rate", ylabel="held-out bits per byte")
-    right.plot(batches, best, "o", label="best rate tried")
-    mean_batch = math.exp(np.mean(np.log(batches)))
-    mean_rate = math.exp(np.mean(np.log(best)))
-    for exponent, style in ((fit.exponent, "-"), (EXPONENT, ":")):
-        name = f"r = {exponent:.2f}" + (" (paper)" if style == ":" else " (fit)")
-        rates = [scaled_learning_rate(batch, mean_batch, mean_rate, exponent) for batch in batches]
-        right.plot(batches, rates, style, color="0.4", label=name)
-    right.set(xscale="log", yscale="log", xlabel="samples per step", ylabel="peak learning rate")
-    for panel in (left, right):
-        panel.grid(alpha=0.3)
-        panel.legend(fontsize=8)
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, format="png", dpi=120)
+    def draw(figure: "Figure") -> None:
+        left, right = figure.subplots(1, 2)
+        batches = list(fit.best)
+        best = list(fit.best.values())
+        for batch in batches:
+            pairs = sorted((rate, loss) for (other, rate), loss in losses.items() if other == batch)
+            left.plot(*zip(*pairs, strict=True), "o-", markersize=4, linewidth=1.2, label=f"{batch} samples")
+        left.set(xscale="log", xlabel="peak learning rate", ylabel="held-out bits per byte")
+        right.plot(batches, best, "o", label="best rate tried")
+        mean_batch = math.exp(np.mean(np.log(batches)))
+        mean_rate = math.exp(np.mean(np.log(best)))
+        for exponent, style in ((fit.exponent, "-"), (EXPONENT, ":")):
+            name = f"r = {exponent:.2f}" + (" (paper)" if style == ":" else " (fit)")
+            rates = [scaled_learning_rate(batch, mean_batch, mean_rate, exponent) for batch in batches]
+            right.plot(batches, rates, style, color="0.4", label=name)
+        right.set(xscale="log", yscale="log", xlabel="samples per step", ylabel="peak learning rate")
+        for panel in (left, right):
+            panel.grid(alpha=0.3)
+            panel.legend(fontsize=8)
+            panel.spines[["top", "right"]].set_visible(False)
+
+    plot(path, (9, 3.8), draw)

@@ -7,6 +7,7 @@ from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 from mindpangu.errors import TokenizerError
 from mindpangu.tokenizer.sentencepiece_tokenizer import END_OF_TEXT, PADDING, Tokenizer
 from mindpangu.tokenizer.training import reserved_control_tokens
+from mindpangu.untrusted import show_text
 
 _PIECE = sentencepiece_model.ModelProto.SentencePiece
 
@@ -29,7 +30,9 @@ def extend(model_bytes: bytes, control_tokens: Sequence[str], name: str) -> Toke
     try:
         model = sentencepiece_model.ModelProto.FromString(model_bytes)
     except Exception as error:  # protobuf's own class is not public
-        raise TokenizerError(f"tokenizer {name} is damaged or not a sentencepiece model ({error})") from None
+        raise TokenizerError(
+            f"tokenizer {name} is damaged or not a sentencepiece model ({show_text(str(error))})"
+        ) from None
     kinds = {piece.piece: piece.type for piece in model.pieces}
     for token in (PADDING, *control_tokens, *reserved_control_tokens()):
         if token not in kinds:
@@ -44,3 +47,20 @@ def extend(model_bytes: bytes, control_tokens: Sequence[str], name: str) -> Toke
     model.trainer_spec.pad_id = list(kinds).index(PADDING)
     model.trainer_spec.vocab_size = len(model.pieces)
     return Tokenizer(model.SerializeToString(deterministic=True), name)
+
+
+def describe_losses(model_bytes: bytes) -> str:
+    """Says what of a text a model loses, for the user; "" if decoding returns exactly what was encoded.
+
+    Models that `train_tokenizer` trains lose nothing, published ones often do.
+    """
+    model = sentencepiece_model.ModelProto.FromString(model_bytes)
+    normalizer = model.normalizer_spec
+    losses = []
+    if normalizer.precompiled_charsmap:
+        losses.append(f"it changes characters to others ({normalizer.name or 'normalization'})")
+    if normalizer.remove_extra_whitespaces:
+        losses.append("it removes repeated blanks")
+    if not any(piece.type == _PIECE.BYTE for piece in model.pieces):
+        losses.append(f"characters outside its {len(model.pieces):,} pieces become <unk>")
+    return ", and ".join(losses)

@@ -14,7 +14,7 @@ import sentencepiece
 
 from mindpangu.errors import TokenizerError
 from mindpangu.tokenizer.pangu_alpha import PanguAlphaPieces, is_pangu_alpha
-from mindpangu.untrusted import read_bytes, reason
+from mindpangu.untrusted import read_bytes, reason, show_text
 
 END_OF_TEXT = "<eot>"
 PADDING = "<pad>"
@@ -95,7 +95,7 @@ class Tokenizer:
             return self._pieces.encode(texts, threads)
         except (RuntimeError, TypeError):  # sentencepiece does not say which string it cannot convert
             for text in texts:
-                _require_unicode(text)
+                require_unicode(text)
             raise
 
     def count_unknown_characters(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> int:
@@ -185,14 +185,19 @@ def _parse(model_bytes: bytes, name: str) -> sentencepiece.SentencePieceProcesso
     try:
         if not model_bytes:  # sentencepiece would accept this and load nothing
             raise RuntimeError("the file is empty")
-        return sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
-    except RuntimeError as error:
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
+        for index in range(processor.vocab_size()):
+            processor.id_to_piece(index)  # raises UnicodeDecodeError for a piece that is not UTF-8
+        return processor
+    except (RuntimeError, ValueError) as error:
+        why = "a piece is not UTF-8" if isinstance(error, UnicodeDecodeError) else show_text(str(error))
         raise TokenizerError(
-            f"tokenizer {name} is damaged or not a sentencepiece model ({error}); train it again"
+            f"tokenizer {name} is damaged or not a sentencepiece model ({why}); train it again"
         ) from None
 
 
-def _require_unicode(text: str) -> None:
+def require_unicode(text: str) -> None:
+    """Raises TokenizerError if a text holds a lone surrogate, which has no UTF-8 form."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

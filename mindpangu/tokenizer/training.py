@@ -2,10 +2,15 @@
 
 It is a unigram model with byte fallback and no normalization. Whitespace-only pieces make code cheap (3.2 instead of
 1.9 bytes per token). Without identity normalization no document of the corpus would round-trip.
+
+sentencepiece skips, without a word, lines that are too long for it and lines with U+2585, its own mark of unknown
+characters. So lines are cut, and at U+2585 they are divided: only the character itself is left out, counted, and
+reported.
 """
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +18,13 @@ import sentencepiece
 
 from mindpangu.errors import TokenizerError
 from mindpangu.files import write_bytes_atomically
-from mindpangu.tokenizer.sentencepiece_tokenizer import END_OF_TEXT, Tokenizer
+from mindpangu.tokenizer.sentencepiece_tokenizer import END_OF_TEXT, Tokenizer, require_unicode
 
 RESERVED_CONTROL_TOKENS = 64
 """Number of spare control tokens `<reserved_0>` …, for domains that are added later without a new vocabulary."""
 
-_LONGEST_LINE = 1 << 16  # characters; longer lines are cut because sentencepiece would drop them
+_LONGEST_LINE = 1 << 16  # characters
+_UNKNOWN_MARK = "\u2585"
 
 _SETTINGS: dict[str, Any] = {
     "model_type": "unigram",
@@ -41,7 +47,13 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, control_tokens: Sequence[str], path: Path) -> Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str],
+    vocab_size: int,
+    control_tokens: Sequence[str],
+    path: Path,
+    log: Callable[[str], None] = print,
+) -> Tokenizer:
     """Trains a tokenizer, writes its model to `path`, and returns it. The same text gives the same bytes.
 
     sentencepiece keeps all lines in memory, so pass a sample of a large corpus.
@@ -52,10 +64,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, control_tokens: Seque
         vocab_size: number of ids, including all of the above.
         control_tokens: tokens that only the program can emit; `<eot>` must be one of them.
         path: the model file; its folder is created.
+        log: receives a message if a part of the text is left out.
 
     Raises:
-        TokenizerError: `<eot>` is not a control token, there is no text, or the vocabulary is too large or too small
-            for the text.
+        TokenizerError: `<eot>` is not a control token, there is no text, the text is not valid Unicode, or the
+            vocabulary is too large or too small for it.
         Exception: anything that iterating over `texts` raises, unchanged.
     """
     if END_OF_TEXT not in control_tokens:
@@ -71,18 +84,16 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, control_tokens: Seque
             control_symbols=[*control_tokens, *reserved],
             **_SETTINGS,
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         if lines.error is not None:
             raise lines.error from None
-        if lines.count == 0:
-            raise TokenizerError("there is no text to train a tokenizer on; check data.corpus") from None
-        reason = str(error).rpartition("] ")[2].strip()
-        raise TokenizerError(
-            f"sentencepiece cannot train a tokenizer with model.vocab_size {vocab_size} on this text: {reason} "
-            "Remedy: change model.vocab_size accordingly, or give more text."
-        ) from None
+        raise TokenizerError(_reason(str(error), lines, vocab_size)) from None
+    if lines.left_out:
+        log(
+            f"tokenizer: {lines.left_out:,} × {_UNKNOWN_MARK} (U+2585), which sentencepiece reserves for itself, left "
+            "out of the training; the text around it is used, and the tokenizer spells it in bytes"
+        )
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes_atomically(path, model.getvalue())
     return Tokenizer(model.getvalue(), str(path))
 
@@ -92,21 +103,49 @@ def reserved_control_tokens() -> list[str]:
     return [f"<reserved_{index}>" for index in range(RESERVED_CONTROL_TOKENS)]
 
 
+def _reason(message: str, lines: "_Lines", vocab_size: int) -> str:
+    """Puts sentencepiece's message into words, with a remedy."""
+    if lines.count == 0 and not lines.left_out:
+        return "there is no text to train a tokenizer on; check data.corpus"
+    start = f"sentencepiece cannot train a tokenizer with model.vocab_size {vocab_size} on this text: "
+    if found := re.search(r"Vocabulary size too high .* <= (\d+)", message):
+        return f"{start}it yields {found[1]} pieces. Set model.vocab_size to {found[1]} or less, or give more text"
+    if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return f"{start}its characters alone need {found[1]} pieces. Set model.vocab_size to {found[1]} or more"
+    if re.search(r"(sentences_|required_chars_)\.empty\(\)|all_chars_count", message):
+        return (
+            "there is no text to train a tokenizer on: all of it is blank lines, control characters, or "
+            f"{_UNKNOWN_MARK} (U+2585), which sentencepiece reserves for itself; add text to data.corpus"
+        )
+    reason = message.rpartition("] ")[2].strip() or message
+    return f"{start}{reason.rstrip('.')}. Change model.vocab_size, or give other text"
+
+
 class _Lines:
-    """Iterates over lines with their newlines. Keeps an exception of `texts`, which sentencepiece would stringify."""
+    """Iterates over lines with their newlines. Keeps an exception of `texts`, which sentencepiece would stringify.
+
+    Attributes:
+        count: number of lines so far.
+        left_out: number of characters left out so far.
+        error: the exception, if any.
+    """
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = texts
         self.count = 0
+        self.left_out = 0
         self.error: Exception | None = None
 
     def __iter__(self) -> Iterator[str]:
         try:
             for text in self._texts:
+                require_unicode(text)
                 for line in text.splitlines(keepends=True):
-                    for start in range(0, len(line), _LONGEST_LINE):
-                        self.count += 1
-                        yield line[start : start + _LONGEST_LINE]
+                    for part in line.split(_UNKNOWN_MARK):
+                        for start in range(0, len(part), _LONGEST_LINE):
+                            self.count += 1
+                            yield part[start : start + _LONGEST_LINE]
+                    self.left_out += line.count(_UNKNOWN_MARK)
         except Exception as error:
             self.error = error
             raise

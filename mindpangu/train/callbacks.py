@@ -1,15 +1,12 @@
 """Callbacks of the training loop: small hooks, called in order. Each does one thing, independently of the others."""
 
-import json
-import math
+import contextlib
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from tqdm import tqdm
-
-from mindpangu.files import write_text_atomically
 
 
 @dataclass(frozen=True)
@@ -51,11 +48,11 @@ class StepRecord:
     skipped: str | None
 
 
-_FIELDS = {item.name for item in fields(StepRecord)}
-
-
 class Callback:
-    """Hooks of the training loop; each does nothing by default."""
+    """Hooks of the training loop; each does nothing by default.
+
+    However training ends, `on_end` is called on every callback whose `on_start` returned, in reverse order.
+    """
 
     def on_start(self, first_step: int, last_step: int) -> None: ...
 
@@ -64,42 +61,6 @@ class Callback:
     def on_message(self, text: str) -> None: ...
 
     def on_end(self) -> None: ...
-
-
-class MetricsFile(Callback):
-    """Writes metrics.jsonl, one JSON object per step. A resumed run drops the lines that it will compute again."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._file: TextIO | None = None
-
-    def on_start(self, first_step: int, last_step: int) -> None:
-        kept = [json.dumps(record) for record in read_metrics(self.path) if record["step"] < first_step]
-        write_text_atomically(self.path, "".join(f"{line}\n" for line in kept))
-        self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 - open for the whole training
-
-    def on_step(self, record: StepRecord) -> None:
-        assert self._file is not None
-        self._file.write(json.dumps(_without_nan(asdict(record))) + "\n")
-
-    def on_end(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Reads the records of metrics.jsonl up to the first invalid line, which a kill may have cut off."""
-    records = []
-    if path.exists():
-        for line in path.read_bytes().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                break
-            if not isinstance(record, dict) or not record.keys() >= _FIELDS:
-                break
-            records.append(record)
-    return records
 
 
 class Progress(Callback):
@@ -122,7 +83,10 @@ class Progress(Callback):
         self.last_step = last_step
         if self.log_path is not None:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            self._log = open(self.log_path, "a", buffering=1)  # noqa: SIM115 - open for the whole training
+            # open for the whole training; messages may name files whose names are not UTF-8
+            self._log = open(  # noqa: SIM115
+                self.log_path, "a", encoding="utf-8", errors="backslashreplace", buffering=1
+            )
         if sys.stderr.isatty() and not self.quiet:
             self._bar = tqdm(total=last_step, initial=first_step - 1, unit="step", desc="train", dynamic_ncols=True)
 
@@ -134,9 +98,10 @@ class Progress(Callback):
 
     def on_message(self, text: str) -> None:
         if not self.quiet:
-            # unlike print, tqdm.write keeps a progress bar below the lines
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
+            with contextlib.suppress(OSError):  # a lost terminal or a closed pipe must not end a training
+                # unlike print, tqdm.write keeps a progress bar below the lines
+                tqdm.write(text, file=sys.stdout)
+                sys.stdout.flush()
         if self._log is not None:
             self._log.write(text + "\n")
 
@@ -145,13 +110,6 @@ class Progress(Callback):
             self._bar.close()
         if self._log is not None:
             self._log.close()
-
-
-def _without_nan(value: Any) -> Any:
-    """Replaces NaN and infinities, which JSON lacks, with null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def step_line(record: StepRecord, last_step: int) -> str:

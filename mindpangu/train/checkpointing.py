@@ -64,6 +64,7 @@ class Checkpointer:
         self._loaded = loaded
         self._previous = previous
         self._log = log
+        self._job = train_step.processes.draw_name()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpointer")
         self._pending: tuple[CheckpointWriter, Future[float]] | None = None
 
@@ -88,7 +89,7 @@ class Checkpointer:
         config = self._train_step.config
         processes = self._train_step.processes
         writer = CheckpointWriter(
-            self._run.checkpoints, step, processes.rank, processes.mesh.size, config.parallelism.timeout
+            self._run.checkpoints, step, processes.rank, processes.mesh.size, config.parallelism.timeout, self._job
         )
         self._pending = writer, self._thread.submit(self._write, writer, snapshot, started)
         if not config.checkpoint.async_save:
@@ -202,7 +203,7 @@ def write_checkpoint(
         snapshot.experts.close()
     if writer.rank == 0:
         try:
-            finish_publishing(run.checkpoints, run.latest, model.config.checkpoint.keep_last)
+            finish_publishing(run.checkpoints, run.latest, model.config.checkpoint.keep_last, writer.folder)
         except OSError as error:
             raise CheckpointError(
                 f"checkpoint {writer.folder} is complete, but {run.latest.name} cannot be written or older checkpoints "

@@ -1,15 +1,17 @@
 """The training loop: takes planned steps, one after the other, and calls the callbacks. No setup, no files."""
 
+import contextlib
+import itertools
 import math
 import resource
 import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from mindpangu.data import Batch
 from mindpangu.errors import TrainingError
+from mindpangu.parallel.processes import Processes
+from mindpangu.signals import STOPPING, StopOnSignal, Stopped
 from mindpangu.train.callbacks import Callback, StepRecord
 from mindpangu.train.checkpointing import Checkpointer
 from mindpangu.train.step import StepResult, TrainStep
@@ -24,16 +26,17 @@ def run_steps(
     checkpointer: Checkpointer,
     learning_rate: Callable[[int], float],
 ) -> int:
-    """Trains from `first_step` to training.steps, or until a signal asks to stop.
+    """Trains from `first_step` to training.steps.
 
     Args:
         checkpointer: saves a checkpoint every checkpoint.save_steps and at the end.
         learning_rate: step → its learning rate.
 
     Returns:
-        The last finished step, whose checkpoint is saved.
+        The last step, whose checkpoint is saved.
 
     Raises:
+        TrainingStopped: a signal asked to stop. The step was finished, and its checkpoint is saved.
         TrainingError: too many steps in a row were skipped; a checkpoint is saved first.
         CheckpointError: a checkpoint cannot be written.
     """
@@ -41,9 +44,11 @@ def run_steps(
     last_step = config.training.steps
     finished = first_step - 1
     skipped_in_a_row = 0
-    for callback in callbacks:
-        callback.on_start(first_step, last_step)
-    try:
+    stopping: signal.Signals | None = None
+    with contextlib.ExitStack() as running:
+        for callback in callbacks:
+            callback.on_start(first_step, last_step)
+            running.callback(callback.on_end)
         with StopOnSignal() as stop, checkpointer:
             for step in range(first_step, last_step + 1):
                 started = time.perf_counter()
@@ -64,7 +69,7 @@ def run_steps(
                     _report_skipped(callbacks, train_step, step, result, planned)
                 checkpointer.poll()
                 # read once: a signal may arrive between two readings, and on one rank only
-                stopping = train_step.processes.any_rank(stop.requested)
+                stopping = _signal_on_any_rank(train_step.processes, stop.requested)
                 if step % config.checkpoint.save_steps == 0 or step == last_step or stopping or give_up:
                     checkpointer.save(step, planned.loader_state)
                 finished = step
@@ -75,33 +80,23 @@ def run_steps(
                     )
                 if stopping:
                     break
-    finally:
-        for callback in callbacks:
-            callback.on_end()
+    if stopping and finished < last_step:
+        raise TrainingStopped(stopping, finished)
     return finished
 
 
-class StopOnSignal:
-    """Lets the step finish after Ctrl-C or SIGTERM, so that it can be saved; a second signal stops at once."""
+class TrainingStopped(Stopped):
+    """A signal stopped the training after a step, whose checkpoint is saved."""
 
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous_handlers: dict[signal.Signals, Any] = {}
+    def __init__(self, signum: int, step: int):
+        super().__init__(signum)
+        self.step = step
 
-    def __enter__(self) -> "StopOnSignal":
-        if threading.current_thread() is threading.main_thread():
-            for caught in (signal.SIGINT, signal.SIGTERM):
-                self._previous_handlers[caught] = signal.signal(caught, self._request)
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        for caught, handler in self._previous_handlers.items():
-            signal.signal(caught, handler)
-
-    def _request(self, caught: int, frame: object) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
+def _signal_on_any_rank(processes: Processes, requested: signal.Signals | None) -> signal.Signals | None:
+    """Returns a signal that asked any of the ranks to stop, the same on all of them."""
+    received = processes.any_ranks([requested == signum for signum in STOPPING])
+    return next(itertools.compress(STOPPING, received), None)
 
 
 def _report_skipped(

@@ -1,17 +1,20 @@
 """Writes a run's report.md and loss.png from the files in its folder; works at any time."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from mindpangu.config.run_folder import RunFolder
+from mindpangu.display import printable, printable_name
 from mindpangu.errors import StageError
+from mindpangu.figures import plot
 from mindpangu.files import write_text_atomically
 from mindpangu.stage import ResultFile
-from mindpangu.train.callbacks import read_metrics
+from mindpangu.train.metrics import read_metrics
 from mindpangu.untrusted import Measured
 
 _Record = TypeVar("_Record")
@@ -53,46 +56,53 @@ class _Samples:
     samples: list[_Sample]
 
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
 def write_report(run: RunFolder) -> None:
     """Writes the report and the plot from the metrics, evaluation, and samples that exist."""
     records = read_metrics(run.metrics)
     if records:
         plot_loss(records, run.loss_plot)
+    picture = ["![loss](loss.png)"] if run.loss_plot.exists() else []
     evaluation = _read(run.evaluation, _Evaluation)
     samples = _read(run.samples, _Samples)
-    parts = [f"# {run.root.name}", *_training(records), *_evaluation(evaluation), *_samples(samples)]
+    title = f"# {printable_name(run.root.name)}"
+    parts = [title, *_training(records, picture), *_evaluation(evaluation), *_samples(samples)]
     write_text_atomically(run.report, "\n\n".join(parts) + "\n")
 
 
 def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
     """Plots the training loss of every step by domain, and the gradient norm below."""
-    import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    def draw(figure: "Figure") -> None:
+        loss_axes, norm_axes = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        taken = [record for record in records if record["skipped"] is None]
+        domains = sorted({name for record in records for name in record["domains"]})
+        lines = []
+        for name in domains:
+            points = [
+                (record["step"], record["domains"][name]) for record in taken if record["domains"].get(name) is not None
+            ]
+            steps, losses = zip(*points, strict=True) if points else ((), ())
+            dots = loss_axes.plot(steps, losses, ".", markersize=3, alpha=0.4)[0]
+            lines += loss_axes.plot(steps, _smooth(losses), color=dots.get_color())
+        legend = loss_axes.legend(lines, [str(index) for index in range(len(lines))], frameon=False)
+        for text, name in zip(legend.get_texts(), domains, strict=True):
+            text.set_text(name)  # as a label of its line, a name that begins with _ would be left out
+        loss_axes.set_ylabel("training loss (nats per token)")
+        loss_axes.set_title(f"{path.parent.name}: loss by domain")
+        norms = [record["global_norm"] for record in taken]
+        norm_axes.plot([record["step"] for record in taken], norms, color="0.4", lw=1)
+        norm_axes.set_ylabel("gradient norm")
+        norm_axes.set_yscale("log")
+        norm_axes.set_xlabel("step")
+        for axes in (loss_axes, norm_axes):
+            axes.grid(alpha=0.3)
+            axes.spines[["top", "right"]].set_visible(False)
 
-    figure, (loss_axes, norm_axes) = pyplot.subplots(
-        2, 1, figsize=(8, 6), sharex=True, height_ratios=(3, 1), layout="constrained"
-    )
-    taken = [record for record in records if record["skipped"] is None]
-    domains = sorted({name for record in records for name in record["domains"]})
-    for name in domains:
-        points = [(record["step"], record["domains"][name]) for record in taken if name in record["domains"]]
-        steps, losses = zip(*points, strict=True) if points else ((), ())
-        line = loss_axes.plot(steps, losses, ".", markersize=3, alpha=0.4)[0]
-        loss_axes.plot(steps, _smooth(losses), color=line.get_color(), label=name)
-    loss_axes.set_ylabel("training loss (nats per token)")
-    loss_axes.set_title(f"{path.parent.name}: loss by domain")
-    loss_axes.legend(frameon=False)
-    norm_axes.plot([record["step"] for record in taken], [record["global_norm"] for record in taken], color="0.4", lw=1)
-    norm_axes.set_ylabel("gradient norm")
-    norm_axes.set_yscale("log")
-    norm_axes.set_xlabel("step")
-    for axes in (loss_axes, norm_axes):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    plot(path, (8, 6), draw)
 
 
 def _smooth(values: Sequence[float]) -> np.ndarray:
@@ -107,24 +117,29 @@ def _smooth(values: Sequence[float]) -> np.ndarray:
     return np.array(smoothed)
 
 
-def _training(records: list[dict[str, Any]]) -> list[str]:
+def _training(records: list[dict[str, Any]], picture: list[str]) -> list[str]:
     taken = [record for record in records if record["skipped"] is None]
     if not taken:
         return []
     steady = taken[2:] or taken
-    median = {key: float(np.median([record[key] for record in steady])) for key in ("per_step_time", "tokens_per_s")}
+    median = {key: float(np.median(_numbers(steady, key))) for key in ("per_step_time", "tokens_per_s")}
     skipped = sum(record["skipped"] is not None for record in records)
     rows = [
         ("steps", f"{records[-1]['step']:,}"),
         ("last loss", f"{taken[-1]['loss']:.4f}"),
         ("median step", f"{1000 * median['per_step_time']:.0f} ms"),
         ("median tokens/s", f"{median['tokens_per_s']:,.0f}"),
-        ("first step, compilation included", f"{records[0]['per_step_time']:.1f} s"),
-        ("peak memory", f"{max(record['peak_memory'] for record in records):.2f} GiB"),
-        ("expert imbalance (max/mean)", f"{np.mean([record['imbalance'] for record in steady]):.2f}"),
+        ("first step, compilation included", f"{_numbers(records, 'per_step_time')[0]:.1f} s"),
+        ("peak memory", f"{max(_numbers(records, 'peak_memory')):.2f} GiB"),
+        ("expert imbalance (max/mean)", f"{np.mean(_numbers(steady, 'imbalance')):.2f}"),
         ("skipped steps", str(skipped)),
     ]
-    return ["## Training", "![loss](loss.png)", _table(("", "value"), rows)]
+    return ["## Training", *picture, _table(("", "value"), rows)]
+
+
+def _numbers(records: Sequence[dict[str, Any]], key: str) -> list[float]:
+    """Returns the values of a field that are finite, or NaN alone if none is."""
+    return [record[key] for record in records if record[key] is not None] or [math.nan]
 
 
 def _read(path: Path, record: type[_Record]) -> _Record | None:
@@ -158,7 +173,8 @@ def _samples(samples: _Samples | None) -> list[str]:
         return []
     parts = ["## Continuations"]
     for sample in samples.samples:
-        parts.append(f"**{sample.domain}**\n\n```text\n{sample.prompt}⟶{sample.continuation}\n```")
+        text = printable(f"{sample.prompt}⟶{sample.continuation}")
+        parts.append(f"**{sample.domain}**\n\n```text\n{text}\n```")
     return parts
 
 

@@ -1,6 +1,5 @@
 """Trains a run: opens the outputs of the earlier stages, starts or resumes the training, and takes its steps."""
 
-import fcntl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,18 +8,30 @@ from pathlib import Path
 import mindspore as ms
 
 from ascend_ops import backends
-from mindpangu.checkpoint import CheckpointReader, clean_interrupted, differences, input_digests, latest_iteration
+from mindpangu.checkpoint import (
+    CheckpointReader,
+    clean_interrupted,
+    differences,
+    input_digests,
+    is_complete,
+    iteration_folder,
+    latest_iteration,
+)
 from mindpangu.config import Config, to_yaml
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import Loader, ReplayLoader, TokenShards
-from mindpangu.errors import ConfigError, TrainingError
+from mindpangu.errors import CheckpointError, ConfigError, MindPanguError, TrainingError
 from mindpangu.files import write_text_atomically
 from mindpangu.language_model import LanguageModel, ModelParts, SavedExperts
+from mindpangu.locks import locked
 from mindpangu.parallel.processes import Processes
-from mindpangu.train.callbacks import Callback, MetricsFile, Progress
+from mindpangu.pruned import TRIES, forget_opened
+from mindpangu.train.callbacks import Callback, Progress
 from mindpangu.train.checkpointing import Checkpointer, load_weights, resume_training
 from mindpangu.train.loop import run_steps
+from mindpangu.train.metrics import MetricsFile
 from mindpangu.train.schedule import learning_rate
+from mindpangu.train.start import refuse_lost_checkpoints
 from mindpangu.train.step import TrainStep
 from mindpangu.train.stream import StepStream
 
@@ -102,10 +113,11 @@ def train(
     schedule: TrainingSchedule | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> int:
-    """Trains a run to its last step, or until a signal; returns the last finished step.
+    """Trains a run to its last step, which it returns.
 
     Args:
-        resume: continue from the newest checkpoint of the run folder, bit for bit.
+        resume: continue from the newest checkpoint of the run folder, bit for bit. A run that failed before its first
+            checkpoint starts at step 1.
         load: start from the weights of this checkpoint, unless there is a checkpoint to resume from.
         log: receives the messages.
         schedule: batches and learning rates; None takes those of the configuration.
@@ -113,7 +125,10 @@ def train(
             the model trains: training itself knows nothing of evaluation.
 
     Raises:
-        TrainingError: the run folder already holds a training and `resume` is not given.
+        InUseError: another process is training in the run folder.
+        TrainingStopped: a signal stopped the training; its last step is saved.
+        TrainingError: the run folder already holds a training and `resume` is not given, or it has lost checkpoints
+            (`refuse_lost_checkpoints`).
         CheckpointError: a checkpoint cannot be used or cannot be written.
     """
     folder = run.folder
@@ -123,12 +138,9 @@ def train(
     if not processes.is_first:
         processes.barrier()
         return _train(run, resume, load, lambda text: None, schedule, callbacks)
-    with open(folder.root / ".train.lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TrainingError(f"another process is training in {folder.root}; wait for it or stop it") from None
+    with locked(folder.root / "train", busy=f"{folder.root} is being trained"):
         clean_interrupted(folder.checkpoints)
+        refuse_lost_checkpoints(folder, resume, run.config.checkpoint.save_steps)
         processes.barrier()  # the other ranks look for checkpoints only now
         return _train(run, resume, load, log, schedule, callbacks)
 
@@ -166,8 +178,7 @@ def _train(
             log(f"there is no checkpoint in {folder.checkpoints} to resume from: starting at step 1")
         model.store.initialize()
         if load is not None:
-            reader = CheckpointReader(load)
-            load_weights(reader, model)
+            reader = _load_weights(load, model)
             loaded = reader.digest
             log(f"started from the weights of {reader.folder}")
     log(f"operators: {backends.describe()}")
@@ -183,15 +194,43 @@ def _train(
         return finished
 
     progress = Progress(config.monitor.log_steps, folder.log(processes.rank) / "info.log", quiet=not processes.is_first)
-    logging = [MetricsFile(folder.metrics), progress] if processes.is_first else [progress]
+    logging: list[Callback] = [progress]
+    if processes.is_first:
+        logging.insert(0, MetricsFile(folder.metrics, train_step.guard.state()["loss"], log))
     checkpointer = Checkpointer(folder, train_step, digests, loaded, previous, progress.on_message)
     stream = StepStream(schedule.loader, model.planner)
     processes.report_status(doing="preparing the first step")
     try:
         train_step.prepare()
+        forget_opened()
         return run_steps(train_step, stream, finished + 1, [*logging, *callbacks], checkpointer, schedule.learning_rate)
     finally:
         stream.close()
+
+
+def _load_weights(load: Path, model: LanguageModel) -> CheckpointReader:
+    """Loads weights, on all ranks those of the same checkpoint, although the run that owns it may go on saving new
+    checkpoints and pruning old ones.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it is not of this model, or it is removed each time it is loaded.
+    """
+    for _ in range(TRIES):
+        newest = CheckpointReader(load)
+        step = model.processes.from_first_rank(newest.step)
+        folder = newest.folder if newest.step == step else iteration_folder(newest.folder.parent, step)
+        removed = False
+        try:
+            reader = CheckpointReader(folder)
+            load_weights(reader, model)
+        except (MindPanguError, OSError):
+            removed = not is_complete(folder)
+            if not removed:
+                raise
+        if not model.processes.any_rank(removed):
+            return reader
+    forget_opened()  # a further try would not help
+    raise CheckpointError(f"{load}: checkpoints are removed faster than they can be loaded; load a copy of one")
 
 
 def _describe_existing(folder: RunFolder, reader: CheckpointReader, config: Config, digests: Mapping[str, str]) -> str:

@@ -6,7 +6,6 @@ import logging
 import pytest
 
 import ascend_ops.grouped_ffn.ascend
-import ascend_ops.rre_dispatch  # imported by other operators, it would choose its backend during a test
 from ascend_ops import backends, native
 from ascend_ops.ascend import operators
 

@@ -24,12 +24,19 @@ open(os.path.join(package, "soc"), "w").write(arguments.soc_version)
 """
 
 
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
 @pytest.fixture
 def host(tmp_path):
     """Prepares a host with CANN 8.3 and MindSpore; `host(*arguments, **environment)` runs the script."""
     cann = tmp_path / "cann"
     for part in ("customize", "common"):
         (cann / "tools" / "op_project_templates" / "ascendc" / part).mkdir(parents=True)
+    script = cann / "tools/op_project_templates/ascendc/customize/cmake/util/ascendc_impl_build.py"
+    write(script, "init_value_list = op.output_init_value")
     (cann / "version.cfg").write_text("toolkit_running_version=[8.3.RC1:8.3.RC1]\n")
     mindspore = tmp_path / "site" / "mindspore"
     compiler = mindspore / "lib" / "plugin" / "ascend" / "custom_compiler"
@@ -43,6 +50,7 @@ def host(tmp_path):
         return subprocess.run(command, env=named | environment, capture_output=True, text=True)
 
     run.cann = cann
+    run.script_of_template = script
     run.package = tmp_path / "opp" / "vendors" / "mindpangu"
     return run
 
@@ -53,9 +61,11 @@ def test_all_operators_and_what_they_share_are_built(host):
     assert done.returncode == 0, done.stderr
     assert f"export ASCEND_CUSTOM_OPP_PATH={host.package}" in done.stdout
     kernels = {path.name for path in (host.package / "op_kernel").iterdir()}
-    assert {"rre_dispatch.cpp", "rre_gather_rows.cpp", "rre_combine.cpp", "rre_regroup.cpp", "rre_kernel.h"} <= kernels
+    assert {"rre_dispatch.cpp", "rre_gather_rows.cpp", "rre_combine.cpp", "rre_regroup.cpp"} <= kernels
+    assert {"rre_kernel.h", "rre_limits.h"} <= kernels
     hosts = {path.name for path in (host.package / "op_host").iterdir()}
-    assert {"rre_dispatch.cpp", "rre_move_rows.cpp", "rre_combine.cpp", "rre_regroup.cpp", "rre_host.h"} <= hosts
+    assert {"rre_dispatch.cpp", "rre_move_rows.cpp", "rre_combine.cpp", "rre_regroup.cpp"} <= hosts
+    assert {"rre_host.h", "rre_limits.h"} <= hosts
     assert (host.package / "soc").read_text() == "ascend910;ascend910b;ascend910_93"
 
 
@@ -96,6 +106,51 @@ def test_a_toolkit_without_the_template_is_refused(host):
 
     assert done.returncode == 1
     assert "ascendc/customize and common: install the toolkit" in done.stderr
+
+
+def test_a_template_that_drops_initial_values_is_refused(host):
+    host.script_of_template.write_text("def parse(line): ...")
+
+    done = host()
+
+    assert done.returncode == 1
+    assert f"{host.script_of_template} does not know output_init_value: this CANN would drop the initial" in done.stderr
+    assert not host.package.exists()
+
+
+@pytest.mark.parametrize("place", ["compiler", "x86_64-linux", "x86_64-linux/compiler"])
+def test_the_script_may_be_among_the_cmake_modules_of_cann(host, place):
+    host.script_of_template.unlink()
+    script = host.cann / place / "tikcpp/ascendc_kernel_cmake/fwk_modules/util/ascendc_impl_build.py"
+
+    write(script, "init_value_list = op.output_init_value")
+    assert host().returncode == 0
+
+    write(script, "def parse(line): ...")
+    done = host()
+    assert done.returncode == 1
+    assert f"{script} does not know output_init_value" in done.stderr
+
+
+def test_an_old_sample_project_is_checked_too(host):
+    (host.cann / "tools/op_project_templates/ascendc/common").rmdir()
+    sample = host.cann / "tools/msopgen/template/operator_demo_projects/ascendc_operator_sample"
+    script = sample / "cmake/util/ascendc_impl_build.py"
+
+    write(script, "init_value_list = op.output_init_value")
+    assert host().returncode == 0
+
+    write(script, "def parse(line): ...")
+    assert f"{script} does not know output_init_value" in host().stderr
+
+
+def test_a_cann_without_the_script_is_refused(host):
+    host.script_of_template.unlink()
+
+    done = host()
+
+    assert done.returncode == 1
+    assert "no ascendc_impl_build.py in" in done.stderr
 
 
 def test_a_temporary_folder_with_a_blank_is_refused(host, tmp_path):

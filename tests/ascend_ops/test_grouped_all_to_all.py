@@ -78,12 +78,12 @@ def wait_for_results(folder, processes, until="finished"):
 
 
 def abstract_sockets(job):
-    return [line for line in Path("/proc/net/unix").read_text().splitlines() if job in line]
+    return [line for line in Path("/proc/net/unix").read_text(encoding="utf-8").splitlines() if job in line]
 
 
 def shared_memory():
     """Returns the bytes of shared memory in use on this machine."""
-    (kilobytes,) = re.findall(r"^Shmem: *(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    (kilobytes,) = re.findall(r"^Shmem: *(\d+)", Path("/proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE)
     return int(kilobytes) << 10
 
 

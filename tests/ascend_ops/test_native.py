@@ -118,3 +118,34 @@ def test_a_package_that_cannot_be_written_uses_the_cache_of_the_user(package, mo
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     assert native.library("tiny").parent == tmp_path / "cache" / "ascend_ops"
+
+
+def test_kernels_that_are_there_are_used_where_nothing_can_be_written(package, monkeypatch):
+    compiled = native.library("tiny")
+    forget_the_folder(monkeypatch)
+
+    assert native.library("tiny") == compiled
+
+
+def test_without_a_home_the_error_says_what_to_set(package, monkeypatch):
+    (package / "_build").write_text("in the way\n")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME")
+
+    def no_such_user(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", no_such_user)
+
+    with pytest.raises(native.CompileError, match=r"no folder to keep .*; set XDG_CACHE_HOME to one"):
+        native.library("tiny")
+
+
+def forget_the_folder(monkeypatch):
+    """Makes every folder appear read-only, as for another user."""
+
+    def refuse(**_):
+        raise PermissionError("read-only")
+
+    native.build_folder.cache_clear()
+    monkeypatch.setattr(native.tempfile, "TemporaryFile", refuse)

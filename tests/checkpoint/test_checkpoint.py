@@ -151,7 +151,7 @@ def test_a_checkpoint_that_needs_more_than_the_disk_has_is_refused_early(tmp_pat
 
 
 def test_the_first_rank_may_publish_while_another_looks_for_failures(tmp_path, monkeypatch):
-    first, second = (CheckpointWriter(tmp_path, 1, rank, ranks=2, timeout=5) for rank in range(2))
+    first, second = (CheckpointWriter(tmp_path, 1, rank, ranks=2, timeout=5, job="job-00000000") for rank in range(2))
     glob = Path.glob
 
     def publish_meanwhile(path, pattern):

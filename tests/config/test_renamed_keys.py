@@ -20,7 +20,7 @@ def saved_with_old_keys(config: Config, path: Path) -> Path:
     """Writes a configuration as mindpangu did when the renamed keys had their old names."""
     tree = yaml.safe_load(to_yaml(config))
     tree["domains"]["embedding_slots"] = tree["domains"].pop("vocabularies")
-    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
     return path
 
 

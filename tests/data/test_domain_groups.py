@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mindpangu.config import load_config
+from mindpangu.data import domain_groups as search
 from mindpangu.data.domain_groups import domain_groups, group_domains
 from mindpangu.data.mixture import Phase
 from mindpangu.data.schedule import build_schedules
@@ -28,11 +29,12 @@ def grouped(weights, num_groups, tolerance=0.01, phases=()):
 
 
 def worst_miss(weights, groups):
+    """Returns the largest difference between a domain's share of the tokens and its share of the weights, exactly."""
     group_weights = [sum(weights[domain] for domain in group) for group in groups]
     if not all(group_weights):
-        return 1.0
+        return Fraction(1)
     return max(
-        abs(weights[domain] / group_weight / len(groups) - weights[domain] / sum(weights))
+        abs(Fraction(weights[domain], group_weight * len(groups)) - Fraction(weights[domain], sum(weights)))
         for group, group_weight in zip(groups, group_weights, strict=True)
         for domain in group
     )
@@ -51,14 +53,132 @@ def test_weights_are_refused_only_if_no_assignment_meets_them(data):
         [[domain for domain in range(count) if group_of_domain[domain] == group] for group in range(num_groups)]
         for group_of_domain in itertools.product(range(num_groups), repeat=count)
     ]
-    possible = any(all(worst_miss(phase, groups) <= tolerance for phase in phases) for groups in assignments)
+    possible = any(all(float(worst_miss(phase, groups)) <= tolerance for phase in phases) for groups in assignments)
 
     if possible:
         groups = grouped(phases[-1], num_groups, tolerance, phases[:-1])
-        assert all(worst_miss(phase, groups) <= tolerance for phase in phases)
+        assert all(float(worst_miss(phase, groups)) <= tolerance for phase in phases)
     else:
         with pytest.raises(ConfigError, match=r"data\.domain_groups"):
             grouped(phases[-1], num_groups, tolerance, phases[:-1])
+
+
+NEED_EXCHANGES = [
+    (4, [[46, 25, 15, 46, 13, 12, 9, 18]]),
+    (4, [[3, 1, 7, 5, 8, 6, 2, 4], [5, 5, 9, 6, 6, 6, 2, 5]]),
+    (4, [[4, 13, 5, 6, 7, 9, 4, 4], [1, 9, 6, 7, 2, 6, 3, 2]]),
+    (4, [[19, 15, 17, 3, 20, 26, 16, 9, 15]]),
+    (3, [[8, 31, 14, 10, 32, 4, 13, 17, 17, 1]]),
+    (3, [[6, 8, 3, 3, 3, 4, 7, 5, 6, 3], [9, 6, 3, 4, 1, 1, 8, 5, 4, 4]]),
+]
+"""Groups, and weights of each phase, that divide exactly; there are too many assignments to try all."""
+
+NEED_ALL_ASSIGNMENTS = [
+    (4, [[258, 148, 80, 79, 269, 55, 131]]),
+    (4, [[8, 13, 25, 15, 4, 19, 21], [2, 13, 3, 18, 4, 21, 27]]),
+    (3, [[2, 24, 21, 8, 3, 24, 3, 2], [17, 17, 16, 19, 16, 23, 11, 30]]),
+    (2, [[746, 568, 3024, 1013, 213, 1289, 1853, 1261, 552, 625, 1594, 1030]]),
+]
+"""Groups, and weights of each phase, whose best assignment no exchange of two domains finds."""
+
+
+def assert_partition(groups, num_groups, count):
+    assert len(groups) == num_groups
+    assert all(groups)
+    assert sorted(itertools.chain(*groups)) == list(range(count))
+
+
+def best_miss(phases, num_groups, max_domains=99):
+    """Tries all assignments; returns the worst miss of the best one, exactly."""
+    shares = np.array([np.array(weights) / sum(weights) for weights in phases])
+    found = []
+    for chosen in itertools.product(range(num_groups), repeat=len(phases[0]) - 1):
+        groups = [[] for _ in range(num_groups)]
+        for domain, group in enumerate((0, *chosen)):  # the groups have no order: domain 0 is in group 0
+            groups[group].append(domain)
+        if all(groups) and max(map(len, groups)) <= max_domains:
+            # a domain's miss is its share times the relative miss of its group
+            misses = [
+                shares[:, group].max(1) * abs(1 / np.maximum(shares[:, group].sum(1), 1e-9) / num_groups - 1)
+                for group in groups
+            ]
+            found.append((np.max(misses), groups))
+    least = min(found)[0]
+    close = [groups for miss, groups in found if miss <= least + 1e-9]  # exact arithmetic on all takes too long
+    return min(max(worst_miss(weights, groups) for weights in phases) for groups in close)
+
+
+@pytest.mark.parametrize(("num_groups", "phases"), NEED_EXCHANGES)
+def test_exchanges_find_groups_that_greedy_assignment_misses(monkeypatch, num_groups, phases):
+    groups = grouped(phases[-1], num_groups, 0.0, phases[:-1])
+
+    assert_partition(groups, num_groups, len(phases[0]))
+    assert [worst_miss(weights, groups) for weights in phases] == [0] * len(phases)
+
+    monkeypatch.setattr(search, "_exchanges", lambda *arguments: iter(()))
+    with pytest.raises(ConfigError, match=r"data\.domain_groups"):
+        grouped(phases[-1], num_groups, 0.0, phases[:-1])
+
+
+@pytest.mark.parametrize(("num_groups", "phases"), NEED_ALL_ASSIGNMENTS)
+def test_all_assignments_are_tried_if_there_are_few(monkeypatch, num_groups, phases):
+    best = best_miss(phases, num_groups)
+    tolerance = float(best)
+
+    groups = grouped(phases[-1], num_groups, tolerance, phases[:-1])
+
+    assert_partition(groups, num_groups, len(phases[0]))
+    assert max(worst_miss(weights, groups) for weights in phases) == best
+    if best:
+        with pytest.raises(ConfigError, match=f"is off by {tolerance:.2%}"):
+            grouped(phases[-1], num_groups, tolerance * 0.999, phases[:-1])
+    monkeypatch.setattr(search, "_MAX_ASSIGNMENTS", 0)
+    with pytest.raises(ConfigError, match=r"data\.domain_groups"):
+        grouped(phases[-1], num_groups, tolerance, phases[:-1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 3), st.lists(st.integers(0, 9), min_size=7, max_size=7))
+def test_a_refusal_names_the_best_that_is_possible(num_groups, weights):
+    assume(sum(weight > 0 for weight in weights) >= num_groups)
+    best = best_miss([weights], num_groups)
+
+    if best == 0:
+        groups = grouped(weights, num_groups, 0.0)
+        assert_partition(groups, num_groups, len(weights))
+        assert worst_miss(weights, groups) == 0
+    else:
+        with pytest.raises(ConfigError, match=f"is off by {float(best):.2%}"):
+            grouped(weights, num_groups, 0.0)
+
+
+@pytest.mark.parametrize("tolerance", [0.01, 0.05, 0.07])
+def test_a_miss_that_equals_the_tolerance_meets_it(tolerance):
+    """The first domain should have half of the tokens and gets this much more."""
+    percent = round(100 * tolerance)
+    shares = (Fraction(1, 2) + Fraction(percent, 100), Fraction(1, 2) - Fraction(percent, 100))
+    assert worst_miss(shares, [[0], [1]]) == Fraction(percent, 100)
+
+    assert grouped(shares, 2, tolerance) == ((0,), (1,))
+    with pytest.raises(ConfigError, match=f"is off by {percent}.00%"):
+        grouped(shares, 2, tolerance - 1e-12)
+
+
+def test_groups_are_as_small_as_the_weights_allow():
+    weights = [1240, 515, 1200, 1716, 2000, 1257, 943, 784, 425, 1904, 1824, 322]
+    assert best_miss([weights], 2, max_domains=6) == 0
+
+    groups = grouped(weights, 2, 0.0)
+
+    assert [len(group) for group in groups] == [6, 6]
+    assert worst_miss(weights, groups) == 0
+
+
+@pytest.mark.parametrize("weight", [0.1, 1, 7, 1 / 3])
+@pytest.mark.parametrize("num_groups", [3, 5, 7])
+def test_equal_weights_divide_without_a_rounding_error(weight, num_groups):
+    groups = grouped([weight] * num_groups + [0] * 2, num_groups, 0.0)
+    assert_partition(groups, num_groups, num_groups + 2)
 
 
 def test_the_groups_meet_the_weights_of_every_phase():

@@ -84,6 +84,17 @@ def test_a_restored_loader_continues_exactly(tiny_shards, make_config, before, a
     assert_same(stream(restored, 1)[0], stream(Loader(shards, domains, config), 1)[0])
 
 
+def test_a_loader_does_not_change_the_state_that_it_was_given(tiny_shards, make_config):
+    shards, domains = tiny_shards
+    config = make_config(local=4, world=4)
+    state = Loader(shards, domains, config).next_step().next_state
+    given_state = json.loads(json.dumps(state))
+
+    Loader(shards, domains, config, given_state).next_step()
+
+    assert given_state == state
+
+
 @pytest.mark.parametrize("schedule", ["rotating", "mixed"])
 def test_a_step_has_the_same_micro_batches_however_many_ranks_share_it(tiny_shards, make_config, schedule):
     shards, domains = tiny_shards

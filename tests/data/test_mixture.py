@@ -1,5 +1,6 @@
 """Mixture: shares follow the weights within one slot; weights that a schedule cannot follow are refused."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -60,6 +61,20 @@ def test_equal_weights_take_turns():
     assert run([1] * 4, 4, 2) == [(0, 1, 2, 3)] * 2
 
 
+@pytest.mark.parametrize(
+    ("weights", "num_slots", "schedule"),
+    [
+        ([9, 6, 10], 4, "0122 0012 0122 0012 0122"),  # ties that the windows' overlap decides
+        ([1, 5, 2], 2, "12 01 12 11 12 01 12 11"),  # a group deadline of a share of exactly one half
+    ],
+)
+def test_ties_fall_as_in_earlier_versions(weights, num_slots, schedule):
+    """A run that is resumed takes its further slots from the slots taken so far: another order would change it."""
+    turns = schedule.split()
+
+    assert run(weights, num_slots, len(turns)) == [tuple(map(int, turn)) for turn in turns]
+
+
 def test_fewer_domains_than_slots_repeat():
     assert run([1], 2, 3) == [(0, 0)] * 3
     assert run([1, 1], 3, 2) == [(0, 0, 1), (0, 1, 1)]
@@ -96,6 +111,18 @@ def test_weights_are_the_decimal_numbers_of_the_configuration(make_config):
 def test_weights_that_cannot_be_followed_are_refused(make_config, mixture, num_slots, message):
     with pytest.raises(ConfigError, match=message):
         configured(make_config, mixture, num_slots)
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0])
+def test_a_domain_whose_experts_are_not_trained_has_no_weight(make_config, weight):
+    def phases(mixture):
+        config = make_config(names=("zh", "en"), domains_per_step=1, mixture=mixture)
+        config = replace(config, training=replace(config.training, train="experts:zh"))
+        return training_phases(config, build_domains(config))
+
+    assert phases({"zh": 1.0, "en": 0.0})[-1].weights == (1, 0)
+    with pytest.raises(ConfigError, match=r"domain 'en' a weight, but training.train is 'experts:zh'"):
+        phases({"zh": 1.0, "en": weight})
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """data.phases (a few domains first, then all): the stream, its state, and mixtures that are refused."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -8,6 +9,7 @@ from mindpangu.config import load_config
 from mindpangu.config.schema import PhaseConfig
 from mindpangu.data import Loader
 from mindpangu.data.domain_groups import domain_groups
+from mindpangu.data.mixture import domains_in_use
 from mindpangu.domains import build_domains
 from mindpangu.errors import ConfigError, DataError
 
@@ -56,6 +58,24 @@ def test_a_restored_loader_continues_exactly_from_any_step(tiny_shards, make_con
             assert (a.sample_ids_B2 == b.sample_ids_B2).all()
 
 
+@pytest.mark.parametrize("schedule", [{}, {"schedule": "mixed", "domains_per_step": 4}], ids=["rotating", "mixed"])
+def test_a_phase_without_a_mixture_trains_all_domains_equally(tiny_shards, make_config, schedule):
+    shards, domains = tiny_shards
+    only_chinese = {"zh": 3, "en": 0, "bilingual": 0, "code": 0}
+    config = make_config(local=4, world=8, phases=[PhaseConfig(steps=4)], mixture=only_chinese, **schedule)
+    loader = Loader(shards, domains, config)
+
+    counts = Counter(
+        domains[domain].name
+        for _ in range(4)
+        for batch in loader.next_step().micro_batches
+        for domain in batch.sample_ids_B2[:, 0].tolist()
+    )
+
+    assert counts == dict.fromkeys(("bilingual", "zh", "en", "code"), 8)
+    assert domains_of(loader, domains, 3) == [{"zh"}] * 3
+
+
 def test_a_phase_continues_with_the_next_samples(tiny_shards, make_config):
     shards, domains = tiny_shards
     loader = Loader(shards, domains, configured(make_config))
@@ -78,6 +98,39 @@ def test_a_state_whose_phase_began_elsewhere_is_refused(tiny_shards, make_config
     assert sorted(state["phase_began"]) == [0, 0, 8, 16]
     with pytest.raises(DataError, match="does not fit"):
         Loader(shards, domains, configured(make_config), state | {"phase_began": began})
+
+
+def test_a_phase_that_had_fewer_samples_of_a_domain_than_it_began_with_is_refused(tiny_shards, make_config):
+    """The sum is right, but the domain of the second phase, code, has more samples before the phase than now."""
+    shards, domains = tiny_shards
+    loader = Loader(shards, domains, configured(make_config))
+    for _ in range(4):
+        state = loader.next_step().next_state
+    code = [domain.name for domain in domains].index("code")
+    began = [0] * 4
+    began[code] = sum(state["phase_began"])
+
+    with pytest.raises(DataError, match="does not fit"):
+        Loader(shards, domains, configured(make_config), state | {"phase_began": began})
+
+
+def test_the_text_of_every_phase_is_needed(make_config):
+    config = make_config(phases=[FIRST, SECOND], mixture={"bilingual": 0, "zh": 1, "en": 0, "code": 0})
+    domains = build_domains(config)
+
+    names = {domains[domain].name for domain in domains_in_use(config, domains)}
+
+    assert names == {"zh", "en", "code"}
+
+
+def test_a_phase_without_a_mixture_has_all_domains_alike(tiny_shards, make_config):
+    shards, domains = tiny_shards
+    loader = Loader(shards, domains, configured(make_config, [PhaseConfig(steps=4), SECOND]))
+
+    domains_of_step = domains_of(loader, domains, 6)
+
+    assert sorted(name for step in domains_of_step[:4] for name in step) == ["bilingual", "code", "en", "zh"]
+    assert domains_of_step[4:] == [{"code"}] * 2
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,8 @@ def test_replay_resumes_from_its_state_or_begins_after_the_previous_round(tiny_s
     assert_same(resumed.next_step().micro_batches, batches[1])
 
     resumed.load_state({"round": 2, "batch": 3, "sample": "digest"})  # the end of the round is a valid state
+    resumed.load_state({"round": 2, "batch": 0, "sample": "digest"})  # and so is its beginning
+    assert_same(resumed.next_step().micro_batches, batches[1])
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,9 @@ def test_an_index_outside_is_refused(index):
 def test_the_permutation_does_not_change_between_versions():
     # A resumed run must get the same samples: these numbers are part of the checkpoint format.
     assert permuted(np.arange(10), 10, 42).tolist() == [1, 9, 6, 0, 2, 7, 5, 4, 8, 3]
+    # across an epoch, and across a chunk of an epoch
+    assert SampleOrder(1000, 3, "zh").indices(995, 10).tolist() == [863, 643, 504, 489, 199, 586, 239, 180, 693, 7]
+    assert SampleOrder(2500, 3, "zh").indices(1020, 8).tolist() == [1046, 281, 92, 866, 2364, 785, 2018, 1159]
 
 
 @settings(max_examples=40, deadline=None)

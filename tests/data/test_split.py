@@ -33,6 +33,12 @@ def test_documents_are_taken_in_the_order_of_their_hash():
     assert choose_heldout({1: 60, 2: 45}, 0.1) == {2}
 
 
+def test_the_order_does_not_change_between_versions():
+    # A document that is held out must not be trained on after an update.
+    assert document_order(1, "zh", ("corpus", "doc 1")) == 9885960034857834484
+    assert document_order(2, "中", ("a", "b")) == 1709641482831289844
+
+
 def test_the_order_depends_on_seed_domain_and_document():
     base = (0, "en", ("a", "b"))
     other_documents = [(1, "en", ("a", "b")), (0, "zh", ("a", "b")), (0, "en", ("ab", "")), (0, "en", ("a", "c"))]

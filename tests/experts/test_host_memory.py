@@ -33,6 +33,22 @@ def test_arrays_are_separate_and_zero(tmp_path, mapped):
         assert os.listdir(memory.folder) == []
 
 
+def test_arrays_of_whole_pages_fill_the_memory_to_its_end(tmp_path):
+    memory = HostMemory(2 * mmap.PAGESIZE, tmp_path)
+
+    first = memory.zeros((mmap.PAGESIZE // 4,))
+    second = memory.zeros((mmap.PAGESIZE // 4,))
+
+    assert second.ctypes.data - first.ctypes.data == mmap.PAGESIZE
+
+
+def test_memory_that_is_not_there_is_named():
+    memory = HostMemory(5 * 10**9, None)
+
+    with pytest.raises(ExpertStoreError, match=r"needs 5,000\.0 MB of memory: .* set experts.storage to mapped"):
+        memory.zeros((2**60,))
+
+
 def full_disk(*arguments):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -1,5 +1,8 @@
 """ExpertStore: only activated experts change, each by AdamW with its own step count."""
 
+import itertools
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -7,7 +10,9 @@ from ascend_ops.expert_adam import reference
 from mindpangu.config import ModelConfig, load_config
 from mindpangu.domains import build_domains
 from mindpangu.experts import ExpertStore
+from mindpangu.experts.host_memory import HostMemory, page_rounded
 from mindpangu.model.initialization import network_tensors
+from mindpangu.parallel.expert_share import ExpertShare
 
 SLAB_TENSORS = network_tensors(ModelConfig())
 
@@ -103,6 +108,109 @@ def test_the_squared_norm_counts_activated_experts_only(store):
     activated_LMA[1, 0, [0, 2]] = True
 
     assert store.squared_norm(gradients, activated_LMA) == pytest.approx(15 * 4 + 50_000, rel=1e-6)
+
+
+def test_the_squared_norm_of_a_layer_counts_the_experts_of_each_domain_by_themselves(store):
+    gradients = {(0, 0): [np.ones((3, 5), np.float32)], (0, 1): [np.full((3, 5), 10, np.float32)]}
+    activated_LMA = np.zeros((2, 2, 3), bool)
+    activated_LMA[0, 0, 1] = True
+    activated_LMA[0, 1, [0, 2]] = True
+
+    assert store.squared_norm(gradients, activated_LMA) == 5 + 1000
+
+
+RANKS = [
+    ExpertShare(frozenset({domain}), member, 2, tensor, 2)
+    for domain, member, tensor in itertools.product((0, 1), repeat=3)
+]
+
+
+@pytest.mark.parametrize("share", RANKS, ids=str)
+def test_a_rank_draws_its_share_of_the_experts_of_all(share):
+    """zh has 4 experts, en has 3: the second member has one of en, and a row without an expert."""
+    changes = {"domains.names": "[zh, en]", "domains.experts": "{zh: 4}", "domains.experts_per_domain": "3"}
+    config = load_config(None, {"model.hidden_size": "8"} | changes)
+    domains = build_domains(config)
+    whole = ExpertStore(config, domains)
+    whole.initialize()
+
+    own = ExpertStore(config, domains, share)
+    own.initialize()
+
+    (domain,) = share.domains
+    first = 2 * share.member
+    count = min(2, domains[domain].num_experts - first)
+    assert own.experts() == [(layer, domain, index) for layer in range(2) for index in range(count)]
+    assert (own.first, own.group_size) == (first, 2)
+    for layer in range(2):
+        assert own.weights[layer][1 - domain] == {}
+        for name in own.tensors:
+            for index in range(count):
+                expected = own.slices[name].of(whole.weights[layer][domain][name][first + index])
+                np.testing.assert_array_equal(own.weights[layer][domain][name][index], expected)
+            assert not own.weights[layer][domain][name][count:].any()
+
+
+def test_all_memory_that_a_rank_needs_is_allocated_at_once(monkeypatch):
+    """A scratch file has one size: it must hold the slabs of this rank, and none of the others'."""
+    sizes = []
+    arrays = []
+
+    class Memory(HostMemory):
+        def __init__(self, num_bytes, folder=None):
+            super().__init__(num_bytes, folder)
+            sizes.append(num_bytes)
+
+        def zeros(self, shape):
+            arrays.append(page_rounded(4 * int(np.prod(shape))))
+            return super().zeros(shape)
+
+    monkeypatch.setattr("mindpangu.experts.store.HostMemory", Memory)
+    config = load_config(None, {"model.hidden_size": "8", "domains.names": "[zh, en]"})
+
+    for share in (ExpertShare(), ExpertShare(frozenset({1}), 1, 2)):
+        ExpertStore(config, build_domains(config), share)
+        assert sizes.pop() == sum(arrays)
+        arrays.clear()
+
+
+def test_a_mapped_store_reads_ahead_the_experts_that_a_step_needs_and_no_others(store):
+    rows = []
+    store._memory = SimpleNamespace(mapped=True, will_need=rows.append)
+    needed_LMA = np.zeros((2, 2, 3), bool)
+    needed_LMA[0, 0, [0, 2]] = True
+    needed_LMA[0, 1, 1] = True
+
+    store.will_need(needed_LMA)
+
+    groups = (store.weights, store.moment1, store.moment2)
+    expected = [
+        group[0][domain][name][index : index + 1]
+        for domain, indices in ((0, (0, 2)), (1, (1,)))
+        for group in groups
+        for name in store.tensors
+        for index in indices
+    ]
+    assert len(rows) == len(expected)
+    for row, wanted in zip(rows, expected, strict=True):
+        assert row.shape == wanted.shape
+        assert np.shares_memory(row, wanted)
+
+
+def test_before_update_sees_experts_that_have_not_changed(store):
+    seen = []
+    before = store.weights[1][0]["up"].copy()
+
+    def look(layer, domain, experts):
+        unchanged = np.array_equal(store.weights[layer][domain]["up"], before)
+        seen.append((layer, domain, experts.tolist(), unchanged, int(store.step_counts.sum())))
+
+    store.before_update = look
+    activated_LMA = np.zeros((2, 2, 3), bool)
+    activated_LMA[1, 0, [0, 2]] = True
+    store.update({(1, 0): [np.ones_like(store.weights[1][0][n]) for n in SLAB_TENSORS]}, activated_LMA, 0.1, 1.0)
+
+    assert seen == [(1, 0, [0, 2], True, 0)]
 
 
 def test_steps_do_not_depend_on_the_number_of_threads():

@@ -14,10 +14,10 @@ from checkpoints import open_model, reference_loop, reference_scores, save
 
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.config import load_config
-from mindpangu.data import prompt_ids
+from mindpangu.data import HELDOUT, TokenShards, prompt_ids
 from mindpangu.domains import domain_named
 from mindpangu.errors import CheckpointError, ConfigError, ExpertStoreError, GenerationError
-from mindpangu.generation.generator import Generator, Request, heldout_prompt, open_cache
+from mindpangu.generation.generator import Generator, Request, _Text, heldout_prompt, open_cache
 from mindpangu.generation.sampling import Sampler, SamplingSettings
 from mindpangu.generation.steps import DecodingSteps, ExpertPools
 from mindpangu.language_model import ExpertReader, ModelParts
@@ -269,9 +269,67 @@ def test_a_text_needs_a_token_to_begin_with(generator, monkeypatch):
         generator.generate([Request("en", "open"), Request("en", "")])
 
 
-def test_heldout_prompts_are_text(tiny_overrides, model):
-    from mindpangu.data import TokenShards
-
+@pytest.fixture
+def heldout(tiny_overrides, monkeypatch):
+    """heldout(domain name, ids) returns the run's shards, in which a domain's held-out tokens begin with these ids."""
     shards = TokenShards.open(Path(tiny_overrides["training.output_dir"]) / "prepared" / "data")
 
-    assert heldout_prompt(model.parts, shards, model.domains[2]).split()[0].isalpha()
+    def replaced(name, ids):
+        tokens = shards.tokens
+
+        def changed(domain_name, split):
+            original = tokens(domain_name, split)
+            begins = domain_name == name and split == HELDOUT
+            return np.concatenate([np.array(ids, original.dtype), original]) if begins else original
+
+        monkeypatch.setattr(shards, "tokens", changed)
+        return shards
+
+    return replaced
+
+
+def test_heldout_prompts_are_the_first_tokens_of_the_documents(model, heldout):
+    shards = heldout("", [])
+
+    for domain in model.domains:
+        prompt = heldout_prompt(model.parts, shards, domain, num_tokens=5)
+        tokens = shards.tokens(domain.name, HELDOUT).tolist()
+
+        assert prompt == tuple(tokens[: len(prompt)])
+        assert shards.eot_id not in prompt
+        assert prompt[0] == model.tokenizer_of(domain).control_id(domain.control_tokens[0])
+
+
+def test_a_heldout_prompt_ends_before_its_document_does_and_keeps_control_tokens(model, heldout):
+    domain = next(domain for domain in model.domains if domain.kind == "bilingual")
+    tokenizer = model.tokenizer_of(domain)
+    chinese, english = map(tokenizer.control_id, domain.control_tokens)
+    document = [chinese, *tokenizer.encode("a"), english, *tokenizer.encode("b")]
+
+    short = heldout_prompt(model.parts, heldout(domain.name, [*document, tokenizer.eot_id]), domain)
+    after_empty = heldout_prompt(model.parts, heldout(domain.name, [tokenizer.eot_id] * 2), domain)
+
+    assert short == after_empty == tuple(document)
+
+
+def test_a_prompt_of_ids_reaches_the_model_unchanged(generator, heldout):
+    domain = generator.parts.domains[0]
+    ids = heldout_prompt(generator.parts, heldout("", []), domain)
+    text = _Text(0, Request(domain.name, ids), generator.parts)
+
+    assert text.ids == list(ids)
+
+
+@pytest.mark.parametrize("cut", range(1, 4))
+def test_a_heldout_prompt_ends_with_a_whole_character(model, heldout, cut):
+    domain = model.domains[0]
+    tokenizer = model.tokenizer_of(domain)
+    spelled = tokenizer.encode("\U0010fffd")  # has no piece, so it takes four bytes
+    *_, last = ids = tokenizer.encode("a")
+    assert tokenizer.byte(last) is None
+
+    prompt = heldout_prompt(model.parts, heldout(domain.name, [*ids, *spelled]), domain, len(ids) + cut - 1)
+    whole = heldout_prompt(model.parts, heldout(domain.name, [*ids, *spelled]), domain, len(ids) + 3)
+
+    assert prompt == tuple(ids)
+    assert whole == (*ids, *spelled)

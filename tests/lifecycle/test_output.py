@@ -1,11 +1,13 @@
 """Output folders: results are written completely or not at all, and never over existing ones."""
 
+import threading
+
 import pytest
 
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.cli.main import main
-from mindpangu.errors import CheckpointError
-from mindpangu.lifecycle.output import new_folder
+from mindpangu.errors import CheckpointError, InUseError
+from mindpangu.lifecycle.output import claimed, new_folder
 
 
 @pytest.mark.parametrize("form", [[], ["--export"]])
@@ -50,3 +52,30 @@ def test_a_failure_keeps_the_former_content(tmp_path):
     with pytest.raises(CheckpointError, match="out exists and is not empty"), new_folder(tmp_path / "out"):
         pass
     assert (tmp_path / "out" / "a").read_text() == "1"
+
+
+def test_what_a_killed_process_left_is_not_in_the_way(tmp_path):
+    """It neither makes a folder look used nor stays."""
+    for folder in (tmp_path, tmp_path / "out"):
+        (folder / ".other.host-1-2-0123abcd.writing").mkdir(parents=True)
+
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("1")
+
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "out"]
+
+
+def test_the_second_of_two_writers_is_told_at_once(tmp_path):
+    errors = []
+
+    def second():
+        with pytest.raises(InUseError) as error, claimed(tmp_path / "out"):
+            pass
+        errors.append(str(error.value))
+
+    with claimed(tmp_path / "out"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+
+    assert errors[0].startswith(f"{tmp_path / 'out'} is being written by process ")

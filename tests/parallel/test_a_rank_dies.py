@@ -38,11 +38,15 @@ def uninterrupted(overrides, tmp_path):
     return losses_of(tmp_path / "uninterrupted")
 
 
-def send(signum, process, root, *ranks):
-    """Sends a signal to some ranks in the middle of training."""
-    while len(losses_of(root)) < 8:
+def wait_for_step(step, process, root):
+    while len(losses_of(root)) < step:
         assert process.poll() is None
         time.sleep(0.1)
+
+
+def send(signum, process, root, *ranks):
+    """Sends a signal to some ranks in the middle of training."""
+    wait_for_step(8, process, root)
     for rank in ranks:
         (state,) = (root / ".watch").glob(f"*/rank_{rank}.json")
         os.kill(json.loads(state.read_text())["pid"], signum)
@@ -74,7 +78,16 @@ def run_script(overrides, folder):
     command = ["bash", "recipes/run_cpu_cluster.sh", "2", "--config", str(folder / "empty.yaml"), *words]
     environment = os.environ | {"MINDPANGU_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     with (folder / "log.txt").open("w") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=PROJECT, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd=PROJECT,
+            start_new_session=True,
+            # a shell that runs the tests in the background makes them ignore Ctrl-C
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
 
 @pytest.mark.slow
@@ -94,11 +107,23 @@ def test_the_script_restarts_a_killed_training(overrides, uninterrupted, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_stopped_training_ends_normally_and_is_not_restarted(overrides, tmp_path):
+@pytest.mark.parametrize(
+    ("signum", "to"), [(signal.SIGTERM, "one rank"), (signal.SIGINT, "group"), (signal.SIGHUP, "script")]
+)
+def test_a_stopped_training_ends_normally_and_is_not_restarted(overrides, tmp_path, signum, to):
     process = run_script(overrides("stopped"), tmp_path)
-    send(signal.SIGTERM, process, tmp_path / "stopped", 0, 1)
+    wait_for_step(8, process, tmp_path / "stopped")
 
-    assert finish(process, tmp_path) == 130
+    if to == "one rank":
+        send(signum, process, tmp_path / "stopped", 1)
+    elif to == "group":
+        os.killpg(process.pid, signum)
+    else:
+        process.send_signal(signum)
+
+    assert finish(process, tmp_path) == 128 + signum
+    steps = len(losses_of(tmp_path / "stopped"))
+    assert (tmp_path / "stopped" / "latest_checkpointed_iteration.txt").read_text() == f"{steps}\n"
     log = (tmp_path / "log.txt").read_text()
     assert "run the same command with --resume to continue" in log
     assert "Traceback" not in log

@@ -63,6 +63,17 @@ def test_every_micro_batch_has_one_owner_of_its_sub_group(mesh, turns):
         assert mesh.coordinates(data * mesh.tensor).sub_group == index // (count // mesh.sub_groups)
 
 
+def test_micro_batches_go_to_the_members_of_a_replica_one_after_another():
+    """8 ranks in 2 sub-groups of 2 members, twice: micro-batches 0 to 7 are of the first sub-group."""
+    mesh = Mesh(data=8, expert=4, sub_groups=2)
+
+    owners = [mesh.owner(index, 16) for index in range(16)]
+
+    assert owners[:4] == [(0, 0), (1, 0), (4, 0), (5, 0)]
+    assert owners[4:8] == [(0, 1), (1, 1), (4, 1), (5, 1)]
+    assert owners[8:12] == [(2, 0), (3, 0), (6, 0), (7, 0)]
+
+
 def test_sigmas_mesh_has_the_groups_of_its_paper():
     """A rank talks to 15 others instead of 63; an exchange group has one card of each of 16 nodes."""
     assert SIGMA.size == 512
@@ -75,6 +86,11 @@ def test_sigmas_mesh_has_the_groups_of_its_paper():
     assert len(SIGMA.groups("exchange_group")) == 32
     assert SIGMA.node_exchange_group(13) == tuple(range(128))
     assert SIGMA.describe() == "512 = data 64 × tensor 8; experts on 64 ranks in 4 sub-groups"
+
+
+def test_a_mesh_says_only_what_it_divides():
+    assert Mesh(data=4, tensor=2).describe() == "8 = data 4 × tensor 2"
+    assert Mesh(data=4, tensor=2, expert=4).describe() == "8 = data 4 × tensor 2; experts on 4 ranks"
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """The mesh and the number of started processes must agree."""
 
+import re
+
 import pytest
 
 from mindpangu.config import load_config
 from mindpangu.errors import ConfigError, ParallelError
-from mindpangu.parallel.processes import start_processes
+from mindpangu.parallel.processes import Processes, start_processes
 
 
 def test_a_single_process_has_nothing_to_exchange(monkeypatch):
@@ -35,3 +37,10 @@ def test_a_number_of_processes_that_differs_from_the_mesh_is_refused(monkeypatch
 def test_axes_that_do_not_fit_are_refused(changes, words):
     with pytest.raises(ConfigError, match=words):
         load_config(None, {f"parallelism.{key}": value for key, value in changes.items()})
+
+
+def test_a_name_is_drawn_anew_each_time():
+    names = {Processes.alone().draw_name() for _ in range(100)}
+
+    assert len(names) == 100
+    assert all(re.fullmatch("job-[0-9a-f]{16}", name) for name in names)

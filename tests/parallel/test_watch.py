@@ -115,6 +115,50 @@ def test_a_silent_rank_is_reported_as_lost(tmp_path):
     assert "rank 1 on elsewhere has not been heard of for 1 s" in output_of(start(tmp_path, silent=1.0))
 
 
+FAILS_BECAUSE_OF_RANK_1 = """
+import json
+state = {"host": %(host)r, "pid": 1, "step": 17, "doing": "x", "beat": 1.0, "dead": True, "gone": %(gone)r}
+Path(sys.argv[1], "rank_1.json").write_text(json.dumps(state))
+raise RuntimeError("connection lost")
+"""
+HERE = socket.gethostname()
+
+
+@pytest.mark.parametrize(
+    ("host", "gone", "is_blamed"),
+    [
+        ("elsewhere", [1e12, 0.0], True),
+        ("elsewhere", [0.0, 1e12], False),
+        (HERE, [0.0, 1e12], True),  # its wall clock jumped
+        (HERE, [1e12, 0.0], False),
+    ],
+)
+def test_a_rank_that_fails_names_the_one_that_died_before_it(tmp_path, host, gone, is_blamed):
+    text = output_of(start(tmp_path, does=FAILS_BECAUSE_OF_RANK_1 % {"host": host, "gone": gone}), 1)
+
+    assert text.rstrip().endswith("RuntimeError: connection lost")
+    assert (f"mindpangu: error: rank 0: rank 1 on {host} (process 1) is dead" in text) == is_blamed
+
+
+def test_a_stopped_rank_is_named_when_the_others_have_waited_too_long(tmp_path):
+    other(tmp_path, stopped=True)
+    text = output_of(start(tmp_path, timeout=1.5))
+
+    assert "rank 1 on elsewhere (process 1) is stopped (SIGSTOP); kill -CONT continues it" in text
+
+
+def test_a_rank_that_was_stopped_can_be_continued_whenever(tmp_path):
+    process = start(tmp_path, timeout=1.5, does="time.sleep(1)")
+    wait_for(lambda: published(tmp_path, 0).get("step") == 18)
+    process.send_signal(signal.SIGSTOP)
+    wait_for(lambda: published(tmp_path, 0).get("stopped"))
+    time.sleep(2.5)
+
+    process.send_signal(signal.SIGCONT)
+
+    assert output_of(process, 0) == ""
+
+
 def test_an_activity_that_takes_too_long_is_named(tmp_path):
     other(tmp_path)
     text = output_of(start(tmp_path, timeout=1.5, does=WAITS_WITH_THE_LOCK))
@@ -150,7 +194,7 @@ def test_ctrl_c_is_published_as_keyboard_interrupt(tmp_path):
 def test_a_rank_continues_when_its_watcher_is_killed(tmp_path):
     process = start(tmp_path, does="[(time.sleep(0.02), watch.report_status(step=step)) for step in range(150)]")
     wait_for(lambda: published(tmp_path, 0))
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
 
     os.kill(int(children[0]), signal.SIGKILL)
 

@@ -5,8 +5,10 @@ The stand-in for Python answers the verbs of the command line and logs them. msr
 """
 
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -26,24 +28,57 @@ case "$1 $2" in
         if [ "$1" = config ]; then
             case "${{*: -1}}" in
                 context.device_target) echo "${{DEVICE:-CPU}}" ;;
-                run_folder) echo "${{RUN_FOLDER:-results/trial}}" ;;
+                run_folder) echo "$RUN_FOLDER" ;;
                 training.restarts) echo "${{RESTARTS:-0}}" ;;
             esac
             exit 0
         fi
         echo "$*" >> "$LOGS/verbs"
-        if [ "$1" = "${{SLOW_VERB:-}}" ]; then trap "exit 0" INT; touch "$LOGS/started"; sleep 5 & wait; fi
+        if [ "$1" = "${{SLOW_VERB:-}}" ]; then exec {sys.executable} "$SLOW_PROGRAM"; fi
         if [ "$1" = "${{BAD_VERB:-}}" ]; then exit 7; fi ;;
 esac
+"""
+# the verb SLOW_VERB: notes its process id, and the signals that it gets; "saves" after the first one; has a child
+SLOW_PROGRAM = """
+import os, signal, subprocess, sys, time
+
+def note(name, text):
+    with open(os.path.join(os.environ["LOGS"], name), "a") as log:
+        print(text, file=log)
+
+def stop(number, frame):
+    received.append(number)
+    note("signals", signal.Signals(number).name)
+    if len(received) == 2 and "STUBBORN" not in os.environ:
+        sys.exit(128 + number)
+
+received = []
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(number) != signal.SIG_IGN:
+        signal.signal(number, stop)
+note("child", subprocess.Popen(["sleep", "60"]).pid)
+note("started", os.getpid())
+end = time.monotonic() + float(os.environ.get("SLOW_SECONDS", 60))
+while time.monotonic() < end and (not received or "STUBBORN" in os.environ):
+    time.sleep(0.02)
+time.sleep(float(os.environ.get("SAVING_SECONDS", 0.3)))
+note("saved", "checkpoint")
+sys.exit(128 + received[0] if received and "MS_ROLE" not in os.environ else 0)
 """
 # logs its last arguments to "msrun", those of all its runs to "msruns", and what its workers would inherit
 MSRUN = """#!/usr/bin/env bash
 printf '%s\\n' "$@" > "$LOGS/msrun"
 echo "$*" >> "$LOGS/msruns"
 if [ -n "${MSRUN_STEPS:-}" ]; then echo "{}" >> "$MSRUN_STEPS/metrics.jsonl"; fi
-if [ -n "${MSRUN_STOPPED:-}" ]; then touch "$MSRUN_STOPPED/.stopped"; fi
+if [ -n "${MSRUN_STOPPED:-}" ]; then echo 143 > "$MSRUN_STOPPED/.stopped"; fi
+if [ -n "${MSRUN_SAYS:-}" ]; then echo "$MSRUN_SAYS" >&2; fi
 env | grep -E '^(HCCL|ASCEND|GLOG|OMP)' > "$LOGS/env"
 command -v python > "$LOGS/worker"
+if [ -n "${SLOW_RANK:-}" ]; then exec "$SLOW_RANK" -c '
+import os, subprocess, sys
+subprocess.Popen(["sleep", "60"], env=os.environ | {"MS_ROLE": "MS_SCHED"})
+rank = [sys.executable, os.environ["SLOW_PROGRAM"]]
+sys.exit(subprocess.call(rank, env=os.environ | {"MS_ROLE": "MS_WORKER"}, start_new_session=True))'; fi
 exit "${MSRUN_EXIT:-0}"
 """
 _HAS_ASCEND = Path("/usr/local/Ascend").exists() or any(Path("/dev").glob("davinci[0-9]*"))
@@ -62,7 +97,12 @@ class Machine:
             path.mkdir()
         self.add_program("python", PYTHON)
         self.add_program("python3", PYTHON)
-        self.variables = {"MINDPANGU_PYTHON": str(self.bin / "python")}
+        self.add_program("slow.py", SLOW_PROGRAM)
+        self.variables = {
+            "MINDPANGU_PYTHON": str(self.bin / "python"),
+            "SLOW_PROGRAM": str(self.bin / "slow.py"),
+            "RUN_FOLDER": str(folder / "run"),
+        }
 
     def add_program(self, name: str, text: str = "#!/bin/sh\n") -> None:
         (self.bin / name).write_text(text)
@@ -78,9 +118,49 @@ class Machine:
         path = f"{self.bin}:/usr/bin:/bin"
         return {"PATH": path, "HOME": str(self.folder), "LOGS": str(self.logs), **self.variables, **variables}
 
-    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    def start_job(self, *arguments: str, ignored: int | None = None, **variables: str) -> subprocess.Popen:
+        """Starts the main job in a new session, and returns when its slow stage has begun.
+
+        Args:
+            ignored: a signal that is ignored at the start, as nohup ignores SIGHUP.
+        """
+
+        def set_signals() -> None:
+            # a shell that runs the tests in the background makes them ignore Ctrl-C
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if ignored is not None:
+                signal.signal(ignored, signal.SIG_IGN)
+
         command = ["bash", str(PROJECT / "recipes/run_910.sh"), *arguments]
-        return subprocess.run(command, env=self.environment(**variables), capture_output=True, text=True, timeout=60)
+        with (self.logs / "output").open("w") as output:
+            job = subprocess.Popen(
+                command,
+                env=self.environment(**variables),
+                start_new_session=True,
+                stdout=output,
+                stderr=output,
+                preexec_fn=set_signals,
+            )
+        self.wait_for_stage(job)
+        return job
+
+    def wait_for_stage(self, job: subprocess.Popen) -> None:
+        """Waits until the slow stage has begun."""
+        deadline = time.monotonic() + 30
+        while not self.log_lines("started"):
+            assert job.poll() is None, (self.logs / "output").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def orphans(self) -> list[str]:
+        """Returns the process ids of the slow stage and its child that still run."""
+        pids = [*self.log_lines("started"), *self.log_lines("child")]
+        return [pid for pid in pids if _is_running(pid)]
+
+    def run(self, *arguments: str, cwd: Path = PROJECT, **variables: str) -> subprocess.CompletedProcess:
+        command = ["bash", str(PROJECT / "recipes/run_910.sh"), *arguments]
+        environment = self.environment(**variables)
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
 
     def log_lines(self, name: str) -> list[str]:
         path = self.logs / name
@@ -89,6 +169,13 @@ class Machine:
     def msrun_options(self) -> dict[str, str]:
         options = [line.removeprefix("--") for line in self.log_lines("msrun") if "=" in line]
         return dict(option.split("=", 1) for option in options)
+
+
+def _is_running(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
 
 
 class Clone(Machine):

@@ -55,7 +55,7 @@ def test_an_extra_is_added_and_kept(clone):
 
 def test_a_changed_pyproject_is_installed_again_with_the_same_extras(clone):
     clone.prepare("dev")
-    with open(clone.project / "pyproject.toml", "a") as file:
+    with open(clone.project / "pyproject.toml", "a", encoding="utf-8") as file:
         file.write("# changed\n")
 
     clone.prepare()

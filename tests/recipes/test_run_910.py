@@ -1,12 +1,10 @@
 """recipes/run_910.sh runs the stages of the main job in order: on the CPU, on one NPU, and on a cluster with msrun."""
 
-import os
-import signal
-import subprocess
-import time
+import socket
+from unittest.mock import ANY
 
 import pytest
-from stand_ins import PROJECT, without_ascend
+from stand_ins import PROJECT, PYTHON, without_ascend
 
 GENERATE_STAGE = "generate --every-domain --temperature 0.6 --top-k 20"
 STAGES = ["tokenizer train", "data prepare", "routing build", "train", "evaluate", GENERATE_STAGE]
@@ -84,26 +82,6 @@ def test_a_failing_stage_ends_the_job_with_its_exit_code(machine, verb):
     assert machine.log_lines("verbs")[-1].split()[0] == verb
 
 
-def test_nothing_starts_after_ctrl_c_even_if_the_stage_succeeds(machine):
-    command = ["bash", str(PROJECT / "recipes/run_910.sh")]
-    job = subprocess.Popen(
-        command,
-        env=machine.environment(SLOW_VERB="train"),
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        # a shell that runs the tests in the background makes them ignore Ctrl-C
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-    deadline = time.monotonic() + 20
-    while not (machine.logs / "started").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(job.pid, signal.SIGINT)
-
-    assert job.wait(timeout=20) == 130
-    assert machine.log_lines("verbs")[-1].startswith("train ")
-
-
 @without_ascend
 def test_a_configuration_for_npus_is_refused_without_them_before_anything_starts(machine):
     done = machine.run("--config", "recipes/pangu_sigma_node.yaml", DEVICE="Ascend")
@@ -111,6 +89,51 @@ def test_a_configuration_for_npus_is_refused_without_them_before_anything_starts
     assert done.returncode == 1
     assert "recipes/pangu_sigma_node.yaml asks for context.device_target Ascend. No NPU" in done.stderr
     assert machine.log_lines("verbs") == []
+
+
+def test_a_configuration_is_looked_for_where_the_user_stands_first(machine, tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "my.yaml").touch()
+
+    assert machine.run("--config", "my.yaml", cwd=here).returncode == 0
+
+    assert machine.log_lines("verbs")[0].endswith(f"--config {here}/my.yaml")
+
+
+def test_the_projects_recipes_are_found_from_everywhere(machine, tmp_path):
+    assert machine.run("--config", "recipes/cpu_smoke.yaml", cwd=tmp_path).returncode == 0
+
+    assert machine.log_lines("verbs")[0].endswith("--config recipes/cpu_smoke.yaml")
+
+
+def test_a_configuration_that_is_nowhere_says_where_was_looked(machine, tmp_path):
+    done = machine.run("--config", "my.yaml", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert done.stderr == f"error: there is no file my.yaml in {tmp_path} and none in {PROJECT}\n"
+    assert machine.log_lines("python") == []
+
+
+def test_other_paths_that_exist_where_the_user_stands_are_meant(machine, tmp_path):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "my.model").touch()
+    options = ["--load", "weights", "--data.tokenizer", "my.model", "--training.output_dir=~/runs"]
+
+    assert machine.run(*options, cwd=tmp_path).returncode == 0
+
+    (verb,) = [verb for verb in machine.log_lines("verbs") if "--load" in verb]
+    assert verb.endswith(f"--data.tokenizer {tmp_path}/my.model --training.output_dir ~/runs --load {tmp_path}/weights")
+
+
+def test_the_variables_of_another_jobs_rank_do_not_reach_a_stage(machine):
+    machine.add_program("python", PYTHON.replace("shift 2\n", 'shift 2; env >> "$LOGS/env"\n'))
+
+    done = machine.run(RANK_ID="3", RANK_SIZE="4", MS_ROLE="MS_WORKER")
+
+    assert done.returncode == 0
+    assert done.stderr.count("RANK_ID=3 RANK_SIZE=4 MS_ROLE=MS_WORKER") == 1
+    assert not [line for line in machine.log_lines("env") if line.startswith(("RANK_", "MS_ROLE"))]
 
 
 @pytest.mark.parametrize("arguments", [["--resum"], ["steps"], ["--config"], ["--training.steps"], ["--steps=3"]])
@@ -153,9 +176,9 @@ def test_one_node_prepares_then_starts_msrun_over_all_its_npus(cluster):
         "local_worker_num": "8",
         "node_rank": "0",
         "master_addr": "127.0.0.1",
-        "master_port": "8118",
+        "master_port": ANY,  # a free one
         "cluster_time_out": "600",
-        "log_dir": "results/trial/msrun_log",
+        "log_dir": f"{cluster.folder}/run/msrun_log",
         "join": "True",
         "tail_worker_log": "0",
     }
@@ -223,6 +246,29 @@ def test_an_impossible_cluster_is_refused_before_anything_starts(cluster, variab
     assert done.returncode == 1
     assert next(iter(variables)) in done.stderr
     assert cluster.log_lines("verbs") == []
+
+
+def test_a_port_in_use_is_named_before_msrun_starts(cluster):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = str(listener.getsockname()[1])
+
+        done = cluster.run(MASTER_PORT=port)
+
+    assert done.returncode == 1
+    assert (
+        done.stderr == f"error: MASTER_PORT {port} is in use on this machine: set another one, the same on all nodes\n"
+    )
+    assert cluster.log_lines("msrun") == []
+
+
+def test_the_reason_of_msrun_is_shown_if_no_rank_gives_one(cluster, tmp_path):
+    done = cluster.run(MSRUN_EXIT="9", MSRUN_SAYS="no such network", RUN_FOLDER=str(tmp_path))
+
+    assert done.returncode == 9
+    assert done.stderr.startswith("no such network\n")
+    assert (tmp_path / "msrun_log" / "msrun_0.log").read_text() == "no such network\n"
 
 
 def test_one_npu_needs_no_msrun_and_runs_all_stages(cluster):

@@ -64,5 +64,5 @@ def test_a_training_that_the_user_stopped_is_not_started_again(machine, tmp_path
 
     done = run_cpu_cluster(machine, "2", MSRUN_EXIT="1", RESTARTS="2", **folders)
 
-    assert done.returncode == 130
+    assert done.returncode == 143
     assert len(machine.log_lines("msruns")) == 1

@@ -1,5 +1,7 @@
 """Assigning tokens to experts: evenness, balance, and independence of layers, domains, and streams."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -198,3 +200,41 @@ def test_unusable_counts_are_refused(counts_V, message):
         assign_balanced(counts_V, 4, np.random.default_rng(0), 0.5)
     with pytest.raises(RoutingError, match=message):
         assign_layers(counts_V, 4, 2, "zh", RoutingConfig(assignment="random"))
+
+
+def test_a_layer_that_is_drawn_again_does_not_change_between_versions():
+    """The fourth layer overlaps too much with those below in two draws, and keeps the third."""
+    counts_V = 10**6 // (np.arange(500) + 20)
+
+    experts_LV = assign_layers(counts_V, 64, 4, "zh", RoutingConfig(seed=7, assignment="balanced"))
+
+    assert experts_LV[3, :6].tolist() == [11, 24, 43, 34, 20, 41]
+    rng = assignment_rng(7, 3, "zh", attempt=2)
+    np.testing.assert_array_equal(experts_LV[3], assign_balanced(counts_V, 64, rng, RoutingConfig().jitter))
+
+
+@pytest.mark.parametrize("seed", [3, 8])
+def test_a_layer_is_compared_with_all_layers_below(seed):
+    """These layers, compared only with their neighbours, overlap 3 × chance."""
+    counts_V = 10**6 // (np.arange(500) + 20)
+    frequent = most_frequent_tokens(counts_V)
+
+    experts_LV = assign_layers(counts_V, 64, 5, "zh", RoutingConfig(seed=seed))
+
+    for above, below in itertools.combinations(experts_LV, 2):
+        assert grouping_overlap(above, below, frequent) <= 1.5
+
+
+def test_without_jitter_a_layer_is_drawn_once(monkeypatch):
+    """All draws group the frequent tokens alike, so more of them would only take time."""
+    attempts = []
+
+    def counted(seed, layer, domain_name, attempt=0):
+        attempts.append((layer, attempt))
+        return assignment_rng(seed, layer, domain_name, attempt)
+
+    monkeypatch.setattr("mindpangu.routing.assignment.assignment_rng", counted)
+
+    assign_layers(zipf_counts(300), 16, 2, "zh", RoutingConfig(jitter=0))
+
+    assert attempts == [(0, 0), (1, 0)]

@@ -53,6 +53,35 @@ def test_build_gives_each_layer_and_domain_its_own_array(assignment):
         assert not np.array_equal(arrays[0], arrays[1])
 
 
+@pytest.mark.parametrize(
+    ("assignment", "digest", "first_of_zh", "last_of_code"),
+    [
+        (
+            "random",
+            "6d92c7d5164a3fd0f4ca2ef40febb2c8",
+            [[3, 2, 0, 4, 1, 3], [3, 0, 1, 2, 4, 0], [4, 2, 3, 1, 0, 0]],
+            [3, 5, 4, 2, 6, 1],
+        ),
+        (
+            "balanced",
+            "a128c55677fd81b0c8adfefd614e298e",
+            [[1, 2, 3, 0, 4, 0], [0, 2, 3, 4, 1, 4], [4, 1, 0, 2, 3, 2]],
+            [1, 5, 4, 3, 5, 2],
+        ),
+    ],
+)
+def test_a_table_does_not_change_between_versions(assignment, digest, first_of_zh, last_of_code):
+    """A run keeps the table that it has saved. But equal configurations must give comparable runs in every version."""
+    counts = {name: 1000 // (np.arange(60 + 10 * index) + 2) ** 2 for index, name in enumerate(NAMES)}
+    assert (counts["code"][-6:] == 0).all()
+
+    table = build(counts=counts, assignment=assignment, seed=7)
+
+    assert [table.array(layer, "zh")[:6].tolist() for layer in range(3)] == first_of_zh
+    assert table.array(2, "code")[-6:].tolist() == last_of_code
+    assert table.digest == digest
+
+
 @settings(deadline=None)
 @given(st.sets(st.sampled_from(NAMES), min_size=1), st.sampled_from(["random", "balanced"]), st.integers(0, 99))
 def test_other_domains_never_change_a_table(names, assignment, seed):
@@ -282,3 +311,7 @@ def test_stacked_joins_domains_and_pads_short_vocabularies():
         np.testing.assert_array_equal(stacked_LDV[layer, 0], table.array(layer, "code"))
         np.testing.assert_array_equal(stacked_LDV[layer, 1, :70], table.array(layer, "zh"))
     assert not stacked_LDV[:, 1, 70:].any()
+
+
+def test_stacked_is_as_wide_as_the_largest_vocabulary_in_the_slots():
+    assert build().stacked(["zh", "zh"]).shape == (3, 2, 70)

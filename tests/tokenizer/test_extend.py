@@ -19,7 +19,7 @@ def trained(**settings):
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines * 9),
         model_writer=model,
-        vocab_size=60,
+        vocab_size=400,
         hard_vocab_limit=False,
         minloglevel=2,
         num_threads=1,
@@ -52,6 +52,26 @@ def test_the_verb_writes_the_extended_model(tmp_path, capsys):
     assert main(["tokenizer", "extend", "--model", str(source), "--out", str(out)]) == 0
 
     assert Tokenizer.load(out).control_id("<python>") > 0
+
+
+def test_the_verb_says_what_the_model_loses(tmp_path, capsys):
+    source = tmp_path / "small.model"
+    settings = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "byte_fallback": True}
+    lossless = trained(model_type="unigram", **settings)
+    losses = {
+        "": {},
+        "changes characters to others (nmt_nfkc)": {"normalization_rule_name": "nmt_nfkc"},
+        "removes repeated blanks": {"remove_extra_whitespaces": True},
+        "become <unk>": {"byte_fallback": False},
+    }
+
+    for words, change in losses.items():
+        source.write_bytes(trained(model_type="unigram", **settings | change) if change else lossless)
+        assert main(["tokenizer", "extend", "--model", str(source), "--out", str(tmp_path / "new.model")]) == 0
+        out = capsys.readouterr().out
+
+        assert words in out
+        assert ("does not keep all text" in out) == bool(words)
 
 
 def test_the_verb_refuses_a_missing_option_or_file(tmp_path, capsys):

@@ -1,5 +1,7 @@
 """Training a tokenizer: reproducible bytes, the layout of its ids, and helpful errors."""
 
+import re
+
 import pytest
 
 from mindpangu.errors import DataError, TokenizerError
@@ -43,14 +45,16 @@ def test_code_takes_few_tokens(tokenizer):
 @pytest.mark.parametrize(
     ("texts", "arguments", "message"),
     [
-        (
-            TEXTS,
-            {"vocab_size": 9000},
-            r"model.vocab_size 9000 on this text: .*too high .* value <= \d+. Remedy: change",
-        ),
-        (TEXTS, {"vocab_size": 300}, r"model.vocab_size 300 on this text: .*smaller than"),
+        (TEXTS, {"vocab_size": 9000}, r"vocab_size 9000 on this text: it yields (\d+) pieces. Set .* to \1 or less"),
+        (TEXTS, {"vocab_size": 300}, r"vocab_size 300 on this text: its characters .* need (\d+) .* to \1 or more"),
+        (TEXTS, {"vocab_size": 1 << 40}, "vocab_size 1099511627776 on this text: .+"),
         ([], {}, "no text to train"),
         (["", ""], {}, "no text to train"),
+        (["\n\n"], {}, "all of it is blank lines"),
+        (["\x00"], {}, "control characters"),
+        (["▅▅"], {}, "U\\+2585"),
+        (["<eot>"], {}, "no text to train"),
+        ([*TEXTS, "a\ud800b"], {}, "lone surrogate U\\+D800"),
         (TEXTS, {"control_tokens": ["<cn>"]}, "lack <eot>"),
         (TEXTS, {"control_tokens": ["<eot>", "<eot>"]}, "<eot> is already defined"),
     ],
@@ -69,6 +73,54 @@ def test_an_error_raised_by_the_text_is_passed_on(tmp_path):
 
     with pytest.raises(DataError, match="max_bad_records"):
         train(tmp_path / "m", broken())
+
+
+def test_the_size_that_a_message_asks_for_works(tmp_path):
+    for size in (300, 9000):
+        with pytest.raises(TokenizerError) as refused:
+            train(tmp_path / "m", vocab_size=size)
+        (wanted,) = re.findall(r"Set model.vocab_size to (\d+)", str(refused.value))
+
+        assert train(tmp_path / "m", vocab_size=int(wanted)).vocab_size == int(wanted)
+
+
+def letters_learned(tmp_path, lines, letters, vocab_size=400):
+    """Trains on the lines and much other text, and returns the letters that got pieces."""
+    tokenizer = train(tmp_path / "m", [*TEXTS, *lines], vocab_size)
+    return [letter for letter in letters if tokenizer.is_text(tokenizer.encode(letter)[-1])]
+
+
+def test_no_character_makes_sentencepiece_skip_its_line(tmp_path, monkeypatch):
+    """The kind of U+2585: every character of the first 12,000, and every special token, with a letter of its own."""
+    monkeypatch.setitem(training._SETTINGS, "character_coverage", 1.0)
+    monkeypatch.setitem(training._SETTINGS, "hard_vocab_limit", False)
+    others = [*map(chr, range(0x2FE0)), "<unk>", "<pad>", "<eot>", "<s>", "<reserved_0>", "<0x41>", "⁇", "\ufffd"]
+    letters = [chr(0x20000 + index) for index in range(len(others))]
+    lines = [f"{other} {letter} {other}{letter}\n" for other, letter in zip(others, letters, strict=True)]
+
+    learned = letters_learned(tmp_path, lines, letters, 30_000)
+
+    assert set(letters) - set(learned) == set()
+
+
+@pytest.mark.parametrize("line", ["▅가▅▅나\n", "가 ▅ 나", "▅" * 9 + "가나"])
+def test_text_around_a_reserved_character_is_learned_and_the_character_is_counted(tmp_path, capsys, line):
+    learned = letters_learned(tmp_path, [line] * 40, ["가", "나"])
+
+    assert learned == ["가", "나"]
+    assert f"tokenizer: {40 * line.count('▅')} × ▅ (U+2585)" in capsys.readouterr().out
+
+
+def test_real_text_with_reserved_characters_is_learned_like_the_text_without(sample_texts, tmp_path, capsys):
+    plain = train(tmp_path / "plain", sample_texts[:8], 700)
+    marked = train(tmp_path / "marked", [text.replace("\n", "▅\n") for text in sample_texts[:8]], 700)
+
+    pieces = [{each.piece(index) for index in range(each.vocab_size)} for each in (plain, marked)]
+
+    assert len(pieces[0] & pieces[1]) > 0.95 * len(pieces[0])
+    assert "U+2585" in capsys.readouterr().out
+    for text in ("a▅b", "\x00x\x1f", "\x85", "⁇", *sample_texts[:5]):
+        assert marked.decode(marked.encode(text)) == text
 
 
 def test_training_is_quiet(tmp_path, capfd):

@@ -9,8 +9,8 @@ import pytest
 from mindpangu.config import load_config
 from mindpangu.data import Loader
 from mindpangu.errors import TrainingError
-from mindpangu.train.callbacks import read_metrics
 from mindpangu.train.loss_scale import LossScale
+from mindpangu.train.metrics import read_metrics
 from mindpangu.train.run import open_run, set_device, train
 from mindpangu.train.step import TrainStep
 

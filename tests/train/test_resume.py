@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from mindpangu.config import load_config
-from mindpangu.errors import CheckpointError, DataError, TrainingError
-from mindpangu.train.callbacks import read_metrics
+from mindpangu.errors import CheckpointError, DataError, InUseError, TrainingError
+from mindpangu.train.metrics import read_metrics
 from mindpangu.train.run import open_run, set_device, train
 from mindpangu.train.step import TrainStep
 
@@ -56,6 +56,20 @@ SCHEDULES = {
 }
 
 
+MAY_DIFFER = {
+    "experts__staging": "true",
+    "checkpoint__save_steps": "5",
+    "checkpoint__keep_last": "1",
+    "checkpoint__async_save": "false",
+    "monitor__log_steps": "4",
+    "monitor__heldout_samples": "2",
+    "parallelism__optimizer_sharding": "false",
+    "parallelism__exchange": "node",
+    "parallelism__timeout": "77",
+}
+"""Keys that may change when a run resumes, and change no bit of it."""
+
+
 @pytest.mark.parametrize(
     "schedule",
     [
@@ -76,7 +90,7 @@ def test_stop_and_resume_equals_one_run(tiny_run, tmp_path, schedule):
     changes = {"training__run_name": "other", "lr_scheduler__decay_steps": "6"}
     run_training(overrides, training__steps="3", experts__mode="device", **changes)
     assert len(losses(other)) == 3
-    _, messages = run_training(overrides, resume=True, experts__staging="true", **changes)
+    _, messages = run_training(overrides, resume=True, **MAY_DIFFER, **changes)
     assert "resumed from" in messages[0]
     assert losses(other) == expected
     assert weights(other) == final
@@ -111,6 +125,8 @@ def test_metrics_after_the_checkpoint_are_computed_again(tiny_run):
 
     assert sorted(losses(folder)) == [1, 2, 3, 4, 5, 6]
     assert [record["step"] for record in read_metrics(metrics)] == [1, 2, 3, 4, 5, 6]
+    (kept,) = folder.glob("metrics.jsonl.kept_aside-*")
+    assert [json.loads(line)["step"] for line in kept.read_text().splitlines()] == [5]
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +215,35 @@ def test_an_existing_training_is_not_overwritten(finished):
     assert weights(folder) == before
 
 
+def test_a_run_whose_only_checkpoint_is_damaged_is_neither_restarted_nor_overwritten(finished, tmp_path):
+    overrides, folder = copy_of(finished, tmp_path)
+    (checkpoint,) = (folder / "checkpoint").glob("iteration_*")
+    (checkpoint / "manifest.json").unlink()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    for resume in (True, False):
+        with pytest.raises(TrainingError, match=r"iteration_00000002 without a manifest.json, so .* start at step 1"):
+            run_training(overrides, resume)
+
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_restarts_and_keeps_its_records(finished, tmp_path):
+    overrides, folder = copy_of(finished, tmp_path)
+    shutil.rmtree(folder / "checkpoint")
+    records = (folder / "metrics.jsonl").read_bytes()
+
+    with pytest.raises(TrainingError, match=r"names that of step 2\. Copy the checkpoints back; or start anew"):
+        run_training(overrides, resume=True, training__steps="1")
+    (folder / "latest_checkpointed_iteration.txt").unlink()  # a run without a checkpoint has none
+    _, messages = run_training(overrides, resume=True, training__steps="1")
+
+    assert "starting at step 1" in messages[0]
+    assert any("kept as metrics.jsonl.kept_aside-1" in message for message in messages)
+    assert (folder / "metrics.jsonl.kept_aside-1").read_bytes() == records
+    assert sorted(losses(folder)) == [1]
+
+
 def test_load_starts_a_new_run_from_the_weights(finished, tiny_run):
     _, source = finished
     overrides, folder = tiny_run
@@ -281,9 +326,9 @@ def test_two_trainings_do_not_share_a_folder(finished):
     import fcntl
 
     overrides, folder = finished
-    with open(folder / ".train.lock", "w") as lock:
+    with open(folder / ".train.lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(TrainingError, match="another process is training in"):
+        with pytest.raises(InUseError, match="is being trained by another process"):
             run_training(overrides, resume=True)
 
 
@@ -346,6 +391,7 @@ def test_killed_runs_resume_exactly(tiny_run):
     expected = losses(folder)
     shutil.rmtree(folder / "checkpoint")
     (folder / "metrics.jsonl").unlink()
+    (folder / "latest_checkpointed_iteration.txt").unlink()
 
     kill_and_resume(overrides, folder, expected, kills=2, seed=0)
 
@@ -365,6 +411,7 @@ def test_thirty_random_kills_resume_exactly(tiny_run):
     expected = losses(folder)
     shutil.rmtree(folder / "checkpoint")
     (folder / "metrics.jsonl").unlink()
+    (folder / "latest_checkpointed_iteration.txt").unlink()
 
     kill_and_resume(overrides, folder, expected, kills=30, seed=int(os.environ.get("SEED", 0)))
 
@@ -380,7 +427,7 @@ def test_a_signal_saves_a_checkpoint_first(tiny_run):
 
     rest, _ = process.communicate(timeout=120)
 
-    assert process.returncode == 130
+    assert process.returncode == 143
     assert "with --resume to continue" in rest
 
     last = max(losses(folder))

@@ -1,8 +1,15 @@
-"""A run: what its caller can add to the training."""
+"""A run: what its caller can add to the training, and whose weights it loads."""
 
+from types import SimpleNamespace
+
+import pytest
+
+from mindpangu.checkpoint import CheckpointWriter
+from mindpangu.checkpoint.directory import remove
 from mindpangu.config import load_config
+from mindpangu.errors import CheckpointError
 from mindpangu.train.callbacks import Callback
-from mindpangu.train.run import open_run, set_device, train
+from mindpangu.train.run import _load_weights, open_run, set_device, train
 
 
 class Recorder(Callback):
@@ -34,3 +41,75 @@ def test_a_callers_callback_sees_every_step(tiny_run):
     steps = [("step", step) for step in range(1, 7)]
     assert [call[:2] for call in recorder.calls] == [("start", 1), *steps, ("end",)]
     assert all(0 < loss < 10 for _, _, loss in recorder.calls[1:-1])
+
+
+class Ranks:
+    """The ranks of a job as this one sees them: what the first rank's newest step is, and on how many further attempts
+    another rank fails to load."""
+
+    def __init__(self, first_rank_step=None, other_failures=0):
+        self.first_rank_step = first_rank_step
+        self.other_failures = other_failures
+
+    def from_first_rank(self, number):
+        return self.first_rank_step or number
+
+    def any_rank(self, flag):
+        self.other_failures -= 1
+        return flag or self.other_failures >= 0
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A run folder with checkpoints of steps 1 to 3."""
+    for step in (1, 2, 3):
+        with CheckpointWriter(tmp_path / "checkpoint", step) as writer:
+            writer.write("a.bin", b"content")
+    return tmp_path
+
+
+def load(monkeypatch, path, processes, on_load=lambda reader: None):
+    steps = []
+
+    def load_weights(reader, model):
+        steps.append(reader.step)
+        on_load(reader)
+
+    monkeypatch.setattr("mindpangu.train.run.load_weights", load_weights)
+    reader = _load_weights(path, SimpleNamespace(processes=processes))
+    return reader.step, steps
+
+
+def test_all_ranks_load_the_checkpoint_of_the_first_rank(saved, monkeypatch):
+    """A checkpoint may be saved between the moments at which two ranks look for the newest."""
+    assert load(monkeypatch, saved, Ranks(first_rank_step=2)) == (2, [2])
+
+
+def test_all_ranks_load_again_if_one_of_them_found_it_removed(saved, monkeypatch):
+    assert load(monkeypatch, saved, Ranks(other_failures=2)) == (3, [3, 3, 3])
+
+
+def test_weights_that_are_pruned_while_they_are_loaded_are_loaded_from_the_newest(saved, monkeypatch):
+    def prune(reader):
+        if reader.step > 1:
+            remove(reader.folder)
+            raise CheckpointError("a.bin cannot be read")
+
+    assert load(monkeypatch, saved, Ranks(), prune) == (1, [3, 2, 1])
+
+
+def test_weights_that_are_always_pruned_end_in_one_message(saved, monkeypatch):
+    with pytest.raises(CheckpointError, match="removed faster than they can be loaded; load a copy of one"):
+        load(monkeypatch, saved, Ranks(other_failures=100))
+
+
+def test_weights_of_another_model_are_refused_at_once(saved, monkeypatch):
+    steps = []
+
+    def refuse(reader):
+        steps.append(reader.step)
+        raise CheckpointError("another model")
+
+    with pytest.raises(CheckpointError, match="another model"):
+        load(monkeypatch, saved, Ranks(), refuse)
+    assert steps == [3]

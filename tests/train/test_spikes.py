@@ -32,6 +32,19 @@ def test_a_spike_is_skipped_and_not_recorded():
     accept_steady_steps(guard, 20)
 
 
+def test_sigma_scales_the_limit_and_zero_removes_it():
+    def skips(sigma):
+        guard = SpikeGuard(sigma, window=4)
+        for loss in (1.0, 3.0, 1.0, 3.0):  # mean 2, standard deviation 1
+            guard.history["loss"].append(loss)
+            guard.history["global_norm"].append(1.0)
+        return guard.reason_to_skip({"loss": 2.75, "global_norm": 1.0}) is not None
+
+    assert skips(0.5)
+    assert not skips(1.0)
+    assert not skips(0.0)
+
+
 def test_a_loaded_state_restores_the_decision():
     guard = SpikeGuard(sigma=6, window=16)
     accept_steady_steps(guard, 12)

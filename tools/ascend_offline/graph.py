@@ -41,7 +41,7 @@ class Node:
 def read_graph(path: Path) -> list[Node]:
     """Returns the nodes in the order of the file, in which every value is defined before it is used."""
     nodes = []
-    for line, types in pairwise(path.read_text().splitlines()):
+    for line, types in pairwise(path.read_text(encoding="utf-8").splitlines()):
         match = _NODE.match(line)
         if match is None:
             continue
@@ -100,7 +100,7 @@ def inputs(path: Path) -> tuple[dict[str, int], list[int]]:
     """Returns the inputs of a graph: (Parameter name → bytes, bytes of each other input in order)."""
     parameters = {}
     others = []
-    for line in path.read_text().split("\nNode counting", 1)[0].splitlines():
+    for line in path.read_text(encoding="utf-8").split("\nNode counting", 1)[0].splitlines():
         if not line.startswith("%para"):
             continue
         if name := re.search(r"ref_key=([^,>]+)", line):

@@ -11,6 +11,7 @@ from mindpangu.config import Config, load_config, to_result_inputs
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data.corpus import expand_patterns
 from mindpangu.files import read_json
+from mindpangu.signals import StopOnSignal, Stopped, exit_code
 from mindpangu.stage import ResultFile, hash_files
 
 _NO_KEYS: Mapping[str, object] = {}
@@ -77,14 +78,21 @@ class Runs:
 
 
 def mindpangu(*words: str) -> None:
-    """Runs a verb and shows its output only if it fails. On Ctrl-C, lets it save its checkpoint and exits."""
+    """Runs a verb and shows its output only if it fails. Passes a signal on, lets the verb save, and exits."""
     command = [sys.executable, "-m", "mindpangu", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipe = subprocess.PIPE
+    # in a session of its own, the verb gets a signal once, even if it was sent to the whole group
+    with (
+        StopOnSignal(patience=0),
+        subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process,
+    ):
         try:
             printed, errors = process.communicate()
-        except KeyboardInterrupt:  # the verb receives it too
+        except Stopped as stopped:
+            process.send_signal(stopped.signum)
             process.communicate()
-            sys.exit("stopped; run the same command to resume")
+            print("stopped; run the same command to resume", file=sys.stderr)
+            sys.exit(exit_code(stopped.signum))
     if process.returncode:
         sys.exit(f"mindpangu {' '.join(words)}\n{printed}{errors}")
 

@@ -2,20 +2,24 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ecss_bench.curve import PAPER_RATIO, ratios
 from ecss_bench.records import Record
+from mindpangu.figures import write_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def draw(records: Sequence[Record], file: Path) -> None:
     """Plots the records of one curve to a file."""
-    import matplotlib
+    write_figure(file, (12, 4.5), lambda figure: _draw(figure, records))
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
+def _draw(figure: "Figure", records: Sequence[Record]) -> None:
     ecss, full = ([r for r in records if r.mode == mode] for mode in ("host_ecss", "host_full"))
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.5))
+    left, right = figure.subplots(1, 2)
     for rows, colour in ((full, "#888888"), (ecss, "#3465a4")):
         tokens = [each.tokens_per_step for each in rows]
         left.plot(tokens, [each.step_s for each in rows], "o", color=colour, label=f"{rows[0].mode}, measured")
@@ -31,6 +35,3 @@ def draw(records: Sequence[Record], file: Path) -> None:
         axes.set_xscale("log", base=2)
         axes.set_xlabel("tokens per step")
         axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)

@@ -5,28 +5,37 @@
 #include <cstdint>
 #include <cstring>
 
-// dav-c100 is the core of Ascend 910A, dav-c220 that of 910B and 910_93. A kernel may ask for the macro, as under CANN.
-#ifndef __CCE_AICORE__
-#error "compile with -D__CCE_AICORE__=100 (ascend910) or 220 (ascend910b, ascend910_93)"
+// dav-c100 is the core of Ascend 910A, dav-c220 that of 910B and 910_93. A kernel may ask for it, as under CANN: older
+// versions of CANN define __CCE_AICORE__, those of 2026 __NPU_ARCH__, and the emulator either of them.
+#if !defined(__NPU_ARCH__) && !defined(__CCE_AICORE__)
+#error "compile with -D__NPU_ARCH__=1001 or -D__CCE_AICORE__=100 (ascend910), or with 2201 or 220 (ascend910b, _93)"
+#endif
+#if __NPU_ARCH__ == 1001 || __CCE_AICORE__ == 100
+#define EMULATOR_DAV_C100 1
+#else
+#define EMULATOR_DAV_C100 0
 #endif
 
 namespace emulator {
 
 struct Chip {
   const char* name;        // as in AddConfig
-  int architecture;        // __CCE_AICORE__
   uint32_t vector_cores;   // that a kernel without matrix products may use
   uint64_t ub_bytes;       // size of a core's unified buffer that tiling sees: without the compiler's share
   uint32_t events;         // number of flags of one kind (from pipe, to pipe): QUE_MAX_EVENT
-  bool hardware_sync_all;  // SyncAll() without a workspace
+  bool hardware_sync_all;  // SyncAll() without a workspace, in kernels of a type that has it
+  bool kernel_types;       // KERNEL_TASK_TYPE_DEFAULT
   bool bfloat16;           // supported by the vector unit
 };
 
 constexpr Chip kChips[] = {
-    {"ascend910", 100, 32, 256 * 1024, 4, false, false},
-    {"ascend910b", 220, 48, 192 * 1024 - 256, 8, true, true},
-    {"ascend910_93", 220, 48, 192 * 1024 - 256, 8, true, true},
+    {"ascend910", 32, 256 * 1024, 4, false, false, false},
+    {"ascend910b", 48, 192 * 1024 - 256, 8, true, true, true},
+    {"ascend910_93", 48, 192 * 1024 - 256, 8, true, true, true},
 };
+
+// The name of a chip with the core that this is compiled for.
+constexpr const char* kCompiledFor = EMULATOR_DAV_C100 ? "ascend910" : "ascend910b";
 
 // The chip of this name, or nullptr.
 inline const Chip* find_chip(const char* name) {

@@ -109,6 +109,7 @@ class Core {
   std::vector<Access> accesses;       // of global memory, since the last SyncAll
   Counters counters;
   int outstanding_tensors = 0;
+  bool type_has_sync_all = false;  // the type of kernel that was stated has the hardware SyncAll
 
  private:
   void check_id(EventKind kind, int id) {

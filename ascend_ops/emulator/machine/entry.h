@@ -92,8 +92,7 @@ EMULATOR_EXPORT int emulator_aot(int count, void** data, int* ranks, int64_t** s
   }
   std::vector<Counters> counters(kMostCores);
   char problem[1024];
-  const char* chip = __CCE_AICORE__ == 100 ? "ascend910" : "ascend910b";
-  if (emulator_run(chip, 0, tensors.data(), num_inputs, tensors.data() + num_inputs, count - num_inputs,
+  if (emulator_run(kCompiledFor, 0, tensors.data(), num_inputs, tensors.data() + num_inputs, count - num_inputs,
                    counters.data(), problem, sizeof problem) < 0)
     throw std::runtime_error(std::string(EMULATOR_OPERATOR) + " in the emulator: " + problem);
   for (int i = num_inputs; i < count; ++i) std::memcpy(data[i], tensors[i].data, bytes_of(tensors[i]));

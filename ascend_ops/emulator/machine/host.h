@@ -88,7 +88,7 @@ class Call {
     for (size_t i = 0; i < inputs_.size(); ++i)
       arrays.push_back({definition_.inputs[i].name, inputs_[i].data, bytes_of(inputs_[i])});
     for (size_t i = 0; i < outputs.size(); ++i) {
-      const bool zeroed = definition_.outputs[i].zeroed;
+      const bool zeroed = on_chip(definition_.outputs[i], false).zeroed;
       if (zeroed && !tiling.initialises_outputs())
         violate(rule::kHost, "%s is to be zeroed, which needs SetNeedAtomic(true)",
                 definition_.outputs[i].name.c_str());

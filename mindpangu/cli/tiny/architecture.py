@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mindpangu.config import Config
 from mindpangu.errors import ConfigError
+from mindpangu.locks import locked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +89,8 @@ def run(options: argparse.Namespace, config: Config) -> int:
         return 0
     if options.out is None:
         raise ConfigError("a search needs --out; or give --list to print the points")
-    sample = load_or_draw_points(config, space, options.points, options.seed, options.out)
-    print(format_points(sample.points))
-    succeeded = search(config, sample, options.out, options.processes, options.keep_checkpoints)
+    with locked(options.out):
+        sample = load_or_draw_points(config, space, options.points, options.seed, options.out)
+        print(format_points(sample.points))
+        succeeded = search(config, sample, options.out, options.processes, options.keep_checkpoints)
     return 0 if succeeded else 1

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mindpangu.config import Config
 from mindpangu.errors import ConfigError
+from mindpangu.locks import locked
 from mindpangu.user_input import parse_number
 
 
@@ -57,15 +58,16 @@ def run(options: argparse.Namespace, config: Config) -> int:
     missing = [name for name in ("rates", "tokens", "out") if getattr(options, name) is None]
     if missing:
         raise ConfigError(f"a sweep needs --{missing[0]}; or give --rule to print the learning rates of the rule")
-    succeeded = sweep(
-        config,
-        batches,
-        _rates(options.rates),
-        from_words("--tokens", options.tokens),
-        options.out,
-        options.processes,
-        options.keep_checkpoints,
-    )
+    with locked(options.out):
+        succeeded = sweep(
+            config,
+            batches,
+            _rates(options.rates),
+            from_words("--tokens", options.tokens),
+            options.out,
+            options.processes,
+            options.keep_checkpoints,
+        )
     return 0 if succeeded else 1
 
 

@@ -73,13 +73,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, config: Config) -> None:
+    from mindpangu.lifecycle.output import claimed
+
+    with claimed(options.out):
+        _run(options, config)
+
+
+def _run(options: argparse.Namespace, config: Config) -> None:
     from tqdm import tqdm
 
     from mindpangu.checkpoint import CheckpointReader, SavedState
     from mindpangu.data import TokenShards
     from mindpangu.lifecycle.blueprint import Blueprint
     from mindpangu.lifecycle.build import build
-    from mindpangu.lifecycle.output import require_free
     from mindpangu.lifecycle.prune import prune, require_child
     from mindpangu.tiny.inheritance.inheriting import Selection, inherit
     from mindpangu.tiny.inheritance.learned_mask import MaskTraining
@@ -88,7 +94,6 @@ def run(options: argparse.Namespace, config: Config) -> None:
 
     mask = MaskTraining(steps=options.mask_steps, seed=config.training.seed)
     selection = Selection(options.neurons, options.calibration_batches, options.keep_first, options.keep_last, mask)
-    require_free(options.out)
     reader = CheckpointReader(options.parent)
     parent = Blueprint.from_checkpoint(reader)
     require_child(parent, config)

@@ -7,7 +7,8 @@ continues on these batches with the same weights, optimizer state and step numbe
 
   mindpangu tiny rounds --checkpoint output/cpu_smoke --rounds 2 --rate 0.5 --parts 8
 
-Losses and samples are saved in rounds/ of the run folder. Ctrl-C saves a checkpoint; --resume continues from it.
+Losses and samples are saved in rounds/ of the run folder. Ctrl-C, SIGTERM, and SIGHUP save a checkpoint; --resume
+continues from it.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from mindpangu.config import Config, require_one_process
 from mindpangu.config.run_folder import RunFolder
+from mindpangu.signals import describe, exit_code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,13 +93,16 @@ def run(options: argparse.Namespace, config: Config) -> int:
         print(f"rounds: up to date, round {round_settings.rounds} is done ({folder.checkpoints})")
         return 0
     from mindpangu.tiny.rounds.training import train_rounds
+    from mindpangu.train.loop import TrainingStopped
     from mindpangu.train.report import write_report
 
-    finished = train_rounds(config, round_settings, options.resume)
+    try:
+        train_rounds(config, round_settings, options.resume)
+    except TrainingStopped as stopped:
+        write_report(folder)
+        print(f"rounds: {describe(stopped.signum)}; run the same command with --resume to continue")
+        return exit_code(stopped.signum)
     write_report(folder)
-    if not finished:
-        print("rounds: stopped; run the same command with --resume to continue")
-        return 130
     files = "loss.png, report.md, metrics.jsonl, checkpoint/"
     print(f"rounds: round {round_settings.rounds} is done → {folder.root} ({files})")
     return 0

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from mindpangu.cli.option_types import glob_pattern
 from mindpangu.config import Config, resolve
 from mindpangu.errors import ConfigError
+from mindpangu.locks import locked
 from mindpangu.user_input import parse_integer
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, config: Config) -> None:
+    with locked(options.out):
+        _run(options, config)
+
+
+def _run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.tiny.tokenizer.compaction import COUNTS, TOKENIZER, compact_tokenizer
     from mindpangu.tiny.tokenizer.documents import FileDocuments, RunDocuments
     from mindpangu.tokenizer import Tokenizer

@@ -10,6 +10,7 @@ checkpoint.proto). This module knows only the fields that it needs:
 A file may end in "crc_num" and ten bytes, the CRC-32 of everything before it.
 """
 
+import math
 import mmap
 import zlib
 from collections.abc import Iterator
@@ -19,9 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from mindpangu.errors import CheckpointError
+from mindpangu.untrusted import open_file, show
 
 _DTYPES = {"Float16": np.float16, "Float32": np.float32, "Float64": np.float64, "Int32": np.int32, "Int64": np.int64}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+_MOST_VALUES = 1 << 16
+_MOST_FIELDS = 64  # of a value or a tensor, which have one for each axis of the shape
+_MOST_AXES = 8
+_LONGEST_NAME = 400  # bytes
 _PIECE = 1 << 28  # bytes of content in one value
 _CHUNK = 1 << 22
 _CHECKSUM = b"crc_num"
@@ -56,8 +62,9 @@ class MindSporeFile:
         self.path = path
         self._tensors: dict[str, _Stored] = {}
         try:
-            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-                self._index(view, _end_of_values(view))
+            with open_file(path, follow_link=True) as file:
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+                    self._index(view, _end_of_values(view))
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
         except ValueError as error:  # also from mmap, for an empty file
@@ -83,24 +90,26 @@ class MindSporeFile:
         stored = self._tensors[name]
         if stored.dtype not in _DTYPES:
             raise CheckpointError(f"{self.path}: {name} is of type {stored.dtype}; known: {', '.join(_DTYPES)}")
-        values = np.empty(stored.shape, _DTYPES[stored.dtype])
+        dtype = np.dtype(_DTYPES[stored.dtype])
+        needed = math.prod(stored.shape) * dtype.itemsize
         found = sum(map(len, stored.ranges))
-        if found != values.nbytes:
+        if found != needed:  # before any memory is taken for it
             raise CheckpointError(
                 f"{self.path}: {name} has {found} bytes, its shape {list(stored.shape)} of {stored.dtype} needs "
-                f"{values.nbytes}; download or copy the file again"
+                f"{needed}; download or copy the file again"
             )
+        values = np.empty(stored.shape, dtype)
         content = values.reshape(-1).data.cast("B")
         at = 0
-        with open(self.path, "rb") as file:
+        with open_file(self.path, follow_link=True) as file:
             for span in stored.ranges:
                 file.seek(span.start)
-                file.readinto(content[at : at + len(span)])
+                file.readinto(content[at : at + len(span)])  # type: ignore[attr-defined]
                 at += len(span)
         return values
 
     def _index(self, view: mmap.mmap, end: int) -> None:
-        for number, value in _fields(view, range(end)):
+        for number, value in _fields(view, range(end), _MOST_VALUES):
             if number != 1 or not isinstance(value, range):
                 raise ValueError(f"found field {number} where a tensor was expected")
             fields = dict(_fields(view, value))
@@ -114,6 +123,8 @@ class MindSporeFile:
             for item, found in _fields(view, tensor):
                 if item == 1:
                     shape += [found] if isinstance(found, int) else _varints(view, found)
+                    if len(shape) > _MOST_AXES:
+                        raise ValueError(f"{name} has more than {_MOST_AXES} axes")
                 elif item == 2:
                     dtype = _text(view, found)
                 elif item == 3:
@@ -121,7 +132,7 @@ class MindSporeFile:
             whole_shape = () if shape == [0] else tuple(shape)  # earlier versions of MindSpore write scalars as [0]
             stored = self._tensors.setdefault(name, _Stored(dtype, whole_shape))
             if (stored.dtype, stored.shape) != (dtype, whole_shape):
-                raise ValueError(f"it has {name} twice")
+                raise ValueError(f"it has {name} twice, in two forms")
             stored.ranges.append(content)
 
 
@@ -156,15 +167,20 @@ def _end_of_values(view: mmap.mmap) -> int:
     return end
 
 
-def _fields(view: mmap.mmap, message: range) -> Iterator[tuple[int, int | range]]:
+def _fields(view: mmap.mmap, message: range, most: int = _MOST_FIELDS) -> Iterator[tuple[int, int | range]]:
     """Yields the number and the value of each field of a message. The value of a field that is not a varint is its
     range.
 
     Raises:
-        ValueError: a field ends after the message, or has a wire type that checkpoints do not use.
+        ValueError: a field ends after the message, or has a wire type that checkpoints do not use, or there are more
+            than `most` fields.
     """
     at = message.start
+    count = 0
     while at < message.stop:
+        count += 1
+        if count > most:
+            raise ValueError(f"the message at byte {message.start} has more than {most:,} fields")
         key, at = _read_varint(view, at, message.stop)
         number = key >> 3
         wire_type = key & 7
@@ -198,8 +214,10 @@ def _read_varint(view: mmap.mmap, at: int, stop: int) -> tuple[int, int]:
 
 
 def _varints(view: mmap.mmap, packed: range) -> list[int]:
-    values = []
+    values: list[int] = []
     at = packed.start
+    if len(packed) > 10 * _MOST_AXES:
+        raise ValueError(f"a list of {len(packed):,} bytes where a shape was expected")
     while at < packed.stop:
         value, at = _read_varint(view, at, packed.stop)
         values.append(value)
@@ -208,7 +226,10 @@ def _varints(view: mmap.mmap, packed: range) -> list[int]:
 
 def _text(view: mmap.mmap, value: int | range) -> str:
     span = _require_range(value)
-    return view[span.start : span.stop].decode()  # a UnicodeDecodeError is a ValueError
+    text = view[span.start : min(span.stop, span.start + _LONGEST_NAME)].decode()  # UnicodeDecodeError is a ValueError
+    if len(span) > _LONGEST_NAME or not text.isprintable():
+        raise ValueError(f"it has the name {show(text)}; allowed: printable, up to {_LONGEST_NAME} bytes")
+    return text
 
 
 def _require_range(value: int | range) -> range:

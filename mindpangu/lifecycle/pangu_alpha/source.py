@@ -7,6 +7,7 @@
 Tensors are read on demand, one at a time.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.pangu_alpha.mindspore_file import MindSporeFile
 from mindpangu.lifecycle.pangu_alpha.strategy import Layout, owners, read_strategy
 from mindpangu.lifecycle.pangu_alpha.weights import OLD_NAMES, SEPARATE_FILES, is_training_state
+from mindpangu.untrusted import open_file, reason, show_text
 
 
 class PanguAlphaSource:
@@ -49,7 +51,7 @@ class PanguAlphaSource:
         self._stored, self.skipped = _current_names(self._files[0])
         for file in self._files[1:]:
             self._require_same_tensors(file)
-        self._tables = {name: folder / file for name, file in SEPARATE_FILES.items() if (folder / file).is_file()}
+        self._tables = {name: folder / file for name, file in SEPARATE_FILES.items() if os.path.lexists(folder / file)}
 
     @property
     def names(self) -> set[str]:
@@ -179,6 +181,10 @@ def _current_names(file: MindSporeFile) -> tuple[dict[str, str], list[str]]:
 
 def _load_table(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a complete .npy file: {error}") from None
+        open_file(path, follow_link=True).close()
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy reads the header as Python, and raises whatever that raises
+        raise CheckpointError(f"{path} is not a complete .npy file: {show_text(reason(error))}") from None
+    if not isinstance(table, np.memmap):  # a zip archive
+        raise CheckpointError(f"{path} is not a .npy file")
+    return table

@@ -21,6 +21,10 @@ import numpy as np
 
 from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.pangu_alpha.weights import is_training_state
+from mindpangu.untrusted import read_bytes, reason, show, show_text
+
+_FILE_LIMIT = 1 << 26  # bytes
+_MOST_AXES = 8
 
 Index = tuple[tuple[int, ...], int]
 """A slice of a tensor: its index along each axis, and its index among the optimizer shards."""
@@ -80,6 +84,9 @@ def owners(layout: Layout) -> dict[Index, int]:
     Raises:
         ValueError: no rank holds some of the slices.
     """
+    num_slices = math.prod(layout.splits) * layout.num_shards
+    if num_slices > layout.num_ranks:
+        raise ValueError(f"its {layout.num_ranks} ranks lack {num_slices - layout.num_ranks:,} slices or more")
     first: dict[Index, int] = {}
     for rank in range(layout.num_ranks):
         first.setdefault(layout.index(rank), rank)
@@ -101,9 +108,9 @@ def read_strategy(path: Path) -> dict[str, Layout]:
 
     strategy = ParallelStrategyMap()
     try:
-        strategy.ParseFromString(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"strategy file {path} cannot be read: {error.strerror}") from None
+        strategy.ParseFromString(read_bytes(path, _FILE_LIMIT, follow_link=True))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"strategy file {path} cannot be read: {reason(error)}") from None
     except DecodeError:
         raise CheckpointError(f"{path} is not a strategy file of MindSpore, or is cut off") from None
     layouts = {}
@@ -113,14 +120,14 @@ def read_strategy(path: Path) -> dict[str, Layout]:
         try:
             layouts[item.param_name] = _layout(item.parallel_layouts)
         except ValueError as error:
-            raise CheckpointError(f"strategy file {path}: the layout of {item.param_name}: {error}") from None
+            name = show_text(item.param_name)
+            raise CheckpointError(f"strategy file {path}: the layout of {name}: {error}") from None
     if not layouts:
         raise CheckpointError(f"{path} is not a strategy file of MindSpore: it names no weights")
     ranks = {layout.num_ranks for layout in layouts.values()}
     if len(ranks) > 1:
-        raise CheckpointError(
-            f"strategy file {path} has layouts of {sorted(ranks)} ranks; expected the same number for all"
-        )
+        found = ", ".join(map(show, sorted(ranks)[:4]))
+        raise CheckpointError(f"strategy file {path} has layouts of [{found}] ranks; expected the same number for all")
     return layouts
 
 
@@ -132,8 +139,10 @@ def _layout(stored: Any) -> Layout:
         raise ValueError("its slices differ in size, which is not supported")
     devices = tuple(stored.dev_matrix[0].dim)
     tensor_map = tuple(stored.tensor_map[0].dim)
-    if not devices or 0 in devices:
+    if not devices or min(devices) < 1:
         raise ValueError("it has no ranks")
+    if max(len(devices), len(tensor_map)) > _MOST_AXES:
+        raise ValueError(f"it has {max(len(devices), len(tensor_map)):,} axes; allowed: at most {_MOST_AXES}")
     if any(axis not in range(-1, len(devices)) for axis in tensor_map):
         raise ValueError(f"its map {list(tensor_map)} names axes that the ranks {list(devices)} do not have")
     layout = Layout(devices, tuple(-1 if axis < 0 else len(devices) - 1 - axis for axis in tensor_map))

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mindpangu.figures import plot
 from mindpangu.tiny.architecture.points import Point
 from mindpangu.tiny.architecture.ranking import Correlation, mean_ranks
 from mindpangu.tiny.trials.trial import TrialResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DIMENSIONS = ("depth", "width", "expansion")
 MEASURES = {
@@ -121,20 +125,19 @@ def format_outcomes(outcomes: Sequence[Outcome]) -> str:
 
 def plot_outcomes(outcomes: Sequence[Outcome], path: Path) -> None:
     """Plots the held-out loss over depth, width and expansion, coloured by decoding speed, as PNG."""
-    # imported here because matplotlib is slow to import; a Figure without pyplot needs no display
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
-    panels = figure.subplots(1, len(DIMENSIONS), sharey=True)
-    losses = [outcome.measures["bits_per_byte"] for outcome in outcomes]
-    speeds = [outcome.measures["decode_tokens_per_s"] for outcome in outcomes]
-    for panel, dimension in zip(panels, DIMENSIONS, strict=True):
-        values = [getattr(outcome.point, dimension) for outcome in outcomes]
-        dots = panel.scatter(values, losses, c=speeds, cmap="viridis", s=36, edgecolors="0.3", linewidths=0.4)
-        panel.set_xlabel(dimension)
-        panel.set_title(f"ρ = {Correlation.between(values, losses)}", fontsize=10)
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("held-out bits per byte")
-    figure.colorbar(dots, ax=panels, label="decoding tokens/s")
-    figure.savefig(path, format="png", dpi=120)
+    def draw(figure: "Figure") -> None:
+        panels = figure.subplots(1, len(DIMENSIONS), sharey=True)
+        losses = [outcome.measures["bits_per_byte"] for outcome in outcomes]
+        speeds = [outcome.measures["decode_tokens_per_s"] for outcome in outcomes]
+        for panel, dimension in zip(panels, DIMENSIONS, strict=True):
+            values = [getattr(outcome.point, dimension) for outcome in outcomes]
+            dots = panel.scatter(values, losses, c=speeds, cmap="viridis", s=36, edgecolors="0.3", linewidths=0.4)
+            panel.set_xlabel(dimension)
+            panel.set_title(f"ρ = {Correlation.between(values, losses)}", fontsize=10)
+            panel.grid(alpha=0.3)
+            panel.spines[["top", "right"]].set_visible(False)
+        panels[0].set_ylabel("held-out bits per byte")
+        figure.colorbar(dots, ax=panels, label="decoding tokens/s")
+
+    plot(path, (12, 3.8), draw)

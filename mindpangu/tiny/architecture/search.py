@@ -46,7 +46,7 @@ class _SavedPoint:
 
 
 @dataclass(frozen=True)
-class _SavedPoints:
+class SavedPoints:
     """The content of points.json, without its inputs."""
 
     points: list[_SavedPoint]
@@ -96,7 +96,7 @@ def load_or_draw_points(
     settings = {"space": space.to_dict(), "points": num_points, "seed": seed, "config": config_settings}
     file = require_same_search(folder, POINTS, settings)
     if file.is_current():
-        points = [point.to_point() for point in file.read(_SavedPoints).points]
+        points = [point.to_point() for point in file.read(SavedPoints).points]
     return Sample(points, file)
 
 

@@ -3,16 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mindpangu.config import Config
+from mindpangu.figures import plot
 from mindpangu.files import scratch_files, write_json, write_text_atomically
 from mindpangu.model.coupling import unit_shapes
 from mindpangu.model.parameter_count import count_parameters, in_words
 from mindpangu.tiny.inheritance.inheriting import Inheritance, Selection
 from mindpangu.tiny.inheritance.layers import Window
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REPORT = "report.json"
 TABLE = "report.txt"
@@ -92,26 +96,26 @@ def _window_rows(windows: Sequence[Window], removed: Sequence[int], num_layers: 
 
 def plot_windows(inheritance: Inheritance, path: Path) -> None:
     """Plots the loss over the position of the skipped window, one line per window size, as PNG."""
-    # imported here because matplotlib is slow to import; a Figure without pyplot needs no display
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    panel = figure.subplots()
-    for size in sorted({window.size for window in inheritance.windows}):
-        windows = [window for window in inheritance.windows if window.size == size]
-        middles = [np.mean(window.layers) for window in windows]
-        label = f"{size} layer{'s' if size > 1 else ''}"
-        panel.plot(middles, [window.loss for window in windows], "o-", markersize=4, linewidth=1.2, label=label)
-    panel.axhline(inheritance.full_loss, color="0.4", linewidth=1, linestyle="--", label="none")
-    last = max((layer for window in inheritance.windows for layer in window.layers), default=0)
-    for layer in set(range(last + 1)) - set(inheritance.kept.layers):
-        panel.axvspan(layer - 0.5, layer + 0.5, color="0.9", linewidth=0)
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.set_xlabel("middle of the window (layer, counted from 0; grey: removed)")
-    panel.set_ylabel("loss (nats per token)")
-    panel.set_title("loss when consecutive layers are skipped", fontsize=10)
-    panel.legend(title="skipped", frameon=False, fontsize=8)
-    panel.grid(alpha=0.3)
-    panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, format="png", dpi=120)
+    def draw(figure: "Figure") -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        panel = figure.subplots()
+        for size in sorted({window.size for window in inheritance.windows}):
+            windows = [window for window in inheritance.windows if window.size == size]
+            middles = [np.mean(window.layers) for window in windows]
+            label = f"{size} layer{'s' if size > 1 else ''}"
+            panel.plot(middles, [window.loss for window in windows], "o-", markersize=4, linewidth=1.2, label=label)
+        panel.axhline(inheritance.full_loss, color="0.4", linewidth=1, linestyle="--", label="none")
+        last = max((layer for window in inheritance.windows for layer in window.layers), default=0)
+        for layer in set(range(last + 1)) - set(inheritance.kept.layers):
+            panel.axvspan(layer - 0.5, layer + 0.5, color="0.9", linewidth=0)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.set_xlabel("middle of the window (layer, counted from 0; grey: removed)")
+        panel.set_ylabel("loss (nats per token)")
+        panel.set_title("loss when consecutive layers are skipped", fontsize=10)
+        panel.legend(title="skipped", frameon=False, fontsize=8)
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+
+    plot(path, (6.4, 3.8), draw)

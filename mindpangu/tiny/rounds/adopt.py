@@ -1,6 +1,5 @@
 """Adopts a finished first round from another run folder. Does not load MindSpore."""
 
-import shutil
 from collections.abc import Callable
 
 from mindpangu.checkpoint import CheckpointReader, SavedState, clean_interrupted, refuse_differences
@@ -8,8 +7,11 @@ from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import TrainingError
 from mindpangu.files import link_folder
+from mindpangu.locks import locked
 from mindpangu.tiny.rounds.files import RoundSample, sample_file
 from mindpangu.tiny.rounds.progress import RoundsProgress
+from mindpangu.train.metrics import copy_metrics
+from mindpangu.train.start import refuse_incomplete_checkpoints
 
 
 def adopt(source: CheckpointReader, config: Config, log: Callable[[str], None] = print) -> None:
@@ -23,6 +25,7 @@ def adopt(source: CheckpointReader, config: Config, log: Callable[[str], None] =
         config: configuration of the run that adopts it.
 
     Raises:
+        InUseError: another process trains rounds in the run folder.
         CheckpointError: the round was trained with other settings.
         TrainingError: the checkpoint is not the end of a first round, its run folder is incomplete, or the run
             folder holds another training.
@@ -31,6 +34,13 @@ def adopt(source: CheckpointReader, config: Config, log: Callable[[str], None] =
     source_run = RunFolder(source.folder.parent.parent)
     if folder.root.resolve() == source_run.root.resolve():
         return
+    with locked(folder.rounds, busy=f"{folder.root} is being trained in rounds"):
+        _adopt(source, source_run, config, folder, log)
+
+
+def _adopt(
+    source: CheckpointReader, source_run: RunFolder, config: Config, folder: RunFolder, log: Callable[[str], None]
+) -> None:
     progress = RoundsProgress.from_checkpoint(source)
     if progress.round != 1:
         raise TrainingError(
@@ -47,6 +57,7 @@ def adopt(source: CheckpointReader, config: Config, log: Callable[[str], None] =
         _require_started_from(existing, source, folder)
         return
     refuse_differences(source, config, SavedState.read(source).digests)
+    refuse_incomplete_checkpoints(folder)
     clean_interrupted(folder.checkpoints)
     names = ["tokenizer", "data", "routing"] if config.model.rre_layers else ["tokenizer", "data"]
     for name in names:
@@ -55,8 +66,7 @@ def adopt(source: CheckpointReader, config: Config, log: Callable[[str], None] =
     for name in names:
         if not (folder.root / name).exists():
             link_folder(source_run.root / name, folder.root / name)
-    if source_run.metrics.exists():
-        shutil.copy(source_run.metrics, folder.metrics)
+    copy_metrics(source_run.metrics, folder.metrics, source.step, log)
     link_folder(source.folder, folder.checkpoints / source.folder.name)
     log(f"rounds: took round 1 from {source.folder}")
 

@@ -12,10 +12,11 @@ from mindpangu.config import Config
 from mindpangu.data import Batch, Loader, TokenShards
 from mindpangu.errors import TrainingError
 from mindpangu.language_model import LanguageModel, load_model
+from mindpangu.signals import StopOnSignal, Stopped
 from mindpangu.tiny.rounds.files import BatchLosses, RoundSample
 from mindpangu.tiny.rounds.progress import digests_of
-from mindpangu.train.callbacks import read_metrics
-from mindpangu.train.loop import StopOnSignal, name_batches
+from mindpangu.train.loop import name_batches
+from mindpangu.train.metrics import read_metrics
 from mindpangu.train.run import set_device
 
 SAVE_SECONDS = 10.0
@@ -32,10 +33,8 @@ def frozen_losses(reader: CheckpointReader, config: Config, shards: TokenShards,
         round: number of the round that ended with the checkpoint.
         path: the file for the losses.
 
-    Returns:
-        The losses; incomplete if a signal stopped the computation.
-
     Raises:
+        Stopped: a signal stopped the computation; the losses so far are saved.
         CheckpointError: the checkpoint is damaged, or its data, tokenizer, table or settings are not this run's.
         TrainingError: a loss is not finite, or the file is damaged or belongs to another checkpoint.
     """
@@ -62,6 +61,8 @@ def frozen_losses(reader: CheckpointReader, config: Config, shards: TokenShards,
                 saved_at = time.monotonic()
     losses = _with_values(losses, values)
     losses.save(path)
+    if stop.requested and not losses.is_complete:
+        raise Stopped(stop.requested)
     return losses
 
 

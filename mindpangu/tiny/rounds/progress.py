@@ -93,8 +93,9 @@ class RoundsProgress:
         Raises:
             CheckpointError: the checkpoint was not saved by a training.
         """
-        newest = latest_iteration(folder.checkpoints)
-        return None if newest is None else RoundsProgress.from_checkpoint(CheckpointReader(newest))
+        if latest_iteration(folder.checkpoints) is None:
+            return None
+        return RoundsProgress.from_checkpoint(CheckpointReader(folder.checkpoints))
 
     @staticmethod
     def from_checkpoint(reader: CheckpointReader) -> "RoundsProgress":

@@ -4,10 +4,8 @@ A round continues with the weights, the optimizer state and the step number of t
 resumes from its files: checkpoints, losses and samples.
 """
 
-import contextlib
-import fcntl
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -18,6 +16,7 @@ from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import Loader, LoaderState, ReplayLoader, TokenShards
 from mindpangu.domains import build_domains
 from mindpangu.errors import TrainingError
+from mindpangu.locks import locked
 from mindpangu.tiny.rounds.batch_losses import frozen_losses, recorded_losses
 from mindpangu.tiny.rounds.files import BatchLosses, RoundSample, losses_file, sample_file
 from mindpangu.tiny.rounds.progress import RoundSettings, RoundsProgress, digests_of, read_sample, with_steps
@@ -28,7 +27,7 @@ from mindpangu.train.schedule import learning_rate
 Log = Callable[[str], None]
 
 
-def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, log: Log = print) -> bool:
+def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, log: Log = print) -> None:
     """Trains all rounds in a run folder that has its tokenizer, data and routing table.
 
     Args:
@@ -37,10 +36,9 @@ def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, 
         resume: whether to resume in the middle of a round, bit for bit.
         log: receives messages for the user.
 
-    Returns:
-        False if a signal stopped the training; calling this again with `resume` continues it.
-
     Raises:
+        InUseError: another process trains rounds in the run folder.
+        Stopped: a signal stopped the training; calling this again with `resume` continues it.
         TrainingError: a round has begun but `resume` is not given, its settings have changed since, or a file of a
             round is damaged, missing, or belongs to another training.
         MindPanguError: see `train` and `open_run`.
@@ -49,31 +47,17 @@ def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, 
     settings.require_batches(config.training.steps)
     folder = RunFolder.from_config(config)
     set_device(config)
-    with _locked(folder):
-        if not _train_first_round(config, resume, log):
-            return False
+    with locked(folder.rounds, busy=f"{folder.root} is being trained in rounds"):
+        _train_first_round(config, resume, log)
         samples: list[RoundSample] = []
         for round in range(2, settings.rounds + 1):
             sample = _load_or_draw_sample(config, settings, round, samples, log)
-            if sample is None or not _train_round(config, settings, sample, resume, log):
-                return False
+            _train_round(config, settings, sample, resume, log)
             samples.append(sample)
-    return True
 
 
-@contextlib.contextmanager
-def _locked(folder: RunFolder) -> Iterator[None]:
-    folder.rounds.mkdir(parents=True, exist_ok=True)
-    with open(folder.rounds / ".lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TrainingError(f"another process trains rounds in {folder.root}; wait for it or stop it") from None
-        yield
-
-
-def _train_first_round(config: Config, resume: bool, log: Log) -> bool:
-    """Runs the ordinary training unless it is finished. Returns False if a signal stopped it."""
+def _train_first_round(config: Config, resume: bool, log: Log) -> None:
+    """Runs the ordinary training unless it is finished."""
     folder = RunFolder.from_config(config)
     steps = config.training.steps
     progress = RoundsProgress.from_folder(folder)
@@ -84,15 +68,15 @@ def _train_first_round(config: Config, resume: bool, log: Log) -> bool:
                 "(training.steps); give that many steps"
             )
         refuse_differences(progress.reader, config, digests_of(config))
-        return True
+        return
     log(f"rounds: round 1, {steps} batches")
-    return train(open_run(config), resume, log=log) == steps
+    train(open_run(config), resume, log=log)
 
 
 def _load_or_draw_sample(
     config: Config, settings: RoundSettings, round: int, earlier: list[RoundSample], log: Log
-) -> RoundSample | None:
-    """Returns the saved sample of a round, or draws it. Returns None if a signal stopped computing the losses."""
+) -> RoundSample:
+    """Returns the saved sample of a round, or draws it."""
     folder = RunFolder.from_config(config)
     progress = RoundsProgress.from_folder(folder)
     assert progress is not None, "round 1 has a checkpoint"
@@ -112,8 +96,6 @@ def _load_or_draw_sample(
         return sample
     shards = TokenShards.open(folder.data, verify=True)
     losses = _batch_losses(config, settings, progress, earlier, shards, log)
-    if not losses.is_complete:
-        return None
     batches = draw_round(losses.losses_J, settings.rate, settings.parts, config.data.seed, round)
     sample = RoundSample(
         round=round,
@@ -163,13 +145,13 @@ def _states_before(config: Config, shards: TokenShards, batches: np.ndarray) -> 
     return states
 
 
-def _train_round(config: Config, settings: RoundSettings, sample: RoundSample, resume: bool, log: Log) -> bool:
-    """Trains a further round unless it is finished. Returns False if a signal stopped it."""
+def _train_round(config: Config, settings: RoundSettings, sample: RoundSample, resume: bool, log: Log) -> None:
+    """Trains a further round unless it is finished."""
     folder = RunFolder.from_config(config)
     progress = RoundsProgress.from_folder(folder)
     assert progress is not None, "round 1 has a checkpoint"
     if progress.round > sample.round:
-        return True
+        return
     if progress.round == sample.round:
         if progress.loader["sample"] != sample.digest:
             raise TrainingError(
@@ -177,7 +159,7 @@ def _train_round(config: Config, settings: RoundSettings, sample: RoundSample, r
                 f"{sample_file(folder.rounds, sample.round)}; copy that one back"
             )
         if progress.batch == len(sample):
-            return True
+            return
         if not resume:
             raise TrainingError(
                 f"{folder.root} already holds round {sample.round} up to batch {progress.batch} of {len(sample)}; "
@@ -189,7 +171,7 @@ def _train_round(config: Config, settings: RoundSettings, sample: RoundSample, r
         Loader(run.shards, run.model.domains, run.config), sample.round, sample.states, sample.digest, sample.begins_at
     )
     schedule = TrainingSchedule(loader, learning_rate_of_round(config, settings, sample))
-    return train(run, resume=True, log=log, schedule=schedule) == sample.last_step
+    train(run, resume=True, log=log, schedule=schedule)
 
 
 def learning_rate_of_round(config: Config, settings: RoundSettings, sample: RoundSample) -> Callable[[int], float]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindpangu.config import Config
-from mindpangu.files import scratch_files, write_json
+from mindpangu.files import scratch_files, write_durably, write_json
 from mindpangu.tiny.tokenizer.documents import Documents, Split
 from mindpangu.tiny.tokenizer.piece_counts import PieceCounts, count_pieces
 from mindpangu.tiny.tokenizer.piece_selection import PieceSelector
@@ -48,7 +48,7 @@ class Compaction:
             "sizes": [row.to_dict() for row in self.rows],
         }
         with scratch_files(out) as scratch:
-            (scratch / TOKENIZER).write_bytes(self.tokenizer.model_bytes)
+            write_durably(scratch / TOKENIZER, self.tokenizer.model_bytes)
             write_json(scratch / REPORT, report)
             plot_rows(self.rows, len(self.kept), scratch / CURVE)
 
@@ -84,12 +84,13 @@ def compact_tokenizer(
     for checked_size in (size, *compared_sizes):
         selector.require_size(checked_size)
     split = Split.draw(documents, config.data.heldout_fraction, config.data.seed)
+    if documents.left_out:
+        log(f"tokenizer: left out of the counts: {documents.left_out}")
     counts = PieceCounts.load(counts_file) if counts_file.is_file() else None
     if counts is None or not counts.matches(tokenizer, documents, split):
         if counts is not None:
             log(f"tokenizer: {counts_file} belongs to another text, split or tokenizer; counting again")
         counts = count_pieces(documents, split, tokenizer)
-        counts_file.parent.mkdir(parents=True, exist_ok=True)
         counts.save(counts_file)
     kept = selector.select(size, counts.train_V)
     model_config = config if with_model else None

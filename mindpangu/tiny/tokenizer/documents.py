@@ -41,6 +41,7 @@ class Documents(Protocol):
     Attributes:
         total_bytes: size of the files.
         bytes_read: bytes read by the latest iteration.
+        left_out: what the latest iteration left out, in words; "" if nothing.
         digest: hex hash of the files and of the settings that select text from them.
     """
 
@@ -49,6 +50,9 @@ class Documents(Protocol):
 
     @property
     def bytes_read(self) -> int: ...
+
+    @property
+    def left_out(self) -> str: ...
 
     @property
     def digest(self) -> str: ...
@@ -73,6 +77,11 @@ class RunDocuments:
     def bytes_read(self) -> int:
         return self._reader.bytes_read
 
+    @property
+    def left_out(self) -> str:
+        report = self._reader.report
+        return report.summary() if report.is_partial else ""
+
     def __iter__(self) -> Iterator[Document]:
         for record in self._reader:
             texts = tuple(text for _, text in record.parts)
@@ -96,10 +105,17 @@ class FileDocuments:
         self._fields = tuple(fields)
         self.total_bytes = sum(path.stat().st_size for path in self._files)
         self.bytes_read = 0
+        self._fields_without_text = 0
         self.digest = _digest(self._files, self._fields)
+
+    @property
+    def left_out(self) -> str:
+        count = self._fields_without_text
+        return f"{count:,} fields hold no text, but numbers, lists or objects" if count else ""
 
     def __iter__(self) -> Iterator[Document]:
         self.bytes_read = 0
+        self._fields_without_text = 0
         for path in self._files:
             try:
                 yield from (self._records if path.suffix == ".jsonl" else self._paragraphs)(path, text_lines(path))
@@ -118,7 +134,9 @@ class FileDocuments:
                 record = parse_record(_decode(line, location))
             except ValueError as error:
                 raise DataError(f"{location}: {error}; a jsonl file has one JSON object per line") from None
-            texts = tuple(record[name] for name in self._fields if isinstance(record.get(name), str))
+            values = [record[name] for name in self._fields if record.get(name) is not None]
+            texts = tuple(value for value in values if isinstance(value, str))
+            self._fields_without_text += len(values) - len(texts)
             if not texts:
                 raise DataError(
                     f"{location}: no text in the fields {', '.join(self._fields)}; this record has "

@@ -3,14 +3,18 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mindpangu.config import Config
+from mindpangu.figures import plot
 from mindpangu.model.parameter_count import count_parameters
 from mindpangu.tiny.tokenizer.documents import Documents, Split
 from mindpangu.tiny.tokenizer.piece_counts import PieceCounts
 from mindpangu.tiny.tokenizer.piece_selection import PieceSelector, coverage
 from mindpangu.tiny.tokenizer.usage import Usage, measure_usage
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,6 @@ def format_rows(rows: Sequence[Row], chosen: int) -> str:
 
 def plot_rows(rows: Sequence[Row], chosen: int, path: Path) -> None:
     """Plots coverage, bytes per token and, with a model, the embedding share over the size, as PNG."""
-    # imported here because matplotlib is slow to import; a Figure without pyplot needs no display
-    from matplotlib.figure import Figure
 
     coverages = [
         ("training text", "o-", [row.predicted for row in rows]),
@@ -120,15 +122,17 @@ def plot_rows(rows: Sequence[Row], chosen: int, path: Path) -> None:
     shares = [row.embedding_share for row in rows if row.embedding_share is not None]
     if shares:
         panels.append(("embedding, share of all parameters", [("", "o-", shares)]))
-    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
-    for panel, (title, lines) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        for label, style, values in lines:
-            panel.plot([row.size for row in rows], values, style, label=label, markersize=4, linewidth=1.2)
-        panel.axvline(chosen, color="0.6", linewidth=0.8, linestyle=":")
-        panel.set_xscale("log")
-        panel.set_xlabel("pieces")
-        panel.set_title(title, fontsize=10)
-        panel.grid(alpha=0.3)
-        if len(lines) > 1:
-            panel.legend(fontsize=8)
-    figure.savefig(path, format="png", dpi=120)
+
+    def draw(figure: "Figure") -> None:
+        for panel, (title, lines) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+            for label, style, values in lines:
+                panel.plot([row.size for row in rows], values, style, label=label, markersize=4, linewidth=1.2)
+            panel.axvline(chosen, color="0.6", linewidth=0.8, linestyle=":")
+            panel.set_xscale("log")
+            panel.set_xlabel("pieces")
+            panel.set_title(title, fontsize=10)
+            panel.grid(alpha=0.3)
+            if len(lines) > 1:
+                panel.legend(fontsize=8)
+
+    plot(path, (4.2 * len(panels), 3.4), draw)

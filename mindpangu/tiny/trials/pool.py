@@ -75,7 +75,8 @@ class _RunningProcesses:
         command = [sys.executable, *PROGRAM, str(trial.folder.root)]
         command += ["--inputs", json.dumps(trial.inputs)]
         command += ["--decode"] * trial.decode + ["--keep-checkpoint"] * trial.keep_checkpoint
-        with open(trial.log_file, "w") as log:
+        trial.log_file.unlink(missing_ok=True)
+        with open(trial.log_file, "x", encoding="utf-8") as log:
             with self._lock:
                 if self._stopped:
                     return "stopped"

@@ -5,51 +5,54 @@ saves a checkpoint, from which the next process resumes.
 """
 
 import argparse
-import contextlib
-import fcntl
 import json
+import math
 import os
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ascend_ops.native import OperatorError
-from mindpangu.checkpoint import CheckpointReader
+from mindpangu.checkpoint import CheckpointReader, latest_iteration, list_iterations
+from mindpangu.checkpoint.directory import remove
 from mindpangu.config import load_saved_config
 from mindpangu.data.prepare import prepare_routing
-from mindpangu.errors import MindPanguError
+from mindpangu.errors import MindPanguError, TrainingError
+from mindpangu.locks import locked
+from mindpangu.signals import StopOnSignal, Stopped, describe, exit_at_once, exit_code
 from mindpangu.stage import ResultFile
 from mindpangu.tiny.trials.measures import decoding_speed, final_loss, heldout_bits_per_byte, training_speed
 from mindpangu.tiny.trials.trial import RESULT
-from mindpangu.train.callbacks import read_metrics
+from mindpangu.train.metrics import read_metrics
 from mindpangu.train.run import open_run, set_device, train
 
 
-def run_trial(root: Path, result: ResultFile, decode: bool, keep_checkpoint: bool) -> bool:
+def run_trial(root: Path, result: ResultFile, decode: bool, keep_checkpoint: bool) -> None:
     """Trains a run folder, or resumes its training, and writes the measures to `result`.
 
     The file has `bits_per_byte` (mean over domains) and `heldout` (by domain), `train_tokens_per_s`,
     `decode_tokens_per_s` (null without `decode`), and `final_loss`.
 
-    Returns:
-        False if a signal stopped the training.
+    Raises:
+        TrainingStopped: a signal stopped the training.
     """
-    with _exclusive(root):
+    with locked(root / "trial", wait=math.inf):  # a process left over from a killed search may still be ending
         if result.is_current():
-            return True
+            return
         config = load_saved_config(root / "config.yaml")
         set_device(config)
         prepare_routing(config)
         run = open_run(config)
-        if train(run, resume=True) < config.training.steps:
-            return False
+        # the checkpoints of a finished trial are removed, so one that has to be measured again starts anew
+        train(run, resume=latest_iteration(run.folder.checkpoints) is not None)
         heldout = heldout_bits_per_byte(run.model, run.shards)
         records = read_metrics(run.folder.metrics)
+        if not records:
+            raise TrainingError(f"{run.folder.metrics} has no records; remove {root} to train it again")
         result.write(
             {
                 "bits_per_byte": float(np.mean([domain["bits_per_byte"] for domain in heldout])),
@@ -60,17 +63,10 @@ def run_trial(root: Path, result: ResultFile, decode: bool, keep_checkpoint: boo
             }
         )
         if not keep_checkpoint:
+            for checkpoint in list_iterations(run.folder.checkpoints):
+                remove(checkpoint)
             shutil.rmtree(run.folder.checkpoints)
             run.folder.latest.unlink(missing_ok=True)
-    return True
-
-
-@contextlib.contextmanager
-def _exclusive(root: Path) -> Iterator[None]:
-    """Waits until a process left over from a killed search has ended."""
-    with open(root / ".trial.lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _end_with_parent() -> None:
@@ -94,10 +90,15 @@ def main() -> int:
     _end_with_parent()
     result = ResultFile(options.folder / RESULT, json.loads(options.inputs))
     try:
-        return 0 if run_trial(options.folder, result, options.decode, options.keep_checkpoint) else 130
+        with StopOnSignal(patience=0):
+            run_trial(options.folder, result, options.decode, options.keep_checkpoint)
     except (MindPanguError, OperatorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(f"error: {describe(stopped.signum)}", file=sys.stderr)
+        exit_at_once(exit_code(stopped.signum))
+    return 0
 
 
 if __name__ == "__main__":

@@ -51,8 +51,20 @@ KERNEL(soft_sync_all_orders_cores, "", 4) {
   DataCopy(t.other[mine], a, 64);
 }
 
-#if __CCE_AICORE__ == 220
+#if !EMULATOR_DAV_C100
 KERNEL(hardware_sync_all, "", 4) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0);
+  Tensors t;
+  SyncAll();
+}
+
+KERNEL(hardware_sync_all_without_a_type_of_kernel, "sync-all", 4) {
+  Tensors t;
+  SyncAll();
+}
+
+KERNEL(hardware_sync_all_in_a_kernel_of_the_vector_cores_alone, "sync-all", 4) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   Tensors t;
   SyncAll();
 }
@@ -277,7 +289,7 @@ KERNEL(queues_with_more_flags_than_there_are, "event", 1) {
 
 KERNEL(a_flag_beyond_the_last, "event", 1) {
   Tensors t;
-  SetFlag<HardEvent::MTE2_V>(__CCE_AICORE__ == 100 ? 4 : 8);
+  SetFlag<HardEvent::MTE2_V>(EMULATOR_DAV_C100 ? 4 : 8);
 }
 
 // ---- uninitialised
@@ -512,10 +524,15 @@ KERNEL(a_barrier_of_the_scalar_unit, "chip", 1) {
   PipeBarrier<PIPE_S>();
 }
 
-#if __CCE_AICORE__ == 100
+#if EMULATOR_DAV_C100
 KERNEL(hardware_sync_all_that_is_not_there, "sync-all", 2) {
   Tensors t;
   SyncAll();
+}
+
+KERNEL(a_type_of_kernel_that_is_not_there, "chip", 1) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0);
+  Tensors t;
 }
 
 KERNEL(five_flags_of_a_kind, "event", 1) {

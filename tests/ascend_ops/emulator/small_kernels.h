@@ -60,7 +60,7 @@ using Bind = TQueBind<TPosition::VECIN, TPosition::VECOUT, 2>;
 int32_t* allocate() { return static_cast<int32_t*>(std::aligned_alloc(64, kWords * sizeof(int32_t))); }
 
 inline int run_all() {
-  const emulator::Chip& chip = *emulator::find_chip(__CCE_AICORE__ == 100 ? "ascend910" : "ascend910b");
+  const emulator::Chip& chip = *emulator::find_chip(emulator::kCompiledFor);
   memory = {allocate(), allocate(), allocate(), allocate()};
   for (const Kernel& kernel : kernels()) {
     const uint64_t bytes = kWords * sizeof(int32_t);

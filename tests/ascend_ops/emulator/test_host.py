@@ -86,7 +86,7 @@ def test_combine_takes_bfloat16_on_chips_that_have_it():
 def test_the_host_side_is_cpp_11(source):
     """CANN's template of an operator project may compile it as C++11."""
     includes = [f"-I{folder}" for folder in (HERE / "include", OPERATORS / "ascend", source.parent)]
-    command = [native.compiler(), "-std=c++11", "-fsyntax-only", "-w", "-D__CCE_AICORE__=220", *includes, str(source)]
+    command = [native.compiler(), "-std=c++11", "-fsyntax-only", "-w", "-D__NPU_ARCH__=2201", *includes, str(source)]
 
     done = subprocess.run(command, capture_output=True, text=True)
 
@@ -135,7 +135,7 @@ def test_a_configuration_without_its_flags_is_refused(tmp_path):
 
 
 def test_an_unwritable_folder_is_an_error(tmp_path):
-    with pytest.raises(emulator.EmulatorError, match=r"compile: emulated-rre_combine-100-.*\.so cannot be written to"):
+    with pytest.raises(emulator.EmulatorError, match=r"compile: emulated-rre_combine-1001-.*\.so cannot be written to"):
         emulator.compile_operator("rre_combine", "ascend910", folder=tmp_path / "missing")
 
 

@@ -126,7 +126,7 @@ def test_nothing_to_rank_is_an_error(config, tmp_path, fake_trials):
 
 def test_a_real_point_is_trained_and_measured_once(config, tmp_path):
     from mindpangu.data import HELDOUT, TokenShards
-    from mindpangu.train.callbacks import read_metrics
+    from mindpangu.train.metrics import read_metrics
 
     sample = load_or_draw_points(config, SPACE, 1, 0, tmp_path / "out", ignore)
     root = tmp_path / "out" / sample.points[0].name

@@ -19,6 +19,7 @@ from mindpangu.data import Loader, TokenShards
 from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError, ConfigError, DataError, TrainingError
 from mindpangu.language_model import load_model
+from mindpangu.signals import Stopped
 from mindpangu.tiny.rounds import batch_losses
 from mindpangu.tiny.rounds.adopt import adopt
 from mindpangu.tiny.rounds.batch_losses import recorded_losses
@@ -26,7 +27,7 @@ from mindpangu.tiny.rounds.files import BatchLosses, RoundSample, losses_file, s
 from mindpangu.tiny.rounds.progress import RoundSettings, RoundsProgress, is_done
 from mindpangu.tiny.rounds.sampling import draw_round
 from mindpangu.tiny.rounds.training import learning_rate_of_round, train_rounds
-from mindpangu.train.callbacks import read_metrics
+from mindpangu.train.metrics import read_metrics
 from mindpangu.train.run import open_run, train
 from mindpangu.train.schedule import learning_rate
 from mindpangu.train.step import TrainStep
@@ -44,7 +45,7 @@ def run_rounds(overrides, settings=SETTINGS, resume=False, **changes):
     """Trains all rounds; returns the messages."""
     messages = []
     config = load_config(None, overrides | {key.replace("__", "."): value for key, value in changes.items()})
-    assert train_rounds(config, settings, resume, messages.append)
+    train_rounds(config, settings, resume, messages.append)
     return messages
 
 
@@ -353,7 +354,8 @@ def test_a_signal_saves_the_losses_so_far(run_copy, monkeypatch):
 
     monkeypatch.setattr(batch_losses, "_loss", signal_and_compute)
 
-    assert not train_rounds(load_config(None, overrides), SETTINGS, log=lambda text: None)
+    with pytest.raises(Stopped):
+        train_rounds(load_config(None, overrides), SETTINGS, log=lambda text: None)
 
     assert len(BatchLosses.load(losses_file(folder / "rounds", 1)).losses_J) == 4
     assert CheckpointReader(folder).step == N
@@ -366,7 +368,7 @@ def test_a_finished_training_is_not_changed(two_rounds):
 
     assert is_done(config, SETTINGS)
     assert not is_done(config, replace(SETTINGS, rounds=3))
-    assert train_rounds(config, SETTINGS, log=lambda text: None)
+    train_rounds(config, SETTINGS, log=lambda text: None)
 
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 

@@ -11,7 +11,7 @@ import pytest
 
 TOOLS = Path(__file__).parents[3] / "tools"
 VERB = """#!/bin/sh
-trap 'sleep 1; echo saved > "$4"; exit 130' INT
+trap 'sleep 1; echo saved > "$4"; exit' INT TERM HUP
 echo began > "$3"
 while :; do sleep 0.1; done
 """
@@ -44,7 +44,9 @@ def test_a_failed_verb_is_shown_with_its_output(run_verb):
     assert errors == "mindpangu train x\nsome table\nmindpangu: error: no such thing\n\n"
 
 
-def test_ctrl_c_waits_until_the_verb_has_saved(run_verb, tmp_path):
+@pytest.mark.parametrize("to", ["tool", "group"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_waits_until_the_verb_has_saved(run_verb, tmp_path, signum, to):
     began = tmp_path / "began"
     saved = tmp_path / "saved"
     process = run_verb(VERB, began, saved)
@@ -52,9 +54,10 @@ def test_ctrl_c_waits_until_the_verb_has_saved(run_verb, tmp_path):
     while not began.exists() and time.monotonic() < until:
         time.sleep(0.05)
 
-    os.killpg(process.pid, signal.SIGINT)
+    process.send_signal(signum) if to == "tool" else os.killpg(process.pid, signum)
     _, errors = process.communicate(timeout=60)
 
+    assert process.returncode == 128 + signum
     assert saved.read_text() == "saved\n"
     assert errors == "stopped; run the same command to resume\n"
 

@@ -3,6 +3,21 @@
 
 #include "tensor.h"
 
+// Types of kernels that start the vector cores only; the numbers are CANN's.
+enum KernelMetaType : uint8_t { KERNEL_TYPE_AIV_ONLY = 0, KERNEL_TYPE_MIX_AIV_1_0 = 2 };
+
+namespace emulator {
+
+inline void set_type(KernelMetaType type) {
+  if (!this_core->chip.kernel_types)
+    violate(rule::kChip, "KERNEL_TASK_TYPE_DEFAULT: %s has no types of kernels", this_core->chip.name);
+  this_core->type_has_sync_all = type == KERNEL_TYPE_MIX_AIV_1_0;
+}
+
+}  // namespace emulator
+
+#define KERNEL_TASK_TYPE_DEFAULT(type) emulator::set_type(type)
+
 namespace AscendC {
 
 inline int64_t GetBlockIdx() { return emulator::this_core->index; }
@@ -39,12 +54,16 @@ void PipeBarrier() {
   }
 }
 
-// SyncAll by hardware.
+// SyncAll by hardware, in a kernel that has stated its type.
 inline void SyncAll() {
   emulator::Core& core = *emulator::this_core;
   if (!core.chip.hardware_sync_all)
     emulator::violate(emulator::rule::kSyncAll, "SyncAll without a workspace: %s has no hardware for it",
                       core.chip.name);
+  if (!core.type_has_sync_all)
+    emulator::violate(emulator::rule::kSyncAll,
+                      "SyncAll without a workspace in a kernel that has not stated KERNEL_TYPE_MIX_AIV_1_0: the device "
+                      "would not wait");
   emulator::this_launch->sync_all(core);
 }
 

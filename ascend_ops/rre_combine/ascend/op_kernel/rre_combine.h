@@ -30,7 +30,7 @@ class Combine {
     pipe_.InitBuffer(places_of_tile_, kTileTokens * sizeof(int32_t));
     pipe_.InitBuffer(in_, 2, 2 * tile_ * sizeof(T));
     pipe_.InitBuffer(out_, 2, tile_ * sizeof(T));
-    if (kWidens) pipe_.InitBuffer(wide_, 2 * tile_ * sizeof(float));
+    if constexpr (kWidens) pipe_.InitBuffer(wide_, 2 * tile_ * sizeof(float));
   }
 
   __aicore__ inline void Process() {
@@ -92,12 +92,8 @@ class Combine {
 
   __aicore__ inline uint64_t Element(uint64_t row, uint32_t column) const { return row * hidden_ + column; }
 
-  // To nearest, ties to even: the default of float → half, but bfloat16 needs the mode.
-#if __CCE_AICORE__ == 100
-  static constexpr RoundMode kRound = RoundMode::CAST_NONE;
-#else
+  // To nearest, ties to even: the default of float → half, and the only mode of dav-c100, but bfloat16 needs the mode.
   static constexpr RoundMode kRound = IsSameType<T, half>::value ? RoundMode::CAST_NONE : RoundMode::CAST_RINT;
-#endif
 
   TPipe pipe_;
   TQue<TPosition::VECIN, 2> in_;

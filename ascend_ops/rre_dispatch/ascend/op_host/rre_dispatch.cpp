@@ -9,8 +9,6 @@ namespace {
 enum Input { kX, kTokenIds, kSlotIds, kTable, kLayout };
 enum Output { kRows, kCounts, kPositions, kInvalid, kBarrier };
 
-constexpr uint64_t kMostShift = 32;  // as in the kernel
-
 // `layout` is [ranks, experts of a rank]; only its shape is used.
 int64_t Groups(const gert::Shape& table, const gert::Shape& layout) {
   return table.GetDim(0) * layout.GetDim(0) * layout.GetDim(1);
@@ -43,7 +41,7 @@ static ge::graphStatus TilingOfRreDispatch(gert::TilingContext* context) {
                                             CoresWorthCounting(platform.cores, columns, x.GetDim(0) * row_bytes));
   // in the unified buffer: two such rows; twice the slices of all cores, with zeros before them; the counters of cores
   // without SyncAll; ids, groups and table entries of a tile
-  const uint64_t scratch = 2 * columns * sizeof(int32_t) + 2 * (kMostShift + cores) * rre_host::kGranule +
+  const uint64_t scratch = 2 * columns * sizeof(int32_t) + 2 * (rre_host::kMostShift + cores) * rre_host::kGranule +
                            cores * rre_host::kGranule +
                            rre_host::kTileTokens * (3 * sizeof(int32_t) + rre_host::kGranule);
   rre_host::RowTiles tiles;

@@ -16,6 +16,8 @@
 
 namespace rre {
 
+using rre_limits::kMostShift;
+
 class Dispatch {
  public:
   __aicore__ inline void Init(GM_ADDR x, GM_ADDR token_ids, GM_ADDR slot_ids, GM_ADDR table, GM_ADDR rows,
@@ -164,12 +166,14 @@ class Dispatch {
   }
 
   __aicore__ inline void MoveRows() {
+    // No flag keeps the load of `places` behind the store of the previous tile's positions; the queue of the rows does.
+    // A whole tile, with less than a granule of padding, has more batches than the queue has buffers. One of them has
+    // waited for a buffer whose store came after that of the positions.
+    static_assert((kTileTokens - kInts) / kMostBatch > RowMover::kBuffers, "the positions of a tile need a flag");
     const LocalTensor<int32_t> next = histogram_.Get<int32_t>(), places = groups_of_tile_.Get<int32_t>();
     for (uint32_t first = share_.begin; first < share_.end; first += kTileTokens) {
       const uint32_t count = Min(kTileTokens, share_.end - first);
       const uint32_t real = first < tokens_ ? Min(count, tokens_ - first) : 0;
-      // the positions of the previous tile have left `places`: a tile has many batches, so the rows' queue has wrapped
-      // around since
       Order<HardEvent::S_MTE2>();
       DataCopy(places, positions_[first], count);
       Order<HardEvent::MTE2_S>();
@@ -186,7 +190,6 @@ class Dispatch {
   }
 
   static constexpr uint32_t kEntries = kGranule / sizeof(uint16_t);  // table entries per granule
-  static constexpr uint32_t kMostShift = 32;                         // cores; half of 64
 
   TPipe pipe_;
   CoreSync sync_;

@@ -1,0 +1,379 @@
+"""Locks files and folders while they are written, so that two processes never write the same one.
+
+The lock of `folder/name` is the file `folder/.name.lock`, held with flock. The kernel releases it when the holder ends,
+however it ends. Where the file system has no flock that all hosts see, the lock is the folder `folder/.name.locked`,
+whose only entry describes the holder.
+
+Everything unfinished lies next to its destination, as `.name.<unique name>.writing`, and exists only while its writer
+holds the lock. So whoever holds the lock may remove what it finds there: its writer is dead.
+"""
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import json
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mindpangu.errors import InUseError
+from mindpangu.untrusted import parse_json, read_bytes, read_record, show_text
+
+SHORT_WAIT_S = 1.0
+"""Seconds to wait for a lock that is held while something large is written; others hold it for milliseconds only, to
+look for leftovers."""
+
+_NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
+_LOCAL_FLOCK = {"localflock", "nolock", "local_lock=flock", "local_lock=all"}  # mount options of Lustre and NFS
+_MOUNTS = "/proc/self/mountinfo"
+_MAX_OWNER_BYTES = 4096
+_POLL_S = (0.01, 0.2)  # first and longest pause between two attempts
+
+_UNIQUE = r"[\w-]+-[0-9a-f]{8,}"
+_SCRATCH = re.compile(rf"\.(?P<name>.+)\.{_UNIQUE}\.(?:writing|deleting|locking)")
+_LOCK = re.compile(r"\.(?P<name>.+)\.lock(?:ed)?")
+
+_Release = Callable[[], None]
+
+
+class _Held(threading.local):
+    """The destinations whose locks this thread holds: it may lock them again."""
+
+    def __init__(self) -> None:
+        self.destinations: set[Path] = set()
+
+
+_held = _Held()
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that holds a lock.
+
+    Attributes:
+        host: the host's name, for people.
+        machine: the boot and the PID namespace in which `pid` is valid, if known. Containers of a host may share its
+            name.
+        pid: process id.
+        started: when the process started, in clock ticks since the boot. The kernel uses process ids again.
+    """
+
+    host: str
+    machine: str
+    pid: int
+    started: int
+
+    @staticmethod
+    def this_process() -> "Owner":
+        """Returns the owner that describes this process."""
+        machine = ""
+        with contextlib.suppress(OSError):  # some sandboxes hide them
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+            machine = f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        pid = os.getpid()
+        return Owner(socket.gethostname(), machine, pid, _start_time(pid) or 0)
+
+    @staticmethod
+    def read(path: Path) -> "Owner | None":
+        """Reads the owner that a lock records. Returns None if it records none, as while it is being taken."""
+        try:
+            return read_record(Owner, parse_json(read_bytes(path, _MAX_OWNER_BYTES)))
+        except (OSError, ValueError):
+            return None
+
+    def encode(self) -> bytes:
+        """Encodes the owner for a lock."""
+        return json.dumps(asdict(self)).encode()
+
+    @property
+    def is_dead(self) -> bool:
+        """True if the process has certainly ended. Processes of other machines count as alive."""
+        here = self.machine != "" and self.machine == Owner.this_process().machine
+        return here and _start_time(self.pid) != self.started
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {show_text(self.host)}"
+
+
+def unique_name() -> str:
+    """Returns a name that no other process or call returns: host, process id, start time, and random digits."""
+    owner = Owner.this_process()
+    host = re.sub(r"\W+", "_", owner.host, flags=re.ASCII)[:32]
+    return f"{host}-{owner.pid}-{owner.started}-{os.urandom(4).hex()}"
+
+
+def scratch_path(destination: Path, unique: str, kind: str = "writing") -> Path:
+    """Returns the path next to `destination` for something unfinished.
+
+    Args:
+        unique: the result of `unique_name`, or a name that only the ranks of a job share.
+        kind: "writing", or "deleting" for what is about to be removed.
+    """
+    return destination.with_name(f".{destination.name}.{unique}.{kind}")
+
+
+@contextlib.contextmanager
+def locked(
+    destination: Path, wait: float = SHORT_WAIT_S, unique: str | None = None, busy: str | None = None
+) -> Iterator[Path]:
+    """Locks a file or folder inside the block, and removes what dead processes left unfinished next to it.
+
+    Creates the folder that holds it; removes it again if it is still empty at the end. A thread may lock a destination
+    that it has already locked.
+
+    Args:
+        destination: the path to lock; if it is a link, the path it leads to.
+        wait: seconds to wait while another process holds the lock; may be infinite.
+        unique: what belongs to this name stays, because other ranks of the job may have begun to write it.
+        busy: beginning of the error message, to be followed by "by process …".
+
+    Yields:
+        The destination without links.
+
+    Raises:
+        InUseError: another process holds the lock.
+        OSError: the lock cannot be created.
+    """
+    destination = Path(os.path.realpath(destination))
+    if destination in _held.destinations:
+        yield destination
+        return
+    with contextlib.ExitStack() as stack:
+        stack.callback(_take(destination, wait, busy or f"{destination} is being written", stack))
+        _held.destinations.add(destination)
+        stack.callback(_held.destinations.discard, destination)
+        _remove_leftovers(destination, unique)
+        yield destination
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Removes the locks of dead processes in a folder, and what they left unfinished; that of live ones stays."""
+    names = set()
+    for path in _entries(folder):
+        match = _SCRATCH.fullmatch(path.name)
+        if match is None and path.name.endswith((".lock", ".locked")) and any(_owners(path).values()):
+            match = _LOCK.fullmatch(path.name)
+        if match is not None:
+            names.add(match["name"])
+    for name in sorted(names):
+        with contextlib.suppress(InUseError, OSError), locked(folder / name, wait=0):
+            pass
+
+
+@contextlib.contextmanager
+def created_folder(folder: Path) -> Iterator[None]:
+    """Creates a folder and its parents, durably. At the end, removes those that it created and that are empty."""
+    created = list(itertools.takewhile(lambda path: not path.is_dir(), (folder, *folder.parents)))
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+        for path in created:
+            fsync(path.parent)
+        yield
+    finally:
+        for path in created:
+            with contextlib.suppress(OSError):  # not empty
+                path.rmdir()
+
+
+def delete(path: Path) -> None:
+    """Removes a file, a link, or a folder with all that is in it, as far as possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def fsync(path: Path) -> None:
+    """Makes the content of a file, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---- Taking a lock ---------------------------------------------------------------------------------------------------
+
+
+def _take(destination: Path, wait: float, busy: str, stack: contextlib.ExitStack) -> _Release:
+    """Takes the lock, creating its folder on `stack`. Returns the function that releases it."""
+    deadline = time.monotonic() + wait
+    pause, longest = _POLL_S
+    while True:
+        try:
+            if not destination.parent.is_dir():
+                stack.enter_context(created_folder(destination.parent))
+            release = _try_to_take(destination)
+            if release is not None:
+                return release
+        except FileNotFoundError:  # another process removed the folder, which was still empty, or a leftover
+            pass
+        except OSError as error:  # names the destination, which the user knows, instead of the lock
+            raise OSError(error.errno, error.strerror, str(destination)) from None
+        if time.monotonic() > deadline:
+            raise InUseError(f"{busy} by {_describe_owners(destination)}")
+        time.sleep(pause)
+        pause = min(2 * pause, longest)
+
+
+def _try_to_take(destination: Path) -> _Release | None:
+    """Takes the lock, or returns None if another process holds it."""
+    try:
+        return _take_flock(destination)
+    except OSError as error:
+        if error.errno not in _NO_FLOCK:
+            raise
+    return _take_folder(destination)
+
+
+def _take_flock(destination: Path) -> _Release | None:
+    """Takes the lock with flock; returns None if another process holds it.
+
+    Raises OSError with an error number in `_NO_FLOCK` if the file system has no flock.
+    """
+    path = _flock_path(destination)
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+    except PermissionError:
+        if not path.exists():
+            raise
+        descriptor = os.open(path, os.O_RDONLY | flags)  # another user's, left by a killed process
+
+    def release() -> None:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough if a forked process has the file open
+        os.close(descriptor)
+
+    try:
+        if _flock_is_local(descriptor):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The holder before may have removed the file, and a third process locked a new one of the same name.
+        if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            raise FileNotFoundError
+        with contextlib.suppress(OSError):  # the record is for people; what follows will report a full disk
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, Owner.this_process().encode(), 0)
+    except (BlockingIOError, FileNotFoundError):
+        os.close(descriptor)
+        return None
+    except OSError as error:
+        if error.errno in _NO_FLOCK:
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+        raise
+    return release
+
+
+def _take_folder(destination: Path) -> _Release | None:
+    """Takes the lock on a file system without flock; returns None if another process holds it.
+
+    A folder with one entry takes the lock's name. The file system refuses that while a folder of this name has an
+    entry. The entry of a dead process is removed by its name, so that of a new holder is never touched.
+    """
+    path = _folder_path(destination)
+    unique = unique_name()
+    prepared = scratch_path(destination, unique, "locking")
+    entry = path / unique
+
+    def release() -> None:
+        entry.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another process may have taken the lock already
+            path.rmdir()
+
+    prepared.mkdir()
+    try:
+        (prepared / unique).write_bytes(Owner.this_process().encode())
+        for _ in range(2):
+            try:
+                prepared.rename(path)
+                return release
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            for old, owner in _owners(path).items():
+                if owner is not None and owner.is_dead:
+                    old.unlink(missing_ok=True)
+    finally:
+        delete(prepared)
+    return None
+
+
+def _flock_path(destination: Path) -> Path:
+    return destination.with_name(f".{destination.name}.lock")
+
+
+def _folder_path(destination: Path) -> Path:
+    return destination.with_name(f".{destination.name}.locked")
+
+
+def _owners(lock: Path) -> dict[Path, Owner | None]:
+    """Returns what a lock, a file or a folder, records: path → owner."""
+    if lock.is_dir():
+        return {path: Owner.read(path) for path in _entries(lock)}
+    owner = Owner.read(lock)
+    return {} if owner is None else {lock: owner}
+
+
+def _describe_owners(destination: Path) -> str:
+    folder = _folder_path(destination)
+    found = {**_owners(_flock_path(destination)), **_owners(folder)}
+    owner = next(filter(None, found.values()), None)
+    who = "another process" if owner is None else str(owner)
+    if owner is not None and folder.is_dir() and owner.machine != Owner.this_process().machine:
+        return f"{who}; wait for it or stop it. If it has ended, remove {folder}"
+    return f"{who}; wait for it or stop it"
+
+
+def _flock_is_local(descriptor: int) -> bool:
+    """True if other hosts do not see a flock on this file, because of the options its file system is mounted with."""
+    device = os.fstat(descriptor).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with contextlib.suppress(OSError), open(_MOUNTS, encoding="utf-8", errors="replace") as mounts:
+        for mount in mounts:
+            before, _, after = mount.partition(" - ")
+            if before.split()[2] == number:
+                return not _LOCAL_FLOCK.isdisjoint(",".join((before.split()[5], after.split()[-1])).split(","))
+    return False
+
+
+def _start_time(pid: int) -> int | None:
+    """Returns the start time of a live process, or None."""
+    try:
+        state, *fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
+        )
+    except OSError:
+        return None
+    return None if state in ("Z", "X") else int(fields[18])
+
+
+def _remove_leftovers(destination: Path, unique: str | None) -> None:
+    """Removes everything unfinished next to a destination whose lock this process holds, except what is `unique`'s."""
+    ours = re.compile(rf"\.{re.escape(destination.name)}(?:\.{_UNIQUE})?\.(?:writing|deleting|locking)")
+    kept = unique and scratch_path(destination, unique)
+    for path in _entries(destination.parent):
+        if ours.fullmatch(path.name) and path != kept:
+            delete(path)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []

@@ -1,0 +1,171 @@
+"""Names that are not UTF-8, names with brackets, control characters on terminals, and the locale C."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mindpangu.cli import locale, streams
+from mindpangu.cli.main import main
+from mindpangu.config import load_config
+from mindpangu.data.corpus import expand_patterns
+from mindpangu.data.prepare import BAD_RECORDS, prepare_shards, prepare_tokenizer
+from mindpangu.errors import DataError
+from mindpangu.files import read_json, write_json, write_text_atomically
+from mindpangu.tiny.tokenizer.documents import FileDocuments
+
+GBK = os.fsdecode("测试".encode("gbk"))
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(Path(__file__).parents[2])}
+SMALL = {"domains.names": "[zh, en]", "model.vocab_size": "365", "data.max_bad_records": "9"}
+
+
+@pytest.fixture
+def corpus(tiny_corpus, tmp_path, monkeypatch):
+    """corpus(name) writes a corpus of that name, with two bad records, into the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name):
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tiny_corpus.read_bytes() + b'{"domain": "xx"}\nno JSON\n')
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("pattern", ["{name}", "*/*.jsonl"])
+@pytest.mark.parametrize("name", [f"{GBK}/{GBK}.jsonl", "x/data[1].jsonl", "x/\x1b[31m\u202e.jsonl", "x/a\nb.jsonl"])
+def test_a_corpus_may_have_any_name(corpus, name, pattern):
+    corpus(name)
+    config = load_config(None, SMALL)
+    config.data.corpus[:] = [pattern.format(name=name)]
+    messages = []
+
+    prepare_tokenizer(config, messages.append)
+    prepare_shards(config, messages.append)
+
+    text = "\n".join(messages)
+    assert "2 bad records" in text
+    assert "\x1b" not in text
+    text.encode("utf-8")
+    assert len(Path("output/run/data", BAD_RECORDS).read_text("utf-8").splitlines()) == 2
+
+
+def test_a_corpus_is_the_same_whatever_its_name(corpus):
+    for run, name in (("a", "plain.jsonl"), ("b", f"{GBK}.jsonl"), ("c", "data[1].jsonl")):
+        path = corpus(name)
+        config = load_config(None, SMALL | {"training.run_name": run})
+        config.data.corpus[:] = [str(path)]
+        prepare_tokenizer(config, lambda text: None)
+
+    models = {Path("output", run, "tokenizer", "main.model").read_bytes() for run in "abc"}
+    stages = {json.dumps(read_json(Path("output", run, "tokenizer", "stage.json"))) for run in "abc"}
+    assert len(models) == len(stages) == 1
+
+
+def test_documents_of_files_with_any_name(corpus):
+    path = corpus(f"{GBK}.txt")
+
+    documents = FileDocuments([str(path)])
+
+    assert [document.source_document[0] for document in documents] == [str(path)]
+    assert len(documents.digest) == 32
+
+
+def test_a_file_of_exactly_the_name_comes_before_the_pattern(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("data[1].jsonl", "data1.jsonl", "x[ab].jsonl", "xa.jsonl", "xb.jsonl"):
+        Path(name).touch()
+    Path("x[ab].jsonl").unlink()
+
+    assert expand_patterns(["data[1].jsonl"]) == [Path("data[1].jsonl")]
+    assert expand_patterns(["data[[]1].jsonl"]) == [Path("data[1].jsonl")]
+    assert expand_patterns(["x[ab].jsonl"]) == [Path("xa.jsonl"), Path("xb.jsonl")]
+    with pytest.raises(DataError, match="matches no file"):
+        expand_patterns(["y[1].jsonl"])
+
+
+def test_texts_and_json_keep_any_name(tmp_path):
+    write_json(tmp_path / "a.json", {"name": GBK, "other": "中文"})
+    write_text_atomically(tmp_path / "a.txt", f"{GBK} 中文")
+
+    assert read_json(tmp_path / "a.json") == {"name": GBK, "other": "中文"}
+    assert (tmp_path / "a.txt").read_text("utf-8") == r"\udcb2\udce2\udcca\udcd4 中文"
+
+
+def test_an_error_message_shows_names_harmlessly(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["generate", "--checkpoint", f"{GBK}\x1b[2J\u202e", "--domain", "zh", "--prompt", "a"]) == 1
+
+    message = capsys.readouterr().err
+    assert r"\xb2\xe2\xca\xd4\x1b[2J\u202e" in message
+    assert "\x1b" not in message
+
+
+class Screen(io.TextIOWrapper):
+    """A stream that is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("kind", "shown"), [(Screen, rb"a\x1b[2J\xb2"), (io.TextIOWrapper, b"a\x1b[2J\\udcb2")])
+def test_only_a_terminal_gets_escapes_on_standard_output(monkeypatch, kind, shown):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", kind(raw, encoding="utf-8", write_through=True))
+
+    with streams.guarded_streams():
+        print("a\x1b[2J\udcb2", end="")
+
+    assert raw.getvalue() == shown
+
+
+def run_in_ascii(*words, cwd):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG"))} | ASCII
+    done = subprocess.run([sys.executable, *words], env=environment, cwd=cwd, capture_output=True, check=False)
+    return done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
+
+
+@pytest.mark.parametrize(
+    "program", [["-m", "mindpangu"], ["-c", "import sys\nfrom mindpangu.cli.main import main\nsys.exit(main())"]]
+)
+def test_in_the_locale_c_names_are_utf8(corpus, tmp_path, program):
+    corpus("语料/中文.jsonl")
+    (tmp_path / "设置.yaml").write_text("domains: {names: [zh, en]}\nmodel: {vocab_size: 365}\n", "utf-8")
+
+    words = [
+        "tokenizer",
+        "train",
+        "--config",
+        "设置.yaml",
+        "--training.run_name",
+        "中文",
+        "--data.corpus",
+        "[语料/*.jsonl]",
+    ]
+    code, out, err = run_in_ascii(*program, *words, "--data.max_bad_records", "2", cwd=tmp_path)
+
+    assert (code, err) == (0, "")
+    assert "365 pieces → output/中文/tokenizer" in out
+    assert (tmp_path / "output" / "中文" / "tokenizer" / "main.model").is_file()
+
+
+def test_in_the_locale_c_prompts_are_utf8(tmp_path):
+    words = ["generate", "--checkpoint", "没有", "--domain", "zh", "--prompt", "打开"]
+    code, _, err = run_in_ascii("-m", "mindpangu", *words, cwd=tmp_path)
+
+    assert code == 1
+    assert "没有" in err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "gbk", "iso8859-1"])
+def test_other_locales_stay_as_they_are(monkeypatch, encoding):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: encoding)
+    monkeypatch.setattr(os, "execv", lambda *words: pytest.fail("restarted"))
+
+    locale.restart_in_utf8_mode()

@@ -1,0 +1,123 @@
+"""A signal stops a program in one line with exit code 128 + its number; a second one, or one in a long call, too."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mindpangu.signals import STOPPING, StopOnSignal, Stopped, exit_code
+
+PROJECT = Path(__file__).parents[1]
+
+# the command line with a verb that does what the first argument says
+VERB = """
+import ctypes, os, signal, sys, time
+from mindpangu.cli import config, main
+
+def run(options, settings):
+    print("started", flush=True)
+    exec(sys.argv[1])
+
+config.run = run
+code = main.main(["config"])
+print("ended", flush=True)
+sys.exit(code)
+"""
+WAITS = "time.sleep(30)"
+WAITS_IN_A_LIBRARY = "ctypes.CDLL(None).sleep(30)"
+HIDES_THE_SIGNAL = """
+try:
+    time.sleep(30)
+except KeyboardInterrupt:
+    raise ValueError("from a library")
+"""
+
+
+@pytest.fixture
+def start():
+    """start(does, ignored) starts the command line with a verb, and returns when the verb has begun."""
+    started = []
+
+    def start_verb(does, ignored=()):
+        def set_signals():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            for signum in ignored:
+                signal.signal(signum, signal.SIG_IGN)
+
+        process = subprocess.Popen(
+            [sys.executable, "-c", VERB, does],
+            env=os.environ | {"PYTHONPATH": str(PROJECT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=set_signals,
+        )
+        started.append(process)
+        assert process.stdout.readline() == "started\n"
+        return process
+
+    yield start_verb
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("does", [WAITS, WAITS_IN_A_LIBRARY, HIDES_THE_SIGNAL])
+@pytest.mark.parametrize("signum", STOPPING)
+def test_a_verb_ends_in_one_line_with_the_exit_code_of_the_signal(start, signum, does):
+    process = start(does)
+
+    process.send_signal(signum)
+
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 128 + signum == exit_code(signum)
+    assert errors == f"mindpangu: stopped by {signum.name}\n"
+
+
+@pytest.mark.parametrize("signum", STOPPING)
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(start, signum):
+    process = start("time.sleep(1)", ignored=[signum])
+
+    process.send_signal(signum)
+
+    printed, errors = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert (printed, errors) == ("ended\n", "")
+
+
+def test_a_second_signal_ends_a_verb_that_is_still_tidying_up(start):
+    process = start("try: time.sleep(30)\nfinally: print('tidying', flush=True); time.sleep(30)")
+    process.terminate()
+    assert process.stdout.readline() == "tidying\n"
+    time.sleep(0.7)
+
+    process.terminate()
+
+    assert process.wait(5) == -signal.SIGTERM
+
+
+def test_a_signal_that_arrives_twice_is_one_request():
+    with StopOnSignal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested == signal.SIGTERM
+
+        time.sleep(0.6)
+        with pytest.raises(Stopped) as stopped:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    assert stopped.value.signum == signal.SIGHUP
+
+
+def test_the_handlers_are_the_previous_ones_afterwards():
+    before = [signal.getsignal(signum) for signum in STOPPING]
+
+    with StopOnSignal(), StopOnSignal(patience=0):
+        assert [signal.getsignal(signum) for signum in STOPPING] != before
+
+    assert [signal.getsignal(signum) for signum in STOPPING] == before
+    assert signal.set_wakeup_fd(-1) == -1

@@ -1,0 +1,179 @@
+"""The report of a run: what it says of the files in the run folder, for any names; no plot ends a training."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+from matplotlib.text import Text
+
+from mindpangu import figures
+from mindpangu.config.run_folder import RunFolder
+from mindpangu.train.callbacks import StepRecord
+from mindpangu.train.report import write_report
+
+DOMAINS = ["_hidden", "中文", "zh", "$x_{"]
+
+
+def record(step, loss, seconds, skipped=None):
+    return StepRecord(
+        step=step,
+        loss=loss,
+        lr=0.1,
+        global_norm=1.0,
+        overflow=False,
+        loss_scale=1.0,
+        per_step_time=seconds,
+        tokens_per_s=1000.0 * step,
+        imbalance=float(step),
+        experts_activated=2,
+        bytes_to_device=0,
+        bytes_to_host=0,
+        lookup_s=0.0,
+        update_s=0.0,
+        wait_s=0.0,
+        peak_memory=0.5 * step,
+        domains={"zh": loss},
+        skipped=skipped,
+    )
+
+
+def write_metrics(run, records):
+    run.metrics.write_text("".join(json.dumps(asdict(each)) + "\n" for each in records))
+
+
+def finished_run(folder):
+    """Writes the metrics of a run of three steps."""
+    folder.mkdir(parents=True)
+    run = RunFolder(folder)
+    write_metrics(
+        run, [replace(record(step, 2.0, 1.5), domains=dict.fromkeys(DOMAINS, 2.0 + step)) for step in (1, 2, 3)]
+    )
+    return run
+
+
+@pytest.mark.parametrize("name", ["$", "a$b_{c", r"\alpha$^", "中文$1$", "\udcb2\udce2", "x\x1b[2J", "plain"])
+def test_a_run_of_any_name_gets_its_report_and_plot(tmp_path, capsys, name):
+    run = finished_run(tmp_path / name)
+
+    write_report(run)
+
+    assert run.loss_plot.read_bytes().startswith(b"\x89PNG")
+    report = run.report.read_text("utf-8")
+    assert "![loss](loss.png)" in report
+    assert "| steps | 3 |" in report
+    assert "\x1b" not in report
+    assert capsys.readouterr().out.count("\n") <= 1
+
+
+def test_the_legend_has_every_domain(tmp_path, monkeypatch):
+    shown = []
+    prepare = figures._show_literally
+    monkeypatch.setattr(figures, "_show_literally", lambda texts: shown.extend(texts) or prepare(texts))
+
+    write_report(finished_run(tmp_path / "run"))
+
+    assert all(isinstance(text, Text) for text in shown)
+    assert set(DOMAINS) <= {text.get_text() for text in shown}
+
+
+def test_a_plot_that_fails_leaves_a_complete_report(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(figures, "_show_literally", lambda texts: 1 / 0)
+    run = finished_run(tmp_path / "run")
+
+    write_report(run)
+
+    assert "loss.png is left out: ZeroDivisionError" in capsys.readouterr().out
+    report = run.report.read_text("utf-8")
+    assert "loss.png" not in report
+    assert "| steps | 3 |" in report
+
+
+def test_samples_are_shown_harmlessly(tmp_path):
+    run = finished_run(tmp_path / "run")
+    sample = {"domain": "zh", "prompt": "a\x1b[2J", "continuation": "\u202eb\n\tc"}
+    run.samples.write_text(json.dumps({"step": 3, "samples": [sample]}), "utf-8")
+
+    write_report(run)
+
+    assert "a\\x1b[2J⟶\\u202eb\n\tc" in run.report.read_text("utf-8")
+
+
+def test_the_report_of_a_run_without_files_is_its_name(tmp_path):
+    run = RunFolder(tmp_path)
+
+    write_report(run)
+
+    assert run.report.read_text() == f"# {tmp_path.name}\n"
+    assert not run.loss_plot.exists()
+
+
+def test_the_report_has_the_training_the_heldout_text_and_the_samples(tmp_path):
+    run = RunFolder(tmp_path)
+    records = [record(1, 6.0, 9.0), record(2, 5.0, 2.0), record(3, 4.5, 0.25), record(4, 4.25, 0.5)]
+    records.append(record(5, 99.0, 7.0, skipped="loss is above its limit"))
+    write_metrics(run, records)
+    heldout = {
+        "domain": "zh",
+        "tokens": 1234,
+        "loss": 3.0,
+        "unigram_loss": 4.4,
+        "loss_as": {"en": 3.8, "code": 4.0},
+        "perplexity": 20.04,
+        "unigram_perplexity": 80.0,
+        "ratio": 0.2505,
+        "perplexity_as": {"en": 44.4, "code": 55.5},
+    }
+    alone = heldout | {"domain": "en", "loss_as": {}, "perplexity_as": {}}
+    run.evaluation.write_text(json.dumps({"step": 4, "domains": [heldout, alone]}))
+    run.samples.write_text(
+        json.dumps({"step": 4, "samples": [{"domain": "zh", "prompt": "打开", "continuation": "窗口"}]})
+    )
+
+    write_report(run)
+
+    # medians and the imbalance leave out the first two steps, which compile, and the skipped one
+    assert (
+        run.report.read_text("utf-8")
+        == f"""# {tmp_path.name}
+
+## Training
+
+![loss](loss.png)
+
+|  | value |
+| --- | --- |
+| steps | 5 |
+| last loss | 4.2500 |
+| median step | 375 ms |
+| median tokens/s | 3,500 |
+| first step, compilation included | 9.0 s |
+| peak memory | 2.50 GiB |
+| expert imbalance (max/mean) | 3.50 |
+| skipped steps | 1 |
+
+## Held-out text (step 4)
+
+| domain | tokens | perplexity | unigram | ratio | routed as another domain |
+| --- | --- | --- | --- | --- | --- |
+| zh | 1,234 | 20.0 | 80.0 | 0.251 | en 44, code 56 |
+| en | 1,234 | 20.0 | 80.0 | 0.251 | – |
+
+## Continuations
+
+**zh**
+
+```text
+打开⟶窗口
+```
+"""
+    )
+    assert run.loss_plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_steps_that_were_all_skipped_are_no_training(tmp_path):
+    run = RunFolder(tmp_path)
+    write_metrics(run, [record(1, 6.0, 9.0, skipped="loss is nan")])
+
+    write_report(run)
+
+    assert run.report.read_text() == f"# {tmp_path.name}\n"

@@ -1,0 +1,231 @@
+"""The part of a step that joins ranks, on 8 simulated ones: losses, the global norm, the decision, dense updates.
+
+The mesh is data 4 × tensor 2 with the experts on 2 ranks: every dense parameter is on 4 or 8 ranks, and every expert on
+2. The truth is computed from the gradients of all samples, each counted once.
+"""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor
+
+from mindpangu.config import OptimizerConfig, load_config
+from mindpangu.experts import ExpertTraffic
+from mindpangu.parallel.data_parallel import DataGroup
+from mindpangu.parallel.mesh import Mesh
+from mindpangu.train.loss_scale import LossScale
+from mindpangu.train.optimizer import DenseAdam
+from mindpangu.train.spikes import SpikeGuard
+from mindpangu.train.step import Gradients, TrainStep
+from tests.parallel.simulation import SimulatedRanks
+
+MESH = Mesh(data=4, tensor=2, expert=2)
+SETTINGS = OptimizerConfig(betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1)
+SHAPES = {"sharded.weight": (8, 3), "copied.weight": (4, 2), "copied.bias": (3,)}
+"""The ranks of a tensor group have parts of the sharded weight and copies of the others."""
+SHARES_OF_LOSS = {0: (1.0, 2.0), 2: (3.0, 4.0)}
+"""Domain id → loss per target on each of the first two data indices; the other two have no sample of any domain."""
+
+
+@pytest.fixture
+def ranks(monkeypatch):
+    groups = {f"data_{tensor}": MESH.data_group(tensor) for tensor in range(MESH.tensor)}
+    return SimulatedRanks(groups | {"world": tuple(range(MESH.size))}).install(monkeypatch)
+
+
+def random_gradients():
+    """Returns name → the gradients of each data index, of the whole tensor."""
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal((MESH.data, *shape)).astype(np.float32) for name, shape in SHAPES.items()}
+
+
+def initial(name):
+    rng = np.random.default_rng(len(name))
+    return rng.standard_normal(SHAPES[name]).astype(np.float32)
+
+
+def local(name, whole, tensor):
+    """Returns the part of a whole tensor that a tensor index has."""
+    return np.split(whole, MESH.tensor)[tensor] if name == "sharded.weight" else whole
+
+
+def make_optimizer(rank, divide):
+    tensor = MESH.coordinates(rank).tensor
+    group = DataGroup(f"data_{tensor}", rank // MESH.tensor, MESH.data)
+    parameters = {name: Parameter(Tensor(local(name, initial(name), tensor)), name=name) for name in SHAPES}
+    copies = {name: 1 if name == "sharded.weight" else MESH.tensor for name in SHAPES}
+    return DenseAdam(parameters, SETTINGS, group, divide, copies), parameters
+
+
+def reduced(optimizer, rank, gradients):
+    tensor = MESH.coordinates(rank).tensor
+    mine = {name: Tensor(local(name, each[rank // MESH.tensor], tensor)) for name, each in gradients.items()}
+    return optimizer.reduce(mine)
+
+
+@pytest.mark.parametrize("divide", [False, True])
+def test_every_element_of_the_dense_gradients_counts_once_in_the_norm(ranks, divide):
+    gradients = random_gradients()
+
+    def contribution(rank):
+        optimizer, _ = make_optimizer(rank, divide)
+        assert list(optimizer.divided.values()) == [divide, divide, False]
+        return optimizer.squared_norm(reduced(optimizer, rank, gradients))
+
+    contributions = ranks.run(contribution)
+
+    truth = sum(float((each.sum(0).astype(np.float64) ** 2).sum()) for each in gradients.values())
+    assert sum(contributions) == pytest.approx(truth, rel=1e-5)
+
+
+@pytest.mark.parametrize("divide", [False, True])
+def test_a_dense_update_on_all_ranks_equals_that_of_one(ranks, divide):
+    gradients = random_gradients()
+
+    def updated(rank):
+        optimizer, parameters = make_optimizer(rank, divide)
+        optimizer.update(reduced(optimizer, rank, gradients), 1, 0.1, 0.5)
+        return {name: parameter.asnumpy() for name, parameter in parameters.items()}
+
+    results = ranks.run(updated)
+
+    whole = {name: Parameter(Tensor(initial(name)), name=name) for name in SHAPES}
+    one = DenseAdam(whole, SETTINGS)
+    one.update([Tensor(each.sum(0)) for each in gradients.values()], 1, 0.1, 0.5)
+    for rank, result in enumerate(results):
+        for name, parameter in whole.items():
+            expected = local(name, parameter.asnumpy(), MESH.coordinates(rank).tensor)
+            np.testing.assert_allclose(result[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+class Experts:
+    """Experts whose gradients have a given squared norm; records updates."""
+
+    def __init__(self, squared_norm):
+        self.value = squared_norm
+        self.traffic = ExpertTraffic()
+        self.updates = []
+
+    def squared_norm(self):
+        return self.value
+
+    def update(self, learning_rate, scale):
+        self.updates.append((learning_rate, scale))
+
+
+class Optimizer:
+    """Dense parameters whose reduced gradients have a given squared norm; records updates."""
+
+    def __init__(self, squared_norm):
+        self.value = squared_norm
+        self.updates = []
+
+    def reduce(self, gradients):
+        return ["the reduced gradients"]
+
+    def squared_norm(self, gradients):
+        return self.value
+
+    def update(self, gradients, step_count, learning_rate, scale):
+        self.updates.append((gradients, step_count, learning_rate, scale))
+
+
+def make_step(ranks, rank, *, mesh=MESH, scale=1.0, dense_norm=1.0, expert_norm=1.0, loss=1.0, trains_dense=True):
+    """Returns a step without a model, whose gradients are given."""
+
+    def all_reduce_sum(values):
+        arrays, _ = ranks.collective("world", "all_reduce_sum", values)
+        return sum(arrays)
+
+    step = object.__new__(TrainStep)
+    step.config = load_config(None, {"training.max_norm": "2"})
+    step.model = SimpleNamespace(domains=[None] * 4)
+    step.processes = SimpleNamespace(
+        mesh=mesh,
+        replicas=SimpleNamespace(size=mesh.replicas),
+        all_reduce_sum=all_reduce_sum,
+        report_status=lambda **words: None,
+    )
+    step.experts = Experts(expert_norm)
+    step.optimizer = Optimizer(dense_norm)
+    step.trains_dense = trains_dense
+    step.guard = SpikeGuard(0, 8)
+    step.loss_scale = LossScale(scale, window=1000)
+    step.updates = 6
+    data = rank // mesh.tensor
+    domain_loss = {domain: [losses[data] * 10, 10.0] for domain, losses in SHARES_OF_LOSS.items() if data < 2}
+    step.gradients = lambda *arguments: Gradients(loss=loss, dense={"a": None}, domain_loss=domain_loss)
+    return step
+
+
+def test_losses_and_the_norm_are_those_of_all_samples(ranks):
+    """Every rank contributes 1 from dense parameters, and 3 from experts that one other rank holds too."""
+
+    def run(rank):
+        step = make_step(ranks, rank, loss=0.25 * (rank // MESH.tensor), expert_norm=3.0)
+        return step.run([], [], 0.1), step
+
+    results = ranks.run(run)
+
+    for result, step in results:
+        assert result.loss == pytest.approx(0.25 * (0 + 1 + 2 + 3))
+        assert result.global_norm == pytest.approx(math.sqrt(8 * 1 + 8 * 3 / 2))
+        assert result.domain_loss == {0: 1.5, 2: 3.5}
+        assert result.skipped is None
+        scale = pytest.approx(2 / math.sqrt(20), rel=1e-6)
+        assert step.experts.updates == [(0.1, scale)]
+        assert step.optimizer.updates == [(["the reduced gradients"], 7, 0.1, scale)]
+
+
+def test_a_norm_below_the_limit_is_not_scaled(ranks):
+    step = make_step(ranks, 0, mesh=Mesh(), dense_norm=1.0, expert_norm=1.0)
+
+    result = step.run([], [], 0.1)
+
+    assert result.global_norm == pytest.approx(math.sqrt(2))
+    assert step.experts.updates == [(0.1, 1.0)]
+
+
+def test_the_loss_scale_is_divided_out(ranks):
+    step = make_step(ranks, 0, mesh=Mesh(), scale=8.0, dense_norm=64.0 * 9, expert_norm=64.0 * 16)
+
+    result = step.run([], [], 0.1)
+
+    assert (result.global_norm, result.loss_scale) == (5.0, 8.0)
+    assert step.experts.updates == [(0.1, pytest.approx(2 / 5 / 8, rel=1e-6))]
+    assert not result.loss_scale_lowered
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["loss", "dense_norm", "expert_norm"])
+def test_what_is_not_finite_on_one_rank_skips_the_step_on_all(ranks, name, value):
+    def run(rank):
+        step = make_step(ranks, rank, scale=4.0, **({name: value} if rank == 5 else {}))
+        return step.run([], [], 0.1), step
+
+    results = ranks.run(run)
+
+    for result, step in results:
+        assert "loss is" in result.skipped if name == "loss" else "global_norm is" in result.skipped
+        assert result.skipped.endswith("; the loss scale goes from 4 to 2")
+        assert (result.loss_scale, result.loss_scale_lowered, step.loss_scale.value) == (4.0, True, 2.0)
+        assert step.updates == 6
+        assert step.experts.updates == step.optimizer.updates == []
+
+
+def test_a_squared_norm_below_zero_is_not_taken_for_a_norm(ranks):
+    step = make_step(ranks, 0, mesh=Mesh(), dense_norm=-5.0)
+    assert step.run([], [], 0.1).skipped == "global_norm is nan"
+
+
+def test_training_of_experts_leaves_the_dense_parameters_out(ranks):
+    step = make_step(ranks, 0, mesh=Mesh(), dense_norm=99.0, expert_norm=4.0, trains_dense=False)
+
+    result = step.run([], [], 0.1)
+
+    assert result.global_norm == 2.0
+    assert step.optimizer.updates == []
+    assert step.experts.updates == [(0.1, pytest.approx(1.0, rel=1e-6))]
+    assert step.updates == 7

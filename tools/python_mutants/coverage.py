@@ -1,0 +1,142 @@
+"""Measures which lines each test runs, and how long it takes. A file keeps what was measured."""
+
+import hashlib
+import json
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from python_mutants.tree import run_tests
+
+LONGEST_FILE_S = 1200
+
+
+@dataclass(frozen=True)
+class Test:
+    """A test that passes on the sources as they are.
+
+    Attributes:
+        seconds: time that it took under the tracer, with the fixtures that it was the first to use.
+        lines: source below the project folder → the lines that it ran in this process.
+    """
+
+    seconds: float
+    lines: dict[str, list[int]]
+
+
+@dataclass
+class Coverage:
+    """What the tests of some files run.
+
+    Attributes:
+        tests: node id → test.
+    """
+
+    tests: dict[str, Test] = field(default_factory=dict)
+
+    def covering(self, file: str, line: int) -> list[str]:
+        """Returns the node ids of the tests that run a line, the quickest first.
+
+        A line that no test runs may be one that MindSpore compiles, that runs when its module is imported, or that a
+        test runs in another process: then the tests that run anything of its file are returned, and after them the
+        others of its package's folder.
+        """
+        quickest_first = sorted(self.tests, key=lambda name: self.tests[name].seconds)
+        if self.runs(file, line):
+            return [name for name in quickest_first if line in self.tests[name].lines.get(file, ())]
+        of_file = [name for name in quickest_first if file in self.tests[name].lines]
+        folder = f"tests/{Path(file).parent.relative_to('mindpangu')}/"
+        return of_file + [name for name in quickest_first if name.startswith(folder) and name not in of_file]
+
+    def runs(self, file: str, line: int) -> bool:
+        """True if a test runs this line in its own process."""
+        return any(line in test.lines.get(file, ()) for test in self.tests.values())
+
+
+class Tracer:
+    """A pytest plugin that writes the `Test`s of a run to a file."""
+
+    def __init__(self, tree: Path, output: Path):
+        self.root = f"{tree}/"
+        self.prefix = f"{tree}/mindpangu/"
+        self.output = output
+        self.lines: dict[str, set[int]] = defaultdict(set)
+        self.seconds: dict[str, float] = {}
+        self.covered: dict[str, dict[str, list[int]]] = {}
+        self.passed: set[str] = set()
+        self.failed: set[str] = set()
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Traces one test, with its fixtures."""
+        self.lines = defaultdict(set)
+        start = time.monotonic()
+        threading.settrace(self._enter)
+        sys.settrace(self._enter)
+        yield
+        sys.settrace(None)
+        threading.settrace(None)  # type: ignore[arg-type]
+        self.seconds[item.nodeid] = time.monotonic() - start
+        self.covered[item.nodeid] = {name: sorted(lines) for name, lines in self.lines.items()}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Notes the tests that pass and those that fail."""
+        if report.when == "call" and report.passed:
+            self.passed.add(report.nodeid)
+        if report.failed:
+            self.failed.add(report.nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        """Writes the file."""
+        tests = {
+            name: {"seconds": round(self.seconds[name], 3), "lines": self.covered[name]}
+            for name in sorted(self.passed - self.failed)
+        }
+        self.output.write_text(json.dumps({"tests": tests, "failed": sorted(self.failed)}))
+
+    def _enter(self, frame: FrameType, event: str, argument: Any) -> Any:
+        name = frame.f_code.co_filename
+        if not name.startswith(self.prefix):
+            return None
+        lines = self.lines[name.removeprefix(self.root)]
+
+        def line(frame: FrameType, event: str, argument: Any) -> Any:
+            lines.add(frame.f_lineno)
+            return line
+
+        return line(frame, event, argument)
+
+
+def measure(tree: Path, file: str) -> dict[str, Any]:
+    """Runs one file of tests under the tracer.
+
+    Returns:
+        {"tests": node id → fields of `Test`, "failed": node ids of the tests that fail without a mutant}.
+
+    Raises:
+        RuntimeError: pytest did not run to its end.
+    """
+    output = tree.with_name(f"{tree.name}.coverage")
+    output.unlink(missing_ok=True)
+    code = run_tests(tree, [file], LONGEST_FILE_S, plugins=(Tracer(tree, output),))
+    if not output.exists():
+        log = tree.with_name(f"{tree.name}.log").read_text(errors="replace")
+        raise RuntimeError(f"the tests of {file} do not run ({code}):\n{log[-3000:]}")
+    return json.loads(output.read_text())
+
+
+def digest(root: Path, file: str, sources: set[str]) -> str:
+    """Returns the hash of a file of tests and of the sources that its tests run."""
+    content = hashlib.sha256()
+    for name in [file, *sorted(sources)]:
+        path = root / name
+        content.update(path.read_bytes() if path.exists() else b"")
+    return content.hexdigest()
