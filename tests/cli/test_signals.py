@@ -51,6 +51,8 @@ def test_a_signal_ends_a_verb_at_any_moment(trained, tiny_overrides, tmp_path, v
             shutil.copytree(Path(tiny_overrides["training.output_dir"]) / "prepared" / need, run / need)
     if verb in ("generate", "extract"):
         overrides = {}
+    elif verb == "finetune":
+        del overrides["data.corpus"]  # --data names it
     options = [word for key, value in overrides.items() for word in (f"--{key}", value)]
     process = subprocess.Popen(
         [sys.executable, "-m", "mindpangu", *words, *options],
