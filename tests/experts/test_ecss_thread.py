@@ -313,6 +313,19 @@ def test_an_error_in_the_thread_is_raised_by_the_next_step(gate):
         experts.begin([plan])
 
 
+def test_without_overlap_an_error_is_raised_too(gate):
+    store, experts = open_gated(gate, experts__overlap="false")
+
+    def fail(*arguments):
+        raise ExpertStoreError("the update failed")
+
+    store.update = fail
+    run_step(experts, plan_of(store, 0))
+
+    with pytest.raises(ExpertStoreError, match="the update failed"):
+        experts.finish()
+
+
 def test_work_is_counted_as_the_cost_of_the_step_that_it_belongs_to(gate):
     """With overlap, the experts that are fetched ahead and the update belong to the step in which they run."""
     store, experts = open_gated(gate)
