@@ -180,6 +180,24 @@ def test_slabs_do_not_wait_for_the_experts_of_the_next_step(gate):
     np.testing.assert_array_equal(slabs[0].asnumpy(), store.weights[0][0]["up"])
 
 
+def test_slabs_of_a_step_that_was_not_announced_wait_for_their_buffers(gate):
+    """The step has a slot without tokens, so nothing is fetched for it. An update keeps the thread busy."""
+    store, experts = open_gated(gate)
+    first = plan_of(store, 0)
+    other = plan_of(store, 2)
+    other.counts_LDA[:] = 0
+    experts.begin([first], [plan_of(store, 1)])
+    experts.receive(first, pretend_step(first, experts.slabs(first), 0))
+    experts.squared_norm()
+    is_busy = threading.Event()
+    gate.pass_through = lambda: is_busy.wait(INSTANT)
+
+    experts.update(0.01, 1.0)
+    experts.begin([other])
+
+    assert len(experts.slabs(other)) == len(store.lookup((2,)))
+
+
 def test_gradients_move_to_the_host_while_the_device_computes(gate):
     """`receive` returns at once, and the copy begins before anything asks for the norm."""
     store, experts = open_gated(gate)
@@ -293,6 +311,19 @@ def test_an_error_in_the_thread_is_raised_by_the_next_step(gate):
     experts._thread.shutdown(wait=True)
     with pytest.raises(ExpertStoreError, match="the update failed"):
         experts.begin([plan])
+
+
+def test_without_overlap_an_error_is_raised_too(gate):
+    store, experts = open_gated(gate, experts__overlap="false")
+
+    def fail(*arguments):
+        raise ExpertStoreError("the update failed")
+
+    store.update = fail
+    run_step(experts, plan_of(store, 0))
+
+    with pytest.raises(ExpertStoreError, match="the update failed"):
+        experts.finish()
 
 
 def test_work_is_counted_as_the_cost_of_the_step_that_it_belongs_to(gate):

@@ -143,6 +143,23 @@ def test_reduce_sums_activated_slabs_in_order_and_zeros_for_what_did_not_arrive(
     np.testing.assert_array_equal(gradients.received_LMA, activated_LMA)
 
 
+def test_buffers_are_used_again_in_the_next_step():
+    """Without that, every step would take new memory."""
+    _, store = open_store()
+    gradients = HostGradients(store, Link(1), np.float32)
+    plan = random_plan(np.random.default_rng(0), store, [2])
+    arrived = [np.ones((GROUP, *shape), np.float32) for shape in store.shapes.values()]
+    slabs = []
+
+    for domain in (2, 0, 1):
+        gradients.begin([plan])
+        gradients.add(0, domain, np.ones(GROUP, bool), arrived)
+        slabs.append(gradients.slabs[0, domain])
+
+    for slab in slabs[1:]:
+        assert all(np.shares_memory(a, b) for a, b in zip(slab, slabs[0], strict=True))
+
+
 def test_reduce_does_not_change_gradients_that_are_not_its_own():
     _, store = open_store()
     gradients = HostGradients(store, Link(1))

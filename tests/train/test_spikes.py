@@ -54,3 +54,23 @@ def test_a_loaded_state_restores_the_decision():
 
     values = {"loss": 5.7, "global_norm": 1.0}
     assert other.reason_to_skip(values) == guard.reason_to_skip(values) is not None
+
+
+def test_the_limit_is_the_mean_plus_sigma_standard_deviations():
+    """Mean 3 and standard deviation 2: with σ = 1.5 the limit is 6."""
+    guard = SpikeGuard(sigma=1.5, window=4)
+    for value in (1.0, 5.0, 1.0, 5.0):
+        assert guard.reason_to_skip({"loss": 1.0, "global_norm": value}) is None
+
+    assert guard.reason_to_skip({"loss": 1.0, "global_norm": 6.001}) is not None
+    assert guard.reason_to_skip({"loss": 1.0, "global_norm": 5.999}) is None
+
+
+def test_a_loaded_window_stays_as_long_as_it_is():
+    guard = SpikeGuard(sigma=6, window=4)
+    guard.load_state({"loss": [1.0] * 9, "global_norm": [1.0] * 9})
+
+    for _ in range(2):
+        guard.reason_to_skip({"loss": 1.0, "global_norm": 1.0})
+
+    assert guard.state() == {"loss": [1.0] * 4, "global_norm": [1.0] * 4}

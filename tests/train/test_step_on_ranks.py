@@ -229,3 +229,41 @@ def test_training_of_experts_leaves_the_dense_parameters_out(ranks):
     assert step.optimizer.updates == []
     assert step.experts.updates == [(0.1, pytest.approx(1.0, rel=1e-6))]
     assert step.updates == 7
+
+
+def test_losses_of_a_domain_are_means_over_the_targets_of_all_micro_batches(ranks):
+    """Domain 3 has one sample in each micro-batch, domain 1 one in the first only."""
+    step = make_step(ranks, 0, mesh=Mesh())
+    total = Gradients()
+    mask_BS = np.array([[1, 1, 0], [1, 1, 1]], np.float32)
+    for domain_of_slot, losses_B in (((1, 3), [4.0, 6.0]), ((3, 3), [10.0, 2.0])):
+        plan = SimpleNamespace(domain_of_slot=domain_of_slot, slot_of_sample_B=np.array([0, 1]))
+        step._add_domain_losses(total, SimpleNamespace(loss_mask_BS=mask_BS), plan, np.array(losses_B))
+
+    assert total.domain_loss == {1: [4.0, 2.0], 3: [18.0, 8.0]}
+
+
+def test_every_target_has_the_same_weight_whichever_micro_batch_it_is_in(ranks):
+    """The first micro-batch has 2 targets and the second 6; two other ranks have 8 more."""
+    step = make_step(ranks, 0, mesh=Mesh(), scale=4.0)
+    step.experts.begin = lambda plans, upcoming: None
+    step.processes.lower_priority = lambda: None
+    weights = []
+
+    def micro_step(batch, plan, weights_BS, dense):
+        weights.append(weights_BS.asnumpy())
+        return float(weights[-1].sum()), weights[-1].sum(1)  # every target has the loss 1
+
+    step._micro_step = micro_step
+    masks = [np.array([[1, 0, 0], [0, 1, 0]], np.float32), np.ones((2, 3), np.float32)]
+    batches = [SimpleNamespace(loss_mask_BS=mask_BS) for mask_BS in masks]
+    plan = SimpleNamespace(domain_of_slot=(1, 2), slot_of_sample_B=np.array([0, 1]))
+
+    total = TrainStep.gradients(step, batches, [plan, plan], num_targets=16.0)
+    alone = TrainStep.gradients(step, batches, [plan, plan])
+
+    for array, mask_BS in zip(weights[:2], masks, strict=True):
+        np.testing.assert_array_equal(array, mask_BS * 4 / 16)  # times the loss scale
+    assert total.loss == 8 / 16
+    assert total.domain_loss == {1: [4.0, 4.0], 2: [4.0, 4.0]}
+    assert alone.loss == 1.0
