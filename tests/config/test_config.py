@@ -65,7 +65,7 @@ def test_every_mistake_is_named(overrides, message):
 NUMBERS = [key for key, _, default, _ in describe() if isinstance(default, float)]
 
 
-@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "nan", "1e999"])
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "1e999"])
 @pytest.mark.parametrize("key", NUMBERS)
 def test_numbers_that_are_not_finite_are_refused(key, value):
     with pytest.raises(ConfigError, match=f"^{key} is -?(nan|inf); allowed: a finite number$"):
@@ -74,7 +74,7 @@ def test_numbers_that_are_not_finite_are_refused(key, value):
 
 @pytest.mark.parametrize("beta", [".nan", ".inf", "-.inf"])
 def test_betas_that_are_not_finite_are_refused(beta):
-    with pytest.raises(ConfigError, match=r"optimizer\.betas is .*; allowed: two numbers >= 0 and < 1"):
+    with pytest.raises(ConfigError, match=r"optimizer\.betas\[1\] is .*; allowed: a finite number"):
         load_config(None, {"optimizer.betas": f"[0.9, {beta}]"})
 
 
