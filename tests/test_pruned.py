@@ -10,7 +10,7 @@ from mindpangu.pruned import TRIES, forget_opened, retry_if_pruned
 
 def save(run, step):
     with CheckpointWriter(run / "checkpoint", step) as writer:
-        writer.write("a.bin", str(step).encode())
+        writer.write("state.json", str(step).encode())
     return writer.folder
 
 
@@ -34,7 +34,7 @@ def test_the_newest_is_read_again_when_the_one_before_it_is_gone(run):
         reader = CheckpointReader(run)
         if reader.step < 3:
             replace_newest(run)
-        return reader.read("a.bin")
+        return reader.read("state.json")
 
     content = retry_if_pruned(work, messages.append)
 
@@ -49,7 +49,7 @@ def test_a_training_that_prunes_faster_than_it_is_read_is_named(run):
         tries.append(1)
         reader = CheckpointReader(run)
         replace_newest(run)
-        reader.read("a.bin")
+        reader.read("state.json")
 
     with pytest.raises(
         CheckpointError, match=r"iteration_0000000\d was removed .* faster than .* checkpoint\.keep_last"
@@ -64,7 +64,7 @@ def test_a_checkpoint_that_the_user_named_is_not_replaced(run):
     def work():
         reader = CheckpointReader(named)
         replace_newest(run)
-        reader.read("a.bin")
+        reader.read("state.json")
 
     with pytest.raises(CheckpointError, match=r"iteration_00000001 was removed while it was read; .* read a copy"):
         retry_if_pruned(work)
@@ -79,8 +79,8 @@ def test_a_checkpoint_that_was_replaced_under_its_name_is_read_again(run):
         if len(tries) == 1:
             remove(reader.folder)
             with CheckpointWriter(run / "checkpoint", 1) as writer:
-                writer.write("a.bin", b"other")
-        return reader.read("a.bin")
+                writer.write("state.json", b"other")
+        return reader.read("state.json")
 
     assert retry_if_pruned(work, lambda text: None) == b"other"
 
@@ -119,7 +119,7 @@ def test_inner_work_is_done_again_alone(run):
         reader = CheckpointReader(run)
         if reader.step == 1:
             replace_newest(run)
-        return reader.read("a.bin")
+        return reader.read("state.json")
 
     def work():
         outer.append(1)

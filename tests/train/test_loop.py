@@ -11,7 +11,7 @@ from mindpangu.errors import TrainingError
 from mindpangu.experts import ExpertTraffic
 from mindpangu.parallel.mesh import Mesh
 from mindpangu.train.callbacks import Callback
-from mindpangu.train.loop import name_batches, run_steps
+from mindpangu.train.loop import TrainingStopped, name_batches, run_steps
 from mindpangu.train.step import StepResult
 
 
@@ -31,7 +31,9 @@ class Step:
         self.config = load_config(None, {key: str(value) for key, value in overrides.items()})
         self.model = SimpleNamespace(domains=[SimpleNamespace(name="zh"), SimpleNamespace(name="en")])
         self.processes = SimpleNamespace(
-            mesh=Mesh(data=2), report_status=lambda *words: None, any_rank=lambda flag: len(self.calls) == stop_at
+            mesh=Mesh(data=2),
+            report_status=lambda *words: None,
+            any_ranks=lambda flags: [len(self.calls) == stop_at] * len(flags),
         )
         self.calls = []
         self._results = iter(results)
@@ -143,10 +145,13 @@ def test_every_step_has_its_rate_and_the_plans_of_the_next():
 def test_a_signal_on_any_rank_ends_training_after_the_step_with_a_checkpoint():
     recorder = Recorder()
 
-    finished, saved = run(Step([result()] * 9, stop_at=4), recorder)
+    checkpointer = Checkpointer()
 
-    assert finished == 4
-    assert saved == [(3, 3), (4, 4)]
+    with pytest.raises(TrainingStopped) as stopped:
+        run_steps(Step([result()] * 9, stop_at=4), Stream(), 1, [recorder], checkpointer, lambda number: number / 10)
+
+    assert stopped.value.step == 4
+    assert checkpointer.saved == [(3, 3), (4, 4)]
     assert recorder.calls[-1] == ("end",)
 
 

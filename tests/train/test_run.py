@@ -64,7 +64,7 @@ def saved(tmp_path):
     """A run folder with checkpoints of steps 1 to 3."""
     for step in (1, 2, 3):
         with CheckpointWriter(tmp_path / "checkpoint", step) as writer:
-            writer.write("a.bin", b"content")
+            writer.write("state.json", b"content")
     return tmp_path
 
 
@@ -93,7 +93,7 @@ def test_weights_that_are_pruned_while_they_are_loaded_are_loaded_from_the_newes
     def prune(reader):
         if reader.step > 1:
             remove(reader.folder)
-            raise CheckpointError("a.bin cannot be read")
+            raise CheckpointError("state.json cannot be read")
 
     assert load(monkeypatch, saved, Ranks(), prune) == (1, [3, 2, 1])
 
