@@ -9,9 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("GLOG_v", "3")
+
+# how long an example takes depends on what else the machine does
+hypothesis.settings.register_profile("any_machine", deadline=None)
+hypothesis.settings.load_profile("any_machine")
 
 # Files that take a minute or two. They start first, so that parallel test processes finish at about the same time.
 SLOW_FILES = ("train/test_resume", "train/test_ecss", "docs/test_docs", "parallel/test_layouts", "test_readme")
