@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mindpangu.config import Config, DataConfig, ModelConfig
+from mindpangu.config.schema import ParallelismConfig
 from mindpangu.errors import ConfigError
 from mindpangu.parallel.mesh import Mesh, broken_rule_of_910a
 
@@ -86,6 +88,24 @@ def test_sigmas_mesh_has_the_groups_of_its_paper():
     assert len(SIGMA.groups("exchange_group")) == 32
     assert SIGMA.node_exchange_group(13) == tuple(range(128))
     assert SIGMA.describe() == "512 = data 64 × tensor 8; experts on 64 ranks in 4 sub-groups"
+
+
+@pytest.mark.parametrize(
+    ("rre_layers", "expert_parallel", "mesh"),
+    [
+        (1, 4, Mesh(data=8, tensor=2, expert=4, sub_groups=2)),
+        (1, 1, Mesh(data=8, tensor=2, expert=1, sub_groups=1)),  # every rank holds all experts
+        (0, 4, Mesh(data=8, tensor=2, expert=1, sub_groups=1)),  # a dense model has no experts to divide
+    ],
+)
+def test_the_mesh_of_a_configuration(rre_layers, expert_parallel, mesh):
+    config = Config(
+        model=ModelConfig(rre_layers=rre_layers),
+        data=DataConfig(domain_groups=2),
+        parallelism=ParallelismConfig(data_parallel=8, tensor_parallel=2, expert_parallel=expert_parallel),
+    )
+
+    assert Mesh.from_config(config) == mesh
 
 
 def test_a_mesh_says_only_what_it_divides():

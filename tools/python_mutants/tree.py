@@ -96,11 +96,10 @@ def _run_in_child(tree: Path, tests: list[str], plugins: tuple[object, ...]) -> 
         tempfile.tempdir = None  # the parent's, which it has kept
         sys.path.insert(0, str(tree))
 
-        import hypothesis
         import pytest
 
-        hypothesis.settings.load_profile("mutants")
-        options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={scratch / 'pytest'}"]
+        options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile=mutants"]
+        options.append(f"--basetemp={scratch / 'pytest'}")
         if not plugins:
             options.append("-x")
         code = int(pytest.main([*options, *tests], plugins=list(plugins)))
