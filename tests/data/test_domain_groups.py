@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from mindpangu.config import load_config
@@ -96,11 +96,12 @@ def best_miss(phases, num_groups, max_domains=99):
         groups = [[] for _ in range(num_groups)]
         for domain, group in enumerate((0, *chosen)):  # the groups have no order: domain 0 is in group 0
             groups[group].append(domain)
-        if all(groups) and max(map(len, groups)) <= max_domains:
+        sums = [shares[:, group].sum(1) for group in groups]
+        if all(map(np.all, sums)) and max(map(len, groups)) <= max_domains:
             # a domain's miss is its share times the relative miss of its group
             misses = [
-                shares[:, group].max(1) * abs(1 / np.maximum(shares[:, group].sum(1), 1e-9) / num_groups - 1)
-                for group in groups
+                shares[:, group].max(1) * abs(1 / total / num_groups - 1)
+                for group, total in zip(groups, sums, strict=True)
             ]
             found.append((np.max(misses), groups))
     least = min(found)[0]
@@ -139,6 +140,8 @@ def test_all_assignments_are_tried_if_there_are_few(monkeypatch, num_groups, pha
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 3), st.lists(st.integers(0, 9), min_size=7, max_size=7))
+@example(3, [0, 0, 1, 3, 3, 3, 3])
+@example(3, [0, 0, 0, 0, 99, 1, 1])
 def test_a_refusal_names_the_best_that_is_possible(num_groups, weights):
     assume(sum(weight > 0 for weight in weights) >= num_groups)
     best = best_miss([weights], num_groups)
