@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mindpangu.locks import delete, fsync, locked, scratch_path, unique_name
 from mindpangu.untrusted import parse_json, read_bytes
@@ -120,8 +120,13 @@ def open_without_link(path: str, flags: int) -> int:
 def read_chunks(path: Path) -> Iterator[bytes]:
     """Yields the content of a file in pieces of at most `CHUNK_BYTES`."""
     with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
+        yield from file_chunks(file)
+
+
+def file_chunks(file: BinaryIO) -> Iterator[bytes]:
+    """Yields the rest of an open file in pieces of at most `CHUNK_BYTES`."""
+    while chunk := file.read(CHUNK_BYTES):
+        yield chunk
 
 
 # ---- Folders ---------------------------------------------------------------------------------------------------------

@@ -83,9 +83,12 @@ def read_bytes(path: Path, limit: int = JSON_LIMIT, *, follow_link: bool = False
     with open_file(path, follow_link=follow_link) as file:
         size = os.fstat(file.fileno()).st_size
         pieces = []
-        while size <= limit and (piece := file.read(_CHUNK_BYTES)):
+        done = 0
+        # a buffer is no larger than what is left; one byte more, because the file may grow meanwhile
+        while size <= limit and (piece := file.read(min(_CHUNK_BYTES, size - done + 1))):
             pieces.append(piece)
-            size = max(size, sum(map(len, pieces)))  # the file may grow meanwhile
+            done += len(piece)
+            size = max(size, done)
     if size > limit:
         raise ValueError(f"it has {size:,} bytes; allowed: at most {limit:,}")
     return b"".join(pieces)

@@ -13,7 +13,7 @@ from mindpangu.checkpoint.fingerprint import Entry, Fingerprint
 from mindpangu.checkpoint.manifest import MANIFEST, REMEDY, Manifest
 from mindpangu.config import Config, load_saved_config
 from mindpangu.errors import CheckpointError
-from mindpangu.files import CHUNK_BYTES
+from mindpangu.files import file_chunks
 from mindpangu.pruned import TRIES, note_opened
 from mindpangu.tensor_format import decode
 from mindpangu.untrusted import inside, open_file, parse_json, reason
@@ -69,7 +69,7 @@ class CheckpointReader:
         """Compares one file with the manifest, reading it in pieces, and returns its path. Raises like `read`."""
         with self._open(name) as file:
             try:
-                found = Fingerprint.from_chunks(iter(lambda: file.read(CHUNK_BYTES), b""))
+                found = Fingerprint.from_chunks(file_chunks(file))
             except OSError as error:
                 raise self._unreadable(name, error) from None
         self._compare(name, found)

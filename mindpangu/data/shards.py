@@ -23,7 +23,7 @@ import numpy.typing as npt
 from mindpangu.data.samples import Samples
 from mindpangu.data.split import SPLITS
 from mindpangu.errors import DataError
-from mindpangu.files import CHUNK_BYTES, read_json
+from mindpangu.files import file_chunks, read_json
 from mindpangu.untrusted import (
     DIGEST,
     Count,
@@ -221,7 +221,7 @@ class TokenShards:
                     raise DataError(f"token shard {path} has {found:,} bytes, expected {expected:,}; {_REMEDY}")
                 if not verify:
                     return
-                while chunk := file.read(CHUNK_BYTES):
+                for chunk in file_chunks(file):
                     digest.update(chunk)
         except FileNotFoundError:
             raise DataError(f"token shard {path} is missing; {_REMEDY}") from None
