@@ -81,8 +81,12 @@ kill_program_later() {
     done
 }
 
+# Prints what the user must know of the program that a signal has ended.
+last_words() { :; }
+
 # Exits as a program that the signal has ended.
 exit_by_signal() {
+    last_words
     # shellcheck disable=SC2046
     kill $(jobs -p) 2>/dev/null || true
     exit $((128 + $(kill -l "$stop_signal")))

@@ -261,6 +261,8 @@ mindpangu_on_all_ranks() {
     require_free_port
     mkdir -p "$log_folder"
     signal_program() { signal_ranks "$1"; }
+    # msrun stops to show the first rank's log as soon as the ranks have ended
+    last_words() { grep -hs '^train: stopped' "$log_folder"/worker_*.log || true; }
     info "Every rank logs to $log_folder; the log of this node's first rank follows."
     # msrun's own warnings and tracebacks go to a file: the ranks report what went wrong
     PATH=$folder:$PATH run msrun --worker_num="$processes" --local_worker_num="$NPROC" --node_rank="$NODE_RANK" \

@@ -75,7 +75,7 @@ def test_damaged_counts_are_refused(config, tokenizer, tmp_path):
 
     path.write_bytes(data[:-8])
     with pytest.raises(
-        DataError, match=r"is not a complete file of piece counts .* choose another --counts, or remove it"
+        DataError, match=r"is not a complete file of piece counts: .*; choose another --counts, or remove it"
     ):
         PieceCounts.load(path)
     path.write_bytes(data[:-1] + b"!")
