@@ -1,29 +1,58 @@
-"""Shows text that others wrote on a terminal and in messages, without letting it act on the terminal.
+"""Makes text and values that others wrote safe to show in messages and on terminals.
 
-Names of files need not be valid UTF-8: Python keeps their other bytes as lone surrogates, which no encoder accepts.
-Texts may hold control characters (ANSI escapes move the cursor and change the window's title) and bidirectional
-overrides, which show characters in another order than they have. `printable` spells all of these as escapes.
+A file name need not be valid UTF-8: Python keeps its other bytes as lone surrogates, which no encoder accepts. Text may
+hold control characters (ANSI escapes move the cursor and change the window's title) and bidirectional overrides, which
+reorder what the reader sees. `printable` replaces all of these by escapes; `short_text` and `short_repr` also keep a
+message short, however large the value is. This module imports nothing from mindpangu.
 """
 
 import re
+from typing import Any
+
+_MAX_SHOWN = 80  # characters of a value in a message
 
 # C0 controls except newline and tab, C1 controls, line and paragraph separators, bidirectional embeddings, overrides
 # and isolates, and surrogates. A carriage return before a newline only ends the line. The marks U+200E, U+200F, and
 # U+061C, which Arabic and Hebrew text needs, reorder nothing beyond their neighbours.
-_ACTIVE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)")
+_UNSAFE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)")
 
 
 def printable(text: str) -> str:
-    """Replaces what would act on a terminal, or cannot be encoded, by escapes such as \\x1b. Keeps newlines and tabs.
+    """Replaces characters that control a terminal or cannot be encoded by escapes such as \\x1b. Keeps newlines and
+    tabs.
 
     A byte of a file name that is not UTF-8 becomes \\xb2, as in the shell.
     """
-    return _ACTIVE.sub(lambda match: escape(match[0]), text)
+    return _UNSAFE.sub(lambda match: escape(match[0]), text)
 
 
-def printable_name(name: object) -> str:
-    """Returns a name or a path for a message: like `printable`, on one line."""
-    return re.sub(r"[\r\n\t]", lambda match: escape(match[0]), printable(str(name)))
+def printable_line(text: object) -> str:
+    """Returns a name, a path, or a text like `printable`, but on one line: newlines and tabs become escapes, too."""
+    return re.sub(r"[\r\n\t]", lambda match: escape(match[0]), printable(str(text)))
+
+
+def short_text(text: str) -> str:
+    """Returns a text for a message: like `printable_line`, without quotes, and cut after 80 characters."""
+    shown = printable_line(text[:_MAX_SHOWN])
+    return shown if len(text) <= _MAX_SHOWN else f"{shown}… ({len(text):,} characters)"
+
+
+def short_repr(value: Any) -> str:
+    """Returns a value for a message: as Python writes it, on one line, and cut after 80 characters."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= _MAX_SHOWN else f"{value[:_MAX_SHOWN]!r}… ({len(value):,} characters)"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**_MAX_SHOWN:
+        return f"an integer of {value.bit_length():,} bits"
+    if isinstance(value, (dict, list)):
+        kind = "an object" if isinstance(value, dict) else "a list"
+        return f"{kind} with {len(value):,} entries"
+    return "null" if value is None else short_text(repr(value))
+
+
+def describe_error(error: Exception) -> str:
+    """Returns the reason why a file cannot be read, for a message: "No such file or directory", "step is '4'; …"."""
+    text = error.strerror if isinstance(error, OSError) else None
+    return text or str(error) or type(error).__name__
 
 
 def escape(character: str) -> str:

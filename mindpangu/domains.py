@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from mindpangu.config import Config
 from mindpangu.config.checks import check_names
+from mindpangu.display import short_repr
 from mindpangu.errors import ConfigError
-from mindpangu.untrusted import show
 
 END_OF_TEXT = "<eot>"
 PADDING = "<pad>"
@@ -160,7 +160,8 @@ def known_domains(config: Config) -> dict[str, Domain]:
             problem = "is there twice" if token in tokens[:position] else _token_problem(token, taken)
             if problem:
                 raise ConfigError(
-                    f"{key}.control_tokens of {added.name!r} has {show(token)}, which {problem}; choose another token"
+                    f"{key}.control_tokens of {added.name!r} has {short_repr(token)}, which {problem}; choose another "
+                    "token"
                 )
             taken.append(token)
         known[added.name] = Domain(added.name, added.kind, tokens)
@@ -196,13 +197,15 @@ def domain_named(domains: Sequence[Domain], name: str) -> tuple[int, Domain]:
     for index, domain in enumerate(domains):
         if domain.name == name:
             return index, domain
-    raise ConfigError(f"unknown domain {show(name)}; this model has: {', '.join(domain.name for domain in domains)}")
+    raise ConfigError(
+        f"unknown domain {short_repr(name)}; this model has: {', '.join(domain.name for domain in domains)}"
+    )
 
 
 def _require_known(key: str, names: Sequence[str] | dict, known: Sequence[str] | dict) -> None:
     for name in names:
         if name not in known:
-            raise ConfigError(f"{key} names {show(name)}; known domains: {', '.join(known)}")
+            raise ConfigError(f"{key} names {short_repr(name)}; known domains: {', '.join(known)}")
 
 
 def _assign_vocabularies(config: Config, names: Sequence[str]) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Draws figures with matplotlib and writes them to files.
 
-All plots of the package go through this module. It shows text as it is written ("$" starts no formula), finds a font
-for characters that matplotlib's own font lacks, such as Chinese, and lets no plot end a job whose product is another.
+All plots of the package go through this module. It draws text literally ("$" does not start a formula), looks for a
+font with the characters that matplotlib's own font lacks, such as Chinese, and does not let a failed plot end a job
+that can do without it.
 """
 
 import re
@@ -25,15 +26,15 @@ _MAX_FONTS = 200  # fonts to look into for missing characters; each takes 25 ms
 _LIKELY_FONT = re.compile(
     r"cjk|wenquanyi|wqy|simhei|msyh|yahei|source ?han|pingfang|fallback|unicode|noto", re.IGNORECASE
 )
-_PLACEHOLDERS = re.compile(r"last ?resort", re.IGNORECASE)  # fonts that have the same box for every character
+_PLACEHOLDERS = re.compile(r"last ?resort", re.IGNORECASE)  # fonts that draw the same box for every character
 _UNLIKELY_STYLE = re.compile(r"bold|italic|oblique|light|thin|black|mono|serif", re.IGNORECASE)
 
 
-def plot(path: Path, size: tuple[float, float], draw: Draw, log: Log = print) -> bool:
-    """Writes a figure that comes with another product. If that fails, one line says so, and nothing else happens.
+def write_optional_figure(path: Path, size: tuple[float, float], draw: Draw, log: Log = print) -> bool:
+    """Writes a figure that the job can do without. If that fails, logs one line instead of raising an error.
 
     Args:
-        path: the file, written atomically, whose suffix is the format (.png); its folder is created.
+        path: the file, written atomically; its suffix is the format (.png). Its folder is created.
         size: width and height in inches.
         draw: draws on an empty figure.
         log: receives messages for the user.
@@ -43,7 +44,7 @@ def plot(path: Path, size: tuple[float, float], draw: Draw, log: Log = print) ->
     """
     try:
         write_figure(path, size, draw, log)
-    except Exception as error:  # whatever it is: the product is complete without the figure
+    except Exception as error:  # whatever it is: the job's result is complete without the figure
         reason = str(error).strip().partition("\n")[0]
         log(printable(f"{path} is left out: {type(error).__name__}{': ' if reason else ''}{reason}"))
         return False
@@ -51,8 +52,8 @@ def plot(path: Path, size: tuple[float, float], draw: Draw, log: Log = print) ->
 
 
 def write_figure(path: Path, size: tuple[float, float], draw: Draw, log: Log = print) -> None:
-    """Writes a figure that is itself the product; see `plot`. Raises what drawing and the disk raise."""
-    # Imported here because figures are rare and matplotlib takes longer to import than the rest of the package. A
+    """Writes a figure; see `write_optional_figure`. Errors of drawing and of the disk are raised."""
+    # imported here because figures are rare and matplotlib takes longer to import than the rest of the package. A
     # Figure without pyplot always draws with Agg, whatever the user's backend is, and needs no display.
     import matplotlib
     from matplotlib.figure import Figure
@@ -66,13 +67,13 @@ def write_figure(path: Path, size: tuple[float, float], draw: Draw, log: Log = p
             figure.savefig(scratch, format=path.suffix.lstrip(".") or "png", dpi=_DPI)
     if substituted:
         log(
-            f"{printable(str(path))}: no font has the characters {substituted}, which appear as escapes; install one "
-            "that does, e.g. Noto Sans CJK for Chinese"
+            f"{printable(str(path))}: no font has the characters {substituted}, so they appear as escapes; install a "
+            "font that has them, e.g. Noto Sans CJK for Chinese"
         )
 
 
 def _texts(figure: "Figure") -> Iterator["Text"]:
-    """Yields all texts of a figure but the numbers at the ticks, which matplotlib writes as formulas (10²)."""
+    """Yields all texts of a figure except the numbers at the ticks, which matplotlib writes as formulas (10²)."""
     from matplotlib.text import Text
 
     ticks = set()
@@ -85,7 +86,7 @@ def _texts(figure: "Figure") -> Iterator["Text"]:
 
 
 def _show_literally(texts: list["Text"]) -> str:
-    """Prepares texts to be shown as written. Returns the characters that no font has, which become escapes."""
+    """Makes matplotlib draw texts as they are written. Returns the characters that no font has; they become escapes."""
     for text in texts:
         text.set_parse_math(False)
         text.set_text(printable(text.get_text()))
@@ -114,7 +115,7 @@ def _lacking(font_file: str, characters: Iterable[str]) -> set[str]:
 
 
 def _find_fonts(characters: set[str]) -> tuple[list[str], set[str]]:
-    """Looks for fonts that have the characters. Returns (font families, characters that none of them has)."""
+    """Looks for fonts that have the characters. Returns (font families, characters that no font has)."""
     from matplotlib import font_manager
 
     if not characters:
@@ -139,6 +140,6 @@ def _find_fonts(characters: set[str]) -> tuple[list[str], set[str]]:
 
 
 def _preference(font_file: str) -> tuple[bool, bool, str]:
-    """Sort key of font files: likely to have many characters first, then plain styles."""
+    """Returns the sort key of a font file: fonts that are likely to have many characters first, plain styles first."""
     name = Path(font_file).name
     return not _LIKELY_FONT.search(name), bool(_UNLIKELY_STYLE.search(name)), name

@@ -111,7 +111,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         write_durably(target, read_chunks(source))
 
 
-def open_without_link(path: str, flags: int) -> int:
+def open_nofollow(path: str, flags: int) -> int:
     """Opens a file that grows, such as a log; an `opener` for `open`. Raises OSError for a link, which may lead to any
     file of the user if the folder comes from elsewhere."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)

@@ -1,11 +1,11 @@
-"""Locks files and folders while they are written, so that two processes never write the same one.
+"""Advisory locks on files and folders, so that two processes never write the same one.
 
 The lock of `folder/name` is the file `folder/.name.lock`, held with flock. The kernel releases it when the holder ends,
 however it ends. Where the file system has no flock that all hosts see, the lock is the folder `folder/.name.locked`,
 whose only entry describes the holder.
 
-Everything unfinished lies next to its destination, as `.name.<unique name>.writing`, and exists only while its writer
-holds the lock. So whoever holds the lock may remove what it finds there: its writer is dead.
+Unfinished output lies next to its destination, as `.name.<unique name>.writing`, and exists only while its writer holds
+the lock. So whoever gets the lock may remove the unfinished output that it finds: the writer is dead.
 """
 
 import contextlib
@@ -23,12 +23,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mindpangu.display import short_text
 from mindpangu.errors import InUseError
-from mindpangu.untrusted import parse_json, read_bytes, read_record, show_text
+from mindpangu.untrusted import parse_json, read_bytes, read_record
 
 SHORT_WAIT_S = 1.0
-"""Seconds to wait for a lock that is held while something large is written; others hold it for milliseconds only, to
-look for leftovers."""
+"""Default number of seconds to wait for a lock. A writer may hold it for hours, and is not waited for; a process that
+only looks for leftovers holds it for milliseconds."""
 
 _NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 _LOCAL_FLOCK = {"localflock", "nolock", "local_lock=flock", "local_lock=all"}  # mount options of Lustre and NFS
@@ -44,7 +45,7 @@ _Release = Callable[[], None]
 
 
 class _Held(threading.local):
-    """The destinations whose locks this thread holds: it may lock them again."""
+    """The destinations that this thread has locked. It may lock them again."""
 
     def __init__(self) -> None:
         self.destinations: set[Path] = set()
@@ -59,10 +60,10 @@ class Owner:
 
     Attributes:
         host: the host's name, for people.
-        machine: the boot and the PID namespace in which `pid` is valid, if known. Containers of a host may share its
-            name.
+        machine: the boot and the PID namespace in which `pid` is valid, "" if unknown. The host's name does not tell
+            containers apart.
         pid: process id.
-        started: when the process started, in clock ticks since the boot. The kernel uses process ids again.
+        started: when the process started, in clock ticks since the boot, because the kernel reuses process ids.
     """
 
     host: str
@@ -72,7 +73,7 @@ class Owner:
 
     @staticmethod
     def this_process() -> "Owner":
-        """Returns the owner that describes this process."""
+        """Returns this process as an owner."""
         machine = ""
         with contextlib.suppress(OSError):  # some sandboxes hide them
             boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
@@ -82,14 +83,14 @@ class Owner:
 
     @staticmethod
     def read(path: Path) -> "Owner | None":
-        """Reads the owner that a lock records. Returns None if it records none, as while it is being taken."""
+        """Reads the owner recorded in a lock. Returns None if there is none, e.g. because it is just being acquired."""
         try:
             return read_record(Owner, parse_json(read_bytes(path, _MAX_OWNER_BYTES)))
         except (OSError, ValueError):
             return None
 
     def encode(self) -> bytes:
-        """Encodes the owner for a lock."""
+        """Returns the owner as it is recorded in a lock."""
         return json.dumps(asdict(self)).encode()
 
     @property
@@ -99,40 +100,40 @@ class Owner:
         return here and _start_time(self.pid) != self.started
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {show_text(self.host)}"
+        return f"process {self.pid} on {short_text(self.host)}"
 
 
 def unique_name() -> str:
-    """Returns a name that no other process or call returns: host, process id, start time, and random digits."""
+    """Returns a name that no other call, in any process, returns: host, process id, start time, and random digits."""
     owner = Owner.this_process()
     host = re.sub(r"\W+", "_", owner.host, flags=re.ASCII)[:32]
     return f"{host}-{owner.pid}-{owner.started}-{os.urandom(4).hex()}"
 
 
 def scratch_path(destination: Path, unique: str, kind: str = "writing") -> Path:
-    """Returns the path next to `destination` for something unfinished.
+    """Returns the path of unfinished output next to `destination`.
 
     Args:
         unique: the result of `unique_name`, or a name that only the ranks of a job share.
-        kind: "writing", or "deleting" for what is about to be removed.
+        kind: "writing", "deleting" for a folder that is about to be removed, or "locking" for the lock itself.
     """
     return destination.with_name(f".{destination.name}.{unique}.{kind}")
 
 
 @contextlib.contextmanager
 def locked(
-    destination: Path, wait: float = SHORT_WAIT_S, unique: str | None = None, busy: str | None = None
+    destination: Path, wait: float = SHORT_WAIT_S, keep: str | None = None, in_use: str | None = None
 ) -> Iterator[Path]:
-    """Locks a file or folder inside the block, and removes what dead processes left unfinished next to it.
+    """Locks a file or folder inside the block, and removes the unfinished output of dead processes next to it.
 
-    Creates the folder that holds it; removes it again if it is still empty at the end. A thread may lock a destination
-    that it has already locked.
+    Creates the parent folder, and removes it at the end if it is still empty. A thread may lock a destination that it
+    has already locked.
 
     Args:
         destination: the path to lock; if it is a link, the path it leads to.
         wait: seconds to wait while another process holds the lock; may be infinite.
-        unique: what belongs to this name stays, because other ranks of the job may have begun to write it.
-        busy: beginning of the error message, to be followed by "by process …".
+        keep: unique name whose unfinished output stays, because other ranks of the job may have begun to write it.
+        in_use: beginning of the error message, which goes on with "by process …".
 
     Yields:
         The destination without links.
@@ -146,15 +147,15 @@ def locked(
         yield destination
         return
     with contextlib.ExitStack() as stack:
-        stack.callback(_take(destination, wait, busy or f"{destination} is being written", stack))
+        stack.callback(_acquire(destination, wait, in_use or f"{destination} is being written", stack))
         _held.destinations.add(destination)
         stack.callback(_held.destinations.discard, destination)
-        _remove_leftovers(destination, unique)
+        _remove_leftovers(destination, keep)
         yield destination
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Removes the locks of dead processes in a folder, and what they left unfinished; that of live ones stays."""
+    """Removes the locks and the unfinished output of dead processes in a folder; those of live processes stay."""
     names = set()
     for path in _entries(folder):
         match = _SCRATCH.fullmatch(path.name)
@@ -169,7 +170,7 @@ def clear_leftovers(folder: Path) -> None:
 
 @contextlib.contextmanager
 def created_folder(folder: Path) -> Iterator[None]:
-    """Creates a folder and its parents, durably. At the end, removes those that it created and that are empty."""
+    """Creates a folder and its parents, durably. At the end, removes the folders that it created and that are empty."""
     created = list(itertools.takewhile(lambda path: not path.is_dir(), (folder, *folder.parents)))
     try:
         try:
@@ -186,7 +187,7 @@ def created_folder(folder: Path) -> Iterator[None]:
 
 
 def delete(path: Path) -> None:
-    """Removes a file, a link, or a folder with all that is in it, as far as possible."""
+    """Removes a file, a link, or a folder with its contents, as far as possible. Raises no error."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -195,7 +196,7 @@ def delete(path: Path) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Makes the content of a file, or the names in a folder, durable."""
+    """Flushes the content of a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -203,42 +204,42 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-# ---- Taking a lock ---------------------------------------------------------------------------------------------------
+# ---- Acquiring a lock ------------------------------------------------------------------------------------------------
 
 
-def _take(destination: Path, wait: float, busy: str, stack: contextlib.ExitStack) -> _Release:
-    """Takes the lock, creating its folder on `stack`. Returns the function that releases it."""
+def _acquire(destination: Path, wait: float, in_use: str, stack: contextlib.ExitStack) -> _Release:
+    """Acquires the lock and returns the function that releases it. Enters the parent folder on `stack` if it is new."""
     deadline = time.monotonic() + wait
     pause, longest = _POLL_S
     while True:
         try:
             if not destination.parent.is_dir():
                 stack.enter_context(created_folder(destination.parent))
-            release = _try_to_take(destination)
+            release = _try_to_acquire(destination)
             if release is not None:
                 return release
         except FileNotFoundError:  # another process removed the folder, which was still empty, or a leftover
             pass
-        except OSError as error:  # names the destination, which the user knows, instead of the lock
+        except OSError as error:  # the user knows the destination, not the lock
             raise OSError(error.errno, error.strerror, str(destination)) from None
         if time.monotonic() > deadline:
-            raise InUseError(f"{busy} by {_describe_owners(destination)}")
+            raise InUseError(f"{in_use} by {_describe_owners(destination)}")
         time.sleep(pause)
         pause = min(2 * pause, longest)
 
 
-def _try_to_take(destination: Path) -> _Release | None:
-    """Takes the lock, or returns None if another process holds it."""
+def _try_to_acquire(destination: Path) -> _Release | None:
+    """Acquires the lock, or returns None if another process holds it."""
     try:
-        return _take_flock(destination)
+        return _acquire_flock(destination)
     except OSError as error:
         if error.errno not in _NO_FLOCK:
             raise
-    return _take_folder(destination)
+    return _acquire_folder(destination)
 
 
-def _take_flock(destination: Path) -> _Release | None:
-    """Takes the lock with flock; returns None if another process holds it.
+def _acquire_flock(destination: Path) -> _Release | None:
+    """Acquires the lock with flock, or returns None if another process holds it.
 
     Raises OSError with an error number in `_NO_FLOCK` if the file system has no flock.
     """
@@ -263,10 +264,10 @@ def _take_flock(destination: Path) -> _Release | None:
         if _flock_is_local(descriptor):
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The holder before may have removed the file, and a third process locked a new one of the same name.
+        # The previous holder may have removed the file, and a third process locked a new one of the same name.
         if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
             raise FileNotFoundError
-        with contextlib.suppress(OSError):  # the record is for people; what follows will report a full disk
+        with contextlib.suppress(OSError):  # the record only serves messages; the writer itself will report a full disk
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, Owner.this_process().encode(), 0)
     except (BlockingIOError, FileNotFoundError):
@@ -280,11 +281,11 @@ def _take_flock(destination: Path) -> _Release | None:
     return release
 
 
-def _take_folder(destination: Path) -> _Release | None:
-    """Takes the lock on a file system without flock; returns None if another process holds it.
+def _acquire_folder(destination: Path) -> _Release | None:
+    """Acquires the lock on a file system without flock, or returns None if another process holds it.
 
-    A folder with one entry takes the lock's name. The file system refuses that while a folder of this name has an
-    entry. The entry of a dead process is removed by its name, so that of a new holder is never touched.
+    A folder with one entry is renamed to the lock's name, which fails while a folder of this name has an entry. The
+    entry of a dead holder is removed by its unique name, so the entry of a new holder is never touched.
     """
     path = _folder_path(destination)
     unique = unique_name()
@@ -323,7 +324,7 @@ def _folder_path(destination: Path) -> Path:
 
 
 def _owners(lock: Path) -> dict[Path, Owner | None]:
-    """Returns what a lock, a file or a folder, records: path → owner."""
+    """Returns the owners recorded in a lock, which is a file or a folder: path of the record → owner."""
     if lock.is_dir():
         return {path: Owner.read(path) for path in _entries(lock)}
     owner = Owner.read(lock)
@@ -341,7 +342,7 @@ def _describe_owners(destination: Path) -> str:
 
 
 def _flock_is_local(descriptor: int) -> bool:
-    """True if other hosts do not see a flock on this file, because of the options its file system is mounted with."""
+    """True if other hosts do not see a flock on this file, because of the mount options of its file system."""
     device = os.fstat(descriptor).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     with contextlib.suppress(OSError), open(_MOUNTS, encoding="utf-8", errors="replace") as mounts:
@@ -363,12 +364,15 @@ def _start_time(pid: int) -> int | None:
     return None if state in ("Z", "X") else int(fields[18])
 
 
-def _remove_leftovers(destination: Path, unique: str | None) -> None:
-    """Removes everything unfinished next to a destination whose lock this process holds, except what is `unique`'s."""
-    ours = re.compile(rf"\.{re.escape(destination.name)}(?:\.{_UNIQUE})?\.(?:writing|deleting|locking)")
-    kept = unique and scratch_path(destination, unique)
+def _remove_leftovers(destination: Path, keep: str | None) -> None:
+    """Removes the unfinished output next to a destination, except that of the unique name `keep`.
+
+    This process must hold the lock of the destination.
+    """
+    leftover = re.compile(rf"\.{re.escape(destination.name)}(?:\.{_UNIQUE})?\.(?:writing|deleting|locking)")
+    kept = keep and scratch_path(destination, keep)
     for path in _entries(destination.parent):
-        if ours.fullmatch(path.name) and path != kept:
+        if leftover.fullmatch(path.name) and path != kept:
             delete(path)
 
 

@@ -1,10 +1,10 @@
-"""Reading a run while its training prunes: work that fails because a checkpoint was removed is done again.
+"""Repeats work that failed because a training pruned the checkpoint that the work was reading.
 
-    retry_if_pruned(lambda: load_model(CheckpointReader(run_folder)))     takes the newest checkpoint again
+    retry_if_pruned(lambda: load_model(CheckpointReader(run_folder)))     reads the newest checkpoint again
 
-A checkpoint is never locked: it may lie on a file system without locks, and nobody knows when a reader ends. So any
-file of it may vanish between two accesses, wherever they are. `CheckpointReader` notes here that it was opened; if work
-fails, and a checkpoint that it opened is gone, then that is the reason.
+Readers do not lock checkpoints: the file system may have no locks, and nobody knows when a reader is done. So any file
+of a checkpoint may vanish between two accesses. Every `CheckpointReader` is noted here when it opens a checkpoint. If
+the work fails and one of the checkpoints that it opened has been removed, the removal is taken to be the reason.
 """
 
 from collections.abc import Callable
@@ -14,70 +14,71 @@ from typing import Protocol, TypeVar
 
 from mindpangu.errors import CheckpointError, MindPanguError
 
-TRIES = 5
-"""How often work is done before it is given up: training prunes faster than it can be read."""
+MAX_TRIES = 5
+"""Number of attempts before giving up because the training prunes faster than its checkpoints can be read."""
 
 Result = TypeVar("Result")
 
 
-class Opened(Protocol):
-    """A checkpoint that was opened.
+class OpenedCheckpoint(Protocol):
+    """A checkpoint that was opened for reading; `CheckpointReader` is one.
 
     Attributes:
-        folder: the checkpoint.
-        was_named: True if the user named this very checkpoint, False if it was the newest one of a folder.
+        folder: folder of the checkpoint.
+        named_explicitly: True if the user named this very checkpoint, False if it was the newest one of a folder.
     """
 
     folder: Path
-    was_named: bool
+    named_explicitly: bool
 
-    def is_gone(self) -> bool: ...
-
-
-_opened: ContextVar[list[Opened] | None] = ContextVar("checkpoints opened by the work in hand", default=None)
+    def was_removed(self) -> bool: ...
 
 
-def note_opened(reader: Opened) -> None:
-    """Notes that the work in hand, if any, reads a checkpoint."""
+_opened: ContextVar[list[OpenedCheckpoint] | None] = ContextVar("checkpoints opened by the current work", default=None)
+
+
+def note_opened_checkpoint(reader: OpenedCheckpoint) -> None:
+    """Notes that the work inside `retry_if_pruned`, if any, reads a checkpoint."""
     opened = _opened.get()
     if opened is not None:
         opened.append(reader)
 
 
-def forget_opened() -> None:
-    """Notes that the work in hand has read all that it needs: later errors have other reasons."""
+def forget_opened_checkpoints() -> None:
+    """Notes that the work has read everything that it needs, so that no later error is blamed on pruning."""
     opened = _opened.get()
     if opened is not None:
         opened.clear()
 
 
 def retry_if_pruned(work: Callable[[], Result], log: Callable[[str], None] = print) -> Result:
-    """Returns what `work` returns. If it fails because a checkpoint was removed while it was read, calls it again.
+    """Calls `work` and returns its result. Calls it again if it fails because a checkpoint that it read was removed.
 
     Raises:
-        CheckpointError: the user named the checkpoint that was removed, or it happened `TRIES` times in a row.
+        CheckpointError: the user named the checkpoint that was removed, or `MAX_TRIES` attempts have failed.
     """
-    for tries_left in reversed(range(TRIES)):
-        opened: list[Opened] = []
+    for tries_left in reversed(range(MAX_TRIES)):
+        opened: list[OpenedCheckpoint] = []
         token = _opened.set(opened)
         try:
             return work()
         except (MindPanguError, OSError) as error:
-            gone = [reader for reader in opened if reader.is_gone()]
-            if not gone:
+            removed = [reader for reader in opened if reader.was_removed()]
+            if not removed:
                 raise
-            named = next((reader for reader in gone if reader.was_named), None)
+            named = next((reader for reader in removed if reader.named_explicitly), None)
             if named is not None:
                 raise CheckpointError(
                     f"{named.folder} was removed while it was read; a training keeps only its checkpoint.keep_last "
                     "newest ones. Give the run folder to read the newest, or read a copy"
                 ) from error
+            folder = removed[0].folder
             if not tries_left:
                 raise CheckpointError(
-                    f"{gone[0].folder} was removed while it was read, as {TRIES - 1} were before it: the training "
-                    "prunes them faster than they can be read. Raise its checkpoint.keep_last, or read a copy"
+                    f"{folder} was removed while it was read, as {MAX_TRIES - 1} were before it: the training prunes "
+                    "them faster than they can be read. Raise its checkpoint.keep_last, or read a copy"
                 ) from error
-            log(f"{gone[0].folder} was removed while it was read; reading the newest checkpoint instead")
+            log(f"{folder} was removed while it was read; reading the newest checkpoint instead")
         finally:
             _opened.reset(token)
     raise AssertionError("the last try returns or raises")

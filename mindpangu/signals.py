@@ -1,4 +1,4 @@
-"""How a program ends when a signal asks it to: Ctrl-C (SIGINT), SIGTERM, or SIGHUP, which a lost connection sends.
+"""Ends a program when a signal asks it to: SIGINT (Ctrl-C), SIGTERM, or SIGHUP, which a lost connection sends.
 
 A signal that was ignored when the program started, as SIGHUP is under nohup, stays ignored.
 """
@@ -13,21 +13,21 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that ask a program to end."""
 
 REPEAT_S = 0.5
-"""Signals that arrive within so many seconds of another one are the same request.
+"""Signals that arrive within this many seconds of one another count as one request.
 
-A scheduler may send a signal to all processes of a job; a process then gets it once more from the script that started
-it.
+A scheduler may send a signal to all processes of a job. A process then gets it a second time from the script that
+started it.
 """
 
 _GRACE_S = 2.0  # for calls into libraries that return soon, after which Python handles the signal
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal stopped the program. The command line prints one line, and exits with 128 + the number of the signal."""
+class StoppedBySignal(KeyboardInterrupt):
+    """A signal stopped the program. The command line prints one line and exits with 128 + the number of the signal."""
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
@@ -37,11 +37,11 @@ class Stopped(KeyboardInterrupt):
 class StopOnSignal:
     """Context manager that turns signals into requests to stop.
 
-    The first `patience` requests only set `requested`, so that the work can reach a point where it can be saved. The
-    next one raises `Stopped`. One more ends the process as if the signal had not been caught.
+    The first `patience` requests only set `requested`, so that the work can go on until its state can be saved. The
+    next one raises `StoppedBySignal`. One more ends the process as if the signal had not been caught.
 
-    Python runs a handler only between its own instructions. If the main thread is in a long call into a library, a
-    thread ends the process instead of raising `Stopped`.
+    Python runs a handler only between its own instructions. While the main thread is in a long call into a library,
+    `StoppedBySignal` cannot be raised; another thread ends the process instead.
 
     Args:
         patience: number of requests that do not interrupt the work.
@@ -60,7 +60,7 @@ class StopOnSignal:
 
     def __enter__(self) -> "StopOnSignal":
         if threading.current_thread() is threading.main_thread():
-            for caught in STOPPING:
+            for caught in STOP_SIGNALS:
                 if signal.getsignal(caught) != signal.SIG_IGN:
                     self._previous_handlers[caught] = signal.signal(caught, self._handle)
             self._reader, self._writer = os.pipe()
@@ -87,34 +87,34 @@ class StopOnSignal:
             return
         self.requested = signal.Signals(signum)
         if self._handled.count == self._patience + 1:
-            raise Stopped(signum)
+            raise StoppedBySignal(signum)
         if self._handled.count > self._patience + 1:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
 
     def _end_unhandled(self) -> None:
-        """Runs in the thread, to which Python passes the numbers of the signals as soon as they arrive."""
+        """Ends the process if no handler runs. This is the thread to which Python passes signals as they arrive."""
         received = _Requests()
         while numbers := os.read(self._reader, 64):
-            stopping = [number for number in numbers if number in STOPPING]
+            stopping = [number for number in numbers if number in STOP_SIGNALS]
             if not stopping or not received.add() or received.count <= self._patience:
                 continue
             until = time.monotonic() + _GRACE_S
             while self._handled.count < received.count and not self._ended.wait(0.05):
                 if time.monotonic() > until:
-                    print(f"mindpangu: {describe(stopping[-1])}", file=sys.stderr, flush=True)
+                    print(f"mindpangu: {describe_stop(stopping[-1])}", file=sys.stderr, flush=True)
                     os._exit(exit_code(stopping[-1]))
 
 
 class _Requests:
-    """Counts signals, without those that repeat one."""
+    """Counts requests to stop: signals, without repetitions."""
 
     def __init__(self) -> None:
         self.count = 0
         self._last = -math.inf
 
     def add(self) -> bool:
-        """Counts a signal that arrives now. Returns False if it only repeats the last one."""
+        """Counts a signal that has just arrived. Returns False if it only repeats the last one."""
         now = time.monotonic()
         if now - self._last < REPEAT_S:
             return False
@@ -124,18 +124,18 @@ class _Requests:
 
 
 def exit_code(signum: int) -> int:
-    """Returns the exit code of a program that a signal stopped, as shells have it: 130 INT, 143 TERM, 129 HUP."""
+    """Returns the exit code of a program that a signal stopped, as in shells: 130 INT, 143 TERM, 129 HUP."""
     return 128 + signum
 
 
 def exit_at_once(code: int) -> NoReturn:
-    """Ends the process without the exit handlers of libraries, which abort if a signal has interrupted an import."""
+    """Ends the process without the exit handlers of libraries, which abort if a signal interrupted an import."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, AttributeError):
             stream.flush()
     os._exit(code)
 
 
-def describe(signum: int) -> str:
+def describe_stop(signum: int) -> str:
     """Returns the line that a program prints when a signal has stopped it."""
     return f"stopped by {signal.Signals(signum).name}"

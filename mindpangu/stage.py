@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mindpangu.display import describe_error
 from mindpangu.errors import StageError
 from mindpangu.files import (
     encode_json,
@@ -23,7 +24,7 @@ from mindpangu.files import (
     write_json,
 )
 from mindpangu.locks import locked
-from mindpangu.untrusted import inside, read_record, reason
+from mindpangu.untrusted import inside, read_record
 
 STAMP = "stage.json"
 
@@ -130,7 +131,7 @@ class ResultFile:
             return read_record(record, content)
         except (OSError, ValueError) as error:
             raise StageError(
-                f"{self.path} cannot be used: {reason(error)}; remove it, and what it records is computed again"
+                f"{self.path} cannot be used: {describe_error(error)}; remove it, and what it records is computed again"
             ) from None
 
     def write(self, result: Mapping[str, Any]) -> None:

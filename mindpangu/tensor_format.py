@@ -14,7 +14,8 @@ from typing import Annotated, Any, BinaryIO, Literal
 
 import numpy as np
 
-from mindpangu.untrusted import Count, Range, check_name, parse_json, read_record, read_value, show_text
+from mindpangu.display import short_text
+from mindpangu.untrusted import Count, Range, check_name, parse_json, read_record, read_value
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
@@ -132,7 +133,7 @@ def _header(content: Any, begin: int, size: int) -> Header:
         if len(info.shape) > _MOST_AXES:
             raise ValueError(f"{name}.shape has {len(info.shape)} axes; allowed: at most {_MOST_AXES}")
         if start != position or stop - start != info.num_bytes:
-            expected = show_text(str(position + info.num_bytes))
+            expected = short_text(str(position + info.num_bytes))
             raise ValueError(
                 f"{name}.data_offsets is [{start}, {stop}]; allowed: [{position}, {expected}], by its shape and the "
                 "tensors before it"

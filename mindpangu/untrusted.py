@@ -1,14 +1,14 @@
-"""Reads files and values that anyone may have written: nothing in them is believed before it has been checked.
+"""Reads files that may come from anyone, and validates what is in them before it is used.
 
-    data = read_bytes(path, limit)            a regular file of limited size: no link, FIFO, or device
-    value = parse_json(data)                  of limited depth, without duplicate keys, NaN, or Infinity
-    record = read_record(Record, value)       a dataclass: every field is there, of its type, and in its range
+    data = read_bytes(path, limit)            a regular file of limited size; links, FIFOs, and devices are refused
+    value = parse_json(data)                  JSON of limited depth, without duplicate keys, NaN, or Infinity
+    record = read_record(Record, value)       a dataclass: every field is present, of its type, and in its range
     path = inside(folder, name)               a path below a folder, with no link on the way
     name = check_name("domain", text)         a name that becomes part of a path
 
 Errors are ValueErrors (or OSErrors, if a file cannot be opened) that name the field, its value, and what is allowed.
-The caller adds the file and the remedy in its MindPanguError; `reason` puts either kind of error into words. This
-module imports nothing from mindpangu, so every other module may use it.
+The caller adds the file and the remedy in its MindPanguError; `display.describe_error` words both kinds alike. This
+module imports only `display` from mindpangu, so every other module may use it.
 """
 
 import dataclasses
@@ -25,13 +25,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from mindpangu.display import short_repr, short_text
+
 JSON_LIMIT = 16 << 20
 """Maximum size of a JSON file in bytes. A manifest of 100,000 files stays below it."""
 
 MAX_DEPTH = 64
 """Maximum depth of nested lists and objects in JSON."""
 
-_SHOWN = 80  # characters of a value in a message
 _INT64 = 1 << 63
 _MOST_DIGITS = 400
 _MOST_BRACKETS = 500_000
@@ -73,7 +74,7 @@ def open_file(path: Path, *, follow_link: bool = False) -> BinaryIO:
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        kind = _KINDS_OF_FILE.get(stat.S_IFMT(mode), "no regular file")
+        kind = _KINDS_OF_FILE.get(stat.S_IFMT(mode), "not a regular file")
         raise ValueError(f"it is {kind}; only regular files are read here")
     return open(descriptor, "rb")
 
@@ -84,7 +85,7 @@ def read_bytes(path: Path, limit: int = JSON_LIMIT, *, follow_link: bool = False
         size = os.fstat(file.fileno()).st_size
         pieces = []
         done = 0
-        # a buffer is no larger than what is left; one byte more, because the file may grow meanwhile
+        # a small file takes a small buffer; one byte more than is left shows whether the file has grown meanwhile
         while size <= limit and (piece := file.read(min(_CHUNK_BYTES, size - done + 1))):
             pieces.append(piece)
             done += len(piece)
@@ -94,30 +95,25 @@ def read_bytes(path: Path, limit: int = JSON_LIMIT, *, follow_link: bool = False
     return b"".join(pieces)
 
 
-def read_text(path: Path, limit: int = JSON_LIMIT, *, follow_link: bool = False) -> str:
-    """Reads a regular UTF-8 file of at most `limit` bytes. Raises like `read_bytes`, and ValueError for other bytes."""
-    return _decode(read_bytes(path, limit, follow_link=follow_link))
-
-
 def inside(folder: Path, name: str) -> Path:
-    """Returns the path of a file below a folder.
-
-    The folder itself may be a link to anywhere.
+    """Returns the path of a file below a folder. The folder itself may be a link.
 
     Args:
-        name: its path relative to the folder, with slashes.
+        name: the file's path relative to the folder, with slashes.
 
     Raises:
         ValueError: the name is empty, absolute, or leads out of the folder, or a folder on the way is a link.
     """
     parts = name.split("/")
     if not name or any(part in ("", ".", "..") for part in parts) or "\0" in name:
-        raise ValueError(f"{show(name)} is not the name of a file in this folder; allowed: a relative path without ..")
+        raise ValueError(
+            f"{short_repr(name)} is not the name of a file in this folder; allowed: a relative path without .."
+        )
     path = folder
     for part in parts[:-1]:
         path = path / part
         if path.is_symlink():
-            raise ValueError(f"its folder {show(part)} is a link; only the outermost folder may be one")
+            raise ValueError(f"its folder {short_repr(part)} is a link; only the outermost folder may be one")
     return path / parts[-1]
 
 
@@ -155,21 +151,21 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f"it has the key {show(key)} twice in one object")
+                raise ValueError(f"it has the key {short_repr(key)} twice in one object")
             seen.add(key)
     return result
 
 
 def _integer(text: str) -> int:
-    if len(text) > _MOST_DIGITS:  # Python takes quadratic time for them, or refuses them in words of its own
-        raise ValueError(f"it has the integer {show_text(text)}")
+    if len(text) > _MOST_DIGITS:  # Python would take quadratic time, or refuse it in its own words
+        raise ValueError(f"it has the integer {short_text(text)}")
     return int(text)
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise ValueError(f"it has the number {show_text(text)}, which is beyond float64")
+        raise ValueError(f"it has the number {short_text(text)}, which is beyond float64")
     return value
 
 
@@ -177,7 +173,7 @@ def _refuse_constant(text: str) -> float:
     raise ValueError(f"it has {text} where a number must be finite")
 
 
-# made once: `json.loads` would make a decoder for each line of a corpus, which takes longer than to read the line
+# created once: `json.loads` would create a decoder for every line of a corpus, which takes longer than parsing the line
 _any_number = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)
 _finite_numbers = json.JSONDecoder(
     object_pairs_hook=_object, parse_int=_integer, parse_float=_finite, parse_constant=_refuse_constant
@@ -230,7 +226,7 @@ class Pattern:
 
     Attributes:
         expression: regular expression that the whole string must match.
-        allowed: the same in words.
+        allowed: the rule in words, for messages.
     """
 
     expression: str
@@ -250,7 +246,7 @@ Count = typing.Annotated[int, Range(0)]
 """The type of a field that counts something."""
 
 Measured = typing.NewType("Measured", float)
-"""The type of a field that may also be infinite or NaN, as a loss that diverged."""
+"""The type of a field that may also be infinite or NaN, such as the loss of a training that diverged."""
 
 
 def read_record(record: type[_Record], value: Any, where: str = "") -> _Record:
@@ -258,7 +254,8 @@ def read_record(record: type[_Record], value: Any, where: str = "") -> _Record:
 
     Field types may be bool, int, float, Measured, str, None, Any, Literal, list, tuple, dict with string keys, another
     dataclass, a union of one of these with None, and Annotated with a rule (`Range`, `Pattern`, `NameRule`). Types are
-    exact: True and 3.0 are no integers, though 3 is a float. A field's metadata may give its `key` in the file.
+    exact: True and 3.0 are not integers, but 3 is accepted as a float. If a field has another name in the file, its
+    metadata gives it as `key`.
 
     Args:
         record: the dataclass. Fields without a default must be in the object.
@@ -269,12 +266,12 @@ def read_record(record: type[_Record], value: Any, where: str = "") -> _Record:
         ValueError: a field is missing, unknown, of another type, or out of range.
     """
     if not isinstance(value, dict):
-        raise ValueError(f"{where or 'its content'} is {show(value)}; allowed: an object")
+        raise ValueError(f"{where or 'its content'} is {short_repr(value)}; allowed: an object")
     prefix = f"{where}." if where else ""
     fields = {item.metadata.get("key", item.name): item for item in dataclasses.fields(record) if item.init}  # type: ignore[arg-type]
     for key in value:
         if key not in fields:
-            raise ValueError(f"{prefix}{show_text(key)} is an unknown field; allowed: {', '.join(fields)}")
+            raise ValueError(f"{prefix}{short_text(key)} is an unknown field; allowed: {', '.join(fields)}")
     kinds = _types_of(typing.cast(Any, record))
     found = {}
     for key, item in fields.items():
@@ -294,7 +291,11 @@ def _types_of(record: Any) -> dict[str, Any]:
 
 
 def read_value(kind: Any, value: Any, where: str) -> Any:
-    """Returns a JSON value as one of the types of `read_record`'s fields. Raises ValueError, which names `where`."""
+    """Converts a JSON value to one of the types that `read_record` knows.
+
+    Raises:
+        ValueError: the value has another type or breaks a rule; the message begins with `where`.
+    """
     origin = typing.get_origin(kind)
     arguments = typing.get_args(kind)
     if kind is Any:
@@ -324,7 +325,7 @@ def read_value(kind: Any, value: Any, where: str) -> Any:
 
 def _read_scalar(kind: Any, value: Any, where: str) -> Any:
     if kind is int:
-        _require(type(value) is int and -_INT64 <= value < _INT64, where, value, "an integer of 64 bits")
+        _require(type(value) is int and -_INT64 <= value < _INT64, where, value, "a 64-bit integer")
     elif kind is float:
         is_number = type(value) in (int, float) and abs(value) <= 1.7976931348623157e308
         _require(is_number, where, value, "a finite number")
@@ -332,7 +333,9 @@ def _read_scalar(kind: Any, value: Any, where: str) -> Any:
     elif kind is Measured:
         _require(type(value) in (int, float), where, value, "a number")
     elif kind is str:
-        _require(type(value) is str and len(value) <= _STRING_LIMIT, where, value, f"text of up to {_STRING_LIMIT:,}")
+        _require(
+            type(value) is str and len(value) <= _STRING_LIMIT, where, value, f"at most {_STRING_LIMIT:,} characters"
+        )
         _require(not any("\ud800" <= character <= "\udfff" for character in value), where, value, "valid Unicode")
     elif kind is bool:
         _require(type(value) is bool, where, value, "true or false")
@@ -347,7 +350,7 @@ def _read_list(origin: type, arguments: tuple, value: Any, where: str) -> Any:
     _require(type(value) is list, where, value, "a list")
     if origin is list or arguments[-1] is Ellipsis:
         return origin(read_value(arguments[0], each, f"{where}[{index}]") for index, each in enumerate(value))
-    _require(len(value) == len(arguments), where, value, f"a list of {len(arguments)}")
+    _require(len(value) == len(arguments), where, value, f"a list of {len(arguments)} entries")
     kinds = enumerate(zip(arguments, value, strict=True))
     return tuple(read_value(kind, each, f"{where}[{index}]") for index, (kind, each) in kinds)
 
@@ -358,13 +361,13 @@ def _read_dict(arguments: tuple, value: Any, where: str) -> dict[str, Any]:
     result = {}
     for key, each in value.items():
         read_value(key_type, key, f"a key of {where}")
-        result[key] = read_value(value_type, each, f"{where}.{show_text(key)}")
+        result[key] = read_value(value_type, each, f"{where}.{short_text(key)}")
     return result
 
 
 def _require(holds: bool, where: str, value: Any, allowed: object) -> None:
     if not holds:
-        raise ValueError(f"{where} is {show(value)}; allowed: {allowed}")
+        raise ValueError(f"{where} is {short_repr(value)}; allowed: {allowed}")
 
 
 # ---- Names -----------------------------------------------------------------------------------------------------------
@@ -376,7 +379,7 @@ _NAMES = {
     "tensor": (r"[\w-][\w.-]*", 400, "letters, digits, _, - and . (not as the first character)"),
     "file": (r"(?!\.{1,2}$)[^/\x00-\x1f\x7f]+", 250, "the name of one file, without / and control characters"),
 }
-"""Kind of name → regular expression, maximum length in bytes of UTF-8, and both in words."""
+"""Kind of name → regular expression, maximum length in bytes of UTF-8, and the expression in words."""
 
 
 def check_name(kind: str, text: str) -> str:
@@ -386,14 +389,14 @@ def check_name(kind: str, text: str) -> str:
         kind: "domain", "vocabulary", "run", "tensor", or "file".
 
     Raises:
-        ValueError: the name is not allowed for this kind.
+        ValueError: the name is too long, or has a character that this kind of name may not have.
     """
     expression, limit, allowed = _NAMES[kind]
     if not isinstance(text, str) or not re.fullmatch(expression, text):
-        raise ValueError(f"the {kind} name is {show(text)}; allowed: {allowed}")
+        raise ValueError(f"the {kind} name is {short_repr(text)}; allowed: {allowed}")
     num_bytes = len(text.encode("utf-8", "surrogatepass"))
     if num_bytes > limit:
-        raise ValueError(f"the {kind} name {show(text)} has {num_bytes:,} bytes; allowed: at most {limit}")
+        raise ValueError(f"the {kind} name {short_repr(text)} has {num_bytes:,} bytes; allowed: at most {limit}")
     return text
 
 
@@ -416,32 +419,4 @@ class NameRule:
 
 
 DomainName = typing.Annotated[str, NameRule("domain")]
-VocabularyName = typing.Annotated[str, NameRule("vocabulary")]
 TensorName = typing.Annotated[str, NameRule("tensor")]
-
-
-# ---- Messages --------------------------------------------------------------------------------------------------------
-
-
-def show(value: Any) -> str:
-    """Returns a value for a message: as Python writes it, on one line, cut after some 80 characters."""
-    if isinstance(value, str):
-        return repr(value) if len(value) <= _SHOWN else f"{value[:_SHOWN]!r}… ({len(value):,} characters)"
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**_SHOWN:
-        return f"an integer of {value.bit_length():,} bits"
-    if isinstance(value, (dict, list)):
-        kind = "an object" if isinstance(value, dict) else "a list"
-        return f"{kind} with {len(value):,} entries"
-    return "null" if value is None else show_text(repr(value))
-
-
-def show_text(text: str) -> str:
-    """Returns a text for a message, without quotes: printable, on one line, cut after some 80 characters."""
-    printable = "".join(character if character.isprintable() else "\ufffd" for character in text[:_SHOWN])
-    return printable if len(text) <= _SHOWN else f"{printable}… ({len(text):,} characters)"
-
-
-def reason(error: Exception) -> str:
-    """Returns the reason why a file could not be read, for a message: "No such file or directory", "step is '4'; …"."""
-    text = error.strerror if isinstance(error, OSError) else None
-    return text or str(error) or type(error).__name__

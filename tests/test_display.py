@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from mindpangu.display import printable, printable_name
+from mindpangu.display import printable, printable_line
 
 
 @pytest.mark.parametrize(
@@ -57,4 +57,4 @@ def test_no_control_character_and_no_surrogate_passes():
 
 
 def test_a_name_stays_on_one_line():
-    assert printable_name("a\nb\tc\r\nd") == r"a\nb\tc\r\nd"
+    assert printable_line("a\nb\tc\r\nd") == r"a\nb\tc\r\nd"

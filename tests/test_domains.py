@@ -6,9 +6,9 @@ import re
 import pytest
 
 from mindpangu.config import load_config
+from mindpangu.display import short_repr
 from mindpangu.domains import PRESETS, Domain, build_domains, control_tokens_of
 from mindpangu.errors import ConfigError
-from mindpangu.untrusted import show
 
 
 def test_the_preset_has_the_forty_domains_of_the_paper():
@@ -124,7 +124,7 @@ def test_control_tokens_that_a_tokenizer_cannot_have_are_refused(token, kind):
     )
 
     with pytest.raises(
-        ConfigError, match=rf"domains\.added\[1\]\.control_tokens of 'a' has {re.escape(show(token))}, which"
+        ConfigError, match=rf"domains\.added\[1\]\.control_tokens of 'a' has {re.escape(short_repr(token))}, which"
     ):
         build_domains(load_config(None, {"domains.added": added}))
 

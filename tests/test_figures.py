@@ -8,7 +8,7 @@ from matplotlib import font_manager
 from matplotlib.text import Text
 
 from mindpangu import figures
-from mindpangu.figures import plot, write_figure
+from mindpangu.figures import write_figure, write_optional_figure
 
 TEXTS = [
     "$x_{",
@@ -53,7 +53,7 @@ def test_any_text_is_drawn_without_a_warning(tmp_path, capfd, text):
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        written = plot(tmp_path / "new" / "a.png", (4, 3), drawing)
+        written = write_optional_figure(tmp_path / "new" / "a.png", (4, 3), drawing)
 
     assert written
     assert (tmp_path / "new" / "a.png").read_bytes().startswith(b"\x89PNG")
@@ -65,7 +65,7 @@ def test_any_text_is_drawn_without_a_warning(tmp_path, capfd, text):
 def test_dollars_are_shown_and_ticks_stay_formulas(tmp_path):
     drawing = Drawing("$x_{ and $5")
 
-    plot(tmp_path / "a.png", (4, 3), drawing)
+    write_optional_figure(tmp_path / "a.png", (4, 3), drawing)
 
     assert drawing.shown.count("$x_{ and $5") == 5
     assert all(not text.get_parse_math() for text in drawing.figure.findobj(Text) if text.get_text() == drawing.text)
@@ -79,7 +79,7 @@ def test_a_character_that_some_font_of_the_system_has_gets_its_glyph(tmp_path, c
         pytest.skip("no font of this machine has Chinese characters")
     drawing = Drawing("中文运行")
 
-    plot(tmp_path / "a.png", (4, 3), drawing)
+    write_optional_figure(tmp_path / "a.png", (4, 3), drawing)
 
     assert "中文运行" in drawing.shown
     assert capsys.readouterr().out == ""
@@ -94,7 +94,7 @@ def test_a_character_that_no_font_has_becomes_an_escape_and_one_line_says_so(tmp
     )
     drawing = Drawing("运行 $1")
 
-    assert plot(tmp_path / "a.png", (4, 3), drawing)
+    assert write_optional_figure(tmp_path / "a.png", (4, 3), drawing)
 
     assert r"\u8fd0\u884c $1" in drawing.shown
     out = capsys.readouterr().out
@@ -116,7 +116,7 @@ def test_a_figure_that_fails_costs_one_line_and_leaves_the_old_file(tmp_path, dr
     path.write_bytes(b"old")
     lines = []
 
-    assert not plot(path, (4, 3), draw, lines.append)
+    assert not write_optional_figure(path, (4, 3), draw, lines.append)
 
     assert len(lines) == 1
     assert lines[0].startswith(f"{path} is left out: ")
@@ -128,7 +128,7 @@ def test_a_figure_that_cannot_be_written_costs_one_line(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     lines = []
 
-    assert not plot(tmp_path / "file" / "a.png", (4, 3), Drawing("x"), lines.append)
+    assert not write_optional_figure(tmp_path / "file" / "a.png", (4, 3), Drawing("x"), lines.append)
 
     assert len(lines) == 1
 
@@ -138,7 +138,7 @@ def test_an_interrupt_passes_and_a_figure_that_is_the_product_fails_aloud(tmp_pa
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        plot(tmp_path / "a.png", (4, 3), interrupted)
+        write_optional_figure(tmp_path / "a.png", (4, 3), interrupted)
     with pytest.raises(RuntimeError, match="no ink"):
         write_figure(tmp_path / "a.png", (4, 3), broken)
 

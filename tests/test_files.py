@@ -297,10 +297,10 @@ def test_a_log_does_not_grow_through_a_link(tmp_path):
     (tmp_path / "precious").write_text("former")
     (tmp_path / "info.log").symlink_to("precious")
 
-    with open(tmp_path / "new.log", "a", opener=files.open_without_link) as log:
+    with open(tmp_path / "new.log", "a", opener=files.open_nofollow) as log:
         log.write("text")
     with pytest.raises(OSError, match="symbolic links"):
-        with open(tmp_path / "info.log", "a", opener=files.open_without_link):
+        with open(tmp_path / "info.log", "a", opener=files.open_nofollow):
             pass
 
     assert contents(tmp_path) == {"info.log": "former", "new.log": "text", "precious": "former"}

@@ -5,7 +5,7 @@ import pytest
 from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, latest_iteration
 from mindpangu.checkpoint.directory import remove
 from mindpangu.errors import CheckpointError
-from mindpangu.pruned import TRIES, forget_opened, retry_if_pruned
+from mindpangu.pruned import MAX_TRIES, forget_opened_checkpoints, retry_if_pruned
 
 
 def save(run, step):
@@ -55,7 +55,7 @@ def test_a_training_that_prunes_faster_than_it_is_read_is_named(run):
         CheckpointError, match=r"iteration_0000000\d was removed .* faster than .* checkpoint\.keep_last"
     ):
         retry_if_pruned(work, lambda text: None)
-    assert len(tries) == TRIES
+    assert len(tries) == MAX_TRIES
 
 
 def test_a_checkpoint_that_the_user_named_is_not_replaced(run):
@@ -104,7 +104,7 @@ def test_an_error_after_everything_was_read_is_not_blamed_on_pruning(run):
 
     def work():
         CheckpointReader(run)
-        forget_opened()
+        forget_opened_checkpoints()
         replace_newest(run)
         raise CheckpointError("the disk is full")
 

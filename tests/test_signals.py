@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mindpangu.signals import STOPPING, StopOnSignal, Stopped, exit_code
+from mindpangu.signals import STOP_SIGNALS, StopOnSignal, StoppedBySignal, exit_code
 
 PROJECT = Path(__file__).parents[1]
 
@@ -67,7 +67,7 @@ def start():
 
 
 @pytest.mark.parametrize("does", [WAITS, WAITS_IN_A_LIBRARY, HIDES_THE_SIGNAL])
-@pytest.mark.parametrize("signum", STOPPING)
+@pytest.mark.parametrize("signum", STOP_SIGNALS)
 def test_a_verb_ends_in_one_line_with_the_exit_code_of_the_signal(start, signum, does):
     process = start(does)
 
@@ -78,7 +78,7 @@ def test_a_verb_ends_in_one_line_with_the_exit_code_of_the_signal(start, signum,
     assert errors == f"mindpangu: stopped by {signum.name}\n"
 
 
-@pytest.mark.parametrize("signum", STOPPING)
+@pytest.mark.parametrize("signum", STOP_SIGNALS)
 def test_a_signal_that_was_ignored_at_the_start_stays_ignored(start, signum):
     process = start("time.sleep(1)", ignored=[signum])
 
@@ -107,17 +107,17 @@ def test_a_signal_that_arrives_twice_is_one_request():
         assert stop.requested == signal.SIGTERM
 
         time.sleep(0.6)
-        with pytest.raises(Stopped) as stopped:
+        with pytest.raises(StoppedBySignal) as stopped:
             os.kill(os.getpid(), signal.SIGHUP)
 
     assert stopped.value.signum == signal.SIGHUP
 
 
 def test_the_handlers_are_the_previous_ones_afterwards():
-    before = [signal.getsignal(signum) for signum in STOPPING]
+    before = [signal.getsignal(signum) for signum in STOP_SIGNALS]
 
     with StopOnSignal(), StopOnSignal(patience=0):
-        assert [signal.getsignal(signum) for signum in STOPPING] != before
+        assert [signal.getsignal(signum) for signum in STOP_SIGNALS] != before
 
-    assert [signal.getsignal(signum) for signum in STOPPING] == before
+    assert [signal.getsignal(signum) for signum in STOP_SIGNALS] == before
     assert signal.set_wakeup_fd(-1) == -1

@@ -26,7 +26,7 @@ from ecss_bench.bounds import bounds
 from ecss_bench.child_process import run_in_child_process
 from ecss_bench.curve import crossing, sigma_curve, sigma_point
 from ecss_bench.overlap import overlap_cases
-from ecss_bench.plot import draw
+from ecss_bench.plot import plot_records
 from ecss_bench.records import Record
 from ecss_bench.scaling import active_cases, mapped_case
 from ecss_bench.workload import LARGEST_MICRO_BATCH, SEQ_LENGTH, Workload
@@ -144,7 +144,7 @@ def run_sigma(arguments: argparse.Namespace, rounds: int, steps: int) -> Iterato
         yield curve
 
     if arguments.plot:  # transfers dominate over the slow link
-        draw(curve, arguments.plot)
+        plot_records(curve, arguments.plot)
 
 
 def log(text: str) -> None:

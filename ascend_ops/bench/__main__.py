@@ -83,9 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         write_text(arguments.json, json.dumps([record.as_dict() for record in records], indent=1) + "\n")
     if arguments.plot:
-        from ascend_ops.bench.plot import draw
+        from ascend_ops.bench.plot import plot_records
 
-        draw(records, arguments.plot)
+        plot_records(records, arguments.plot)
     for mistake in mistakes:
         print(mistake, file=sys.stderr)
     return 1 if mistakes else 0

@@ -10,7 +10,7 @@ GOALS = (0.7, 0.8, 1.0)
 COLOURS = {"limit": "#3465a4", "composed": "#888888", "torch": "#d9822b"}
 
 
-def draw(records: Sequence[Record], file: Path) -> None:
+def plot_records(records: Sequence[Record], file: Path) -> None:
     """Draws bars for every case of backend "cpu", or of "composed" if there are no kernels."""
     import matplotlib
 

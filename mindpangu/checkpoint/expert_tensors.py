@@ -7,10 +7,10 @@ import numpy as np
 from mindpangu.checkpoint.experts import ExpertFile, expert_file_name
 from mindpangu.checkpoint.reader import CheckpointReader
 from mindpangu.checkpoint.tensor_file import TensorFile
+from mindpangu.display import short_repr
 from mindpangu.errors import CheckpointError
 from mindpangu.parallel.expert_share import ExpertShare
 from mindpangu.parallel.sharding import TensorSlice
-from mindpangu.untrusted import show
 
 
 class ExpertTensors:
@@ -70,7 +70,7 @@ class ExpertTensors:
     def _slice(self, name: str, shard: int) -> TensorSlice:
         tensor = _base_name(name)
         if tensor not in self._shapes:
-            raise CheckpointError(f"{self._files[shard].path} has the unknown tensor {show(name)}; copy it again")
+            raise CheckpointError(f"{self._files[shard].path} has the unknown tensor {short_repr(name)}; copy it again")
         share = ExpertShare(tensor=shard, tensors=len(self._files))
         return share.tensor_slice(tensor, self._shapes[tensor])
 

@@ -12,19 +12,10 @@ from pathlib import Path
 from typing import Annotated
 
 from mindpangu.checkpoint.fingerprint import Entry
+from mindpangu.display import describe_error, short_repr
 from mindpangu.errors import CheckpointError
 from mindpangu.files import encode_json
-from mindpangu.untrusted import (
-    DIGEST,
-    JSON_LIMIT,
-    Range,
-    check_name,
-    parse_json,
-    read_bytes,
-    read_record,
-    reason,
-    show,
-)
+from mindpangu.untrusted import DIGEST, JSON_LIMIT, Range, check_name, parse_json, read_bytes, read_record
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -105,10 +96,11 @@ class Manifest:
                 for name, entry in saved.files.items():
                     _check_entry(name, entry.bytes)
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {reason(error)}; {REMEDY}") from None
+            raise CheckpointError(f"{path} cannot be read: {describe_error(error)}; {REMEDY}") from None
         if version != FORMAT_VERSION:
             raise CheckpointError(
-                f"{folder} has checkpoint format {show(version)}; this version of mindpangu reads {FORMAT_VERSION}"
+                f"{folder} has checkpoint format {short_repr(version)}; this version of mindpangu reads "
+                f"{FORMAT_VERSION}"
             )
         files: dict[str, Entry] = {
             name: {"bytes": entry.bytes, "blake2b": entry.blake2b} for name, entry in saved.files.items()
@@ -135,7 +127,7 @@ def _check_entry(name: str, num_bytes: int) -> None:
         if num_bytes > limit:
             raise ValueError(f"files.{name}.bytes is {num_bytes:,}; allowed: <= {limit:,}")
         return
-    raise ValueError(f"files has the entry {show(name)}, which is no file of a checkpoint")
+    raise ValueError(f"files has the entry {short_repr(name)}, which is no file of a checkpoint")
 
 
 def encode_manifest(step: int, files: Mapping[str, Entry]) -> bytes:

@@ -45,7 +45,7 @@ class RankReports:
         """True if another rank has written its files."""
         return self._path("written", rank).exists()
 
-    def take_written(self, rank: int) -> dict[str, Entry]:
+    def pop_written(self, rank: int) -> dict[str, Entry]:
         """Returns the files that another rank has written, and removes its report."""
         path = self._path("written", rank)
         files: dict[str, Entry] = json.loads(path.read_bytes())

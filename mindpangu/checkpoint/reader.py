@@ -12,11 +12,12 @@ from mindpangu.checkpoint.directory import checkpoints_sharing, is_iteration, la
 from mindpangu.checkpoint.fingerprint import Entry, Fingerprint
 from mindpangu.checkpoint.manifest import MANIFEST, REMEDY, Manifest
 from mindpangu.config import Config, load_saved_config
+from mindpangu.display import describe_error
 from mindpangu.errors import CheckpointError
 from mindpangu.files import file_chunks
-from mindpangu.pruned import TRIES, note_opened
+from mindpangu.pruned import MAX_TRIES, note_opened_checkpoint
 from mindpangu.tensor_format import decode
-from mindpangu.untrusted import inside, open_file, parse_json, reason
+from mindpangu.untrusted import inside, open_file, parse_json
 
 
 class CheckpointReader:
@@ -27,7 +28,7 @@ class CheckpointReader:
         step: the training step after which it was saved.
         files: name → size and hash.
         digest: hash of the manifest, and so of the whole checkpoint.
-        was_named: True if `path` was this very checkpoint, False if it was the newest one of a folder.
+        named_explicitly: True if `path` was this very checkpoint, False if it was the newest one of a folder.
 
     Args:
         path: an `iteration_…` folder; or a run folder or its `checkpoint` folder, to read its newest checkpoint.
@@ -38,13 +39,13 @@ class CheckpointReader:
 
     def __init__(self, path: Path):
         self.folder, manifest = _open(path)
-        self.was_named = self.folder == path
+        self.named_explicitly = self.folder == path
         self.step = manifest.step
         self.files = manifest.files
         self.digest = manifest.digest
-        note_opened(self)
+        note_opened_checkpoint(self)
 
-    def is_gone(self) -> bool:
+    def was_removed(self) -> bool:
         """True if the checkpoint was removed, or replaced by another one, after it was opened."""
         try:
             return Manifest.read(self.folder).digest != self.digest
@@ -102,7 +103,7 @@ class CheckpointReader:
                 pass
 
     def _open(self, name: str) -> BinaryIO:
-        """Opens a regular file of the size that the manifest says."""
+        """Opens a regular file that has the size stated in the manifest."""
         if name not in self.files:
             raise CheckpointError(f"{self.folder} has no {name}")
         try:
@@ -117,7 +118,7 @@ class CheckpointReader:
         return file
 
     def _unreadable(self, name: str, error: Exception) -> CheckpointError:
-        return CheckpointError(f"{self.folder / name} cannot be read: {reason(error)}; {REMEDY}")
+        return CheckpointError(f"{self.folder / name} cannot be read: {describe_error(error)}; {REMEDY}")
 
     def _compare_size(self, name: str, found: int | str) -> None:
         expected = self.files[name]["bytes"]
@@ -150,7 +151,7 @@ def decode_tensors(path: Path, data: bytes) -> dict[str, np.ndarray]:
 
 
 def decode_file(path: Path, data: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Decodes the metadata and the tensors of a safetensors file, float32. Raises like `decode_tensors`."""
+    """Decodes the metadata and the tensors, all float32, of a safetensors file. Raises like `decode_tensors`."""
     try:
         metadata, tensors = decode(data)
         for name, values in tensors.items():
@@ -163,14 +164,14 @@ def decode_file(path: Path, data: bytes) -> tuple[dict[str, str], dict[str, np.n
 
 def _open(path: Path) -> tuple[Path, Manifest]:
     """Returns a checkpoint's folder and its manifest."""
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         folder = _find(path)
         try:
             return folder, Manifest.read(folder)
         except CheckpointError:
             if folder == path or (folder / MANIFEST).exists():
                 raise
-        # it was pruned just now, so there is a newer one
+        # the checkpoint was pruned just now, so there is a newer one
     raise CheckpointError(f"the checkpoints in {path} are pruned faster than they can be opened; read a copy")
 
 
@@ -184,6 +185,6 @@ def _find(path: Path) -> Path:
     newest = latest_iteration(path.parent)
     if newest is not None and not path.exists() and is_iteration(path):
         raise CheckpointError(
-            f"there is no {path}: it was pruned or never saved. The newest checkpoint there is {newest.name}"
+            f"there is no {path}: it was pruned or never saved. The newest checkpoint in its folder is {newest.name}"
         )
     raise CheckpointError(f"there is no complete checkpoint in {path}")

@@ -7,8 +7,9 @@ from mindpangu.checkpoint.manifest import REMEDY, Step
 from mindpangu.checkpoint.reader import CheckpointReader
 from mindpangu.data import LoaderState
 from mindpangu.data.loader import SavedLoaderState
+from mindpangu.display import short_text
 from mindpangu.errors import CheckpointError
-from mindpangu.untrusted import DIGEST, Count, Range, read_record, show_text
+from mindpangu.untrusted import DIGEST, Count, Range, read_record
 
 STATE_FILE = "state.json"
 
@@ -92,5 +93,5 @@ class SavedState:
             digests=content.digests,
             spikes={} if content.spikes is None else asdict(content.spikes),
             loss_scale=None if content.loss_scale is None else asdict(content.loss_scale),
-            made_by=show_text(str((content.made_by or {}).get("verb", "?"))),
+            made_by=short_text(str((content.made_by or {}).get("verb", "?"))),
         )

@@ -40,7 +40,7 @@ class CheckpointWriter:
             again if it is empty at the end.
         rank, ranks: rank of this process, and the number of ranks.
         timeout: seconds that a rank waits for the others once it has written its own files.
-        job: with several ranks, a name that only they share, such as `Processes.draw_name` returns.
+        job: with several ranks, a name that only they share, such as `Processes.draw_shared_name` returns.
 
     Raises:
         InUseError: another process is writing the same checkpoint.
@@ -64,7 +64,7 @@ class CheckpointWriter:
         self._files: dict[str, Entry] = {}
         self._lock = threading.Lock()
         self._cancelled = False
-        self._locked = contextlib.ExitStack()
+        self._folder_lock = contextlib.ExitStack()
 
     def require_space(self, num_bytes: int) -> None:
         """Raises CheckpointError if the disk cannot take `num_bytes` more."""
@@ -146,7 +146,7 @@ class CheckpointWriter:
     def __enter__(self) -> "CheckpointWriter":
         try:
             if self.rank == 0:
-                self._locked.enter_context(locked(self.folder, unique=self._job))
+                self._folder_lock.enter_context(locked(self.folder, keep=self._job))
             self.scratch.mkdir(parents=True, exist_ok=self.ranks > 1)  # another rank may have created it
             self._reports.raise_failure()
         except BaseException as error:
@@ -168,13 +168,13 @@ class CheckpointWriter:
         except BaseException as failure:
             raise self._leave(failure) from None
         finally:
-            self._locked.close()
+            self._folder_lock.close()
 
     def _leave(self, error: BaseException) -> BaseException:
         """Cleans up and tells the other ranks that this one failed. Returns the error for the user."""
         failure = self._failure(error) if isinstance(error, OSError) else error
         self._reports.leave(failure)
-        self._locked.close()
+        self._folder_lock.close()
         return failure
 
     def _add(self, name: str, entry: Entry) -> None:
@@ -194,7 +194,7 @@ class CheckpointWriter:
         """Waits until the other ranks have written their files, and adds their files to the manifest."""
         for rank in range(1, self.ranks):
             self._wait_until(partial(self._reports.has_written, rank), f"rank {rank}", self.timeout)
-            for name, entry in self._reports.take_written(rank).items():
+            for name, entry in self._reports.pop_written(rank).items():
                 self._add(name, entry)
 
     def _wait_until(self, condition: Callable[[], bool], awaited: str, timeout: float) -> None:

@@ -37,7 +37,7 @@ from mindpangu.display import printable
 from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
 from mindpangu.pruned import retry_if_pruned
-from mindpangu.signals import StopOnSignal, describe, exit_at_once, exit_code
+from mindpangu.signals import StopOnSignal, describe_stop, exit_at_once, exit_code
 
 VERBS = (
     tokenizer,
@@ -130,7 +130,7 @@ def _report_error(error: Exception) -> int:
 
 
 def _report_stop(signum: int) -> int:
-    print(f"mindpangu: {describe(signum)}", file=sys.stderr)
+    print(f"mindpangu: {describe_stop(signum)}", file=sys.stderr)
     return exit_code(signum)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.files import write_text_atomically
-from mindpangu.signals import describe, exit_code
+from mindpangu.signals import describe_stop, exit_code
 
 if TYPE_CHECKING:
     from mindpangu.parallel.processes import Processes
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
         stopped: TrainingStopped | None = None
         try:
             training.train(opened, options.resume, options.load)
-        except TrainingStopped as stop:  # is no error of this rank, so it must not leave the block
+        except TrainingStopped as stop:  # must not leave the block, which would report it as an error of this rank
             stopped = stop
     code = 0 if stopped is None else _report_stop(stopped, folder, processes)
     if processes.is_first:
@@ -64,17 +64,17 @@ def run(options: argparse.Namespace, config: Config) -> int:
 
 
 def _report_stop(stopped: "TrainingStopped", folder: RunFolder, processes: "Processes") -> int:
-    """Says that a signal stopped the training. Returns the exit code.
+    """Tells the user that a signal stopped the training, and returns the exit code.
 
-    Every rank exits with 0, because msrun would take any other code for a failure and kill the other ranks. It does not
-    pass exit codes on either, so run_910.sh reads the signal from a file.
+    With several ranks each exits with 0, because msrun would take any other code for a failure and kill the others.
+    msrun does not pass exit codes on either, so run_910.sh reads this one from a file.
     """
     if processes.is_first:
         write_text_atomically(folder.stopped, f"{exit_code(stopped.signum)}\n")
-        with contextlib.suppress(OSError):  # the terminal may be gone
+        with contextlib.suppress(OSError):  # the terminal may have been closed
             print(
-                f"train: {describe(stopped.signum)} after step {stopped.step}; run the same command with --resume to "
-                "continue",
+                f"train: {describe_stop(stopped.signum)} after step {stopped.step}; "
+                "run the same command with --resume to continue",
                 flush=True,
             )
     return exit_code(stopped.signum) if processes.mesh.size == 1 else 0

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
-from mindpangu.untrusted import show
+from mindpangu.display import short_repr
 
 IS_PATH = {"path": True}
 """Metadata of a key that holds a path or a list of paths; see `path`."""
@@ -31,7 +31,7 @@ def violation(key: str, value: Any, metadata: Mapping[str, Any]) -> str | None:
     """Returns a message if `value` breaks the rules in a field's `metadata`, else None."""
     choices = metadata.get("choices")
     if choices and value not in choices:
-        return f"{key} is {show(value)}; allowed: {', '.join(choices)}"
+        return f"{key} is {short_repr(value)}; allowed: {', '.join(choices)}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     rules = {

@@ -22,8 +22,9 @@ from mindpangu.config.checks import check
 from mindpangu.config.core_yaml import MAX_CHARACTERS, Number
 from mindpangu.config.fields import violation
 from mindpangu.config.schema import Config, ModelConfig
+from mindpangu.display import short_repr
 from mindpangu.errors import ConfigError
-from mindpangu.untrusted import read_bytes, show
+from mindpangu.untrusted import read_bytes
 from mindpangu.user_input import INTEGER_LIMIT, decode_text, expand_home
 
 RENAMED_KEYS = {"domains.embedding_slots": "domains.vocabularies"}
@@ -173,7 +174,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"configuration file {path} contains {show(tree)}; expected sections with keys")
+        raise ConfigError(f"configuration file {path} contains {short_repr(tree)}; expected sections with keys")
     return tree
 
 
@@ -192,7 +193,7 @@ def _parse_value(key: str, text: str) -> Any:
     try:
         return core_yaml.parse(text)
     except ValueError as error:
-        raise ConfigError(f"--{key} {show(text)} is not a YAML value: {error}") from None
+        raise ConfigError(f"--{key} {short_repr(text)} is not a YAML value: {error}") from None
 
 
 def _set_dotted(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -215,20 +216,22 @@ def _build(kind: Any, value: Any, key: str) -> Any:
     arguments = typing.get_args(kind)
     if origin is list:
         if not isinstance(value, list):
-            raise ConfigError(f"{key} is {show(value)}; expected a list, e.g. [a, b]")
+            raise ConfigError(f"{key} is {short_repr(value)}; expected a list, e.g. [a, b]")
         return [_build(arguments[0], item, f"{key}[{index}]") for index, item in enumerate(value)]
     if origin is dict:
         if not isinstance(value, dict):
-            raise ConfigError(f"{key} is {show(value)}; expected name: value pairs, e.g. {{a: 1}}")
+            raise ConfigError(f"{key} is {short_repr(value)}; expected name: value pairs, e.g. {{a: 1}}")
         return {name: _build(arguments[1], item, f"{key}.{name}") for name, item in value.items()}
     if isinstance(value, Number):
         value = value.text if kind is str else value.value
     if isinstance(value, str) and (len(value) > _MAX_TEXT or "\0" in value):
-        raise ConfigError(f"{key} is {show(value)}; allowed: at most {_MAX_TEXT:,} characters, none of which is NUL")
+        raise ConfigError(
+            f"{key} is {short_repr(value)}; allowed: at most {_MAX_TEXT:,} characters, none of which is NUL"
+        )
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        raise ConfigError(f"{key} is {show(value)} ({type(value).__name__}); expected {kind.__name__}")
+        raise ConfigError(f"{key} is {short_repr(value)} ({type(value).__name__}); expected {kind.__name__}")
     if kind is int and abs(value) >= INTEGER_LIMIT:
         raise ConfigError(f"{key} is {value}; allowed: integers below 2^63")
     if kind is float and not math.isfinite(value):
@@ -240,7 +243,7 @@ def _build_section(kind: type, value: Any, key: str) -> Any:
     if value is None:
         value = {}
     if not isinstance(value, dict):
-        raise ConfigError(f"{key or 'the configuration'} is {show(value)}; expected keys of {kind.__name__}")
+        raise ConfigError(f"{key or 'the configuration'} is {short_repr(value)}; expected keys of {kind.__name__}")
     known = {item.name: item for item in dataclasses.fields(kind)}
     arguments = {}
     for name, item in value.items():
@@ -265,7 +268,7 @@ def _expand(key: str, value: Any) -> Any:
     try:
         return [expand_home(item) for item in value] if isinstance(value, list) else expand_home(value)
     except ValueError as error:
-        raise ConfigError(f"{key} is {show(value)}: {error}") from None
+        raise ConfigError(f"{key} is {short_repr(value)}: {error}") from None
 
 
 def _field_docstrings(kind: type) -> dict[str, str]:

@@ -17,11 +17,10 @@ from typing import Any
 from mindpangu.config import Config
 from mindpangu.data.formats import Parts, document_parts
 from mindpangu.data.instruction import instruction_parts
-from mindpangu.display import printable_name
+from mindpangu.display import printable_line, short_repr
 from mindpangu.domains import Domain, known_domains
 from mindpangu.errors import DataError
 from mindpangu.files import count_utf8_bytes
-from mindpangu.untrusted import show
 from mindpangu.user_input import decode_line, parse_record, text_lines
 
 _MAX_LISTED = 5
@@ -129,7 +128,7 @@ class CorpusReader:
         fields = parse_record(decode_line(line))
         name = fields.get("domain")
         if not isinstance(name, str) or name not in self._known:
-            raise ValueError(f"unknown domain {show(name)} (domains.preset is {self.config.domains.preset})")
+            raise ValueError(f"unknown domain {short_repr(name)} (domains.preset is {self.config.domains.preset})")
         if name not in self._ids:
             self.report.skipped[name] += 1
             return None
@@ -144,7 +143,7 @@ class CorpusReader:
         report = self.report
         limit = self.config.data.max_bad_records
         report.num_bad += 1
-        report.bad_records.append(printable_name(description))
+        report.bad_records.append(printable_line(description))
         if report.num_bad > limit:
             raise DataError(
                 f"more than data.max_bad_records = {limit} records cannot be used; {report.listing()}\n"

@@ -22,19 +22,10 @@ import numpy.typing as npt
 
 from mindpangu.data.samples import Samples
 from mindpangu.data.split import SPLITS
+from mindpangu.display import describe_error, short_repr
 from mindpangu.errors import DataError
 from mindpangu.files import file_chunks, read_json
-from mindpangu.untrusted import (
-    DIGEST,
-    Count,
-    DomainName,
-    Range,
-    inside,
-    open_file,
-    read_record,
-    reason,
-    show,
-)
+from mindpangu.untrusted import DIGEST, Count, DomainName, Range, inside, open_file, read_record
 
 FORMAT_VERSION = 1  # of text
 RECORDS_VERSION = 2  # of instruction records
@@ -76,7 +67,7 @@ class _Index:
 
     def __post_init__(self) -> None:
         if len(set(self.domain_names)) != len(self.domain_names) or set(self.domain_names) != set(self.files):
-            raise ValueError(f"domain_names are {show(self.domain_names)}; allowed: the keys of files, each once")
+            raise ValueError(f"domain_names are {short_repr(self.domain_names)}; allowed: the keys of files, each once")
         for name, splits in self.files.items():
             for split in SPLITS:
                 if split not in splits:
@@ -226,7 +217,7 @@ class TokenShards:
         except FileNotFoundError:
             raise DataError(f"token shard {path} is missing; {_REMEDY}") from None
         except (OSError, ValueError) as error:
-            raise DataError(f"token shard {path} cannot be read: {reason(error)}; {_REMEDY}") from None
+            raise DataError(f"token shard {path} cannot be read: {describe_error(error)}; {_REMEDY}") from None
         if digest.hexdigest() != expected_digest:
             raise DataError(
                 f"token shard {path} was altered: its hash is {digest.hexdigest()}, expected {expected_digest}; "
@@ -243,10 +234,10 @@ def _read_index(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist, so there are no token shards in {path.parent}; {_REMEDY}") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {reason(error)}; {_REMEDY}") from None
+        raise DataError(f"{path} cannot be read: {describe_error(error)}; {_REMEDY}") from None
     if version not in (FORMAT_VERSION, RECORDS_VERSION):
         raise DataError(
-            f"{path} has format version {show(version)}, expected {FORMAT_VERSION} (text) or {RECORDS_VERSION} "
+            f"{path} has format version {short_repr(version)}, expected {FORMAT_VERSION} (text) or {RECORDS_VERSION} "
             f"(records); {_REMEDY}"
         )
     return index
@@ -269,4 +260,4 @@ def _mapped(folder: Path, name: str, dtype: np.dtype) -> np.ndarray:
             size = os.fstat(file.fileno()).st_size
             return np.memmap(file, dtype=dtype, mode="r") if size else np.zeros(0, dtype)  # type: ignore[call-overload]
     except (OSError, ValueError) as error:
-        raise DataError(f"token shard {folder / name} cannot be read: {reason(error)}; {_REMEDY}") from None
+        raise DataError(f"token shard {folder / name} cannot be read: {describe_error(error)}; {_REMEDY}") from None

@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mindpangu.display import describe_error
 from mindpangu.errors import GenerationError
-from mindpangu.untrusted import read_bytes, reason
+from mindpangu.untrusted import read_bytes
 from mindpangu.user_input import decode_text, parse_record
 
 _FILE_LIMIT = 1 << 28  # bytes
@@ -31,7 +32,7 @@ def read_prompts(path: Path, domain: str | None) -> list[tuple[str, Prompt]]:
     except UnicodeError as error:
         raise GenerationError(f"--prompts {path} is {error}") from None
     except (OSError, ValueError) as error:
-        raise GenerationError(f"--prompts {path} cannot be read: {reason(error)}") from None
+        raise GenerationError(f"--prompts {path} cannot be read: {describe_error(error)}") from None
     prompts = []
     for line_number, line in enumerate(re.split("\r\n?|\n", text), 1):  # not splitlines: a text may hold U+2028
         if not line.strip():

@@ -21,7 +21,7 @@ from mindpangu.config import to_yaml
 from mindpangu.errors import CheckpointError
 from mindpangu.files import encode_json
 from mindpangu.lifecycle.blueprint import MOMENTS, Blueprint, DenseChange, DenseContent, NewExpert, Origin
-from mindpangu.lifecycle.output import claimed
+from mindpangu.lifecycle.output import locked_output
 from mindpangu.routing import RoutingTable
 
 _THREADS = min(8, len(os.sched_getaffinity(0)))
@@ -46,10 +46,10 @@ def build(blueprint: Blueprint, out: Path, made_by: Mapping[str, Any], verify: b
 
     Raises:
         InUseError: another process is writing to `out`.
-        CheckpointError: `out` is not free (`claimed`), a source file is missing or altered, or the disk is full.
+        CheckpointError: `out` is not free (`locked_output`), a source file is missing or altered, or the disk is full.
             Nothing is left in `out`.
     """
-    with claimed(out), CheckpointWriter(out, blueprint.step) as writer:
+    with locked_output(out), CheckpointWriter(out, blueprint.step) as writer:
         _write_small_files(writer, blueprint, made_by)
         work = [*_dense_work(blueprint, verify), *_expert_work(blueprint, verify)]
         with (

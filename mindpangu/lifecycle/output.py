@@ -30,7 +30,7 @@ def require_free(out: Path) -> None:
 
 
 @contextmanager
-def claimed(out: Path) -> Iterator[None]:
+def locked_output(out: Path) -> Iterator[None]:
     """Keeps `out` for this process inside the block, for a checkpoint to be written into it. It need not exist.
 
     Raises:
@@ -57,7 +57,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         InUseError: another process is writing `out`.
         CheckpointError: `out` is not free (`require_free`) or not empty, or the disk is full or not writable.
     """
-    with claimed(out):
+    with locked_output(out):
         if out.exists() and any(out.iterdir()):
             raise CheckpointError(f"{out} exists and is not empty; choose another --out, or remove it")
         try:

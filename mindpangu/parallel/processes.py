@@ -85,7 +85,7 @@ class Processes:
         if self.mesh.size == 1:
             yield
             return
-        job = folder / self.draw_name()
+        job = folder / self.draw_shared_name()
         with contextlib.ExitStack() as stack:
             if self.is_first:
                 for earlier in folder.glob("[!.]*"):
@@ -156,7 +156,7 @@ class Processes:
         """Returns for each flag whether it is set on any rank. All ranks must call it."""
         return [bool(count) for count in self.all_reduce_sum(np.array(flags))]
 
-    def from_first_rank(self, number: int) -> int:
+    def broadcast(self, number: int) -> int:
         """Returns the first rank's number, at least 0 and below 2⁴⁸, on all ranks. All ranks must call it."""
         if self.mesh.size == 1:
             return number
@@ -168,7 +168,7 @@ class Processes:
         """Waits until every rank has called it."""
         self.any_rank(False)
 
-    def draw_name(self) -> str:
+    def draw_shared_name(self) -> str:
         """Returns a random name that all ranks of this job share, and no other job. All ranks must call it."""
         drawn = np.frombuffer(os.urandom(8), np.uint16) if self.is_first else np.zeros(4, np.uint16)
         return "job-" + "".join(f"{int(part):04x}" for part in self.all_reduce_sum(drawn))  # exact in float32
@@ -205,8 +205,9 @@ def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         reason = next((line for line in lines if line.strip("-")), "no reason given")
+        address = ":".join(_scheduler())
         raise ParallelError(
-            f"MindSpore could not connect the {mesh.size} ranks, or lost one of them, through {':'.join(_scheduler())}: {reason}"
+            f"MindSpore could not connect the {mesh.size} ranks through {address}, or lost one of them: {reason}"
         ) from None
     rank = communication.get_rank()
     on_ascend = config.context.device_target == "Ascend"

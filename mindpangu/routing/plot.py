@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mindpangu.figures import plot
+from mindpangu.figures import write_optional_figure
 from mindpangu.routing.statistics import LoadStatistics, format_load
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def plot_load(statistics: Sequence[LoadStatistics], path: Path) -> None:
     columns = min(len(domains), _MAX_COLUMNS if len(domains) > _MAX_COLUMNS else 2)
     rows = -(-len(domains) // columns)
     size = (max(4.0 * columns, 7.0), 2.8 * rows + 1.5)
-    plot(path, size, lambda figure: _draw(figure, statistics, domains, rows, columns))
+    write_optional_figure(path, size, lambda figure: _draw(figure, statistics, domains, rows, columns))
 
 
 def _draw(

@@ -16,12 +16,13 @@ import numpy as np
 from safetensors.numpy import save as encode_tensors
 
 from mindpangu.config import RoutingConfig
+from mindpangu.display import describe_error, short_repr
 from mindpangu.domains import Domain
 from mindpangu.errors import RoutingError
 from mindpangu.files import write_bytes_atomically
 from mindpangu.routing.assignment import assign_layers
 from mindpangu.tensor_format import decode, require_tensors
-from mindpangu.untrusted import DIGEST, DomainName, Pattern, parse_json, read_bytes, read_record, reason, show
+from mindpangu.untrusted import DIGEST, DomainName, Pattern, parse_json, read_bytes, read_record
 
 FORMAT_VERSION = "1"
 _TENSOR = "expert_of_token"
@@ -261,11 +262,12 @@ def _read(folder: Path, domain_name: str) -> DomainTable:
         ) from None
     except (OSError, ValueError, RoutingError) as error:
         raise RoutingError(
-            f"{path} is not a complete routing table: {reason(error)}; copy it again from its checkpoint"
+            f"{path} is not a complete routing table: {describe_error(error)}; copy it again from its checkpoint"
         ) from error
     if version != FORMAT_VERSION:
         raise RoutingError(
-            f"{path} has routing table format {show(version)}; this version of mindpangu reads format {FORMAT_VERSION}"
+            f"{path} has routing table format {short_repr(version)}; this version of mindpangu reads format "
+            f"{FORMAT_VERSION}"
         )
     if header != table.header | {"digest": table.digest}:
         raise RoutingError(

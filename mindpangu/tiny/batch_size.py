@@ -10,7 +10,7 @@ import numpy as np
 
 from mindpangu.config import Config
 from mindpangu.errors import ConfigError, TrainingError
-from mindpangu.figures import plot
+from mindpangu.figures import write_optional_figure
 from mindpangu.files import write_json
 from mindpangu.tiny.trials.pool import require_processes, run_trials
 from mindpangu.tiny.trials.trial import Trials, require_same_search, result_settings
@@ -282,4 +282,4 @@ def plot_losses(losses: Losses, fit: Fit, path: Path) -> None:
             panel.legend(fontsize=8)
             panel.spines[["top", "right"]].set_visible(False)
 
-    plot(path, (9, 3.8), draw)
+    write_optional_figure(path, (9, 3.8), draw)

@@ -12,10 +12,11 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import numpy as np
 from safetensors.numpy import save as encode_tensors
 
+from mindpangu.display import describe_error, short_text
 from mindpangu.errors import MindPanguError
 from mindpangu.files import write_bytes_atomically
 from mindpangu.tensor_format import decode
-from mindpangu.untrusted import DIGEST, parse_json, read_bytes, read_record, reason, show_text
+from mindpangu.untrusted import DIGEST, parse_json, read_bytes, read_record
 
 _HEADER = "mindpangu"
 _FILE_LIMIT = 1 << 32  # bytes
@@ -78,10 +79,10 @@ class VerifiedFile(ABC):
         except (OSError, ValueError) as error:
             raise cls._incomplete(path, error) from None
         if signed.kind != cls.kind:
-            raise cls.error(f"{path} is a file of {show_text(signed.kind)}, not of {cls.kind}; {cls.remedy}")
+            raise cls.error(f"{path} is a file of {short_text(signed.kind)}, not of {cls.kind}; {cls.remedy}")
         if signed.format_version != cls.format_version:
             raise cls.error(
-                f"{path} has format {show_text(signed.format_version)} of {cls.kind}; this version of mindpangu reads "
+                f"{path} has format {short_text(signed.format_version)} of {cls.kind}; this version of mindpangu reads "
                 f"format {cls.format_version}; {cls.remedy}"
             )
         if signed.digest != cls._digest(signed.content, tensors):
@@ -93,7 +94,7 @@ class VerifiedFile(ABC):
 
     @classmethod
     def _incomplete(cls, path: Path, error: Exception) -> MindPanguError:
-        return cls.error(f"{path} is not a complete file of {cls.kind}: {reason(error)}; {cls.remedy}")
+        return cls.error(f"{path} is not a complete file of {cls.kind}: {describe_error(error)}; {cls.remedy}")
 
     @classmethod
     @abstractmethod

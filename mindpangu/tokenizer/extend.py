@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 
+from mindpangu.display import short_text
 from mindpangu.errors import TokenizerError
 from mindpangu.tokenizer.sentencepiece_tokenizer import END_OF_TEXT, PADDING, Tokenizer
 from mindpangu.tokenizer.training import reserved_control_tokens
-from mindpangu.untrusted import show_text
 
 _PIECE = sentencepiece_model.ModelProto.SentencePiece
 
@@ -31,7 +31,7 @@ def extend(model_bytes: bytes, control_tokens: Sequence[str], name: str) -> Toke
         model = sentencepiece_model.ModelProto.FromString(model_bytes)
     except Exception as error:  # protobuf's own class is not public
         raise TokenizerError(
-            f"tokenizer {name} is damaged or not a sentencepiece model ({show_text(str(error))})"
+            f"tokenizer {name} is damaged or not a sentencepiece model ({short_text(str(error))})"
         ) from None
     kinds = {piece.piece: piece.type for piece in model.pieces}
     for token in (PADDING, *control_tokens, *reserved_control_tokens()):
@@ -49,7 +49,7 @@ def extend(model_bytes: bytes, control_tokens: Sequence[str], name: str) -> Toke
     return Tokenizer(model.SerializeToString(deterministic=True), name)
 
 
-def describe_losses(model_bytes: bytes) -> str:
+def describe_lossiness(model_bytes: bytes) -> str:
     """Says what of a text a model loses, for the user; "" if decoding returns exactly what was encoded.
 
     Models that `train_tokenizer` trains lose nothing, published ones often do.

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import sentencepiece
 
+from mindpangu.display import describe_error, short_text
 from mindpangu.errors import TokenizerError
 from mindpangu.tokenizer.pangu_alpha import PanguAlphaPieces, is_pangu_alpha
-from mindpangu.untrusted import read_bytes, reason, show_text
+from mindpangu.untrusted import read_bytes
 
 END_OF_TEXT = "<eot>"
 PADDING = "<pad>"
@@ -178,7 +179,7 @@ def read_model(path: Path) -> bytes:
     try:
         return read_bytes(Path(path), _MODEL_LIMIT, follow_link=True)
     except (OSError, ValueError) as error:
-        raise TokenizerError(f"tokenizer {path} cannot be read: {reason(error)}") from None
+        raise TokenizerError(f"tokenizer {path} cannot be read: {describe_error(error)}") from None
 
 
 def _parse(model_bytes: bytes, name: str) -> sentencepiece.SentencePieceProcessor:
@@ -190,7 +191,7 @@ def _parse(model_bytes: bytes, name: str) -> sentencepiece.SentencePieceProcesso
             processor.id_to_piece(index)  # raises UnicodeDecodeError for a piece that is not UTF-8
         return processor
     except (RuntimeError, ValueError) as error:
-        why = "a piece is not UTF-8" if isinstance(error, UnicodeDecodeError) else show_text(str(error))
+        why = "a piece is not UTF-8" if isinstance(error, UnicodeDecodeError) else short_text(str(error))
         raise TokenizerError(
             f"tokenizer {name} is damaged or not a sentencepiece model ({why}); train it again"
         ) from None

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from mindpangu.files import open_without_link
+from mindpangu.files import open_nofollow
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Progress(Callback):
                 encoding="utf-8",
                 errors="backslashreplace",
                 buffering=1,
-                opener=open_without_link,
+                opener=open_nofollow,
             )
         if sys.stderr.isatty() and not self.quiet:
             self._bar = tqdm(total=last_step, initial=first_step - 1, unit="step", desc="train", dynamic_ncols=True)

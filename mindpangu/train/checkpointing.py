@@ -64,7 +64,7 @@ class Checkpointer:
         self._loaded = loaded
         self._previous = previous
         self._log = log
-        self._job = train_step.processes.draw_name()
+        self._job = train_step.processes.draw_shared_name()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpointer")
         self._pending: tuple[CheckpointWriter, Future[float]] | None = None
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from mindpangu.data import Batch
 from mindpangu.errors import TrainingError
 from mindpangu.parallel.processes import Processes
-from mindpangu.signals import STOPPING, StopOnSignal, Stopped
+from mindpangu.signals import STOP_SIGNALS, StopOnSignal, StoppedBySignal
 from mindpangu.train.callbacks import Callback, StepRecord
 from mindpangu.train.checkpointing import Checkpointer
 from mindpangu.train.step import StepResult, TrainStep
@@ -85,7 +85,7 @@ def run_steps(
     return finished
 
 
-class TrainingStopped(Stopped):
+class TrainingStopped(StoppedBySignal):
     """A signal stopped the training after a step, whose checkpoint is saved."""
 
     def __init__(self, signum: int, step: int):
@@ -95,8 +95,8 @@ class TrainingStopped(Stopped):
 
 def _signal_on_any_rank(processes: Processes, requested: signal.Signals | None) -> signal.Signals | None:
     """Returns a signal that asked any of the ranks to stop, the same on all of them."""
-    received = processes.any_ranks([requested == signum for signum in STOPPING])
-    return next(itertools.compress(STOPPING, received), None)
+    received = processes.any_ranks([requested == signum for signum in STOP_SIGNALS])
+    return next(itertools.compress(STOP_SIGNALS, received), None)
 
 
 def _report_skipped(

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from mindpangu.display import describe_error, short_repr, short_text
 from mindpangu.files import fsync_folder, write_bytes_atomically
 from mindpangu.train.callbacks import Callback, StepRecord
-from mindpangu.untrusted import parse_json, read_bytes, reason, show, show_text
+from mindpangu.untrusted import parse_json, read_bytes
 
 _LIMIT = 1 << 32  # bytes of the file: some ten million steps
 _INT64 = 1 << 63
@@ -63,7 +64,7 @@ def read_metrics(path: Path, log: Log = print) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
-        log(f"{path} cannot be read: {reason(error)}; it is left out")
+        log(f"{path} cannot be read: {describe_error(error)}; it is left out")
         return []
     if content.problems:
         log(f"{path}: left out {_listing(content.problems)}")
@@ -78,7 +79,7 @@ def copy_metrics(source: Path, target: Path, last_step: int, log: Log = print) -
     except FileNotFoundError:
         content = MetricsContent([], {}, [], False)
     except ValueError as error:
-        log(f"{source} cannot be copied: {reason(error)}")
+        log(f"{source} cannot be copied: {describe_error(error)}")
         content = MetricsContent([], {}, [], False)
     if content.problems:
         log(f"{source}: did not copy {_listing(content.problems)}")
@@ -193,7 +194,7 @@ def _record(line: bytes) -> dict[str, Any]:
         if name not in value:
             raise ValueError(f"{name} is missing")
         if not _IS_A[kind](value[name]):  # `untrusted.read_record` takes five times as long, and there are many lines
-            raise ValueError(f"{name} is {show(value[name])}")
+            raise ValueError(f"{name} is {short_repr(value[name])}")
     if value["step"] < 1:
         raise ValueError(f"step is {value['step']}; allowed: >= 1")
     if value["skipped"] is None and (value["loss"] is None or value["global_norm"] is None):
@@ -233,7 +234,7 @@ def _keep_aside_all_but(path: Path, first_step: int, recent_losses: Sequence[flo
     except FileNotFoundError:
         data = b""
     except ValueError as error:
-        log(f"{path} cannot be continued: {reason(error)}; {_moved(keep_aside(path))}")
+        log(f"{path} cannot be continued: {describe_error(error)}; {_moved(keep_aside(path))}")
         data = b""
     if not data:
         _report_gap(path, 0, first_step, log)
@@ -290,7 +291,7 @@ def _join(lines: typing.Iterable[bytes]) -> bytes:
 
 def _listing(problems: dict[int, str]) -> str:
     """Puts the lines that are no records, and the first reasons, into words."""
-    first = "; ".join(f"line {number}: {show_text(problems[number])}" for number in sorted(problems)[:3])
+    first = "; ".join(f"line {number}: {short_text(problems[number])}" for number in sorted(problems)[:3])
     more = "; …" if len(problems) > 3 else ""
     return f"{len(problems)} {'line' if len(problems) == 1 else 'lines'} ({first}{more})"
 

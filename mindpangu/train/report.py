@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from mindpangu.config.run_folder import RunFolder
-from mindpangu.display import printable, printable_name
+from mindpangu.display import printable, printable_line
 from mindpangu.errors import StageError
-from mindpangu.figures import plot
+from mindpangu.figures import write_optional_figure
 from mindpangu.files import write_text_atomically
 from mindpangu.stage import ResultFile
 from mindpangu.train.metrics import read_metrics
@@ -68,7 +68,7 @@ def write_report(run: RunFolder) -> None:
     picture = ["![loss](loss.png)"] if run.loss_plot.exists() else []
     evaluation = _read(run.evaluation, _Evaluation)
     samples = _read(run.samples, _Samples)
-    title = f"# {printable_name(run.root.name)}"
+    title = f"# {printable_line(run.root.name)}"
     parts = [title, *_training(records, picture), *_evaluation(evaluation), *_samples(samples)]
     write_text_atomically(run.report, "\n\n".join(parts) + "\n")
 
@@ -102,7 +102,7 @@ def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
 
-    plot(path, (8, 6), draw)
+    write_optional_figure(path, (8, 6), draw)
 
 
 def _smooth(values: Sequence[float]) -> np.ndarray:

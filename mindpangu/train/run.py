@@ -25,7 +25,7 @@ from mindpangu.files import write_text_atomically
 from mindpangu.language_model import LanguageModel, ModelParts, SavedExperts
 from mindpangu.locks import locked
 from mindpangu.parallel.processes import Processes
-from mindpangu.pruned import TRIES, forget_opened
+from mindpangu.pruned import MAX_TRIES, forget_opened_checkpoints
 from mindpangu.train.callbacks import Callback, Progress
 from mindpangu.train.checkpointing import Checkpointer, load_weights, resume_training
 from mindpangu.train.loop import run_steps
@@ -138,7 +138,7 @@ def train(
     if not processes.is_first:
         processes.barrier()
         return _train(run, resume, load, lambda text: None, schedule, callbacks)
-    with locked(folder.root / "train", busy=f"{folder.root} is being trained"):
+    with locked(folder.root / "train", in_use=f"{folder.root} is being trained"):
         clean_interrupted(folder.checkpoints)
         refuse_lost_checkpoints(folder, resume, run.config.checkpoint.save_steps)
         processes.barrier()  # the other ranks look for checkpoints only now
@@ -202,7 +202,7 @@ def _train(
     processes.report_status(doing="preparing the first step")
     try:
         train_step.prepare()
-        forget_opened()
+        forget_opened_checkpoints()
         return run_steps(train_step, stream, finished + 1, [*logging, *callbacks], checkpointer, schedule.learning_rate)
     finally:
         stream.close()
@@ -215,9 +215,9 @@ def _load_weights(load: Path, model: LanguageModel) -> CheckpointReader:
     Raises:
         CheckpointError: there is no checkpoint, it is not of this model, or it is removed each time it is loaded.
     """
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         newest = CheckpointReader(load)
-        step = model.processes.from_first_rank(newest.step)
+        step = model.processes.broadcast(newest.step)
         folder = newest.folder if newest.step == step else iteration_folder(newest.folder.parent, step)
         removed = False
         try:
@@ -229,7 +229,7 @@ def _load_weights(load: Path, model: LanguageModel) -> CheckpointReader:
                 raise
         if not model.processes.any_rank(removed):
             return reader
-    forget_opened()  # a further try would not help
+    forget_opened_checkpoints()  # a further try would not help
     raise CheckpointError(f"{load}: checkpoints are removed faster than they can be loaded; load a copy of one")
 
 

@@ -80,7 +80,7 @@ def test_extracting_writes_nothing_outside_its_folder(checkpoint, tmp_path, caps
     [
         (lambda content: content.update(step="4"), "step is '4'; allowed: an integer"),
         (lambda content: content.update(step=-5), "step is -5; allowed: >= 0"),
-        (lambda content: content.update(step=10**40), "step is 1000.*; allowed: an integer of 64 bits"),
+        (lambda content: content.update(step=10**40), "step is 1000.*; allowed: a 64-bit integer"),
         (lambda content: content.update(step=5), "step is 5; allowed: 4, the step in the name of the folder"),
         (lambda content: content.update(files=[]), "files is a list"),
         (lambda content: content.pop("files"), "files is missing"),
@@ -106,7 +106,7 @@ def test_a_wrong_field_of_the_manifest_is_named(checkpoint, change, message):
         (lambda state: [state], "its content is a list with 1 entries; allowed: an object"),
         (lambda state: state | {"updates": -7}, "updates is -7; allowed: >= 0"),
         (lambda state: state | {"updates": float("nan")}, "it has NaN where a number must be finite"),
-        (lambda state: state | {"updates": 10**40}, "updates is 1000.*; allowed: an integer of 64 bits"),
+        (lambda state: state | {"updates": 10**40}, "updates is 1000.*; allowed: a 64-bit integer"),
         (lambda state: state | {"updates": 5}, "updates is 5; allowed: <= 4"),
         (lambda state: state | {"step": 3}, "step is 3; allowed: 4, the step of the checkpoint"),
         (lambda state: {key: value for key, value in state.items() if key != "loader"}, "loader is missing"),

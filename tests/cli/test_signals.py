@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mindpangu.signals import STOPPING
+from mindpangu.signals import STOP_SIGNALS
 
 PROJECT = Path(__file__).parents[2]
 VERBS = {
@@ -36,7 +36,7 @@ NEEDS = {"data": ["tokenizer"], "routing": ["tokenizer", "data"]}
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_signal_ends_a_verb_at_any_moment(trained, tiny_overrides, tmp_path, verb):
     rng = random.Random(f"{os.environ.get('SEED', 0)} {verb}")
-    signum = rng.choice(STOPPING)
+    signum = rng.choice(STOP_SIGNALS)
     run = tmp_path / "run"
     names = {"source": trained.folder.root, "out": tmp_path / "out", "data": tmp_path / "records.jsonl"}
     names["data"].write_text("".join(RECORD % number for number in range(40)))

@@ -7,7 +7,7 @@ import pytest
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.cli.main import main
 from mindpangu.errors import CheckpointError, InUseError
-from mindpangu.lifecycle.output import claimed, new_folder
+from mindpangu.lifecycle.output import locked_output, new_folder
 
 
 @pytest.mark.parametrize("form", [[], ["--export"]])
@@ -69,11 +69,11 @@ def test_the_second_of_two_writers_is_told_at_once(tmp_path):
     errors = []
 
     def second():
-        with pytest.raises(InUseError) as error, claimed(tmp_path / "out"):
+        with pytest.raises(InUseError) as error, locked_output(tmp_path / "out"):
             pass
         errors.append(str(error.value))
 
-    with claimed(tmp_path / "out"):
+    with locked_output(tmp_path / "out"):
         thread = threading.Thread(target=second)
         thread.start()
         thread.join()

@@ -40,7 +40,7 @@ def test_axes_that_do_not_fit_are_refused(changes, words):
 
 
 def test_a_name_is_drawn_anew_each_time():
-    names = {Processes.alone().draw_name() for _ in range(100)}
+    names = {Processes.alone().draw_shared_name() for _ in range(100)}
 
     assert len(names) == 100
     assert all(re.fullmatch("job-[0-9a-f]{16}", name) for name in names)

@@ -51,7 +51,7 @@ class Ranks:
         self.first_rank_step = first_rank_step
         self.other_failures = other_failures
 
-    def from_first_rank(self, number):
+    def broadcast(self, number):
         return self.first_rank_step or number
 
     def any_rank(self, flag):

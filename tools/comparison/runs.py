@@ -11,7 +11,7 @@ from mindpangu.config import Config, load_config, to_result_inputs
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data.corpus import expand_patterns
 from mindpangu.files import read_json
-from mindpangu.signals import StopOnSignal, Stopped, exit_code
+from mindpangu.signals import StopOnSignal, StoppedBySignal, exit_code
 from mindpangu.stage import ResultFile, hash_files
 
 _NO_KEYS: Mapping[str, object] = {}
@@ -88,7 +88,7 @@ def mindpangu(*words: str) -> None:
     ):
         try:
             printed, errors = process.communicate()
-        except Stopped as stopped:
+        except StoppedBySignal as stopped:
             process.send_signal(stopped.signum)
             process.communicate()
             print("stopped; run the same command to resume", file=sys.stderr)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw(records: Sequence[Record], file: Path) -> None:
+def plot_records(records: Sequence[Record], file: Path) -> None:
     """Plots the records of one curve to a file."""
     write_figure(file, (12, 4.5), lambda figure: _draw(figure, records))
 

@@ -73,9 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, config: Config) -> None:
-    from mindpangu.lifecycle.output import claimed
+    from mindpangu.lifecycle.output import locked_output
 
-    with claimed(options.out):
+    with locked_output(options.out):
         _run(options, config)
 
 

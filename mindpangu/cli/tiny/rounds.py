@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mindpangu.config import Config, require_one_process
 from mindpangu.config.run_folder import RunFolder
-from mindpangu.signals import describe, exit_code
+from mindpangu.signals import describe_stop, exit_code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
         train_rounds(config, round_settings, options.resume)
     except TrainingStopped as stopped:
         write_report(folder)
-        print(f"rounds: {describe(stopped.signum)}; run the same command with --resume to continue")
+        print(f"rounds: {describe_stop(stopped.signum)}; run the same command with --resume to continue")
         return exit_code(stopped.signum)
     write_report(folder)
     files = "loss.png, report.md, metrics.jsonl, checkpoint/"

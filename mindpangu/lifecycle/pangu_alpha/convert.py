@@ -14,7 +14,7 @@ from mindpangu.domains import MAIN_VOCABULARY
 from mindpangu.errors import CheckpointError
 from mindpangu.files import write_durably
 from mindpangu.lifecycle.build import write_state
-from mindpangu.lifecycle.output import claimed, new_folder, require_free
+from mindpangu.lifecycle.output import locked_output, new_folder, require_free
 from mindpangu.lifecycle.pangu_alpha.checks import require_model, require_tensors, require_tokenizer
 from mindpangu.lifecycle.pangu_alpha.mindspore_file import encode_tensor
 from mindpangu.lifecycle.pangu_alpha.source import PanguAlphaSource
@@ -62,7 +62,7 @@ def from_pangu_alpha(
     require_tokenizer(vocabulary, tokenizer, config)
     tensors = {name: TensorInfo(np.dtype(np.float32), weight.shape) for name, weight in weights.items()}
     made_by = {"verb": "convert", "from": str(path), "strategy": None if strategy is None else str(strategy)}
-    with claimed(out), CheckpointWriter(out, step=0) as writer, _progress(len(weights)) as bar:
+    with locked_output(out), CheckpointWriter(out, step=0) as writer, _progress(len(weights)) as bar:
 
         def converted(name: str) -> Iterator[memoryview]:
             yield from chunks_of(_to_ours(source, weights[name]))

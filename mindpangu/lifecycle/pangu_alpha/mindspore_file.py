@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mindpangu.display import short_repr
 from mindpangu.errors import CheckpointError
-from mindpangu.untrusted import open_file, show
+from mindpangu.untrusted import open_file
 
 _DTYPES = {"Float16": np.float16, "Float32": np.float32, "Float64": np.float64, "Int32": np.int32, "Int64": np.int64}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
@@ -228,7 +229,7 @@ def _text(view: mmap.mmap, value: int | range) -> str:
     span = _require_range(value)
     text = view[span.start : min(span.stop, span.start + _LONGEST_NAME)].decode()  # UnicodeDecodeError is a ValueError
     if len(span) > _LONGEST_NAME or not text.isprintable():
-        raise ValueError(f"it has the name {show(text)}; allowed: printable, up to {_LONGEST_NAME} bytes")
+        raise ValueError(f"it has the name {short_repr(text)}; allowed: printable, up to {_LONGEST_NAME} bytes")
     return text
 
 

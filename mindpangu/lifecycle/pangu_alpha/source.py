@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from mindpangu.display import describe_error, short_text
 from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.pangu_alpha.mindspore_file import MindSporeFile
 from mindpangu.lifecycle.pangu_alpha.strategy import Layout, owners, read_strategy
 from mindpangu.lifecycle.pangu_alpha.weights import OLD_NAMES, SEPARATE_FILES, is_training_state
-from mindpangu.untrusted import open_file, reason, show_text
+from mindpangu.untrusted import open_file
 
 
 class PanguAlphaSource:
@@ -184,7 +185,7 @@ def _load_table(path: Path) -> np.ndarray:
         open_file(path, follow_link=True).close()
         table = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # NumPy reads the header as Python, and raises whatever that raises
-        raise CheckpointError(f"{path} is not a complete .npy file: {show_text(reason(error))}") from None
+        raise CheckpointError(f"{path} is not a complete .npy file: {short_text(describe_error(error))}") from None
     if not isinstance(table, np.memmap):  # a zip archive
         raise CheckpointError(f"{path} is not a .npy file")
     return table

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from mindpangu.display import describe_error, short_repr, short_text
 from mindpangu.errors import CheckpointError
 from mindpangu.lifecycle.pangu_alpha.weights import is_training_state
-from mindpangu.untrusted import read_bytes, reason, show, show_text
+from mindpangu.untrusted import read_bytes
 
 _FILE_LIMIT = 1 << 26  # bytes
 _MOST_AXES = 8
@@ -110,7 +111,7 @@ def read_strategy(path: Path) -> dict[str, Layout]:
     try:
         strategy.ParseFromString(read_bytes(path, _FILE_LIMIT, follow_link=True))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"strategy file {path} cannot be read: {reason(error)}") from None
+        raise CheckpointError(f"strategy file {path} cannot be read: {describe_error(error)}") from None
     except DecodeError:
         raise CheckpointError(f"{path} is not a strategy file of MindSpore, or is cut off") from None
     layouts = {}
@@ -120,13 +121,13 @@ def read_strategy(path: Path) -> dict[str, Layout]:
         try:
             layouts[item.param_name] = _layout(item.parallel_layouts)
         except ValueError as error:
-            name = show_text(item.param_name)
+            name = short_text(item.param_name)
             raise CheckpointError(f"strategy file {path}: the layout of {name}: {error}") from None
     if not layouts:
         raise CheckpointError(f"{path} is not a strategy file of MindSpore: it names no weights")
     ranks = {layout.num_ranks for layout in layouts.values()}
     if len(ranks) > 1:
-        found = ", ".join(map(show, sorted(ranks)[:4]))
+        found = ", ".join(map(short_repr, sorted(ranks)[:4]))
         raise CheckpointError(f"strategy file {path} has layouts of [{found}] ranks; expected the same number for all")
     return layouts
 

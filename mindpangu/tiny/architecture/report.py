@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindpangu.figures import plot
+from mindpangu.figures import write_optional_figure
 from mindpangu.tiny.architecture.points import Point
 from mindpangu.tiny.architecture.ranking import Correlation, mean_ranks
 from mindpangu.tiny.trials.trial import TrialResult
@@ -140,4 +140,4 @@ def plot_outcomes(outcomes: Sequence[Outcome], path: Path) -> None:
         panels[0].set_ylabel("held-out bits per byte")
         figure.colorbar(dots, ax=panels, label="decoding tokens/s")
 
-    plot(path, (12, 3.8), draw)
+    write_optional_figure(path, (12, 3.8), draw)

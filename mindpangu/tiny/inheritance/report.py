@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mindpangu.config import Config
-from mindpangu.figures import plot
+from mindpangu.figures import write_optional_figure
 from mindpangu.files import scratch_files, write_json, write_text_atomically
 from mindpangu.model.coupling import unit_shapes
 from mindpangu.model.parameter_count import count_parameters, in_words
@@ -118,4 +118,4 @@ def plot_windows(inheritance: Inheritance, path: Path) -> None:
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
 
-    plot(path, (6.4, 3.8), draw)
+    write_optional_figure(path, (6.4, 3.8), draw)

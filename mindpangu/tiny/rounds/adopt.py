@@ -34,7 +34,7 @@ def adopt(source: CheckpointReader, config: Config, log: Callable[[str], None] =
     source_run = RunFolder(source.folder.parent.parent)
     if folder.root.resolve() == source_run.root.resolve():
         return
-    with locked(folder.rounds, busy=f"{folder.root} is being trained in rounds"):
+    with locked(folder.rounds, in_use=f"{folder.root} is being trained in rounds"):
         _adopt(source, source_run, config, folder, log)
 
 

@@ -12,7 +12,7 @@ from mindpangu.config import Config
 from mindpangu.data import Batch, Loader, TokenShards
 from mindpangu.errors import TrainingError
 from mindpangu.language_model import LanguageModel, load_model
-from mindpangu.signals import StopOnSignal, Stopped
+from mindpangu.signals import StopOnSignal, StoppedBySignal
 from mindpangu.tiny.rounds.files import BatchLosses, RoundSample
 from mindpangu.tiny.rounds.progress import digests_of
 from mindpangu.train.loop import name_batches
@@ -34,7 +34,7 @@ def frozen_losses(reader: CheckpointReader, config: Config, shards: TokenShards,
         path: the file for the losses.
 
     Raises:
-        Stopped: a signal stopped the computation; the losses so far are saved.
+        StoppedBySignal: a signal stopped the computation; the losses so far are saved.
         CheckpointError: the checkpoint is damaged, or its data, tokenizer, table or settings are not this run's.
         TrainingError: a loss is not finite, or the file is damaged or belongs to another checkpoint.
     """
@@ -62,7 +62,7 @@ def frozen_losses(reader: CheckpointReader, config: Config, shards: TokenShards,
     losses = _with_values(losses, values)
     losses.save(path)
     if stop.requested and not losses.is_complete:
-        raise Stopped(stop.requested)
+        raise StoppedBySignal(stop.requested)
     return losses
 
 

@@ -38,7 +38,7 @@ def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, 
 
     Raises:
         InUseError: another process trains rounds in the run folder.
-        Stopped: a signal stopped the training; calling this again with `resume` continues it.
+        StoppedBySignal: a signal stopped the training; calling this again with `resume` continues it.
         TrainingError: a round has begun but `resume` is not given, its settings have changed since, or a file of a
             round is damaged, missing, or belongs to another training.
         MindPanguError: see `train` and `open_run`.
@@ -47,7 +47,7 @@ def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, 
     settings.require_batches(config.training.steps)
     folder = RunFolder.from_config(config)
     set_device(config)
-    with locked(folder.rounds, busy=f"{folder.root} is being trained in rounds"):
+    with locked(folder.rounds, in_use=f"{folder.root} is being trained in rounds"):
         _train_first_round(config, resume, log)
         samples: list[RoundSample] = []
         for round in range(2, settings.rounds + 1):

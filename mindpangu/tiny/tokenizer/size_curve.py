@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindpangu.config import Config
-from mindpangu.figures import plot
+from mindpangu.figures import write_optional_figure
 from mindpangu.model.parameter_count import count_parameters
 from mindpangu.tiny.tokenizer.documents import Documents, Split
 from mindpangu.tiny.tokenizer.piece_counts import PieceCounts
@@ -135,4 +135,4 @@ def plot_rows(rows: Sequence[Row], chosen: int, path: Path) -> None:
             if len(lines) > 1:
                 panel.legend(fontsize=8)
 
-    plot(path, (4.2 * len(panels), 3.4), draw)
+    write_optional_figure(path, (4.2 * len(panels), 3.4), draw)

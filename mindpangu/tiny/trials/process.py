@@ -23,7 +23,7 @@ from mindpangu.config import load_saved_config
 from mindpangu.data.prepare import prepare_routing
 from mindpangu.errors import MindPanguError, TrainingError
 from mindpangu.locks import locked
-from mindpangu.signals import StopOnSignal, Stopped, describe, exit_at_once, exit_code
+from mindpangu.signals import StopOnSignal, StoppedBySignal, describe_stop, exit_at_once, exit_code
 from mindpangu.stage import ResultFile
 from mindpangu.tiny.trials.measures import decoding_speed, final_loss, heldout_bits_per_byte, training_speed
 from mindpangu.tiny.trials.trial import RESULT
@@ -95,8 +95,8 @@ def main() -> int:
     except (MindPanguError, OperatorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except Stopped as stopped:
-        print(f"error: {describe(stopped.signum)}", file=sys.stderr)
+    except StoppedBySignal as stopped:
+        print(f"error: {describe_stop(stopped.signum)}", file=sys.stderr)
         exit_at_once(exit_code(stopped.signum))
     return 0
 

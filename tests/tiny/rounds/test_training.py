@@ -19,7 +19,7 @@ from mindpangu.data import Loader, TokenShards
 from mindpangu.domains import build_domains
 from mindpangu.errors import CheckpointError, ConfigError, DataError, TrainingError
 from mindpangu.language_model import load_model
-from mindpangu.signals import Stopped
+from mindpangu.signals import StoppedBySignal
 from mindpangu.tiny.rounds import batch_losses
 from mindpangu.tiny.rounds.adopt import adopt
 from mindpangu.tiny.rounds.batch_losses import recorded_losses
@@ -354,7 +354,7 @@ def test_a_signal_saves_the_losses_so_far(run_copy, monkeypatch):
 
     monkeypatch.setattr(batch_losses, "_loss", signal_and_compute)
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedBySignal):
         train_rounds(load_config(None, overrides), SETTINGS, log=lambda text: None)
 
     assert len(BatchLosses.load(losses_file(folder / "rounds", 1)).losses_J) == 4
