@@ -147,7 +147,7 @@ def known_domains(config: Config) -> dict[str, Domain]:
     """
     check_names(config)
     known = {domain.name: domain for domain in PRESETS[config.domains.preset]}
-    taken = control_tokens_of(tuple(known.values()))
+    used = control_tokens_of(tuple(known.values()))
     for index, added in enumerate(config.domains.added):
         key = f"domains.added[{index}]"
         tokens = tuple(added.control_tokens)
@@ -157,30 +157,34 @@ def known_domains(config: Config) -> dict[str, Domain]:
         if len(tokens) not in allowed:
             raise ConfigError(f"{key}.control_tokens of {added.name!r} are {list(tokens)}; {added.kind} takes {words}")
         for position, token in enumerate(tokens):
-            problem = "is there twice" if token in tokens[:position] else _token_problem(token, taken)
+            problem = "appears twice" if token in tokens[:position] else _token_problem(token, used)
             if problem:
                 raise ConfigError(
                     f"{key}.control_tokens of {added.name!r} has {short_repr(token)}, which {problem}; choose another "
                     "token"
                 )
-            taken.append(token)
+            used.append(token)
         known[added.name] = Domain(added.name, added.kind, tokens)
     return known
 
 
-def _token_problem(token: str, taken: Sequence[str]) -> str | None:
-    """Returns why a control token cannot be used, or None. Domains of one language may share a token."""
+def _token_problem(token: str, used: Sequence[str]) -> str | None:
+    """Returns why a control token cannot be used, or None if it can.
+
+    Args:
+        used: control tokens of other domains. Domains of one language may share a token.
+    """
     if token in _SPECIAL_TOKENS:
         return _SPECIAL_TOKENS[token]
     if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
-        return "is a byte of the tokenizer"
+        return "is the tokenizer's token for a byte"
     if not token or not token.isprintable() or any(character.isspace() or character == "▁" for character in token):
-        return "is empty, or has a blank, a ▁, or a character that cannot be printed"
+        return "is empty, or contains a blank, a ▁, or a character that cannot be printed"
     if len(token) > _LONGEST_TOKEN:
-        return f"has {len(token):,} characters; allowed: {_LONGEST_TOKEN}"
-    for other in (*_SPECIAL_TOKENS, *taken):
+        return f"has {len(token):,} characters (allowed: at most {_LONGEST_TOKEN})"
+    for other in (*_SPECIAL_TOKENS, *used):
         if token != other and (other in token or token in other):
-            return f"overlaps with {other}: one contains the other"
+            return f"overlaps with {other} (one contains the other)"
     return None
 
 

@@ -14,7 +14,7 @@ class ConfigError(MindPanguError):
 
 
 class InUseError(MindPanguError):
-    """Another process is writing the same file or folder."""
+    """Another process holds the lock of a file or folder."""
 
 
 class StageError(MindPanguError):

@@ -1,12 +1,12 @@
 """Atomic, durable writes: files go to a scratch path, are flushed to disk with fsync, and are renamed into place.
 
 A reader sees either the old content or all of the new, and a write that has returned survives a power failure. This
-module also reads and writes JSON, and decodes text that may not be UTF-8. It imports nothing from mindpangu but
-`errors`, `locks` and `untrusted`, so every other module may use it.
+module also reads and writes JSON, and decodes text that may not be UTF-8. It imports only `locks` and `untrusted` from
+mindpangu, so almost every other module may use it.
 
-A file is created or replaced by a rename, never opened for writing in place: it may have other names (hard links) in
-checkpoints. Only logs and metrics are appended to. A path is locked while it is written (`locks.py`), scratch paths
-have unique names, and the next write of a path removes what a killed process left of it.
+A file is never opened for writing in place, because it may have other names (hard links) in checkpoints: it is created,
+or replaced by an atomic rename. Only logs and metrics are appended to. A path is locked while it is written
+(`locks.py`), scratch paths have unique names, and the next write to a path removes the leftovers of killed processes.
 """
 
 import contextlib
@@ -42,9 +42,9 @@ def scratch_file(path: Path) -> Iterator[Path]:
 
     Raises:
         InUseError: another process has been writing the same file for a minute.
-        OSError: the disk is full or cannot be written, or something else than a file is in the way.
+        OSError: the disk is full or cannot be written, or the path exists and is not a regular file.
     """
-    if path.is_symlink():  # in a run folder from elsewhere, it may lead to any file of the user
+    if path.is_symlink():  # a run folder from elsewhere may have links to any file of the user
         raise FileExistsError(errno.EEXIST, "is in the way: it is a link, and nothing is written through it", str(path))
     with locked(path, wait=_FILE_WAIT_S) as destination:
         if destination.exists() and not destination.is_file():
@@ -73,17 +73,17 @@ def write_bytes_atomically(path: Path, data: bytes | Iterable[Buffer]) -> None:
 def write_text_atomically(path: Path, text: str) -> None:
     """Creates or replaces a UTF-8 text file; see `write_bytes_atomically`.
 
-    A file name in the text may hold bytes that are not UTF-8. They become escapes such as \\udcb2, which JSON reads
-    back as the same name.
+    Lone surrogates, which stand for the bytes of a file name that is not UTF-8, become escapes such as \\udcb2; JSON
+    reads them back as the same name.
     """
     write_bytes_atomically(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_durably(path: Path, data: bytes | Iterable[Buffer]) -> None:
-    """Creates a file, and returns once its content is on disk.
+    """Creates a file and returns once its content is on disk.
 
-    For paths that nobody reads yet, such as those in a scratch folder. The file's name becomes durable with its folder
-    (`fsync_folder`).
+    This is for paths that nobody reads yet, such as those in a scratch folder. The file's name becomes durable with its
+    folder (`fsync_folder`).
 
     Args:
         data: the content, in one piece or several.
@@ -112,8 +112,10 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def open_nofollow(path: str, flags: int) -> int:
-    """Opens a file that grows, such as a log; an `opener` for `open`. Raises OSError for a link, which may lead to any
-    file of the user if the folder comes from elsewhere."""
+    """Opens a file that is appended to, such as a log; an `opener` for `open`.
+
+    Raises OSError for a link: in a folder from elsewhere it may lead to any file of the user.
+    """
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
@@ -140,8 +142,8 @@ def scratch_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     link, it stays one, and the folder that it leads to is written.
 
     Args:
-        out: the final folder; it must not exist, or be empty.
-        replace: removes `out` and everything in it after the rename.
+        out: the final folder. Unless `replace` is set, it must be empty or not exist.
+        replace: replace `out`, whatever is in it.
 
     Raises:
         InUseError: another process is writing `out`.
@@ -168,14 +170,14 @@ def scratch_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
 def scratch_files(folder: Path) -> Iterator[Path]:
     """Yields a scratch folder for files that will move to `folder`, which is created if it does not exist.
 
-    On success each file replaces the file of the same name in `folder`, in order of name; on error none does. Other
-    files in `folder` stay.
+    On success each file replaces the file of the same name in `folder`, in the order of the names; on error none does.
+    Other files in `folder` stay.
 
     Raises:
-        InUseError: another process is writing such files to `folder`.
+        InUseError: another process is writing to `folder` in this way.
         OSError: the disk is full or cannot be written.
     """
-    with locked(folder / "files") as destination:  # inside the folder, which may be on a disk of its own
+    with locked(folder / "files") as destination:  # inside the folder, because the folder may be on a disk of its own
         scratch = scratch_path(destination, unique_name())
         try:
             scratch.mkdir()
@@ -189,7 +191,7 @@ def scratch_files(folder: Path) -> Iterator[Path]:
 
 
 def replace_folder(scratch: Path, destination: Path) -> None:
-    """Renames a folder next to `destination` to this name, durably, and then removes the one that had it."""
+    """Renames a scratch folder to `destination`, durably, and then removes the folder that had this name."""
     former = scratch.with_suffix(".deleting")
     if os.path.lexists(destination):
         destination.rename(former)
@@ -214,12 +216,12 @@ def link_folder(source: Path, target: Path) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable. Before that, a power failure may undo a rename or the creation of a file."""
+    """Flushes the names in a folder to disk. Until then, a power failure may undo renames and the creation of files."""
     fsync(folder)
 
 
 def fsync_tree(folder: Path) -> None:
-    """Makes a folder and everything in it durable: contents and names."""
+    """Flushes a folder and everything in it to disk: contents and names."""
     for parent, _, names in os.walk(folder):
         for name in names:
             fsync(Path(parent, name))
@@ -243,11 +245,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file. Numbers may be infinite or NaN, as the losses of a training that diverged.
+    """Reads a JSON file. Numbers may be infinite or NaN, like the losses of a training that diverged.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no regular file, too large, or not JSON (`untrusted.parse_json`).
+        ValueError: it is not a regular file, too large, or not JSON (`untrusted.parse_json`).
     """
     return parse_json(read_bytes(path), allow_nan=True)
 

@@ -72,7 +72,7 @@ class Stage:
         )
 
     def _is_unchanged(self, name: str, digest: Any) -> bool:
-        """True if a file of the folder has this hash. False too for a name that leads out of the folder."""
+        """True if a file of the folder has this hash. A name that leads out of the folder counts as changed."""
         try:
             path = inside(self.folder, name)
             return path.is_file() and not path.is_symlink() and hash_files([path]) == digest
@@ -103,7 +103,7 @@ class Stage:
     def _failure(self, error: OSError) -> StageError:
         return StageError(
             f"{self.folder} cannot be written: {error.strerror or error}; "
-            "free disk space or change training.output_dir; its earlier content is untouched"
+            "free disk space or change training.output_dir; the folder's earlier content is untouched"
         )
 
 
@@ -131,7 +131,7 @@ class ResultFile:
             return read_record(record, content)
         except (OSError, ValueError) as error:
             raise StageError(
-                f"{self.path} cannot be used: {describe_error(error)}; remove it, and what it records is computed again"
+                f"{self.path} cannot be used: {describe_error(error)}; remove it, and its result is computed again"
             ) from None
 
     def write(self, result: Mapping[str, Any]) -> None:

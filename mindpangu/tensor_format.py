@@ -1,9 +1,8 @@
-"""The safetensors format: reads and checks the header of a file, and the tensors of one in memory.
+"""The safetensors format: reads and validates the header of a file, and decodes a file in memory.
 
 A file is 8 bytes of header length, a JSON header with the dtype, shape, and offsets of each tensor, then the tensors.
-Nothing in the header is believed: the tensors must fill the rest of the file, one after another, each with as many
-bytes as its shape needs. So no tensor overlaps another or reaches beyond the file, and none takes more memory than the
-file has.
+The header is not trusted: the tensors must fill the rest of the file, one after another, each with as many bytes as its
+shape needs. So no tensor overlaps another or reaches beyond the file, and none takes more memory than the file has.
 """
 
 import math
@@ -33,7 +32,7 @@ DTYPES: dict[str, np.dtype] = {
 """Name of a dtype in a header → dtype. The format is little-endian."""
 
 LENGTH = struct.Struct("<Q")
-"""The length of the header, in front of it."""
+"""The length of the header, which precedes it."""
 
 HEADER_LIMIT = 8 << 20  # bytes
 TENSORS_LIMIT = 1 << 15
@@ -56,10 +55,10 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """A header that agrees with the size of its file.
+    """A valid header, which agrees with the size of its file.
 
     Attributes:
-        metadata: its strings other than the descriptions of tensors.
+        metadata: the strings that the writer of the file added.
         tensors: name → dtype and shape, in the order of the file.
         offsets: name → (start, stop) in the file.
     """
@@ -71,7 +70,7 @@ class Header:
 
 @dataclass(frozen=True)
 class _Entry:
-    """The description of one tensor, as it is written."""
+    """The description of one tensor in a header."""
 
     dtype: Literal[tuple(DTYPES)]  # type: ignore[valid-type]
     shape: list[Annotated[int, Range(0, 1 << 48)]]
@@ -85,7 +84,7 @@ def read_header(file: BinaryIO, size: int) -> Header:
         size: size of the file in bytes.
 
     Raises:
-        ValueError: the header is cut off, too large, or no header, or does not agree with the size of the file.
+        ValueError: the header is cut off, too large, or malformed, or does not agree with the size of the file.
     """
     encoded = file.read(LENGTH.size)
     if len(encoded) < LENGTH.size:
@@ -118,7 +117,7 @@ def decode(data: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
 
 def _header(content: Any, begin: int, size: int) -> Header:
     if not isinstance(content, dict):
-        raise ValueError("its header is no JSON object")
+        raise ValueError("its header is not a JSON object")
     metadata = read_value(dict[str, str], content.pop(_METADATA, {}), _METADATA)
     if len(content) > TENSORS_LIMIT:
         raise ValueError(f"its header has {len(content):,} tensors; allowed: at most {TENSORS_LIMIT:,}")
@@ -135,8 +134,8 @@ def _header(content: Any, begin: int, size: int) -> Header:
         if start != position or stop - start != info.num_bytes:
             expected = short_text(str(position + info.num_bytes))
             raise ValueError(
-                f"{name}.data_offsets is [{start}, {stop}]; allowed: [{position}, {expected}], by its shape and the "
-                "tensors before it"
+                f"{name}.data_offsets is [{start}, {stop}]; allowed: [{position}, {expected}], according to its shape "
+                "and the tensors before it"
             )
         tensors[name] = info
         offsets[name] = begin + start, begin + stop
@@ -147,7 +146,7 @@ def _header(content: Any, begin: int, size: int) -> Header:
 
 
 def dtype_name(dtype: np.dtype) -> str:
-    """Returns the name of a dtype in a header. Raises ValueError if the format of this project has none for it."""
+    """Returns the name of a dtype in a header. Raises ValueError if `DTYPES` does not have it."""
     for name, known in DTYPES.items():
         if known == dtype:
             return name

@@ -1,8 +1,8 @@
-"""Reads what users write: text files, JSON records, numbers, and paths.
+"""Parses what users write: text files, JSON records, numbers, and paths.
 
-Everything that a user may write is read with these functions, so that an option, a configuration, a corpus, and a file
-of prompts agree on what a number is, skip a byte order mark, and name the encoding of a file that is not UTF-8. They
-raise ValueError with the reason; callers add the file or the option.
+Options, configurations, corpora, and files of prompts are all parsed with these functions, so that they agree on what a
+number is, skip a byte order mark, and name the encoding of a file that is not UTF-8. The functions raise ValueError
+with the reason; callers add the file or the option.
 """
 
 import errno
@@ -19,10 +19,10 @@ from mindpangu.untrusted import parse_json
 
 INTEGER = re.compile(r"[-+]?[0-9]+")
 NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-"""Decimal numbers as in YAML 1.2. Python's int and float also accept 1_000, other scripts' digits, and blanks."""
+"""Decimal numbers as in YAML 1.2. Python's int and float also accept 1_000, digits of other scripts, and blanks."""
 
 INTEGER_LIMIT = 2**63
-"""Integers below it are accepted. No setting needs more, and larger ones overflow somewhere else."""
+"""Integers must be below this. No setting needs larger ones, and they would overflow elsewhere."""
 
 _LINE_LIMIT = 1 << 27  # bytes
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -31,7 +31,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 def text_lines(path: Path) -> Iterator[bytes]:
     """Yields the lines of a UTF-8 text file with their line ends, without a leading byte order mark.
 
-    Lines are not decoded, so that a caller can count those that are not UTF-8 (`decode_line`).
+    The lines are not decoded, so that a caller can count those that are not UTF-8 (`decode_line`).
 
     Raises:
         OSError: the file cannot be read, or has a line that is too long for a record.
@@ -72,9 +72,9 @@ def decode_line(line: bytes) -> str:
 def parse_record(line: str) -> dict[str, Any]:
     """Parses a line of a jsonl file. Raises ValueError unless it is a JSON object; see `untrusted.parse_json`.
 
-    Fields that nobody reads may be NaN, which other programs write for a missing value.
+    NaN is accepted, because other programs write it for missing values in fields that mindpangu does not read.
     """
-    text = line.removeprefix("\ufeff")  # files that were joined have a byte order mark in the middle
+    text = line.removeprefix("\ufeff")  # files that were concatenated have a byte order mark in the middle
     record = parse_json(text, allow_nan=True)
     if not isinstance(record, dict):
         raise ValueError(f"a JSON {type(record).__name__}, not an object")
@@ -82,7 +82,7 @@ def parse_record(line: str) -> dict[str, Any]:
 
 
 def parse_integer(text: str) -> int:
-    """Parses a decimal integer. Raises ValueError for anything else, also for what only Python takes for a number."""
+    """Parses a decimal integer. Raises ValueError for anything else, including 1_000 and other Python spellings."""
     if not INTEGER.fullmatch(text) or len(text) > 40 or abs(int(text)) >= INTEGER_LIMIT:
         raise ValueError(f"{text!r} is not an integer")
     return int(text)

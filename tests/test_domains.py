@@ -132,7 +132,7 @@ def test_control_tokens_that_a_tokenizer_cannot_have_are_refused(token, kind):
 def test_a_domain_has_a_control_token_once_but_domains_may_share_it():
     code = "{name: a, kind: code, control_tokens: [<go>, <c++>, %s]}"
 
-    with pytest.raises(ConfigError, match="'a' has '<go>', which is there twice"):
+    with pytest.raises(ConfigError, match="'a' has '<go>', which appears twice"):
         build_domains(load_config(None, {"domains.added": f"[{code % '<go>'}]"}))
 
     domains = build_domains(

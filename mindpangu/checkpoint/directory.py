@@ -24,7 +24,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def is_iteration(path: Path) -> bool:
-    """True if a path has the name of a checkpoint."""
+    """True if a path is named like a checkpoint."""
     return ITERATION.fullmatch(path.name) is not None
 
 
@@ -34,7 +34,7 @@ def list_iterations(parent: Path) -> list[Path]:
 
 
 def incomplete_iterations(parent: Path) -> list[Path]:
-    """Lists what is named like a checkpoint later than the newest complete one, but has no manifest; oldest first.
+    """Lists folders that are named like checkpoints after the newest complete one but have no manifest, oldest first.
 
     No interruption leaves such a folder behind: its manifest was removed, or it was copied incompletely.
     """
@@ -72,7 +72,7 @@ def checkpoints_sharing(folder: Path, name: str) -> list[Path]:
 def _is_same_file(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
-    except OSError:  # one is missing, or was pruned just now
+    except OSError:  # one of them is missing, or has just been pruned
         return False
 
 
@@ -80,11 +80,11 @@ def prune(parent: Path, keep_last: int, written: Path | None = None) -> list[Pat
     """Removes all but the newest `keep_last` checkpoints. Returns the removed ones.
 
     Args:
-        written: the checkpoint that was just written. It is one of those that stay, whatever the others are named.
+        written: the checkpoint that was just written. It is kept, even if others are named after later steps.
     """
     others = [path for path in list_iterations(parent) if path != written]
-    stay = keep_last if written is None else keep_last - 1
-    old = others[: max(len(others) - stay, 0)]
+    num_kept = keep_last if written is None else keep_last - 1
+    old = others[: max(len(others) - num_kept, 0)]
     for path in old:
         remove(path)
     return old
@@ -102,7 +102,7 @@ def finish_publishing(parent: Path, pointer: Path, keep_last: int, written: Path
 
 
 def _holds(pointer: Path, text: str) -> bool:
-    """True if a file has exactly this text; False too if it is missing or unreadable: it is written again then."""
+    """True if a file has exactly this text. A missing or unreadable file does not, so it is written again."""
     try:
         return read_bytes(pointer, len(text)) == text.encode()
     except (OSError, ValueError):
@@ -120,7 +120,7 @@ def remove(path: Path) -> None:
 
 
 def clean_interrupted(parent: Path) -> None:
-    """Removes folders that a killed process left half-written or half-deleted. What a live one writes stays."""
+    """Removes folders that a killed process left half-written or half-deleted. Those of live processes stay."""
     clear_leftovers(parent)
     for path in parent.glob(".iteration_*"):  # as earlier versions named them
         match = _INTERRUPTED.fullmatch(path.name)

@@ -70,7 +70,9 @@ class ExpertTensors:
     def _slice(self, name: str, shard: int) -> TensorSlice:
         tensor = _base_name(name)
         if tensor not in self._shapes:
-            raise CheckpointError(f"{self._files[shard].path} has the unknown tensor {short_repr(name)}; copy it again")
+            raise CheckpointError(
+                f"{self._files[shard].path} has the unknown tensor {short_repr(name)}; copy the file again"
+            )
         share = ExpertShare(tensor=shard, tensors=len(self._files))
         return share.tensor_slice(tensor, self._shapes[tensor])
 

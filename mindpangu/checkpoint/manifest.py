@@ -1,7 +1,7 @@
 """The manifest of a checkpoint: format version, step, and size and hash of every other file.
 
-The manifest is written last: a folder that has one is a complete checkpoint. It is also the one door for the names of a
-checkpoint's files: an entry must be a file that checkpoints have, so no name leads anywhere else.
+The manifest is written last: a folder that has one is a complete checkpoint. Reading it validates the names of all
+other files: every entry must match the name of a file that checkpoints have, so no name leads out of the folder.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ Step = Annotated[int, Range(0, 10**12)]
 
 @dataclass(frozen=True)
 class _SavedEntry:
-    """The entry of one file, as it is written."""
+    """The entry of one file in manifest.json."""
 
     bytes: Annotated[int, Range(0, _NO_LIMIT)]
     blake2b: Annotated[str, DIGEST]
@@ -82,8 +82,8 @@ class Manifest:
         """Reads the manifest of a checkpoint folder.
 
         Raises:
-            CheckpointError: it is missing or damaged, has another format version, or names files that are no files of a
-                checkpoint.
+            CheckpointError: it is missing or damaged, has another format version, or names a file that no checkpoint
+                has.
         """
         path = folder / MANIFEST
         try:
@@ -109,7 +109,7 @@ class Manifest:
 
 
 def _require_step_of_folder(name: str, step: int) -> None:
-    """Raises ValueError if a folder has the name of another step's checkpoint, as one that was renamed has."""
+    """Raises ValueError if a folder is named after another step, because it was renamed."""
     match = ITERATION.fullmatch(name)
     if match is not None and int(match[1]) != step:
         raise ValueError(f"step is {step}; allowed: {int(match[1])}, the step in the name of the folder")
@@ -127,7 +127,7 @@ def _check_entry(name: str, num_bytes: int) -> None:
         if num_bytes > limit:
             raise ValueError(f"files.{name}.bytes is {num_bytes:,}; allowed: <= {limit:,}")
         return
-    raise ValueError(f"files has the entry {short_repr(name)}, which is no file of a checkpoint")
+    raise ValueError(f"files has the entry {short_repr(name)}, which is not a file of a checkpoint")
 
 
 def encode_manifest(step: int, files: Mapping[str, Entry]) -> bytes:

@@ -1,11 +1,11 @@
-"""How the ranks that write one checkpoint tell each other how it went: files in its scratch folder.
+"""Reports that the ranks writing one checkpoint leave for each other, as files in its scratch folder.
 
-    .written_00002    rank 2 has written its files; holds their manifest entries
-    .failed_00002     rank 2 could not; holds the reason
+    .written_00002    rank 2 has written its files; the report holds their manifest entries
+    .failed_00002     rank 2 could not write its files; the report holds the reason
     .left_00002       rank 2 gave up because another rank failed
 
-If a rank fails, only the reports stay in the scratch folder, so that a rank that comes late learns the reason, too,
-instead of waiting. The last rank removes it, or the next training in the run folder.
+If a rank fails, the reports stay in the scratch folder, so that a rank that arrives late also learns the reason instead
+of waiting. The last rank to arrive removes the folder; if some never arrive, the next training in the run folder does.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from mindpangu.locks import delete
 
 
 class AnotherRankFailed(CheckpointError):
-    """The checkpoint cannot be written because of another rank, which the message names."""
+    """The checkpoint cannot be written because another rank failed. The message names that rank."""
 
 
 class RankReports:
@@ -27,7 +27,7 @@ class RankReports:
 
     Args:
         folder: the final folder of the checkpoint, for error messages.
-        scratch: its scratch folder, which all ranks see. The first rank that comes creates it.
+        scratch: the checkpoint's scratch folder, which all ranks see. The first rank to arrive creates it.
         rank, ranks: rank of this process, and the number of ranks.
     """
 
@@ -61,7 +61,7 @@ class RankReports:
                 raise AnotherRankFailed(f"checkpoint {self._folder}: rank {rank} could not write: {reason}")
 
     def leave(self, error: BaseException) -> None:
-        """Reports that this rank has failed. The last rank to leave removes the scratch folder."""
+        """Reports that this rank gives up because of `error`. The last rank to leave removes the scratch folder."""
         if self._ranks > 1:
             with contextlib.suppress(OSError):
                 if isinstance(error, AnotherRankFailed):
@@ -79,8 +79,8 @@ class RankReports:
                         delete(path)
 
     def _put(self, kind: str, data: bytes) -> None:
-        # The report is renamed into place, so a reader never sees half of it. Rank 0 may publish the folder as soon as
-        # it sees the last one, so nothing here may touch the folder after the rename.
+        # A report is renamed into place, so that no rank reads half of one. Rank 0 may publish the folder as soon as it
+        # sees the last report, so nothing here may touch the folder after the rename.
         unfinished = self._path("part_of", self._rank)
         unfinished.unlink(missing_ok=True)
         write_durably(unfinished, data)

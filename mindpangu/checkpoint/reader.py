@@ -94,7 +94,7 @@ class CheckpointReader:
 
     def tensors(self, name: str) -> dict[str, np.ndarray]:
         """Returns the verified tensors of one file by name."""
-        return decode_tensors(self.folder / name, self.read(name))
+        return decode_file(self.folder / name, self.read(name))[1]
 
     def read_all(self, names: Iterable[str], use: Callable[[str, bytes], None], threads: int = 2) -> None:
         """Reads files in threads and passes each to `use(name, data)`. Only a few files are in memory at once."""
@@ -145,13 +145,12 @@ class CheckpointReader:
         )
 
 
-def decode_tensors(path: Path, data: bytes) -> dict[str, np.ndarray]:
-    """Decodes the tensors of a safetensors file. Raises CheckpointError, which names `path`, if it is not one."""
-    return decode_file(path, data)[1]
-
-
 def decode_file(path: Path, data: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Decodes the metadata and the tensors, all float32, of a safetensors file. Raises like `decode_tensors`."""
+    """Decodes the metadata and the tensors, all float32, of a safetensors file that was read from `path`.
+
+    Raises:
+        CheckpointError: it is not such a file; the message names `path`.
+    """
     try:
         metadata, tensors = decode(data)
         for name, values in tensors.items():

@@ -32,7 +32,7 @@ class SavedLossScale:
 
 @dataclass(frozen=True)
 class _Content:
-    """The content of the file."""
+    """The content of state.json."""
 
     step: Step
     updates: Count
@@ -82,7 +82,7 @@ class SavedState:
             if content.updates > content.step:
                 raise ValueError(f"updates is {content.updates}; allowed: <= {content.step}, one per step")
             if content.loader is not None and content.spikes is None:
-                raise ValueError("spikes is missing, which a training needs to continue")
+                raise ValueError("spikes is missing; a training needs it to continue")
         except ValueError as error:
             raise CheckpointError(f"{reader.folder / STATE_FILE} cannot be used: {error}; {REMEDY}") from None
         return SavedState(

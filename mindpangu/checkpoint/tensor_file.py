@@ -1,7 +1,7 @@
 """Reads and writes safetensors files one tensor at a time.
 
 The library reads and writes whole files, or maps them, which also counts as memory. But a file can be larger than the
-memory of a machine that only copies it. `tensor_format.py` knows the format.
+memory of a machine that only copies it. `tensor_format.py` defines the format.
 """
 
 import json

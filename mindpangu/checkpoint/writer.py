@@ -30,17 +30,17 @@ class CheckpointWriter:
             writer.write("state.json", data)
 
     If there are several ranks, each has a writer for the same checkpoint and writes its own files. Rank 0 waits until
-    the others have written theirs and publishes the checkpoint; the others wait for that. If one fails, all fail, with
-    its reason in their messages (`rank_reports.py`).
+    the others have written theirs and publishes the checkpoint; the others wait for that. If one rank fails, all fail,
+    with its reason in their messages (`rank_reports.py`).
 
     `write`, `link` and `cancel` may be called from several threads.
 
     Args:
-        parent: the folder of a run's checkpoints; all ranks see the same one. Created if it does not exist; removed
-            again if it is empty at the end.
+        parent: the folder of a run's checkpoints; all ranks see the same one. It is created if it does not exist, and
+            removed again if it is empty at the end.
         rank, ranks: rank of this process, and the number of ranks.
         timeout: seconds that a rank waits for the others once it has written its own files.
-        job: with several ranks, a name that only they share, such as `Processes.draw_shared_name` returns.
+        job: with several ranks, a name that only these ranks share (`Processes.draw_shared_name`).
 
     Raises:
         InUseError: another process is writing the same checkpoint.
@@ -184,7 +184,7 @@ class CheckpointWriter:
     def _report_files(self) -> None:
         """Tells rank 0 which files this rank has written, and waits until rank 0 has published the checkpoint."""
         self._reports.report_written(self._files)
-        # longer than rank 0, which knows what it waits for
+        # longer than rank 0 waits, because rank 0 can say which rank is late
         timeout = 1.1 * self.timeout + _SLACK_S
         self._wait_until(lambda: not self.scratch.exists(), "rank 0 to publish it", timeout)
         if not (self.folder / MANIFEST).exists():

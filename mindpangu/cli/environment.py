@@ -1,4 +1,4 @@
-"""What the environment of a verb may do to it: variables that change results, and limits that end it."""
+"""Checks the environment of a verb: variables that would change its results, and limits that it exceeds."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ import sys
 
 from mindpangu.errors import ConfigError
 
-_OF_RANKS = ("RANK_ID", "RANK_SIZE", "MS_NODE_ID", "MS_WORKER_NUM")
+_RANK_VARIABLES = ("RANK_ID", "RANK_SIZE", "MS_NODE_ID", "MS_WORKER_NUM")
 _LIMITS = {
     resource.RLIMIT_AS: ("address space", "ulimit -v", 1 << 30, "GiB"),
     resource.RLIMIT_DATA: ("data segment", "ulimit -d", 1 << 30, "GiB"),
@@ -37,15 +37,15 @@ def check_variables() -> None:
             f"MS_COMPILER_CACHE_ENABLE is {os.environ['MS_COMPILER_CACHE_ENABLE']}: MindSpore's compile cache gives "
             "wrong losses; unset the variable"
         )
-    # msrun sets MS_ROLE together with the variables of a rank; on their own they are left over from something else
-    stale = [name for name in _OF_RANKS if name in os.environ]
+    # msrun sets MS_ROLE together with the variables of a rank; without it they are left over from something else
+    stale = [name for name in _RANK_VARIABLES if name in os.environ]
     if stale and "MS_ROLE" not in os.environ and "MS_SIMULATION_LEVEL" not in os.environ:
         values = ", ".join(f"{name}={os.environ.pop(name)}" for name in stale)
         print(f"mindpangu: ignoring {values}, because msrun did not start this process", file=sys.stderr)
 
 
 def describe_exhaustion(error: BaseException) -> str | None:
-    """Returns what ran out, and the limit on it, if an exception says that something did; otherwise None."""
+    """Returns which resource ran out, and its limit, or None if the exception has another reason."""
     text = str(error)
     if isinstance(error, OSError):
         if error.errno in (errno.EMFILE, errno.ENFILE):
@@ -69,7 +69,7 @@ def describe_exhaustion(error: BaseException) -> str | None:
 
 
 def _limits(*kinds: int) -> str:
-    """Returns the limits that are set, e.g. " (the address space is limited to 4.0 GiB, see ulimit -v)"."""
+    """Describes the limits that are set, e.g. " (the address space is limited to 4.0 GiB, see ulimit -v)"."""
     found = []
     for kind in kinds:
         name, command, unit, unit_name = _LIMITS[kind]

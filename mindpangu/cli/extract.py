@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mindpangu.cli import experts
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import ConfigError
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
 
     from mindpangu.lifecycle.blueprint import Blueprint
 
-EPILOG = (
-    "The configuration is the checkpoint's: --config and configuration keys are accepted only if they agree with it."
-)
+EPILOG = experts.EPILOG
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Makes UTF-8 the encoding of the process where the locale knows only ASCII, as in many containers (LC_ALL=C)."""
+"""Switches the process to UTF-8 if the locale only has ASCII, as in many containers (LC_ALL=C)."""
 
 import codecs
 import os
@@ -6,10 +6,10 @@ import sys
 
 
 def restart_in_utf8_mode() -> None:
-    """Starts the interpreter anew, in the same process, if it takes file names and options for ASCII.
+    """Restarts the interpreter, in the same process, if it decodes file names and options as ASCII.
 
-    It would open no file with a Chinese name, and read a Chinese prompt as bytes. Only a new interpreter decodes them
-    otherwise. Processes that it starts inherit the mode. Locales with another encoding, such as GBK, stay as they are.
+    It could not open a file with a Chinese name, and would read a Chinese prompt as bytes. An interpreter cannot change
+    this once it runs. Its child processes inherit the mode. Locales with another encoding, such as GBK, are left alone.
     """
     is_ascii = codecs.lookup(sys.getfilesystemencoding()).name == "ascii"
     if is_ascii and not sys.flags.utf8_mode and sys.executable:

@@ -29,7 +29,7 @@ from mindpangu.cli import (
 )
 from mindpangu.cli.environment import check_variables, describe_exhaustion
 from mindpangu.cli.locale import restart_in_utf8_mode
-from mindpangu.cli.option_types import TYPES
+from mindpangu.cli.option_types import OPTION_TYPES
 from mindpangu.cli.streams import guarded_streams
 from mindpangu.config import Config, find_file, load_config, load_saved_config
 from mindpangu.config.run_folder import RunFolder
@@ -76,8 +76,8 @@ _UNKNOWN_KEY = re.compile(r"--(?P<key>\w+\.[\w.\[\]-]+)(=.*)?", re.DOTALL)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code.
 
-    0 is success, 1 an error that the message names, 2 wrong usage. A signal that stopped the verb gives 130 (SIGINT,
-    which is Ctrl-C), 143 (SIGTERM), 129 (SIGHUP), or 141 (nobody reads standard output).
+    0 is success, 1 an error that the message explains, 2 wrong usage. A verb that was stopped by a signal returns 130
+    (SIGINT, which is Ctrl-C), 143 (SIGTERM), 129 (SIGHUP), or 141 (nobody reads standard output).
     """
     if arguments is None:
         restart_in_utf8_mode()
@@ -86,15 +86,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stop = StopOnSignal(patience=0)
         try:
             with stop:
-                finished = _run(arguments)
+                code = _run(arguments)
                 sys.stdout.flush()
-                return finished
+                return code
         except KeyboardInterrupt as error:
             code = _report_stop(getattr(error, "signum", signal.SIGINT))
         except Exception as error:
             if stop.requested is None:
                 return _report_error(error)
-            code = _report_stop(stop.requested)  # a library may turn the exception of a signal into one of its own
+            code = _report_stop(stop.requested)  # a library may replace StoppedBySignal by an exception of its own
     if arguments is None:
         exit_at_once(code)
     return code
@@ -117,7 +117,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _report_error(error: Exception) -> int:
-    """Prints an error that the user can mend, and returns the exit code. Raises any other: it is a bug."""
+    """Prints an error that the user can fix, and returns the exit code. Raises any other error, which is a bug."""
     if isinstance(error, MindPanguError | OperatorError):
         return _fail(str(error))
     if isinstance(error, BrokenPipeError):
@@ -148,14 +148,14 @@ def _fail(message: str) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Parser with our types (`option_types`), whose --help is described like the other options.
+    """Argument parser with the types of `option_types`. The help of --help reads like that of the other options.
 
     Its subparsers are of this class, too.
     """
 
     def __init__(self, **kwargs: Any):
         super().__init__(add_help=False, **kwargs)
-        for kind, parse in TYPES.items():
+        for kind, parse in OPTION_TYPES.items():
             self.register("type", kind, parse)
         self.add_argument("-h", "--help", action="help", help="Print this help and exit.")
 
@@ -208,8 +208,8 @@ def _load_settings(options: argparse.Namespace, overrides: dict[str, str]) -> Co
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Splits arguments into the verb's words and dotted overrides (--section.key value or --section.key=value).
 
-    Only a known section makes a word a key, because a text may begin with -- and have a dot, too. A value that begins
-    with -- must follow "=": otherwise a key whose value was forgotten would swallow the next option.
+    A word is a key only if its section is known, because a prompt may begin with -- and have a dot, too. A value that
+    begins with -- must follow "=": otherwise a key whose value was forgotten would swallow the next option.
     """
     words: list[str] = []
     overrides: list[tuple[str, str]] = []
@@ -229,14 +229,15 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str
 
 
 def _refuse_unknown_keys(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    """Refuses words that look like configuration keys: one without a value, or, with the nearest spelling, a wrong one.
+    """Refuses words that look like configuration keys but have no value or are unknown.
 
     Raises:
-        ConfigError: a key is unknown.
+        ConfigError: a key is unknown; the message has the nearest spelling.
+        SystemExit: a key has no value.
     """
     for word in words:
         match = _UNKNOWN_KEY.fullmatch(word)
         if match and _KEY.fullmatch(word):
-            parser.error(f"--{match['key']} has no value; one that begins with -- is given as {word}=VALUE")
+            parser.error(f"--{match['key']} has no value; a value that begins with -- is given as {word}=VALUE")
         if match:
             load_config(None, {match["key"]: "null"})

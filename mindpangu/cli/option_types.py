@@ -1,6 +1,6 @@
-"""Types of command-line options: numbers and paths as `mindpangu.user_input` reads them.
+"""Types of command-line options: numbers and paths as `mindpangu.user_input` parses them.
 
-The parser uses them for options of type int, float, and Path, so that every verb reads these alike.
+The parser uses them for all options of type int, float, and Path, so that every verb reads these in the same way.
 """
 
 from argparse import ArgumentTypeError
@@ -14,7 +14,7 @@ _Value = TypeVar("_Value")
 
 
 def _option_type(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
-    """Turns the ValueError of a parser into one that argparse shows."""
+    """Wraps a parser so that argparse shows the message of its ValueError."""
 
     def parse_option(text: str) -> _Value:
         try:
@@ -28,9 +28,9 @@ def _option_type(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
 glob_pattern = _option_type(expand_home)
 """A pattern of file names, in which a leading ~ stands for the home folder."""
 
-TYPES: dict[type, Callable[[str], Any]] = {
+OPTION_TYPES: dict[type, Callable[[str], Any]] = {
     int: _option_type(parse_integer),
     float: _option_type(parse_number),
     Path: _option_type(lambda text: Path(expand_home(text))),
 }
-"""Type of an option → the function that reads it."""
+"""Type of an option → the function that parses it."""

@@ -1,4 +1,4 @@
-"""Standard output and standard error of the command line, which can fail: closed pipes, full disks, lost terminals."""
+"""Handles failures of standard output and standard error: closed pipes, full disks, terminals that are gone."""
 
 import contextlib
 import io
@@ -9,21 +9,21 @@ from typing import Any
 
 from mindpangu.display import printable
 
-NAME = "standard output"
-"""The `filename` of an OSError that a write to standard output raised."""
+_STDOUT = "standard output"  # the `filename` of an OSError that a write to it raises
 
 
 @contextlib.contextmanager
 def guarded_streams() -> Iterator[None]:
-    """Lets a failure of standard output raise one OSError that names it, and a failure of standard error raise none.
+    """Guards the streams inside the block: the first failure of standard output raises an OSError that names it;
+    failures of standard error raise none.
 
-    After the first failure of a stream, what is written to it is dropped. On a terminal, control characters in names
-    and generated texts appear as escapes; a pipe or a file gets the texts as they are.
+    After a stream has failed once, everything written to it is dropped. On a terminal, control characters in names and
+    generated texts appear as escapes; a pipe or a file gets the texts unchanged.
     """
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:  # closed at the start: the next file that is opened would get this number, and the output
+        except OSError:  # closed at the start: the next opened file would get this number, and the output with it
             os.open(os.devnull, os.O_RDWR)
     streams = {"stdout": sys.stdout, "stderr": sys.stderr}
     for name, stream in streams.items():
@@ -45,7 +45,7 @@ class _Guarded:
     def __init__(self, stream: io.TextIOWrapper, raises: bool):
         self._stream = stream
         self._raises = raises
-        self._escapes = raises and stream.isatty()  # not standard error: progress bars move the cursor
+        self._escapes = raises and stream.isatty()  # not for standard error, where progress bars move the cursor
 
     def write(self, text: str) -> int:
         with self._drop_output_on_failure():
@@ -61,12 +61,12 @@ class _Guarded:
         try:
             yield
         except OSError as error:
-            # what is still buffered goes there too; otherwise Python complains of it when it exits
+            # buffered output goes there too; otherwise Python would complain about it on exit
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
             os.close(null)
             if self._raises:
-                raise OSError(error.errno, error.strerror, NAME) from None
+                raise OSError(error.errno, error.strerror, _STDOUT) from None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -40,5 +40,5 @@ def run(options: argparse.Namespace, config: Config) -> None:
     tokenizer = extend(model_bytes, control_tokens_of(build_domains(config)), str(options.model))
     write_bytes_atomically(options.out, tokenizer.model_bytes)
     if losses := describe_lossiness(tokenizer.model_bytes):
-        print(f"tokenizer: this model does not keep all text: {losses}")
+        print(f"tokenizer: this model does not preserve all text: {losses}")
     print(f"tokenizer: {tokenizer.vocab_size:,} pieces → {options.out}")

@@ -1,7 +1,7 @@
 """Typed configuration from YAML.
 
-`schema.py` declares every key, `core_yaml.py` reads YAML, `loader.py` makes a configuration of it, and `checks.py` has
-the rules across keys.
+`schema.py` declares every key, `core_yaml.py` reads YAML, `loader.py` turns it into a configuration, and `checks.py`
+has the rules across keys.
 """
 
 from mindpangu.config.checks import ONE_PROCESS, check, require_one_process, require_pangu_alpha

@@ -96,7 +96,7 @@ def check(config: Config) -> None:
 
 
 def check_names(config: Config) -> None:
-    """Checks every name that becomes part of the paths of a run's files. Raises ConfigError for the first bad one."""
+    """Checks every name that becomes part of a path in the run folder. Raises ConfigError for the first invalid one."""
     names = [("training.run_name", "run", config.training.run_name)]
     names += [(f"domains.added[{i}].name", "domain", added.name) for i, added in enumerate(config.domains.added)]
     for index, vocabulary in enumerate(config.domains.vocabularies):

@@ -1,8 +1,8 @@
 """Reads and writes YAML 1.2 with its core schema, on top of PyYAML's parser.
 
-PyYAML follows YAML 1.1, in which 0100 is 64, 1:30 is 90, and no is False. The versions differ in which plain words are
-numbers, booleans, and null, which PyYAML keeps in a table of patterns; the one below is that of YAML 1.2. Another
-parser (ruamel.yaml) would be a second dependency for the same table.
+PyYAML follows YAML 1.1, in which 0100 is 64, 1:30 is 90, and no is False. The versions differ in which plain scalars
+are numbers, booleans, or null. PyYAML takes this from a table of patterns; the table below is that of YAML 1.2. Another
+parser (ruamel.yaml) would be a new dependency for the sake of this table.
 
 Keys are always text, because every key of a configuration is a name. A key that appears twice is refused at any depth.
 """
@@ -17,28 +17,28 @@ from mindpangu.user_input import INTEGER, NUMBER
 
 MAX_CHARACTERS = 1 << 20
 MAX_NODES = 10_000
-"""Largest number of keys and values, counting an alias as everything that it stands for."""
+"""Maximum number of keys and values. An alias counts as everything that it refers to."""
 MAX_DEPTH = 32
 
 MAX_KEY = 1024
-"""Largest number of characters of a key, which YAML itself has for most keys."""
+"""Maximum number of characters of a key; YAML itself has this limit for most keys."""
 
 _MAX_DIGITS = 40  # Python takes quadratic time for a long integer, and cannot print a very long one
 
 _LINE_BREAK = re.compile("[\x85\u2028\u2029]")
 _TAG = "tag:yaml.org,2002:"
-_WORDS = {
+_SCALARS = {
     "null": re.compile(r"null|Null|NULL|~|"),
     "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
     "int": re.compile(rf"{INTEGER.pattern}|0o[0-7]+|0x[0-9a-fA-F]+"),
     "float": re.compile(rf"{NUMBER.pattern}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
 }
-"""Kind → the plain words that have it; the first kind that fits counts. Any other word is a string."""
+"""Kind → the plain scalars of this kind. The first kind that matches counts; any other plain scalar is a string."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number and how it is written, for keys whose values are text: a run may be called 007."""
+    """A number with its spelling, which is used where text is expected: a run may be called 007."""
 
     value: int | float
     text: str
@@ -70,13 +70,13 @@ def dump(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def _kind(word: str) -> str:
-    """Returns the kind of a plain word."""
-    return next((kind for kind, pattern in _WORDS.items() if pattern.fullmatch(word)), "str")
+def _kind(scalar: str) -> str:
+    """Returns the kind of a plain scalar."""
+    return next((kind for kind, pattern in _SCALARS.items() if pattern.fullmatch(scalar)), "str")
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes: texts, lists, and mappings with their tags. Refuses too many of them while it reads."""
+    """Composes nodes: scalars, sequences, and mappings with their tags. Refuses too many of them while it reads."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -99,7 +99,7 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent):
             if node not in self._sizes:
-                raise _error(event, f"*{event.anchor} is part of what it stands for")
+                raise _error(event, f"the alias *{event.anchor} is inside the node that it refers to")
             self._num_nodes = before + self._sizes[node]
             self._require_small(event)
         elif node is not None:
@@ -114,7 +114,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes strings that YAML 1.2 or YAML 1.1 would take for something else."""
+    """Quotes strings that YAML 1.2 or YAML 1.1 would not read as strings."""
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
         if kind is yaml.ScalarNode and implicit[0] and _kind(value) != "str":
@@ -122,7 +122,7 @@ class _Dumper(yaml.SafeDumper):
         return super().resolve(kind, value, implicit)
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        """Quotes texts with the line breaks of Unicode so that these are escaped; PyYAML would read them as blanks."""
+        """Quotes texts with Unicode's line breaks, so that these are escaped; PyYAML would read them as blanks."""
         return self.represent_scalar(f"{_TAG}str", text, style='"' if _LINE_BREAK.search(text) else None)
 
 
@@ -131,13 +131,13 @@ _Dumper.add_representer(str, _Dumper.represent_text)
 
 def _value(node: yaml.Node, depth: int) -> Any:
     kind = node.tag.removeprefix(_TAG)
-    if depth > MAX_DEPTH:  # of aliases
+    if depth > MAX_DEPTH:  # aliases can nest more deeply than the text
         raise _error(node, f"nested more than {MAX_DEPTH} deep")
     if isinstance(node, yaml.MappingNode) and kind == "map":
         return _mapping(node, depth)
     if isinstance(node, yaml.SequenceNode) and kind == "seq":
         return [_value(item, depth + 1) for item in node.value]
-    if isinstance(node, yaml.ScalarNode) and kind in ("str", *_WORDS):
+    if isinstance(node, yaml.ScalarNode) and kind in ("str", *_SCALARS):
         return _scalar(node, kind)
     raise _error(node, f"the tag {node.tag.replace(_TAG, '!!')[:40]} is not supported here")
 
@@ -146,7 +146,7 @@ def _mapping(node: yaml.MappingNode, depth: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode) or len(key.value) > MAX_KEY:
-            raise _error(key, f"a key is no name of at most {MAX_KEY:,} characters")
+            raise _error(key, f"a key is not a name of at most {MAX_KEY:,} characters")
         name = key.value
         if name == "<<" and key.style is None:
             raise _error(key, "merge keys (<<) belong to YAML 1.1; write the keys themselves")
@@ -161,7 +161,7 @@ def _scalar(node: yaml.ScalarNode, kind: str) -> str | bool | Number | None:
     text = node.value
     if kind == "str":
         return text
-    if not _WORDS[kind].fullmatch(text):  # the tag is written out, e.g. !!int x
+    if not _SCALARS[kind].fullmatch(text):  # the tag is written out, e.g. !!int x
         raise _error(node, f"{text[:40]!r} is not of the kind {kind}")
     if kind == "null":
         return None
@@ -174,6 +174,6 @@ def _scalar(node: yaml.ScalarNode, kind: str) -> str | bool | Number | None:
     return Number(int(text, 0) if text[:2] in ("0o", "0x") else int(text), text)
 
 
-def _error(place: Any, problem: str) -> yaml.MarkedYAMLError:
-    """Returns an error at the start of a node or of an event."""
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
+def _error(item: Any, problem: str) -> yaml.MarkedYAMLError:
+    """Returns an error at the beginning of a node or an event."""
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=item.start_mark)

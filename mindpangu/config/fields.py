@@ -23,7 +23,7 @@ def choice(default: str, *others: str) -> Any:
 
 
 def path(default: str = "") -> Any:
-    """Declares a path, in which a leading ~ stands for the home folder."""
+    """Declares a path. A leading ~ stands for the home folder."""
     return field(default=default, metadata=IS_PATH)
 
 

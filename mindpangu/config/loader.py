@@ -1,8 +1,8 @@
 """Loads a YAML file and dotted overrides into a checked `Config`, and writes a `Config` back to YAML.
 
-Files and overrides are YAML 1.2 (`core_yaml.py`).
-Loading is strict: an unknown key, a wrong type, a value out of range, or an impossible combination raises a
-`ConfigError` that names the key, the allowed values, and the nearest spelling. Nothing here depends on MindSpore.
+Files and overrides are YAML 1.2 (`core_yaml.py`). Loading is strict: an unknown key, a wrong type, a value out of
+range, or an impossible combination raises a `ConfigError` that names the key, the allowed values, and the nearest
+spelling. Nothing here depends on MindSpore.
 """
 
 import ast
@@ -31,14 +31,14 @@ RENAMED_KEYS = {"domains.embedding_slots": "domains.vocabularies"}
 """Old dotted key → new dotted key in the same section."""
 
 _PROJECT = Path(__file__).resolve().parents[2]
-_MAX_TEXT = 4096  # characters; no path may be longer
+_MAX_TEXT = 4096  # characters, as Linux allows for a path
 
 
 def load_config(path: str | Path | None = None, overrides: Mapping[str, str] | None = None) -> Config:
     """Loads a configuration that a user wrote.
 
     Args:
-        path: a YAML file (`find_file`), or None to start from the defaults.
+        path: a YAML file, which `find_file` looks for, or None to start from the defaults.
         overrides: dotted key → value, e.g. {"training.steps": "200"}. Values are YAML, except for keys of type str,
             whose text is taken verbatim.
 
@@ -64,10 +64,10 @@ def load_saved_config(path: str | Path, overrides: Mapping[str, str] | None = No
 
 
 def find_file(path: str | Path) -> Path:
-    """Returns the path of a configuration file: relative to the current directory, or else to the project folder.
+    """Returns the path of a configuration file, relative to the current directory or else to the project folder.
 
     Raises:
-        ConfigError: neither file exists. The message says where was looked.
+        ConfigError: the file exists in neither. The message names both folders.
     """
     for candidate in (Path(path), _PROJECT / path):
         if os.path.exists(candidate):
@@ -226,7 +226,7 @@ def _build(kind: Any, value: Any, key: str) -> Any:
         value = value.text if kind is str else value.value
     if isinstance(value, str) and (len(value) > _MAX_TEXT or "\0" in value):
         raise ConfigError(
-            f"{key} is {short_repr(value)}; allowed: at most {_MAX_TEXT:,} characters, none of which is NUL"
+            f"{key} is {short_repr(value)}; allowed: at most {_MAX_TEXT:,} characters, and no NUL among them"
         )
     if kind is float and type(value) is int:
         value = float(value)

@@ -82,7 +82,7 @@ class RunFolder:
 
     @property
     def stopped(self) -> Path:
-        """File with the exit code of a training that a signal stopped, because msrun does not pass it on."""
+        """File with the exit code of a training that a signal stopped; msrun does not pass exit codes on."""
         return self.root / ".stopped"
 
     @property

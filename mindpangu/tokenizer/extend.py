@@ -50,15 +50,15 @@ def extend(model_bytes: bytes, control_tokens: Sequence[str], name: str) -> Toke
 
 
 def describe_lossiness(model_bytes: bytes) -> str:
-    """Says what of a text a model loses, for the user; "" if decoding returns exactly what was encoded.
+    """Describes which parts of a text a model does not preserve; "" if decoding returns exactly what was encoded.
 
-    Models that `train_tokenizer` trains lose nothing, published ones often do.
+    Models from `train_tokenizer` preserve everything; published ones often do not.
     """
     model = sentencepiece_model.ModelProto.FromString(model_bytes)
     normalizer = model.normalizer_spec
     losses = []
     if normalizer.precompiled_charsmap:
-        losses.append(f"it changes characters to others ({normalizer.name or 'normalization'})")
+        losses.append(f"it replaces characters by others ({normalizer.name or 'normalization'})")
     if normalizer.remove_extra_whitespaces:
         losses.append("it removes repeated blanks")
     if not any(piece.type == _PIECE.BYTE for piece in model.pieces):

@@ -102,7 +102,7 @@ HOSTILE = {
     "100,000 tensors": (pack({f"t{i}": entry(0, 0, [0]) for i in range(100_000)}), "header has 100,000 tensors"),
     "huge header": ((1 << 62).to_bytes(8, "little") + bytes(64), "header length is 4,611"),
     "deep header": (pack(b'{"a":' * 100_000), "is nested too deeply"),
-    "header that is a list": (pack([1]), "header is no JSON object"),
+    "header that is a list": (pack([1]), "header is not a JSON object"),
     "a tensor twice": (pack(b'{"a": 1, "a": 2}'), "has the key 'a' twice"),
     "metadata no strings": (pack({"__metadata__": {"a": 1}}), "__metadata__.a is 1"),
     "metadata no object": (pack({"__metadata__": []}), "__metadata__ is a list"),

@@ -72,7 +72,7 @@ def test_mistaken_keys_are_named(words, message, capsys):
     [
         (["--steps", "3"], "unrecognized arguments: --steps 3"),
         (["--training.run_name"], "--training.run_name has no value"),
-        (["--training.run_name", "--keys"], "one that begins with -- is given as --training.run_name=VALUE"),
+        (["--training.run_name", "--keys"], "a value that begins with -- is given as --training.run_name=VALUE"),
     ],
 )
 def test_an_option_that_is_unknown_or_has_no_value_is_a_usage_error(words, message, capsys):

@@ -49,7 +49,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
         ({"lr_scheduler.learning_rate": "1_0.5"}, r"is '1_0.5' \(str\); expected float"),
         ({"lr_scheduler.learning_rate": "1e999"}, "allowed: a finite number"),
         ({"training.run_name": "x" * 5000}, r"\(5,000 characters\); allowed: at most 4,096 characters"),
-        ({"data.corpus": '["a\\0b"]'}, "none of which is NUL"),
+        ({"data.corpus": '["a\\0b"]'}, "no NUL among them"),
         ({"routing.assignment": "x" * 4000}, r"\(4,000 characters\); allowed: balanced, random"),
         ({"lr_scheduler.learning_rate": ".inf"}, "allowed: a finite number"),
         ({"lr_scheduler.learning_rate": "nan"}, r"is 'nan' \(str\); expected float"),

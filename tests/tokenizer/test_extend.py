@@ -60,7 +60,7 @@ def test_the_verb_says_what_the_model_loses(tmp_path, capsys):
     lossless = trained(model_type="unigram", **settings)
     losses = {
         "": {},
-        "changes characters to others (nmt_nfkc)": {"normalization_rule_name": "nmt_nfkc"},
+        "replaces characters by others (nmt_nfkc)": {"normalization_rule_name": "nmt_nfkc"},
         "removes repeated blanks": {"remove_extra_whitespaces": True},
         "become <unk>": {"byte_fallback": False},
     }
@@ -71,7 +71,7 @@ def test_the_verb_says_what_the_model_loses(tmp_path, capsys):
         out = capsys.readouterr().out
 
         assert words in out
-        assert ("does not keep all text" in out) == bool(words)
+        assert ("does not preserve all text" in out) == bool(words)
 
 
 def test_the_verb_refuses_a_missing_option_or_file(tmp_path, capsys):
