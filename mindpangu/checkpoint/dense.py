@@ -86,7 +86,7 @@ class DenseFiles:
                     )
                 self._slices.setdefault(tensor, []).append((file, held))
         self.shapes = {tensor: slices[0][1].shape for tensor, slices in self._slices.items()}
-        for tensor, slices in self._slices.items():  # before any memory is taken for the whole tensor
+        for tensor, slices in self._slices.items():  # before any memory is allocated for the whole tensor
             shape = self.shapes[tensor]
             num_elements = sum(held.size for _, held in slices)
             if any(held.shape != shape for _, held in slices) or num_elements != math.prod(shape):

@@ -56,7 +56,7 @@ class CorpusReport:
 
     @property
     def is_partial(self) -> bool:
-        """True if records were left out."""
+        """True if bad or skipped records were left out."""
         return self.num_bad > 0 or bool(self.skipped)
 
     def summary(self) -> str:
@@ -152,14 +152,16 @@ class CorpusReader:
 
 
 def expand_patterns(patterns: Sequence[str], option: str = "data.corpus") -> list[Path]:
-    """Returns the files that have the name of, or match, any of the glob patterns, each once, in sorted order.
+    """Returns the files that match any of the glob patterns, each once, in sorted order.
+
+    A pattern that is the exact name of a file matches only this file.
 
     Raises:
         DataError: a pattern matches no file. The message names `option`, where the pattern comes from.
     """
     files: dict[Path, Path] = {}
     for pattern in patterns:
-        # a file of exactly this name comes first: names may have brackets
+        # a name may have brackets, as patterns do
         names = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)
         matches = [Path(name) for name in names if Path(name).is_file()]
         if not matches:

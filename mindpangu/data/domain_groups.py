@@ -89,9 +89,9 @@ def _integer_weights(phases: Sequence[Phase]) -> list[Weights]:
 
 
 def _candidates(weights: Sequence[Weights], num_groups: int) -> Iterator[Groups]:
-    """Yields assignments to try: first those with at most ⌈domains / groups⌉ domains in a group, then others.
+    """Yields assignments to try: first those with at most ⌈domains / groups⌉ domains per group, then any.
 
-    Greedy ones come first, then all of them if there are few.
+    Each time, greedy assignments come first, followed by all assignments if there are few.
     """
     count = len(weights)
     for max_domains in (-(-count // num_groups), count):
@@ -172,8 +172,8 @@ def _worst_misses(weights: Sequence[Weights], groups: Groups) -> list[tuple[floa
             for domain in group:
                 weight = domain_weights[domain]
                 if weight:
-                    # |weight / (group_weight · groups) − weight / total| with a single rounding: a miss that equals the
-                    # tolerance meets it
+                    # |weight / (group_weight · groups) − weight / total|, rounded only once: a miss equal to the
+                    # tolerance must not exceed it
                     denominator = group_weight * len(groups)
                     miss = weight * abs(denominator - total) / (denominator * total)
                     misses.append((miss, phase, domain))

@@ -33,7 +33,7 @@ training run have a state of their own (`replay.py`)."""
 
 @dataclass(frozen=True)
 class SavedLoaderState:
-    """A loader state in a file; fields that the state does not have are None."""
+    """A loader state as it is saved in a file. Fields that the state does not have are None."""
 
     samples_taken: list[Count] | None = None
     phase_began: list[Count] | None = None
@@ -43,9 +43,9 @@ class SavedLoaderState:
 
     def __post_init__(self) -> None:
         if not self.to_state():
-            raise ValueError("a loader's state is empty; allowed: samples_taken, or round, batch, and sample")
+            raise ValueError("it is empty; allowed: samples_taken, or round, batch, and sample")
         if self.round is not None and (self.batch is None or self.sample is None):
-            raise ValueError("a loader's state has a round, but no batch or sample")
+            raise ValueError("it has round, but not both batch and sample")
 
     def to_state(self) -> LoaderState:
         """Returns the state as `Loader.load_state` takes it."""

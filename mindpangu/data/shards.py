@@ -40,7 +40,7 @@ _TokenId = Annotated[int, Range(0, (1 << 31) - 1)]
 
 @dataclass(frozen=True)
 class _Split:
-    """The entry of one domain's split in index.json; the last three are those of records."""
+    """The entry of one split of a domain in index.json. Only instruction records have the last three fields."""
 
     tokens: _TokenCount
     documents: Count

@@ -136,7 +136,8 @@ class Generator:
         return self._pools.fetched
 
     def prompt_text(self, request: Request) -> str:
-        """Returns a request's prompt as text to show, without control tokens and partial characters at its ends."""
+        """Returns a request's prompt as text to show: without control tokens, and without partial characters at its
+        beginning and end."""
         _, domain = domain_named(self.parts.domains, request.domain)
         given = request.prompt
         return given if isinstance(given, str) else whole_characters(self.parts.tokenizer_of(domain).decode(given))
@@ -316,7 +317,7 @@ def open_cache(
 def heldout_prompt(parts: ModelParts, shards: TokenShards, domain: Domain, num_tokens: int = 16) -> tuple[int, ...]:
     """Returns the first tokens of the domain's first held-out document, or its first record up to the first answer.
 
-    They are the document's own tokens, with its control tokens. They end before its `<eot>`, and with a whole
+    The prompt has the document's own tokens, including control tokens. It ends before `<eot>`, and never inside a
     character.
 
     Args:
@@ -329,7 +330,7 @@ def heldout_prompt(parts: ModelParts, shards: TokenShards, domain: Domain, num_t
         return given
     tokens = shards.tokens(domain.name, HELDOUT)
     start = 0
-    while start < len(tokens) - 1 and tokens[start] == shards.eot_id:  # PanGu-α's tokenizer can leave a text no tokens
+    while start < len(tokens) - 1 and tokens[start] == shards.eot_id:  # with PanGu-α's tokenizer, a text may be empty
         start += 1
     ids = tokens[start : start + num_tokens + 1].tolist()
     if shards.eot_id in ids:

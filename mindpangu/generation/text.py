@@ -16,7 +16,7 @@ def whole_characters(text: str) -> str:
 
 
 def without_partial_character(ids: Sequence[int], tokenizer: Tokenizer) -> Sequence[int]:
-    """Drops the last tokens if they spell only the beginning of a character, with a token for each byte."""
+    """Drops the last tokens if they are the first bytes of a character whose other bytes are missing."""
     values = map(tokenizer.byte, reversed(ids))
     last_bytes = [value for value in itertools.takewhile(lambda value: value is not None, values) if value is not None]
     decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -106,6 +106,8 @@ def _count_records(config: Config) -> Counter[int]:
 
 @dataclass(frozen=True)
 class _DomainLoss:
+    """The loss of a domain's held-out answers."""
+
     domain: DomainName
     tokens: Count
     loss: Measured
@@ -113,6 +115,8 @@ class _DomainLoss:
 
 @dataclass(frozen=True)
 class _Answer:
+    """A held-out record with the model's answer."""
+
     domain: DomainName
     given: str
     reference: str
@@ -121,7 +125,7 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _Answered:
-    """What `evaluation.answers.heldout_answers` returns."""
+    """The result of `evaluation.answers.heldout_answers`."""
 
     domains: list[_DomainLoss]
     answers: list[_Answer]
@@ -143,7 +147,7 @@ class SavedComparison:
 
     def __post_init__(self) -> None:
         if (self.after is None) != (self.tuned is None):
-            raise ValueError("after and tuned are not both there")
+            raise ValueError("only one of after and tuned is present")
         if self.after is not None and (len(self.before.domains), len(self.before.answers)) != (
             len(self.after.domains),
             len(self.after.answers),

@@ -25,19 +25,19 @@ def require_free(out: Path) -> None:
     damaged = incomplete_iterations(out) or incomplete_iterations(out / "checkpoint")
     if damaged:
         raise CheckpointError(
-            f"{out} has a checkpoint without its manifest.json ({damaged[-1].name}); choose another --out, or remove it"
+            f"{out} has a checkpoint without manifest.json ({damaged[-1].name}); choose another --out, or remove it"
         )
 
 
 @contextmanager
 def locked_output(out: Path) -> Iterator[None]:
-    """Keeps `out` for this process inside the block, for a checkpoint to be written into it. It need not exist.
+    """Locks `out` inside the block, in which a checkpoint is written into it. `out` need not exist.
 
     Raises:
         InUseError: another process is writing to `out`.
         CheckpointError: `out` is not free (`require_free`), or the disk is full or not writable.
     """
-    require_free(out)  # before the lock, which must not appear in a checkpoint
+    require_free(out)  # before locking, because no lock may appear inside a checkpoint
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(out))

@@ -79,7 +79,7 @@ class Processes:
 
         Args:
             folder: folder for the watch files, on a file system that all ranks see. Each job gets a subfolder, so that
-                a job started by mistake does not disturb the first; that of a job that has ended is removed.
+                a job started by mistake does not disturb the first. Subfolders of jobs that have ended are removed.
             timeout: seconds that a rank may take for one activity.
         """
         if self.mesh.size == 1:
@@ -153,11 +153,11 @@ class Processes:
         return self.any_ranks([flag])[0]
 
     def any_ranks(self, flags: Sequence[bool]) -> list[bool]:
-        """Returns for each flag whether it is set on any rank. All ranks must call it."""
+        """Returns, for each flag, whether it is set on any rank. All ranks must call it."""
         return [bool(count) for count in self.all_reduce_sum(np.array(flags))]
 
     def broadcast(self, number: int) -> int:
-        """Returns the first rank's number, at least 0 and below 2⁴⁸, on all ranks. All ranks must call it."""
+        """Returns the first rank's number on all ranks. It must be >= 0 and below 2⁴⁸. All ranks must call this."""
         if self.mesh.size == 1:
             return number
         parts = divmod(number, 1 << 24) if self.is_first else (0, 0)  # a float32 holds 24 bits exactly
@@ -169,7 +169,7 @@ class Processes:
         self.any_rank(False)
 
     def draw_shared_name(self) -> str:
-        """Returns a random name that all ranks of this job share, and no other job. All ranks must call it."""
+        """Draws a random name that all ranks of this job get, and no other job. All ranks must call it."""
         drawn = np.frombuffer(os.urandom(8), np.uint16) if self.is_first else np.zeros(4, np.uint16)
         return "job-" + "".join(f"{int(part):04x}" for part in self.all_reduce_sum(drawn))  # exact in float32
 

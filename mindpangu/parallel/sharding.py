@@ -101,7 +101,7 @@ class TensorSlice:
 
     @staticmethod
     def read(described: Any, where: str) -> "TensorSlice":
-        """Parses a description. Raises ValueError, which begins with `where`, unless it describes a slice."""
+        """Parses a description. Raises ValueError if it is invalid; the message begins with `where`."""
         content = read_record(_Description, described, where)
         for axis, ranges in content.ranges.items():
             if int(axis) >= len(content.shape):
@@ -109,7 +109,7 @@ class TensorSlice:
             size = content.shape[int(axis)]
             edges = [edge for start_and_stop in ranges for edge in start_and_stop]
             if edges != sorted(edges) or any(edge > size for edge in edges):
-                raise ValueError(f"{where}.ranges.{axis} has ranges that overlap, descend, or go beyond {size}")
+                raise ValueError(f"{where}.ranges.{axis} has ranges that overlap, are not sorted, or exceed {size}")
         divided = {int(axis): tuple(ranges) for axis, ranges in content.ranges.items()}
         return TensorSlice(tuple(content.shape), tuple(sorted(divided.items())))
 

@@ -21,7 +21,7 @@ from typing import Any
 INTERVAL_S = 0.5
 
 Moment = Sequence[float]
-"""Two times: of the host's monotonic clock, which never jumps, and of its wall clock, which other hosts have too."""
+"""The time on the host's monotonic clock, which never jumps, and on its wall clock, which other hosts share."""
 
 
 class Watcher:
@@ -46,7 +46,7 @@ class Watcher:
 
     @property
     def rank_has_ended(self) -> bool:
-        """True if the rank has said that it ends."""
+        """True if the rank has announced its end."""
         return "ended" in self._state
 
     def watch(self, news: int) -> str | None:
@@ -71,24 +71,24 @@ class Watcher:
                 next_look = time.monotonic() + INTERVAL_S
                 self._state["stopped"] = _state_of(self._state["pid"]) == "T"
                 if self._state["stopped"]:
-                    self._since = time.monotonic()  # it can be continued, however long it has been stopped
+                    self._since = time.monotonic()  # SIGCONT may continue the rank at any time
                 self._publish()
                 if not self.rank_has_ended and (problem := self._problem()):
                     self._publish(ended=True, error=f"ended, because {problem}")
                     return problem
 
     def _ended(self) -> str | None:
-        """Publishes the last state of a rank that is gone, and returns the problem if it did not end by itself.
+        """Publishes the last state of a rank that has exited, and returns the problem if it did not end by itself.
 
         When one rank dies, the collectives of the others may fail, and msrun kills all ranks a second later. The
-        message must name the rank that was first.
+        message must name the rank that died or failed first.
         """
-        gone = _now()
-        self._publish(gone=gone, dead=not self.rank_has_ended)
+        exited = _now()
+        self._publish(exited=exited, dead=not self.rank_has_ended)
         if self.rank_has_ended and not self._state["error"]:
             return None
         time.sleep(3 * INTERVAL_S)
-        problems = (self._problem_of(rank, gone) for rank in self._others)
+        problems = (self._problem_of(rank, exited) for rank in self._others)
         first = next(filter(None, problems), None)
         if first or self.rank_has_ended:
             return first  # a rank prints its own error
@@ -121,17 +121,17 @@ class Watcher:
         except (OSError, ValueError):
             return None
 
-    def _problem_of(self, rank: int, gone: Moment | None = None) -> str | None:
+    def _problem_of(self, rank: int, exited: Moment | None = None) -> str | None:
         """Returns the problem with another rank, or None.
 
         Args:
-            gone: the moment in which this rank failed or died; those that did so after it do not count.
+            exited: when this rank exited, if it has. Ranks that exited after it are not blamed.
         """
         state = self._read(rank)
         if state is None:
             return None  # it has not started; a rank that waits for it will time out
         same_host = state["host"] == self._state["host"]
-        if gone and state.get("gone") and not _is_before(state["gone"], gone, same_host):
+        if exited and state.get("exited") and not _is_before(state["exited"], exited, same_host):
             return None
         where = f"rank {rank} on {state['host']}"
         last = f"its last step was {state['step']}, doing {state['doing']}"
@@ -167,12 +167,12 @@ def _now() -> Moment:
 
 
 def _is_before(one: Moment, other: Moment, same_host: bool) -> bool:
-    """True if one moment is earlier. Clocks of several hosts are compared only if there is no other way: they jump."""
+    """True if `one` is earlier. Wall clocks can jump, so they are compared only between different hosts."""
     return one[0] < other[0] if same_host else one[1] < other[1]
 
 
 def _state_of(pid: int) -> str:
-    """Returns the state of a process on this machine: "T" is stopped, "Z" a zombie; "" if there is none."""
+    """Returns the state of a process on this machine: "T" for stopped, "Z" for a zombie, "" if it does not exist."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             return file.read().rsplit(")", 1)[1].split()[0]

@@ -28,12 +28,12 @@ FORMAT_VERSION = "1"
 _TENSOR = "expert_of_token"
 _HEADER = "routing_table"
 _FILE_LIMIT = 1 << 34  # bytes
-_Number = Annotated[str, Pattern("[0-9]{1,10}", "a number in decimal digits")]
+_Number = Annotated[str, Pattern("[0-9]{1,10}", "a decimal number as text")]
 
 
 @dataclass(frozen=True)
 class _Header:
-    """`DomainTable.header` and the digest, as they are written."""
+    """The header of a file: `DomainTable.header` and the digest."""
 
     format_version: str
     domain: DomainName

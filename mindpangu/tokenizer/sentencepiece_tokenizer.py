@@ -175,7 +175,7 @@ class _Pieces:
 
 
 def read_model(path: Path) -> bytes:
-    """Reads a model file. Raises TokenizerError if it cannot be read or is too large for one."""
+    """Reads a model file. Raises TokenizerError if the file cannot be read or is too large."""
     try:
         return read_bytes(Path(path), _MODEL_LIMIT, follow_link=True)
     except (OSError, ValueError) as error:
@@ -198,7 +198,7 @@ def _parse(model_bytes: bytes, name: str) -> sentencepiece.SentencePieceProcesso
 
 
 def require_unicode(text: str) -> None:
-    """Raises TokenizerError if a text holds a lone surrogate, which has no UTF-8 form."""
+    """Raises TokenizerError if a text has a lone surrogate, which cannot be encoded in UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -3,9 +3,8 @@
 It is a unigram model with byte fallback and no normalization. Whitespace-only pieces make code cheap (3.2 instead of
 1.9 bytes per token). Without identity normalization no document of the corpus would round-trip.
 
-sentencepiece skips, without a word, lines that are too long for it and lines with U+2585, its own mark of unknown
-characters. So lines are cut, and at U+2585 they are divided: only the character itself is left out, counted, and
-reported.
+sentencepiece silently skips lines that are too long and lines with U+2585, its own mark for unknown characters. So long
+lines are cut, and lines are split at U+2585: only the character itself is left out, counted, and reported.
 """
 
 import io
@@ -64,7 +63,7 @@ def train_tokenizer(
         vocab_size: number of ids, including all of the above.
         control_tokens: tokens that only the program can emit; `<eot>` must be one of them.
         path: the model file; its folder is created.
-        log: receives a message if a part of the text is left out.
+        log: receives a message if some of the text is left out.
 
     Raises:
         TokenizerError: `<eot>` is not a control token, there is no text, the text is not valid Unicode, or the
@@ -87,11 +86,11 @@ def train_tokenizer(
     except (RuntimeError, ValueError) as error:
         if lines.error is not None:
             raise lines.error from None
-        raise TokenizerError(_reason(str(error), lines, vocab_size)) from None
+        raise TokenizerError(_describe_failure(str(error), lines, vocab_size)) from None
     if lines.left_out:
         log(
-            f"tokenizer: {lines.left_out:,} × {_UNKNOWN_MARK} (U+2585), which sentencepiece reserves for itself, left "
-            "out of the training; the text around it is used, and the tokenizer spells it in bytes"
+            f"tokenizer: left out {lines.left_out:,} × {_UNKNOWN_MARK} (U+2585), which sentencepiece reserves for "
+            "itself; the text around it is used, and the tokenizer spells it in bytes"
         )
     path = Path(path)
     write_bytes_atomically(path, model.getvalue())
@@ -103,8 +102,8 @@ def reserved_control_tokens() -> list[str]:
     return [f"<reserved_{index}>" for index in range(RESERVED_CONTROL_TOKENS)]
 
 
-def _reason(message: str, lines: "_Lines", vocab_size: int) -> str:
-    """Puts sentencepiece's message into words, with a remedy."""
+def _describe_failure(message: str, lines: "_Lines", vocab_size: int) -> str:
+    """Rewrites an error message of sentencepiece for the user, with a remedy."""
     if lines.count == 0 and not lines.left_out:
         return "there is no text to train a tokenizer on; check data.corpus"
     start = f"sentencepiece cannot train a tokenizer with model.vocab_size {vocab_size} on this text: "
@@ -122,12 +121,12 @@ def _reason(message: str, lines: "_Lines", vocab_size: int) -> str:
 
 
 class _Lines:
-    """Iterates over lines with their newlines. Keeps an exception of `texts`, which sentencepiece would stringify.
+    """Iterates over the lines of texts, cut and split for sentencepiece, with their newlines.
 
     Attributes:
         count: number of lines so far.
         left_out: number of characters left out so far.
-        error: the exception, if any.
+        error: the exception that iterating over the texts raised, if any; sentencepiece would only keep its message.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:

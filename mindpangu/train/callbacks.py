@@ -53,7 +53,7 @@ class StepRecord:
 class Callback:
     """Hooks of the training loop; each does nothing by default.
 
-    However training ends, `on_end` is called on every callback whose `on_start` returned, in reverse order.
+    However training ends, `on_end` is called on every callback whose `on_start` has returned, in reverse order.
     """
 
     def on_start(self, first_step: int, last_step: int) -> None: ...
@@ -85,8 +85,8 @@ class Progress(Callback):
         self.last_step = last_step
         if self.log_path is not None:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            # open for the whole training; messages may name files whose names are not UTF-8
-            self._log = open(  # noqa: SIM115
+            # messages may have names of files that are not UTF-8
+            self._log = open(  # noqa: SIM115 - open for the whole training
                 self.log_path,
                 "a",
                 encoding="utf-8",

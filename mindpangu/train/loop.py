@@ -36,7 +36,7 @@ def run_steps(
         The last step, whose checkpoint is saved.
 
     Raises:
-        TrainingStopped: a signal asked to stop. The step was finished, and its checkpoint is saved.
+        TrainingStopped: a signal asked to stop. The current step was finished first, and its checkpoint is saved.
         TrainingError: too many steps in a row were skipped; a checkpoint is saved first.
         CheckpointError: a checkpoint cannot be written.
     """
@@ -86,7 +86,7 @@ def run_steps(
 
 
 class TrainingStopped(StoppedBySignal):
-    """A signal stopped the training after a step, whose checkpoint is saved."""
+    """A signal stopped the training after `step`. The checkpoint of this step is saved."""
 
     def __init__(self, signum: int, step: int):
         super().__init__(signum)
@@ -94,7 +94,7 @@ class TrainingStopped(StoppedBySignal):
 
 
 def _signal_on_any_rank(processes: Processes, requested: signal.Signals | None) -> signal.Signals | None:
-    """Returns a signal that asked any of the ranks to stop, the same on all of them."""
+    """Returns a signal that asked any rank to stop, or None. All ranks get the same one."""
     received = processes.any_ranks([requested == signum for signum in STOP_SIGNALS])
     return next(itertools.compress(STOP_SIGNALS, received), None)
 

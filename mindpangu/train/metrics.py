@@ -1,4 +1,7 @@
-"""metrics.jsonl: one JSON object per step, a `StepRecord`. A line leaves the file only for one that is kept aside."""
+"""Reads and writes metrics.jsonl, which has one JSON object per step (`StepRecord`).
+
+No line is lost: lines that do not belong in the file are moved to another file next to it, `metrics.jsonl.set_aside-1`.
+"""
 
 import contextlib
 import itertools
@@ -26,12 +29,12 @@ Log = Callable[[str], None]
 
 
 class MetricsFile(Callback):
-    """Writes metrics.jsonl. A training that starts or resumes first moves the lines that do not belong before its
-    first step to a file beside it, metrics.jsonl.kept_aside-1, -2, …, and logs the name.
+    """Appends to metrics.jsonl. When training starts or resumes, sets aside the lines that do not come before its first
+    step, and logs the name of the file that has them.
 
     Args:
-        recent_losses: the losses of the last steps that the training remembers; a file that has none of them is another
-            run's. Empty to accept any.
+        recent_losses: losses of the last steps, as the training remembers them. A file without any of them belongs to
+            another run. Empty to accept any file.
         log: receives the messages.
     """
 
@@ -42,7 +45,7 @@ class MetricsFile(Callback):
         self._file: TextIO | None = None
 
     def on_start(self, first_step: int, last_step: int) -> None:
-        _keep_aside_all_but(self.path, first_step, self._recent_losses, self._log)
+        _set_aside_other_lines(self.path, first_step, self._recent_losses, self._log)
         self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 - open for the whole training
 
     def on_step(self, record: StepRecord) -> None:
@@ -55,9 +58,9 @@ class MetricsFile(Callback):
 
 
 def read_metrics(path: Path, log: Log = print) -> list[dict[str, Any]]:
-    """Reads the records of metrics.jsonl, in which the steps increase. Logs what it leaves out.
+    """Reads the records of metrics.jsonl, ordered by step. Logs which lines it leaves out.
 
-    A last line that a kill cut off, or that training is just writing, is left out silently.
+    An incomplete last line, which a kill cut off or which training is just writing, is left out silently.
     """
     try:
         content = MetricsContent.parse(read_bytes(path, _LIMIT))
@@ -72,8 +75,7 @@ def read_metrics(path: Path, log: Log = print) -> list[dict[str, Any]]:
 
 
 def copy_metrics(source: Path, target: Path, last_step: int, log: Log = print) -> None:
-    """Copies the records of the steps up to `last_step`. What is under the name `target` is kept aside, unless it is
-    the same."""
+    """Copies the records of the steps up to `last_step`. Sets aside an existing `target` with other content."""
     try:
         content = MetricsContent.parse(read_bytes(source, _LIMIT), last_step + 1)
     except FileNotFoundError:
@@ -88,12 +90,12 @@ def copy_metrics(source: Path, target: Path, last_step: int, log: Log = print) -
         with contextlib.suppress(ValueError):
             if read_bytes(target, _LIMIT) == data:
                 return
-        log(f"{target} is of an earlier training; {_moved(keep_aside(target))}")
+        log(f"{target} is of an earlier training; kept as {set_aside(target).name}")
     write_bytes_atomically(target, data)
 
 
-def keep_aside(path: Path) -> Path:
-    """Renames a file, folder, or anything else to a free name beside it, `NAME.kept_aside-1`, …, and returns that."""
+def set_aside(path: Path) -> Path:
+    """Renames a file, a folder, or anything else to a free name next to it, `NAME.set_aside-1`, …; returns the path."""
     kept = _free_name(path)
     path.rename(kept)
     fsync_folder(path.parent)
@@ -105,9 +107,9 @@ class MetricsLine:
     """One line of metrics.jsonl.
 
     Attributes:
-        number: its number in the file, from 1.
-        text: its bytes, without the newline.
-        record: its record.
+        number: number of the line in the file, from 1.
+        text: bytes of the line, without the newline.
+        record: record that the line holds.
     """
 
     number: int
@@ -124,8 +126,8 @@ class MetricsContent:
     """The content of metrics.jsonl.
 
     Attributes:
-        lines: the lines that are records, with increasing steps.
-        problems: number of every other line → why it is no record of this file.
+        lines: the lines with a valid record, ordered by step.
+        problems: number of every other line → the reason why it does not count.
         text: all lines as they are in the file.
         is_cut: True if the last line was cut off; it is not in `text`.
     """
@@ -142,7 +144,7 @@ class MetricsContent:
         Args:
             before: take only the records of steps before this one; None takes all.
         """
-        whole = data.rstrip(b"\0")  # after a power cut, a file may end in zeros
+        whole = data.rstrip(b"\0")  # after a power failure, a file may end in zeros
         text = whole.split(b"\n")
         if not text[-1]:
             text.pop()
@@ -175,25 +177,25 @@ def _is_number(value: Any) -> bool:
     return value is None or type(value) is float or (type(value) is int and abs(value) < _INT64)
 
 
-_IS_A: dict[Any, Callable[[Any], bool]] = {
+_IS_VALID: dict[Any, Callable[[Any], bool]] = {
     int: lambda value: type(value) is int and 0 <= value < _INT64,
     float: _is_number,
     bool: lambda value: type(value) is bool,
     str | None: lambda value: value is None or type(value) is str,
     dict[str, float]: lambda value: type(value) is dict and all(map(_is_number, value.values())),
 }
-"""Type of a field → whether a JSON value can be one."""
+"""Type of a field → function that tells whether a JSON value is of this type."""
 
 
 def _record(line: bytes) -> dict[str, Any]:
-    """Returns the record of a line. Raises ValueError if a field is missing or is not what training writes."""
+    """Parses a line. Raises ValueError if a field is missing or has a value that training cannot have written."""
     value = parse_json(line)
     if not isinstance(value, dict):
         raise ValueError("it is not an object")
     for name, kind in _FIELDS.items():
         if name not in value:
             raise ValueError(f"{name} is missing")
-        if not _IS_A[kind](value[name]):  # `untrusted.read_record` takes five times as long, and there are many lines
+        if not _IS_VALID[kind](value[name]):  # there are many lines, and `read_record` would take five times as long
             raise ValueError(f"{name} is {short_repr(value[name])}")
     if value["step"] < 1:
         raise ValueError(f"step is {value['step']}; allowed: >= 1")
@@ -207,12 +209,12 @@ def _may_be_cut(line: bytes) -> bool:
 
 
 def _longest_increasing(steps: Sequence[int]) -> Collection[int]:
-    """Returns the positions of the longest series of increasing steps; of two equal ones it takes the later.
+    """Returns the positions of the longest increasing subsequence of steps; of two equal steps, the later one counts.
 
-    One step that is far too high or too low costs only its own record.
+    So a step that is far too high or too low costs only its own record.
     """
-    lowest_last: list[int] = []  # by length of a series: the lowest step that ends one
-    position_of: list[int] = []  # and the position of this step
+    lowest_last: list[int] = []  # by length of a subsequence: the lowest step that can end it
+    position_of: list[int] = []  # the position of this step
     previous: list[int] = []
     for position, step in enumerate(steps):
         length = bisect_left(lowest_last, step)
@@ -227,30 +229,30 @@ def _longest_increasing(steps: Sequence[int]) -> Collection[int]:
     return series
 
 
-def _keep_aside_all_but(path: Path, first_step: int, recent_losses: Sequence[float], log: Log) -> None:
-    """Leaves the records of the steps before `first_step` in the file, and keeps all others aside."""
+def _set_aside_other_lines(path: Path, first_step: int, recent_losses: Sequence[float], log: Log) -> None:
+    """Sets aside every line but the records of steps before `first_step`, which stay in the file."""
     try:
         data = read_bytes(path, _LIMIT)
     except FileNotFoundError:
         data = b""
     except ValueError as error:
-        log(f"{path} cannot be continued: {describe_error(error)}; {_moved(keep_aside(path))}")
+        log(f"{path} cannot be continued: {describe_error(error)}; kept as {set_aside(path).name}")
         data = b""
     if not data:
         _report_gap(path, 0, first_step, log)
         return
     content = MetricsContent.parse(data, first_step)
     if first_step == 1 and content.text:
-        log(f"{path} is of an earlier training, and this one starts at step 1; {_moved(keep_aside(path))}")
+        log(f"{path} is of an earlier training, and this one starts at step 1; kept as {set_aside(path).name}")
         return
     if _is_of_another_run(content.lines, first_step, recent_losses):
-        log(f"{path} is of another run: it has none of the last losses of this one; {_moved(keep_aside(path))}")
+        log(f"{path} is of another run: it has none of the last losses of this one; kept as {set_aside(path).name}")
         _report_gap(path, 0, first_step, log)
         return
     if content.problems:
         kept = _free_name(path)
         write_bytes_atomically(kept, _join(content.text[number - 1] for number in sorted(content.problems)))
-        log(f"{path}: {_listing(content.problems)}; {_moved(kept)}")
+        log(f"{path}: {_listing(content.problems)}; kept as {kept.name}")
     remaining = _join(line.text for line in content.lines)
     if remaining != data:
         write_bytes_atomically(path, remaining)
@@ -258,7 +260,7 @@ def _keep_aside_all_but(path: Path, first_step: int, recent_losses: Sequence[flo
 
 
 def _is_of_another_run(lines: Sequence[MetricsLine], first_step: int, recent_losses: Sequence[float]) -> bool:
-    """True if the lines are of steps whose losses the training remembers, and none of these losses is theirs.
+    """True if there are lines of the last steps, but none of them has a loss that the training remembers.
 
     A training remembers the losses of the last steps that it did not skip, bit for bit.
     """
@@ -271,18 +273,14 @@ def _is_of_another_run(lines: Sequence[MetricsLine], first_step: int, recent_los
 
 
 def _report_gap(path: Path, last_step: int, first_step: int, log: Log) -> None:
-    """Says which steps have no record; what is not flushed is lost if the machine goes down."""
+    """Logs which steps have no record. Lines that were not flushed are lost if the machine goes down."""
     if last_step + 1 < first_step:
         log(f"{path} has no records of steps {last_step + 1} to {first_step - 1}; training is not affected")
 
 
 def _free_name(path: Path) -> Path:
-    names = (path.with_name(f"{path.name}.kept_aside-{number}") for number in itertools.count(1))
+    names = (path.with_name(f"{path.name}.set_aside-{number}") for number in itertools.count(1))
     return next(name for name in names if not os.path.lexists(name))
-
-
-def _moved(kept: Path) -> str:
-    return f"kept as {kept.name}"
 
 
 def _join(lines: typing.Iterable[bytes]) -> bytes:
@@ -290,7 +288,7 @@ def _join(lines: typing.Iterable[bytes]) -> bytes:
 
 
 def _listing(problems: dict[int, str]) -> str:
-    """Puts the lines that are no records, and the first reasons, into words."""
+    """Describes the lines that do not count: their number, and the first few with their reasons."""
     first = "; ".join(f"line {number}: {short_text(problems[number])}" for number in sorted(problems)[:3])
     more = "; …" if len(problems) > 3 else ""
     return f"{len(problems)} {'line' if len(problems) == 1 else 'lines'} ({first}{more})"

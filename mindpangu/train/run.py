@@ -113,7 +113,7 @@ def train(
     schedule: TrainingSchedule | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> int:
-    """Trains a run to its last step, which it returns.
+    """Trains a run to its last step. Returns the number of this step.
 
     Args:
         resume: continue from the newest checkpoint of the run folder, bit for bit. A run that failed before its first
@@ -126,7 +126,7 @@ def train(
 
     Raises:
         InUseError: another process is training in the run folder.
-        TrainingStopped: a signal stopped the training; its last step is saved.
+        TrainingStopped: a signal stopped the training; its last finished step is saved.
         TrainingError: the run folder already holds a training and `resume` is not given, or it has lost checkpoints
             (`refuse_lost_checkpoints`).
         CheckpointError: a checkpoint cannot be used or cannot be written.
@@ -202,18 +202,18 @@ def _train(
     processes.report_status(doing="preparing the first step")
     try:
         train_step.prepare()
-        forget_opened_checkpoints()
+        forget_opened_checkpoints()  # everything has been read: no later error is due to pruning
         return run_steps(train_step, stream, finished + 1, [*logging, *callbacks], checkpointer, schedule.learning_rate)
     finally:
         stream.close()
 
 
 def _load_weights(load: Path, model: LanguageModel) -> CheckpointReader:
-    """Loads weights, on all ranks those of the same checkpoint, although the run that owns it may go on saving new
-    checkpoints and pruning old ones.
+    """Loads the weights of the same checkpoint on all ranks, even if the run that it belongs to goes on saving and
+    pruning checkpoints.
 
     Raises:
-        CheckpointError: there is no checkpoint, it is not of this model, or it is removed each time it is loaded.
+        CheckpointError: there is no checkpoint, it is of another model, or it was removed during every attempt.
     """
     for _ in range(MAX_TRIES):
         newest = CheckpointReader(load)
@@ -229,7 +229,7 @@ def _load_weights(load: Path, model: LanguageModel) -> CheckpointReader:
                 raise
         if not model.processes.any_rank(removed):
             return reader
-    forget_opened_checkpoints()  # a further try would not help
+    forget_opened_checkpoints()  # otherwise `retry_if_pruned` would try again
     raise CheckpointError(f"{load}: checkpoints are removed faster than they can be loaded; load a copy of one")
 
 

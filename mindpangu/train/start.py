@@ -1,4 +1,4 @@
-"""Decides whether a training may start in a run folder: never where it would silently repeat and overwrite steps."""
+"""Decides whether a training may start in a run folder. It may not if it would silently repeat and overwrite steps."""
 
 import re
 
@@ -12,11 +12,13 @@ _POINTER = re.compile(rb"\s*(\d{1,18})\s*")
 
 
 def refuse_lost_checkpoints(folder: RunFolder, resume: bool, save_steps: int) -> None:
-    """Raises TrainingError if the run folder has a damaged checkpoint that training would overwrite, or if there is
-    nothing to resume although the folder shows that there was.
+    """Refuses to train over a damaged checkpoint, or to resume a run folder that has lost its checkpoints.
 
-    A run that failed before its first checkpoint may resume: it starts at step 1. Without `resume`, a run folder
-    without checkpoints starts anew.
+    A run that failed before its first checkpoint may be resumed, and starts at step 1. Without `resume`, a run folder
+    without checkpoints starts over.
+
+    Raises:
+        TrainingError: training is refused; the message says what to do.
     """
     refuse_incomplete_checkpoints(folder)
     if latest_iteration(folder.checkpoints) is not None:
@@ -28,7 +30,7 @@ def refuse_lost_checkpoints(folder: RunFolder, resume: bool, save_steps: int) ->
     if evidence is not None:
         raise TrainingError(
             f"there is no checkpoint in {folder.checkpoints} to resume from, but {evidence}. Copy the checkpoints "
-            f"back; or start anew at step 1, without --resume ({folder.metrics.name} is then kept under another name)"
+            f"back; or start over at step 1, without --resume ({folder.metrics.name} is then kept under another name)"
         )
 
 
@@ -48,13 +50,13 @@ def refuse_incomplete_checkpoints(folder: RunFolder) -> None:
 
 
 def _evidence_of_checkpoints(folder: RunFolder, save_steps: int) -> str | None:
-    """Describes what shows that the run folder had a checkpoint; None if nothing does."""
+    """Describes the evidence that the run folder once had a checkpoint. Returns None if there is none."""
     try:
         pointer = _POINTER.fullmatch(read_bytes(folder.latest, 64))
     except (OSError, ValueError):
         pointer = None
     if pointer is not None:
-        return f"{folder.latest.name} names that of step {int(pointer[1])}"
+        return f"{folder.latest.name} names the checkpoint of step {int(pointer[1])}"
     records = read_metrics(folder.metrics, lambda text: None)
     # the first checkpoint may still be written while training goes on, up to the step of the second one
     if records and records[-1]["step"] > 2 * save_steps:

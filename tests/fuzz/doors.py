@@ -276,7 +276,7 @@ def enter_metrics(sandbox: Path) -> None:
     try:
         records = read_metrics(sandbox / "run" / "metrics.jsonl", log=lambda text: None)
     finally:
-        for kept in (sandbox / "run").glob("metrics.jsonl.kept_aside*"):
+        for kept in (sandbox / "run").glob("metrics.jsonl.set_aside*"):
             kept.unlink()
     steps = [record["step"] for record in records]
     assert steps == sorted(set(steps))

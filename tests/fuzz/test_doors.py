@@ -93,7 +93,7 @@ SPECIAL = {
     "a link to a whole file": lambda path: path.symlink_to(path.with_name("moved")),
     "a terabyte": make_sparse,
 }
-DERIVED = ("stage", "evaluation", "metrics")  # a file that cannot be used counts as absent, or is kept aside
+DERIVED = ("stage", "evaluation", "metrics")  # a file that cannot be used counts as absent, or is set aside
 
 
 @pytest.mark.parametrize("kind", SPECIAL)

@@ -117,7 +117,7 @@ def test_a_silent_rank_is_reported_as_lost(tmp_path):
 
 FAILS_BECAUSE_OF_RANK_1 = """
 import json
-state = {"host": %(host)r, "pid": 1, "step": 17, "doing": "x", "beat": 1.0, "dead": True, "gone": %(gone)r}
+state = {"host": %(host)r, "pid": 1, "step": 17, "doing": "x", "beat": 1.0, "dead": True, "exited": %(exited)r}
 Path(sys.argv[1], "rank_1.json").write_text(json.dumps(state))
 raise RuntimeError("connection lost")
 """
@@ -125,7 +125,7 @@ HERE = socket.gethostname()
 
 
 @pytest.mark.parametrize(
-    ("host", "gone", "is_blamed"),
+    ("host", "exited", "is_blamed"),
     [
         ("elsewhere", [1e12, 0.0], True),
         ("elsewhere", [0.0, 1e12], False),
@@ -133,8 +133,8 @@ HERE = socket.gethostname()
         (HERE, [1e12, 0.0], False),
     ],
 )
-def test_a_rank_that_fails_names_the_one_that_died_before_it(tmp_path, host, gone, is_blamed):
-    text = output_of(start(tmp_path, does=FAILS_BECAUSE_OF_RANK_1 % {"host": host, "gone": gone}), 1)
+def test_a_rank_that_fails_names_the_one_that_died_before_it(tmp_path, host, exited, is_blamed):
+    text = output_of(start(tmp_path, does=FAILS_BECAUSE_OF_RANK_1 % {"host": host, "exited": exited}), 1)
 
     assert text.rstrip().endswith("RuntimeError: connection lost")
     assert (f"mindpangu: error: rank 0: rank 1 on {host} (process 1) is dead" in text) == is_blamed

@@ -108,7 +108,7 @@ def test_text_around_a_reserved_character_is_learned_and_the_character_is_counte
     learned = letters_learned(tmp_path, [line] * 40, ["가", "나"])
 
     assert learned == ["가", "나"]
-    assert f"tokenizer: {40 * line.count('▅')} × ▅ (U+2585)" in capsys.readouterr().out
+    assert f"tokenizer: left out {40 * line.count('▅')} × ▅ (U+2585)" in capsys.readouterr().out
 
 
 def test_real_text_with_reserved_characters_is_learned_like_the_text_without(sample_texts, tmp_path, capsys):

@@ -54,8 +54,8 @@ def resume(path, after, recent_losses=()):
     return messages
 
 
-def kept_aside(path):
-    return sorted(path.parent.glob(f"{path.name}.kept_aside-*"))
+def set_aside(path):
+    return sorted(path.parent.glob(f"{path.name}.set_aside-*"))
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_cut_last_line_is_dropped(path, tail):
     assert [each["step"] for each in read_metrics(path)] == [*range(1, len(read_metrics(path)) + 1)]
     assert len(read_metrics(path)) >= LAST + 1
     assert path.read_bytes().startswith(b"".join(lines()))
-    assert not kept_aside(path)
+    assert not set_aside(path)
 
 
 BAD_LINES = {
@@ -117,14 +117,14 @@ BAD_LINES = {
 
 
 @pytest.mark.parametrize("bad", BAD_LINES.values(), ids=BAD_LINES)
-def test_a_bad_line_is_kept_aside_and_all_others_stay(path, bad):
+def test_a_bad_line_is_set_aside_and_all_others_stay(path, bad):
     content = lines()
     content[9] = bad
     path.write_bytes(b"".join(content))
 
     messages = resume(path, LAST)
 
-    (kept,) = kept_aside(path)
+    (kept,) = set_aside(path)
     assert kept.read_bytes() == bad
     assert path.read_bytes() == b"".join([*lines(last=9), *lines(11, LAST + 1)])
     assert len(messages) == 1
@@ -145,34 +145,34 @@ def test_a_reader_leaves_out_a_bad_line_and_says_so(path, bad, capsys):
     assert "left out 1 line (line 10: " in capsys.readouterr().out
 
 
-def test_a_last_line_that_is_not_of_a_record_is_kept_aside(path):
+def test_a_last_line_that_is_not_of_a_record_is_set_aside(path):
     path.write_bytes(b"".join(lines()) + b"a note of mine")
 
     resume(path, LAST)
 
-    assert [kept.read_bytes() for kept in kept_aside(path)] == [b"a note of mine\n"]
+    assert [kept.read_bytes() for kept in set_aside(path)] == [b"a note of mine\n"]
     assert path.read_bytes() == b"".join(lines(last=LAST + 1))
 
 
-def test_steps_after_the_checkpoint_are_kept_aside(path):
+def test_steps_after_the_checkpoint_are_set_aside(path):
     path.write_bytes(b"".join(lines()))
 
     messages = resume(path, 50)
 
-    (kept,) = kept_aside(path)
+    (kept,) = set_aside(path)
     assert kept.read_bytes() == b"".join(lines(51))
     assert path.read_bytes() == b"".join(lines(last=51))
     assert "11 lines (line 51: step 51 is taken again; " in messages[0]
-    assert messages[0].endswith("kept as metrics.jsonl.kept_aside-1")
+    assert messages[0].endswith("kept as metrics.jsonl.set_aside-1")
 
 
-def test_nothing_that_was_kept_aside_is_overwritten(path):
+def test_nothing_that_was_set_aside_is_overwritten(path):
     for _ in range(3):
         path.write_bytes(b"".join(lines()))
         resume(path, 60)
 
-    assert [kept.name[-1] for kept in kept_aside(path)] == ["1", "2", "3"]
-    assert {kept.read_bytes() for kept in kept_aside(path)} == {line(61)}
+    assert [kept.name[-1] for kept in set_aside(path)] == ["1", "2", "3"]
+    assert {kept.read_bytes() for kept in set_aside(path)} == {line(61)}
 
 
 def test_a_training_that_starts_anew_keeps_the_earlier_file_whole(path):
@@ -181,19 +181,19 @@ def test_a_training_that_starts_anew_keeps_the_earlier_file_whole(path):
 
     messages = resume(path, 0)
 
-    assert [kept.read_bytes() for kept in kept_aside(path)] == [content]
+    assert [kept.read_bytes() for kept in set_aside(path)] == [content]
     assert path.read_bytes() == line(1)
     assert "of an earlier training" in messages[0]
 
 
-def test_the_file_of_another_run_is_kept_aside(path):
+def test_the_file_of_another_run_is_set_aside(path):
     content = b"".join(lines())
     path.write_bytes(content)
     own_losses = [5.0 + step / 64 for step in range(50, LAST + 1)]
 
     messages = resume(path, LAST, own_losses)
 
-    assert [kept.read_bytes() for kept in kept_aside(path)] == [content]
+    assert [kept.read_bytes() for kept in set_aside(path)] == [content]
     assert path.read_bytes() == line(LAST + 1)
     assert "is of another run" in messages[0]
     assert "no records of steps 1 to 61" in messages[1]
@@ -208,7 +208,7 @@ def test_the_own_file_is_known_by_any_of_its_last_losses(path):
 
     messages = resume(path, LAST, remembered)
 
-    assert not kept_aside(path)
+    assert not set_aside(path)
     assert path.read_bytes() == b"".join([*content[:60], line(LAST + 1)])
     assert "no records of steps 61 to 61" in messages[0]
 
@@ -229,7 +229,7 @@ def in_place_of(path, kind):
 
 
 @pytest.mark.parametrize("kind", ["folder", "FIFO", "link", "dangling link", "device"])
-def test_what_is_in_place_of_the_file_is_kept_aside(path, kind, capsys):
+def test_what_is_in_place_of_the_file_is_set_aside(path, kind, capsys):
     in_place_of(path, kind)
     before = os.lstat(path).st_ino
 
@@ -237,7 +237,7 @@ def test_what_is_in_place_of_the_file_is_kept_aside(path, kind, capsys):
     assert "left out" in capsys.readouterr().out
     messages = resume(path, LAST)
 
-    (kept,) = kept_aside(path)
+    (kept,) = set_aside(path)
     assert os.lstat(kept).st_ino == before
     assert path.read_bytes() == line(LAST + 1)
     assert kept.name in messages[0]
@@ -253,7 +253,7 @@ def test_a_copy_holds_the_records_up_to_a_step_and_keeps_what_was_there(tmp_path
         copy_metrics(source, path, 60, messages.append)
 
     assert path.read_bytes() == b"".join(lines(last=60))
-    assert [kept.read_bytes() for kept in kept_aside(path)] == [b"mine\n"]
+    assert [kept.read_bytes() for kept in set_aside(path)] == [b"mine\n"]
     assert "did not copy 2 lines" in messages[0]
 
 

@@ -125,7 +125,7 @@ def test_metrics_after_the_checkpoint_are_computed_again(tiny_run):
 
     assert sorted(losses(folder)) == [1, 2, 3, 4, 5, 6]
     assert [record["step"] for record in read_metrics(metrics)] == [1, 2, 3, 4, 5, 6]
-    (kept,) = folder.glob("metrics.jsonl.kept_aside-*")
+    (kept,) = folder.glob("metrics.jsonl.set_aside-*")
     assert [json.loads(line)["step"] for line in kept.read_text().splitlines()] == [5]
 
 
@@ -233,14 +233,16 @@ def test_a_run_that_failed_before_its_first_checkpoint_restarts_and_keeps_its_re
     shutil.rmtree(folder / "checkpoint")
     records = (folder / "metrics.jsonl").read_bytes()
 
-    with pytest.raises(TrainingError, match=r"names that of step 2\. Copy the checkpoints back; or start anew"):
+    with pytest.raises(
+        TrainingError, match=r"names the checkpoint of step 2\. Copy the checkpoints back; or start over"
+    ):
         run_training(overrides, resume=True, training__steps="1")
     (folder / "latest_checkpointed_iteration.txt").unlink()  # a run without a checkpoint has none
     _, messages = run_training(overrides, resume=True, training__steps="1")
 
     assert "starting at step 1" in messages[0]
-    assert any("kept as metrics.jsonl.kept_aside-1" in message for message in messages)
-    assert (folder / "metrics.jsonl.kept_aside-1").read_bytes() == records
+    assert any("kept as metrics.jsonl.set_aside-1" in message for message in messages)
+    assert (folder / "metrics.jsonl.set_aside-1").read_bytes() == records
     assert sorted(losses(folder)) == [1]
 
 

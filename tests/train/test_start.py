@@ -81,7 +81,9 @@ def test_a_renamed_or_earlier_damaged_checkpoint_is_no_obstacle(folder, later_na
 def test_lost_checkpoints_are_known_by_the_pointer(folder):
     folder.latest.write_text("700\n")
 
-    with pytest.raises(TrainingError, match=r"names that of step 700\. Copy the .* start anew at step 1, without --re"):
+    with pytest.raises(
+        TrainingError, match=r"names the checkpoint of step 700\. Copy the .* start over at step 1, without --re"
+    ):
         refuse_lost_checkpoints(folder, True, save_steps=10)
 
 

@@ -26,7 +26,7 @@ from mindpangu.untrusted import open_file
 _DTYPES = {"Float16": np.float16, "Float32": np.float32, "Float64": np.float64, "Int32": np.int32, "Int64": np.int64}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _MOST_VALUES = 1 << 16
-_MOST_FIELDS = 64  # of a value or a tensor, which have one for each axis of the shape
+_MOST_FIELDS = 64  # of a value or a tensor, which has one field per axis of its shape
 _MOST_AXES = 8
 _LONGEST_NAME = 400  # bytes
 _PIECE = 1 << 28  # bytes of content in one value
@@ -94,7 +94,7 @@ class MindSporeFile:
         dtype = np.dtype(_DTYPES[stored.dtype])
         needed = math.prod(stored.shape) * dtype.itemsize
         found = sum(map(len, stored.ranges))
-        if found != needed:  # before any memory is taken for it
+        if found != needed:  # before any memory is allocated
             raise CheckpointError(
                 f"{self.path}: {name} has {found} bytes, its shape {list(stored.shape)} of {stored.dtype} needs "
                 f"{needed}; download or copy the file again"
@@ -133,7 +133,7 @@ class MindSporeFile:
             whole_shape = () if shape == [0] else tuple(shape)  # earlier versions of MindSpore write scalars as [0]
             stored = self._tensors.setdefault(name, _Stored(dtype, whole_shape))
             if (stored.dtype, stored.shape) != (dtype, whole_shape):
-                raise ValueError(f"it has {name} twice, in two forms")
+                raise ValueError(f"it has {name} twice, with different types or shapes")
             stored.ranges.append(content)
 
 

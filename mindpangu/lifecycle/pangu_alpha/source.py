@@ -184,7 +184,7 @@ def _load_table(path: Path) -> np.ndarray:
     try:
         open_file(path, follow_link=True).close()
         table = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # NumPy reads the header as Python, and raises whatever that raises
+    except Exception as error:  # NumPy parses the header as Python code, which can raise anything
         raise CheckpointError(f"{path} is not a complete .npy file: {short_text(describe_error(error))}") from None
     if not isinstance(table, np.memmap):  # a zip archive
         raise CheckpointError(f"{path} is not a .npy file")

@@ -87,7 +87,9 @@ def owners(layout: Layout) -> dict[Index, int]:
     """
     num_slices = math.prod(layout.splits) * layout.num_shards
     if num_slices > layout.num_ranks:
-        raise ValueError(f"its {layout.num_ranks} ranks lack {num_slices - layout.num_ranks:,} slices or more")
+        raise ValueError(
+            f"its {layout.num_ranks} ranks lack at least {num_slices - layout.num_ranks:,} of its {num_slices:,} slices"
+        )
     first: dict[Index, int] = {}
     for rank in range(layout.num_ranks):
         first.setdefault(layout.index(rank), rank)
@@ -128,7 +130,9 @@ def read_strategy(path: Path) -> dict[str, Layout]:
     ranks = {layout.num_ranks for layout in layouts.values()}
     if len(ranks) > 1:
         found = ", ".join(map(short_repr, sorted(ranks)[:4]))
-        raise CheckpointError(f"strategy file {path} has layouts of [{found}] ranks; expected the same number for all")
+        raise CheckpointError(
+            f"strategy file {path} has layouts of different numbers of ranks ({found}); expected one number for all"
+        )
     return layouts
 
 

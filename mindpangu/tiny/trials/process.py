@@ -47,7 +47,7 @@ def run_trial(root: Path, result: ResultFile, decode: bool, keep_checkpoint: boo
         set_device(config)
         prepare_routing(config)
         run = open_run(config)
-        # the checkpoints of a finished trial are removed, so one that has to be measured again starts anew
+        # the checkpoints of a finished trial are removed, so one that has to be measured again starts over
         train(run, resume=latest_iteration(run.folder.checkpoints) is not None)
         heldout = heldout_bits_per_byte(run.model, run.shards)
         records = read_metrics(run.folder.metrics)

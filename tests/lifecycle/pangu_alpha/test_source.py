@@ -196,7 +196,7 @@ def test_a_strategy_that_does_not_fit_is_refused(shards, tmp_path):
         r"which the strategy file does not name": rename,
         r"slices differ in size": lambda item: item.parallel_layouts.param_split_shape[0].dim.extend([3, 5]),
         r"names axes that .* \[4, 2\] do not have": lambda item: set_first(item.parallel_layouts.tensor_map[0].dim, 2),
-        r"layouts of \[8, 16\] ranks": lambda item: set_first(item.parallel_layouts.dev_matrix[0].dim, 8),
+        r"different numbers of ranks \(8, 16\)": lambda item: set_first(item.parallel_layouts.dev_matrix[0].dim, 8),
         r"have 1 axes, the strategy 2": lambda item: item.parallel_layouts.tensor_map[0].dim.append(-1),
     }
     for message, change in changes.items():
