@@ -72,8 +72,9 @@ check_cann() {
     log "CANN $version in $1"
 }
 
-# Refuses a CANN whose operator project drops the initial values of outputs. It would do so without a word, and the
-# SyncAll of 910A would count from whatever is in memory. The script is in the project, or in CANN's CMake modules.
+# Refuses a CANN whose operator project ($2 is its folder) drops the initial values of outputs. It would do so silently,
+# and the SyncAll of 910A would count from whatever is in memory. The script that knows the values is in the project or
+# in CANN's CMake modules.
 check_initial_values() {
     local folder scripts script
     for folder in "$2" "$1"/*/tikcpp/ascendc_kernel_cmake "$1"/*/*/tikcpp/ascendc_kernel_cmake; do
@@ -81,7 +82,7 @@ check_initial_values() {
         if [ -n "$scripts" ]; then break; fi
     done
     [ -n "$scripts" ] || die "no ascendc_impl_build.py in $2 or in CANN's tikcpp/ascendc_kernel_cmake:" \
-        "it cannot be told whether outputs get their initial values; install another CANN ($OLDEST_CANN or newer)"
+        "cannot tell whether outputs get their initial values; install another CANN ($OLDEST_CANN or newer)"
     while read -r script; do
         grep -q output_init_value "$script" || die "$script does not know output_init_value: this CANN would drop the" \
             "initial zeros that SyncAll counts in on 910A; install a newer one"

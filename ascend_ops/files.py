@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all. ascend_ops imports nothing of mindpangu, whose files.py does more."""
+"""Atomic file writes. ascend_ops must not import mindpangu, so this is a small version of mindpangu/files.py."""
 
 import contextlib
 import errno
@@ -12,7 +12,7 @@ def scratch_file(path: Path) -> Iterator[Path]:
     """Yields the path of a scratch file next to `path`, for the caller to create. Renames it to `path` on success;
     deletes it on error.
 
-    Its name is unique: of two processes that write the same file, the last one wins.
+    The name of the scratch file is unique. If two processes write the same file, the last one wins.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
@@ -32,6 +32,6 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Removes the scratch files that killed processes left of `path`. No other process may be writing it."""
+    """Removes the scratch files of `path` that killed processes left. No other process may be writing `path`."""
     for scratch in path.parent.glob(f".{path.name}.*.writing"):
         scratch.unlink(missing_ok=True)

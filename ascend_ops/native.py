@@ -52,13 +52,13 @@ def library(operator: str) -> Path:
     command = [compiler(), *FLAGS, *TUNING.get(platform.machine(), "").split(), "cpu.cc", *_link_flags(operator)]
     name = f"{operator}-{_content_hash(operator, command)}.so"
     for folder in _folders():
-        if _is_complete(folder / name):  # also where nothing can be written
+        if _is_complete(folder / name):  # even if the folder is not writable
             return folder / name
     folder = build_folder()
     path = folder / name
     try:
         with (folder / ".lock").open("ab") as lock:
-            if _is_locked(lock):
+            if _acquire(lock):
                 remove_leftovers(path)
             if not _is_complete(path):
                 _compile(operator, command, path)
@@ -67,8 +67,8 @@ def library(operator: str) -> Path:
     return path
 
 
-def _is_locked(lock: BinaryIO) -> bool:
-    """Waits for the lock. Returns False if the file system has none: several processes may compile the same then."""
+def _acquire(lock: BinaryIO) -> bool:
+    """Waits for the lock. Returns False if the file system has no locks; several processes may then compile at once."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
@@ -173,7 +173,7 @@ def build_folder() -> Path:
 
 
 def _folders() -> list[Path]:
-    """Returns the folders that may have compiled kernels, best first."""
+    """Returns the folders that may hold compiled kernels, in order of preference."""
     folders = [PACKAGE / "_build"]
     with contextlib.suppress(RuntimeError):  # no HOME, and a user without an entry in the password database
         folders.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ascend_ops")

@@ -7,8 +7,8 @@
 #include "kernel_operator.h"
 #include "rre_limits.h"
 
-// RRE_DAV_C100 tells the two cores apart. Older versions of CANN define __CCE_AICORE__, those of 2026 __NPU_ARCH__. An
-// unknown core is an error: a guess could take the hardware SyncAll, which dav-c100 lacks.
+// RRE_DAV_C100 is 1 for dav-c100 and 0 for dav-c220. Older versions of CANN define __CCE_AICORE__, those of 2026
+// __NPU_ARCH__. An unknown core is an error: a guess could choose the hardware SyncAll, which dav-c100 lacks.
 #if __NPU_ARCH__ == 1001 || __CCE_AICORE__ == 100
 #define RRE_DAV_C100 1
 #elif __NPU_ARCH__ == 2201 || __CCE_AICORE__ == 220
@@ -55,7 +55,7 @@ __aicore__ inline Range ShareOfCore(uint32_t units, uint32_t granule) {
 }
 
 // All cores wait for each other, and then see what the others stored. On dav-c100 they count in `counters`, which the
-// host has set to zero. On dav-c220 the kernel's entry has to state its type; see rre_dispatch.cpp.
+// host has set to zero. On dav-c220 the entry function of the kernel must state its type; see rre_dispatch.cpp.
 class CoreSync {
  public:
   __aicore__ inline void Init(TPipe& pipe, GM_ADDR counters) {

@@ -1,4 +1,4 @@
-// Numbers that a kernel and its op_host must agree on. Both sides include this file; it is C++11, as op_host is.
+// Constants that a kernel and its op_host must agree on. Both include this file; it is C++11, like op_host.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,6 @@ namespace rre_limits {
 constexpr uint32_t kTileTokens = 256;            // tokens whose ids or positions a core loads together
 constexpr uint32_t kMostBatch = 16;              // rows that move together; larger batches save no more launches
 constexpr uint32_t kMostCores = 64;              // on any chip
-constexpr uint32_t kMostShift = kMostCores / 2;  // cores; of a running sum over the cores
+constexpr uint32_t kMostShift = kMostCores / 2;  // largest shift, in cores, of the running sum over the cores
 
 }  // namespace rre_limits

@@ -36,8 +36,8 @@ class Kernel:
         cann_cost: (shape, bytes of a row's element) → bytes and DMA launches of CANN's own operators for 910B, by
             arithmetic; None if they have nothing that does the same.
         dtypes: dtypes of rows, on chips that have them.
-        sources: files below ascend_ops. `tools/mutate_kernels.py` removes each of their statements that order, free,
-            wait, or state the kernel's type, one at a time.
+        sources: files below ascend_ops. `tools/mutate_kernels.py` removes their statements that order, free, wait, or
+            state the kernel's type, one at a time.
         mutants: changes that a rule or a check must reject.
         tight_mutants: mistakes in dividing the unified buffer, rejected on rows that fill it to its last granule.
     """

@@ -158,8 +158,8 @@ DISPATCH_MUTANTS = {
         ),
     },
     ENTRY: {
-        "kernel of the vector cores alone": ("KERNEL_TYPE_MIX_AIV_1_0", "KERNEL_TYPE_AIV_ONLY"),
-        "type of kernel on every chip": ("#if !RRE_DAV_C100", "#if 1"),
+        "kernel of type AIV_ONLY": ("KERNEL_TYPE_MIX_AIV_1_0", "KERNEL_TYPE_AIV_ONLY"),
+        "kernel type on every chip": ("#if !RRE_DAV_C100", "#if 1"),
     },
     SHARED_HEADER: {
         "no share for the last step": ("begin + each + (core < more ? 1 : 0)", "begin + each"),

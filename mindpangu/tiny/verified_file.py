@@ -25,7 +25,7 @@ _File = TypeVar("_File", bound="VerifiedFile")
 
 @dataclass(frozen=True)
 class _Signed:
-    """The entry in the metadata of the file."""
+    """The entry in the metadata of the file: the content with its kind, format version, and digest."""
 
     kind: str
     format_version: str
@@ -99,7 +99,7 @@ class VerifiedFile(ABC):
     @classmethod
     @abstractmethod
     def _from_content(cls: type[_File], header: dict[str, Any], tensors: dict[str, np.ndarray]) -> _File:
-        """Builds the file. Raises ValueError unless `_header` and `_tensors` can have written this content."""
+        """Builds the file from its content. Raises ValueError if `_header` and `_tensors` cannot have written this."""
 
     @abstractmethod
     def _header(self) -> dict[str, Any]: ...

@@ -142,7 +142,8 @@ class MetricsContent:
         """Parses the file.
 
         Args:
-            before: take only the records of steps before this one; None takes all.
+            before: keep only the records of steps before this one, because it and later ones are repeated; None keeps
+                all.
         """
         whole = data.rstrip(b"\0")  # after a power failure, a file may end in zeros
         text = whole.split(b"\n")
@@ -161,7 +162,7 @@ class MetricsContent:
             del text[-1]
             is_cut = True
         if before is not None:
-            problems |= {line.number: f"step {line.step} is taken again" for line in lines if line.step >= before}
+            problems |= {line.number: f"step {line.step} is repeated" for line in lines if line.step >= before}
             lines = [line for line in lines if line.step < before]
         kept = _longest_increasing([line.step for line in lines])
         problems |= {

@@ -65,11 +65,11 @@ def write_report(run: RunFolder) -> None:
     records = read_metrics(run.metrics)
     if records:
         plot_loss(records, run.loss_plot)
-    picture = ["![loss](loss.png)"] if run.loss_plot.exists() else []
+    loss_plot = ["![loss](loss.png)"] if run.loss_plot.exists() else []
     evaluation = _read(run.evaluation, _Evaluation)
     samples = _read(run.samples, _Samples)
     title = f"# {printable_line(run.root.name)}"
-    parts = [title, *_training(records, picture), *_evaluation(evaluation), *_samples(samples)]
+    parts = [title, *_training(records, loss_plot), *_evaluation(evaluation), *_samples(samples)]
     write_text_atomically(run.report, "\n\n".join(parts) + "\n")
 
 
@@ -90,7 +90,7 @@ def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
             lines += loss_axes.plot(steps, _smooth(losses), color=dots.get_color())
         legend = loss_axes.legend(lines, [str(index) for index in range(len(lines))], frameon=False)
         for text, name in zip(legend.get_texts(), domains, strict=True):
-            text.set_text(name)  # as a label of its line, a name that begins with _ would be left out
+            text.set_text(name)  # as the label of a line, a name that begins with _ would be left out
         loss_axes.set_ylabel("training loss (nats per token)")
         loss_axes.set_title(f"{path.parent.name}: loss by domain")
         norms = [record["global_norm"] for record in taken]
@@ -117,7 +117,7 @@ def _smooth(values: Sequence[float]) -> np.ndarray:
     return np.array(smoothed)
 
 
-def _training(records: list[dict[str, Any]], picture: list[str]) -> list[str]:
+def _training(records: list[dict[str, Any]], loss_plot: list[str]) -> list[str]:
     taken = [record for record in records if record["skipped"] is None]
     if not taken:
         return []
@@ -134,16 +134,16 @@ def _training(records: list[dict[str, Any]], picture: list[str]) -> list[str]:
         ("expert imbalance (max/mean)", f"{np.mean(_numbers(steady, 'imbalance')):.2f}"),
         ("skipped steps", str(skipped)),
     ]
-    return ["## Training", *picture, _table(("", "value"), rows)]
+    return ["## Training", *loss_plot, _table(("", "value"), rows)]
 
 
 def _numbers(records: Sequence[dict[str, Any]], key: str) -> list[float]:
-    """Returns the values of a field that are finite, or NaN alone if none is."""
+    """Returns the finite values of a field, or a single NaN if there are none."""
     return [record[key] for record in records if record[key] is not None] or [math.nan]
 
 
 def _read(path: Path, record: type[_Record]) -> _Record | None:
-    """Reads a result file. Returns None if it is missing or damaged: the report leaves it out then."""
+    """Reads a result file. Returns None if it is missing or damaged; the report then leaves it out."""
     try:
         return ResultFile(path, {}).read(record)
     except StageError:

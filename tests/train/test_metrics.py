@@ -162,7 +162,7 @@ def test_steps_after_the_checkpoint_are_set_aside(path):
     (kept,) = set_aside(path)
     assert kept.read_bytes() == b"".join(lines(51))
     assert path.read_bytes() == b"".join(lines(last=51))
-    assert "11 lines (line 51: step 51 is taken again; " in messages[0]
+    assert "11 lines (line 51: step 51 is repeated; " in messages[0]
     assert messages[0].endswith("kept as metrics.jsonl.set_aside-1")
 
 

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
-// dav-c100 is the core of Ascend 910A, dav-c220 that of 910B and 910_93. A kernel may ask for it, as under CANN: older
-// versions of CANN define __CCE_AICORE__, those of 2026 __NPU_ARCH__, and the emulator either of them.
+// dav-c100 is the core of Ascend 910A, dav-c220 that of 910B and 910_93. A kernel may test the macro, as under CANN:
+// older versions of CANN define __CCE_AICORE__, those of 2026 __NPU_ARCH__. The emulator runs with either of them.
 #if !defined(__NPU_ARCH__) && !defined(__CCE_AICORE__)
 #error "compile with -D__NPU_ARCH__=1001 or -D__CCE_AICORE__=100 (ascend910), or with 2201 or 220 (ascend910b, _93)"
 #endif
@@ -23,7 +23,7 @@ struct Chip {
   uint32_t vector_cores;   // that a kernel without matrix products may use
   uint64_t ub_bytes;       // size of a core's unified buffer that tiling sees: without the compiler's share
   uint32_t events;         // number of flags of one kind (from pipe, to pipe): QUE_MAX_EVENT
-  bool hardware_sync_all;  // SyncAll() without a workspace, in kernels of a type that has it
+  bool hardware_sync_all;  // SyncAll() without a workspace, in kernels of the right type
   bool kernel_types;       // KERNEL_TASK_TYPE_DEFAULT
   bool bfloat16;           // supported by the vector unit
 };
@@ -34,7 +34,7 @@ constexpr Chip kChips[] = {
     {"ascend910_93", 48, 192 * 1024 - 256, 8, true, true, true},
 };
 
-// The name of a chip with the core that this is compiled for.
+// The name of a chip with the core for which this file is compiled.
 constexpr const char* kCompiledFor = EMULATOR_DAV_C100 ? "ascend910" : "ascend910b";
 
 // The chip of this name, or nullptr.

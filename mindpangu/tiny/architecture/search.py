@@ -32,7 +32,7 @@ _Size = Annotated[int, Range(1, 1 << 40)]
 
 @dataclass(frozen=True)
 class _SavedPoint:
-    """`Point.to_dict`, as it is written."""
+    """A point as `Point.to_dict` writes it."""
 
     depth: _Size
     width: _Size

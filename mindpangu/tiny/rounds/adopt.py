@@ -25,7 +25,7 @@ def adopt(source: CheckpointReader, config: Config, log: Callable[[str], None] =
         config: configuration of the run that adopts it.
 
     Raises:
-        InUseError: another process trains rounds in the run folder.
+        InUseError: another process is training rounds in the run folder.
         CheckpointError: the round was trained with other settings.
         TrainingError: the checkpoint is not the end of a first round, its run folder is incomplete, or the run
             folder holds another training.

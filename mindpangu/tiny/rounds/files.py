@@ -35,7 +35,7 @@ def sample_file(rounds: Path, round: int) -> Path:
 
 @dataclass(frozen=True)
 class _LossesHeader:
-    """The fields of `BatchLosses` that are no tensors."""
+    """The fields of `BatchLosses` other than tensors."""
 
     round: Annotated[int, Range(1, 1 << 31)]
     source: Literal["frozen", "recorded"]
@@ -45,7 +45,7 @@ class _LossesHeader:
 
 @dataclass(frozen=True)
 class _SampleHeader:
-    """The fields of `RoundSample` that are no tensors."""
+    """The fields of `RoundSample` other than tensors."""
 
     round: Annotated[int, Range(2, 1 << 31)]
     settings: dict[str, Any]

@@ -37,7 +37,7 @@ def train_rounds(config: Config, settings: RoundSettings, resume: bool = False, 
         log: receives messages for the user.
 
     Raises:
-        InUseError: another process trains rounds in the run folder.
+        InUseError: another process is training rounds in the run folder.
         StoppedBySignal: a signal stopped the training; calling this again with `resume` continues it.
         TrainingError: a round has begun but `resume` is not given, its settings have changed since, or a file of a
             round is damaged, missing, or belongs to another training.

@@ -41,7 +41,7 @@ class Documents(Protocol):
     Attributes:
         total_bytes: size of the files.
         bytes_read: bytes read by the latest iteration.
-        left_out: what the latest iteration left out, in words; "" if nothing.
+        left_out: describes what the latest iteration left out; "" if nothing.
         digest: hex hash of the files and of the settings that select text from them.
     """
 
@@ -111,7 +111,7 @@ class FileDocuments:
     @property
     def left_out(self) -> str:
         count = self._fields_without_text
-        return f"{count:,} fields hold no text, but numbers, lists or objects" if count else ""
+        return f"{count:,} fields with numbers, lists, or objects instead of text" if count else ""
 
     def __iter__(self) -> Iterator[Document]:
         self.bytes_read = 0

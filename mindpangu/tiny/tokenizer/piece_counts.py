@@ -22,16 +22,12 @@ _BATCH_SIZE = 1 << 20  # characters of text that are tokenized at once
 
 @dataclass(frozen=True)
 class _Header:
-    """The fields of `PieceCounts` that are no tensors."""
+    """The fields of `PieceCounts` other than tensors."""
 
     tokenizer: Annotated[str, DIGEST]
     text: str
     train_bytes: Count
     heldout_bytes: Count
-
-
-def _lowest(values: np.ndarray) -> int:
-    return int(values.min(initial=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +61,8 @@ class PieceCounts(VerifiedFile):
     def _from_content(cls, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> "PieceCounts":
         saved = read_record(_Header, header)
         require_tensors(tensors, {"train": ("I64", 1), "heldout": ("I64", 1)})
-        if tensors["train"].shape != tensors["heldout"].shape or min(map(_lowest, tensors.values())) < 0:
-            raise ValueError("its counts are negative or of two vocabularies")
+        if tensors["train"].shape != tensors["heldout"].shape or any((counts < 0).any() for counts in tensors.values()):
+            raise ValueError("its counts are negative, or belong to two vocabularies")
         return cls(**vars(saved), train_V=tensors["train"], heldout_V=tensors["heldout"])
 
     def _header(self) -> dict[str, Any]:

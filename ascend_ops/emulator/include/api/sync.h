@@ -3,14 +3,14 @@
 
 #include "tensor.h"
 
-// Types of kernels that start the vector cores only; the numbers are CANN's.
+// Types of kernels that only start the vector cores; the numbers are CANN's.
 enum KernelMetaType : uint8_t { KERNEL_TYPE_AIV_ONLY = 0, KERNEL_TYPE_MIX_AIV_1_0 = 2 };
 
 namespace emulator {
 
 inline void set_type(KernelMetaType type) {
   if (!this_core->chip.kernel_types)
-    violate(rule::kChip, "KERNEL_TASK_TYPE_DEFAULT: %s has no types of kernels", this_core->chip.name);
+    violate(rule::kChip, "KERNEL_TASK_TYPE_DEFAULT: %s has no kernel types", this_core->chip.name);
   this_core->type_has_sync_all = type == KERNEL_TYPE_MIX_AIV_1_0;
 }
 

@@ -92,7 +92,7 @@ class Combine {
 
   __aicore__ inline uint64_t Element(uint64_t row, uint32_t column) const { return row * hidden_ + column; }
 
-  // To nearest, ties to even: the default of float → half, and the only mode of dav-c100, but bfloat16 needs the mode.
+  // To nearest, ties to even. For float → half this is the default, and the only mode of dav-c100; bfloat16 must ask.
   static constexpr RoundMode kRound = IsSameType<T, half>::value ? RoundMode::CAST_NONE : RoundMode::CAST_RINT;
 
   TPipe pipe_;

@@ -6,8 +6,8 @@ extern "C" __global__ __aicore__ void rre_dispatch(GM_ADDR x, GM_ADDR token_ids,
                                                    GM_ADDR invalid, GM_ADDR barrier, GM_ADDR workspace,
                                                    GM_ADDR tiling) {
 #if !RRE_DAV_C100
-  // The hardware SyncAll works in kernels of this type only. AIV_ONLY, which CANN may infer for a kernel without matrix
-  // products, starts the same cores, but does not synchronise them. dav-c100 has no types of kernels.
+  // The hardware SyncAll only works in kernels of this type. AIV_ONLY, which CANN may infer for a kernel without matrix
+  // products, starts the same cores but does not synchronise them. dav-c100 has no kernel types.
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0);
 #endif
   GET_TILING_DATA(data, tiling);

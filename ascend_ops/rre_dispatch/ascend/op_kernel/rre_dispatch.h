@@ -166,9 +166,9 @@ class Dispatch {
   }
 
   __aicore__ inline void MoveRows() {
-    // No flag keeps the load of `places` behind the store of the previous tile's positions; the queue of the rows does.
-    // A whole tile, with less than a granule of padding, has more batches than the queue has buffers. One of them has
-    // waited for a buffer whose store came after that of the positions.
+    // No flag orders the load of `places` after the store of the previous tile's positions; the queue of the rows does.
+    // A full tile, of which less than a granule is padding, has more batches than the queue has buffers. So one of its
+    // batches has waited for a buffer whose store came after the store of the positions.
     static_assert((kTileTokens - kInts) / kMostBatch > RowMover::kBuffers, "the positions of a tile need a flag");
     const LocalTensor<int32_t> next = histogram_.Get<int32_t>(), places = groups_of_tile_.Get<int32_t>();
     for (uint32_t first = share_.begin; first < share_.end; first += kTileTokens) {
