@@ -26,19 +26,20 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 # ---- Signals ---------------------------------------------------------------------------------------------------------
 
-# INT, TERM, and HUP go to the program that is running. When it has ended, the script ends too, with exit code 128 + the
-# number of the signal. A signal that was ignored at the start, as HUP is under nohup, stays ignored: bash cannot trap it.
-SECONDS_TO_STOP=5  # after a second signal; then the program is killed
+# INT, TERM, and HUP are passed on to the running program. When it has ended, the script ends too, with exit code 128 +
+# the number of the signal. A signal that was ignored at the start, as HUP is under nohup, stays ignored: bash cannot
+# trap it.
+SECONDS_TO_STOP=5  # time that the program has to end after a second signal, before it is killed
 program=''         # process id of the running program
-stop_signal=''     # the last of these signals that has come
+stop_signal=''     # the last of these signals, if any
 kill_at=''         # value of SECONDS at which the program is killed
-interrupted=''     # set by traps, because they end `wait`
+interrupted=''     # set by traps, because a trap ends `wait`
 
-# Runs a program and waits for it; returns its exit code. If `signal_program` is a function, it passes on the signals.
+# Runs a program, waits for it, and returns its exit code. The traps below pass signals on with `signal_program`.
 run() {
     local status=0
-    # In a process group of its own, a program gets a signal once, from this script, although Ctrl-C and batch systems
-    # send it to whole groups. Without job control (-m), bash would let the program ignore INT.
+    # Ctrl-C and batch systems send signals to whole process groups. In a group of its own, the program gets them only
+    # once, from this script. Without job control (-m), bash would also make the program ignore INT.
     set -m
     "$@" </dev/null &
     program=$!
@@ -51,14 +52,14 @@ run() {
         wait "$program" || status=$?
     done
     if [ -n "$stop_signal" ]; then
-        kill -s KILL -- "-$program" 2>/dev/null || true # what it has left behind
+        kill -s KILL -- "-$program" 2>/dev/null || true # processes that it has left behind
         exit_by_signal
     fi
     program=''
     return "$status"
 }
 
-# Passes signal $1 on to the running program. A program that does not end after a second one is killed.
+# Passes signal $1 on to the running program. A second signal starts the time after which the program is killed.
 stop_by_signal() {
     if [ -n "$stop_signal" ] && [ -z "$kill_at" ]; then kill_at=$((SECONDS + SECONDS_TO_STOP)); fi
     stop_signal=$1
@@ -70,7 +71,7 @@ stop_by_signal() {
 # Sends signal $1 to the running program.
 signal_program() { kill -s "$1" "$program" 2>/dev/null; }
 
-# Waits until the program has ended, and kills it if it has not by then.
+# Waits for the program to end, and kills it at $kill_at.
 kill_program_later() {
     while kill -0 "$program" 2>/dev/null; do
         if [ "$SECONDS" -ge "$kill_at" ]; then
@@ -81,18 +82,18 @@ kill_program_later() {
     done
 }
 
-# Prints what the user must know of the program that a signal has ended.
-last_words() { :; }
+# Prints what the user should know about the program that a signal has stopped.
+report_stop() { :; }
 
-# Exits as a program that the signal has ended.
+# Exits with the exit code of a program that the signal has stopped.
 exit_by_signal() {
-    last_words
+    report_stop
     # shellcheck disable=SC2046
     kill $(jobs -p) 2>/dev/null || true
     exit $((128 + $(kill -l "$stop_signal")))
 }
 
-# Ctrl-Z stops the program too, and fg or bg continues both.
+# Ctrl-Z suspends the program and this script, and fg or bg continues both.
 pause() {
     interrupted=yes
     if [ -n "$program" ]; then signal_program TSTP || true; fi
@@ -341,7 +342,7 @@ install_project() {
     compile_operators
 }
 
-# Runs a program in the project folder, in place of this shell.
+# Replaces this shell by a program that runs in the project folder.
 in_project() { cd "$PROJECT" && exec "$@"; }
 
 # Compiles the operators' CPU kernels so that the first run need not. A source that changes later is recompiled on its
@@ -398,8 +399,8 @@ unlock_venv() {
 
 # ---- Every run -------------------------------------------------------------------------------------------------------
 
-# Reduces MindSpore's logs, and unsets what must not reach a run: its compile cache, which silently gives wrong losses,
-# and the variables of another job's rank.
+# Reduces MindSpore's logs, and unsets variables that must not reach a run: the switch of MindSpore's compile cache,
+# which silently gives wrong losses, and the variables of a rank of another job.
 set_runtime_defaults() {
     local name stale=''
     for name in RANK_ID RANK_SIZE MS_ROLE MS_NODE_ID MS_WORKER_NUM MS_SCHED_HOST MS_SCHED_PORT; do

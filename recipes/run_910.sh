@@ -22,9 +22,9 @@ A stage is skipped if its output exists and its inputs are unchanged. Without op
 CPU in minutes, or recipes/pangu_sigma_node.yaml if NPUs and CANN are found.
 
 options
-    --config FILE          YAML file that describes the run, see recipes/; a relative path is looked for in the current
-                           folder first, then in the project folder. All other paths, those in FILE too, are relative
-                           to the project folder, unless --load or another option names something that exists here
+    --config FILE          YAML file that describes the run, see recipes/. A relative path in --config, --load, or
+                           another option is searched in the current folder first, then in the project folder. Paths
+                           inside FILE are relative to the project folder
     --resume               continue the run from its last checkpoint
     --load DIR             start a new run from the weights, tables, and tokenizer of a checkpoint; repeat it together
                            with --resume
@@ -51,14 +51,14 @@ environment: Ascend (start this script on every node)
     ASCEND_RT_VISIBLE_DEVICES   NPUs to use, e.g. 0,1,2,3              (0 to NPROC - 1)
 
 The exit code is 0 if all stages succeeded, or else that of the failed stage. Ctrl-C (SIGINT), SIGTERM, and SIGHUP, which
-a lost connection sends, go to the running stage. Training finishes its step, saves a checkpoint, and ends; --resume
-continues. Other stages leave no output. The script then ends with exit code 130, 143, or 129. After a second signal the
-stage ends at once, without saving. Under nohup SIGHUP is ignored.
+a lost connection sends, are passed on to the running stage. Training finishes its step, saves a checkpoint, and ends;
+--resume continues it. Other stages end without output. The script then exits with 130, 143, or 129. A second signal
+ends the stage at once, without saving. Under nohup, SIGHUP is ignored.
 END
 }
 
-# Prints path $1 as it can be used in the project folder: a relative one that exists in the folder in which the script
-# was started becomes absolute.
+# Prints path $1 for use in the project folder: a relative path that exists in the folder where the script was started
+# becomes absolute.
 locate() {
     if [[ "$1" != /* ]] && [ "$started_in" != "$PWD" ] && [ -n "$1" ] && [ -e "$started_in/$1" ]; then
         echo "$started_in/$1"
@@ -214,18 +214,17 @@ else
     fi
 fi
 
-# Exits if another program listens on the port of this job's scheduler, which runs on node 0. msrun would only say so
-# after a minute.
+# Exits if the port of this job's scheduler, which runs on node 0, is in use. msrun would take a minute to say so.
 require_free_port() {
     [ "$NODE_RANK" -eq 0 ] || return 0
     "$PYTHON" -c '
 import errno, socket, sys
 address, port = sys.argv[1:]
 try:
-    family, _, _, _, place = socket.getaddrinfo(address, int(port), type=socket.SOCK_STREAM)[0]
+    family, _, _, _, endpoint = socket.getaddrinfo(address, int(port), type=socket.SOCK_STREAM)[0]
     probe = socket.socket(family)
-    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have just ended do not count
-    probe.bind(place)
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignores connections that have just ended
+    probe.bind(endpoint)
 except OSError as error:
     if error.errno == errno.EADDRINUSE:
         sys.exit(3)
@@ -233,12 +232,12 @@ except OSError as error:
         sys.exit(4)
 ' "$MASTER_ADDR" "$MASTER_PORT" || case $? in
         3) die "MASTER_PORT $MASTER_PORT is in use on this machine: set another one, the same on all nodes" ;;
-        4) die "MASTER_ADDR '$MASTER_ADDR' is no address and no known host name" ;;
+        4) die "MASTER_ADDR '$MASTER_ADDR' is neither an address nor the name of a known host" ;;
     esac
 }
 
-# Sends signal $1 to the ranks of this node, which msrun (its process id is $program) has started. msrun itself must not
-# get it, because it would kill them before they can save.
+# Sends signal $1 to the ranks of this node, which are children of msrun ($program). msrun itself must not get the
+# signal, because it would kill the ranks before they can save.
 signal_ranks() {
     local status pid
     for status in $(grep -lsx "PPid:[[:space:]]*$program" /proc/[0-9]*/status); do
@@ -261,10 +260,10 @@ mindpangu_on_all_ranks() {
     require_free_port
     mkdir -p "$log_folder"
     signal_program() { signal_ranks "$1"; }
-    # msrun stops to show the first rank's log as soon as the ranks have ended
-    last_words() { grep -hs '^train: stopped' "$log_folder"/worker_*.log || true; }
+    # msrun stops showing the first rank's log as soon as the ranks have ended, before their last line
+    report_stop() { grep -hs '^train: stopped' "$log_folder"/worker_*.log || true; }
     info "Every rank logs to $log_folder; the log of this node's first rank follows."
-    # msrun's own warnings and tracebacks go to a file: the ranks report what went wrong
+    # msrun's own warnings and tracebacks go to a file, because the ranks report what went wrong
     PATH=$folder:$PATH run msrun --worker_num="$processes" --local_worker_num="$NPROC" --node_rank="$NODE_RANK" \
         --master_addr="$MASTER_ADDR" --master_port="$MASTER_PORT" --cluster_time_out="${CLUSTER_TIMEOUT:-600}" \
         --log_dir="$log_folder" --join=True --tail_worker_log=$((NODE_RANK * NPROC)) \

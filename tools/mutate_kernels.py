@@ -2,10 +2,10 @@
 
     python tools/mutate_kernels.py [--only NAME …] [--list]
 
-There are two kinds of mutants: one without each statement that orders, frees, waits, or states the kernel's type; and
-the wrong bounds, tiles, prefixes and formulas that an operator lists in its `emulation.py`. A mutant is rejected if one
-of the two cores, dav-c100 and dav-c220, rejects it. The tool prints SURVIVED for a mutant that no rule and no reference
-rejects, and exits with code 1.
+There are two kinds of mutants: sources without one of the statements that order, free, wait, or state the kernel's
+type; and sources with one of the wrong bounds, tiles, prefixes and formulas that an operator lists in its
+`emulation.py`. A mutant is rejected if a rule or the reference rejects it on one of the two cores, dav-c100 and
+dav-c220. The tool prints SURVIVED for a mutant that is not rejected, and exits with code 1.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from ascend_ops.emulator.cases import Shape, WrongResult
 from ascend_ops.emulator.kernels import Mutants, check, kernels
 
 TIMEOUT_S = 240
-CHIPS = ("ascend910", "ascend910b")  # one of each core
+CHIPS = ("ascend910", "ascend910b")  # one for each core
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def mutants() -> Iterator[Mutant]:
 
 
 def without_statements(kernel: str, file: str) -> Iterator[Mutant]:
-    """Yields one mutant per statement of a source that `STATEMENTS` matches."""
+    """Yields one mutant for each statement of a source that `STATEMENTS` matches."""
     text = (OPERATORS / file).read_text()
     for match in STATEMENTS.finditer(text):
         statement = match.group(1)

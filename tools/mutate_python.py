@@ -1,17 +1,17 @@
-"""Changes the Python sources of a few packages at random, one edit at a time, and shows which edits no test notices.
+"""Mutation testing: makes random edits to the Python code, one at a time, and shows those that no test notices.
 
     python tools/mutate_python.py                                   # 20 mutants of each of six packages
     python tools/mutate_python.py routing data --mutants 50 --seed 1 --json mutants.json
     python tools/mutate_python.py train --only train/schedule.py --mutants 1000
 
 Edits: comparisons, arithmetic, and/or, negations, constants ± 1, bounds of slices and ranges, swapped arguments, min
-and max, return values, and deleted statements. Each mutant lives in a copy of the project folder, never in the folder
-itself. Only the quick tests that run the changed line are run, the quickest first, until one fails. Which tests run a
-line is measured once, and again where a test or a source that it runs has changed (--map keeps it between runs); only
-what a test runs in its own process counts, not what it starts.
+and max, return values, and deleted statements. Mutants are made in copies of the project folder, never in the folder
+itself. Of the quick tests, only those that run the changed line are used, fastest first, until one fails. Which tests
+run which lines is measured once, and again for tests that have changed or run changed sources (--map keeps the
+measurement between runs). Only lines that a test runs in its own process count, not those of processes that it starts.
 
-A mutant that no test rejects is printed as a diff. Some change nothing that matters ("equivalent"): only a reader can
-tell. Exits with code 1 if a mutant survives.
+A mutant that no test rejects is printed as a diff. Some of them do not change the behaviour ("equivalent" mutants),
+which only a reader can tell. Exits with code 1 if a mutant survives.
 
 Why not a library: mutmut 3 puts every variant of a function behind a dispatcher, which MindSpore cannot compile, and
 skips decorated functions; cosmic-ray starts the whole test command, and with it MindSpore, for each mutant.
@@ -33,7 +33,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("routing", "data", "experts", "checkpoint", "train", "parallel")
-LOOKS = ("plot.py",)  # these modules only plot; see also `edits.find`
+SKIPPED = ("plot.py",)  # modules that only plot; see also `edits.find`
 WORKERS = 2
 VERDICTS = ("killed", "timed out", "survived")
 
@@ -51,9 +51,9 @@ class Result:
     Attributes:
         verdict: one of `VERDICTS`.
         tests: number of tests that were chosen.
-        left_out: number of tests that run the line, but would have taken too long.
-        line_runs: whether a test runs the line in its own process.
-        seconds: time that the run took.
+        left_out: number of tests that run the line but would have taken too long.
+        line_runs: True if a test runs the line in its own process.
+        seconds: duration of the run.
     """
 
     mutant: Mutant
@@ -71,7 +71,7 @@ def sample(packages: Iterable[str], count: int, seed: int, only: list[str]) -> l
         mutants: list[Mutant] = []
         for path in sorted((ROOT / "mindpangu" / package).rglob("*.py")):
             name = str(path.relative_to(ROOT))
-            if path.name not in LOOKS and (not only or any(part in name for part in only)):
+            if path.name not in SKIPPED and (not only or any(part in name for part in only)):
                 mutants += find(name, path.read_bytes())
         rng = random.Random(f"{seed} {package}")
         drawn += rng.sample(mutants, min(count, len(mutants)))
@@ -92,11 +92,11 @@ class Workers:
         self.pool = context.Pool(WORKERS, initializer=_take_tree, initargs=(self.trees,))
 
     def measure(self, files: list[str]) -> Iterator[tuple[str, dict]]:
-        """Yields (file of tests, what its tests run), as they end."""
+        """Yields (test file, record of `coverage.measure`) in the order in which they finish."""
         return self.pool.imap_unordered(_measure, files)
 
     def test(self, tasks: list[tuple[Mutant, list[str], float]]) -> Iterator[tuple[Mutant, str, float]]:
-        """Yields (mutant, verdict, seconds), as they end; a task is (mutant, tests, limit of time)."""
+        """Yields (mutant, verdict, seconds) in the order in which they finish. A task is (mutant, tests, timeout)."""
         return self.pool.imap_unordered(_test, tasks)
 
 
@@ -113,13 +113,13 @@ def _measure(file: str) -> tuple[str, dict]:
 
 
 def _test(task: tuple[Mutant, list[str], float]) -> tuple[Mutant, str, float]:
-    mutant, tests, limit = task
+    mutant, tests, timeout = task
     start = time.monotonic()
     path = _tree / mutant.file
     source = path.read_bytes()
     path.write_bytes(mutant.apply(source))
     try:
-        code = run_tests(_tree, tests, limit)
+        code = run_tests(_tree, tests, timeout)
     finally:
         path.write_bytes(source)
     verdict = "timed out" if code is None else "survived" if code == 0 else "killed"
@@ -127,7 +127,7 @@ def _test(task: tuple[Mutant, list[str], float]) -> tuple[Mutant, str, float]:
 
 
 def load_coverage(workers: Workers, paths: list[str], kept: Path | None) -> Coverage:
-    """Measures the files of tests in `paths`, except for those whose record in the file `kept` is up to date."""
+    """Measures the test files in `paths`, except for those whose record in the file `kept` is up to date."""
     records: dict[str, dict] = json.loads(kept.read_text()) if kept and kept.exists() else {}
     found = [[ROOT / name] if name.endswith(".py") else sorted((ROOT / name).rglob("test_*.py")) for name in paths]
     files = [str(path.relative_to(ROOT)) for in_folder in found for path in in_folder]
@@ -137,7 +137,7 @@ def load_coverage(workers: Workers, paths: list[str], kept: Path | None) -> Cove
         seconds = sum(test["seconds"] for test in record["tests"].values())
         print(f"measured {index}/{len(stale)} {file}: {len(record['tests'])} tests, {seconds:.0f} s", flush=True)
         for name in record["failed"]:
-            print(f"    {name} fails without a mutant, and is left out", flush=True)
+            print(f"    {name} fails without a mutant and is left out", flush=True)
         if kept:
             kept.write_text(json.dumps(records))
     return Coverage({name: Test(**test) for file in files for name, test in records[file]["tests"].items()})
@@ -148,10 +148,10 @@ def _digest(file: str, record: dict) -> str:
 
 
 def plan(mutants: list[Mutant], coverage: Coverage, budget: float) -> dict[Mutant, tuple[list[str], int, float]]:
-    """Returns mutant → (tests to run, number of tests left out, limit of time).
+    """Returns mutant → (tests to run, number of tests left out, timeout in seconds).
 
     Args:
-        budget: seconds of tests, as measured, that a mutant may take; at least one test is run.
+        budget: measured seconds that the tests of a mutant may take together; at least one test is run.
     """
     plans = {}
     for mutant in mutants:
@@ -169,7 +169,7 @@ def plan(mutants: list[Mutant], coverage: Coverage, budget: float) -> dict[Mutan
 
 
 def table(results: list[Result]) -> str:
-    """Formats one line per package."""
+    """Formats a table with one line per package."""
     lines = [f"{'package':12}{'tried':>8}{'killed':>8}{'timed out':>11}{'survived':>10}{'noticed':>9}"]
     packages = list(dict.fromkeys(each.mutant.file.split("/")[1] for each in results))
     for name in [*packages, "all"]:
@@ -183,7 +183,7 @@ def table(results: list[Result]) -> str:
 
 
 def describe(result: Result) -> str:
-    """Returns a survivor's place, kind, tests, and diff."""
+    """Describes a survivor: its line, kind, tests, and diff."""
     mutant = result.mutant
     tests = f"{result.tests} tests" if result.line_runs else f"no test runs this line; {result.tests} of its package"
     left_out = f", {result.left_out} left out" if result.left_out else ""
@@ -198,10 +198,12 @@ def main() -> None:
     parser.add_argument("--mutants", type=int, default=20, help="mutants of each package (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other mutants (default: 0)")
     parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="only files whose path contains a PART")
-    parser.add_argument("--tests", nargs="+", metavar="PATH", help="files or folders (default: of the six packages)")
+    parser.add_argument(
+        "--tests", nargs="+", metavar="PATH", help="test files or folders (default: those of the six packages)"
+    )
     parser.add_argument("--budget", type=float, default=180, metavar="S", help="seconds of tests per mutant (180)")
-    parser.add_argument("--map", type=Path, metavar="FILE", help="keep here which tests run which lines")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
+    parser.add_argument("--map", type=Path, metavar="FILE", help="keep in this file which tests run which lines")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file")
     parser.add_argument("--list", action="store_true", help="print the mutants and exit")
     arguments = parser.parse_args()
     packages = arguments.packages or PACKAGES
@@ -215,7 +217,7 @@ def main() -> None:
             print(f"{mutant.file}:{mutant.line} {mutant.kind}\n{mutant.diff((ROOT / mutant.file).read_bytes())}")
         return
     if not mutants:
-        parser.error("there is nothing to change")
+        parser.error("there is nothing to mutate")
 
     paths = arguments.tests or [f"tests/{package}" for package in PACKAGES]
     with tempfile.TemporaryDirectory(prefix="mutants_") as folder:
@@ -225,13 +227,13 @@ def main() -> None:
         coverage = load_coverage(workers, paths, arguments.map)
         plans = plan(mutants, coverage, arguments.budget)
         results = [Result(mutant, "survived", 0, 0, False, 0.0) for mutant in mutants if not plans[mutant][0]]
-        tasks = [(mutant, tests, limit) for mutant, (tests, _, limit) in plans.items() if tests]
+        tasks = [(mutant, tests, timeout) for mutant, (tests, _, timeout) in plans.items() if tests]
         for index, (mutant, verdict, seconds) in enumerate(workers.test(tasks), 1):
             tests, left_out, _ = plans[mutant]
             line_runs = coverage.runs(mutant.file, mutant.line)
             results.append(Result(mutant, verdict, len(tests), left_out, line_runs, round(seconds, 1)))
-            place = f"{mutant.file}:{mutant.line}"
-            print(f"{index:4}/{len(tasks)} {place:50} {mutant.kind:14} {verdict:10} {seconds:6.1f} s", flush=True)
+            position = f"{mutant.file}:{mutant.line}"
+            print(f"{index:4}/{len(tasks)} {position:50} {mutant.kind:14} {verdict:10} {seconds:6.1f} s", flush=True)
         workers.pool.terminate()
         shutil.rmtree(folder, ignore_errors=True)
 

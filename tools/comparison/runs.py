@@ -78,7 +78,7 @@ class Runs:
 
 
 def mindpangu(*words: str) -> None:
-    """Runs a verb and shows its output only if it fails. Passes a signal on, lets the verb save, and exits."""
+    """Runs a verb and shows its output only if it fails. On a signal, passes it on, lets the verb save, and exits."""
     command = [sys.executable, "-m", "mindpangu", *words]
     pipe = subprocess.PIPE
     # in a session of its own, the verb gets a signal once, even if it was sent to the whole group

@@ -1,1 +1,1 @@
-"""The parts of tools/mutate_python.py: edits of sources, which tests run which lines, and runs in forked processes."""
+"""Modules of tools/mutate_python.py: edits of sources, test coverage by line, and test runs in forked processes."""

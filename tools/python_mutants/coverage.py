@@ -1,4 +1,4 @@
-"""Measures which lines each test runs, and how long it takes. A file keeps what was measured."""
+"""Measures which lines each test runs, and how long it takes."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ import pytest
 
 from python_mutants.tree import run_tests
 
-LONGEST_FILE_S = 1200
+FILE_TIMEOUT_S = 1200
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Test:
     """A test that passes on the sources as they are.
 
     Attributes:
-        seconds: time that it took under the tracer, with the fixtures that it was the first to use.
-        lines: source below the project folder → the lines that it ran in this process.
+        seconds: duration under the tracer, including fixtures that this test was the first to use.
+        lines: path of a source below the project folder → the lines that the test ran in its own process.
     """
 
     seconds: float
@@ -34,7 +34,7 @@ class Test:
 
 @dataclass
 class Coverage:
-    """What the tests of some files run.
+    """The lines that tests run.
 
     Attributes:
         tests: node id → test.
@@ -43,11 +43,11 @@ class Coverage:
     tests: dict[str, Test] = field(default_factory=dict)
 
     def covering(self, file: str, line: int) -> list[str]:
-        """Returns the node ids of the tests that run a line, the quickest first.
+        """Returns the node ids of the tests that run a line, fastest first.
 
-        A line that no test runs may be one that MindSpore compiles, that runs when its module is imported, or that a
-        test runs in another process: then the tests that run anything of its file are returned, and after them the
-        others of its package's folder.
+        A line that no test seems to run may be compiled by MindSpore, run when its module is imported, or run in
+        another process. In this case the result is the tests that run any line of its file, followed by the other tests
+        of its package.
         """
         quickest_first = sorted(self.tests, key=lambda name: self.tests[name].seconds)
         if self.runs(file, line):
@@ -88,7 +88,7 @@ class Tracer:
         self.covered[item.nodeid] = {name: sorted(lines) for name, lines in self.lines.items()}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Notes the tests that pass and those that fail."""
+        """Records which tests pass and which fail."""
         if report.when == "call" and report.passed:
             self.passed.add(report.nodeid)
         if report.failed:
@@ -116,17 +116,17 @@ class Tracer:
 
 
 def measure(tree: Path, file: str) -> dict[str, Any]:
-    """Runs one file of tests under the tracer.
+    """Runs one test file under the tracer.
 
     Returns:
         {"tests": node id → fields of `Test`, "failed": node ids of the tests that fail without a mutant}.
 
     Raises:
-        RuntimeError: pytest did not run to its end.
+        RuntimeError: pytest did not finish.
     """
     output = tree.with_name(f"{tree.name}.coverage")
     output.unlink(missing_ok=True)
-    code = run_tests(tree, [file], LONGEST_FILE_S, plugins=(Tracer(tree, output),))
+    code = run_tests(tree, [file], FILE_TIMEOUT_S, plugins=(Tracer(tree, output),))
     if not output.exists():
         log = tree.with_name(f"{tree.name}.log").read_text(errors="replace")
         raise RuntimeError(f"the tests of {file} do not run ({code}):\n{log[-3000:]}")
@@ -134,7 +134,7 @@ def measure(tree: Path, file: str) -> dict[str, Any]:
 
 
 def digest(root: Path, file: str, sources: set[str]) -> str:
-    """Returns the hash of a file of tests and of the sources that its tests run."""
+    """Returns a hash of a test file and of the sources that its tests run."""
     content = hashlib.sha256()
     for name in [file, *sorted(sources)]:
         path = root / name

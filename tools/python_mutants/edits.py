@@ -32,7 +32,7 @@ _OPPOSITE: dict[type[ast.AST], type[ast.AST]] = {
 }
 _COUNTERPART = {"min": "max", "max": "min", "any": "all", "all": "any"}
 
-# statements whose calls only tell the user something
+# names of functions that only tell the user something
 _LOGGING = {"log", "print", "debug", "info", "warning", "warn"}
 
 
@@ -42,9 +42,9 @@ class Mutant:
 
     Attributes:
         file: path of the source below the project folder.
-        line: first line of what changes.
-        begin, end: the bytes that change.
-        new: what replaces them.
+        line: number of the first line that changes.
+        begin, end: offsets of the bytes that change.
+        new: text that replaces them.
         kind: kind of the edit, e.g. "comparison".
     """
 
@@ -68,10 +68,10 @@ class Mutant:
 
 
 def find(file: str, source: bytes) -> list[Mutant]:
-    """Returns every mutant of a source, in its order.
+    """Returns every mutant of a source, in the order of the source.
 
-    Skipped are annotations, docstrings, decorators, f-strings, arguments of exceptions, and calls that only log: their
-    mutants change messages, or nothing. Skipped are also functions that plot: no test should pin fonts and margins.
+    Annotations, docstrings, decorators, f-strings, arguments of exceptions, and calls that only log are skipped: their
+    mutants only change messages, or nothing. So are functions that plot, because no test should pin fonts and margins.
     """
     starts = [0]
     for line in source.splitlines(keepends=True):
@@ -120,7 +120,7 @@ def _only_tells(statement: ast.Expr) -> bool:
 
 
 def _changed_expressions(node: ast.expr) -> Iterator[tuple[ast.expr, str]]:
-    """Yields expressions that take the place of this one, and their kinds."""
+    """Yields (expression that replaces this one, kind of the edit)."""
     match node:
         case ast.Compare():
             for index, operator in enumerate(node.ops):

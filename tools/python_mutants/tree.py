@@ -1,7 +1,7 @@
-"""Copies of the project folder in which mutants live, and runs of pytest there, each in a process forked for it.
+"""Copies the project folder for mutants, and runs pytest in such a copy, in a forked process.
 
-MindSpore takes seconds to import. The parent has imported it, and nothing of this project, so a forked process starts
-its tests at once with the sources of its own copy. MindSpore compiles in a forked process as long as its parent has
+Importing MindSpore takes seconds. The parent imports it, but nothing of this project, so a forked process can start its
+tests at once with the sources of its own copy. MindSpore can compile in a forked process as long as its parent has
 compiled nothing.
 """
 
@@ -19,7 +19,7 @@ FAILED_TO_START = 250  # exit code of a run that ended before pytest
 
 
 def copy_tree(root: Path, folder: Path) -> None:
-    """Copies the files that Git knows or would add, and the compiled kernels, which are named after their sources."""
+    """Copies the files that Git tracks or would add, and the compiled kernels, which are named after their sources."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=root, capture_output=True, check=True).stdout
     for name in filter(None, listed.decode().split("\0")):
@@ -32,8 +32,8 @@ def copy_tree(root: Path, folder: Path) -> None:
 
 
 def preload() -> None:
-    """Imports what the tests need of other projects."""
-    # compiled files are taken by the time of the source in seconds, within which several mutants may be written
+    """Imports the libraries that the tests need."""
+    # Python would reuse a .pyc file for another mutant of the same size that was written in the same second
     sys.dont_write_bytecode = True
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     os.environ.setdefault("GLOG_v", "3")
@@ -44,7 +44,7 @@ def preload() -> None:
     import safetensors  # noqa: F401
     import sentencepiece  # noqa: F401
 
-    # the same examples in every run, and no limits of time, which the load of the machine would break
+    # the same examples in every run, and no deadlines, which a busy machine would miss
     hypothesis.settings.register_profile(
         "mutants", deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
     )
@@ -54,12 +54,12 @@ def run_tests(tree: Path, tests: list[str], seconds: float, plugins: tuple[objec
     """Runs pytest on `tests` in a forked process and returns its exit code.
 
     Args:
-        tree: copy of the project folder; the sources of its packages are used.
+        tree: copy of the project folder; its sources are used.
         tests: files or node ids below the tree. Without plugins, the first failure ends the run.
-        seconds: limit of time.
+        seconds: timeout.
 
     Returns:
-        pytest's exit code, the negative number of the signal that ended the process, or None after the limit of time.
+        pytest's exit code, the negative number of the signal that ended the process, or None after a timeout.
     """
     child = os.fork()
     if child == 0:
@@ -73,7 +73,7 @@ def run_tests(tree: Path, tests: list[str], seconds: float, plugins: tuple[objec
         else:
             time.sleep(0.02)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # also what its tests have left running
+        os.killpg(child, signal.SIGKILL)  # with everything that its tests have left running
     if status is None:
         os.waitpid(child, 0)
     return status
@@ -93,7 +93,7 @@ def _run_in_child(tree: Path, tests: list[str], plugins: tuple[object, ...]) -> 
         os.chdir(tree)
         os.environ["PYTHONPATH"] = str(tree)
         os.environ["TMPDIR"] = str(scratch)
-        tempfile.tempdir = None  # the parent's, which it has kept
+        tempfile.tempdir = None  # forgets the parent's cached choice
         sys.path.insert(0, str(tree))
 
         import pytest
@@ -106,4 +106,4 @@ def _run_in_child(tree: Path, tests: list[str], plugins: tuple[object, ...]) -> 
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # without the exit handlers of the parent's libraries
+        os._exit(code)  # without running the exit handlers of the parent's libraries
