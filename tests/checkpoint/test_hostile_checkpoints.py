@@ -10,7 +10,7 @@ import pytest
 from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, SavedState, finish_publishing
 from mindpangu.cli.main import main
 from mindpangu.errors import CheckpointError
-from tests.fuzz.doors import OLDER, sign
+from tests.fuzz.readers import OLDER, sign
 
 FOLDER = "run/checkpoint/iteration_00000004"
 

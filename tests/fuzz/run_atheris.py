@@ -1,12 +1,12 @@
-"""Fuzzes the doors for files from elsewhere, guided by coverage.
+"""Fuzzes the readers of files from elsewhere, guided by coverage.
 
     pip install -e '.[fuzz]'
-    python tests/fuzz/run_atheris.py                      all doors, one minute each
-    python tests/fuzz/run_atheris.py --seconds 600 dense  one door, ten minutes
+    python tests/fuzz/run_atheris.py                      all readers, one minute each
+    python tests/fuzz/run_atheris.py --seconds 600 dense  one reader, ten minutes
 
 Half of the inputs choose mutations of the real file (`mutations.py`), the other half replace it. Stops at the first
-input for which a door does anything but accept the file or refuse it with a MindPanguError within two seconds, and
-prints the traceback. Each door runs in a process of its own, because libFuzzer ends the process. Prints the number of
+input for which a reader does anything but accept the file or refuse it with a MindPanguError within two seconds, and
+prints the traceback. Each reader runs in a process of its own, because libFuzzer ends the process. Prints the number of
 cases per minute.
 """
 
@@ -24,29 +24,29 @@ SLOWEST_S = 2
 
 
 def fuzz(name: str, seconds: int) -> None:
-    """Fuzzes one door until the time is up; never returns."""
+    """Fuzzes one reader until the time is up; never returns."""
     import atheris
 
     sys.path.insert(0, str(PROJECT))
     with atheris.instrument_imports(include=["mindpangu"], enable_loader_override=False):
-        from tests.fuzz.doors import DOORS, make_sandbox, open_door
+        from tests.fuzz.readers import READERS, make_sandbox, read_forged
     from tests.fuzz.mutations import mutate
 
-    door = DOORS[name]
+    reader = READERS[name]
     sandbox = Path(tempfile.mkdtemp(prefix="mindpangu_fuzz_")) / "sandbox"
     make_sandbox(sandbox)
-    real = (sandbox / door.file).read_bytes()
+    real = (sandbox / reader.file).read_bytes()
 
     def one_case(data: bytes) -> None:
         provider = atheris.FuzzedDataProvider(data)
         if provider.ConsumeBool():
-            forged = mutate(real, door.form, lambda n: provider.ConsumeIntInRange(0, n - 1))
+            forged = mutate(real, reader.form, lambda n: provider.ConsumeIntInRange(0, n - 1))
         else:
             forged = provider.ConsumeBytes(provider.remaining_bytes())
         began = time.process_time()
-        open_door(door, sandbox, forged)
+        read_forged(reader, sandbox, forged)
         if time.process_time() - began > SLOWEST_S:
-            raise TimeoutError(f"the door {name} took {time.process_time() - began:.1f} s")
+            raise TimeoutError(f"the reader of {name} took {time.process_time() - began:.1f} s")
 
     seeds = Path(tempfile.mkdtemp(prefix="mindpangu_seeds_"))
     (seeds / "real").write_bytes(b"\0" + real)  # an even first byte replaces the file
@@ -58,17 +58,17 @@ def fuzz(name: str, seconds: int) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("doors", nargs="*", help="Doors to fuzz (default: all).")
-    parser.add_argument("--seconds", type=int, default=60, help="Time for each door (default: %(default)s).")
+    parser.add_argument("readers", nargs="*", help="Readers to fuzz (default: all).")
+    parser.add_argument("--seconds", type=int, default=60, help="Time for each reader (default: %(default)s).")
     parser.add_argument("--in-this-process", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.in_this_process:
-        fuzz(options.doors[0], options.seconds)
+        fuzz(options.readers[0], options.seconds)
     sys.path.insert(0, str(PROJECT))
     with contextlib.redirect_stderr(io.StringIO()):
-        from tests.fuzz.doors import DOORS
+        from tests.fuzz.readers import READERS
     failed = []
-    for name in options.doors or DOORS:
+    for name in options.readers or READERS:
         command = [sys.executable, __file__, "--in-this-process", "--seconds", str(options.seconds), name]
         began = time.monotonic()
         process = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
@@ -78,7 +78,7 @@ def main() -> int:
         if process.returncode or not cases:
             failed.append(name)
             print(process.stdout[-3000:], process.stderr[-5000:], sep="\n", flush=True)
-    print(f"{len(failed)} doors failed{': ' if failed else ''}{', '.join(failed)}")
+    print(f"{len(failed)} readers failed{': ' if failed else ''}{', '.join(failed)}")
     return 1 if failed else 0
 
 

@@ -1,7 +1,7 @@
-"""Every door through which a file comes in, with a real file of its kind.
+"""The reader of every kind of file that may come from elsewhere, with a real file of this kind.
 
-`open_door` writes a forged file over the real one in a sandbox and opens it as mindpangu does. What a forger would do,
-it does too: a file of a checkpoint gets its size and hash in the manifest, a signed file gets its digest.
+`read_forged` writes a forged file over the real one in a sandbox and reads it as mindpangu does. It also does what a
+forger would do: a file of a checkpoint gets its size and hash in the manifest, a signed file gets its digest.
 """
 
 import contextlib
@@ -53,19 +53,19 @@ WEIGHT = "backbone.layernorm.gamma"
 
 
 @dataclass(frozen=True)
-class Door:
-    """A kind of file from elsewhere.
+class Reader:
+    """The reader of one kind of file.
 
     Attributes:
-        file: path of a real one in the sandbox.
-        form: what `mutations.mutate` may know of its content.
-        enter: opens the file in a sandbox and uses all of it.
+        file: path of a real file of this kind in the sandbox.
+        form: what `mutations.mutate` may know about its content.
+        use: reads the file in a sandbox and uses all of it.
         user_names_it: True if the path of the file comes from the user, who may name a link.
     """
 
     file: str
     form: str
-    enter: Callable[[Path], object]
+    use: Callable[[Path], object]
     user_names_it: bool = False
 
 
@@ -103,16 +103,16 @@ def make_sandbox(folder: Path) -> None:
     np.save(release / "word_embedding.npy", rows)
 
 
-def open_door(door: Door, sandbox: Path, forged: bytes) -> str | None:
+def read_forged(reader: Reader, sandbox: Path, forged: bytes) -> str | None:
     """Opens a forged file. Returns the message with which it is refused, or None if it is accepted.
 
     Any other exception than a MindPanguError passes through: it is a fault.
     """
-    path = sandbox / door.file
+    path = sandbox / reader.file
     real = path.read_bytes()
     try:
         path.write_bytes(forged)
-        door.enter(sandbox)
+        reader.use(sandbox)
     except MindPanguError as error:
         return str(error)
     finally:
@@ -141,7 +141,7 @@ def sign(folder: Path, name: str) -> CheckpointReader:
         path.write_bytes(real)
 
 
-def enter_manifest(sandbox: Path) -> None:
+def use_manifest(sandbox: Path) -> None:
     """Reads every file of a checkpoint, and takes all of them into another one, as `extract` does."""
     reader = CheckpointReader(sandbox / CHECKPOINT)
     for name in reader.files:
@@ -151,11 +151,11 @@ def enter_manifest(sandbox: Path) -> None:
             writer.take(name, reader)
 
 
-def enter_config(sandbox: Path) -> None:
+def use_config(sandbox: Path) -> None:
     build_domains(sign(sandbox / CHECKPOINT, "config.yaml").config())
 
 
-def enter_records(sandbox: Path) -> None:
+def use_records(sandbox: Path) -> None:
     """Reads a corpus and the same records as prompts."""
     config = load_config(None, {"domains.names": "[zh, en, code]"})
     path = sandbox / "corpus.jsonl"
@@ -166,20 +166,20 @@ def enter_records(sandbox: Path) -> None:
         pass
 
 
-def enter_dense(sandbox: Path) -> None:
+def use_dense(sandbox: Path) -> None:
     dense = DenseFiles(sign(sandbox / CHECKPOINT, "dense_00000_of_00001.safetensors"))
     for name in dense.shapes:
         dense.read(name)
 
 
-def enter_slices(sandbox: Path) -> None:
+def use_slices(sandbox: Path) -> None:
     """Reads a checkpoint whose dense files are those of two ranks."""
     dense = DenseFiles(sign(sandbox / SLICED, "dense_00001_of_00002.safetensors"))
     for name in dense.shapes:
         dense.read(name)
 
 
-def enter_expert(sandbox: Path) -> None:
+def use_expert(sandbox: Path) -> None:
     path = sandbox / EXPERT
     file = TensorFile(path)
     ExpertFile.decode(path, path.read_bytes())
@@ -188,53 +188,53 @@ def enter_expert(sandbox: Path) -> None:
         np.testing.assert_array_equal(b"".join(file.chunks(name)), file.read(name).tobytes())
 
 
-def enter_shards(sandbox: Path) -> None:
+def use_shards(sandbox: Path) -> None:
     shards = TokenShards.open(sandbox / "run" / "data")
     for name in shards.domain_names:
         shards.num_tokens(name, "train") + shards.text_bytes(name, "heldout") + shards.num_documents(name, "train")
         shards.tokens(name, "train").sum()
 
 
-def enter_stage(sandbox: Path) -> None:
+def use_stage(sandbox: Path) -> None:
     stage = Stage(sandbox / "run" / "data", json.loads((OLDER / "run/data/stage.json").read_text())["inputs"])
     stage.is_current()
     stage.has_other_inputs()
 
 
-def enter_pointer(sandbox: Path) -> None:
+def use_pointer(sandbox: Path) -> None:
     run = sandbox / "run"
     finish_publishing(run / "checkpoint", run / "latest_checkpointed_iteration.txt", 1)
     assert (run / "latest_checkpointed_iteration.txt").read_text() == "4\n"
 
 
-def enter_tokenizer(sandbox: Path) -> None:
+def use_tokenizer(sandbox: Path) -> None:
     tokenizer = Tokenizer.load(sandbox / "run" / "tokenizer" / "signs.model")
     tokenizer.decode(tokenizer.encode("a text 文"))
 
 
-def enter_release(sandbox: Path) -> None:
+def use_release(sandbox: Path) -> None:
     file = MindSporeFile(sandbox / "release" / "model.ckpt")
     for name in file.names:
         file.read(name)
 
 
-def enter_strategy(sandbox: Path) -> None:
+def use_strategy(sandbox: Path) -> None:
     for layout in read_strategy(sandbox / "strategy.ckpt").values():
         if layout.num_ranks == 8:  # the number of files, which is compared first
             with contextlib.suppress(ValueError):
                 owners(layout)
 
 
-def enter_table(sandbox: Path) -> None:
+def use_table(sandbox: Path) -> None:
     source = PanguAlphaSource(sandbox / "release", None)
     source.shape(WORD_EMBEDDING)
     source.read(WORD_EMBEDDING).sum()
 
 
 def signed(kind: type[VerifiedFile], file: str) -> Callable[[Path], None]:
-    """Returns a door that opens a file with a digest, as it is and with the digest that its content should have."""
+    """Returns a function that reads a file with a digest, as it is and with the digest that its content should have."""
 
-    def enter(sandbox: Path) -> None:
+    def use(sandbox: Path) -> None:
         path = sandbox / file
         try:
             kind.load(path)
@@ -244,7 +244,7 @@ def signed(kind: type[VerifiedFile], file: str) -> Callable[[Path], None]:
             path.write_bytes(with_digest(kind, path.read_bytes()))
             kind.load(path)
 
-    return enter
+    return use
 
 
 def with_digest(kind: type[VerifiedFile], data: bytes) -> bytes:
@@ -264,13 +264,13 @@ def result(record: type, file: str) -> Callable[[Path], object]:
     return lambda sandbox: ResultFile(sandbox / file, {}).read(record)
 
 
-def enter_report(sandbox: Path) -> None:
+def use_report(sandbox: Path) -> None:
     from mindpangu.train.report import _Evaluation, _evaluation, _read
 
     _evaluation(_read(sandbox / "run" / "evaluation.json", _Evaluation))
 
 
-def enter_metrics(sandbox: Path) -> None:
+def use_metrics(sandbox: Path) -> None:
     from mindpangu.train.metrics import read_metrics
 
     try:
@@ -282,40 +282,40 @@ def enter_metrics(sandbox: Path) -> None:
     assert steps == sorted(set(steps))
 
 
-DOORS = {
-    "manifest": Door(f"{CHECKPOINT}/manifest.json", "json", enter_manifest),
-    "state": Door(
+READERS = {
+    "manifest": Reader(f"{CHECKPOINT}/manifest.json", "json", use_manifest),
+    "state": Reader(
         f"{CHECKPOINT}/state.json", "json", lambda box: SavedState.read(sign(box / CHECKPOINT, "state.json"))
     ),
-    "config": Door(f"{CHECKPOINT}/config.yaml", "bytes", enter_config),
-    "dense": Door(f"{CHECKPOINT}/dense_00000_of_00001.safetensors", "safetensors", enter_dense),
-    "slices": Door(f"{SLICED}/dense_00001_of_00002.safetensors", "safetensors", enter_slices),
-    "expert": Door(EXPERT, "safetensors", enter_expert),
-    "routing": Door(
+    "config": Reader(f"{CHECKPOINT}/config.yaml", "bytes", use_config),
+    "dense": Reader(f"{CHECKPOINT}/dense_00000_of_00001.safetensors", "safetensors", use_dense),
+    "slices": Reader(f"{SLICED}/dense_00001_of_00002.safetensors", "safetensors", use_slices),
+    "expert": Reader(EXPERT, "safetensors", use_expert),
+    "routing": Reader(
         "run/routing/zh.safetensors", "safetensors", lambda box: RoutingTable.load(box / "run/routing", ["zh"])
     ),
-    "index": Door("run/data/index.json", "json", enter_shards),
-    "stage": Door("run/data/stage.json", "json", enter_stage),
-    "pointer": Door("run/latest_checkpointed_iteration.txt", "bytes", enter_pointer),
-    "corpus": Door("corpus.jsonl", "bytes", enter_records, user_names_it=True),
-    "tokenizer": Door("run/tokenizer/signs.model", "bytes", enter_tokenizer, user_names_it=True),
-    "metrics": Door("run/metrics.jsonl", "bytes", enter_metrics),
-    "evaluation": Door("run/evaluation.json", "json", enter_report),
-    "losses": Door(
+    "index": Reader("run/data/index.json", "json", use_shards),
+    "stage": Reader("run/data/stage.json", "json", use_stage),
+    "pointer": Reader("run/latest_checkpointed_iteration.txt", "bytes", use_pointer),
+    "corpus": Reader("corpus.jsonl", "bytes", use_records, user_names_it=True),
+    "tokenizer": Reader("run/tokenizer/signs.model", "bytes", use_tokenizer, user_names_it=True),
+    "metrics": Reader("run/metrics.jsonl", "bytes", use_metrics),
+    "evaluation": Reader("run/evaluation.json", "json", use_report),
+    "losses": Reader(
         "rounds_run/rounds/round_1_losses.safetensors",
         "safetensors",
         signed(BatchLosses, "rounds_run/rounds/round_1_losses.safetensors"),
     ),
-    "sample": Door(
+    "sample": Reader(
         "rounds_run/rounds/round_2_sample.safetensors",
         "safetensors",
         signed(RoundSample, "rounds_run/rounds/round_2_sample.safetensors"),
     ),
-    "counts": Door("counts.safetensors", "safetensors", signed(PieceCounts, "counts.safetensors")),
-    "trial": Door("trial.json", "json", result(TrialResult, "trial.json")),
-    "finetune": Door("finetune.json", "json", result(SavedComparison, "finetune.json")),
-    "points": Door("points.json", "json", result(SavedPoints, "points.json")),
-    "ckpt": Door("release/model.ckpt", "bytes", enter_release, user_names_it=True),
-    "strategy": Door("strategy.ckpt", "bytes", enter_strategy, user_names_it=True),
-    "table": Door("release/word_embedding.npy", "bytes", enter_table, user_names_it=True),
+    "counts": Reader("counts.safetensors", "safetensors", signed(PieceCounts, "counts.safetensors")),
+    "trial": Reader("trial.json", "json", result(TrialResult, "trial.json")),
+    "finetune": Reader("finetune.json", "json", result(SavedComparison, "finetune.json")),
+    "points": Reader("points.json", "json", result(SavedPoints, "points.json")),
+    "ckpt": Reader("release/model.ckpt", "bytes", use_release, user_names_it=True),
+    "strategy": Reader("strategy.ckpt", "bytes", use_strategy, user_names_it=True),
+    "table": Reader("release/word_embedding.npy", "bytes", use_table, user_names_it=True),
 }

@@ -1,4 +1,5 @@
-"""Whatever a file from elsewhere holds, its door accepts it or refuses it in one message, soon, and writes only there.
+"""Whatever a file from elsewhere holds, its reader accepts it or refuses it in one message, soon, and writes nowhere
+else.
 
 `MINDPANGU_FUZZ_EXAMPLES=5000 python -m pytest tests/fuzz` tries more; `python tests/fuzz/run_atheris.py` lets coverage
 guide the mutations.
@@ -15,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mindpangu.errors import MindPanguError
-from tests.fuzz.doors import DOORS, make_sandbox, open_door
 from tests.fuzz.mutations import mutate
+from tests.fuzz.readers import READERS, make_sandbox, read_forged
 
 EXAMPLES = os.environ.get("MINDPANGU_FUZZ_EXAMPLES")
 LONGEST_MESSAGE = 1500  # characters; a path takes some hundred
@@ -32,19 +33,19 @@ def sandbox(tmp_path_factory):
 
     yield folder
 
-    shutil.rmtree(folder / "out", ignore_errors=True)  # where `enter_manifest` writes
+    shutil.rmtree(folder / "out", ignore_errors=True)  # where `use_manifest` writes
     assert set(folder.rglob("*")) == real
     assert [path.name for path in top.rglob("*") if folder not in (path, *path.parents)] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", READERS)
 def test_the_real_file_is_accepted(sandbox, name):
-    door = DOORS[name]
+    reader = READERS[name]
 
-    assert open_door(door, sandbox, (sandbox / door.file).read_bytes()) is None
+    assert read_forged(reader, sandbox, (sandbox / reader.file).read_bytes()) is None
 
 
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", READERS)
 @settings(
     max_examples=int(EXAMPLES or 25),
     deadline=None,
@@ -54,11 +55,11 @@ def test_the_real_file_is_accepted(sandbox, name):
 )
 @given(data=st.data())
 def test_a_forged_file_is_accepted_or_refused_in_one_message(sandbox, name, data):
-    door = DOORS[name]
-    forged = mutate((sandbox / door.file).read_bytes(), door.form, lambda n: data.draw(st.integers(0, n - 1)))
+    reader = READERS[name]
+    forged = mutate((sandbox / reader.file).read_bytes(), reader.form, lambda n: data.draw(st.integers(0, n - 1)))
 
     began = time.process_time()
-    message = open_door(door, sandbox, forged)
+    message = read_forged(reader, sandbox, forged)
     seconds = time.process_time() - began
 
     assert message is None or 0 < len(message) < LONGEST_MESSAGE
@@ -67,7 +68,7 @@ def test_a_forged_file_is_accepted_or_refused_in_one_message(sandbox, name, data
 
 
 def refuse_to_wait(*_):
-    raise AssertionError("the door waits for the file")
+    raise AssertionError("the reader waits for the file")
 
 
 @pytest.fixture
@@ -97,14 +98,14 @@ DERIVED = ("stage", "evaluation", "metrics")  # a file that cannot be used count
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", READERS)
 def test_only_regular_files_of_a_sensible_size_are_read(sandbox, patience, name, kind):
-    door = DOORS[name]
-    if door.user_names_it and kind == "a link to a whole file":
+    reader = READERS[name]
+    if reader.user_names_it and kind == "a link to a whole file":
         pytest.skip("users may name a link")
     if name == "pointer":
         pytest.skip("not read but written: see test_the_latest_step_is_not_written_into_something_else")
-    path = sandbox / door.file
+    path = sandbox / reader.file
     moved = path.with_name("moved")
     path.rename(moved)
 
@@ -112,10 +113,10 @@ def test_only_regular_files_of_a_sensible_size_are_read(sandbox, patience, name,
         SPECIAL[kind](path)
         began = time.process_time()
         if name in DERIVED:
-            door.enter(sandbox)
+            reader.use(sandbox)
         else:
             with pytest.raises(MindPanguError, match=f"{re.escape(path.name)}|{path.parent.name}"):
-                door.enter(sandbox)
+                reader.use(sandbox)
         assert time.process_time() - began < 2
     finally:
         path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)

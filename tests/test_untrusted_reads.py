@@ -1,4 +1,4 @@
-"""Files are read through `untrusted.py` and the doors built on it: nothing else parses JSON or opens a file to read it.
+"""Files are read with `untrusted.py` and what is built on it: no other code parses JSON or opens a file for reading.
 
 The exceptions are listed below, each with its reason.
 """
@@ -28,7 +28,7 @@ PARSERS = {
 READERS = {"read_text", "read_bytes", "ParseFromString", "FromString"}  # methods, e.g. of Path
 
 ALLOWED = {
-    "untrusted.py": {"open", "os.open"},  # the door itself
+    "untrusted.py": {"open", "os.open"},  # open_file itself
     "files.py": {
         "os.open",  # open_nofollow, for writing
         "open",  # read_chunks hashes files that a user names, such as a corpus, whatever they hold
@@ -82,7 +82,7 @@ def is_path_open(call):
     return not (call.args or call.keywords) or (isinstance(first, str) and first.startswith("r"))
 
 
-def test_files_are_read_only_through_the_doors():
+def test_files_are_read_only_with_checked_readers():
     found = {}
     for path in sorted((PROJECT / "mindpangu").rglob("*.py")):
         module = path.relative_to(PROJECT / "mindpangu").as_posix()
