@@ -20,7 +20,7 @@ from mindpangu.files import fsync_folder, write_bytes_atomically
 from mindpangu.train.callbacks import Callback, StepRecord
 from mindpangu.untrusted import parse_json, read_bytes
 
-_LIMIT = 1 << 32  # bytes of the file: some ten million steps
+_FILE_LIMIT = 1 << 32  # bytes of the file: some ten million steps
 _INT64 = 1 << 63
 _BEGINNING = b'{"step": '
 _FIELDS = typing.get_type_hints(StepRecord)
@@ -63,7 +63,7 @@ def read_metrics(path: Path, log: Log = print) -> list[dict[str, Any]]:
     An incomplete last line, which a kill cut off or which training is just writing, is left out silently.
     """
     try:
-        content = MetricsContent.parse(read_bytes(path, _LIMIT))
+        content = MetricsContent.parse(read_bytes(path, _FILE_LIMIT))
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
@@ -77,7 +77,7 @@ def read_metrics(path: Path, log: Log = print) -> list[dict[str, Any]]:
 def copy_metrics(source: Path, target: Path, last_step: int, log: Log = print) -> None:
     """Copies the records of the steps up to `last_step`. Sets aside an existing `target` with other content."""
     try:
-        content = MetricsContent.parse(read_bytes(source, _LIMIT), last_step + 1)
+        content = MetricsContent.parse(read_bytes(source, _FILE_LIMIT), last_step + 1)
     except FileNotFoundError:
         content = MetricsContent([], {}, [], False)
     except ValueError as error:
@@ -88,7 +88,7 @@ def copy_metrics(source: Path, target: Path, last_step: int, log: Log = print) -
     data = _join(line.text for line in content.lines)
     if os.path.lexists(target):
         with contextlib.suppress(ValueError):
-            if read_bytes(target, _LIMIT) == data:
+            if read_bytes(target, _FILE_LIMIT) == data:
                 return
         log(f"{target} is of an earlier training; kept as {set_aside(target).name}")
     write_bytes_atomically(target, data)
@@ -233,7 +233,7 @@ def _longest_increasing(steps: Sequence[int]) -> Collection[int]:
 def _set_aside_other_lines(path: Path, first_step: int, recent_losses: Sequence[float], log: Log) -> None:
     """Sets aside every line but the records of steps before `first_step`, which stay in the file."""
     try:
-        data = read_bytes(path, _LIMIT)
+        data = read_bytes(path, _FILE_LIMIT)
     except FileNotFoundError:
         data = b""
     except ValueError as error:
