@@ -28,7 +28,6 @@ from mindpangu.cli import (
     upcycle,
 )
 from mindpangu.cli.environment import check_variables, describe_exhaustion
-from mindpangu.cli.locale import restart_in_utf8_mode
 from mindpangu.cli.option_types import TYPES
 from mindpangu.cli.streams import guarded_streams
 from mindpangu.config import Config, find_file, load_config, load_saved_config
@@ -36,6 +35,7 @@ from mindpangu.config.run_folder import RunFolder
 from mindpangu.display import printable
 from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
+from mindpangu.interpreter import prepare_interpreter
 from mindpangu.pruned import retry_if_pruned
 from mindpangu.signals import StopOnSignal, describe, exit_at_once, exit_code
 
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     which is Ctrl-C), 143 (SIGTERM), 129 (SIGHUP), or 141 (nobody reads standard output).
     """
     if arguments is None:
-        restart_in_utf8_mode()
+        prepare_interpreter()
     os.environ.setdefault("GLOG_v", "3")  # hides MindSpore's own warnings, which do not concern the run
     with guarded_streams():
         stop = StopOnSignal(patience=0)
