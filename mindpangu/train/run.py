@@ -99,8 +99,8 @@ def set_device(config: Config) -> None:
     """
     if folder := unreadable_import_path():
         raise ConfigError(
-            f"MindSpore compiles nothing, because sys.path has {printable_name(folder)}, whose name is not UTF-8: rename "
-            "this folder, or take it out of PYTHONPATH"
+            f"MindSpore compiles nothing, because sys.path has {printable_name(folder)}, whose name is not UTF-8: "
+            "rename this folder, or take it out of PYTHONPATH"
         )
     ms.set_context(mode=ms.PYNATIVE_MODE)
     target = config.context.device_target
