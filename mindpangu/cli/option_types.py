@@ -1,13 +1,14 @@
-"""Types of command-line options: numbers and paths as `mindpangu.user_input` reads them.
+"""Types of command-line options: numbers and paths as `mindpangu.user_input` reads them. Refuses unused options.
 
-The parser uses them for options of type int, float, and Path, so that every verb reads these alike.
+The parser uses the types for options of type int, float, and Path, so that every verb reads these alike.
 """
 
-from argparse import ArgumentTypeError
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mindpangu.errors import ConfigError
 from mindpangu.user_input import expand_home, parse_integer, parse_number
 
 _Value = TypeVar("_Value")
@@ -34,3 +35,16 @@ TYPES: dict[type, Callable[[str], Any]] = {
     Path: _option_type(lambda text: Path(expand_home(text))),
 }
 """Type of an option → the function that reads it."""
+
+
+def refuse_unused(options: Namespace, user: str, *names: str) -> None:
+    """Raises ConfigError if an option was given that the chosen action would ignore.
+
+    Args:
+        user: what ignores the options, e.g. "convert to-pangu-alpha".
+        names: the options, as attributes; their default is None or False.
+    """
+    values = {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}
+    given = [name for name, value in values.items() if value is not None and value is not False]
+    if given:
+        raise ConfigError(f"{user} does not use {' and '.join(given)}; leave {'it' if len(given) == 1 else 'them'} out")
