@@ -40,7 +40,13 @@ class Watcher:
         self._timeout = timeout
         self._silent = silent
         self._others = [other for other in range(ranks) if other != rank]
-        self._state: dict[str, Any] = {"host": socket.gethostname(), "pid": 0, "step": 0, "doing": "the start"}
+        self._state: dict[str, Any] = {
+            "host": socket.gethostname(),
+            "machine": machine(),
+            "pid": 0,
+            "step": 0,
+            "doing": "the start",
+        }
         self._since = time.monotonic()
         self._seen = dict.fromkeys(range(ranks), (0.0, time.monotonic()))
 
@@ -130,8 +136,8 @@ class Watcher:
         state = self._read(rank)
         if state is None:
             return None  # it has not started; a rank that waits for it will time out
-        same_host = state["host"] == self._state["host"]
-        if gone and state.get("gone") and not _is_before(state["gone"], gone, same_host):
+        same_machine = self._state["machine"] != "" and state.get("machine") == self._state["machine"]
+        if gone and state.get("gone") and not _is_before(state["gone"], gone, same_machine):
             return None
         where = f"rank {rank} on {state['host']}"
         last = f"its last step was {state['step']}, doing {state['doing']}"
@@ -139,7 +145,7 @@ class Watcher:
             return None if state["error"].startswith("ended, because") else f"{where} failed: {state['error']} ({last})"
         if state.get("ended"):
             return None
-        if state.get("dead") or (same_host and not _is_alive(state["pid"])):
+        if state.get("dead") or (same_machine and not _is_alive(state["pid"])):
             return f"{where} (process {state['pid']}) is dead; {last}"
         beat, since = self._seen[rank]
         if state["beat"] != beat:
@@ -162,13 +168,25 @@ class Watcher:
         return self._folder / f"rank_{rank}.json"
 
 
+def machine() -> str:
+    """Returns the boot and the PID namespace in which process ids and monotonic times are valid; "" if unknown.
+
+    Names of hosts say too little: containers of a host may share its name, and hosts may all be called localhost.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # some sandboxes hide them
+        return ""
+
+
 def _now() -> Moment:
     return time.monotonic(), time.time()
 
 
-def _is_before(one: Moment, other: Moment, same_host: bool) -> bool:
+def _is_before(one: Moment, other: Moment, same_machine: bool) -> bool:
     """True if one moment is earlier. Clocks of several hosts are compared only if there is no other way: they jump."""
-    return one[0] < other[0] if same_host else one[1] < other[1]
+    return one[0] < other[0] if same_machine else one[1] < other[1]
 
 
 def _state_of(pid: int) -> str:
