@@ -1,6 +1,7 @@
 """Entry point of `mindpangu VERB …`: parses options and dotted overrides, and prints errors as one message."""
 
 import argparse
+import codecs
 import dataclasses
 import os
 import re
@@ -38,6 +39,7 @@ from mindpangu.errors import MindPanguError
 from mindpangu.interpreter import prepare_interpreter
 from mindpangu.pruned import retry_if_pruned
 from mindpangu.signals import StopOnSignal, describe, exit_at_once, exit_code
+from mindpangu.untrusted import show
 
 VERBS = (
     tokenizer,
@@ -86,7 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stop = StopOnSignal(patience=0)
         try:
             with stop:
-                finished = _run(arguments)
+                try:
+                    finished = _run(arguments)
+                except SystemExit:  # --help and --version, which have printed, or wrong usage
+                    sys.stdout.flush()
+                    raise
                 sys.stdout.flush()
                 return finished
         except KeyboardInterrupt as error:
@@ -122,11 +128,22 @@ def _report_error(error: Exception) -> int:
         return _fail(str(error))
     if isinstance(error, BrokenPipeError):
         return exit_code(signal.SIGPIPE)
+    if isinstance(error, UnicodeEncodeError) and _is_of_locale(error.encoding):
+        return _fail(
+            f"the encoding of this locale, {error.encoding}, cannot spell {show(error.object)}; use one that has UTF-8, "
+            "e.g. LC_ALL=C.UTF-8"
+        )
     if exhausted := describe_exhaustion(error):
         return _fail(exhausted)
     if isinstance(error, OSError):  # e.g. a full disk or a read-only folder
         return _fail(f"{error.filename or 'writing to training.output_dir'}: {error.strerror or error}")
     raise error
+
+
+def _is_of_locale(encoding: str) -> bool:
+    """True if names of files are spelled in this encoding, and it is not UTF-8."""
+    own = codecs.lookup(sys.getfilesystemencoding()).name
+    return own != "utf-8" and own == codecs.lookup(encoding).name
 
 
 def _report_stop(signum: int) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from mindpangu import interpreter
 from mindpangu.cli import streams
-from mindpangu.cli.main import main
+from mindpangu.cli.main import _report_error, main
 from mindpangu.config import load_config
 from mindpangu.data.corpus import expand_patterns
 from mindpangu.data.prepare import BAD_RECORDS, prepare_shards, prepare_tokenizer
@@ -237,3 +237,17 @@ def test_mindspore_compiles_in_a_folder_of_any_name(tmp_path):
     )
 
     assert (done.returncode, done.stdout.strip()) == (0, "2.0"), done.stderr
+
+
+@pytest.mark.parametrize(("own", "is_named"), [("gbk", True), ("utf-8", False), ("ascii", False)])
+def test_a_name_that_the_locale_cannot_spell_is_named(monkeypatch, capsys, own, is_named):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: own)
+    error = UnicodeEncodeError("gbk", "😀.jsonl", 0, 1, "illegal multibyte sequence")
+
+    if not is_named:
+        with pytest.raises(UnicodeEncodeError):
+            _report_error(error)
+        return
+
+    assert _report_error(error) == 1
+    assert "the encoding of this locale, gbk, cannot spell '😀.jsonl'; use one" in capsys.readouterr().err
