@@ -130,7 +130,7 @@ def _report_error(error: Exception) -> int:
         return exit_code(signal.SIGPIPE)
     if isinstance(error, UnicodeEncodeError) and _is_of_locale(error.encoding):
         return _fail(
-            f"the encoding of this locale, {error.encoding}, cannot spell {show(error.object)}; use one that has UTF-8, "
+            f"the encoding of this locale, {error.encoding}, cannot spell {show(error.object)}; use one with UTF-8, "
             "e.g. LC_ALL=C.UTF-8"
         )
     if exhausted := describe_exhaustion(error):
