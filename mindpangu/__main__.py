@@ -1,8 +1,17 @@
-"""`python -m mindpangu` is the console script `mindpangu`."""
+"""`python -m mindpangu`, which is also the console script `mindpangu`."""
 
+import signal
 import sys
 
-from mindpangu.cli.main import main
+
+def main() -> int:
+    """Runs the command line; returns the exit code. Ctrl-C during the imports ends it without a traceback."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command line handles signals
+    from mindpangu.cli.main import main as run_command_line
+
+    return run_command_line()
+
 
 if __name__ == "__main__":
     sys.exit(main())

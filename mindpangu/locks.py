@@ -11,6 +11,7 @@ the lock. So whoever gets the lock may remove the unfinished output that it find
 import contextlib
 import errno
 import fcntl
+import hashlib
 import itertools
 import json
 import os
@@ -35,6 +36,7 @@ _NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 _LOCAL_FLOCK = {"localflock", "nolock", "local_lock=flock", "local_lock=all"}  # mount options of Lustre and NFS
 _MOUNTS = "/proc/self/mountinfo"
 _MAX_OWNER_BYTES = 4096
+_MAX_STEM_BYTES = 150  # of 255 for a file name; what `unique_name` and the suffixes add takes up to 80
 _POLL_S = (0.01, 0.2)  # first and longest pause between two attempts
 
 _UNIQUE = r"[\w-]+-[0-9a-f]{8,}"
@@ -117,7 +119,7 @@ def scratch_path(destination: Path, unique: str, kind: str = "writing") -> Path:
         unique: the result of `unique_name`, or a name that only the ranks of a job share.
         kind: "writing", "deleting" for a folder that is about to be removed, or "locking" for the lock itself.
     """
-    return destination.with_name(f".{destination.name}.{unique}.{kind}")
+    return destination.with_name(f".{_stem(destination)}.{unique}.{kind}")
 
 
 @contextlib.contextmanager
@@ -267,6 +269,7 @@ def _acquire_flock(destination: Path) -> _Release | None:
         # The previous holder may have removed the file, and a third process locked a new one of the same name.
         if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
             raise FileNotFoundError
+        _let_others_read(descriptor, 0o644)
         with contextlib.suppress(OSError):  # the record only serves messages; the writer itself will report a full disk
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, Owner.this_process().encode(), 0)
@@ -298,8 +301,10 @@ def _acquire_folder(destination: Path) -> _Release | None:
             path.rmdir()
 
     prepared.mkdir()
+    _let_others_read(prepared, 0o755)
     try:
         (prepared / unique).write_bytes(Owner.this_process().encode())
+        _let_others_read(prepared / unique, 0o644)
         for _ in range(2):
             try:
                 prepared.rename(path)
@@ -309,18 +314,37 @@ def _acquire_folder(destination: Path) -> _Release | None:
                     raise
             for old, owner in _owners(path).items():
                 if owner is not None and owner.is_dead:
-                    old.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # absent by now, or another user's
+                        old.unlink()
     finally:
         delete(prepared)
     return None
 
 
+def _let_others_read(lock: int | Path, mode: int) -> None:
+    """Lets other users see who holds a lock, and acquire it once the holder is dead, whatever the umask is."""
+    with contextlib.suppress(OSError):  # another user's file, or a file system without permissions
+        os.chmod(lock, mode)
+
+
+def _stem(destination: Path) -> str:
+    """Returns the common part of the names of scratch paths and locks: the destination's name, shortened if it is long.
+
+    Shortening a shortened name does not change it, so `clear_leftovers` can lock what it finds.
+    """
+    name = os.fsencode(destination.name)
+    if len(name) <= _MAX_STEM_BYTES:
+        return destination.name
+    beginning = name[:100].decode("utf-8", "ignore")
+    return f"{beginning}~{hashlib.blake2b(name, digest_size=8).hexdigest()}"
+
+
 def _flock_path(destination: Path) -> Path:
-    return destination.with_name(f".{destination.name}.lock")
+    return destination.with_name(f".{_stem(destination)}.lock")
 
 
 def _folder_path(destination: Path) -> Path:
-    return destination.with_name(f".{destination.name}.locked")
+    return destination.with_name(f".{_stem(destination)}.locked")
 
 
 def _owners(lock: Path) -> dict[Path, Owner | None]:
@@ -336,7 +360,7 @@ def _describe_owners(destination: Path) -> str:
     found = {**_owners(_flock_path(destination)), **_owners(folder)}
     owner = next(filter(None, found.values()), None)
     who = "another process" if owner is None else str(owner)
-    if owner is not None and folder.is_dir() and owner.machine != Owner.this_process().machine:
+    if owner is not None and folder.is_dir() and (owner.is_dead or owner.machine != Owner.this_process().machine):
         return f"{who}; wait for it or stop it. If it has ended, remove {folder}"
     return f"{who}; wait for it or stop it"
 
@@ -369,7 +393,7 @@ def _remove_leftovers(destination: Path, keep: str | None) -> None:
 
     This process must hold the lock of the destination.
     """
-    leftover = re.compile(rf"\.{re.escape(destination.name)}(?:\.{_UNIQUE})?\.(?:writing|deleting|locking)")
+    leftover = re.compile(rf"\.{re.escape(_stem(destination))}(?:\.{_UNIQUE})?\.(?:writing|deleting|locking)")
     kept = keep and scratch_path(destination, keep)
     for path in _entries(destination.parent):
         if leftover.fullmatch(path.name) and path != kept:

@@ -372,14 +372,16 @@ def _require(holds: bool, where: str, value: Any, allowed: object) -> None:
 
 # ---- Names -----------------------------------------------------------------------------------------------------------
 
+# no surrogates other than those that stand for bytes of a name that is not UTF-8 (PEP 383)
+_FILE_NAME = r"(?!\.{1,2}$)[^/\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]+"
 _NAMES = {
     "domain": (r"[\w-]+", 100, "letters, digits, _ and -"),
     "vocabulary": (r"[\w-][\w.-]*", 100, "letters, digits, _, - and . (not as the first character)"),
-    "run": (r"(?!\.{1,2}$)[^/\x00-\x1f\x7f]+", 200, "the name of one folder, without / and control characters"),
+    "run": (_FILE_NAME, 200, "the name of one folder, without / and control characters"),
     "tensor": (r"[\w-][\w.-]*", 400, "letters, digits, _, - and . (not as the first character)"),
-    "file": (r"(?!\.{1,2}$)[^/\x00-\x1f\x7f]+", 250, "the name of one file, without / and control characters"),
+    "file": (_FILE_NAME, 250, "the name of one file, without / and control characters"),
 }
-"""Kind of name → regular expression, maximum length in bytes of UTF-8, and the expression in words."""
+"""Kind of name → regular expression, maximum length in bytes, and the expression in words."""
 
 
 def check_name(kind: str, text: str) -> str:
@@ -394,7 +396,7 @@ def check_name(kind: str, text: str) -> str:
     expression, limit, allowed = _NAMES[kind]
     if not isinstance(text, str) or not re.fullmatch(expression, text):
         raise ValueError(f"the {kind} name is {short_repr(text)}; allowed: {allowed}")
-    num_bytes = len(text.encode("utf-8", "surrogatepass"))
+    num_bytes = len(text.encode("utf-8", "surrogateescape"))
     if num_bytes > limit:
         raise ValueError(f"the {kind} name {short_repr(text)} has {num_bytes:,} bytes; allowed: at most {limit}")
     return text

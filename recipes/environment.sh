@@ -409,8 +409,9 @@ set_runtime_defaults() {
     done
     if [ -n "$stale" ]; then warn "unset, because they are left over from another job:$stale"; fi
     export GLOG_v=${GLOG_v:-3}
-    if [ "${MS_COMPILER_CACHE_ENABLE:-0}" = 1 ]; then
-        warn "MS_COMPILER_CACHE_ENABLE=1 is unset: MindSpore's compile cache gives wrong losses."
-    fi
+    case ${MS_COMPILER_CACHE_ENABLE:-0} in
+        0) ;;
+        *) warn "MS_COMPILER_CACHE_ENABLE=$MS_COMPILER_CACHE_ENABLE is unset: MindSpore's compile cache gives wrong losses." ;;
+    esac
     unset MS_COMPILER_CACHE_ENABLE
 }

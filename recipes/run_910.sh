@@ -22,9 +22,9 @@ A stage is skipped if its output exists and its inputs are unchanged. Without op
 CPU in minutes, or recipes/pangu_sigma_node.yaml if NPUs and CANN are found.
 
 options
-    --config FILE          YAML file that describes the run, see recipes/. A relative path in --config, --load, or
-                           another option is searched in the current folder first, then in the project folder. Paths
-                           inside FILE are relative to the project folder
+    --config FILE          YAML file that describes the run, see recipes/. A relative path in --config, --load, or a key
+                           that holds one path is searched in the current folder first, then in the project folder.
+                           Paths inside FILE are relative to the project folder
     --resume               continue the run from its last checkpoint
     --load DIR             start a new run from the weights, tables, and tokenizer of a checkpoint; repeat it together
                            with --resume
@@ -57,20 +57,24 @@ ends the stage at once, without saving. Under nohup, SIGHUP is ignored.
 END
 }
 
-# Prints path $1 for use in the project folder: a relative path that exists in the folder where the script was started
-# becomes absolute.
+# Sets `located` to path $1 for use in the project folder: the home folder replaces a leading ~, which bash does not
+# expand after "=", and a relative path that exists in the folder where the script was started becomes absolute.
 locate() {
-    if [[ "$1" != /* ]] && [ "$started_in" != "$PWD" ] && [ -n "$1" ] && [ -e "$started_in/$1" ]; then
-        echo "$started_in/$1"
-    else
-        echo "$1"
+    local user=${1%%/*} home='^~([A-Za-z0-9_][A-Za-z0-9._-]*)?$'
+    located=$1
+    if [[ "$user" =~ $home ]]; then
+        eval "located=$user" # bash knows the home folders of users, too
+        located+=${1#"$user"}
+    fi
+    if [[ "$located" != /* ]] && [ "$started_in" != "$PWD" ] && [ -n "$located" ] && [ -e "$started_in/$located" ]; then
+        located=$started_in/$located
     fi
 }
 
 # ---- Options ---------------------------------------------------------------------------------------------------------
 
 config=''
-options=()       # --config and overrides, for every stage
+options=()       # --config and overrides, for every stage; each is one word, because a value may begin with --
 train_options=() # --resume or --load, only for training
 while [ $# -gt 0 ]; do
     case $1 in
@@ -83,25 +87,31 @@ while [ $# -gt 0 ]; do
     [ $# -ge 2 ] || die "$1 needs a value"
     case $1 in
         --config)
-            config=$(locate "$2")
+            locate "$2"
+            config=$located
             [ -e "$config" ] || die "there is no file $2 in $started_in$([ "$started_in" = "$PWD" ] || echo " and none in $PWD")"
             ;;
         --load)
-            set -- "$1" "$(locate "$2")" "${@:3}"
+            locate "$2"
             # weights need the table and the tokenizer that they were trained with; later options take precedence
-            train_options+=("$1" "$2")
-            weights=$2
-            for found in "$2"/iteration_*; do # what `mindpangu experts`, `extract` and `upcycle` write
-                if [ ! -d "$2/tokenizer" ] && [ -d "$found/tokenizer" ]; then weights=$found; fi
+            train_options+=("--load=$located")
+            weights=$located
+            for found in "$located"/iteration_*; do # what `mindpangu experts`, `extract` and `upcycle` write
+                if [ ! -d "$located/tokenizer" ] && [ -d "$found/tokenizer" ]; then weights=$found; fi
             done
             if [ -d "$weights/routing" ]; then
-                options=(--routing.table "$weights/routing" ${options[@]+"${options[@]}"})
+                options=("--routing.table=$weights/routing" ${options[@]+"${options[@]}"})
             fi
             if [ -f "$weights/tokenizer/main.model" ]; then
-                options=(--data.tokenizer "$weights/tokenizer/main.model" ${options[@]+"${options[@]}"})
+                options=("--data.tokenizer=$weights/tokenizer/main.model" ${options[@]+"${options[@]}"})
             fi
             ;;
-        --*.*) options+=("$1" "$(locate "$2")") ;;
+        # the keys that hold one path
+        --data.tokenizer | --experts.storage_folder | --routing.table | --training.output_dir)
+            locate "$2"
+            options+=("$1=$located")
+            ;;
+        --*.*) options+=("$1=$2") ;;
         *) die "unknown option $1; bash recipes/run_910.sh --help lists all options" ;;
     esac
     shift 2
@@ -124,7 +134,7 @@ else
     config=${config:-recipes/cpu_smoke.yaml}
     info "$cpu_reason: falling back to the CPU with $config."
 fi
-options=(--config "$config" ${options[@]+"${options[@]}"}) # this form because bash before 4.4 takes () for unset
+options=("--config=$config" ${options[@]+"${options[@]}"}) # this form because bash before 4.4 takes () for unset
 train_options=("${options[@]}" ${train_options[@]+"${train_options[@]}"})
 
 prepare_environment
@@ -236,14 +246,31 @@ except OSError as error:
     esac
 }
 
-# Sends signal $1 to the ranks of this node, which are children of msrun ($program). msrun itself must not get the
-# signal, because it would kill the ranks before they can save.
+ranks_log='' # while msrun runs the ranks: the folder of their logs
+
+# Sends signal $1 to the running program. If that is msrun, sends it only to the ranks of this node, because msrun would
+# kill them before they can save. Before they have started, there is nothing to save.
+signal_program() {
+    if [ -z "$ranks_log" ]; then
+        kill -s "$1" "$program" 2>/dev/null
+    elif ! signal_ranks "$1"; then
+        kill -s "$1" -- "-$program" 2>/dev/null # msrun and its scheduler
+    fi
+}
+
+# Sends signal $1 to the ranks of this node, which are children of msrun ($program). Returns 1 if there are none.
 signal_ranks() {
-    local status pid
+    local status pid found=1
     for status in $(grep -lsx "PPid:[[:space:]]*$program" /proc/[0-9]*/status); do
         pid=${status//[!0-9]/}
-        if grep -qsz '^MS_ROLE=MS_WORKER$' "/proc/$pid/environ"; then kill -s "$1" "$pid" 2>/dev/null || true; fi
+        if grep -qsz '^MS_ROLE=MS_WORKER$' "/proc/$pid/environ" && kill -s "$1" "$pid" 2>/dev/null; then found=0; fi
     done
+    return "$found"
+}
+
+# Prints the line that msrun did not show: it stops showing the first rank's log as soon as the ranks have ended.
+report_stop() {
+    if [ -n "$ranks_log" ]; then grep -hs '^train: stopped' "$ranks_log"/worker_*.log || true; fi
 }
 
 # Runs a mindpangu command in every process of the cluster. Logs go to subfolder $1 of the run folder. msrun starts its
@@ -259,15 +286,14 @@ mindpangu_on_all_ranks() {
     shift
     require_free_port
     mkdir -p "$log_folder"
-    signal_program() { signal_ranks "$1"; }
-    # msrun stops showing the first rank's log as soon as the ranks have ended, before their last line
-    report_stop() { grep -hs '^train: stopped' "$log_folder"/worker_*.log || true; }
+    ranks_log=$log_folder
     info "Every rank logs to $log_folder; the log of this node's first rank follows."
     # msrun's own warnings and tracebacks go to a file, because the ranks report what went wrong
     PATH=$folder:$PATH run msrun --worker_num="$processes" --local_worker_num="$NPROC" --node_rank="$NODE_RANK" \
         --master_addr="$MASTER_ADDR" --master_port="$MASTER_PORT" --cluster_time_out="${CLUSTER_TIMEOUT:-600}" \
         --log_dir="$log_folder" --join=True --tail_worker_log=$((NODE_RANK * NPROC)) \
         python -m mindpangu "$@" 2>"$log_folder/msrun_$NODE_RANK.log" || status=$?
+    ranks_log=''
     if [ "$status" -ne 0 ]; then
         # the first rank's log is above, but that rank may have been killed before it could print an error
         errors=$(grep -hs '^mindpangu: error' "$log_folder"/worker_*.log | sort -u | head -n 8 || true)
@@ -290,11 +316,11 @@ mindpangu routing build "${options[@]}"
 # Trains. After a failure, restarts from the last checkpoint up to training.restarts times. A stop by a signal is not a
 # failure, and a training that fails before its first step would fail again.
 train_with_restarts() {
-    local restarts resume=() status left run_folder steps logs=msrun_log
+    local restarts resume=() status left run_folder metrics logs=msrun_log
     restarts=$(value_of training.restarts)
     run_folder=$(value_of run_folder)
     for ((left = restarts; ; left--)); do
-        status=0 steps=$(count_steps "$run_folder")
+        status=0 metrics=$(describe_metrics "$run_folder")
         rm -f "$run_folder/.stopped"
         if [ "$processes" -eq 1 ]; then
             mindpangu train "${train_options[@]}" ${resume[@]+"${resume[@]}"} || status=$?
@@ -304,7 +330,7 @@ train_with_restarts() {
         fi
         case $status in 0 | 129 | 130 | 143) return "$status" ;; esac
         if [ "$left" -le 0 ]; then return "$status"; fi
-        if [ "$(count_steps "$run_folder")" = "$steps" ]; then
+        if [ "$(describe_metrics "$run_folder")" = "$metrics" ]; then
             warn 'training failed before its first step: not restarting it'
             return "$status"
         fi
@@ -314,8 +340,9 @@ train_with_restarts() {
     done
 }
 
-# Prints the size of the metrics file, which grows with every step.
-count_steps() { wc -c 2>/dev/null <"$1/metrics.jsonl" || echo 0; }
+# Describes the metrics file so that every step changes the description. The size alone is not enough: a restart repeats
+# steps whose lines it has removed.
+describe_metrics() { stat -c '%i %s %y' - 2>/dev/null <"$1/metrics.jsonl" || echo none; }
 
 train_with_restarts
 # On the CPU a single process can load the whole model, whatever ranks it was trained on.

@@ -246,3 +246,47 @@ def test_an_error_names_the_destination(tmp_path):
         pass
 
     assert error.value.filename == str(tmp_path / "file" / "out")
+
+
+LONG = ["x" * 255, "中" * 85, "\udcb2" * 255, "x" * 151]
+
+
+@pytest.mark.parametrize("name", LONG, ids=["ASCII", "Chinese", "no UTF-8", "a little too long"])
+def test_a_destination_may_have_the_longest_name_that_there_is(tmp_path, preamble, name):
+    with holder(preamble, tmp_path / name) as process:
+        with pytest.raises(InUseError), locked(tmp_path / name, wait=0.1):
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    other = name[:-1] + "y" if len(os.fsencode(name[:-1] + "y")) <= 255 else name[:-1]
+    with locked(tmp_path / other):
+        assert len(os.listdir(tmp_path)) == 3  # two long names with the same beginning have different locks
+
+    clear_leftovers(tmp_path)
+
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_next_writer_of_a_long_name_removes_what_the_last_one_left(tmp_path, preamble):
+    path = tmp_path / ("中" * 85)
+    with holder(preamble, path) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    with locked(path, wait=0):
+        assert len(os.listdir(tmp_path)) == 1
+
+    assert os.listdir(tmp_path) == []
+
+
+def test_other_users_see_a_lock_whatever_the_umask_is(tmp_path, preamble):
+    before = os.umask(0o077)
+    try:
+        with locked(tmp_path / "out"):
+            modes = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
+            folders = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_dir()}
+    finally:
+        os.umask(before)
+
+    assert modes == {0o644}
+    assert folders <= {0o755}

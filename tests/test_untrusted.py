@@ -242,11 +242,19 @@ def test_names_that_are_no_part_of_a_path_are_refused(kind):
         ("vocabulary", "signs.v2"),
         ("run", "一个 run $1"),
         ("run", "..."),
+        ("run", "\udcb2" * 200),
         ("tensor", "adam_m.blocks.0.ffn.up.weight"),
     ],
 )
 def test_ordinary_names_are_allowed(kind, name):
     assert check_name(kind, name) == name
+
+
+@pytest.mark.parametrize("kind", ["run", "file"])
+@pytest.mark.parametrize("name", ["a\ud800", "\udc00", "\udcb2" * 251])
+def test_names_that_no_file_can_have_are_refused(kind, name):
+    with pytest.raises(ValueError, match=f"the {kind} name .* allowed"):
+        check_name(kind, name)
 
 
 def test_values_are_shown_on_one_short_line():

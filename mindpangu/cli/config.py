@@ -3,21 +3,22 @@
 import argparse
 from functools import reduce
 
-from mindpangu.config import Config, describe, refuse_renamed, to_yaml
+from mindpangu.config import Config, describe_keys, refuse_renamed, to_yaml
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--get", metavar="KEY", help="Print the value of this dotted key, or of run_folder.")
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--get", metavar="KEY", help="Print the value of this dotted key, or of run_folder.")
+    what.add_argument(
         "--keys", action="store_true", help="List every key with its type or its choices, its default, and its meaning."
     )
 
 
 def run(options: argparse.Namespace, config: Config) -> None:
     if options.keys:
-        for key, kind, default, meaning in describe():
+        for key, kind, default, meaning in describe_keys():
             print(f"--{key}  ({kind}, default {default!r})\n    {meaning}")
     elif options.get == "run_folder":
         print(RunFolder.from_config(config).root)

@@ -11,6 +11,7 @@ mindpangu convert to-pangu-alpha --checkpoint output/pangu_alpha_2.6b --out publ
 import argparse
 from pathlib import Path
 
+from mindpangu.cli.option_types import refuse_unused
 from mindpangu.config import ONE_PROCESS, Config
 from mindpangu.errors import ConfigError
 
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="Use this sentencepiece model, with which the source was trained.",
     )
-    to_group = parser.add_argument_group("to-pangu-alpha")
+    to_group = parser.add_argument_group("to-pangu-alpha", "The configuration is the checkpoint's.")
     to_group.add_argument(
         "--checkpoint",
         metavar="DIR",
@@ -45,8 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     to_group.add_argument(
         "--dtype",
         choices=("fp32", "fp16"),
-        default="fp32",
-        help="Write weights in this format (default: %(default)s, which is lossless).",
+        help="Write weights in this format (default: fp32, which is lossless).",
     )
     to_group.add_argument(
         "--separate-tables", action="store_true", help="Write the three embedding tables as .npy files."
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def settings(options: argparse.Namespace) -> dict[str, str]:
-    return ONE_PROCESS
+    return ONE_PROCESS if options.action == "from-pangu-alpha" else {}
 
 
 def run(options: argparse.Namespace, config: Config) -> None:
@@ -62,16 +62,19 @@ def run(options: argparse.Namespace, config: Config) -> None:
 
     if options.action == "from-pangu-alpha":
         _require(options, "source", "config", "tokenizer")
+        refuse_unused(options, "convert from-pangu-alpha", "checkpoint", "dtype", "separate_tables")
         folder, skipped = from_pangu_alpha(options.source, options.strategy, config, options.tokenizer, options.out)
         if skipped:
             print(f"convert: left out {len(skipped)} tensors that only training needs, e.g. {skipped[0]}")
         print(f"convert: {options.source} → {folder}")
     else:
-        from mindpangu.checkpoint import CheckpointReader
+        from mindpangu.checkpoint import CheckpointReader, refuse_settings
 
         _require(options, "checkpoint")
+        refuse_unused(options, "convert to-pangu-alpha", "source", "strategy", "tokenizer")
         reader = CheckpointReader(options.checkpoint)
-        file = to_pangu_alpha(reader, options.out, options.dtype, options.separate_tables)
+        refuse_settings(reader, config)
+        file = to_pangu_alpha(reader, options.out, options.dtype or "fp32", options.separate_tables)
         print(f"convert: {reader.folder} → {file}")
 
 

@@ -192,6 +192,7 @@ def _continue_every_domain(
     from dataclasses import asdict
 
     from mindpangu.data import HELDOUT, TokenShards
+    from mindpangu.generation.prompts import HELDOUT_PROMPT_RULE
     from mindpangu.stage import ResultFile
 
     folder = RunFolder.from_config(config)
@@ -199,6 +200,7 @@ def _continue_every_domain(
     inputs = {
         "checkpoint": reader.digest,
         "data": shards.digest,
+        "prompt_rule": HELDOUT_PROMPT_RULE,
         "max_new_tokens": options.max_new_tokens,
         "stop": [options.stop, options.stop_token],
         "sampling": asdict(settings),

@@ -1,6 +1,7 @@
 """Entry point of `mindpangu VERB …`: parses options and dotted overrides, and prints errors as one message."""
 
 import argparse
+import codecs
 import dataclasses
 import os
 import re
@@ -28,14 +29,14 @@ from mindpangu.cli import (
     upcycle,
 )
 from mindpangu.cli.environment import check_variables, describe_exhaustion
-from mindpangu.cli.locale import restart_in_utf8_mode
 from mindpangu.cli.option_types import OPTION_TYPES
 from mindpangu.cli.streams import guarded_streams
 from mindpangu.config import Config, find_file, load_config, load_saved_config
 from mindpangu.config.run_folder import RunFolder
-from mindpangu.display import printable
+from mindpangu.display import printable, short_repr
 from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
+from mindpangu.interpreter import prepare_interpreter
 from mindpangu.pruned import retry_if_pruned
 from mindpangu.signals import StopOnSignal, describe_stop, exit_at_once, exit_code
 
@@ -80,13 +81,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (SIGINT, which is Ctrl-C), 143 (SIGTERM), 129 (SIGHUP), or 141 (nobody reads standard output).
     """
     if arguments is None:
-        restart_in_utf8_mode()
+        prepare_interpreter()
     os.environ.setdefault("GLOG_v", "3")  # hides MindSpore's own warnings, which do not concern the run
     with guarded_streams():
         stop = StopOnSignal(patience=0)
         try:
             with stop:
-                code = _run(arguments)
+                try:
+                    code = _run(arguments)
+                except SystemExit:  # after --help, --version, or wrong usage
+                    sys.stdout.flush()
+                    raise
                 sys.stdout.flush()
                 return code
         except KeyboardInterrupt as error:
@@ -122,11 +127,22 @@ def _report_error(error: Exception) -> int:
         return _fail(str(error))
     if isinstance(error, BrokenPipeError):
         return exit_code(signal.SIGPIPE)
+    if isinstance(error, UnicodeEncodeError) and _is_locale_encoding(error.encoding):
+        return _fail(
+            f"the encoding of this locale, {error.encoding}, cannot encode {short_repr(error.object)}; "
+            "use a locale with UTF-8, e.g. LC_ALL=C.UTF-8"
+        )
     if exhausted := describe_exhaustion(error):
         return _fail(exhausted)
     if isinstance(error, OSError):  # e.g. a full disk or a read-only folder
         return _fail(f"{error.filename or 'writing to training.output_dir'}: {error.strerror or error}")
     raise error
+
+
+def _is_locale_encoding(encoding: str) -> bool:
+    """True if this is the encoding of file names in the current locale, and not UTF-8."""
+    own = codecs.lookup(sys.getfilesystemencoding()).name
+    return own != "utf-8" and own == codecs.lookup(encoding).name
 
 
 def _report_stop(signum: int) -> int:

@@ -1,13 +1,15 @@
 """Types of command-line options: numbers and paths as `mindpangu.user_input` parses them.
 
-The parser uses them for all options of type int, float, and Path, so that every verb reads these in the same way.
+The parser uses them for all options of type int, float, and Path, so that every verb reads these in the same way. This
+module also refuses options that an action would ignore.
 """
 
-from argparse import ArgumentTypeError
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mindpangu.errors import ConfigError
 from mindpangu.user_input import expand_home, parse_integer, parse_number
 
 _Value = TypeVar("_Value")
@@ -34,3 +36,16 @@ OPTION_TYPES: dict[type, Callable[[str], Any]] = {
     Path: _option_type(lambda text: Path(expand_home(text))),
 }
 """Type of an option → the function that parses it."""
+
+
+def refuse_unused(options: Namespace, user: str, *names: str) -> None:
+    """Raises ConfigError if an option was given that the chosen action would ignore.
+
+    Args:
+        user: name of the action, e.g. "convert to-pangu-alpha".
+        names: names of the options that it ignores, as attributes. Their default must be None or False.
+    """
+    values = {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}
+    given = [name for name, value in values.items() if value is not None and value is not False]
+    if given:
+        raise ConfigError(f"{user} does not use {' and '.join(given)}; leave {'it' if len(given) == 1 else 'them'} out")

@@ -10,6 +10,7 @@ extend   adds padding, the control tokens of the run's domains and 64 reserved o
 import argparse
 from pathlib import Path
 
+from mindpangu.cli.option_types import refuse_unused
 from mindpangu.config import Config
 from mindpangu.errors import ConfigError, TokenizerError
 
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, config: Config) -> None:
     if options.action == "train":
+        refuse_unused(options, "tokenizer train", "model", "out")
         from mindpangu.data.prepare import prepare_tokenizer
 
         prepare_tokenizer(config)

@@ -6,7 +6,7 @@ has the rules across keys.
 
 from mindpangu.config.checks import ONE_PROCESS, check, require_one_process, require_pangu_alpha
 from mindpangu.config.loader import (
-    describe,
+    describe_keys,
     find_file,
     keys_that_differ,
     load_config,
@@ -52,7 +52,7 @@ __all__ = [
     "TrainingConfig",
     "VocabularyConfig",
     "check",
-    "describe",
+    "describe_keys",
     "find_file",
     "keys_that_differ",
     "load_config",

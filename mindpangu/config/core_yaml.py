@@ -26,6 +26,11 @@ MAX_KEY = 1024
 _MAX_DIGITS = 40  # Python takes quadratic time for a long integer, and cannot print a very long one
 
 _LINE_BREAK = re.compile("[\x85\u2028\u2029]")
+_SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_NO_CHARACTER = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+_UNREADABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\udc80-\udcff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that YAML does not allow. U+DC80 to U+DCFF stand for bytes of file names that are not UTF-8 (PEP 383)."""
+
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {
     "null": re.compile(r"null|Null|NULL|~|"),
@@ -77,6 +82,8 @@ def _kind(scalar: str) -> str:
 
 class _Loader(yaml.SafeLoader):
     """Composes nodes: scalars, sequences, and mappings with their tags. Refuses too many of them while it reads."""
+
+    NON_PRINTABLE = _UNREADABLE
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -147,7 +154,7 @@ def _mapping(node: yaml.MappingNode, depth: int) -> dict[str, Any]:
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode) or len(key.value) > MAX_KEY:
             raise _error(key, f"a key is not a name of at most {MAX_KEY:,} characters")
-        name = key.value
+        name = _text(key)
         if name == "<<" and key.style is None:
             raise _error(key, "merge keys (<<) belong to YAML 1.1; write the keys themselves")
         if name in result:
@@ -160,7 +167,7 @@ def _mapping(node: yaml.MappingNode, depth: int) -> dict[str, Any]:
 def _scalar(node: yaml.ScalarNode, kind: str) -> str | bool | Number | None:
     text = node.value
     if kind == "str":
-        return text
+        return _text(node)
     if not _SCALARS[kind].fullmatch(text):  # the tag is written out, e.g. !!int x
         raise _error(node, f"{text[:40]!r} is not of the kind {kind}")
     if kind == "null":
@@ -172,6 +179,15 @@ def _scalar(node: yaml.ScalarNode, kind: str) -> str | bool | Number | None:
     if kind == "float":
         return Number(float(text.lower().replace(".inf", "inf").replace(".nan", "nan")), text)
     return Number(int(text, 0) if text[:2] in ("0o", "0x") else int(text), text)
+
+
+def _text(node: yaml.ScalarNode) -> str:
+    """Returns the text of a scalar. JSON escapes a character above U+FFFF as a surrogate pair (\\ud83d\\ude00), which
+    PyYAML would leave as two characters."""
+    text = _SURROGATE_PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), node.value)
+    if half := _NO_CHARACTER.search(text):
+        raise _error(node, f"{half[0]!a} is not a character")
+    return text
 
 
 def _error(item: Any, problem: str) -> yaml.MarkedYAMLError:

@@ -133,7 +133,7 @@ def to_result_inputs(config: Config) -> dict[str, Any]:
     return tree
 
 
-def describe() -> Iterator[tuple[str, str, Any, str]]:
+def describe_keys() -> Iterator[tuple[str, str, Any, str]]:
     """Yields (dotted key, type or choices, default, docstring) for every key, in the order of the schema."""
     config = Config()
     for section in dataclasses.fields(config):

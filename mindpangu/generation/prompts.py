@@ -12,6 +12,10 @@ from mindpangu.user_input import decode_text, parse_record
 _FILE_LIMIT = 1 << 28  # bytes
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
+HELDOUT_PROMPT_RULE = 2
+"""Version of the rule by which `generator.heldout_prompt` cuts a prompt from held-out text; results record it. Rule 1
+decoded and re-encoded the tokens, which lost control tokens, and could run into the next document."""
+
 Prompt = str | dict[str, Any]
 """A text, or an instruction record (`data.instruction`) without its answer."""
 

@@ -40,7 +40,13 @@ class Watcher:
         self._timeout = timeout
         self._silent = silent
         self._others = [other for other in range(ranks) if other != rank]
-        self._state: dict[str, Any] = {"host": socket.gethostname(), "pid": 0, "step": 0, "doing": "the start"}
+        self._state: dict[str, Any] = {
+            "host": socket.gethostname(),
+            "machine": machine(),
+            "pid": 0,
+            "step": 0,
+            "doing": "the start",
+        }
         self._since = time.monotonic()
         self._seen = dict.fromkeys(range(ranks), (0.0, time.monotonic()))
 
@@ -130,8 +136,8 @@ class Watcher:
         state = self._read(rank)
         if state is None:
             return None  # it has not started; a rank that waits for it will time out
-        same_host = state["host"] == self._state["host"]
-        if exited and state.get("exited") and not _is_before(state["exited"], exited, same_host):
+        same_machine = self._state["machine"] != "" and state.get("machine") == self._state["machine"]
+        if exited and state.get("exited") and not _is_before(state["exited"], exited, same_machine):
             return None
         where = f"rank {rank} on {state['host']}"
         last = f"its last step was {state['step']}, doing {state['doing']}"
@@ -139,7 +145,7 @@ class Watcher:
             return None if state["error"].startswith("ended, because") else f"{where} failed: {state['error']} ({last})"
         if state.get("ended"):
             return None
-        if state.get("dead") or (same_host and not _is_alive(state["pid"])):
+        if state.get("dead") or (same_machine and not _is_alive(state["pid"])):
             return f"{where} (process {state['pid']}) is dead; {last}"
         beat, since = self._seen[rank]
         if state["beat"] != beat:
@@ -162,13 +168,25 @@ class Watcher:
         return self._folder / f"rank_{rank}.json"
 
 
+def machine() -> str:
+    """Returns the boot and the PID namespace in which process ids and monotonic times are valid; "" if unknown.
+
+    Host names are not enough: containers of a host may share its name, and several hosts may be called localhost.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # some sandboxes hide them
+        return ""
+
+
 def _now() -> Moment:
     return time.monotonic(), time.time()
 
 
-def _is_before(one: Moment, other: Moment, same_host: bool) -> bool:
-    """True if `one` is earlier. Wall clocks can jump, so they are compared only between different hosts."""
-    return one[0] < other[0] if same_host else one[1] < other[1]
+def _is_before(one: Moment, other: Moment, same_machine: bool) -> bool:
+    """True if `one` is earlier. Wall clocks can jump, so they are compared only between different machines."""
+    return one[0] < other[0] if same_machine else one[1] < other[1]
 
 
 def _state_of(pid: int) -> str:

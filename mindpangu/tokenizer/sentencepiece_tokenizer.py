@@ -84,6 +84,10 @@ class Tokenizer:
 
     def has_control(self, token: str) -> bool:
         """True if the model has this control token."""
+        try:
+            token.encode("utf-8")  # sentencepiece accepts nothing else
+        except UnicodeEncodeError:
+            return False
         return self._pieces.has_control(token)
 
     def encode(self, text: str) -> list[int]:

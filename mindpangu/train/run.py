@@ -20,8 +20,10 @@ from mindpangu.checkpoint import (
 from mindpangu.config import Config, to_yaml
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import Loader, ReplayLoader, TokenShards
+from mindpangu.display import printable_line
 from mindpangu.errors import CheckpointError, ConfigError, MindPanguError, TrainingError
 from mindpangu.files import write_text_atomically
+from mindpangu.interpreter import unreadable_import_path
 from mindpangu.language_model import LanguageModel, ModelParts, SavedExperts
 from mindpangu.locks import locked
 from mindpangu.parallel.processes import Processes
@@ -90,7 +92,16 @@ def require_supported(config: Config) -> None:
 
 
 def set_device(config: Config) -> None:
-    """Sets PyNative mode and the configured device. Raises ConfigError if MindSpore does not find the device."""
+    """Sets PyNative mode and the configured device.
+
+    Raises:
+        ConfigError: MindSpore does not find the device, or cannot compile in this environment.
+    """
+    if folder := unreadable_import_path():
+        raise ConfigError(
+            f"MindSpore cannot compile, because sys.path has {printable_line(folder)}, whose name is not UTF-8: "
+            "rename this folder, or remove it from PYTHONPATH"
+        )
     ms.set_context(mode=ms.PYNATIVE_MODE)
     target = config.context.device_target
     if ms.get_context("device_target") == target:  # it can be set only once

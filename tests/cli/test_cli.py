@@ -1,5 +1,6 @@
 """The command line: all stages on a tiny corpus, skipping, help, and errors as one message."""
 
+import json
 import re
 import shutil
 
@@ -70,6 +71,20 @@ def test_a_changed_setting_runs_its_stage_again(whole_run, capsys):
     assert main(["evaluate", *words, "--monitor.heldout_samples", "2"]) == 0
     assert "up to date" not in capsys.readouterr().out
     assert main(["evaluate", *words]) == 0  # restores the state that the other tests expect
+
+
+def test_samples_of_prompts_by_an_older_rule_are_made_again(whole_run, tmp_path):
+    words, folder = whole_run
+    shutil.copytree(folder, tmp_path / "whole")
+    words = [str(tmp_path) if word == str(folder.parent) else word for word in words]
+    path = tmp_path / "whole" / "samples.json"
+    current = json.loads(path.read_text("utf-8"))
+    older = {name: value for name, value in current["inputs"].items() if name != "prompt_rule"}
+    path.write_text(json.dumps(current | {"inputs": older, "samples": []}), "utf-8")
+
+    assert main([*STAGES[-1], *words]) == 0
+
+    assert json.loads(path.read_text("utf-8")) == current
 
 
 def test_a_dense_model_passes_the_same_stages(tiny_overrides, tmp_path, capsys):

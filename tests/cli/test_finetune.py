@@ -13,6 +13,7 @@ from mindpangu.checkpoint import CheckpointReader, CheckpointWriter
 from mindpangu.cli.main import main
 from mindpangu.config import load_config
 from mindpangu.data import TokenShards
+from mindpangu.lifecycle.finetune import finetune_settings
 from mindpangu.tokenizer.extend import extend
 from mindpangu.train.checkpointing import take_snapshot, write_checkpoint
 from mindpangu.train.run import open_run, set_device
@@ -238,3 +239,14 @@ def test_heldout_answers_of_published_files_improve(small, load_tool, tmp_path, 
     (after,) = report["after"]["domains"]
     assert before["tokens"] == after["tokens"] > 300
     assert after["loss"] < before["loss"] - 0.1
+
+
+@pytest.mark.parametrize(
+    "name", ["😀.jsonl", "a\x85b.jsonl", "a\u2028b.jsonl", "\udcb2\udce2.jsonl", "[1] #x: 'y'.jsonl"]
+)
+def test_the_file_of_records_may_have_any_name(base, tmp_path, name):
+    path = write_records(tmp_path / name)
+
+    settings = finetune_settings(base, [str(path)], "experts:zh")
+
+    assert load_config(None, {"data.corpus": settings["data.corpus"]}).data.corpus == [str(path)]

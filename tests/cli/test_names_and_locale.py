@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mindpangu.cli import locale, streams
-from mindpangu.cli.main import main
+from mindpangu import interpreter
+from mindpangu.cli import streams
+from mindpangu.cli.main import _report_error, main
 from mindpangu.config import load_config
 from mindpangu.data.corpus import expand_patterns
 from mindpangu.data.prepare import BAD_RECORDS, prepare_shards, prepare_tokenizer
@@ -168,4 +169,85 @@ def test_other_locales_stay_as_they_are(monkeypatch, encoding):
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: encoding)
     monkeypatch.setattr(os, "execv", lambda *words: pytest.fail("restarted"))
 
-    locale.restart_in_utf8_mode()
+    interpreter.prepare_interpreter()
+
+
+def test_a_working_directory_that_mindspore_cannot_read_is_no_import_path(monkeypatch):
+    monkeypatch.setattr(os, "getcwd", lambda: f"/work/{GBK}")
+    monkeypatch.setattr(sys, "path", [f"/work/{GBK}", "/中文", "/usr/lib"])
+
+    interpreter.prepare_interpreter()
+
+    assert sys.path == ["/中文", "/usr/lib"]
+    assert interpreter.unreadable_import_path() is None
+
+
+def test_what_is_imported_stays_an_import_path_and_is_named_where_mindspore_starts(monkeypatch):
+    folders = [f"/work/{GBK}", f"/venv/{GBK}"]
+    monkeypatch.setattr(interpreter, "__file__", f"/work/{GBK}/mindpangu/interpreter.py")
+    monkeypatch.setattr(os, "getcwd", lambda: f"/work/{GBK}")
+    monkeypatch.setattr(sys, "path", list(folders))
+
+    interpreter.prepare_interpreter()
+
+    assert sys.path == folders
+    assert interpreter.unreadable_import_path() == folders[0]
+
+
+def test_a_working_directory_that_is_gone_is_no_problem_of_the_interpreter(monkeypatch):
+    def getcwd():
+        raise FileNotFoundError
+
+    monkeypatch.setattr(os, "getcwd", getcwd)
+    before = list(sys.path)
+
+    interpreter.prepare_interpreter()
+
+    assert sys.path == before
+
+
+PROGRAM_THAT_COMPILES = """
+import mindspore as ms
+from mindpangu.interpreter import prepare_interpreter
+
+@ms.jit
+def double(x):
+    return x + x
+
+if __name__ == "__main__":
+    prepare_interpreter()
+    print(double(ms.Tensor(1.0)))
+"""
+
+
+@pytest.mark.slow
+def test_mindspore_compiles_in_a_folder_of_any_name(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM_THAT_COMPILES, "utf-8")
+    folder = tmp_path / GBK
+    folder.mkdir()
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), str(tmp_path)])
+
+    done = subprocess.run(
+        [sys.executable, "-m", "program"],
+        env=os.environ | {"PYTHONPATH": paths},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout.strip()) == (0, "2.0"), done.stderr
+
+
+@pytest.mark.parametrize(("own", "is_named"), [("gbk", True), ("utf-8", False), ("ascii", False)])
+def test_a_name_that_the_locale_cannot_spell_is_named(monkeypatch, capsys, own, is_named):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: own)
+    error = UnicodeEncodeError("gbk", "😀.jsonl", 0, 1, "illegal multibyte sequence")
+
+    if not is_named:
+        with pytest.raises(UnicodeEncodeError):
+            _report_error(error)
+        return
+
+    assert _report_error(error) == 1
+    assert "the encoding of this locale, gbk, cannot encode '😀.jsonl'; use a locale" in capsys.readouterr().err

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindpangu.cli.main import _build_parser, main, split_overrides
-from mindpangu.config import describe
+from mindpangu.config import describe_keys
 
-KEYS = [key for key, *_ in describe()]
+KEYS = [key for key, *_ in describe_keys()]
 
 
 def parsers(parser=None):
@@ -135,3 +135,43 @@ def test_a_configuration_is_searched_where_the_user_stands_and_then_in_the_proje
     (tmp_path / "recipes/cpu_smoke.yaml").write_text("training: {run_name: mine}\n")
     assert main(["config", "--config", "recipes/cpu_smoke.yaml", "--get", "training.run_name"]) == 0
     assert capsys.readouterr().out == "mine\n"
+
+
+RUN = str(Path(__file__).parents[1] / "fixtures" / "written_by_0_1_0" / "run")
+TO = ["convert", "to-pangu-alpha", "--checkpoint", RUN, "--out", "out"]
+FROM = [
+    "convert",
+    "from-pangu-alpha",
+    "--source",
+    "a",
+    "--config",
+    f"{RUN}/config.yaml",
+    "--tokenizer",
+    "b",
+    "--out",
+    "c",
+]
+BATCH_SIZE = ["tiny", "batch-size", "--batches", "8,16"]
+TINY_TOKENIZER = ["tiny", "tokenizer", "--tokenizer", "a", "--size", "360", "--out", "out"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*TO, "--source", "x"], "convert to-pangu-alpha does not use --source; leave it out"),
+        ([*TO, "--monitor.log_steps", "7"], "leave out --monitor.log_steps"),
+        ([*FROM, "--dtype", "fp32", "--separate-tables"], "does not use --dtype and --separate-tables; leave them out"),
+        (["tokenizer", "train", "--model", "x"], "tokenizer train does not use --model"),
+        ([*BATCH_SIZE, "--rule", "--rates", "1e-3"], "the rule does not use --rates"),
+        ([*BATCH_SIZE, "--exponent", "0"], "a sweep does not use --exponent"),
+        ([*TINY_TOKENIZER, "--fields", "x"], "without --corpus, tiny tokenizer does not use --fields"),
+        ([*TINY_TOKENIZER, "--verify"], "without --checkpoint, tiny tokenizer does not use --verify"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    assert main(words) == 1
+
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

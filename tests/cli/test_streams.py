@@ -31,6 +31,20 @@ def test_a_reader_that_has_seen_enough_ends_a_verb_quietly():
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_help_that_cannot_be_written_is_an_error_too(word):
+    command = [sys.executable, "-m", "mindpangu", word]
+    with open("/dev/full", "w") as full:
+        done = run(command, stdout=full)
+
+    assert (done.returncode, done.stderr) == (1, "mindpangu: error: standard output: No space left on device\n")
+
+    done = run(["bash", "-c", '"$@" | true; exit ${PIPESTATUS[0]}', "bash", *command])
+
+    assert done.returncode in (0, 141)  # whichever of the two was faster
+    assert done.stderr == ""
+
+
 def test_standard_error_that_cannot_be_written_does_not_change_the_exit_code():
     with open("/dev/full", "w") as full:
         done = run([*KEYS[:-1], "--config", "none.yaml"], stderr=full)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mindpangu.config import Config, describe, load_config, to_yaml
+from mindpangu.config import Config, describe_keys, load_config, to_yaml
 from mindpangu.errors import ConfigError
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -63,7 +63,7 @@ def test_every_mistake_is_named(overrides, message):
         load_config(None, overrides)
 
 
-NUMBERS = [key for key, _, default, _ in describe() if isinstance(default, float)]
+NUMBERS = [key for key, _, default, _ in describe_keys() if isinstance(default, float)]
 
 
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "1e999"])
@@ -120,7 +120,7 @@ def test_a_saved_configuration_reads_back_equal(recipe, tmp_path):
 
 
 def test_every_key_has_a_docstring():
-    listed = list(describe())
+    listed = list(describe_keys())
 
     assert len(listed) > 50
     for key, _, _, meaning in listed:

@@ -1,7 +1,9 @@
 """YAML 1.2: which words are numbers, what is refused, and the round trip through the dumper."""
 
 import dataclasses
+import json
 import math
+import os
 import re
 import time
 from typing import Any
@@ -224,3 +226,48 @@ def test_aliased_sections_are_separate_values(tmp_path):
 
     assert config.data.mixture == {"zh": 5.0, "en": 1.0}
     assert config.data.phases[0].mixture == {"zh": 1.0, "en": 1.0}
+
+
+NAMES = [
+    "\udcb2\udce2.jsonl",
+    "😀/a.jsonl",
+    "😀\udcff",
+    "a\x85b",
+    "a\u2028b",
+    "a\nb",
+    "a\x1b[31m",
+    "a: b #c",
+    "[1]",
+    "~x",
+]
+"""Names of files: not UTF-8, above U+FFFF, with line breaks, with control characters, and with YAML's own."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_any_bytes_are_dumped_and_read_back(name):
+    for value in (name, [name], {name: [name]}):
+        assert core_yaml.parse(core_yaml.dump(value)) == value
+        core_yaml.dump(value).encode("utf-8")  # it can be saved
+    assert load_config(None, {"data.corpus": core_yaml.dump([f"/{name}"])}).data.corpus == [f"/{name}"]
+
+
+def test_a_name_that_is_not_utf8_is_given_as_an_option():
+    name = os.fsdecode("测试".encode("gbk"))
+
+    config = load_config(None, {"data.corpus": f"[{name}.jsonl, '{name}']", "training.run_name": name})
+
+    assert config.data.corpus == [f"{name}.jsonl", name]
+    assert config.training.run_name == name
+
+
+def test_a_character_may_be_spelled_as_in_json():
+    assert core_yaml.parse(json.dumps(["😀", "中"])) == ["😀", "中"]
+
+
+@pytest.mark.parametrize("half", ["d800", "dbff", "dc00", "dc7f", "dd00", "dfff"])
+def test_half_a_character_is_refused(half):
+    for text in (f'"a\\u{half}"', f'"\\u{half}": 1', f'["\\u{half}\\u{half}"]'):
+        with pytest.raises(ValueError, match=rf"line 1: '\\u{half}' is not a character"):
+            core_yaml.parse(text)
+    with pytest.raises(ValueError, match="special characters are not allowed"):
+        core_yaml.parse(f"a{chr(int(half, 16))}")

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from mindpangu.cli import config as config_verb
-from mindpangu.config import Config, describe, load_config, load_saved_config, refuse_renamed, to_yaml
+from mindpangu.config import Config, describe_keys, load_config, load_saved_config, refuse_renamed, to_yaml
 from mindpangu.config.loader import RENAMED_KEYS
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import ConfigError
@@ -25,7 +25,7 @@ def saved_with_old_keys(config: Config, path: Path) -> Path:
 
 
 def test_renamed_keys_exist_in_the_schema_under_their_new_names_only():
-    keys = {key for key, *_ in describe()}
+    keys = {key for key, *_ in describe_keys()}
 
     assert keys >= set(RENAMED_KEYS.values())
     assert not keys & set(RENAMED_KEYS)

@@ -165,9 +165,9 @@ def anchors_of(page):
 
 def unknown_keys(text):
     """Returns the dotted keys in a text whose section exists in the configuration, but not the key."""
-    from mindpangu.config import describe
+    from mindpangu.config import describe_keys
 
-    known = {key for key, *_ in describe()}
+    known = {key for key, *_ in describe_keys()}
     sections = "|".join(sorted({key.split(".")[0] for key in known}))
     # skips files (data.md), paths (model/…), and modules (mindpangu.model…)
     pattern = rf"(?<![\w./])({sections})\.([a-z_]\w*)"

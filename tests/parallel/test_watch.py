@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mindpangu.parallel.watch import Watch
+from mindpangu.parallel.watcher import machine
 
 PROJECT = Path(__file__).parents[2]
 RANK = """
@@ -105,9 +106,18 @@ def test_a_dead_process_whose_watcher_died_too_is_noticed(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
 
-    other(tmp_path, host=socket.gethostname(), pid=process.pid)
+    other(tmp_path, machine=machine(), pid=process.pid)
 
     assert f"(process {process.pid}) is dead; its last step was 17, doing upper_step" in output_of(start(tmp_path))
+
+
+@pytest.mark.parametrize("where", ["another", "", None])
+def test_a_process_of_a_machine_with_the_same_name_counts_as_alive(tmp_path, where):
+    """As a container that shares its host's name, but not its process ids."""
+    state = {} if where is None else {"machine": where}
+    other(tmp_path, host=socket.gethostname(), pid=1 << 30, **state)
+
+    assert output_of(start(tmp_path, does="time.sleep(1.5)"), 0) == ""
 
 
 def test_a_silent_rank_is_reported_as_lost(tmp_path):
@@ -117,15 +127,15 @@ def test_a_silent_rank_is_reported_as_lost(tmp_path):
 
 FAILS_BECAUSE_OF_RANK_1 = """
 import json
-state = {"host": %(host)r, "pid": 1, "step": 17, "doing": "x", "beat": 1.0, "dead": True, "exited": %(exited)r}
-Path(sys.argv[1], "rank_1.json").write_text(json.dumps(state))
+state = {"host": "somewhere", "machine": %(machine)r, "pid": 1, "step": 17, "doing": "x", "beat": 1.0, "dead": True}
+Path(sys.argv[1], "rank_1.json").write_text(json.dumps(state | {"exited": %(exited)r}))
 raise RuntimeError("connection lost")
 """
-HERE = socket.gethostname()
+HERE = machine()
 
 
 @pytest.mark.parametrize(
-    ("host", "exited", "is_blamed"),
+    ("where", "exited", "is_blamed"),
     [
         ("elsewhere", [1e12, 0.0], True),
         ("elsewhere", [0.0, 1e12], False),
@@ -133,11 +143,11 @@ HERE = socket.gethostname()
         (HERE, [1e12, 0.0], False),
     ],
 )
-def test_a_rank_that_fails_names_the_one_that_died_before_it(tmp_path, host, exited, is_blamed):
-    text = output_of(start(tmp_path, does=FAILS_BECAUSE_OF_RANK_1 % {"host": host, "exited": exited}), 1)
+def test_a_rank_that_fails_names_the_one_that_died_before_it(tmp_path, where, exited, is_blamed):
+    text = output_of(start(tmp_path, does=FAILS_BECAUSE_OF_RANK_1 % {"machine": where, "exited": exited}), 1)
 
     assert text.rstrip().endswith("RuntimeError: connection lost")
-    assert (f"mindpangu: error: rank 0: rank 1 on {host} (process 1) is dead" in text) == is_blamed
+    assert ("mindpangu: error: rank 0: rank 1 on somewhere (process 1) is dead" in text) == is_blamed
 
 
 def test_a_stopped_rank_is_named_when_the_others_have_waited_too_long(tmp_path):

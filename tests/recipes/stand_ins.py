@@ -70,8 +70,10 @@ MSRUN = """#!/usr/bin/env bash
 printf '%s\\n' "$@" > "$LOGS/msrun"
 echo "$*" >> "$LOGS/msruns"
 if [ -n "${MSRUN_STEPS:-}" ]; then echo "{}" >> "$MSRUN_STEPS/metrics.jsonl"; fi
+if [ -n "${MSRUN_REPEATS:-}" ]; then (cd "$MSRUN_REPEATS" && rm -f metrics.jsonl && echo "{}" > metrics.jsonl); fi
 if [ -n "${MSRUN_STOPPED:-}" ]; then echo 143 > "$MSRUN_STOPPED/.stopped"; fi
 if [ -n "${MSRUN_SAYS:-}" ]; then echo "$MSRUN_SAYS" >&2; fi
+if [ -n "${MSRUN_STARTS_SLOWLY:-}" ]; then echo $$ > "$LOGS/started"; sleep 60; fi
 env | grep -E '^(HCCL|ASCEND|GLOG|OMP)' > "$LOGS/env"
 command -v python > "$LOGS/worker"
 if [ -n "${SLOW_RANK:-}" ]; then exec "$SLOW_RANK" -c '
@@ -167,7 +169,8 @@ class Machine:
         return path.read_text().splitlines() if path.exists() else []
 
     def msrun_options(self) -> dict[str, str]:
-        options = [line.removeprefix("--") for line in self.log_lines("msrun") if "=" in line]
+        lines = self.log_lines("msrun")
+        options = [line.removeprefix("--") for line in lines[: lines.index("python")]]
         return dict(option.split("=", 1) for option in options)
 
 

@@ -1,10 +1,14 @@
 """recipes/run_910.sh runs the stages of the main job in order: on the CPU, on one NPU, and on a cluster with msrun."""
 
+import re
 import socket
+from dataclasses import fields
 from unittest.mock import ANY
 
 import pytest
 from stand_ins import PROJECT, PYTHON, without_ascend
+
+from mindpangu.config import Config
 
 GENERATE_STAGE = "generate --every-domain --temperature 0.6 --top-k 20"
 STAGES = ["tokenizer train", "data prepare", "routing build", "train", "evaluate", GENERATE_STAGE]
@@ -47,15 +51,15 @@ def test_every_stage_gets_the_configuration_and_the_overrides(machine):
     done = machine.run("--training.steps", "20", "--data.seed=3", "--config", "recipes/cpu_smoke.yaml")
 
     assert done.returncode == 0
-    options = "--config recipes/cpu_smoke.yaml --training.steps 20 --data.seed 3"
+    options = "--config=recipes/cpu_smoke.yaml --training.steps=20 --data.seed=3"
     assert machine.log_lines("verbs") == [f"{stage} {options}" for stage in STAGES]
 
 
-@pytest.mark.parametrize("option", [["--resume"], ["--load", "output/old/checkpoint"]])
+@pytest.mark.parametrize("option", ["--resume", "--load=output/old/checkpoint"])
 def test_resume_and_load_reach_training_only(machine, option):
-    assert machine.run(*option).returncode == 0
-    with_option = [verb for verb in machine.log_lines("verbs") if option[0] in verb]
-    assert with_option == [f"train --config recipes/cpu_smoke.yaml {' '.join(option)}"]
+    assert machine.run(option).returncode == 0
+    with_option = [verb for verb in machine.log_lines("verbs") if option in verb]
+    assert with_option == [f"train --config=recipes/cpu_smoke.yaml {option}"]
 
 
 @pytest.mark.parametrize("written_by", ["train", "extract"])
@@ -70,8 +74,8 @@ def test_load_uses_the_routing_table_and_the_tokenizer_of_the_checkpoint(machine
     assert machine.run("--load", str(weights)).returncode == 0
 
     (verb,) = [verb for verb in machine.log_lines("verbs") if "--load" in verb]
-    assert f"--routing.table {parent}/routing" in verb
-    assert f"--data.tokenizer {parent}/tokenizer/main.model" in verb
+    assert f"--routing.table={parent}/routing" in verb
+    assert f"--data.tokenizer={parent}/tokenizer/main.model" in verb
 
 
 @pytest.mark.parametrize("verb", ["tokenizer", "data", "routing", "train", "evaluate", "generate"])
@@ -98,13 +102,13 @@ def test_a_configuration_is_looked_for_where_the_user_stands_first(machine, tmp_
 
     assert machine.run("--config", "my.yaml", cwd=here).returncode == 0
 
-    assert machine.log_lines("verbs")[0].endswith(f"--config {here}/my.yaml")
+    assert machine.log_lines("verbs")[0].endswith(f"--config={here}/my.yaml")
 
 
 def test_the_projects_recipes_are_found_from_everywhere(machine, tmp_path):
     assert machine.run("--config", "recipes/cpu_smoke.yaml", cwd=tmp_path).returncode == 0
 
-    assert machine.log_lines("verbs")[0].endswith("--config recipes/cpu_smoke.yaml")
+    assert machine.log_lines("verbs")[0].endswith("--config=recipes/cpu_smoke.yaml")
 
 
 def test_a_configuration_that_is_nowhere_says_where_was_looked(machine, tmp_path):
@@ -115,6 +119,52 @@ def test_a_configuration_that_is_nowhere_says_where_was_looked(machine, tmp_path
     assert machine.log_lines("python") == []
 
 
+@pytest.mark.parametrize("name", ["my.yaml", "my [1] $x*.yaml", "-my.yaml", "~my.yaml"])
+def test_a_configuration_may_have_any_name(machine, tmp_path, name):
+    here = tmp_path / "a [b] c"
+    here.mkdir()
+    (here / name).touch()
+
+    assert machine.run(f"--config={name}", cwd=here).returncode == 0
+
+    assert machine.log_lines("verbs")[0].endswith(f"--config={here}/{name}")
+
+
+def test_a_tilde_is_the_home_folder_also_after_an_equals_sign(machine):
+    home = machine.folder
+    (home / "my.yaml").touch()
+    (home / "weights/routing").mkdir(parents=True)
+
+    assert machine.run("--config=~/my.yaml", "--load=~/weights").returncode == 0
+
+    (verb,) = [verb for verb in machine.log_lines("verbs") if "--load" in verb]
+    assert verb == f"train --config={home}/my.yaml --routing.table={home}/weights/routing --load={home}/weights"
+
+
+def test_a_value_that_is_no_path_stays_as_it_is(machine, tmp_path):
+    """Although the folder in which the user stands has something of this name."""
+    for name in ("mine", "20"):
+        (tmp_path / name).mkdir()
+    options = ["--training.run_name", "mine", "--training.steps", "20", "--training.train=--all"]
+
+    assert machine.run(*options, cwd=tmp_path).returncode == 0
+
+    assert machine.log_lines("verbs")[0].endswith("--training.run_name=mine --training.steps=20 --training.train=--all")
+
+
+def test_the_script_knows_the_keys_that_hold_one_path():
+    script = (PROJECT / "recipes/run_910.sh").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^ +(--data\.tokenizer \|.*)\)$", script, re.MULTILINE)
+
+    keys = [
+        f"--{section.name}.{item.name}"
+        for section in fields(Config)
+        for item in fields(section.type)
+        if item.type is str and item.metadata.get("path")
+    ]
+    assert sorted(line.split(" | ")) == sorted(keys)
+
+
 def test_other_paths_that_exist_where_the_user_stands_are_meant(machine, tmp_path):
     (tmp_path / "weights").mkdir()
     (tmp_path / "my.model").touch()
@@ -123,7 +173,9 @@ def test_other_paths_that_exist_where_the_user_stands_are_meant(machine, tmp_pat
     assert machine.run(*options, cwd=tmp_path).returncode == 0
 
     (verb,) = [verb for verb in machine.log_lines("verbs") if "--load" in verb]
-    assert verb.endswith(f"--data.tokenizer {tmp_path}/my.model --training.output_dir ~/runs --load {tmp_path}/weights")
+    home = machine.folder
+    paths = f"--data.tokenizer={tmp_path}/my.model --training.output_dir={home}/runs --load={tmp_path}/weights"
+    assert verb.endswith(paths)
 
 
 def test_the_variables_of_another_jobs_rank_do_not_reach_a_stage(machine):
@@ -169,7 +221,7 @@ def test_one_node_prepares_then_starts_msrun_over_all_its_npus(cluster):
     done = cluster.run("--training.steps", "5", "--resume", ASCEND_RT_VISIBLE_DEVICES="0,1,2,3,4,5,6,7")
 
     assert done.returncode == 0, done.stderr
-    options = "--config recipes/pangu_sigma_node.yaml --training.steps 5"
+    options = "--config=recipes/pangu_sigma_node.yaml --training.steps=5"
     assert cluster.log_lines("verbs") == [f"{stage} {options}" for stage in STAGES[:3]]
     assert cluster.msrun_options() == {
         "worker_num": "8",

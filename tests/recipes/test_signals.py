@@ -90,6 +90,31 @@ def test_signals_reach_the_ranks_but_not_msrun_which_would_kill_them(machine, si
     assert machine.log_lines("started")[0] not in machine.orphans()
 
 
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_before_the_ranks_have_started_msrun_gets_the_signal(machine, signum):
+    machine.add_program("msrun", MSRUN)
+    job = machine.start_job(CPU_PROCESSES="2", MSRUN_STARTS_SLOWLY="1", RESTARTS="2")
+
+    job.send_signal(signum)
+
+    assert job.wait(20) == 128 + signum
+    assert len(machine.log_lines("msruns")) == 1
+    assert not machine.orphans()
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_what_runs_after_the_ranks_gets_the_signal_itself(machine, signum):
+    machine.add_program("msrun", MSRUN)
+    job = machine.start_job(CPU_PROCESSES="2", SLOW_VERB="evaluate")
+
+    job.send_signal(signum)
+
+    assert job.wait(20) == 128 + signum
+    assert machine.log_lines("signals") == [signum.name]
+    assert machine.log_lines("saved")
+    assert "unbound" not in (machine.logs / "output").read_text()
+
+
 def test_a_signal_during_the_installation_ends_pip_as_well(clone):
     process = clone.start(PIP_SECONDS="30")
     wait_for(lambda: clone.calls("pip"))

@@ -102,6 +102,12 @@ def test_a_lone_surrogate_is_named(tokenizer):
         tokenizer.encode_batch(["fine", "ab\ud800"], threads=2)
 
 
+@pytest.mark.parametrize("token", ["", "<\udcb2>", "<fr>", "\0", "a"])
+def test_a_word_that_is_no_control_token_is_named(tokenizer, token):
+    with pytest.raises(TokenizerError, match="has no control token"):
+        tokenizer.control_id(token)
+
+
 @pytest.mark.parametrize("offset", [-1, 0])
 def test_ids_outside_the_vocabulary_are_named(tokenizer, offset):
     index = -1 if offset else tokenizer.vocab_size

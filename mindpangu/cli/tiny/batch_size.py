@@ -13,6 +13,7 @@ holds sweep.json, results.json, results.png, and one run folder per pair.
 import argparse
 from pathlib import Path
 
+from mindpangu.cli.option_types import refuse_unused
 from mindpangu.config import Config
 from mindpangu.errors import ConfigError
 from mindpangu.locks import locked
@@ -25,13 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     rule = parser.add_argument_group("the rule")
     rule.add_argument("--rule", action="store_true", help="Print the learning rate of each batch size.")
-    rule.add_argument(
-        "--base-batch", metavar="N", default="1M", help="Batch size with a known learning rate (default: %(default)s)."
-    )
-    rule.add_argument(
-        "--base-rate", metavar="X", type=float, default=1e-4, help="Its learning rate (default: %(default)s)."
-    )
-    rule.add_argument("--exponent", metavar="X", type=float, default=0.5, help="The exponent r (default: %(default)s).")
+    rule.add_argument("--base-batch", metavar="N", help="Batch size with a known learning rate (default: 1M).")
+    rule.add_argument("--base-rate", metavar="X", type=float, help="Its learning rate (default: 0.0001).")
+    rule.add_argument("--exponent", metavar="X", type=float, help="The exponent r (default: 0.5).")
     sweep = parser.add_argument_group("the sweep")
     sweep.add_argument("--rates", metavar="X,X…", help="Peak learning rates to try.")
     sweep.add_argument("--tokens", metavar="N", help="Train each pair on this many tokens, e.g. 200000 or 2M.")
@@ -46,15 +43,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, config: Config) -> int:
     from mindpangu.model.parameter_count import from_words
-    from mindpangu.tiny.batch_size import scaled_learning_rate, sweep
+    from mindpangu.tiny.batch_size import EXPONENT, scaled_learning_rate, sweep
 
     batches = [from_words("--batches", word) for word in options.batches.split(",")]
     if options.rule:
-        base = from_words("--base-batch", options.base_batch)
+        refuse_unused(options, "the rule", "rates", "tokens", "out", "keep_checkpoints")
+        base = from_words("--base-batch", "1M" if options.base_batch is None else options.base_batch)
+        base_rate = 1e-4 if options.base_rate is None else options.base_rate
+        exponent = EXPONENT if options.exponent is None else options.exponent
         for batch in batches:
-            rate = scaled_learning_rate(batch, base, options.base_rate, options.exponent)
+            rate = scaled_learning_rate(batch, base, base_rate, exponent)
             print(f"batch {batch:,}: learning rate {rate:.3g}")
         return 0
+    refuse_unused(options, "a sweep", "base_batch", "base_rate", "exponent")
     missing = [name for name in ("rates", "tokens", "out") if getattr(options, name) is None]
     if missing:
         raise ConfigError(f"a sweep needs --{missing[0]}; or give --rule to print the learning rates of the rule")

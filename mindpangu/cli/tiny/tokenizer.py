@@ -20,7 +20,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mindpangu.cli.option_types import glob_pattern
+from mindpangu.cli.option_types import glob_pattern, refuse_unused
 from mindpangu.config import Config, resolve
 from mindpangu.errors import ConfigError
 from mindpangu.locks import locked
@@ -28,6 +28,9 @@ from mindpangu.user_input import parse_integer
 
 if TYPE_CHECKING:
     from mindpangu.lifecycle.blueprint import Blueprint
+
+
+_FIELDS = "text,zh,en"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,8 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fields",
         metavar="NAME,NAME…",
-        default="text,zh,en",
-        help="With --corpus: read the text from these fields of the records (default: %(default)s).",
+        help=f"With --corpus: read the text from these fields of the records (default: {_FIELDS}).",
     )
     parser.add_argument(
         "--verify",
@@ -73,6 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, config: Config) -> None:
+    if options.corpus is None:
+        refuse_unused(options, "without --corpus, tiny tokenizer", "fields")
+    if options.checkpoint is None:
+        refuse_unused(options, "without --checkpoint, tiny tokenizer", "verify")
     with locked(options.out):
         _run(options, config)
 
@@ -96,7 +102,8 @@ def _run(options: argparse.Namespace, config: Config) -> None:
             raise ConfigError(
                 f"--tokenizer {options.tokenizer} would be replaced by the smaller one; choose another --out"
             )
-    fields = [name.strip() for name in options.fields.split(",") if name.strip()]
+    fields_text = _FIELDS if options.fields is None else options.fields
+    fields = [name.strip() for name in fields_text.split(",") if name.strip()]
     documents = FileDocuments(options.corpus, fields) if options.corpus else RunDocuments(config)
     with_model = blueprint is not None or options.config is not None or config.model != resolve(Config()).model
     result = compact_tokenizer(

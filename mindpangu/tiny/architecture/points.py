@@ -17,6 +17,9 @@ from mindpangu.user_input import parse_number
 
 FFN_MULTIPLE = 8
 
+_MOST = 1_000_000  # layers, channels, or expansion
+_MOST_PAIRS = 100_000  # pairs of depth and width; each takes some 0.1 ms
+
 
 @dataclass(frozen=True)
 class Range:
@@ -27,15 +30,17 @@ class Range:
 
     @staticmethod
     def parse(option: str, text: str) -> "Range":
-        """Parses "2:8", or "4" for 4:4. Raises ConfigError for anything else and for numbers that are not above 0."""
+        """Parses "2:8", or "4" for 4:4. Raises ConfigError for anything else and for numbers out of range."""
         words = text.split(":")
         try:
             lowest = parse_number(words[0])
             highest = parse_number(words[-1])
         except ValueError:
             lowest = highest = 0.0
-        if len(words) > 2 or not 0 < lowest <= highest:
-            raise ConfigError(f"{option} is {text!r}; allowed: LOWEST:HIGHEST, both above 0, e.g. 2:8")
+        if len(words) > 2 or not 0 < lowest <= highest <= _MOST:
+            raise ConfigError(
+                f"{option} is {text!r}; allowed: LOWEST:HIGHEST, both above 0 and at most {_MOST:,}, e.g. 2:8"
+            )
         return Range(lowest, highest)
 
     def __contains__(self, value: float) -> bool:
@@ -113,15 +118,23 @@ def enumerate_points(config: Config, space: Space) -> list[Point]:
     nearest to the budget, if it is within the tolerance.
 
     Raises:
-        ConfigError: there are no points; the message says which budgets the ranges can reach.
+        ConfigError: there are no points, and the message says which budgets the ranges can reach; or the ranges are too
+            large to search.
     """
+    depths = _multiples_within(space.depth, 1)
+    widths = _multiples_within(space.width, space.head_size)
+    if len(depths) * len(widths) > _MOST_PAIRS:
+        raise ConfigError(
+            f"--depth {space.depth} --width {space.width} have {len(depths) * len(widths):,} pairs of depth and width; "
+            f"allowed: at most {_MOST_PAIRS:,}. Give smaller ranges"
+        )
     points: list[Point] = []
     bounds: list[int] = []
     nearest = 0
-    for depth in _multiples_within(space.depth, 1):
+    for depth in depths:
         if depth < config.model.rre_layers:
             continue
-        for width in _multiples_within(space.width, space.head_size):
+        for width in widths:
             heads = width // space.head_size
             narrowest = -int(-space.expansion.lowest * width // FFN_MULTIPLE)
             widest = int(space.expansion.highest * width // FFN_MULTIPLE)

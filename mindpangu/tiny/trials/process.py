@@ -22,6 +22,7 @@ from mindpangu.checkpoint.directory import remove
 from mindpangu.config import load_saved_config
 from mindpangu.data.prepare import prepare_routing
 from mindpangu.errors import MindPanguError, TrainingError
+from mindpangu.interpreter import prepare_interpreter
 from mindpangu.locks import locked
 from mindpangu.signals import StopOnSignal, StoppedBySignal, describe_stop, exit_at_once, exit_code
 from mindpangu.stage import ResultFile
@@ -102,4 +103,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    prepare_interpreter()
     sys.exit(main())

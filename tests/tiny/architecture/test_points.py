@@ -145,7 +145,7 @@ def test_the_message_of_an_impossible_budget_names_what_is_possible(changes, mes
 def test_a_range_is_two_numbers_or_one():
     assert Range.parse("--depth", "2:8") == Range(2, 8)
     assert Range.parse("--depth", "4") == Range(4, 4)
-    for text in ("8:2", "a:b", "1:2:3", "0:3", "", "1:inf", "nan"):
+    for text in ("8:2", "a:b", "1:2:3", "0:3", "", "1:inf", "nan", "1:1e7"):
         with pytest.raises(ConfigError, match=r"--depth is .*; allowed: LOWEST:HIGHEST"):
             Range.parse("--depth", text)
 
@@ -166,3 +166,10 @@ def test_impossible_spaces_name_the_option():
     odd_heads = load_config(None, PANGU_PI)
     with pytest.raises(ConfigError, match=r"model\.position is rope"):
         enumerate_points(odd_heads, Space(**space, head_size=9))
+
+
+def test_ranges_that_would_take_hours_to_search_are_refused():
+    space = Space(10**9, Range(1, 10**6), Range(64, 10**6), Range(1, 4), head_size=64)
+
+    with pytest.raises(ConfigError, match=r"have 15,625,000,000 pairs of depth and width; allowed: at most 100,000"):
+        enumerate_points(load_config(None, DENSE), space)
