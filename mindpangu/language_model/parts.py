@@ -55,7 +55,7 @@ class ModelParts:
 
     @classmethod
     def from_checkpoint(cls, reader: CheckpointReader, context: ContextConfig | None = None) -> "ModelParts":
-        """Reads the parts of a checkpoint.
+        """Reads the parts of a checkpoint. Their configuration has the run folder that the checkpoint lies in.
 
         Args:
             context: device and number format to compute with; None to keep those of the training.
@@ -63,7 +63,7 @@ class ModelParts:
         Raises:
             CheckpointError: a file does not match the manifest.
         """
-        config = reader.config()
+        config = reader.config(reader.local_settings())
         config = replace(config, context=context or config.context)
         return cls(config, read_tokenizers(reader, config), read_table(reader, config))
 
