@@ -129,6 +129,13 @@ class ModelParts:
                     f"domain {domain.name} has {domain.num_experts} experts in the configuration, "
                     f"but {num_experts} in its routing table; build the table again or load the matching one"
                 )
+            num_tokens = self.table.vocab_size(domain.name)
+            num_pieces = self.tokenizer_of(domain).vocab_size
+            if num_tokens < num_pieces:
+                raise ConfigError(
+                    f"the routing table of domain {domain.name} has {num_tokens} token ids, but its tokenizer has "
+                    f"{num_pieces} pieces; build the table again or load the matching one"
+                )
 
 
 def require_header(path: Path, header: ExpertFile, expected: ExpertFile) -> None:
