@@ -11,7 +11,10 @@ import numpy as np
 
 from mindpangu.checkpoint.reader import CheckpointReader
 from mindpangu.checkpoint.tensor_file import TensorFile
+from mindpangu.config import Config
+from mindpangu.display import short_text
 from mindpangu.errors import CheckpointError
+from mindpangu.model.coupling import parameter_shape
 from mindpangu.parallel.sharding import TensorSlice
 from mindpangu.untrusted import TensorName, parse_json, read_record
 
@@ -67,11 +70,14 @@ class DenseFiles:
         shapes: name → shape of the whole tensor: parameters ("blocks.0.ffn.up.weight") and their Adam moments
             ("adam_m.…", "adam_v.…").
 
+    Args:
+        config: configuration of the model whose parameters these must be; None to accept any tensors.
+
     Raises:
-        CheckpointError: a file is missing, damaged, or altered.
+        CheckpointError: a file is missing, damaged, or altered, or has a tensor that the model does not have.
     """
 
-    def __init__(self, reader: CheckpointReader):
+    def __init__(self, reader: CheckpointReader, config: Config | None = None):
         self._folder = reader.folder
         self._slices: dict[str, list[tuple[TensorFile, TensorSlice]]] = {}
         for name in dense_files(reader):
@@ -94,6 +100,9 @@ class DenseFiles:
                     f"{reader.folder}: the slices of {tensor} in its dense files do not make up a tensor of shape "
                     f"{list(shape)}; copy this checkpoint again, or use another"
                 )
+        if config is not None:
+            for tensor, shape in self.shapes.items():
+                _require_parameter(reader, config, tensor, shape)
 
     def read(self, name: str) -> np.ndarray:
         """Reads one whole tensor as float32.
@@ -107,3 +116,19 @@ class DenseFiles:
         if not slices or whole.size != sum(target.copy(whole, held, file.read(name)) for file, held in slices):
             raise CheckpointError(f"{self._folder}: its dense files have no tensor {name!r}, or not all of it")
         return whole
+
+
+def _require_parameter(reader: CheckpointReader, config: Config, tensor: str, shape: tuple[int, ...]) -> None:
+    """Raises CheckpointError unless a tensor is a parameter of the model, or a moment of one, and has its shape."""
+    try:
+        needed = parameter_shape(config, tensor.removeprefix("adam_m.").removeprefix("adam_v."))
+    except ValueError:
+        raise CheckpointError(
+            f"{reader.folder} has the tensor {short_text(tensor)}, which its model does not have; copy the checkpoint "
+            "again, or use another"
+        ) from None
+    if shape != needed:
+        raise CheckpointError(
+            f"{reader.folder}: {tensor} has shape {list(shape)}, the model needs {list(needed)}; copy the checkpoint "
+            "again, or use another"
+        )

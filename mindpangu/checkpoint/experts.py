@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import save as encode_tensors
 
 from mindpangu.checkpoint.manifest import EXPERT_FILE
-from mindpangu.checkpoint.reader import decode_file
+from mindpangu.checkpoint.tensor_file import decode_file
 from mindpangu.errors import CheckpointError
 from mindpangu.untrusted import DIGEST, Count, DomainName, Range, parse_json, read_record
 

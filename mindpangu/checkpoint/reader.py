@@ -1,8 +1,7 @@
 """Reads a checkpoint: no file is used before its size and hash agree with the manifest."""
 
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,12 +10,14 @@ import numpy as np
 from mindpangu.checkpoint.directory import checkpoints_sharing, is_iteration, latest_iteration
 from mindpangu.checkpoint.fingerprint import Entry, Fingerprint
 from mindpangu.checkpoint.manifest import MANIFEST, REMEDY, Manifest
-from mindpangu.config import Config, load_saved_config
+from mindpangu.checkpoint.sizes import require_sizes
+from mindpangu.checkpoint.tensor_file import decode_tensors
+from mindpangu.config import Config, TrainingConfig, load_saved_config
+from mindpangu.config.run_folder import RunFolder
 from mindpangu.display import describe_error
 from mindpangu.errors import CheckpointError
 from mindpangu.files import file_chunks
 from mindpangu.pruned import MAX_TRIES, note_opened_checkpoint
-from mindpangu.tensor_format import decode
 from mindpangu.untrusted import inside, open_file, parse_json
 
 
@@ -88,19 +89,40 @@ class CheckpointReader:
         except ValueError as error:
             raise CheckpointError(f"{self.folder / name} cannot be read: {error}; {REMEDY}") from None
 
-    def config(self) -> Config:
-        """Returns the resolved configuration that the checkpoint was saved with."""
-        return load_saved_config(self.verify("config.yaml"))
+    def config(self, overrides: Mapping[str, str] | None = None) -> Config:
+        """Returns the resolved configuration that the checkpoint was saved with.
+
+        Args:
+            overrides: overrides of keys, as in `load_config`.
+
+        Raises:
+            CheckpointError: like `read`; or the configuration describes a larger model than the files can hold
+                (`require_sizes`).
+            ConfigError: the configuration is invalid.
+        """
+        path = self.verify("config.yaml")
+        config = load_saved_config(path)
+        require_sizes(self, config)
+        return load_saved_config(path, overrides) if overrides else config
+
+    def local_settings(self) -> dict[str, str]:
+        """Returns overrides of the keys that say where a run writes, for verbs that use the configuration of this
+        checkpoint. The saved paths may be those of another machine or of another user.
+
+        The run folder becomes the one that the checkpoint is in. A checkpoint that is not in a run folder keeps the
+        name of its run, in the default output folder.
+        """
+        run = RunFolder.of_checkpoint(self.folder)
+        settings = {"experts.storage_folder": "", "training.output_dir": TrainingConfig().output_dir}
+        if run is not None:
+            parent = str(run.root.parent)
+            settings["training.output_dir"] = parent if not parent.startswith("~") else f"./{parent}"
+            settings["training.run_name"] = run.root.name
+        return settings
 
     def tensors(self, name: str) -> dict[str, np.ndarray]:
         """Returns the verified tensors of one file by name."""
-        return decode_file(self.folder / name, self.read(name))[1]
-
-    def read_all(self, names: Iterable[str], use: Callable[[str, bytes], None], threads: int = 2) -> None:
-        """Reads files in threads and passes each to `use(name, data)`. Only a few files are in memory at once."""
-        with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(lambda name: use(name, self.read(name)), list(names)):
-                pass
+        return decode_tensors(self.folder / name, self.read(name))
 
     def _open(self, name: str) -> BinaryIO:
         """Opens a regular file that has the size stated in the manifest."""
@@ -143,22 +165,6 @@ class CheckpointReader:
             "disk (a hard link): copy it again from another disk, or remove this checkpoint and "
             f"{'that' if len(sharing) == 1 else 'those'} to continue from one without it"
         )
-
-
-def decode_file(path: Path, data: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Decodes the metadata and the tensors, all float32, of a safetensors file that was read from `path`.
-
-    Raises:
-        CheckpointError: it is not such a file; the message names `path`.
-    """
-    try:
-        metadata, tensors = decode(data)
-        for name, values in tensors.items():
-            if values.dtype != np.float32:
-                raise ValueError(f"tensor {name} is {values.dtype}; allowed: float32")
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not a safetensors file of a checkpoint: {error}; {REMEDY}") from None
-    return metadata, tensors
 
 
 def _open(path: Path) -> tuple[Path, Manifest]:

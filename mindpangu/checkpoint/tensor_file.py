@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from mindpangu.checkpoint.manifest import REMEDY
 from mindpangu.errors import CheckpointError
 from mindpangu.files import CHUNK_BYTES, Buffer
-from mindpangu.tensor_format import LENGTH, TensorInfo, dtype_name, read_header
+from mindpangu.tensor_format import LENGTH, TensorInfo, decode, dtype_name, read_header
 from mindpangu.untrusted import open_file
 
-__all__ = ["TensorFile", "TensorInfo", "chunks_of", "encode_stream"]
+__all__ = ["TensorFile", "TensorInfo", "chunks_of", "decode_file", "decode_tensors", "encode_stream"]
 
 _ALIGNMENT = 8
 _REMEDY = "use another checkpoint, or copy this one again"
@@ -50,22 +51,48 @@ class TensorFile:
         self._offsets = header.offsets
 
     def read(self, name: str) -> np.ndarray:
-        """Reads one tensor."""
+        """Reads one tensor. Raises CheckpointError if the file has become shorter."""
         info = self.tensors[name]
         start, _ = self._offsets[name]
         values = np.empty(info.shape, info.dtype)
+        content = values.data.cast("B") if values.size else bytearray()
         with open_file(self.path) as file:
             file.seek(start)
-            file.readinto(values.data.cast("B") if values.size else bytearray())  # type: ignore[attr-defined]
+            num_bytes = file.readinto(content)  # type: ignore[attr-defined]
+        if num_bytes < values.nbytes:
+            raise self._cut_off(name)
         return values
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """Yields the bytes of one tensor in pieces."""
+        """Yields the bytes of one tensor in pieces. Raises like `read`."""
         start, stop = self._offsets[name]
         with open_file(self.path) as file:
             file.seek(start)
             for offset in range(start, stop, CHUNK_BYTES):
-                yield file.read(min(CHUNK_BYTES, stop - offset))
+                piece = file.read(min(CHUNK_BYTES, stop - offset))
+                if len(piece) < min(CHUNK_BYTES, stop - offset):
+                    raise self._cut_off(name)
+                yield piece
+
+    def _cut_off(self, name: str) -> CheckpointError:
+        return CheckpointError(f"{self.path} ends inside {name}: the file was cut off while it was read; {_REMEDY}")
+
+
+def decode_tensors(path: Path, data: bytes) -> dict[str, np.ndarray]:
+    """Decodes the tensors of a safetensors file. Raises CheckpointError, which names `path`, if it is not one."""
+    return decode_file(path, data)[1]
+
+
+def decode_file(path: Path, data: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Decodes the metadata and the tensors, all float32, of a safetensors file. Raises like `decode_tensors`."""
+    try:
+        metadata, tensors = decode(data)
+        for name, values in tensors.items():
+            if values.dtype != np.float32:
+                raise ValueError(f"tensor {name} is {values.dtype}; allowed: float32")
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not a safetensors file of a checkpoint: {error}; {REMEDY}") from None
+    return metadata, tensors
 
 
 def encode_stream(

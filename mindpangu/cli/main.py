@@ -210,12 +210,14 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _load_settings(options: argparse.Namespace, overrides: dict[str, str]) -> Config:
-    """Loads the configuration from --config, or else the one saved with the given checkpoint."""
+    """Loads the configuration from --config, or else the one saved with the given checkpoint, with the run folder that
+    the checkpoint is in."""
     checkpoint = getattr(options, "checkpoint", None)
     if options.config is None and checkpoint is not None:
         from mindpangu.checkpoint import CheckpointReader
 
-        return load_saved_config(CheckpointReader(checkpoint).verify("config.yaml"), overrides)
+        reader = CheckpointReader(checkpoint)
+        return reader.config(reader.local_settings() | overrides)
     if options.config is not None and RunFolder.holds(find_file(options.config)):
         return load_saved_config(options.config, overrides)
     return load_config(options.config, overrides)

@@ -1,9 +1,12 @@
 """The layout of a run folder, output/<run>/…, as MindSpore users know it."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from mindpangu.config.schema import Config
+
+_CHECKPOINTS = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,19 @@ class RunFolder:
     def from_config(config: Config) -> "RunFolder":
         """Returns the run folder given by `training.output_dir` and `training.run_name`."""
         return RunFolder(Path(config.training.output_dir) / config.training.run_name)
+
+    @staticmethod
+    def of_checkpoint(checkpoint: Path) -> "RunFolder | None":
+        """Returns the run folder that a checkpoint is in, or None if it is elsewhere, like the output of `extract`.
+
+        Only the path counts, not the configuration in the checkpoint, because the run may have been moved, or may come
+        from somebody else.
+        """
+        parent = _with_name(checkpoint).parent
+        if _with_name(parent).name != _CHECKPOINTS:
+            return None
+        root = _with_name(_with_name(parent).parent)
+        return RunFolder(root) if root.name else None
 
     @staticmethod
     def holds(path: Path) -> bool:
@@ -41,7 +57,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        return self.root / "checkpoint"
+        return self.root / _CHECKPOINTS
 
     @property
     def latest(self) -> Path:
@@ -92,3 +108,8 @@ class RunFolder:
 
     def log(self, rank: int = 0) -> Path:
         return self.root / "log" / f"rank_{rank}"
+
+
+def _with_name(folder: Path) -> Path:
+    """Returns a path to the folder that ends in its name, unlike "." and ".."."""
+    return folder if folder.name not in ("", "..") else Path(os.path.realpath(folder))

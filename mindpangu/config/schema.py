@@ -38,8 +38,8 @@ class ModelConfig:
     rounded up to a multiple of 8, which gives about as many parameters."""
     num_heads: int = number(4, minimum=1)
     """Number of attention heads; must divide hidden_size."""
-    seq_length: int = number(128, minimum=2)
-    """Tokens per sample, which is also the number of positions."""
+    seq_length: int = number(128, minimum=2, maximum=32_768)
+    """Tokens per sample, which is also the number of positions. Attention holds the square of it."""
     vocab_size: int = number(8000, minimum=1, maximum=10_000_000)
     """Rows of the embedding when there is one vocabulary. The tokenizer is trained to this size."""
     layernorm_epsilon: float = number(1e-5, above=0)
@@ -78,7 +78,7 @@ class ModelConfig:
 class VocabularyConfig:
     name: str = ""
     """Name of the vocabulary."""
-    vocab_size: int = number(1, minimum=1)
+    vocab_size: int = number(1, minimum=1, maximum=10_000_000)
     """Rows of the embedding that belong to the vocabulary, which is the vocabulary size of its tokenizer."""
     tokenizer: str = path()
     """sentencepiece model of the vocabulary; "" means the run's own tokenizer."""

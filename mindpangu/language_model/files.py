@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from mindspore import Parameter, Tensor
@@ -17,7 +16,7 @@ from mindpangu.checkpoint import (
     shards_of_experts,
 )
 from mindpangu.checkpoint.dense import dense_files, dense_header, slices_in
-from mindpangu.checkpoint.reader import decode_file
+from mindpangu.checkpoint.tensor_file import TensorFile
 from mindpangu.config import to_yaml
 from mindpangu.config.schema import ContextConfig
 from mindpangu.errors import CheckpointError
@@ -27,7 +26,7 @@ from mindpangu.language_model.parts import ModelParts, require_header
 from mindpangu.parallel.expert_share import ExpertShare
 from mindpangu.parallel.sharding import TensorSlice
 
-_WRITERS = 2
+_THREADS = 2  # that read or write experts
 _STORE_ATTRIBUTE = {"": "weights", "adam_m.": "moment1", "adam_v.": "moment2"}  # by prefix of a tensor's name in a file
 
 ExpertKey = tuple[int, int, int]
@@ -110,7 +109,7 @@ def write_model(
                 writer.write(f"routing/{name}", data)
     if dense.arrays:
         writer.write(f"dense_{writer.rank:05d}_of_{writer.ranks:05d}.safetensors", dense.encode())
-    with ThreadPoolExecutor(_WRITERS) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         for _ in pool.map(lambda expert: _write_expert(writer, model, experts, expert), changed):
             pass
 
@@ -132,6 +131,8 @@ def read_dense(
 ) -> None:
     """Sets parameters from the dense files of a checkpoint, whichever ranks wrote them.
 
+    Holds one tensor of a file in memory at a time, none that the model lacks, and none of another shape.
+
     Args:
         slices: name → the slice of the tensor that the parameter holds.
 
@@ -140,19 +141,20 @@ def read_dense(
     """
     values = {name: np.zeros(parameter.shape, np.float32) for name, parameter in parameters.items()}
     missing = {name: value.size for name, value in values.items()}
-    for file in dense_files(reader):
-        metadata, tensors = decode_file(reader.folder / file, reader.read(file))
-        described = slices_in(reader.folder / file, metadata)
-        for name, tensor in tensors.items():
+    for file_name in dense_files(reader):
+        file = TensorFile(reader.verify(file_name))
+        described = slices_in(file.path, file.metadata)
+        for name, info in file.tensors.items():
             if name not in values:
                 continue
-            saved = described.get(name, TensorSlice(tensor.shape))
-            if saved.shape != slices[name].shape or saved.local_shape != tensor.shape:
+            saved = described.get(name, TensorSlice(info.shape))
+            needed = slices[name].shape
+            if saved.shape != needed or saved.local_shape != info.shape or info.dtype != np.float32:
                 raise CheckpointError(
-                    f"{reader.folder / file}: {name} has shape {list(saved.shape)}, "
-                    f"the model needs {list(slices[name].shape)}"
+                    f"{file.path}: {name} has shape {list(saved.shape)} of {info.dtype}, "
+                    f"the model needs {list(needed)} of float32"
                 )
-            missing[name] -= slices[name].copy(values[name], saved, tensor)
+            missing[name] -= slices[name].copy(values[name], saved, file.read(name))
     for name, parameter in parameters.items():
         if missing[name]:
             raise CheckpointError(f"{reader.folder}: its dense files have no tensor {name!r}, or not all of it")
@@ -160,7 +162,7 @@ def read_dense(
 
 
 def read_experts(reader: CheckpointReader, model: LanguageModel, with_adam: bool) -> None:
-    """Fills the model's expert store, whichever ranks wrote the experts.
+    """Fills the model's expert store, whichever ranks wrote the experts. A thread holds one tensor in memory at a time.
 
     Raises:
         CheckpointError: an expert file is missing, belongs to another expert, has other shapes, or was trained with
@@ -175,24 +177,25 @@ def read_experts(reader: CheckpointReader, model: LanguageModel, with_adam: bool
         for shard in range(num_files):
             content_of[expert_file_name(*saved_as, (shard, num_files))] = (layer, domain, index), (shard, num_files)
 
-    def use(name: str, data: bytes) -> None:
-        path = reader.folder / name
+    def read(name: str) -> None:
         expert, shard = content_of[name]
         layer, domain, index = expert
-        header, tensors = ExpertFile.decode(path, data)
-        require_header(path, header, _expert_header(model, expert, header.step_count, shard))
+        file = TensorFile(reader.verify(name))
+        header = ExpertFile.from_metadata(file.path, file.metadata)
+        require_header(file.path, header, _expert_header(model, expert, header.step_count, shard))
         for prefix in _STORE_ATTRIBUTE if with_adam else [""]:
             slab = getattr(store, _STORE_ATTRIBUTE[prefix])[layer][domain]
-            _copy_tensors(path, tensors, prefix, store, slab, index, shard)
+            _copy_tensors(file, prefix, store, slab, index, shard)
         if with_adam:
             store.step_counts[expert] = header.step_count
 
-    reader.read_all(content_of, use)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(read, content_of):
+            pass
 
 
 def _copy_tensors(
-    path: Path,
-    tensors: Mapping[str, np.ndarray],
+    file: TensorFile,
     prefix: str,
     store: ExpertStore,
     slab: Mapping[str, np.ndarray],
@@ -202,12 +205,13 @@ def _copy_tensors(
     """Copies those elements of a file's tensors that belong to this rank's slice of the expert."""
     for name in store.tensors:
         own_slice = store.slices[name]
-        tensor = tensors.get(prefix + name)
+        info = file.tensors.get(prefix + name)
         file_slice = ExpertShare(tensor=shard[0], tensors=shard[1]).tensor_slice(name, own_slice.shape)
-        if tensor is None or tensor.shape != file_slice.local_shape:
-            found = "missing" if tensor is None else f"of shape {list(tensor.shape)}"
-            raise CheckpointError(f"{path}: {prefix + name} is {found}; needed: {list(file_slice.local_shape)}")
-        own_slice.copy(slab[name][index], file_slice, tensor)
+        needed = file_slice.local_shape
+        if info is None or info.shape != needed or info.dtype != np.float32:
+            found = "missing" if info is None else f"{info.dtype} of shape {list(info.shape)}"
+            raise CheckpointError(f"{file.path}: {prefix + name} is {found}; needed: float32 of {list(needed)}")
+        own_slice.copy(slab[name][index], file_slice, file.read(prefix + name))
 
 
 def _write_expert(writer: CheckpointWriter, model: LanguageModel, experts: StoreSnapshot, expert: ExpertKey) -> None:

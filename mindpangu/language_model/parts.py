@@ -55,7 +55,7 @@ class ModelParts:
 
     @classmethod
     def from_checkpoint(cls, reader: CheckpointReader, context: ContextConfig | None = None) -> "ModelParts":
-        """Reads the parts of a checkpoint.
+        """Reads the parts of a checkpoint. Their configuration has the run folder that the checkpoint lies in.
 
         Args:
             context: device and number format to compute with; None to keep those of the training.
@@ -63,7 +63,7 @@ class ModelParts:
         Raises:
             CheckpointError: a file does not match the manifest.
         """
-        config = reader.config()
+        config = reader.config(reader.local_settings())
         config = replace(config, context=context or config.context)
         return cls(config, read_tokenizers(reader, config), read_table(reader, config))
 
@@ -128,6 +128,13 @@ class ModelParts:
                 raise ConfigError(
                     f"domain {domain.name} has {domain.num_experts} experts in the configuration, "
                     f"but {num_experts} in its routing table; build the table again or load the matching one"
+                )
+            num_tokens = self.table.vocab_size(domain.name)
+            num_pieces = self.tokenizer_of(domain).vocab_size
+            if num_tokens < num_pieces:
+                raise ConfigError(
+                    f"the routing table of domain {domain.name} has {num_tokens} token ids, but its tokenizer has "
+                    f"{num_pieces} pieces; build the table again or load the matching one"
                 )
 
 

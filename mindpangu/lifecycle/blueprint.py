@@ -17,6 +17,7 @@ from mindpangu.checkpoint.tensor_file import TensorFile
 from mindpangu.config import Config
 from mindpangu.domains import Domain, build_domains, domain_named
 from mindpangu.errors import CheckpointError
+from mindpangu.language_model import ModelParts
 from mindpangu.routing.table import DomainTable
 from mindpangu.tokenizer import Tokenizer
 
@@ -142,22 +143,21 @@ class Blueprint:
 
         Raises:
             CheckpointError: files are missing or altered.
-            RoutingError, TokenizerError: its files do not fit together.
+            ConfigError, RoutingError, TokenizerError: its files do not fit together.
         """
         config = reader.config()
-        tokenizers = read_tokenizers(reader, config)
-        table = read_table(reader, config)
+        parts = ModelParts(config, read_tokenizers(reader, config), read_table(reader, config))
         contents = {}
-        if table is not None:
-            for domain in build_domains(config):
-                contents[domain.name] = _existing_content(reader, table.domain(domain.name))
+        if parts.table is not None:
+            for domain in parts.domains:
+                contents[domain.name] = _existing_content(reader, parts.table.domain(domain.name))
         digests = SavedState.read(reader).digests
         with_moments = any(
             name.startswith("adam_")
             for file in dense_files(reader)
             for name in TensorFile(reader.require_size(file)).tensors
         )
-        return Blueprint(config, tokenizers, contents, DenseContent(reader), reader.step, digests, with_moments)
+        return Blueprint(config, parts.tokenizers, contents, DenseContent(reader), reader.step, digests, with_moments)
 
     @property
     def domains(self) -> tuple[Domain, ...]:

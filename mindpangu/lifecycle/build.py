@@ -171,7 +171,7 @@ def _dense_work(blueprint: Blueprint, verify: bool) -> Iterable[Work]:
 
 
 def _write_dense(writer: CheckpointWriter, content: DenseContent, with_moments: bool) -> None:
-    files = DenseFiles(content.reader)
+    files = DenseFiles(content.reader, content.reader.config())
     old_names = {content.new_name(name): name for name in files.shapes if _parameter(name) not in content.dropped}
     tensors = {}
     for name, old in old_names.items():

@@ -166,7 +166,7 @@ class ExpertsOfDense:
         self._config = config
         self._name = name
         self._noise = noise
-        self._files = DenseFiles(dense)
+        self._files = DenseFiles(dense, dense.config())
 
     def __call__(self, layer: int, index: int) -> NewExpert:
         return NewExpert(lambda: self._make(layer, index))

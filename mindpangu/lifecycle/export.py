@@ -93,7 +93,7 @@ def export(blueprint: Blueprint, out: Path) -> None:
 
 def _tensors(blueprint: Blueprint) -> Tensors:
     config = blueprint.config
-    files = DenseFiles(blueprint.dense.reader)
+    files = DenseFiles(blueprint.dense.reader, blueprint.dense.reader.config())
     changes = blueprint.dense.changes
     first, size = _vocabulary_rows(blueprint)
     for ours in sorted(files.shapes):

@@ -56,7 +56,7 @@ def finetune_settings(checkpoint: Path, files: Sequence[str], train: str) -> dic
         CheckpointError, ConfigError: the checkpoint cannot be used.
     """
     reader = CheckpointReader(checkpoint)
-    config = reader.config()
+    config = reader.config(reader.local_settings())
     config = replace(
         config,
         data=replace(config.data, corpus=list(files), format="instruction", mixture={}, phases=[]),

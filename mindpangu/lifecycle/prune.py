@@ -38,7 +38,7 @@ def prune(parent: Blueprint, config: Config, kept: Kept) -> Blueprint:
     changes = {}
     dropped = set()
     renamed = {}
-    for name, shape in DenseFiles(reader).shapes.items():
+    for name, shape in DenseFiles(reader, reader.config()).shapes.items():
         if name.startswith("adam_"):
             continue
         layer, axes = layer_and_units(model, name)

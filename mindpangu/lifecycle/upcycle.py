@@ -69,9 +69,8 @@ def upcycle(
     length = config.model.seq_length
     if length < parent.config.model.seq_length:
         cut = DenseChange((length, config.model.hidden_size), lambda values, is_moment: values[:length])
-        changes |= {
-            name: cut for name in ("position_embedding", "query_embedding") if name in DenseFiles(reader).shapes
-        }
+        shapes = DenseFiles(reader, reader.config()).shapes
+        changes |= {name: cut for name in ("position_embedding", "query_embedding") if name in shapes}
     networks = {
         f"{rre_block(config, layer)}.ffn.{tensor}"
         for layer in range(config.model.rre_layers)

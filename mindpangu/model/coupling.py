@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mindpangu.config import ModelConfig
+from mindpangu.config import Config, ModelConfig
 from mindpangu.model.initialization import NETWORK_AXES, dense_name
 
 CHANNELS = "channels"
@@ -144,6 +144,31 @@ def layer_and_units(model: ModelConfig, name: str) -> tuple[int | None, tuple[st
         return model.num_layers - 1, _LAYER_PARAMETERS[rest]
     layer, _, rest = rest.partition(".")
     return int(layer), _LAYER_PARAMETERS[rest]
+
+
+def parameter_shape(config: Config, name: str) -> tuple[int, ...]:
+    """Returns the shape of a dense parameter of a model. Raises ValueError if the model cannot have it."""
+    model = config.model
+    try:
+        layer, axes = layer_and_units(model, name)
+    except (KeyError, ValueError):
+        raise ValueError(f"no model has the dense parameter {name}") from None
+    if layer is not None and not (0 <= layer < model.num_layers and name.startswith(f"{layer_name(model, layer)}.")):
+        raise ValueError(f"this model has no dense parameter {name}")
+    size_of_unit = {
+        CHANNELS: model.hidden_size,
+        HEADS: model.hidden_size,
+        NEURONS: model.ffn_hidden_size,
+        BOTTLENECK: unit_shapes(model)[BOTTLENECK][1],
+    }
+    num_rows = sum(vocabulary.vocab_size for vocabulary in config.domains.vocabularies) or model.vocab_size
+    size_without_units = {
+        "word_embedding": num_rows,
+        "head.weight": num_rows,
+        "position_embedding": model.seq_length,
+        "query_embedding": model.seq_length,
+    }.get(name, model.series_terms)
+    return tuple(size_without_units if kind is None else size_of_unit[kind] for kind in axes)
 
 
 def sums_over_units(model: ModelConfig, tensors: Mapping[str, np.ndarray]) -> Units:

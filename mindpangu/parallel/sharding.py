@@ -48,17 +48,12 @@ class TensorSlice:
     @property
     def size(self) -> int:
         """Number of elements of this slice."""
-        ranges_of_axis = dict(self.ranges)
-        lengths = (
-            sum(stop - start for start, stop in ranges_of_axis.get(axis, ((0, size),)))
-            for axis, size in enumerate(self.shape)
-        )
-        return math.prod(lengths)
+        return math.prod(self.local_shape)
 
     @property
     def local_shape(self) -> tuple[int, ...]:
         """Shape of this slice."""
-        return tuple(len(indices) for indices in self._indices())
+        return tuple(sum(stop - start for start, stop in ranges) for ranges in self._ranges_of_axes())
 
     def rows(self, rank: int, size: int) -> "TensorSlice":
         """Divides this slice into `size` equal slices along the first axis and returns the one with index `rank`."""
@@ -83,16 +78,18 @@ class TensorSlice:
             mine: the values of this slice, which are written.
             theirs: the values of `other`.
         """
+        if self == other:
+            mine[...] = theirs
+            return self.size
+        if not (self.size and other.size):  # without elements, an axis may be of any length
+            return 0
         common = [
             np.intersect1d(ours, others, assume_unique=True, return_indices=True)[1:]
             for ours, others in zip(self._indices(), other._indices(), strict=True)
         ]
-        if self == other:
-            mine[...] = theirs
-        else:
-            targets = np.ix_(*(target for target, _ in common))
-            sources = np.ix_(*(source for _, source in common))
-            mine[targets] = theirs[sources]
+        targets = np.ix_(*(target for target, _ in common))
+        sources = np.ix_(*(source for _, source in common))
+        mine[targets] = theirs[sources]
         return int(np.prod([len(to) for to, _ in common]))
 
     def describe(self) -> dict[str, Any]:
@@ -113,14 +110,17 @@ class TensorSlice:
         divided = {int(axis): tuple(ranges) for axis, ranges in content.ranges.items()}
         return TensorSlice(tuple(content.shape), tuple(sorted(divided.items())))
 
+    def _ranges_of_axes(self) -> list[Ranges]:
+        """Returns the (start, stop) ranges of the slice along each axis."""
+        divided = dict(self.ranges)
+        return [divided.get(axis, ((0, size),)) for axis, size in enumerate(self.shape)]
+
     def _indices(self) -> list[np.ndarray]:
         """Returns the indices of the slice's elements along each axis."""
-        ranges_of_axis = dict(self.ranges)
-        indices = []
-        for axis, size in enumerate(self.shape):
-            ranges = ranges_of_axis.get(axis, ((0, size),))
-            indices.append(np.concatenate([np.arange(0), *(np.arange(start, stop) for start, stop in ranges)]))
-        return indices
+        return [
+            np.concatenate([np.arange(0), *(np.arange(start, stop) for start, stop in ranges)])
+            for ranges in self._ranges_of_axes()
+        ]
 
 
 def share(count: int, rank: int, size: int) -> tuple[int, int]:

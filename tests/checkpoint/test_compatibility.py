@@ -24,11 +24,14 @@ class Reader:
     folder = Path("iteration_00000010")
 
     def __init__(self, digests=DIGESTS, **overrides):
-        self._config = load_config(None, BEFORE | keys(overrides))
+        self._saved = BEFORE | keys(overrides)
         self._digests = digests
 
-    def config(self):
-        return self._config
+    def config(self, overrides=None):
+        return load_config(None, self._saved | (overrides or {}))
+
+    def local_settings(self):
+        return {"training.output_dir": "here", "training.run_name": "moved"}
 
     def json(self, name):
         assert name == "state.json"
@@ -133,3 +136,11 @@ def test_a_verb_that_takes_its_configuration_from_the_checkpoint_refuses_any_oth
 
     with pytest.raises(ConfigError, match=r"leave out --monitor\.log_steps, --training\.seed"):
         refuse_settings(Reader(), load_config(None, BEFORE | {"training.seed": "5", "monitor.log_steps": "3"}))
+
+
+@pytest.mark.parametrize("run", [{}, {"training.output_dir": "here", "training.run_name": "moved"}])
+def test_the_run_folder_may_be_the_saved_one_or_the_one_where_the_checkpoint_lies(run):
+    refuse_settings(Reader(), load_config(None, BEFORE | run))
+
+    with pytest.raises(ConfigError, match=r"leave out --training\.run_name"):
+        refuse_settings(Reader(), load_config(None, BEFORE | run | {"training.run_name": "other"}))

@@ -69,3 +69,12 @@ def test_every_vocabulary_is_divided_by_itself(size):
         for start, count in zip(starts, sizes, strict=True):
             of_vocabulary = [row - start for row in rows.astype(int).tolist() if start <= row < start + count]
             assert of_vocabulary == list(range(*share(count, rank, size)))
+
+
+def test_a_slice_without_elements_takes_no_memory_for_its_long_axes():
+    """A header may describe one: its bytes, none, fit the file."""
+    described = TensorSlice.read({"shape": [1 << 40, 0], "ranges": {"0": [[0, 1 << 39]]}}, "slice")
+    whole = TensorSlice((1 << 40, 0))
+
+    assert (described.size, described.local_shape) == (0, (1 << 39, 0))
+    assert whole.copy(np.empty((1 << 40, 0), np.float32), described, np.empty((1 << 39, 0), np.float32)) == 0

@@ -108,12 +108,9 @@ def hashes(reader, without=("config.yaml",)):
 def experts_of(reader):
     """Returns name → (step count, inode) of every expert file, after verifying it."""
     checkpoints = {}
-
-    def use(name, data):
-        header, _ = ExpertFile.decode(reader.folder / name, data)
+    for name in (name for name in reader.files if name.startswith("experts/")):
+        header, _ = ExpertFile.decode(reader.folder / name, reader.read(name))
         checkpoints[name] = (header.step_count, (reader.folder / name).stat().st_ino)
-
-    reader.read_all([name for name in reader.files if name.startswith("experts/")], use)
     return checkpoints
 
 

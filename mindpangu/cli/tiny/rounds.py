@@ -75,7 +75,8 @@ def settings(options: argparse.Namespace) -> dict[str, str]:
         return {}
     from mindpangu.checkpoint import CheckpointReader
 
-    return {"training.run_name": f"{CheckpointReader(options.checkpoint).config().training.run_name}_rounds"}
+    reader = CheckpointReader(options.checkpoint)
+    return {"training.run_name": f"{reader.config(reader.local_settings()).training.run_name}_rounds"}
 
 
 def run(options: argparse.Namespace, config: Config) -> int:
