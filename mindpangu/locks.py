@@ -5,7 +5,8 @@ however it ends. Where the file system has no flock that all hosts see, the lock
 whose only entry describes the holder.
 
 Everything unfinished lies next to its destination, as `.name.<unique name>.writing`, and exists only while its writer
-holds the lock. So whoever holds the lock may remove what it finds there: its writer is dead.
+holds the lock. So whoever holds the lock may remove what it finds there: its writer is dead. A folder that is replaced
+is `.name.<unique name>.former` for a moment, and gets its name back if its writer dies in that moment.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,10 +36,11 @@ _NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 _LOCAL_FLOCK = {"localflock", "nolock", "local_lock=flock", "local_lock=all"}  # mount options of Lustre and NFS
 _MOUNTS = "/proc/self/mountinfo"
 _MAX_OWNER_BYTES = 4096
+_BEGINNING = b'{"host": '  # of what `Owner.encode` returns
 _POLL_S = (0.01, 0.2)  # first and longest pause between two attempts
 
 _UNIQUE = r"[\w-]+-[0-9a-f]{8,}"
-_SCRATCH = re.compile(rf"\.(?P<name>.+)\.{_UNIQUE}\.(?:writing|deleting|locking)")
+_SCRATCH = re.compile(rf"\.(?P<name>.+)\.{_UNIQUE}\.(?:writing|former|deleting|locking)")
 _LOCK = re.compile(r"\.(?P<name>.+)\.lock(?:ed)?")
 
 _Release = Callable[[], None]
@@ -114,7 +117,8 @@ def scratch_path(destination: Path, unique: str, kind: str = "writing") -> Path:
 
     Args:
         unique: the result of `unique_name`, or a name that only the ranks of a job share.
-        kind: "writing", or "deleting" for what is about to be removed.
+        kind: "writing"; "former" for what had the name until something new gets it; or "deleting" for what is about to
+            be removed.
     """
     return destination.with_name(f".{destination.name}.{unique}.{kind}")
 
@@ -124,6 +128,8 @@ def locked(
     destination: Path, wait: float = SHORT_WAIT_S, unique: str | None = None, busy: str | None = None
 ) -> Iterator[Path]:
     """Locks a file or folder inside the block, and removes what dead processes left unfinished next to it.
+
+    A folder that one of them was replacing is there again.
 
     Creates the folder that holds it; removes it again if it is still empty at the end. A thread may lock a destination
     that it has already locked.
@@ -243,13 +249,17 @@ def _take_flock(destination: Path) -> _Release | None:
     Raises OSError with an error number in `_NO_FLOCK` if the file system has no flock.
     """
     path = _flock_path(destination)
-    flags = os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
     except PermissionError:
         if not path.exists():
             raise
         descriptor = os.open(path, os.O_RDONLY | flags)  # another user's, left by a killed process
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR):
+            raise _in_the_way(path) from None
+        raise
 
     def release() -> None:
         with contextlib.suppress(OSError):
@@ -266,6 +276,8 @@ def _take_flock(destination: Path) -> _Release | None:
         # The holder before may have removed the file, and a third process locked a new one of the same name.
         if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
             raise FileNotFoundError
+        if not _is_lock(descriptor):
+            raise _in_the_way(path)
         with contextlib.suppress(OSError):  # the record is for people; what follows will report a full disk
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, Owner.this_process().encode(), 0)
@@ -273,11 +285,25 @@ def _take_flock(destination: Path) -> _Release | None:
         os.close(descriptor)
         return None
     except OSError as error:
-        if error.errno in _NO_FLOCK:
+        if error.errno in _NO_FLOCK and _is_lock(descriptor):
             path.unlink(missing_ok=True)
         os.close(descriptor)
         raise
     return release
+
+
+def _is_lock(descriptor: int) -> bool:
+    """True if an open file is a lock that a process is taking or has taken, and not somebody's own file.
+
+    A power failure may leave the beginning of its content, or zeros.
+    """
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return False
+    return _BEGINNING.startswith(os.pread(descriptor, len(_BEGINNING), 0).rstrip(b"\0"))
+
+
+def _in_the_way(path: Path) -> OSError:
+    return FileExistsError(errno.EEXIST, f"cannot be locked: {path.name} next to it is no lock; remove or rename it")
 
 
 def _take_folder(destination: Path) -> _Release | None:
@@ -364,11 +390,19 @@ def _start_time(pid: int) -> int | None:
 
 
 def _remove_leftovers(destination: Path, unique: str | None) -> None:
-    """Removes everything unfinished next to a destination whose lock this process holds, except what is `unique`'s."""
-    ours = re.compile(rf"\.{re.escape(destination.name)}(?:\.{_UNIQUE})?\.(?:writing|deleting|locking)")
+    """Removes everything unfinished next to a destination whose lock this process holds, except what is `unique`'s.
+
+    Gives a folder that was about to be replaced its name again if nothing has it.
+    """
+    name = re.escape(destination.name)
+    ours = re.compile(rf"\.{name}\.{_UNIQUE}\.(?:writing|former|deleting|locking)|\.{name}\.(?:writing|deleting)")
     kept = unique and scratch_path(destination, unique)
     for path in _entries(destination.parent):
-        if ours.fullmatch(path.name) and path != kept:
+        if not ours.fullmatch(path.name) or path == kept:
+            continue
+        if path.suffix == ".former" and not os.path.lexists(destination):
+            path.rename(destination)  # its writer was killed before the new folder had the name
+        else:
             delete(path)
 
 

@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from mindpangu.files import fsync_folder, write_bytes_atomically
+from mindpangu.files import fsync_folder, open_without_link, write_bytes_atomically
 from mindpangu.train.callbacks import Callback, StepRecord
 from mindpangu.untrusted import parse_json, read_bytes, reason, show, show_text
 
-_LIMIT = 1 << 32  # bytes of the file: some ten million steps
+_LIMIT = 1 << 30  # bytes of the file: some two million steps
+_MOST_LINES = 10_000_000  # an empty line is a byte in the file, but many in memory
 _INT64 = 1 << 63
 _BEGINNING = b'{"step": '
 _FIELDS = typing.get_type_hints(StepRecord)
@@ -42,7 +43,7 @@ class MetricsFile(Callback):
 
     def on_start(self, first_step: int, last_step: int) -> None:
         _keep_aside_all_but(self.path, first_step, self._recent_losses, self._log)
-        self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 - open for the whole training
+        self._file = open(self.path, "a", buffering=1, opener=open_without_link)  # noqa: SIM115 - open for the whole training
 
     def on_step(self, record: StepRecord) -> None:
         assert self._file is not None
@@ -59,7 +60,7 @@ def read_metrics(path: Path, log: Log = print) -> list[dict[str, Any]]:
     A last line that a kill cut off, or that training is just writing, is left out silently.
     """
     try:
-        content = MetricsContent.parse(read_bytes(path, _LIMIT))
+        content = MetricsContent.parse(_read(path))
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
@@ -74,7 +75,7 @@ def copy_metrics(source: Path, target: Path, last_step: int, log: Log = print) -
     """Copies the records of the steps up to `last_step`. What is under the name `target` is kept aside, unless it is
     the same."""
     try:
-        content = MetricsContent.parse(read_bytes(source, _LIMIT), last_step + 1)
+        content = MetricsContent.parse(_read(source), last_step + 1)
     except FileNotFoundError:
         content = MetricsContent([], {}, [], False)
     except ValueError as error:
@@ -85,7 +86,7 @@ def copy_metrics(source: Path, target: Path, last_step: int, log: Log = print) -
     data = _join(line.text for line in content.lines)
     if os.path.lexists(target):
         with contextlib.suppress(ValueError):
-            if read_bytes(target, _LIMIT) == data:
+            if _read(target) == data:
                 return
         log(f"{target} is of an earlier training; {_moved(keep_aside(target))}")
     write_bytes_atomically(target, data)
@@ -97,6 +98,14 @@ def keep_aside(path: Path) -> Path:
     path.rename(kept)
     fsync_folder(path.parent)
     return kept
+
+
+def _read(path: Path) -> bytes:
+    """Reads the file. Raises ValueError if it is too large, or no regular file."""
+    data = read_bytes(path, _LIMIT)
+    if data.count(b"\n") > _MOST_LINES:
+        raise ValueError(f"it has more than {_MOST_LINES:,} lines")
+    return data
 
 
 @dataclass(frozen=True)
@@ -229,7 +238,7 @@ def _longest_increasing(steps: Sequence[int]) -> Collection[int]:
 def _keep_aside_all_but(path: Path, first_step: int, recent_losses: Sequence[float], log: Log) -> None:
     """Leaves the records of the steps before `first_step` in the file, and keeps all others aside."""
     try:
-        data = read_bytes(path, _LIMIT)
+        data = _read(path)
     except FileNotFoundError:
         data = b""
     except ValueError as error:
