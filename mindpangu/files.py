@@ -7,14 +7,17 @@ mindpangu, so almost every other module may use it.
 A file is never opened for writing in place, because it may have other names (hard links) in checkpoints: it is created,
 or replaced by an atomic rename. Only logs and metrics are appended to. A path is locked while it is written
 (`locks.py`), scratch paths have unique names, and the next write to a path removes the leftovers of killed processes.
+
+A link in place of a folder is followed, because it may lead to another disk. A link in place of a file is refused: a
+run folder from elsewhere may have links to any file of the user.
 """
 
 import contextlib
 import errno
 import json
 import os
-import shutil
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,8 +47,8 @@ def scratch_file(path: Path) -> Iterator[Path]:
         InUseError: another process has been writing the same file for a minute.
         OSError: the disk is full or cannot be written, or the path exists and is not a regular file.
     """
-    if path.is_symlink():  # a run folder from elsewhere may have links to any file of the user
-        raise FileExistsError(errno.EEXIST, "is in the way: it is a link, and nothing is written through it", str(path))
+    if path.is_symlink():
+        raise _is_a_link(path)
     with locked(path, wait=_FILE_WAIT_S) as destination:
         if destination.exists() and not destination.is_file():
             raise FileExistsError(errno.EEXIST, "is in the way: it is not a regular file", str(path))
@@ -104,7 +107,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         FileExistsError: `target` exists. It stays as it is.
     """
     try:
-        os.link(os.path.realpath(source), target)
+        os.link(source, target)
     except FileExistsError:
         raise
     except OSError:
@@ -112,11 +115,21 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def open_nofollow(path: str, flags: int) -> int:
-    """Opens a file that is appended to, such as a log; an `opener` for `open`.
+    """Opens a file that is appended to, such as a log; an `opener` for `open`. Raises OSError for a link."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _is_a_link(Path(path)) from None
+        raise
 
-    Raises OSError for a link: in a folder from elsewhere it may lead to any file of the user.
-    """
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+def _is_a_link(path: Path) -> OSError:
+    return FileExistsError(
+        errno.EEXIST,
+        "is a link, and nothing is written through one; remove it, or give the name of the file itself",
+        str(path),
+    )
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
@@ -191,28 +204,54 @@ def scratch_files(folder: Path) -> Iterator[Path]:
 
 
 def replace_folder(scratch: Path, destination: Path) -> None:
-    """Renames a scratch folder to `destination`, durably, and then removes the folder that had this name."""
-    former = scratch.with_suffix(".deleting")
-    if os.path.lexists(destination):
+    """Renames a scratch folder to `destination`, durably, and then removes the folder that had this name.
+
+    Linux can exchange two folders atomically on some file systems only, so for a moment nothing has the name. If the
+    process is killed then, the next one that locks `destination` restores the former folder.
+    """
+    former = scratch.with_suffix(".former")
+    replaces = os.path.lexists(destination)
+    if replaces:
         destination.rename(former)
     try:
         scratch.rename(destination)
-    except OSError:
-        if os.path.lexists(former):
+    except BaseException:
+        if replaces and not os.path.lexists(destination):
             former.rename(destination)
         raise
     fsync_folder(destination.parent)
-    delete(former)
+    if replaces:
+        doomed = former.with_suffix(".deleting")
+        former.rename(doomed)  # half a folder must not be restored
+        delete(doomed)
 
 
 def link_folder(source: Path, target: Path) -> None:
-    """Copies a folder whose files never change to a new folder, with hard links if the file system supports them."""
+    """Copies a folder whose files never change to a new folder, with hard links if the file system supports them.
 
-    def link(source_file: str, target_file: str) -> None:
-        link_or_copy(Path(source_file), Path(target_file))
+    The folder itself may be a link.
 
+    Raises:
+        OSError: the folder cannot be read or copied, or there is a link, a FIFO, or a device in it.
+    """
     with scratch_folder(target) as scratch:
-        shutil.copytree(source, scratch, copy_function=link, dirs_exist_ok=True)
+        for parent, folders, names in os.walk(source, onerror=_raise):
+            copy = scratch / Path(parent).relative_to(source)
+            for name in folders:
+                _require_kind(Path(parent, name), stat.S_ISDIR)
+                (copy / name).mkdir()
+            for name in names:
+                _require_kind(Path(parent, name), stat.S_ISREG)
+                link_or_copy(Path(parent, name), copy / name)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _require_kind(path: Path, is_kind: Callable[[int], bool]) -> None:
+    if not is_kind(path.lstat().st_mode):
+        raise OSError(errno.EINVAL, "is a link, a FIFO, or a device; only files and folders are copied", str(path))
 
 
 def fsync_folder(folder: Path) -> None:

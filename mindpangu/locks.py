@@ -5,7 +5,8 @@ however it ends. Where the file system has no flock that all hosts see, the lock
 whose only entry describes the holder.
 
 Unfinished output lies next to its destination, as `.name.<unique name>.writing`, and exists only while its writer holds
-the lock. So whoever gets the lock may remove the unfinished output that it finds: the writer is dead.
+the lock. So whoever gets the lock may remove the unfinished output that it finds: the writer is dead. A folder that is
+replaced is called `.name.<unique name>.former` for a moment; it is restored if the writer dies in this moment.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,11 +39,13 @@ _LOCAL_FLOCK = {"localflock", "nolock", "local_lock=flock", "local_lock=all"}  #
 _MOUNTS = "/proc/self/mountinfo"
 _MAX_OWNER_BYTES = 4096
 _MAX_STEM_BYTES = 150  # of 255 for a file name; what `unique_name` and the suffixes add takes up to 80
+_BEGINNING = b'{"host": '  # of the record in a lock, see `Owner.encode`
 _POLL_S = (0.01, 0.2)  # first and longest pause between two attempts
 
 _UNIQUE = r"[\w-]+-[0-9a-f]{8,}"
-_SCRATCH = re.compile(rf"\.(?P<name>.+)\.{_UNIQUE}\.(?:writing|deleting|locking)")
+_SCRATCH = re.compile(rf"\.(?P<name>.+)\.{_UNIQUE}\.(?:writing|former|deleting|locking)")
 _LOCK = re.compile(r"\.(?P<name>.+)\.lock(?:ed)?")
+_SHORTENED = re.compile(r"~[0-9a-f]{16}$")  # see `_stem`
 
 _Release = Callable[[], None]
 
@@ -117,7 +121,8 @@ def scratch_path(destination: Path, unique: str, kind: str = "writing") -> Path:
 
     Args:
         unique: the result of `unique_name`, or a name that only the ranks of a job share.
-        kind: "writing", "deleting" for a folder that is about to be removed, or "locking" for the lock itself.
+        kind: "writing"; "former" for a folder that is being replaced; "deleting" for a folder that is about to be
+            removed; or "locking" for the lock itself.
     """
     return destination.with_name(f".{_stem(destination)}.{unique}.{kind}")
 
@@ -128,8 +133,8 @@ def locked(
 ) -> Iterator[Path]:
     """Locks a file or folder inside the block, and removes the unfinished output of dead processes next to it.
 
-    Creates the parent folder, and removes it at the end if it is still empty. A thread may lock a destination that it
-    has already locked.
+    A folder that one of them was replacing is restored. Creates the parent folder, and removes it at the end if it is
+    still empty. A thread may lock a destination that it has already locked.
 
     Args:
         destination: the path to lock; if it is a link, the path it leads to.
@@ -246,13 +251,17 @@ def _acquire_flock(destination: Path) -> _Release | None:
     Raises OSError with an error number in `_NO_FLOCK` if the file system has no flock.
     """
     path = _flock_path(destination)
-    flags = os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
     except PermissionError:
         if not path.exists():
             raise
         descriptor = os.open(path, os.O_RDONLY | flags)  # another user's, left by a killed process
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR):
+            raise _in_the_way(path) from None
+        raise
 
     def release() -> None:
         with contextlib.suppress(OSError):
@@ -269,6 +278,8 @@ def _acquire_flock(destination: Path) -> _Release | None:
         # The previous holder may have removed the file, and a third process locked a new one of the same name.
         if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
             raise FileNotFoundError
+        if not _is_lock(descriptor):
+            raise _in_the_way(path)
         _let_others_read(descriptor, 0o644)
         with contextlib.suppress(OSError):  # the record only serves messages; the writer itself will report a full disk
             os.ftruncate(descriptor, 0)
@@ -277,11 +288,27 @@ def _acquire_flock(destination: Path) -> _Release | None:
         os.close(descriptor)
         return None
     except OSError as error:
-        if error.errno in _NO_FLOCK:
+        if error.errno in _NO_FLOCK and _is_lock(descriptor):
             path.unlink(missing_ok=True)
         os.close(descriptor)
         raise
     return release
+
+
+def _is_lock(descriptor: int) -> bool:
+    """True if an open file is a lock, and not a file that somebody else has put there.
+
+    After a power failure, a lock may have only the beginning of its record, or zeros.
+    """
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return False
+    return _BEGINNING.startswith(os.pread(descriptor, len(_BEGINNING), 0).rstrip(b"\0"))
+
+
+def _in_the_way(path: Path) -> OSError:
+    return FileExistsError(
+        errno.EEXIST, f"cannot be locked: {path.name} next to it is not a lock; remove or rename that file"
+    )
 
 
 def _acquire_folder(destination: Path) -> _Release | None:
@@ -391,12 +418,19 @@ def _start_time(pid: int) -> int | None:
 def _remove_leftovers(destination: Path, keep: str | None) -> None:
     """Removes the unfinished output next to a destination, except that of the unique name `keep`.
 
-    This process must hold the lock of the destination.
+    Restores a folder whose writer was killed before the new folder had its name. This process must hold the lock of the
+    destination.
     """
-    leftover = re.compile(rf"\.{re.escape(_stem(destination))}(?:\.{_UNIQUE})?\.(?:writing|deleting|locking)")
+    name = re.escape(_stem(destination))
+    leftover = re.compile(rf"\.{name}\.{_UNIQUE}\.(?:writing|former|deleting|locking)|\.{name}\.(?:writing|deleting)")
     kept = keep and scratch_path(destination, keep)
     for path in _entries(destination.parent):
-        if leftover.fullmatch(path.name) and path != kept:
+        if not leftover.fullmatch(path.name) or path == kept:
+            continue
+        if path.suffix == ".former" and not os.path.lexists(destination):
+            if not _SHORTENED.search(destination.name):  # `clear_leftovers` does not know the name before shortening
+                path.rename(destination)
+        else:
             delete(path)
 
 

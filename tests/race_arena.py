@@ -180,7 +180,9 @@ def messages(who: int) -> list[str]:
 
 def leftovers() -> list[str]:
     return [
-        str(path) for path in Path().rglob(".*") if path.name.endswith((".writing", ".deleting", ".lock", ".locked"))
+        str(path)
+        for path in Path().rglob(".*")
+        if path.name.endswith((".writing", ".former", ".deleting", ".lock", ".locked"))
     ]
 
 

@@ -4,11 +4,12 @@ import errno
 import json
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
-from mindpangu import files
+from mindpangu import files, locks
 
 
 def failing_chunks():
@@ -199,7 +200,7 @@ def test_nothing_is_written_through_a_link_to_a_file(tmp_path):
     (tmp_path / "precious").write_text("former")
     (tmp_path / "evaluation.json").symlink_to("precious")
 
-    with pytest.raises(FileExistsError, match="it is a link"):
+    with pytest.raises(FileExistsError, match="is a link, and nothing is written through one; remove it"):
         files.write_bytes_atomically(tmp_path / "evaluation.json", b"new")
 
     assert contents(tmp_path) == {"evaluation.json": "former", "precious": "former"}
@@ -262,6 +263,69 @@ def test_a_linked_folder_has_the_same_content(tmp_path, monkeypatch, links):
     assert (tmp_path / "target" / "sub" / "file").samefile(source / "sub" / "file") == links
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda path: path.symlink_to("precious"), lambda path: path.symlink_to(".."), os.mkfifo],
+    ids=["link", "link to a folder", "FIFO"],
+)
+@pytest.mark.parametrize("place", ["", "sub"])
+def test_only_files_and_folders_are_linked(tmp_path, make, place):
+    """A link could give any file of the user a second name, or lead in circles; a FIFO would be waited for."""
+    (tmp_path / "precious").write_text("former")
+    source = tmp_path / "source"
+    (source / place).mkdir(parents=True)
+    make(source / place / "name")
+
+    with pytest.raises(OSError, match="only files and folders are copied"):
+        files.link_folder(source, tmp_path / "target")
+
+    assert not (tmp_path / "target").exists()
+    assert (tmp_path / "precious").stat().st_nlink == 1
+
+
+def test_the_folder_itself_may_be_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "file").write_text("content")
+    (tmp_path / "source").symlink_to("disk")
+
+    files.link_folder(tmp_path / "source", tmp_path / "target")
+
+    assert contents(tmp_path / "target") == {"file": "content"}
+    assert not (tmp_path / "target").is_symlink()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_kill_while_a_folder_is_replaced_loses_neither(tmp_path, moment):
+    """The child kills itself before or after the new folder gets the name."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "file").write_text("former")
+    child = os.fork()
+    if child == 0:
+        rename = Path.rename
+
+        def rename_and_die(path, target):
+            is_new = str(path).endswith(".writing")
+            if is_new and moment == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            rename(path, target)
+            if is_new:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            Path.rename = rename_and_die
+            with files.scratch_folder(tmp_path / "out", replace=True) as scratch:
+                (scratch / "file").write_text("new")
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+    with locks.locked(tmp_path / "out"):
+        pass
+
+    assert contents(tmp_path) == {"out/file": "former" if moment == "before" else "new"}
+    assert os.listdir(tmp_path) == ["out"]
+
+
 def test_json_has_a_readable_and_an_ascii_form(tmp_path):
     value = {"name": "中", "list": [1]}
 
@@ -299,7 +363,7 @@ def test_a_log_does_not_grow_through_a_link(tmp_path):
 
     with open(tmp_path / "new.log", "a", opener=files.open_nofollow) as log:
         log.write("text")
-    with pytest.raises(OSError, match="symbolic links"):
+    with pytest.raises(FileExistsError, match="is a link"):
         with open(tmp_path / "info.log", "a", opener=files.open_nofollow):
             pass
 

@@ -166,7 +166,7 @@ def test_increments_by_several_processes_are_all_counted(tmp_path, preamble):
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["counter"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 1}', "\0" * 100])
+@pytest.mark.parametrize("content", ["", "{", '{"host": 1}', "\0" * 100])
 def test_a_lock_file_without_a_holder_is_not_in_the_way(tmp_path, content):
     (tmp_path / ".out.lock").write_text(content)
 
@@ -174,6 +174,51 @@ def test_a_lock_file_without_a_holder_is_not_in_the_way(tmp_path, content):
         pass
 
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.write_text("a user's own file"),
+        lambda path: path.symlink_to("precious"),
+        lambda path: path.symlink_to("absent"),
+        os.mkfifo,
+        os.mkdir,
+    ],
+    ids=["file", "link", "dangling link", "FIFO", "folder"],
+)
+def test_what_is_no_lock_stays_as_it_is(tmp_path, make):
+    """It may be the user's, or in a folder from elsewhere, where it may lead to any file of the user."""
+    (tmp_path / "precious").write_text("former")
+    make(tmp_path / ".out.lock")
+    before = {path.name: path.lstat() for path in tmp_path.iterdir()}
+
+    with pytest.raises(FileExistsError, match=r"\.out\.lock next to it is not a lock; remove or rename that file"):
+        with locked(tmp_path / "out"):
+            pass
+
+    after = {path.name: path.lstat() for path in tmp_path.iterdir()}
+    assert {name: (status.st_ino, status.st_size) for name, status in after.items()} == {
+        name: (status.st_ino, status.st_size) for name, status in before.items()
+    }
+    assert (tmp_path / "precious").read_text() == "former"
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_folder_that_a_killed_process_was_replacing_is_there_again(tmp_path, replaced):
+    """The new folder did not have the name yet, or it had."""
+    former = scratch_path(tmp_path / "out", "host-1-2-0123abcd", "former")
+    former.mkdir()
+    (former / "file").write_text("former")
+    if replaced:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "file").write_text("new")
+
+    with locked(tmp_path / "out"):
+        pass
+
+    assert os.listdir(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "file").read_text() == ("new" if replaced else "former")
 
 
 def test_a_process_id_that_is_used_again_is_another_process():

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mindpangu.display import describe_error, short_repr, short_text
-from mindpangu.files import fsync_folder, write_bytes_atomically
+from mindpangu.files import fsync_folder, open_nofollow, write_bytes_atomically
 from mindpangu.train.callbacks import Callback, StepRecord
 from mindpangu.untrusted import parse_json, read_bytes
 
-_FILE_LIMIT = 1 << 32  # bytes of the file: some ten million steps
+_FILE_LIMIT = 1 << 30  # bytes of the file: some two million steps
+_MOST_LINES = 10_000_000  # an empty line is one byte in the file, but many bytes in memory
 _INT64 = 1 << 63
 _BEGINNING = b'{"step": '
 _FIELDS = typing.get_type_hints(StepRecord)
@@ -46,7 +47,7 @@ class MetricsFile(Callback):
 
     def on_start(self, first_step: int, last_step: int) -> None:
         _set_aside_other_lines(self.path, first_step, self._recent_losses, self._log)
-        self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 - open for the whole training
+        self._file = open(self.path, "a", buffering=1, opener=open_nofollow)  # noqa: SIM115 - open for the whole training
 
     def on_step(self, record: StepRecord) -> None:
         assert self._file is not None
@@ -63,7 +64,7 @@ def read_metrics(path: Path, log: Log = print) -> list[dict[str, Any]]:
     An incomplete last line, which a kill cut off or which training is just writing, is left out silently.
     """
     try:
-        content = MetricsContent.parse(read_bytes(path, _FILE_LIMIT))
+        content = MetricsContent.parse(_read(path))
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
@@ -77,7 +78,7 @@ def read_metrics(path: Path, log: Log = print) -> list[dict[str, Any]]:
 def copy_metrics(source: Path, target: Path, last_step: int, log: Log = print) -> None:
     """Copies the records of the steps up to `last_step`. Sets aside an existing `target` with other content."""
     try:
-        content = MetricsContent.parse(read_bytes(source, _FILE_LIMIT), last_step + 1)
+        content = MetricsContent.parse(_read(source), last_step + 1)
     except FileNotFoundError:
         content = MetricsContent([], {}, [], False)
     except ValueError as error:
@@ -88,7 +89,7 @@ def copy_metrics(source: Path, target: Path, last_step: int, log: Log = print) -
     data = _join(line.text for line in content.lines)
     if os.path.lexists(target):
         with contextlib.suppress(ValueError):
-            if read_bytes(target, _FILE_LIMIT) == data:
+            if _read(target) == data:
                 return
         log(f"{target} is of an earlier training; kept as {set_aside(target).name}")
     write_bytes_atomically(target, data)
@@ -100,6 +101,14 @@ def set_aside(path: Path) -> Path:
     path.rename(kept)
     fsync_folder(path.parent)
     return kept
+
+
+def _read(path: Path) -> bytes:
+    """Reads the file. Raises ValueError if it is too large or not a regular file."""
+    data = read_bytes(path, _FILE_LIMIT)
+    if data.count(b"\n") > _MOST_LINES:
+        raise ValueError(f"it has more than {_MOST_LINES:,} lines")
+    return data
 
 
 @dataclass(frozen=True)
@@ -233,7 +242,7 @@ def _longest_increasing(steps: Sequence[int]) -> Collection[int]:
 def _set_aside_other_lines(path: Path, first_step: int, recent_losses: Sequence[float], log: Log) -> None:
     """Sets aside every line but the records of steps before `first_step`, which stay in the file."""
     try:
-        data = read_bytes(path, _FILE_LIMIT)
+        data = _read(path)
     except FileNotFoundError:
         data = b""
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import asdict
 
 import pytest
@@ -267,3 +268,34 @@ def test_numbers_that_are_not_finite_are_null_and_read_back(path):
     (found,) = read_metrics(path)
 
     assert (found["loss"], found["global_norm"], found["domains"]) == (None, None, {"zh": None})
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: os.truncate(path, 10 << 30), r"it has 10,737,418,240 bytes; allowed: at most"),
+        (lambda path: path.write_bytes(b"\n" * 10_000_001), r"it has more than 10,000,000 lines"),
+    ],
+    ids=["10 GB", "lines"],
+)
+def test_a_file_too_large_for_memory_is_set_aside_unread(path, make, reason):
+    path.touch()
+    make(path)
+    size = path.stat().st_size
+
+    messages = resume(path, LAST)
+
+    (kept,) = set_aside(path)
+    assert re.search(reason, messages[0])
+    assert kept.stat().st_size == size
+    assert [each["step"] for each in read_metrics(path)] == [LAST + 1]
+
+
+def test_a_line_of_megabytes_is_one_bad_line(path):
+    path.write_bytes(b"".join([*lines(last=5), b'{"step": "' + b"x" * 5_000_000 + b'"}\n', *lines(6)]))
+
+    messages = resume(path, LAST)
+
+    assert "1 line (line 6: step is 'xxx" in messages[0]
+    assert len(messages[0]) < 1000
+    assert [each["step"] for each in read_metrics(path)] == list(range(1, LAST + 2))
