@@ -324,6 +324,21 @@ def test_the_next_writer_of_a_long_name_removes_what_the_last_one_left(tmp_path,
     assert os.listdir(tmp_path) == []
 
 
+def test_a_folder_with_a_long_name_is_restored_under_this_name_only(tmp_path):
+    """`clear_leftovers` knows only the shortened name."""
+    path = tmp_path / ("x" * 255)
+    former = scratch_path(path, "host-1-2-0123abcd", "former")
+    former.mkdir()
+
+    clear_leftovers(tmp_path)
+    kept = os.listdir(tmp_path)
+    with locked(path):
+        pass
+
+    assert kept == [former.name]
+    assert os.listdir(tmp_path) == [path.name]
+
+
 def test_other_users_see_a_lock_whatever_the_umask_is(tmp_path, preamble):
     before = os.umask(0o077)
     try:
