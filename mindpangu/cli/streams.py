@@ -1,5 +1,6 @@
 """Standard output and standard error of the command line, which can fail: closed pipes, full disks, lost terminals."""
 
+import codecs
 import contextlib
 import io
 import os
@@ -11,6 +12,26 @@ from mindpangu.display import printable
 
 NAME = "standard output"
 """The `filename` of an OSError that a write to standard output raised."""
+
+_ERRORS = "mindpangu_output"
+
+
+def _encode(error: UnicodeError) -> tuple[bytes, int]:
+    """Encodes characters that the encoding of standard output lacks: an error handler of codecs.
+
+    Bytes of a file name that are not UTF-8 (PEP 383) become these bytes again, so that other programs find the file.
+    Anything else becomes an escape: a locale without UTF-8 must not end a training.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    pieces = []
+    for character in error.object[error.start : error.end]:
+        is_byte = "\udc80" <= character <= "\udcff"
+        pieces.append(character.encode("ascii", "surrogateescape" if is_byte else "backslashreplace"))
+    return b"".join(pieces), error.end
+
+
+codecs.register_error(_ERRORS, _encode)
 
 
 @contextlib.contextmanager
@@ -28,7 +49,7 @@ def guarded_streams() -> Iterator[None]:
     streams = {"stdout": sys.stdout, "stderr": sys.stderr}
     for name, stream in streams.items():
         if isinstance(stream, io.TextIOWrapper):  # tests replace the streams
-            stream.reconfigure(errors="backslashreplace")  # a locale without UTF-8 must not end a training
+            stream.reconfigure(errors=_ERRORS if name == "stdout" else "backslashreplace")
             setattr(sys, name, _Guarded(stream, raises=name == "stdout"))
         elif stream is None:  # closed at the start
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
