@@ -60,9 +60,11 @@ run() {
 
 # Passes signal $1 on to the running program. A program that does not end after a second one is killed.
 stop_by_signal() {
+    interrupted=yes
+    # when a terminal is lost, the shell and the kernel send one HUP each: that is one request
+    if [ "$1$stop_signal" = HUPHUP ]; then return; fi
     if [ -n "$stop_signal" ] && [ -z "$kill_at" ]; then kill_at=$((SECONDS + SECONDS_TO_STOP)); fi
     stop_signal=$1
-    interrupted=yes
     if [ -z "$program" ]; then exit_by_signal; fi
     signal_program "$1" || true
 }
