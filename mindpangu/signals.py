@@ -83,7 +83,7 @@ class StopOnSignal:
         os.close(self._reader)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if not self._handled.add():
+        if not self._handled.add(signum):
             return
         self.requested = signal.Signals(signum)
         if self._handled.count == self._patience + 1:
@@ -97,7 +97,7 @@ class StopOnSignal:
         received = _Requests()
         while numbers := os.read(self._reader, 64):
             stopping = [number for number in numbers if number in STOP_SIGNALS]
-            if not stopping or not received.add() or received.count <= self._patience:
+            if not any(map(received.add, stopping)) or received.count <= self._patience:
                 continue
             until = time.monotonic() + _GRACE_S
             while self._handled.count < received.count and not self._ended.wait(0.05):
@@ -107,18 +107,23 @@ class StopOnSignal:
 
 
 class _Requests:
-    """Counts requests to stop: signals, without repetitions."""
+    """Counts requests to stop: signals, without repetitions.
+
+    After a terminal is lost, the shell and the kernel both send SIGHUP, at any interval. All SIGHUPs are one request.
+    """
 
     def __init__(self) -> None:
         self.count = 0
         self._last = -math.inf
+        self._hung_up = False
 
-    def add(self) -> bool:
-        """Counts a signal that has just arrived. Returns False if it only repeats the last one."""
+    def add(self, signum: int) -> bool:
+        """Counts a signal that has just arrived. Returns False if it only repeats an earlier one."""
         now = time.monotonic()
-        if now - self._last < REPEAT_S:
+        if now - self._last < REPEAT_S or (signum == signal.SIGHUP and self._hung_up):
             return False
         self._last = now
+        self._hung_up |= signum == signal.SIGHUP
         self.count += 1
         return True
 

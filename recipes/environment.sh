@@ -61,9 +61,11 @@ run() {
 
 # Passes signal $1 on to the running program. A second signal starts the time after which the program is killed.
 stop_by_signal() {
+    interrupted=yes
+    # when a terminal is lost, the shell and the kernel send one HUP each: that is one request
+    if [ "$1$stop_signal" = HUPHUP ]; then return; fi
     if [ -n "$stop_signal" ] && [ -z "$kill_at" ]; then kill_at=$((SECONDS + SECONDS_TO_STOP)); fi
     stop_signal=$1
-    interrupted=yes
     if [ -z "$program" ]; then exit_by_signal; fi
     signal_program "$1" || true
 }
@@ -372,14 +374,14 @@ report_progress() {
 # the lock; if its owner has died on this host, the folder is removed.
 lock_venv() {
     if command -v flock >/dev/null; then
-        exec 9>"$PROJECT/.venv.lock"
+        { exec 9>"$PROJECT/.venv.lock"; } 2>/dev/null || die_read_only
         flock --nonblock 9 && return
         info "Another process is installing; waiting for it."
         run flock 9
         return
     fi
     local lock=$PROJECT/build/venv.lock owner
-    mkdir -p "$PROJECT/build"
+    { mkdir -p "$PROJECT/build" && [ -w "$PROJECT/build" ]; } 2>/dev/null || die_read_only
     until mkdir "$lock" 2>/dev/null; do
         if [ -z "${owner+set}" ]; then info "Another process is installing; waiting for it."; fi
         owner=$(cat "$lock/owner" 2>/dev/null || true)
@@ -390,6 +392,10 @@ lock_venv() {
         sleep 0.2
     done
     echo "$(uname -n) $$" >"$lock/owner"
+}
+
+die_read_only() {
+    die "$PROJECT cannot be written, so .venv cannot be built there: set MINDPANGU_PYTHON to an interpreter that has MindSpore"
 }
 
 # Releases the lock.

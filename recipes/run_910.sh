@@ -161,7 +161,7 @@ require_integer() {
 count_visible_npus() {
     local count
     if [ -n "${ASCEND_RT_VISIBLE_DEVICES:-}" ]; then
-        tr ',' '\n' <<<"$ASCEND_RT_VISIBLE_DEVICES" | wc -l
+        printf '%s\n' "${ASCEND_RT_VISIBLE_DEVICES//,/$'\n'}" | wc -l # no here-string, which may need a temporary file
     else
         count=$(count_davinci_devices)
         echo $((count > 0 ? count : 8))

@@ -121,3 +121,14 @@ def test_the_handlers_are_the_previous_ones_afterwards():
 
     assert [signal.getsignal(signum) for signum in STOP_SIGNALS] == before
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_terminal_that_is_lost_asks_once_however_often_it_says_so():
+    with StopOnSignal() as stop:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.6)
+        assert stop.requested == signal.SIGHUP
+
+        with pytest.raises(StoppedBySignal):
+            os.kill(os.getpid(), signal.SIGTERM)

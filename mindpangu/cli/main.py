@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ascend_ops.native import OperatorError
 from mindpangu import __version__
@@ -117,7 +117,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     check_variables()
     return retry_if_pruned(
-        lambda: _run_verb(options, dict(overrides)), lambda text: print(f"mindpangu: {text}", file=sys.stderr)
+        lambda: _run_verb(options, dict(overrides)),
+        lambda text: print(f"mindpangu: {printable(text)}", file=sys.stderr),
     )
 
 
@@ -174,6 +175,9 @@ class _Parser(argparse.ArgumentParser):
         for kind, parse in OPTION_TYPES.items():
             self.register("type", kind, parse)
         self.add_argument("-h", "--help", action="help", help="Print this help and exit.")
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))  # it quotes words of the user
 
 
 def _build_parser() -> argparse.ArgumentParser:

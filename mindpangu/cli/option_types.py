@@ -27,13 +27,19 @@ def _option_type(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
     return parse_option
 
 
+def _parse_path(text: str) -> Path:
+    path = Path(expand_home(text))
+    # Path drops the dot of ./~x, which would then be a home folder when a saved configuration is read
+    return path.absolute() if str(path).startswith("~") else path
+
+
 glob_pattern = _option_type(expand_home)
 """A pattern of file names, in which a leading ~ stands for the home folder."""
 
 OPTION_TYPES: dict[type, Callable[[str], Any]] = {
     int: _option_type(parse_integer),
     float: _option_type(parse_number),
-    Path: _option_type(lambda text: Path(expand_home(text))),
+    Path: _option_type(_parse_path),
 }
 """Type of an option → the function that parses it."""
 

@@ -1,5 +1,6 @@
 """Handles failures of standard output and standard error: closed pipes, full disks, terminals that are gone."""
 
+import codecs
 import contextlib
 import io
 import os
@@ -10,6 +11,26 @@ from typing import Any
 from mindpangu.display import printable
 
 _STDOUT = "standard output"  # the `filename` of an OSError that a write to it raises
+
+_ERRORS = "mindpangu_output"
+
+
+def _encode(error: UnicodeError) -> tuple[bytes, int]:
+    """Encodes characters that the encoding of standard output lacks; an error handler for `codecs`.
+
+    The bytes of a file name that is not UTF-8 (PEP 383) are written unchanged, so that other programs find the file.
+    Anything else becomes an escape, because a locale without UTF-8 must not end a training.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    pieces = []
+    for character in error.object[error.start : error.end]:
+        is_byte = "\udc80" <= character <= "\udcff"
+        pieces.append(character.encode("ascii", "surrogateescape" if is_byte else "backslashreplace"))
+    return b"".join(pieces), error.end
+
+
+codecs.register_error(_ERRORS, _encode)
 
 
 @contextlib.contextmanager
@@ -28,7 +49,7 @@ def guarded_streams() -> Iterator[None]:
     streams = {"stdout": sys.stdout, "stderr": sys.stderr}
     for name, stream in streams.items():
         if isinstance(stream, io.TextIOWrapper):  # tests replace the streams
-            stream.reconfigure(errors="backslashreplace")  # a locale without UTF-8 must not end a training
+            stream.reconfigure(errors=_ERRORS if name == "stdout" else "backslashreplace")
             setattr(sys, name, _Guarded(stream, raises=name == "stdout"))
         elif stream is None:  # closed at the start
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends

@@ -108,6 +108,13 @@ def test_an_error_message_shows_names_harmlessly(capsys, tmp_path, monkeypatch):
     assert "\x1b" not in message
 
 
+def test_wrong_usage_shows_words_harmlessly(capsys):
+    with pytest.raises(SystemExit):
+        main(["config", "\x1b[2J\u202e"])
+
+    assert r"unrecognized arguments: \x1b[2J\u202e" in capsys.readouterr().err
+
+
 class Screen(io.TextIOWrapper):
     """A stream that is a terminal."""
 
@@ -115,7 +122,7 @@ class Screen(io.TextIOWrapper):
         return True
 
 
-@pytest.mark.parametrize(("kind", "shown"), [(Screen, rb"a\x1b[2J\xb2"), (io.TextIOWrapper, b"a\x1b[2J\\udcb2")])
+@pytest.mark.parametrize(("kind", "shown"), [(Screen, rb"a\x1b[2J\xb2"), (io.TextIOWrapper, b"a\x1b[2J\xb2")])
 def test_only_a_terminal_gets_escapes_on_standard_output(monkeypatch, kind, shown):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", kind(raw, encoding="utf-8", write_through=True))
@@ -251,3 +258,25 @@ def test_a_name_that_the_locale_cannot_spell_is_named(monkeypatch, capsys, own, 
 
     assert _report_error(error) == 1
     assert "the encoding of this locale, gbk, cannot encode '😀.jsonl'; use a locale" in capsys.readouterr().err
+
+
+def test_a_program_that_reads_the_output_gets_the_bytes_of_a_name(tmp_path):
+    words = ["config", "--training.run_name", GBK, "--get", "run_folder"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mindpangu", *words],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        check=True,
+    )
+
+    assert done.stdout == b"output/" + os.fsencode(GBK) + b"\n"
+
+
+def test_other_characters_that_an_encoding_lacks_are_escapes(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="latin-1", write_through=True))
+
+    with streams.guarded_streams():
+        print("é中\ud800\udcb2", end="")
+
+    assert raw.getvalue() == b"\xe9\\u4e2d\\ud800\xb2"

@@ -101,6 +101,7 @@ def test_paths_of_every_verb_may_begin_with_a_tilde(prog, monkeypatch):
 
     for action in options_of_type(parser, Path):
         assert parser._get_value(action, "~/x") == Path("/home/me/x")
+        assert parser._get_value(action, "./~x") == Path.cwd() / "~x"
         with pytest.raises(argparse.ArgumentError, match="the home folder ~nobody-has-it is unknown"):
             parser._get_value(action, "~nobody-has-it/x")
 

@@ -123,6 +123,20 @@ def test_two_starts_at_once_install_once(clone, before):
     assert sum("waiting for it" in start.stdout.read() for start in starts) == 1
 
 
+@pytest.mark.parametrize("before", ["", WITHOUT_FLOCK], ids=["flock", "no-flock"])
+def test_a_project_folder_that_cannot_be_written_is_named_with_the_remedy(clone, before):
+    (clone.project / ".venv.lock").mkdir()
+    (clone.project / "build").touch()
+
+    code, output = clone.prepare("", before)
+
+    assert code == 1
+    assert output == (
+        f"error: {clone.project} cannot be written, so .venv cannot be built there: set MINDPANGU_PYTHON to an "
+        "interpreter that has MindSpore\n"
+    )
+
+
 def test_without_flock_the_lock_of_a_dead_start_is_removed(clone):
     lock = clone.project / "build/venv.lock"
     lock.mkdir(parents=True)

@@ -63,6 +63,19 @@ def test_a_second_signal_is_passed_on_too(machine, second):
     assert not machine.orphans()
 
 
+def test_a_terminal_that_is_lost_asks_once(machine):
+    """The shell in it and the kernel send a SIGHUP each; after a second request, saving would have five seconds."""
+    job = machine.start_job(SLOW_VERB="train", SAVING_SECONDS="2")
+
+    job.send_signal(signal.SIGHUP)
+    wait_for(lambda: machine.log_lines("signals"))
+    job.send_signal(signal.SIGHUP)
+
+    assert job.wait(20) == 129
+    assert machine.log_lines("signals") == ["SIGHUP"]
+    assert machine.log_lines("saved")
+
+
 @pytest.mark.slow
 def test_a_stage_that_ignores_two_signals_is_killed(machine):
     job = machine.start_job(SLOW_VERB="train", STUBBORN="1")
