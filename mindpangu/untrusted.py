@@ -94,6 +94,26 @@ def read_bytes(path: Path, limit: int = JSON_LIMIT, *, follow_link: bool = False
     return b"".join(pieces)
 
 
+def read_named(path: Path, limit: int = JSON_LIMIT) -> bytes:
+    """Reads at most `limit` bytes of a file that the user named in a command, not of one that lies in a run folder.
+
+    It may be a link, or a pipe, such as <(…) of a shell or /dev/stdin, which is read to its end.
+
+    Raises:
+        OSError: the file does not exist or cannot be opened.
+        ValueError: it is a folder or a device, is larger, or is a pipe that gives nothing.
+    """
+    if not stat.S_ISFIFO(os.stat(path).st_mode):
+        return read_bytes(path, limit, follow_link=True)
+    with open(path, "rb") as pipe:
+        data = pipe.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it gives more than {limit:,} bytes; allowed: at most {limit:,}")
+    if not data:
+        raise ValueError("it is a pipe that gives nothing, as one does that was read before; give a file")
+    return data
+
+
 def read_text(path: Path, limit: int = JSON_LIMIT, *, follow_link: bool = False) -> str:
     """Reads a regular UTF-8 file of at most `limit` bytes. Raises like `read_bytes`, and ValueError for other bytes."""
     return _decode(read_bytes(path, limit, follow_link=follow_link))

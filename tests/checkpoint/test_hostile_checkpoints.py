@@ -167,7 +167,7 @@ def test_the_latest_step_is_not_written_into_something_else(checkpoint, make):
     make(pointer)
     evaluation = pointer.with_name("evaluation.json").read_bytes()
 
-    with pytest.raises(OSError, match="is in the way|is a link"):
+    with pytest.raises(OSError, match=r"is in the way|is a link"):
         finish_publishing(checkpoint.parent, pointer, 1)
 
     assert pointer.with_name("evaluation.json").read_bytes() == evaluation

@@ -1,6 +1,7 @@
 """Options of the command line: configuration keys among them, numbers, paths, and what --help says about keys."""
 
 import argparse
+import os
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,26 @@ def test_a_configuration_is_searched_where_the_user_stands_and_then_in_the_proje
     (tmp_path / "recipes/cpu_smoke.yaml").write_text("training: {run_name: mine}\n")
     assert main(["config", "--config", "recipes/cpu_smoke.yaml", "--get", "training.run_name"]) == 0
     assert capsys.readouterr().out == "mine\n"
+
+
+def test_a_configuration_may_come_from_a_pipe_but_only_once(capsys):
+    reading, writing = os.pipe()
+    os.write(writing, b"training: {run_name: piped}\n")
+    os.close(writing)
+    words = ["config", "--config", f"/dev/fd/{reading}", "--get", "training.run_name"]
+
+    assert main(words) == 0
+    assert capsys.readouterr().out == "piped\n"
+    assert main(words) == 1
+    assert "is a pipe that gives nothing" in capsys.readouterr().err
+    os.close(reading)
+
+
+def test_a_saved_configuration_is_no_pipe(tmp_path, capsys):
+    """It lies in a run folder, which may come from elsewhere."""
+    (tmp_path / "metrics.jsonl").touch()
+    os.mkfifo(tmp_path / "config.yaml")
+
+    assert main(["config", "--config", str(tmp_path / "config.yaml")]) == 1
+
+    assert "it is a FIFO; only regular files are read here" in capsys.readouterr().err

@@ -159,8 +159,9 @@ def enter_records(sandbox: Path) -> None:
     """Reads a corpus and the same records as prompts."""
     config = load_config(None, {"domains.names": "[zh, en, code]"})
     path = sandbox / "corpus.jsonl"
-    with contextlib.suppress(MindPanguError):
-        read_prompts(path, "zh")
+    if not path.is_fifo():  # users may name one
+        with contextlib.suppress(MindPanguError):
+            read_prompts(path, "zh")
     config = replace(config, data=replace(config.data, corpus=[str(path)], max_bad_records=1_000_000))
     for _ in CorpusReader(config, build_domains(config)):
         pass
@@ -298,7 +299,7 @@ DOORS = {
     "stage": Door("run/data/stage.json", "json", enter_stage),
     "pointer": Door("run/latest_checkpointed_iteration.txt", "bytes", enter_pointer),
     "corpus": Door("corpus.jsonl", "bytes", enter_records, user_names_it=True),
-    "tokenizer": Door("run/tokenizer/signs.model", "bytes", enter_tokenizer, user_names_it=True),
+    "tokenizer": Door("run/tokenizer/signs.model", "bytes", enter_tokenizer),
     "metrics": Door("run/metrics.jsonl", "bytes", enter_metrics),
     "evaluation": Door("run/evaluation.json", "json", enter_report),
     "losses": Door(
