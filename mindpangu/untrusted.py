@@ -95,6 +95,26 @@ def read_bytes(path: Path, limit: int = JSON_LIMIT, *, follow_link: bool = False
     return b"".join(pieces)
 
 
+def read_user_file(path: Path, limit: int = JSON_LIMIT) -> bytes:
+    """Reads a file of at most `limit` bytes that the user named in a command; not for files in a run folder.
+
+    The file may be a link, or a pipe such as <(…) of a shell or /dev/stdin, which is read to its end.
+
+    Raises:
+        OSError: the file does not exist or cannot be opened.
+        ValueError: it is a folder or a device, is too large, or is an empty pipe.
+    """
+    if not stat.S_ISFIFO(os.stat(path).st_mode):
+        return read_bytes(path, limit, follow_link=True)
+    with open(path, "rb") as pipe:
+        data = pipe.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it has more than {limit:,} bytes; allowed: at most {limit:,}")
+    if not data:
+        raise ValueError("it is an empty pipe; a pipe can be read only once, so give a file instead")
+    return data
+
+
 def inside(folder: Path, name: str) -> Path:
     """Returns the path of a file below a folder. The folder itself may be a link.
 

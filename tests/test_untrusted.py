@@ -1,10 +1,12 @@
 """Tests of reading what anyone may have written: files, JSON, records, names."""
 
+import contextlib
 import json
 import os
 import socket
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -21,6 +23,7 @@ from mindpangu.untrusted import (
     parse_json,
     read_bytes,
     read_record,
+    read_user_file,
 )
 
 
@@ -91,6 +94,40 @@ def test_a_link_that_the_user_named_is_followed(tmp_path):
     make_link(tmp_path / "file")
 
     assert read_bytes(tmp_path / "file", follow_link=True) == b"secret"
+
+
+@contextlib.contextmanager
+def pipe_with(data):
+    """Yields the path of a pipe as a shell gives it for <(…). Its writer has written all and is gone."""
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, data)
+        os.close(writing)
+        yield Path(f"/dev/fd/{reading}")
+    finally:
+        os.close(reading)
+
+
+def test_a_pipe_that_the_user_named_is_read_up_to_a_limit():
+    with pipe_with(b"12345") as pipe:
+        assert read_user_file(pipe, limit=5) == b"12345"
+        with pytest.raises(ValueError, match="it is an empty pipe"):
+            read_user_file(pipe, limit=5)
+    with pipe_with(b"12345") as pipe, pytest.raises(ValueError, match="more than 4 bytes; allowed: at most 4"):
+        read_user_file(pipe, limit=4)
+    with pipe_with(b"12345") as pipe, pytest.raises(ValueError, match="FIFO; only regular files are read here"):
+        read_bytes(pipe, follow_link=True)
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "socket"])
+def test_what_else_the_user_named_is_read_or_refused_as_usual(tmp_path, kind):
+    SPECIAL[kind](tmp_path / "file")
+
+    if kind == "link":
+        assert read_user_file(tmp_path / "file") == b"secret"
+    else:
+        with pytest.raises((ValueError, OSError)):
+            read_user_file(tmp_path / "file")
 
 
 def test_a_file_above_its_limit_is_not_read(tmp_path):

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.tokenizer.sentencepiece_tokenizer import read_model
 
     try:
-        model_bytes = read_model(options.model)
+        model_bytes = read_model(options.model, follow_link=True)
     except TokenizerError as error:
         raise TokenizerError(f"{error}; check --model") from None
     tokenizer = extend(model_bytes, control_tokens_of(build_domains(config)), str(options.model))

@@ -13,7 +13,8 @@ import itertools
 import math
 import os
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from mindpangu.config.fields import violation
 from mindpangu.config.schema import Config, ModelConfig
 from mindpangu.display import short_repr
 from mindpangu.errors import ConfigError
-from mindpangu.untrusted import read_bytes
+from mindpangu.untrusted import read_bytes, read_user_file
 from mindpangu.user_input import INTEGER_LIMIT, decode_text, expand_home
 
 RENAMED_KEYS = {"domains.embedding_slots": "domains.vocabularies"}
@@ -38,7 +39,7 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, str] | N
     """Loads a configuration that a user wrote.
 
     Args:
-        path: a YAML file, which `find_file` looks for, or None to start from the defaults.
+        path: a YAML file or a pipe, which `find_file` looks for, or None to start from the defaults.
         overrides: dotted key → value, e.g. {"training.steps": "200"}. Values are YAML, except for keys of type str,
             whose text is taken verbatim.
 
@@ -46,7 +47,7 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, str] | N
         ConfigError: the file cannot be read, or a key or value is invalid. A renamed key is refused with a message
             that gives its new name.
     """
-    return _config_from(_read_yaml(Path(path)) if path is not None else {}, overrides)
+    return _config_from(_read_yaml(Path(path), read_user_file) if path is not None else {}, overrides)
 
 
 def load_saved_config(path: str | Path, overrides: Mapping[str, str] | None = None) -> Config:
@@ -54,7 +55,7 @@ def load_saved_config(path: str | Path, overrides: Mapping[str, str] | None = No
 
     Keys that have been renamed since are translated. Otherwise like `load_config`.
     """
-    tree = _read_yaml(Path(path))
+    tree = _read_yaml(Path(path), partial(read_bytes, follow_link=True))
     for old, new in RENAMED_KEYS.items():
         section_name, last = old.split(".")
         section = tree.get(section_name)
@@ -163,10 +164,10 @@ def keys_that_differ(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix:
     return differences
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, read: Callable[[Path, int], bytes]) -> dict[str, Any]:
     path = find_file(path)
     try:
-        tree = core_yaml.parse(decode_text(read_bytes(path, MAX_CHARACTERS, follow_link=True)))
+        tree = core_yaml.parse(decode_text(read(path, MAX_CHARACTERS)))
     except OSError as error:
         raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mindpangu.display import describe_error
 from mindpangu.errors import GenerationError
-from mindpangu.untrusted import read_bytes
+from mindpangu.untrusted import read_user_file
 from mindpangu.user_input import decode_text, parse_record
 
 _FILE_LIMIT = 1 << 28  # bytes
@@ -25,14 +25,14 @@ def read_prompts(path: Path, domain: str | None) -> list[tuple[str, Prompt]]:
 
     Args:
         path: a *.jsonl file, whose records have "prompt", or "task" and its fields, and may have "domain". Any other
-            file has one prompt per line, in which \\n is a newline and \\t a tab.
+            file, or a pipe, has one prompt per line, in which \\n is a newline and \\t a tab.
         domain: domain of prompts that do not name one.
 
     Raises:
         GenerationError: the file cannot be read, or a line is not a prompt or has no domain.
     """
     try:
-        text = decode_text(read_bytes(path, _FILE_LIMIT, follow_link=True))
+        text = decode_text(read_user_file(path, _FILE_LIMIT))
     except UnicodeError as error:
         raise GenerationError(f"--prompts {path} is {error}") from None
     except (OSError, ValueError) as error:

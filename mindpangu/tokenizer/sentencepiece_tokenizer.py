@@ -60,14 +60,18 @@ class Tokenizer:
         self.eot_id = self.control_id(END_OF_TEXT)
 
     @classmethod
-    def load(cls, path: Path) -> "Tokenizer":
+    def load(cls, path: Path, *, follow_link: bool = False) -> "Tokenizer":
         """Loads a model file.
+
+        Args:
+            follow_link: True for a path that the user named, which may be a link; False for one in a run folder or a
+                checkpoint, which may come from elsewhere.
 
         Raises:
             TokenizerError: the file is missing or damaged, or lacks the padding or end-of-text control token.
         """
         try:
-            model_bytes = read_model(path)
+            model_bytes = read_model(path, follow_link=follow_link)
         except TokenizerError as error:
             raise TokenizerError(f"{error}; check data.tokenizer") from None
         return cls(model_bytes, str(path))
@@ -178,10 +182,10 @@ class _Pieces:
         return self._processor.decode(ids)
 
 
-def read_model(path: Path) -> bytes:
+def read_model(path: Path, *, follow_link: bool = False) -> bytes:
     """Reads a model file. Raises TokenizerError if the file cannot be read or is too large."""
     try:
-        return read_bytes(Path(path), _MODEL_LIMIT, follow_link=True)
+        return read_bytes(Path(path), _MODEL_LIMIT, follow_link=follow_link)
     except (OSError, ValueError) as error:
         raise TokenizerError(f"tokenizer {path} cannot be read: {describe_error(error)}") from None
 

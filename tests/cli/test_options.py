@@ -1,6 +1,7 @@
 """Options of the command line: configuration keys among them, numbers, paths, and what --help says about keys."""
 
 import argparse
+import os
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,26 @@ def test_an_option_that_would_be_ignored_is_refused(words, message, tmp_path, mo
 
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_may_come_from_a_pipe_but_only_once(capsys):
+    reading, writing = os.pipe()
+    os.write(writing, b"training: {run_name: piped}\n")
+    os.close(writing)
+    words = ["config", "--config", f"/dev/fd/{reading}", "--get", "training.run_name"]
+
+    assert main(words) == 0
+    assert capsys.readouterr().out == "piped\n"
+    assert main(words) == 1
+    assert "is an empty pipe" in capsys.readouterr().err
+    os.close(reading)
+
+
+def test_a_saved_configuration_is_no_pipe(tmp_path, capsys):
+    """It lies in a run folder, which may come from elsewhere."""
+    (tmp_path / "metrics.jsonl").touch()
+    os.mkfifo(tmp_path / "config.yaml")
+
+    assert main(["config", "--config", str(tmp_path / "config.yaml")]) == 1
+
+    assert "it is a FIFO; only regular files are read here" in capsys.readouterr().err
