@@ -63,7 +63,7 @@ run() {
 stop_by_signal() {
     interrupted=yes
     # when a terminal is lost, the shell and the kernel send one HUP each: that is one request
-    if [ "$1$stop_signal" = HUPHUP ]; then return; fi
+    if [ "$1$stop_signal" = HUPHUP ]; then return 0; fi
     if [ -n "$stop_signal" ] && [ -z "$kill_at" ]; then kill_at=$((SECONDS + SECONDS_TO_STOP)); fi
     stop_signal=$1
     if [ -z "$program" ]; then exit_by_signal; fi
