@@ -37,6 +37,8 @@ TINY = {
     "data.heldout_fraction": "0.2",
 }
 
+_drills = {}  # kind of attempt → tried, failed, (seconds of the slowest, and which one it was)
+
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -48,6 +50,29 @@ def pytest_collection_modifyitems(items):
     items.sort(
         key=lambda item: not item.path.with_suffix("").as_posix().endswith(SLOW_FILES)
     )  # keeps the order otherwise
+
+
+def pytest_runtest_logreport(report):
+    """Adds up the attempts of the drills, whichever test process made them; see tests/drills/conftest.py."""
+    for name, value in report.user_properties if report.when == "teardown" else ():
+        if name == "drill":
+            kind, tried, failed, *slowest = value
+            count = _drills.setdefault(kind, [0, 0, [0.0, ""]])
+            count[0] += tried
+            count[1] += failed
+            count[2] = max(count[2], slowest)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if not _drills:
+        return
+    terminalreporter.section("drills")
+    terminalreporter.line(f"{'kind':<40} {'tried':>6} {'held':>6} {'failed':>6}   slowest attempt")
+    for kind, (tried, failed, (seconds, which)) in sorted(_drills.items()):
+        counts = f"{kind:<40} {tried:>6} {tried - failed:>6} {failed:>6}"
+        terminalreporter.line(f"{counts}   {seconds:.1f} s: {which}")
+    tried, failed = (sum(count[column] for count in _drills.values()) for column in (0, 1))
+    terminalreporter.line(f"{'all':<40} {tried:>6} {tried - failed:>6} {failed:>6}")
 
 
 @pytest.fixture(scope="session")

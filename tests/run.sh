@@ -3,7 +3,7 @@
 #
 #     bash tests/run.sh                     all but the slow ones
 #     bash tests/run.sh --slow              only the slow ones: whole runs, repeated kills
-#     bash tests/run.sh --drills            kills, damage, races, full disks: all attempts, about 20 minutes
+#     bash tests/run.sh --drills            kills, damage, races, signals, full disks: all attempts, about 20 minutes
 #     bash tests/run.sh tests/model -k rre  any arguments of pytest, relative to the project folder
 set -euo pipefail
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -17,7 +17,6 @@ for argument in "$@"; do
         processes=0 # the whole main job is timed: nothing runs beside it
         arguments+=(-m slow)
     elif [ "$argument" = --drills ]; then
-        processes=0 # the counts of one process are printed at the end
         arguments+=(--drills tests/drills)
     else
         arguments+=("$argument")

@@ -3,17 +3,21 @@
 import re
 from pathlib import Path
 
+import pytest
+
 PROJECT = Path(__file__).parents[1]
 
 
-def test_every_guard_names_slow_tests():
+@pytest.mark.parametrize(("array", "count", "word"), [("GUARDS", 5, "slow"), ("DRILLS", 1, "drill")])
+def test_everything_that_is_named_exists(array, count, word):
     script = (PROJECT / ".ci" / "run").read_text(encoding="utf-8")
-    guards = re.findall(r"^    (tests/\S+)", re.search(r"GUARDS=\(\n(.*?)^\)", script, re.S | re.M)[1], re.M)
+    listed = re.search(rf"^{array}=\(\n(.*?)^\)", script, re.S | re.M)[1]
+    named = re.findall(r"^    (tests/\S+)", listed, re.M)
 
-    assert len(guards) == 6
-    for guard in guards:
-        name, _, function = guard.partition("::")
+    assert len(named) == count
+    for each in named:
+        name, _, function = each.partition("::")
         files = [PROJECT / name] if name.endswith(".py") else sorted((PROJECT / name).glob("test_*.py"))
         text = "".join(file.read_text(encoding="utf-8") for file in files)
-        assert "slow" in text, guard
-        assert f"def {function}(" in text or not function, guard
+        assert word in text, each
+        assert f"def {function}(" in text or not function, each

@@ -1,18 +1,17 @@
-"""Verbs that read a run whose training saves and prunes at the same time take its newest checkpoint again."""
+"""Verbs that read a run whose training saves and prunes at the same time take its newest checkpoint again.
 
-import itertools
-import multiprocessing
+The moments are chosen here; in tests/drills/test_reading_while_pruning.py they are those that happen.
+"""
+
 import os
 import shutil
 import sys
 import threading
-import time
 
 import pytest
 
-from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, list_iterations, prune
+from mindpangu.checkpoint import list_iterations, prune
 from mindpangu.cli.main import main
-from mindpangu.files import encode_json
 from tests.lifecycle.conftest import train_tiny
 
 STEPS = 6
@@ -199,45 +198,3 @@ def test_a_verb_that_computes_takes_the_newest_checkpoint_again(live, tmp_path, 
         assert "iteration_00000002" in printed.out
     else:
         assert "reading the newest checkpoint instead" in printed.err
-
-
-def save_and_prune_for_ever(source, checkpoints, seconds, stop):
-    """Saves a checkpoint of the next step every so often, and keeps only one, like a training."""
-    reader = CheckpointReader(source)
-    for step in itertools.count(1):
-        with CheckpointWriter(checkpoints, step) as writer:
-            for name in reader.files:
-                if name == "state.json":
-                    writer.write(name, encode_json(reader.json(name) | {"step": step}))
-                else:
-                    writer.take(name, reader)
-        prune(checkpoints, 1)
-        if stop.wait(seconds):
-            break
-
-
-@pytest.mark.slow
-def test_verbs_beside_a_process_that_saves_and_prunes(source, tmp_path, capsys):
-    """Each read of a live run succeeds, or says that the training prunes too fast; most succeed."""
-    spawning = multiprocessing.get_context("spawn")
-    stop = spawning.Event()
-    run = tmp_path / "run"
-    (run / "checkpoint").mkdir(parents=True)
-    process = spawning.Process(target=save_and_prune_for_ever, args=(source, run / "checkpoint", 0.5, stop))
-    process.start()
-    while not list_iterations(run / "checkpoint"):
-        time.sleep(0.1)
-    codes = []
-    errors = []
-    for turn in range(40):
-        words = [["experts", "list"], ["extract", "--domains", "zh", "--verify", "--out", str(tmp_path / str(turn))]]
-        codes.append(main([*words[turn % 2], "--checkpoint", str(run)]))
-        errors += [line for line in capsys.readouterr().err.splitlines() if line.startswith("mindpangu")]
-    stop.set()
-    process.join()
-
-    assert process.exitcode == 0
-    assert codes.count(0) >= 30
-    retries = [line for line in errors if "reading the newest checkpoint instead" in line]
-    assert retries  # else this tests nothing
-    assert all("faster than they can be" in line for line in errors if line not in retries)

@@ -4,33 +4,39 @@ import hashlib
 import json
 from pathlib import Path
 
-_CLOCKS = ("evaluation.json", "samples.json")  # their results hold durations
+_UNFINISHED = (".writing", ".former", ".deleting", ".locking", ".locked", ".part")
 
 
 def content_of(path: Path) -> dict[str, str]:
-    """Returns relative name → hash of a file, or of everything in a folder that is not hidden, without durations."""
+    """Returns relative name → hash of a file, or of everything in a folder that is not hidden.
+
+    Names begin with that of the file or folder. What does not exist has no content.
+    """
     files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
     names = {file: file.relative_to(path.parent) for file in files}
     return {
-        str(name): hashlib.blake2b(_without_clocks(file)).hexdigest()
+        str(name): hashlib.blake2b(file.read_bytes()).hexdigest()
         for file, name in names.items()
         if not any(part.startswith(".") for part in name.parts[1:])
     }
 
 
 def losses_of(folder: Path) -> list[tuple]:
-    """Returns (step, loss, gradient norm) of every line in a run folder's metrics."""
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    """Returns (step, loss, gradient norm) of every line in a run folder's metrics; none if there are no metrics."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    records = [json.loads(line) for line in lines if line.endswith("\n")]  # the last line may be half-written
     return [(record["step"], record["loss"], record["global_norm"]) for record in records]
 
 
-def leftovers(folder: Path) -> set[str]:
-    """Returns the names in a folder that begin with a dot, except locks."""
-    return {path.name for path in folder.iterdir() if path.name.startswith(".") and not path.name.endswith("lock")}
+def leftovers(out: Path, locks: bool = False) -> list[str]:
+    """Returns the paths of everything unfinished inside of a file or folder and next to it.
 
-
-def _without_clocks(file: Path) -> bytes:
-    data = file.read_bytes()
-    if file.name not in _CLOCKS:
-        return data
-    return json.dumps({key: value for key, value in json.loads(data).items() if "second" not in key}).encode()
+    Args:
+        locks: whether files that are locked with flock count, which a killed process leaves: they are in nobody's way.
+    """
+    ends = (*_UNFINISHED, ".lock") if locks else _UNFINISHED
+    found = [*out.parent.glob(f".{out.name}.*"), *out.rglob(".*")]
+    return sorted(str(path) for path in found if path.name.endswith(ends))

@@ -1,103 +1,77 @@
 """Every verb is killed at random moments: it leaves nothing half-written, and a second start gives the same result."""
 
-import shutil
 import time
 
 import pytest
+from commands import COMMANDS, READERS
 from contents import content_of, leftovers, losses_of
-from verbs import Verb, options, run_verb
+from verbs import Verb, run_verb
 
-LIFECYCLE = {
-    "extract": ["extract", "--domains", "zh,en"],
-    "extract --export": ["extract", "--domains", "zh", "--export"],
-    "experts add": ["experts", "add", "poetry", "--from", "zh"],
-    "experts remove": ["experts", "remove", "code"],
-    "tiny tokenizer": ["tiny", "tokenizer", "--size", "400"],
-}
-STAGES = {
-    "tokenizer train": "tokenizer",
-    "data prepare": "data",
-    "routing build": "routing",
-    "evaluate": "evaluation.json",
-    "generate --every-domain": "samples.json",
-}
-"""Verb of the main job → what it writes in the run folder."""
+TRAIN = COMMANDS["train"]
 
 
-def kill_after(words, log, seconds):
-    verb = Verb(words, log)
+def kill_after(seconds, words, log, box, with_children=True):
+    """Starts a verb, kills it `seconds` later, and waits until it is gone."""
+    verb = Verb(words, log, cwd=box)
     time.sleep(seconds)
-    verb.kill()
+    verb.kill(with_children)
     return verb.wait()
 
 
-@pytest.mark.parametrize("name", LIFECYCLE)
-def test_a_killed_lifecycle_verb_leaves_nothing_or_everything(drill, name, copy_of_run, tmp_path):
-    _, folder = copy_of_run()
-    out = tmp_path / "out"
-    words = [*LIFECYCLE[name], "--checkpoint", folder, "--out", out]
-    source = content_of(folder)
-    done = run_verb(words, tmp_path / "log.txt")
-    done.require_success()
-    expected = content_of(out)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_killed_verb_leaves_nothing_half_written_and_can_be_started_again(drill, sandboxes, tmp_path, name):
+    """Kills what it has started, too, in every other attempt; else its children must end by themselves.
 
-    for number in drill.attempts(quick=2, full=8):
-        shutil.rmtree(out)
-        with drill.attempt("kill: lifecycle verbs", f"{name}, {number}"):
-            kill_after(words, tmp_path / "log.txt", drill.rng.uniform(0.0, done.seconds))
-            assert not out.exists() or content_of(out).items() <= expected.items()
-            if out.exists() and name != "tiny tokenizer":
-                assert content_of(out) == expected
-                shutil.rmtree(out)
-            run_verb(words, tmp_path / "log.txt").require_success()
-            assert content_of(out) == expected
-            assert content_of(folder) == source
-            assert not leftovers(tmp_path) | leftovers(out)
+    Time of an attempt: 1 s; 15 s for a verb that compiles.
+    """
+    command = COMMANDS[name]
+    for number in drill.attempts(quick=int(command.is_quick), full=2 if command.compiles else 6):
+        with drill.attempt(f"kill: {command.group}", f"{name}, {number}"):
+            undisturbed = sandboxes.undisturbed(name)
+            box = sandboxes.new(tmp_path, cleared_of=command)
+            seconds = drill.rng.uniform(0.0, undisturbed.seconds)
+
+            kill_after(seconds, command.words, tmp_path / "log.txt", box, with_children=number % 2 == 0)
+
+            command.require_nothing_half_written(box, undisturbed.whole)
+            command.finish(box, tmp_path / "log.txt", undisturbed.whole).require_success()
+            assert command.result(box / command.out) == undisturbed.result
+            assert command.sources(box) == undisturbed.sources
+            assert not leftovers(box / command.out)
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_a_killed_stage_is_run_again(drill, name, copy_of_run, tmp_path):
-    overrides, folder = copy_of_run()
-    words = [*name.split(), *options(overrides)]
-    output = folder / STAGES[name]
-    _remove(output)
-    done = run_verb(words, tmp_path / "log.txt")
-    done.require_success()
-    expected = content_of(output)
+@pytest.mark.parametrize("name", READERS)
+def test_a_verb_that_only_prints_changes_nothing(drill, sandboxes, tmp_path, name):
+    """Time of an attempt: 0.5 s."""
+    for number in drill.attempts(quick=0, full=4):
+        with drill.attempt("kill: verbs that print", f"{name}, {number}"):
+            box = sandboxes.new(tmp_path)
+            (box / "run" / "routing.png").unlink()  # the only thing that one of them writes
+            before = content_of(box)
 
-    for number in drill.attempts(quick=1, full=6):
-        _remove(output)
-        with drill.attempt("kill: stages", f"{name}, {number}"):
-            kill_after(words, tmp_path / "log.txt", drill.rng.uniform(0.0, done.seconds))
-            assert not output.exists() or content_of(output) == expected
-            run_verb(words, tmp_path / "log.txt").require_success()
-            assert content_of(output) == expected
-            assert not leftovers(folder)
+            kill_after(drill.rng.uniform(0.0, 0.4), READERS[name], tmp_path / "log.txt", box)
+
+            after = content_of(box)
+            after.pop("box/run/routing.png", None)
+            assert after == before
+            run_verb(READERS[name], tmp_path / "log.txt", cwd=box).require_success()
 
 
-def test_a_killed_training_resumes_to_the_same_losses(drill, copy_of_run, tmp_path):
-    def fresh():
-        overrides, folder = copy_of_run()
-        shutil.rmtree(folder / "checkpoint")
-        (folder / "metrics.jsonl").unlink()
-        return folder, ["train", *options(overrides | {"checkpoint.save_steps": "1"})]
+def test_a_training_that_is_killed_again_and_again_has_the_same_losses(drill, sandboxes, tmp_path):
+    """It saves every step, so that kills hit checkpoints as they are written and removed.
 
-    folder, words = fresh()
-    done = run_verb(words, tmp_path / "log.txt")
-    done.require_success()
-    expected = losses_of(folder)
+    Time of an attempt: 20 s.
+    """
+    words = (*TRAIN.words, "--checkpoint.save_steps", "1")
+    for number in drill.attempts(quick=0, full=10):
+        with drill.attempt("kill: training, three times", f"{number}"):
+            undisturbed = sandboxes.undisturbed("train")
+            box = sandboxes.new(tmp_path, cleared_of=TRAIN)
 
-    for number in drill.attempts(quick=2, full=32):
-        folder, words = fresh()
-        with drill.attempt("kill: training", f"{number}"):
-            kill_after(words, tmp_path / "log.txt", drill.rng.uniform(0.3, 1.0) * done.seconds)
-            again = run_verb([*words, "--resume"], tmp_path / "log.txt")
-            again.require_success()
-            assert losses_of(folder) == expected
+            for resume in ([], ["--resume"], ["--resume"]):
+                seconds = undisturbed.seconds * drill.rng.uniform(0.3, 1.0)
+                kill_after(seconds, [*words, *resume], tmp_path / "log.txt", box)
+            run_verb([*words, "--resume"], tmp_path / "log.txt", cwd=box).require_success()
 
-
-def _remove(path):
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+            assert losses_of(box / "run") == undisturbed.result
+            assert not leftovers(box / "run" / "checkpoint")

@@ -1,8 +1,10 @@
 """A training of 600 steps: memory, descriptors, threads, and files do not grow."""
 
+import os
 import time
 
 import psutil
+from commands import COMMANDS, RUN
 from contents import losses_of
 from verbs import Verb, options
 
@@ -10,32 +12,34 @@ STEPS = 600
 MEGABYTE = 1 << 20
 
 
-def test_a_long_training_holds_on_to_nothing(drill, copy_of_run, tmp_path):
-    overrides, folder = copy_of_run()
-    steps = STEPS if len(drill.attempts(quick=1, full=2)) == 2 else 60
-    changes = {
-        "checkpoint.save_steps": "20",
-        "training.steps": str(steps),
-        "lr_scheduler.decay_steps": str(steps),
-    }
-    for name in ("checkpoint", "metrics.jsonl"):
-        (folder / name).rename(folder.parent / name)
-    verb = Verb(["train", *options(overrides | changes)], tmp_path / "log.txt")
-    samples = {}
-    with drill.attempt("soak", f"{steps} steps"):
-        while verb.is_running():
-            done = len(losses_of(folder)) if (folder / "metrics.jsonl").exists() else 0
+def test_a_long_training_holds_on_to_nothing(drill, sandboxes, tmp_path):
+    """Time: 60 s."""
+    changes = {"checkpoint.save_steps": "20", "training.steps": str(STEPS), "lr_scheduler.decay_steps": str(STEPS)}
+    for _ in drill.attempts(quick=0, full=1):
+        with drill.attempt("soak", f"{STEPS} steps"):
+            box = sandboxes.new(tmp_path, cleared_of=COMMANDS["train"])
+            verb = Verb(["train", *options(RUN | changes)], tmp_path / "log.txt", cwd=box)
             process = psutil.Process(verb.pid)
-            samples[done] = (process.memory_info().rss, process.num_fds(), process.num_threads(), _num_files(folder))
-            time.sleep(0.5)
-        verb.wait().require_success()
-        middle = [values for step, values in samples.items() if step >= steps // 3]
-        memory, descriptors, threads, files = zip(*middle, strict=True)
-        assert memory[-1] - memory[0] < 30 * MEGABYTE, [value // MEGABYTE for value in memory]
-        assert max(descriptors) - min(descriptors) <= 8, descriptors
-        assert max(threads) - min(threads) <= 4, threads
-        assert files[-1] <= max(files[: len(files) // 2]), files
+            samples = {}
+            while verb.is_running():
+                step = len(losses_of(box / "run"))
+                try:
+                    values = process.memory_info().rss, process.num_fds(), process.num_threads(), num_files(box)
+                except psutil.NoSuchProcess:
+                    break
+                samples[step] = values
+                time.sleep(0.5)
+            verb.wait(600).require_success()
+
+            assert len(losses_of(box / "run")) == STEPS
+            memory, descriptors, threads, files = zip(
+                *(values for step, values in samples.items() if step >= STEPS // 3), strict=True
+            )
+            assert memory[-1] - memory[0] < 30 * MEGABYTE, [value // MEGABYTE for value in memory]
+            assert max(descriptors) - min(descriptors) <= 8, descriptors
+            assert max(threads) - min(threads) <= 4, threads
+            assert max(files[len(files) // 2 :]) <= max(files[: len(files) // 2]), files
 
 
-def _num_files(folder):
-    return sum(1 for _ in folder.rglob("*"))
+def num_files(folder):
+    return sum(len(files) + len(folders) for _, folders, files in os.walk(folder))  # some vanish meanwhile

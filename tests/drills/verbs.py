@@ -1,20 +1,43 @@
 """Runs verbs of mindpangu in processes of their own, which a drill can kill, and which start within milliseconds.
 
-A process is forked from a server that has imported MindSpore but never compiled anything.
+A process is forked from a server that has imported all that verbs need, but never compiled anything.
 """
 
+import contextlib
 import multiprocessing
 import os
 import random
-import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["mindspore", "mindpangu.cli.main", "mindpangu.train.run"])
+_SERVER.set_forkserver_preload(
+    [
+        "mindspore",
+        "matplotlib.backends.backend_agg",
+        "mindpangu.cli.main",
+        "mindpangu.data.prepare",
+        "mindpangu.evaluation.heldout",
+        "mindpangu.generation.terminal",
+        "mindpangu.lifecycle.add",
+        "mindpangu.lifecycle.export",
+        "mindpangu.lifecycle.extract",
+        "mindpangu.lifecycle.finetune",
+        "mindpangu.lifecycle.pangu_alpha",
+        "mindpangu.lifecycle.resize",
+        "mindpangu.lifecycle.upcycle",
+        "mindpangu.tiny.tokenizer.compaction",
+        "mindpangu.tokenizer.extend",
+        "mindpangu.train.report",
+        "mindpangu.train.run",
+    ]
+)
 
 
 def options(overrides: dict[str, str]) -> list[str]:
@@ -42,7 +65,7 @@ class Outcome:
         return [line for line in self.output.splitlines() if line.startswith("mindpangu: error: ")]
 
     def require_success(self) -> None:
-        assert self.code == 0, self.output[-2000:]
+        assert self.code == 0, f"exit code {self.code}: {self.output[-2000:]}"
 
     def require_one_message(self, *any_of: str) -> None:
         """Asserts that the verb refused with one message and no traceback.
@@ -60,26 +83,37 @@ class Verb:
     """A verb that is running.
 
     Args:
-        words: the command line after `mindpangu`.
+        words: the command line after `mindpangu`, or a function to call instead.
         log: file for its output.
-        environment: variables to set.
+        cwd: its working directory; None: that of the tests.
+        begin: when it begins, as `time.monotonic` counts, so that several can begin at the same moment.
         limits: resource → soft and hard limit, as `resource.setrlimit` takes them.
         jumping_clock: True to let the time of day jump by up to a day, back and forth.
     """
 
-    def __init__(self, words, log: Path, environment=None, limits=None, jumping_clock=False):
+    def __init__(
+        self,
+        words: Sequence[object] | Callable[[], None],
+        log: Path,
+        cwd: Path | None = None,
+        begin: float = 0.0,
+        limits: dict[int, tuple[int, int]] | None = None,
+        jumping_clock: bool = False,
+    ):
         self._log = log
         self._started = time.monotonic()
-        arguments = (list(map(str, words)), str(log), dict(environment or {}), dict(limits or {}), jumping_clock)
+        work = words if callable(words) else list(map(str, words))
+        arguments = (work, str(log), cwd and str(cwd), begin, limits or {}, jumping_clock)
         self._process = _SERVER.Process(target=_run, args=arguments)
         self._process.start()
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """Sends a signal to the verb and all its children."""
-        try:
-            os.killpg(self._process.pid, number)
-        except ProcessLookupError:  # it has just begun, or has ended
-            self._process.kill() if number == signal.SIGKILL else os.kill(self._process.pid, number)
+    def kill(self, with_children: bool = True) -> None:
+        """Kills the verb, and all that it has started unless they are to find out by themselves."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            verb = psutil.Process(self.pid)
+            for process in [verb, *(verb.children(recursive=True) if with_children else [])]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
 
     @property
     def pid(self) -> int:
@@ -88,43 +122,53 @@ class Verb:
     def is_running(self) -> bool:
         return self._process.is_alive()
 
-    def wait(self, seconds: float = 120.0) -> Outcome:
-        """Returns how the verb ended; fails the test if it is still running after `seconds`."""
+    def wait(self, seconds: float = 180.0) -> Outcome:
+        """Returns how the verb ended; fails the attempt if it is still running after `seconds`."""
         self._process.join(seconds)
         took = time.monotonic() - self._started
         if self._process.exitcode is None:
             self.kill()
-            raise AssertionError(f"still running after {took:.0f} s: {self._log.read_text(errors='replace')[-2000:]}")
-        return Outcome(self._process.exitcode, self._log.read_text("utf-8", errors="replace"), took)
+            raise AssertionError(f"still running after {took:.0f} s: {self._output()[-2000:]}")
+        return Outcome(self._process.exitcode, self._output(), took)
+
+    def _output(self) -> str:
+        """Everything that it has printed; nothing if it was killed before it began."""
+        return self._log.read_text("utf-8", errors="replace") if self._log.exists() else ""
 
 
-def run_verb(words, log: Path, seconds: float = 120.0, **settings) -> Outcome:
+def run_verb(words, log: Path, seconds: float = 180.0, **settings) -> Outcome:
     """Runs a verb to its end; see `Verb` for the settings."""
     return Verb(words, log, **settings).wait(seconds)
 
 
-def _run(words, log, environment, limits, jumping_clock):
+def _run(work, log, cwd, begin, limits, jumping_clock):
     import resource
 
     from mindpangu.cli.main import main
+    from mindpangu.errors import MindPanguError
 
     os.setsid()
-    os.environ.update(environment)
-    for kind, values in limits.items():
-        resource.setrlimit(kind, values)
-    if jumping_clock:
-        now = time.time
-        time.time = lambda: now() + random.uniform(-86400.0, 86400.0)
     with open(log, "wb", 0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115 - until the process ends
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
+    if cwd:
+        os.chdir(cwd)
+    for kind, values in limits.items():
+        resource.setrlimit(kind, values)
+    if jumping_clock:
+        now = time.time
+        time.time = lambda: now() + random.uniform(-86400.0, 86400.0)
     code = 70
     try:
-        code = main(words)
+        time.sleep(max(0.0, begin - time.monotonic()))
+        code = main(work) if isinstance(work, list) else work()
     except SystemExit as end:
         code = end.code
+    except (MindPanguError, OSError) as error:  # of a function; a verb prints them itself
+        print(f"mindpangu: error: {error}", file=sys.stderr)
+        code = 1
     except BaseException:
         traceback.print_exc()
     sys.stdout.flush()

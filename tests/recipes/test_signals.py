@@ -1,6 +1,6 @@
 """run_910.sh passes signals on to the running stage, waits for it, and ends with 128 + the number of the signal.
 
-The stages are stand-ins. tests/train/test_signals.py sends signals to real trainings.
+The stages are stand-ins. tests/drills/test_signals.py sends signals to real ones.
 """
 
 import os

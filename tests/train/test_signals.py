@@ -16,29 +16,24 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ENDLESS = {"training.steps": "5000", "checkpoint.save_steps": "5000", "monitor.log_steps": "1"}
 
 
-def command(overrides, *options, script=False):
+def command(overrides, *options):
     words = [word for key, value in overrides.items() for word in (f"--{key}", value)]
-    if script:
-        (config := Path(overrides["training.output_dir"], "empty.yaml")).write_text("{}\n")
-        return ["bash", str(PROJECT / "recipes/run_910.sh"), "--config", str(config), *options, *words]
     return [sys.executable, "-m", "mindpangu", "train", *options, *words]
 
 
-def start(overrides, *options, ignored=(), script=False, **settings):
+def start(overrides, *options, ignored=()):
     def set_signals():
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         for signum in ignored:
             signal.signal(signum, signal.SIG_IGN)
 
-    environment = os.environ | {"PYTHONPATH": str(PROJECT), "MINDPANGU_PYTHON": sys.executable}
     return subprocess.Popen(
-        command(overrides, *options, script=script),
-        env=environment,
+        command(overrides, *options),
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=set_signals,
-        **settings,
     )
 
 
@@ -81,26 +76,6 @@ def test_a_training_saves_its_last_step_and_can_be_resumed(tiny_run, signum):
     printed, _ = resumed.communicate(timeout=120)
     assert f"after step {last}" in printed
     assert steps_of(folder) == list(range(1, newest_checkpoint(folder) + 1))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("signum", "to"), [(signal.SIGINT, "script"), (signal.SIGTERM, "group"), (signal.SIGHUP, "script")]
-)
-def test_the_script_waits_until_a_training_is_saved(tiny_run, signum, to):
-    overrides, folder = tiny_run
-    process = start(overrides | ENDLESS, script=True, start_new_session=True)
-    wait_for_steps(process, folder, 3)
-
-    process.send_signal(signum) if to == "script" else os.killpg(process.pid, signum)
-    code = process.wait(120)
-    saved = newest_checkpoint(folder)
-    printed, errors = process.communicate()
-
-    assert code == 128 + signum
-    assert saved == max(steps_of(folder))
-    assert printed.rstrip().endswith("run the same command with --resume to continue")
-    assert errors == ""
 
 
 @pytest.mark.slow
