@@ -41,6 +41,7 @@ _SPECIAL_TOKENS = {
     "</s>": "ends a text in many tokenizers",
 }
 _LONGEST_TOKEN = 100  # characters
+_MOST_TOKENS = 2_000  # each is compared with every other one
 _ALL = "all"
 _EXPERTS = "experts:"
 
@@ -163,6 +164,10 @@ def known_domains(config: Config) -> dict[str, Domain]:
                     f"{key}.control_tokens of {added.name!r} has {show(token)}, which {problem}; choose another token"
                 )
             taken.append(token)
+        if len(taken) > _MOST_TOKENS:
+            raise ConfigError(
+                f"there are {len(taken):,} control tokens with those of domains.added; allowed: {_MOST_TOKENS:,}"
+            )
         known[added.name] = Domain(added.name, added.kind, tokens)
     return known
 

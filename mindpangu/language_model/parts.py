@@ -79,7 +79,7 @@ class ModelParts:
                 f"this model has {', '.join(names)}"
             )
         for tokenizer in self.tokenizers.values():
-            shards.require_tokenizer(tokenizer.digest)
+            shards.require_tokenizer(tokenizer)
 
     @cached_property
     def expert_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -93,7 +93,7 @@ def inherit(
     model = load_model(reader, replace(config.context, precision="fp32"))
     domains = build_domains(config)
     for tokenizer in model.tokenizers.values():
-        shards.require_tokenizer(tokenizer.digest)
+        shards.require_tokenizer(tokenizer)
     batches = calibration_batches(shards, config, selection.calibration_batches)
     loss = MaskedLoss(model.config, model.decoder, Vocabularies.build(config, domains), batches)
     weights = {name: parameter.asnumpy() for name, parameter in model.decoder.parameters.items()}
