@@ -268,7 +268,7 @@ class TrainingConfig:
     spike_sigma: float = number(6.0, minimum=0)
     """A step is skipped if its loss or gradient norm exceeds the recent mean by this many standard deviations;
     0 disables this. Steps with non-finite values are always skipped."""
-    spike_window: int = number(128, minimum=8)
+    spike_window: int = number(128, minimum=8, maximum=100_000)
     """Number of recent steps in that mean. No step is skipped as a spike until half of them have been taken."""
     restarts: int = number(0, minimum=0)
     """How many times recipes/run_910.sh restarts from the last checkpoint after a failure, e.g. of one rank."""
