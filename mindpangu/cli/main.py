@@ -194,16 +194,16 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _load_settings(options: argparse.Namespace, overrides: dict[str, str]) -> Config:
-    """Loads the configuration from --config, or else the one saved with the given checkpoint, whose run folder is where
-    the checkpoint lies."""
+    """Loads the configuration from --config, or else the one saved with the given checkpoint. A saved configuration has
+    the run folder that it lies in."""
     checkpoint = getattr(options, "checkpoint", None)
     if options.config is None and checkpoint is not None:
         from mindpangu.checkpoint import CheckpointReader
 
         reader = CheckpointReader(checkpoint)
         return reader.config(reader.local_settings() | overrides)
-    if options.config is not None and RunFolder.holds(find_file(options.config)):
-        return load_saved_config(options.config, overrides)
+    if options.config is not None and RunFolder.holds(path := find_file(options.config)):
+        return load_saved_config(path, RunFolder.settings_of_saved(path.parent) | overrides)
     return load_config(options.config, overrides)
 
 

@@ -138,6 +138,25 @@ def test_the_checkpoints_may_lie_on_another_disk(run_folders, tmp_path):
     assert RunFolder.from_config(config).root == Path("run")
 
 
+@pytest.mark.parametrize("where", ["renamed", "renamed/checkpoint/iteration_00000004"])
+def test_the_configuration_of_a_moved_run_continues_there(run_folders, where):
+    Path("run").rename("renamed")
+
+    assert main(["evaluate", "--config", f"{where}/config.yaml"]) == 0
+
+    (config,) = run_folders
+    assert RunFolder.from_config(config).root == Path("renamed")
+
+
+def test_a_configuration_that_the_user_wrote_says_where_to_write(run_folders):
+    Path("mine.yaml").write_text("training: {output_dir: mine, run_name: my_run}\n")
+
+    assert main(["evaluate", "--config", "mine.yaml"]) == 0
+
+    (config,) = run_folders
+    assert RunFolder.from_config(config).root == Path("mine/my_run")
+
+
 def test_a_model_that_is_only_read_maps_its_experts_there_too():
     config = ModelParts.from_checkpoint(CheckpointReader(Path("run"))).config
 
