@@ -115,7 +115,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def open_without_link(path: str, flags: int) -> int:
-    """Opens a file that grows, such as a log; an `opener` for `open`. Raises OSError for a link, a FIFO, or a device."""
+    """Opens a file that grows, such as a log; an `opener` for `open`. Raises OSError for a link, a FIFO, a device."""
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
