@@ -114,8 +114,8 @@ class Stage:
             name = str(path.relative_to(self.folder))
             if name not in known and (path.is_symlink() or not path.is_dir()):
                 raise StageError(
-                    f"{self.folder} would be replaced, but has {show(name)}, which mindpangu did not write; move it, or "
-                    "choose another --training.run_name"
+                    f"{self.folder} would be replaced, but has {show(name)}, which mindpangu did not write; move it, "
+                    "or choose another --training.run_name"
                 )
 
     def _failure(self, error: OSError) -> StageError:

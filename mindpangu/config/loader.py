@@ -24,7 +24,7 @@ from mindpangu.config.core_yaml import MAX_CHARACTERS, Number
 from mindpangu.config.fields import violation
 from mindpangu.config.schema import Config, ModelConfig
 from mindpangu.errors import ConfigError
-from mindpangu.untrusted import read_bytes, read_named, show
+from mindpangu.untrusted import read_bytes, read_named, read_text, show
 from mindpangu.user_input import INTEGER_LIMIT, decode_text, expand_home
 
 RENAMED_KEYS = {"domains.embedding_slots": "domains.vocabularies"}
@@ -119,6 +119,16 @@ def refuse_renamed(key: str) -> None:
 def to_yaml(config: Config) -> str:
     """Returns the configuration as YAML text, which `load_config` reads back to an equal object."""
     return core_yaml.dump(dataclasses.asdict(config))
+
+
+def is_saved(path: Path) -> bool:
+    """True if a file has the form of `to_yaml`: each section once, and nothing else beside them, such as a comment."""
+    try:
+        lines = read_text(path, MAX_CHARACTERS).splitlines()
+    except (OSError, ValueError):
+        return False
+    beginnings = [line for line in lines if line and not line.startswith(" ")]
+    return sorted(beginnings) == sorted(f"{section.name}:" for section in dataclasses.fields(Config))
 
 
 def to_result_inputs(config: Config) -> dict[str, Any]:
