@@ -1,4 +1,7 @@
-"""Files that appear complete or not at all. ascend_ops imports nothing of mindpangu, whose files.py does more."""
+"""Files that appear complete or not at all. ascend_ops imports nothing of mindpangu, whose files.py does more.
+
+A link in place of a file is followed here: none of these files comes from elsewhere.
+"""
 
 import contextlib
 import errno
