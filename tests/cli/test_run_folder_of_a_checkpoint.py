@@ -14,6 +14,7 @@ from mindpangu.checkpoint import CheckpointReader
 from mindpangu.cli import evaluate, finetune, generate
 from mindpangu.cli.main import main
 from mindpangu.cli.tiny import rounds
+from mindpangu.config import load_config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.language_model import ModelParts
 from tests.checkpoint.forging import forge_config
@@ -162,6 +163,14 @@ def test_a_model_that_is_only_read_maps_its_experts_there_too():
 
     assert (config.experts.storage, config.experts.storage_folder) == ("mapped", "")
     assert RunFolder.from_config(config).root == Path("run")
+
+
+def test_the_user_may_choose_where_experts_are_mapped_that_are_only_read():
+    mine = load_config(None, {"experts.storage": "mapped", "experts.storage_folder": "ssd"}).experts
+
+    config = ModelParts.from_checkpoint(CheckpointReader(Path("run")), experts=mine).config
+
+    assert config.experts.storage_folder == "ssd"
 
 
 def test_a_verb_with_its_own_output_still_takes_the_checkpoints_configuration(capsys):

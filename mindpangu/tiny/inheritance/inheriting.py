@@ -90,7 +90,7 @@ def inherit(
         ConfigError: the selection does not fit the models.
         DataError: the text has other domains or another tokenizer.
     """
-    model = load_model(reader, replace(config.context, precision="fp32"))
+    model = load_model(reader, replace(config.context, precision="fp32"), config.experts)
     domains = build_domains(config)
     for tokenizer in model.tokenizers.values():
         shards.require_tokenizer(tokenizer)
