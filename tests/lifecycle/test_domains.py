@@ -310,7 +310,7 @@ def test_an_altered_file_ends_the_verb_and_a_second_checkpoint_is_refused(traine
 
     path.unlink()
     assert main(["experts", "list", *words[:2]]) == 1
-    assert "rre_00.zh.001.safetensors cannot be read: No such file or directory; use" in capsys.readouterr().err
+    assert "rre_00.zh.001.safetensors cannot be read: No such file or directory; copy it again" in capsys.readouterr().err
     assert not list(out.glob("*"))
 
     assert main(["experts", "remove", "en", "--checkpoint", str(trained), "--out", str(out)]) == 0
