@@ -1,4 +1,7 @@
-"""Atomic file writes. ascend_ops must not import mindpangu, so this is a small version of mindpangu/files.py."""
+"""Atomic file writes. ascend_ops must not import mindpangu, so this is a small version of mindpangu/files.py.
+
+A link in place of a file is followed here: none of these files comes from elsewhere.
+"""
 
 import contextlib
 import errno

@@ -41,6 +41,7 @@ _SPECIAL_TOKENS = {
     "</s>": "ends a text in many tokenizers",
 }
 _LONGEST_TOKEN = 100  # characters
+_MOST_TOKENS = 2_000  # each is compared with every other one
 _ALL = "all"
 _EXPERTS = "experts:"
 
@@ -164,6 +165,10 @@ def known_domains(config: Config) -> dict[str, Domain]:
                     "token"
                 )
             used.append(token)
+        if len(used) > _MOST_TOKENS:
+            raise ConfigError(
+                f"there are {len(used):,} control tokens with those of domains.added; allowed: {_MOST_TOKENS:,}"
+            )
         known[added.name] = Domain(added.name, added.kind, tokens)
     return known
 

@@ -51,7 +51,7 @@ def scratch_file(path: Path) -> Iterator[Path]:
         raise _is_a_link(path)
     with locked(path, wait=_FILE_WAIT_S) as destination:
         if destination.exists() and not destination.is_file():
-            raise FileExistsError(errno.EEXIST, "is in the way: it is not a regular file", str(path))
+            raise _is_no_file(path)
         scratch = scratch_path(destination, unique_name())
         try:
             yield scratch
@@ -115,13 +115,20 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def open_nofollow(path: str, flags: int) -> int:
-    """Opens a file that is appended to, such as a log; an `opener` for `open`. Raises OSError for a link."""
+    """Opens a file that is appended to, such as a log; an `opener` for `open`. Raises OSError for a link, a FIFO, or a
+    device."""
     try:
-        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise _is_a_link(Path(path)) from None
+        if error.errno == errno.ENXIO:  # a FIFO that nobody reads
+            raise _is_no_file(Path(path)) from None
         raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _is_no_file(Path(path))
+    return descriptor
 
 
 def _is_a_link(path: Path) -> OSError:
@@ -130,6 +137,10 @@ def _is_a_link(path: Path) -> OSError:
         "is a link, and nothing is written through one; remove it, or give the name of the file itself",
         str(path),
     )
+
+
+def _is_no_file(path: Path) -> OSError:
+    return FileExistsError(errno.EEXIST, "is in the way: it is not a regular file", str(path))
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:

@@ -8,11 +8,12 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mindpangu.display import describe_error
+from mindpangu.display import describe_error, short_repr
 from mindpangu.errors import StageError
 from mindpangu.files import (
     encode_json,
@@ -89,8 +90,9 @@ class Stage:
         """Yields an empty folder to write into. On success it replaces the stage's folder.
 
         Raises:
-            StageError: the disk is full or cannot be written.
+            StageError: the disk is full or cannot be written, or the folder has files that no stage has written.
         """
+        self._refuse_other_files()
         try:
             with scratch_folder(self.folder, replace=True) as scratch:
                 yield scratch
@@ -99,6 +101,23 @@ class Stage:
                 write_durably(scratch / STAMP, encode_json({"inputs": self.inputs, "files": files}))
         except OSError as error:
             raise self._failure(error) from error
+
+    def _refuse_other_files(self) -> None:
+        """Raises StageError if something in the folder is somebody else's: building replaces the whole folder."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise StageError(f"{self.folder} is no folder; move it, or choose another --training.run_name")
+        stamp = self.folder / STAMP
+        written = read_json_object(stamp).get("files")
+        if os.path.lexists(stamp) and not isinstance(written, dict):
+            return  # the stamp is damaged, so nobody knows any more what the stage wrote
+        known = {STAMP, *(written or ())}
+        for path in self.folder.rglob("*"):
+            name = str(path.relative_to(self.folder))
+            if name not in known and (path.is_symlink() or not path.is_dir()):
+                raise StageError(
+                    f"{self.folder} would be replaced, but has {short_repr(name)}, which mindpangu did not write; "
+                    "move it, or choose another --training.run_name"
+                )
 
     def _failure(self, error: OSError) -> StageError:
         return StageError(

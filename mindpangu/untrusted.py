@@ -36,6 +36,7 @@ MAX_DEPTH = 64
 _INT64 = 1 << 63
 _MOST_DIGITS = 400
 _MOST_BRACKETS = 500_000
+_MOST_ENTRIES = 200_000  # of a list or an object whose entries are read one by one
 _CHUNK_BYTES = 1 << 22
 _STRING_LIMIT = 1 << 16  # characters of a string field without a rule of its own
 _KINDS_OF_FILE = {
@@ -368,6 +369,7 @@ def _read_scalar(kind: Any, value: Any, where: str) -> Any:
 
 def _read_list(origin: type, arguments: tuple, value: Any, where: str) -> Any:
     _require(type(value) is list, where, value, "a list")
+    _require(len(value) <= _MOST_ENTRIES, where, value, f"at most {_MOST_ENTRIES:,}")
     if origin is list or arguments[-1] is Ellipsis:
         return origin(read_value(arguments[0], each, f"{where}[{index}]") for index, each in enumerate(value))
     _require(len(value) == len(arguments), where, value, f"a list of {len(arguments)} entries")
@@ -377,6 +379,7 @@ def _read_list(origin: type, arguments: tuple, value: Any, where: str) -> Any:
 
 def _read_dict(arguments: tuple, value: Any, where: str) -> dict[str, Any]:
     _require(type(value) is dict, where, value, "an object")
+    _require(len(value) <= _MOST_ENTRIES, where, value, f"at most {_MOST_ENTRIES:,}")
     key_type, value_type = arguments
     result = {}
     for key, each in value.items():

@@ -139,3 +139,17 @@ def test_a_domain_has_a_control_token_once_but_domains_may_share_it():
         load_config(None, {"domains.added": f"[{code % '<cn>'}, {{name: b, control_tokens: [<go>]}}]"})
     )
     assert [domain.control_tokens for domain in domains[-2:]] == [("<go>", "<c++>", "<cn>"), ("<go>",)]
+
+
+def test_the_number_of_control_tokens_has_a_limit():
+    """Each is compared with every other one, so a file could otherwise keep a verb busy for minutes."""
+    added = [
+        f"{{name: d{i}, kind: code, control_tokens: [{', '.join(f'<{i}_{j}>' for j in range(900))}]}}"
+        for i in (1, 2, 3)
+    ]
+    config = load_config(None, {"domains.added": f"[{', '.join(added)}]"})
+
+    with pytest.raises(
+        ConfigError, match=r"there are 2,\d{3} control tokens with those of domains\.added; allowed: 2,000"
+    ):
+        build_domains(config)

@@ -368,3 +368,11 @@ def test_a_log_does_not_grow_through_a_link(tmp_path):
             pass
 
     assert contents(tmp_path) == {"info.log": "former", "new.log": "text", "precious": "former"}
+
+
+def test_a_log_does_not_wait_for_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "info.log")
+
+    with pytest.raises(FileExistsError, match="it is not a regular file"):
+        with open(tmp_path / "info.log", "a", opener=files.open_nofollow):
+            pass

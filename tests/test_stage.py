@@ -76,6 +76,34 @@ def test_a_failing_build_keeps_the_old_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["stage"]
 
 
+@pytest.mark.parametrize("name", ["corpus.jsonl", "notes/idea.md"])
+@pytest.mark.parametrize("is_stage", [False, True])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_files_that_no_stage_has_written_are_not_replaced(tmp_path, name, is_stage, is_link):
+    """As a user's own folder, named like that of a stage; or one that a run folder from elsewhere has a link to."""
+    mine = tmp_path / "mine" if is_link else tmp_path / "data"
+    if is_stage:
+        build(Stage(mine, {"a": 1}), "old")
+    (mine / name).parent.mkdir(parents=True, exist_ok=True)
+    (mine / name).write_text("precious")
+    if is_link:
+        (tmp_path / "data").symlink_to(mine)
+
+    with pytest.raises(StageError, match=f"data would be replaced, but has '{name}', which mindpangu did not write"):
+        build(Stage(tmp_path / "data", {"a": 2}), "new")
+
+    assert (mine / name).read_text() == "precious"
+
+
+def test_a_folder_whose_stamp_is_damaged_is_replaced(tmp_path):
+    build(Stage(tmp_path / "data", {"a": 1}), "old")
+    (tmp_path / "data" / "stage.json").write_text("damaged")
+
+    build(Stage(tmp_path / "data", {"a": 1}), "new")
+
+    assert (tmp_path / "data" / "out.txt").read_text() == "new"
+
+
 def test_a_full_disk_names_the_folder_and_keeps_what_was_there(tmp_path):
     folder = tmp_path / "stage"
     build(Stage(folder, {"a": 1}), "old")
@@ -129,3 +157,12 @@ def test_the_hash_depends_on_content_and_order_only(tmp_path):
 
     assert hash_files([first, second]) == hash_files([copy, second])
     assert hash_files([first, second]) != hash_files([second, first])
+
+
+def test_a_file_in_place_of_the_folder_is_not_replaced(tmp_path):
+    (tmp_path / "data").write_text("precious")
+
+    with pytest.raises(StageError, match="data is no folder; move it"):
+        build(Stage(tmp_path / "data", {"a": 1}))
+
+    assert (tmp_path / "data").read_text() == "precious"

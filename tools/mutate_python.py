@@ -39,6 +39,8 @@ VERDICTS = ("killed", "timed out", "survived")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+# Nothing of mindpangu may be imported here: the forked tests would find it loaded, without the mutants.
+
 from python_mutants.coverage import Coverage, Test, digest, measure  # noqa: E402
 from python_mutants.edits import Mutant, find  # noqa: E402
 from python_mutants.tree import copy_tree, preload, run_tests  # noqa: E402

@@ -80,11 +80,11 @@ def refuse_other_model(reader: CheckpointReader, config: Config) -> None:
 def refuse_settings(reader: CheckpointReader, config: Config) -> None:
     """Raises ConfigError if `config` differs from the checkpoint's: for commands that would ignore the difference.
 
-    Its run folder may be the saved one or the one that the checkpoint is in.
+    The name of the run may be the saved one, or that of the folder that the checkpoint lies in.
     """
     saved = keys_that_differ(_as_tree(config), _as_tree(reader.config()))
     local = keys_that_differ(_as_tree(config), _as_tree(reader.config(reader.local_settings())))
-    changed = [key for key in saved if key in local]
+    changed = [key for key in saved if key in local and key != "training.output_dir"]
     if changed:
         keys = ", ".join(f"--{key}" for key in changed)
         raise ConfigError(f"this verb takes its configuration from {reader.folder}; leave out {keys}")

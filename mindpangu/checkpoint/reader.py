@@ -12,7 +12,7 @@ from mindpangu.checkpoint.fingerprint import Entry, Fingerprint
 from mindpangu.checkpoint.manifest import MANIFEST, REMEDY, Manifest
 from mindpangu.checkpoint.sizes import require_sizes
 from mindpangu.checkpoint.tensor_file import decode_tensors
-from mindpangu.config import Config, TrainingConfig, load_saved_config
+from mindpangu.config import Config, load_saved_config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.display import describe_error
 from mindpangu.errors import CheckpointError
@@ -106,19 +106,9 @@ class CheckpointReader:
         return load_saved_config(path, overrides) if overrides else config
 
     def local_settings(self) -> dict[str, str]:
-        """Returns overrides of the keys that say where a run writes, for verbs that use the configuration of this
-        checkpoint. The saved paths may be those of another machine or of another user.
-
-        The run folder becomes the one that the checkpoint is in. A checkpoint that is not in a run folder keeps the
-        name of its run, in the default output folder.
-        """
-        run = RunFolder.of_checkpoint(self.folder)
-        settings = {"experts.storage_folder": "", "training.output_dir": TrainingConfig().output_dir}
-        if run is not None:
-            parent = str(run.root.parent)
-            settings["training.output_dir"] = parent if not parent.startswith("~") else f"./{parent}"
-            settings["training.run_name"] = run.root.name
-        return settings
+        """Returns overrides of the keys that say where a verb writes that takes its configuration from this checkpoint.
+        The saved ones are of another place, and may be of a stranger; see `RunFolder.settings_of_saved`."""
+        return RunFolder.settings_of_saved(self.folder) | {"experts.storage_folder": ""}
 
     def tensors(self, name: str) -> dict[str, np.ndarray]:
         """Returns the verified tensors of one file by name."""

@@ -16,8 +16,9 @@ from mindpangu.checkpoint.manifest import MANIFEST, encode_manifest
 from mindpangu.checkpoint.rank_reports import AnotherRankFailed, RankReports
 from mindpangu.checkpoint.reader import CheckpointReader
 from mindpangu.errors import CheckpointError
-from mindpangu.files import Buffer, fsync_folder, link_or_copy, read_chunks, replace_folder, write_durably
+from mindpangu.files import Buffer, file_chunks, fsync_folder, link_or_copy, replace_folder, write_durably
 from mindpangu.locks import locked, scratch_path, unique_name
+from mindpangu.untrusted import inside, open_file
 
 _SLACK_S = 1.0
 _POLL_S = (0.02, 0.5)  # first and longest pause between two looks; hundreds of ranks may look at a shared disk
@@ -111,19 +112,20 @@ class CheckpointWriter:
             entry: the file's entry in that checkpoint's manifest.
 
         Returns:
-            False if the file cannot be linked: it is on another file system or one without links, or it is missing or
-            altered. Then nothing exists under this name, and the caller must write it.
+            False if the file cannot be linked: it is on another file system or one without links, or it is missing,
+            altered, or no regular file. Then nothing exists under this name, and the caller must write it.
         """
         source = from_folder / name
         path = self.scratch / name
         try:
-            if Fingerprint.from_chunks(read_chunks(source)) != entry:
-                return False
+            with open_file(inside(from_folder, name)) as file:
+                if Fingerprint.from_chunks(file_chunks(file)) != entry:
+                    return False
             path.parent.mkdir(parents=True, exist_ok=True)
             os.link(source, path)
         except FileExistsError as error:
             raise self._failure(error) from None
-        except OSError:
+        except (OSError, ValueError):
             return False
         self._add(name, dict(entry))
         return True

@@ -5,7 +5,7 @@ import os
 import resource
 import sys
 
-from mindpangu.errors import ConfigError
+from mindpangu.errors import ConfigError, MindPanguError
 
 _RANK_VARIABLES = ("RANK_ID", "RANK_SIZE", "MS_NODE_ID", "MS_WORKER_NUM")
 _LIMITS = {
@@ -24,6 +24,7 @@ _NO_MEMORY = (
 )
 """Words of the loader, of MindSpore, and of C++ when memory is exhausted."""
 _MEMORY = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+_LIMIT_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def check_variables() -> None:
@@ -46,6 +47,10 @@ def check_variables() -> None:
 
 def describe_exhaustion(error: BaseException) -> str | None:
     """Returns which resource ran out, and its limit, or None if the exception has another reason."""
+    if isinstance(error, MindPanguError):  # its remedy would solve another problem
+        cause = error.__context__
+        is_limit = isinstance(cause, MemoryError) or getattr(cause, "errno", None) in _LIMIT_ERRORS
+        return describe_exhaustion(cause) if cause is not None and is_limit else None
     text = str(error)
     if isinstance(error, OSError):
         if error.errno in (errno.EMFILE, errno.ENFILE):

@@ -38,6 +38,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     folder = RunFolder.from_config(config)
     reader = CheckpointReader(options.checkpoint or folder.root)
     refuse_other_model(reader, config)
+    experts = config.experts
     config = replace(reader.config(), monitor=config.monitor, context=config.context)
     wrong_domains = options.wrong_domains
     if wrong_domains is None:
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.train.run import set_device
 
     set_device(config)
-    model = load_model(reader, config.context)
+    model = load_model(reader, config.context, experts)
     model.require_data(shards)
     if SavedState.read(reader).digests.get("data (token shards)") != shards.digest:
         print("evaluate: the model was not trained on these token shards; it may have seen the held-out text")

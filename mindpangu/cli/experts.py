@@ -208,7 +208,7 @@ def _resize(blueprint: "Blueprint", options: argparse.Namespace) -> "Blueprint":
             raise ConfigError(
                 f"{shards.folder} contains no text in domain {domain.name!r}, so --data has no tokens to count"
             )
-        shards.require_tokenizer(blueprint.tokenizer_of(domain).digest)
+        shards.require_tokenizer(blueprint.tokenizer_of(domain))
         num_tokens = blueprint.contents[domain.name].table.experts_LV.shape[1]
         counts_V = shards.token_counts(domain.name, TRAIN, num_tokens)
     return resize(blueprint, options.domain, options.experts, counts_V)

@@ -104,7 +104,7 @@ def _token_counts(blueprint: "Blueprint", folder: RunFolder) -> dict[str, "np.nd
                 f"{shards.folder} contains no text in domain {domain.name!r}, which --vocabulary-of needs"
             )
         tokenizer = blueprint.tokenizer_of(domain)
-        shards.require_tokenizer(tokenizer.digest)
+        shards.require_tokenizer(tokenizer)
         for split in (TRAIN, HELDOUT):
             found = shards.token_counts(domain.name, split, tokenizer.vocab_size)
             counts[domain.vocabulary] = counts.get(domain.vocabulary, 0) + found

@@ -113,7 +113,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     parser = _build_parser()
     options, unknown = parser.parse_known_args(words)
     if unknown:
-        _refuse_unknown_keys(unknown, parser)
+        refuse_unknown_keys(unknown, parser)
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     check_variables()
     return retry_if_pruned(
@@ -124,8 +124,6 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _report_error(error: Exception) -> int:
     """Prints an error that the user can fix, and returns the exit code. Raises any other error, which is a bug."""
-    if isinstance(error, MindPanguError | OperatorError):
-        return _fail(str(error))
     if isinstance(error, BrokenPipeError):
         return exit_code(signal.SIGPIPE)
     if isinstance(error, UnicodeEncodeError) and _is_locale_encoding(error.encoding):
@@ -135,6 +133,8 @@ def _report_error(error: Exception) -> int:
         )
     if exhausted := describe_exhaustion(error):
         return _fail(exhausted)
+    if isinstance(error, MindPanguError | OperatorError):
+        return _fail(str(error))
     if isinstance(error, OSError):  # e.g. a full disk or a read-only folder
         return _fail(f"{error.filename or 'writing to training.output_dir'}: {error.strerror or error}")
     raise error
@@ -215,15 +215,15 @@ def _build_parser() -> argparse.ArgumentParser:
 
 def _load_settings(options: argparse.Namespace, overrides: dict[str, str]) -> Config:
     """Loads the configuration from --config, or else the one saved with the given checkpoint, with the run folder that
-    the checkpoint is in."""
+    it is in."""
     checkpoint = getattr(options, "checkpoint", None)
     if options.config is None and checkpoint is not None:
         from mindpangu.checkpoint import CheckpointReader
 
         reader = CheckpointReader(checkpoint)
         return reader.config(reader.local_settings() | overrides)
-    if options.config is not None and RunFolder.holds(find_file(options.config)):
-        return load_saved_config(options.config, overrides)
+    if options.config is not None and RunFolder.holds(path := find_file(options.config)):
+        return load_saved_config(path, RunFolder.settings_of_saved(path.parent) | overrides)
     return load_config(options.config, overrides)
 
 
@@ -250,7 +250,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str
     return words, overrides
 
 
-def _refuse_unknown_keys(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
+def refuse_unknown_keys(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
     """Refuses words that look like configuration keys but have no value or are unknown.
 
     Raises:

@@ -122,6 +122,16 @@ def to_yaml(config: Config) -> str:
     return core_yaml.dump(dataclasses.asdict(config))
 
 
+def is_saved(path: Path) -> bool:
+    """True if a file looks like the output of `to_yaml`: every section once, and nothing else, such as a comment."""
+    try:
+        lines = read_bytes(path, MAX_CHARACTERS).decode("utf-8").splitlines()
+    except (OSError, ValueError):
+        return False
+    beginnings = [line for line in lines if line and not line.startswith(" ")]
+    return sorted(beginnings) == sorted(f"{section.name}:" for section in dataclasses.fields(Config))
+
+
 def to_result_inputs(config: Config) -> dict[str, Any]:
     """Returns the configuration as nested dictionaries with the oldest name of every key.
 

@@ -4,9 +4,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindpangu.config.schema import Config
+from mindpangu.config.schema import Config, TrainingConfig
 
 _CHECKPOINTS = "checkpoint"
+_MANIFEST = "manifest.json"  # in each checkpoint
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,29 @@ class RunFolder:
         Only the path counts, not the configuration in the checkpoint, because the run may have been moved, or may come
         from somebody else.
         """
-        parent = _with_name(checkpoint).parent
-        if _with_name(parent).name != _CHECKPOINTS:
-            return None
-        root = _with_name(_with_name(parent).parent)
-        return RunFolder(root) if root.name else None
+        parent = _with_name(_with_name(checkpoint).parent)
+        root = _with_name(parent.parent)
+        return RunFolder(root) if parent.name == _CHECKPOINTS and root.name else None
+
+    @staticmethod
+    def settings_of_saved(folder: Path) -> dict[str, str]:
+        """Returns overrides for a configuration that was saved in a run folder or in a checkpoint, so that
+        `from_config` returns that run folder. The saved keys say where it was on another day, or on another machine.
+
+        A checkpoint outside of a run folder keeps the name of its run, in the default output folder.
+        """
+        is_checkpoint = (folder / _MANIFEST).exists()
+        run = RunFolder.of_checkpoint(folder) if is_checkpoint else RunFolder(_with_name(folder))
+        if run is None:
+            return {"training.output_dir": TrainingConfig().output_dir}
+        parent = str(run.root.parent)
+        is_home = parent.startswith("~")  # would be, if a folder did not have this name
+        return {"training.output_dir": f"./{parent}" if is_home else parent, "training.run_name": run.root.name}
 
     @staticmethod
     def holds(path: Path) -> bool:
         """True if a configuration file was saved to a run folder or a checkpoint rather than written by a user."""
-        siblings = ("metrics.jsonl", "manifest.json", "checkpoint/iteration_*")
+        siblings = ("metrics.jsonl", _MANIFEST, f"{_CHECKPOINTS}/iteration_*")
         return path.name == "config.yaml" and any(any(path.parent.glob(name)) for name in siblings)
 
     @property

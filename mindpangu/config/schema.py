@@ -146,7 +146,7 @@ class ExpertsConfig:
     memory."""
     storage_folder: str = path()
     """Folder for the scratch file of a mapped store, best on a local SSD; "" means the run folder."""
-    host_threads: int = number(2, minimum=1)
+    host_threads: int = number(2, minimum=1, maximum=1_024)
     """Number of threads that draw initial weights, copy experts, and sum the norm of their gradients. Adam uses every
     core."""
     block_rows: int = number(0, minimum=0)
@@ -183,7 +183,7 @@ class DataConfig:
     schedule: str = choice("rotating", "mixed")
     """rotating: a step trains on domains_per_step domains in equal shares, the same in all its micro-batches; domains
     of equal weight take turns (PanGu-Σ). mixed: the domain of every sample follows the weights (ours)."""
-    domains_per_step: int = number(1, minimum=1)
+    domains_per_step: int = number(1, minimum=1, maximum=65_536)
     """Domain slots per micro-batch; a slot holds samples of one domain. rotating: must divide
     training.local_batch_size. mixed: at least the number of domains with a weight above 0, or training.local_batch_size
     if that is less; slots may stay unused."""
@@ -252,9 +252,9 @@ class TrainingConfig:
     train: str = "all"
     """Parameters to train: all, or e.g. experts:zh,code to train only the experts of these domains. Everything else
     stays the same bit for bit, so data.mixture must give every other domain the weight 0."""
-    local_batch_size: int = number(8, minimum=1)
+    local_batch_size: int = number(8, minimum=1, maximum=65_536)
     """Samples per micro-batch on one rank."""
-    global_batch_size: int = number(0, minimum=0)
+    global_batch_size: int = number(0, minimum=0, maximum=16_777_216)
     """Samples per step over all ranks: a multiple of local_batch_size · data_parallel, reached by gradient
     accumulation. 0 means no accumulation."""
     max_norm: float = number(1.0, above=0)
@@ -268,7 +268,7 @@ class TrainingConfig:
     spike_sigma: float = number(6.0, minimum=0)
     """A step is skipped if its loss or gradient norm exceeds the recent mean by this many standard deviations;
     0 disables this. Steps with non-finite values are always skipped."""
-    spike_window: int = number(128, minimum=8)
+    spike_window: int = number(128, minimum=8, maximum=100_000)
     """Number of recent steps in that mean. No step is skipped as a spike until half of them have been taken."""
     restarts: int = number(0, minimum=0)
     """How many times recipes/run_910.sh restarts from the last checkpoint after a failure, e.g. of one rank."""

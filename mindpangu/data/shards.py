@@ -25,6 +25,7 @@ from mindpangu.data.split import SPLITS
 from mindpangu.display import describe_error, short_repr
 from mindpangu.errors import DataError
 from mindpangu.files import file_chunks, read_json
+from mindpangu.tokenizer import Tokenizer
 from mindpangu.untrusted import DIGEST, Count, DomainName, Range, inside, open_file, read_record
 
 FORMAT_VERSION = 1  # of text
@@ -68,6 +69,10 @@ class _Index:
     def __post_init__(self) -> None:
         if len(set(self.domain_names)) != len(self.domain_names) or set(self.domain_names) != set(self.files):
             raise ValueError(f"domain_names are {short_repr(self.domain_names)}; allowed: the keys of files, each once")
+        if max(self.pad_id, self.eot_id) >= self.vocab_size:
+            raise ValueError(
+                f"pad_id is {self.pad_id} and eot_id {self.eot_id}; allowed: < {self.vocab_size} (vocab_size)"
+            )
         for name, splits in self.files.items():
             for split in SPLITS:
                 if split not in splits:
@@ -110,7 +115,7 @@ class TokenShards:
 
         Args:
             folder: a folder that `write_shards` wrote.
-            verify: True to also read every file and compare its hash.
+            verify: True to also read every file, compare its hash, and check that its ids are in the vocabulary.
 
         Raises:
             DataError: shards are missing or altered, or have another format version. The message names the file, the
@@ -176,34 +181,43 @@ class TokenShards:
         counts_V = np.zeros(vocab_size, np.int64)
         tokens = self.tokens(domain_name, split)
         for start in range(0, len(tokens), _CHUNK_TOKENS):
-            chunk = np.bincount(tokens[start : start + _CHUNK_TOKENS], minlength=vocab_size)
-            if len(chunk) > vocab_size:
+            chunk = np.asarray(tokens[start : start + _CHUNK_TOKENS])
+            if wrong := _outside(chunk, vocab_size):
                 raise DataError(
-                    f"{self.folder / shard_name(domain_name, split)} contains token id {len(chunk) - 1}, outside a "
+                    f"{self.folder / shard_name(domain_name, split)} contains token id {wrong}, outside a "
                     f"vocabulary of {vocab_size}; use the tokenizer of these shards, or {_REMEDY}"
                 )
-            counts_V += chunk
-        if self.has_records:
+            counts_V += np.bincount(chunk, minlength=vocab_size)
+        if self.has_records and self.pad_id < vocab_size:
             counts_V[self.pad_id] = 0
         return counts_V
 
-    def require_tokenizer(self, digest: str) -> None:
-        """Raises DataError unless these tokens come from the tokenizer with this digest."""
-        if digest != self.tokenizer_digest:
+    def require_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Raises DataError unless these tokens come from this tokenizer."""
+        if tokenizer.digest != self.tokenizer_digest:
             raise DataError(
                 f"the token shards in {self.folder} were made by another tokenizer (hash {self.tokenizer_digest}) than "
-                f"the model's ({digest}); use the run folder of that model, or {_REMEDY}"
+                f"the model's ({tokenizer.digest}); use the run folder of that model, or {_REMEDY}"
+            )
+        if tokenizer.vocab_size != self.vocab_size:
+            raise DataError(
+                f"{self.folder / INDEX}: vocab_size is {self.vocab_size}; allowed: {tokenizer.vocab_size}, that of its "
+                f"tokenizer; {_REMEDY}"
             )
 
     def _check_file(self, name: str, split: str, verify: bool) -> None:
         entry = self._files[name][split]
-        num_bytes = entry["tokens"] * self._dtype.itemsize
-        self._check(shard_name(name, split), num_bytes, entry["blake2b"], verify)
+        count = entry["tokens"]
+        self._check(shard_name(name, split), count, self._dtype, self.vocab_size, entry["blake2b"], verify)
         if self.has_records:
-            self._check(mask_name(name, split), entry["tokens"], entry["mask_blake2b"], verify)
+            self._check(mask_name(name, split), count, np.dtype(np.uint8), 2, entry["mask_blake2b"], verify)
 
-    def _check(self, name: str, expected: int, expected_digest: str, verify: bool) -> None:
+    def _check(self, name: str, count: int, dtype: np.dtype, limit: int, expected_digest: str, verify: bool) -> None:
+        """Compares a file with the index: the count of its numbers and, to verify it, its hash and that all of them are
+        >= 0 and below `limit`."""
         path = self.folder / name
+        expected = count * dtype.itemsize
+        wrong = None
         digest = hashlib.blake2b(digest_size=16)
         try:
             with open_file(inside(self.folder, name)) as file:
@@ -214,6 +228,7 @@ class TokenShards:
                     return
                 for chunk in file_chunks(file):
                     digest.update(chunk)
+                    wrong = wrong or _outside(np.frombuffer(chunk, dtype), limit)
         except FileNotFoundError:
             raise DataError(f"token shard {path} is missing; {_REMEDY}") from None
         except (OSError, ValueError) as error:
@@ -223,6 +238,17 @@ class TokenShards:
                 f"token shard {path} was altered: its hash is {digest.hexdigest()}, expected {expected_digest}; "
                 f"{_REMEDY}"
             )
+        if wrong is not None:
+            raise DataError(f"token shard {path} contains {wrong}; allowed: >= 0 and < {limit}; {_REMEDY}")
+
+
+def _outside(numbers: np.ndarray, limit: int) -> int | None:
+    """Returns one of the integers that are negative or not below the limit, or None."""
+    if not numbers.size:
+        return None
+    lowest = int(numbers.min()) if numbers.dtype.kind == "i" else 0
+    highest = int(numbers.max())
+    return lowest if lowest < 0 else highest if highest >= limit else None
 
 
 def _read_index(path: Path) -> dict[str, Any]:

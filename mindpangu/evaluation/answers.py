@@ -55,7 +55,7 @@ def heldout_answers(
     Raises:
         MindPanguError: checkpoint and shards do not belong together.
     """
-    model = load_model(reader, config.context)
+    model = load_model(reader, config.context, config.experts)
     shards = TokenShards.open(RunFolder.from_config(config).data, verify=True)
     model.require_data(shards)
     results = evaluate_heldout(model, shards, config, wrong_domains=False, progress=progress)

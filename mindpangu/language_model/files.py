@@ -18,7 +18,7 @@ from mindpangu.checkpoint import (
 from mindpangu.checkpoint.dense import dense_files, dense_header, slices_in
 from mindpangu.checkpoint.tensor_file import TensorFile
 from mindpangu.config import to_yaml
-from mindpangu.config.schema import ContextConfig
+from mindpangu.config.schema import ContextConfig, ExpertsConfig
 from mindpangu.errors import CheckpointError
 from mindpangu.experts import ExpertStore, StoreSnapshot
 from mindpangu.language_model.model import LanguageModel
@@ -114,13 +114,15 @@ def write_model(
             pass
 
 
-def load_model(reader: CheckpointReader, context: ContextConfig | None = None) -> LanguageModel:
+def load_model(
+    reader: CheckpointReader, context: ContextConfig | None = None, experts: ExpertsConfig | None = None
+) -> LanguageModel:
     """Reads a model with its weights, but without Adam state, from a checkpoint.
 
     Args:
-        context: see `ModelParts.from_checkpoint`.
+        context, experts: see `ModelParts.from_checkpoint`.
     """
-    model = LanguageModel(ModelParts.from_checkpoint(reader, context))
+    model = LanguageModel(ModelParts.from_checkpoint(reader, context, experts))
     read_dense(reader, model.decoder.parameters, model.decoder.slices)
     read_experts(reader, model, with_adam=False)
     return model

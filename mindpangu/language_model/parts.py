@@ -8,7 +8,7 @@ from pathlib import Path
 from mindpangu.checkpoint import CheckpointReader, ExpertFile, read_table, read_tokenizers
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
-from mindpangu.config.schema import ContextConfig
+from mindpangu.config.schema import ContextConfig, ExpertsConfig
 from mindpangu.data import TokenShards
 from mindpangu.domains import Domain, build_domains
 from mindpangu.errors import CheckpointError, ConfigError, DataError, TokenizerError
@@ -54,16 +54,22 @@ class ModelParts:
         return cls(config, tokenizers, table)
 
     @classmethod
-    def from_checkpoint(cls, reader: CheckpointReader, context: ContextConfig | None = None) -> "ModelParts":
+    def from_checkpoint(
+        cls, reader: CheckpointReader, context: ContextConfig | None = None, experts: ExpertsConfig | None = None
+    ) -> "ModelParts":
         """Reads the parts of a checkpoint. Their configuration has the run folder that the checkpoint lies in.
 
         Args:
             context: device and number format to compute with; None to keep those of the training.
+            experts: has the storage of the experts; None to keep that of the training, in the run folder.
 
         Raises:
             CheckpointError: a file does not match the manifest.
         """
         config = reader.config(reader.local_settings())
+        if experts is not None:
+            stored = replace(config.experts, storage=experts.storage, storage_folder=experts.storage_folder)
+            config = replace(config, experts=stored)
         config = replace(config, context=context or config.context)
         return cls(config, read_tokenizers(reader, config), read_table(reader, config))
 
@@ -79,7 +85,7 @@ class ModelParts:
                 f"this model has {', '.join(names)}"
             )
         for tokenizer in self.tokenizers.values():
-            shards.require_tokenizer(tokenizer.digest)
+            shards.require_tokenizer(tokenizer)
 
     @cached_property
     def expert_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -17,7 +17,7 @@ def list_experts(blueprint: Blueprint) -> str:
     sizes: dict[str, int] = {}
     for name, entry in reader.files.items():
         if name.startswith("experts/"):
-            file = TensorFile(reader.folder / name)
+            file = TensorFile(reader.require_size(name))
             header = ExpertFile.from_metadata(file.path, file.metadata)
             updates.setdefault(header.domain, []).append(header.step_count)
             sizes[header.domain] = sizes.get(header.domain, 0) + int(entry["bytes"])

@@ -17,12 +17,12 @@ from ascend_ops.grouped_all_to_all import Group, join
 from ascend_ops.grouped_all_to_all.group import JOB_VARIABLE
 from ascend_ops.native import OperatorError
 from mindpangu.config import Config
-from mindpangu.errors import InUseError, ParallelError
-from mindpangu.locks import delete, locked
+from mindpangu.errors import ParallelError
+from mindpangu.locks import locked
 from mindpangu.parallel.collectives import TensorGroup
 from mindpangu.parallel.data_parallel import DataGroup
 from mindpangu.parallel.mesh import Mesh, Ranks, broken_rule_of_910a
-from mindpangu.parallel.watch import Watch
+from mindpangu.parallel.watch import Watch, remove_earlier_jobs
 
 _log = logging.getLogger("mindpangu")
 
@@ -88,9 +88,7 @@ class Processes:
         job = folder / self.draw_shared_name()
         with contextlib.ExitStack() as stack:
             if self.is_first:
-                for earlier in folder.glob("[!.]*"):
-                    with contextlib.suppress(InUseError), locked(earlier, wait=0):
-                        delete(earlier)
+                remove_earlier_jobs(folder)
                 stack.enter_context(locked(job))
             self.barrier()
             self._watch = stack.enter_context(Watch(job, self.rank, self.mesh.size, timeout))
@@ -169,7 +167,7 @@ class Processes:
         self.any_rank(False)
 
     def draw_shared_name(self) -> str:
-        """Draws a random name that all ranks of this job get, and no other job. All ranks must call it."""
+        """Draws a random name (`watch.JOB`) that all ranks of this job get, and no other. All ranks must call it."""
         drawn = np.frombuffer(os.urandom(8), np.uint16) if self.is_first else np.zeros(4, np.uint16)
         return "job-" + "".join(f"{int(part):04x}" for part in self.all_reduce_sum(drawn))  # exact in float32
 

@@ -27,7 +27,7 @@ from mindpangu.untrusted import DIGEST, DomainName, Pattern, parse_json, read_by
 FORMAT_VERSION = "1"
 _TENSOR = "expert_of_token"
 _HEADER = "routing_table"
-_FILE_LIMIT = 1 << 34  # bytes
+_FILE_LIMIT = 1 << 31  # bytes
 _Number = Annotated[str, Pattern("[0-9]{1,10}", "a decimal number as text")]
 
 

@@ -19,7 +19,7 @@ from mindpangu.tensor_format import decode
 from mindpangu.untrusted import DIGEST, parse_json, read_bytes, read_record
 
 _HEADER = "mindpangu"
-_FILE_LIMIT = 1 << 32  # bytes
+_FILE_LIMIT = 1 << 30  # bytes
 _File = TypeVar("_File", bound="VerifiedFile")
 
 

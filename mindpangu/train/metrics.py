@@ -47,7 +47,9 @@ class MetricsFile(Callback):
 
     def on_start(self, first_step: int, last_step: int) -> None:
         _set_aside_other_lines(self.path, first_step, self._recent_losses, self._log)
-        self._file = open(self.path, "a", buffering=1, opener=open_nofollow)  # noqa: SIM115 - open for the whole training
+        self._file = open(  # noqa: SIM115 - open for the whole training
+            self.path, "a", encoding="utf-8", buffering=1, opener=open_nofollow
+        )
 
     def on_step(self, record: StepRecord) -> None:
         assert self._file is not None

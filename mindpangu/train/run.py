@@ -1,5 +1,6 @@
 """Trains a run: opens the outputs of the earlier stages, starts or resumes the training, and takes its steps."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from mindpangu.checkpoint import (
     iteration_folder,
     latest_iteration,
 )
-from mindpangu.config import Config, to_yaml
+from mindpangu.config import Config, is_saved, to_yaml
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import Loader, ReplayLoader, TokenShards
 from mindpangu.display import printable_line
@@ -31,7 +32,7 @@ from mindpangu.pruned import MAX_TRIES, forget_opened_checkpoints
 from mindpangu.train.callbacks import Callback, Progress
 from mindpangu.train.checkpointing import Checkpointer, load_weights, resume_training
 from mindpangu.train.loop import run_steps
-from mindpangu.train.metrics import MetricsFile
+from mindpangu.train.metrics import MetricsFile, set_aside
 from mindpangu.train.schedule import learning_rate
 from mindpangu.train.start import refuse_lost_checkpoints
 from mindpangu.train.step import TrainStep
@@ -199,7 +200,7 @@ def _train(
         of_rank = " (this rank)" if processes.mesh.size > 1 else ""
         log(f"experts{of_rank}: {model.store.describe()}, mode {config.experts.mode}")
     if processes.is_first:
-        write_text_atomically(folder.config, to_yaml(config))
+        _save_config(folder, config, log)
     if finished >= config.training.steps:
         log(f"nothing to train: step {finished} of {config.training.steps} is done")
         return finished
@@ -217,6 +218,15 @@ def _train(
         return run_steps(train_step, stream, finished + 1, [*logging, *callbacks], checkpointer, schedule.learning_rate)
     finally:
         stream.close()
+
+
+def _save_config(folder: RunFolder, config: Config, log: Callable[[str], None]) -> None:
+    """Writes the resolved configuration to the run folder. If the user keeps a configuration of this name there, it is
+    kept under another name."""
+    if os.path.lexists(folder.config) and not is_saved(folder.config):
+        kept = set_aside(folder.config)
+        log(f"{folder.config} was not written by a training: kept as {kept.name}, and replaced by the resolved one")
+    write_text_atomically(folder.config, to_yaml(config))
 
 
 def _load_weights(load: Path, model: LanguageModel) -> CheckpointReader:

@@ -14,6 +14,7 @@ from mindpangu.checkpoint import CheckpointReader
 from mindpangu.cli import evaluate, finetune, generate
 from mindpangu.cli.main import main
 from mindpangu.cli.tiny import rounds
+from mindpangu.config import load_config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.language_model import ModelParts
 from tests.checkpoint.forging import forge_config
@@ -138,11 +139,38 @@ def test_the_checkpoints_may_lie_on_another_disk(run_folders, tmp_path):
     assert RunFolder.from_config(config).root == Path("run")
 
 
+@pytest.mark.parametrize("where", ["renamed", "renamed/checkpoint/iteration_00000004"])
+def test_the_configuration_of_a_moved_run_continues_there(run_folders, where):
+    Path("run").rename("renamed")
+
+    assert main(["evaluate", "--config", f"{where}/config.yaml"]) == 0
+
+    (config,) = run_folders
+    assert RunFolder.from_config(config).root == Path("renamed")
+
+
+def test_a_configuration_that_the_user_wrote_says_where_to_write(run_folders):
+    Path("mine.yaml").write_text("training: {output_dir: mine, run_name: my_run}\n")
+
+    assert main(["evaluate", "--config", "mine.yaml"]) == 0
+
+    (config,) = run_folders
+    assert RunFolder.from_config(config).root == Path("mine/my_run")
+
+
 def test_a_model_that_is_only_read_maps_its_experts_there_too():
     config = ModelParts.from_checkpoint(CheckpointReader(Path("run"))).config
 
     assert (config.experts.storage, config.experts.storage_folder) == ("mapped", "")
     assert RunFolder.from_config(config).root == Path("run")
+
+
+def test_the_user_may_choose_where_experts_are_mapped_that_are_only_read():
+    mine = load_config(None, {"experts.storage": "mapped", "experts.storage_folder": "ssd"}).experts
+
+    config = ModelParts.from_checkpoint(CheckpointReader(Path("run")), experts=mine).config
+
+    assert config.experts.storage_folder == "ssd"
 
 
 def test_a_verb_with_its_own_output_still_takes_the_checkpoints_configuration(capsys):

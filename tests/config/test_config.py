@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mindpangu.config import Config, describe_keys, load_config, to_yaml
+from mindpangu.config import Config, describe_keys, is_saved, load_config, to_yaml
 from mindpangu.errors import ConfigError
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -139,3 +139,14 @@ def test_a_key_given_twice_is_refused(tmp_path):
 @pytest.mark.parametrize("text", ["/a #b", "a: b", "'quoted'", "007"])
 def test_a_text_override_is_taken_verbatim(text):
     assert load_config(None, {"training.output_dir": text}).training.output_dir == text
+
+
+@pytest.mark.parametrize("path", [None, *RECIPES], ids=str)
+def test_what_a_training_writes_is_told_from_what_a_user_writes(tmp_path, path):
+    (tmp_path / "saved.yaml").write_text(to_yaml(load_config(path)))
+    (tmp_path / "mine.yaml").write_text("# why\n" + to_yaml(load_config(path)))
+
+    assert is_saved(tmp_path / "saved.yaml")
+    assert not is_saved(tmp_path / "mine.yaml")
+    assert not is_saved(tmp_path / "absent.yaml")
+    assert path is None or not is_saved(path)

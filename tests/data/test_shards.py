@@ -1,6 +1,7 @@
 """Token shards: lossless writing, streamed counts, and refusal of missing or damaged files."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import shutil
@@ -188,3 +189,46 @@ def test_a_vocabulary_with_its_own_tokenizer_is_refused(
 def test_the_index_lists_the_properties_of_each_file(tiny_shards):
     index = json.loads((tiny_shards[0].folder / "index.json").read_text())
     assert index["files"]["code"]["train"].keys() == {"tokens", "documents", "text_bytes", "blake2b"}
+
+
+def forge(folder, name, numbers):
+    """Writes a shard with its right size and hash in the index."""
+    numbers.tofile(folder / name)
+    index = json.loads((folder / "index.json").read_text())
+    domain, split = name.split(".")[:2]
+    digest = hashlib.blake2b((folder / name).read_bytes(), digest_size=16).hexdigest()
+    index["files"][domain][split] |= {"tokens": len(numbers), "blake2b": digest}
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(("dtype", "wrong"), [("<i4", -1), ("<i4", 2**31 - 1), ("<u2", 65_535)])
+def test_ids_outside_the_vocabulary_are_refused_though_their_hash_is_right(copied, dtype, wrong):
+    """They would be counted in an array of billions, or look up rows that do not exist."""
+    index = json.loads((copied / "index.json").read_text()) | {"dtype": "int32" if dtype == "<i4" else "uint16"}
+    for domain, splits in index["files"].items():
+        for split, entry in splits.items():
+            ids = np.fromfile(copied / f"{domain}.{split}.bin", "<u2").astype(dtype)
+            ids.tofile(copied / f"{domain}.{split}.bin")
+            entry["blake2b"] = hashlib.blake2b(ids.tobytes(), digest_size=16).hexdigest()
+    (copied / "index.json").write_text(json.dumps(index))
+    ids = np.fromfile(copied / "en.train.bin", dtype)
+    ids[len(ids) // 2] = wrong
+    forge(copied, "en.train.bin", ids)
+    shards = TokenShards.open(copied)
+
+    with pytest.raises(DataError, match=rf"en\.train\.bin contains {wrong}; allowed: >= 0 and < {shards.vocab_size}"):
+        TokenShards.open(copied, verify=True)
+    with pytest.raises(DataError, match=rf"en\.train\.bin contains token id {wrong}, outside a vocabulary"):
+        shards.token_counts("en", TRAIN, shards.vocab_size)
+
+
+def test_the_index_has_the_vocabulary_of_its_tokenizer(copied, tiny_tokenizer):
+    index = json.loads((copied / "index.json").read_text())
+    (copied / "index.json").write_text(json.dumps(index | {"vocab_size": 1 << 31}))
+
+    with pytest.raises(DataError, match=rf"vocab_size is 2147483648; allowed: {tiny_tokenizer.vocab_size}"):
+        TokenShards.open(copied).require_tokenizer(tiny_tokenizer)
+
+    (copied / "index.json").write_text(json.dumps(index | {"pad_id": index["vocab_size"]}))
+    with pytest.raises(DataError, match=rf"pad_id is {index['vocab_size']} and eot_id .*; allowed: <"):
+        TokenShards.open(copied)

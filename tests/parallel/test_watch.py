@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mindpangu.parallel.watch import Watch
+from mindpangu.errors import ParallelError
+from mindpangu.parallel.watch import Watch, remove_earlier_jobs
 from mindpangu.parallel.watcher import machine
 
 PROJECT = Path(__file__).parents[2]
@@ -215,3 +216,43 @@ def test_a_single_process_is_not_watched(tmp_path):
     with Watch(tmp_path / "none", 0, 1, 0.0):
         time.sleep(0.01)
     assert not (tmp_path / "none").exists()
+
+
+def test_only_folders_of_jobs_that_have_ended_are_removed(tmp_path):
+    ended = tmp_path / f"job-{'0' * 16}"
+    alive = tmp_path / f"job-{'1' * 16}"
+    for path in (ended, alive, tmp_path / "mine"):
+        path.mkdir()
+        (path / "rank_0.json").write_text("{}")
+    (tmp_path / f"job-{'2' * 16}").symlink_to(tmp_path / "mine")
+    lock_of_another = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path; from mindpangu.locks import locked\n"
+            "with locked(Path(sys.argv[1])): print(flush=True); sys.stdin.read()",
+            str(alive),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+    )
+    lock_of_another.stdout.readline()
+
+    remove_earlier_jobs(tmp_path)
+
+    lock_of_another.communicate()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, f"job-{'2' * 16}", "mine"]
+    assert (tmp_path / "mine" / "rank_0.json").exists()
+
+
+def test_nothing_is_removed_through_a_link(tmp_path):
+    """A run folder from elsewhere may have one in place of its watch files."""
+    precious = tmp_path / "precious"
+    (precious / f"job-{'0' * 16}").mkdir(parents=True)
+    (tmp_path / ".watch").symlink_to(precious)
+
+    with pytest.raises(ParallelError, match=r"\.watch is a link, and files are removed there; remove the link"):
+        remove_earlier_jobs(tmp_path / ".watch")
+
+    assert len(list(precious.iterdir())) == 1

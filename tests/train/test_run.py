@@ -7,9 +7,10 @@ import pytest
 from mindpangu.checkpoint import CheckpointWriter
 from mindpangu.checkpoint.directory import remove
 from mindpangu.config import load_config
+from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import CheckpointError
 from mindpangu.train.callbacks import Callback
-from mindpangu.train.run import _load_weights, open_run, set_device, train
+from mindpangu.train.run import _load_weights, _save_config, open_run, set_device, train
 
 
 class Recorder(Callback):
@@ -113,3 +114,33 @@ def test_weights_of_another_model_are_refused_at_once(saved, monkeypatch):
     with pytest.raises(CheckpointError, match="another model"):
         load(monkeypatch, saved, Ranks(), refuse)
     assert steps == [3]
+
+
+def test_a_configuration_that_the_user_keeps_in_the_run_folder_is_not_lost(tmp_path):
+    folder = RunFolder(tmp_path)
+    written = "# mine\ntraining: {seed: 5}\n"
+    folder.config.write_text(written)
+    config = load_config(folder.config)
+    messages = []
+
+    for _ in range(2):  # what a training has written is replaced
+        _save_config(folder, config, messages.append)
+
+    assert load_config(folder.config) == config
+    assert (tmp_path / "config.yaml.set_aside-1").read_text() == written
+    assert len(list(tmp_path.iterdir())) == 2
+    assert len(messages) == 1
+    assert "kept as config.yaml.set_aside-1" in messages[0]
+
+
+def test_a_link_in_place_of_the_configuration_is_set_aside(tmp_path):
+    (tmp_path / "precious").write_text("former")
+    folder = RunFolder(tmp_path / "run")
+    folder.root.mkdir()
+    folder.config.symlink_to(tmp_path / "precious")
+
+    _save_config(folder, load_config(), lambda text: None)
+
+    assert folder.config.is_file()
+    assert not folder.config.is_symlink()
+    assert (tmp_path / "precious").read_text() == "former"

@@ -90,10 +90,10 @@ def inherit(
         ConfigError: the selection does not fit the models.
         DataError: the text has other domains or another tokenizer.
     """
-    model = load_model(reader, replace(config.context, precision="fp32"))
+    model = load_model(reader, replace(config.context, precision="fp32"), config.experts)
     domains = build_domains(config)
     for tokenizer in model.tokenizers.values():
-        shards.require_tokenizer(tokenizer.digest)
+        shards.require_tokenizer(tokenizer)
     batches = calibration_batches(shards, config, selection.calibration_batches)
     loss = MaskedLoss(model.config, model.decoder, Vocabularies.build(config, domains), batches)
     weights = {name: parameter.asnumpy() for name, parameter in model.decoder.parameters.items()}

@@ -43,7 +43,7 @@ def frozen_losses(reader: CheckpointReader, config: Config, shards: TokenShards,
     if losses.is_complete:
         return losses
     set_device(config)
-    model = load_model(reader, config.context)
+    model = load_model(reader, config.context, config.experts)
     model.require_data(shards)
     loader = Loader(shards, model.domains, config)
     values = losses.losses_J.tolist()
