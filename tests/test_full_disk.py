@@ -109,15 +109,17 @@ def test_a_verb_leaves_the_disk_as_it_was(disk, capsys, verb, option, first, gro
 def test_earlier_checkpoints_outlive_a_full_disk(disk):
     path = disk("size=256k,nr_inodes=40")
     with CheckpointWriter(path, 1) as writer:
-        writer.write("experts/a.bin", b"a" * 100_000)
+        writer.write("experts/rre_00.zh.000.safetensors", b"a" * 100_000)
     before = tree(path)
 
-    for step, (name, data) in enumerate([("big.bin", b"b" * 300_000), *[("experts/a.bin", b"")] * 3], 2):
+    for step, (name, data) in enumerate(
+        [("state.json", b"b" * 300_000), *[("experts/rre_00.zh.000.safetensors", b"")] * 3], start=2
+    ):
         with pytest.raises(CheckpointError, match="cannot be written: No space left on device; free disk space"):
             with CheckpointWriter(path, step) as writer:
                 writer.write(name, data)
                 for number in range(50):  # more files than the disk can take
-                    writer.write(f"{number}.bin", b"")
+                    writer.write(f"experts/rre_01.zh.{number:03d}.safetensors", b"")
 
     assert tree(path) == before
-    assert CheckpointReader(path).read("experts/a.bin") == b"a" * 100_000
+    assert CheckpointReader(path).read("experts/rre_00.zh.000.safetensors") == b"a" * 100_000

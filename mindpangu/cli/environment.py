@@ -5,7 +5,7 @@ import os
 import resource
 import sys
 
-from mindpangu.errors import ConfigError
+from mindpangu.errors import ConfigError, MindPanguError
 
 _OF_RANKS = ("RANK_ID", "RANK_SIZE", "MS_NODE_ID", "MS_WORKER_NUM")
 _LIMITS = {
@@ -31,6 +31,7 @@ _BEYOND_MEMORY = (
 )
 """Words of NumPy and Python for sizes that no memory could have, as of --model.hidden_size 4000000000000000000."""
 _MEMORY = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+_LIMIT_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def check_variables() -> None:
@@ -53,6 +54,10 @@ def check_variables() -> None:
 
 def describe_exhaustion(error: BaseException) -> str | None:
     """Returns what ran out, and the limit on it, if an exception says that something did; otherwise None."""
+    if isinstance(error, MindPanguError):  # its remedy would mend something else
+        behind = error.__context__
+        is_limit = isinstance(behind, MemoryError) or getattr(behind, "errno", None) in _LIMIT_ERRORS
+        return describe_exhaustion(behind) if behind is not None and is_limit else None
     text = str(error)
     if isinstance(error, OSError):
         if error.errno in (errno.EMFILE, errno.ENFILE):

@@ -45,9 +45,10 @@ def test_a_killed_lifecycle_verb_leaves_nothing_or_everything(drill, name, copy_
         shutil.rmtree(out)
         with drill.attempt("kill: lifecycle verbs", f"{name}, {number}"):
             kill_after(words, tmp_path / "log.txt", drill.rng.uniform(0.0, done.seconds))
-            assert not out.exists() or content_of(out).items() <= expected.items()
-            if out.exists() and name != "tiny tokenizer":
-                assert content_of(out) == expected
+            left = content_of(out)
+            assert left.items() <= expected.items()
+            if any("manifest.json" in file or "config.json" in file for file in left):
+                assert left == expected
                 shutil.rmtree(out)
             run_verb(words, tmp_path / "log.txt").require_success()
             assert content_of(out) == expected

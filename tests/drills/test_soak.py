@@ -14,7 +14,7 @@ def test_a_long_training_holds_on_to_nothing(drill, copy_of_run, tmp_path):
     overrides, folder = copy_of_run()
     steps = STEPS if len(drill.attempts(quick=1, full=2)) == 2 else 60
     changes = {
-        "checkpoint.save_steps": "20",
+        "checkpoint.save_steps": str(steps // 12),
         "training.steps": str(steps),
         "lr_scheduler.decay_steps": str(steps),
     }
