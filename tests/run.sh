@@ -18,7 +18,7 @@ for argument in "$@"; do
         arguments+=(-m slow)
     elif [ "$argument" = --drills ]; then
         processes=0 # the counts of one process are printed at the end
-        arguments+=(--drills tests/drills)
+        arguments+=(--drills -m 'slow or not slow' tests/drills)
     else
         arguments+=("$argument")
     fi

@@ -61,6 +61,7 @@ def main() -> None:
         print(f"mesh: {mesh.describe()}")
         if outside := [rank for rank in options.rank if not 0 <= rank < mesh.size]:
             raise MindPanguError(f"--rank {outside[0]} is not one of the {mesh.size} ranks, 0 to {mesh.size - 1}")
+        budgets = {rank: Budget.from_config(config, rank) for rank in options.rank}  # refuses what it cannot count
         inside = ["--inside", f"--config={options.config.resolve()}"]
         inside += [f"--{key}={value}" for key, value in overrides]
         if options.ranks is not None:
@@ -68,7 +69,7 @@ def main() -> None:
         num_differences = 0
         for rank in options.rank:
             result = compile_in_child_process(inside, rank, mesh.size)
-            num_differences += print_report(config, rank, result, Budget.from_config(config, rank), options.order)
+            num_differences += print_report(config, rank, result, budgets[rank], options.order)
     except (MindPanguError, cann_stub.StubError, RuntimeError) as error:
         sys.exit(f"compile_offline: {error}")
     if num_differences:

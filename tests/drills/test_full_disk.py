@@ -7,6 +7,8 @@ import pytest
 from contents import content_of, leftovers, losses_of
 from verbs import options, run_verb
 
+pytestmark = pytest.mark.slow
+
 MEGABYTE = 1 << 20
 STAGES = {
     "tokenizer train": "tokenizer",

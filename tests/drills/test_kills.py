@@ -56,6 +56,7 @@ def test_a_killed_lifecycle_verb_leaves_nothing_or_everything(drill, name, copy_
             assert not leftovers(tmp_path) | leftovers(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STAGES)
 def test_a_killed_stage_is_run_again(drill, name, copy_of_run, tmp_path):
     overrides, folder = copy_of_run()
@@ -76,6 +77,7 @@ def test_a_killed_stage_is_run_again(drill, name, copy_of_run, tmp_path):
             assert not leftovers(folder)
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same_losses(drill, copy_of_run, tmp_path):
     def fresh():
         overrides, folder = copy_of_run()

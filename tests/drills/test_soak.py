@@ -3,8 +3,11 @@
 import time
 
 import psutil
+import pytest
 from contents import losses_of
 from verbs import Verb, options
+
+pytestmark = pytest.mark.slow
 
 STEPS = 600
 MEGABYTE = 1 << 20
@@ -32,8 +35,8 @@ def test_a_long_training_holds_on_to_nothing(drill, copy_of_run, tmp_path):
         middle = [values for step, values in samples.items() if step >= steps // 3]
         memory, descriptors, threads, files = zip(*middle, strict=True)
         assert memory[-1] - memory[0] < 30 * MEGABYTE, [value // MEGABYTE for value in memory]
-        assert max(descriptors) - min(descriptors) <= 8, descriptors
-        assert max(threads) - min(threads) <= 4, threads
+        assert max(descriptors) - descriptors[0] <= 8, descriptors
+        assert max(threads) - threads[0] <= 4, threads
         assert files[-1] <= max(files[: len(files) // 2]), files
 
 

@@ -3,8 +3,11 @@
 import resource
 import shutil
 
+import pytest
 from contents import losses_of
 from verbs import options, run_verb
+
+pytestmark = pytest.mark.slow
 
 GIGABYTE = 1 << 30
 
