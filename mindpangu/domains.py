@@ -147,7 +147,6 @@ def known_domains(config: Config) -> dict[str, Domain]:
     """
     check_names(config)
     known = {domain.name: domain for domain in PRESETS[config.domains.preset]}
-    taken = control_tokens_of(tuple(known.values()))
     for index, added in enumerate(config.domains.added):
         key = f"domains.added[{index}]"
         tokens = tuple(added.control_tokens)
@@ -157,17 +156,16 @@ def known_domains(config: Config) -> dict[str, Domain]:
         if len(tokens) not in allowed:
             raise ConfigError(f"{key}.control_tokens of {added.name!r} are {list(tokens)}; {added.kind} takes {words}")
         for position, token in enumerate(tokens):
-            problem = "is there twice" if token in tokens[:position] else _token_problem(token, taken)
+            problem = "is there twice" if token in tokens[:position] else _token_problem(token)
             if problem:
                 raise ConfigError(
                     f"{key}.control_tokens of {added.name!r} has {show(token)}, which {problem}; choose another token"
                 )
-            taken.append(token)
         known[added.name] = Domain(added.name, added.kind, tokens)
     return known
 
 
-def _token_problem(token: str, taken: Sequence[str]) -> str | None:
+def _token_problem(token: str) -> str | None:
     """Returns why a control token cannot be used, or None. Domains of one language may share a token."""
     if token in _SPECIAL_TOKENS:
         return _SPECIAL_TOKENS[token]
@@ -177,9 +175,6 @@ def _token_problem(token: str, taken: Sequence[str]) -> str | None:
         return "is empty, or has a blank, a ▁, or a character that cannot be printed"
     if len(token) > _LONGEST_TOKEN:
         return f"has {len(token):,} characters; allowed: {_LONGEST_TOKEN}"
-    for other in (*_SPECIAL_TOKENS, *taken):
-        if token != other and (other in token or token in other):
-            return f"overlaps with {other}: one contains the other"
     return None
 
 

@@ -83,7 +83,7 @@ def _kind(word: str) -> str:
 class _Loader(yaml.SafeLoader):
     """Composes nodes: texts, lists, and mappings with their tags. Refuses too many of them while it reads."""
 
-    NON_PRINTABLE = _UNREADABLE
+    NON_PRINTABLE = _UNREADABLE  # type: ignore[misc]  # final in the stubs only
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
