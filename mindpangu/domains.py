@@ -41,7 +41,6 @@ _SPECIAL_TOKENS = {
     "</s>": "ends a text in many tokenizers",
 }
 _LONGEST_TOKEN = 100  # characters
-_MOST_TOKENS = 2_000  # each is compared with every other one
 _ALL = "all"
 _EXPERTS = "experts:"
 
@@ -148,7 +147,6 @@ def known_domains(config: Config) -> dict[str, Domain]:
     """
     check_names(config)
     known = {domain.name: domain for domain in PRESETS[config.domains.preset]}
-    used = control_tokens_of(tuple(known.values()))
     for index, added in enumerate(config.domains.added):
         key = f"domains.added[{index}]"
         tokens = tuple(added.control_tokens)
@@ -158,27 +156,18 @@ def known_domains(config: Config) -> dict[str, Domain]:
         if len(tokens) not in allowed:
             raise ConfigError(f"{key}.control_tokens of {added.name!r} are {list(tokens)}; {added.kind} takes {words}")
         for position, token in enumerate(tokens):
-            problem = "appears twice" if token in tokens[:position] else _token_problem(token, used)
+            problem = "appears twice" if token in tokens[:position] else _token_problem(token)
             if problem:
                 raise ConfigError(
                     f"{key}.control_tokens of {added.name!r} has {short_repr(token)}, which {problem}; choose another "
                     "token"
                 )
-            used.append(token)
-        if len(used) > _MOST_TOKENS:
-            raise ConfigError(
-                f"there are {len(used):,} control tokens with those of domains.added; allowed: {_MOST_TOKENS:,}"
-            )
         known[added.name] = Domain(added.name, added.kind, tokens)
     return known
 
 
-def _token_problem(token: str, used: Sequence[str]) -> str | None:
-    """Returns why a control token cannot be used, or None if it can.
-
-    Args:
-        used: control tokens of other domains. Domains of one language may share a token.
-    """
+def _token_problem(token: str) -> str | None:
+    """Returns why a control token cannot be used, or None if it can. Domains of one language may share a token."""
     if token in _SPECIAL_TOKENS:
         return _SPECIAL_TOKENS[token]
     if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
@@ -187,9 +176,6 @@ def _token_problem(token: str, used: Sequence[str]) -> str | None:
         return "is empty, or contains a blank, a ▁, or a character that cannot be printed"
     if len(token) > _LONGEST_TOKEN:
         return f"has {len(token):,} characters (allowed: at most {_LONGEST_TOKEN})"
-    for other in (*_SPECIAL_TOKENS, *used):
-        if token != other and (other in token or token in other):
-            return f"overlaps with {other} (one contains the other)"
     return None
 
 

@@ -23,6 +23,13 @@ _NO_MEMORY = (
     "bad_alloc",
 )
 """Words of the loader, of MindSpore, and of C++ when memory is exhausted."""
+_BEYOND_MEMORY = (
+    "Maximum allowed dimension exceeded",
+    "array is too big",
+    "cannot fit 'int' into an index-sized integer",
+    "int too large to convert to C",
+)
+"""Words of NumPy and Python for sizes that no memory could have, as of --model.hidden_size 4000000000000000000."""
 _MEMORY = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
 _LIMIT_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -63,7 +70,9 @@ def describe_exhaustion(error: BaseException) -> str | None:
             return None
     elif "can't start new thread" in text or "Resource temporarily unavailable" in text:
         return f"no thread can be started{_limits(resource.RLIMIT_NPROC, *_MEMORY)}"
-    elif isinstance(error, MemoryError):
+    elif isinstance(error, MemoryError) or (
+        isinstance(error, (ValueError, OverflowError)) and any(words in text for words in _BEYOND_MEMORY)
+    ):
         pass
     elif lines := [line for line in text.splitlines() if any(words in line for words in _NO_MEMORY)]:
         text = lines[-1].strip()  # MindSpore adds its own call stack

@@ -179,6 +179,9 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))  # it quotes words of the user
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (file or sys.stderr).write(message)  # argparse would hide that it failed
+
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = _Parser(

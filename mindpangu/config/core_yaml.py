@@ -83,7 +83,7 @@ def _kind(scalar: str) -> str:
 class _Loader(yaml.SafeLoader):
     """Composes nodes: scalars, sequences, and mappings with their tags. Refuses too many of them while it reads."""
 
-    NON_PRINTABLE = _UNREADABLE  # type: ignore[misc]  # final for the stubs only
+    NON_PRINTABLE = _UNREADABLE  # type: ignore[misc]  # final in the stubs only
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

@@ -188,7 +188,7 @@ def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
         ParallelError: the number of processes does not match the mesh.
     """
     mesh = mesh or Mesh.from_config(config)
-    found = int(os.environ.get("RANK_SIZE", "1"))
+    found = _num_started()
     if found != mesh.size:
         raise ParallelError(
             f"parallelism asks for {mesh.size} processes (data_parallel {mesh.data} × tensor_parallel {mesh.tensor}), "
@@ -222,6 +222,14 @@ def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
         return name
 
     return Processes(mesh, rank, name_of)
+
+
+def _num_started() -> int:
+    """Returns the number of processes that msrun started; 1 without msrun."""
+    text = os.environ.get("RANK_SIZE", "1")
+    if not text.isdecimal():
+        raise ParallelError(f"RANK_SIZE is {text!r}; msrun sets it to the number of processes, so unset it")
+    return int(text)
 
 
 def _job() -> str:

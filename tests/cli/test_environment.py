@@ -61,6 +61,11 @@ def test_a_rank_that_msrun_started_keeps_its_variables(monkeypatch, capsys):
     ("error", "message"),
     [
         (MemoryError("Unable to allocate 3 GiB"), "not enough memory: Unable to allocate 3 GiB"),
+        (
+            ValueError("Maximum allowed dimension exceeded"),
+            "not enough memory: Maximum allowed dimension exceeded. Make",
+        ),
+        (OverflowError("Python int too large to convert to C ssize_t"), "not enough memory: Python int too large"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory: "),
         (ImportError("libx.so: failed to map segment from shared object"), "not enough memory: libx.so"),
         (

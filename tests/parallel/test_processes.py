@@ -27,6 +27,14 @@ def test_a_number_of_processes_that_differs_from_the_mesh_is_refused(monkeypatch
         start_processes(config)
 
 
+@pytest.mark.parametrize("text", ["", "two", "-1", "1.0"])
+def test_a_number_of_processes_that_msrun_did_not_set_is_named(monkeypatch, text):
+    monkeypatch.setenv("RANK_SIZE", text)
+
+    with pytest.raises(ParallelError, match=f"RANK_SIZE is '{text}'"):
+        start_processes(load_config(None))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
