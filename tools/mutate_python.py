@@ -43,6 +43,8 @@ from python_mutants.coverage import Coverage, Test, digest, measure  # noqa: E40
 from python_mutants.edits import Mutant, find  # noqa: E402
 from python_mutants.tree import copy_tree, preload, run_tests  # noqa: E402
 
+from mindpangu.files import write_json, write_text_atomically  # noqa: E402
+
 
 @dataclass(frozen=True)
 class Result:
@@ -139,7 +141,7 @@ def load_coverage(workers: Workers, paths: list[str], kept: Path | None) -> Cove
         for name in record["failed"]:
             print(f"    {name} fails without a mutant, and is left out", flush=True)
         if kept:
-            kept.write_text(json.dumps(records))
+            write_text_atomically(kept, json.dumps(records))
     return Coverage({name: Test(**test) for file in files for name, test in records[file]["tests"].items()})
 
 
@@ -238,7 +240,7 @@ def main() -> None:
     survivors = [each for each in results if each.verdict == "survived"]
     print("", *map(describe, survivors), "", table(results), sep="\n")
     if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(each) for each in results], indent=1) + "\n")
+        write_json(arguments.json, [asdict(each) for each in results])
     sys.exit(bool(survivors))
 
 

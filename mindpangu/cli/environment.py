@@ -5,7 +5,7 @@ import os
 import resource
 import sys
 
-from mindpangu.errors import ConfigError
+from mindpangu.errors import ConfigError, MindPanguError
 
 _OF_RANKS = ("RANK_ID", "RANK_SIZE", "MS_NODE_ID", "MS_WORKER_NUM")
 _LIMITS = {
@@ -24,6 +24,7 @@ _NO_MEMORY = (
 )
 """Words of the loader, of MindSpore, and of C++ when memory is exhausted."""
 _MEMORY = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+_LIMIT_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def check_variables() -> None:
@@ -46,6 +47,10 @@ def check_variables() -> None:
 
 def describe_exhaustion(error: BaseException) -> str | None:
     """Returns what ran out, and the limit on it, if an exception says that something did; otherwise None."""
+    if isinstance(error, MindPanguError):  # its remedy would mend something else
+        behind = error.__context__
+        is_limit = isinstance(behind, MemoryError) or getattr(behind, "errno", None) in _LIMIT_ERRORS
+        return describe_exhaustion(behind) if behind is not None and is_limit else None
     text = str(error)
     if isinstance(error, OSError):
         if error.errno in (errno.EMFILE, errno.ENFILE):

@@ -108,7 +108,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     parser = _build_parser()
     options, unknown = parser.parse_known_args(words)
     if unknown:
-        _refuse_unknown_keys(unknown, parser)
+        refuse_unknown_keys(unknown, parser)
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     check_variables()
     return retry_if_pruned(
@@ -118,12 +118,12 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _report_error(error: Exception) -> int:
     """Prints an error that the user can mend, and returns the exit code. Raises any other: it is a bug."""
-    if isinstance(error, MindPanguError | OperatorError):
-        return _fail(str(error))
     if isinstance(error, BrokenPipeError):
         return exit_code(signal.SIGPIPE)
     if exhausted := describe_exhaustion(error):
         return _fail(exhausted)
+    if isinstance(error, MindPanguError | OperatorError):
+        return _fail(str(error))
     if isinstance(error, OSError):  # e.g. a full disk or a read-only folder
         return _fail(f"{error.filename or 'writing to training.output_dir'}: {error.strerror or error}")
     raise error
@@ -228,7 +228,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str
     return words, overrides
 
 
-def _refuse_unknown_keys(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
+def refuse_unknown_keys(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
     """Refuses words that look like configuration keys: one without a value, or, with the nearest spelling, a wrong one.
 
     Raises:

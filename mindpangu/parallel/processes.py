@@ -206,7 +206,8 @@ def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:
         lines = [line.strip() for line in str(error).splitlines()]
         reason = next((line for line in lines if line.strip("-")), "no reason given")
         raise ParallelError(
-            f"MindSpore could not connect the {mesh.size} ranks, or lost one of them, through {':'.join(_scheduler())}: {reason}"
+            f"MindSpore could not connect the {mesh.size} ranks through {':'.join(_scheduler())}, or lost one of them: "
+            f"{reason}"
         ) from None
     rank = communication.get_rank()
     on_ascend = config.context.device_target == "Ascend"

@@ -42,7 +42,7 @@ class MetricsFile(Callback):
 
     def on_start(self, first_step: int, last_step: int) -> None:
         _keep_aside_all_but(self.path, first_step, self._recent_losses, self._log)
-        self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 - open for the whole training
+        self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - open for the whole training
 
     def on_step(self, record: StepRecord) -> None:
         assert self._file is not None

@@ -22,6 +22,7 @@ class Reader:
     """A checkpoint that was saved with some overrides."""
 
     folder = Path("iteration_00000010")
+    step = 10
 
     def __init__(self, digests=DIGESTS, **overrides):
         self._config = load_config(None, BEFORE | keys(overrides))
@@ -32,7 +33,7 @@ class Reader:
 
     def json(self, name):
         assert name == "state.json"
-        return {"digests": self._digests}
+        return {"step": 10, "updates": 10, "loader": None, "loaded": None, "digests": self._digests}
 
 
 def keys(overrides):

@@ -262,7 +262,7 @@ def test_list_names_every_domain(trained, capsys):
         (["add", "x", "--fresh", "--experts", "421"], "--experts is 421; a domain of 420 token ids can have 1 to 420"),
         (["add", "x", "--from", "zh", "--experts", "421"], "--experts is 421; a domain of 420"),
         (["add", "x", "--from", "zh", "--tokenizer", "{tokenizer}"], "with --tokenizer, give --fresh or --from-dense"),
-        (["add", "x", "--fresh", "--control-token", "<eot>"], "has <eot>, which ends every document"),
+        (["add", "x", "--fresh", "--control-token", "<eot>"], "has '<eot>', which ends every document"),
         (["add", "x", "--from-dense", "{trained}"], "is sparse; --from-dense needs a dense model"),
         (["copy", "zh", "--from", "fr"], "unknown domain 'fr'"),
         (["remove", "fr"], "unknown domain 'fr'"),

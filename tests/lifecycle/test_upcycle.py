@@ -100,7 +100,6 @@ def test_rows_follow_the_text_of_the_tokens(tiny_corpus, trained, dense, tiny_ov
         (["--domains.experts_per_domain", "4"], "has 4 experts in the configuration, but 3 in its routing table"),
         (["--model.vocab_size", "300"], "has 420 pieces, but the embedding has 300 rows"),
         (["--training.run_name", "nowhere", "--routing.seed", "0"], "no routing table"),
-        (["--noise", "nan"], "--noise is nan; allowed"),
     ],
 )
 def test_other_shapes_are_refused(child_words, dense, tmp_path, capsys, words, message):

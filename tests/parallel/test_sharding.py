@@ -53,7 +53,7 @@ def test_any_layout_is_read_from_any_other(shape, data):
 @given(SHAPES, st.sampled_from([0, 1]), st.integers(1, 3), st.integers(1, 3))
 def test_a_slice_survives_json(shape, axis, size, rows):
     for part in parts_of(shape, axis, size, rows):
-        assert TensorSlice.read(json.loads(json.dumps(part.describe()))) == part
+        assert TensorSlice.read(json.loads(json.dumps(part.describe())), "the slice") == part
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

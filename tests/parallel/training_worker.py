@@ -120,7 +120,7 @@ def whole(folder, ranks):
         with np.load(folder / f"{rank}.npz") as file:
             results.append(json.loads(str(file["record"])))
             for name, described in json.loads(str(file["parts"])).items():
-                part = TensorSlice.read(described)
+                part = TensorSlice.read(described, name)
                 if name not in tensors:
                     tensors[name] = np.zeros(part.shape, np.float32)
                     filled[name] = np.zeros(part.shape, bool)

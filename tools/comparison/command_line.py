@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from comparison.intervals import MAX_SEEDS
-from mindpangu.cli.main import split_overrides
+from mindpangu.cli.main import refuse_unknown_keys, split_overrides
 from mindpangu.config import load_config
 from mindpangu.errors import MindPanguError
 
@@ -56,6 +56,10 @@ def read_arguments(
     arguments, words = parser.parse_known_args()
     unknown, pairs = split_overrides(words)
     if unknown:
+        try:
+            refuse_unknown_keys(unknown, parser)
+        except MindPanguError as error:
+            parser.error(str(error))
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     overrides = dict(pairs)
     for key in overrides:

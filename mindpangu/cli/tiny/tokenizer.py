@@ -103,6 +103,7 @@ def _run(options: argparse.Namespace, config: Config) -> None:
         tokenizer, documents, options.size, sizes, config, options.counts or options.out / COUNTS, with_model
     )
     folder = options.out
+    result.write(options.out)  # first, because nothing is written to a folder that has a checkpoint
     if blueprint is not None:
         from mindpangu.lifecycle.build import build
         from mindpangu.lifecycle.vocabulary import keep_vocabulary
@@ -110,7 +111,6 @@ def _run(options: argparse.Namespace, config: Config) -> None:
         smaller = keep_vocabulary(blueprint, dict.fromkeys(blueprint.tokenizers, result.kept))
         made_by = {"verb": "tiny tokenizer", "from": str(options.checkpoint), "size": options.size}
         folder = build(smaller, options.out, made_by, options.verify)
-    result.write(options.out)
     print(result.table())
     print(f"tokenizer: {result.tokenizer.vocab_size:,} of {tokenizer.vocab_size:,} pieces → {folder}")
 

@@ -15,7 +15,7 @@ def tool(load_tool):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model.num_layers"], "unrecognized arguments: --model.num_layers"),
+        (["--model.num_layers"], "--model.num_layers has no value"),
         (["--qick"], "unrecognized arguments: --qick"),
         (["--modle.num_layers", "3"], "unknown key modle; did you mean model?"),
         (["--model.num_layers=x"], "model.num_layers is 'x' (str); expected int"),
