@@ -19,6 +19,7 @@ import psutil
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
+        "psutil",
         "mindspore",
         "matplotlib.backends.backend_agg",
         "mindpangu.cli.main",
