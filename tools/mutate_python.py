@@ -39,11 +39,11 @@ VERDICTS = ("killed", "timed out", "survived")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+# Nothing of mindpangu may be imported here: the forked tests would find it loaded, without the mutants.
+
 from python_mutants.coverage import Coverage, Test, digest, measure  # noqa: E402
 from python_mutants.edits import Mutant, find  # noqa: E402
 from python_mutants.tree import copy_tree, preload, run_tests  # noqa: E402
-
-from mindpangu.files import write_json, write_text_atomically  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def load_coverage(workers: Workers, paths: list[str], kept: Path | None) -> Cove
         for name in record["failed"]:
             print(f"    {name} fails without a mutant, and is left out", flush=True)
         if kept:
-            write_text_atomically(kept, json.dumps(records))
+            kept.write_text(json.dumps(records))
     return Coverage({name: Test(**test) for file in files for name, test in records[file]["tests"].items()})
 
 
@@ -240,7 +240,7 @@ def main() -> None:
     survivors = [each for each in results if each.verdict == "survived"]
     print("", *map(describe, survivors), "", table(results), sep="\n")
     if arguments.json:
-        write_json(arguments.json, [asdict(each) for each in results])
+        arguments.json.write_text(json.dumps([asdict(each) for each in results], indent=1) + "\n")
     sys.exit(bool(survivors))
 
 
