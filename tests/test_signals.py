@@ -35,6 +35,14 @@ try:
 except KeyboardInterrupt:
     raise ValueError("from a library")
 """
+TIDIES_SLOWLY = """
+try:
+    print("working", flush=True)
+    time.sleep(30)
+finally:
+    print("tidying", flush=True)
+    time.sleep(30)
+"""
 
 
 @pytest.fixture
@@ -90,7 +98,8 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(start, signum):
 
 
 def test_a_second_signal_ends_a_verb_that_is_still_tidying_up(start):
-    process = start("try: time.sleep(30)\nfinally: print('tidying', flush=True); time.sleep(30)")
+    process = start(TIDIES_SLOWLY)
+    assert process.stdout.readline() == "working\n"
     process.terminate()
     assert process.stdout.readline() == "tidying\n"
     time.sleep(0.7)
