@@ -5,7 +5,7 @@ import pytest
 from training_worker import whole
 
 STEPS = 30
-FEW_STEPS = 8  # where processes share the cores with other tests
+FEW_STEPS = 8  # many processes on two cores take a minute for them
 
 # relative tolerances
 GRADIENTS = 1e-5
@@ -82,7 +82,13 @@ def test_two_processes_equal_one(trained, layout):
 @pytest.mark.parametrize("options", [{}, WITHOUT_ECSS], ids=["ecss", "device"])
 @pytest.mark.parametrize("layout", FOUR)
 def test_four_processes_equal_one(trained, layout, options):
-    assert_same(trained, 4, FOUR[layout], **options)
+    assert_same(trained, 4, FOUR[layout], FEW_STEPS, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["data × expert", "tensor × expert"])
+def test_four_processes_equal_one_for_many_steps(trained, layout):
+    assert_same(trained, 4, FOUR[layout])
 
 
 @pytest.mark.slow
@@ -102,7 +108,7 @@ def test_in_half_precision_all_ranks_skip_what_overflows_on_one(trained, layout)
 
 @pytest.mark.slow
 def test_processes_equal_one_with_staged_experts(trained):
-    assert_same(trained, 4, FOUR["data × expert"], **STAGED)
+    assert_same(trained, 4, FOUR["data × expert"], FEW_STEPS, **STAGED)
 
 
 @pytest.mark.slow
@@ -129,7 +135,7 @@ def test_two_processes_equal_one_for_many_steps(trained, layout, options):
 @pytest.mark.parametrize("options", [GROUPS, MIXED], ids=["groups", "mixed"])
 @pytest.mark.parametrize(("ranks", "layout"), [(2, mesh(2, 1, 2)), (4, mesh(4, 1, 4)), (4, mesh(2, 2, 2))])
 def test_processes_equal_one_for_every_schedule(trained, ranks, layout, options):
-    results = assert_same(trained, ranks, layout, **options)
+    results = assert_same(trained, ranks, layout, FEW_STEPS, **options)
     for each in results:
         assert each["peers"] == int(layout["parallelism__expert_parallel"]) // (2 if options is GROUPS else 1) - 1
 
@@ -137,5 +143,5 @@ def test_processes_equal_one_for_every_schedule(trained, ranks, layout, options)
 @pytest.mark.slow
 def test_a_global_exchange_equals_that_of_sub_groups(trained):
     """Compares sub-groups of 2 with a domain each and an exchange among all 4 ranks, on the same samples."""
-    results = assert_same(trained, 4, mesh(4, 1, 4), **GROUPS, mixed=True)
+    results = assert_same(trained, 4, mesh(4, 1, 4), FEW_STEPS, **GROUPS, mixed=True)
     assert all(each["peers"] == 3 for each in results)
