@@ -346,7 +346,8 @@ def read_value(kind: Any, value: Any, where: str) -> Any:
 
 def _read_scalar(kind: Any, value: Any, where: str) -> Any:
     if kind is int:
-        _require(type(value) is int and -_INT64 <= value < _INT64, where, value, "a 64-bit integer")
+        _require(type(value) is int, where, value, "an integer")
+        _require(-_INT64 <= value < _INT64, where, value, "a 64-bit integer")
     elif kind is float:
         is_number = type(value) in (int, float) and abs(value) <= 1.7976931348623157e308
         _require(is_number, where, value, "a finite number")
@@ -354,9 +355,8 @@ def _read_scalar(kind: Any, value: Any, where: str) -> Any:
     elif kind is Measured:
         _require(type(value) in (int, float), where, value, "a number")
     elif kind is str:
-        _require(
-            type(value) is str and len(value) <= _STRING_LIMIT, where, value, f"at most {_STRING_LIMIT:,} characters"
-        )
+        _require(type(value) is str, where, value, "text")
+        _require(len(value) <= _STRING_LIMIT, where, value, f"at most {_STRING_LIMIT:,} characters")
         _require(not any("\ud800" <= character <= "\udfff" for character in value), where, value, "valid Unicode")
     elif kind is bool:
         _require(type(value) is bool, where, value, "true or false")
@@ -369,7 +369,7 @@ def _read_scalar(kind: Any, value: Any, where: str) -> Any:
 
 def _read_list(origin: type, arguments: tuple, value: Any, where: str) -> Any:
     _require(type(value) is list, where, value, "a list")
-    _require(len(value) <= _MOST_ENTRIES, where, value, f"at most {_MOST_ENTRIES:,}")
+    _require(len(value) <= _MOST_ENTRIES, where, value, f"at most {_MOST_ENTRIES:,} entries")
     if origin is list or arguments[-1] is Ellipsis:
         return origin(read_value(arguments[0], each, f"{where}[{index}]") for index, each in enumerate(value))
     _require(len(value) == len(arguments), where, value, f"a list of {len(arguments)} entries")
@@ -379,7 +379,7 @@ def _read_list(origin: type, arguments: tuple, value: Any, where: str) -> Any:
 
 def _read_dict(arguments: tuple, value: Any, where: str) -> dict[str, Any]:
     _require(type(value) is dict, where, value, "an object")
-    _require(len(value) <= _MOST_ENTRIES, where, value, f"at most {_MOST_ENTRIES:,}")
+    _require(len(value) <= _MOST_ENTRIES, where, value, f"at most {_MOST_ENTRIES:,} entries")
     key_type, value_type = arguments
     result = {}
     for key, each in value.items():

@@ -96,6 +96,7 @@ def test_a_second_run_skips_every_stage_within_seconds(output):
     assert seconds < 10
 
 
+@pytest.mark.slow
 def test_every_other_command_works_right_after_the_main_job(output):
     tokenizer = output / "cpu_smoke" / "tokenizer" / "main.model"
 

@@ -36,7 +36,7 @@ ALLOWED = {
     ("mindpangu/checkpoint/rank_reports.py", "RankReports._put"): "renames a new file in the scratch folder",
     ("mindpangu/checkpoint/directory.py", "remove"): "renames what it is about to remove",
     ("mindpangu/lifecycle/pangu_alpha/convert.py", "_save_table"): NEW,
-    ("ascend_ops/bench/plot.py", "draw"): NEW,
+    ("ascend_ops/bench/plot.py", "plot_records"): NEW,
     ("tools/instruction_records.py", "convert"): NEW,
     ("ascend_ops/emulator/build.py", "_compile"): TEMPORARY + ", from which it is renamed",
     ("ascend_ops/grouped_all_to_all/bench.py", "Workers.__init__"): TEMPORARY,
