@@ -5,9 +5,13 @@ import sys
 
 
 def main() -> int:
-    """Runs the command line; returns the exit code. Ctrl-C during the imports ends it without a traceback."""
+    """Runs the command line and returns the exit code.
+
+    All threads block SIGINT (see `signals.deliver_interrupts`), so Ctrl-C during the imports waits for their end.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command line handles signals
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # before and after the command line handles signals
     from mindpangu.cli.main import main as run_command_line
 
     return run_command_line()

@@ -3,6 +3,7 @@
 A signal that was ignored when the program started, as SIGHUP is under nohup, stays ignored.
 """
 
+import _thread
 import contextlib
 import math
 import os
@@ -90,7 +91,8 @@ class StopOnSignal:
             raise StoppedBySignal(signum)
         if self._handled.count > self._patience + 1:
             signal.signal(signum, signal.SIG_DFL)
-            os.kill(os.getpid(), signum)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signum])
+            signal.raise_signal(signum)
 
     def _end_unhandled(self) -> None:
         """Ends the process if no handler runs. This is the thread to which Python passes signals as they arrive."""
@@ -126,6 +128,24 @@ class _Requests:
         self._hung_up |= signum == signal.SIGHUP
         self.count += 1
         return True
+
+
+def deliver_interrupts() -> None:
+    """Passes SIGINT to Python's handler from now on, although every thread blocks it; `mindpangu.__main__` does that.
+
+    While MindSpore compiles, it has a handler of its own for SIGINT, which sends SIGTERM to the process, even if SIGINT
+    was ignored. A blocked signal reaches no handler; a thread waits for it here and tells Python that it has arrived.
+    """
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.signal(signal.SIGURG, lambda signum, frame: None)  # only interrupts system calls of the main thread
+
+    def deliver() -> None:
+        while True:
+            _thread.interrupt_main(signal.sigwait([signal.SIGINT]))
+            signal.pthread_kill(main, signal.SIGURG)
+
+    threading.Thread(target=deliver, name="interrupts", daemon=True).start()
 
 
 def exit_code(signum: int) -> int:

@@ -38,7 +38,7 @@ from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
 from mindpangu.interpreter import prepare_interpreter
 from mindpangu.pruned import retry_if_pruned
-from mindpangu.signals import StopOnSignal, describe_stop, exit_at_once, exit_code
+from mindpangu.signals import StopOnSignal, deliver_interrupts, describe_stop, exit_at_once, exit_code
 
 VERBS = (
     tokenizer,
@@ -87,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stop = StopOnSignal(patience=0)
         try:
             with stop:
+                if arguments is None:
+                    deliver_interrupts()
                 try:
                     code = _run(arguments)
                 except SystemExit:  # after --help, --version, or wrong usage

@@ -32,4 +32,4 @@ def test_ctrl_c_while_the_command_line_is_imported_leaves_no_traceback():
         check=False,
     )
 
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "mindpangu: stopped by SIGINT\n")
