@@ -1,11 +1,11 @@
-"""`python -m mindpangu`, which is also the console script `mindpangu`."""
+"""Entry point of `python -m mindpangu` and of the console script `mindpangu`."""
 
 import signal
 import sys
 
 
 def main() -> int:
-    """Runs the command line; returns the exit code. Ctrl-C during the imports ends it without a traceback."""
+    """Runs the command line and returns the exit code. Ctrl-C during the imports ends it without a traceback."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command line handles signals
     from mindpangu.cli.main import main as run_command_line

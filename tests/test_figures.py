@@ -119,7 +119,7 @@ def test_a_figure_that_fails_costs_one_line_and_leaves_the_old_file(tmp_path, dr
     assert not write_optional_figure(path, (4, 3), draw, lines.append)
 
     assert len(lines) == 1
-    assert lines[0].startswith(f"{path} is left out: ")
+    assert lines[0].startswith(f"{path} could not be drawn: ")
     assert "more lines" not in lines[0]
     assert path.read_bytes() == b"old"
 

@@ -200,7 +200,7 @@ def test_nothing_is_written_through_a_link_to_a_file(tmp_path):
     (tmp_path / "precious").write_text("former")
     (tmp_path / "evaluation.json").symlink_to("precious")
 
-    with pytest.raises(FileExistsError, match="is a link, and nothing is written through one; remove it"):
+    with pytest.raises(FileExistsError, match="is a link, and mindpangu writes through none; remove it"):
         files.write_bytes_atomically(tmp_path / "evaluation.json", b"new")
 
     assert contents(tmp_path) == {"evaluation.json": "former", "precious": "former"}

@@ -307,7 +307,7 @@ def test_values_are_shown_on_one_short_line():
 @pytest.mark.parametrize(("kind", "value"), [(list[int], [0] * 5_000_000), (dict[str, int], dict.fromkeys("ab"))])
 def test_a_list_or_an_object_of_millions_is_refused_at_once(monkeypatch, kind, value):
     if isinstance(value, dict):
-        monkeypatch.setattr("mindpangu.untrusted._MOST_ENTRIES", 1)
+        monkeypatch.setattr("mindpangu.untrusted._MAX_ENTRIES", 1)
     started = time.process_time()
 
     with pytest.raises(ValueError, match=r"numbers is an? \w+ with [\d,]+ entries; allowed: at most [\d,]+"):

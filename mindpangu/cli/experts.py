@@ -16,9 +16,7 @@ from mindpangu.errors import ConfigError
 if TYPE_CHECKING:
     from mindpangu.lifecycle.blueprint import Blueprint
 
-EPILOG = (
-    "The configuration is the checkpoint's: --config and configuration keys are accepted only if they agree with it."
-)
+EPILOG = "The configuration comes from the checkpoint; --config and configuration keys are accepted only if they agree."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -151,7 +151,7 @@ class Watcher:
         if state["beat"] != beat:
             self._seen[rank] = state["beat"], time.monotonic()
         elif time.monotonic() - since > self._silent:
-            return f"{where} has not been heard of for {self._silent:.0f} s; {last}"
+            return f"{where} has not been heard from for {self._silent:.0f} s; {last}"
         return None
 
     def _publish(self, **more: object) -> None:

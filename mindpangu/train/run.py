@@ -18,7 +18,7 @@ from mindpangu.checkpoint import (
     iteration_folder,
     latest_iteration,
 )
-from mindpangu.config import Config, is_saved, to_yaml
+from mindpangu.config import Config, is_saved_config, to_yaml
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import Loader, ReplayLoader, TokenShards
 from mindpangu.display import printable_line
@@ -221,11 +221,10 @@ def _train(
 
 
 def _save_config(folder: RunFolder, config: Config, log: Callable[[str], None]) -> None:
-    """Writes the resolved configuration to the run folder. If the user keeps a configuration of this name there, it is
-    kept under another name."""
-    if os.path.lexists(folder.config) and not is_saved(folder.config):
+    """Writes the resolved configuration to the run folder. A file of this name that the user put there is set aside."""
+    if os.path.lexists(folder.config) and not is_saved_config(folder.config):
         kept = set_aside(folder.config)
-        log(f"{folder.config} was not written by a training: kept as {kept.name}, and replaced by the resolved one")
+        log(f"{folder.config} was not written by a training; kept as {kept.name} and replaced with the resolved one")
     write_text_atomically(folder.config, to_yaml(config))
 
 

@@ -137,7 +137,7 @@ def test_without_a_home_the_error_says_what_to_set(package, monkeypatch):
 
     monkeypatch.setattr("pwd.getpwuid", no_such_user)
 
-    with pytest.raises(native.CompileError, match=r"no folder to keep .*; set XDG_CACHE_HOME to one"):
+    with pytest.raises(native.CompileError, match=r"no folder for .*; set XDG_CACHE_HOME to one"):
         native.library("tiny")
 
 

@@ -29,7 +29,7 @@ def checkpoint(tmp_path):
         ({"model.ffn_hidden_size": str(2**40)}, "dense parameters"),
         ({"model.seq_length": "32768"}, "dense parameters"),
         ({"model.tied_head": "false", "model.hidden_size": "64"}, "dense parameters"),
-        ({"model.num_layers": "2", "model.ffn_hidden_size": str(2**40)}, "parameters in an expert"),
+        ({"model.num_layers": "2", "model.ffn_hidden_size": str(2**40)}, "parameters per expert"),
         ({"domains.experts_per_domain": "65535"}, "experts"),
         ({"domains.experts": "{zh: 3}"}, "experts"),
         ({"model.rre_layers": "3"}, "experts"),

@@ -123,7 +123,7 @@ def test_a_process_of_a_machine_with_the_same_name_counts_as_alive(tmp_path, whe
 
 def test_a_silent_rank_is_reported_as_lost(tmp_path):
     other(tmp_path)
-    assert "rank 1 on elsewhere has not been heard of for 1 s" in output_of(start(tmp_path, silent=1.0))
+    assert "rank 1 on elsewhere has not been heard from for 1 s" in output_of(start(tmp_path, silent=1.0))
 
 
 FAILS_BECAUSE_OF_RANK_1 = """
@@ -252,7 +252,7 @@ def test_nothing_is_removed_through_a_link(tmp_path):
     (precious / f"job-{'0' * 16}").mkdir(parents=True)
     (tmp_path / ".watch").symlink_to(precious)
 
-    with pytest.raises(ParallelError, match=r"\.watch is a link, and files are removed there; remove the link"):
+    with pytest.raises(ParallelError, match=r"\.watch is a link, and mindpangu would delete files .*; remove the link"):
         remove_earlier_jobs(tmp_path / ".watch")
 
     assert len(list(precious.iterdir())) == 1

@@ -163,7 +163,7 @@ def test_steps_after_the_checkpoint_are_set_aside(path):
     (kept,) = set_aside(path)
     assert kept.read_bytes() == b"".join(lines(51))
     assert path.read_bytes() == b"".join(lines(last=51))
-    assert "11 lines (line 51: step 51 is repeated; " in messages[0]
+    assert "11 lines (line 51: step 51 will be repeated; " in messages[0]
     assert messages[0].endswith("kept as metrics.jsonl.set_aside-1")
 
 
@@ -196,7 +196,7 @@ def test_the_file_of_another_run_is_set_aside(path):
 
     assert [kept.read_bytes() for kept in set_aside(path)] == [content]
     assert path.read_bytes() == line(LAST + 1)
-    assert "is of another run" in messages[0]
+    assert "belongs to another run" in messages[0]
     assert "no records of steps 1 to 61" in messages[1]
 
 

@@ -82,7 +82,7 @@ def test_a_plot_that_fails_leaves_a_complete_report(tmp_path, capsys, monkeypatc
 
     write_report(run)
 
-    assert "loss.png is left out: ZeroDivisionError" in capsys.readouterr().out
+    assert "loss.png could not be drawn: ZeroDivisionError" in capsys.readouterr().out
     report = run.report.read_text("utf-8")
     assert "loss.png" not in report
     assert "| steps | 3 |" in report

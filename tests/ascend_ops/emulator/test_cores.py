@@ -48,7 +48,7 @@ def with_large_batches(tmp_path):
     for folder in ("ascend", "rre_dispatch"):
         shutil.copytree(OPERATORS / folder, tmp_path / folder)
     limits = tmp_path / "ascend" / "rre_limits.h"
-    limits.write_text(limits.read_text().replace("kMostBatch = 16", "kMostBatch = 128"))
+    limits.write_text(limits.read_text().replace("kMaxBatch = 16", "kMaxBatch = 128"))
     return tmp_path
 
 
