@@ -16,7 +16,10 @@ from mindpangu.errors import ConfigError
 if TYPE_CHECKING:
     from mindpangu.lifecycle.blueprint import Blueprint
 
-EPILOG = "The configuration comes from the checkpoint; --config and configuration keys are accepted only if they agree."
+EPILOG = (
+    "The configuration comes from the checkpoint; --config and configuration keys are accepted only if they agree "
+    "with it."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

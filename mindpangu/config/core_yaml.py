@@ -153,7 +153,7 @@ def _mapping(node: yaml.MappingNode, depth: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode) or len(key.value) > MAX_KEY:
-            raise _error(key, f"a key is not a name, or has more than {MAX_KEY:,} characters")
+            raise _error(key, f"a key is not a name; allowed: text of at most {MAX_KEY:,} characters")
         name = _text(key)
         if name == "<<" and key.style is None:
             raise _error(key, "merge keys (<<) belong to YAML 1.1; write out the keys instead")

@@ -1,6 +1,6 @@
 """Reads and writes metrics.jsonl, which has one JSON object per step (`StepRecord`).
 
-No complete line is lost: lines that do not belong in the file are moved to another file next to it,
+Lines that do not belong in the file are not deleted: they are moved to another file next to it,
 `metrics.jsonl.set_aside-1`.
 """
 

@@ -69,7 +69,7 @@ def test_a_damaged_expert_does_not_hide_the_configuration(checkpoint):
         ({"model.seq_length": "15"}, r"position_embedding has shape \[16, 8\], the model needs \[15, 8\]"),
         (
             {"model.query_layer": "false"},
-            r"has the tensor (adam_[mv]\.)?query_layer\.\S+, which its model does not have",
+            r"has the tensor (adam_[mv]\.)?query_layer\.\S+, which its model lacks",
         ),
     ],
 )
