@@ -130,7 +130,7 @@ def test_a_stage_may_be_a_link_to_another_disk(tmp_path):
         assert (tmp_path / "stage").is_symlink()
 
 
-def test_a_folder_that_is_a_disk_itself_is_refused(tmp_path, monkeypatch):
+def test_a_folder_that_is_a_mount_point_is_refused(tmp_path, monkeypatch):
     """Nothing can be renamed to a mount point."""
     monkeypatch.setattr(os.path, "ismount", lambda path: True)
 

@@ -120,7 +120,7 @@ def test_a_package_that_cannot_be_written_uses_the_cache_of_the_user(package, mo
     assert native.library("tiny").parent == tmp_path / "cache" / "ascend_ops"
 
 
-def test_kernels_that_are_there_are_used_where_nothing_can_be_written(package, monkeypatch):
+def test_compiled_kernels_are_used_where_nothing_can_be_written(package, monkeypatch):
     compiled = native.library("tiny")
     forget_the_folder(monkeypatch)
 

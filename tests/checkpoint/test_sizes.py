@@ -73,7 +73,7 @@ def test_a_damaged_expert_does_not_hide_the_configuration(checkpoint):
         ),
     ],
 )
-def test_dense_tensors_must_be_those_of_the_configuration(checkpoint, overrides, message):
+def test_dense_tensors_must_match_the_configuration(checkpoint, overrides, message):
     forge_config(checkpoint, overrides)
     reader = CheckpointReader(checkpoint)
 

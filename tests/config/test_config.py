@@ -142,7 +142,7 @@ def test_a_text_override_is_taken_verbatim(text):
 
 
 @pytest.mark.parametrize("path", [None, *RECIPES], ids=str)
-def test_what_a_training_writes_is_told_from_what_a_user_writes(tmp_path, path):
+def test_saved_configurations_are_told_apart_from_those_of_users(tmp_path, path):
     (tmp_path / "saved.yaml").write_text(to_yaml(load_config(path)))
     (tmp_path / "mine.yaml").write_text("# why\n" + to_yaml(load_config(path)))
 

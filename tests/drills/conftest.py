@@ -62,7 +62,7 @@ class Drill:
 
     @contextlib.contextmanager
     def attempt(self, kind: str, description: str):
-        """Counts the block, including its setup, as one attempt of a kind. It holds unless the block raises an error."""
+        """Counts the block, including its setup, as one attempt of a kind. It holds unless the block raises."""
         count = self.counts[kind]
         count.tried += 1
         began = time.monotonic()

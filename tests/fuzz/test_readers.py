@@ -104,7 +104,7 @@ def test_only_regular_files_of_a_sensible_size_are_read(sandbox, patience, name,
     if reader.user_names_it and kind == "a link to a whole file":
         pytest.skip("users may name a link")
     if name == "pointer":
-        pytest.skip("not read but written: see test_the_latest_step_is_not_written_into_something_else")
+        pytest.skip("not read but written: see test_the_latest_step_is_written_only_to_a_regular_file")
     path = sandbox / reader.file
     moved = path.with_name("moved")
     path.rename(moved)

@@ -151,14 +151,14 @@ def test_a_rank_that_fails_names_the_one_that_died_before_it(tmp_path, where, ex
     assert ("mindpangu: error: rank 0: rank 1 on somewhere (process 1) is dead" in text) == is_blamed
 
 
-def test_a_stopped_rank_is_named_when_the_others_have_waited_too_long(tmp_path):
+def test_a_stopped_rank_is_named_after_the_timeout(tmp_path):
     other(tmp_path, stopped=True)
     text = output_of(start(tmp_path, timeout=1.5))
 
     assert "rank 1 on elsewhere (process 1) is stopped (SIGSTOP); kill -CONT continues it" in text
 
 
-def test_a_rank_that_was_stopped_can_be_continued_whenever(tmp_path):
+def test_a_stopped_rank_can_be_continued_at_any_time(tmp_path):
     process = start(tmp_path, timeout=1.5, does="time.sleep(1)")
     wait_for(lambda: published(tmp_path, 0).get("step") == 18)
     process.send_signal(signal.SIGSTOP)
