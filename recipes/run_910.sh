@@ -74,7 +74,7 @@ locate() {
 # ---- Options ---------------------------------------------------------------------------------------------------------
 
 config=''
-options=()       # --config and overrides, for every stage; each is one word, because a value may begin with --
+options=()       # --config and overrides for every stage, each as one word, because a value may begin with --
 train_options=() # --resume or --load, only for training
 while [ $# -gt 0 ]; do
     case $1 in
@@ -246,7 +246,7 @@ except OSError as error:
     esac
 }
 
-ranks_log='' # while msrun runs the ranks: the folder of their logs
+ranks_log='' # the folder of the ranks' logs while msrun runs them
 
 # Sends signal $1 to the running program. If that is msrun, sends it only to the ranks of this node, because msrun would
 # kill them before they can save. Before they have started, there is nothing to save.

@@ -29,7 +29,7 @@ def _option_type(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
 
 def _parse_path(text: str) -> Path:
     path = Path(expand_home(text))
-    # Path drops the dot of ./~x, which would then be a home folder when a saved configuration is read
+    # Path drops the "./" of ./~x, so ~x would be taken for a home folder when a saved configuration is read
     return path.absolute() if str(path).startswith("~") else path
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mindpangu.display import printable
 
-_STDOUT = "standard output"  # the `filename` of an OSError that a write to it raises
+_STDOUT = "standard output"  # `filename` of the OSError that a failed write raises
 
 _ERROR_HANDLER = "mindpangu_output"
 
@@ -44,7 +44,7 @@ def guarded_streams() -> Iterator[None]:
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:  # closed at the start: the next opened file would get this number, and the output with it
+        except OSError:  # closed at the start: the next file to be opened would get this number, and thus the output
             os.open(os.devnull, os.O_RDWR)
     streams = {"stdout": sys.stdout, "stderr": sys.stderr}
     for name, stream in streams.items():
@@ -61,7 +61,7 @@ def guarded_streams() -> Iterator[None]:
 
 
 class _Guarded:
-    """A text stream whose file is replaced by /dev/null when a write fails."""
+    """A text stream whose file is replaced with /dev/null when a write fails."""
 
     def __init__(self, stream: io.TextIOWrapper, raises: bool):
         self._stream = stream
@@ -82,7 +82,7 @@ class _Guarded:
         try:
             yield
         except OSError as error:
-            # buffered output goes there too; otherwise Python would complain about it on exit
+            # discards buffered output, too, about which Python would otherwise complain on exit
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
             os.close(null)

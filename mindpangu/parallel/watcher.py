@@ -84,7 +84,7 @@ class Watcher:
                     return problem
 
     def _ended(self) -> str | None:
-        """Publishes the last state of a rank that has exited, and returns the problem if it did not end by itself.
+        """Publishes the last state of a rank that has exited, and returns the problem if it did not end on its own.
 
         When one rank dies, the collectives of the others may fail, and msrun kills all ranks a second later. The
         message must name the rank that died or failed first.

@@ -31,8 +31,8 @@ Log = Callable[[str], None]
 
 
 class MetricsFile(Callback):
-    """Appends to metrics.jsonl. When training starts or resumes, sets aside the lines that do not come before its first
-    step, and logs the name of the file that has them.
+    """Appends to metrics.jsonl. When training starts or resumes, sets aside all lines but the records of earlier steps,
+    and logs the name of the file that has them.
 
     Args:
         recent_losses: losses of the last steps, as the training remembers them. A file without any of them belongs to
@@ -64,7 +64,7 @@ class MetricsFile(Callback):
 def read_metrics(path: Path, log: Log = print) -> list[dict[str, Any]]:
     """Reads the records of metrics.jsonl, ordered by step. Logs which lines it leaves out.
 
-    An incomplete last line, which a kill cut off or which training is just writing, is left out silently.
+    An incomplete last line, which a kill cut off or which training is still writing, is left out silently.
     """
     try:
         content = MetricsContent.parse(_read(path))
@@ -186,7 +186,7 @@ class MetricsContent:
 
 
 def _is_number(value: Any) -> bool:
-    """True for a number, or for null, which stands for one that is not finite: JSON has no NaN."""
+    """True for a number or for null, which stands for NaN and infinities because JSON lacks them."""
     return value is None or type(value) is float or (type(value) is int and abs(value) < _INT64)
 
 
@@ -197,7 +197,7 @@ _IS_VALID: dict[Any, Callable[[Any], bool]] = {
     str | None: lambda value: value is None or type(value) is str,
     dict[str, float]: lambda value: type(value) is dict and all(map(_is_number, value.values())),
 }
-"""Type of a field → function that tells whether a JSON value is of this type."""
+"""Type of a field → function that returns True for a JSON value of this type."""
 
 
 def _record(line: bytes) -> dict[str, Any]:
@@ -226,8 +226,8 @@ def _longest_increasing(steps: Sequence[int]) -> Collection[int]:
 
     So a step that is far too high or too low costs only its own record.
     """
-    lowest_last: list[int] = []  # by length of a subsequence: the lowest step that can end it
-    position_of: list[int] = []  # the position of this step
+    lowest_last: list[int] = []  # length of a subsequence - 1 → the lowest step that can end it
+    position_of: list[int] = []  # length of a subsequence - 1 → the position of that step
     previous: list[int] = []
     for position, step in enumerate(steps):
         length = bisect_left(lowest_last, step)
@@ -301,7 +301,7 @@ def _join(lines: typing.Iterable[bytes]) -> bytes:
 
 
 def _listing(problems: dict[int, str]) -> str:
-    """Describes the lines that do not count: their number, and the first few with their reasons."""
+    """Describes the lines that do not count: how many there are, and why the first few do not."""
     first = "; ".join(f"line {number}: {short_text(problems[number])}" for number in sorted(problems)[:3])
     more = "; …" if len(problems) > 3 else ""
     return f"{len(problems)} {'line' if len(problems) == 1 else 'lines'} ({first}{more})"

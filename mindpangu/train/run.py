@@ -229,8 +229,7 @@ def _save_config(folder: RunFolder, config: Config, log: Callable[[str], None]) 
 
 
 def _load_weights(load: Path, model: LanguageModel) -> CheckpointReader:
-    """Loads the weights of the same checkpoint on all ranks, even if the run that it belongs to goes on saving and
-    pruning checkpoints.
+    """Loads the weights of the same checkpoint on all ranks, even if its run is still saving and pruning checkpoints.
 
     Raises:
         CheckpointError: there is no checkpoint, it is of another model, or it was removed during every attempt.
