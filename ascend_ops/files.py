@@ -19,7 +19,7 @@ def scratch_file(path: Path) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
-        raise FileExistsError(errno.EEXIST, "is in the way: it is not a regular file", str(path))
+        raise FileExistsError(errno.EEXIST, "is in the way: it is not a regular file; remove or rename it", str(path))
     scratch = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.writing")
     try:
         yield scratch

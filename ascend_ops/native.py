@@ -169,7 +169,7 @@ def build_folder() -> Path:
                 return folder
         except OSError as error:
             problem = error
-    raise CompileError(f"no folder to keep compiled kernels in: {problem}; set XDG_CACHE_HOME to one")
+    raise CompileError(f"no folder for compiled kernels can be written: {problem}; set XDG_CACHE_HOME to one")
 
 
 def _folders() -> list[Path]:

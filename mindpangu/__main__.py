@@ -1,4 +1,4 @@
-"""`python -m mindpangu`, which is also the console script `mindpangu`."""
+"""Entry point of `python -m mindpangu` and of the console script `mindpangu`."""
 
 import signal
 import sys

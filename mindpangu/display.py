@@ -1,9 +1,9 @@
-"""Makes text and values that others wrote safe to show in messages and on terminals.
+"""Makes text and values from elsewhere safe to show in messages and on terminals.
 
-A file name need not be valid UTF-8: Python keeps its other bytes as lone surrogates, which no encoder accepts. Text may
-hold control characters (ANSI escapes move the cursor and change the window's title) and bidirectional overrides, which
-reorder what the reader sees. `printable` replaces all of these by escapes; `short_text` and `short_repr` also keep a
-message short, however large the value is. This module imports nothing from mindpangu.
+A file name need not be valid UTF-8: Python keeps the invalid bytes as lone surrogates, which no encoder accepts. Text
+may hold control characters (ANSI escapes move the cursor and change the window's title) and bidirectional overrides,
+which reorder what the reader sees. `printable` replaces all of these with escapes; `short_text` and `short_repr` also
+keep a message short, however large the value is. This module imports nothing from mindpangu.
 """
 
 import re
@@ -18,27 +18,26 @@ _UNSAFE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\
 
 
 def printable(text: str) -> str:
-    """Replaces characters that control a terminal or cannot be encoded by escapes such as \\x1b. Keeps newlines and
-    tabs.
+    """Escapes characters that control a terminal or cannot be encoded, e.g. as \\x1b. Keeps newlines and tabs.
 
-    A byte of a file name that is not UTF-8 becomes \\xb2, as in the shell.
+    A byte of a file name that is not UTF-8 becomes an escape such as \\xb2, as in the shell.
     """
     return _UNSAFE.sub(lambda match: escape(match[0]), text)
 
 
 def printable_line(text: object) -> str:
-    """Returns a name, a path, or a text like `printable`, but on one line: newlines and tabs become escapes, too."""
+    """Like `printable`, for a name, path, or text on one line: newlines and tabs become escapes, too."""
     return re.sub(r"[\r\n\t]", lambda match: escape(match[0]), printable(str(text)))
 
 
 def short_text(text: str) -> str:
-    """Returns a text for a message: like `printable_line`, without quotes, and cut after 80 characters."""
+    """Formats a text for a message: like `printable_line`, without quotes, and cut after 80 characters."""
     shown = printable_line(text[:_MAX_SHOWN])
     return shown if len(text) <= _MAX_SHOWN else f"{shown}… ({len(text):,} characters)"
 
 
 def short_repr(value: Any) -> str:
-    """Returns a value for a message: as Python writes it, on one line, and cut after 80 characters."""
+    """Formats a value for a message: as Python writes it, on one line, and cut after 80 characters."""
     if isinstance(value, str):
         return repr(value) if len(value) <= _MAX_SHOWN else f"{value[:_MAX_SHOWN]!r}… ({len(value):,} characters)"
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**_MAX_SHOWN:

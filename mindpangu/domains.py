@@ -167,7 +167,7 @@ def known_domains(config: Config) -> dict[str, Domain]:
 
 
 def _token_problem(token: str) -> str | None:
-    """Returns why a control token cannot be used, or None if it can. Domains of one language may share a token."""
+    """Says why a control token cannot be used; None if it can. Domains of one language may share a token."""
     if token in _SPECIAL_TOKENS:
         return _SPECIAL_TOKENS[token]
     if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):

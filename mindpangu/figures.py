@@ -44,22 +44,22 @@ def write_optional_figure(path: Path, size: tuple[float, float], draw: Draw, log
     """
     try:
         write_figure(path, size, draw, log)
-    except Exception as error:  # whatever it is: the job's result is complete without the figure
+    except Exception as error:  # of any kind: the job's result is complete without the figure
         reason = str(error).strip().partition("\n")[0]
-        log(printable(f"{path} is left out: {type(error).__name__}{': ' if reason else ''}{reason}"))
+        log(printable(f"{path} could not be drawn: {type(error).__name__}{': ' if reason else ''}{reason}"))
         return False
     return True
 
 
 def write_figure(path: Path, size: tuple[float, float], draw: Draw, log: Log = print) -> None:
-    """Writes a figure; see `write_optional_figure`. Errors of drawing and of the disk are raised."""
-    # imported here because figures are rare and matplotlib takes longer to import than the rest of the package. A
+    """Writes a figure; see `write_optional_figure`. Raises any error of drawing or of the disk."""
+    # Imported here because figures are rare and matplotlib takes longer to import than the rest of the package. A
     # Figure without pyplot always draws with Agg, whatever the user's backend is, and needs no display.
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"text.usetex": False}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of characters without glyphs and of labels that do not fit
+        warnings.simplefilter("ignore")  # about characters without glyphs and labels that do not fit
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         substituted = _show_literally(list(_texts(figure)))
@@ -86,7 +86,7 @@ def _texts(figure: "Figure") -> Iterator["Text"]:
 
 
 def _show_literally(texts: list["Text"]) -> str:
-    """Makes matplotlib draw texts as they are written. Returns the characters that no font has; they become escapes."""
+    """Makes matplotlib draw texts literally. Returns the characters that no font has; they become escapes."""
     for text in texts:
         text.set_parse_math(False)
         text.set_text(printable(text.get_text()))

@@ -9,7 +9,7 @@ or replaced by an atomic rename. Only logs and metrics are appended to. A path i
 (`locks.py`), scratch paths have unique names, and the next write to a path removes the leftovers of killed processes.
 
 A link in place of a folder is followed, because it may lead to another disk. A link in place of a file is refused: a
-run folder from elsewhere may have links to any file of the user.
+run folder from elsewhere may contain links to any of the user's files.
 """
 
 import contextlib
@@ -48,10 +48,10 @@ def scratch_file(path: Path) -> Iterator[Path]:
         OSError: the disk is full or cannot be written, or the path exists and is not a regular file.
     """
     if path.is_symlink():
-        raise _is_a_link(path)
+        raise _link_error(path)
     with locked(path, wait=_FILE_WAIT_S) as destination:
         if destination.exists() and not destination.is_file():
-            raise _is_no_file(path)
+            raise _not_a_file_error(path)
         scratch = scratch_path(destination, unique_name())
         try:
             yield scratch
@@ -115,32 +115,30 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def open_nofollow(path: str, flags: int) -> int:
-    """Opens a file that is appended to, such as a log; an `opener` for `open`. Raises OSError for a link, a FIFO, or a
+    """Opens a file for appending, such as a log; an `opener` for `open`. Raises OSError for a link, a FIFO, or a
     device."""
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise _is_a_link(Path(path)) from None
+            raise _link_error(Path(path)) from None
         if error.errno == errno.ENXIO:  # a FIFO that nobody reads
-            raise _is_no_file(Path(path)) from None
+            raise _not_a_file_error(Path(path)) from None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise _is_no_file(Path(path))
+        raise _not_a_file_error(Path(path))
     return descriptor
 
 
-def _is_a_link(path: Path) -> OSError:
+def _link_error(path: Path) -> OSError:
     return FileExistsError(
-        errno.EEXIST,
-        "is a link, and nothing is written through one; remove it, or give the name of the file itself",
-        str(path),
+        errno.EEXIST, "is a link, and mindpangu writes through none; remove it, or name the file itself", str(path)
     )
 
 
-def _is_no_file(path: Path) -> OSError:
-    return FileExistsError(errno.EEXIST, "is in the way: it is not a regular file", str(path))
+def _not_a_file_error(path: Path) -> OSError:
+    return FileExistsError(errno.EEXIST, "is in the way: it is not a regular file; remove or rename it", str(path))
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
@@ -175,7 +173,7 @@ def scratch_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     with locked(out) as destination:
         if os.path.ismount(destination):  # a folder cannot be renamed to it
-            raise OSError(errno.EBUSY, "is the root of a disk; use a folder in it", str(out))
+            raise OSError(errno.EBUSY, "is a mount point; use a folder in it", str(out))
         scratch = scratch_path(destination, unique_name())
         try:
             scratch.mkdir()
@@ -217,7 +215,7 @@ def scratch_files(folder: Path) -> Iterator[Path]:
 def replace_folder(scratch: Path, destination: Path) -> None:
     """Renames a scratch folder to `destination`, durably, and then removes the folder that had this name.
 
-    Linux can exchange two folders atomically on some file systems only, so for a moment nothing has the name. If the
+    Linux can exchange two folders atomically only on some file systems, so for a moment nothing has the name. If the
     process is killed then, the next one that locks `destination` restores the former folder.
     """
     former = scratch.with_suffix(".former")
@@ -233,7 +231,7 @@ def replace_folder(scratch: Path, destination: Path) -> None:
     fsync_folder(destination.parent)
     if replaces:
         doomed = former.with_suffix(".deleting")
-        former.rename(doomed)  # half a folder must not be restored
+        former.rename(doomed)  # a half-deleted folder must not be restored
         delete(doomed)
 
 

@@ -1,4 +1,4 @@
-"""Prepares the interpreter for file names in any language: sets their encoding, and cleans up the import path."""
+"""Prepares the interpreter for file names in any language: sets the encoding and cleans up the import path."""
 
 import codecs
 import os
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def prepare_interpreter() -> None:
-    """Prepares the interpreter of a program. Programs call this before anything else.
+    """Prepares the interpreter. Programs call this before anything else.
 
-    If the locale only has ASCII (LC_ALL=C, as in many containers), restarts the interpreter in UTF-8 mode, in the same
+    If the locale has only ASCII (LC_ALL=C, as in many containers), restarts the interpreter in UTF-8 mode, in the same
     process: otherwise it could not open a file with a Chinese name, and would read a Chinese prompt as bytes. Child
     processes inherit the mode. Locales with another encoding, such as GBK, are left alone.
 

@@ -5,8 +5,8 @@ however it ends. Where the file system has no flock that all hosts see, the lock
 whose only entry describes the holder.
 
 Unfinished output lies next to its destination, as `.name.<unique name>.writing`, and exists only while its writer holds
-the lock. So whoever gets the lock may remove the unfinished output that it finds: the writer is dead. A folder that is
-replaced is called `.name.<unique name>.former` for a moment; it is restored if the writer dies in this moment.
+the lock. So whoever gets the lock may remove the unfinished output that it finds: its writer is dead. A folder that is
+being replaced is called `.name.<unique name>.former` for a moment; it is restored if the writer dies at that moment.
 """
 
 import contextlib
@@ -38,8 +38,8 @@ _NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 _LOCAL_FLOCK = {"localflock", "nolock", "local_lock=flock", "local_lock=all"}  # mount options of Lustre and NFS
 _MOUNTS = "/proc/self/mountinfo"
 _MAX_OWNER_BYTES = 4096
-_MAX_STEM_BYTES = 150  # of 255 for a file name; what `unique_name` and the suffixes add takes up to 80
-_BEGINNING = b'{"host": '  # of the record in a lock, see `Owner.encode`
+_MAX_STEM_BYTES = 150  # of the 255 in a file name; `unique_name` and the suffixes add up to 80
+_RECORD_BEGINNING = b'{"host": '  # of the owner recorded in a lock, see `Owner.encode`
 _POLL_S = (0.01, 0.2)  # first and longest pause between two attempts
 
 _UNIQUE = r"[\w-]+-[0-9a-f]{8,}"
@@ -110,7 +110,7 @@ class Owner:
 
 
 def unique_name() -> str:
-    """Returns a name that no other call, in any process, returns: host, process id, start time, and random digits."""
+    """Returns a name that no other call in any process returns: host, process id, start time, and random digits."""
     owner = Owner.this_process()
     host = re.sub(r"\W+", "_", owner.host, flags=re.ASCII)[:32]
     return f"{host}-{owner.pid}-{owner.started}-{os.urandom(4).hex()}"
@@ -302,7 +302,7 @@ def _is_lock(descriptor: int) -> bool:
     """
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         return False
-    return _BEGINNING.startswith(os.pread(descriptor, len(_BEGINNING), 0).rstrip(b"\0"))
+    return _RECORD_BEGINNING.startswith(os.pread(descriptor, len(_RECORD_BEGINNING), 0).rstrip(b"\0"))
 
 
 def _in_the_way(path: Path) -> OSError:

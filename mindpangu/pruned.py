@@ -4,7 +4,7 @@
 
 Readers do not lock checkpoints: the file system may have no locks, and nobody knows when a reader is done. So any file
 of a checkpoint may vanish between two accesses. Every `CheckpointReader` is noted here when it opens a checkpoint. If
-the work fails and one of the checkpoints that it opened has been removed, the removal is taken to be the reason.
+the work fails and one of the checkpoints that it opened is gone, the removal is taken to be the reason.
 """
 
 from collections.abc import Callable
@@ -69,16 +69,16 @@ def retry_if_pruned(work: Callable[[], Result], log: Callable[[str], None] = pri
             named = next((reader for reader in removed if reader.named_explicitly), None)
             if named is not None:
                 raise CheckpointError(
-                    f"{named.folder} was removed while it was read; a training keeps only its checkpoint.keep_last "
-                    "newest ones. Give the run folder to read the newest, or read a copy"
+                    f"{named.folder} was removed while it was being read; a training keeps only its newest "
+                    "checkpoints (checkpoint.keep_last). Name the run folder to read the newest, or read a copy"
                 ) from error
             folder = removed[0].folder
             if not tries_left:
                 raise CheckpointError(
-                    f"{folder} was removed while it was read, as {MAX_TRIES - 1} were before it: the training prunes "
-                    "them faster than they can be read. Raise its checkpoint.keep_last, or read a copy"
+                    f"{folder} was removed while it was being read, as were {MAX_TRIES - 1} before it: the training "
+                    "prunes them faster than they can be read. Raise its checkpoint.keep_last, or read a copy"
                 ) from error
-            log(f"{folder} was removed while it was read; reading the newest checkpoint instead")
+            log(f"{folder} was removed while it was being read; reading the newest checkpoint instead")
         finally:
             _opened.reset(token)
     raise AssertionError("the last try returns or raises")

@@ -24,7 +24,7 @@ A scheduler may send a signal to all processes of a job. A process then gets it 
 started it.
 """
 
-_GRACE_S = 2.0  # for calls into libraries that return soon, after which Python handles the signal
+_GRACE_S = 2.0  # time for a call into a library to return, after which Python handles the signal
 
 
 class StoppedBySignal(KeyboardInterrupt):

@@ -105,11 +105,11 @@ class Stage:
     def _refuse_other_files(self) -> None:
         """Raises StageError if something in the folder is somebody else's: building replaces the whole folder."""
         if self.folder.exists() and not self.folder.is_dir():
-            raise StageError(f"{self.folder} is no folder; move it, or choose another --training.run_name")
+            raise StageError(f"{self.folder} is not a folder; move it, or choose another --training.run_name")
         stamp = self.folder / STAMP
         written = read_json_object(stamp).get("files")
         if os.path.lexists(stamp) and not isinstance(written, dict):
-            return  # the stamp is damaged, so nobody knows any more what the stage wrote
+            return  # the stamp is damaged, so nobody knows what the stage wrote
         known = {STAMP, *(written or ())}
         for path in self.folder.rglob("*"):
             name = str(path.relative_to(self.folder))

@@ -36,7 +36,7 @@ LENGTH = struct.Struct("<Q")
 
 HEADER_LIMIT = 8 << 20  # bytes
 TENSORS_LIMIT = 1 << 15
-_MOST_AXES = 8
+_MAX_AXES = 8
 _METADATA = "__metadata__"
 
 
@@ -129,8 +129,8 @@ def _header(content: Any, begin: int, size: int) -> Header:
         entry = entries[name]
         info = TensorInfo(DTYPES[entry.dtype], tuple(entry.shape))
         start, stop = entry.data_offsets
-        if len(info.shape) > _MOST_AXES:
-            raise ValueError(f"{name}.shape has {len(info.shape)} axes; allowed: at most {_MOST_AXES}")
+        if len(info.shape) > _MAX_AXES:
+            raise ValueError(f"{name}.shape has {len(info.shape)} axes; allowed: at most {_MAX_AXES}")
         if start != position or stop - start != info.num_bytes:
             expected = short_text(str(position + info.num_bytes))
             raise ValueError(

@@ -34,9 +34,9 @@ MAX_DEPTH = 64
 """Maximum depth of nested lists and objects in JSON."""
 
 _INT64 = 1 << 63
-_MOST_DIGITS = 400
-_MOST_BRACKETS = 500_000
-_MOST_ENTRIES = 200_000  # of a list or an object whose entries are read one by one
+_MAX_DIGITS = 400
+_MAX_BRACKETS = 500_000
+_MAX_ENTRIES = 200_000  # of a list or an object whose entries are read one by one
 _CHUNK_BYTES = 1 << 22
 _STRING_LIMIT = 1 << 16  # characters of a string field without a rule of its own
 _KINDS_OF_FILE = {
@@ -153,8 +153,8 @@ def parse_json(data: bytes | str, *, allow_nan: bool = False) -> Any:
     """
     text = data if isinstance(data, str) else _decode(data)
     brackets = text.count("[") + text.count("{")
-    if brackets > _MOST_BRACKETS:
-        raise ValueError(f"it has {brackets:,} lists and objects; allowed: at most {_MOST_BRACKETS:,}")
+    if brackets > _MAX_BRACKETS:
+        raise ValueError(f"it has {brackets:,} lists and objects; allowed: at most {_MAX_BRACKETS:,}")
     try:
         value = (_any_number if allow_nan else _finite_numbers).decode(text)
     except RecursionError:
@@ -178,8 +178,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(text: str) -> int:
-    if len(text) > _MOST_DIGITS:  # Python would take quadratic time, or refuse it in its own words
-        raise ValueError(f"it has the integer {short_text(text)}")
+    if len(text) > _MAX_DIGITS:  # Python would take quadratic time, or refuse it in its own words
+        raise ValueError(f"it has the integer {short_text(text)}; allowed: at most {_MAX_DIGITS} digits")
     return int(text)
 
 
@@ -369,7 +369,7 @@ def _read_scalar(kind: Any, value: Any, where: str) -> Any:
 
 def _read_list(origin: type, arguments: tuple, value: Any, where: str) -> Any:
     _require(type(value) is list, where, value, "a list")
-    _require(len(value) <= _MOST_ENTRIES, where, value, f"at most {_MOST_ENTRIES:,} entries")
+    _require(len(value) <= _MAX_ENTRIES, where, value, f"at most {_MAX_ENTRIES:,} entries")
     if origin is list or arguments[-1] is Ellipsis:
         return origin(read_value(arguments[0], each, f"{where}[{index}]") for index, each in enumerate(value))
     _require(len(value) == len(arguments), where, value, f"a list of {len(arguments)} entries")
@@ -379,7 +379,7 @@ def _read_list(origin: type, arguments: tuple, value: Any, where: str) -> Any:
 
 def _read_dict(arguments: tuple, value: Any, where: str) -> dict[str, Any]:
     _require(type(value) is dict, where, value, "an object")
-    _require(len(value) <= _MOST_ENTRIES, where, value, f"at most {_MOST_ENTRIES:,} entries")
+    _require(len(value) <= _MAX_ENTRIES, where, value, f"at most {_MAX_ENTRIES:,} entries")
     key_type, value_type = arguments
     result = {}
     for key, each in value.items():

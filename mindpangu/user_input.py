@@ -1,6 +1,6 @@
 """Parses what users write: text files, JSON records, numbers, and paths.
 
-Options, configurations, corpora, and files of prompts are all parsed with these functions, so that they agree on what a
+Options, configurations, corpora, and prompt files are all parsed with these functions, so that they agree on what a
 number is, skip a byte order mark, and name the encoding of a file that is not UTF-8. The functions raise ValueError
 with the reason; callers add the file or the option.
 """
@@ -41,7 +41,7 @@ def text_lines(path: Path) -> Iterator[bytes]:
         for number in itertools.count(1):
             line = file.readline(_LINE_LIMIT + 1)
             if number == 1:
-                _require_narrow(line)
+                _refuse_wide_encodings(line)
                 line = line.removeprefix(_BYTE_ORDER_MARK)
             if len(line) > _LINE_LIMIT:
                 raise OSError(errno.EFBIG, f"line {number} has more than {_LINE_LIMIT:,} bytes", str(path))
@@ -53,7 +53,7 @@ def text_lines(path: Path) -> Iterator[bytes]:
 
 def decode_text(data: bytes) -> str:
     """Decodes a UTF-8 text file, without a leading byte order mark. Raises UnicodeError for any other encoding."""
-    _require_narrow(data)
+    _refuse_wide_encodings(data)
     try:
         return data.removeprefix(_BYTE_ORDER_MARK).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -108,7 +108,7 @@ def expand_home(path: str) -> str:
     return expanded
 
 
-def _require_narrow(data: bytes) -> None:
+def _refuse_wide_encodings(data: bytes) -> None:
     encoding = json.detect_encoding(data[:4])
     if not encoding.startswith("utf-8"):
         name = encoding[:6].upper()

@@ -29,7 +29,7 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 # INT, TERM, and HUP are passed on to the running program. When it has ended, the script ends too, with exit code 128 +
 # the number of the signal. A signal that was ignored at the start, as HUP is under nohup, stays ignored: bash cannot
 # trap it.
-SECONDS_TO_STOP=5  # time that the program has to end after a second signal, before it is killed
+SECONDS_TO_STOP=5  # time in which the program must end after a second signal, before it is killed
 program=''         # process id of the running program
 stop_signal=''     # the last of these signals, if any
 kill_at=''         # value of SECONDS at which the program is killed
@@ -52,17 +52,17 @@ run() {
         wait "$program" || status=$?
     done
     if [ -n "$stop_signal" ]; then
-        kill -s KILL -- "-$program" 2>/dev/null || true # processes that it has left behind
+        kill -s KILL -- "-$program" 2>/dev/null || true # processes that it left behind
         exit_by_signal
     fi
     program=''
     return "$status"
 }
 
-# Passes signal $1 on to the running program. A second signal starts the time after which the program is killed.
+# Passes signal $1 on to the running program. A second signal starts the countdown to killing it.
 stop_by_signal() {
     interrupted=yes
-    # when a terminal is lost, the shell and the kernel send one HUP each: that is one request
+    # when a terminal is lost, the shell and the kernel send one HUP each; they count as one
     if [ "$1$stop_signal" = HUPHUP ]; then return 0; fi
     if [ -n "$stop_signal" ] && [ -z "$kill_at" ]; then kill_at=$((SECONDS + SECONDS_TO_STOP)); fi
     stop_signal=$1
@@ -84,10 +84,10 @@ kill_program_later() {
     done
 }
 
-# Prints what the user should know about the program that a signal has stopped.
+# Prints what the user should know about a program that a signal has stopped. Scripts may redefine this function.
 report_stop() { :; }
 
-# Exits with the exit code of a program that the signal has stopped.
+# Exits with the exit code of a program that $stop_signal has stopped.
 exit_by_signal() {
     report_stop
     # shellcheck disable=SC2046
@@ -344,7 +344,7 @@ install_project() {
     compile_operators
 }
 
-# Replaces this shell by a program that runs in the project folder.
+# Replaces this shell with a program that runs in the project folder.
 in_project() { cd "$PROJECT" && exec "$@"; }
 
 # Compiles the operators' CPU kernels so that the first run need not. A source that changes later is recompiled on its
@@ -405,8 +405,8 @@ unlock_venv() {
 
 # ---- Every run -------------------------------------------------------------------------------------------------------
 
-# Reduces MindSpore's logs, and unsets variables that must not reach a run: the switch of MindSpore's compile cache,
-# which silently gives wrong losses, and the variables of a rank of another job.
+# Reduces MindSpore's logs, and unsets variables that must not reach a run: the switch for MindSpore's compile cache,
+# which silently gives wrong losses, and rank variables left over from another job.
 set_runtime_defaults() {
     local name stale=''
     for name in RANK_ID RANK_SIZE MS_ROLE MS_NODE_ID MS_WORKER_NUM MS_SCHED_HOST MS_SCHED_PORT; do

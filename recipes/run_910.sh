@@ -23,7 +23,7 @@ CPU in minutes, or recipes/pangu_sigma_node.yaml if NPUs and CANN are found.
 
 options
     --config FILE          YAML file that describes the run, see recipes/. A relative path in --config, --load, or a key
-                           that holds one path is searched in the current folder first, then in the project folder.
+                           that holds one path is looked up in the current folder first, then in the project folder.
                            Paths inside FILE are relative to the project folder
     --resume               continue the run from its last checkpoint
     --load DIR             start a new run from the weights, tables, and tokenizer of a checkpoint; repeat it together
@@ -57,13 +57,13 @@ ends the stage at once, without saving. Under nohup, SIGHUP is ignored.
 END
 }
 
-# Sets `located` to path $1 for use in the project folder: the home folder replaces a leading ~, which bash does not
-# expand after "=", and a relative path that exists in the folder where the script was started becomes absolute.
+# Sets `located` to path $1 for use in the project folder: a leading ~, which bash does not expand after "=", becomes
+# the home folder, and a relative path that exists in the folder where the script was started becomes absolute.
 locate() {
     local user=${1%%/*} home='^~([A-Za-z0-9_][A-Za-z0-9._-]*)?$'
     located=$1
     if [[ "$user" =~ $home ]]; then
-        eval "located=$user" # bash knows the home folders of users, too
+        eval "located=$user" # bash also knows the home folders of other users
         located+=${1#"$user"}
     fi
     if [[ "$located" != /* ]] && [ "$started_in" != "$PWD" ] && [ -n "$located" ] && [ -e "$started_in/$located" ]; then
@@ -74,7 +74,7 @@ locate() {
 # ---- Options ---------------------------------------------------------------------------------------------------------
 
 config=''
-options=()       # --config and overrides, for every stage; each is one word, because a value may begin with --
+options=()       # --config and overrides for every stage, each as one word, because a value may begin with --
 train_options=() # --resume or --load, only for training
 while [ $# -gt 0 ]; do
     case $1 in
@@ -134,7 +134,7 @@ else
     config=${config:-recipes/cpu_smoke.yaml}
     info "$cpu_reason: falling back to the CPU with $config."
 fi
-options=("--config=$config" ${options[@]+"${options[@]}"}) # this form because bash before 4.4 takes () for unset
+options=("--config=$config" ${options[@]+"${options[@]}"}) # this form, because bash before 4.4 takes () for unset
 train_options=("${options[@]}" ${train_options[@]+"${train_options[@]}"})
 
 prepare_environment
@@ -246,7 +246,7 @@ except OSError as error:
     esac
 }
 
-ranks_log='' # while msrun runs the ranks: the folder of their logs
+ranks_log='' # the folder of the ranks' logs while msrun runs them
 
 # Sends signal $1 to the running program. If that is msrun, sends it only to the ranks of this node, because msrun would
 # kill them before they can save. Before they have started, there is nothing to save.
@@ -268,7 +268,7 @@ signal_ranks() {
     return "$found"
 }
 
-# Prints the line that msrun did not show: it stops showing the first rank's log as soon as the ranks have ended.
+# Prints the line that msrun did not show, because it stops showing the first rank's log once the ranks have ended.
 report_stop() {
     if [ -n "$ranks_log" ]; then grep -hs '^train: stopped' "$ranks_log"/worker_*.log || true; fi
 }
@@ -313,8 +313,8 @@ mindpangu data prepare "${options[@]}"
 # Decides before the first step which expert serves which token. This never changes.
 mindpangu routing build "${options[@]}"
 
-# Trains. After a failure, restarts from the last checkpoint up to training.restarts times. A stop by a signal is not a
-# failure, and a training that fails before its first step would fail again.
+# Trains. After a failure, restarts from the last checkpoint up to training.restarts times. A training that a signal
+# stopped has not failed, and one that fails before its first step would fail again.
 train_with_restarts() {
     local restarts resume=() status left run_folder metrics logs=msrun_log
     restarts=$(value_of training.restarts)
@@ -340,8 +340,8 @@ train_with_restarts() {
     done
 }
 
-# Describes the metrics file so that every step changes the description. The size alone is not enough: a restart repeats
-# steps whose lines it has removed.
+# Describes the metrics file such that every step changes the description. The size alone is not enough: a restart takes
+# out the lines of the steps that it repeats.
 describe_metrics() { stat -c '%i %s %y' - 2>/dev/null <"$1/metrics.jsonl" || echo none; }
 
 train_with_restarts

@@ -5,8 +5,8 @@
 #     bash recipes/run_cpu_cluster.sh 4 --parallelism.tensor_parallel 2 \
 #         --parallelism.data_parallel 2 --parallelism.expert_parallel 2        another mesh of 4
 #
-# All other options and variables are those of recipes/run_910.sh, which also looks for files where you stand. Each
-# rank's log is in output/<run>/msrun_log.
+# All other options and variables are those of recipes/run_910.sh, which also looks for files in the current folder.
+# Each rank's log is in output/<run>/msrun_log.
 set -euo pipefail
 recipes=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 

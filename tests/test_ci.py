@@ -9,7 +9,7 @@ PROJECT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(("array", "count", "word"), [("GUARDS", 5, "slow"), ("DRILLS", 1, "drill")])
-def test_everything_that_is_named_exists(array, count, word):
+def test_every_test_that_ci_names_exists(array, count, word):
     script = (PROJECT / ".ci" / "run").read_text(encoding="utf-8")
     listed = re.search(rf"^{array}=\(\n(.*?)^\)", script, re.S | re.M)[1]
     named = re.findall(r"^    (tests/\S+)", listed, re.M)

@@ -39,7 +39,7 @@ def test_ordinary_text_stays_as_it_is(text):
         ("\ud800", r"\ud800"),
     ],
 )
-def test_what_acts_on_a_terminal_becomes_an_escape(text, shown):
+def test_characters_that_control_a_terminal_become_escapes(text, shown):
     assert printable(text) == shown
 
 

@@ -119,7 +119,7 @@ def test_a_figure_that_fails_costs_one_line_and_leaves_the_old_file(tmp_path, dr
     assert not write_optional_figure(path, (4, 3), draw, lines.append)
 
     assert len(lines) == 1
-    assert lines[0].startswith(f"{path} is left out: ")
+    assert lines[0].startswith(f"{path} could not be drawn: ")
     assert "more lines" not in lines[0]
     assert path.read_bytes() == b"old"
 
@@ -133,7 +133,7 @@ def test_a_figure_that_cannot_be_written_costs_one_line(tmp_path):
     assert len(lines) == 1
 
 
-def test_an_interrupt_passes_and_a_figure_that_is_the_product_fails_aloud(tmp_path):
+def test_interrupts_and_failures_of_required_figures_are_raised(tmp_path):
     def interrupted(figure):
         raise KeyboardInterrupt
 

@@ -200,13 +200,13 @@ def test_nothing_is_written_through_a_link_to_a_file(tmp_path):
     (tmp_path / "precious").write_text("former")
     (tmp_path / "evaluation.json").symlink_to("precious")
 
-    with pytest.raises(FileExistsError, match="is a link, and nothing is written through one; remove it"):
+    with pytest.raises(FileExistsError, match="is a link, and mindpangu writes through none; remove it"):
         files.write_bytes_atomically(tmp_path / "evaluation.json", b"new")
 
     assert contents(tmp_path) == {"evaluation.json": "former", "precious": "former"}
 
 
-def test_something_else_than_a_file_is_not_replaced(tmp_path):
+def test_only_regular_files_are_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
 
     with pytest.raises(FileExistsError, match="it is not a regular file"):

@@ -93,7 +93,7 @@ def test_the_lock_is_free_and_gone_after_the_block(tmp_path, preamble):
     assert os.listdir(tmp_path) == []
 
 
-def test_what_a_killed_process_leaves_is_removed(tmp_path, preamble):
+def test_leftovers_of_a_killed_process_are_removed(tmp_path, preamble):
     with holder(preamble, tmp_path / "out") as process:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -105,7 +105,7 @@ def test_what_a_killed_process_leaves_is_removed(tmp_path, preamble):
     assert os.listdir(tmp_path) == []
 
 
-def test_only_what_dead_processes_left_is_cleared(tmp_path, preamble):
+def test_only_leftovers_of_dead_processes_are_cleared(tmp_path, preamble):
     """Also not what looks similar, but is a user's, or another destination's."""
     with holder(preamble, tmp_path / "dead") as process:
         process.send_signal(signal.SIGKILL)
@@ -141,7 +141,7 @@ def test_a_lock_is_held_by_one_thread_which_may_take_it_again(tmp_path, preamble
     assert f"by process {os.getpid()} on" in failures[0]
 
 
-def test_folders_that_nothing_was_written_to_are_removed(tmp_path, preamble):
+def test_created_folders_that_stay_empty_are_removed(tmp_path, preamble):
     with locked(tmp_path / "a" / "b" / "out"):
         pass
     assert os.listdir(tmp_path) == []
@@ -187,7 +187,7 @@ def test_a_lock_file_without_a_holder_is_not_in_the_way(tmp_path, content):
     ],
     ids=["file", "link", "dangling link", "FIFO", "folder"],
 )
-def test_what_is_no_lock_stays_as_it_is(tmp_path, make):
+def test_a_file_that_is_not_a_lock_stays_as_it_is(tmp_path, make):
     """It may be the user's, or in a folder from elsewhere, where it may lead to any file of the user."""
     (tmp_path / "precious").write_text("former")
     make(tmp_path / ".out.lock")
@@ -205,7 +205,7 @@ def test_what_is_no_lock_stays_as_it_is(tmp_path, make):
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-def test_a_folder_that_a_killed_process_was_replacing_is_there_again(tmp_path, replaced):
+def test_a_folder_that_a_killed_process_was_replacing_is_restored(tmp_path, replaced):
     """The new folder did not have the name yet, or it had."""
     former = scratch_path(tmp_path / "out", "host-1-2-0123abcd", "former")
     former.mkdir()
@@ -297,7 +297,7 @@ LONG = ["x" * 255, "中" * 85, "\udcb2" * 255, "x" * 151]
 
 
 @pytest.mark.parametrize("name", LONG, ids=["ASCII", "Chinese", "no UTF-8", "a little too long"])
-def test_a_destination_may_have_the_longest_name_that_there_is(tmp_path, preamble, name):
+def test_a_destination_may_have_the_longest_possible_name(tmp_path, preamble, name):
     with holder(preamble, tmp_path / name) as process:
         with pytest.raises(InUseError), locked(tmp_path / name, wait=0.1):
             pass

@@ -130,7 +130,7 @@ def test_a_signal_that_arrives_twice_is_one_request():
     assert stopped.value.signum == signal.SIGHUP
 
 
-def test_the_handlers_are_the_previous_ones_afterwards():
+def test_the_previous_handlers_are_restored_afterwards():
     before = [signal.getsignal(signum) for signum in STOP_SIGNALS]
 
     with StopOnSignal(), StopOnSignal(patience=0):
@@ -140,7 +140,7 @@ def test_the_handlers_are_the_previous_ones_afterwards():
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_a_terminal_that_is_lost_asks_once_however_often_it_says_so():
+def test_repeated_hangups_of_a_lost_terminal_count_as_one_request():
     with StopOnSignal() as stop:
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGHUP)

@@ -130,11 +130,11 @@ def test_a_stage_may_be_a_link_to_another_disk(tmp_path):
         assert (tmp_path / "stage").is_symlink()
 
 
-def test_a_folder_that_is_a_disk_itself_is_refused(tmp_path, monkeypatch):
-    """Nothing can be renamed to the root of a disk."""
+def test_a_folder_that_is_a_mount_point_is_refused(tmp_path, monkeypatch):
+    """Nothing can be renamed to a mount point."""
     monkeypatch.setattr(os.path, "ismount", lambda path: True)
 
-    with pytest.raises(StageError, match="stage cannot be written: is the root of a disk; use a folder in it"):
+    with pytest.raises(StageError, match="stage cannot be written: is a mount point; use a folder in it"):
         build(Stage(tmp_path / "stage", {"a": 1}))
 
 
@@ -162,7 +162,7 @@ def test_the_hash_depends_on_content_and_order_only(tmp_path):
 def test_a_file_in_place_of_the_folder_is_not_replaced(tmp_path):
     (tmp_path / "data").write_text("precious")
 
-    with pytest.raises(StageError, match="data is no folder; move it"):
+    with pytest.raises(StageError, match="data is not a folder; move it"):
         build(Stage(tmp_path / "data", {"a": 1}))
 
     assert (tmp_path / "data").read_text() == "precious"

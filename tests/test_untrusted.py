@@ -121,7 +121,7 @@ def test_a_pipe_that_the_user_named_is_read_up_to_a_limit():
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "socket"])
-def test_what_else_the_user_named_is_read_or_refused_as_usual(tmp_path, kind):
+def test_other_kinds_of_files_that_the_user_named_are_read_or_refused_as_usual(tmp_path, kind):
     SPECIAL[kind](tmp_path / "file")
 
     if kind == "link":
@@ -251,7 +251,7 @@ def test_a_wrong_field_is_named(change, message):
     assert len(str(caught.value)) < 300
 
 
-def test_a_missing_field_and_a_wrong_whole_are_named():
+def test_a_missing_field_and_a_value_that_is_not_an_object_are_named():
     with pytest.raises(ValueError, match="count is missing"):
         read_record(Whole, {})
     with pytest.raises(ValueError, match="its content is a list with 1 entries; allowed: an object"):
@@ -264,7 +264,7 @@ def test_a_missing_field_and_a_wrong_whole_are_named():
 
 
 @pytest.mark.parametrize("kind", ["domain", "vocabulary", "run", "tensor", "file"])
-def test_names_that_are_no_part_of_a_path_are_refused(kind):
+def test_names_that_cannot_be_part_of_a_path_are_refused(kind):
     for name in ("", ".", "..", "../x", "a/b", "/a", "a\0b", "a\nb", "中" * 5_000_000, 7):
         with pytest.raises(ValueError, match=f"{kind} name .*allowed") as caught:
             check_name(kind, name)
@@ -307,7 +307,7 @@ def test_values_are_shown_on_one_short_line():
 @pytest.mark.parametrize(("kind", "value"), [(list[int], [0] * 5_000_000), (dict[str, int], dict.fromkeys("ab"))])
 def test_a_list_or_an_object_of_millions_is_refused_at_once(monkeypatch, kind, value):
     if isinstance(value, dict):
-        monkeypatch.setattr("mindpangu.untrusted._MOST_ENTRIES", 1)
+        monkeypatch.setattr("mindpangu.untrusted._MAX_ENTRIES", 1)
     started = time.process_time()
 
     with pytest.raises(ValueError, match=r"numbers is an? \w+ with [\d,]+ entries; allowed: at most [\d,]+"):

@@ -112,5 +112,5 @@ def test_files_are_read_only_with_checked_readers():
         ("from mindpangu.untrusted import read_bytes\nread_bytes(path)", []),
     ],
 )
-def test_the_walk_finds_what_reads(source, expected):
+def test_each_way_to_read_is_found(source, expected):
     assert [name for _, name in reading_calls(ast.parse(source))] == expected

@@ -155,5 +155,5 @@ def test_each_way_to_write_is_found(write):
 @pytest.mark.parametrize(
     "read", ["open(path)", "open(path, 'rb')", "path.open()", "safe_open(path)", "text.replace(a, b)"]
 )
-def test_reading_is_not(read):
+def test_reading_is_not_reported(read):
     assert writes_in(read) == {}

@@ -2,8 +2,8 @@
 
     python tools/mutate_kernels.py [--only NAME …] [--list]
 
-There are two kinds of mutants: sources without one of the statements that order, free, wait, or state the kernel's
-type; and sources with one of the wrong bounds, tiles, prefixes and formulas that an operator lists in its
+There are two kinds of mutants: sources that lack one of the statements that order, free, wait, or declare the kernel's
+type, and sources with one of the wrong bounds, tiles, prefixes, and formulas that an operator lists in its
 `emulation.py`. A mutant is rejected if a rule or the reference rejects it on one of the two cores, dav-c100 and
 dav-c220. The tool prints SURVIVED for a mutant that is not rejected, and exits with code 1.
 """
@@ -51,7 +51,7 @@ class Mutant:
     tight: bool = False
 
 
-# statements that order, free, wait, or state the kernel's type: each is removed once
+# statements that order, free, wait, or declare the kernel's type; each mutant lacks one of them
 STATEMENTS = re.compile(
     r"^ *(Order<HardEvent::\w+>\(\);|PipeBarrier<PIPE_V>\(\);|sync_\(\);|\w+\.EnQue\(\w+\);|\w+\.FreeTensor\(\w+\);"
     r"|SetFlag<kEvent>\(id\);|WaitFlag<kEvent>\(id\);|KERNEL_TASK_TYPE_DEFAULT\(\w+\);)",

@@ -10,7 +10,7 @@ itself. Of the quick tests, only those that run the changed line are used, faste
 run which lines is measured once, and again for tests that have changed or run changed sources (--map keeps the
 measurement between runs). Only lines that a test runs in its own process count, not those of processes that it starts.
 
-A mutant that no test rejects is printed as a diff. Some of them do not change the behaviour ("equivalent" mutants),
+A mutant that no test rejects is printed as a diff. Some mutants do not change the behaviour ("equivalent" mutants),
 which only a reader can tell. Exits with code 1 if a mutant survives.
 
 Why not a library: mutmut 3 puts every variant of a function behind a dispatcher, which MindSpore cannot compile, and
@@ -39,7 +39,7 @@ VERDICTS = ("killed", "timed out", "survived")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-# Nothing of mindpangu may be imported here: the forked tests would find it loaded, without the mutants.
+# Nothing from mindpangu may be imported here: the forked tests would find it loaded, without the mutants.
 
 from python_mutants.coverage import Coverage, Test, digest, measure  # noqa: E402
 from python_mutants.edits import Mutant, find  # noqa: E402
@@ -198,7 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("packages", nargs="*", metavar="PACKAGE", help=f"packages of mindpangu: {', '.join(PACKAGES)}")
     parser.add_argument("--mutants", type=int, default=20, help="mutants of each package (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other mutants (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed that chooses the mutants (default: 0)")
     parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="only files whose path contains a PART")
     parser.add_argument(
         "--tests", nargs="+", metavar="PATH", help="test files or folders (default: those of the six packages)"

@@ -11,9 +11,9 @@
 
 namespace rre_host {
 
-using rre_limits::kMostBatch;
-using rre_limits::kMostCores;
-using rre_limits::kMostShift;
+using rre_limits::kMaxBatch;
+using rre_limits::kMaxCores;
+using rre_limits::kMaxShift;
 using rre_limits::kTileTokens;
 
 constexpr uint64_t kGranule = 32;            // smallest transfer of a DMA, in bytes
@@ -42,7 +42,7 @@ struct RowTiles {
     const uint64_t each = free_bytes / copies / kGranule * kGranule;
     if (row_bytes <= each) {
       tile_bytes = row_bytes;
-      batch = std::min<uint64_t>(each / row_bytes, kMostBatch);
+      batch = std::min<uint64_t>(each / row_bytes, kMaxBatch);
     } else {
       const uint64_t tiles = (row_bytes + each - 1) / each;  // as equal as granules permit
       tile_bytes = RoundUp((row_bytes + tiles - 1) / tiles, kGranule);

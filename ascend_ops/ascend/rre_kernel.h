@@ -20,7 +20,7 @@
 namespace rre {
 
 using namespace AscendC;
-using rre_limits::kMostBatch;
+using rre_limits::kMaxBatch;
 using rre_limits::kTileTokens;
 
 constexpr uint32_t kGranule = 32;                       // smallest transfer of a DMA, in bytes
@@ -55,7 +55,7 @@ __aicore__ inline Range ShareOfCore(uint32_t units, uint32_t granule) {
 }
 
 // All cores wait for each other, and then see what the others stored. On dav-c100 they count in `counters`, which the
-// host has set to zero. On dav-c220 the entry function of the kernel must state its type; see rre_dispatch.cpp.
+// host has set to zero. On dav-c220 the kernel's entry function must declare the kernel's type; see rre_dispatch.cpp.
 class CoreSync {
  public:
   __aicore__ inline void Init(TPipe& pipe, GM_ADDR counters) {

@@ -5,9 +5,9 @@
 
 namespace rre_limits {
 
-constexpr uint32_t kTileTokens = 256;            // tokens whose ids or positions a core loads together
-constexpr uint32_t kMostBatch = 16;              // rows that move together; larger batches save no more launches
-constexpr uint32_t kMostCores = 64;              // on any chip
-constexpr uint32_t kMostShift = kMostCores / 2;  // largest shift, in cores, of the running sum over the cores
+constexpr uint32_t kTileTokens = 256;          // tokens whose ids or positions a core loads together
+constexpr uint32_t kMaxBatch = 16;             // rows that move together; larger batches save no more launches
+constexpr uint32_t kMaxCores = 64;             // on any chip
+constexpr uint32_t kMaxShift = kMaxCores / 2;  // largest shift, in cores, of the running sum over the cores
 
 }  // namespace rre_limits

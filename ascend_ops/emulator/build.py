@@ -13,8 +13,8 @@ from ascend_ops.emulator.compiled import EmulatorError, Operator
 HERE = Path(__file__).parent
 OPERATORS = HERE.parent
 
-# CANN's macros for the core of a chip, the new one and the old one → value by chip; chips with equal values share a
-# binary
+# CANN's macro for the core of a chip (the new one and the old one) → its value for each chip. Chips with the same value
+# share a binary.
 MACROS = {
     "__NPU_ARCH__": {"ascend910": 1001, "ascend910b": 2201, "ascend910_93": 2201},
     "__CCE_AICORE__": {"ascend910": 100, "ascend910b": 220, "ascend910_93": 220},
@@ -83,7 +83,7 @@ def library(
         sources: folder of the operators' folders; another one compiles changed sources.
         folder: folder of the library; None keeps it next to the CPU kernels and reuses it.
         flags: additional compiler flags, e.g. -fsanitize=address.
-        macro: the one of `MACROS` to define; a version of CANN defines one of them.
+        macro: which of `MACROS` to define; each version of CANN defines one of them.
     """
     if kernel not in KERNELS or chip not in CHIPS:
         raise ValueError(f"{kernel} on {chip}: known are {', '.join(KERNELS)} and {', '.join(CHIPS)}")

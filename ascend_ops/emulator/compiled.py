@@ -20,8 +20,8 @@ _TYPES: dict[np.dtype, bytes] = {
     np.dtype(np.uint16): b"uint16",
     BFLOAT16: b"bfloat16",
 }
-_MOST_OUTPUTS = 8
-_MOST_CORES = 64
+_MAX_OUTPUTS = 8
+_MAX_CORES = 64
 _GRANULE = 32  # bytes
 
 
@@ -91,7 +91,7 @@ class Operator:
         arrays = [_aligned_copy(array) for array in inputs]
         call = (_tensors(arrays), len(arrays))
         outputs = self._infer(call)
-        counters = np.zeros((_MOST_CORES, len(fields(Report))), np.int64)
+        counters = np.zeros((_MAX_CORES, len(fields(Report))), np.int64)
         problem = ctypes.create_string_buffer(1024)
         ran = self._library.emulator_run(
             self.chip.encode(),
@@ -113,8 +113,8 @@ class Operator:
         return json.loads(function(self.chip.encode()))
 
     def _infer(self, call: tuple[ctypes.Array, int]) -> list[np.ndarray]:
-        shapes = ((ctypes.c_int64 * 8) * _MOST_OUTPUTS)()
-        types = (ctypes.c_char_p * _MOST_OUTPUTS)()
+        shapes = ((ctypes.c_int64 * 8) * _MAX_OUTPUTS)()
+        types = (ctypes.c_char_p * _MAX_OUTPUTS)()
         problem = ctypes.create_string_buffer(1024)
         num_outputs = self._library.emulator_infer(self.chip.encode(), *call, shapes, types, problem, len(problem))
         _check(num_outputs, problem)

@@ -37,7 +37,7 @@ class Kernel:
             arithmetic; None if they have nothing that does the same.
         dtypes: dtypes of rows, on chips that have them.
         sources: files below ascend_ops. `tools/mutate_kernels.py` removes their statements that order, free, wait, or
-            state the kernel's type, one at a time.
+            declare the kernel's type, one at a time.
         mutants: changes that a rule or a check must reject.
         tight_mutants: mistakes in dividing the unified buffer, rejected on rows that fill it to its last granule.
     """

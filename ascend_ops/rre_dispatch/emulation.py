@@ -165,8 +165,8 @@ DISPATCH_MUTANTS = {
         "no share for the last step": ("begin + each + (core < more ? 1 : 0)", "begin + each"),
         "hardware SyncAll everywhere": ("kHardwareSync = !RRE_DAV_C100", "kHardwareSync = true"),
     },
-    SHARED_LIMITS: {"too few zeros before the slices": ("kMostShift = kMostCores / 2", "kMostShift = 4")},
-    SHARED_HOST: {"batches as large as the buffer": ("each / row_bytes, kMostBatch)", "each / row_bytes, 1024)")},
+    SHARED_LIMITS: {"too few zeros before the slices": ("kMaxShift = kMaxCores / 2", "kMaxShift = 4")},
+    SHARED_HOST: {"batches as large as the buffer": ("each / row_bytes, kMaxBatch)", "each / row_bytes, 1024)")},
     HOST: {
         "too small a workspace": ("cores * columns * sizeof(int32_t)", "columns * sizeof(int32_t)"),
         "barrier not zeroed": (".InitValue(0)", ""),
@@ -200,7 +200,7 @@ MOVE_MUTANTS = {
 DISPATCH_TIGHT_MUTANTS = {
     HOST: {
         "histogram": ("2 * columns * sizeof(int32_t)", "columns * sizeof(int32_t)"),
-        "slices": ("2 * (rre_host::kMostShift + cores)", "(rre_host::kMostShift + cores)"),
+        "slices": ("2 * (rre_host::kMaxShift + cores)", "(rre_host::kMaxShift + cores)"),
         "counters of SyncAll": ("cores * rre_host::kGranule +", ""),
         "table entries": ("(3 * sizeof(int32_t) + rre_host::kGranule)", "3 * sizeof(int32_t)"),
         "one array of ids": ("3 * sizeof(int32_t)", "2 * sizeof(int32_t)"),

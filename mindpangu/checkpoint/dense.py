@@ -19,6 +19,7 @@ from mindpangu.parallel.sharding import TensorSlice
 from mindpangu.untrusted import TensorName, parse_json, read_record
 
 _SLICES = "parts"  # the metadata's key; the format is older than the name
+_REMEDY = "copy the checkpoint again, or use another"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def slices_in(path: Path, metadata: Mapping[str, str]) -> dict[str, TensorSlice]
         content = read_record(_Slices, parse_json(described), _SLICES)
         return {name: TensorSlice.read(entry, f"{_SLICES}.tensors.{name}") for name, entry in content.tensors.items()}
     except ValueError as error:
-        raise CheckpointError(f"{path} does not say which parts of its tensors it has: {error}") from None
+        raise CheckpointError(f"{path} does not describe its slices of the tensors: {error}; {_REMEDY}") from None
 
 
 def dense_files(reader: CheckpointReader) -> list[str]:
@@ -74,7 +75,7 @@ class DenseFiles:
         config: configuration of the model whose parameters these must be; None to accept any tensors.
 
     Raises:
-        CheckpointError: a file is missing, damaged, or altered, or has a tensor that the model does not have.
+        CheckpointError: a file is missing, damaged, or altered, or holds a tensor that the model lacks.
     """
 
     def __init__(self, reader: CheckpointReader, config: Config | None = None):
@@ -87,8 +88,8 @@ class DenseFiles:
                 held = described.get(tensor, TensorSlice(info.shape))
                 if info.dtype != np.float32 or held.size != math.prod(info.shape) or held.local_shape != info.shape:
                     raise CheckpointError(
-                        f"{file.path}: {tensor} is {info.dtype} of shape {list(info.shape)}, but the file describes "
-                        f"float32 of {held.size:,} elements; copy this checkpoint again, or use another"
+                        f"{file.path}: {tensor} is {info.dtype} of shape {list(info.shape)}, but the header describes "
+                        f"{held.size:,} elements of float32; {_REMEDY}"
                     )
                 self._slices.setdefault(tensor, []).append((file, held))
         self.shapes = {tensor: slices[0][1].shape for tensor, slices in self._slices.items()}
@@ -97,8 +98,8 @@ class DenseFiles:
             num_elements = sum(held.size for _, held in slices)
             if any(held.shape != shape for _, held in slices) or num_elements != math.prod(shape):
                 raise CheckpointError(
-                    f"{reader.folder}: the slices of {tensor} in its dense files do not make up a tensor of shape "
-                    f"{list(shape)}; copy this checkpoint again, or use another"
+                    f"{reader.folder}: the slices of {tensor} in its dense files do not add up to a tensor of shape "
+                    f"{list(shape)}; {_REMEDY}"
                 )
         if config is not None:
             for tensor, shape in self.shapes.items():
@@ -119,16 +120,14 @@ class DenseFiles:
 
 
 def _require_parameter(reader: CheckpointReader, config: Config, tensor: str, shape: tuple[int, ...]) -> None:
-    """Raises CheckpointError unless a tensor is a parameter of the model, or a moment of one, and has its shape."""
+    """Raises CheckpointError unless a tensor is a parameter of the model or a moment of one, in the right shape."""
     try:
         needed = parameter_shape(config, tensor.removeprefix("adam_m.").removeprefix("adam_v."))
     except ValueError:
         raise CheckpointError(
-            f"{reader.folder} has the tensor {short_text(tensor)}, which its model does not have; copy the checkpoint "
-            "again, or use another"
+            f"{reader.folder} has the tensor {short_text(tensor)}, which its model lacks; {_REMEDY}"
         ) from None
     if shape != needed:
         raise CheckpointError(
-            f"{reader.folder}: {tensor} has shape {list(shape)}, the model needs {list(needed)}; copy the checkpoint "
-            "again, or use another"
+            f"{reader.folder}: {tensor} has shape {list(shape)}, the model needs {list(needed)}; {_REMEDY}"
         )

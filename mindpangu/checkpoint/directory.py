@@ -80,7 +80,7 @@ def prune(parent: Path, keep_last: int, written: Path | None = None) -> list[Pat
     """Removes all but the newest `keep_last` checkpoints. Returns the removed ones.
 
     Args:
-        written: the checkpoint that was just written. It is kept, even if others are named after later steps.
+        written: the checkpoint that was just written. It is kept even if the names of others have later steps.
     """
     others = [path for path in list_iterations(parent) if path != written]
     num_kept = keep_last if written is None else keep_last - 1
@@ -102,7 +102,7 @@ def finish_publishing(parent: Path, pointer: Path, keep_last: int, written: Path
 
 
 def _holds(pointer: Path, text: str) -> bool:
-    """True if a file has exactly this text. A missing or unreadable file does not, so it is written again."""
+    """True if a file holds exactly this text; False if it is missing or unreadable, so that it is written again."""
     try:
         return read_bytes(pointer, len(text)) == text.encode()
     except (OSError, ValueError):
@@ -120,7 +120,7 @@ def remove(path: Path) -> None:
 
 
 def clean_interrupted(parent: Path) -> None:
-    """Removes folders that a killed process left half-written or half-deleted. Those of live processes stay."""
+    """Removes folders that killed processes left half-written or half-deleted; those of live processes stay."""
     clear_leftovers(parent)
     for path in parent.glob(".iteration_*"):  # as earlier versions named them
         match = _INTERRUPTED.fullmatch(path.name)

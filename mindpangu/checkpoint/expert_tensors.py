@@ -51,7 +51,10 @@ class ExpertTensors:
                 info = file.tensors.get(name)
                 if info is None or info.shape != needed or info.dtype != np.float32:
                     found = "missing" if info is None else f"{info.dtype} of shape {list(info.shape)}"
-                    raise CheckpointError(f"{file.path}: {name} is {found}; needed: float32 of {list(needed)}")
+                    raise CheckpointError(
+                        f"{file.path}: {name} is {found}, the model needs float32 of shape {list(needed)}; copy the "
+                        "file again"
+                    )
 
     @property
     def step_count(self) -> int:

@@ -1,7 +1,7 @@
 """The manifest of a checkpoint: format version, step, and size and hash of every other file.
 
 The manifest is written last: a folder that has one is a complete checkpoint. Reading it validates the names of all
-other files: every entry must match the name of a file that checkpoints have, so no name leads out of the folder.
+other files: every entry must be the name of a file that a checkpoint may have, so no name leads out of the folder.
 """
 
 import hashlib
@@ -82,8 +82,8 @@ class Manifest:
         """Reads the manifest of a checkpoint folder.
 
         Raises:
-            CheckpointError: it is missing or damaged, has another format version, or names a file that no checkpoint
-                has.
+            CheckpointError: it is missing or damaged, has another format version, or names a file that is not
+                part of a checkpoint.
         """
         path = folder / MANIFEST
         try:

@@ -61,7 +61,7 @@ class RankReports:
                 raise AnotherRankFailed(f"checkpoint {self._folder}: rank {rank} could not write: {reason}")
 
     def leave(self, error: BaseException) -> None:
-        """Reports that this rank gives up because of `error`. The last rank to leave removes the scratch folder."""
+        """Reports that this rank is giving up because of `error`. The last rank to leave removes the scratch folder."""
         if self._ranks > 1:
             with contextlib.suppress(OSError):
                 if isinstance(error, AnotherRankFailed):

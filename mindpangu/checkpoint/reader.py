@@ -29,7 +29,7 @@ class CheckpointReader:
         step: the training step after which it was saved.
         files: name → size and hash.
         digest: hash of the manifest, and so of the whole checkpoint.
-        named_explicitly: True if `path` was this very checkpoint, False if it was the newest one of a folder.
+        named_explicitly: True if `path` is this checkpoint itself, False if it is the newest one in `path`.
 
     Args:
         path: an `iteration_…` folder; or a run folder or its `checkpoint` folder, to read its newest checkpoint.
@@ -106,8 +106,9 @@ class CheckpointReader:
         return load_saved_config(path, overrides) if overrides else config
 
     def local_settings(self) -> dict[str, str]:
-        """Returns overrides of the keys that say where a verb writes that takes its configuration from this checkpoint.
-        The saved ones are of another place, and may be of a stranger; see `RunFolder.settings_of_saved`."""
+        """Returns overrides for the keys that say where files go, for verbs that take their configuration from this
+        checkpoint. The saved values belong to another place, perhaps to a stranger; see `RunFolder.settings_of_saved`.
+        """
         return RunFolder.settings_of_saved(self.folder) | {"experts.storage_folder": ""}
 
     def tensors(self, name: str) -> dict[str, np.ndarray]:

@@ -26,13 +26,13 @@ def read_table(reader: CheckpointReader, config: Config) -> RoutingTable | None:
     if config.model.rre_layers == 0:
         return None
     names = [domain.name for domain in build_domains(config)]
-    most_bytes = HEADER_LIMIT + config.model.rre_layers * _LONGEST_ROW
+    max_bytes = HEADER_LIMIT + config.model.rre_layers * _LONGEST_ROW
     for name in names:
         file = f"routing/{name}.safetensors"
         num_bytes = int(reader.files.get(file, {}).get("bytes", 0))
-        if num_bytes > most_bytes:  # it is read as a whole
+        if num_bytes > max_bytes:  # it is read as a whole
             raise CheckpointError(
-                f"{reader.folder / file} has {num_bytes:,} bytes; allowed: <= {most_bytes:,}, because the model has "
+                f"{reader.folder / file} has {num_bytes:,} bytes; allowed: <= {max_bytes:,}, because the model has "
                 f"{config.model.rre_layers} RRE layers"
             )
         reader.verify(file)

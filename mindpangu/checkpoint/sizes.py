@@ -1,6 +1,6 @@
 """Compares the model that a checkpoint's configuration describes with the sizes of the checkpoint's files.
 
-A few words in a configuration can ask for any amount of memory. The sizes of files cannot lie.
+A few words in a configuration can ask for any amount of memory; file sizes cannot lie.
 """
 
 import itertools
@@ -43,7 +43,7 @@ def require_sizes(reader: Files, config: Config) -> None:
         saved = shards_of_experts(reader.files)
         _require(reader, "experts", num_experts, len(saved))
         held = _bytes_of_an_expert(reader, saved) // _PARAMETER_BYTES
-        _require(reader, "parameters in an expert", count.experts // num_experts, held)
+        _require(reader, "parameters per expert", count.experts // num_experts, held)
 
 
 def _bytes_of(reader: Files, names: Iterable[str]) -> int:
@@ -72,9 +72,9 @@ def _bytes_of_an_expert(reader: Files, saved: Mapping[tuple[int, str, int], int]
     raise failure
 
 
-def _require(reader: Files, things: str, described: int, held: int) -> None:
+def _require(reader: Files, unit: str, described: int, held: int) -> None:
     if described > held:
         raise CheckpointError(
-            f"{reader.folder}: config.yaml describes {in_words(described)} {things}, but the files of this checkpoint "
+            f"{reader.folder}: config.yaml describes {in_words(described)} {unit}, but the files of this checkpoint "
             f"hold at most {in_words(held)}; copy the checkpoint again, or use another"
         )

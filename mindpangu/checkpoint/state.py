@@ -51,7 +51,7 @@ class SavedState:
     Attributes:
         step: last finished step.
         updates: number of updates so far; skipped steps have none.
-        loader: position in the data; None if a verb other than a training made the checkpoint.
+        loader: position in the data; None if the checkpoint was not made by a training.
         loaded: digest of the checkpoint whose weights the training started from, if any.
         digests: hashes of data, routing table, and tokenizers (`compatibility.input_digests`).
         spikes: window of the spike guard.

@@ -51,7 +51,7 @@ class TensorFile:
         self._offsets = header.offsets
 
     def read(self, name: str) -> np.ndarray:
-        """Reads one tensor. Raises CheckpointError if the file has become shorter."""
+        """Reads one tensor. Raises CheckpointError if the file has been truncated meanwhile."""
         info = self.tensors[name]
         start, _ = self._offsets[name]
         values = np.empty(info.shape, info.dtype)
@@ -75,7 +75,7 @@ class TensorFile:
                 yield piece
 
     def _cut_off(self, name: str) -> CheckpointError:
-        return CheckpointError(f"{self.path} ends inside {name}: the file was cut off while it was read; {_REMEDY}")
+        return CheckpointError(f"{self.path} ends inside {name}: it was truncated while it was being read; {_REMEDY}")
 
 
 def decode_tensors(path: Path, data: bytes) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from mindpangu.locks import locked, scratch_path, unique_name
 from mindpangu.untrusted import inside, open_file
 
 _SLACK_S = 1.0
-_POLL_S = (0.02, 0.5)  # first and longest pause between two looks; hundreds of ranks may look at a shared disk
+_POLL_S = (0.02, 0.5)  # first and longest pause between two checks; hundreds of ranks may poll a shared disk
 
 
 class CheckpointWriter:

@@ -9,9 +9,9 @@ from mindpangu.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--get", metavar="KEY", help="Print the value of this dotted key, or of run_folder.")
-    what.add_argument(
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--get", metavar="KEY", help="Print the value of this dotted key, or of run_folder.")
+    output.add_argument(
         "--keys", action="store_true", help="List every key with its type or its choices, its default, and its meaning."
     )
 

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="Use this sentencepiece model, with which the source was trained.",
     )
-    to_group = parser.add_argument_group("to-pangu-alpha", "The configuration is the checkpoint's.")
+    to_group = parser.add_argument_group("to-pangu-alpha", "Takes its configuration from the checkpoint.")
     to_group.add_argument(
         "--checkpoint",
         metavar="DIR",

@@ -22,16 +22,17 @@ _NO_MEMORY = (
     "malloc memory failed",
     "bad_alloc",
 )
-"""Words of the loader, of MindSpore, and of C++ when memory is exhausted."""
+"""Parts of the messages of the dynamic loader, MindSpore, and C++ when memory runs out."""
 _BEYOND_MEMORY = (
     "Maximum allowed dimension exceeded",
     "array is too big",
     "cannot fit 'int' into an index-sized integer",
     "int too large to convert to C",
 )
-"""Words of NumPy and Python for sizes that no memory could have, as of --model.hidden_size 4000000000000000000."""
-_MEMORY = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
-_LIMIT_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Parts of the messages of NumPy and Python for sizes beyond any memory, e.g. --model.hidden_size 4000000000000000000.
+"""
+_MEMORY_LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+_EXHAUSTION = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def check_variables() -> None:
@@ -53,10 +54,10 @@ def check_variables() -> None:
 
 
 def describe_exhaustion(error: BaseException) -> str | None:
-    """Returns which resource ran out, and its limit, or None if the exception has another reason."""
-    if isinstance(error, MindPanguError):  # its remedy would solve another problem
+    """Describes which resource ran out, and its limit. Returns None if the exception has another cause."""
+    if isinstance(error, MindPanguError):  # its own remedy would not help
         cause = error.__context__
-        is_limit = isinstance(cause, MemoryError) or getattr(cause, "errno", None) in _LIMIT_ERRORS
+        is_limit = isinstance(cause, MemoryError) or getattr(cause, "errno", None) in _EXHAUSTION
         return describe_exhaustion(cause) if cause is not None and is_limit else None
     text = str(error)
     if isinstance(error, OSError):
@@ -69,7 +70,7 @@ def describe_exhaustion(error: BaseException) -> str | None:
         if error.errno != errno.ENOMEM:
             return None
     elif "can't start new thread" in text or "Resource temporarily unavailable" in text:
-        return f"no thread can be started{_limits(resource.RLIMIT_NPROC, *_MEMORY)}"
+        return f"no thread can be started{_limits(resource.RLIMIT_NPROC, *_MEMORY_LIMITS)}"
     elif isinstance(error, MemoryError) or (
         isinstance(error, (ValueError, OverflowError)) and any(words in text for words in _BEYOND_MEMORY)
     ):
@@ -79,7 +80,8 @@ def describe_exhaustion(error: BaseException) -> str | None:
     else:
         return None
     reason = f": {text.rstrip('.')}" if text else ""
-    return f"not enough memory{reason}{_limits(*_MEMORY)}. Make the model or the batch smaller, or raise the limit"
+    limits = _limits(*_MEMORY_LIMITS)
+    return f"not enough memory{reason}{limits}. Make the model or the batch smaller, or raise the limit"
 
 
 def _limits(*kinds: int) -> str:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from mindpangu.lifecycle.blueprint import Blueprint
 
 EPILOG = (
-    "The configuration is the checkpoint's: --config and configuration keys are accepted only if they agree with it."
+    "The configuration comes from the checkpoint; --config and configuration keys are accepted only if they agree "
+    "with it."
 )
 
 

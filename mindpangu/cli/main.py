@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:
             if stop.requested is None:
                 return _report_error(error)
-            code = _report_stop(stop.requested)  # a library may replace StoppedBySignal by an exception of its own
+            code = _report_stop(stop.requested)  # a library may replace StoppedBySignal with its own exception
     if arguments is None:
         exit_at_once(code)
     return code
@@ -179,10 +179,10 @@ class _Parser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help="Print this help and exit.")
 
     def error(self, message: str) -> NoReturn:
-        super().error(printable(message))  # it quotes words of the user
+        super().error(printable(message))  # it quotes the user's words
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        (file or sys.stderr).write(message)  # argparse would hide that it failed
+        (file or sys.stderr).write(message)  # argparse would hide a failed write
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -219,8 +219,10 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _load_settings(options: argparse.Namespace, overrides: dict[str, str]) -> Config:
-    """Loads the configuration from --config, or else the one saved with the given checkpoint, with the run folder that
-    it is in."""
+    """Loads the configuration from --config, or else the one saved with the given checkpoint.
+
+    The keys of a saved configuration that say where the run folder is are replaced by where it is now.
+    """
     checkpoint = getattr(options, "checkpoint", None)
     if options.config is None and checkpoint is not None:
         from mindpangu.checkpoint import CheckpointReader
@@ -235,8 +237,8 @@ def _load_settings(options: argparse.Namespace, overrides: dict[str, str]) -> Co
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Splits arguments into the verb's words and dotted overrides (--section.key value or --section.key=value).
 
-    A word is a key only if its section is known, because a prompt may begin with -- and have a dot, too. A value that
-    begins with -- must follow "=": otherwise a key whose value was forgotten would swallow the next option.
+    A word is a key only if its section is known, because a prompt may also begin with -- and contain a dot. A value
+    that begins with -- must follow "=": otherwise a key whose value was forgotten would swallow the next option.
     """
     words: list[str] = []
     overrides: list[tuple[str, str]] = []
@@ -265,6 +267,6 @@ def refuse_unknown_keys(words: Sequence[str], parser: argparse.ArgumentParser) -
     for word in words:
         match = _UNKNOWN_KEY.fullmatch(word)
         if match and _KEY.fullmatch(word):
-            parser.error(f"--{match['key']} has no value; a value that begins with -- is given as {word}=VALUE")
+            parser.error(f"--{match['key']} has no value; write a value that begins with -- as {word}=VALUE")
         if match:
             load_config(None, {match["key"]: "null"})

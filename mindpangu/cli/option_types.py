@@ -1,6 +1,6 @@
 """Types of command-line options: numbers and paths as `mindpangu.user_input` parses them.
 
-The parser uses them for all options of type int, float, and Path, so that every verb reads these in the same way. This
+The parser uses them for all options of type int, float, and Path, so that every verb reads these the same way. This
 module also refuses options that an action would ignore.
 """
 
@@ -29,7 +29,7 @@ def _option_type(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
 
 def _parse_path(text: str) -> Path:
     path = Path(expand_home(text))
-    # Path drops the dot of ./~x, which would then be a home folder when a saved configuration is read
+    # Path drops the "./" of ./~x, so ~x would be taken for a home folder when a saved configuration is read
     return path.absolute() if str(path).startswith("~") else path
 
 
@@ -44,14 +44,15 @@ OPTION_TYPES: dict[type, Callable[[str], Any]] = {
 """Type of an option → the function that parses it."""
 
 
-def refuse_unused(options: Namespace, user: str, *names: str) -> None:
+def refuse_unused(options: Namespace, action: str, *names: str) -> None:
     """Raises ConfigError if an option was given that the chosen action would ignore.
 
     Args:
-        user: name of the action, e.g. "convert to-pangu-alpha".
-        names: names of the options that it ignores, as attributes. Their default must be None or False.
+        action: name of the action for the message, e.g. "convert to-pangu-alpha".
+        names: attributes of `options` that the action ignores. Their default must be None or False.
     """
     values = {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}
     given = [name for name, value in values.items() if value is not None and value is not False]
     if given:
-        raise ConfigError(f"{user} does not use {' and '.join(given)}; leave {'it' if len(given) == 1 else 'them'} out")
+        them = "it" if len(given) == 1 else "them"
+        raise ConfigError(f"{action} does not use {' and '.join(given)}; leave {them} out")

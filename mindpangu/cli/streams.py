@@ -1,4 +1,4 @@
-"""Handles failures of standard output and standard error: closed pipes, full disks, terminals that are gone."""
+"""Handles failures of standard output and standard error: closed pipes, full disks, lost terminals."""
 
 import codecs
 import contextlib
@@ -10,9 +10,9 @@ from typing import Any
 
 from mindpangu.display import printable
 
-_STDOUT = "standard output"  # the `filename` of an OSError that a write to it raises
+_STDOUT = "standard output"  # `filename` of the OSError that a failed write raises
 
-_ERRORS = "mindpangu_output"
+_ERROR_HANDLER = "mindpangu_output"
 
 
 def _encode(error: UnicodeError) -> tuple[bytes, int]:
@@ -30,13 +30,13 @@ def _encode(error: UnicodeError) -> tuple[bytes, int]:
     return b"".join(pieces), error.end
 
 
-codecs.register_error(_ERRORS, _encode)
+codecs.register_error(_ERROR_HANDLER, _encode)
 
 
 @contextlib.contextmanager
 def guarded_streams() -> Iterator[None]:
     """Guards the streams inside the block: the first failure of standard output raises an OSError that names it;
-    failures of standard error raise none.
+    failures of standard error are ignored.
 
     After a stream has failed once, everything written to it is dropped. On a terminal, control characters in names and
     generated texts appear as escapes; a pipe or a file gets the texts unchanged.
@@ -44,12 +44,12 @@ def guarded_streams() -> Iterator[None]:
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:  # closed at the start: the next opened file would get this number, and the output with it
+        except OSError:  # closed at the start: the next file to be opened would get this number, and thus the output
             os.open(os.devnull, os.O_RDWR)
     streams = {"stdout": sys.stdout, "stderr": sys.stderr}
     for name, stream in streams.items():
         if isinstance(stream, io.TextIOWrapper):  # tests replace the streams
-            stream.reconfigure(errors=_ERRORS if name == "stdout" else "backslashreplace")
+            stream.reconfigure(errors=_ERROR_HANDLER if name == "stdout" else "backslashreplace")
             setattr(sys, name, _Guarded(stream, raises=name == "stdout"))
         elif stream is None:  # closed at the start
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
@@ -61,7 +61,7 @@ def guarded_streams() -> Iterator[None]:
 
 
 class _Guarded:
-    """A text stream whose file is replaced by /dev/null when a write fails."""
+    """A text stream whose file is replaced with /dev/null when a write fails."""
 
     def __init__(self, stream: io.TextIOWrapper, raises: bool):
         self._stream = stream
@@ -82,7 +82,7 @@ class _Guarded:
         try:
             yield
         except OSError as error:
-            # buffered output goes there too; otherwise Python would complain about it on exit
+            # discards buffered output, too, about which Python would otherwise complain on exit
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
             os.close(null)

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
         raise ConfigError("tokenizer extend needs --model FILE and --out FILE")
     from mindpangu.domains import build_domains, control_tokens_of
     from mindpangu.files import write_bytes_atomically
-    from mindpangu.tokenizer.extend import describe_lossiness, extend
+    from mindpangu.tokenizer.extend import describe_losses, extend
     from mindpangu.tokenizer.sentencepiece_tokenizer import read_model
 
     try:
@@ -41,6 +41,6 @@ def run(options: argparse.Namespace, config: Config) -> None:
         raise TokenizerError(f"{error}; check --model") from None
     tokenizer = extend(model_bytes, control_tokens_of(build_domains(config)), str(options.model))
     write_bytes_atomically(options.out, tokenizer.model_bytes)
-    if losses := describe_lossiness(tokenizer.model_bytes):
-        print(f"tokenizer: this model does not preserve all text: {losses}")
+    if losses := describe_losses(tokenizer.model_bytes):
+        print(f"tokenizer: this model does not preserve all text: {'; '.join(losses)}")
     print(f"tokenizer: {tokenizer.vocab_size:,} pieces → {options.out}")

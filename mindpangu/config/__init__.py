@@ -8,7 +8,7 @@ from mindpangu.config.checks import ONE_PROCESS, check, require_one_process, req
 from mindpangu.config.loader import (
     describe_keys,
     find_file,
-    is_saved,
+    is_saved_config,
     keys_that_differ,
     load_config,
     load_saved_config,
@@ -55,7 +55,7 @@ __all__ = [
     "check",
     "describe_keys",
     "find_file",
-    "is_saved",
+    "is_saved_config",
     "keys_that_differ",
     "load_config",
     "load_saved_config",

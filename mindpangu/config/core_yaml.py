@@ -1,8 +1,8 @@
 """Reads and writes YAML 1.2 with its core schema, on top of PyYAML's parser.
 
 PyYAML follows YAML 1.1, in which 0100 is 64, 1:30 is 90, and no is False. The versions differ in which plain scalars
-are numbers, booleans, or null. PyYAML takes this from a table of patterns; the table below is that of YAML 1.2. Another
-parser (ruamel.yaml) would be a new dependency for the sake of this table.
+are numbers, booleans, or null. PyYAML takes this from a table of patterns; the table below is that of YAML 1.2. Using
+another parser (ruamel.yaml) would add a dependency just for this table.
 
 Keys are always text, because every key of a configuration is a name. A key that appears twice is refused at any depth.
 """
@@ -27,7 +27,7 @@ _MAX_DIGITS = 40  # Python takes quadratic time for a long integer, and cannot p
 
 _LINE_BREAK = re.compile("[\x85\u2028\u2029]")
 _SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
-_NO_CHARACTER = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+_LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _UNREADABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\udc80-\udcff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that YAML does not allow. U+DC80 to U+DCFF stand for bytes of file names that are not UTF-8 (PEP 383)."""
 
@@ -38,7 +38,7 @@ _SCALARS = {
     "int": re.compile(rf"{INTEGER.pattern}|0o[0-7]+|0x[0-9a-fA-F]+"),
     "float": re.compile(rf"{NUMBER.pattern}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
 }
-"""Kind → the plain scalars of this kind. The first kind that matches counts; any other plain scalar is a string."""
+"""Kind → pattern of its plain scalars. The first matching kind wins; any other plain scalar is a string."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _kind(scalar: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes: scalars, sequences, and mappings with their tags. Refuses too many of them while it reads."""
+    """Composes nodes: scalars, sequences, and mappings with their tags. Stops reading as soon as there are too many."""
 
     NON_PRINTABLE = _UNREADABLE  # type: ignore[misc]  # final in the stubs only
 
@@ -153,10 +153,10 @@ def _mapping(node: yaml.MappingNode, depth: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode) or len(key.value) > MAX_KEY:
-            raise _error(key, f"a key is not a name of at most {MAX_KEY:,} characters")
+            raise _error(key, f"a key is not a name; allowed: text of at most {MAX_KEY:,} characters")
         name = _text(key)
         if name == "<<" and key.style is None:
-            raise _error(key, "merge keys (<<) belong to YAML 1.1; write the keys themselves")
+            raise _error(key, "merge keys (<<) belong to YAML 1.1; write out the keys instead")
         if name in result:
             section = f"in one section, which begins at line {node.start_mark.line + 1}"
             raise _error(key, f"key {name!r} appears twice {section}")
@@ -185,11 +185,11 @@ def _text(node: yaml.ScalarNode) -> str:
     """Returns the text of a scalar. JSON escapes a character above U+FFFF as a surrogate pair (\\ud83d\\ude00), which
     PyYAML would leave as two characters."""
     text = _SURROGATE_PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), node.value)
-    if half := _NO_CHARACTER.search(text):
+    if half := _LONE_SURROGATE.search(text):
         raise _error(node, f"{half[0]!a} is not a character")
     return text
 
 
 def _error(item: Any, problem: str) -> yaml.MarkedYAMLError:
-    """Returns an error at the beginning of a node or an event."""
+    """Returns an error that points at the beginning of a node or an event."""
     return yaml.MarkedYAMLError(problem=problem, problem_mark=item.start_mark)

@@ -122,8 +122,8 @@ def to_yaml(config: Config) -> str:
     return core_yaml.dump(dataclasses.asdict(config))
 
 
-def is_saved(path: Path) -> bool:
-    """True if a file looks like the output of `to_yaml`: every section once, and nothing else, such as a comment."""
+def is_saved_config(path: Path) -> bool:
+    """True if a file looks like the output of `to_yaml`: every section exactly once, and nothing else (no comments)."""
     try:
         lines = read_bytes(path, MAX_CHARACTERS).decode("utf-8").splitlines()
     except (OSError, ValueError):
@@ -236,9 +236,7 @@ def _build(kind: Any, value: Any, key: str) -> Any:
     if isinstance(value, Number):
         value = value.text if kind is str else value.value
     if isinstance(value, str) and (len(value) > _MAX_TEXT or "\0" in value):
-        raise ConfigError(
-            f"{key} is {short_repr(value)}; allowed: at most {_MAX_TEXT:,} characters, and no NUL among them"
-        )
+        raise ConfigError(f"{key} is {short_repr(value)}; allowed: at most {_MAX_TEXT:,} characters, none of them NUL")
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:

@@ -35,17 +35,19 @@ class RunFolder:
     @staticmethod
     def settings_of_saved(folder: Path) -> dict[str, str]:
         """Returns overrides for a configuration that was saved in a run folder or in a checkpoint, so that
-        `from_config` returns that run folder. The saved keys say where it was on another day, or on another machine.
+        `from_config` returns that run folder where it is now. The saved values say where it was, perhaps on another
+        machine.
 
-        A checkpoint outside of a run folder keeps the name of its run, in the default output folder.
+        A checkpoint outside a run folder keeps the name of its run, in the default output folder.
         """
         is_checkpoint = (folder / _MANIFEST).exists()
         run = RunFolder.of_checkpoint(folder) if is_checkpoint else RunFolder(_with_name(folder))
         if run is None:
             return {"training.output_dir": TrainingConfig().output_dir}
         parent = str(run.root.parent)
-        is_home = parent.startswith("~")  # would be, if a folder did not have this name
-        return {"training.output_dir": f"./{parent}" if is_home else parent, "training.run_name": run.root.name}
+        looks_like_home = parent.startswith("~")  # but it is the folder's real name, which must not be expanded
+        parent = f"./{parent}" if looks_like_home else parent
+        return {"training.output_dir": parent, "training.run_name": run.root.name}
 
     @staticmethod
     def holds(path: Path) -> bool:

@@ -154,7 +154,7 @@ class CorpusReader:
 def expand_patterns(patterns: Sequence[str], option: str = "data.corpus") -> list[Path]:
     """Returns the files that match any of the glob patterns, each once, in sorted order.
 
-    A pattern that is the exact name of a file matches only this file.
+    A pattern that is the exact name of a file matches only that file.
 
     Raises:
         DataError: a pattern matches no file. The message names `option`, where the pattern comes from.

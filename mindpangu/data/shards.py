@@ -213,8 +213,8 @@ class TokenShards:
             self._check(mask_name(name, split), count, np.dtype(np.uint8), 2, entry["mask_blake2b"], verify)
 
     def _check(self, name: str, count: int, dtype: np.dtype, limit: int, expected_digest: str, verify: bool) -> None:
-        """Compares a file with the index: the count of its numbers and, to verify it, its hash and that all of them are
-        >= 0 and below `limit`."""
+        """Compares a file with the index: how many numbers it holds and, with `verify`, its hash and whether all
+        numbers are >= 0 and below `limit`."""
         path = self.folder / name
         expected = count * dtype.itemsize
         wrong = None
@@ -243,7 +243,7 @@ class TokenShards:
 
 
 def _outside(numbers: np.ndarray, limit: int) -> int | None:
-    """Returns one of the integers that are negative or not below the limit, or None."""
+    """Returns an integer that is negative or not below the limit, or None if there is none."""
     if not numbers.size:
         return None
     lowest = int(numbers.min()) if numbers.dtype.kind == "i" else 0

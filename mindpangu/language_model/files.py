@@ -26,7 +26,7 @@ from mindpangu.language_model.parts import ModelParts, require_header
 from mindpangu.parallel.expert_share import ExpertShare
 from mindpangu.parallel.sharding import TensorSlice
 
-_THREADS = 2  # that read or write experts
+_THREADS = 2  # number of threads that read or write experts
 _STORE_ATTRIBUTE = {"": "weights", "adam_m.": "moment1", "adam_v.": "moment2"}  # by prefix of a tensor's name in a file
 
 ExpertKey = tuple[int, int, int]
@@ -133,7 +133,7 @@ def read_dense(
 ) -> None:
     """Sets parameters from the dense files of a checkpoint, whichever ranks wrote them.
 
-    Holds one tensor of a file in memory at a time, none that the model lacks, and none of another shape.
+    Reads one tensor at a time, and only tensors that the model has, in the model's shapes.
 
     Args:
         slices: name → the slice of the tensor that the parameter holds.
@@ -153,8 +153,8 @@ def read_dense(
             needed = slices[name].shape
             if saved.shape != needed or saved.local_shape != info.shape or info.dtype != np.float32:
                 raise CheckpointError(
-                    f"{file.path}: {name} has shape {list(saved.shape)} of {info.dtype}, "
-                    f"the model needs {list(needed)} of float32"
+                    f"{file.path}: {name} is {info.dtype} of shape {list(saved.shape)}, the model needs float32 of "
+                    f"shape {list(needed)}; use a checkpoint of this model"
                 )
             missing[name] -= slices[name].copy(values[name], saved, file.read(name))
     for name, parameter in parameters.items():
@@ -212,7 +212,10 @@ def _copy_tensors(
         needed = file_slice.local_shape
         if info is None or info.shape != needed or info.dtype != np.float32:
             found = "missing" if info is None else f"{info.dtype} of shape {list(info.shape)}"
-            raise CheckpointError(f"{file.path}: {prefix + name} is {found}; needed: float32 of {list(needed)}")
+            raise CheckpointError(
+                f"{file.path}: {prefix + name} is {found}, the model needs float32 of shape {list(needed)}; use a "
+                "checkpoint of this model"
+            )
         own_slice.copy(slab[name][index], file_slice, file.read(prefix + name))
 
 

@@ -61,7 +61,7 @@ class ModelParts:
 
         Args:
             context: device and number format to compute with; None to keep those of the training.
-            experts: has the storage of the experts; None to keep that of the training, in the run folder.
+            experts: where to store the experts; None keeps the training's kind of storage, in the run folder.
 
         Raises:
             CheckpointError: a file does not match the manifest.

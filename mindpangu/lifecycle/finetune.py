@@ -23,7 +23,7 @@ from mindpangu.untrusted import DIGEST, Count, DomainName, Measured
 PASSES = 3
 """Default number of passes over the records."""
 
-MOST_STEPS = 300
+MAX_STEPS = 300
 """Default limit on the number of steps."""
 
 LEARNING_RATE_FACTOR = 0.5
@@ -85,7 +85,7 @@ def finetune_settings(checkpoint: Path, files: Sequence[str], train: str) -> dic
         "data.phases": "[]",
         "data.domain_groups": "1",
         "training.train": train,
-        "training.steps": str(min(steps, MOST_STEPS)),
+        "training.steps": str(min(steps, MAX_STEPS)),
         "training.run_name": f"{config.training.run_name}_finetuned",
         "lr_scheduler.learning_rate": f"{learning_rate:g}",
         "lr_scheduler.lr_end": "0",

@@ -167,7 +167,7 @@ class Processes:
         self.any_rank(False)
 
     def draw_shared_name(self) -> str:
-        """Draws a random name (`watch.JOB`) that all ranks of this job get, and no other. All ranks must call it."""
+        """Draws a random name (`watch.JOB`) for this job, the same on all ranks. All ranks must call it."""
         drawn = np.frombuffer(os.urandom(8), np.uint16) if self.is_first else np.zeros(4, np.uint16)
         return "job-" + "".join(f"{int(part):04x}" for part in self.all_reduce_sum(drawn))  # exact in float32
 
@@ -228,7 +228,7 @@ def _num_started() -> int:
     """Returns the number of processes that msrun started; 1 without msrun."""
     text = os.environ.get("RANK_SIZE", "1")
     if not text.isdecimal():
-        raise ParallelError(f"RANK_SIZE is {text!r}; msrun sets it to the number of processes, so unset it")
+        raise ParallelError(f"RANK_SIZE is {text!r}, not a number of processes, so msrun did not set it; unset it")
     return int(text)
 
 

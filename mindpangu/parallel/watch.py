@@ -24,17 +24,17 @@ _WATCHER_EXIT_S = 10.0
 _MAX_ERROR_LENGTH = 500  # keeps an escaped line below 4,096 bytes, which a pipe writes completely or not at all
 
 JOB = re.compile(r"job-[0-9a-f]{16}")
-"""The name that the ranks of a job share (`Processes.draw_shared_name`), and of their folder."""
+"""Pattern of the name that the ranks of a job share (`Processes.draw_shared_name`) and that their folder has."""
 
 
 def remove_earlier_jobs(folder: Path) -> None:
-    """Removes the folders of jobs that have ended, and nothing else, from the folder of the watch files.
+    """Removes the folders of jobs that have ended, and nothing else, from the folder of watch files.
 
     Raises:
         ParallelError: the folder is a link, as in a run folder from elsewhere, and may lead to anything.
     """
     if folder.is_symlink():
-        raise ParallelError(f"{folder} is a link, and files are removed there; remove the link")
+        raise ParallelError(f"{folder} is a link, and mindpangu would delete files behind it; remove the link")
     for earlier in folder.glob("job-*"):
         if JOB.fullmatch(earlier.name) and not earlier.is_symlink():
             with contextlib.suppress(InUseError), locked(earlier, wait=0):

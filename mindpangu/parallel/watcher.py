@@ -84,7 +84,7 @@ class Watcher:
                     return problem
 
     def _ended(self) -> str | None:
-        """Publishes the last state of a rank that has exited, and returns the problem if it did not end by itself.
+        """Publishes the last state of a rank that has exited, and returns the problem if it did not end on its own.
 
         When one rank dies, the collectives of the others may fail, and msrun kills all ranks a second later. The
         message must name the rank that died or failed first.
@@ -151,7 +151,7 @@ class Watcher:
         if state["beat"] != beat:
             self._seen[rank] = state["beat"], time.monotonic()
         elif time.monotonic() - since > self._silent:
-            return f"{where} has not been heard of for {self._silent:.0f} s; {last}"
+            return f"{where} has not been heard from for {self._silent:.0f} s; {last}"
         return None
 
     def _publish(self, **more: object) -> None:

@@ -49,8 +49,8 @@ def extend(model_bytes: bytes, control_tokens: Sequence[str], name: str) -> Toke
     return Tokenizer(model.SerializeToString(deterministic=True), name)
 
 
-def describe_lossiness(model_bytes: bytes) -> str:
-    """Describes which parts of a text a model does not preserve; "" if decoding returns exactly what was encoded.
+def describe_losses(model_bytes: bytes) -> list[str]:
+    """Lists what a model does not preserve of a text; empty if decoding returns exactly what was encoded.
 
     Models from `train_tokenizer` preserve everything; published ones often do not.
     """
@@ -58,9 +58,9 @@ def describe_lossiness(model_bytes: bytes) -> str:
     normalizer = model.normalizer_spec
     losses = []
     if normalizer.precompiled_charsmap:
-        losses.append(f"it replaces characters by others ({normalizer.name or 'normalization'})")
+        losses.append(f"it replaces characters with others ({normalizer.name or 'normalization'})")
     if normalizer.remove_extra_whitespaces:
         losses.append("it removes repeated blanks")
     if not any(piece.type == _PIECE.BYTE for piece in model.pieces):
         losses.append(f"characters outside its {len(model.pieces):,} pieces become <unk>")
-    return ", and ".join(losses)
+    return losses

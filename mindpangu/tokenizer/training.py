@@ -3,8 +3,9 @@
 It is a unigram model with byte fallback and no normalization. Whitespace-only pieces make code cheap (3.2 instead of
 1.9 bytes per token). Without identity normalization no document of the corpus would round-trip.
 
-sentencepiece silently skips lines that are too long and lines with U+2585, its own mark for unknown characters. So long
-lines are cut, and lines are split at U+2585: only the character itself is left out, counted, and reported.
+sentencepiece silently skips lines that are too long and lines with U+2585, its own mark for unknown characters.
+Therefore, long lines are cut here, and lines are split at U+2585: only this character is left out, counted, and
+reported.
 """
 
 import io

@@ -85,7 +85,7 @@ class Progress(Callback):
         self.last_step = last_step
         if self.log_path is not None:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            # messages may have names of files that are not UTF-8
+            # messages may contain file names that are not UTF-8
             self._log = open(  # noqa: SIM115 - open for the whole training
                 self.log_path,
                 "a",

@@ -1,6 +1,7 @@
 """Reads and writes metrics.jsonl, which has one JSON object per step (`StepRecord`).
 
-No line is lost: lines that do not belong in the file are moved to another file next to it, `metrics.jsonl.set_aside-1`.
+Lines that do not belong in the file are not deleted: they are moved to another file next to it,
+`metrics.jsonl.set_aside-1`.
 """
 
 import contextlib
@@ -21,17 +22,17 @@ from mindpangu.train.callbacks import Callback, StepRecord
 from mindpangu.untrusted import parse_json, read_bytes
 
 _FILE_LIMIT = 1 << 30  # bytes of the file: some two million steps
-_MOST_LINES = 10_000_000  # an empty line is one byte in the file, but many bytes in memory
+_MAX_LINES = 10_000_000  # an empty line is one byte in the file, but many bytes in memory
 _INT64 = 1 << 63
-_BEGINNING = b'{"step": '
+_RECORD_BEGINNING = b'{"step": '
 _FIELDS = typing.get_type_hints(StepRecord)
 
 Log = Callable[[str], None]
 
 
 class MetricsFile(Callback):
-    """Appends to metrics.jsonl. When training starts or resumes, sets aside the lines that do not come before its first
-    step, and logs the name of the file that has them.
+    """Appends to metrics.jsonl. When training starts or resumes, sets aside all lines but the records of earlier steps,
+    and logs the name of the file that has them.
 
     Args:
         recent_losses: losses of the last steps, as the training remembers them. A file without any of them belongs to
@@ -63,7 +64,7 @@ class MetricsFile(Callback):
 def read_metrics(path: Path, log: Log = print) -> list[dict[str, Any]]:
     """Reads the records of metrics.jsonl, ordered by step. Logs which lines it leaves out.
 
-    An incomplete last line, which a kill cut off or which training is just writing, is left out silently.
+    An incomplete last line, which a kill cut off or which training is still writing, is left out silently.
     """
     try:
         content = MetricsContent.parse(_read(path))
@@ -93,7 +94,7 @@ def copy_metrics(source: Path, target: Path, last_step: int, log: Log = print) -
         with contextlib.suppress(ValueError):
             if _read(target) == data:
                 return
-        log(f"{target} is of an earlier training; kept as {set_aside(target).name}")
+        log(f"{target} belongs to an earlier training; kept as {set_aside(target).name}")
     write_bytes_atomically(target, data)
 
 
@@ -108,8 +109,8 @@ def set_aside(path: Path) -> Path:
 def _read(path: Path) -> bytes:
     """Reads the file. Raises ValueError if it is too large or not a regular file."""
     data = read_bytes(path, _FILE_LIMIT)
-    if data.count(b"\n") > _MOST_LINES:
-        raise ValueError(f"it has more than {_MOST_LINES:,} lines")
+    if data.count(b"\n") > _MAX_LINES:
+        raise ValueError(f"it has more than {_MAX_LINES:,} lines")
     return data
 
 
@@ -173,7 +174,7 @@ class MetricsContent:
             del text[-1]
             is_cut = True
         if before is not None:
-            problems |= {line.number: f"step {line.step} is repeated" for line in lines if line.step >= before}
+            problems |= {line.number: f"step {line.step} will be repeated" for line in lines if line.step >= before}
             lines = [line for line in lines if line.step < before]
         kept = _longest_increasing([line.step for line in lines])
         problems |= {
@@ -185,7 +186,7 @@ class MetricsContent:
 
 
 def _is_number(value: Any) -> bool:
-    """True for a number, or for null, which stands for one that is not finite: JSON has no NaN."""
+    """True for a number or for null, which stands for NaN and infinities because JSON lacks them."""
     return value is None or type(value) is float or (type(value) is int and abs(value) < _INT64)
 
 
@@ -196,7 +197,7 @@ _IS_VALID: dict[Any, Callable[[Any], bool]] = {
     str | None: lambda value: value is None or type(value) is str,
     dict[str, float]: lambda value: type(value) is dict and all(map(_is_number, value.values())),
 }
-"""Type of a field → function that tells whether a JSON value is of this type."""
+"""Type of a field → function that returns True for a JSON value of this type."""
 
 
 def _record(line: bytes) -> dict[str, Any]:
@@ -217,7 +218,7 @@ def _record(line: bytes) -> dict[str, Any]:
 
 
 def _may_be_cut(line: bytes) -> bool:
-    return line.startswith(_BEGINNING) or _BEGINNING.startswith(line)
+    return line.startswith(_RECORD_BEGINNING) or _RECORD_BEGINNING.startswith(line)
 
 
 def _longest_increasing(steps: Sequence[int]) -> Collection[int]:
@@ -225,8 +226,8 @@ def _longest_increasing(steps: Sequence[int]) -> Collection[int]:
 
     So a step that is far too high or too low costs only its own record.
     """
-    lowest_last: list[int] = []  # by length of a subsequence: the lowest step that can end it
-    position_of: list[int] = []  # the position of this step
+    lowest_last: list[int] = []  # length of a subsequence - 1 → the lowest step that can end it
+    position_of: list[int] = []  # length of a subsequence - 1 → the position of that step
     previous: list[int] = []
     for position, step in enumerate(steps):
         length = bisect_left(lowest_last, step)
@@ -255,16 +256,16 @@ def _set_aside_other_lines(path: Path, first_step: int, recent_losses: Sequence[
         return
     content = MetricsContent.parse(data, first_step)
     if first_step == 1 and content.text:
-        log(f"{path} is of an earlier training, and this one starts at step 1; kept as {set_aside(path).name}")
+        log(f"{path} belongs to an earlier training, and this one starts at step 1; kept as {set_aside(path).name}")
         return
     if _is_of_another_run(content.lines, first_step, recent_losses):
-        log(f"{path} is of another run: it has none of the last losses of this one; kept as {set_aside(path).name}")
+        log(f"{path} belongs to another run: it has none of this run's last losses; kept as {set_aside(path).name}")
         _report_gap(path, 0, first_step, log)
         return
     if content.problems:
         kept = _free_name(path)
         write_bytes_atomically(kept, _join(content.text[number - 1] for number in sorted(content.problems)))
-        log(f"{path}: {_listing(content.problems)}; kept as {kept.name}")
+        log(f"{path}: took out {_listing(content.problems)}; kept as {kept.name}")
     remaining = _join(line.text for line in content.lines)
     if remaining != data:
         write_bytes_atomically(path, remaining)
@@ -300,7 +301,7 @@ def _join(lines: typing.Iterable[bytes]) -> bytes:
 
 
 def _listing(problems: dict[int, str]) -> str:
-    """Describes the lines that do not count: their number, and the first few with their reasons."""
+    """Describes the lines that do not count: how many there are, and why the first few do not."""
     first = "; ".join(f"line {number}: {short_text(problems[number])}" for number in sorted(problems)[:3])
     more = "; …" if len(problems) > 3 else ""
     return f"{len(problems)} {'line' if len(problems) == 1 else 'lines'} ({first}{more})"

@@ -18,7 +18,7 @@ from mindpangu.checkpoint import (
     iteration_folder,
     latest_iteration,
 )
-from mindpangu.config import Config, is_saved, to_yaml
+from mindpangu.config import Config, is_saved_config, to_yaml
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import Loader, ReplayLoader, TokenShards
 from mindpangu.display import printable_line
@@ -221,17 +221,15 @@ def _train(
 
 
 def _save_config(folder: RunFolder, config: Config, log: Callable[[str], None]) -> None:
-    """Writes the resolved configuration to the run folder. If the user keeps a configuration of this name there, it is
-    kept under another name."""
-    if os.path.lexists(folder.config) and not is_saved(folder.config):
+    """Writes the resolved configuration to the run folder. A file of this name that the user put there is set aside."""
+    if os.path.lexists(folder.config) and not is_saved_config(folder.config):
         kept = set_aside(folder.config)
-        log(f"{folder.config} was not written by a training: kept as {kept.name}, and replaced by the resolved one")
+        log(f"{folder.config} was not written by a training; kept as {kept.name} and replaced with the resolved one")
     write_text_atomically(folder.config, to_yaml(config))
 
 
 def _load_weights(load: Path, model: LanguageModel) -> CheckpointReader:
-    """Loads the weights of the same checkpoint on all ranks, even if the run that it belongs to goes on saving and
-    pruning checkpoints.
+    """Loads the weights of the same checkpoint on all ranks, even if its run is still saving and pruning checkpoints.
 
     Raises:
         CheckpointError: there is no checkpoint, it is of another model, or it was removed during every attempt.

@@ -1,4 +1,4 @@
-"""Decides whether a training may start in a run folder. It may not if it would silently repeat and overwrite steps."""
+"""Decides whether a training may start in a run folder: not if it would silently repeat and overwrite steps."""
 
 import re
 
@@ -24,7 +24,7 @@ def refuse_lost_checkpoints(folder: RunFolder, resume: bool, save_steps: int) ->
     if latest_iteration(folder.checkpoints) is not None:
         return
     if not resume:
-        folder.latest.unlink(missing_ok=True)  # of an earlier training
+        folder.latest.unlink(missing_ok=True)  # it belongs to an earlier training
         return
     evidence = _evidence_of_checkpoints(folder, save_steps)
     if evidence is not None:

@@ -120,7 +120,7 @@ def test_a_package_that_cannot_be_written_uses_the_cache_of_the_user(package, mo
     assert native.library("tiny").parent == tmp_path / "cache" / "ascend_ops"
 
 
-def test_kernels_that_are_there_are_used_where_nothing_can_be_written(package, monkeypatch):
+def test_compiled_kernels_are_used_where_nothing_can_be_written(package, monkeypatch):
     compiled = native.library("tiny")
     forget_the_folder(monkeypatch)
 
@@ -137,7 +137,7 @@ def test_without_a_home_the_error_says_what_to_set(package, monkeypatch):
 
     monkeypatch.setattr("pwd.getpwuid", no_such_user)
 
-    with pytest.raises(native.CompileError, match=r"no folder to keep .*; set XDG_CACHE_HOME to one"):
+    with pytest.raises(native.CompileError, match=r"no folder for .*; set XDG_CACHE_HOME to one"):
         native.library("tiny")
 
 

@@ -67,7 +67,7 @@ def changed(digests=DIGESTS, **overrides):
         {"training__steps": 200, "lr_scheduler__decay_steps": 100},
     ],
 )
-def test_what_changes_no_bit_of_the_training_may_differ(overrides):
+def test_settings_that_change_no_bit_of_the_training_may_differ(overrides):
     assert changed(**overrides) == []
 
 
@@ -87,7 +87,7 @@ def test_what_changes_no_bit_of_the_training_may_differ(overrides):
         ({"routing__seed": 9, "training__max_norm": 7}, ["routing.seed was", "training.max_norm was"]),
     ],
 )
-def test_what_changes_the_training_is_named(overrides, words):
+def test_settings_that_change_the_training_are_named(overrides, words):
     found = changed(**overrides)
 
     for word in words:
@@ -97,7 +97,7 @@ def test_what_changes_the_training_is_named(overrides, words):
         refuse_differences(Reader(), config, DIGESTS)
 
 
-def test_host_full_is_not_left_silently():
+def test_leaving_host_full_is_named():
     config = load_config(None, BEFORE)
     found = differences(Reader(experts__mode="host_full"), config, DIGESTS)
     assert found == ["experts.mode was 'host_full', is 'host_ecss'"]

@@ -46,13 +46,13 @@ def test_the_description_of_slices_keeps_its_form():
 
 
 @pytest.mark.parametrize("ranks", [[0], [0, 2], [0, 1, 1, 2]])
-def test_slices_with_a_hole_or_twice_are_refused(tmp_path, ranks):
+def test_slices_with_gaps_or_duplicates_are_refused(tmp_path, ranks):
     slices = [TensorSlice.equal(WEIGHT.shape, 0, rank, 3) for rank in ranks]
 
     with pytest.raises(CheckpointError, match="weight"):
         opened(tmp_path, slices).read("weight")
 
 
-def test_a_tensor_that_is_not_there_is_named(tmp_path):
+def test_a_missing_tensor_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="'other'"):
         opened(tmp_path, [TensorSlice(WEIGHT.shape)]).read("other")

@@ -23,7 +23,7 @@ def steps(parent):
 
 
 @pytest.mark.parametrize(("keep_last", "left"), [(1, [30]), (2, [30, 900]), (3, [20, 30, 900])])
-def test_what_was_just_written_is_never_pruned(tmp_path, keep_last, left):
+def test_the_checkpoint_that_was_just_written_is_never_pruned(tmp_path, keep_last, left):
     """Even if others are named as if they were later."""
     for step in (10, 20):
         save(tmp_path, step)
@@ -51,7 +51,7 @@ def test_a_checkpoint_that_is_being_written_is_not_cleaned_away(tmp_path):
     assert CheckpointReader(tmp_path).read("state.json") == b"content"
 
 
-def test_a_linked_checkpoint_is_removed_without_what_it_leads_to(tmp_path):
+def test_removing_a_link_to_a_checkpoint_keeps_the_checkpoint(tmp_path):
     target = save(tmp_path / "disk", 1)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / target.name).symlink_to(target)

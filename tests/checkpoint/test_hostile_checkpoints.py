@@ -53,7 +53,7 @@ LEADS_OUT = (
 
 
 @pytest.mark.parametrize("name", LEADS_OUT, ids=lambda name: name[:60])
-def test_an_entry_that_is_no_file_of_a_checkpoint_is_refused(checkpoint, name):
+def test_an_entry_that_is_not_a_checkpoint_file_is_refused(checkpoint, name):
     change_manifest(checkpoint, lambda content: content["files"].update({name: ENTRY}))
 
     with pytest.raises(CheckpointError, match=r"manifest\.json cannot be read: .*; copy it again") as caught:
@@ -129,7 +129,7 @@ def test_a_wrong_field_of_the_state_is_named(checkpoint, change, message):
 
 
 @pytest.mark.parametrize("folder", ["experts", "routing", "tokenizer"])
-def test_a_folder_in_a_checkpoint_is_no_link(checkpoint, folder, tmp_path):
+def test_a_link_in_place_of_a_folder_in_a_checkpoint_is_refused(checkpoint, folder, tmp_path):
     (checkpoint / folder).rename(tmp_path / "elsewhere")
     (checkpoint / folder).symlink_to(tmp_path / "elsewhere")
     reader = CheckpointReader(checkpoint)
@@ -161,7 +161,7 @@ def test_the_latest_step_is_derived_and_written_again(checkpoint, content):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("evaluation.json")], ids=["FIFO", "link"])
-def test_the_latest_step_is_not_written_into_something_else(checkpoint, make):
+def test_the_latest_step_is_written_only_to_a_regular_file(checkpoint, make):
     pointer = checkpoint.parents[1] / "latest_checkpointed_iteration.txt"
     pointer.unlink()
     make(pointer)

@@ -29,7 +29,7 @@ def checkpoint(tmp_path):
         ({"model.ffn_hidden_size": str(2**40)}, "dense parameters"),
         ({"model.seq_length": "32768"}, "dense parameters"),
         ({"model.tied_head": "false", "model.hidden_size": "64"}, "dense parameters"),
-        ({"model.num_layers": "2", "model.ffn_hidden_size": str(2**40)}, "parameters in an expert"),
+        ({"model.num_layers": "2", "model.ffn_hidden_size": str(2**40)}, "parameters per expert"),
         ({"domains.experts_per_domain": "65535"}, "experts"),
         ({"domains.experts": "{zh: 3}"}, "experts"),
         ({"model.rre_layers": "3"}, "experts"),
@@ -69,11 +69,11 @@ def test_a_damaged_expert_does_not_hide_the_configuration(checkpoint):
         ({"model.seq_length": "15"}, r"position_embedding has shape \[16, 8\], the model needs \[15, 8\]"),
         (
             {"model.query_layer": "false"},
-            r"has the tensor (adam_[mv]\.)?query_layer\.\S+, which its model does not have",
+            r"has the tensor (adam_[mv]\.)?query_layer\.\S+, which its model lacks",
         ),
     ],
 )
-def test_dense_tensors_must_be_those_of_the_configuration(checkpoint, overrides, message):
+def test_dense_tensors_must_match_the_configuration(checkpoint, overrides, message):
     forge_config(checkpoint, overrides)
     reader = CheckpointReader(checkpoint)
 

@@ -56,7 +56,7 @@ def test_all_ranks_write_one_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("late", range(RANKS))
-def test_a_rank_that_comes_late_is_waited_for(tmp_path, late):
+def test_the_ranks_wait_for_a_late_one(tmp_path, late):
     def rank_of(rank):
         time.sleep(0.3 * (rank == late))
         return write(writer_of(tmp_path, rank))
@@ -119,7 +119,7 @@ def test_a_checkpoint_that_cannot_be_published_fails_all_ranks(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("missing", range(RANKS))
-def test_a_rank_that_waits_past_its_time_says_for_whom(tmp_path, missing):
+def test_a_rank_that_times_out_names_the_rank_it_waited_for(tmp_path, missing):
     present = [rank for rank in range(RANKS) if rank != missing]
     late = writer_of(tmp_path, missing)
 
@@ -147,7 +147,7 @@ def test_a_rank_may_be_cancelled_while_it_waits(tmp_path, cancelled):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_folder_that_cannot_be_made_is_named_by_each_rank(tmp_path):
+def test_a_folder_that_cannot_be_created_is_named_by_each_rank(tmp_path):
     (tmp_path / "file").touch()
 
     errors, seconds = run(*(lambda rank=rank: write(writer_of(tmp_path / "file", rank)) for rank in range(RANKS)))
@@ -181,7 +181,7 @@ def test_a_rank_0_that_may_not_write_does_not_leave_the_others_waiting(tmp_path)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_job_whose_rank_died_leaves_nothing_to_the_next(tmp_path):
+def test_a_job_whose_rank_died_leaves_nothing_behind_for_the_next(tmp_path):
     """The next job has another scratch folder, and removes that of the first."""
     dead = writer_of(tmp_path, 1).__enter__()
     dead.write("experts/rre_00.zh.001.safetensors", b"old")

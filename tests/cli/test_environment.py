@@ -28,7 +28,7 @@ def test_mindspores_compile_cache_is_refused(monkeypatch, capsys, value):
 
 
 @pytest.mark.parametrize("value", ["", "0"])
-def test_a_compile_cache_that_is_switched_off_is_none(monkeypatch, value):
+def test_a_compile_cache_that_is_switched_off_is_accepted(monkeypatch, value):
     monkeypatch.setenv("MS_COMPILER_CACHE_ENABLE", value)
     check_variables()
 
@@ -80,7 +80,7 @@ def test_a_rank_that_msrun_started_keeps_its_variables(monkeypatch, capsys):
         (OSError(errno.ENOSPC, "No space left on device"), None),
     ],
 )
-def test_what_ran_out_is_named(error, message):
+def test_the_resource_that_ran_out_is_named(error, message):
     described = describe_exhaustion(error)
 
     assert described is None if message is None else described.startswith(message)

@@ -68,7 +68,7 @@ def test_a_corpus_is_the_same_whatever_its_name(corpus):
     assert len(models) == len(stages) == 1
 
 
-def test_documents_of_files_with_any_name(corpus):
+def test_documents_are_read_from_files_with_any_name(corpus):
     path = corpus(f"{GBK}.txt")
 
     documents = FileDocuments([str(path)])
@@ -77,7 +77,7 @@ def test_documents_of_files_with_any_name(corpus):
     assert len(documents.digest) == 32
 
 
-def test_a_file_of_exactly_the_name_comes_before_the_pattern(tmp_path, monkeypatch):
+def test_the_exact_name_of_a_file_takes_precedence_over_a_pattern(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("data[1].jsonl", "data1.jsonl", "x[ab].jsonl", "xa.jsonl", "xb.jsonl"):
         Path(name).touch()
@@ -90,7 +90,7 @@ def test_a_file_of_exactly_the_name_comes_before_the_pattern(tmp_path, monkeypat
         expand_patterns(["y[1].jsonl"])
 
 
-def test_texts_and_json_keep_any_name(tmp_path):
+def test_text_and_json_files_preserve_any_file_name(tmp_path):
     write_json(tmp_path / "a.json", {"name": GBK, "other": "中文"})
     write_text_atomically(tmp_path / "a.txt", f"{GBK} 中文")
 
@@ -98,7 +98,7 @@ def test_texts_and_json_keep_any_name(tmp_path):
     assert (tmp_path / "a.txt").read_text("utf-8") == r"\udcb2\udce2\udcca\udcd4 中文"
 
 
-def test_an_error_message_shows_names_harmlessly(capsys, tmp_path, monkeypatch):
+def test_error_messages_escape_control_characters(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     assert main(["generate", "--checkpoint", f"{GBK}\x1b[2J\u202e", "--domain", "zh", "--prompt", "a"]) == 1
@@ -108,7 +108,7 @@ def test_an_error_message_shows_names_harmlessly(capsys, tmp_path, monkeypatch):
     assert "\x1b" not in message
 
 
-def test_wrong_usage_shows_words_harmlessly(capsys):
+def test_usage_errors_escape_control_characters(capsys):
     with pytest.raises(SystemExit):
         main(["config", "\x1b[2J\u202e"])
 
@@ -179,7 +179,7 @@ def test_other_locales_stay_as_they_are(monkeypatch, encoding):
     interpreter.prepare_interpreter()
 
 
-def test_a_working_directory_that_mindspore_cannot_read_is_no_import_path(monkeypatch):
+def test_a_working_directory_that_mindspore_cannot_read_is_not_an_import_path(monkeypatch):
     monkeypatch.setattr(os, "getcwd", lambda: f"/work/{GBK}")
     monkeypatch.setattr(sys, "path", [f"/work/{GBK}", "/中文", "/usr/lib"])
 
@@ -201,7 +201,7 @@ def test_what_is_imported_stays_an_import_path_and_is_named_where_mindspore_star
     assert interpreter.unreadable_import_path() == folders[0]
 
 
-def test_a_working_directory_that_is_gone_is_no_problem_of_the_interpreter(monkeypatch):
+def test_the_interpreter_accepts_a_working_directory_that_is_gone(monkeypatch):
     def getcwd():
         raise FileNotFoundError
 

@@ -73,7 +73,7 @@ def test_mistaken_keys_are_named(words, message, capsys):
     [
         (["--steps", "3"], "unrecognized arguments: --steps 3"),
         (["--training.run_name"], "--training.run_name has no value"),
-        (["--training.run_name", "--keys"], "a value that begins with -- is given as --training.run_name=VALUE"),
+        (["--training.run_name", "--keys"], "write a value that begins with -- as --training.run_name=VALUE"),
     ],
 )
 def test_an_option_that_is_unknown_or_has_no_value_is_a_usage_error(words, message, capsys):
@@ -125,7 +125,7 @@ def test_help_says_whether_keys_are_accepted(prog):
     assert ("Any configuration key is an option too" in text) != takes_the_checkpoints
 
 
-def test_a_configuration_is_searched_where_the_user_stands_and_then_in_the_project(tmp_path, monkeypatch, capsys):
+def test_a_configuration_is_looked_up_in_the_current_folder_and_then_in_the_project(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     assert main(["config", "--config", "recipes/cpu_smoke.yaml", "--get", "training.run_name"]) == 0
@@ -192,7 +192,7 @@ def test_a_configuration_may_come_from_a_pipe_but_only_once(capsys):
     os.close(reading)
 
 
-def test_a_saved_configuration_is_no_pipe(tmp_path, capsys):
+def test_a_saved_configuration_must_not_be_a_pipe(tmp_path, capsys):
     """It lies in a run folder, which may come from elsewhere."""
     (tmp_path / "metrics.jsonl").touch()
     os.mkfifo(tmp_path / "config.yaml")

@@ -122,7 +122,8 @@ def test_a_verb_takes_the_newest_checkpoint_again(live, tmp_path, capsys, words,
     assert main([*words, str(tmp_path / "second")]) == 0
 
     assert live.newest.name > first
-    assert f"{first} was removed while it was read; reading the newest checkpoint instead" in capsys.readouterr().err
+    message = f"{first} was removed while it was being read; reading the newest checkpoint instead"
+    assert message in capsys.readouterr().err
     assert main([*words, str(tmp_path / "third")]) == 0
     assert contents(tmp_path / "second") == contents(tmp_path / "third") != contents(tmp_path / "first")
 
@@ -153,7 +154,7 @@ def test_a_checkpoint_that_the_user_named_is_not_replaced(live, tmp_path, capsys
     assert main(words) == 1
 
     error = capsys.readouterr().err
-    assert error.startswith(f"mindpangu: error: {named} was removed while it was read; ")
+    assert error.startswith(f"mindpangu: error: {named} was removed while it was being read; ")
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 

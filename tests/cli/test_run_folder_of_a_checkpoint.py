@@ -63,7 +63,7 @@ def real(config):
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("named", ["run", "run/checkpoint", CHECKPOINT])
-def test_a_verb_writes_where_the_checkpoint_lies(run_folders, verb, named):
+def test_a_verb_writes_where_the_checkpoint_is(run_folders, verb, named):
     _, suffix, words = VERBS[verb]
 
     assert main([*words, "--checkpoint", named]) == 0
@@ -86,7 +86,7 @@ def test_a_run_may_be_moved(run_folders, tmp_path, verb):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_checkpoint_outside_of_a_run_keeps_its_name_in_the_default_folder(run_folders, tmp_path, verb):
+def test_a_checkpoint_outside_a_run_keeps_its_name_in_the_default_folder(run_folders, tmp_path, verb):
     _, suffix, words = VERBS[verb]
     Path(CHECKPOINT).rename("iteration_00000004")
 
@@ -97,7 +97,7 @@ def test_a_checkpoint_outside_of_a_run_keeps_its_name_in_the_default_folder(run_
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_the_user_may_choose_another_place(run_folders, verb):
+def test_the_user_may_choose_another_folder(run_folders, verb):
     _, _, words = VERBS[verb]
     mine = ["--training.output_dir", "mine", "--training.run_name", "my_run", "--experts.storage_folder", "ssd"]
 
@@ -120,7 +120,7 @@ def test_the_user_may_choose_another_place(run_folders, verb):
         (CHECKPOINT, "."),
     ],
 )
-def test_the_user_may_stand_anywhere_in_the_run(run_folders, tmp_path, monkeypatch, directory, named):
+def test_the_current_folder_may_be_anywhere_in_the_run(run_folders, tmp_path, monkeypatch, directory, named):
     monkeypatch.chdir(tmp_path / "here" / directory)
 
     assert main(["evaluate", "--checkpoint", named]) == 0
@@ -129,7 +129,7 @@ def test_the_user_may_stand_anywhere_in_the_run(run_folders, tmp_path, monkeypat
     assert real(config) == os.path.realpath(tmp_path / "here" / "run")
 
 
-def test_the_checkpoints_may_lie_on_another_disk(run_folders, tmp_path):
+def test_the_checkpoints_may_be_on_another_disk(run_folders, tmp_path):
     Path("run/checkpoint").rename(tmp_path / "disk")
     Path("run/checkpoint").symlink_to(tmp_path / "disk")
 

@@ -16,7 +16,7 @@ def run(command, **streams):
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(PROJECT)}, text=True, timeout=60, **streams)
 
 
-def test_a_full_disk_below_standard_output_is_named():
+def test_a_full_disk_behind_standard_output_is_named():
     with open("/dev/full", "w") as full:
         done = run(KEYS, stdout=full)
 

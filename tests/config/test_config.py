@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mindpangu.config import Config, describe_keys, is_saved, load_config, to_yaml
+from mindpangu.config import Config, describe_keys, is_saved_config, load_config, to_yaml
 from mindpangu.errors import ConfigError
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -49,7 +49,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
         ({"lr_scheduler.learning_rate": "1_0.5"}, r"is '1_0.5' \(str\); expected float"),
         ({"lr_scheduler.learning_rate": "1e999"}, "allowed: a finite number"),
         ({"training.run_name": "x" * 5000}, r"\(5,000 characters\); allowed: at most 4,096 characters"),
-        ({"data.corpus": '["a\\0b"]'}, "no NUL among them"),
+        ({"data.corpus": '["a\\0b"]'}, "none of them NUL"),
         ({"routing.assignment": "x" * 4000}, r"\(4,000 characters\); allowed: balanced, random"),
         ({"lr_scheduler.learning_rate": ".inf"}, "allowed: a finite number"),
         ({"lr_scheduler.learning_rate": "nan"}, r"is 'nan' \(str\); expected float"),
@@ -142,11 +142,11 @@ def test_a_text_override_is_taken_verbatim(text):
 
 
 @pytest.mark.parametrize("path", [None, *RECIPES], ids=str)
-def test_what_a_training_writes_is_told_from_what_a_user_writes(tmp_path, path):
+def test_saved_configurations_are_told_apart_from_those_of_users(tmp_path, path):
     (tmp_path / "saved.yaml").write_text(to_yaml(load_config(path)))
     (tmp_path / "mine.yaml").write_text("# why\n" + to_yaml(load_config(path)))
 
-    assert is_saved(tmp_path / "saved.yaml")
-    assert not is_saved(tmp_path / "mine.yaml")
-    assert not is_saved(tmp_path / "absent.yaml")
-    assert path is None or not is_saved(path)
+    assert is_saved_config(tmp_path / "saved.yaml")
+    assert not is_saved_config(tmp_path / "mine.yaml")
+    assert not is_saved_config(tmp_path / "absent.yaml")
+    assert path is None or not is_saved_config(path)

@@ -68,7 +68,7 @@ def test_equal_weights_take_turns():
         ([1, 5, 2], 2, "12 01 12 11 12 01 12 11"),  # a group deadline of a share of exactly one half
     ],
 )
-def test_ties_fall_as_in_earlier_versions(weights, num_slots, schedule):
+def test_ties_are_broken_as_in_earlier_versions(weights, num_slots, schedule):
     """A run that is resumed takes its further slots from the slots taken so far: another order would change it."""
     turns = schedule.split()
 

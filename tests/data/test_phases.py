@@ -123,7 +123,7 @@ def test_the_text_of_every_phase_is_needed(make_config):
     assert names == {"zh", "en", "code"}
 
 
-def test_a_phase_without_a_mixture_has_all_domains_alike(tiny_shards, make_config):
+def test_a_phase_without_a_mixture_loads_all_domains_equally_often(tiny_shards, make_config):
     shards, domains = tiny_shards
     loader = Loader(shards, domains, configured(make_config, [PhaseConfig(steps=4), SECOND]))
 

@@ -202,7 +202,7 @@ def forge(folder, name, numbers):
 
 
 @pytest.mark.parametrize(("dtype", "wrong"), [("<i4", -1), ("<i4", 2**31 - 1), ("<u2", 65_535)])
-def test_ids_outside_the_vocabulary_are_refused_though_their_hash_is_right(copied, dtype, wrong):
+def test_ids_outside_the_vocabulary_are_refused_even_if_their_hash_is_right(copied, dtype, wrong):
     """They would be counted in an array of billions, or look up rows that do not exist."""
     index = json.loads((copied / "index.json").read_text()) | {"dtype": "int32" if dtype == "<i4" else "uint16"}
     for domain, splits in index["files"].items():
@@ -222,7 +222,7 @@ def test_ids_outside_the_vocabulary_are_refused_though_their_hash_is_right(copie
         shards.token_counts("en", TRAIN, shards.vocab_size)
 
 
-def test_the_index_has_the_vocabulary_of_its_tokenizer(copied, tiny_tokenizer):
+def test_the_index_must_have_the_vocabulary_size_of_its_tokenizer(copied, tiny_tokenizer):
     index = json.loads((copied / "index.json").read_text())
     (copied / "index.json").write_text(json.dumps(index | {"vocab_size": 1 << 31}))
 

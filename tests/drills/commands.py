@@ -1,7 +1,7 @@
-"""Every verb that writes something: its command line, and what it writes, in a sandbox (`sandboxes.py`).
+"""The command line and the output of every verb that writes something in a sandbox (`sandboxes.py`).
 
 Paths are relative to the sandbox, which is the working directory. So the same verb writes the same bytes in every
-sandbox, also where a file records the command that made it.
+sandbox, even where a file records the command that made it.
 """
 
 import json
@@ -43,13 +43,12 @@ class Command:
     Attributes:
         words: the command line.
         out: its result, a file or a folder.
-        also: beginnings of the other paths that it writes.
-        again: what a second start does: it "skips" the work, "refuses" to write over a result, or "resumes" (with
-            --resume, if the words do not have the same effect).
-        resume: the option with which it is started again.
-        result: reads from `out` what must be the same, however the verb got there.
+        also: prefixes of the other paths that it writes.
+        again: what a second start does: it "skips" the work, "refuses" to overwrite a result, or "resumes".
+        resume: the option with which it is started again, if any.
+        result: reads from `out` what must be the same however often the verb was interrupted.
         needs_dense: True if it reads the dense run.
-        compiles: True if it compiles a model, which takes seconds instead of tenths of them.
+        compiles: True if it compiles a model, which takes seconds instead of tenths of a second.
     """
 
     words: tuple[str, ...]
@@ -82,14 +81,14 @@ class Command:
                 path.unlink(missing_ok=True)
 
     def sources(self, box: Path) -> dict[str, str]:
-        """Returns the content of everything in a sandbox that it must not change."""
+        """Returns the content of everything in a sandbox that the verb must not change."""
         writes = tuple(f"{box.name}/{path}" for path in (self.out, *self.also))
         return {name: digest for name, digest in content_of(box).items() if not name.startswith(writes)}
 
     def require_nothing_half_written(self, box: Path, whole: dict[str, str]) -> None:
-        """Asserts that every file of its result is complete, after it was interrupted.
+        """Asserts that every file of its result is complete after an interruption.
 
-        What it resumes from is not its result; that it does resume shows when it is finished.
+        Files to resume from are not its result; whether it can resume from them shows when it finishes.
 
         Args:
             whole: the content of the complete result.
@@ -99,9 +98,10 @@ class Command:
             assert found.items() <= whole.items(), f"half-written: {sorted(dict(found.items() - whole.items()))}"
 
     def finish(self, box: Path, log: Path, whole: dict[str, str]) -> Outcome:
-        """Starts it after an interruption, so that its result is complete. Returns how it ended.
+        """Starts the verb again after an interruption, so that it completes its result. Returns how it ended.
 
-        A checkpoint or an export that is there is complete; the verb would refuse to write over it.
+        A checkpoint or an export that already exists is complete. It is removed first, because the verb would refuse to
+        overwrite it.
         """
         out = box / self.out
         if self.again == "refuses" and (any(out.glob("iteration_*")) or content_of(out) == whole):

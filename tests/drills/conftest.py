@@ -1,4 +1,4 @@
-"""Drills: kills, damage, races, signals, and full disks, with counts of what was tried, held, and failed.
+"""Drills: kills, damage, races, signals, and full disks, with counts of attempts that were tried, held, and failed.
 
 The quick tests make a few attempts of each kind; `bash tests/run.sh --drills` makes all of them. tests/conftest.py
 prints the counts.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the modules that are not tests
+sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules of the drills
 
 from sandboxes import Sandboxes
 
@@ -25,8 +25,8 @@ class Count:
     """Attempts of one kind.
 
     Attributes:
-        tried, failed: their numbers.
-        slowest: seconds that the slowest took, and which one it was.
+        tried, failed: number of attempts, and how many of them failed.
+        slowest: seconds that the slowest attempt took, and its description.
     """
 
     tried: int = 0
@@ -40,7 +40,7 @@ class Drill:
 
     Attributes:
         makes_all: True with --drills, False with the quick tests.
-        rng: random numbers that are the same in every session, but different in each test.
+        rng: random numbers, the same in every session but different in each test.
     """
 
     makes_all: bool
@@ -56,13 +56,13 @@ class Drill:
         return range(number)
 
     def some_of(self, cases: list, quick: int, full: int | None = None) -> list:
-        """Returns a random `quick` of the cases with the quick tests; `full` of them with --drills, or all."""
+        """Returns a random choice: `quick` cases with the quick tests; with --drills, `full` cases or, if None, all."""
         full = len(cases) if full is None else min(full, len(cases))
         return self.rng.sample(cases, len(self.attempts(min(quick, len(cases)), full)))
 
     @contextlib.contextmanager
     def attempt(self, kind: str, description: str):
-        """Counts what happens inside, with its preparations, as one attempt of a kind; it holds unless it raises."""
+        """Counts the block, including its setup, as one attempt of a kind. It holds unless the block raises."""
         count = self.counts[kind]
         count.tried += 1
         began = time.monotonic()

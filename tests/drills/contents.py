@@ -8,9 +8,9 @@ _UNFINISHED = (".writing", ".former", ".deleting", ".locking", ".locked", ".part
 
 
 def content_of(path: Path) -> dict[str, str]:
-    """Returns relative name → hash of a file, or of everything in a folder that is not hidden.
+    """Returns relative name → hash of a file, or of every file in a folder that is not hidden.
 
-    Names begin with that of the file or folder. What does not exist has no content.
+    Names begin with the name of `path`. The content of a missing path is empty.
     """
     files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
     names = {file: file.relative_to(path.parent) for file in files}
@@ -22,7 +22,7 @@ def content_of(path: Path) -> dict[str, str]:
 
 
 def losses_of(folder: Path) -> list[tuple]:
-    """Returns (step, loss, gradient norm) of every line in a run folder's metrics; none if there are no metrics."""
+    """Returns (step, loss, gradient norm) of every line in a run folder's metrics; empty if there are none."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
@@ -32,10 +32,10 @@ def losses_of(folder: Path) -> list[tuple]:
 
 
 def leftovers(out: Path, locks: bool = False) -> list[str]:
-    """Returns the paths of everything unfinished inside of a file or folder and next to it.
+    """Returns the paths of everything unfinished inside `out` and next to it.
 
     Args:
-        locks: whether files that are locked with flock count, which a killed process leaves: they are in nobody's way.
+        locks: True to include files for flock, which a killed process leaves behind; they are harmless.
     """
     ends = (*_UNFINISHED, ".lock") if locks else _UNFINISHED
     found = [*out.parent.glob(f".{out.name}.*"), *out.rglob(".*")]

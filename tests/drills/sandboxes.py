@@ -35,11 +35,11 @@ class Undisturbed:
     """What a verb does if nothing disturbs it.
 
     Attributes:
-        box: a sandbox after it. Do not change it.
-        seconds: how long it took.
-        whole: the content of what it wrote.
-        result: what must be the same, however the verb got there.
-        sources: the content of what it must not change.
+        box: the sandbox after the verb has run. Do not change it.
+        seconds: how long the verb took.
+        whole: the content of its output.
+        result: what must be the same however often the verb is interrupted.
+        sources: the content of everything that it must not change.
     """
 
     box: Path
@@ -53,24 +53,24 @@ class Sandboxes:
     """Makes sandboxes, and runs verbs in them once to see what they do undisturbed.
 
     Args:
-        folder: a folder that all test processes share; each thing in it is made once.
+        folder: a folder that all test processes share; each sandbox in it is made once.
         corpus: the corpus.
-        all_of_it: True to make also the parts that only --drills needs.
+        for_drills: True to also make the parts that only --drills needs.
     """
 
-    def __init__(self, folder: Path, corpus: Path, all_of_it: bool):
+    def __init__(self, folder: Path, corpus: Path, for_drills: bool):
         self._folder = folder
         self._corpus = corpus
-        self._all_of_it = all_of_it
+        self._for_drills = for_drills
         self._undisturbed: dict[str, Undisturbed] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def new(self, parent: Path, cleared_of: Command | None = None, after: str | None = None) -> Path:
-        """Replaces parent / "box" by a new sandbox, and returns it.
+        """Replaces parent / "box" with a new sandbox, and returns it.
 
         Args:
-            cleared_of: without what this command writes.
-            after: as it is after this command.
+            cleared_of: remove the output of this command.
+            after: name of the command that has already run in the sandbox; None for a pristine one.
         """
         source = self.undisturbed(after).box if after else self._once("pristine", self._make)
         box = parent / "box"
@@ -103,7 +103,7 @@ class Sandboxes:
         return self._undisturbed[name]
 
     def _once(self, name: str, make: Callable[[Path], None]) -> Path:
-        """Returns a folder that the first test process to need it makes."""
+        """Returns a folder, which the first test process that needs it makes."""
         made = self._folder / name
         with locked(made, wait=math.inf):
             if not made.exists():
@@ -121,7 +121,7 @@ class Sandboxes:
         (box / "records.jsonl").write_text("".join(records))
         for words in _STEPS["run"]:
             self._run(box, [*words, *options(RUN)])
-        if self._all_of_it:
+        if self._for_drills:
             for words in _STEPS["run, more"]:
                 self._run(box, [*words, *options(RUN)])
             for words in _STEPS["dense"]:

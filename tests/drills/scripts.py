@@ -33,8 +33,8 @@ FULL_SHM = 'mount -t tmpfs -o size=16k tmpfs /dev/shm && head -c 16384 /dev/zero
 """Shell script that starts a command with a full /dev/shm, in a mount namespace of its own."""
 
 
-def require_namespaces() -> list[str]:
-    """Returns the words that start a command with a full /dev/shm; skips the test if this user may not."""
+def full_shm_prefix() -> list[str]:
+    """Returns the words before a command that give it a full /dev/shm; skips the test if this user may not mount."""
     words = ["unshare", "--mount", "bash", "-c", FULL_SHM, "bash"]
     done = subprocess.run([*words, "true"], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -43,7 +43,7 @@ def require_namespaces() -> list[str]:
 
 
 class Script:
-    """A run of run_910.sh, or of run_cpu_cluster.sh with two ranks. A context manager that kills what is left.
+    """A run of run_910.sh, or of run_cpu_cluster.sh with several ranks. A context manager that kills leftovers.
 
     Args:
         box: the sandbox, whose run folder it trains.
@@ -95,19 +95,19 @@ class Script:
         path = self.run / "latest_checkpointed_iteration.txt"
         return int(path.read_text()) if path.exists() else 0
 
-    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = 180.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], awaited: str, seconds: float = 180.0) -> None:
         """Waits until a condition is true; fails the attempt if the script ends first, or if it takes too long."""
         until = time.monotonic() + seconds
         while not condition():
-            assert self.process.poll() is None, f"ended before {what}: {self.output[-2000:]}"
-            assert time.monotonic() < until, f"waited too long for {what}: {self.output[-2000:]}"
+            assert self.process.poll() is None, f"ended before {awaited}: {self.output[-2000:]}"
+            assert time.monotonic() < until, f"waited too long for {awaited}: {self.output[-2000:]}"
             time.sleep(0.05)
 
     def wait_for_steps(self, steps: int) -> None:
         self.wait_for(lambda: len(losses_of(self.run)) >= steps, f"step {steps}")
 
-    def wait_for_the_training(self, steps: int) -> None:
-        """Waits until the last step is saved, and stops the script instead of evaluating."""
+    def wait_for_training(self, steps: int) -> None:
+        """Waits until the last step is saved, then stops the script before it evaluates."""
         self.wait_for_steps(steps)
         self.wait_for(lambda: self.newest_checkpoint == steps, "the last checkpoint")
         self.process.terminate()
@@ -131,11 +131,11 @@ class Script:
         return psutil.Process(json.loads(state.read_text())["pid"])
 
     def processes(self) -> list[psutil.Process]:
-        """Returns everything that it has started and that still runs."""
+        """Returns the processes that the script has started and that still run."""
         return processes_marked(self._mark)
 
     def require_no_processes(self) -> None:
-        """Asserts that nothing that it has started still runs; what is about to end gets a few seconds."""
+        """Asserts that no process of the script still runs; those that are about to end get a few seconds."""
         until = time.monotonic() + 5
         while (found := self.processes()) and time.monotonic() < until:
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Every file that a verb reads is damaged in every way: it says so in one message, or does what it did before."""
+"""Every file that a verb reads, damaged in every way: the verb says so in one message, or gives the same result."""
 
 import json
 import os
@@ -115,7 +115,7 @@ DAMAGES = (
 
 
 def sign_again(path: Path) -> None:
-    """Puts the size and hash of a damaged file into the manifest of its checkpoint, as its forger would."""
+    """Puts the size and hash of a damaged file into the manifest of its checkpoint, as a forger would."""
     checkpoint = next(parent for parent in path.parents if (parent / "manifest.json").exists())
     manifest = checkpoint / "manifest.json"
     tree = json.loads(manifest.read_text())
@@ -128,12 +128,12 @@ def sign_again(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Reading:
-    """A verb that reads what is damaged.
+    """A verb that reads damaged files.
 
     Attributes:
         words: the command line.
         result: reads what must not depend on the damage if the verb succeeds.
-        after: the command after which the sandbox is taken; None for a new one.
+        after: name of the command that has already run in the sandbox; None for a pristine one.
         is_quick: True if the quick tests run it.
     """
 
@@ -144,7 +144,7 @@ class Reading:
 
 
 def once_more(name: str, after: str | None = None) -> Reading:
-    """Returns a command in a sandbox that it has not changed yet, or in one that it has."""
+    """Returns the reading of a command that runs in a pristine sandbox, or once more after it has run (`after`)."""
     command = COMMANDS[name]
     words = (*command.words, *command.resume) if after else command.words
     return Reading(words, lambda box, outcome: command.result(box / command.out), after, command.is_quick)
@@ -155,7 +155,7 @@ READINGS = {
         ("train", "--resume", *options(RUN | {"training.steps": "7"})),
         lambda box, outcome: losses_of(box / "run")[6:],
     ),
-    "evaluate": Reading(  # with other samples than the evaluation that is there, which would be up to date
+    "evaluate": Reading(  # with other samples than the existing evaluation, which would be up to date
         ("evaluate", *options(RUN | {"monitor.heldout_samples": "2"})),
         lambda box, outcome: json.loads((box / "run" / "evaluation.json").read_text("utf-8")),
     ),
@@ -216,7 +216,7 @@ FILES = {
 }
 """Pattern of damaged files → the verbs that read them."""
 
-SLOW = (  # mostly not needed or made again, by verbs that compile: only some of the damages
+SLOW = (  # read by verbs that compile and mostly do not need the file or make it again: only some kinds of damage
     "run/latest_checkpointed_iteration.txt",
     "run/metrics.jsonl",
     "run/evaluation.json",
@@ -280,7 +280,7 @@ def undamaged(sandboxes, tmp_path_factory):
 def test_every_kind_of_file_damaged_in_every_way(drill, sandboxes, undamaged, tmp_path):
     """Time of an attempt: 1 s; 10 s if a verb that compiles does not need the file.
 
-    A file with a forged hash may hold any values, so that only the way in which the verb ends is looked at.
+    A file with a forged hash may hold any values, so only how the verb ends is checked.
     """
     for pattern, damage, signed, name in drill.some_of(cases(drill), quick=10, full=280):
         reading = READINGS[name]

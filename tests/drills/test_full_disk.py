@@ -1,4 +1,4 @@
-"""A disk without room, or without room for names, while a verb writes: one message, and nothing half-written."""
+"""A disk without room for bytes or for names while a verb writes: one message, and nothing half-written."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ class Disk:
         self._mount(f"size={64 * MEGABYTE},nr_inodes=20000")
 
     def limit(self, num_bytes=64 * MEGABYTE, names=20_000):
-        """Leaves room for so many more bytes and files."""
+        """Leaves room for this many more bytes and files."""
         used = os.statvfs(self.folder)
         size = (used.f_blocks - used.f_bfree) * used.f_frsize + num_bytes
         self._mount(f"remount,size={max(size, 4096)},nr_inodes={used.f_files - used.f_ffree + names}")
@@ -83,7 +83,7 @@ def test_a_verb_on_a_full_disk(drill, sandboxes, disk, tmp_path, name):
             assert command.sources(box) == undisturbed.sources
 
 
-def test_checkpoints_outlive_every_later_one_that_the_disk_cannot_take(drill, disk):
+def test_a_checkpoint_that_does_not_fit_leaves_earlier_ones_intact(drill, disk):
     """Time of an attempt: 0.01 s."""
     with CheckpointWriter(disk.folder, 1) as writer:
         writer.write(FILE, b"a" * 100_000)

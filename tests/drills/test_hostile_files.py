@@ -1,4 +1,4 @@
-"""Forged checkpoints, conversions, and other files: refused in one message, or read; nothing else is touched."""
+"""Forged checkpoints, conversions, and other files: read or refused in one message; nothing else is touched."""
 
 import json
 import time
@@ -11,7 +11,7 @@ from verbs import run_verb
 from tests.fuzz.mutations import mutate
 from tests.fuzz.readers import READERS, make_sandbox, read_forged
 
-LONGEST_MESSAGE = 1500  # characters; a path takes some hundred
+LONGEST_MESSAGE = 1500  # characters; a path takes about a hundred
 LEADS_OUT = (
     "dense_x/../../../../stolen",
     "dense_00000_of_00001.safetensors/../../../../stolen",
@@ -62,7 +62,7 @@ def test_forged_files(drill, tmp_path, name):
 
 @pytest.mark.parametrize("name", VERBS)
 def test_no_name_in_a_manifest_leads_out_of_the_checkpoint(drill, sandboxes, tmp_path, name):
-    """The manifest names a file of the user, which must be neither read nor written.
+    """The manifest names one of the user's files, which must be neither read nor written.
 
     Time of an attempt: 0.7 s.
     """

@@ -20,7 +20,7 @@ def kill_after(seconds, words, log, box, with_children=True):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_killed_verb_leaves_nothing_half_written_and_can_be_started_again(drill, sandboxes, tmp_path, name):
-    """Kills what it has started, too, in every other attempt; else its children must end by themselves.
+    """Every other attempt also kills the verb's children; in the others, they must end by themselves.
 
     Time of an attempt: 1 s; 15 s for a verb that compiles.
     """
@@ -58,7 +58,7 @@ def test_a_verb_that_only_prints_changes_nothing(drill, sandboxes, tmp_path, nam
 
 
 def test_a_training_that_is_killed_again_and_again_has_the_same_losses(drill, sandboxes, tmp_path):
-    """It saves every step, so that kills hit checkpoints as they are written and removed.
+    """The training saves every step, so that kills hit checkpoints while they are being written and removed.
 
     Time of an attempt: 20 s.
     """

@@ -7,7 +7,7 @@ import time
 import pytest
 from commands import COMMANDS, RUN
 from contents import losses_of
-from scripts import ENDLESS, RESUME_HINT, Script, require_namespaces
+from scripts import ENDLESS, RESUME_HINT, Script, full_shm_prefix
 
 from mindpangu.signals import STOP_SIGNALS
 
@@ -31,7 +31,7 @@ def uninterrupted(sandboxes, tmp_path_factory):
         if not found:
             box = sandboxes.new(tmp_path_factory.mktemp("uninterrupted"), cleared_of=COMMANDS["train"])
             with Script(box, SETTINGS, ranks=2) as script:
-                script.wait_for_the_training(STEPS)
+                script.wait_for_training(STEPS)
             found.append(losses_of(script.run))
         return found[0]
 
@@ -50,7 +50,7 @@ def test_after_a_killed_rank_the_script_names_it_and_restarts_the_training(drill
             with Script(new_box(), SETTINGS | {"training.restarts": "1"}, ranks=2) as script:
                 script.wait_for_steps(8)
                 script.rank(victim).kill()
-                script.wait_for_the_training(STEPS)
+                script.wait_for_training(STEPS)
 
             other = (script.run / "msrun_log" / f"worker_{1 - victim}.log").read_text()  # kept beside the restart's
             assert f"mindpangu: error: rank {1 - victim}: rank {victim} on " in other
@@ -87,7 +87,7 @@ def test_a_signal_stops_all_ranks_after_their_step_and_nothing_is_restarted(dril
 
 
 @pytest.mark.parametrize("stopped", [0, 1])
-def test_a_stopped_rank_is_named_when_the_others_have_waited_long_enough(drill, new_box, stopped):
+def test_a_stopped_rank_is_named_after_the_timeout(drill, new_box, stopped):
     """Time of an attempt: 80 s."""
     for _ in drill.attempts(quick=0, full=1):
         with drill.attempt("SIGSTOP of a rank", f"rank {stopped}"):
@@ -114,7 +114,7 @@ def test_a_rank_that_is_stopped_for_a_while_continues(drill, new_box, uninterrup
                 rank.send_signal(signal.SIGSTOP)
                 time.sleep(5)
                 rank.send_signal(signal.SIGCONT)
-                script.wait_for_the_training(STEPS)
+                script.wait_for_training(STEPS)
 
             assert losses_of(script.run) == expected
 
@@ -123,10 +123,10 @@ def test_a_rank_that_is_stopped_for_a_while_continues(drill, new_box, uninterrup
 def test_a_training_does_not_need_shared_memory(drill, sandboxes, new_box, uninterrupted, ranks):
     """Time of an attempt: 30 s."""
     for _ in drill.attempts(quick=0, full=1):
-        prefix = require_namespaces()
+        prefix = full_shm_prefix()
         with drill.attempt("full /dev/shm", f"{ranks} ranks"):
             expected = sandboxes.undisturbed("train").result if ranks == 1 else uninterrupted()
             with Script(new_box(), {} if ranks == 1 else SETTINGS, ranks, prefix) as script:
-                script.wait_for_the_training(STEPS if ranks > 1 else int(RUN["training.steps"]))
+                script.wait_for_training(STEPS if ranks > 1 else int(RUN["training.steps"]))
 
             assert losses_of(script.run) == expected

@@ -1,6 +1,6 @@
-"""Verbs that read beside a process that saves and prunes: they take the newest checkpoint, or say what was removed.
+"""Verbs that read while another process saves and prunes: they take the newest checkpoint, or say what was removed.
 
-tests/cli/test_reading_while_pruning.py prunes at each moment of a verb; here the moments are those that happen.
+tests/cli/test_reading_while_pruning.py prunes at each moment of a verb; here the moments are left to chance.
 """
 
 import time
@@ -33,7 +33,7 @@ def live(drill, sandboxes, tmp_path):
     training.wait()
 
 
-def test_verbs_beside_a_process_that_saves_and_prunes(drill, live, tmp_path):
+def test_verbs_read_while_another_process_saves_and_prunes(drill, live, tmp_path):
     """Time of an attempt: 0.5 s."""
     outcomes = []
     for number in drill.attempts(quick=0, full=60):
@@ -50,4 +50,4 @@ def test_verbs_beside_a_process_that_saves_and_prunes(drill, live, tmp_path):
                 outcome.require_one_message("faster than they can be")
             assert not leftovers(live / f"out_{number}", locks=True)
     assert sum(outcome.code == 0 for outcome in outcomes) >= 0.75 * len(outcomes)
-    assert any(AGAIN in outcome.output for outcome in outcomes)  # else this tests nothing
+    assert any(AGAIN in outcome.output for outcome in outcomes)  # otherwise this tests nothing

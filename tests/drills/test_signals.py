@@ -50,7 +50,7 @@ def test_a_signal_ends_a_verb_at_any_moment(drill, sandboxes, tmp_path, name):
 
 
 def start(words, box):
-    """Starts a verb as a shell does, in a session of its own, with signals as they are in the foreground."""
+    """Starts a verb as a shell would, in a session of its own, with the signal handlers of a foreground process."""
     return subprocess.Popen(
         [sys.executable, "-m", "mindpangu", *words],
         cwd=box,
@@ -76,7 +76,7 @@ def wait_for_handler(process):
 
 
 def require_no_processes(box):
-    """Asserts that nothing that a verb has started still runs; what is about to end gets a few seconds."""
+    """Asserts that no process of a verb still runs; those that are about to end get some seconds."""
     until = time.monotonic() + 20  # a trial saves a checkpoint first
     while (found := processes_marked(f"MINDPANGU_DRILL={box}")) and time.monotonic() < until:
         time.sleep(0.05)

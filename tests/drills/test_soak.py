@@ -12,7 +12,7 @@ STEPS = 600
 MEGABYTE = 1 << 20
 
 
-def test_a_long_training_holds_on_to_nothing(drill, sandboxes, tmp_path):
+def test_a_long_training_does_not_leak(drill, sandboxes, tmp_path):
     """Time: 60 s."""
     changes = {"checkpoint.save_steps": "20", "training.steps": str(STEPS), "lr_scheduler.decay_steps": str(STEPS)}
     for _ in drill.attempts(quick=0, full=1):

@@ -1,4 +1,4 @@
-"""What surrounds a training misbehaves: the clock jumps, memory or open files are limited."""
+"""The surroundings of a training misbehave: the clock jumps, memory or open files are limited."""
 
 import resource
 
@@ -14,7 +14,7 @@ LIMITS = [
 ]
 
 
-def test_a_training_does_not_mind_a_clock_that_jumps(drill, sandboxes, tmp_path):
+def test_a_jumping_clock_does_not_change_a_training(drill, sandboxes, tmp_path):
     """Time of an attempt: 8 s."""
     for number in drill.attempts(quick=0, full=4):
         with drill.attempt("clock jumps", f"{number}"):
@@ -27,8 +27,8 @@ def test_a_training_does_not_mind_a_clock_that_jumps(drill, sandboxes, tmp_path)
 
 def test_a_limit_of_the_machine_is_named_in_one_message(drill, sandboxes, tmp_path):
     """Time of an attempt: 4 s."""
-    for what, limits in drill.some_of(LIMITS, quick=0):
-        with drill.attempt(f"limit: {what}", f"{limits}"):
+    for limited, limits in drill.some_of(LIMITS, quick=0):
+        with drill.attempt(f"limit: {limited}", f"{limits}"):
             box = sandboxes.new(tmp_path, cleared_of=TRAIN)
 
             outcome = run_verb(TRAIN.words, tmp_path / "log.txt", cwd=box, limits=limits)

@@ -1,4 +1,4 @@
-"""Two processes write the same thing: one wins, the other says why in one message or waits, and no source changes.
+"""Two processes write the same output: one wins, the other waits or says why not, and no source changes.
 
 In every other race, the first writer is killed at a random moment.
 """
@@ -14,7 +14,7 @@ from verbs import Verb, run_verb
 from writers import PIECES, link, write_file, write_several_files
 
 FUNCTIONS = {"a file": write_file, "several files": write_several_files, "a linked folder": link}
-BEGIN = 0.1  # seconds until both writers have been started
+START_DELAY = 0.1  # seconds in which both processes are started, before the first one begins
 
 
 def race(works, tmp_path, box, delay, kill_after):
@@ -23,7 +23,7 @@ def race(works, tmp_path, box, delay, kill_after):
     Args:
         kill_after: seconds after which the first is killed, or None.
     """
-    begin = time.monotonic() + BEGIN
+    begin = time.monotonic() + START_DELAY
     writers = [
         Verb(work, tmp_path / f"log_{who}.txt", cwd=box, begin=begin + who * delay) for who, work in enumerate(works)
     ]
@@ -42,14 +42,14 @@ def require_messages(outcomes, *any_of):
 
 
 def moments(drill, number, seconds):
-    """Returns `delay` and `kill_after` of a race; most often the writers are a few milliseconds apart."""
+    """Returns `delay` and `kill_after` for a race; most writers begin a few milliseconds apart."""
     delay = 0.5 * seconds * drill.rng.random() ** 4
     return delay, drill.rng.uniform(0.0, 1.5 * seconds) if number % 2 else None
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_two_verbs_that_write_the_same(drill, sandboxes, tmp_path, name):
-    """A third one, started later, refuses, skips the work, or has nothing left to do.
+def test_two_verbs_that_write_the_same_output(drill, sandboxes, tmp_path, name):
+    """A third process, started later, refuses, skips the work, or has nothing left to do.
 
     Time of a race: 1.2 s; 20 s for a verb that compiles.
     """
@@ -76,8 +76,11 @@ def test_two_verbs_that_write_the_same(drill, sandboxes, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_two_calls_of_the_functions_with_which_all_code_writes(drill, sandboxes, tmp_path, name):
-    """Time of a race: 0.5 s."""
+def test_two_calls_of_a_writing_function(drill, sandboxes, tmp_path, name):
+    """All code writes with these functions.
+
+    Time of a race: 0.5 s.
+    """
     write = FUNCTIONS[name]
     for number in drill.attempts(quick=2, full=10):
         with drill.attempt("two writers: functions", f"{name}, {number}"):

@@ -1,6 +1,6 @@
 """Runs verbs of mindpangu in processes of their own, which a drill can kill, and which start within milliseconds.
 
-A process is forked from a server that has imported all that verbs need, but never compiled anything.
+A process is forked from a server that has imported everything that verbs need, but has compiled nothing.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ class Outcome:
         """Asserts that the verb refused with one message and no traceback.
 
         Args:
-            any_of: the message must contain one of these words; none: any message will do.
+            any_of: the message must contain one of these; if there are none, any message will do.
         """
         assert self.code == 1, f"exit code {self.code}: {self.output[-2000:]}"
         assert "Traceback" not in self.output, self.output[-3000:]
@@ -86,10 +86,10 @@ class Verb:
     Args:
         words: the command line after `mindpangu`, or a function to call instead.
         log: file for its output.
-        cwd: its working directory; None: that of the tests.
-        begin: when it begins, as `time.monotonic` counts, so that several can begin at the same moment.
-        limits: resource → soft and hard limit, as `resource.setrlimit` takes them.
-        jumping_clock: True to let the time of day jump by up to a day, back and forth.
+        cwd: its working directory; None for that of the tests.
+        begin: value of `time.monotonic` at which it begins, so that several can begin at the same moment.
+        limits: resource → (soft, hard) limit, as `resource.setrlimit` takes them.
+        jumping_clock: True to make the time of day jump back and forth by up to a day.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Verb:
         self._process.start()
 
     def kill(self, with_children: bool = True) -> None:
-        """Kills the verb, and all that it has started unless they are to find out by themselves."""
+        """Kills the verb and, unless its children must notice by themselves, every process that it has started."""
         with contextlib.suppress(psutil.NoSuchProcess):
             verb = psutil.Process(self.pid)
             for process in [verb, *(verb.children(recursive=True) if with_children else [])]:
@@ -133,7 +133,7 @@ class Verb:
         return Outcome(self._process.exitcode, self._output(), took)
 
     def _output(self) -> str:
-        """Everything that it has printed; nothing if it was killed before it began."""
+        """Returns everything that the verb has printed; "" if it was killed before it began."""
         return self._log.read_text("utf-8", errors="replace") if self._log.exists() else ""
 
 
@@ -167,7 +167,7 @@ def _run(work, log, cwd, begin, limits, jumping_clock):
         code = main(work) if isinstance(work, list) else work()
     except SystemExit as end:
         code = end.code
-    except (MindPanguError, OSError) as error:  # of a function; a verb prints them itself
+    except (MindPanguError, OSError) as error:  # from a function; a verb prints its own errors
         print(f"mindpangu: error: {error}", file=sys.stderr)
         code = 1
     except BaseException:

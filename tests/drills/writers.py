@@ -1,4 +1,4 @@
-"""Functions that write slowly, so that another process has time to write the same; each gets its writer's number."""
+"""Functions that write slowly, so that another process has time to interfere; each gets the number of its writer."""
 
 import itertools
 import time

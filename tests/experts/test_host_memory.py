@@ -42,7 +42,7 @@ def test_arrays_of_whole_pages_fill_the_memory_to_its_end(tmp_path):
     assert second.ctypes.data - first.ctypes.data == mmap.PAGESIZE
 
 
-def test_memory_that_is_not_there_is_named():
+def test_a_lack_of_memory_is_named():
     memory = HostMemory(5 * 10**9, None)
 
     with pytest.raises(ExpertStoreError, match=r"needs 5,000\.0 MB of memory: .* set experts.storage to mapped"):

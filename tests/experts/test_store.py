@@ -110,7 +110,7 @@ def test_the_squared_norm_counts_activated_experts_only(store):
     assert store.squared_norm(gradients, activated_LMA) == pytest.approx(15 * 4 + 50_000, rel=1e-6)
 
 
-def test_the_squared_norm_of_a_layer_counts_the_experts_of_each_domain_by_themselves(store):
+def test_the_squared_norm_of_a_layer_counts_the_experts_of_each_domain_separately(store):
     gradients = {(0, 0): [np.ones((3, 5), np.float32)], (0, 1): [np.full((3, 5), 10, np.float32)]}
     activated_LMA = np.zeros((2, 2, 3), bool)
     activated_LMA[0, 0, 1] = True
@@ -126,7 +126,7 @@ RANKS = [
 
 
 @pytest.mark.parametrize("share", RANKS, ids=str)
-def test_a_rank_draws_its_share_of_the_experts_of_all(share):
+def test_a_rank_draws_its_share_of_all_experts(share):
     """zh has 4 experts, en has 3: the second member has one of en, and a row without an expert."""
     changes = {"domains.names": "[zh, en]", "domains.experts": "{zh: 4}", "domains.experts_per_domain": "3"}
     config = load_config(None, {"model.hidden_size": "8"} | changes)

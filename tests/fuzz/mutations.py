@@ -37,7 +37,7 @@ HOSTILE = (
     [[[]]],
     {"../../x": {"bytes": 1}},
 )
-"""Values in place of those that a file of mindpangu has."""
+"""Values that replace those in a file of mindpangu."""
 
 _NUMBERS = (-1, 0, 1, 255, 2**31, 2**32, 2**63 - 1)
 _TEXTS = (b"", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000, b"\0" * 64, b"null", b"[]", b"{}", b"\xef\xbb\xbf{}")
@@ -47,7 +47,7 @@ def mutate(data: bytes, form: str, pick: Pick) -> bytes:
     """Returns a mutation of a file.
 
     Args:
-        form: "json", "safetensors", or "bytes": what a mutation may know of the content.
+        form: "json", "safetensors", or "bytes": what a mutation may know about the content.
     """
     structured = pick(4) > 0
     if form == "json" and structured:
@@ -135,7 +135,7 @@ def mutate_header(data: bytes, pick: Pick) -> bytes:
 
 
 def encode(value: Any, pick: Pick) -> bytes:
-    """Encodes JSON; once in a while with a key twice, or nested deeper than anyone would."""
+    """Encodes JSON; now and then with a duplicate key, or nested absurdly deep."""
     text = json.dumps(value)
     how = pick(16)
     if how == 0:

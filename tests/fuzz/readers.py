@@ -1,7 +1,8 @@
-"""The reader of every kind of file that may come from elsewhere, with a real file of this kind.
+"""The readers of every kind of file that may come from elsewhere, each with a real file of its kind.
 
-`read_forged` writes a forged file over the real one in a sandbox and reads it as mindpangu does. It also does what a
-forger would do: a file of a checkpoint gets its size and hash in the manifest, a signed file gets its digest.
+`read_forged` overwrites the real file in a sandbox with a forged one and reads it as mindpangu does. The readers also
+do what a forger would do: they put the size and hash of a checkpoint's file into the manifest, and the digest of a
+signed file into the file.
 """
 
 import contextlib
@@ -104,9 +105,9 @@ def make_sandbox(folder: Path) -> None:
 
 
 def read_forged(reader: Reader, sandbox: Path, forged: bytes) -> str | None:
-    """Opens a forged file. Returns the message with which it is refused, or None if it is accepted.
+    """Reads a forged file. Returns the message with which it is refused, or None if it is accepted.
 
-    Any other exception than a MindPanguError passes through: it is a fault.
+    Any exception other than a MindPanguError passes through, because it is a fault.
     """
     path = sandbox / reader.file
     real = path.read_bytes()
@@ -126,7 +127,10 @@ def is_plain(path: Path) -> bool:
 
 
 def sign(folder: Path, name: str) -> CheckpointReader:
-    """Gives a file of a checkpoint its size and hash in the manifest, if it is one that has them."""
+    """Opens a checkpoint whose manifest has the current size and hash of one file, then restores the manifest.
+
+    Links, FIFOs, and huge files have no such entry.
+    """
     if not is_plain(folder / name):
         return CheckpointReader(folder)
     path = folder / "manifest.json"
@@ -142,7 +146,7 @@ def sign(folder: Path, name: str) -> CheckpointReader:
 
 
 def use_manifest(sandbox: Path) -> None:
-    """Reads every file of a checkpoint, and takes all of them into another one, as `extract` does."""
+    """Reads every file of a checkpoint and takes all of them over into another one, as `extract` does."""
     reader = CheckpointReader(sandbox / CHECKPOINT)
     for name in reader.files:
         reader.verify(name)
@@ -221,7 +225,7 @@ def use_release(sandbox: Path) -> None:
 
 def use_strategy(sandbox: Path) -> None:
     for layout in read_strategy(sandbox / "strategy.ckpt").values():
-        if layout.num_ranks == 8:  # the number of files, which is compared first
+        if layout.num_ranks == 8:  # as many as there are files, which is checked first
             with contextlib.suppress(ValueError):
                 owners(layout)
 
@@ -233,7 +237,7 @@ def use_table(sandbox: Path) -> None:
 
 
 def signed(kind: type[VerifiedFile], file: str) -> Callable[[Path], None]:
-    """Returns a function that reads a file with a digest, as it is and with the digest that its content should have."""
+    """Returns a function that reads a file with a digest as it is, and then with the digest that its content needs."""
 
     def use(sandbox: Path) -> None:
         path = sandbox / file
@@ -249,7 +253,7 @@ def signed(kind: type[VerifiedFile], file: str) -> Callable[[Path], None]:
 
 
 def with_digest(kind: type[VerifiedFile], data: bytes) -> bytes:
-    """Returns the file with the right digest, if it is whole enough to have one."""
+    """Returns the file's data with the right digest, or unchanged if it is too damaged to have one."""
     from mindpangu.tensor_format import decode
 
     try:

@@ -1,4 +1,4 @@
-"""Whatever a file from elsewhere holds, its reader accepts it or refuses it in one message, soon, and writes nowhere
+"""Whatever a file from elsewhere holds, its reader quickly accepts it or refuses it in one message, and writes nowhere
 else.
 
 `MINDPANGU_FUZZ_EXAMPLES=5000 python -m pytest tests/fuzz` tries more; `python tests/fuzz/run_atheris.py` lets coverage
@@ -20,12 +20,12 @@ from tests.fuzz.mutations import mutate
 from tests.fuzz.readers import READERS, make_sandbox, read_forged
 
 EXAMPLES = os.environ.get("MINDPANGU_FUZZ_EXAMPLES")
-LONGEST_MESSAGE = 1500  # characters; a path takes some hundred
+LONGEST_MESSAGE = 1500  # characters; a path takes about a hundred
 
 
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory):
-    """A folder with a real file of every kind. In the end nothing lies beside it, however a name may have been."""
+    """A folder with a real file of every kind. At the end, nothing may lie outside it, whatever names were tried."""
     top = tmp_path_factory.mktemp("fuzz")
     folder = top / "a" / "b" / "c" / "sandbox"
     make_sandbox(folder)
@@ -68,7 +68,7 @@ def test_a_forged_file_is_accepted_or_refused_in_one_message(sandbox, name, data
 
 
 def refuse_to_wait(*_):
-    raise AssertionError("the reader waits for the file")
+    raise AssertionError("the reader waits for a writer")
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_only_regular_files_of_a_sensible_size_are_read(sandbox, patience, name,
     if reader.user_names_it and kind == "a link to a whole file":
         pytest.skip("users may name a link")
     if name == "pointer":
-        pytest.skip("not read but written: see test_the_latest_step_is_not_written_into_something_else")
+        pytest.skip("not read but written: see test_the_latest_step_is_written_only_to_a_regular_file")
     path = sandbox / reader.file
     moved = path.with_name("moved")
     path.rename(moved)

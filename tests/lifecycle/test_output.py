@@ -54,7 +54,7 @@ def test_a_failure_keeps_the_former_content(tmp_path):
     assert (tmp_path / "out" / "a").read_text() == "1"
 
 
-def test_what_a_killed_process_left_is_not_in_the_way(tmp_path):
+def test_leftovers_of_a_killed_process_are_not_in_the_way(tmp_path):
     """It neither makes a folder look used nor stays."""
     for folder in (tmp_path, tmp_path / "out"):
         (folder / ".other.host-1-2-0123abcd.writing").mkdir(parents=True)

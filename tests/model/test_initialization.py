@@ -52,7 +52,7 @@ def test_values_have_the_standard_deviation_of_their_matrix():
         ("layer_wise", [0.5 / np.sqrt(2), 0.5 / np.sqrt(16)]),
     ],
 )
-def test_what_writes_to_the_residual_stream_is_smaller(rule, stds):
+def test_matrices_that_write_to_the_residual_stream_have_smaller_values(rule, stds):
     changes = {"model.num_layers": "8", "model.init_std": "0.5", "model.initialization": rule}
     model = load_config(None, changes).model
     assert [output_std(model, layer) for layer in (0, 7)] == pytest.approx(stds)

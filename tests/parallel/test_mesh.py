@@ -108,7 +108,7 @@ def test_the_mesh_of_a_configuration(rre_layers, expert_parallel, mesh):
     assert Mesh.from_config(config) == mesh
 
 
-def test_a_mesh_says_only_what_it_divides():
+def test_a_mesh_describes_only_what_it_divides():
     assert Mesh(data=4, tensor=2).describe() == "8 = data 4 × tensor 2"
     assert Mesh(data=4, tensor=2, expert=4).describe() == "8 = data 4 × tensor 2; experts on 4 ranks"
 

@@ -47,7 +47,7 @@ def test_axes_that_do_not_fit_are_refused(changes, words):
         load_config(None, {f"parallelism.{key}": value for key, value in changes.items()})
 
 
-def test_a_name_is_drawn_anew_each_time():
+def test_every_call_draws_a_new_name():
     names = {Processes.alone().draw_shared_name() for _ in range(100)}
 
     assert len(names) == 100

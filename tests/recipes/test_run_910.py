@@ -95,7 +95,7 @@ def test_a_configuration_for_npus_is_refused_without_them_before_anything_starts
     assert machine.log_lines("verbs") == []
 
 
-def test_a_configuration_is_looked_for_where_the_user_stands_first(machine, tmp_path):
+def test_a_configuration_is_looked_up_in_the_current_folder_first(machine, tmp_path):
     here = tmp_path / "here"
     here.mkdir()
     (here / "my.yaml").touch()
@@ -105,13 +105,13 @@ def test_a_configuration_is_looked_for_where_the_user_stands_first(machine, tmp_
     assert machine.log_lines("verbs")[0].endswith(f"--config={here}/my.yaml")
 
 
-def test_the_projects_recipes_are_found_from_everywhere(machine, tmp_path):
+def test_the_projects_recipes_are_found_from_anywhere(machine, tmp_path):
     assert machine.run("--config", "recipes/cpu_smoke.yaml", cwd=tmp_path).returncode == 0
 
     assert machine.log_lines("verbs")[0].endswith("--config=recipes/cpu_smoke.yaml")
 
 
-def test_a_configuration_that_is_nowhere_says_where_was_looked(machine, tmp_path):
+def test_the_message_for_a_missing_configuration_names_both_folders(machine, tmp_path):
     done = machine.run("--config", "my.yaml", cwd=tmp_path)
 
     assert done.returncode == 1
@@ -130,7 +130,7 @@ def test_a_configuration_may_have_any_name(machine, tmp_path, name):
     assert machine.log_lines("verbs")[0].endswith(f"--config={here}/{name}")
 
 
-def test_a_tilde_is_the_home_folder_also_after_an_equals_sign(machine):
+def test_a_tilde_is_the_home_folder_even_after_an_equals_sign(machine):
     home = machine.folder
     (home / "my.yaml").touch()
     (home / "weights/routing").mkdir(parents=True)
@@ -141,7 +141,7 @@ def test_a_tilde_is_the_home_folder_also_after_an_equals_sign(machine):
     assert verb == f"train --config={home}/my.yaml --routing.table={home}/weights/routing --load={home}/weights"
 
 
-def test_a_value_that_is_no_path_stays_as_it_is(machine, tmp_path):
+def test_a_value_that_is_not_a_path_stays_as_it_is(machine, tmp_path):
     """Although the folder in which the user stands has something of this name."""
     for name in ("mine", "20"):
         (tmp_path / name).mkdir()
@@ -165,7 +165,7 @@ def test_the_script_knows_the_keys_that_hold_one_path():
     assert sorted(line.split(" | ")) == sorted(keys)
 
 
-def test_other_paths_that_exist_where_the_user_stands_are_meant(machine, tmp_path):
+def test_other_paths_are_looked_up_in_the_current_folder_first(machine, tmp_path):
     (tmp_path / "weights").mkdir()
     (tmp_path / "my.model").touch()
     options = ["--load", "weights", "--data.tokenizer", "my.model", "--training.output_dir=~/runs"]
@@ -315,7 +315,7 @@ def test_a_port_in_use_is_named_before_msrun_starts(cluster):
     assert cluster.log_lines("msrun") == []
 
 
-def test_the_reason_of_msrun_is_shown_if_no_rank_gives_one(cluster, tmp_path):
+def test_msruns_reason_is_shown_if_no_rank_gives_one(cluster, tmp_path):
     done = cluster.run(MSRUN_EXIT="9", MSRUN_SAYS="no such network", RUN_FOLDER=str(tmp_path))
 
     assert done.returncode == 9

@@ -62,7 +62,7 @@ def test_a_restart_that_takes_the_same_steps_again_has_taken_steps(machine, tmp_
 
 
 @without_ascend
-def test_a_configuration_is_looked_for_where_the_user_stands(machine, tmp_path):
+def test_a_configuration_is_looked_up_in_the_current_folder(machine, tmp_path):
     here = tmp_path / "here"
     here.mkdir()
     (here / "my.yaml").touch()

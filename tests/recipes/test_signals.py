@@ -63,7 +63,7 @@ def test_a_second_signal_is_passed_on_too(machine, second):
     assert not machine.orphans()
 
 
-def test_a_terminal_that_is_lost_asks_once(machine):
+def test_a_lost_terminal_counts_as_one_request(machine):
     """The shell in it and the kernel send a SIGHUP each; after a second request, saving would have five seconds."""
     job = machine.start_job(SLOW_VERB="train", SAVING_SECONDS="2")
 
@@ -116,7 +116,7 @@ def test_before_the_ranks_have_started_msrun_gets_the_signal(machine, signum):
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
-def test_what_runs_after_the_ranks_gets_the_signal_itself(machine, signum):
+def test_a_stage_after_the_ranks_gets_the_signal_itself(machine, signum):
     machine.add_program("msrun", MSRUN)
     job = machine.start_job(CPU_PROCESSES="2", SLOW_VERB="evaluate")
 

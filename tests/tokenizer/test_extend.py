@@ -60,7 +60,7 @@ def test_the_verb_says_what_the_model_loses(tmp_path, capsys):
     lossless = trained(model_type="unigram", **settings)
     losses = {
         "": {},
-        "replaces characters by others (nmt_nfkc)": {"normalization_rule_name": "nmt_nfkc"},
+        "replaces characters with others (nmt_nfkc)": {"normalization_rule_name": "nmt_nfkc"},
         "removes repeated blanks": {"remove_extra_whitespaces": True},
         "become <unk>": {"byte_fallback": False},
     }

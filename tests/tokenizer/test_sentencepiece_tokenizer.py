@@ -103,7 +103,7 @@ def test_a_lone_surrogate_is_named(tokenizer):
 
 
 @pytest.mark.parametrize("token", ["", "<\udcb2>", "<fr>", "\0", "a"])
-def test_a_word_that_is_no_control_token_is_named(tokenizer, token):
+def test_a_word_that_is_not_a_control_token_is_named(tokenizer, token):
     with pytest.raises(TokenizerError, match="has no control token"):
         tokenizer.control_id(token)
 

@@ -60,7 +60,7 @@ def test_a_return_value_and_a_raise_are_edited(find):
     assert {("return value", "return None"), ("deletion", "pass"), ("negation", "if (not (a)):")} == changes
 
 
-def test_words_beside_the_code_are_left_alone(find):
+def test_annotations_decorators_and_messages_are_left_alone(find):
     changes = find('''
         """A docstring."""
 

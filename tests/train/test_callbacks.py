@@ -61,7 +61,7 @@ def test_only_callbacks_that_started_end():
     assert ended == ["first"]
 
 
-def test_a_callback_that_cannot_end_keeps_no_other_from_ending():
+def test_a_callback_that_fails_to_end_does_not_keep_others_from_ending():
     ended = []
     callbacks = [Recorder("first", ended), Recorder("second", ended, "on_end")]
     error = ValueError("a fault")

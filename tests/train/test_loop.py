@@ -156,7 +156,7 @@ def test_a_signal_on_any_rank_ends_training_after_the_step_with_a_checkpoint():
 
 
 @pytest.mark.parametrize("error", [ValueError("a fault"), KeyboardInterrupt()])
-def test_callbacks_end_also_after_an_error(error):
+def test_callbacks_end_even_after_an_error(error):
     one = Recorder()
     other = Recorder()
     step = Step([result(), error])
@@ -167,7 +167,7 @@ def test_callbacks_end_also_after_an_error(error):
     assert one.calls == other.calls == [("start", 1, 2), ("step", 1), ("end",)]
 
 
-def test_callbacks_end_also_if_one_of_them_fails():
+def test_callbacks_end_even_if_one_of_them_fails():
     recorder = Recorder()
 
     with pytest.raises(OSError, match="no space"):

@@ -80,7 +80,7 @@ def test_an_intact_file_is_only_appended_to(path):
     [b'{"step": 62, "lo', line(62)[:-2], b'{"s', b"\0" * 700, b'{"step": 62, "loss": 6.' + b"\0" * 700, line(62)[:-1]],
     ids=["cut", "one byte short", "three bytes", "zeros", "cut, then zeros", "no newline"],
 )
-def test_a_cut_last_line_is_dropped(path, tail):
+def test_a_truncated_last_line_is_dropped(path, tail):
     path.write_bytes(b"".join(lines()) + tail)
 
     resume(path, 62 if tail == line(62)[:-1] else LAST)
@@ -146,7 +146,7 @@ def test_a_reader_leaves_out_a_bad_line_and_says_so(path, bad, capsys):
     assert "left out 1 line (line 10: " in capsys.readouterr().out
 
 
-def test_a_last_line_that_is_not_of_a_record_is_set_aside(path):
+def test_a_last_line_that_is_not_a_truncated_record_is_set_aside(path):
     path.write_bytes(b"".join(lines()) + b"a note of mine")
 
     resume(path, LAST)
@@ -163,7 +163,7 @@ def test_steps_after_the_checkpoint_are_set_aside(path):
     (kept,) = set_aside(path)
     assert kept.read_bytes() == b"".join(lines(51))
     assert path.read_bytes() == b"".join(lines(last=51))
-    assert "11 lines (line 51: step 51 is repeated; " in messages[0]
+    assert "11 lines (line 51: step 51 will be repeated; " in messages[0]
     assert messages[0].endswith("kept as metrics.jsonl.set_aside-1")
 
 
@@ -196,11 +196,11 @@ def test_the_file_of_another_run_is_set_aside(path):
 
     assert [kept.read_bytes() for kept in set_aside(path)] == [content]
     assert path.read_bytes() == line(LAST + 1)
-    assert "is of another run" in messages[0]
+    assert "belongs to another run" in messages[0]
     assert "no records of steps 1 to 61" in messages[1]
 
 
-def test_the_own_file_is_known_by_any_of_its_last_losses(path):
+def test_a_runs_own_file_is_recognised_by_any_of_its_last_losses(path):
     content = lines()
     content[57] = line(58, loss=7.5)  # one altered digit
     content[59] = line(60, loss=None, global_norm=None, skipped="loss is nan")
@@ -230,7 +230,7 @@ def in_place_of(path, kind):
 
 
 @pytest.mark.parametrize("kind", ["folder", "FIFO", "link", "dangling link", "device"])
-def test_what_is_in_place_of_the_file_is_set_aside(path, kind, capsys):
+def test_anything_in_place_of_the_file_is_set_aside(path, kind, capsys):
     in_place_of(path, kind)
     before = os.lstat(path).st_ino
 

@@ -82,13 +82,13 @@ def test_a_plot_that_fails_leaves_a_complete_report(tmp_path, capsys, monkeypatc
 
     write_report(run)
 
-    assert "loss.png is left out: ZeroDivisionError" in capsys.readouterr().out
+    assert "loss.png could not be drawn: ZeroDivisionError" in capsys.readouterr().out
     report = run.report.read_text("utf-8")
     assert "loss.png" not in report
     assert "| steps | 3 |" in report
 
 
-def test_samples_are_shown_harmlessly(tmp_path):
+def test_control_characters_in_samples_are_escaped(tmp_path):
     run = finished_run(tmp_path / "run")
     sample = {"domain": "zh", "prompt": "a\x1b[2J", "continuation": "\u202eb\n\tc"}
     run.samples.write_text(json.dumps({"step": 3, "samples": [sample]}), "utf-8")
@@ -170,7 +170,7 @@ def test_the_report_has_the_training_the_heldout_text_and_the_samples(tmp_path):
     assert run.loss_plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_steps_that_were_all_skipped_are_no_training(tmp_path):
+def test_a_training_whose_steps_were_all_skipped_is_left_out_of_the_report(tmp_path):
     run = RunFolder(tmp_path)
     write_metrics(run, [record(1, 6.0, 9.0, skipped="loss is nan")])
 

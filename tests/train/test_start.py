@@ -67,7 +67,7 @@ def test_later_checkpoints_without_manifest_are_refused(folder):
 
 
 @pytest.mark.parametrize("later_name", ["iteration_00000020.damaged", "kept_iteration_00000020", "iteration_20"])
-def test_a_renamed_or_earlier_damaged_checkpoint_is_no_obstacle(folder, later_name):
+def test_a_renamed_or_earlier_damaged_checkpoint_is_not_an_obstacle(folder, later_name):
     save(folder, 5, with_manifest=False)
     save(folder, 10)
     later = save(folder, 20, with_manifest=False)
@@ -78,7 +78,7 @@ def test_a_renamed_or_earlier_damaged_checkpoint_is_no_obstacle(folder, later_na
     assert (folder.checkpoints / later_name).exists()
 
 
-def test_lost_checkpoints_are_known_by_the_pointer(folder):
+def test_lost_checkpoints_are_recognised_by_the_pointer(folder):
     folder.latest.write_text("700\n")
 
     with pytest.raises(
@@ -87,7 +87,7 @@ def test_lost_checkpoints_are_known_by_the_pointer(folder):
         refuse_lost_checkpoints(folder, True, save_steps=10)
 
 
-def test_lost_checkpoints_are_known_by_the_metrics(folder):
+def test_lost_checkpoints_are_recognised_by_the_metrics(folder):
     record_steps(folder, 21)
 
     with pytest.raises(TrainingError, match=r"goes up to step 21, with checkpoints every 10 steps"):
@@ -103,7 +103,7 @@ def test_a_run_that_failed_before_its_first_checkpoint_may_resume(folder, last):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"-3\n", b"12 34", b"9" * 100])
-def test_a_pointer_that_names_no_step_shows_nothing(folder, content):
+def test_a_pointer_that_names_no_step_proves_nothing(folder, content):
     folder.latest.write_bytes(content)
 
     refuse_lost_checkpoints(folder, True, save_steps=10)

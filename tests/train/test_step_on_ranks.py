@@ -200,7 +200,7 @@ def test_the_loss_scale_is_divided_out(ranks):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("name", ["loss", "dense_norm", "expert_norm"])
-def test_what_is_not_finite_on_one_rank_skips_the_step_on_all(ranks, name, value):
+def test_a_non_finite_value_on_one_rank_skips_the_step_on_all(ranks, name, value):
     def run(rank):
         step = make_step(ranks, rank, scale=4.0, **({name: value} if rank == 5 else {}))
         return step.run([], [], 0.1), step

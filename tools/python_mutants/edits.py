@@ -32,7 +32,7 @@ _OPPOSITE: dict[type[ast.AST], type[ast.AST]] = {
 }
 _COUNTERPART = {"min": "max", "max": "min", "any": "all", "all": "any"}
 
-# names of functions that only tell the user something
+# names of functions that only print or log
 _LOGGING = {"log", "print", "debug", "info", "warning", "warn"}
 
 
@@ -104,13 +104,13 @@ def _visited(node: ast.AST) -> Iterator[ast.AST]:
         if isinstance(node, ast.Raise) or isinstance(value, ast.JoinedStr):
             continue
         for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.JoinedStr) or (isinstance(child, ast.Expr) and _only_tells(child)):
+            if isinstance(child, ast.JoinedStr) or (isinstance(child, ast.Expr) and _only_logs(child)):
                 continue
             if isinstance(child, ast.AST):
                 yield from _visited(child)
 
 
-def _only_tells(statement: ast.Expr) -> bool:
+def _only_logs(statement: ast.Expr) -> bool:
     """True for docstrings and for calls that log."""
     call = statement.value
     if not isinstance(call, ast.Call):

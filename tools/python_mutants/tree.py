@@ -1,7 +1,7 @@
 """Copies the project folder for mutants, and runs pytest in such a copy, in a forked process.
 
-Importing MindSpore takes seconds. The parent imports it, but nothing of this project, so a forked process can start its
-tests at once with the sources of its own copy. MindSpore can compile in a forked process as long as its parent has
+Importing MindSpore takes seconds. The parent imports it, but nothing from this project, so a forked process can start
+its tests at once with the sources of its own copy. MindSpore can compile in a forked process as long as its parent has
 compiled nothing.
 """
 
@@ -73,7 +73,7 @@ def run_tests(tree: Path, tests: list[str], seconds: float, plugins: tuple[objec
         else:
             time.sleep(0.02)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # with everything that its tests have left running
+        os.killpg(child, signal.SIGKILL)  # and everything that its tests left running
     if status is None:
         os.waitpid(child, 0)
     return status

@@ -34,7 +34,7 @@ constexpr Chip kChips[] = {
     {"ascend910_93", 48, 192 * 1024 - 256, 8, true, true, true},
 };
 
-// The name of a chip with the core for which this file is compiled.
+// The name of one of the chips whose core this file is compiled for.
 constexpr const char* kCompiledFor = EMULATOR_DAV_C100 ? "ascend910" : "ascend910b";
 
 // The chip of this name, or nullptr.

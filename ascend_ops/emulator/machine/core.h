@@ -109,7 +109,7 @@ class Core {
   std::vector<Access> accesses;       // of global memory, since the last SyncAll
   Counters counters;
   int outstanding_tensors = 0;
-  bool type_has_sync_all = false;  // the hardware SyncAll works in the stated type of kernel
+  bool type_has_sync_all = false;  // the hardware SyncAll works in the declared type of kernel
 
  private:
   void check_id(EventKind kind, int id) {

@@ -90,7 +90,7 @@ EMULATOR_EXPORT int emulator_aot(int count, void** data, int* ranks, int64_t** s
     std::memcpy(tensor.data, data[i], bytes_of(tensor));
     tensors.push_back(tensor);
   }
-  std::vector<Counters> counters(kMostCores);
+  std::vector<Counters> counters(kMaxCores);
   char problem[1024];
   if (emulator_run(kCompiledFor, 0, tensors.data(), num_inputs, tensors.data() + num_inputs, count - num_inputs,
                    counters.data(), problem, sizeof problem) < 0)

@@ -11,7 +11,7 @@
 
 namespace emulator {
 
-constexpr size_t kMostCores = 64;  // size of a report
+constexpr size_t kMaxCores = 64;  // size of a report
 
 // Calls a kernel with the addresses of its arguments.
 template <typename... Address, size_t... kIndex>

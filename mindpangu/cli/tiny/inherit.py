@@ -105,7 +105,8 @@ def _run(options: argparse.Namespace, config: Config) -> None:
         reader, config, shards, selection, lambda items, label: tqdm(items, desc=label, unit="step", disable=None)
     )
     made_by = {"verb": "tiny inherit", "parent": str(options.parent), "neurons": options.neurons}
-    write_report(options.out, inheritance, parent.config, config, selection)  # nothing is written beside a checkpoint
+    # first, because nothing is written to a folder that has a checkpoint
+    write_report(options.out, inheritance, parent.config, config, selection)
     folder = build(prune(parent, config, inheritance.kept), options.out, made_by)
     print(format_table(inheritance, parent.config, config, selection))
     print(f"inherit: {len(inheritance.kept.layers)} of {parent.config.model.num_layers} layers → {folder}")

@@ -13,7 +13,7 @@ from mindpangu.tokenizer import Tokenizer
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_MOST_UNUSED_ROWS = 1024
+_MAX_UNUSED_ROWS = 1024
 
 
 def require_model(source: PanguAlphaSource, config: Config) -> None:
@@ -61,7 +61,7 @@ def require_tokenizer(tokenizer: Tokenizer, path: Path, config: Config) -> None:
     """
     rows = config.model.vocab_size
     # releases for several devices pad the table so that it can be divided evenly
-    if not rows - _MOST_UNUSED_ROWS <= tokenizer.vocab_size <= rows:
+    if not rows - _MAX_UNUSED_ROWS <= tokenizer.vocab_size <= rows:
         raise CheckpointError(
             f"tokenizer {path} has {tokenizer.vocab_size} pieces, but {WORD_EMBEDDING} has {rows} rows; give the "
             "tokenizer that the model was trained with"

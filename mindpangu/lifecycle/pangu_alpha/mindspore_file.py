@@ -25,9 +25,9 @@ from mindpangu.untrusted import open_file
 
 _DTYPES = {"Float16": np.float16, "Float32": np.float32, "Float64": np.float64, "Int32": np.int32, "Int64": np.int64}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
-_MOST_VALUES = 1 << 16
-_MOST_FIELDS = 64  # of a value or a tensor, which has one field per axis of its shape
-_MOST_AXES = 8
+_MAX_VALUES = 1 << 16
+_MAX_FIELDS = 64  # of a value or a tensor, which has one field per axis of its shape
+_MAX_AXES = 8
 _LONGEST_NAME = 400  # bytes
 _PIECE = 1 << 28  # bytes of content in one value
 _CHUNK = 1 << 22
@@ -110,7 +110,7 @@ class MindSporeFile:
         return values
 
     def _index(self, view: mmap.mmap, end: int) -> None:
-        for number, value in _fields(view, range(end), _MOST_VALUES):
+        for number, value in _fields(view, range(end), _MAX_VALUES):
             if number != 1 or not isinstance(value, range):
                 raise ValueError(f"found field {number} where a tensor was expected")
             fields = dict(_fields(view, value))
@@ -124,8 +124,8 @@ class MindSporeFile:
             for item, found in _fields(view, tensor):
                 if item == 1:
                     shape += [found] if isinstance(found, int) else _varints(view, found)
-                    if len(shape) > _MOST_AXES:
-                        raise ValueError(f"{name} has more than {_MOST_AXES} axes")
+                    if len(shape) > _MAX_AXES:
+                        raise ValueError(f"{name} has more than {_MAX_AXES} axes")
                 elif item == 2:
                     dtype = _text(view, found)
                 elif item == 3:
@@ -133,7 +133,7 @@ class MindSporeFile:
             whole_shape = () if shape == [0] else tuple(shape)  # earlier versions of MindSpore write scalars as [0]
             stored = self._tensors.setdefault(name, _Stored(dtype, whole_shape))
             if (stored.dtype, stored.shape) != (dtype, whole_shape):
-                raise ValueError(f"it has {name} twice, with different types or shapes")
+                raise ValueError(f"it contains {name} twice, with different types or shapes")
             stored.ranges.append(content)
 
 
@@ -168,20 +168,20 @@ def _end_of_values(view: mmap.mmap) -> int:
     return end
 
 
-def _fields(view: mmap.mmap, message: range, most: int = _MOST_FIELDS) -> Iterator[tuple[int, int | range]]:
+def _fields(view: mmap.mmap, message: range, max_fields: int = _MAX_FIELDS) -> Iterator[tuple[int, int | range]]:
     """Yields the number and the value of each field of a message. The value of a field that is not a varint is its
     range.
 
     Raises:
         ValueError: a field ends after the message, or has a wire type that checkpoints do not use, or there are more
-            than `most` fields.
+            than `max_fields` fields.
     """
     at = message.start
     count = 0
     while at < message.stop:
         count += 1
-        if count > most:
-            raise ValueError(f"the message at byte {message.start} has more than {most:,} fields")
+        if count > max_fields:
+            raise ValueError(f"the message at byte {message.start} has more than {max_fields:,} fields")
         key, at = _read_varint(view, at, message.stop)
         number = key >> 3
         wire_type = key & 7
@@ -217,7 +217,7 @@ def _read_varint(view: mmap.mmap, at: int, stop: int) -> tuple[int, int]:
 def _varints(view: mmap.mmap, packed: range) -> list[int]:
     values: list[int] = []
     at = packed.start
-    if len(packed) > 10 * _MOST_AXES:
+    if len(packed) > 10 * _MAX_AXES:
         raise ValueError(f"a list of {len(packed):,} bytes where a shape was expected")
     while at < packed.stop:
         value, at = _read_varint(view, at, packed.stop)

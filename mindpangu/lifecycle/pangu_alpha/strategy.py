@@ -25,7 +25,7 @@ from mindpangu.lifecycle.pangu_alpha.weights import is_training_state
 from mindpangu.untrusted import read_bytes
 
 _FILE_LIMIT = 1 << 26  # bytes
-_MOST_AXES = 8
+_MAX_AXES = 8
 
 Index = tuple[tuple[int, ...], int]
 """A slice of a tensor: its index along each axis, and its index among the optimizer shards."""
@@ -146,8 +146,8 @@ def _layout(stored: Any) -> Layout:
     tensor_map = tuple(stored.tensor_map[0].dim)
     if not devices or min(devices) < 1:
         raise ValueError("it has no ranks")
-    if max(len(devices), len(tensor_map)) > _MOST_AXES:
-        raise ValueError(f"it has {max(len(devices), len(tensor_map)):,} axes; allowed: at most {_MOST_AXES}")
+    if max(len(devices), len(tensor_map)) > _MAX_AXES:
+        raise ValueError(f"it has {max(len(devices), len(tensor_map)):,} axes; allowed: at most {_MAX_AXES}")
     if any(axis not in range(-1, len(devices)) for axis in tensor_map):
         raise ValueError(f"its map {list(tensor_map)} names axes that the ranks {list(devices)} do not have")
     layout = Layout(devices, tuple(-1 if axis < 0 else len(devices) - 1 - axis for axis in tensor_map))

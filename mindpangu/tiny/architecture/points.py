@@ -17,8 +17,8 @@ from mindpangu.user_input import parse_number
 
 FFN_MULTIPLE = 8
 
-_MOST = 1_000_000  # layers, channels, or expansion
-_MOST_PAIRS = 100_000  # pairs of depth and width; each takes some 0.1 ms
+_MAX_SIZE = 1_000_000  # layers, channels, or expansion
+_MAX_PAIRS = 100_000  # pairs of depth and width; each takes some 0.1 ms
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Range:
             highest = parse_number(words[-1])
         except ValueError:
             lowest = highest = 0.0
-        if len(words) > 2 or not 0 < lowest <= highest <= _MOST:
+        if len(words) > 2 or not 0 < lowest <= highest <= _MAX_SIZE:
             raise ConfigError(
-                f"{option} is {text!r}; allowed: LOWEST:HIGHEST, both above 0 and at most {_MOST:,}, e.g. 2:8"
+                f"{option} is {text!r}; allowed: LOWEST:HIGHEST, both above 0 and at most {_MAX_SIZE:,}, e.g. 2:8"
             )
         return Range(lowest, highest)
 
@@ -123,10 +123,10 @@ def enumerate_points(config: Config, space: Space) -> list[Point]:
     """
     depths = _multiples_within(space.depth, 1)
     widths = _multiples_within(space.width, space.head_size)
-    if len(depths) * len(widths) > _MOST_PAIRS:
+    if len(depths) * len(widths) > _MAX_PAIRS:
         raise ConfigError(
             f"--depth {space.depth} --width {space.width} have {len(depths) * len(widths):,} pairs of depth and width; "
-            f"allowed: at most {_MOST_PAIRS:,}. Give smaller ranges"
+            f"allowed: at most {_MAX_PAIRS:,}. Give smaller ranges"
         )
     points: list[Point] = []
     bounds: list[int] = []

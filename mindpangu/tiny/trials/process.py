@@ -41,14 +41,14 @@ def run_trial(root: Path, result: ResultFile, decode: bool, keep_checkpoint: boo
     Raises:
         TrainingStopped: a signal stopped the training.
     """
-    with locked(root / "trial", wait=math.inf):  # a process left over from a killed search may not have ended yet
+    with locked(root / "trial", wait=math.inf):  # a process of a killed search may still be running
         if result.is_current():
             return
         config = load_saved_config(root / "config.yaml")
         set_device(config)
         prepare_routing(config)
         run = open_run(config)
-        # the checkpoints of a finished trial are removed, so a trial that has to be measured again starts over
+        # the checkpoints of a finished trial are removed, so a trial that must be measured again starts over
         train(run, resume=latest_iteration(run.folder.checkpoints) is not None)
         heldout = heldout_bits_per_byte(run.model, run.shards)
         records = read_metrics(run.folder.metrics)

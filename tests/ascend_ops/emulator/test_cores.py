@@ -48,7 +48,7 @@ def with_large_batches(tmp_path):
     for folder in ("ascend", "rre_dispatch"):
         shutil.copytree(OPERATORS / folder, tmp_path / folder)
     limits = tmp_path / "ascend" / "rre_limits.h"
-    limits.write_text(limits.read_text().replace("kMostBatch = 16", "kMostBatch = 128"))
+    limits.write_text(limits.read_text().replace("kMaxBatch = 16", "kMaxBatch = 128"))
     return tmp_path
 
 
@@ -57,7 +57,7 @@ def test_batches_that_are_too_large_for_a_tile_do_not_compile(with_large_batches
         emulator.compile_operator("rre_dispatch", "ascend910", sources=with_large_batches, folder=with_large_batches)
 
 
-def test_such_batches_would_be_a_hazard(with_large_batches):
+def test_batches_that_are_too_large_for_a_tile_would_be_a_hazard(with_large_batches):
     """The assertion is not stricter than it has to be."""
     kernel = with_large_batches / "rre_dispatch" / "ascend" / "op_kernel" / "rre_dispatch.h"
     kernel.write_text(kernel.read_text().replace("static_assert((kTileTokens", "static_assert(true || (kTileTokens"))

@@ -36,12 +36,12 @@ struct DataCopyParams {
 
 namespace emulator {
 
-constexpr uint32_t kMostBursts = 4095;
+constexpr uint32_t kMaxBursts = 4095;
 
 inline void check_copy(const AscendC::DataCopyParams& params, uint64_t local, const void* global, const char* what) {
-  if (params.blockCount == 0 || params.blockCount > kMostBursts || params.blockLen == 0)
+  if (params.blockCount == 0 || params.blockCount > kMaxBursts || params.blockLen == 0)
     violate(rule::kField, "%s of %u bursts of %u granules: 1 to %u bursts, not empty", what,
-            static_cast<uint32_t>(params.blockCount), static_cast<uint32_t>(params.blockLen), kMostBursts);
+            static_cast<uint32_t>(params.blockCount), static_cast<uint32_t>(params.blockLen), kMaxBursts);
   if (local % kGranule)
     violate(rule::kAlignment, "%s: address %lu in the unified buffer is no multiple of 32", what, local);
   if (reinterpret_cast<uintptr_t>(global) % kGranule)

@@ -151,13 +151,13 @@ class TPipe {
   static int take(uint64_t bytes) {
     emulator::Core& core = *emulator::this_core;
     if (bytes == 0) emulator::violate(emulator::rule::kCapacity, "InitBuffer of 0 bytes");
-    if (core.buffers.size() == kMostBuffers)
-      emulator::violate(emulator::rule::kQueue, "InitBuffer: a TPipe has %zu buffers at most", kMostBuffers);
+    if (core.buffers.size() == kMaxBuffers)
+      emulator::violate(emulator::rule::kQueue, "InitBuffer: a TPipe has %zu buffers at most", kMaxBuffers);
     core.buffers.push_back({core.unified_buffer.allocate(bytes), bytes});
     return static_cast<int>(core.buffers.size()) - 1;
   }
 
-  static constexpr size_t kMostBuffers = 64;
+  static constexpr size_t kMaxBuffers = 64;
   static inline thread_local TPipe* current_ = nullptr;
 };
 

@@ -54,7 +54,7 @@ void PipeBarrier() {
   }
 }
 
-// SyncAll by hardware, in a kernel that has stated its type.
+// SyncAll by hardware, in a kernel that has declared its type.
 inline void SyncAll() {
   emulator::Core& core = *emulator::this_core;
   if (!core.chip.hardware_sync_all)
@@ -62,8 +62,8 @@ inline void SyncAll() {
                       core.chip.name);
   if (!core.type_has_sync_all)
     emulator::violate(emulator::rule::kSyncAll,
-                      "SyncAll without a workspace in a kernel that has not stated KERNEL_TYPE_MIX_AIV_1_0: the device "
-                      "would not wait");
+                      "SyncAll without a workspace in a kernel that does not declare KERNEL_TYPE_MIX_AIV_1_0: the "
+                      "device would not wait");
   emulator::this_launch->sync_all(core);
 }
 

@@ -41,7 +41,7 @@ static ge::graphStatus TilingOfRreDispatch(gert::TilingContext* context) {
                                             CoresWorthCounting(platform.cores, columns, x.GetDim(0) * row_bytes));
   // in the unified buffer: two such rows; twice the slices of all cores, with zeros before them; the counters of cores
   // without SyncAll; ids, groups and table entries of a tile
-  const uint64_t scratch = 2 * columns * sizeof(int32_t) + 2 * (rre_host::kMostShift + cores) * rre_host::kGranule +
+  const uint64_t scratch = 2 * columns * sizeof(int32_t) + 2 * (rre_host::kMaxShift + cores) * rre_host::kGranule +
                            cores * rre_host::kGranule +
                            rre_host::kTileTokens * (3 * sizeof(int32_t) + rre_host::kGranule);
   rre_host::RowTiles tiles;
@@ -74,7 +74,7 @@ static graphStatus InferShapeOfRreDispatch(gert::InferShapeContext* context) {
   *context->GetOutputShape(kCounts) = gert::Shape({static_cast<int64_t>(rre_host::RoundUp(groups, rre_host::kInts))});
   *context->GetOutputShape(kPositions) = *context->GetInputShape(kTokenIds);
   *context->GetOutputShape(kInvalid) = gert::Shape({static_cast<int64_t>(rre_host::kInts)});
-  *context->GetOutputShape(kBarrier) = gert::Shape({static_cast<int64_t>(rre_host::kMostCores * rre_host::kInts)});
+  *context->GetOutputShape(kBarrier) = gert::Shape({static_cast<int64_t>(rre_host::kMaxCores * rre_host::kInts)});
   return GRAPH_SUCCESS;
 }
 

@@ -16,7 +16,7 @@
 
 namespace rre {
 
-using rre_limits::kMostShift;
+using rre_limits::kMaxShift;
 
 class Dispatch {
  public:
@@ -51,8 +51,8 @@ class Dispatch {
     mover_.Init(pipe_, row_words, tile_words, batch);
     pipe_.InitBuffer(histogram_, columns_ * sizeof(int32_t));
     pipe_.InitBuffer(totals_, columns_ * sizeof(int32_t));
-    pipe_.InitBuffer(sums_[0], (kMostShift + cores_) * kGranule);
-    pipe_.InitBuffer(sums_[1], (kMostShift + cores_) * kGranule);
+    pipe_.InitBuffer(sums_[0], (kMaxShift + cores_) * kGranule);
+    pipe_.InitBuffer(sums_[1], (kMaxShift + cores_) * kGranule);
     pipe_.InitBuffer(tokens_of_tile_, kTileTokens * sizeof(int32_t));
     pipe_.InitBuffer(slots_of_tile_, kTileTokens * sizeof(int32_t));
     pipe_.InitBuffer(entries_of_tile_, kTileTokens * kGranule);
@@ -128,7 +128,7 @@ class Dispatch {
   // takes log2(cores) additions of the whole slice to itself, shifted; the zeros before it are what is shifted in.
   __aicore__ inline void SumOverCores(uint32_t slice) {
     LocalTensor<int32_t> from = sums_[0].Get<int32_t>(), to = sums_[1].Get<int32_t>();
-    constexpr uint32_t kLead = kMostShift * kInts;
+    constexpr uint32_t kLead = kMaxShift * kInts;
     const uint32_t size = cores_ * kInts;
     const DataCopyParams in(cores_, 1, columns_ / kInts - 1, 0), out(cores_, 1, 0, columns_ / kInts - 1);
     const GlobalTensor<int32_t> column = histograms_[slice * kInts];
@@ -169,7 +169,7 @@ class Dispatch {
     // No flag orders the load of `places` after the store of the previous tile's positions; the queue of the rows does.
     // A full tile, of which less than a granule is padding, has more batches than the queue has buffers. So one of its
     // batches has waited for a buffer whose store came after the store of the positions.
-    static_assert((kTileTokens - kInts) / kMostBatch > RowMover::kBuffers, "the positions of a tile need a flag");
+    static_assert((kTileTokens - kInts) / kMaxBatch > RowMover::kBuffers, "the positions of a tile need a flag");
     const LocalTensor<int32_t> next = histogram_.Get<int32_t>(), places = groups_of_tile_.Get<int32_t>();
     for (uint32_t first = share_.begin; first < share_.end; first += kTileTokens) {
       const uint32_t count = Min(kTileTokens, share_.end - first);
