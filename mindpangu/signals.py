@@ -142,7 +142,7 @@ def deliver_interrupts() -> None:
 
     def deliver() -> None:
         while True:
-            _thread.interrupt_main(signal.sigwait([signal.SIGINT]))
+            _thread.interrupt_main(signal.Signals(signal.sigwait([signal.SIGINT])))
             signal.pthread_kill(main, signal.SIGURG)
 
     threading.Thread(target=deliver, name="interrupts", daemon=True).start()

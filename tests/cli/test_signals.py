@@ -1,7 +1,6 @@
 """Ctrl-C while the command line starts; tests/drills/test_signals.py sends signals to running verbs."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
