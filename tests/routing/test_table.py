@@ -230,7 +230,7 @@ def test_a_file_of_another_kind_is_refused(saved):
 def test_a_header_that_is_no_object_is_refused(saved, header):
     save_file(load_file(table_file(saved, "zh")), table_file(saved, "zh"), {"routing_table": header})
 
-    with pytest.raises(RoutingError, match="is not a complete routing table: routing_table is .*; allowed: an object"):
+    with pytest.raises(RoutingError, match=r"is not a complete routing table: routing_table is .*; allowed: an object"):
         RoutingTable.load(saved, NAMES)
 
 
