@@ -1,5 +1,6 @@
 """Instruction records: the document of each task, the tokens that count, and the padded sample."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -384,9 +385,30 @@ def test_an_altered_or_missing_mask_is_refused(written, tmp_path):
     with pytest.raises(DataError, match=r"zh\.train\.mask\.bin was altered"):
         TokenShards.open(tmp_path / "shards", verify=True)
 
+    mask.write_bytes(mask.read_bytes() + bytes(1))
+    with pytest.raises(DataError, match=r"zh\.train\.mask\.bin has .* bytes, expected"):
+        TokenShards.open(tmp_path / "shards")
+
     mask.unlink()
     with pytest.raises(DataError, match=r"zh\.train\.mask\.bin is missing"):
         TokenShards.open(tmp_path / "shards")
+
+
+@pytest.mark.parametrize("value", [1, 2])
+def test_a_mask_is_of_zeros_and_ones_though_its_hash_is_right(written, tmp_path, value):
+    _, shards, _ = written
+    shutil.copytree(shards.folder, tmp_path / "shards")
+    mask = tmp_path / "shards" / "zh.train.mask.bin"
+    mask.write_bytes(bytes([value]) * mask.stat().st_size)
+    index = json.loads((tmp_path / "shards" / "index.json").read_text())
+    index["files"]["zh"]["train"]["mask_blake2b"] = hashlib.blake2b(mask.read_bytes(), digest_size=16).hexdigest()
+    (tmp_path / "shards" / "index.json").write_text(json.dumps(index))
+
+    if value < 2:
+        TokenShards.open(tmp_path / "shards", verify=True)
+    else:
+        with pytest.raises(DataError, match=r"zh\.train\.mask\.bin contains 2; allowed: >= 0 and < 2"):
+            TokenShards.open(tmp_path / "shards", verify=True)
 
 
 def test_token_counts_and_answers_exclude_padding(written):
@@ -400,3 +422,4 @@ def test_token_counts_and_answers_exclude_padding(written):
     assert counts_V.sum() == (tokens != shards.pad_id).sum() == len(shards.text_tokens("zh", TRAIN))
     assert counted == np.fromfile(shards.folder / "zh.train.mask.bin", np.uint8).sum()
     assert shortened == 0
+    assert shards.token_counts("en", TRAIN, shards.pad_id).tolist() == [0] * shards.pad_id  # a split without records
