@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import re
 import shutil
 
@@ -89,6 +90,25 @@ def test_a_large_vocabulary_is_written_as_int32(
     assert tokens.min() >= raised_by
     assert tokens[-1] == raised_by + 2
     assert len(shards.token_counts("en", TRAIN, vocab_size)) == vocab_size
+
+
+def test_text_is_encoded_on_the_cores_that_the_process_may_use(
+    tmp_path, tiny_records, tiny_tokenizer, make_config, write_jsonl, monkeypatch
+):
+    threads_used = []
+    encode_batch = tiny_tokenizer.encode_batch
+    config = make_config([write_jsonl(tmp_path / "c.jsonl", tiny_records)], ["en"])
+    reader = CorpusReader(config, build_domains(config))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 2, 5})
+    monkeypatch.setattr(
+        tiny_tokenizer,
+        "encode_batch",
+        lambda texts, threads: threads_used.append(threads) or encode_batch(texts, threads),
+    )
+
+    write_shards(tmp_path / "shards", reader, split_corpus(reader), tiny_tokenizer)
+
+    assert threads_used == [3]
 
 
 def test_streamed_token_counts_equal_a_bincount(tiny_shards, monkeypatch):
