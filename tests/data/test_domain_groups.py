@@ -242,6 +242,16 @@ def test_groups_may_have_different_sizes_if_the_weights_need_it():
     assert grouped([4, 2, 1, 1], 2, 0.0) == ((0,), (1, 2, 3))
 
 
+@pytest.mark.parametrize("tolerance", [0.01, 0.5, 1.0])
+def test_every_group_needs_a_weight_in_every_phase_whatever_the_tolerance(tolerance):
+    """Each two of three domains have a phase, so two groups cannot both have a domain in all three."""
+    phases = [[1, 1, 0], [0, 1, 1]]
+    assert grouped(phases[-1], 2, 1.0, phases[:-1]) == ((1,), (0, 2))
+
+    with pytest.raises(ConfigError, match="phase . leaves one of 2 groups of domains .* without a weight above 0"):
+        grouped([1, 0, 1], 2, tolerance, phases)
+
+
 def test_domains_without_weight_are_spread():
     groups = grouped([1, 1, 0, 0], 2, 0.0)
     assert sorted(map(len, groups)) == [2, 2]
