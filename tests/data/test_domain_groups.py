@@ -248,7 +248,7 @@ def test_every_group_needs_a_weight_in_every_phase_whatever_the_tolerance(tolera
     phases = [[1, 1, 0], [0, 1, 1]]
     assert grouped(phases[-1], 2, 1.0, phases[:-1]) == ((1,), (0, 2))
 
-    with pytest.raises(ConfigError, match="phase . leaves one of 2 groups of domains .* without a weight above 0"):
+    with pytest.raises(ConfigError, match=r"phase . leaves one of 2 groups of domains .* without a weight above 0"):
         grouped([1, 0, 1], 2, tolerance, phases)
 
 
