@@ -180,6 +180,7 @@ def test_a_pattern_may_cross_folders_or_be_the_name_of_a_file(tmp_path, write_js
 
 def test_a_byte_count_includes_blank_lines_and_starts_again(open_reader):
     reader = open_reader(json.dumps(GOOD), "", "   ", json.dumps(GOOD))
+    assert reader.bytes_read == 0
 
     for _ in range(2):
         seen = [reader.bytes_read for _ in reader]
