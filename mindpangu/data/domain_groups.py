@@ -70,6 +70,11 @@ def group_domains(phases: Sequence[Phase], names: Sequence[str], num_groups: int
         if tried[-1][0] <= tolerance:
             return groups
     miss, phase_index, domain = max(_worst_misses(weights, min(tried)[1]))
+    if miss == math.inf:
+        raise ConfigError(
+            f"{phases[phase_index].key} leaves one of {num_groups} groups of domains (data.domain_groups) without a "
+            "weight above 0 if the groups are to suit all phases; change the weights or the number of groups"
+        )
     share = weights[domain][phase_index] / sum(each[phase_index] for each in weights)
     raise ConfigError(
         f"{phases[phase_index].key} does not divide into {num_groups} equal groups of domains (data.domain_groups): at "
@@ -161,7 +166,10 @@ def _dot(a: Weights, b: Weights) -> int:
 
 
 def _worst_misses(weights: Sequence[Weights], groups: Groups) -> list[tuple[float, int, int]]:
-    """Finds the domain that is furthest from its share of the tokens in each phase: (miss, phase index, domain id)."""
+    """Finds the domain that is furthest from its share of the tokens in each phase: (miss, phase index, domain id).
+
+    The miss is infinite if a group has no weight in a phase.
+    """
     found = []
     for phase in range(len(weights[0])):
         domain_weights = [each[phase] for each in weights]
@@ -177,7 +185,7 @@ def _worst_misses(weights: Sequence[Weights], groups: Groups) -> list[tuple[floa
                     denominator = group_weight * len(groups)
                     miss = weight * abs(denominator - total) / (denominator * total)
                     misses.append((miss, phase, domain))
-            if group_weight == 0:  # the group's share of the tokens is lost; the largest domain misses most of it
-                misses.append((1 / len(groups), phase, domain_weights.index(max(domain_weights))))
+            if group_weight == 0:  # nothing to train on, which no tolerance allows
+                misses.append((math.inf, phase, group[0]))
         found.append(max(misses))
     return found

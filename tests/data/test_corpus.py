@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mindpangu.data import CorpusReader
+from mindpangu.data.corpus import expand_patterns
 from mindpangu.domains import build_domains
 from mindpangu.errors import DataError
 
@@ -69,6 +70,10 @@ BAD = {
     "half a pair": ('{"domain": "bilingual", "en": "a"}', 'no "zh"'),
     "unknown language": ('{"domain": "code", "text": "a", "lang": "rust"}', "unknown \"lang\" 'rust'.*python, java"),
     "bad doc": ('{"domain": "en", "text": "a", "doc": [1]}', '"doc" has type list'),
+    "true as doc": (
+        '{"domain": "en", "text": "a", "doc": true}',
+        '"doc" has type bool, expected a string or an integer',
+    ),
     "bad source": ('{"domain": "en", "text": "a", "source": true}', '"source" has type bool'),
 }
 
@@ -99,11 +104,44 @@ def test_the_first_few_bad_records_are_listed(open_reader):
         list(open_reader(*["{}"] * 8, max_bad_records=7))
 
 
+def test_as_many_bad_records_as_are_listed_leave_no_more(open_reader):
+    reader = open_reader(*["{}"] * 5, max_bad_records=5)
+
+    assert list(reader) == []
+
+    lines = reader.report.summary().splitlines()
+    assert lines[0] == "0 records; 5 bad records:"
+    assert len(lines) == 6
+    assert "corpus.jsonl:5:" in lines[5]
+    assert reader.report.bad_records[4].endswith("unknown domain null (domains.preset is sigma_4)")
+
+
 def test_domains_outside_this_run_are_skipped_not_bad(open_reader):
-    reader = open_reader(json.dumps({"domain": "zh", "text": "好"}), json.dumps(GOOD), names=["en"])
+    skipped = [
+        json.dumps({"domain": "zh", "text": "好"}),
+        *[json.dumps({"domain": "code"})] * 2,
+    ]  # not read any further
+    reader = open_reader(*skipped, json.dumps(GOOD), "{}", names=["en"], max_bad_records=1)
+
     assert len(list(reader)) == 1
-    assert (reader.report.num_bad, dict(reader.report.skipped)) == (0, {"zh": 1})
-    assert reader.report.summary() == "1 records; skipped, not in domains.names: zh 1"
+
+    assert (reader.report.num_bad, dict(reader.report.skipped)) == (1, {"zh": 1, "code": 2})
+    assert reader.report.summary().startswith(
+        "1 records; skipped, not in domains.names: code 2, zh 1; 1 bad records:\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_partial"),
+    [([GOOD], False), ([GOOD, {}], True), ([GOOD, {"domain": "zh", "text": "好"}], True)],
+    ids=["complete", "bad", "skipped"],
+)
+def test_a_report_is_partial_if_a_record_was_left_out(open_reader, lines, is_partial):
+    reader = open_reader(*map(json.dumps, lines), names=["en"], max_bad_records=1)
+
+    list(reader)
+
+    assert reader.report.is_partial == is_partial
 
 
 def test_each_reading_starts_a_new_report(open_reader):
@@ -123,6 +161,38 @@ def test_patterns_give_each_file_once_in_sorted_order(tmp_path, make_config, wri
     reader = CorpusReader(config, build_domains(config))
 
     assert [record.parts[0][1] for record in reader] == ["a", "b"]
+
+
+def test_a_pattern_may_cross_folders_or_be_the_name_of_a_file(tmp_path, write_jsonl):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    plain = write_jsonl(tmp_path / "a" / "b" / "x1.jsonl", [GOOD])
+    brackets = write_jsonl(tmp_path / "a" / "b" / "x[1].jsonl", [GOOD])
+    link = tmp_path / "a" / "link.jsonl"
+    link.symlink_to(plain)
+
+    assert expand_patterns([str(brackets)]) == [brackets]
+    assert expand_patterns([f"{tmp_path}/a/b/x[[]1].jsonl"]) == [brackets]
+    assert expand_patterns([f"{tmp_path}/a/b/x[12].jsonl"]) == [plain]
+    assert expand_patterns([f"{tmp_path}/**/*.jsonl"]) in ([plain, brackets], [brackets, link])  # the link is x1 again
+    with pytest.raises(DataError, match=r"prompts pattern '.*\*\.txt' matches no file"):
+        expand_patterns([f"{tmp_path}/*.txt"], "prompts")
+
+
+def test_a_byte_count_includes_blank_lines_and_starts_again(open_reader):
+    reader = open_reader(json.dumps(GOOD), "", "   ", json.dumps(GOOD))
+    assert reader.bytes_read == 0
+
+    for _ in range(2):
+        seen = [reader.bytes_read for _ in reader]
+        assert seen == [len(json.dumps(GOOD)) + 1, reader.total_bytes]
+        assert reader.report.num_bad == 0
+
+
+def test_a_file_in_another_encoding_is_named(open_reader):
+    reader = open_reader(json.dumps(GOOD).encode("utf-16"), max_bad_records=5)
+
+    with pytest.raises(DataError, match=r"corpus file .*corpus\.jsonl is .*UTF-16"):
+        list(reader)
 
 
 def test_a_pattern_without_a_file_is_an_error(tmp_path, make_config, write_jsonl):

@@ -167,6 +167,29 @@ def test_a_miss_that_equals_the_tolerance_meets_it(tolerance):
         grouped(shares, 2, tolerance - 1e-12)
 
 
+@pytest.mark.parametrize(
+    ("num_groups", "phases", "tolerance", "groups"),
+    [
+        (4, [[1, 1, 1, 1, 0, 0, 0, 0]], 0.0, [[0, 4], [1, 5], [2, 6], [3, 7]]),
+        (4, [range(1, 17)], 0.0, [[0, 7, 8, 15], [1, 6, 9, 14], [2, 5, 10, 13], [3, 4, 11, 12]]),
+        (2, [[7, 3, 3, 2, 2, 2, 1, 1, 1, 1, 1]], 0.05, [[0, 4, 6, 7, 9], [1, 2, 3, 5, 8, 10]]),
+        (3, [[7, 3, 3, 2, 2, 2, 1, 1, 1, 1, 1]], 0.05, [[0, 8, 10], [1, 3, 5, 9], [2, 4, 6, 7]]),
+        (4, [[46, 25, 15, 46, 13, 12, 9, 18]], 0.0, [[0], [3], [1, 5, 6], [2, 4, 7]]),
+        (4, [[19, 15, 17, 3, 20, 26, 16, 9, 15]], 0.0, [[5, 7], [4, 8], [0, 6], [1, 2, 3]]),
+        (3, [[8, 31, 14, 10, 32, 4, 13, 17, 17, 1]], 0.0, [[4, 5, 6], [1, 7, 9], [0, 2, 3, 8]]),
+        (
+            4,
+            [[4, 13, 5, 6, 7, 9, 4, 4], [1, 9, 6, 7, 2, 6, 3, 2]],
+            0.0,
+            [[1], [5, 6], [3, 4], [0, 2, 7]],
+        ),
+    ],
+)
+def test_groups_do_not_change_between_versions(num_groups, phases, tolerance, groups):
+    """A run that is resumed takes the micro-batches of its groups in their order: others would change the stream."""
+    assert grouped(phases[-1], num_groups, tolerance, phases[:-1]) == tuple(map(tuple, groups))
+
+
 def test_groups_are_as_small_as_the_weights_allow():
     weights = [1240, 515, 1200, 1716, 2000, 1257, 943, 784, 425, 1904, 1824, 322]
     assert best_miss([weights], 2, max_domains=6) == 0
@@ -217,6 +240,16 @@ def test_one_group_has_all_domains():
 
 def test_groups_may_have_different_sizes_if_the_weights_need_it():
     assert grouped([4, 2, 1, 1], 2, 0.0) == ((0,), (1, 2, 3))
+
+
+@pytest.mark.parametrize("tolerance", [0.01, 0.5, 1.0])
+def test_every_group_needs_a_weight_in_every_phase_whatever_the_tolerance(tolerance):
+    """Each two of three domains have a phase, so two groups cannot both have a domain in all three."""
+    phases = [[1, 1, 0], [0, 1, 1]]
+    assert grouped(phases[-1], 2, 1.0, phases[:-1]) == ((1,), (0, 2))
+
+    with pytest.raises(ConfigError, match=r"phase . leaves one of 2 groups of domains .* without a weight above 0"):
+        grouped([1, 0, 1], 2, tolerance, phases)
 
 
 def test_domains_without_weight_are_spread():

@@ -1,5 +1,6 @@
 """Instruction records: the document of each task, the tokens that count, and the padded sample."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -15,12 +16,13 @@ from mindpangu.data import (
     Loader,
     TokenShards,
     encode_prompt,
+    first_answer,
     heldout_batches,
     prompt_parts,
     split_corpus,
     write_shards,
 )
-from mindpangu.data.instruction import encode_samples, instruction_parts
+from mindpangu.data.instruction import encode_samples, instruction_parts, shorten
 from mindpangu.data.route_plan import plan_routes
 from mindpangu.domains import Domain, build_domains
 from mindpangu.errors import DataError
@@ -162,6 +164,7 @@ def test_a_domain_may_have_no_control_token(tiny_tokenizer):
         ("zh", {}, '"task" is None; known: dialogue, qa, translation, code'),
         ("zh", {"task": ["qa"]}, "\"task\" is ['qa']"),
         ("zh", {"task": "dialogue"}, 'no "turns"'),
+        ("zh", {"task": "dialogue", "turns": []}, 'no "turns"'),
         ("zh", {"task": "dialogue", "turns": "你"}, '"turns" is not a list'),
         ("zh", {"task": "dialogue", "turns": ["你"]}, '"turns" has 1 texts; every second one must be a reply'),
         ("zh", {"task": "dialogue", "turns": ["你", 3]}, '"turns" has type int, expected a string'),
@@ -172,12 +175,78 @@ def test_a_domain_may_have_no_control_token(tiny_tokenizer):
             {"task": "translation", "from": "zh", "to": "en", "text": "a", "translation": "b"},
             "\"to\" is 'en', but domain zh has the control tokens <cn>",
         ),
+        (
+            "bare",
+            {"task": "translation", "from": "fr", "to": "en", "text": "a", "translation": "b"},
+            "\"from\" is 'fr', but domain bare has the control tokens none",
+        ),
         ("code", {"task": "code", "lang": "c", "instruction": "a", "answer": "b"}, "unknown \"lang\" 'c'"),
     ],
 )
 def test_unusable_records_are_refused_with_a_reason(domains, name, record, reason):
+    domain = domains.get(name, Domain("bare", "monolingual", ()))
+
     with pytest.raises(ValueError, match=re.escape(reason)):
-        instruction_parts(domains[name], record)
+        instruction_parts(domain, record)
+
+
+@pytest.mark.parametrize("turns", [["你", "好"], ["你", "好", "世", "界"]])
+def test_a_prompt_that_ends_with_a_reply_is_refused(domains, turns):
+    with pytest.raises(ValueError, match=f'"turns" has {len(turns)} texts; the last one must not be a reply'):
+        prompt_parts(domains["zh"], {"task": "dialogue", "turns": turns})
+
+
+def test_a_translation_names_its_languages_or_control_tokens():
+    domain = Domain("french", "bilingual", ("<fr>", "<en>"))
+    record = {"task": "translation", "from": "fr", "to": "en", "text": "mot", "translation": "word"}
+
+    assert instruction_parts(domain, record) == (("<fr>", "mot"), ("<en>", "word"))
+    assert prompt_parts(domain, record) == (("<fr>", "mot"), ("<en>", ""))
+
+
+@pytest.mark.parametrize(("name", "record", "document"), DOCUMENTS)
+def test_the_first_prompt_and_answer_of_a_sample(domains, tiny_tokenizer, name, record, document):
+    parts = instruction_parts(domains[name], record)
+    index = next(index for index, part in enumerate(document) if isinstance(part, list))
+    prompt, _ = encoded(document[:index], tiny_tokenizer)
+    answer, _ = encoded([document[index]], tiny_tokenizer)
+
+    for seq_length in (60, len(encoded(document, tiny_tokenizer)[0]) - 1):  # with padding, and without
+        ((ids, counted, _),) = encode_samples([parts], tiny_tokenizer, seq_length)
+
+        assert first_answer(ids, counted) == (tuple(prompt), tuple(answer))
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(1, [5]), (2, [5, 9]), (3, [5, 8, 9]), (4, [5, 7, 8, 9]), (5, [5, 6, 7, 8, 9])]
+)
+def test_a_shortened_prompt_keeps_its_first_token_and_the_last_ones(limit, expected):
+    assert shorten([5, 6, 7, 8, 9], limit) == expected
+    assert shorten([5, 6, 7, 8, 9], limit + 5) == [5, 6, 7, 8, 9]
+
+
+def test_samples_encode_the_same_together_and_alone(domains, tiny_tokenizer):
+    documents = [instruction_parts(domains[name], record) for name, record, _ in DOCUMENTS]
+
+    together = encode_samples(documents, tiny_tokenizer, 30, threads=2)
+
+    for parts, (ids, counted, shortened) in zip(documents, together, strict=True):
+        ((alone_ids, alone_counted, alone_shortened),) = encode_samples([parts], tiny_tokenizer, 30)
+        assert (ids.dtype, counted.dtype) == (np.int32, np.uint8)
+        assert (ids.tolist(), counted.tolist()) == (alone_ids.tolist(), alone_counted.tolist())
+        assert shortened == alone_shortened
+
+
+def test_a_record_one_token_too_long_is_shortened_by_one(domains, tiny_tokenizer):
+    parts = instruction_parts(domains["zh"], {"task": "qa", "question": "你好" * 9, "answer": "好"})
+    ((whole, whole_mask, _),) = encode_samples([parts], tiny_tokenizer, 200)
+    length = int(np.flatnonzero(whole_mask)[-1]) + 1
+
+    ((ids, mask, shortened),) = encode_samples([parts], tiny_tokenizer, length - 2)
+
+    assert shortened
+    assert ids.tolist() == [whole[0], *whole[2:length]]
+    assert mask.tolist() == [0, *whole_mask[2:length]]
 
 
 # ---- Shards and batches ----------------------------------------------------------------------------------------------
@@ -316,9 +385,30 @@ def test_an_altered_or_missing_mask_is_refused(written, tmp_path):
     with pytest.raises(DataError, match=r"zh\.train\.mask\.bin was altered"):
         TokenShards.open(tmp_path / "shards", verify=True)
 
+    mask.write_bytes(mask.read_bytes() + bytes(1))
+    with pytest.raises(DataError, match=r"zh\.train\.mask\.bin has .* bytes, expected"):
+        TokenShards.open(tmp_path / "shards")
+
     mask.unlink()
     with pytest.raises(DataError, match=r"zh\.train\.mask\.bin is missing"):
         TokenShards.open(tmp_path / "shards")
+
+
+@pytest.mark.parametrize("value", [1, 2])
+def test_a_mask_is_of_zeros_and_ones_though_its_hash_is_right(written, tmp_path, value):
+    _, shards, _ = written
+    shutil.copytree(shards.folder, tmp_path / "shards")
+    mask = tmp_path / "shards" / "zh.train.mask.bin"
+    mask.write_bytes(bytes([value]) * mask.stat().st_size)
+    index = json.loads((tmp_path / "shards" / "index.json").read_text())
+    index["files"]["zh"]["train"]["mask_blake2b"] = hashlib.blake2b(mask.read_bytes(), digest_size=16).hexdigest()
+    (tmp_path / "shards" / "index.json").write_text(json.dumps(index))
+
+    if value < 2:
+        TokenShards.open(tmp_path / "shards", verify=True)
+    else:
+        with pytest.raises(DataError, match=r"zh\.train\.mask\.bin contains 2; allowed: >= 0 and < 2"):
+            TokenShards.open(tmp_path / "shards", verify=True)
 
 
 def test_token_counts_and_answers_exclude_padding(written):
@@ -332,3 +422,4 @@ def test_token_counts_and_answers_exclude_padding(written):
     assert counts_V.sum() == (tokens != shards.pad_id).sum() == len(shards.text_tokens("zh", TRAIN))
     assert counted == np.fromfile(shards.folder / "zh.train.mask.bin", np.uint8).sum()
     assert shortened == 0
+    assert shards.token_counts("en", TRAIN, shards.pad_id).tolist() == [0] * shards.pad_id  # a split without records

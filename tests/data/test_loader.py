@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindpangu.data import HELDOUT, TRAIN, Loader, heldout_batches, loss_mask, positions
+from mindpangu.data.loader import SavedLoaderState
 from mindpangu.data.shuffle import SampleOrder
 from mindpangu.errors import DataError
+from mindpangu.untrusted import read_record
 
 
 def assert_same(a, b):
@@ -176,6 +178,34 @@ def test_a_state_of_another_run_is_refused(tiny_shards, make_config, state):
 
     with pytest.raises(DataError, match=r"loader state .* does not fit 4 domains, parts of 4 samples and steps of 8"):
         Loader(shards, domains, config, state)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"samples_taken": [4, 0]},
+        {"samples_taken": [4, 0], "phase_began": [0, 0]},
+        {"round": 2, "batch": 0, "sample": "a" * 32},
+    ],
+)
+def test_a_saved_state_is_read_as_it_was(state):
+    assert read_record(SavedLoaderState, state).to_state() == state
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({}, "it is empty; allowed: samples_taken, or round, batch, and sample"),
+        ({"round": 2}, "it has round, but not both batch and sample"),
+        ({"round": 2, "batch": 0}, "it has round, but not both batch and sample"),
+        ({"round": 2, "sample": "a" * 32}, "it has round, but not both batch and sample"),
+        ({"samples_taken": [-4]}, "samples_taken.* is -4; allowed: >= 0"),
+        ({"round": 2, "batch": 0, "sample": "a"}, "sample is 'a'; allowed: 32 hex digits"),
+    ],
+)
+def test_a_saved_state_that_no_loader_has_is_refused(state, message):
+    with pytest.raises(ValueError, match=message):
+        read_record(SavedLoaderState, state)
 
 
 def test_a_mixed_state_counts_single_samples(tiny_shards, make_config):

@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
+import re
 import shutil
 
 import numpy as np
@@ -57,31 +59,56 @@ def test_shards_hold_every_document_of_their_split_in_order(
     assert (shards.pad_id, shards.eot_id) == (tiny_tokenizer.pad_id, tiny_tokenizer.eot_id)
 
 
-def test_a_large_vocabulary_is_written_as_int32(tmp_path, tiny_records, tiny_tokenizer, make_config, write_jsonl):
+@pytest.mark.parametrize(
+    ("vocab_size", "raised_by", "dtype"), [(80_000, 70_000, "<i4"), (65_537, 65_000, "<i4"), (65_536, 65_000, "<u2")]
+)
+def test_a_large_vocabulary_is_written_as_int32(
+    tmp_path, tiny_records, tiny_tokenizer, make_config, write_jsonl, vocab_size, raised_by, dtype
+):
     class LargeTokenizer:
-        """The small tokenizer with its ids raised by 70,000."""
+        """The small tokenizer with its ids raised."""
 
-        vocab_size = 80_000
-        pad_id = 1
-        eot_id = 70_002
-        digest = "a" * 32
+        def __init__(self):
+            self.vocab_size = vocab_size
+            self.pad_id = 1
+            self.eot_id = raised_by + 2
+            self.digest = "a" * 32
 
         def control_id(self, token):
-            return 70_000 + tiny_tokenizer.control_id(token)
+            return raised_by + tiny_tokenizer.control_id(token)
 
         def encode_batch(self, texts, threads):
-            return [[70_000 + i for i in ids] for ids in tiny_tokenizer.encode_batch(texts, threads)]
+            return [[raised_by + i for i in ids] for ids in tiny_tokenizer.encode_batch(texts, threads)]
 
     config = make_config([write_jsonl(tmp_path / "c.jsonl", tiny_records)], ["en"])
     reader = CorpusReader(config, build_domains(config))
 
-    shards = write_shards(tmp_path / "shards", reader, split_corpus(reader), LargeTokenizer())
+    shards = write_shards(tmp_path / "new" / "shards", reader, split_corpus(reader), LargeTokenizer())
 
     tokens = shards.tokens("en", TRAIN)
-    assert tokens.dtype == np.dtype("<i4")
-    assert tokens.min() >= 70_000
-    assert tokens[-1] == 70_002
-    assert len(shards.token_counts("en", TRAIN, 80_000)) == 80_000
+    assert tokens.dtype == np.dtype(dtype)
+    assert tokens.min() >= raised_by
+    assert tokens[-1] == raised_by + 2
+    assert len(shards.token_counts("en", TRAIN, vocab_size)) == vocab_size
+
+
+def test_text_is_encoded_on_the_cores_that_the_process_may_use(
+    tmp_path, tiny_records, tiny_tokenizer, make_config, write_jsonl, monkeypatch
+):
+    threads_used = []
+    encode_batch = tiny_tokenizer.encode_batch
+    config = make_config([write_jsonl(tmp_path / "c.jsonl", tiny_records)], ["en"])
+    reader = CorpusReader(config, build_domains(config))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 2, 5})
+    monkeypatch.setattr(
+        tiny_tokenizer,
+        "encode_batch",
+        lambda texts, threads: threads_used.append(threads) or encode_batch(texts, threads),
+    )
+
+    write_shards(tmp_path / "shards", reader, split_corpus(reader), tiny_tokenizer)
+
+    assert threads_used == [3]
 
 
 def test_streamed_token_counts_equal_a_bincount(tiny_shards, monkeypatch):
@@ -111,6 +138,15 @@ def test_the_digest_depends_on_the_corpus(
 
     assert digest("same", tiny_records) == tiny_shards[0].digest == TokenShards.open(tiny_shards[0].folder).digest
     assert digest("changed", changed) != tiny_shards[0].digest
+    assert len(tiny_shards[0].digest) == 32
+
+
+def test_the_digest_does_not_depend_on_the_order_of_the_keys(copied, tiny_shards):
+    index = json.loads((copied / "index.json").read_text())
+
+    (copied / "index.json").write_text(json.dumps(dict(reversed(index.items()))))
+
+    assert TokenShards.open(copied).digest == tiny_shards[0].digest
 
 
 def test_a_missing_or_truncated_file_is_named_with_its_sizes(copied):
@@ -148,6 +184,12 @@ def test_altered_ids_are_found_when_verifying(copied):
         ("{", "cannot be read"),
         ("[]", "cannot be read"),
         ('{"format_version": 99}', "has format version 99, expected 1"),
+        ('{"format_version": 3}', "has format version 3, expected 1"),
+        ('{"format_version": 0}', "has format version 0, expected 1"),
+        ('{"format_version": 2}', "cannot be read: dtype is missing"),
+        ('{"format_version": "1"}', "cannot be read: format_version is '1'; allowed: 1 or 2"),
+        ('{"format_version": true}', "cannot be read: format_version is True"),
+        ("{}", "cannot be read: format_version is missing"),
         ('{"format_version": 1}', "cannot be read: dtype is missing"),
     ],
 )
@@ -157,6 +199,68 @@ def test_an_unusable_index_is_named(copied, content, message):
         (copied / "index.json").write_text(content)
 
     with pytest.raises(DataError, match=rf"index.json {message}.*prepare the data again"):
+        TokenShards.open(copied)
+
+
+def change(folder, changes):
+    """Changes entries of the index, each named by its keys with dots between. None removes it."""
+    index = json.loads((folder / "index.json").read_text())
+    for name, value in changes.items():
+        *parents, key = name.split(".")
+        entry = index
+        for parent in parents:
+            entry = entry[parent]
+        if value is None:
+            del entry[key]
+        else:
+            entry[key] = value
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": 0}, "vocab_size is 0; allowed: >= 1 and <= 2147483648$"),
+        ({"pad_id": -1}, "pad_id is -1; allowed: >= 0 and <= 2147483647$"),
+        ({"eot_id": 1 << 31}, "eot_id is 2147483648; allowed: >= 0 and <= 2147483647$"),
+        ({"eot_id": 365}, "pad_id is .* and eot_id 365; allowed: < 365"),
+        ({"pad_id": 365}, "pad_id is 365 and eot_id .*; allowed: < 365"),
+        ({"seq_length": 0}, "seq_length is 0; allowed: >= 1 and <= 2147483648$"),
+        ({"files.zh.train.tokens": -1}, r"files.zh.train.tokens is -1; allowed: >= 0 and <= 281474976710656$"),
+        ({"files.zh.train.documents": -1}, "files.zh.train.documents is -1; allowed: >= 0"),
+        ({"files.zh.train.blake2b": "a"}, "files.zh.train.blake2b is 'a'; allowed: 32 hex digits"),
+        ({"files.zh.heldout": None}, "files.zh.heldout is missing"),
+        ({"files.code": None}, "domain_names are .*; allowed: the keys of files, each once"),
+        ({"domain_names": ["bilingual", "zh", "en"]}, "domain_names are .*; allowed: the keys of files, each once"),
+        ({"domain_names": ["bilingual", "zh", "en", "code", "zh"]}, "domain_names are .*; allowed: the keys of files"),
+        ({"format_version": 2}, "seq_length is missing"),
+        ({"format_version": 2, "seq_length": 8}, "counted, shortened, or mask_blake2b is missing in an entry of files"),
+    ],
+)
+def test_an_index_with_wrong_entries_is_refused(copied, changes, message):
+    change(copied, {"vocab_size": 365})
+    TokenShards.open(copied)
+
+    change(copied, changes)
+
+    with pytest.raises(DataError, match=r"index\.json cannot be read: ") as refusal:
+        TokenShards.open(copied)
+    assert re.search(message, str(refusal.value).removesuffix("; prepare the data again (`mindpangu data prepare`)"))
+
+
+@pytest.mark.parametrize("field", ["counted", "shortened", "mask_blake2b"])
+def test_every_entry_of_an_index_of_records_describes_its_mask(copied, field):
+    index = json.loads((copied / "index.json").read_text()) | {"format_version": 2, "seq_length": 8}
+    for splits in index["files"].values():
+        for entry in splits.values():
+            entry |= {"counted": 0, "shortened": 0, "mask_blake2b": "0" * 32}
+    (copied / "index.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match=r"mask\.bin is missing"):
+        TokenShards.open(copied)
+
+    change(copied, {f"files.code.heldout.{field}": None})
+
+    with pytest.raises(DataError, match="counted, shortened, or mask_blake2b is missing in an entry of files"):
         TokenShards.open(copied)
 
 
@@ -220,6 +324,15 @@ def test_ids_outside_the_vocabulary_are_refused_even_if_their_hash_is_right(copi
         TokenShards.open(copied, verify=True)
     with pytest.raises(DataError, match=rf"en\.train\.bin contains token id {wrong}, outside a vocabulary"):
         shards.token_counts("en", TRAIN, shards.vocab_size)
+
+
+def test_shards_of_another_tokenizer_are_refused(copied, tiny_tokenizer):
+    TokenShards.open(copied).require_tokenizer(tiny_tokenizer)
+
+    change(copied, {"tokenizer_digest": "a" * 32})
+
+    with pytest.raises(DataError, match=rf"made by another tokenizer \(hash a+\) than the .*{tiny_tokenizer.digest}"):
+        TokenShards.open(copied).require_tokenizer(tiny_tokenizer)
 
 
 def test_the_index_must_have_the_vocabulary_size_of_its_tokenizer(copied, tiny_tokenizer):

@@ -143,15 +143,24 @@ def test_a_layer_that_overlaps_too_much_is_drawn_again(monkeypatch):
     np.testing.assert_array_equal(experts_LV, [draws[0], draws[2]])
 
 
-def test_if_every_draw_overlaps_too_much_the_best_one_is_kept(monkeypatch):
+@pytest.mark.parametrize(
+    ("overlaps", "kept", "left"),
+    [
+        ([4.0, 2.0, 3.0, 2.0, *[5.0] * 36], 1, 0),
+        ([*[5.0] * 39, 4.0], 39, 0),  # the last of 40 draws
+        ([1.51, 1.5, 0.0], 1, 1),  # an overlap of 1.5 is good enough
+    ],
+)
+def test_the_first_good_draw_is_kept_or_else_the_best_one(monkeypatch, overlaps, kept, left):
     counts_V = zipf_counts(300)
-    overlaps = iter([4.0, 2.0, 3.0, 2.0, *[5.0] * 36])
-    monkeypatch.setattr("mindpangu.routing.assignment.grouping_overlap", lambda *_: next(overlaps))
+    overlaps_of_draws = iter(overlaps)
+    monkeypatch.setattr("mindpangu.routing.assignment.grouping_overlap", lambda *_: next(overlaps_of_draws))
 
     experts_LV = assign_layers(counts_V, 16, 2, "zh", RoutingConfig(seed=3))
 
-    second_draw_V = assign_balanced(counts_V, 16, assignment_rng(3, 1, "zh", attempt=1), RoutingConfig.jitter)
-    np.testing.assert_array_equal(experts_LV[1], second_draw_V)
+    kept_V = assign_balanced(counts_V, 16, assignment_rng(3, 1, "zh", attempt=kept), RoutingConfig.jitter)
+    np.testing.assert_array_equal(experts_LV[1], kept_V)
+    assert len(list(overlaps_of_draws)) == left
 
 
 def test_without_jitter_layers_group_the_frequent_tokens_alike():
@@ -184,13 +193,15 @@ def test_overlap_of_independent_layers_is_one_and_of_equal_layers_the_number_of_
 def test_most_frequent_tokens_leave_out_tokens_that_never_occur():
     np.testing.assert_array_equal(most_frequent_tokens(np.array([3, 0, 7, 7, 1]), limit=10), [2, 3, 0, 4])
     np.testing.assert_array_equal(most_frequent_tokens(np.array([3, 0, 7, 7, 1]), limit=2), [2, 3])
+    np.testing.assert_array_equal(most_frequent_tokens(np.ones(300, np.int64)), np.arange(200))
 
 
 @pytest.mark.parametrize(
     ("counts_V", "message"),
     [
         (np.ones(3, np.int64), "4 experts cannot share 3 token ids.*experts_per_domain"),
-        (np.array([1, 2, -5, 1]), "token id 2 has the count -5"),
+        (np.zeros(0, np.int64), "4 experts cannot share 0 token ids"),
+        (np.array([1, 2, -1, 1]), "token id 2 has the count -1"),
         (np.ones(8), "token counts are float64 of shape"),
         (np.ones((2, 8), np.int64), r"int64 of shape \(2, 8\)"),
     ],
@@ -200,6 +211,21 @@ def test_unusable_counts_are_refused(counts_V, message):
         assign_balanced(counts_V, 4, np.random.default_rng(0), 0.5)
     with pytest.raises(RoutingError, match=message):
         assign_layers(counts_V, 4, 2, "zh", RoutingConfig(assignment="random"))
+
+
+@pytest.mark.parametrize("assignment", ["random", "balanced"])
+def test_a_group_without_experts_is_refused(assignment):
+    with pytest.raises(RoutingError, match="0 experts cannot share 8 token ids"):
+        assign_layers(np.ones(8, np.int64), 0, 2, "zh", RoutingConfig(assignment=assignment))
+
+
+def test_counts_may_be_unsigned():
+    counts_V = zipf_counts(300)
+    expected_LV = assign_layers(counts_V, 16, 2, "zh", RoutingConfig())
+
+    experts_LV = assign_layers(counts_V.astype(np.uint32), 16, 2, "zh", RoutingConfig())
+
+    np.testing.assert_array_equal(experts_LV, expected_LV)
 
 
 def test_a_layer_that_is_drawn_again_does_not_change_between_versions():

@@ -62,6 +62,14 @@ def test_counts_agree_with_a_loop_over_tokens(num_experts, num_tokens, tokens_pe
         assert group.step_p99 == pytest.approx(np.percentile(worst, 99))
 
 
+def test_a_step_may_be_larger_than_what_is_read_at_once(monkeypatch):
+    monkeypatch.setattr(statistics_module, "_CHUNK_TOKENS", 3)
+
+    found = compute_statistics(BY_HAND, {"zh": np.array([0, 0, 0, 1, 0, 1, 2, 2])}, {}, tokens_per_step=4)
+
+    assert found.groups[0].step_mean == 1.5
+
+
 def test_only_the_domains_with_text_are_measured():
     table = RoutingTable(
         DomainTable(name, 2, "random", np.array([[0, 1, 1]], np.uint16)) for name in ("zh", "en", "code")
@@ -71,6 +79,7 @@ def test_only_the_domains_with_text_are_measured():
 
     assert [group.domain for group in found.groups] == ["en"]
     assert found.overlap == {"en": ()}, "a single layer has no pair to compare"
+    assert found.hot_tokens == {"en": ()}, "each token is exactly the mean load"
     assert found.digest == table.digest
 
 
@@ -112,6 +121,7 @@ def test_the_text_table_has_a_row_for_each_group_and_spells_hot_tokens():
 
     lines = found.format_table(spell={0: "\n"}.__getitem__).splitlines()
 
+    assert len(set(map(len, lines[1:4]))) == 1, "the columns are aligned"
     rows = [line.split() for line in lines[2:4]]
     assert rows[0] == ["zh", "0", "1.50", "2.00", "1.50", "1.50", "0.50", "1.00", "0", "1"]
     assert rows[1] == ["zh", "1", "2.00", "2.00", "2.00", "2.00", "1.00", "1.00", "1", "1"]
@@ -126,6 +136,14 @@ def test_the_text_table_has_a_row_for_each_group_and_spells_hot_tokens():
     [
         ([[0, 0, 1, 1], [0, 1, 0, 1]], "; no unused experts; layers group tokens independently (0.00 × chance)"),
         ([[0, 0, 1, 1], [0, 0, 1, 1]], "; no unused experts; layers group tokens similarly (3.00 × chance)"),
+        (
+            [[0, 0, 1, 1], [0, 1, 0, 1], [0, 0, 1, 1]],
+            "; no unused experts; layers group tokens similarly (3.00 × chance)",
+        ),
+        (
+            [[0, 1, 0, 1], [0, 0, 0, 0]],
+            "; up to 1 unused experts in a group; layers group tokens independently (1.00 × chance)",
+        ),
         ([[0, 0, 0, 0]], "; up to 1 unused experts in a group"),
     ],
 )

@@ -192,6 +192,8 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path):
     ("changes", "message"),
     [
         ({"format_version": "2"}, "has routing table format '2'; this version of mindpangu reads format 1"),
+        ({"format_version": 1}, "is not a complete routing table: routing_table.format_version is 1; allowed: text"),
+        ({"format_version": None}, "is not a complete routing table: routing_table.format_version is null"),
         ({"digest": "0" * 32}, "was changed after it was written.*0000"),
         ({"num_experts": "6"}, "was changed after it was written"),
         ({"num_layers": "4"}, "was changed after it was written"),
@@ -221,6 +223,22 @@ def test_a_file_of_another_kind_is_refused(saved):
     save_file({"weight": np.zeros(3, np.float32)}, table_file(saved, "zh"))
 
     with pytest.raises(RoutingError, match="is not a complete routing table: routing_table is missing"):
+        RoutingTable.load(saved, NAMES)
+
+
+@pytest.mark.parametrize("header", ["[]", "1", '"1"'])
+def test_a_header_that_is_no_object_is_refused(saved, header):
+    save_file(load_file(table_file(saved, "zh")), table_file(saved, "zh"), {"routing_table": header})
+
+    with pytest.raises(RoutingError, match=r"is not a complete routing table: routing_table is .*; allowed: an object"):
+        RoutingTable.load(saved, NAMES)
+
+
+def test_a_file_that_is_too_large_for_a_table_is_not_read(saved):
+    with open(table_file(saved, "zh"), "r+b") as file:
+        file.truncate((1 << 31) + 1)  # sparse
+
+    with pytest.raises(RoutingError, match="it has 2,147,483,649 bytes; allowed: at most 2,147,483,648"):
         RoutingTable.load(saved, NAMES)
 
 
