@@ -59,12 +59,12 @@ def test_all_ranks_write_one_checkpoint(tmp_path):
 def test_a_rank_that_comes_late_is_waited_for(tmp_path, late):
     def rank_of(rank):
         time.sleep(0.3 * (rank == late))
-        return write(writer_of(tmp_path, rank))
+        return write(writer_of(tmp_path / "new", rank))
 
     errors, _ = run(*(lambda rank=rank: rank_of(rank) for rank in range(RANKS)))
 
     assert errors == [None] * RANKS
-    assert len(CheckpointReader(tmp_path).files) == RANKS
+    assert len(CheckpointReader(tmp_path / "new").files) == RANKS
 
 
 @pytest.mark.parametrize("failing", range(RANKS))
