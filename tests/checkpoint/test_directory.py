@@ -153,7 +153,8 @@ def test_without_a_checkpoint_there_is_no_pointer(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["iteration_000000007", "iteration_7", "iteration_0000000a", "iteration_00000007.old", "iteration_1" + 13 * "0"]
+    "name",
+    ["iteration_000000007", "iteration_7", "iteration_0000000a", "iteration_00000007.old", "iteration_1" + 13 * "0"],
 )
 def test_folders_with_other_names_are_no_checkpoints(tmp_path, name):
     (tmp_path / name).mkdir()

@@ -70,7 +70,9 @@ def test_a_missing_table_is_named(checkpoint):
         read_table(reader, reader.config())
 
 
-@pytest.mark.parametrize(("num_bytes", "message"), [(LIMIT, "its manifest says"), (LIMIT + 1, "allowed: <= 48,388,608")])
+@pytest.mark.parametrize(
+    ("num_bytes", "message"), [(LIMIT, "its manifest says"), (LIMIT + 1, "allowed: <= 48,388,608")]
+)
 def test_a_table_too_large_for_the_model_is_not_read(checkpoint, num_bytes, message):
     reader = CheckpointReader(checkpoint)
     config = reader.config()

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from mindpangu.checkpoint import tensor_file
-from mindpangu.checkpoint.tensor_file import TensorFile, TensorInfo, chunks_of, decode_file, decode_tensors, encode_stream
+from mindpangu.checkpoint.tensor_file import (
+    TensorFile,
+    TensorInfo,
+    chunks_of,
+    decode_file,
+    decode_tensors,
+    encode_stream,
+)
 from mindpangu.errors import CheckpointError
 from mindpangu.tensor_format import decode
 
