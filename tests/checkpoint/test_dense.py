@@ -50,7 +50,7 @@ def test_the_description_of_slices_keeps_its_form():
 def test_slices_with_a_hole_or_twice_are_refused(tmp_path, ranks):
     slices = [TensorSlice.equal(WEIGHT.shape, 0, rank, 3) for rank in ranks]
 
-    with pytest.raises(CheckpointError, match="'weight', or not all of it|slices of weight .* shape \\[6, 4\\]"):
+    with pytest.raises(CheckpointError, match=r"'weight', or not all of it|slices of weight .* shape \[6, 4\]"):
         opened(tmp_path, slices).read("weight")
 
 

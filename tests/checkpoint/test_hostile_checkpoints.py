@@ -122,7 +122,7 @@ def test_only_a_manifest_of_this_version_is_read(checkpoint, version, message):
 def test_a_manifest_without_a_version_is_refused(checkpoint, content):
     (checkpoint / "manifest.json").write_text(content)
 
-    with pytest.raises(CheckpointError, match="format_version is missing|its content is .*; allowed: an object"):
+    with pytest.raises(CheckpointError, match=r"format_version is missing|its content is .*; allowed: an object"):
         CheckpointReader(checkpoint)
 
 
