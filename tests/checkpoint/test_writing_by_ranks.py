@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -134,11 +135,23 @@ def test_a_rank_that_waits_past_its_time_says_for_whom(tmp_path, missing):
 
 
 @pytest.mark.parametrize("cancelled", [0, 1])
-def test_a_rank_may_be_cancelled_while_it_waits(tmp_path, cancelled):
+def test_a_rank_may_be_cancelled_while_it_waits(tmp_path, monkeypatch, cancelled):
     writers = [writer_of(tmp_path, rank) for rank in range(RANKS)]
-    threading.Timer(0.3, writers[cancelled].cancel).start()
+    this_thread = threading.local()
 
-    errors, seconds = run(*(lambda writer=writer: write(writer) for writer in writers[:2]))  # rank 2 does not come
+    def cancel_and_sleep(seconds):
+        if this_thread.rank == cancelled:
+            writers[cancelled].cancel()
+        time.sleep(seconds)
+
+    def write_as(rank):
+        this_thread.rank = rank
+        return write(writers[rank])
+
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=cancel_and_sleep)
+    monkeypatch.setattr(writer_module, "time", clock)
+
+    errors, seconds = run(*(lambda rank=rank: write_as(rank) for rank in range(2)))  # rank 2 does not come
 
     assert seconds < 10
     assert "but it was abandoned" in str(errors[cancelled])
