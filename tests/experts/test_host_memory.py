@@ -34,12 +34,12 @@ def test_arrays_are_separate_and_zero(tmp_path, mapped):
 
 
 def test_arrays_of_whole_pages_fill_the_memory_to_its_end(tmp_path):
-    memory = HostMemory(2 * mmap.PAGESIZE, tmp_path)
+    memory = HostMemory(6 * mmap.PAGESIZE, tmp_path)
 
-    first = memory.zeros((mmap.PAGESIZE // 4,))
-    second = memory.zeros((mmap.PAGESIZE // 4,))
+    first, second, third = (memory.zeros((pages, mmap.PAGESIZE // 4)) for pages in (4, 1, 1))
 
-    assert second.ctypes.data - first.ctypes.data == mmap.PAGESIZE
+    assert second.ctypes.data - first.ctypes.data == 4 * mmap.PAGESIZE
+    assert third.ctypes.data - second.ctypes.data == mmap.PAGESIZE
 
 
 def test_a_store_without_experts_takes_no_disk(tmp_path):
