@@ -10,6 +10,7 @@ from safetensors.numpy import save as encode_tensors
 from mindpangu.checkpoint import CheckpointReader, CheckpointWriter
 from mindpangu.checkpoint import reader as reader_module
 from mindpangu.errors import CheckpointError
+from mindpangu.pruned import retry_if_pruned
 from tests.fuzz.readers import OLDER
 
 FILES = {"state.json": b'{"a": [1]}', "dense_00000_of_00001.safetensors": encode_tensors({"a": np.ones(3, np.float32)})}
@@ -89,6 +90,19 @@ def test_a_checkpoint_that_is_removed_or_replaced_is_noticed(tmp_path):
 
     shutil.rmtree(reader.folder)
     assert reader.was_removed()
+
+
+def test_work_whose_checkpoint_was_pruned_is_repeated_with_the_newest(tmp_path):
+    save(tmp_path, 1)
+
+    def work():
+        reader = CheckpointReader(tmp_path)
+        if reader.step == 1:
+            save(tmp_path, 2)
+            shutil.rmtree(reader.folder)
+        return reader.read("state.json"), reader.step
+
+    assert retry_if_pruned(work, log=lambda text: None) == (FILES["state.json"], 2)
 
 
 def test_files_are_read_as_they_were_written(tmp_path):

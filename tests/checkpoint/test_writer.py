@@ -144,6 +144,7 @@ class Clock:
     def _sleep(self, seconds):
         self.now += seconds
         self.pauses.append(seconds)
+        assert len(self.pauses) < 10_000, "it would wait forever"
         self._after_sleeping()
 
 
