@@ -92,11 +92,9 @@ class CheckpointWriter:
         """
         if self._cancelled:
             raise CheckpointError(f"checkpoint {self.folder} was abandoned; earlier checkpoints are untouched")
-        path = self.scratch / name
         fingerprint = Fingerprint()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(path, fingerprint.through([data] if isinstance(data, bytes) else data))
+            write_durably(self._place(name), fingerprint.through([data] if isinstance(data, bytes) else data))
         except OSError as error:
             raise self._failure(error) from None
         self._add(name, fingerprint.entry())
@@ -115,14 +113,11 @@ class CheckpointWriter:
             False if the file cannot be linked: it is on another file system or one without links, or it is missing,
             altered, or no regular file. Then nothing exists under this name, and the caller must write it.
         """
-        source = from_folder / name
-        path = self.scratch / name
         try:
             with open_file(inside(from_folder, name)) as file:
                 if Fingerprint.from_chunks(file_chunks(file)) != entry:
                     return False
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.link(source, path)
+            os.link(from_folder / name, self._place(name))
         except FileExistsError as error:
             raise self._failure(error) from None
         except (OSError, ValueError):
@@ -135,12 +130,9 @@ class CheckpointWriter:
 
         Checks the size of the file but not its hash, which its readers compare with the manifest entry.
         """
-        source = reader.folder / name
-        path = self.scratch / name
-        reader.require_size(name)
+        source = reader.require_size(name)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(source, path)
+            link_or_copy(source, self._place(name))
         except OSError as error:
             raise self._failure(error) from None
         self._add(name, dict(reader.files[name]))
@@ -149,7 +141,7 @@ class CheckpointWriter:
         try:
             if self.rank == 0:
                 self._folder_lock.enter_context(locked(self.folder, keep=self._job))
-            self.scratch.mkdir(parents=True, exist_ok=self.ranks > 1)  # another rank may have created it
+            self.scratch.mkdir(parents=True, exist_ok=True)  # another rank may have created it
             self._reports.raise_failure()
         except BaseException as error:
             raise self._leave(error) from None
@@ -178,6 +170,12 @@ class CheckpointWriter:
         self._reports.leave(failure)
         self._folder_lock.close()
         return failure
+
+    def _place(self, name: str) -> Path:
+        """Returns the path of a new file in the scratch folder, after creating its folder."""
+        path = self.scratch / name
+        path.parent.mkdir(exist_ok=True)
+        return path
 
     def _add(self, name: str, entry: Entry) -> None:
         with self._lock:

@@ -20,6 +20,8 @@ from mindpangu.experts.host_memory import HostMemory, page_rounded
 from mindpangu.model.initialization import MATRICES, expert_shapes, initial_expert
 from mindpangu.parallel.expert_share import ExpertShare
 
+_PIECE = 1 << 16  # numbers that are added in float32; a short piece bounds the rounding error of a dot product
+
 Slab = dict[str, np.ndarray]
 """The tensors of all experts of one layer and domain, by name."""
 
@@ -196,5 +198,5 @@ def _scratch_folder(config: Config) -> Path | None:
 
 
 def _squared_norm(flat: np.ndarray) -> float:
-    # short pieces bound the float32 rounding error of the dot product
-    return float(sum(float(np.dot(piece, piece)) for piece in np.split(flat, range(1 << 16, flat.size, 1 << 16))))
+    pieces = np.split(flat, range(_PIECE, flat.size, _PIECE))
+    return float(sum(float(np.dot(piece, piece)) for piece in pieces))

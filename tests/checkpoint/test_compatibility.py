@@ -4,15 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from mindpangu.checkpoint import CheckpointReader, SavedState
 from mindpangu.checkpoint.compatibility import (
     differences,
     input_digests,
+    is_finished,
     refuse_differences,
     refuse_other_model,
     refuse_settings,
 )
 from mindpangu.config import load_config
 from mindpangu.errors import CheckpointError, ConfigError
+from tests.fuzz.readers import OLDER
 
 DIGESTS = {"data (token shards)": "d1", "routing table": "t1", "tokenizer of embedding slot main": "k1"}
 BEFORE = {"training.global_batch_size": "64", "training.local_batch_size": "4", "training.steps": "100"}
@@ -139,9 +142,42 @@ def test_a_verb_that_takes_its_configuration_from_the_checkpoint_refuses_any_oth
         refuse_settings(Reader(), load_config(None, BEFORE | {"training.seed": "5", "monitor.log_steps": "3"}))
 
 
+def test_the_output_folder_does_not_matter_to_a_verb_that_writes_elsewhere():
+    refuse_settings(Reader(), load_config(None, BEFORE | {"training.output_dir": "elsewhere"}))
+
+
 @pytest.mark.parametrize("run", [{}, {"training.output_dir": "here", "training.run_name": "moved"}])
 def test_the_run_folder_may_be_the_saved_one_or_the_one_where_the_checkpoint_lies(run):
     refuse_settings(Reader(), load_config(None, BEFORE | run))
 
     with pytest.raises(ConfigError, match=r"leave out --training\.run_name"):
         refuse_settings(Reader(), load_config(None, BEFORE | run | {"training.run_name": "other"}))
+
+
+CHECKPOINTS = OLDER / "run" / "checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changes", "loaded", "finished"),
+    [
+        ({}, {}, None, True),
+        ({"training.run_name": "moved", "experts.overlap": "false"}, {}, None, True),
+        ({"training.steps": "3"}, {}, None, False),
+        ({"training.steps": "5"}, {}, None, False),
+        ({"training.seed": "99"}, {}, None, False),
+        ({}, {"data (token shards)": "other"}, None, False),
+        ({}, {}, "0" * 32, False),
+    ],
+)
+def test_a_training_is_finished_if_its_last_step_was_saved(overrides, changes, loaded, finished):
+    reader = CheckpointReader(CHECKPOINTS)
+    digests = SavedState.read(reader).digests | changes
+    config = reader.config(overrides)
+
+    assert is_finished(CHECKPOINTS, config, digests, loaded) is finished
+
+
+def test_a_training_without_a_checkpoint_is_not_finished(tmp_path):
+    config = load_config(None, {})
+
+    assert is_finished(tmp_path, config, {}, None) is False

@@ -101,6 +101,66 @@ def test_a_wrong_field_of_the_manifest_is_named(checkpoint, change, message):
 
 
 @pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (0, "has checkpoint format 0; this version of mindpangu reads 1"),
+        (2, "has checkpoint format 2; this version of mindpangu reads 1"),
+        (True, "format_version is True; allowed: an integer"),
+        ("1", "format_version is '1'; allowed: an integer"),
+        (None, "format_version is null; allowed: an integer"),
+    ],
+)
+def test_only_a_manifest_of_this_version_is_read(checkpoint, version, message):
+    """Manifests of later versions may have other fields."""
+    change_manifest(checkpoint, lambda content: content.update(format_version=version, files="elsewhere"))
+
+    with pytest.raises(CheckpointError, match=message):
+        CheckpointReader(checkpoint)
+
+
+@pytest.mark.parametrize("content", ["[]", "1", "{}"])
+def test_a_manifest_without_a_version_is_refused(checkpoint, content):
+    (checkpoint / "manifest.json").write_text(content)
+
+    with pytest.raises(CheckpointError, match=r"format_version is missing|its content is .*; allowed: an object"):
+        CheckpointReader(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("config.yaml", 1 << 24),
+        ("state.json", 1 << 24),
+        ("routing/zh.safetensors", 1 << 31),
+        ("tokenizer/main.model", 1 << 30),
+        ("dense_00000_of_00001.safetensors", 1 << 62),
+        ("experts/rre_00.zh.000.safetensors", 1 << 62),
+    ],
+)
+def test_a_file_has_at_most_the_size_of_its_kind(checkpoint, name, limit):
+    entry = {"blake2b": "0" * 32}
+    change_manifest(checkpoint, lambda content: content["files"].update({name: entry | {"bytes": limit}}))
+
+    assert CheckpointReader(checkpoint).files[name]["bytes"] == limit
+
+    change_manifest(checkpoint, lambda content: content["files"].update({name: entry | {"bytes": limit + 1}}))
+    with pytest.raises(CheckpointError, match=r"bytes is .*; allowed: .*<= "):
+        CheckpointReader(checkpoint)
+
+
+@pytest.mark.parametrize("step", [0, 10**12])
+def test_steps_of_a_checkpoint_end_at_a_trillion(checkpoint, step):
+    folder = checkpoint.rename(checkpoint.parent / f"iteration_{step:08d}")
+    change_manifest(folder, lambda content: content.update(step=step))
+
+    assert CheckpointReader(folder).step == step
+
+    change_manifest(folder, lambda content: content.update(step=10**12 + 1))
+    with pytest.raises(CheckpointError, match=r"step is 1000000000001; allowed: >= 0 and <= 1000000000000"):
+        CheckpointReader(folder)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda state: [state], "its content is a list with 1 entries; allowed: an object"),
@@ -126,6 +186,34 @@ def test_a_wrong_field_of_the_state_is_named(checkpoint, change, message):
 
     with pytest.raises(CheckpointError, match=rf"state\.json cannot be (used|read): .*{message}"):
         SavedState.read(sign(checkpoint, "state.json"))
+
+
+@pytest.mark.parametrize("made_by", [None, {"verb": "extract"}, {"other": 1}])
+def test_the_state_of_a_checkpoint_that_a_verb_made(checkpoint, made_by):
+    """It has no position in the data, so it needs no window of losses."""
+    path = checkpoint / "state.json"
+    state = json.loads(path.read_text()) | {"loader": None, "updates": 4, "made_by": made_by}
+    path.write_text(json.dumps({key: value for key, value in state.items() if key not in ("spikes", "loss_scale")}))
+
+    saved = SavedState.read(sign(checkpoint, "state.json"))
+
+    assert (saved.step, saved.updates, saved.loader, saved.spikes, saved.loss_scale) == (4, 4, None, {}, None)
+    assert saved.digests == state["digests"]
+    assert saved.made_by == ((made_by or {}).get("verb") or "?")
+
+
+def test_the_state_of_a_training_is_read_as_it_was_written(checkpoint):
+    path = checkpoint / "state.json"
+    state = json.loads(path.read_text())
+    state |= {"loss_scale": {"value": 2.0**32, "steps_without_overflow": 7}, "loaded": "a" * 32}
+    path.write_text(json.dumps(state))
+
+    saved = SavedState.read(sign(checkpoint, "state.json"))
+
+    assert saved.loader is not None
+    assert saved.loaded == "a" * 32
+    assert saved.spikes == state["spikes"]
+    assert saved.loss_scale == state["loss_scale"]
 
 
 @pytest.mark.parametrize("folder", ["experts", "routing", "tokenizer"])

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from mindpangu.checkpoint.tensor_file import TensorFile, TensorInfo, chunks_of, encode_stream
+from mindpangu.checkpoint import tensor_file
+from mindpangu.checkpoint.tensor_file import (
+    TensorFile,
+    TensorInfo,
+    chunks_of,
+    decode_file,
+    decode_tensors,
+    encode_stream,
+)
 from mindpangu.errors import CheckpointError
 from mindpangu.tensor_format import decode
 
@@ -163,3 +171,54 @@ def test_tensors_are_in_the_order_of_the_file_not_of_its_header(tmp_path):
 
     assert list(file.tensors) == ["first", "second"]
     assert [float(file.read(name)[0]) for name in file.tensors] == [1, 2]
+
+
+@pytest.mark.parametrize(("num_bytes", "sizes"), [(16, [8, 8]), (20, [8, 8, 4]), (4, [4]), (0, [])])
+def test_a_tensor_is_read_in_pieces(tmp_path, monkeypatch, num_bytes, sizes):
+    monkeypatch.setattr(tensor_file, "CHUNK_BYTES", 8)
+    values = np.arange(num_bytes, dtype=np.uint8)
+    path = tmp_path / "file"
+    path.write_bytes(save({"a": np.ones(3, np.float32), "b": values, "c": np.ones(3, np.uint8)}))
+
+    pieces = list(TensorFile(path).chunks("b"))
+
+    assert [len(piece) for piece in pieces] == sizes
+    assert b"".join(pieces) == values.tobytes()
+
+
+@pytest.mark.parametrize("cut", [1, 8])
+def test_a_file_that_is_cut_off_while_it_is_read_is_one_clear_error(tmp_path, monkeypatch, cut):
+    monkeypatch.setattr(tensor_file, "CHUNK_BYTES", 8)
+    path = tmp_path / "file"
+    data = save({"a": np.arange(4, dtype=np.float32), "b": np.arange(4, dtype=np.float32)})
+    path.write_bytes(data)
+    file = TensorFile(path)
+    path.write_bytes(data[:-cut])
+
+    assert file.read("a").tolist() == [0, 1, 2, 3]
+    for read in (file.read, lambda name: list(file.chunks(name))):
+        with pytest.raises(CheckpointError, match="file ends inside b: the file was cut off while it was read"):
+            read("b")
+
+
+def test_decoded_files_have_metadata_and_tensors(tmp_path):
+    data = save({"a": np.arange(3, dtype=np.float32)}, {"x": "y"})
+
+    metadata, tensors = decode_file(tmp_path, data)
+
+    assert metadata == {"x": "y"}
+    assert decode_tensors(tmp_path, data)["a"].tolist() == tensors["a"].tolist() == [0, 1, 2]
+
+
+def test_tensors_of_another_dtype_than_float32_are_refused(tmp_path):
+    data = save({"a": np.zeros(2, np.float32), "b": np.zeros(2, np.int32)})
+
+    with pytest.raises(CheckpointError, match=r"x is not a safetensors .*: tensor b is int32; allowed: float32"):
+        decode_file(tmp_path / "x", data)
+
+
+def test_arrays_that_are_not_contiguous_are_written_in_their_order():
+    values = np.arange(6, dtype=np.float32).reshape(2, 3).T
+
+    assert b"".join(chunks_of(values)) == values.tobytes()
+    assert b"".join(chunks_of(values[:0])) == b""

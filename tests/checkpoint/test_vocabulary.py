@@ -26,6 +26,115 @@ def multilingual():
     return extend(MULTILINGUAL.read_bytes(), ["<eot>", "<cn>", "<en>"], "128k")
 
 
+class Pieces:
+    """A vocabulary as `VocabularyMap` sees it: ids of pieces in order; <…> are control tokens. It spells text with its
+    longest pieces, as sentencepiece would, with ▁ for a blank."""
+
+    unk_id = 0
+
+    def __init__(self, *pieces, kind="sentencepiece"):
+        self._pieces = ("<unk>", *pieces)
+        self.kind = kind
+        self.vocab_size = len(self._pieces)
+
+    def piece(self, index):
+        return self._pieces[index]
+
+    def is_text(self, index):
+        return not self._pieces[index].startswith("<")
+
+    def encode(self, text):
+        text = text.replace(" ", "▁")
+        ids = []
+        while text:
+            fitting = [i for i in range(self.vocab_size) if self.is_text(i) and text.startswith(self._pieces[i])]
+            longest = max(fitting, key=lambda i: len(self._pieces[i]), default=self.unk_id)
+            ids.append(longest)
+            text = text[len(self._pieces[longest]) if fitting else 1 :]
+        return ids
+
+
+@pytest.mark.parametrize(
+    ("piece", "sources"),
+    [
+        ("<unk>", (0,)),
+        ("<eot>", (4,)),
+        ("<cn>", ()),  # a control token that the old vocabulary lacks
+        ("a", (2,)),
+        ("ab", (3,)),
+        ("▁a", (5,)),
+        ("abb", (3, 1)),  # a new word: the mean of what spells it
+        ("▁ab", (5, 1)),
+        ("abc", ()),  # c cannot be spelled
+    ],
+)
+def test_a_token_starts_from_the_old_tokens_of_its_text(piece, sources):
+    old = Pieces("b", "a", "ab", "<eot>", "▁a")
+    new = Pieces("x", piece) if piece != "<unk>" else Pieces("x")
+
+    mapping = VocabularyMap.between(old, new)
+
+    assert mapping.sources[-1 if piece != "<unk>" else 0] == sources
+    assert mapping.shared == 1 + (len(sources) == 1 and piece != "<unk>")
+    assert mapping.composed == (len(sources) > 1)
+    without = VocabularyMap.between(old, new, compose=False)
+    assert without.sources[-1] == (sources if len(sources) == 1 and piece != "<unk>" else ())
+
+
+def test_equal_pieces_of_one_kind_of_vocabulary_keep_their_rows_even_if_others_look_alike():
+    old = Pieces("▁", "▂", "b", kind="pangu_alpha")
+    new = Pieces("▂", "▁", kind="pangu_alpha")
+
+    assert VocabularyMap.between(old, new).sources == ((0,), (2,), (1,))
+
+
+@pytest.mark.parametrize(
+    ("piece", "sources"),
+    [
+        ("她", (2,)),  # PanGu-α begins every word with ▁, so its ▁她 is also 她
+        ("▁她", (2,)),
+        ("▁", (1,)),  # a blank stays one
+        ("中", (3,)),  # the piece without ▁ comes first
+        ("▁中", (4,)),
+        ("\n", (5,)),
+    ],
+)
+def test_pangu_alphas_words_are_also_words_without_a_blank(piece, sources):
+    old = Pieces("▂", "▁她", "中", "▁中", "▃", kind="pangu_alpha")
+
+    assert VocabularyMap.between(old, Pieces(piece), compose=False).sources == ((0,), sources)
+
+
+@pytest.mark.parametrize(("piece", "sources"), [("▁她", (1,)), ("▁中", (3,)), ("▃", (2,)), ("▁", ())])
+def test_a_vocabulary_of_pangu_alphas_kind_takes_words_without_a_blank(piece, sources):
+    old = Pieces("她", "\n", "▁中", "中")
+
+    assert VocabularyMap.between(old, Pieces(piece, kind="pangu_alpha"), compose=False).sources == ((0,), sources)
+
+
+def test_rows_are_kept_averaged_or_drawn():
+    old_VH = np.arange(8, dtype=np.float16).reshape(4, 2)
+    random_VH = random_rows(0, "word_embedding/main", 5, 2, 0.02)
+    drawn_VH = random_VH.copy()
+
+    new_VH = VocabularyMap(((2,), (), (0, 3), (1,))).rows(old_VH, 5, random_VH)
+
+    np.testing.assert_array_equal(new_VH, [[4, 5], drawn_VH[1], [3, 4], [2, 3], drawn_VH[4]])
+    assert new_VH.dtype == np.float32
+    np.testing.assert_array_equal(random_VH, drawn_VH)
+
+
+def test_random_rows_depend_on_seed_and_stream():
+    rows = random_rows(3, "word_embedding/main", 2000, 4, 0.02)
+
+    assert rows.shape == (2000, 4)
+    assert rows.dtype == np.float32
+    assert rows.std() == pytest.approx(0.02, rel=0.05)
+    np.testing.assert_array_equal(rows, random_rows(3, "word_embedding/main", 2000, 4, 0.02))
+    for other in (random_rows(4, "word_embedding/main", 2000, 4, 0.02), random_rows(3, "head/main", 2000, 4, 0.02)):
+        assert not np.array_equal(rows, other)
+
+
 def texts(tokenizer):
     """Returns id → text of its piece, for ids that are text."""
     plain = str.maketrans({"▁": " ", "▂": " ", "▃": "\n"})

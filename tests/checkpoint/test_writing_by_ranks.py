@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,12 +60,12 @@ def test_all_ranks_write_one_checkpoint(tmp_path):
 def test_the_ranks_wait_for_a_late_one(tmp_path, late):
     def rank_of(rank):
         time.sleep(0.3 * (rank == late))
-        return write(writer_of(tmp_path, rank))
+        return write(writer_of(tmp_path / "new", rank))
 
     errors, _ = run(*(lambda rank=rank: rank_of(rank) for rank in range(RANKS)))
 
     assert errors == [None] * RANKS
-    assert len(CheckpointReader(tmp_path).files) == RANKS
+    assert len(CheckpointReader(tmp_path / "new").files) == RANKS
 
 
 @pytest.mark.parametrize("failing", range(RANKS))
@@ -134,11 +135,23 @@ def test_a_rank_that_times_out_names_the_rank_it_waited_for(tmp_path, missing):
 
 
 @pytest.mark.parametrize("cancelled", [0, 1])
-def test_a_rank_may_be_cancelled_while_it_waits(tmp_path, cancelled):
+def test_a_rank_may_be_cancelled_while_it_waits(tmp_path, monkeypatch, cancelled):
     writers = [writer_of(tmp_path, rank) for rank in range(RANKS)]
-    threading.Timer(0.3, writers[cancelled].cancel).start()
+    this_thread = threading.local()
 
-    errors, seconds = run(*(lambda writer=writer: write(writer) for writer in writers[:2]))  # rank 2 does not come
+    def cancel_and_sleep(seconds):
+        if this_thread.rank == cancelled:
+            writers[cancelled].cancel()
+        time.sleep(seconds)
+
+    def write_as(rank):
+        this_thread.rank = rank
+        return write(writers[rank])
+
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=cancel_and_sleep)
+    monkeypatch.setattr(writer_module, "time", clock)
+
+    errors, seconds = run(*(lambda rank=rank: write_as(rank) for rank in range(2)))  # rank 2 does not come
 
     assert seconds < 10
     assert "but it was abandoned" in str(errors[cancelled])

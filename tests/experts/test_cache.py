@@ -68,6 +68,20 @@ def test_more_experts_than_entries_are_refused():
         request(cache, 0, (0, 0), (0, 1), (1, 0))
 
 
+def test_experts_with_the_highest_indices_are_not_taken_for_those_of_another_domain():
+    cache, reads = open_cache(3)
+
+    entries = request(cache, 0, (0, 65535), (1, 0), (1, 32767))
+
+    assert reads == [(0, 0, 65535), (0, 1, 0), (0, 1, 32767)]
+    assert [cache.pool(0)[0][entry].flat[0] for entry in entries] == [value_of(*expert) for expert in reads]
+
+
+def test_pools_that_do_not_fit_into_memory_are_refused():
+    with pytest.raises(ExpertStoreError, match=f"{1 << 50} experts per layer do not fit: .*; set --expert-memory"):
+        open_cache(1 << 50)
+
+
 def test_a_read_that_fails_leaves_a_pool_that_works():
     cache, _ = open_cache(2)
     request(cache, 0, (0, 0), (0, 1))
@@ -122,5 +136,6 @@ def test_number_of_entries_that_fit_a_memory():
 
     assert entries_within(10 * 2 * one, 2, SHAPES, least=3, itemsize=4) == 10
     assert entries_within(10 * 2 * one, 2, SHAPES, least=3, itemsize=2) == 20
+    assert entries_within(3 * 2 * one, 2, SHAPES, least=3, itemsize=4) == 3
     with pytest.raises(ExpertStoreError, match=r"hold 2 experts in each of 2 RRE layers; 3 may be needed"):
         entries_within(3 * 2 * one - 1, 2, SHAPES, least=3, itemsize=4)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mindpangu.experts import Link
-from mindpangu.experts.device_slabs import StagedSlabs
+from mindpangu.experts.device_slabs import StagedSlabs, StoreViews
 from tests.experts.conftest import LAYERS, open_store
 
 
@@ -59,3 +59,17 @@ def test_experts_that_are_not_fetched_keep_their_older_values():
     (found,) = [tensor.asnumpy() for tensor in slabs.lookup((0,))][len(store.tensors) :][:1]
     np.testing.assert_array_equal(found[[0, 2]], before[[0, 2]])
     np.testing.assert_array_equal(found[1], before[1] + 1)
+
+
+def test_views_ask_the_store_to_have_their_experts_ready():
+    """A mapped store then reads them ahead."""
+    _, store = open_store()
+    asked = []
+    store.will_need = asked.append
+    needed_LMA = np.zeros_like(store.exists_LMA)
+    needed_LMA[1, 0, 1] = True
+
+    moved = StoreViews(store).fetch(needed_LMA)
+
+    assert moved == 0
+    np.testing.assert_array_equal(asked, [needed_LMA])

@@ -5,12 +5,13 @@ that returns while the gate is closed did not wait for the work, and no test dep
 """
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mindpangu.errors import ExpertStoreError
-from mindpangu.experts import Link, open_experts
+from mindpangu.experts import Link, ecss, open_experts
 from tests.experts.conftest import open_store, pretend_step, random_plan
 
 SECONDS = 30
@@ -67,8 +68,8 @@ WORK_OF_A_STEP = 1 + 2 + 1
 
 
 def open_gated(gate, **settings):
-    """Returns (store, experts) with staged slabs whose copies and updates go through the gate."""
-    config, store = open_store(experts__staging="true", **settings)
+    """Returns (store, experts), by default with staged slabs; copies and updates go through the gate."""
+    config, store = open_store(**{"experts__staging": "true"} | settings)
     update = store.update
 
     def gated_update(*arguments):
@@ -232,6 +233,49 @@ def test_gradients_of_an_earlier_micro_batch_move_too(gate):
     assert experts.squared_norm() > 0
 
 
+def test_gradients_in_host_memory_are_read_when_the_next_micro_batch_needs_its_experts(gate):
+    """Reading them earlier would wait for lower_backward, which the device is still computing."""
+    store, experts = open_gated(gate, experts__staging="false")
+    norms = []
+    squared_norm = store.squared_norm
+    store.squared_norm = lambda *arguments: norms.append(0) or squared_norm(*arguments)
+    plans = [plan_of(store, 0, seed) for seed in range(2)]
+    experts.begin(plans)
+
+    def receive(position):
+        gradients = pretend_step(plans[position], experts.slabs(plans[position]), position)
+        experts.finish()
+        read_before = len(gate.threads)
+        experts.receive(plans[position], gradients)
+        experts.finish()
+        return read_before, len(gate.threads)
+
+    read = [receive(position) for position in range(2)]
+
+    assert read == [(0, 0), (2, 2)]  # the first one's gradients of the slab in two layers
+    assert not norms
+    assert experts.squared_norm() > 0
+    assert len(gate.threads) == 4
+
+
+def test_gradients_are_complete_when_they_are_returned(gate):
+    store, experts = open_gated(gate)
+    plan = plan_of(store, 0)
+    experts.begin([plan])
+    gradients = pretend_step(plan, experts.slabs(plan), 0)
+    experts.finish()
+    returned = threading.Event()
+    returned_too_early = []
+    gate.pass_through = lambda: returned_too_early.append(returned.wait(INSTANT))
+
+    experts.receive(plan, gradients)
+    found = experts.gradients()
+    returned.set()
+
+    assert returned_too_early == [False, False]
+    np.testing.assert_array_equal(found[1, 0][3], gradients[7].asnumpy())
+
+
 def test_the_norm_waits_for_the_gradients(gate):
     store, experts = open_gated(gate)
     plan = plan_of(store, 0)
@@ -345,3 +389,71 @@ def test_work_is_counted_as_the_cost_of_the_step_that_it_belongs_to(gate):
     assert other.bytes_to_device == 2 * store.domains[1].num_experts * num_bytes
     assert one.update_s == 0
     assert other.update_s > 0
+
+
+class Clock:
+    """A clock that stands still until work moves it; the training thread's next look at it can be awaited."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        self.looked = threading.Event()
+        self.is_awaited = False
+        monkeypatch.setattr(ecss, "time", SimpleNamespace(perf_counter=self.look))
+
+    def look(self):
+        if self.is_awaited and threading.current_thread() is threading.main_thread():
+            self.looked.set()
+        return self.now
+
+    def move_after_the_next_look(self):
+        assert self.looked.wait(SECONDS)
+        self.now += 5
+
+
+def test_without_overlap_the_training_thread_waits_for_all_work(gate, monkeypatch):
+    store, experts = open_gated(gate, experts__overlap="false")
+    clock = Clock(monkeypatch)
+    costs = iter([3, 5, 7, 11])  # the fetch, the gradients of the slab in two layers, the update
+
+    def work():
+        clock.now += next(costs)
+
+    gate.pass_through = work
+
+    run_step(experts, plan_of(store, 0))
+
+    assert experts.traffic.lookup_s == 3
+    assert experts.traffic.update_s == 11
+    assert experts.traffic.wait_s == 3 + 5 + 7 + 11
+
+
+def test_with_overlap_the_training_thread_waits_only_for_what_it_needs(gate, monkeypatch):
+    store, experts = open_gated(gate)
+    clock = Clock(monkeypatch)
+    plan = plan_of(store, 0)
+    gate.pass_through = clock.move_after_the_next_look
+    experts.begin([plan])
+
+    clock.is_awaited = True
+    experts.slabs(plan)
+
+    assert experts.traffic.wait_s == 5
+    assert experts.traffic.lookup_s == 5
+
+
+def test_with_overlap_an_update_is_a_cost_of_the_step_under_which_it_runs(gate, monkeypatch):
+    store, experts = open_gated(gate)
+    clock = Clock(monkeypatch)
+    clock.is_awaited = True
+    plan = plan_of(store, 0)
+    run_step(experts, plan)
+    experts.finish()
+    gate.pass_through = clock.move_after_the_next_look
+
+    experts.update(0.01, 1.0)
+    experts.finish()
+
+    assert experts.traffic.update_s == 0
+    gate.pass_through = lambda: None
+    experts.begin([plan])
+    assert experts.traffic.update_s == 5

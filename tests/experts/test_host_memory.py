@@ -34,12 +34,60 @@ def test_arrays_are_separate_and_zero(tmp_path, mapped):
 
 
 def test_arrays_of_whole_pages_fill_the_memory_to_its_end(tmp_path):
-    memory = HostMemory(2 * mmap.PAGESIZE, tmp_path)
+    memory = HostMemory(6 * mmap.PAGESIZE, tmp_path)
 
-    first = memory.zeros((mmap.PAGESIZE // 4,))
-    second = memory.zeros((mmap.PAGESIZE // 4,))
+    first, second, third = (memory.zeros((pages, mmap.PAGESIZE // 4)) for pages in (4, 1, 1))
 
-    assert second.ctypes.data - first.ctypes.data == mmap.PAGESIZE
+    assert second.ctypes.data - first.ctypes.data == 4 * mmap.PAGESIZE
+    assert third.ctypes.data - second.ctypes.data == mmap.PAGESIZE
+
+
+def test_a_store_without_experts_takes_no_disk(tmp_path):
+    memory = HostMemory(0, tmp_path / "new")
+
+    assert not memory.mapped
+    assert memory.location == "in memory"
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_disk_space_of_a_scratch_file_is_taken_at_once(tmp_path, monkeypatch):
+    """The file has no name, so its size is looked at through its descriptor."""
+    sizes = []
+    allocate = os.posix_fallocate
+
+    def look(descriptor, *arguments):
+        allocate(descriptor, *arguments)
+        sizes.append((os.fstat(descriptor).st_size, 512 * os.fstat(descriptor).st_blocks))
+
+    monkeypatch.setattr(os, "posix_fallocate", look)
+
+    memory = HostMemory(3 * mmap.PAGESIZE, tmp_path)
+
+    ((size, taken),) = sizes
+    assert size == 3 * mmap.PAGESIZE <= taken
+    assert memory.location == f"mapped from {tmp_path}"
+
+
+def test_the_kernel_is_asked_for_the_pages_of_the_rows_and_no_others(tmp_path, monkeypatch):
+    asked = []
+
+    class Map(mmap.mmap):
+        def madvise(self, *arguments):
+            asked.append(arguments)
+            super().madvise(*arguments)
+
+    monkeypatch.setattr(mmap, "mmap", Map)
+    memory = HostMemory(4 * mmap.PAGESIZE, tmp_path)
+    memory.zeros((1,))
+    pages = memory.zeros((3, mmap.PAGESIZE // 4))  # the second to the fourth page
+
+    memory.will_need(pages[1:])
+    memory.will_need(pages[0, 5:7])
+
+    assert asked == [
+        (mmap.MADV_WILLNEED, 2 * mmap.PAGESIZE, 2 * mmap.PAGESIZE),
+        (mmap.MADV_WILLNEED, mmap.PAGESIZE, 4 * 7),
+    ]
 
 
 def test_a_lack_of_memory_is_named():

@@ -110,6 +110,17 @@ def test_the_squared_norm_counts_activated_experts_only(store):
     assert store.squared_norm(gradients, activated_LMA) == pytest.approx(15 * 4 + 50_000, rel=1e-6)
 
 
+def test_the_squared_norm_of_many_numbers_is_exact(store):
+    """A float32 sum over the whole slab would be wrong by one part in 2,000."""
+    gradients = {(1, 0): [np.full((1, 1 << 20), 0.1, np.float32)]}
+    activated_LMA = np.zeros((2, 2, 1), bool)
+    activated_LMA[1, 0] = True
+
+    found = store.squared_norm(gradients, activated_LMA)
+
+    assert found == pytest.approx((1 << 20) * float(np.float32(0.1)) ** 2, rel=1e-4)
+
+
 def test_the_squared_norm_of_a_layer_counts_the_experts_of_each_domain_separately(store):
     gradients = {(0, 0): [np.ones((3, 5), np.float32)], (0, 1): [np.full((3, 5), 10, np.float32)]}
     activated_LMA = np.zeros((2, 2, 3), bool)
@@ -125,10 +136,11 @@ RANKS = [
 ]
 
 
+@pytest.mark.parametrize("num_en", [1, 2, 3])
 @pytest.mark.parametrize("share", RANKS, ids=str)
-def test_a_rank_draws_its_share_of_all_experts(share):
-    """zh has 4 experts, en has 3: the second member has one of en, and a row without an expert."""
-    changes = {"domains.names": "[zh, en]", "domains.experts": "{zh: 4}", "domains.experts_per_domain": "3"}
+def test_a_rank_draws_its_share_of_all_experts(share, num_en):
+    """zh has 4 experts; if en has 3, the second member has one of en, and a row without an expert."""
+    changes = {"domains.names": "[zh, en]", "domains.experts": "{zh: 4}", "domains.experts_per_domain": str(num_en)}
     config = load_config(None, {"model.hidden_size": "8"} | changes)
     domains = build_domains(config)
     whole = ExpertStore(config, domains)
@@ -139,7 +151,7 @@ def test_a_rank_draws_its_share_of_all_experts(share):
 
     (domain,) = share.domains
     first = 2 * share.member
-    count = min(2, domains[domain].num_experts - first)
+    count = max(min(2, domains[domain].num_experts - first), 0)
     assert own.experts() == [(layer, domain, index) for layer in range(2) for index in range(count)]
     assert (own.first, own.group_size) == (first, 2)
     for layer in range(2):
@@ -172,6 +184,25 @@ def test_all_memory_that_a_rank_needs_is_allocated_at_once(monkeypatch):
         ExpertStore(config, build_domains(config), share)
         assert sizes.pop() == sum(arrays)
         arrays.clear()
+
+
+def test_a_model_without_domains_needs_no_memory():
+    store = ExpertStore(load_config(None, {}), ())
+
+    assert store.group_size == 0
+    assert store.experts() == []
+    assert store.describe() == "0, 0.0 MB with Adam's moments, in memory"
+
+
+@pytest.mark.parametrize("folder", ["", "scratch"])
+def test_a_mapped_store_lies_in_the_run_folder_unless_another_is_set(tmp_path, folder):
+    changes = {"experts.storage": "mapped", "training.output_dir": str(tmp_path), "training.run_name": "run"}
+    changes |= {"model.hidden_size": "8", "experts.storage_folder": str(tmp_path / folder) if folder else ""}
+    config = load_config(None, changes)
+
+    store = ExpertStore(config, build_domains(config))
+
+    assert store.describe().endswith(f"mapped from {tmp_path / (folder or 'run')}")
 
 
 def test_a_mapped_store_reads_ahead_the_experts_that_a_step_needs_and_no_others(store):
