@@ -101,10 +101,17 @@ def test_a_flag_of_one_rank_reaches_all(ranks):
     def run(rank):
         processes = processes_of(rank)
         mine = flags.get(rank, [False] * 3)
-        return processes.any_ranks(mine), processes.any_rank(rank == 5), processes.any_rank(False), processes.barrier()
+        return processes.any_ranks(mine), processes.any_rank(rank == 5), processes.any_rank(False)
 
     for result in ranks.run(run):
-        assert result == ([False, True, True], True, False, None)
+        assert result == ([False, True, True], True, False)
+
+
+def test_a_barrier_waits_for_every_rank(ranks):
+    ranks.run(lambda rank: processes_of(rank).barrier())
+
+    with pytest.raises(AssertionError, match="the ranks wait for each other for ever"):
+        ranks.run(lambda rank: rank == 3 or (processes_of(rank).barrier(), processes_of(rank).barrier()))
 
 
 @pytest.mark.parametrize("number", [0, 1, (1 << 24) - 1, 1 << 24, (1 << 24) + 5, 123_456_789_012_345, (1 << 48) - 1])
@@ -204,15 +211,18 @@ def test_a_group_of_the_wrong_ranks_is_named(ranks, wrong, instead, words):
 def test_ranks_of_groups_of_one_have_nothing_to_test(monkeypatch):
     monkeypatch.setattr(module, "_exchange_group", lambda config, processes: None)
     processes = Processes.alone()
+    reports = []
+    processes._watch = SimpleNamespace(report_status=lambda step, doing: reports.append(doing))
 
     processes.join_groups(load_config())
 
     assert processes.exchange is None
+    assert not [doing for doing in reports if "self-test" in doing]
 
 
 def test_a_rank_among_several_on_the_cpu_lowers_its_priority_once(monkeypatch):
     priorities = []
-    monkeypatch.setattr(os, "getpriority", lambda which, who: 3)
+    monkeypatch.setattr(os, "getpriority", lambda which, who: {(os.PRIO_PROCESS, 0): 3}[which, who])
     monkeypatch.setattr(os, "setpriority", lambda which, who, priority: priorities.append((which, who, priority)))
     processes = first_of_two()
 
