@@ -372,7 +372,7 @@ def test_the_device_is_set_once(monkeypatch):
 def test_an_import_path_that_mindspore_cannot_read_is_named(monkeypatch):
     monkeypatch.setattr(module, "unreadable_import_path", lambda: "/tmp/\udcff")
 
-    with pytest.raises(ConfigError, match=r"sys.path has /tmp/\\udcff, whose name is not UTF-8"):
+    with pytest.raises(ConfigError, match=r"sys.path has /tmp/\\xff, whose name is not UTF-8"):
         set_device(load_config())
 
 
