@@ -112,15 +112,16 @@ def test_the_maximum_of_a_tensor_group_has_no_gradient(monkeypatch, target):
         np.testing.assert_array_equal(dx.asnumpy(), np.zeros((ROWS, 1)))
 
 
-def test_the_cpu_sums_half_precision_in_float32(monkeypatch):
+@pytest.mark.parametrize(("target", "total"), [("CPU", 2050), ("Ascend", 2048)])
+def test_only_the_cpu_sums_half_precision_in_float32(monkeypatch, target, total):
     """Added in half precision, the small numbers are lost beside 2048."""
     x = [np.full((1, 2), value, np.float16) for value in (2048, 1, 1)]
 
-    results = simulate(monkeypatch, "CPU", 3, lambda rank: TensorGroup("group", rank, 3).reduce_from(Tensor(x[rank])))
+    results = simulate(monkeypatch, target, 3, lambda rank: TensorGroup("group", rank, 3).reduce_from(Tensor(x[rank])))
 
     for result in results:
         assert result.dtype == ms.float16
-        np.testing.assert_array_equal(result.asnumpy(), np.full((1, 2), 2050, np.float16))
+        np.testing.assert_array_equal(result.asnumpy(), np.full((1, 2), total, np.float16))
 
 
 def test_a_tensor_group_of_one_returns_its_argument():
@@ -173,4 +174,7 @@ def test_a_data_group_divides_matrices_whose_rows_it_can_share(monkeypatch, size
 
 def test_a_data_group_of_one_sums_nothing():
     x = Tensor(np.ones((ROWS, WIDTH), np.float32))
-    assert DataGroup().all_reduce(x) is x
+    group = DataGroup()
+
+    assert group.all_reduce(x) is x
+    assert (group.rank, group.size) == (0, 1)

@@ -120,6 +120,11 @@ def test_every_rank_gets_the_first_ranks_number(ranks, number):
     assert results == [number] * MESH.size
 
 
+def test_the_number_of_another_rank_does_not_matter():
+    assert first_of_two(rank=1).broadcast(5) == 0  # what the first rank contributes is missing here
+    assert first_of_two(rank=0).broadcast(5) == 5
+
+
 def test_a_single_process_keeps_its_own_number_flags_and_values():
     alone = Processes.alone()
     values = np.array([1.0, 2.0])

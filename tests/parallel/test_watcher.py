@@ -41,6 +41,7 @@ class Timeline:
 
     def select(self, readable, writable, exceptional, seconds):
         """Waits as `select.select` does, until something has happened."""
+        assert seconds >= 0  # as the real one demands
         if self.events and self.events[0][0] <= self.now + seconds:
             at, happen = self.events.pop(0)
             self.now = max(self.now, at)
@@ -299,6 +300,17 @@ def test_what_an_earlier_process_left_is_no_obstacle(watch, tmp_path):
     watch([(0.0, {"ended": True, "error": None}), (0.0, None)])
 
     assert [path.name for path in tmp_path.iterdir()] == ["rank_0.json"]
+
+
+def test_a_machine_is_its_boot_and_its_namespace_of_processes(monkeypatch):
+    assert module.machine() == module.machine()
+    assert module.machine().endswith(os.readlink("/proc/self/ns/pid"))
+
+    def hidden(path):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "readlink", hidden)
+    assert module.machine() == ""
 
 
 def test_the_states_of_processes_are_known(tmp_path):
