@@ -22,7 +22,8 @@ from mindpangu.errors import CheckpointError
 from mindpangu.language_model import SavedExperts
 from mindpangu.model.initialization import network_tensors
 from mindpangu.signals import StopOnSignal
-from mindpangu.train.checkpointing import Checkpointer, resume_training
+from mindpangu.train.checkpointing import Checkpointer, load_weights, resume_training
+from mindpangu.train.loss_scale import LossScale
 from mindpangu.train.run import open_run, set_device, train
 from mindpangu.train.step import TrainStep
 
@@ -196,6 +197,73 @@ def test_only_unchanged_experts_are_links_after_a_resumption(training):
 def resume_training_of(training, reader):
     """Reads a checkpoint back as `--resume` does."""
     return resume_training(reader, training.step, {})[0]
+
+
+def state_of(training):
+    """Copies everything that a step may change."""
+    step = training.step
+    arrays = {name: parameter.asnumpy().copy() for name, parameter in step.decoder.parameters.items()}
+    for group in (step.optimizer.moment1, step.optimizer.moment2):
+        arrays |= {parameter.name: parameter.asnumpy().copy() for parameter in group.values()}
+    for kind in ("weights", "moment1", "moment2"):
+        for layer, domains in enumerate(getattr(training.store, kind)):
+            for domain, slab in enumerate(domains):
+                arrays |= {f"{kind} {layer} {domain} {name}": array.copy() for name, array in slab.items()}
+    return arrays | {"counts": training.store.step_counts.copy()}
+
+
+@pytest.fixture
+def saved(training):
+    """(a training with fp16's loss scale that has saved step 5, what it saved)."""
+    training.step.loss_scale = LossScale(64, window=5)
+    training.update(0, 2)
+    training.update(1)
+    for overflow in (True, False, False):
+        training.step.loss_scale.update(overflow)
+    training.step.guard.reason_to_skip({"loss": 5.5, "global_norm": 1.25})
+    with Checkpointer(training.folder, training.step, {"data": "d"}, "ab" * 16, None, training.messages.append) as each:
+        each.save(5, {"samples_taken": [3, 4]})
+    return training, state_of(training)
+
+
+def test_a_resumed_training_has_every_part_of_its_state(saved):
+    training, before = saved
+    training.update(0, 1, 2, 3)
+    training.step.guard.reason_to_skip({"loss": 9.5, "global_norm": 2.25})
+    training.step.loss_scale = LossScale(8, window=5)
+    (reader,) = training.checkpoints()
+
+    found = resume_training(reader, training.step, {"data": "d"})
+
+    assert found == (5, {"samples_taken": [3, 4]}, "ab" * 16)
+    assert training.step.updates == 2
+    assert training.step.guard.state() == {"loss": [5.5], "global_norm": [1.25]}
+    assert training.step.loss_scale.state() == {"value": 32.0, "steps_without_overflow": 2}
+    for name, array in state_of(training).items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+
+
+def test_a_checkpoint_with_other_digests_is_not_resumed(saved):
+    training, _ = saved
+    (reader,) = training.checkpoints()
+    with pytest.raises(CheckpointError, match="data"):
+        resume_training(reader, training.step, {"data": "e"})
+
+
+def test_loaded_weights_leave_optimizer_and_counts_alone(saved):
+    training, before = saved
+    training.update(0, 1, 2, 3)
+    later = state_of(training)
+    (reader,) = training.checkpoints()
+
+    load_weights(reader, training.step.model)
+
+    weights = [name for name in before if name.startswith("weights ") or name in training.step.decoder.parameters]
+    assert len(weights) > 20
+    for name, array in state_of(training).items():
+        expected = before if name in weights else later
+        if name != "counts" and not name.startswith("moment"):
+            np.testing.assert_array_equal(array, expected[name], err_msg=name)
 
 
 @pytest.mark.parametrize("code", [errno.EXDEV, errno.EMLINK, errno.EPERM])
