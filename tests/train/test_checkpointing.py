@@ -148,6 +148,23 @@ def test_a_checkpoint_written_during_training_is_the_snapshot(tiny_overrides, tm
     assert asynchronous.folder.latest.read_text() == "1\n"
 
 
+def test_the_watchers_know_which_checkpoint_a_training_waits_for(training, monkeypatch):
+    """They hear of it before the wait, during which a rank may be lost."""
+    reports = []
+    gate = Gate(monkeypatch, "state.json")
+
+    def report_status(step=None, doing=None):
+        reports.append((doing, gate.opened.is_set()))
+        gate.open()
+
+    training.step.processes.report_status = report_status
+
+    with training.checkpointer() as checkpointer:
+        checkpointer.save(7, LOADER_STATE)
+
+    assert reports == [("writing the checkpoint of step 7", False)]
+
+
 def test_unchanged_experts_are_links(training):
     with training.checkpointer() as checkpointer:
         for step, domains in ((1, (0, 1)), (2, (1,)), (3, ())):

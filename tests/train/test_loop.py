@@ -271,6 +271,7 @@ def test_a_record_describes_its_step():
     first, second = recorder.records
     assert (first.loss, first.lr, first.global_norm, first.experts_activated) == (1.0, 0.1, 2.0, 3)
     assert first.imbalance == 2.0
+    assert 0 < first.per_step_time < 60
     assert first.domains == {"en": 0.5}
     assert first.tokens_per_s * first.per_step_time == pytest.approx(2 * 2 * 10)  # ranks · micro-batches · tokens
     assert (first.overflow, second.overflow) == (False, True)
