@@ -84,6 +84,18 @@ def test_every_element_of_the_dense_gradients_counts_once_in_the_norm(ranks, div
     assert sum(contributions) == pytest.approx(truth, rel=1e-5)
 
 
+@pytest.mark.parametrize("holders", [1, 2])
+def test_parameters_that_all_have_as_many_holders_count_once(ranks, holders):
+    gradients = {name: each[0] for name, each in random_gradients().items()}
+    parameters = {name: Parameter(Tensor(each), name=name) for name, each in gradients.items()}
+    optimizer = DenseAdam(parameters, SETTINGS, copies=dict.fromkeys(SHAPES, holders))
+
+    contribution = optimizer.squared_norm(optimizer.reduce({name: Tensor(each) for name, each in gradients.items()}))
+
+    truth = sum(float((each.astype(np.float64) ** 2).sum()) for each in gradients.values())
+    assert holders * contribution == pytest.approx(truth, rel=1e-5)
+
+
 @pytest.mark.parametrize("divide", [False, True])
 def test_a_dense_update_on_all_ranks_equals_that_of_one(ranks, divide):
     gradients = random_gradients()
