@@ -188,6 +188,41 @@ def test_the_report_has_the_training_the_heldout_text_and_the_samples(tmp_path):
     assert run.loss_plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("seconds", "rows"),
+    [
+        ((9.0,), ("| median step | 9000 ms |", "| first step, compilation included | 9.0 s |", "| steps | 1 |")),
+        ((9.0, 1.0), ("| median step | 5000 ms |", "| first step, compilation included | 9.0 s |", "| steps | 2 |")),
+        ((9.0, 5.0, 1.0), ("| median step | 1000 ms |", "| median tokens/s | 3,000 |", "| peak memory | 1.50 GiB |")),
+        ((None, 1.0), ("| median step | 1000 ms |", "| first step, compilation included | 1.0 s |")),
+        ((None,), ("| median step | nan ms |", "| first step, compilation included | nan s |")),
+    ],
+)
+def test_only_more_than_two_steps_leave_out_those_that_compile(tmp_path, monkeypatch, seconds, rows):
+    monkeypatch.setattr(report_module, "plot_loss", lambda records, path: None)
+    run = RunFolder(tmp_path)
+    write_metrics(run, [record(step, 2.0, value) for step, value in enumerate(seconds, 1)])
+
+    write_report(run)
+
+    report = run.report.read_text()
+    for row in (*rows, "| skipped steps | 0 |"):
+        assert row in report
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"step": 4}', '{"step": 4, "domains": []}', '{"step": 4, "domains": [], "samples": []}']
+)
+def test_empty_or_damaged_results_are_left_out(tmp_path, content):
+    run = RunFolder(tmp_path)
+    for path in (run.evaluation, run.samples):
+        path.write_text(content)
+
+    write_report(run)
+
+    assert run.report.read_text() == f"# {tmp_path.name}\n"
+
+
 def test_steps_that_were_all_skipped_are_no_training(tmp_path):
     run = RunFolder(tmp_path)
     write_metrics(run, [record(1, 6.0, 9.0, skipped="loss is nan")])
