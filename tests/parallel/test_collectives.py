@@ -160,6 +160,22 @@ def test_a_data_group_divides_rows(monkeypatch, size, target):
         assert_equal(result, [total, np.split(total, size)[rank], total, np.split(x[rank], size)[rank]])
 
 
+def test_the_cpu_uses_only_all_reduce(monkeypatch):
+    """It compiles no other collective for a group of some of the ranks."""
+    ranks = SimulatedRanks({"group": (0, 1)}).install(monkeypatch, "CPU")
+    for name in ("AllGather", "ReduceScatter"):
+        monkeypatch.setattr(ms.ops, name, lambda group, name=name: pytest.fail(f"{name} is used"))
+    x_TH = Tensor(np.ones((2, 4), np.float32))
+
+    def every_collective(rank):
+        data = DataGroup("group", rank, 2)
+        tensor = TensorGroup("group", rank, 2)
+        rows = data.all_gather(data.reduce_scatter(x_TH)), data.all_reduce(x_TH)
+        return rows, [getattr(tensor, name)(x_TH) for name in NAMES]
+
+    assert len(ranks.run(every_collective)) == 2
+
+
 @pytest.mark.parametrize(
     ("size", "shape", "divides"),
     [(2, (4, 3), True), (2, (3, 4), False), (2, (4,), False), (3, (6, 1), True), (1, (4, 3), False)],
