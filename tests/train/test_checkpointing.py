@@ -7,14 +7,16 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mindspore import Tensor
 
-from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, ExpertFile, list_iterations, prune
+from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, ExpertFile, SavedState, list_iterations, prune
 from mindpangu.checkpoint import writer as writer_module
 from mindpangu.config import ModelConfig, load_config
 from mindpangu.config.run_folder import RunFolder
@@ -267,7 +269,7 @@ def test_a_checkpoint_with_other_digests_is_not_resumed(saved):
         resume_training(reader, training.step, {"data": "e"})
 
 
-def test_loaded_weights_leave_optimizer_and_counts_alone(saved):
+def test_only_weights_are_loaded_into_a_new_run(saved):
     training, before = saved
     training.update(0, 1, 2, 3)
     later = state_of(training)
@@ -275,12 +277,62 @@ def test_loaded_weights_leave_optimizer_and_counts_alone(saved):
 
     load_weights(reader, training.step.model)
 
-    weights = [name for name in before if name.startswith("weights ") or name in training.step.decoder.parameters]
+    after = state_of(training)
+    weights = [name for name in after if name.startswith("weights ") or name in training.step.decoder.parameters]
+    moments = [name for name in after if name.startswith("adam_")]
     assert len(weights) > 20
+    assert len(moments) > 20
+    for name in weights:
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+    for name in moments:
+        np.testing.assert_array_equal(after[name], later[name], err_msg=name)
+
+
+def test_weights_of_a_model_that_differs_are_refused(saved, monkeypatch):
+    """The message says in what."""
+    training, _ = saved
+    model = training.step.model
+    (reader,) = training.checkpoints()
+    before = state_of(training)
+    wider = replace(model.config, model=replace(model.config.model, hidden_size=32))
+    domains = [*model.domains[:-1], replace(model.domains[-1], vocabulary="another")]
+    differences = {
+        "model.hidden_size is 16 there, 32 here": ("config", wider),
+        "its vocabularies are .* of .* rows, this run's are": ("vocabularies", SimpleNamespace(names=(), sizes=())),
+        "domain code is in vocabulary 'main' there, in 'another' here": ("domains", domains),
+        "its tokenizer is not this run's": ("tokenizers", {"main": SimpleNamespace(model_bytes=b"another")}),
+        "its routing table of domain .* is not this run's": ("table", SimpleNamespace(domain_digest=lambda name: "")),
+    }
+
+    for words, (attribute, value) in differences.items():
+        with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=words):
+            patch.setattr(model, attribute, value)
+            load_weights(reader, model)
+
     for name, array in state_of(training).items():
-        expected = before if name in weights else later
-        if name != "counts" and not name.startswith("moment"):
-            np.testing.assert_array_equal(array, expected[name], err_msg=name)
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+
+
+def test_an_altered_routing_table_is_not_compared(saved):
+    training, _ = saved
+    (reader,) = training.checkpoints()
+    table = reader.folder / "routing" / "zh.safetensors"
+    content = bytearray(table.read_bytes())
+    content[-1] ^= 1
+    table.write_bytes(content)
+
+    with pytest.raises(CheckpointError, match=r"zh\.safetensors was altered"):
+        load_weights(CheckpointReader(reader.folder), training.step.model)
+
+
+def test_a_checkpoint_that_no_training_made_is_not_resumed(saved, monkeypatch):
+    training, _ = saved
+    (reader,) = training.checkpoints()
+    state = replace(SavedState.read(reader), loader=None, made_by="extract")
+    monkeypatch.setattr("mindpangu.train.checkpointing.SavedState", SimpleNamespace(read=lambda reader: state))
+
+    with pytest.raises(CheckpointError, match=r"was made by `mindpangu extract`, not by a training .* with --load"):
+        resume_training(reader, training.step, {"data": "d"})
 
 
 @pytest.mark.parametrize("code", [errno.EXDEV, errno.EMLINK, errno.EPERM])
