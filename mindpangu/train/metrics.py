@@ -83,10 +83,10 @@ def copy_metrics(source: Path, target: Path, last_step: int, log: Log = print) -
     try:
         content = MetricsContent.parse(_read(source), last_step + 1)
     except FileNotFoundError:
-        content = MetricsContent([], {}, [], False)
+        content = MetricsContent([], {}, [])
     except ValueError as error:
         log(f"{source} cannot be copied: {describe_error(error)}")
-        content = MetricsContent([], {}, [], False)
+        content = MetricsContent([], {}, [])
     if content.problems:
         log(f"{source}: did not copy {_listing(content.problems)}")
     data = _join(line.text for line in content.lines)
@@ -140,14 +140,12 @@ class MetricsContent:
     Attributes:
         lines: the lines with a valid record, ordered by step.
         problems: number of every other line → the reason why it does not count.
-        text: all lines as they are in the file.
-        is_cut: True if the last line was cut off; it is not in `text`.
+        text: all lines as they are in the file, without a last line that was cut off.
     """
 
     lines: list[MetricsLine]
     problems: dict[int, str]
     text: list[bytes]
-    is_cut: bool
 
     @staticmethod
     def parse(data: bytes, before: int | None = None) -> "MetricsContent":
@@ -163,7 +161,6 @@ class MetricsContent:
             text.pop()
         lines = []
         problems = {}
-        is_cut = len(whole) < len(data)
         for number, line in enumerate(text, 1):
             try:
                 lines.append(MetricsLine(number, line, _record(line)))
@@ -172,7 +169,6 @@ class MetricsContent:
         if len(text) in problems and not whole.endswith(b"\n") and _may_be_cut(text[-1]):
             del problems[len(text)]
             del text[-1]
-            is_cut = True
         if before is not None:
             problems |= {line.number: f"step {line.step} will be repeated" for line in lines if line.step >= before}
             lines = [line for line in lines if line.step < before]
@@ -182,7 +178,7 @@ class MetricsContent:
             for position, line in enumerate(lines)
             if position not in kept
         }
-        return MetricsContent([lines[position] for position in sorted(kept)], problems, text, is_cut)
+        return MetricsContent([lines[position] for position in sorted(kept)], problems, text)
 
 
 def _is_number(value: Any) -> bool:

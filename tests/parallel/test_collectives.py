@@ -112,15 +112,16 @@ def test_the_maximum_of_a_tensor_group_has_no_gradient(monkeypatch, target):
         np.testing.assert_array_equal(dx.asnumpy(), np.zeros((ROWS, 1)))
 
 
-def test_the_cpu_sums_half_precision_in_float32(monkeypatch):
+@pytest.mark.parametrize(("target", "total"), [("CPU", 2050), ("Ascend", 2048)])
+def test_only_the_cpu_sums_half_precision_in_float32(monkeypatch, target, total):
     """Added in half precision, the small numbers are lost beside 2048."""
     x = [np.full((1, 2), value, np.float16) for value in (2048, 1, 1)]
 
-    results = simulate(monkeypatch, "CPU", 3, lambda rank: TensorGroup("group", rank, 3).reduce_from(Tensor(x[rank])))
+    results = simulate(monkeypatch, target, 3, lambda rank: TensorGroup("group", rank, 3).reduce_from(Tensor(x[rank])))
 
     for result in results:
         assert result.dtype == ms.float16
-        np.testing.assert_array_equal(result.asnumpy(), np.full((1, 2), 2050, np.float16))
+        np.testing.assert_array_equal(result.asnumpy(), np.full((1, 2), total, np.float16))
 
 
 def test_a_tensor_group_of_one_returns_its_argument():
@@ -159,6 +160,22 @@ def test_a_data_group_divides_rows(monkeypatch, size, target):
         assert_equal(result, [total, np.split(total, size)[rank], total, np.split(x[rank], size)[rank]])
 
 
+def test_the_cpu_uses_only_all_reduce(monkeypatch):
+    """It compiles no other collective for a group of some of the ranks."""
+    ranks = SimulatedRanks({"group": (0, 1)}).install(monkeypatch, "CPU")
+    for name in ("AllGather", "ReduceScatter"):
+        monkeypatch.setattr(ms.ops, name, lambda group, name=name: pytest.fail(f"{name} is used"))
+    x_TH = Tensor(np.ones((2, 4), np.float32))
+
+    def every_collective(rank):
+        data = DataGroup("group", rank, 2)
+        tensor = TensorGroup("group", rank, 2)
+        rows = data.all_gather(data.reduce_scatter(x_TH)), data.all_reduce(x_TH)
+        return rows, [getattr(tensor, name)(x_TH) for name in NAMES]
+
+    assert len(ranks.run(every_collective)) == 2
+
+
 @pytest.mark.parametrize(
     ("size", "shape", "divides"),
     [(2, (4, 3), True), (2, (3, 4), False), (2, (4,), False), (3, (6, 1), True), (1, (4, 3), False)],
@@ -173,4 +190,7 @@ def test_a_data_group_divides_matrices_whose_rows_it_can_share(monkeypatch, size
 
 def test_a_data_group_of_one_sums_nothing():
     x = Tensor(np.ones((ROWS, WIDTH), np.float32))
-    assert DataGroup().all_reduce(x) is x
+    group = DataGroup()
+
+    assert group.all_reduce(x) is x
+    assert (group.rank, group.size) == (0, 1)

@@ -94,6 +94,7 @@ def test_sigmas_mesh_has_the_groups_of_its_paper():
     ("rre_layers", "expert_parallel", "mesh"),
     [
         (1, 4, Mesh(data=8, tensor=2, expert=4, sub_groups=2)),
+        (1, 2, Mesh(data=8, tensor=2, expert=2, sub_groups=2)),
         (1, 1, Mesh(data=8, tensor=2, expert=1, sub_groups=1)),  # every rank holds all experts
         (0, 4, Mesh(data=8, tensor=2, expert=1, sub_groups=1)),  # a dense model has no experts to divide
     ],
@@ -111,6 +112,9 @@ def test_the_mesh_of_a_configuration(rre_layers, expert_parallel, mesh):
 def test_a_mesh_describes_only_what_it_divides():
     assert Mesh(data=4, tensor=2).describe() == "8 = data 4 × tensor 2"
     assert Mesh(data=4, tensor=2, expert=4).describe() == "8 = data 4 × tensor 2; experts on 4 ranks"
+    assert Mesh(data=2, expert=2, sub_groups=2).describe() == (
+        "2 = data 2 × tensor 1; experts on 2 ranks in 2 sub-groups"
+    )
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,54 @@ def test_every_vocabulary_is_divided_by_itself(size):
             assert of_vocabulary == list(range(*share(count, rank, size)))
 
 
+@pytest.mark.parametrize(
+    ("part", "rank", "ranges"),
+    [
+        (TensorSlice((8, 3)), 1, ((0, ((4, 8),)),)),
+        (TensorSlice.equal((8, 3), 0, 1, 2), 0, ((0, ((4, 6),)),)),
+        (TensorSlice.equal((8, 3), 1, 2, 3), 1, ((0, ((4, 8),)), (1, ((2, 3),)))),
+        (TensorSlice((20, 3), ((0, ((0, 2), (10, 14))),)), 0, ((0, ((0, 2), (10, 11))),)),
+        (TensorSlice((20, 3), ((0, ((0, 2), (10, 14))),)), 1, ((0, ((11, 14),)),)),
+    ],
+)
+def test_rows_of_a_slice_are_as_few_ranges_as_possible(part, rank, ranges):
+    assert part.rows(rank, 2) == TensorSlice(part.shape, ranges)
+
+
+def test_a_tensor_that_nobody_shares_is_whole():
+    whole = TensorSlice((4, 3))
+    array = np.zeros((4, 3))
+
+    assert TensorSlice.equal([4, 3], 0, 0, 1) == TensorSlice.equal((4, 3), None, 1, 2) == whole
+    assert vocabulary_slice((0, 1), (1, 3), 3, 0, 1) == whole
+    assert whole.is_whole
+    assert not TensorSlice.equal((4, 3), 0, 0, 2).is_whole
+    assert whole.of(array) is array
+
+
+@pytest.mark.parametrize(
+    ("described", "words"),
+    [
+        ({"shape": [4, 3], "ranges": {"2": [[0, 1]]}}, r"the slice.ranges has the axis 2; allowed: < 2"),
+        ({"shape": [4, 3], "ranges": {"1": [[0, 4]]}}, r"the slice.ranges.1 has ranges that overlap, .*, or exceed 3"),
+        ({"shape": [4, 3], "ranges": {"0": [[0, 2], [1, 3]]}}, r"the slice.ranges.0 has ranges that overlap"),
+        ({"shape": [4, 3], "ranges": {"0": [[2, 3], [0, 1]]}}, r"not sorted"),
+        ({"shape": [4, 3], "ranges": {"0": [[3, 2]]}}, r"not sorted"),
+        ({"shape": [-1], "ranges": {}}, r"the slice.shape"),
+    ],
+)
+def test_an_invalid_description_is_refused(described, words):
+    with pytest.raises(ValueError, match=words):
+        TensorSlice.read(described, "the slice")
+
+
+def test_a_description_may_have_ranges_that_touch_and_axes_in_any_order():
+    described = {"shape": [4, 3], "ranges": {"1": [[0, 3]], "0": [[0, 2], [2, 2], [2, 4]]}}
+    assert TensorSlice.read(described, "the slice") == TensorSlice(
+        (4, 3), ((0, ((0, 2), (2, 2), (2, 4))), (1, ((0, 3),)))
+    )
+
+
 def test_a_slice_without_elements_takes_no_memory_for_its_long_axes():
     """A header may describe one: its bytes, none, fit the file."""
     described = TensorSlice.read({"shape": [1 << 40, 0], "ranges": {"0": [[0, 1 << 39]]}}, "slice")

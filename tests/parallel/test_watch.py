@@ -8,10 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mindpangu.errors import ParallelError
+from mindpangu.parallel import watch as watch_module
+from mindpangu.parallel import watcher
 from mindpangu.parallel.watch import Watch, remove_earlier_jobs
 from mindpangu.parallel.watcher import machine
 
@@ -210,6 +213,81 @@ def test_a_rank_continues_when_its_watcher_is_killed(tmp_path):
     os.kill(int(children[0]), signal.SIGKILL)
 
     assert output_of(process, 0) == ""
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """Replaces the watcher's process; the result has its command, its options, and, as `reports`, what it was told."""
+    found = SimpleNamespace(waited=[], reports=lambda: list(map(json.loads, reader.read().splitlines())))
+    descriptors = os.pipe()
+    reader = os.fdopen(descriptors[0], "rb")
+
+    def start(command, **options):
+        found.command = command
+        found.options = options
+        return SimpleNamespace(stdin=os.fdopen(descriptors[1], "wb"), wait=found.waited.append)
+
+    monkeypatch.setattr(watch_module.subprocess, "Popen", start)
+    yield found
+    reader.close()
+
+
+def test_a_watcher_is_told_what_its_rank_does(tmp_path, told):
+    with Watch(tmp_path / "a" / "job", 3, 8, 1800.0) as watch:
+        watch.report_status(18, "the update")
+        watch.report_status(doing="")
+        watch.report_status(step=0)
+    watch.report_status(doing="nothing that anyone watches")
+
+    arguments = (tmp_path / "a" / "job", 3, 8, 1800.0, 60.0, os.getpid())
+    assert told.command == [sys.executable, watcher.__file__, *map(str, arguments)]
+    assert told.options == {"stdin": subprocess.PIPE, "start_new_session": True}
+    assert told.reports() == [
+        {"pid": os.getpid()},
+        {"step": 18, "doing": "the update"},
+        {"doing": ""},
+        {"step": 0},
+        {"ended": True, "error": None},
+    ]
+    assert told.waited == [10.0]
+    assert (tmp_path / "a" / "job").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("error", "published_error", "exits"),
+    [
+        (ParallelError("no scheduler"), "ParallelError: no scheduler", [1]),
+        (ValueError("中" * 1000), f"ValueError: {'中' * 1000}"[:500], []),
+    ],
+)
+def test_the_error_of_a_rank_is_cut_and_ends_it_at_once_if_it_is_one_for_users(
+    tmp_path, told, monkeypatch, capsys, error, published_error, exits
+):
+    """A pipe writes a line of up to 4,096 bytes completely or not at all."""
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+
+    with pytest.raises(type(error)), Watch(tmp_path, 3, 8, 1800.0):
+        raise error
+
+    assert told.reports()[-1] == {"ended": True, "error": published_error}
+    assert codes == exits
+    assert capsys.readouterr().err == ("mindpangu: error: rank 3: no scheduler\n" if exits else "")
+
+
+def test_a_watcher_that_is_stopped_or_killed_holds_up_no_rank(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch_module, "_WATCHER_EXIT_S", 0.1)
+    started = time.monotonic()
+
+    with Watch(tmp_path, 0, 2, 60.0) as watch:
+        process = watch._watcher
+        process.send_signal(signal.SIGSTOP)
+        for step in range(2000):  # more than a pipe holds
+            watch.report_status(step, "the update of the dense parameters and of the experts")
+    process.kill()
+    process.wait()
+
+    assert time.monotonic() - started < 10
 
 
 def test_a_single_process_is_not_watched(tmp_path):

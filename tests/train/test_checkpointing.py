@@ -7,14 +7,16 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mindspore import Tensor
 
-from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, ExpertFile, list_iterations, prune
+from mindpangu.checkpoint import CheckpointReader, CheckpointWriter, ExpertFile, SavedState, list_iterations, prune
 from mindpangu.checkpoint import writer as writer_module
 from mindpangu.config import ModelConfig, load_config
 from mindpangu.config.run_folder import RunFolder
@@ -22,7 +24,8 @@ from mindpangu.errors import CheckpointError
 from mindpangu.language_model import SavedExperts
 from mindpangu.model.initialization import network_tensors
 from mindpangu.signals import StopOnSignal
-from mindpangu.train.checkpointing import Checkpointer, resume_training
+from mindpangu.train.checkpointing import Checkpointer, load_weights, resume_training
+from mindpangu.train.loss_scale import LossScale
 from mindpangu.train.run import open_run, set_device, train
 from mindpangu.train.step import TrainStep
 
@@ -147,6 +150,23 @@ def test_a_checkpoint_written_during_training_is_the_snapshot(tiny_overrides, tm
     assert asynchronous.folder.latest.read_text() == "1\n"
 
 
+def test_the_watchers_know_which_checkpoint_a_training_waits_for(training, monkeypatch):
+    """They hear of it before the wait, during which a rank may be lost."""
+    reports = []
+    gate = Gate(monkeypatch, "state.json")
+
+    def report_status(step=None, doing=None):
+        reports.append((doing, gate.opened.is_set()))
+        gate.open()
+
+    training.step.processes.report_status = report_status
+
+    with training.checkpointer() as checkpointer:
+        checkpointer.save(7, LOADER_STATE)
+
+    assert reports == [("writing the checkpoint of step 7", False)]
+
+
 def test_unchanged_experts_are_links(training):
     with training.checkpointer() as checkpointer:
         for step, domains in ((1, (0, 1)), (2, (1,)), (3, ())):
@@ -196,6 +216,123 @@ def test_only_unchanged_experts_are_links_after_a_resumption(training):
 def resume_training_of(training, reader):
     """Reads a checkpoint back as `--resume` does."""
     return resume_training(reader, training.step, {})[0]
+
+
+def state_of(training):
+    """Copies everything that a step may change."""
+    step = training.step
+    arrays = {name: parameter.asnumpy().copy() for name, parameter in step.decoder.parameters.items()}
+    for group in (step.optimizer.moment1, step.optimizer.moment2):
+        arrays |= {parameter.name: parameter.asnumpy().copy() for parameter in group.values()}
+    for kind in ("weights", "moment1", "moment2"):
+        for layer, domains in enumerate(getattr(training.store, kind)):
+            for domain, slab in enumerate(domains):
+                arrays |= {f"{kind} {layer} {domain} {name}": array.copy() for name, array in slab.items()}
+    return arrays | {"counts": training.store.step_counts.copy()}
+
+
+@pytest.fixture
+def saved(training):
+    """(a training with fp16's loss scale that has saved step 5, what it saved)."""
+    training.step.loss_scale = LossScale(64, window=5)
+    training.update(0, 2)
+    training.update(1)
+    for overflow in (True, False, False):
+        training.step.loss_scale.update(overflow)
+    training.step.guard.reason_to_skip({"loss": 5.5, "global_norm": 1.25})
+    with Checkpointer(training.folder, training.step, {"data": "d"}, "ab" * 16, None, training.messages.append) as each:
+        each.save(5, {"samples_taken": [3, 4]})
+    return training, state_of(training)
+
+
+def test_a_resumed_training_has_every_part_of_its_state(saved):
+    training, before = saved
+    training.update(0, 1, 2, 3)
+    training.step.guard.reason_to_skip({"loss": 9.5, "global_norm": 2.25})
+    training.step.loss_scale = LossScale(8, window=5)
+    (reader,) = training.checkpoints()
+
+    found = resume_training(reader, training.step, {"data": "d"})
+
+    assert found == (5, {"samples_taken": [3, 4]}, "ab" * 16)
+    assert training.step.updates == 2
+    assert training.step.guard.state() == {"loss": [5.5], "global_norm": [1.25]}
+    assert training.step.loss_scale.state() == {"value": 32.0, "steps_without_overflow": 2}
+    for name, array in state_of(training).items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+
+
+def test_a_checkpoint_with_other_digests_is_not_resumed(saved):
+    training, _ = saved
+    (reader,) = training.checkpoints()
+    with pytest.raises(CheckpointError, match="data"):
+        resume_training(reader, training.step, {"data": "e"})
+
+
+def test_only_weights_are_loaded_into_a_new_run(saved):
+    training, before = saved
+    training.update(0, 1, 2, 3)
+    later = state_of(training)
+    (reader,) = training.checkpoints()
+
+    load_weights(reader, training.step.model)
+
+    after = state_of(training)
+    weights = [name for name in after if name.startswith("weights ") or name in training.step.decoder.parameters]
+    moments = [name for name in after if name.startswith("adam_")]
+    assert len(weights) > 20
+    assert len(moments) > 20
+    for name in weights:
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+    for name in moments:
+        np.testing.assert_array_equal(after[name], later[name], err_msg=name)
+
+
+def test_weights_of_a_model_that_differs_are_refused(saved, monkeypatch):
+    """The message says in what."""
+    training, _ = saved
+    model = training.step.model
+    (reader,) = training.checkpoints()
+    before = state_of(training)
+    wider = replace(model.config, model=replace(model.config.model, hidden_size=32))
+    domains = [*model.domains[:-1], replace(model.domains[-1], vocabulary="another")]
+    differences = {
+        "model.hidden_size is 16 there, 32 here": ("config", wider),
+        "its vocabularies are .* of .* rows, this run's are": ("vocabularies", SimpleNamespace(names=(), sizes=())),
+        "domain code is in vocabulary 'main' there, in 'another' here": ("domains", domains),
+        "its tokenizer is not this run's": ("tokenizers", {"main": SimpleNamespace(model_bytes=b"another")}),
+        "its routing table of domain .* is not this run's": ("table", SimpleNamespace(domain_digest=lambda name: "")),
+    }
+
+    for words, (attribute, value) in differences.items():
+        with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=words):
+            patch.setattr(model, attribute, value)
+            load_weights(reader, model)
+
+    for name, array in state_of(training).items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+
+
+def test_an_altered_routing_table_is_not_compared(saved):
+    training, _ = saved
+    (reader,) = training.checkpoints()
+    table = reader.folder / "routing" / "zh.safetensors"
+    content = bytearray(table.read_bytes())
+    content[-1] ^= 1
+    table.write_bytes(content)
+
+    with pytest.raises(CheckpointError, match=r"zh\.safetensors was altered"):
+        load_weights(CheckpointReader(reader.folder), training.step.model)
+
+
+def test_a_checkpoint_that_no_training_made_is_not_resumed(saved, monkeypatch):
+    training, _ = saved
+    (reader,) = training.checkpoints()
+    state = replace(SavedState.read(reader), loader=None, made_by="extract")
+    monkeypatch.setattr("mindpangu.train.checkpointing.SavedState", SimpleNamespace(read=lambda reader: state))
+
+    with pytest.raises(CheckpointError, match=r"was made by `mindpangu extract`, not by a training .* with --load"):
+        resume_training(reader, training.step, {"data": "d"})
 
 
 @pytest.mark.parametrize("code", [errno.EXDEV, errno.EMLINK, errno.EPERM])

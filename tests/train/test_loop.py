@@ -1,6 +1,9 @@
 """The training loop by itself: what it saves, when it ends, and what its callbacks see. No model, no files."""
 
 import math
+import os
+import resource
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +13,7 @@ from mindpangu.config import load_config
 from mindpangu.errors import TrainingError
 from mindpangu.experts import ExpertTraffic
 from mindpangu.parallel.mesh import Mesh
+from mindpangu.signals import STOP_SIGNALS as SIGNALS
 from mindpangu.train.callbacks import Callback
 from mindpangu.train.loop import TrainingStopped, name_batches, run_steps
 from mindpangu.train.step import StepResult
@@ -155,6 +159,60 @@ def test_a_signal_on_any_rank_ends_training_after_the_step_with_a_checkpoint():
     assert recorder.calls[-1] == ("end",)
 
 
+def test_a_training_whose_last_step_is_done_saves_nothing():
+    assert run(Step([result()] * 3), first_step=4) == (3, [])
+
+
+def test_a_signal_during_the_last_step_changes_nothing():
+    assert run(Step([result()] * 4, stop_at=4)) == (4, [(3, 3), (4, 4)])
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("comes_to", ["this rank", "another"])
+def test_training_stops_by_the_signal_that_came_to_any_rank(signum, comes_to):
+    step = Step([result()] * 9)
+    flags = []
+
+    def any_ranks(mine):
+        flags.append(mine)
+        if len(flags) == 1 and comes_to == "this rank":
+            os.kill(os.getpid(), signum)  # after its flags were read
+        others = [comes_to == "another" and len(flags) == 2 and each == signum for each in SIGNALS]
+        return [one or other for one, other in zip(mine, others, strict=True)]
+
+    step.processes.any_ranks = any_ranks
+
+    with pytest.raises(TrainingStopped) as stopped:
+        run(step)
+
+    assert (stopped.value.signum, stopped.value.step) == (signum, 2)
+    assert flags == [[False] * 3, [comes_to == "this rank" and each == signum for each in SIGNALS]]
+
+
+def test_a_resumed_training_takes_the_remaining_steps():
+    recorder = Recorder()
+    step = Step([result()] * 3, training__steps=7)
+    reports = []
+    step.processes.report_status = lambda *words: reports.append(words)
+
+    finished, saved = run(step, recorder, first_step=5)
+
+    assert finished == 7
+    assert [number for number, _ in saved] == [6, 7]
+    assert recorder.calls == [("start", 5, 7), ("step", 5), ("step", 6), ("step", 7), ("end",)]
+    assert reports == [(number, "waiting for its batches") for number in (5, 6, 7)]
+
+
+def test_after_every_step_a_checkpoint_may_be_reported():
+    checkpointer = Checkpointer()
+    polls = []
+    checkpointer.poll = lambda: polls.append(list(checkpointer.saved))
+
+    run_steps(Step([result()] * 4), Stream(), 1, (), checkpointer, lambda number: 0.1)
+
+    assert polls == [[], [], [], [(3, 3)]]
+
+
 @pytest.mark.parametrize("error", [ValueError("a fault"), KeyboardInterrupt()])
 def test_callbacks_end_even_after_an_error(error):
     one = Recorder()
@@ -210,7 +268,10 @@ def test_steps_that_lower_the_loss_scale_are_not_counted_and_do_not_end_a_row():
     assert len(step.calls) == 7
 
 
-def test_a_record_describes_its_step():
+def test_a_record_describes_its_step(monkeypatch):
+    monkeypatch.setattr(
+        resource, "getrusage", lambda who: {resource.RUSAGE_SELF: SimpleNamespace(ru_maxrss=3 << 20)}[who]
+    )
     recorder = Recorder()
 
     run(Step([result(), result(loss=math.inf)]), recorder)
@@ -218,10 +279,24 @@ def test_a_record_describes_its_step():
     first, second = recorder.records
     assert (first.loss, first.lr, first.global_norm, first.experts_activated) == (1.0, 0.1, 2.0, 3)
     assert first.imbalance == 2.0
+    assert 0 < first.per_step_time < 60
     assert first.domains == {"en": 0.5}
     assert first.tokens_per_s * first.per_step_time == pytest.approx(2 * 2 * 10)  # ranks · micro-batches · tokens
     assert (first.overflow, second.overflow) == (False, True)
-    assert 0 < first.peak_memory < 1024  # GiB
+    assert first.peak_memory == 3  # GiB
+
+
+def test_a_record_has_the_costs_of_the_experts_and_the_losses_in_the_order_of_the_domains():
+    traffic = ExpertTraffic(3, bytes_to_device=4, bytes_to_host=5, lookup_s=0.6, update_s=0.7, wait_s=0.8)
+    recorder = Recorder()
+
+    run(Step([StepResult(1.0, math.nan, "norm is nan", {1: 0.5, 0: 0.25}, traffic, 8.0, True)]), recorder)
+
+    (record,) = recorder.records
+    assert (record.experts_activated, record.bytes_to_device, record.bytes_to_host) == (3, 4, 5)
+    assert (record.lookup_s, record.update_s, record.wait_s) == (0.6, 0.7, 0.8)
+    assert list(record.domains.items()) == [("zh", 0.25), ("en", 0.5)]
+    assert (record.step, record.loss_scale, record.overflow, record.skipped) == (1, 8.0, True, "norm is nan")
 
 
 def test_batches_are_named_by_domain():

@@ -107,11 +107,19 @@ BAD_LINES = {
     "step 0": line(10, step=0),
     "a negative step": line(10, step=-10),
     "a huge step": line(10, step=10**40),
+    "a step of 64 bits": line(10, step=1 << 63),
     "a step too high": line(10, step=45),
     "a step too low": line(10, step=3),
     "a loss that is text": line(10, loss="6.0"),
     "a loss that is NaN": line(10, loss=float("nan")),
     "no loss of a step that was taken": line(10, loss=None),
+    "no norm of a step that was taken": line(10, global_norm=None),
+    "a loss of 64 bits": line(10, loss=1 << 63),
+    "a rate that is true": line(10, lr=True),
+    "a count below zero": line(10, experts_activated=-1),
+    "an overflow that is a number": line(10, overflow=0),
+    "a reason that is a number": line(10, skipped=0),
+    "a domain's loss that is text": line(10, domains={"zh": 6.0, "en": "6.0"}),
     "domains that are a list": line(10, domains=["zh"]),
     "two records in one line": line(10)[:-1] + line(10),
 }
@@ -144,6 +152,57 @@ def test_a_reader_leaves_out_a_bad_line_and_says_so(path, bad, capsys):
 
     assert [each["step"] for each in records] == [step for step in range(1, LAST + 1) if step != 10]
     assert "left out 1 line (line 10: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": 6, "lr": -1, "tokens_per_s": None, "domains": {}},
+        {"experts_activated": 0, "bytes_to_host": (1 << 63) - 1, "lookup_s": 1 - (1 << 63), "domains": {"zh": None}},
+        {"loss": None, "overflow": True, "skipped": "loss is nan"},
+        {"global_norm": None, "skipped": ""},
+        {"of a later version": 1},
+    ],
+)
+def test_a_record_may_have_any_value_of_its_types(path, changes):
+    path.write_bytes(b"".join([*lines(last=9), line(10, **changes), *lines(11)]))
+    before = path.read_bytes()
+
+    assert resume(path, LAST) == []
+
+    assert path.read_bytes() == before + line(LAST + 1)
+    assert read_metrics(path)[9] == asdict(record(10)) | changes
+
+
+@pytest.mark.parametrize(
+    ("count", "listing"),
+    [
+        (1, r"1 line \(line 3: it is not an object\);"),
+        (3, r"3 lines \(line 3: [^;]*; line 4: [^;]*; line 5: it is not an object\);"),
+        (4, r"4 lines \(line 3: [^;]*; line 4: [^;]*; line 5: it is not an object; …\);"),
+    ],
+)
+def test_a_message_names_three_bad_lines_and_counts_all(path, count, listing):
+    path.write_bytes(b"".join([*lines(last=2), *[b"[]\n"] * count, *lines(3)]))
+
+    (message,) = resume(path, LAST)
+
+    assert re.search(listing, message)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"}{\n", b'{"step": 1'])
+def test_a_training_without_any_record_of_its_steps_says_so(path, content):
+    if content is not None:
+        path.write_bytes(content)
+
+    messages = resume(path, 5)
+
+    assert f"{path} has no records of steps 1 to 5; training is not affected" in messages
+
+
+def test_a_training_that_begins_misses_no_records(path):
+    path.write_bytes(b'{"step": 1')
+    assert resume(path, 0) == []
 
 
 def test_a_last_line_that_is_not_a_truncated_record_is_set_aside(path):
@@ -256,6 +315,20 @@ def test_a_copy_holds_the_records_up_to_a_step_and_keeps_what_was_there(tmp_path
     assert path.read_bytes() == b"".join(lines(last=60))
     assert [kept.read_bytes() for kept in set_aside(path)] == [b"mine\n"]
     assert "did not copy 2 lines" in messages[0]
+
+
+def test_a_copy_of_what_is_not_there_or_cannot_be_read_is_empty(tmp_path, path):
+    messages = []
+    copy_metrics(tmp_path / "absent.jsonl", path, 60, messages.append)
+    assert (path.read_bytes(), messages) == (b"", [])
+
+    (tmp_path / "folder").mkdir()
+    copy_metrics(tmp_path / "folder", path, 60, messages.append)
+
+    assert path.read_bytes() == b""
+    assert not set_aside(path)
+    (message,) = messages
+    assert message.startswith(f"{tmp_path / 'folder'} cannot be copied: ")
 
 
 def test_numbers_that_are_not_finite_are_null_and_read_back(path):

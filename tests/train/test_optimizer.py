@@ -7,7 +7,7 @@ from mindspore import Parameter, Tensor
 from mindspore.graph.api import ms_compile_cache
 
 from mindpangu.config import OptimizerConfig
-from mindpangu.train.optimizer import DenseAdam
+from mindpangu.train.optimizer import DenseAdam, is_decayed
 
 SETTINGS = OptimizerConfig(betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1)
 
@@ -64,3 +64,20 @@ def test_a_deep_model_is_compiled_and_only_once():
         assert norm == pytest.approx(sum(float((g.asnumpy() ** 2).sum()) for g in gradients), rel=1e-5)
         compiled = compiled or len(ms_compile_cache)
         assert len(ms_compile_cache) == compiled
+
+
+@pytest.mark.parametrize(
+    ("name", "decayed"),
+    [
+        ("word_embedding", True),
+        ("blocks.0.ffn.up.weight", True),
+        ("blocks.0.ffn.up.bias", False),
+        ("final_norm.gamma", False),
+        ("final_norm.beta", False),
+        ("blocks.0.ffn.series.scale", False),
+        ("blocks.0.ffn.series.shift", False),
+        ("bias", True),
+    ],
+)
+def test_only_matrices_have_weight_decay(name, decayed):
+    assert is_decayed(name) == decayed

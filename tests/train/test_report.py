@@ -4,12 +4,14 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from mindpangu import figures
 from mindpangu.config.run_folder import RunFolder
+from mindpangu.train import report as report_module
 from mindpangu.train.callbacks import StepRecord
-from mindpangu.train.report import write_report
+from mindpangu.train.report import plot_loss, write_report
 
 DOMAINS = ["_hidden", "中文", "zh", "$x_{"]
 
@@ -74,6 +76,22 @@ def test_the_legend_has_every_domain(tmp_path, monkeypatch):
 
     assert all(isinstance(text, Text) for text in shown)
     assert set(DOMAINS) <= {text.get_text() for text in shown}
+
+
+def test_the_plot_has_the_losses_of_the_steps_that_were_taken_and_their_average(tmp_path, monkeypatch):
+    """The average of 4, 4, 8: a loss counts 0.8 times as much as the next."""
+    figure = Figure()
+    monkeypatch.setattr(report_module, "write_optional_figure", lambda path, size, draw: draw(figure))
+    losses = [4.0, 4.0, 99.0, 8.0]
+    records = [asdict(record(step, loss, 1.0)) for step, loss in enumerate(losses, 1)]
+    records[2]["skipped"] = "loss is above its limit"
+
+    plot_loss(records, tmp_path / "run" / "loss.png")
+
+    dots, average = figure.axes[0].lines
+    assert dots.get_xydata().tolist() == [[1, 4], [2, 4], [4, 8]]
+    assert average.get_xdata().tolist() == [1, 2, 4]
+    assert average.get_ydata() == pytest.approx([4, 4, (0.64 * 4 + 0.8 * 4 + 8) / (0.64 + 0.8 + 1)])
 
 
 def test_a_plot_that_fails_leaves_a_complete_report(tmp_path, capsys, monkeypatch):
@@ -168,6 +186,41 @@ def test_the_report_has_the_training_the_heldout_text_and_the_samples(tmp_path):
 """
     )
     assert run.loss_plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rows"),
+    [
+        ((9.0,), ("| median step | 9000 ms |", "| first step, compilation included | 9.0 s |", "| steps | 1 |")),
+        ((9.0, 1.0), ("| median step | 5000 ms |", "| first step, compilation included | 9.0 s |", "| steps | 2 |")),
+        ((9.0, 5.0, 1.0), ("| median step | 1000 ms |", "| median tokens/s | 3,000 |", "| peak memory | 1.50 GiB |")),
+        ((None, 1.0), ("| median step | 1000 ms |", "| first step, compilation included | 1.0 s |")),
+        ((None,), ("| median step | nan ms |", "| first step, compilation included | nan s |")),
+    ],
+)
+def test_only_more_than_two_steps_leave_out_those_that_compile(tmp_path, monkeypatch, seconds, rows):
+    monkeypatch.setattr(report_module, "plot_loss", lambda records, path: None)
+    run = RunFolder(tmp_path)
+    write_metrics(run, [record(step, 2.0, value) for step, value in enumerate(seconds, 1)])
+
+    write_report(run)
+
+    report = run.report.read_text()
+    for row in (*rows, "| skipped steps | 0 |"):
+        assert row in report
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"step": 4}', '{"step": 4, "domains": []}', '{"step": 4, "domains": [], "samples": []}']
+)
+def test_empty_or_damaged_results_are_left_out(tmp_path, content):
+    run = RunFolder(tmp_path)
+    for path in (run.evaluation, run.samples):
+        path.write_text(content)
+
+    write_report(run)
+
+    assert run.report.read_text() == f"# {tmp_path.name}\n"
 
 
 def test_a_training_whose_steps_were_all_skipped_is_left_out_of_the_report(tmp_path):

@@ -62,8 +62,13 @@ def test_later_checkpoints_without_manifest_are_refused(folder):
     save(folder, 20, with_manifest=False)
     save(folder, 100_000_000, with_manifest=False)
 
-    with pytest.raises(TrainingError, match=r"iteration_00000020, iteration_100000000 without .* continue from iter"):
+    with pytest.raises(TrainingError) as refused:
         refuse_lost_checkpoints(folder, True, save_steps=10)
+
+    assert "iteration_00000020, iteration_100000000 without a manifest.json, so training would continue from " in str(
+        refused.value
+    )
+    assert str(refused.value).endswith("or, to continue from iteration_00000010, remove or rename them")
 
 
 @pytest.mark.parametrize("later_name", ["iteration_00000020.damaged", "kept_iteration_00000020", "iteration_20"])
@@ -102,11 +107,28 @@ def test_a_run_that_failed_before_its_first_checkpoint_may_resume(folder, last):
     refuse_lost_checkpoints(folder, True, save_steps=10)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"-3\n", b"12 34", b"9" * 100])
+@pytest.mark.parametrize("content", [b" 7 ", b"9" * 18 + b"\n", b"\n" * 63 + b"7"])
+def test_a_pointer_may_be_written_in_many_ways(folder, content):
+    folder.latest.write_bytes(content)
+
+    with pytest.raises(TrainingError, match=f"names the checkpoint of step {int(content)}\\."):
+        refuse_lost_checkpoints(folder, True, save_steps=10)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"-3\n", b"12 34", b"9" * 19, b"7" + b"\n" * 64])
 def test_a_pointer_that_names_no_step_proves_nothing(folder, content):
     folder.latest.write_bytes(content)
 
     refuse_lost_checkpoints(folder, True, save_steps=10)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_the_pointer_of_a_training_with_a_checkpoint_stays(folder, resume):
+    save(folder, 10)
+
+    refuse_lost_checkpoints(folder, resume, save_steps=10)
+
+    assert folder.latest.read_text() == "10\n"
 
 
 def test_starting_anew_is_asked_for_by_leaving_out_resume(folder):

@@ -12,9 +12,13 @@ import pytest
 from mindspore import Parameter, Tensor
 
 from mindpangu.config import OptimizerConfig, load_config
+from mindpangu.domains import build_domains
+from mindpangu.errors import RoutingError
 from mindpangu.experts import ExpertTraffic
+from mindpangu.language_model import ModelInputs
 from mindpangu.parallel.data_parallel import DataGroup
 from mindpangu.parallel.mesh import Mesh
+from mindpangu.parallel.sharding import TensorSlice
 from mindpangu.train.loss_scale import LossScale
 from mindpangu.train.optimizer import DenseAdam
 from mindpangu.train.spikes import SpikeGuard
@@ -78,6 +82,18 @@ def test_every_element_of_the_dense_gradients_counts_once_in_the_norm(ranks, div
 
     truth = sum(float((each.sum(0).astype(np.float64) ** 2).sum()) for each in gradients.values())
     assert sum(contributions) == pytest.approx(truth, rel=1e-5)
+
+
+@pytest.mark.parametrize("holders", [1, 2])
+def test_parameters_that_all_have_as_many_holders_count_once(ranks, holders):
+    gradients = {name: each[0] for name, each in random_gradients().items()}
+    parameters = {name: Parameter(Tensor(each), name=name) for name, each in gradients.items()}
+    optimizer = DenseAdam(parameters, SETTINGS, copies=dict.fromkeys(SHAPES, holders))
+
+    contribution = optimizer.squared_norm(optimizer.reduce({name: Tensor(each) for name, each in gradients.items()}))
+
+    truth = sum(float((each.astype(np.float64) ** 2).sum()) for each in gradients.values())
+    assert holders * contribution == pytest.approx(truth, rel=1e-5)
 
 
 @pytest.mark.parametrize("divide", [False, True])
@@ -179,6 +195,18 @@ def test_losses_and_the_norm_are_those_of_all_samples(ranks):
         assert step.optimizer.updates == [(["the reduced gradients"], 7, 0.1, scale)]
 
 
+@pytest.mark.parametrize("skipped", [False, True])
+def test_the_watchers_know_what_a_step_is_doing(ranks, skipped):
+    """Ranks wait for each other in each of these, so the message of a rank that is lost must name it."""
+    step = make_step(ranks, 0, mesh=Mesh(), loss=math.nan if skipped else 1.0)
+    reports = []
+    step.processes.report_status = lambda doing: reports.append(doing)
+
+    step.run([], [], 0.1)
+
+    assert reports == ["the sum of the dense gradients", "the sum of losses and norms", *["the update"] * (not skipped)]
+
+
 def test_a_norm_below_the_limit_is_not_scaled(ranks):
     step = make_step(ranks, 0, mesh=Mesh(), dense_norm=1.0, expert_norm=1.0)
 
@@ -246,8 +274,11 @@ def test_losses_of_a_domain_are_means_over_the_targets_of_all_micro_batches(rank
 def test_every_target_has_the_same_weight_whichever_micro_batch_it_is_in(ranks):
     """The first micro-batch has 2 targets and the second 6; two other ranks have 8 more."""
     step = make_step(ranks, 0, mesh=Mesh(), scale=4.0)
-    step.experts.begin = lambda plans, upcoming: None
-    step.processes.lower_priority = lambda: None
+    begun = []
+    done = []
+    step.experts.begin = lambda *arguments: begun.append(arguments)
+    step.processes.lower_priority = lambda: done.append("lower priority")
+    step.processes.report_status = lambda doing: done.append(doing)
     weights = []
 
     def micro_step(batch, plan, weights_BS, dense):
@@ -259,11 +290,146 @@ def test_every_target_has_the_same_weight_whichever_micro_batch_it_is_in(ranks):
     batches = [SimpleNamespace(loss_mask_BS=mask_BS) for mask_BS in masks]
     plan = SimpleNamespace(domain_of_slot=(1, 2), slot_of_sample_B=np.array([0, 1]))
 
-    total = TrainStep.gradients(step, batches, [plan, plan], num_targets=16.0)
+    total = TrainStep.gradients(step, batches, [plan, plan], "upcoming", num_targets=16.0)
     alone = TrainStep.gradients(step, batches, [plan, plan])
 
     for array, mask_BS in zip(weights[:2], masks, strict=True):
         np.testing.assert_array_equal(array, mask_BS * 4 / 16)  # times the loss scale
+    assert begun == [([plan, plan], "upcoming"), ([plan, plan], None)]
+    assert done == ["forward and backward", "lower priority"] * 4
     assert total.loss == 8 / 16
     assert total.domain_loss == {1: [4.0, 4.0], 2: [4.0, 4.0]}
     assert alone.loss == 1.0
+
+
+@pytest.mark.parametrize(("trained", "trains_dense"), [("all", True), ("experts:zh", False)])
+def test_a_step_is_made_for_its_model_and_ranks(monkeypatch, trained, trains_dense):
+    """Of the parameters, a tensor group of 2 divides one and has copies of the other."""
+    config = load_config(
+        None,
+        {
+            "training.train": trained,
+            "training.spike_sigma": "3",
+            "training.spike_window": "9",
+            "model.rre_layers": "2",
+            "parallelism.optimizer_sharding": "false",
+        },
+    )
+    for name in ("open_experts", "CompiledFunctions", "DenseAdam"):
+        monkeypatch.setattr(f"mindpangu.train.step.{name}", lambda *arguments: arguments)
+    slices = {"divided": TensorSlice.equal((8, 3), 0, 1, 2), "copied": TensorSlice((3,))}
+    model = SimpleNamespace(
+        config=config,
+        decoder=SimpleNamespace(parameters="the parameters", slices=slices),
+        processes=SimpleNamespace(tensor=SimpleNamespace(size=2), dense="dense", replicas="replicas"),
+        num_slots=3,
+        store=SimpleNamespace(tensors=("up", "up_bias", "down", "down_bias")),
+        domains=build_domains(config),
+    )
+
+    step = TrainStep(model, "the link")
+
+    assert step.trains_dense == trains_dense
+    assert step.experts == (model.store, config, "the link", "replicas")
+    assert step.functions == (model.decoder, 2 * 3 * 4, trains_dense)
+    assert step.optimizer == ("the parameters", config.optimizer, "dense", False, {"copied": 2})
+    assert (step.guard.sigma, step.guard.window) == (3, 9)
+    assert (step.loss_scale.value, step.updates) == (1.0, 0)
+
+
+class Functions:
+    """The functions of a step, with given results; records their inputs."""
+
+    LOSS = (Tensor(np.float32(2.5)), Tensor(np.array([1.0, 1.5], np.float32)), Tensor(np.array([0], np.int32)))
+
+    def __init__(self):
+        self.calls = []
+
+    def lower_forward(self, *inputs):
+        self.calls.append(("lower_forward", *inputs))
+        return "h"
+
+    def upper_step(self, *inputs):
+        self.calls.append(("upper_step", *inputs))
+        return self.LOSS, (("dh", "slab gradient 1", "slab gradient 2"), (1, 10))
+
+    def upper_step_of_experts(self, *inputs):
+        self.calls.append(("upper_step", *inputs))
+        return self.LOSS, ("slab gradient 1", "slab gradient 2")
+
+    def lower_backward(self, *inputs):
+        self.calls.append(("lower_backward", *inputs))
+        return (100, 1000)
+
+    def whole_step(self, *inputs):
+        self.calls.append(("whole_step", *inputs))
+        return self.LOSS, (1, 10, 100)
+
+
+INPUTS = ModelInputs(4, "rows", "tokens", "positions", "vocabularies", "slots", "tables", 80, ("sent", "received"))
+UPPER_INPUTS = ("tokens", "positions", "targets", "weights", "vocabularies", "slots", "tables")
+
+
+def micro_step(monkeypatch, *, rre_layers="2", trains_dense=True):
+    """Takes a micro-step; returns (result, calls, dense gradients, what the experts received)."""
+    monkeypatch.setattr("mindpangu.train.step.as_tensor", lambda array: array)
+    received = []
+    step = object.__new__(TrainStep)
+    step.config = load_config(None, {"model.rre_layers": rre_layers})
+    step.trains_dense = trains_dense
+    step.functions = Functions()
+    if not trains_dense:
+        step.functions.upper_step = step.functions.upper_step_of_experts
+    step.model = SimpleNamespace(inputs=lambda tokens, positions, plan: INPUTS)
+    names = {name: SimpleNamespace(name=name) for name in ("embedding", "upper", "lower")}
+    step.decoder = SimpleNamespace(
+        parameters=names,
+        upper_parameters=[names["upper"], names["embedding"]],
+        lower_parameters=[names["embedding"], names["lower"]],
+    )
+    step.experts = SimpleNamespace(
+        slabs=lambda plan: ("slab 1", "slab 2"),
+        receive=lambda plan, gradients: received.append((plan, list(gradients))),
+    )
+    dense = {"embedding": 5}
+    batch = SimpleNamespace(tokens_BS="", positions_BS="", targets_BS="targets")
+    loss, losses_B = step._micro_step(batch, "the plan", "weights", dense)
+    return (loss, losses_B.tolist()), step.functions.calls, dense, received
+
+
+def test_a_micro_step_adds_the_gradients_of_both_halves(monkeypatch):
+    """The word embedding is in both."""
+    result, calls, dense, received = micro_step(monkeypatch)
+
+    assert result == (2.5, [1.0, 1.5])
+    assert calls == [
+        ("lower_forward", "rows", "positions"),
+        ("upper_step", 4, 80, "h", *UPPER_INPUTS, "slab 1", "slab 2", "sent", "received"),
+        ("lower_backward", "rows", "positions", "dh"),
+    ]
+    assert dense == {"embedding": 5 + 100 + 10, "upper": 1, "lower": 1000}
+    assert received == [("the plan", ["slab gradient 1", "slab gradient 2"])]
+
+
+def test_a_micro_step_that_trains_experts_stops_at_the_upper_half(monkeypatch):
+    result, calls, dense, received = micro_step(monkeypatch, trains_dense=False)
+
+    assert result == (2.5, [1.0, 1.5])
+    assert [call[0] for call in calls] == ["lower_forward", "upper_step"]
+    assert dense == {"embedding": 5}
+    assert received == [("the plan", ["slab gradient 1", "slab gradient 2"])]
+
+
+def test_a_micro_step_of_a_dense_model_is_one_function(monkeypatch):
+    result, calls, dense, received = micro_step(monkeypatch, rre_layers="0")
+
+    assert result == (2.5, [1.0, 1.5])
+    assert calls == [("whole_step", 4, 0, "rows", *UPPER_INPUTS)]
+    assert dense == {"embedding": 5 + 1, "upper": 10, "lower": 100}
+    assert not received
+
+
+def test_ids_that_the_device_finds_invalid_end_the_step(monkeypatch):
+    monkeypatch.setattr(Functions, "LOSS", (*Functions.LOSS[:2], Tensor(np.array([3], np.int32))))
+    with pytest.raises(RoutingError, match="3 tokens had an id outside the routing tables"):
+        micro_step(monkeypatch)
