@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from mindpangu.cli.option_types import glob_pattern, refuse_unused
 from mindpangu.config import Config, resolve
 from mindpangu.errors import ConfigError
-from mindpangu.locks import locked
+from mindpangu.locks import locked, refuse_checkpoint
 from mindpangu.user_input import parse_integer
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ def _run(options: argparse.Namespace, config: Config) -> None:
             raise ConfigError(
                 f"--tokenizer {options.tokenizer} would be replaced by the smaller one; choose another --out"
             )
+    for file in (options.out / TOKENIZER, options.counts or options.out / COUNTS):
+        refuse_checkpoint(file)
     fields_text = _FIELDS if options.fields is None else options.fields
     fields = [name.strip() for name in fields_text.split(",") if name.strip()]
     documents = FileDocuments(options.corpus, fields) if options.corpus else RunDocuments(config)
