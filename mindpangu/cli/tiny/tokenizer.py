@@ -84,7 +84,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
 
 
 def _run(options: argparse.Namespace, config: Config) -> None:
-    from mindpangu.tiny.tokenizer.compaction import COUNTS, TOKENIZER, compact_tokenizer
+    from mindpangu.tiny.tokenizer.compaction import COUNTS, TOKENIZER, compact_tokenizer, refuse_other_files
     from mindpangu.tiny.tokenizer.documents import FileDocuments, RunDocuments
     from mindpangu.tokenizer import Tokenizer
 
@@ -104,6 +104,7 @@ def _run(options: argparse.Namespace, config: Config) -> None:
             )
     for file in (options.out / TOKENIZER, options.counts or options.out / COUNTS):
         refuse_checkpoint(file)
+    refuse_other_files(options.out)
     fields_text = _FIELDS if options.fields is None else options.fields
     fields = [name.strip() for name in fields_text.split(",") if name.strip()]
     documents = FileDocuments(options.corpus, fields) if options.corpus else RunDocuments(config)
