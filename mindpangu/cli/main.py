@@ -33,7 +33,7 @@ from mindpangu.cli.option_types import OPTION_TYPES
 from mindpangu.cli.streams import guarded_streams
 from mindpangu.config import Config, find_file, load_config, load_saved_config
 from mindpangu.config.run_folder import RunFolder
-from mindpangu.display import printable, short_repr
+from mindpangu.display import printable, short_lines, short_repr
 from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
 from mindpangu.interpreter import prepare_interpreter
@@ -160,7 +160,7 @@ def _run_verb(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"mindpangu: error: {printable(message)}", file=sys.stderr)
+    print(f"mindpangu: error: {short_lines(printable(message))}", file=sys.stderr)
     return 1
 
 
@@ -177,7 +177,7 @@ class _Parser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help="Print this help and exit.")
 
     def error(self, message: str) -> NoReturn:
-        super().error(printable(message))  # it quotes words of the user
+        super().error(short_lines(printable(message)))  # it quotes words of the user
 
     def _print_message(self, message: str, file: Any = None) -> None:
         (file or sys.stderr).write(message)  # argparse would hide that it failed
