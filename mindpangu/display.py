@@ -3,13 +3,15 @@
 A file name need not be valid UTF-8: Python keeps the invalid bytes as lone surrogates, which no encoder accepts. Text
 may hold control characters (ANSI escapes move the cursor and change the window's title) and bidirectional overrides,
 which reorder what the reader sees. `printable` replaces all of these with escapes; `short_text` and `short_repr` also
-keep a message short, however large the value is. This module imports nothing from mindpangu.
+keep a value in a message short, however large it is, and `short_lines` does so with a message. This module imports
+nothing from mindpangu.
 """
 
 import re
 from typing import Any
 
 _MAX_SHOWN = 80  # characters of a value in a message
+_MAX_LINE = 2000  # characters of a line of a message, whatever is quoted in it
 
 # C0 controls except newline and tab, C1 controls, line and paragraph separators, bidirectional embeddings, overrides
 # and isolates, and surrogates. A carriage return before a newline only ends the line. The marks U+200E, U+200F, and
@@ -46,6 +48,14 @@ def short_repr(value: Any) -> str:
         kind = "an object" if isinstance(value, dict) else "a list"
         return f"{kind} with {len(value):,} entries"
     return "null" if value is None else short_text(repr(value))
+
+
+def short_lines(text: str) -> str:
+    """Returns a message whose lines are cut to 2,000 characters: an option, a path, or a record in it may be long."""
+    return "\n".join(
+        line if len(line) <= _MAX_LINE else f"{line[: _MAX_LINE // 2]} … {line[-_MAX_LINE // 2 :]}"
+        for line in text.split("\n")
+    )
 
 
 def describe_error(error: Exception) -> str:

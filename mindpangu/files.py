@@ -58,6 +58,9 @@ def scratch_file(path: Path) -> Iterator[Path]:
             fsync(scratch)
             scratch.replace(destination)
             fsync_folder(destination.parent)
+        except OSError as error:
+            _let_name(error, path, scratch)
+            raise
         finally:
             with contextlib.suppress(OSError):  # absent after a successful rename
                 scratch.unlink()
@@ -131,6 +134,12 @@ def open_nofollow(path: str, flags: int) -> int:
     return descriptor
 
 
+def _let_name(error: OSError, destination: Path, scratch: Path) -> None:
+    """Lets an error of writing name the destination, which the user knows, instead of nothing or the scratch path."""
+    if error.filename is None or str(error.filename).startswith(str(scratch)):
+        error.filename = str(destination)
+
+
 def _link_error(path: Path) -> OSError:
     return FileExistsError(
         errno.EEXIST, "is a link, and mindpangu writes through none; remove it, or name the file itself", str(path)
@@ -184,6 +193,9 @@ def scratch_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
             else:
                 scratch.rename(destination)
                 fsync_folder(destination.parent)
+        except OSError as error:
+            _let_name(error, out, scratch)
+            raise
         finally:
             delete(scratch)
 
@@ -208,6 +220,9 @@ def scratch_files(folder: Path) -> Iterator[Path]:
             for path in sorted(scratch.iterdir()):
                 path.replace(destination.with_name(path.name))
             fsync_folder(destination.parent)
+        except OSError as error:
+            _let_name(error, folder, scratch)
+            raise
         finally:
             delete(scratch)
 

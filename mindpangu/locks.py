@@ -7,6 +7,9 @@ whose only entry describes the holder.
 Unfinished output lies next to its destination, as `.name.<unique name>.writing`, and exists only while its writer holds
 the lock. So whoever gets the lock may remove the unfinished output that it finds: its writer is dead. A folder that is
 being replaced is called `.name.<unique name>.former` for a moment; it is restored if the writer dies at that moment.
+
+Nothing inside a complete checkpoint can be locked, so nothing is written there: it would change the checkpoint, and be
+removed with it.
 """
 
 import contextlib
@@ -27,8 +30,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mindpangu.display import short_text
-from mindpangu.errors import InUseError
-from mindpangu.untrusted import parse_json, read_bytes, read_record
+from mindpangu.errors import CheckpointError, InUseError
+from mindpangu.untrusted import open_file, parse_json, read_bytes, read_record
 
 SHORT_WAIT_S = 1.0
 """Default number of seconds to wait for a lock. A writer may hold it for hours, and is not waited for; a process that
@@ -46,6 +49,10 @@ _UNIQUE = r"[\w-]+-[0-9a-f]{8,}"
 _SCRATCH = re.compile(rf"\.(?P<name>.+)\.{_UNIQUE}\.(?:writing|former|deleting|locking)")
 _LOCK = re.compile(r"\.(?P<name>.+)\.lock(?:ed)?")
 _SHORTENED = re.compile(r"~[0-9a-f]{16}$")  # see `_stem`
+
+_MANIFEST = "manifest.json"  # in each complete checkpoint, see `mindpangu/checkpoint/manifest.py`
+_MANIFEST_BEGINS = re.compile(rb'\s*\{\s*"format_version"\s*:\s*\d+\s*,\s*"step"\s*:')
+_ITERATION = re.compile(r"iteration_\d{8,}")
 
 _Release = Callable[[], None]
 
@@ -146,9 +153,11 @@ def locked(
         The destination without links.
 
     Raises:
+        CheckpointError: the destination is inside a checkpoint.
         InUseError: another process holds the lock.
         OSError: the lock cannot be created.
     """
+    refuse_checkpoint(destination)
     destination = Path(os.path.realpath(destination))
     if destination in _held.destinations:
         yield destination
@@ -171,8 +180,37 @@ def clear_leftovers(folder: Path) -> None:
         if match is not None:
             names.add(match["name"])
     for name in sorted(names):
-        with contextlib.suppress(InUseError, OSError), locked(folder / name, wait=0):
+        with contextlib.suppress(CheckpointError, InUseError, OSError), locked(folder / name, wait=0):
             pass
+
+
+def refuse_checkpoint(path: Path) -> None:
+    """Raises CheckpointError if a path is inside a complete checkpoint."""
+    if checkpoint := checkpoint_around(path):
+        raise CheckpointError(
+            f"{path} is in the checkpoint {checkpoint.name}, which stays as it is; write to another place"
+        )
+
+
+def checkpoint_around(path: Path) -> Path | None:
+    """Returns the innermost complete checkpoint that a path is in, or None. The path need not exist.
+
+    Programs of other kinds have files named manifest.json, too, so the name is not enough.
+    """
+    return next(filter(_is_checkpoint, Path(os.path.realpath(path)).parents), None)
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """True for a folder with a manifest: that of a checkpoint, or a damaged one in a folder named like a checkpoint."""
+    try:
+        with open_file(folder / _MANIFEST) as file:
+            beginning = file.read(256)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        beginning = b""
+    is_named = _ITERATION.fullmatch(folder.name) is not None and os.path.lexists(folder / _MANIFEST)
+    return is_named or _MANIFEST_BEGINS.match(beginning) is not None
 
 
 @contextlib.contextmanager

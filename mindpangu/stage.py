@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -133,9 +133,18 @@ class ResultFile:
         self.path = path
         self.inputs = json.loads(json.dumps(inputs))
 
-    def is_current(self) -> bool:
-        """True if the file was written for these inputs."""
-        return read_json_object(self.path).get("inputs") == self.inputs
+    def is_current(self, record: type | None = None) -> bool:
+        """True if the file was written for these inputs.
+
+        Args:
+            record: the dataclass of the result. If it is given, a result that `read` would refuse counts as outdated.
+        """
+        if read_json_object(self.path).get("inputs") != self.inputs:
+            return False
+        try:
+            return record is None or self.read(record) is not None
+        except StageError:
+            return False
 
     def read(self, record: type[_Record]) -> _Record:
         """Reads the result as a dataclass, without the inputs.
@@ -156,6 +165,35 @@ class ResultFile:
     def write(self, result: Mapping[str, Any]) -> None:
         """Creates or replaces the file: the inputs, then `result`."""
         write_json(self.path, {"inputs": self.inputs, **result})
+
+
+def refuse_other_results(folder: Path, record: str, fields: Collection[str], results: Collection[str] = ()) -> None:
+    """Refuses to write results to a folder that has files of the same names from another program.
+
+    Args:
+        folder: the folder of the results; it need not exist.
+        record: name of a JSON file among the results. An earlier result has it, with these fields, or has been damaged.
+        fields: fields of the record.
+        results: names of the other results.
+
+    Raises:
+        StageError: there is a result without the record, or another file in the place of the record.
+    """
+    try:
+        content = read_json(folder / record)
+    except FileNotFoundError:
+        found = next((name for name in results if os.path.lexists(folder / name)), None)
+        if found is not None:
+            raise _is_another_file(folder / found) from None
+    except (OSError, ValueError):
+        pass
+    else:
+        if not isinstance(content, dict) or not content.keys() >= set(fields):
+            raise _is_another_file(folder / record)
+
+
+def _is_another_file(path: Path) -> StageError:
+    return StageError(f"{path} would be replaced, but is not a result of mindpangu, or was damaged; move or remove it")
 
 
 def hash_files(paths: Iterable[Path]) -> str:

@@ -34,6 +34,7 @@ MAX_DEPTH = 64
 """Maximum depth of nested lists and objects in JSON."""
 
 _INT64 = 1 << 63
+_LARGEST_FLOAT = 1.7976931348623157e308
 _MAX_DIGITS = 400
 _MAX_BRACKETS = 500_000
 _MAX_ENTRIES = 200_000  # of a list or an object whose entries are read one by one
@@ -196,6 +197,9 @@ def _refuse_constant(text: str) -> float:
 
 # created once: `json.loads` would create a decoder for every line of a corpus, which takes longer than parsing the line
 _any_number = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)
+STREAM_DECODER = _any_number
+"""Decodes one of several JSON values in a text (`raw_decode`). Raises JSONDecodeError if it is incomplete or no JSON;
+another ValueError if it has a key twice or a long integer; RecursionError if it is nested too deeply."""
 _finite_numbers = json.JSONDecoder(
     object_pairs_hook=_object, parse_int=_integer, parse_float=_finite, parse_constant=_refuse_constant
 )
@@ -349,11 +353,12 @@ def _read_scalar(kind: Any, value: Any, where: str) -> Any:
         _require(type(value) is int, where, value, "an integer")
         _require(-_INT64 <= value < _INT64, where, value, "a 64-bit integer")
     elif kind is float:
-        is_number = type(value) in (int, float) and abs(value) <= 1.7976931348623157e308
+        is_number = type(value) in (int, float) and abs(value) <= _LARGEST_FLOAT
         _require(is_number, where, value, "a finite number")
         return float(value)
     elif kind is Measured:
-        _require(type(value) in (int, float), where, value, "a number")
+        is_number = type(value) is float or (type(value) is int and abs(value) <= _LARGEST_FLOAT)
+        _require(is_number, where, value, "a number that float64 can hold")
     elif kind is str:
         _require(type(value) is str, where, value, "text")
         _require(len(value) <= _STRING_LIMIT, where, value, f"at most {_STRING_LIMIT:,} characters")

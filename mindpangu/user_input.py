@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mindpangu.display import short_repr
 from mindpangu.untrusted import parse_json
 
 INTEGER = re.compile(r"[-+]?[0-9]+")
@@ -84,7 +85,7 @@ def parse_record(line: str) -> dict[str, Any]:
 def parse_integer(text: str) -> int:
     """Parses a decimal integer. Raises ValueError for anything else, including 1_000 and other Python spellings."""
     if not INTEGER.fullmatch(text) or len(text) > 40 or abs(int(text)) >= INTEGER_LIMIT:
-        raise ValueError(f"{text!r} is not an integer")
+        raise ValueError(f"{short_repr(text)} is not an integer")
     return int(text)
 
 
@@ -92,7 +93,7 @@ def parse_number(text: str) -> float:
     """Parses a finite decimal number, e.g. 2, 0.5, or 1e-3. Raises ValueError for anything else."""
     value = float(text) if NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{text!r} is not a finite number")
+        raise ValueError(f"{short_repr(text)} is not a finite number")
     return value
 
 

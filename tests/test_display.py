@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from mindpangu.display import printable, printable_line
+from mindpangu.display import printable, printable_line, short_lines
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,12 @@ def test_no_control_character_and_no_surrogate_passes():
 
 def test_a_name_stays_on_one_line():
     assert printable_line("a\nb\tc\r\nd") == r"a\nb\tc\r\nd"
+
+
+def test_a_message_stays_short_whatever_it_quotes():
+    assert short_lines("a\nb" * 50) == "a\nb" * 50
+    shown = short_lines(f"begin {'x' * 5_000_000} end\nnext")
+
+    assert len(shown) < 2100
+    assert shown.startswith("begin xxx")
+    assert shown.endswith("xxx end\nnext")

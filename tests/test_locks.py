@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from mindpangu import locks
-from mindpangu.errors import InUseError
+from mindpangu.errors import CheckpointError, InUseError
 from mindpangu.locks import Owner, clear_leftovers, locked, scratch_path, unique_name
 
 NO_FLOCK = """
@@ -350,3 +350,33 @@ def test_other_users_see_a_lock_whatever_the_umask_is(tmp_path, preamble):
 
     assert modes == {0o644}
     assert folders <= {0o755}
+
+
+@pytest.mark.parametrize(
+    ("name", "manifest", "is_checkpoint"),
+    [
+        ("iteration_00000004", '{"format_version": 1, "step": 4, "files": {}}', True),
+        ("iteration_00000004", "damaged", True),
+        ("best", '{\n "format_version": 1,\n "step": 4,\n "files": {}\n}', True),
+        ("extension", '{"name": "an extension of a browser", "version": 1}', False),
+        ("iteration_00000004", None, False),
+    ],
+)
+def test_nothing_inside_a_checkpoint_is_locked(tmp_path, name, manifest, is_checkpoint):
+    folder = tmp_path / name
+    folder.mkdir()
+    if manifest:
+        (folder / "manifest.json").write_text(manifest)
+    (tmp_path / "link").symlink_to(folder)
+
+    for path in (folder / "a", folder / "new" / "a", tmp_path / "link" / "a"):
+        if is_checkpoint:
+            with pytest.raises(CheckpointError, match=f"is in the checkpoint {name}, which stays"), locked(path):
+                pass
+        else:
+            with locked(path):
+                pass
+    with locked(folder):  # as one that takes its place
+        pass
+    clear_leftovers(folder)
+    assert [path.name for path in folder.iterdir()] == ["manifest.json"] * bool(manifest)

@@ -3,12 +3,13 @@
 import errno
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from mindpangu.errors import StageError
-from mindpangu.stage import ResultFile, Stage, hash_files
+from mindpangu.stage import ResultFile, Stage, hash_files, refuse_other_results
 
 
 def build(stage, text="x"):
@@ -166,3 +167,37 @@ def test_a_file_in_place_of_the_folder_is_not_replaced(tmp_path):
         build(Stage(tmp_path / "data", {"a": 1}))
 
     assert (tmp_path / "data").read_text() == "precious"
+
+
+@dataclass(frozen=True)
+class Result:
+    value: float
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1", '{"inputs": {"a": 1}, "value": "x"}', '{"inputs": {"a": 1}}'])
+def test_a_damaged_result_is_computed_again(tmp_path, content):
+    path = tmp_path / "result.json"
+    path.write_text(content)
+
+    assert not ResultFile(path, {"a": 1}).is_current(Result)
+    ResultFile(path, {"a": 1}).write({"value": 2})
+    assert ResultFile(path, {"a": 1}).is_current(Result)
+
+
+@pytest.mark.parametrize("content", ["[1]", "3", "null", "{}", '{"value": 2}'])
+def test_a_file_of_another_program_is_not_replaced(tmp_path, content):
+    refuse_other_results(tmp_path / "new", "result.json", ["inputs"], ["table.txt"])
+    for name in ("table.txt", "result.json"):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(
+            StageError, match=f"{name} would be replaced, but is not a result of mindpangu, or was damag"
+        ):
+            refuse_other_results(tmp_path, "result.json", ["inputs"], ["table.txt"])
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"inputs": 1, "value": 2}'])
+def test_an_own_result_may_be_replaced_even_if_it_was_damaged(tmp_path, content):
+    (tmp_path / "table.txt").touch()
+    (tmp_path / "result.json").write_text(content)
+
+    refuse_other_results(tmp_path, "result.json", ["inputs"], ["table.txt"])

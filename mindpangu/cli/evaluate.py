@@ -34,6 +34,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.domains import build_domains
     from mindpangu.evaluation.record import evaluation_inputs, evaluation_record, format_results
     from mindpangu.stage import ResultFile
+    from mindpangu.train.report import SavedEvaluation, write_report
 
     folder = RunFolder.from_config(config)
     reader = CheckpointReader(options.checkpoint or folder.root)
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
         wrong_domains = len(build_domains(config)) <= _DOMAINS_TO_CROSS
     shards = TokenShards.open(folder.data, verify=True)
     result = ResultFile(folder.evaluation, evaluation_inputs(reader.digest, shards.digest, config, wrong_domains))
-    if result.is_current():
+    if result.is_current(SavedEvaluation):
         print(f"evaluate: up to date ({folder.evaluation})")
         return
     from functools import partial
@@ -54,7 +55,6 @@ def run(options: argparse.Namespace, config: Config) -> None:
 
     from mindpangu.evaluation.heldout import evaluate_heldout
     from mindpangu.language_model import load_model
-    from mindpangu.train.report import write_report
     from mindpangu.train.run import set_device
 
     set_device(config)

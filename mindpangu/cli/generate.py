@@ -194,6 +194,7 @@ def _continue_every_domain(
     from mindpangu.data import HELDOUT, TokenShards
     from mindpangu.generation.prompts import HELDOUT_PROMPT_RULE
     from mindpangu.stage import ResultFile
+    from mindpangu.train.report import SavedSamples, write_report
 
     folder = RunFolder.from_config(config)
     shards = TokenShards.open(folder.data, verify=True)
@@ -207,12 +208,11 @@ def _continue_every_domain(
         "precision": config.context.precision,
     }
     result = ResultFile(folder.samples, inputs)
-    if result.is_current():
+    if result.is_current(SavedSamples):
         print(f"generate: up to date ({folder.samples})")
         return
     from mindpangu.generation.generator import heldout_prompt
     from mindpangu.generation.terminal import show
-    from mindpangu.train.report import write_report
 
     generator = _load(options, config, reader, memory)
     generator.parts.require_data(shards)

@@ -28,12 +28,12 @@ from mindpangu.cli import (
     train,
     upcycle,
 )
-from mindpangu.cli.environment import check_variables, describe_exhaustion
-from mindpangu.cli.option_types import OPTION_TYPES
+from mindpangu.cli.environment import check_variables, check_working_directory, describe_exhaustion
+from mindpangu.cli.option_types import OPTION_TYPES, summary_of
 from mindpangu.cli.streams import guarded_streams
 from mindpangu.config import Config, find_file, load_config, load_saved_config
 from mindpangu.config.run_folder import RunFolder
-from mindpangu.display import printable, short_repr
+from mindpangu.display import printable, short_lines, short_repr
 from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
 from mindpangu.interpreter import prepare_interpreter
@@ -118,6 +118,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         refuse_unknown_keys(unknown, parser)
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     check_variables()
+    check_working_directory()
     return retry_if_pruned(
         lambda: _run_verb(options, dict(overrides)),
         lambda text: print(f"mindpangu: {printable(text)}", file=sys.stderr),
@@ -128,18 +129,26 @@ def _report_error(error: Exception) -> int:
     """Prints an error that the user can fix, and returns the exit code. Raises any other error, which is a bug."""
     if isinstance(error, BrokenPipeError):
         return exit_code(signal.SIGPIPE)
+    message = explain(error)
+    if message is None:
+        raise error
+    return _fail(message)
+
+
+def explain(error: Exception) -> str | None:
+    """Returns the message of an error that the user can fix, or None if the error is a bug."""
     if isinstance(error, UnicodeEncodeError) and _is_locale_encoding(error.encoding):
-        return _fail(
+        return (
             f"the encoding of this locale, {error.encoding}, cannot encode {short_repr(error.object)}; "
             "use a locale with UTF-8, e.g. LC_ALL=C.UTF-8"
         )
     if exhausted := describe_exhaustion(error):
-        return _fail(exhausted)
+        return exhausted
     if isinstance(error, MindPanguError | OperatorError):
-        return _fail(str(error))
+        return str(error)
     if isinstance(error, OSError):  # e.g. a full disk or a read-only folder
-        return _fail(f"{error.filename or 'writing to training.output_dir'}: {error.strerror or error}")
-    raise error
+        return f"{error.filename or 'writing to training.output_dir'}: {error.strerror or error}"
+    return None
 
 
 def _is_locale_encoding(encoding: str) -> bool:
@@ -162,7 +171,7 @@ def _run_verb(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"mindpangu: error: {printable(message)}", file=sys.stderr)
+    print(f"mindpangu: error: {short_lines(printable(message))}", file=sys.stderr)
     return 1
 
 
@@ -179,7 +188,7 @@ class _Parser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help="Print this help and exit.")
 
     def error(self, message: str) -> NoReturn:
-        super().error(printable(message))  # it quotes the user's words
+        super().error(short_lines(printable(message)))  # it quotes the user's words
 
     def _print_message(self, message: str, file: Any = None) -> None:
         (file or sys.stderr).write(message)  # argparse would hide a failed write
@@ -198,7 +207,7 @@ def _build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for verb in VERBS:
         name = verb.__name__.rsplit(".", 1)[1]
-        summary = (verb.__doc__ or "").strip().splitlines()[0]
+        summary = summary_of(verb)
         subparser = verbs.add_parser(
             name,
             help=summary,

@@ -39,8 +39,27 @@ def run(options: argparse.Namespace, config: Config) -> None:
         model_bytes = read_model(options.model, follow_link=True)
     except TokenizerError as error:
         raise TokenizerError(f"{error}; check --model") from None
+    _refuse_to_replace(options.out, options.model)
     tokenizer = extend(model_bytes, control_tokens_of(build_domains(config)), str(options.model))
     write_bytes_atomically(options.out, tokenizer.model_bytes)
     if losses := describe_losses(tokenizer.model_bytes):
         print(f"tokenizer: this model does not preserve all text: {'; '.join(losses)}")
     print(f"tokenizer: {tokenizer.vocab_size:,} pieces → {options.out}")
+
+
+def _refuse_to_replace(out: Path, model: Path) -> None:
+    """Refuses to write over the given model, or over a file that is no extended model.
+
+    Raises:
+        ConfigError: `out` is such a file.
+    """
+    from mindpangu.tokenizer import Tokenizer
+
+    if not out.is_file():
+        return
+    if out.samefile(model):
+        raise ConfigError(f"--out {out} is the given model, which would be replaced; choose another --out")
+    try:
+        Tokenizer.load(out, follow_link=True)
+    except TokenizerError:
+        raise ConfigError(f"--out {out} would be replaced, but is no extended tokenizer; move or rename it") from None

@@ -17,7 +17,7 @@ from typing import Any
 from mindpangu.config import Config
 from mindpangu.data.formats import Parts, document_parts
 from mindpangu.data.instruction import instruction_parts
-from mindpangu.display import printable_line, short_repr
+from mindpangu.display import printable_line, short_lines, short_repr
 from mindpangu.domains import Domain, known_domains
 from mindpangu.errors import DataError
 from mindpangu.files import count_utf8_bytes
@@ -143,7 +143,7 @@ class CorpusReader:
         report = self.report
         limit = self.config.data.max_bad_records
         report.num_bad += 1
-        report.bad_records.append(printable_line(description))
+        report.bad_records.append(short_lines(printable_line(description)))
         if report.num_bad > limit:
             raise DataError(
                 f"more than data.max_bad_records = {limit} records cannot be used; {report.listing()}\n"

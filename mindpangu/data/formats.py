@@ -12,6 +12,7 @@ stored with the sample.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mindpangu.display import short_repr
 from mindpangu.domains import Domain
 from mindpangu.tokenizer import Tokenizer
 
@@ -86,5 +87,5 @@ def language_token(domain: Domain, record: Mapping[str, Any]) -> str:
     token = f"<{language}>"
     if token not in domain.control_tokens:
         known = ", ".join(token.strip("<>") for token in domain.control_tokens)
-        raise ValueError(f'unknown "lang" {language!r}; domain {domain.name} has: {known}')
+        raise ValueError(f'unknown "lang" {short_repr(language)}; domain {domain.name} has: {known}')
     return token

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mindpangu.data.formats import Parts, language_token, opening_ids, opening_token, text_of
+from mindpangu.display import short_repr
 from mindpangu.domains import CHINESE, ENGLISH, Domain
 from mindpangu.tokenizer import Tokenizer
 
@@ -41,7 +42,7 @@ def instruction_parts(domain: Domain, record: Mapping[str, Any], with_answer: bo
     """
     task = record.get("task")
     if not isinstance(task, str) or task not in _TASKS:
-        raise ValueError(f'"task" is {task!r}; known: {", ".join(_TASKS)}')
+        raise ValueError(f'"task" is {short_repr(task)}; known: {", ".join(_TASKS)}')
     return _TASKS[task](domain, record, with_answer)
 
 
@@ -173,7 +174,7 @@ def _token_of(domain: Domain, record: Mapping[str, Any], field: str) -> str:
     token = _TOKEN_OF_LANGUAGE.get(language, f"<{language}>")
     if token not in domain.control_tokens:
         raise ValueError(
-            f'"{field}" is {language!r}, but domain {domain.name} has the control tokens '
+            f'"{field}" is {short_repr(language)}, but domain {domain.name} has the control tokens '
             f"{', '.join(domain.control_tokens) or 'none'}"
         )
     return token

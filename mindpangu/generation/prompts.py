@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mindpangu.display import describe_error
+from mindpangu.display import describe_error, short_repr
 from mindpangu.errors import GenerationError
 from mindpangu.untrusted import read_user_file
 from mindpangu.user_input import decode_text, parse_record
@@ -71,7 +71,7 @@ def _record(path: Path, line_number: int, line: str) -> tuple[str | None, Prompt
     if not is_task and not isinstance(record.get("prompt"), str):
         raise GenerationError(f'{path}:{line_number} has neither a "prompt" that is a text nor a "task"')
     if not isinstance(record.get("domain", ""), str):
-        raise GenerationError(f'{path}:{line_number}: "domain" is {record["domain"]!r}; it must be a name')
+        raise GenerationError(f'{path}:{line_number}: "domain" is {short_repr(record["domain"])}; it must be a name')
     return record.get("domain"), record if is_task else record["prompt"]
 
 

@@ -5,18 +5,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mindpangu.checkpoint import incomplete_iterations, latest_iteration
-from mindpangu.checkpoint.manifest import MANIFEST
 from mindpangu.errors import CheckpointError
 from mindpangu.files import scratch_folder
-from mindpangu.locks import clear_leftovers, locked
+from mindpangu.locks import checkpoint_around, clear_leftovers, locked
 
 
 def require_free(out: Path) -> None:
     """Raises CheckpointError if `out` is a file, lies in a checkpoint, or holds checkpoints, as a run folder does."""
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"{out} is a file; --out needs the name of a folder")
-    path = out.resolve()
-    inside = next((folder for folder in (path, *path.parents) if (folder / MANIFEST).exists()), None)
+    inside = checkpoint_around(out / "a name")  # `out` itself may be the checkpoint
     if inside is not None:
         raise CheckpointError(f"{out} is in the checkpoint {inside.name}, which stays as it is; choose another --out")
     existing = latest_iteration(out) or latest_iteration(out / "checkpoint")

@@ -13,14 +13,13 @@ from mindpangu.errors import ConfigError, TrainingError
 from mindpangu.figures import write_optional_figure
 from mindpangu.files import write_json
 from mindpangu.tiny.trials.pool import require_processes, run_trials
-from mindpangu.tiny.trials.trial import Trials, require_same_search, result_settings
+from mindpangu.tiny.trials.trial import RESULTS, Trials, require_same_search, result_settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXPONENT = 0.5
 SWEEP = "sweep.json"
-RESULTS = "results.json"
 PLOT = "results.png"
 
 Losses = Mapping[tuple[int, float], float]

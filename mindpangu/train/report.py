@@ -1,6 +1,7 @@
 """Writes a run's report.md and loss.png from the files in its folder; works at any time."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +16,26 @@ from mindpangu.figures import write_optional_figure
 from mindpangu.files import write_text_atomically
 from mindpangu.stage import ResultFile
 from mindpangu.train.metrics import read_metrics
-from mindpangu.untrusted import Measured
+from mindpangu.untrusted import DomainName, Measured
 
 _Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True)
 class _EvaluatedDomain:
-    domain: str
+    domain: DomainName
     tokens: int
     loss: Measured
     unigram_loss: Measured
-    loss_as: dict[str, Measured]
+    loss_as: dict[DomainName, Measured]
     perplexity: Measured
     unigram_perplexity: Measured
     ratio: Measured
-    perplexity_as: dict[str, Measured]
+    perplexity_as: dict[DomainName, Measured]
 
 
 @dataclass(frozen=True)
-class _Evaluation:
+class SavedEvaluation:
     """The content of evaluation.json, without its inputs."""
 
     step: int
@@ -43,13 +44,13 @@ class _Evaluation:
 
 @dataclass(frozen=True)
 class _Sample:
-    domain: str
+    domain: DomainName
     prompt: str
     continuation: str
 
 
 @dataclass(frozen=True)
-class _Samples:
+class SavedSamples:
     """The content of samples.json, without its inputs."""
 
     step: int
@@ -66,8 +67,8 @@ def write_report(run: RunFolder) -> None:
     if records:
         plot_loss(records, run.loss_plot)
     loss_plot = ["![loss](loss.png)"] if run.loss_plot.exists() else []
-    evaluation = _read(run.evaluation, _Evaluation)
-    samples = _read(run.samples, _Samples)
+    evaluation = _read(run.evaluation, SavedEvaluation)
+    samples = _read(run.samples, SavedSamples)
     title = f"# {printable_line(run.root.name)}"
     parts = [title, *_training(records, loss_plot), *_evaluation(evaluation), *_samples(samples)]
     write_text_atomically(run.report, "\n\n".join(parts) + "\n")
@@ -150,7 +151,7 @@ def _read(path: Path, record: type[_Record]) -> _Record | None:
         return None
 
 
-def _evaluation(evaluation: _Evaluation | None) -> list[str]:
+def _evaluation(evaluation: SavedEvaluation | None) -> list[str]:
     if evaluation is None or not evaluation.domains:
         return []
     rows = [
@@ -168,13 +169,14 @@ def _evaluation(evaluation: _Evaluation | None) -> list[str]:
     return [f"## Held-out text (step {evaluation.step})", _table(head, rows)]
 
 
-def _samples(samples: _Samples | None) -> list[str]:
+def _samples(samples: SavedSamples | None) -> list[str]:
     if samples is None or not samples.samples:
         return []
     parts = ["## Continuations"]
     for sample in samples.samples:
         text = printable(f"{sample.prompt}⟶{sample.continuation}")
-        parts.append(f"**{sample.domain}**\n\n```text\n{text}\n```")
+        fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])  # longer than any in the text
+        parts.append(f"**{sample.domain}**\n\n{fence}text\n{text}\n{fence}")
     return parts
 
 

@@ -270,9 +270,9 @@ def result(record: type, file: str) -> Callable[[Path], object]:
 
 
 def use_report(sandbox: Path) -> None:
-    from mindpangu.train.report import _Evaluation, _evaluation, _read
+    from mindpangu.train.report import SavedEvaluation, _evaluation, _read
 
-    _evaluation(_read(sandbox / "run" / "evaluation.json", _Evaluation))
+    _evaluation(_read(sandbox / "run" / "evaluation.json", SavedEvaluation))
 
 
 def use_metrics(sandbox: Path) -> None:

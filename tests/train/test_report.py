@@ -230,3 +230,26 @@ def test_a_training_whose_steps_were_all_skipped_is_left_out_of_the_report(tmp_p
     write_report(run)
 
     assert run.report.read_text() == f"# {tmp_path.name}\n"
+
+
+def test_a_sample_with_backticks_stays_in_its_block(tmp_path):
+    run = finished_run(tmp_path / "run")
+    sample = {"domain": "code", "prompt": "```python\n", "continuation": "````\n# a heading\n```"}
+    run.samples.write_text(json.dumps({"step": 3, "samples": [sample]}), "utf-8")
+
+    write_report(run)
+
+    assert "`````text\n```python\n⟶````\n# a heading\n```\n`````\n" in run.report.read_text("utf-8")
+
+
+@pytest.mark.parametrize("field", ["perplexity", "ratio", "domain", "perplexity_as"])
+def test_an_evaluation_that_no_verb_has_written_is_left_out(tmp_path, field):
+    run = finished_run(tmp_path / "run")
+    losses = dict.fromkeys(("loss", "unigram_loss", "perplexity", "unigram_perplexity", "ratio"), 1.5)
+    heldout = losses | {"domain": "zh", "tokens": 3, "loss_as": {}, "perplexity_as": {}}
+    hostile = {"domain": "zh |\n\n# a heading", "perplexity_as": {"zh |\n": 1.0}}.get(field, 10**390)
+
+    for value, is_shown in ((heldout[field], True), (hostile, False)):
+        run.evaluation.write_text(json.dumps({"step": 3, "domains": [heldout | {field: value}]}))
+        write_report(run)
+        assert ("Held-out text" in run.report.read_text("utf-8")) == is_shown

@@ -89,9 +89,10 @@ def _run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.lifecycle.prune import prune, require_child
     from mindpangu.tiny.inheritance.inheriting import Selection, inherit
     from mindpangu.tiny.inheritance.learned_mask import MaskTraining
-    from mindpangu.tiny.inheritance.report import format_table, write_report
+    from mindpangu.tiny.inheritance.report import format_table, refuse_other_files, write_report
     from mindpangu.train.run import set_device
 
+    refuse_other_files(options.out)
     mask = MaskTraining(steps=options.mask_steps, seed=config.training.seed)
     selection = Selection(options.neurons, options.calibration_batches, options.keep_first, options.keep_last, mask)
     reader = CheckpointReader(options.parent)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from mindpangu.cli.option_types import glob_pattern, refuse_unused
 from mindpangu.config import Config, resolve
 from mindpangu.errors import ConfigError
-from mindpangu.locks import locked
+from mindpangu.locks import locked, refuse_checkpoint
 from mindpangu.user_input import parse_integer
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
 
 
 def _run(options: argparse.Namespace, config: Config) -> None:
-    from mindpangu.tiny.tokenizer.compaction import COUNTS, TOKENIZER, compact_tokenizer
+    from mindpangu.tiny.tokenizer.compaction import COUNTS, TOKENIZER, compact_tokenizer, refuse_other_files
     from mindpangu.tiny.tokenizer.documents import FileDocuments, RunDocuments
     from mindpangu.tokenizer import Tokenizer
 
@@ -97,11 +97,14 @@ def _run(options: argparse.Namespace, config: Config) -> None:
     if blueprint is not None:
         (tokenizer,) = blueprint.tokenizers.values()
     else:
-        tokenizer = Tokenizer.load(options.tokenizer, follow_link=True)
+        tokenizer = Tokenizer.load(options.tokenizer, follow_link=True, given_by="--tokenizer")
         if options.tokenizer.resolve() == (options.out / TOKENIZER).resolve():
             raise ConfigError(
                 f"--tokenizer {options.tokenizer} would be replaced by the smaller one; choose another --out"
             )
+    for file in (options.out / TOKENIZER, options.counts or options.out / COUNTS):
+        refuse_checkpoint(file)
+    refuse_other_files(options.out)
     fields_text = _FIELDS if options.fields is None else options.fields
     fields = [name.strip() for name in fields_text.split(",") if name.strip()]
     documents = FileDocuments(options.corpus, fields) if options.corpus else RunDocuments(config)

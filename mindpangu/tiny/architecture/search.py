@@ -19,11 +19,10 @@ from mindpangu.stage import ResultFile
 from mindpangu.tiny.architecture.points import Point, Space, enumerate_points, sample_points
 from mindpangu.tiny.architecture.report import Correlations, Outcome, format_outcomes, plot_outcomes, rank
 from mindpangu.tiny.trials.pool import require_processes, run_trials
-from mindpangu.tiny.trials.trial import Trials, require_same_search, result_settings
+from mindpangu.tiny.trials.trial import RESULTS, Trials, require_same_search, result_settings
 from mindpangu.untrusted import Range
 
 POINTS = "points.json"
-RESULTS = "results.json"
 PLOT = "results.png"
 
 Log = Callable[[str], None]

@@ -12,6 +12,7 @@ from mindpangu.figures import write_optional_figure
 from mindpangu.files import scratch_files, write_json, write_text_atomically
 from mindpangu.model.coupling import unit_shapes
 from mindpangu.model.parameter_count import count_parameters, in_words
+from mindpangu.stage import refuse_other_results
 from mindpangu.tiny.inheritance.inheriting import Inheritance, Selection
 from mindpangu.tiny.inheritance.layers import Window
 
@@ -31,6 +32,11 @@ def write_report(out: Path, inheritance: Inheritance, parent: Config, child: Con
         write_json(scratch / REPORT, as_dict(inheritance, parent, child, selection))
         write_text_atomically(scratch / TABLE, format_table(inheritance, parent, child, selection) + "\n")
         plot_windows(inheritance, scratch / PLOT)
+
+
+def refuse_other_files(out: Path) -> None:
+    """Raises StageError if `write_report` would replace files in a folder that it has not written."""
+    refuse_other_results(out, REPORT, ["selection", "calibration_loss", "windows", "kept"], [TABLE])
 
 
 def as_dict(inheritance: Inheritance, parent: Config, child: Config, selection: Selection) -> dict[str, Any]:

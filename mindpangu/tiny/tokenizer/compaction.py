@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mindpangu.config import Config
 from mindpangu.files import scratch_files, write_durably, write_json
+from mindpangu.stage import refuse_other_results
 from mindpangu.tiny.tokenizer.documents import Documents, Split
 from mindpangu.tiny.tokenizer.piece_counts import PieceCounts, count_pieces
 from mindpangu.tiny.tokenizer.piece_selection import PieceSelector
@@ -51,6 +52,11 @@ class Compaction:
             write_durably(scratch / TOKENIZER, self.tokenizer.model_bytes)
             write_json(scratch / REPORT, report)
             plot_rows(self.rows, len(self.kept), scratch / CURVE)
+
+
+def refuse_other_files(out: Path) -> None:
+    """Raises StageError if `write` would replace files in a folder that it has not written, e.g. those of an export."""
+    refuse_other_results(out, REPORT, ["pieces", "tokenizer", "source_tokenizer", "sizes"], [TOKENIZER])
 
 
 def compact_tokenizer(

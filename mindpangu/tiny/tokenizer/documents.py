@@ -10,6 +10,7 @@ from typing import Protocol
 from mindpangu.config import Config
 from mindpangu.data.corpus import CorpusReader, expand_patterns
 from mindpangu.data.split import choose_heldout, document_order
+from mindpangu.display import short_text
 from mindpangu.domains import build_domains
 from mindpangu.errors import DataError
 from mindpangu.files import count_utf8_bytes
@@ -138,9 +139,10 @@ class FileDocuments:
             texts = tuple(value for value in values if isinstance(value, str))
             self._fields_without_text += len(values) - len(texts)
             if not texts:
+                found = ", ".join(map(short_text, list(record)[:20])) or "none"
                 raise DataError(
-                    f"{location}: no text in the fields {', '.join(self._fields)}; this record has "
-                    f"{', '.join(map(str, record)) or 'none'}. Name those that hold text with --fields"
+                    f"{location}: no text in the fields {', '.join(self._fields)}; this record has {found}. Name those "
+                    "that hold text with --fields"
                 )
             for text in texts:
                 _require_unicode(text, location)

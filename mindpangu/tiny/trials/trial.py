@@ -17,12 +17,14 @@ from mindpangu.data import TokenShards
 from mindpangu.data.prepare import prepare_shards, prepare_tokenizer
 from mindpangu.errors import ConfigError
 from mindpangu.files import link_folder, read_json_object, write_text_atomically
-from mindpangu.stage import ResultFile
+from mindpangu.stage import ResultFile, refuse_other_results
 from mindpangu.untrusted import DomainName
 
 PREPARED = "prepared"
 RESULT = "trial.json"
 LOG = "trial.log"
+RESULTS = "results.json"
+"""The results of a search, next to the folders of its trials."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +149,11 @@ def require_same_search(folder: Path, name: str, settings: Mapping[str, Any]) ->
     Raises:
         ConfigError: the folder is a file, or holds a search with other settings. The message names the first
             difference.
+        StageError: the folder has files with the names of the results that no search has written.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {folder} is a file; give the name of a folder")
+    refuse_other_results(folder, name, ["inputs"], [RESULTS])
     file = ResultFile(folder / name, settings)
     saved = read_json_object(file.path).get("inputs")
     differing = keys_that_differ(saved, file.inputs) if isinstance(saved, dict) else {}
