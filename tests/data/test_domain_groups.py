@@ -183,6 +183,21 @@ def test_a_miss_that_equals_the_tolerance_meets_it(tolerance):
             0.0,
             [[1], [5, 6], [3, 4], [0, 2, 7]],
         ),
+        (  # these two are too many to try all assignments
+            4,
+            [[1, 1, 0, 9, 2, 6, 5, 7, 2, 1, 9, 2, 5, 7, 6, 4, 0], [2, 3, 5, 3, 1, 0, 5, 3, 1, 0, 0, 0, 7, 8, 9, 2, 0]],
+            0.01,
+            [[1, 3, 4, 6, 16], [2, 10, 13], [0, 5, 8, 12, 15], [7, 9, 11, 14]],
+        ),
+        (
+            3,
+            [
+                [0, 83, 16, 34, 39, 67, 0, 84, 0, 0, 11, 57, 67],
+                [0, 22, 58, 0, 35, 65, 0, 85, 71, 0, 26, 46, 81],
+            ],
+            0.01,
+            [[0, 1, 8, 10, 11], [2, 3, 4, 5, 9], [6, 7, 12]],
+        ),
     ],
 )
 def test_groups_do_not_change_between_versions(num_groups, phases, tolerance, groups):
