@@ -136,6 +136,8 @@ def open_nofollow(path: str, flags: int) -> int:
 
 def _let_name(error: OSError, destination: Path, scratch: Path) -> None:
     """Lets an error of writing name the destination, which the user knows, instead of nothing or the scratch path."""
+    if error.strerror is None:  # it has only a text, which the name of a file would replace
+        return
     if error.filename is None or str(error.filename).startswith(str(scratch)):
         error.filename = str(destination)
 

@@ -389,6 +389,8 @@ def test_an_error_of_writing_names_what_the_user_knows(tmp_path, context):
         with pytest.raises(OSError, match="full") as caught, context(out) as scratch:
             raise make(scratch)
         assert caught.value.filename == str(out)
+    with pytest.raises(OSError, match=r"^only a text$"), context(out):
+        raise OSError("only a text")
     with pytest.raises(FileNotFoundError) as caught, context(out):
         (tmp_path / "source").read_bytes()
     assert caught.value.filename == str(tmp_path / "source")
