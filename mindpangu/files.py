@@ -58,6 +58,9 @@ def scratch_file(path: Path) -> Iterator[Path]:
             fsync(scratch)
             scratch.replace(destination)
             fsync_folder(destination.parent)
+        except OSError as error:
+            _let_name(error, path, scratch)
+            raise
         finally:
             with contextlib.suppress(OSError):  # absent after a successful rename
                 scratch.unlink()
@@ -131,6 +134,14 @@ def open_nofollow(path: str, flags: int) -> int:
     return descriptor
 
 
+def _let_name(error: OSError, destination: Path, scratch: Path) -> None:
+    """Lets an error of writing name the destination, which the user knows, instead of nothing or the scratch path."""
+    if error.strerror is None:  # it has only a text, which the name of a file would replace
+        return
+    if error.filename is None or str(error.filename).startswith(str(scratch)):
+        error.filename = str(destination)
+
+
 def _is_a_link(path: Path) -> OSError:
     return FileExistsError(
         errno.EEXIST,
@@ -186,6 +197,9 @@ def scratch_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
             else:
                 scratch.rename(destination)
                 fsync_folder(destination.parent)
+        except OSError as error:
+            _let_name(error, out, scratch)
+            raise
         finally:
             delete(scratch)
 
@@ -210,6 +224,9 @@ def scratch_files(folder: Path) -> Iterator[Path]:
             for path in sorted(scratch.iterdir()):
                 path.replace(destination.with_name(path.name))
             fsync_folder(destination.parent)
+        except OSError as error:
+            _let_name(error, folder, scratch)
+            raise
         finally:
             delete(scratch)
 

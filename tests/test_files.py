@@ -376,3 +376,21 @@ def test_a_log_does_not_wait_for_a_pipe(tmp_path):
     with pytest.raises(FileExistsError, match="it is not a regular file"):
         with open(tmp_path / "info.log", "a", opener=files.open_nofollow):
             pass
+
+
+@pytest.mark.parametrize("context", [files.scratch_file, files.scratch_folder, files.scratch_files])
+def test_an_error_of_writing_names_what_the_user_knows(tmp_path, context):
+    """Not the scratch path, and not nothing, as the error of a full disk does."""
+    out = tmp_path / "out"
+    for make in (
+        lambda path: OSError(errno.ENOSPC, "full"),
+        lambda path: OSError(errno.ENOSPC, "full", str(path / "a")),
+    ):
+        with pytest.raises(OSError, match="full") as caught, context(out) as scratch:
+            raise make(scratch)
+        assert caught.value.filename == str(out)
+    with pytest.raises(OSError, match=r"^only a text$"), context(out):
+        raise OSError("only a text")
+    with pytest.raises(FileNotFoundError) as caught, context(out):
+        (tmp_path / "source").read_bytes()
+    assert caught.value.filename == str(tmp_path / "source")

@@ -52,6 +52,14 @@ def check_variables() -> None:
         print(f"mindpangu: ignoring {values}, because msrun did not start this process", file=sys.stderr)
 
 
+def check_working_directory() -> None:
+    """Raises ConfigError if the working directory was removed: everything with a relative path would seem missing."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError("the current directory was removed; change to one that exists") from None
+
+
 def describe_exhaustion(error: BaseException) -> str | None:
     """Returns which resource ran out, and its limit, or None if the exception has another reason."""
     if isinstance(error, MindPanguError):  # its remedy would solve another problem

@@ -28,8 +28,8 @@ from mindpangu.cli import (
     train,
     upcycle,
 )
-from mindpangu.cli.environment import check_variables, describe_exhaustion
-from mindpangu.cli.option_types import OPTION_TYPES
+from mindpangu.cli.environment import check_variables, check_working_directory, describe_exhaustion
+from mindpangu.cli.option_types import OPTION_TYPES, summary_of
 from mindpangu.cli.streams import guarded_streams
 from mindpangu.config import Config, find_file, load_config, load_saved_config
 from mindpangu.config.run_folder import RunFolder
@@ -116,6 +116,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         refuse_unknown_keys(unknown, parser)
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     check_variables()
+    check_working_directory()
     return retry_if_pruned(
         lambda: _run_verb(options, dict(overrides)),
         lambda text: print(f"mindpangu: {printable(text)}", file=sys.stderr),
@@ -196,7 +197,7 @@ def _build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for verb in VERBS:
         name = verb.__name__.rsplit(".", 1)[1]
-        summary = (verb.__doc__ or "").strip().splitlines()[0]
+        summary = summary_of(verb)
         subparser = verbs.add_parser(
             name,
             help=summary,

@@ -7,6 +7,7 @@ module also refuses options that an action would ignore.
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from mindpangu.errors import ConfigError
@@ -42,6 +43,11 @@ OPTION_TYPES: dict[type, Callable[[str], Any]] = {
     Path: _option_type(_parse_path),
 }
 """Type of an option → the function that parses it."""
+
+
+def summary_of(module: ModuleType) -> str:
+    """Returns the first line of a verb's description; "" with PYTHONOPTIMIZE=2, which removes docstrings."""
+    return (module.__doc__ or "").strip().partition("\n")[0]
 
 
 def refuse_unused(options: Namespace, user: str, *names: str) -> None:

@@ -109,3 +109,26 @@ def test_a_limit_that_ends_a_verb_is_named(command, limit, words, tmp_path, tiny
 def test_limits_are_named_only_where_they_are_set(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert describe_exhaustion(RuntimeError("can't start new thread")) == "no thread can be started"
+
+
+def test_docstrings_may_be_stripped(tmp_path):
+    """PYTHONOPTIMIZE=2 removes the texts from which the help is made."""
+    command = [sys.executable, "-m", "mindpangu", "config", "--get", "training.seed"]
+    environment = os.environ | {"PYTHONOPTIMIZE": "2", "PYTHONPATH": str(PROJECT)}
+
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_working_directory_that_was_removed_is_named(tmp_path, monkeypatch, capsys):
+    """Otherwise a message could advise to remove a checkpoint that is not there."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+    assert main(["experts", "list", "--checkpoint", "../run"]) == 1
+
+    assert capsys.readouterr().err == (
+        "mindpangu: error: the current directory was removed; change to one that exists\n"
+    )

@@ -6,6 +6,7 @@
 import argparse
 from pathlib import Path
 
+from mindpangu.cli.option_types import summary_of
 from mindpangu.cli.tiny import architecture, batch_size, inherit, rounds, tokenizer
 from mindpangu.config import Config
 
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for action in ACTIONS:
         subparser = actions.add_parser(
             action.__name__.rsplit(".", 1)[1].replace("_", "-"),
-            help=(action.__doc__ or "").strip().splitlines()[0],
+            help=summary_of(action),
             description=action.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             epilog=parser.epilog,
