@@ -197,6 +197,9 @@ def _refuse_constant(text: str) -> float:
 
 # created once: `json.loads` would create a decoder for every line of a corpus, which takes longer than parsing the line
 _any_number = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)
+STREAM_DECODER = _any_number
+"""Decodes one of several JSON values in a text (`raw_decode`). Raises JSONDecodeError if it is incomplete or no JSON;
+another ValueError if it has a key twice or a long integer; RecursionError if it is nested too deeply."""
 _finite_numbers = json.JSONDecoder(
     object_pairs_hook=_object, parse_int=_integer, parse_float=_finite, parse_constant=_refuse_constant
 )

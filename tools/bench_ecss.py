@@ -31,6 +31,7 @@ from ecss_bench.records import Record
 from ecss_bench.scaling import active_cases, mapped_case
 from ecss_bench.workload import LARGEST_MICRO_BATCH, SEQ_LENGTH, Workload
 
+from mindpangu.cli.programs import run_program
 from mindpangu.errors import MindPanguError
 from mindpangu.files import write_json
 
@@ -153,4 +154,4 @@ def log(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mindpangu.checkpoint import CheckpointReader
+from mindpangu.cli.programs import run_program
 
 _WITHOUT_LINKS = (
     "import os, sys\n"
@@ -67,4 +68,4 @@ def time_command(command: list[str | Path]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -25,6 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mindpangu.checkpoint import CheckpointReader
+from mindpangu.cli.programs import run_program
 from mindpangu.config import load_config
 from mindpangu.data import TokenShards, prompt_ids
 from mindpangu.data.prepare import prepare_routing, prepare_shards, prepare_tokenizer
@@ -153,4 +154,4 @@ def loop(model: LanguageModel, request: Request) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

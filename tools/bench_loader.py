@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mindpangu.cli.programs import run_program
 from mindpangu.config import Config, DataConfig, ModelConfig, RoutingConfig, TrainingConfig, resolve
 from mindpangu.data import Loader, TokenShards
 from mindpangu.data.shards import FORMAT_VERSION, INDEX
@@ -120,4 +121,4 @@ def write_synthetic_shards(folder: Path, domains: tuple[Domain, ...], tokens: in
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

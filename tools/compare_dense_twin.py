@@ -24,6 +24,7 @@ from comparison.command_line import comparison_parser, read_arguments
 from comparison.intervals import Interval, paired_differences, with_mean
 from comparison.runs import Runs
 
+from mindpangu.cli.programs import run_program
 from mindpangu.files import write_json
 
 VARIANTS: dict[str, dict[str, object]] = {"rre": {}, "dense": {"model.rre_layers": 0}}
@@ -63,4 +64,4 @@ def format_table(losses: Mapping[str, Sequence[Mapping[str, float]]], difference
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -27,6 +27,7 @@ from comparison.intervals import Interval
 from comparison.runs import Runs
 
 from mindpangu.checkpoint import latest_iteration
+from mindpangu.cli.programs import run_program
 from mindpangu.files import read_json, write_json
 
 INITIAL = "initial"
@@ -233,4 +234,4 @@ def _training(seed: int, steps: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -26,6 +26,7 @@ from comparison.command_line import comparison_parser, read_arguments
 from comparison.intervals import Interval, paired_differences, with_mean
 from comparison.runs import Runs
 
+from mindpangu.cli.programs import run_program
 from mindpangu.files import read_json, write_json
 
 RATE = 0.5
@@ -116,4 +117,4 @@ def format_table(measured: Sequence[Losses], steps: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

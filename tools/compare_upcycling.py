@@ -25,6 +25,7 @@ from comparison.command_line import comparison_parser, read_arguments
 from comparison.runs import Runs
 
 from mindpangu.checkpoint import latest_iteration
+from mindpangu.cli.programs import run_program
 from mindpangu.files import read_json, write_json, write_text_atomically
 
 CORPUS = Path("recipes/corpus")
@@ -150,4 +151,4 @@ def format_table(measured: Sequence[dict[str, list[float]]], steps: int, parent_
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

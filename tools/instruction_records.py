@@ -23,10 +23,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from mindpangu.cli.programs import run_program
 from mindpangu.files import scratch_file
-from mindpangu.untrusted import parse_json
+from mindpangu.untrusted import STREAM_DECODER, parse_json
+from mindpangu.user_input import decode_line, text_lines
 
 _CHUNK = 1 << 20
+_LONGEST_ITEM = 1 << 26  # characters
 # LCCC separates Chinese characters by blanks; blanks between words of Latin letters are real
 _BLANK_BESIDE_A_CHARACTER = re.compile(r"(?<=[^\x00-\x7f]) | (?=[^\x00-\x7f])")
 _BLANKS = re.compile(r"\s*")
@@ -55,6 +58,8 @@ def main() -> None:
         parser.error(f"--turns is {options.turns}; allowed: even numbers >= 2, as every text has a reply")
     if options.tests < 0:
         parser.error(f"--tests is {options.tests}; allowed: >= 0")
+    if options.out.resolve() == options.source.resolve():
+        parser.error(f"{options.out} is the file to convert, and would be replaced; give another OUT")
     try:
         with scratch_file(options.out) as scratch:
             num_items, num_records = convert(options, scratch)
@@ -62,8 +67,8 @@ def main() -> None:
         sys.exit(f"error: {options.source}: {error}")
     except UnicodeDecodeError as error:
         sys.exit(f"error: {options.source} is not UTF-8 text (byte {error.start} of a chunk)")
-    except OSError as error:
-        sys.exit(f"error: {error.filename}: {error.strerror}")
+    except UnicodeError as error:
+        sys.exit(f"error: {options.source} is {error}")
     print(f"{num_items:,} items, {num_records:,} records → {options.out}")
 
 
@@ -87,7 +92,10 @@ def convert(options: argparse.Namespace, out: Path) -> tuple[int, int]:
                 ) from None
             for record in records:
                 default = {"source": options.source.name, "doc": str(num_items)}
-                file.write(json.dumps(default | record, ensure_ascii=False) + "\n")
+                try:
+                    file.write(json.dumps(default | record, ensure_ascii=False) + "\n")
+                except UnicodeEncodeError:
+                    raise WrongFormat(f"item {num_items} has a lone surrogate, which is not valid Unicode") from None
                 num_records += 1
     if num_records == 0:
         raise WrongFormat(f"it has no items of the kind {options.kind}")
@@ -153,10 +161,12 @@ def _dialogue(turns: list[str], options: argparse.Namespace) -> Iterator[Record]
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with open(path, encoding="utf-8-sig") as file:
-        for line in file:
-            if not line.isspace():
-                yield line.rstrip("\r\n")
+    for number, line in enumerate(text_lines(path), start=1):
+        if not line.isspace():
+            try:
+                yield decode_line(line).rstrip("\r\n")
+            except ValueError as error:
+                raise WrongFormat(f"line {number} is {error}") from None
 
 
 def _json_values(path: Path) -> Iterator[Any]:
@@ -182,21 +192,26 @@ class _JsonText:
         self._file = file
         self._text = ""
         self._at = 0
-        self._decode = json.JSONDecoder().raw_decode
 
     def lists(self) -> Iterator[Any]:
         """Yields the elements of a list, or of all lists in an object."""
-        if self._peek() != "{":
+        if self._peek() == "{":
+            yield from self._lists_of_object()
+        else:
             yield from self._elements()
-            return
+        if self._peek():
+            raise WrongFormat(f"there is more after its end: {self._text[self._at : self._at + 40]!r}")
+
+    def _lists_of_object(self) -> Iterator[Any]:
         self._take("{")
         while True:
             self._value()  # the list's name
             self._take(":")
             yield from self._elements()
             if self._peek() != ",":
-                return
+                break
             self._take(",")
+        self._take("}")
 
     def _elements(self) -> Iterator[Any]:
         self._take("[")
@@ -225,15 +240,19 @@ class _JsonText:
         self._peek()
         while True:
             try:
-                value, self._at = self._decode(self._text, self._at)
+                value, self._at = STREAM_DECODER.raw_decode(self._text, self._at)
                 return value
-            except ValueError as error:
-                if not self._read():
+            except json.JSONDecodeError as error:
+                if len(self._text) - self._at > _LONGEST_ITEM or not self._read():
                     raise WrongFormat(f"not JSON ({error}): {self._text[self._at : self._at + 40]!r}") from None
+            except RecursionError:
+                raise WrongFormat("an item is nested too deeply") from None
+            except ValueError as error:
+                raise WrongFormat(f"an item cannot be used: {error}") from None
 
     def _read(self) -> bool:
-        """Drops the parsed text and reads another chunk. Returns False at the end of the file."""
-        chunk = self._file.read(_CHUNK)
+        """Drops the parsed text and reads as much as is left of it again, or a chunk. Returns False at the end."""
+        chunk = self._file.read(max(_CHUNK, len(self._text) - self._at))
         self._text = self._text[self._at :] + chunk
         self._at = 0
         return bool(chunk)
@@ -249,4 +268,4 @@ KINDS: dict[str, tuple[Callable[[Path], Iterator[Any]], Callable[..., Iterator[R
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -25,6 +25,7 @@ from comparison.intervals import Interval
 from comparison.runs import STAGES, Runs, mindpangu
 
 from mindpangu.checkpoint import latest_iteration
+from mindpangu.cli.programs import run_program
 from mindpangu.files import write_json, write_text_atomically
 
 NEW = "poetry"
@@ -120,4 +121,4 @@ def _cells(before: list[float], after: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

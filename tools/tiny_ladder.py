@@ -26,6 +26,7 @@ from comparison.command_line import add_seeds
 from comparison.intervals import Interval
 from comparison.runs import Runs, as_options, mindpangu
 
+from mindpangu.cli.programs import run_program
 from mindpangu.config import Config, load_config, load_saved_config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.data import HELDOUT, TokenShards
@@ -327,4 +328,4 @@ def format_table(results: Sequence[Mapping[str, Rung]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -38,6 +38,7 @@ from ascend_ops.bench import report
 from ascend_ops.bench.case import Case, Prepared
 from ascend_ops.bench.measure import measure
 from ascend_ops.files import write_text
+from ascend_ops.native import OperatorError
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Effort:
     seconds: float
 
 
+PLOT_FORMATS = (".png", ".svg", ".pdf")
 FULL = Effort(rounds=15, seconds=6)
 QUICK = Effort(rounds=5, seconds=1)
 
@@ -57,8 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     for path in filter(None, (arguments.json, arguments.plot)):
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            parser.error(f"{path} cannot be written: it is a folder, or its folder does not exist")
+        if not path.absolute().parent.is_dir() or (path.exists() and not path.is_file()):
+            parser.error(f"{path} cannot be written: it is no regular file, or its folder does not exist")
+    if arguments.plot and arguments.plot.suffix not in PLOT_FORMATS:
+        parser.error(f"--plot {arguments.plot}: the name must end with one of {', '.join(PLOT_FORMATS)}")
+    try:
+        return _main(arguments)
+    except (OperatorError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _main(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("GLOG_v", "3")  # hides MindSpore's warnings; it reads this when it is imported
     import mindspore as ms
 

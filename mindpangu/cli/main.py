@@ -127,18 +127,26 @@ def _report_error(error: Exception) -> int:
     """Prints an error that the user can fix, and returns the exit code. Raises any other error, which is a bug."""
     if isinstance(error, BrokenPipeError):
         return exit_code(signal.SIGPIPE)
+    message = explain(error)
+    if message is None:
+        raise error
+    return _fail(message)
+
+
+def explain(error: Exception) -> str | None:
+    """Returns the message of an error that the user can fix, or None if the error is a bug."""
     if isinstance(error, UnicodeEncodeError) and _is_locale_encoding(error.encoding):
-        return _fail(
+        return (
             f"the encoding of this locale, {error.encoding}, cannot encode {short_repr(error.object)}; "
             "use a locale with UTF-8, e.g. LC_ALL=C.UTF-8"
         )
     if exhausted := describe_exhaustion(error):
-        return _fail(exhausted)
+        return exhausted
     if isinstance(error, MindPanguError | OperatorError):
-        return _fail(str(error))
+        return str(error)
     if isinstance(error, OSError):  # e.g. a full disk or a read-only folder
-        return _fail(f"{error.filename or 'writing to training.output_dir'}: {error.strerror or error}")
-    raise error
+        return f"{error.filename or 'writing to training.output_dir'}: {error.strerror or error}"
+    return None
 
 
 def _is_locale_encoding(encoding: str) -> bool:

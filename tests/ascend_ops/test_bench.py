@@ -6,11 +6,13 @@ import math
 import numpy as np
 import pytest
 
+from ascend_ops.bench import __main__ as program
 from ascend_ops.bench import case as bench_case
 from ascend_ops.bench import limits, report, runs
 from ascend_ops.bench.__main__ import main
 from ascend_ops.bench.measure import FEWEST_ROUNDS, measure
 from ascend_ops.grouped_ffn import reference as ffn_reference
+from ascend_ops.native import OperatorError
 from ascend_ops.rre_combine import bench as combine_bench
 
 KEYS = "op shape dtype backend direction us gbytes_per_s gflop_per_s vs_composed vs_torch vs_limit max_error".split()
@@ -161,3 +163,22 @@ def test_the_dense_limit_computes_the_network():
 def test_the_table_lines_up():
     record = report.Record("op", "T1", "float32", "cpu", "forward", 12.0, 3.0, None, 1.0, None, 0.5, 0.0)
     assert len(report.line(record, True)) == len(report.line(record, False)) == len(report.HEADER)
+
+
+@pytest.mark.parametrize("words", [["--plot", "a.xyz"], ["--json", "/dev/full"], ["--json", "nowhere/a.json"]])
+def test_results_that_could_not_be_written_are_refused_at_once(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+
+
+@pytest.mark.parametrize("error", [OperatorError("no compiler"), OSError(28, "full", "a.json")])
+def test_a_mistake_is_one_message(monkeypatch, capsys, error):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(program, "_main", fail)
+
+    assert main([]) == 1
+    assert capsys.readouterr().err == f"error: {error}\n"

@@ -178,3 +178,41 @@ def test_the_published_files_become_usable_records(convert, capsys, kind, source
     domains = {domain.name: domain for domain in build_domains(Config())}
     for record in records:
         instruction_parts(domains[record["domain"]], record)  # raises for an unusable record
+
+
+DIALOGUE = '{"messages": [{"message": "a"}, {"message": "b"}]}'
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "message"),
+    [
+        ("kdconv", "[" * 100_000 + "]" * 100_000, "an item is nested too deeply"),
+        ("kdconv", f'[{DIALOGUE[:-1]}, "messages": []}}]', "an item cannot be used: it has the key 'messages' twice"),
+        ("kdconv", f"[{'9' * 100_000}]", "an item cannot be used: it has the integer 999"),
+        ("kdconv", DIALOGUE.replace('"a"', '"\\ud800"').join("[]"), "item 1 has a lone surrogate"),
+        ("kdconv", f"[{DIALOGUE}] and more", "there is more after its end: 'and more'"),
+        ("kdconv", f'{{"a": [{DIALOGUE}]', "'}' expected before ''"),
+        ("tatoeba", b"a\t\xb2\xe2", "line 1 is not UTF-8 (byte 2 of the line)"),
+        ("tatoeba", "a\tb".encode("utf-16"), "is UTF-16, not UTF-8; convert it"),
+    ],
+)
+def test_a_hostile_source_gets_one_message(convert, tmp_path, kind, content, message):
+    source = tmp_path / "source.json"
+    source.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    with pytest.raises(SystemExit) as stop:
+        convert(kind, source)
+
+    assert message in str(stop.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["source.json"]
+
+
+def test_the_source_is_not_replaced(tool, tmp_path, monkeypatch, capsys):
+    source = written(tmp_path / "source.json", f"[{DIALOGUE}]")
+    monkeypatch.setattr(sys, "argv", ["x", "kdconv", str(source), str(tmp_path / "." / "source.json")])
+
+    with pytest.raises(SystemExit, match="2"):
+        tool.main()
+
+    assert source.read_text() == f"[{DIALOGUE}]"
+    assert "is the file to convert, and would be replaced" in capsys.readouterr().err
