@@ -1,7 +1,8 @@
 """Print the resolved configuration, one of its values, or all keys with their meaning."""
 
 import argparse
-from functools import reduce
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 from mindpangu.config import Config, describe_keys, refuse_renamed, to_yaml
 from mindpangu.config.run_folder import RunFolder
@@ -24,9 +25,16 @@ def run(options: argparse.Namespace, config: Config) -> None:
         print(RunFolder.from_config(config).root)
     elif options.get:
         refuse_renamed(options.get)
-        try:
-            print(reduce(getattr, options.get.split("."), config))
-        except AttributeError:
-            raise ConfigError(f"unknown key {options.get}; `mindpangu config --keys` lists them") from None
+        print(_value(config, options.get))
     else:
         print(to_yaml(config), end="")
+
+
+def _value(config: Config, key: str) -> Any:
+    """Returns the value of a dotted key, or of a section. Raises ConfigError for an unknown key."""
+    value: Any = config
+    for name in key.split("."):
+        if not is_dataclass(value) or all(name != item.name for item in fields(value)):
+            raise ConfigError(f"unknown key {key}; `mindpangu config --keys` lists them")
+        value = getattr(value, name)
+    return value

@@ -160,7 +160,9 @@ def _add(blueprint: "Blueprint", options: argparse.Namespace) -> "Blueprint":
             f"--from {options.parent} copies a table, which is valid only with its own tokenizer; with "
             "--tokenizer, give --fresh or --from-dense DIR"
         )
-    tokenizer = Tokenizer.load(options.tokenizer, follow_link=True) if options.tokenizer else None
+    tokenizer = (
+        Tokenizer.load(options.tokenizer, follow_link=True, given_by="--tokenizer") if options.tokenizer else None
+    )
     new = add.NewDomain(
         options.domain, options.kind or "", tuple(options.control_token), tokenizer, options.parent or ""
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mindpangu.cli import experts
+from mindpangu.cli.option_types import refuse_unused
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import ConfigError
@@ -66,6 +67,11 @@ def run(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.lifecycle.build import build
     from mindpangu.lifecycle.extract import extract
 
+    if options.export:
+        from mindpangu.lifecycle.export import export
+
+        # it has no moments, and every file that it reads is verified
+        refuse_unused(options, "an export", "weights_only", "verify")
     names = list(dict.fromkeys(name.strip() for name in options.domains.split(",") if name.strip()))
     if not names:
         raise ConfigError("--domains names none; give some, e.g. --domains zh,code")
@@ -80,8 +86,6 @@ def run(options: argparse.Namespace, config: Config) -> None:
         after = sum(tokenizer.vocab_size for tokenizer in blueprint.tokenizers.values())
         print(f"extract: kept {after:,} of {before:,} tokens")
     if options.export:
-        from mindpangu.lifecycle.export import export
-
         export(blueprint, options.out)
         print(f"extract: {names[0]} → {options.out} (model.safetensors, config.json, tokenizer.model)")
         return

@@ -36,7 +36,8 @@ def prepare_tokenizer(config: Config, log: Log = print) -> None:
     # "slots": the file format's name for vocabularies
     inputs: dict[str, Any] = {"slots": names, "control_tokens": control_tokens_of(domains)}
     if config.data.tokenizer:
-        stage = Stage(folder, inputs | {"file": Tokenizer.load(Path(config.data.tokenizer), follow_link=True).digest})
+        given = Tokenizer.load(Path(config.data.tokenizer), follow_link=True, given_by="data.tokenizer")
+        stage = Stage(folder, inputs | {"file": given.digest})
     else:
         reader = CorpusReader(config, domains)
         stage = Stage(folder, inputs | _corpus_inputs(config, reader) | {"vocab_size": config.model.vocab_size})

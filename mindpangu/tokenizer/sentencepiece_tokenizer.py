@@ -60,10 +60,11 @@ class Tokenizer:
         self.eot_id = self.control_id(END_OF_TEXT)
 
     @classmethod
-    def load(cls, path: Path, *, follow_link: bool = False) -> "Tokenizer":
+    def load(cls, path: Path, *, follow_link: bool = False, given_by: str = "") -> "Tokenizer":
         """Loads a model file.
 
         Args:
+            given_by: the option or key that names the file, for messages.
             follow_link: True for a path that the user named, which may be a link; False for one in a run folder or a
                 checkpoint, which may come from elsewhere.
 
@@ -73,7 +74,7 @@ class Tokenizer:
         try:
             model_bytes = read_model(path, follow_link=follow_link)
         except TokenizerError as error:
-            raise TokenizerError(f"{error}; check data.tokenizer") from None
+            raise TokenizerError(f"{error}; check {given_by}" if given_by else str(error)) from None
         return cls(model_bytes, str(path))
 
     def control_id(self, token: str) -> int:

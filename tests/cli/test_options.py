@@ -1,7 +1,10 @@
 """Options of the command line: configuration keys among them, numbers, paths, and what --help says about keys."""
 
 import argparse
+import itertools
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from mindpangu.cli.main import _build_parser, main, split_overrides
 from mindpangu.config import describe_keys
 
+OLDER = Path(__file__).parents[1] / "fixtures" / "written_by_0_1_0" / "run"
 KEYS = [key for key, *_ in describe_keys()]
 
 
@@ -200,3 +204,53 @@ def test_a_saved_configuration_is_no_pipe(tmp_path, capsys):
     assert main(["config", "--config", str(tmp_path / "config.yaml")]) == 1
 
     assert "it is a FIFO; only regular files are read here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "key", ["model.__class__", "data.corpus.append", "training.steps.real", "model..x", "x", "run_folder.x", ""]
+)
+def test_only_keys_have_values(capsys, key):
+    assert main(["config", f"--get={key}"]) == (1 if key else 0)
+
+    assert key == "" or f"unknown key {key}; `mindpangu config --keys` lists them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "ignored"),
+    [
+        (
+            "extract --domains zh --checkpoint run --out out --export --weights-only",
+            "an export does not use --weights-only",
+        ),
+        ("extract --domains zh --checkpoint run --out out --export --verify", "an export does not use --verify"),
+        ("tiny batch-size --rule --batches 1 --processes 2", "the rule does not use --processes"),
+    ],
+)
+def test_an_option_that_the_chosen_form_of_a_verb_ignores_is_refused(tmp_path, monkeypatch, capsys, words, ignored):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(OLDER, tmp_path / "run")
+
+    assert main(words.split()) == 1
+
+    assert ignored in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "tiny tokenizer --tokenizer nowhere --size 400 --out out",
+        "experts add p --fresh --tokenizer nowhere --checkpoint run --out out",
+        "convert from-pangu-alpha --source a --tokenizer nowhere --config run/config.yaml --out out",
+        "tokenizer extend --model nowhere --out out",
+        "tokenizer train --data.corpus [] --data.tokenizer nowhere",
+    ],
+)
+def test_a_missing_tokenizer_is_blamed_on_the_option_that_names_it(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(OLDER, tmp_path / "run")
+    named = next(word.lstrip("-") for word, value in itertools.pairwise(words.split()) if value == "nowhere")
+
+    assert main(words.split()) == 1
+
+    message = capsys.readouterr().err
+    assert re.search(rf"tokenizer nowhere cannot be read: No such file or directory; check (--)?{named}\n", message)

@@ -32,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sweep = parser.add_argument_group("the sweep")
     sweep.add_argument("--rates", metavar="X,X…", help="Peak learning rates to try.")
     sweep.add_argument("--tokens", metavar="N", help="Train each pair on this many tokens, e.g. 200000 or 2M.")
-    sweep.add_argument(
-        "--processes", metavar="N", type=int, default=1, help="Train this many pairs at once (default: %(default)s)."
-    )
+    sweep.add_argument("--processes", metavar="N", type=int, help="Train this many pairs at once (default: 1).")
     sweep.add_argument("--out", metavar="DIR", type=Path, help="Write the results to this folder.")
     sweep.add_argument(
         "--keep-checkpoints", action="store_true", help="Keep the checkpoints after the pairs have been measured."
@@ -47,7 +45,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
 
     batches = [from_words("--batches", word) for word in options.batches.split(",")]
     if options.rule:
-        refuse_unused(options, "the rule", "rates", "tokens", "out", "keep_checkpoints")
+        refuse_unused(options, "the rule", "rates", "tokens", "out", "processes", "keep_checkpoints")
         base = from_words("--base-batch", "1M" if options.base_batch is None else options.base_batch)
         base_rate = 1e-4 if options.base_rate is None else options.base_rate
         exponent = EXPONENT if options.exponent is None else options.exponent
@@ -66,7 +64,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
             _rates(options.rates),
             from_words("--tokens", options.tokens),
             options.out,
-            options.processes,
+            1 if options.processes is None else options.processes,
             options.keep_checkpoints,
         )
     return 0 if succeeded else 1

@@ -97,7 +97,7 @@ def _run(options: argparse.Namespace, config: Config) -> None:
     if blueprint is not None:
         (tokenizer,) = blueprint.tokenizers.values()
     else:
-        tokenizer = Tokenizer.load(options.tokenizer, follow_link=True)
+        tokenizer = Tokenizer.load(options.tokenizer, follow_link=True, given_by="--tokenizer")
         if options.tokenizer.resolve() == (options.out / TOKENIZER).resolve():
             raise ConfigError(
                 f"--tokenizer {options.tokenizer} would be replaced by the smaller one; choose another --out"

@@ -53,7 +53,7 @@ def from_pangu_alpha(
         TokenizerError: the tokenizer cannot be used.
     """
     require_free(out)
-    vocabulary = Tokenizer.load(tokenizer, follow_link=True)
+    vocabulary = Tokenizer.load(tokenizer, follow_link=True, given_by="--tokenizer")
     source = PanguAlphaSource(path, strategy)
     require_model(source, config)
     weights = {weight.ours: weight for weight in weights_of(config)}
