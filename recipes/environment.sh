@@ -19,6 +19,7 @@
 PROJECT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 VENV=$PROJECT/.venv
 PYTHON=''
+STARTED_IN=${started_in:-${OLDPWD:-$PWD}} # scripts change to the project folder before they source this file
 
 info() { printf '%s\n' "$*"; }
 warn() { printf 'warning: %s\n' "$*" >&2; }
@@ -187,9 +188,16 @@ lacks_of_python() {
     fi
 }
 
+# Prints path $1 from the environment for use in the project folder: a relative path that exists in the folder where the
+# script was started becomes absolute.
+from_start() {
+    if [[ "$1" != /* ]] && [ -e "$STARTED_IN/$1" ]; then printf '%s\n' "$STARTED_IN/$1"; else printf '%s\n' "$1"; fi
+}
+
 # Uses MINDPANGU_PYTHON, or exits: an explicit choice has no fallback.
 use_given_python() {
     local complaint
+    if [[ "$MINDPANGU_PYTHON" == */* ]]; then MINDPANGU_PYTHON=$(from_start "$MINDPANGU_PYTHON"); fi # or a name on PATH
     PYTHON=$(command -v -- "$MINDPANGU_PYTHON") || die "MINDPANGU_PYTHON=$MINDPANGU_PYTHON: no such interpreter"
     complaint=$(lacks_of_python "$PYTHON" "$1")
     if [ -n "$complaint" ]; then die "MINDPANGU_PYTHON=$MINDPANGU_PYTHON cannot be used: $complaint"; fi
@@ -324,8 +332,10 @@ Install one, or set MINDPANGU_PYTHON to an interpreter that has MindSpore."
 
 # Runs pip install --editable, with a progress bar on a terminal, or else with an occasional line of progress.
 install_project() {
-    local target=.${1:+[${1// /,}]} log=$VENV/install.log began=$SECONDS status=0 ticker
+    local target=.${1:+[${1// /,}]} log=$VENV/install.log began=$SECONDS status=0 ticker links='' link
     local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --editable "$target")
+    for link in ${PIP_FIND_LINKS:-}; do links+=" $(from_start "$link")"; done # pip, too, separates them by blanks
+    if [ -n "$links" ]; then export PIP_FIND_LINKS=${links# }; fi
     info "Installing mindpangu$( [ -z "$1" ] || echo " with $1") into .venv (MindSpore alone is 0.8 GB)."
     if [ -t 1 ]; then
         run in_project "${pip[@]}" --log "$log" || status=$?

@@ -168,3 +168,22 @@ def test_when_no_interpreter_fits_all_that_were_tried_are_listed(clone):
     assert "no Python 3.10 to 3.12 was found" in output
     assert "  python3 is 3.9\n  python3.12 does not run\n" in output
     assert "MINDPANGU_PYTHON" in output
+
+
+def test_a_relative_python_is_searched_where_the_user_stands(machine, tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "own").symlink_to(machine.bin / "python")
+
+    assert machine.run(MINDPANGU_PYTHON="./own", cwd=here).returncode == 0
+    assert machine.run(MINDPANGU_PYTHON="./nowhere", cwd=here).returncode == 1
+
+
+def test_a_relative_folder_of_wheels_is_searched_where_the_user_stands(clone, tmp_path):
+    here = tmp_path / "here"
+    (here / "wheels").mkdir(parents=True)
+    script = f"cd {here}; cd {clone.project}; source recipes/environment.sh; from_start wheels; from_start https://a/b"
+
+    done = subprocess.run(["bash", "-euc", script], env=clone.environment(), capture_output=True, text=True, check=True)
+
+    assert done.stdout == f"{here}/wheels\nhttps://a/b\n"
