@@ -46,7 +46,7 @@ def short_repr(value: Any) -> str:
         return f"an integer of {value.bit_length():,} bits"
     if isinstance(value, (dict, list)):
         kind = "an object" if isinstance(value, dict) else "a list"
-        return f"{kind} with {len(value):,} entries"
+        return f"{kind} with {len(value):,} {'entry' if len(value) == 1 else 'entries'}"
     return "null" if value is None else short_text(repr(value))
 
 

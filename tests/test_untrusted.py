@@ -234,7 +234,7 @@ def test_a_record_is_read():
         ({"parts": {"zh": {"digest": "0" * 32, "share": 1.5}}}, "parts.zh.share is 1.5; allowed: >= 0 and <= 1"),
         ({"parts": {"zh": {"digest": "0" * 32, "share": float("nan")}}}, "parts.zh.share is nan; allowed: a finite"),
         ({"parts": {"zh": {}}}, "parts.zh.digest is missing"),
-        ({"pair": [1]}, "pair is a list with 1 entries; allowed: a list of 2 entries"),
+        ({"pair": [1]}, "pair is a list with 1 entry; allowed: a list of 2 entries"),
         ({"pair": [1, "2"]}, r"pair\[1\] is '2'; allowed: an integer"),
         ({"names": "x"}, "names is 'x'; allowed: a list"),
         ({"names": ["\ud800"]}, r"names\[0\] is '\\ud800'; allowed: valid Unicode"),
@@ -254,7 +254,7 @@ def test_a_wrong_field_is_named(change, message):
 def test_a_missing_field_and_a_value_that_is_not_an_object_are_named():
     with pytest.raises(ValueError, match="count is missing"):
         read_record(Whole, {})
-    with pytest.raises(ValueError, match="its content is a list with 1 entries; allowed: an object"):
+    with pytest.raises(ValueError, match="its content is a list with 1 entry; allowed: an object"):
         read_record(Whole, [1])
     with pytest.raises(ValueError, match=r"n+… \(5,000,000 characters\) is an unknown field"):
         read_record(Whole, {"n" * 5_000_000: 1})

@@ -80,16 +80,16 @@ def test_slices_of_tensors_of_different_shapes_are_refused(tmp_path):
         files.append(path.name)
     reader = SimpleNamespace(folder=tmp_path, files=files, verify=lambda name: tmp_path / name)
 
-    with pytest.raises(CheckpointError, match=r"slices of weight .* do not make up a tensor of shape \[6, 4\]"):
+    with pytest.raises(CheckpointError, match=r"slices of weight .* do not add up to a tensor of shape \[6, 4\]"):
         DenseFiles(reader)
 
 
 @pytest.mark.parametrize(
     ("values", "shape", "message"),
     [
-        (WEIGHT.astype(np.float16), (6, 4), r"weight is float16 of shape \[6, 4\], .* float32 of 24 elements"),
-        (WEIGHT[:3], (3, 8), r"weight is float32 of shape \[3, 4\], .* float32 of 24 elements"),
-        (WEIGHT[:3], (4, 3), r"weight is float32 of shape \[3, 4\], .* float32 of 12 elements"),
+        (WEIGHT.astype(np.float16), (6, 4), r"weight is float16 of shape \[6, 4\], .* 24 elements of float32"),
+        (WEIGHT[:3], (3, 8), r"weight is float32 of shape \[3, 4\], .* 24 elements of float32"),
+        (WEIGHT[:3], (4, 3), r"weight is float32 of shape \[3, 4\], .* 12 elements of float32"),
     ],
 )
 def test_a_tensor_must_have_the_dtype_and_the_shape_that_its_file_describes(tmp_path, values, shape, message):
@@ -115,7 +115,7 @@ def test_a_description_of_slices_that_is_not_valid_is_named(tmp_path, descriptio
     save_file({"weight": WEIGHT}, path, {"parts": description})
     reader = SimpleNamespace(folder=tmp_path, files=[path.name], verify=lambda name: path)
 
-    with pytest.raises(CheckpointError, match=f"dense_0.safetensors does not say which parts .*: {message}"):
+    with pytest.raises(CheckpointError, match=f"dense_0.safetensors does not describe its slices .*: {message}"):
         DenseFiles(reader)
 
 

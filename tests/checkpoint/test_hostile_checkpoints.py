@@ -163,7 +163,7 @@ def test_steps_of_a_checkpoint_end_at_a_trillion(checkpoint, step):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: [state], "its content is a list with 1 entries; allowed: an object"),
+        (lambda state: [state], "its content is a list with 1 entry; allowed: an object"),
         (lambda state: state | {"updates": -7}, "updates is -7; allowed: >= 0"),
         (lambda state: state | {"updates": float("nan")}, "it has NaN where a number must be finite"),
         (lambda state: state | {"updates": 10**40}, "updates is 1000.*; allowed: a 64-bit integer"),

@@ -152,7 +152,7 @@ def test_an_expert_must_be_as_large_as_the_models(shard):
     files = Files()
     files.shorten(shards_of(files.experts[0])[shard], 1)
 
-    with pytest.raises(CheckpointError, match="parameters in an expert, but"):
+    with pytest.raises(CheckpointError, match="parameters per expert, but"):
         require_sizes(files, files.config)
 
 

@@ -197,7 +197,7 @@ def test_a_file_that_is_cut_off_while_it_is_read_is_one_clear_error(tmp_path, mo
 
     assert file.read("a").tolist() == [0, 1, 2, 3]
     for read in (file.read, lambda name: list(file.chunks(name))):
-        with pytest.raises(CheckpointError, match="file ends inside b: the file was cut off while it was read"):
+        with pytest.raises(CheckpointError, match="file ends inside b: it was truncated while it was being read"):
             read("b")
 
 

@@ -161,8 +161,8 @@ def test_a_domain_may_have_no_control_token(tiny_tokenizer):
 @pytest.mark.parametrize(
     ("name", "record", "reason"),
     [
-        ("zh", {}, '"task" is None; known: dialogue, qa, translation, code'),
-        ("zh", {"task": ["qa"]}, "\"task\" is ['qa']"),
+        ("zh", {}, '"task" is null; known: dialogue, qa, translation, code'),
+        ("zh", {"task": ["qa"]}, '"task" is a list with 1 entry; known: dialogue'),
         ("zh", {"task": "dialogue"}, 'no "turns"'),
         ("zh", {"task": "dialogue", "turns": []}, 'no "turns"'),
         ("zh", {"task": "dialogue", "turns": "你"}, '"turns" is not a list'),

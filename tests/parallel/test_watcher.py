@@ -244,7 +244,7 @@ def test_a_rank_that_falls_silent_is_lost(watch, other):
 
     problem, when = watch([(1.125, lambda: other(beat=2.0))], silent=2.0)
 
-    assert problem == ("rank 1 on elsewhere has not been heard of for 2 s; its last step was 17, doing upper_step")
+    assert problem == ("rank 1 on elsewhere has not been heard from for 2 s; its last step was 17, doing upper_step")
     assert when == 4.0
 
 

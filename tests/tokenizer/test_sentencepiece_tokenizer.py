@@ -142,7 +142,7 @@ def test_a_damaged_file_is_refused(tokenizer, tmp_path, kept):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(TokenizerError, match=r"missing.model cannot be read: No such file .*data.tokenizer"):
+    with pytest.raises(TokenizerError, match=r"missing.model cannot be read: No such file"):
         Tokenizer.load(tmp_path / "missing.model")
 
 

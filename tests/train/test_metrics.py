@@ -243,7 +243,7 @@ def test_a_training_that_starts_anew_keeps_the_earlier_file_whole(path):
 
     assert [kept.read_bytes() for kept in set_aside(path)] == [content]
     assert path.read_bytes() == line(1)
-    assert "of an earlier training" in messages[0]
+    assert "belongs to an earlier training" in messages[0]
 
 
 def test_the_file_of_another_run_is_set_aside(path):
