@@ -72,7 +72,6 @@ class Watch:
             self._pipe = self._watcher.stdin
             assert self._pipe is not None
             os.set_blocking(self._pipe.fileno(), False)
-            self._send({"pid": os.getpid()})
         return self
 
     def __exit__(

@@ -32,9 +32,10 @@ class Watcher:
         rank, ranks: the rank that it watches for, and the number of ranks.
         timeout: seconds that a rank may take for one activity.
         silent: seconds without an update after which a rank counts as lost; a shared file system may be slow.
+        pid: the rank's process. It is published from the start, so that no other rank takes it for dead.
     """
 
-    def __init__(self, folder: Path, rank: int, ranks: int, timeout: float, silent: float):
+    def __init__(self, folder: Path, rank: int, ranks: int, timeout: float, silent: float, pid: int):
         self._folder = folder
         self._rank = rank
         self._timeout = timeout
@@ -43,7 +44,7 @@ class Watcher:
         self._state: dict[str, Any] = {
             "host": socket.gethostname(),
             "machine": machine(),
-            "pid": 0,
+            "pid": pid,
             "step": 0,
             "doing": "the start",
         }
@@ -206,7 +207,7 @@ def _is_alive(pid: int) -> bool:
 def main() -> None:
     """Runs a watcher: watcher.py FOLDER RANK RANKS TIMEOUT SILENT PID."""
     folder, rank, ranks, timeout, silent, pid = sys.argv[1:]
-    watcher = Watcher(Path(folder), int(rank), int(ranks), float(timeout), float(silent))
+    watcher = Watcher(Path(folder), int(rank), int(ranks), float(timeout), float(silent), int(pid))
     problem = watcher.watch(sys.stdin.fileno())
     if problem:
         print(f"mindpangu: error: rank {rank}: {problem}", file=sys.stderr, flush=True)

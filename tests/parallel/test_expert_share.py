@@ -35,6 +35,7 @@ def test_a_rank_without_sub_groups_holds_all_domains():
     assert all(share.has(domain) for domain in range(3))
     assert share.experts(4) == range(2, 4)
     assert ExpertShare().experts(5) == range(5)
+    assert ExpertShare().tensor_slice("up", (8, 4)).is_whole
 
 
 def test_a_group_that_members_cannot_share_is_refused():
