@@ -143,6 +143,7 @@ def read_dense(
     """
     values = {name: np.zeros(parameter.shape, np.float32) for name, parameter in parameters.items()}
     missing = {name: value.size for name, value in values.items()}
+    found: dict[str, list[TensorSlice]] = {name: [] for name in values}
     for file_name in dense_files(reader):
         file = TensorFile(reader.verify(file_name))
         described = slices_in(file.path, file.metadata)
@@ -157,8 +158,10 @@ def read_dense(
                     f"shape {list(needed)}; use a checkpoint of this model"
                 )
             missing[name] -= slices[name].copy(values[name], saved, file.read(name))
+            found[name].append(saved)
     for name, parameter in parameters.items():
-        if missing[name]:
+        # if slices overlap, others are missing, though the numbers add up
+        if missing[name] or not slices[name].is_covered_by(found[name]):
             raise CheckpointError(f"{reader.folder}: its dense files have no tensor {name!r}, or not all of it")
         parameter.set_data(Tensor(values[name]))
 

@@ -92,6 +92,15 @@ class TensorSlice:
         mine[targets] = theirs[sources]
         return int(np.prod([len(to) for to, _ in common]))
 
+    def is_covered_by(self, others: Sequence["TensorSlice"]) -> bool:
+        """True if every element of this slice is in at least one of the others."""
+        if self in others:
+            return True
+        covered = np.zeros(self.local_shape, bool)
+        for other in others:
+            self.copy(covered, other, np.broadcast_to(np.array(True), other.local_shape))
+        return bool(covered.all())
+
     def describe(self) -> dict[str, Any]:
         """Returns a JSON-serialisable description, which `TensorSlice.read` parses."""
         return {"shape": list(self.shape), "ranges": {str(axis): ranges for axis, ranges in self.ranges}}

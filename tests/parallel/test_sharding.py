@@ -126,3 +126,14 @@ def test_a_slice_without_elements_takes_no_memory_for_its_long_axes():
 
     assert (described.size, described.local_shape) == (0, (1 << 39, 0))
     assert whole.copy(np.empty((1 << 40, 0), np.float32), described, np.empty((1 << 39, 0), np.float32)) == 0
+
+
+@pytest.mark.parametrize(
+    ("ranks", "is_covered"),
+    [([0, 1, 2], True), ([2, 0, 1], True), ([0, 0, 1, 2], True), ([0, 0, 2], False), ([0, 2], False), ([], False)],
+)
+def test_a_slice_is_covered_if_every_element_is_in_another_one(ranks, is_covered):
+    others = [TensorSlice.equal((6, 4), 0, rank, 3) for rank in ranks]
+
+    assert TensorSlice((6, 4)).is_covered_by(others) == is_covered
+    assert TensorSlice.equal((6, 4), 1, 0, 2).is_covered_by(others) == is_covered
