@@ -11,8 +11,6 @@ from verbs import run_verb
 from mindpangu.checkpoint import CheckpointReader, CheckpointWriter
 from mindpangu.errors import CheckpointError
 
-pytestmark = pytest.mark.slow
-
 MEGABYTE = 1 << 20
 ROOMS = [
     *({"names": names} for names in (0, 1, 2, 4, 7, 12, 20, 40)),
