@@ -17,6 +17,7 @@ PROJECT = Path(__file__).parents[1]
 VERB = """
 import atexit, ctypes, os, signal, sys, time
 from mindpangu.__main__ import main
+does_afterwards = sys.argv.pop()
 does = sys.argv.pop()
 sys.argv.append("config")
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
@@ -28,7 +29,10 @@ def run(options, settings):
     print("ended", flush=True)
 
 config.run = run
-sys.exit(main())
+code = main()
+print("returned", flush=True)
+exec(does_afterwards)
+sys.exit(code)
 """
 WAITS = "time.sleep(30)"
 WAITS_IN_A_LIBRARY = "ctypes.CDLL(None).sleep(30)"
@@ -54,17 +58,17 @@ finally:
 
 @pytest.fixture
 def start():
-    """start(does, ignored) starts the command line with a verb, and returns when the verb has begun."""
+    """start(does, ignored, afterwards) starts the command line with a verb, and returns when the verb has begun."""
     started = []
 
-    def start_verb(does, ignored=()):
+    def start_verb(does, ignored=(), afterwards=""):
         def set_signals():
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             for signum in ignored:
                 signal.signal(signum, signal.SIG_IGN)
 
         process = subprocess.Popen(
-            [sys.executable, "-c", VERB, does],
+            [sys.executable, "-c", VERB, does, afterwards],
             env=os.environ | {"PYTHONPATH": str(PROJECT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -102,7 +106,19 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(start, signum, lib
 
     printed, errors = process.communicate(timeout=10)
     assert process.returncode == 0
-    assert (printed, errors) == ("ended\n", "")
+    assert (printed, errors) == ("ended\nreturned\n", "")
+
+
+@pytest.mark.parametrize("signum", STOP_SIGNALS)
+def test_a_signal_after_the_verb_has_the_same_exit_code(start, signum):
+    process = start("pass", afterwards=WAITS)
+    assert [process.stdout.readline() for _ in range(2)] == ["ended\n", "returned\n"]
+
+    process.send_signal(signum)
+
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 128 + signum
+    assert errors == ""
 
 
 def test_a_second_signal_ends_a_verb_that_is_still_tidying_up(start):

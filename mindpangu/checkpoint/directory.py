@@ -41,7 +41,7 @@ def incomplete_iterations(parent: Path) -> list[Path]:
     incomplete: list[Path] = []
     for path in _named_iterations(parent):
         incomplete = [] if is_complete(path) else [*incomplete, path]
-    return incomplete
+    return [path for path in incomplete if path.exists()]  # without those that were pruned meanwhile
 
 
 def _named_iterations(parent: Path) -> list[Path]:

@@ -7,7 +7,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mindpangu.checkpoint.directory import checkpoints_sharing, is_iteration, latest_iteration
+from mindpangu.checkpoint.directory import (
+    checkpoints_sharing,
+    incomplete_iterations,
+    is_iteration,
+    latest_iteration,
+)
 from mindpangu.checkpoint.fingerprint import Entry, Fingerprint
 from mindpangu.checkpoint.manifest import MANIFEST, REMEDY, Manifest
 from mindpangu.checkpoint.sizes import require_sizes
@@ -171,12 +176,24 @@ def _open(path: Path) -> tuple[Path, Manifest]:
     raise CheckpointError(f"the checkpoints in {path} are pruned faster than they can be opened; read a copy")
 
 
+def _refuse_incomplete(parent: Path, latest: Path) -> None:
+    """Raises CheckpointError if a later checkpoint than the newest complete one is damaged, instead of ignoring it."""
+    damaged = incomplete_iterations(parent)
+    if damaged:
+        names = ", ".join(path.name for path in damaged)
+        them = "it" if len(damaged) == 1 else "them"
+        raise CheckpointError(
+            f"{parent} has {names} without a manifest.json; copy {them} again, or remove {them} to use {latest.name}"
+        )
+
+
 def _find(path: Path) -> Path:
     if (path / MANIFEST).is_file():
         return path
     for parent in (path, path / "checkpoint"):
         latest = latest_iteration(parent)
         if latest is not None:
+            _refuse_incomplete(parent, latest)
             return latest
     newest = latest_iteration(path.parent)
     if newest is not None and not path.exists() and is_iteration(path):

@@ -36,7 +36,7 @@ from mindpangu.config.run_folder import RunFolder
 from mindpangu.display import printable, short_lines, short_repr
 from mindpangu.domains import build_domains
 from mindpangu.errors import MindPanguError
-from mindpangu.interpreter import prepare_interpreter
+from mindpangu.interpreter import divert_compiler_reports, prepare_interpreter
 from mindpangu.pruned import retry_if_pruned
 from mindpangu.signals import StopOnSignal, deliver_interrupts, describe_stop, exit_at_once, exit_code
 
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         prepare_interpreter()
     os.environ.setdefault("GLOG_v", "3")  # hides MindSpore's own warnings, which do not concern the run
-    with guarded_streams():
+    with guarded_streams(), divert_compiler_reports():
         stop = StopOnSignal(patience=0)
         try:
             with stop:

@@ -95,10 +95,9 @@ class Watcher:
         if self.rank_has_ended and not self._state["error"]:
             return None
         time.sleep(3 * INTERVAL_S)
-        problems = (self._problem_of(rank, exited) for rank in self._others)
-        first = next(filter(None, problems), None)
-        if first or self.rank_has_ended:
-            return first  # a rank prints its own error
+        cause = self._problem_of_others(exited)
+        if cause or self.rank_has_ended:
+            return cause or self._stopped_ranks(self._others) or None  # a rank prints its own error
         return (
             f"(process {self._state['pid']}) was killed, often because memory ran out, or crashed; its last step was "
             f"{self._state['step']}, doing {self._state['doing']}"
@@ -107,14 +106,25 @@ class Watcher:
     def _problem(self) -> str | None:
         elapsed = time.monotonic() - self._since
         if elapsed > self._timeout:
+            cause = self._stopped_ranks(self._others) or "a rank is missing, or the ranks do not agree"
             return (
                 f"{self._state['doing']} in step {self._state['step']} takes longer than {self._timeout:.0f} s "
-                f"(parallelism.timeout): {self._stopped_ranks() or 'a rank is missing, or the ranks do not agree'}"
+                f"(parallelism.timeout): {cause}"
             )
-        return next(filter(None, map(self._problem_of, self._others)), None)
+        return self._problem_of_others()
 
-    def _stopped_ranks(self) -> str:
-        states = ((rank, self._read(rank)) for rank in self._others)
+    def _problem_of_others(self, exited: Moment | None = None) -> str | None:
+        """Returns the first problem with another rank, or None; for `exited` see `_problem_of`.
+
+        If a rank is stopped, the collectives of the others may fail, so it is named first.
+        """
+        problem = next(filter(None, (self._problem_of(rank, exited) for rank in self._others)), None)
+        stopped = self._stopped_ranks(self._others if exited else [self._rank, *self._others])
+        return f"{stopped}; {problem}" if problem and stopped else problem
+
+    def _stopped_ranks(self, ranks: Sequence[int]) -> str:
+        """Describes those of some ranks that are stopped; returns "" if none is."""
+        states = ((rank, self._read(rank)) for rank in ranks)
         return ", ".join(
             f"rank {rank} on {state['host']} (process {state['pid']}) is stopped (SIGSTOP); kill -CONT continues it"
             for rank, state in states

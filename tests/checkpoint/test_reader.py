@@ -51,6 +51,24 @@ def test_a_folder_without_checkpoint_is_named(tmp_path, name):
         CheckpointReader(tmp_path / name)
 
 
+def test_a_damaged_later_checkpoint_is_not_passed_over(tmp_path):
+    save(tmp_path / "checkpoint", 5)
+    (save(tmp_path / "checkpoint", 6) / "manifest.json").unlink()
+
+    for path in (tmp_path, tmp_path / "checkpoint"):
+        with pytest.raises(CheckpointError, match=r"has iteration_00000006 without .* to use iteration_00000005"):
+            CheckpointReader(path)
+
+    assert CheckpointReader(tmp_path / "checkpoint" / "iteration_00000005").step == 5
+
+
+def test_an_earlier_damaged_checkpoint_is_not_an_obstacle(tmp_path):
+    (save(tmp_path, 5) / "manifest.json").unlink()
+    save(tmp_path, 6)
+
+    assert CheckpointReader(tmp_path).step == 6
+
+
 def test_nothing_is_offered_where_there_is_nothing(tmp_path):
     with pytest.raises(CheckpointError, match=r"there is no complete checkpoint in .*iteration_00000003$"):
         CheckpointReader(tmp_path / "iteration_00000003")

@@ -180,8 +180,8 @@ def test_other_locales_stay_as_they_are(monkeypatch, encoding):
 
 
 def test_a_working_directory_that_mindspore_cannot_read_is_not_an_import_path(monkeypatch):
-    monkeypatch.setattr(os, "getcwd", lambda: f"/work/{GBK}")
-    monkeypatch.setattr(sys, "path", [f"/work/{GBK}", "/中文", "/usr/lib"])
+    monkeypatch.setattr(os, "getcwd", lambda: f"/data/{GBK}")
+    monkeypatch.setattr(sys, "path", [f"/data/{GBK}", "/中文", "/usr/lib"])
 
     interpreter.prepare_interpreter()
 
@@ -190,9 +190,9 @@ def test_a_working_directory_that_mindspore_cannot_read_is_not_an_import_path(mo
 
 
 def test_what_is_imported_stays_an_import_path_and_is_named_where_mindspore_starts(monkeypatch):
-    folders = [f"/work/{GBK}", f"/venv/{GBK}"]
-    monkeypatch.setattr(interpreter, "__file__", f"/work/{GBK}/mindpangu/interpreter.py")
-    monkeypatch.setattr(os, "getcwd", lambda: f"/work/{GBK}")
+    folders = [f"/data/{GBK}", f"/venv/{GBK}"]
+    monkeypatch.setattr(interpreter, "__file__", f"/data/{GBK}/mindpangu/interpreter.py")
+    monkeypatch.setattr(os, "getcwd", lambda: f"/data/{GBK}")
     monkeypatch.setattr(sys, "path", list(folders))
 
     interpreter.prepare_interpreter()

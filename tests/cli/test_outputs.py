@@ -1,4 +1,4 @@
-"""What verbs do not write over: a checkpoint, and files of other programs."""
+"""Verbs write neither into a complete checkpoint nor over files of other programs."""
 
 import hashlib
 import json

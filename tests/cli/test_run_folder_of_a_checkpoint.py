@@ -1,4 +1,4 @@
-"""Where a verb writes that takes its configuration from a checkpoint: in the run folder that the checkpoint lies in.
+"""A verb that takes its configuration from a checkpoint writes in the run folder that the checkpoint is in.
 
 The configuration in a checkpoint may come from another machine, or from somebody who would like to choose the place.
 """

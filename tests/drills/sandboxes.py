@@ -32,7 +32,7 @@ _CONVERT = ["convert", "to-pangu-alpha", "--checkpoint", "dense", "--out", "rele
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a verb does if nothing disturbs it.
+    """The behaviour of a verb that nothing disturbs.
 
     Attributes:
         box: the sandbox after the verb has run. Do not change it.

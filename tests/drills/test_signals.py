@@ -38,8 +38,7 @@ def test_a_signal_ends_a_verb_at_any_moment(drill, sandboxes, tmp_path, name):
             process.send_signal(signum)
             _, errors = process.communicate(timeout=120)
 
-            # 0 or -signum: it was faster than the signal, and in the end its handlers are gone
-            assert process.returncode in (0, 128 + signum, -signum), errors
+            assert process.returncode in (0, 128 + signum), errors  # 0: it was faster than the signal
             assert "Traceback" not in errors, errors
             require_no_processes(box)
             command.require_nothing_half_written(box, undisturbed.whole)

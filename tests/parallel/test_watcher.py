@@ -1,4 +1,4 @@
-"""What a watcher publishes, when it finds a problem, and which one: its loop on a simulated clock."""
+"""A watcher publishes its rank's state and finds the first problem of others: its loop on a simulated clock."""
 
 import json
 import os
@@ -277,6 +277,37 @@ def test_a_timeout_names_the_ranks_that_are_stopped(watch, other):
         "(SIGSTOP); kill -CONT continues it, rank 3 on elsewhere (process 3) is stopped (SIGSTOP); kill -CONT "
         "continues it"
     )
+
+
+STOPPED = "rank 1 on elsewhere (process 7) is stopped (SIGSTOP); kill -CONT continues it"
+
+
+def test_a_rank_that_fails_while_another_is_stopped_names_that_one(watch, other):
+    """MindSpore gives up a stopped rank after a while, and the collectives of the others fail."""
+    other(1, stopped=True)
+    failed = {"ended": True, "error": "RuntimeError: The state of the cluster is error"}
+
+    problem, _ = watch([(1.0, failed), (1.125, None)])
+
+    assert problem == STOPPED
+
+
+def test_a_rank_that_is_stopped_is_named_before_one_that_fails_because_of_it(watch, other):
+    other(1, stopped=True)
+    other(2, error="RuntimeError: The state of the cluster is error", ended=True)
+
+    problem, _ = watch([], ranks=3)
+
+    assert problem.startswith(f"{STOPPED}; rank 2 on elsewhere failed: RuntimeError: The state of the cluster is error")
+
+
+def test_a_rank_that_is_stopped_itself_is_named_before_one_that_fails_because_of_it(watch, other, monkeypatch):
+    monkeypatch.setattr(module, "_state_of", lambda pid: "T")
+    other(1, error="RuntimeError: The state of the cluster is error", ended=True)
+
+    problem, _ = watch([])
+
+    assert "is stopped (SIGSTOP); kill -CONT continues it; rank 1 on elsewhere failed: RuntimeError" in problem
 
 
 def test_the_time_for_which_a_rank_is_stopped_does_not_count(watch, tmp_path, monkeypatch):

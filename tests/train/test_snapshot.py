@@ -1,4 +1,4 @@
-"""What the ranks of a mesh write of a checkpoint: every element once, and together all of it."""
+"""The ranks of a mesh write every element of a checkpoint once, and together all of it."""
 
 import json
 from types import SimpleNamespace

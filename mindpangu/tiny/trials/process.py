@@ -22,7 +22,7 @@ from mindpangu.checkpoint.directory import remove
 from mindpangu.config import load_saved_config
 from mindpangu.data.prepare import prepare_routing
 from mindpangu.errors import MindPanguError, TrainingError
-from mindpangu.interpreter import prepare_interpreter
+from mindpangu.interpreter import divert_compiler_reports, prepare_interpreter
 from mindpangu.locks import locked
 from mindpangu.signals import StopOnSignal, StoppedBySignal, describe_stop, exit_at_once, exit_code
 from mindpangu.stage import ResultFile
@@ -90,16 +90,18 @@ def main() -> int:
     options = parser.parse_args()
     _end_with_parent()
     result = ResultFile(options.folder / RESULT, json.loads(options.inputs))
-    try:
-        with StopOnSignal(patience=0):
-            run_trial(options.folder, result, options.decode, options.keep_checkpoint)
-    except (MindPanguError, OperatorError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except StoppedBySignal as stopped:
-        print(f"error: {describe_stop(stopped.signum)}", file=sys.stderr)
-        exit_at_once(exit_code(stopped.signum))
-    return 0
+    with divert_compiler_reports():
+        try:
+            with StopOnSignal(patience=0):
+                run_trial(options.folder, result, options.decode, options.keep_checkpoint)
+            return 0
+        except (MindPanguError, OperatorError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except StoppedBySignal as stopped:
+            print(f"error: {describe_stop(stopped.signum)}", file=sys.stderr)
+            code = exit_code(stopped.signum)
+    exit_at_once(code)
 
 
 if __name__ == "__main__":
