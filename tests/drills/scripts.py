@@ -130,6 +130,14 @@ class Script:
         (state,) = self.run.glob(f".watch/*/rank_{rank}.json")
         return psutil.Process(json.loads(state.read_text())["pid"])
 
+    def send(self, signum: int, to: str, rank: int = 0) -> None:
+        """Sends a signal to the "script", its process "group", the "stage" that trains, or one "rank" of several."""
+        if to == "group":
+            os.killpg(self.process.pid, signum)
+        else:
+            target = {"script": lambda: self.process, "stage": self.stage, "rank": lambda: self.rank(rank)}[to]()
+            target.send_signal(signum)
+
     def processes(self) -> list[psutil.Process]:
         """Returns the processes that the script has started and that still run."""
         return processes_marked(self._mark)

@@ -1,6 +1,5 @@
 """Two ranks that train under msrun: one is killed or stopped, signals arrive, and the shared memory is full."""
 
-import os
 import signal
 import time
 
@@ -70,12 +69,7 @@ def test_a_signal_stops_all_ranks_after_their_step_and_nothing_is_restarted(dril
         with drill.attempt(f"signal to the {to}, two ranks", f"{signum.name}, rank {rank}"):
             with Script(new_box(), ENDLESS | {"training.restarts": "1"}, ranks=2) as script:
                 script.wait_for_steps(8)
-                if to == "script":
-                    script.process.send_signal(signum)
-                elif to == "group":
-                    os.killpg(script.process.pid, signum)
-                else:
-                    script.rank(rank).send_signal(signum)
+                script.send(signum, to, rank)
                 code = script.wait(120)
                 script.require_no_processes()
 

@@ -92,12 +92,7 @@ def test_a_signal_stops_a_training_after_its_step_and_the_script_waits(drill, sa
             box = sandboxes.new(tmp_path, cleared_of=COMMANDS["train"])
             with Script(box, ENDLESS) as script:
                 script.wait_for_steps(3)
-                if to == "script":
-                    script.process.send_signal(signum)
-                elif to == "group":
-                    os.killpg(script.process.pid, signum)
-                else:
-                    script.stage().send_signal(signum)
+                script.send(signum, to)
                 code = script.wait(120)
                 saved = script.newest_checkpoint
                 script.require_no_processes()

@@ -8,8 +8,9 @@ import pytest
 
 from mindpangu.config import load_config
 from mindpangu.train import callbacks as module
-from mindpangu.train.callbacks import Callback, Progress, StepRecord, step_line
+from mindpangu.train.callbacks import Callback, Progress, step_line
 from mindpangu.train.loop import run_steps
+from tests.train.step_records import step_record
 
 
 class Recorder(Callback):
@@ -76,8 +77,8 @@ def test_a_callback_that_fails_to_end_does_not_keep_others_from_ending():
 
 
 def record(step, skipped=None):
-    return StepRecord(
-        step=step,
+    return step_record(
+        step,
         loss=2.34567,
         lr=0.00123456,
         global_norm=1.23456,
@@ -89,10 +90,7 @@ def record(step, skipped=None):
         experts_activated=12,
         bytes_to_device=3_450_000,
         bytes_to_host=1_260_000,
-        lookup_s=0.0,
-        update_s=0.0,
         wait_s=0.0456,
-        peak_memory=0.5,
         domains={"zh": 2.1, "en": 2.71828},
         skipped=skipped,
     )

@@ -7,38 +7,14 @@ from dataclasses import asdict
 
 import pytest
 
-from mindpangu.train.callbacks import StepRecord
 from mindpangu.train.metrics import MetricsFile, copy_metrics, read_metrics
+from tests.train.step_records import step_record
 
 LAST = 61
 
 
-def record(step, **changes):
-    values = {
-        "step": step,
-        "loss": 6.0 + step / 64,
-        "lr": 1e-3,
-        "global_norm": 1.5,
-        "overflow": False,
-        "loss_scale": 1.0,
-        "per_step_time": 0.1,
-        "tokens_per_s": 640.0,
-        "imbalance": 1.25,
-        "experts_activated": 6,
-        "bytes_to_device": 0,
-        "bytes_to_host": 0,
-        "lookup_s": 0.0,
-        "update_s": 0.0,
-        "wait_s": 0.0,
-        "peak_memory": 0.5,
-        "domains": {"zh": 6.0},
-        "skipped": None,
-    }
-    return StepRecord(**values | changes)
-
-
 def line(number, **changes):
-    return json.dumps(asdict(record(number)) | changes).encode() + b"\n"
+    return json.dumps(asdict(step_record(number)) | changes).encode() + b"\n"
 
 
 def lines(first=1, last=LAST):
@@ -50,7 +26,7 @@ def resume(path, after, recent_losses=()):
     messages = []
     metrics = MetricsFile(path, recent_losses, messages.append)
     metrics.on_start(after + 1, after + 1)
-    metrics.on_step(record(after + 1))
+    metrics.on_step(step_record(after + 1))
     metrics.on_end()
     return messages
 
@@ -171,7 +147,7 @@ def test_a_record_may_have_any_value_of_its_types(path, changes):
     assert resume(path, LAST) == []
 
     assert path.read_bytes() == before + line(LAST + 1)
-    assert read_metrics(path)[9] == asdict(record(10)) | changes
+    assert read_metrics(path)[9] == asdict(step_record(10)) | changes
 
 
 @pytest.mark.parametrize(
@@ -334,7 +310,7 @@ def test_a_copy_of_what_is_not_there_or_cannot_be_read_is_empty(tmp_path, path):
 def test_numbers_that_are_not_finite_are_null_and_read_back(path):
     metrics = MetricsFile(path)
     metrics.on_start(1, 1)
-    skipped = record(1, loss=float("nan"), global_norm=float("inf"), domains={"zh": float("nan")}, skipped="nan")
+    skipped = step_record(1, loss=float("nan"), global_norm=float("inf"), domains={"zh": float("nan")}, skipped="nan")
     metrics.on_step(skipped)
     metrics.on_end()
 

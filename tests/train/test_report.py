@@ -10,29 +10,19 @@ from matplotlib.text import Text
 from mindpangu import figures
 from mindpangu.config.run_folder import RunFolder
 from mindpangu.train import report as report_module
-from mindpangu.train.callbacks import StepRecord
 from mindpangu.train.report import plot_loss, write_report
+from tests.train.step_records import step_record
 
 DOMAINS = ["_hidden", "中文", "zh", "$x_{"]
 
 
 def record(step, loss, seconds, skipped=None):
-    return StepRecord(
-        step=step,
+    return step_record(
+        step,
         loss=loss,
-        lr=0.1,
-        global_norm=1.0,
-        overflow=False,
-        loss_scale=1.0,
         per_step_time=seconds,
         tokens_per_s=1000.0 * step,
         imbalance=float(step),
-        experts_activated=2,
-        bytes_to_device=0,
-        bytes_to_host=0,
-        lookup_s=0.0,
-        update_s=0.0,
-        wait_s=0.0,
         peak_memory=0.5 * step,
         domains={"zh": loss},
         skipped=skipped,
@@ -51,6 +41,14 @@ def finished_run(folder):
         run, [replace(record(step, 2.0, 1.5), domains=dict.fromkeys(DOMAINS, 2.0 + step)) for step in (1, 2, 3)]
     )
     return run
+
+
+def report_with_sample(folder, **sample):
+    """Returns the report of a run that has generated a sample."""
+    run = finished_run(folder)
+    run.samples.write_text(json.dumps({"step": 3, "samples": [sample]}), "utf-8")
+    write_report(run)
+    return run.report.read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", ["$", "a$b_{c", r"\alpha$^", "中文$1$", "\udcb2\udce2", "x\x1b[2J", "plain"])
@@ -107,13 +105,9 @@ def test_a_plot_that_fails_leaves_a_complete_report(tmp_path, capsys, monkeypatc
 
 
 def test_control_characters_in_samples_are_escaped(tmp_path):
-    run = finished_run(tmp_path / "run")
-    sample = {"domain": "zh", "prompt": "a\x1b[2J", "continuation": "\u202eb\n\tc"}
-    run.samples.write_text(json.dumps({"step": 3, "samples": [sample]}), "utf-8")
+    report = report_with_sample(tmp_path / "run", domain="zh", prompt="a\x1b[2J", continuation="\u202eb\n\tc")
 
-    write_report(run)
-
-    assert "a\\x1b[2J⟶\\u202eb\n\tc" in run.report.read_text("utf-8")
+    assert "a\\x1b[2J⟶\\u202eb\n\tc" in report
 
 
 def test_the_report_of_a_run_without_files_is_its_name(tmp_path):
@@ -233,13 +227,11 @@ def test_a_training_whose_steps_were_all_skipped_is_left_out_of_the_report(tmp_p
 
 
 def test_a_sample_with_backticks_stays_in_its_block(tmp_path):
-    run = finished_run(tmp_path / "run")
-    sample = {"domain": "code", "prompt": "```python\n", "continuation": "````\n# a heading\n```"}
-    run.samples.write_text(json.dumps({"step": 3, "samples": [sample]}), "utf-8")
+    continuation = "````\n# a heading\n```"
 
-    write_report(run)
+    report = report_with_sample(tmp_path / "run", domain="code", prompt="```python\n", continuation=continuation)
 
-    assert "`````text\n```python\n⟶````\n# a heading\n```\n`````\n" in run.report.read_text("utf-8")
+    assert f"`````text\n```python\n⟶{continuation}\n`````\n" in report
 
 
 @pytest.mark.parametrize("field", ["perplexity", "ratio", "domain", "perplexity_as"])
