@@ -184,15 +184,15 @@ def refuse_other_results(folder: Path, record: str, fields: Collection[str], res
     except FileNotFoundError:
         found = next((name for name in results if os.path.lexists(folder / name)), None)
         if found is not None:
-            raise _is_another_file(folder / found) from None
+            raise _other_file_error(folder / found) from None
     except (OSError, ValueError):
         pass
     else:
         if not isinstance(content, dict) or not content.keys() >= set(fields):
-            raise _is_another_file(folder / record)
+            raise _other_file_error(folder / record)
 
 
-def _is_another_file(path: Path) -> StageError:
+def _other_file_error(path: Path) -> StageError:
     return StageError(f"{path} would be replaced, but is not a result of mindpangu, or was damaged; move or remove it")
 
 
