@@ -3,7 +3,7 @@
 #
 #     bash tests/run.sh                     all but the slow ones
 #     bash tests/run.sh --slow              only the slow ones: whole runs, repeated kills
-#     bash tests/run.sh --drills            kills, damage, races, signals, full disks: all attempts, about 20 minutes
+#     bash tests/run.sh --drills            kills, damage, races, signals, full disks: all attempts, 20 to 30 minutes
 #     bash tests/run.sh tests/model -k rre  any arguments of pytest, relative to the project folder
 set -euo pipefail
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."

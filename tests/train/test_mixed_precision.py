@@ -56,7 +56,8 @@ def relative_error(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("rre_layers", ["2", pytest.param("0", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rre_layers", ["2", "0"])
 def test_gradients_and_losses_follow_those_of_fp32(tiny_overrides, rre_layers):
     exact, next_exact = opened(tiny_overrides, "fp32", model__rre_layers=rre_layers)
     half, next_half = opened(tiny_overrides, "fp16", model__rre_layers=rre_layers)
@@ -287,6 +288,7 @@ def test_the_norm_of_fp16_gradients_does_not_overflow(tiny_overrides):
     assert step.experts.squared_norm() == pytest.approx(exact, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_fp32_and_loads_in_either_precision(tiny_run):
     overrides, folder = tiny_run
     config = config_of(overrides, "fp16", training__steps="2", lr_scheduler__warmup_steps="1")

@@ -3,10 +3,11 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, ops
 from mindspore.graph.api import ms_compile_cache
 
 from mindpangu.config import OptimizerConfig
+from mindpangu.parallel.data_parallel import DataGroup
 from mindpangu.train.optimizer import DenseAdam, is_decayed
 
 SETTINGS = OptimizerConfig(betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1)
@@ -50,6 +51,39 @@ def test_updates_equal_the_adamw_formula():
         np.testing.assert_allclose(parameters[name].asnumpy(), weight, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(optimizer.moment1[name].asnumpy(), first, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(optimizer.moment2[name].asnumpy(), second, rtol=1e-5, atol=1e-6)
+
+
+class SecondOfTwo(DataGroup):
+    """The second of two ranks, as if the first one had the same rows: an all-gather returns them twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.rank = 1
+        self.size = 2
+
+    def all_gather(self, rows):
+        return ops.concat((rows, rows), 0)
+
+
+def test_a_divided_update_changes_this_ranks_rows_and_gathers_those_of_all():
+    random = np.random.default_rng(1)
+    values = {"matrix": random.standard_normal((4, 3)), "vector.bias": random.standard_normal(3)}
+    parameters = {name: Parameter(Tensor(array.astype(np.float32)), name=name) for name, array in values.items()}
+    whole_parameters = {name: Parameter(Tensor(array.astype(np.float32)), name=name) for name, array in values.items()}
+    divided = DenseAdam(parameters, SETTINGS, SecondOfTwo())
+    alone = DenseAdam(whole_parameters, SETTINGS)
+    gradients = some_gradients(parameters, 2)
+
+    for step in (1, 2):
+        divided.update([gradients[0][2:], gradients[1]], step, 0.1, 0.5)
+        alone.update(gradients, step, 0.1, 0.5)
+
+    expected = whole_parameters["matrix"].asnumpy()[2:]
+    assert divided.moment1["matrix"].shape == (2, 3)
+    np.testing.assert_array_equal(parameters["matrix"].asnumpy(), np.concatenate((expected, expected)))
+    np.testing.assert_array_equal(parameters["vector.bias"].asnumpy(), whole_parameters["vector.bias"].asnumpy())
+    for one, other in ((divided.moment1, alone.moment1), (divided.moment2, alone.moment2)):
+        np.testing.assert_array_equal(one["matrix"].asnumpy(), other["matrix"].asnumpy()[2:])
 
 
 def test_a_deep_model_is_compiled_and_only_once():
