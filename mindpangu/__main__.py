@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from types import FrameType
 
 from mindpangu.signals import STOP_SIGNALS, exit_code
 
@@ -14,12 +15,16 @@ def main() -> int:
     Before and after the command line handles signals, they end the process with the same exit codes.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    for signum in STOP_SIGNALS:
-        if signal.getsignal(signum) != signal.SIG_IGN:
-            signal.signal(signum, lambda signum, frame: os._exit(exit_code(signum)))
+    for caught in STOP_SIGNALS:
+        if signal.getsignal(caught) != signal.SIG_IGN:
+            signal.signal(caught, _end)
     from mindpangu.cli.main import main as run_command_line
 
     return run_command_line()
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    os._exit(exit_code(signum))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def divert_compiler_reports() -> Iterator[None]:
     that the user chose with MS_OM_PATH is used and stays.
     """
     chosen = os.environ.get(_REPORTS)
-    if chosen is not None and not Path(chosen).name.startswith(_REPORTS_NAME):  # that of a parent process is its own
+    if chosen is not None and not Path(chosen).name.startswith(_REPORTS_NAME):  # a parent process's is not the user's
         yield
         return
     name = f"{_REPORTS_NAME}{os.getpid()}-{os.urandom(4).hex()}"

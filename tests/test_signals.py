@@ -35,6 +35,7 @@ exec(does_afterwards)
 sys.exit(code)
 """
 WAITS = "time.sleep(30)"
+WAITS_IN_PYTHON = "for _ in range(300): time.sleep(0.1)"  # a signal just before a long sleep would be handled after it
 WAITS_IN_A_LIBRARY = "ctypes.CDLL(None).sleep(30)"
 LIBRARY_HANDLER = """
 libc = ctypes.CDLL(None)
@@ -111,7 +112,7 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(start, signum, lib
 
 @pytest.mark.parametrize("signum", STOP_SIGNALS)
 def test_a_signal_after_the_verb_has_the_same_exit_code(start, signum):
-    process = start("pass", afterwards=WAITS)
+    process = start("pass", afterwards=WAITS_IN_PYTHON)
     assert [process.stdout.readline() for _ in range(2)] == ["ended\n", "returned\n"]
 
     process.send_signal(signum)

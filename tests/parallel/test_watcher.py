@@ -283,7 +283,7 @@ STOPPED = "rank 1 on elsewhere (process 7) is stopped (SIGSTOP); kill -CONT cont
 
 
 def test_a_rank_that_fails_while_another_is_stopped_names_that_one(watch, other):
-    """MindSpore gives up a stopped rank after a while, and the collectives of the others fail."""
+    """MindSpore gives up on a stopped rank after a while, and the collectives of the others fail."""
     other(1, stopped=True)
     failed = {"ended": True, "error": "RuntimeError: The state of the cluster is error"}
 
