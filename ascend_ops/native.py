@@ -140,7 +140,8 @@ def _processor() -> str:
 
 def _link_flags(operator: str) -> list[str]:
     """Returns the flags that link the oneDNN of the MindSpore wheel, if cpu.cc calls it."""
-    if "dnnl_" not in (PACKAGE / operator / "cpu.cc").read_text("utf-8"):
+    source = (PACKAGE / operator / "cpu.cc").read_text("utf-8")
+    if "dnnl_" not in source and "gemm.h" not in source:
         return []
     # located without importing MindSpore, which takes seconds
     spec = importlib.util.find_spec("mindspore")

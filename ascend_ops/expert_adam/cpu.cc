@@ -1,10 +1,7 @@
 // expert_adam on the host: AdamW on the rows of the listed experts, in place, in one pass over memory.
 //
 // The float32 operations and their order are those of composed.py, so both give the same bits.
-#include <cfenv>
-#include <cmath>
-
-#include "../cpu_kernel.h"
+#include "../adam.h"
 
 using namespace ascend_ops;
 
@@ -12,19 +9,6 @@ namespace {
 
 constexpr int64_t kBlock = 1 << 9;         // elements per piece of work; a converted gradient stays in the L1 cache
 constexpr int64_t kWorthThreads = 1 << 15;  // elements from which on waking the threads is worth it
-
-// MindSpore's graph threads flush tiny numbers to 0, but squares of expert gradients are tiny: use IEEE arithmetic.
-class IeeeArithmetic {
- public:
-  IeeeArithmetic() {
-    std::fegetenv(&kept_);
-    std::fesetenv(FE_DFL_ENV);
-  }
-  ~IeeeArithmetic() { std::fesetenv(&kept_); }
-
- private:
-  std::fenv_t kept_;
-};
 
 // The Coefficients of coefficients.py.
 struct Coefficients {
@@ -52,21 +36,6 @@ const float* in_single(const uint16_t* gradient, int64_t count, float* converted
   return converted;
 }
 
-void update_block(float* weight, float* moment1, float* moment2, const float* gradient, int64_t count,
-                  const float step_size, const float eps, const float* constants) {
-  const float keep = constants[0], beta1 = constants[1], beta2 = constants[2];
-  const float gain1 = constants[3], gain2 = constants[4];
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) {
-    const float g = gradient[i];
-    const float m = moment1[i] * beta1 + g * gain1;
-    const float v = moment2[i] * beta2 + g * g * gain2;
-    moment1[i] = m;
-    moment2[i] = v;
-    weight[i] = weight[i] * keep - m / (std::sqrt(v) + eps) * step_size;
-  }
-}
-
 // Experts are rows of `size` elements; `experts` lists `count` of them.
 template <typename Gradient>
 void update(float* weight, float* moment1, float* moment2, const Gradient* gradient, int64_t size,
@@ -81,9 +50,8 @@ void update(float* weight, float* moment1, float* moment2, const Gradient* gradi
       for (int64_t block = 0; block < num_blocks; ++block) {
         const int64_t begin = block * kBlock, length = std::min(kBlock, size - begin);
         const int64_t offset = experts[i] * size + begin;
-        update_block(weight + offset, moment1 + offset, moment2 + offset,
-                     in_single(gradient + offset, length, converted), length, coefficients.step_size[i],
-                     coefficients.eps[i], coefficients.constants);
+        adam_block(weight + offset, moment1 + offset, moment2 + offset, in_single(gradient + offset, length, converted),
+                   length, coefficients.step_size[i], coefficients.eps[i], coefficients.constants);
       }
     }
   }

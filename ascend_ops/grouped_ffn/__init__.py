@@ -8,7 +8,7 @@ from mindspore import Tensor, ops
 from ascend_ops import backends
 from ascend_ops.grouped_ffn.network import ACTIVATIONS, TENSORS, activate, fast_gelu, index_of
 
-__all__ = ["TENSORS", "activate", "fast_gelu", "grouped_ffn"]
+__all__ = ["TENSORS", "activate", "fast_gelu", "feed_forward", "grouped_ffn"]
 
 implementation = backends.choose("grouped_ffn")
 
@@ -58,6 +58,23 @@ def grouped_ffn(
         shapes = (*shapes, slab.shape)
     _check(dtypes, shapes, block_rows, tensors, activation)
     return implementation.grouped_ffn(rows_TH, counts_G, slabs, block_rows, tensors, activation)
+
+
+def feed_forward(
+    rows_TH: Tensor, weights: Sequence[Tensor], tensors: Sequence[str] = TENSORS, activation: str = "fast_gelu"
+) -> Tensor:
+    """Computes the same network for all rows: the feed-forward network of a dense layer.
+
+    Args:
+        rows_TH: float [T, H].
+        weights: the network's tensors, as `tensors` names them: those of one expert, without the axis E. Matrices,
+            scales and shifts have rows_TH's dtype; biases have that dtype or float32.
+        tensors, activation: as for `grouped_ffn`.
+
+    Returns:
+        float [T, H].
+    """
+    return implementation.feed_forward(rows_TH, weights, tensors, activation)
 
 
 @ops.constexpr

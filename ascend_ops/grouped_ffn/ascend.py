@@ -87,6 +87,9 @@ def grouped_ffn(
     return by_product(_product, rows_TH, counts_G, slabs, tensors, activation)
 
 
+feed_forward = composed.feed_forward
+
+
 def by_product(
     product: nn.Cell,
     rows_TH: Tensor,

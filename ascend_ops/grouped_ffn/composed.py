@@ -12,6 +12,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from ascend_ops.grouped_ffn.network import TENSORS, activate, index_of, series
+from ascend_ops.linear import linear
 
 
 def overflow_blocks(num_rows: int, block_rows: int) -> int:
@@ -129,6 +130,40 @@ def _block_ffn(blocks, weights, tensors, activation):
 def _product(blocks, weights, matrix, bias):
     product = ops.bmm(blocks, weights[matrix])
     return product if bias < 0 else product + ops.expand_dims(weights[bias], 1)
+
+
+def feed_forward(
+    rows_TH: Tensor, weights: Sequence[Tensor], tensors: Sequence[str] = TENSORS, activation: str = "fast_gelu"
+) -> Tensor:
+    """See `ascend_ops.grouped_ffn`."""
+    neurons_TF = neurons(rows_TH, weights, tensors, activation)
+    return linear(neurons_TF, weights[index_of(tensors, "down")], _bias(weights, tensors, "down_bias"))
+
+
+def neurons(
+    rows_TH: Tensor, weights: Sequence[Tensor], tensors: Sequence[str] = TENSORS, activation: str = "fast_gelu"
+) -> Tensor:
+    """Computes the input of the last matrix of `feed_forward`, [T, F]."""
+    u_TF = linear(rows_TH, weights[index_of(tensors, "up")], _bias(weights, tensors, "up_bias"))
+    inner_TF = u_TF
+    if index_of(tensors, "gate") >= 0:
+        inner_TF = linear(rows_TH, weights[index_of(tensors, "gate")], _bias(weights, tensors, "gate_bias"))
+    if index_of(tensors, "scale") >= 0:
+        scale = weights[index_of(tensors, "scale")]
+        shift = weights[index_of(tensors, "shift")]
+        scales: tuple[Tensor, ...] = ()
+        shifts: tuple[Tensor, ...] = ()
+        for i in range(scale.shape[0]):
+            scales = (*scales, scale[i])
+            shifts = (*shifts, shift[i])
+        inner_TF = series(activation, inner_TF, scales, shifts)
+    else:
+        inner_TF = activate(activation, inner_TF)
+    return inner_TF * u_TF if index_of(tensors, "gate") >= 0 else inner_TF
+
+
+def _bias(weights, tensors, name):
+    return weights[index_of(tensors, name)] if index_of(tensors, name) >= 0 else None
 
 
 def _block_layout(counts_G, num_rows, block_rows, num_overflow):

@@ -50,3 +50,20 @@ def grouped_ffn(
     if rows_TH.dtype != ms.float32 or not is_pangu_alpha(tensors, activation):
         return composed.grouped_ffn(rows_TH, counts_G, slabs, block_rows, tensors, activation)
     return _grouped_ffn(rows_TH, counts_G, slabs)[0]
+
+
+def feed_forward(
+    rows_TH: Tensor, weights: Sequence[Tensor], tensors: Sequence[str] = TENSORS, activation: str = "fast_gelu"
+) -> Tensor:
+    """See `ascend_ops.grouped_ffn`."""
+    if rows_TH.dtype != ms.float32 or not is_pangu_alpha(tensors, activation):
+        return composed.feed_forward(rows_TH, weights, tensors, activation)
+    slabs: tuple[Tensor, ...] = ()
+    for weight in weights:
+        slabs = (*slabs, ops.expand_dims(weight, 0))
+    return _grouped_ffn(rows_TH, _count(rows_TH.shape[0]), slabs)[0]
+
+
+@ops.constexpr
+def _count(num_rows):
+    return Tensor([num_rows], ms.int32)

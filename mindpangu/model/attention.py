@@ -1,12 +1,11 @@
 """Multi-head causal attention, rotary positions for queries and keys, and the augmented shortcut."""
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from ascend_ops.causal_attention import causal_attention, composed
 from mindpangu.config import ModelConfig
 from mindpangu.model.layers import Init, Linear
-from mindpangu.model.precision import cast
 
 
 class Attention(nn.Cell):
@@ -24,90 +23,60 @@ class Attention(nn.Cell):
         hidden = model.hidden_size
         self.num_heads = model.num_heads // init.tensor.size
         self.head_size = hidden // model.num_heads
-        self.scale = self.head_size**-0.5
         self.compute_dtype = init.compute_dtype
-        # the largest fp16 number is 65504: scale the queries before the product instead of the scores after it
-        self.scale_queries = init.compute_dtype == ms.float16
         self.eod_reset = init.config.data.eod_reset
-        self.rotation = Rotation(model) if model.position == "rope" else None
+        self.angles = rotary_angles(model) if model.position == "rope" else ()
         self.query = Linear(init, f"{name}.query", hidden, hidden, init.std, "outputs")
         self.key = Linear(init, f"{name}.key", hidden, hidden, init.std, "outputs")
         self.value = Linear(init, f"{name}.value", hidden, hidden, init.std, "outputs")
         self.output = Linear(init, f"{name}.output", hidden, hidden, output_std, "inputs")
-        self.scores = ops.BatchMatMul(transpose_b=True)
-        self.mix = ops.BatchMatMul()
-        self.softmax = ops.Softmax(-1)
-        self.future_SS = Tensor(np.triu(np.full((model.seq_length, model.seq_length), -1e9, np.float32), 1))
         self.index_S = Tensor(np.arange(model.seq_length, dtype=np.int32))
 
     def construct(self, query_TH, x_TH, positions_BS):
-        key, value = self.keys_and_values(x_TH, positions_BS)
-        return self.attend(query_TH, key, value, self.mask(positions_BS), positions_BS)
+        return self.attend(query_TH, self.key(x_TH), self.value(x_TH), positions_BS)
 
-    def keys_and_values(self, x_TH, positions_BS):
-        """Computes keys and values, each [B, N, S, K]: everything that later tokens need from these tokens."""
-        key = self._heads(self.key(x_TH), positions_BS)
-        value = self._heads(self.value(x_TH), positions_BS)
-        return self._rotated(key, positions_BS), value
+    def attend(self, query_TH, key_TH, value_TH, positions_BS):
+        """Lets tokens attend to each other, with keys and values [T, N·K] that have not been rotated."""
+        rotation = (positions_BS, *self.angles) if len(self.angles) > 0 else ()
+        query_TH = self.query(query_TH)
+        first_keys_BS = self.first_keys(positions_BS)
+        return self.output(causal_attention(query_TH, key_TH, value_TH, first_keys_BS, self.num_heads, rotation))
 
-    def attend(self, query_TH, key, value, mask, positions_BS):
+    def first_keys(self, positions_BS):
+        """Returns, for every token, the index of the first key that it may look at: 0 or, with data.eod_reset, that of
+        its document's first token."""
+        if not self.eod_reset:
+            return ops.zeros_like(positions_BS)
+        return self.index_S[: positions_BS.shape[1]] - positions_BS
+
+    def heads_of(self, x_TH, positions_BS):
+        """Splits rows [T, N·K] into heads [B, N, S, K]."""
+        return composed.split_heads(x_TH, positions_BS, self.num_heads)
+
+    def rotated_heads_of(self, x_TH, positions_BS):
+        """Splits queries or keys into heads and rotates them, if the model has rotary positions."""
+        heads = self.heads_of(x_TH, positions_BS)
+        return composed.rotate(heads, positions_BS, *self.angles) if len(self.angles) > 0 else heads
+
+    def mix(self, query_TH, key, value, mask, positions_BS):
         """Attends from the tokens at `positions_BS` to keys and values [B, N, C, K], which may belong to other tokens.
 
         Args:
+            key: rotated keys.
             mask: float32, added to the scores [B, N, S, C]: -1e9 where a query may not look, else 0.
+
+        Returns:
+            The concatenated heads [T, N·K], the input of the output matrix.
         """
-        return self.output(self.heads(query_TH, key, value, mask, positions_BS))
-
-    def heads(self, query_TH, key, value, mask, positions_BS):
-        """Returns the concatenated heads [T, N·K], the input of the output matrix. Arguments as for `attend`."""
-        query = self._rotated(self._heads(self.query(query_TH), positions_BS), positions_BS)
-        if self.scale_queries:
-            scores_BNSC = cast(self.scores(query * self.scale, key), ms.float32)
-        else:
-            scores_BNSC = cast(self.scores(query, key), ms.float32) * self.scale
-        mixed = self.mix(cast(self.softmax(scores_BNSC + mask), self.compute_dtype), value)
-        batch, heads, length, size = mixed.shape
-        return mixed.transpose((0, 2, 1, 3)).reshape((batch * length, heads * size))
-
-    def mask(self, positions_BS):
-        """Returns -1e9 where a key comes after its query (or, with data.eod_reset, is in another document), else 0."""
-        length = positions_BS.shape[1]
-        future_SS = self.future_SS[:length, :length]
-        return future_SS + self._other_documents(positions_BS) if self.eod_reset else future_SS
-
-    def _heads(self, x_TH, positions_BS):
-        batch, length = positions_BS.shape
-        return x_TH.reshape((batch, length, self.num_heads, self.head_size)).transpose((0, 2, 1, 3))
-
-    def _rotated(self, x_BNSK, positions_BS):
-        return x_BNSK if self.rotation is None else self.rotation(x_BNSK, positions_BS)
-
-    def _other_documents(self, positions_BS):
-        """Returns [B, 1, S, S]: -1e9 where a key comes before the start of the query's document, else 0."""
-        index_S = self.index_S[: positions_BS.shape[1]]
-        start_BS = index_S - positions_BS
-        earlier_BSS = index_S.reshape((1, 1, -1)) < ops.expand_dims(start_BS, 2)
-        return ops.expand_dims(ops.cast(earlier_BSS, self.future_SS.dtype) * -1e9, 1)
+        return composed.attend(self.rotated_heads_of(self.query(query_TH), positions_BS), key, value, mask)
 
 
-class Rotation(nn.Cell):
-    """Rotary positions (RoFormer, arXiv 2104.09864): element i of the first half of a head and element i of its second
-    half form a pair, which is rotated by position · theta^(−2i/K)."""
-
-    def __init__(self, model: ModelConfig):
-        super().__init__(auto_prefix=False)
-        size = model.hidden_size // model.num_heads
-        angles = np.outer(np.arange(model.seq_length), model.rope_theta ** (-np.arange(0, size, 2) / size))
-        self.cosine = Tensor(np.cos(angles).astype(np.float32))
-        self.sine = Tensor(np.sin(angles).astype(np.float32))
-        self.halves = ops.Split(3, 2)
-
-    def construct(self, x_BNSK, positions_BS):
-        cosine = ops.expand_dims(ops.gather(self.cosine, positions_BS, 0), 1)
-        sine = ops.expand_dims(ops.gather(self.sine, positions_BS, 0), 1)
-        first, second = self.halves(cast(x_BNSK, ms.float32))
-        turned = ops.concat((first * cosine - second * sine, second * cosine + first * sine), 3)
-        return cast(turned, x_BNSK.dtype)
+def rotary_angles(model: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Returns cosine and sine of every position's angles, float32 [C, K/2]: position · theta^(−2i/K) (RoFormer, arXiv
+    2104.09864)."""
+    size = model.hidden_size // model.num_heads
+    angles = np.outer(np.arange(model.seq_length), model.rope_theta ** (-np.arange(0, size, 2) / size))
+    return Tensor(np.cos(angles).astype(np.float32)), Tensor(np.sin(angles).astype(np.float32))
 
 
 class AugmentedShortcut(nn.Cell):

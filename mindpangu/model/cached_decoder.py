@@ -96,29 +96,36 @@ class CachedDecoder(nn.Cell):
         layer = 0
         per_layer = len(slabs) // self.rre_layers if self.rre_layers else 0
         for block in self.lower.blocks:
-            x_TH = block.feed(attend(block, layer, x_TH, None, positions_BS, cache_rows, mask))
+            x_TH, h_TH = attend(block, layer, x_TH, None, positions_BS, cache_rows, mask)
+            x_TH = block.feed_cached(x_TH, h_TH, None, ())
             layer += 1
         for i, block in enumerate(self.upper.blocks):
-            x_TH = attend(block, layer, x_TH, None, positions_BS, cache_rows, mask)
-            x_TH = block.feed_cached(x_TH, entries_LT[i], slabs[per_layer * i : per_layer * (i + 1)])
+            x_TH, h_TH = attend(block, layer, x_TH, None, positions_BS, cache_rows, mask)
+            x_TH = block.feed_cached(x_TH, h_TH, entries_LT[i], slabs[per_layer * i : per_layer * (i + 1)])
             layer += 1
         x_TH = self.upper.final_norm(x_TH)
         if self.upper.query_layer is None:
             return x_TH
         query_TH = self.upper.queries(positions_BS)
-        x_TH = attend(self.upper.query_layer, layer, x_TH, query_TH, positions_BS, cache_rows, mask)
-        return self.upper.query_layer.feed_cached(x_TH, entries_LT[-1], slabs[-per_layer:])
+        x_TH, h_TH = attend(self.upper.query_layer, layer, x_TH, query_TH, positions_BS, cache_rows, mask)
+        return self.upper.query_layer.feed_cached(x_TH, h_TH, entries_LT[-1], slabs[-per_layer:])
 
     def _attend_within_prompt(self, block, layer, x_TH, query_TH, positions_BS, cache_rows, mask):
         """Lets the tokens of a prompt attend to each other only."""
+        attention = block.attention
         x_TH, queries_TH, h_TH = block.attention_inputs(x_TH, query_TH)
-        key, value = block.attention.keys_and_values(h_TH, positions_BS)
-        self.caches[layer](cache_rows, key, value)
-        mask = block.attention.mask(positions_BS)
-        return x_TH + block.attention.attend(queries_TH, key, value, mask, positions_BS)
+        key_TH = attention.key(h_TH)
+        value_TH = attention.value(h_TH)
+        key = attention.rotated_heads_of(key_TH, positions_BS)
+        self.caches[layer](cache_rows, key, attention.heads_of(value_TH, positions_BS))
+        return block.ffn_norm(x_TH, attention.attend(queries_TH, key_TH, value_TH, positions_BS))
 
     def _attend_to_cache(self, block, layer, x_TH, query_TH, positions_BS, cache_rows, mask):
         """Lets a new token attend to everything in its text's cache, including itself."""
+        attention = block.attention
         x_TH, queries_TH, h_TH = block.attention_inputs(x_TH, query_TH)
-        keys, values = self.caches[layer](cache_rows, *block.attention.keys_and_values(h_TH, positions_BS))
-        return x_TH + block.attention.attend(queries_TH, keys, values, mask, positions_BS)
+        key = attention.rotated_heads_of(attention.key(h_TH), positions_BS)
+        value = attention.heads_of(attention.value(h_TH), positions_BS)
+        keys, values = self.caches[layer](cache_rows, key, value)
+        mixed_TH = attention.mix(queries_TH, keys, values, mask, positions_BS)
+        return block.ffn_norm(x_TH, attention.output(mixed_TH))

@@ -54,8 +54,9 @@ class Block(nn.Cell):
                 cell.recompute()
 
     def attend(self, x_TH, positions_BS, query_TH):
+        """Returns the residual stream after attention, and the input of the feed-forward network."""
         x_TH, queries_TH, h_TH = self.attention_inputs(x_TH, query_TH)
-        return x_TH + self.attention(queries_TH, h_TH, positions_BS)
+        return self.ffn_norm(x_TH, self.attention(queries_TH, h_TH, positions_BS))
 
     def attention_inputs(self, x_TH, query_TH):
         """Returns the residual that attention is added to and the inputs of queries and of keys and values."""
@@ -79,14 +80,12 @@ class DenseBlock(Block):
         self.ffn.recompute()
 
     def construct(self, x_TH, positions_BS, query_TH=None):
-        return self.feed(self.attend(x_TH, positions_BS, query_TH))
+        x_TH, h_TH = self.attend(x_TH, positions_BS, query_TH)
+        return x_TH + self.ffn(h_TH)
 
-    def feed(self, x_TH):
-        return x_TH + self.ffn(self.ffn_norm(x_TH))
-
-    def feed_cached(self, x_TH, entries_T, slabs):
+    def feed_cached(self, x_TH, h_TH, entries_T, slabs):
         """Does what `RREBlock.feed_cached` does, without experts: the query layer may be a block of either kind."""
-        return self.feed(x_TH)
+        return x_TH + self.ffn(h_TH)
 
 
 class RREBlock(Block):
@@ -98,16 +97,16 @@ class RREBlock(Block):
 
     def construct(self, x_TH, positions_BS, routing, slabs, order, query_TH=None):
         """Returns (x_TH, invalid, order); for `routing`, `invalid` and `order` see `token_dispatcher`."""
-        x_TH = self.attend(x_TH, positions_BS, query_TH)
-        return self.experts(x_TH, self.ffn_norm(x_TH), routing, slabs, order)
+        x_TH, h_TH = self.attend(x_TH, positions_BS, query_TH)
+        return self.experts(x_TH, h_TH, routing, slabs, order)
 
-    def feed_cached(self, x_TH, entries_T, slabs):
+    def feed_cached(self, x_TH, h_TH, entries_T, slabs):
         """Sends token t to expert entries_T[t] of a pool: token ids are 0, 1, 2, …, and the entries are the table."""
         tokens_T = ops.cast(ops.arange(entries_T.shape[0]), ms.int32)
         slot_ids_T = ops.zeros_like(tokens_T)
         routing = (tokens_T, slot_ids_T, ops.expand_dims(entries_T, 0), slabs[0].shape[0], 0, ())
         # the host has just made this table for these tokens, so no token can be outside it
-        return self.experts(x_TH, self.ffn_norm(x_TH), routing, slabs, first_order())[0]
+        return self.experts(x_TH, h_TH, routing, slabs, first_order())[0]
 
 
 class Lower(nn.Cell):
@@ -223,6 +222,10 @@ class Upper(nn.Cell):
     def token_losses(self, x_TH, targets_BS, vocabulary, vocabulary_of_sample_B):
         """See `Head.token_losses`."""
         return self.head.token_losses(x_TH, targets_BS, vocabulary, vocabulary_of_sample_B)
+
+    def weighted_losses(self, x_TH, targets_BS, weights_BS, vocabulary, vocabulary_of_sample_B):
+        """See `Head.weighted_losses`."""
+        return self.head.weighted_losses(x_TH, targets_BS, weights_BS, vocabulary, vocabulary_of_sample_B)
 
 
 class Decoder:

@@ -11,6 +11,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from ascend_ops import tied_head_loss
+from ascend_ops.tied_head_loss import composed
 from mindpangu.model.layers import Init
 from mindpangu.model.precision import cast
 from mindpangu.model.vocabularies import Vocabularies
@@ -43,41 +45,37 @@ class Head(nn.Cell):
         self.table, self.local_row_V, sizes = _local_table(init, vocabularies, "head.weight", embedding)
         self.tensor = init.tensor
         self.compute_dtype = init.compute_dtype
-        self.vocabulary_starts = tuple(int(start) for start in np.cumsum((0, *sizes[:-1])))
-        self.vocabulary_ends = tuple(start + size for start, size in zip(self.vocabulary_starts, sizes, strict=True))
-        self.vocabulary_of_row_V = Tensor(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
+        self.local_starts = tuple(int(start) for start in np.cumsum((0, *sizes)))
         self.starts = Tensor(np.array(vocabularies.starts, np.int32))
-        self.head = ops.MatMul(transpose_b=True)
 
     def logits(self, x_TH, vocabulary, vocabulary_of_sample_B):
         """Returns the scores of the next token over this rank's rows, float32.
 
         Args:
-            vocabulary: vocabulary of the whole batch, a Python int; the head then multiplies only by its rows. -1 for a
-                batch that mixes vocabularies: the head scores all rows, with -1e9 for the rows of other vocabularies.
+            vocabulary: vocabulary of the whole batch, a Python int; the head then multiplies only by its rows. MIXED for
+                a batch that mixes vocabularies: the head scores all rows, with -1e9 for the rows of other vocabularies.
             vocabulary_of_sample_B: int32 [B], vocabulary of each sample; used only for a mixed batch.
         """
         x_TH = self.tensor.copy_to(x_TH)
-        if vocabulary >= 0:
-            rows_VH = self.table
-            if len(self.vocabulary_starts) > 1:
-                rows_VH = rows_VH[self.vocabulary_starts[vocabulary] : self.vocabulary_ends[vocabulary]]
-            return self._scores(x_TH, rows_VH)
-        logits_TV = self._scores(x_TH, self.table)
-        vocabulary_T = ops.repeat_elements(vocabulary_of_sample_B, x_TH.shape[0] // vocabulary_of_sample_B.shape[0], 0)
-        foreign_TV = ops.expand_dims(vocabulary_T, 1) != self.vocabulary_of_row_V
-        return ops.masked_fill(logits_TV, foreign_TV, -1e9)
+        return composed.scores(x_TH, self._rows(), vocabulary_of_sample_B, self.local_starts, vocabulary)
 
     def token_losses(self, x_TH, targets_BS, vocabulary, vocabulary_of_sample_B):
         """Returns float32 [B, S]: −log p of each target. Targets are ids in the vocabulary of their sample."""
-        logits_TV = self.logits(x_TH, vocabulary, vocabulary_of_sample_B)
         if self.local_row_V is not None:
+            logits_TV = self.logits(x_TH, vocabulary, vocabulary_of_sample_B)
             return self._sharded_losses(logits_TV, targets_BS, vocabulary, vocabulary_of_sample_B)
-        if vocabulary < 0:
-            targets_BS = targets_BS + self._starts(vocabulary_of_sample_B)
-        # log_softmax and gather_d: ten times faster on the CPU than the fused cross entropy
-        log_p_TV = ops.log_softmax(logits_TV, -1)
-        return -ops.gather_d(log_p_TV, 1, targets_BS.reshape((-1, 1))).reshape(targets_BS.shape)
+        return tied_head_loss.token_losses(
+            x_TH, self._rows(), targets_BS, vocabulary_of_sample_B, self.local_starts, vocabulary
+        )
+
+    def weighted_losses(self, x_TH, targets_BS, weights_BS, vocabulary, vocabulary_of_sample_B):
+        """Returns the sum of the weighted losses, and the weighted losses [B, S], which have no gradient."""
+        if self.local_row_V is not None:
+            losses_BS = self.token_losses(x_TH, targets_BS, vocabulary, vocabulary_of_sample_B) * weights_BS
+            return losses_BS.sum(), ops.stop_gradient(losses_BS)
+        return tied_head_loss.weighted_losses(
+            x_TH, self._rows(), targets_BS, vocabulary_of_sample_B, weights_BS, self.local_starts, vocabulary
+        )
 
     def _sharded_losses(self, logits_TV, targets_BS, vocabulary, vocabulary_of_sample_B):
         """Computes log Σ exp(logit) − logit of the target from the scores of all ranks."""
@@ -87,7 +85,7 @@ class Head(nn.Cell):
         column_T1 = ops.gather(self.local_row_V, rows_BS, 0).reshape((-1, 1))
         here_T1 = column_T1 >= 0
         if vocabulary >= 0:
-            column_T1 = column_T1 - self.vocabulary_starts[vocabulary]
+            column_T1 = column_T1 - self.local_starts[vocabulary]
         column_T1 = ops.select(here_T1, column_T1, ops.zeros_like(column_T1))
         found_T1 = ops.gather_d(logits_TV, 1, column_T1) * ops.cast(here_T1, ms.float32)
         target_T1 = self.tensor.reduce_from(found_T1)
@@ -96,8 +94,8 @@ class Head(nn.Cell):
     def _starts(self, vocabulary_of_sample_B):
         return ops.expand_dims(ops.gather(self.starts, vocabulary_of_sample_B, 0), 1)
 
-    def _scores(self, x_TH, rows_VH):
-        return cast(self.head(x_TH, cast(rows_VH, self.compute_dtype)), ms.float32)
+    def _rows(self):
+        return cast(self.table, self.compute_dtype)
 
 
 def _local_table(

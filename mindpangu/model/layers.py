@@ -7,11 +7,14 @@ describes which number format computes what.
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn
 
-from ascend_ops.grouped_ffn.network import activate, series
+from ascend_ops import norm
+from ascend_ops.grouped_ffn import feed_forward
+from ascend_ops.grouped_ffn.composed import neurons
+from ascend_ops.linear import linear
 from mindpangu.config import Config, ModelConfig
-from mindpangu.model.initialization import initial_series, normal
+from mindpangu.model.initialization import initial_series, network_tensors, normal
 from mindpangu.model.precision import cast, compute_dtype
 from mindpangu.parallel.collectives import TensorGroup
 from mindpangu.parallel.sharding import TensorSlice
@@ -78,12 +81,12 @@ class RMSNorm(nn.Cell):
         super().__init__(auto_prefix=False)
         self.gamma = init.constant(f"{name}.gamma", init.config.model.hidden_size, 1.0)
         self.epsilon = init.config.model.layernorm_epsilon
-        self.compute_dtype = init.compute_dtype
 
-    def construct(self, x_TH):
-        x_TH = cast(x_TH, ms.float32)
-        factor_T1 = ops.rsqrt((x_TH * x_TH).mean(1, keep_dims=True) + self.epsilon)
-        return cast(x_TH * factor_T1 * self.gamma, self.compute_dtype)
+    def construct(self, x_TH, addend_TH=None):
+        """Returns the norm; with an addend the sum and its norm."""
+        if addend_TH is None:
+            return norm.rms_norm(x_TH, self.gamma, self.epsilon)
+        return norm.add_rms_norm(x_TH, addend_TH, self.gamma, self.epsilon)
 
 
 class LayerNorm(nn.Cell):
@@ -94,11 +97,13 @@ class LayerNorm(nn.Cell):
         size = init.config.model.hidden_size
         self.gamma = init.constant(f"{name}.gamma", size, 1.0)
         self.beta = init.constant(f"{name}.beta", size, 0.0)
-        self.normalize = ops.LayerNorm(-1, -1, init.config.model.layernorm_epsilon)
-        self.compute_dtype = init.compute_dtype
+        self.epsilon = init.config.model.layernorm_epsilon
 
-    def construct(self, x_TH):
-        return cast(self.normalize(cast(x_TH, ms.float32), self.gamma, self.beta)[0], self.compute_dtype)
+    def construct(self, x_TH, addend_TH=None):
+        """Returns the norm; with an addend the sum and its norm."""
+        if addend_TH is None:
+            return norm.layer_norm(x_TH, self.gamma, self.beta, self.epsilon)
+        return norm.add_layer_norm(x_TH, addend_TH, self.gamma, self.beta, self.epsilon)
 
 
 class Linear(nn.Cell):
@@ -113,15 +118,18 @@ class Linear(nn.Cell):
         super().__init__(auto_prefix=False)
         axis = {"inputs": 0, "outputs": 1, "": None}[sharded]
         self.weight = init.weight(f"{name}.weight", inputs, outputs, std=std, axis=axis)
-        self.has_bias = init.config.model.biases
-        if self.has_bias:
+        self.bias = None
+        if init.config.model.biases:
             self.bias = init.constant(f"{name}.bias", outputs, 0.0, axis=0 if sharded == "outputs" else None)
         self.tensor = init.tensor if sharded == "inputs" else TensorGroup()
         self.compute_dtype = init.compute_dtype
 
-    def construct(self, x):
-        product = self.tensor.reduce_from(ops.matmul(x, cast(self.weight, self.compute_dtype)))
-        if not self.has_bias:
+    def construct(self, x_TI):
+        weight = cast(self.weight, self.compute_dtype)
+        if self.tensor.size == 1:
+            return linear(x_TI, weight, self.bias)
+        product = self.tensor.reduce_from(linear(x_TI, weight))
+        if self.bias is None:
             return product
         return cast(cast(product, ms.float32) + self.bias, self.compute_dtype)
 
@@ -134,14 +142,16 @@ class FeedForward(nn.Cell):
         model = init.config.model
         hidden = model.hidden_size
         inner = model.ffn_hidden_size
-        self.gated = model.activation == "swiglu"
-        self.terms = model.series_terms
-        self.function = activation_function(model)
-        if self.gated:
+        self.tensors = network_tensors(model)
+        self.activation = activation_function(model)
+        self.gate = None
+        if "gate" in self.tensors:
             self.gate = Linear(init, f"{name}.gate", hidden, inner, init.std, "outputs")
         self.up = Linear(init, f"{name}.up", hidden, inner, init.std, "outputs")
-        if self.terms:
-            series = initial_series(self.terms, inner)
+        self.scale = None
+        self.shift = None
+        if "scale" in self.tensors:
+            series = initial_series(model.series_terms, inner)
             self.scale = init.given(f"{name}.series.scale", series["scale"], axis=1)
             self.shift = init.given(f"{name}.series.shift", series["shift"], axis=1)
         self.down = Linear(init, f"{name}.down", inner, hidden, output_std, "inputs")
@@ -149,25 +159,26 @@ class FeedForward(nn.Cell):
         self.compute_dtype = init.compute_dtype
 
     def construct(self, x_TH):
+        if self.tensor.size == 1:
+            return feed_forward(x_TH, self._weights(), self.tensors, self.activation)
         return self.down(self.neurons(x_TH))
 
     def neurons(self, x_TH):
         """Returns the neurons [T, F], the input of the last matrix."""
-        x_TH = self.tensor.copy_to(x_TH)
-        up_TF = self.up(x_TH)
-        if self.gated:
-            return self._activated(self.gate(x_TH)) * up_TF
-        return self._activated(up_TF)
+        return neurons(self.tensor.copy_to(x_TH), self._weights(), self.tensors, self.activation)
 
-    def _activated(self, u_TF):
-        if self.terms == 0:
-            return activate(self.function, u_TF)
-        scales = ()
-        shifts = ()
-        for i in range(self.terms):
-            scales = (*scales, cast(self.scale[i], self.compute_dtype))
-            shifts = (*shifts, cast(self.shift[i], self.compute_dtype))
-        return series(self.function, u_TF, scales, shifts)
+    def _weights(self):
+        """Returns the tensors in the order of `network_tensors`: matrices and series in the compute dtype."""
+        weights = ()
+        for matrix in (self.gate, self.up):
+            if matrix is not None:
+                weights = (*weights, cast(matrix.weight, self.compute_dtype))
+                if matrix.bias is not None:
+                    weights = (*weights, matrix.bias)
+        if self.scale is not None:
+            weights = (*weights, cast(self.scale, self.compute_dtype), cast(self.shift, self.compute_dtype))
+        weights = (*weights, cast(self.down.weight, self.compute_dtype))
+        return weights if self.down.bias is None else (*weights, self.down.bias)
 
 
 def activation_function(model: ModelConfig) -> str:

@@ -53,9 +53,8 @@ class UpperLoss(nn.Cell):
     ):
         routing = (tokens_BS, domain_slots_B, tables_LDV, capacity, rest[self.num_slabs :])
         x_TH, invalid = self.upper(h_TH, positions_BS, routing, rest[: self.num_slabs])
-        losses_BS = self.upper.token_losses(x_TH, targets_BS, vocabulary, vocabulary_of_sample_B) * weights_BS
-        losses_B = losses_BS.sum(1)
-        return losses_B.sum(), losses_B, invalid
+        loss, losses_BS = self.upper.weighted_losses(x_TH, targets_BS, weights_BS, vocabulary, vocabulary_of_sample_B)
+        return loss, losses_BS.sum(1), invalid
 
 
 class LowerProduct(nn.Cell):

@@ -1,4 +1,7 @@
-"""AdamW for dense parameters: compiled, in place on the device. `ascend_ops.expert_adam` updates the experts."""
+"""AdamW for dense parameters, divided among ranks: compiled, in place on the device (`ascend_ops.dense_adam`).
+
+`ascend_ops.expert_adam` updates the experts.
+"""
 
 from collections.abc import Mapping
 
@@ -6,6 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, ops
 
+from ascend_ops.dense_adam import dense_adam, squared_norm, update_scalars
 from mindpangu.config import OptimizerConfig
 from mindpangu.parallel.data_parallel import DataGroup
 
@@ -22,7 +26,8 @@ class DenseAdam:
         moment1, moment2: name → Parameter, float32, in the order of the parameters. If the ranks of `group` divide the
             update of a parameter, they hold this rank's rows.
         divided: name → whether the ranks of `group` divide the update.
-        all_reduce, reduce_scatter, apply: the compiled functions behind `reduce` and `update`, for offline compilation.
+        all_reduce, reduce_scatter, pull_rows, apply, push_rows: the compiled functions behind `reduce` and `update`, for
+            offline compilation. `pull_rows` and `push_rows` are only for divided parameters.
 
     Args:
         group: the ranks that have the same parameters; None for this rank alone.
@@ -53,12 +58,13 @@ class DenseAdam:
         rows = ParameterTuple([_zeros(shapes[p.name], f"rows.{p.name}") for p in full_weights])
         # Adam updates the parameter itself or, if it is divided, a copy of this rank's rows
         rows_of = dict(zip([p.name for p in full_weights], rows, strict=True))
-        updated = {name: rows_of.get(name, p) for name, p in parameters.items()}
-        weights = ParameterTuple(list(updated.values()))
+        weights = ParameterTuple([rows_of.get(name, p) for name, p in parameters.items()])
         moments1 = ParameterTuple(list(self.moment1.values()))
         moments2 = ParameterTuple(list(self.moment2.values()))
-        decayed = ParameterTuple([parameter for name, parameter in updated.items() if is_decayed(name)])
-        beta1, beta2 = (Tensor(beta, ms.float32) for beta in settings.betas)
+        decays = tuple(is_decayed(name) for name in parameters)
+        # number of ranks that hold the same gradient
+        num_holders = [copies.get(name, 1) * (1 if self.divided[name] else group.size) for name in parameters]
+        factors = Tensor(np.array([1 / count for count in num_holders], np.float32))
         for_each = ops.HyperMap()
 
         def pull(rows, weight):
@@ -67,28 +73,23 @@ class DenseAdam:
         def push(weight, rows):
             return ops.assign(weight, group.all_gather(rows))
 
-        @ms.jit
-        def apply(power1, power2, step_size, eps, keep, scale, *gradients):
-            if len(full_weights) > 0:
-                for_each(pull, rows, full_weights)
-            for_each(ops.partial(_decay, keep), decayed)
-            adam = ops.partial(_adam, power1, power2, step_size, beta1, beta2, eps, scale)
-            for_each(adam, weights, moments1, moments2, gradients)
-            if len(full_weights) > 0:
-                for_each(push, full_weights, rows)
-            return step_size
-
-        # number of ranks that hold the same gradient
-        num_holders = [copies.get(name, 1) * (1 if self.divided[name] else group.size) for name in parameters]
-        factors = Tensor(np.array([1 / count for count in num_holders], np.float32))
+        # three functions, because nothing else in a graph may write what `dense_adam` updates in place
 
         @ms.jit
-        def squared_norm(*gradients):
-            return ops.addn(for_each(_sum_of_squares, gradients))
+        def pull_rows():
+            return for_each(pull, rows, full_weights)
 
         @ms.jit
-        def weighted_squared_norm(*gradients):
-            return (ops.stack(for_each(_sum_of_squares, gradients)) * factors).sum()
+        def apply(scalars, *gradients):
+            return dense_adam(weights, moments1, moments2, gradients, decays, scalars)
+
+        @ms.jit
+        def push_rows():
+            return for_each(push, full_weights, rows)
+
+        @ms.jit
+        def norm(*gradients):
+            return squared_norm(gradients, factors)
 
         @ms.jit
         def all_reduce(*gradients):
@@ -98,9 +99,11 @@ class DenseAdam:
         def reduce_scatter(*gradients):
             return for_each(group.reduce_scatter, gradients)
 
-        held_once = all(count == 1 for count in num_holders)
-        self._squared_norm = squared_norm if held_once else weighted_squared_norm
+        self._squared_norm = norm
+        self._divides = len(full_weights) > 0
+        self.pull_rows = pull_rows
         self.apply = apply
+        self.push_rows = push_rows
         self.all_reduce = all_reduce
         self.reduce_scatter = reduce_scatter
 
@@ -127,7 +130,7 @@ class DenseAdam:
         Args:
             gradients: the result of `reduce`.
         """
-        return float(self._squared_norm(*gradients).asnumpy())
+        return float(self._squared_norm(*gradients).asnumpy()[0])
 
     def update(self, gradients: list[Tensor], step_count: int, learning_rate: float, gradient_scale: float) -> None:
         """Applies one update.
@@ -139,30 +142,20 @@ class DenseAdam:
             gradient_scale: factor on all gradients.
         """
         beta1, beta2 = self.settings.betas
-        # the kernel adds its epsilon to √v instead of √v̂: scale it by the same correction
-        eps = self.settings.eps * np.sqrt(1 - beta2**step_count)
-        keep = 1 - learning_rate * self.settings.weight_decay
-        scalars = (beta1**step_count, beta2**step_count, learning_rate, eps, keep, gradient_scale)
-        self.apply(*(Tensor(np.float32(value)) for value in scalars), *gradients)
-
-
-# These functions are mapped over all parameters instead of being called in a loop: a compiled loop nests each call in
-# the next, and about 500 calls nest too deeply. A mapped function must take inputs of the graph as arguments
-# (`partial`) and must not close over them.
-
-_adam_in_place = ops.Adam()
-
-
-def _decay(keep, weight):
-    return ops.assign(weight, weight * keep)
-
-
-def _adam(power1, power2, step_size, beta1, beta2, eps, scale, weight, moment1, moment2, gradient):
-    return _adam_in_place(weight, moment1, moment2, power1, power2, step_size, beta1, beta2, eps, gradient * scale)
-
-
-def _sum_of_squares(gradient):
-    return (gradient * gradient).sum()
+        scalars = update_scalars(
+            step_count,
+            learning_rate=learning_rate,
+            beta1=beta1,
+            beta2=beta2,
+            eps=self.settings.eps,
+            weight_decay=self.settings.weight_decay,
+            gradient_scale=gradient_scale,
+        )
+        if self._divides:
+            self.pull_rows()
+        self.apply(Tensor(scalars), *gradients)
+        if self._divides:
+            self.push_rows()
 
 
 def _zeros(shape: tuple[int, ...], name: str) -> Parameter:

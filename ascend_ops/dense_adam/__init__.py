@@ -1,0 +1,80 @@
+"""dense_adam: AdamW on all dense parameters of a model in one launch, and the squared norm of their gradients."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from mindspore import Parameter, Tensor
+
+from ascend_ops import backends
+from ascend_ops.expert_adam.coefficients import coefficients
+
+implementation = backends.choose("dense_adam")
+
+
+def dense_adam(
+    weights: Sequence[Parameter],
+    moments1: Sequence[Parameter],
+    moments2: Sequence[Parameter],
+    gradients: Sequence[Tensor],
+    decays: Sequence[bool],
+    scalars: Tensor,
+) -> Tensor:
+    """Applies AdamW with bias correction to P parameters, in place: the formula of `ascend_ops.expert_adam`.
+
+    Nothing else in the same graph may write these parameters: MindSpore would lose the update without a word. The
+    result must be used, or the graph omits the update.
+
+    Args:
+        weights, moments1, moments2: P Parameters each, float32.
+        gradients: P tensors, float32.
+        decays: whether each parameter has weight decay.
+        scalars: float32 [8], `update_scalars`.
+
+    Returns:
+        int32 [1], P, which can be read once the update is complete.
+
+    Supported modes: graph (@ms.jit); not differentiable.
+    """
+    return implementation.dense_adam(weights, moments1, moments2, gradients, decays, scalars)
+
+
+def squared_norm(gradients: Sequence[Tensor], factors_P: Tensor) -> Tensor:
+    """Returns the sum of factor · Σ x² over P tensors.
+
+    Args:
+        gradients: P tensors, float32.
+        factors_P: float32 [P].
+
+    Returns:
+        float32 [1].
+
+    Supported modes: graph (@ms.jit); not differentiable.
+    """
+    return implementation.squared_norm(gradients, factors_P)
+
+
+def update_scalars(
+    step_count: int,
+    *,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    gradient_scale: float,
+) -> np.ndarray:
+    """Returns the scalars of an update, float32 [8]: keep, β1, β2, and the factors of the gradient and of its square;
+    the step size and ε, both with bias correction; and the gradient's scale, which the factors contain.
+
+    Arguments and errors are those of `ascend_ops.expert_adam.coefficients`.
+    """
+    found = coefficients(
+        [step_count],
+        learning_rate=learning_rate,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        weight_decay=weight_decay,
+        gradient_scale=gradient_scale,
+    )
+    return np.concatenate((found.constants, found.step_size_U, found.eps_U, [gradient_scale]), dtype=np.float32)

@@ -1,0 +1,69 @@
+"""linear: x · weight + bias and its gradients, with every backend."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mindspore import Tensor
+
+from ascend_ops.linear import linear, reference
+
+CASES = st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 30), st.integers(1, 35), st.booleans())
+
+
+def random_case(seed, rows, inputs, outputs, dtype):
+    rng = np.random.default_rng(seed)
+    shapes = ((rows, inputs), (inputs, outputs), (outputs,), (rows, outputs))
+    return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+
+
+def check(backend, differentiate, error_of, case, has_bias, bound):
+    *arrays, dout_TO = case if has_bias else (case[0], case[1], case[3])
+    run = backend("linear").linear
+
+    def function(*inputs):
+        return (run(*inputs),)
+
+    (out_TO,), gradients = differentiate(function, arrays, range(len(arrays)), dout_TO)
+
+    exact = [array.astype(np.float64) for array in arrays]
+    assert error_of(out_TO, reference.linear(*exact)) < bound
+    expected = reference.linear_backward(dout_TO.astype(np.float64), *exact[:2])
+    for gradient, wanted in zip(gradients, expected, strict=has_bias):
+        assert error_of(gradient, wanted) < bound
+
+
+@given(case=CASES)
+@settings(max_examples=8, deadline=None)
+def test_every_backend_equals_the_reference(backend, differentiate, error_of, case):
+    *shape, has_bias = case
+    # float64 is the composed form's precision test; the kernel computes in float32
+    dtype, bound = (np.float64, 1e-12) if backend.name == "composed" else (np.float32, 3e-6)
+    check(backend, differentiate, error_of, random_case(*shape, dtype), has_bias, bound)
+
+
+@pytest.mark.parametrize("shape", [(700, 300, 20), (40, 20, 1100), (300, 1100, 300)])
+def test_results_of_many_tiles_equal_the_reference(backend, differentiate, error_of, shape):
+    check(backend, differentiate, error_of, random_case(1, *shape, np.float32), True, 3e-6)
+
+
+def test_a_bias_in_float32_is_added_to_rows_in_half_precision_before_they_are_rounded(backend):
+    x_TI = Tensor(np.array([[2048.0]], np.float16))
+    bias_O = Tensor(np.array([1.0 - 2.0**-12], np.float32))  # 2048 + 1 is 2048 in float16, but 2049 rounds to even
+
+    out_TO = backend("linear").linear(x_TI, Tensor(np.array([[1.0]], np.float16)), bias_O)
+
+    assert out_TO.dtype == ms.float16
+    assert out_TO.asnumpy() == np.float16(2048 + 1 - 2.0**-12)
+
+
+def test_wrong_arguments_are_refused():
+    x, weight, bias, _ = (Tensor(array) for array in random_case(2, 4, 3, 2, np.float32))
+
+    with pytest.raises(ValueError, match=r"linear: expected x_TI \[T, I\].*got \(4, 3\), \(4, 3\)"):
+        linear(x, x)
+    with pytest.raises(ValueError, match=r"linear: expected .*bias_O \[O\]"):
+        linear(x, weight, bias[:1])
+    with pytest.raises(TypeError, match="linear: expected .*of one dtype"):
+        linear(x, weight.astype(ms.float16), bias)
