@@ -13,7 +13,7 @@ from mindspore import Tensor, nn
 from ascend_ops import native
 from ascend_ops.bench import limits
 from ascend_ops.bench.case import BOTH, FORWARD
-from ascend_ops.bench.waiting import wait_for
+from ascend_ops.waiting import wait_for
 
 _log = logging.getLogger("ascend_ops")
 

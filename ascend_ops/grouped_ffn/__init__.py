@@ -40,7 +40,7 @@ def grouped_ffn(
         block_rows: C, rows that the composed form computes for every expert before it overflows; 0 takes the mean load
             ⌈T/(D·E)⌉. It does not change the result.
         tensors: names, in the order "gate", "gate_bias", "up", "up_bias", "scale", "shift", "down", "down_bias".
-        activation: f, "fast_gelu" or "silu". The kernels compute the default network; others use the composed form.
+        activation: f, "fast_gelu" or "silu".
 
     Returns:
         float [T, H], in the order of rows_TH; padding gives zeros. An expert without rows has a gradient of zeros, and

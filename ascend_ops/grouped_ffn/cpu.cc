@@ -1,56 +1,50 @@
-// grouped_ffn on the host: every expert's two matmuls on its own rows, in float32, by the MindSpore wheel's oneDNN.
+// grouped_ffn on the host: every expert's matmuls on its own rows, in float32, by the MindSpore wheel's oneDNN.
 //
-// That oneDNN's sgemm runs on the calling thread, so the threads share pieces of groups. How a group is split depends
-// only on its size, never on the number of threads: results repeat bit for bit on machines of the same kind.
-#include <atomic>
-
+// The threads share pieces of groups. How a group is cut depends only on its size, never on the number of threads:
+// results repeat bit for bit on machines of the same kind.
 #include "../activation.h"
-#include "../cpu_kernel.h"
+#include "../gemm.h"
 
 using namespace ascend_ops;
 
-extern "C" int dnnl_sgemm(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k, float alpha,
-                          const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc);
-
 namespace {
 
-constexpr int64_t kPieceRows = 256;     // rows of a group that one call multiplies
-constexpr int64_t kTileColumns = 512;   // columns of F whose weight gradient one call computes
-constexpr int64_t kWorthThreads = 1 << 23;  // multiplications; generation has few, and waiting threads spin
+constexpr int64_t kPieceRows = 256;    // rows of a group that one call multiplies
+constexpr int64_t kTileColumns = 512;  // columns of F whose weight gradient one call computes
 
-// Matrix products. A thread of a parallel region must not throw, so errors of oneDNN are kept until the end.
-class Multiplier {
- public:
-  // c [m, n] = a · b, with a [m, k] or its transpose and b [k, n] or its transpose; rows are ld* floats apart.
-  void operator()(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k, const float* a, int64_t lda,
-                  const float* b, int64_t ldb, float* c, int64_t ldc) {
-    const int status = dnnl_sgemm(transpose_a, transpose_b, m, n, k, 1.0f, a, lda, b, ldb, 0.0f, c, ldc);
-    if (status != 0) status_ = status;
+// The tensors that an expert may have, in their order in a slab; -1 for those that it lacks.
+struct Network {
+  int gate, gate_bias, up, up_bias, scale, shift, down, down_bias;
+  bool is_silu;
+  int size;  // number of tensors
+
+  // layout int32 [9]: the index of each tensor, and whether the activation is silu
+  explicit Network(const Array& layout) {
+    const int32_t* index = layout.as<int32_t>();
+    gate = index[0], gate_bias = index[1], up = index[2], up_bias = index[3];
+    scale = index[4], shift = index[5], down = index[6], down_bias = index[7];
+    is_silu = index[8] != 0;
+    size = std::max(down, down_bias) + 1;
   }
 
-  void check() const {
-    if (status_ != 0) fail("grouped_ffn: oneDNN's sgemm failed with status %d", status_.load());
-  }
-
- private:
-  std::atomic<int> status_{0};
-};
-
-struct Weights {
-  const float *up, *up_bias, *down, *down_bias;
-};
-struct Gradients {
-  float *up, *up_bias, *down, *down_bias;
+  bool is_gated() const { return gate >= 0; }
+  bool is_series() const { return scale >= 0; }
+  float slope() const { return is_silu ? 1.0f : kSlope; }
 };
 
 // The ragged groups: T rows sorted by group, slot after slot and expert after expert; rows after the last group are padding.
 struct Groups {
-  int64_t num_rows, hidden, inner, num_experts;
+  int64_t num_rows, hidden, inner, num_experts, terms;
   int64_t used = 0;  // rows that belong to a group
   std::vector<int64_t> starts, sizes;
 
-  Groups(const Array& rows, const Array& counts, const Array& up)
-      : num_rows(rows.shape[0]), hidden(rows.shape[1]), inner(up.shape[2]), num_experts(up.shape[0]) {
+  // `first` is the index of the first slab among the arguments
+  Groups(const Array& rows, const Array& counts, const Arguments& arguments, int first, const Network& network)
+      : num_rows(rows.shape[0]), hidden(rows.shape[1]) {
+    const Array up = arguments[first + network.up];
+    num_experts = up.shape[0];
+    inner = up.shape[2];
+    terms = network.is_series() ? arguments[first + network.scale].shape[1] : 0;
     const int32_t* count = counts.as<int32_t>();
     for (int64_t group = 0; group < counts.size(); ++group) {
       if (count[group] < 0) fail("grouped_ffn: group %ld has %d rows", group, count[group]);
@@ -72,10 +66,10 @@ struct Piece {
 std::vector<Piece> cut_into_pieces(const Groups& groups) {
   std::vector<Piece> pieces;
   for (int64_t group = 0; group < groups.size(); ++group) {
-    const int64_t size = groups.sizes[group], num_pieces = (size + kPieceRows - 1) / kPieceRows;
-    for (int64_t i = 0; i < num_pieces; ++i) {
-      const int64_t first = size * i / num_pieces, last = size * (i + 1) / num_pieces;
-      pieces.push_back({group, groups.starts[group] + first, last - first});
+    const int64_t size = groups.sizes[group];
+    for (int64_t i = 0; i < num_parts(size, kPieceRows); ++i) {
+      const Range rows = part(size, kPieceRows, i);
+      pieces.push_back({group, groups.starts[group] + rows.begin, rows.size()});
     }
   }
   // largest first, so that the threads finish together
@@ -88,16 +82,27 @@ void clear_padding(const Groups& groups, float* rows) {
   std::fill(rows + groups.used * groups.hidden, rows + groups.num_rows * groups.hidden, 0.0f);
 }
 
-// `slabs` are 4 arrays per slot.
-template <typename Pointers, typename Pointer>
-Pointers of_group(const Groups& groups, const std::vector<Pointer>& slabs, int64_t group) {
-  const int64_t slot = group / groups.num_experts, expert = group % groups.num_experts;
-  const int64_t matrix = groups.hidden * groups.inner;
-  return {slabs[4 * slot] + expert * matrix, slabs[4 * slot + 1] + expert * groups.inner,
-          slabs[4 * slot + 2] + expert * matrix, slabs[4 * slot + 3] + expert * groups.hidden};
-}
+// The tensors of one expert, or their gradients; null for those that it lacks.
+template <typename Pointer>
+struct Expert {
+  Pointer gate, gate_bias, up, up_bias, scale, shift, down, down_bias;
+
+  // `slabs` are network.size arrays per slot.
+  Expert(const Network& network, const Groups& groups, const std::vector<Pointer>& slabs, int64_t group) {
+    const int64_t slot = group / groups.num_experts, expert = group % groups.num_experts;
+    const auto of = [&](int index, int64_t size) -> Pointer {
+      return index < 0 ? nullptr : slabs[network.size * slot + index] + expert * size;
+    };
+    const int64_t hidden = groups.hidden, inner = groups.inner;
+    gate = of(network.gate, hidden * inner), gate_bias = of(network.gate_bias, inner);
+    up = of(network.up, hidden * inner), up_bias = of(network.up_bias, inner);
+    scale = of(network.scale, groups.terms * inner), shift = of(network.shift, groups.terms * inner);
+    down = of(network.down, inner * hidden), down_bias = of(network.down_bias, hidden);
+  }
+};
 
 void add_bias(float* rows, const float* bias, int64_t count, int64_t width) {
+  if (bias == nullptr) return;
   for (int64_t row = 0; row < count; ++row) {
     float* values = rows + row * width;
 #pragma omp simd
@@ -105,7 +110,9 @@ void add_bias(float* rows, const float* bias, int64_t count, int64_t width) {
   }
 }
 
+// Columns [begin, end) of the sum of all rows.
 void sum_rows(const float* rows, int64_t count, int64_t width, int64_t begin, int64_t end, float* sums) {
+  if (sums == nullptr) return;
   std::fill(sums + begin, sums + end, 0.0f);
   for (int64_t row = 0; row < count; ++row) {
     const float* values = rows + row * width;
@@ -114,120 +121,218 @@ void sum_rows(const float* rows, int64_t count, int64_t width, int64_t begin, in
   }
 }
 
+// u · sigmoid(slope · u)
+inline float activation(float u, float slope) { return u * sigmoid(slope * u); }
+
+inline float derivative(float u, float slope) {
+  const float gate = sigmoid(slope * u);
+  return gate + slope * u * gate * (1.0f - gate);
+}
+
+// The activation of a row, or the series of PanGu-π.
+void activate(const Expert<const float*>& expert, int64_t terms, float slope, const float* u, int64_t inner, float* out) {
+  if (terms == 0) {
+#pragma omp simd
+    for (int64_t j = 0; j < inner; ++j) out[j] = activation(u[j], slope);
+    return;
+  }
+  std::fill(out, out + inner, 0.0f);
+  for (int64_t i = 0; i < terms; ++i) {
+    const float *scale = expert.scale + i * inner, *shift = expert.shift + i * inner;
+#pragma omp simd
+    for (int64_t j = 0; j < inner; ++j) out[j] += activation(scale[j] * u[j] + shift[j], slope);
+  }
+}
+
+// The derivative of `activate` with respect to u.
+void differentiate(const Expert<const float*>& expert, int64_t terms, float slope, const float* u, int64_t inner, float* out) {
+  if (terms == 0) {
+#pragma omp simd
+    for (int64_t j = 0; j < inner; ++j) out[j] = derivative(u[j], slope);
+    return;
+  }
+  std::fill(out, out + inner, 0.0f);
+  for (int64_t i = 0; i < terms; ++i) {
+    const float *scale = expert.scale + i * inner, *shift = expert.shift + i * inner;
+#pragma omp simd
+    for (int64_t j = 0; j < inner; ++j) out[j] += scale[j] * derivative(scale[j] * u[j] + shift[j], slope);
+  }
+}
+
+// Columns [begin, end) of the gradients of scale and shift; `dinner` is the gradient of the series.
+void sum_series(const Expert<const float*>& expert, const Expert<float*>& gradient, int64_t terms, float slope,
+                const float* u, const float* dinner, int64_t count, int64_t inner, int64_t begin, int64_t end) {
+  for (int64_t i = 0; i < terms; ++i) {
+    const float *scale = expert.scale + i * inner, *shift = expert.shift + i * inner;
+    float *dscale = gradient.scale + i * inner, *dshift = gradient.shift + i * inner;
+    std::fill(dscale + begin, dscale + end, 0.0f);
+    std::fill(dshift + begin, dshift + end, 0.0f);
+    for (int64_t row = 0; row < count; ++row) {
+      const float *values = u + row * inner, *given = dinner + row * inner;
+#pragma omp simd
+      for (int64_t j = begin; j < end; ++j) {
+        const float term = given[j] * derivative(scale[j] * values[j] + shift[j], slope);
+        dscale[j] += term * values[j];
+        dshift[j] += term;
+      }
+    }
+  }
+}
+
+void multiply_elements(float* values, const float* factors, int64_t count) {
+#pragma omp simd
+  for (int64_t j = 0; j < count; ++j) values[j] *= factors[j];
+}
+
 }  // namespace
 
-// in: rows [T, H], counts int32 [D·E], per slot up [E, H, F], up bias [E, F], down [E, F, H], down bias [E, H]
-// out: [T, H], u [T, F]: the input of the activation, for the backward pass
+// in: layout int32 [9], rows [T, H], counts int32 [D·E], per slot the tensors that the expert has
+// out: [T, H]; for the backward pass rows · up [T, F] and, if there is a gate, rows · gate [T, F], with their biases
 ASCEND_OP int grouped_ffn(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*, void*) {
   const Arguments arguments(count, data, ranks, shapes, dtypes);
-  const int64_t num_slots = (count - 4) / 4;
-  const Groups groups(arguments[0], arguments[1], arguments[2]);
+  const Network network(arguments[0]);
+  const int num_outputs = network.is_gated() ? 3 : 2, num_slabs = count - 3 - num_outputs;
+  const Groups groups(arguments[1], arguments[2], arguments, 3, network);
   const int64_t hidden = groups.hidden, inner = groups.inner;
   std::vector<const float*> slabs;
-  for (int64_t i = 0; i < 4 * num_slots; ++i) slabs.push_back(arguments[2 + i].as<float>());
-  const float* rows = arguments[0].as<float>();
-  float* out = arguments[count - 2].as<float>();
-  float* inputs_of_activation = arguments[count - 1].as<float>();
+  for (int i = 0; i < num_slabs; ++i) slabs.push_back(arguments[3 + i].as<float>());
+  const float* rows = arguments[1].as<float>();
+  float* out = arguments[count - num_outputs].as<float>();
+  float* ups = arguments[count - num_outputs + 1].as<float>();
+  float* gates = network.is_gated() ? arguments[count - 1].as<float>() : nullptr;
 
   clear_padding(groups, out);
   const std::vector<Piece> pieces = cut_into_pieces(groups);
   Multiplier multiply;
-#pragma omp parallel if (2 * groups.used * hidden * inner >= kWorthThreads)
+#pragma omp parallel if (2 * groups.used * hidden * inner >= kMultiplicationsWorthThreads)
   {
     static thread_local std::vector<float> activated;
     activated.resize(kPieceRows * inner);
 #pragma omp for schedule(dynamic, 1)
     for (size_t i = 0; i < pieces.size(); ++i) {
       const Piece piece = pieces[i];
-      const auto weights = of_group<Weights>(groups, slabs, piece.group);
-      float* u = inputs_of_activation + piece.start * inner;
-      multiply('N', 'N', piece.count, inner, hidden, rows + piece.start * hidden, hidden, weights.up, inner, u, inner);
+      const Expert<const float*> expert(network, groups, slabs, piece.group);
+      const float* source = rows + piece.start * hidden;
+      float *up = ups + piece.start * inner, *gate = gates == nullptr ? up : gates + piece.start * inner;
+      multiply('N', 'N', piece.count, inner, hidden, source, hidden, expert.up, inner, up, inner);
+      add_bias(up, expert.up_bias, piece.count, inner);
+      if (network.is_gated()) {
+        multiply('N', 'N', piece.count, inner, hidden, source, hidden, expert.gate, inner, gate, inner);
+        add_bias(gate, expert.gate_bias, piece.count, inner);
+      }
       for (int64_t row = 0; row < piece.count; ++row) {
-        float* values = u + row * inner;
-        float* activations = activated.data() + row * inner;
-#pragma omp simd
-        for (int64_t j = 0; j < inner; ++j) {
-          values[j] += weights.up_bias[j];
-          activations[j] = values[j] * sigmoid(kSlope * values[j]);
-        }
+        float* neurons = activated.data() + row * inner;
+        activate(expert, groups.terms, network.slope(), gate + row * inner, inner, neurons);
+        if (network.is_gated()) multiply_elements(neurons, up + row * inner, inner);
       }
       float* y = out + piece.start * hidden;
-      multiply('N', 'N', piece.count, hidden, inner, activated.data(), inner, weights.down, hidden, y, hidden);
-      add_bias(y, weights.down_bias, piece.count, hidden);
+      multiply('N', 'N', piece.count, hidden, inner, activated.data(), inner, expert.down, hidden, y, hidden);
+      add_bias(y, expert.down_bias, piece.count, hidden);
     }
   }
-  multiply.check();
+  multiply.check("grouped_ffn");
   return 0;
 }
 
-// in: dout [T, H], u [T, F], then rows, counts and slabs as above
-// out: drows [T, H], the gradient of every slab tensor, and two [T, F] of scratch
+// in: layout, dout [T, H], the additional outputs above, then rows, counts and slabs as above
+// out: drows [T, H], the gradient of every slab tensor, and [T, F] of scratch: two, one more for a gate, and one more for
+//      a series
 ASCEND_OP int grouped_ffn_backward(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*,
                                    void*) {
   const Arguments arguments(count, data, ranks, shapes, dtypes);
-  const int64_t num_slots = (count - 7) / 8;
-  const Groups groups(arguments[2], arguments[3], arguments[4]);
-  const int64_t hidden = groups.hidden, inner = groups.inner, first_output = 4 + 4 * num_slots;
+  const Network network(arguments[0]);
+  const int num_scratch = 2 + network.is_gated() + network.is_series(), first = network.is_gated() ? 6 : 5;
+  const int num_slabs = (count - first - 1 - num_scratch) / 2, first_output = first + num_slabs;
+  const Groups groups(arguments[first - 2], arguments[first - 1], arguments, first, network);
+  const int64_t hidden = groups.hidden, inner = groups.inner;
+  const float slope = network.slope();
   std::vector<const float*> slabs;
   std::vector<float*> gradients;
-  for (int64_t i = 0; i < 4 * num_slots; ++i) {
-    slabs.push_back(arguments[4 + i].as<float>());
+  for (int i = 0; i < num_slabs; ++i) {
+    slabs.push_back(arguments[first + i].as<float>());
     gradients.push_back(arguments[first_output + 1 + i].as<float>());
   }
-  const float* dout = arguments[0].as<float>();
-  const float* inputs_of_activation = arguments[1].as<float>();
-  const float* rows = arguments[2].as<float>();
+  const float *dout = arguments[1].as<float>(), *ups = arguments[2].as<float>(), *rows = arguments[first - 2].as<float>();
+  const float* gates = network.is_gated() ? arguments[3].as<float>() : ups;
   float* drows = arguments[first_output].as<float>();
-  float* du = arguments[count - 2].as<float>();
-  float* activated = arguments[count - 1].as<float>();
+  float* scratch[4];
+  for (int i = 0; i < num_scratch; ++i) scratch[i] = arguments[count - num_scratch + i].as<float>();
+  float *neurons = scratch[0], *dsources = scratch[1], *dups = network.is_gated() ? scratch[2] : dsources;
+  float* dinners = network.is_series() ? scratch[num_scratch - 1] : dsources;  // later multiplied by the derivative
 
   clear_padding(groups, drows);
   const std::vector<Piece> pieces = cut_into_pieces(groups);
   Multiplier multiply;
-  const int64_t num_tiles = (inner + kTileColumns - 1) / kTileColumns;
+  const int64_t num_tiles = num_parts(inner, kTileColumns);
 #pragma omp parallel
   {
+    std::vector<float> slopes(inner);
     // back through the activation to the rows
 #pragma omp for schedule(dynamic, 1)
     for (size_t i = 0; i < pieces.size(); ++i) {
       const Piece piece = pieces[i];
-      const auto weights = of_group<Weights>(groups, slabs, piece.group);
-      const float* u = inputs_of_activation + piece.start * inner;
-      float* gradient = du + piece.start * inner;
-      float* activations = activated + piece.start * inner;
-      multiply('N', 'T', piece.count, inner, hidden, dout + piece.start * hidden, hidden, weights.down, hidden,
-               gradient, inner);
+      const Expert<const float*> expert(network, groups, slabs, piece.group);
+      const int64_t offset = piece.start * inner;
+      multiply('N', 'T', piece.count, inner, hidden, dout + piece.start * hidden, hidden, expert.down, hidden,
+               dinners + offset, inner);
+      for (int64_t row = 0; row < piece.count; ++row) {
+        const int64_t at = offset + row * inner;
+        const float* gate = gates + at;
+        float* dinner = dinners + at;
+        activate(expert, groups.terms, slope, gate, inner, neurons + at);
+        differentiate(expert, groups.terms, slope, gate, inner, slopes.data());
+        if (network.is_gated()) {
+          const float* up = ups + at;
+          float *neuron = neurons + at, *dup = dups + at;
 #pragma omp simd
-      for (int64_t j = 0; j < piece.count * inner; ++j) {
-        const float gate = sigmoid(kSlope * u[j]);
-        activations[j] = u[j] * gate;
-        gradient[j] *= gate + kSlope * u[j] * gate * (1.0f - gate);
+          for (int64_t j = 0; j < inner; ++j) {
+            dup[j] = dinner[j] * neuron[j];
+            neuron[j] *= up[j];
+            dinner[j] *= up[j];
+          }
+        }
+        float* dsource = dsources + at;
+#pragma omp simd
+        for (int64_t j = 0; j < inner; ++j) dsource[j] = dinner[j] * slopes[j];
       }
-      multiply('N', 'T', piece.count, hidden, inner, gradient, inner, weights.up, inner, drows + piece.start * hidden,
-               hidden);
+      float* to = drows + piece.start * hidden;
+      multiply('N', 'T', piece.count, hidden, inner, dups + offset, inner, expert.up, inner, to, hidden);
+      if (network.is_gated())
+        multiply('N', 'T', piece.count, hidden, inner, dsources + offset, inner, expert.gate, inner, to, hidden, 1.0f);
     }
     // weights: one tile of F at a time, so that a few large groups also occupy all threads
 #pragma omp for schedule(dynamic, 1) collapse(2)
     for (int64_t group = 0; group < groups.size(); ++group) {
       for (int64_t tile = 0; tile < num_tiles; ++tile) {
-        const int64_t begin = tile * kTileColumns, end = std::min(begin + kTileColumns, inner), width = end - begin;
-        const int64_t start = groups.starts[group], size = groups.sizes[group];
-        const auto gradient = of_group<Gradients>(groups, gradients, group);
+        const auto [begin, end] = part(inner, kTileColumns, tile);
+        const int64_t start = groups.starts[group], size = groups.sizes[group], offset = start * inner;
+        const Expert<const float*> expert(network, groups, slabs, group);
+        const Expert<float*> gradient(network, groups, gradients, group);
+        const auto matrix = [&, begin = begin, end = end](const float* dcolumns, float* to) {
+          if (to == nullptr) return;
+          if (size == 0) {
+            for (int64_t row = 0; row < hidden; ++row) std::fill(to + row * inner + begin, to + row * inner + end, 0.0f);
+          } else {
+            multiply('T', 'N', hidden, end - begin, size, rows + start * hidden, hidden, dcolumns + offset + begin, inner,
+                     to + begin, inner);
+          }
+        };
+        matrix(dups, gradient.up);
+        matrix(dsources, gradient.gate);
         if (size == 0) {
-          for (int64_t row = 0; row < hidden; ++row)
-            std::fill(gradient.up + row * inner + begin, gradient.up + row * inner + end, 0.0f);
           std::fill(gradient.down + begin * hidden, gradient.down + end * hidden, 0.0f);
         } else {
-          multiply('T', 'N', hidden, width, size, rows + start * hidden, hidden, du + start * inner + begin, inner,
-                   gradient.up + begin, inner);
-          multiply('T', 'N', width, hidden, size, activated + start * inner + begin, inner, dout + start * hidden,
-                   hidden, gradient.down + begin * hidden, hidden);
+          multiply('T', 'N', end - begin, hidden, size, neurons + offset + begin, inner, dout + start * hidden, hidden,
+                   gradient.down + begin * hidden, hidden);
         }
-        sum_rows(du + start * inner, size, inner, begin, end, gradient.up_bias);
+        sum_rows(dups + offset, size, inner, begin, end, gradient.up_bias);
+        sum_rows(dsources + offset, size, inner, begin, end, gradient.gate_bias);
+        if (network.is_series())
+          sum_series(expert, gradient, groups.terms, slope, gates + offset, dinners + offset, size, inner, begin, end);
         if (tile == 0) sum_rows(dout + start * hidden, size, hidden, 0, hidden, gradient.down_bias);
       }
     }
   }
-  multiply.check();
+  multiply.check("grouped_ffn");
   return 0;
 }

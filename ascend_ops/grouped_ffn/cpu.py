@@ -1,5 +1,4 @@
-"""grouped_ffn by the kernels in cpu.cc: PanGu-α's network in float32. Other networks and dtypes use the composed
-form."""
+"""grouped_ffn by the kernels in cpu.cc, in float32. Other dtypes use the composed form."""
 
 from collections.abc import Sequence
 
@@ -8,34 +7,51 @@ from mindspore import Tensor, nn, ops
 
 from ascend_ops.backends import custom_op
 from ascend_ops.grouped_ffn import composed
-from ascend_ops.grouped_ffn.network import TENSORS, is_pangu_alpha
-
-_forward = custom_op(
-    "grouped_ffn",
-    "grouped_ffn",
-    lambda rows, counts, *slabs: (rows, (rows[0], slabs[0][2])),
-    lambda rows, *_: (rows, rows),
-)
-_backward = custom_op(
-    "grouped_ffn",
-    "grouped_ffn_backward",
-    lambda dout, u, rows, counts, *slabs: (rows, *slabs, u, u),
-    lambda dout, u, rows, counts, *slabs: (rows, *slabs, u, u),
-)
+from ascend_ops.grouped_ffn.network import ALL_TENSORS, TENSORS
 
 
 class _GroupedFFN(nn.Cell):
-    """The operator as a Cell, because a custom op's bprop cannot take a variable number of inputs in graph mode."""
+    """The kernels of one network. A Cell, because a custom op's bprop cannot take a variable number of inputs."""
+
+    def __init__(self, tensors, activation):
+        super().__init__()
+        indices = [tensors.index(name) if name in tensors else -1 for name in ALL_TENSORS]
+        self.layout = Tensor([*indices, int(activation == "silu")], ms.int32)
+        up = tensors.index("up")
+        num_kept = 2 if "gate" in tensors else 1
+        num_scratch = 1 + num_kept + ("scale" in tensors)
+
+        def out_shapes(layout, rows, counts, *slabs):
+            return (rows, *[(rows[0], slabs[up][2])] * num_kept)
+
+        def gradients(layout, dout, *inputs):
+            kept, (rows, _, *slabs) = inputs[:num_kept], inputs[num_kept:]
+            return (rows, *slabs, *[kept[0]] * num_scratch)
+
+        self.num_kept = num_kept
+        self.forward_kernel = custom_op(
+            "grouped_ffn", "grouped_ffn", out_shapes, lambda layout, rows, *_: (rows,) * (1 + num_kept)
+        )
+        self.backward_kernel = custom_op("grouped_ffn", "grouped_ffn_backward", gradients, gradients)
 
     def construct(self, rows_TH, counts_G, slabs):
-        return _forward(rows_TH, counts_G, *slabs)
+        return self.forward_kernel(self.layout, rows_TH, counts_G, *slabs)
 
     def bprop(self, rows_TH, counts_G, slabs, out, dout):
-        gradients = _backward(dout[0], out[1], rows_TH, counts_G, *slabs)
+        kept = out[1 : 1 + self.num_kept]
+        gradients = self.backward_kernel(self.layout, dout[0], *kept, rows_TH, counts_G, *slabs)
         return gradients[0], ops.ZerosLike()(counts_G), gradients[1 : 1 + len(slabs)]
 
 
-_grouped_ffn = _GroupedFFN()
+_cells: dict[tuple, nn.Cell] = {}
+
+
+@ops.constexpr
+def _cell(tensors, activation):
+    key = (*tensors, activation)
+    if key not in _cells:
+        _cells[key] = _GroupedFFN(tuple(tensors), activation)
+    return _cells[key]
 
 
 def grouped_ffn(
@@ -47,21 +63,21 @@ def grouped_ffn(
     activation: str = "fast_gelu",
 ) -> Tensor:
     """See `ascend_ops.grouped_ffn`; ignores block_rows."""
-    if rows_TH.dtype != ms.float32 or not is_pangu_alpha(tensors, activation):
+    if rows_TH.dtype != ms.float32:
         return composed.grouped_ffn(rows_TH, counts_G, slabs, block_rows, tensors, activation)
-    return _grouped_ffn(rows_TH, counts_G, slabs)[0]
+    return _cell(tensors, activation)(rows_TH, counts_G, slabs)[0]
 
 
 def feed_forward(
     rows_TH: Tensor, weights: Sequence[Tensor], tensors: Sequence[str] = TENSORS, activation: str = "fast_gelu"
 ) -> Tensor:
     """See `ascend_ops.grouped_ffn`."""
-    if rows_TH.dtype != ms.float32 or not is_pangu_alpha(tensors, activation):
+    if rows_TH.dtype != ms.float32:
         return composed.feed_forward(rows_TH, weights, tensors, activation)
     slabs: tuple[Tensor, ...] = ()
     for weight in weights:
         slabs = (*slabs, ops.expand_dims(weight, 0))
-    return _grouped_ffn(rows_TH, _count(rows_TH.shape[0]), slabs)[0]
+    return _cell(tensors, activation)(rows_TH, _count(rows_TH.shape[0]), slabs)[0]
 
 
 @ops.constexpr

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from mindspore import Tensor, ops
 
 TENSORS = ("up", "up_bias", "down", "down_bias")
-"""The tensors of PanGu-α's network, which the kernels compute."""
+"""The tensors of PanGu-α's network."""
+
+ALL_TENSORS = ("gate", "gate_bias", "up", "up_bias", "scale", "shift", "down", "down_bias")
+"""The tensors that a network may have, in their order."""
 
 ACTIVATIONS = ("fast_gelu", "silu")
 
@@ -14,12 +17,6 @@ ACTIVATIONS = ("fast_gelu", "silu")
 def index_of(tensors: Sequence[str], name: str) -> int:
     """Returns the index of a tensor among an expert's tensors, or -1 if the expert lacks it."""
     return tensors.index(name) if name in tensors else -1
-
-
-@ops.constexpr
-def is_pangu_alpha(tensors: Sequence[str], activation: str) -> bool:
-    """True if this is the network that the kernels compute."""
-    return tuple(tensors) == TENSORS and activation == "fast_gelu"
 
 
 def fast_gelu(u: Tensor) -> Tensor:

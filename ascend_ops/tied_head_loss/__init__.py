@@ -1,5 +1,7 @@
 """tied_head_loss: the head and its cross entropy in one operator; the scores of all tokens are never in memory."""
 
+import itertools
+
 import mindspore as ms
 from mindspore import Tensor, ops
 
@@ -92,8 +94,8 @@ def _check(dtypes, shapes, starts, vocabulary):
             "tied_head_loss: expected x_TH [B·S, H], table_VH [V, H], targets_BS and weights_BS [B, S], and "
             f"vocabulary_of_sample_B [B], got {', '.join(map(str, shapes))}"
         )
-    in_order = all(first < last for first, last in zip(starts[:-1], starts[1:], strict=True))
-    if len(starts) < 2 or starts[0] != 0 or starts[-1] != table[0] or not in_order:
+    rising = all(first < last for first, last in itertools.pairwise(starts))
+    if len(starts) < 2 or starts[0] != 0 or starts[-1] != table[0] or not rising:
         raise ValueError(f"tied_head_loss: starts are {starts}; expected 0, rising, up to the {table[0]} rows")
     if vocabulary not in range(MIXED, len(starts) - 1):
         raise ValueError(f"tied_head_loss: vocabulary is {vocabulary}; expected {MIXED} to {len(starts) - 2}")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from mindspore import Tensor
 
+from ascend_ops.waiting import wait_for_all
 from mindpangu.experts.link import Link
 from mindpangu.experts.store import ExpertStore, runs
 
@@ -40,7 +41,7 @@ class StoreViews:
 
     def to_host(self, gradients: Sequence[Tensor]) -> Callable[[], list[np.ndarray]]:
         """Returns a function that returns the gradients as arrays after waiting for all launched functions."""
-        return lambda: [gradient.asnumpy() for gradient in gradients]
+        return lambda: wait_for_all(gradients)
 
 
 class StagedSlabs(StoreViews):
@@ -93,7 +94,7 @@ class StagedSlabs(StoreViews):
 
         The arrays are read here, because reading them later would wait for the next launch.
         """
-        arrays = [gradient.asnumpy() for gradient in gradients]
+        arrays = wait_for_all(gradients)
         return lambda: arrays
 
     def _new_slabs(self) -> list[dict[str, np.ndarray]]:

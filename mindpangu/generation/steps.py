@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from ascend_ops.waiting import wait_for
 from mindpangu.experts import ExpertCache
 from mindpangu.language_model import ModelParts, as_tensor
 from mindpangu.model.cached_decoder import CachedDecoder
@@ -112,7 +113,7 @@ class DecodingSteps:
             as_tensor(self._cached.cache_rows(np.array([text]), positions_1P)),
             *self._pools.slabs(),
         )
-        return logits_1V.asnumpy()[0]
+        return wait_for(logits_1V)[0]
 
     def extend(
         self, tokens_B: np.ndarray, positions_B: np.ndarray, domains_B: np.ndarray, active_B: np.ndarray
@@ -139,7 +140,7 @@ class DecodingSteps:
         entries_LB = self._pools.route(
             np.where(active_B, tokens_B, tokens_B[active]), np.where(active_B, domains_B, domains_B[active])
         )
-        logits_BV = self._extend(
+        scores = self._extend(
             vocabulary,
             as_tensor(rows_B1),
             as_tensor(positions_B[:, None]),
@@ -147,7 +148,8 @@ class DecodingSteps:
             as_tensor(entries_LB),
             as_tensor(self._cached.cache_rows(np.arange(self.batch), positions_B[:, None])),
             *self._pools.slabs(),
-        ).asnumpy()
+        )
+        logits_BV = wait_for(scores)
         if vocabulary >= 0:
             return list(logits_BV)
         starts = vocabularies.starts

@@ -66,7 +66,7 @@ class ModelInputs:
         )
 
 
-def refuse_invalid_ids(invalid: Tensor) -> None:
+def refuse_invalid_ids(invalid: np.ndarray) -> None:
     """Raises RoutingError if a compiled function found ids outside its routing tables.
 
     Ids are checked on the host during planning, so such an id means that tokens or tables have changed since.
@@ -74,7 +74,7 @@ def refuse_invalid_ids(invalid: Tensor) -> None:
     Args:
         invalid: int32 [1], the count of `rre_dispatch`.
     """
-    count = int(invalid.asnumpy()[0])
+    count = int(invalid[0])
     if count:
         raise RoutingError(
             f"{count} tokens had an id outside the routing tables on the device, although their plan was valid: "

@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
+from ascend_ops.waiting import wait_for_all
 from mindpangu.data import Batch, TokenShards, equal_parts
 from mindpangu.data.domain_groups import domain_groups
 from mindpangu.data.route_plan import RoutePlan, plan_routes
@@ -85,8 +86,7 @@ class LanguageModel:
             inputs.tables_LDV,
             *self._slabs(plan),
         )
-        refuse_invalid_ids(invalid)
-        return losses_BS.asnumpy()
+        return _read(losses_BS, invalid)
 
     def next_token_logits(self, tokens_BS: np.ndarray, domain: int, last: int) -> np.ndarray:
         """Computes the logits of the token after position `last`, float32 [B, V]. Later tokens have no effect."""
@@ -106,8 +106,7 @@ class LanguageModel:
             inputs.tables_LDV,
             *self._slabs(plan),
         )
-        refuse_invalid_ids(invalid)
-        return logits_BV.asnumpy()
+        return _read(logits_BV, invalid)
 
     def _slabs(self, plan: RoutePlan) -> list[Tensor]:
         dtype = expert_dtype(self.config)
@@ -143,3 +142,9 @@ class LanguageModel:
 
         self._token_losses = token_losses
         self._next_token_logits = next_token_logits
+
+
+def _read(result: Tensor, invalid: Tensor) -> np.ndarray:
+    array, num_invalid = wait_for_all((result, invalid))
+    refuse_invalid_ids(num_invalid)
+    return array

@@ -52,8 +52,8 @@ class Head(nn.Cell):
         """Returns the scores of the next token over this rank's rows, float32.
 
         Args:
-            vocabulary: vocabulary of the whole batch, a Python int; the head then multiplies only by its rows. MIXED for
-                a batch that mixes vocabularies: the head scores all rows, with -1e9 for the rows of other vocabularies.
+            vocabulary: vocabulary of the whole batch, a Python int; the head then multiplies only by its rows. -1 for a
+                batch that mixes vocabularies: the head scores all rows, with -1e9 for the rows of other vocabularies.
             vocabulary_of_sample_B: int32 [B], vocabulary of each sample; used only for a mixed batch.
         """
         x_TH = self.tensor.copy_to(x_TH)

@@ -16,6 +16,7 @@ from mindspore import Tensor
 from ascend_ops.grouped_all_to_all import Group, join
 from ascend_ops.grouped_all_to_all.group import JOB_VARIABLE
 from ascend_ops.native import OperatorError
+from ascend_ops.waiting import wait_for
 from mindpangu.config import Config
 from mindpangu.errors import ParallelError
 from mindpangu.locks import locked
@@ -175,7 +176,7 @@ class Processes:
         """Sums a vector over the ranks in float32. All ranks get the same result, and all must call it."""
         if self.mesh.size == 1:
             return values
-        return self._all_reduce(Tensor(values.astype(np.float32))).asnumpy()
+        return wait_for(self._all_reduce(Tensor(values.astype(np.float32))))
 
 
 def start_processes(config: Config, mesh: Mesh | None = None) -> Processes:

@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, ops
 
 from ascend_ops.dense_adam import dense_adam, squared_norm, update_scalars
+from ascend_ops.waiting import wait_for
 from mindpangu.config import OptimizerConfig
 from mindpangu.parallel.data_parallel import DataGroup
 
@@ -26,8 +27,8 @@ class DenseAdam:
         moment1, moment2: name → Parameter, float32, in the order of the parameters. If the ranks of `group` divide the
             update of a parameter, they hold this rank's rows.
         divided: name → whether the ranks of `group` divide the update.
-        all_reduce, reduce_scatter, pull_rows, apply, push_rows: the compiled functions behind `reduce` and `update`, for
-            offline compilation. `pull_rows` and `push_rows` are only for divided parameters.
+        all_reduce, reduce_scatter, pull_rows, apply, push_rows: the compiled functions behind `reduce` and `update`,
+            for offline compilation. `pull_rows` and `push_rows` are only for divided parameters.
 
     Args:
         group: the ranks that have the same parameters; None for this rank alone.
@@ -130,7 +131,7 @@ class DenseAdam:
         Args:
             gradients: the result of `reduce`.
         """
-        return float(self._squared_norm(*gradients).asnumpy()[0])
+        return float(wait_for(self._squared_norm(*gradients))[0])
 
     def update(self, gradients: list[Tensor], step_count: int, learning_rate: float, gradient_scale: float) -> None:
         """Applies one update.

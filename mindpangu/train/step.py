@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from mindspore import Tensor
 
+from ascend_ops.waiting import wait_for, wait_for_all
 from mindpangu.data import Batch
 from mindpangu.data.route_plan import RoutePlan, capacities, own_exchange, plan_routes
 from mindpangu.domains import trained_domains
@@ -132,7 +133,7 @@ class TrainStep:
             (loss, _, _), _ = self.functions.upper_step(
                 inputs.vocabulary, capacity, h_TH, *upper_inputs, *slabs, *inputs.exchange
             )
-            loss.asnumpy()
+            wait_for(loss)
 
     def run(
         self,
@@ -269,8 +270,9 @@ def _upper_inputs(inputs: ModelInputs, targets_BS: Tensor, weights_BS: Tensor) -
 
 
 def _read(loss: Tensor, losses_B: Tensor, invalid: Tensor) -> tuple[float, np.ndarray]:
-    refuse_invalid_ids(invalid)
-    return float(loss.asnumpy()), losses_B.asnumpy()
+    loss_value, losses, num_invalid = wait_for_all((loss, losses_B, invalid))
+    refuse_invalid_ids(num_invalid)
+    return float(loss_value), losses
 
 
 def _accumulate(total: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:

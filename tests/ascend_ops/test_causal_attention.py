@@ -115,7 +115,7 @@ def test_the_kernel_refuses_keys_and_positions_out_of_range(backend):
     attention = backend("causal_attention").causal_attention
     query, _, _, _, first_keys_BS, _, rotation = random_case(4, 1, 3, 1, 1, False, True, np.float32)
     rows = [Tensor(query)] * 3
-    positions_BS, cosine, sine = rotation
+    _, cosine, sine = rotation
 
     with pytest.raises(RuntimeError, match="token 0 of a sequence may look at keys from 1 on"):
         attention(*rows, Tensor(np.ones((1, 3), np.int32)), 1).asnumpy()

@@ -84,5 +84,5 @@ def test_wrong_arguments_are_refused():
         layer_norm(x_TH, gamma_H, beta_H[:2], EPSILON)
     with pytest.raises(ValueError, match=r"norm: expected x_TH and addend_TH \[T, H\]"):
         add_layer_norm(x_TH, x_TH[:2], gamma_H, beta_H, EPSILON)
-    with pytest.raises(TypeError, match="norm: expected .*float32 gamma_H"):
+    with pytest.raises(TypeError, match=r"norm: expected .*float32 gamma_H"):
         layer_norm(x_TH, gamma_H.astype(ms.float16), beta_H, EPSILON)

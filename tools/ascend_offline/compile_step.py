@@ -133,9 +133,11 @@ def _optimizer_graphs(config: Config, decoder: Decoder, processes: Processes) ->
             ]
             if gradients:
                 graphs[name] = _describe_graph(getattr(optimizer, name), *gradients)
-    scalar = _zeros((), np.float32)
     rows = [_zeros(moment.shape, np.float32) for moment in optimizer.moment1.values()]
-    graphs["update"] = _describe_graph(optimizer.apply, *[scalar] * 6, *rows)
+    graphs["update"] = _describe_graph(optimizer.apply, _zeros((8,), np.float32), *rows)
+    if any(optimizer.divided.values()):
+        graphs["pull_rows"] = _describe_graph(optimizer.pull_rows)
+        graphs["push_rows"] = _describe_graph(optimizer.push_rows)
     return graphs
 
 
