@@ -4,11 +4,13 @@
     ascend      the AscendC kernels of ascend/, if their operator package is installed (unverified on hardware)
     composed    built-in MindSpore ops (NumPy for host-only operators): everywhere else
 
-MINDPANGU_OPS=composed|cpu|ascend overrides the choice; an unavailable kernel is then an error instead of a
-warning. With `ascend` on a CPU the emulator runs the AscendC kernels, for tests; operators without AscendC kernels keep
-their usual backend.
+MINDPANGU_OPS=composed|cpu|ascend overrides the choice for all operators, and
+MINDPANGU_OPS=causal_attention=composed,tied_head_loss=cpu for some of them; an unavailable kernel is then an error
+instead of a warning. With `ascend` on a CPU the emulator runs the AscendC kernels, for tests; operators without AscendC
+kernels keep their usual backend.
 """
 
+import functools
 import importlib
 import importlib.util
 import logging
@@ -39,11 +41,7 @@ def choose(operator: str, device: str | None = None) -> ModuleType:
     Raises:
         OperatorError: MINDPANGU_OPS names no backend, or asks for kernels that are unavailable.
     """
-    wanted = os.environ.get(VARIABLE, "")
-    if wanted and wanted not in BACKENDS:
-        raise native.OperatorError(
-            f"{VARIABLE}={wanted}: allowed is {' or '.join(BACKENDS)}, or nothing for the fastest available"
-        )
+    wanted = wanted_backend(operator)
     device = device or _device_target()
     usual = {"CPU": "cpu", "Ascend": "ascend"}.get(device, "composed")
     # an operator without an AscendC form keeps its usual backend; the composed form always works
@@ -60,6 +58,42 @@ def choose(operator: str, device: str | None = None) -> ModuleType:
     chosen[operator] = backend
     _log.info("%s: %s", operator, backend)
     return importlib.import_module(f"ascend_ops.{operator}.{backend}")
+
+
+def wanted_backend(operator: str) -> str:
+    """Returns the backend that MINDPANGU_OPS asks for; "" if it leaves the choice.
+
+    Raises:
+        OperatorError: it names no backend, or an operator that does not exist.
+    """
+    text = os.environ.get(VARIABLE, "")
+    if "=" not in text:
+        return _backend_named(text)
+    wanted = ""
+    for entry in text.split(","):
+        name, _, backend = entry.partition("=")
+        if name.strip() not in operators():
+            raise native.OperatorError(
+                f"{VARIABLE}={text}: there is no operator {name.strip()!r}; the operators are {', '.join(operators())}"
+            )
+        found = _backend_named(backend.strip())
+        if name.strip() == operator:
+            wanted = found
+    return wanted
+
+
+def _backend_named(name: str) -> str:
+    if name and name not in BACKENDS:
+        raise native.OperatorError(
+            f"{VARIABLE} asks for {name}: allowed is {' or '.join(BACKENDS)}, or nothing for the fastest available"
+        )
+    return name
+
+
+@functools.cache
+def operators() -> tuple[str, ...]:
+    """Returns the names of all operators."""
+    return tuple(sorted(path.parent.name for path in native.PACKAGE.glob("*/composed.py")))
 
 
 def has_form(operator: str, backend: str) -> bool:

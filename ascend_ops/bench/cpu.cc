@@ -4,12 +4,9 @@
 #include <atomic>
 
 #include "../activation.h"
-#include "../cpu_kernel.h"
+#include "../gemm.h"
 
 using namespace ascend_ops;
-
-extern "C" int dnnl_sgemm(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k, float alpha,
-                          const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc);
 
 namespace {
 
@@ -51,6 +48,24 @@ ASCEND_OP void stream(float* a, float* b, float* c, const float* d, int64_t size
       c[i] = 0.5f * c[i] + value;
     }
   }
+}
+
+// c [m, n] = a · b by one call per thread, which has equal shares of the longer side of c. Returns oneDNN's status.
+ASCEND_OP int product(char transpose_a, char transpose_b, int64_t m, int64_t n, int64_t k, const float* a,
+                      const float* b, float* c) {
+  std::atomic<int> status{0};
+  const int64_t lda = transpose_a == 'T' ? m : k, ldb = transpose_b == 'T' ? k : n;
+#pragma omp parallel
+  {
+    const Part rows = m >= n ? part_of_thread(m, 16) : Part{0, m}, columns = m >= n ? Part{0, n} : part_of_thread(n, 16);
+    const int64_t num_rows = rows.end - rows.begin, num_columns = columns.end - columns.begin;
+    if (num_rows > 0 && num_columns > 0)
+      status |= dnnl_sgemm(transpose_a, transpose_b, num_rows, num_columns, k, 1,
+                           a + rows.begin * (transpose_a == 'T' ? 1 : k), lda,
+                           b + columns.begin * (transpose_b == 'T' ? k : 1), ldb, 0, c + rows.begin * n + columns.begin,
+                           n);
+  }
+  return status;
 }
 
 // One expert's feed-forward network on all T rows, keeping u [T, F]; threads share the rows. Returns oneDNN's status.

@@ -62,6 +62,22 @@ def stream(size: int) -> Callable[[], None] | None:
     return lambda: library.stream(*map(_pointer, arrays), ctypes.c_int64(size))
 
 
+def product(transpose_a: str, transpose_b: str, m: int, n: int, k: int) -> Callable[[], None] | None:
+    """Returns a matrix product a · b = [m, n] of inner size k, by the oneDNN of the wheel on all threads."""
+    library = _library()
+    if library is None:
+        return None
+    a, b, c = (np.ones(size, np.float32) for size in (m * k, k * n, m * n))
+
+    def run() -> None:
+        transposes = (ctypes.c_char(each.encode()) for each in (transpose_a, transpose_b))
+        status = library.product(*transposes, *map(ctypes.c_int64, (m, n, k)), _pointer(a), _pointer(b), _pointer(c))
+        if status != 0:
+            raise RuntimeError(f"oneDNN's sgemm failed with status {status}")
+
+    return run
+
+
 class DenseChain:
     """One expert's network on all rows, with the same GEMM: the time of grouped_ffn if grouping cost nothing."""
 

@@ -1,14 +1,12 @@
 """expert_adam as a MindSpore operator, in its own file because the rest of the package does not need MindSpore."""
 
-import os
-
 import mindspore as ms
 from mindspore import Tensor, ops
 
 from ascend_ops import backends
 
-if backends.chosen["expert_adam"] != "cpu" and os.environ.get(backends.VARIABLE) == "composed":
-    raise RuntimeError(f"expert_adam_op exists only with the cpu backend, but {backends.VARIABLE}=composed is set")
+if backends.chosen["expert_adam"] != "cpu" and backends.wanted_backend("expert_adam") == "composed":
+    raise RuntimeError(f"expert_adam_op exists only with the cpu backend, but {backends.VARIABLE} asks for composed")
 
 # raises CompileError if there is no compiler
 _update = backends.custom_op("expert_adam", "expert_adam_op", lambda *shapes: [1], lambda *dtypes: ms.int32)

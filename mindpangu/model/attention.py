@@ -33,14 +33,17 @@ class Attention(nn.Cell):
         self.index_S = Tensor(np.arange(model.seq_length, dtype=np.int32))
 
     def construct(self, query_TH, x_TH, positions_BS):
-        return self.attend(query_TH, self.key(x_TH), self.value(x_TH), positions_BS)
+        return self.output(self.heads(query_TH, self.key(x_TH), self.value(x_TH), positions_BS))
 
-    def attend(self, query_TH, key_TH, value_TH, positions_BS):
-        """Lets tokens attend to each other, with keys and values [T, N·K] that have not been rotated."""
+    def heads(self, query_TH, key_TH, value_TH, positions_BS):
+        """Lets tokens attend to each other, with keys and values [T, N·K] that have not been rotated.
+
+        Returns:
+            The concatenated heads [T, N·K], the input of the output matrix.
+        """
         rotation = (positions_BS, *self.angles) if len(self.angles) > 0 else ()
         query_TH = self.query(query_TH)
-        first_keys_BS = self.first_keys(positions_BS)
-        return self.output(causal_attention(query_TH, key_TH, value_TH, first_keys_BS, self.num_heads, rotation))
+        return causal_attention(query_TH, key_TH, value_TH, self.first_keys(positions_BS), self.num_heads, rotation)
 
     def first_keys(self, positions_BS):
         """Returns, for every token, the index of the first key that it may look at: 0 or, with data.eod_reset, that of
@@ -49,17 +52,8 @@ class Attention(nn.Cell):
             return ops.zeros_like(positions_BS)
         return self.index_S[: positions_BS.shape[1]] - positions_BS
 
-    def heads_of(self, x_TH, positions_BS):
-        """Splits rows [T, N·K] into heads [B, N, S, K]."""
-        return composed.split_heads(x_TH, positions_BS, self.num_heads)
-
-    def rotated_heads_of(self, x_TH, positions_BS):
-        """Splits queries or keys into heads and rotates them, if the model has rotary positions."""
-        heads = self.heads_of(x_TH, positions_BS)
-        return composed.rotate(heads, positions_BS, *self.angles) if len(self.angles) > 0 else heads
-
-    def mix(self, query_TH, key, value, mask, positions_BS):
-        """Attends from the tokens at `positions_BS` to keys and values [B, N, C, K], which may belong to other tokens.
+    def cached_heads(self, query_TH, key, value, mask, positions_BS):
+        """Attends from the tokens at `positions_BS` to cached keys and values [B, N, C, K].
 
         Args:
             key: rotated keys.
@@ -68,7 +62,16 @@ class Attention(nn.Cell):
         Returns:
             The concatenated heads [T, N·K], the input of the output matrix.
         """
-        return composed.attend(self.rotated_heads_of(self.query(query_TH), positions_BS), key, value, mask)
+        return composed.attend(self.split_and_rotate(self.query(query_TH), positions_BS), key, value, mask)
+
+    def split(self, x_TH, positions_BS):
+        """Splits rows [T, N·K] into heads [B, N, S, K], the shape of the cache."""
+        return composed.split_heads(x_TH, positions_BS, self.num_heads)
+
+    def split_and_rotate(self, x_TH, positions_BS):
+        """Splits queries or keys into heads and rotates them, if the model has rotary positions."""
+        heads = self.split(x_TH, positions_BS)
+        return composed.rotate(heads, positions_BS, *self.angles) if len(self.angles) > 0 else heads
 
 
 def rotary_angles(model: ModelConfig) -> tuple[Tensor, Tensor]:

@@ -116,16 +116,17 @@ class CachedDecoder(nn.Cell):
         x_TH, queries_TH, h_TH = block.attention_inputs(x_TH, query_TH)
         key_TH = attention.key(h_TH)
         value_TH = attention.value(h_TH)
-        key = attention.rotated_heads_of(key_TH, positions_BS)
-        self.caches[layer](cache_rows, key, attention.heads_of(value_TH, positions_BS))
-        return block.ffn_norm(x_TH, attention.attend(queries_TH, key_TH, value_TH, positions_BS))
+        key = attention.split_and_rotate(key_TH, positions_BS)
+        self.caches[layer](cache_rows, key, attention.split(value_TH, positions_BS))
+        heads_TH = attention.heads(queries_TH, key_TH, value_TH, positions_BS)
+        return block.ffn_norm(x_TH, attention.output(heads_TH))
 
     def _attend_to_cache(self, block, layer, x_TH, query_TH, positions_BS, cache_rows, mask):
         """Lets a new token attend to everything in its text's cache, including itself."""
         attention = block.attention
         x_TH, queries_TH, h_TH = block.attention_inputs(x_TH, query_TH)
-        key = attention.rotated_heads_of(attention.key(h_TH), positions_BS)
-        value = attention.heads_of(attention.value(h_TH), positions_BS)
+        key = attention.split_and_rotate(attention.key(h_TH), positions_BS)
+        value = attention.split(attention.value(h_TH), positions_BS)
         keys, values = self.caches[layer](cache_rows, key, value)
-        mixed_TH = attention.mix(queries_TH, keys, values, mask, positions_BS)
-        return block.ffn_norm(x_TH, attention.output(mixed_TH))
+        heads_TH = attention.cached_heads(queries_TH, keys, values, mask, positions_BS)
+        return block.ffn_norm(x_TH, attention.output(heads_TH))

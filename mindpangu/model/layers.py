@@ -10,8 +10,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from ascend_ops import norm
-from ascend_ops.grouped_ffn import feed_forward
-from ascend_ops.grouped_ffn.composed import neurons
+from ascend_ops.grouped_ffn import composed, feed_forward
 from ascend_ops.linear import linear
 from mindpangu.config import Config, ModelConfig
 from mindpangu.model.initialization import initial_series, network_tensors, normal
@@ -165,7 +164,7 @@ class FeedForward(nn.Cell):
 
     def neurons(self, x_TH):
         """Returns the neurons [T, F], the input of the last matrix."""
-        return neurons(self.tensor.copy_to(x_TH), self._weights(), self.tensors, self.activation)
+        return composed.neurons(self.tensor.copy_to(x_TH), self._weights(), self.tensors, self.activation)
 
     def _weights(self):
         """Returns the tensors in the order of `network_tensors`: matrices and series in the compute dtype."""

@@ -111,5 +111,27 @@ def test_a_chip_without_grouped_matmul_uses_the_composed_form(monkeypatch, packa
 
 def test_an_unknown_backend_is_refused(monkeypatch):
     monkeypatch.setenv(backends.VARIABLE, "fast")
-    with pytest.raises(native.OperatorError, match="MINDPANGU_OPS=fast: allowed is composed or cpu or ascend"):
+    with pytest.raises(native.OperatorError, match="MINDPANGU_OPS asks for fast: allowed is composed or cpu or ascend"):
+        backends.choose("rre_combine")
+
+
+def test_single_operators_can_be_overridden(monkeypatch):
+    monkeypatch.setenv(backends.VARIABLE, "causal_attention=composed, tied_head_loss=cpu")
+
+    chosen = [backends.choose(operator).__name__ for operator in ("causal_attention", "tied_head_loss", "norm")]
+
+    assert chosen == ["ascend_ops.causal_attention.composed", "ascend_ops.tied_head_loss.cpu", "ascend_ops.norm.cpu"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("attention=composed", "there is no operator 'attention'; the operators are causal_attention, dense_adam"),
+        ("norm=fast", "MINDPANGU_OPS asks for fast: allowed is"),
+        ("norm=cpu,composed", "there is no operator 'composed'"),
+    ],
+)
+def test_a_list_with_a_mistake_is_refused_by_every_operator(monkeypatch, value, message):
+    monkeypatch.setenv(backends.VARIABLE, value)
+    with pytest.raises(native.OperatorError, match=message):
         backends.choose("rre_combine")

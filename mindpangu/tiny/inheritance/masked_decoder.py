@@ -18,7 +18,6 @@ The shapes are those of `mindpangu.model.coupling`.
 
 from mindspore import nn, ops
 
-from ascend_ops.causal_attention.composed import mask
 from mindpangu.config import ModelConfig
 from mindpangu.model.decoder import Decoder
 
@@ -59,10 +58,9 @@ class MaskedBlock(nn.Cell):
         """`query_TH`: masked queries of the query layer; else None. `layer`: mask of the layer, a scalar."""
         h_TH = self.attention_norm(x_TH, channels_H) * channels_H
         queries_TH = h_TH if query_TH is None else query_TH
-        key = self.attention.rotated_heads_of(self.attention.key(h_TH), positions_BS)
-        value = self.attention.heads_of(self.attention.value(h_TH), positions_BS)
-        unseen = mask(self.attention.first_keys(positions_BS))
-        heads_TH = self.attention.mix(queries_TH, key, value, unseen, positions_BS)
+        key_TH = self.attention.key(h_TH)
+        value_TH = self.attention.value(h_TH)
+        heads_TH = self.attention.heads(queries_TH, key_TH, value_TH, positions_BS)
         heads_TH = heads_TH * ops.repeat_elements(heads_N, self.attention.head_size, 0)
         added_TH = self.attention.output(heads_TH)
         if self.shortcut is not None:

@@ -83,7 +83,9 @@ def test_taylor_of_heads_and_neurons_is_the_sum_of_weight_times_gradient(pi):
             rows = Tensor(batch.tokens_BS)
             positions = Tensor(batch.positions_BS)
             x_TH, _ = parent.decoder.upper(parent.decoder.lower(rows, positions), positions, (), ())
-            total = total + parent.decoder.upper.token_losses(x_TH, Tensor(batch.targets_BS), 0, None).sum()
+            vocabulary_B = Tensor(np.zeros(len(batch.targets_BS), np.int32))
+            losses_BS = parent.decoder.upper.token_losses(x_TH, Tensor(batch.targets_BS), 0, vocabulary_B)
+            total = total + losses_BS.sum()
         return total / sum(batch.targets_BS.size for batch in loss.batches)
 
     _, gradients = value_and_grad(mean_loss, None, parameters)()
