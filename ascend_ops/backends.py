@@ -120,12 +120,28 @@ def describe() -> str:
 
 
 def custom_op(
-    operator: str, function: str, out_shape: Callable, out_dtype: Callable, bprop: Callable | None = None
+    operator: str,
+    function: str,
+    out_shape: Callable,
+    out_dtype: Callable,
+    bprop: Callable | None = None,
+    variant: str = "",
 ) -> Any:
-    """Returns the `ops.Custom` of a function in an operator's cpu.cc; the other arguments are those of ops.Custom."""
+    """Returns the `ops.Custom` of a function in an operator's cpu.cc.
+
+    Args:
+        operator: name of the operator's folder.
+        function: name of the function.
+        out_shape, out_dtype, bprop: as for ops.Custom.
+        variant: must differ for two of the same function whose results can differ for equal inputs: PyNative mode
+            remembers the results' shapes by the name, the attributes, and the shapes of the inputs.
+    """
     from mindspore import ops
 
-    return ops.Custom(f"{native.library(operator)}:{function}", out_shape, out_dtype, func_type="aot", bprop=bprop)
+    custom = ops.Custom(f"{native.library(operator)}:{function}", out_shape, out_dtype, func_type="aot", bprop=bprop)
+    if variant:
+        custom.add_prim_attr("variant", variant)
+    return custom
 
 
 def _device_target() -> str:

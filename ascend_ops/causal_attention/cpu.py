@@ -27,6 +27,7 @@ class _CausalAttention(nn.Cell):
             "causal_attention",
             lambda query, key, value, first_keys, *_: (query, (first_keys[0], num_heads, first_keys[1])),
             lambda query, *_: (query, query),
+            variant=f"{num_heads} heads",
         )
 
     def construct(self, query_TH, key_TH, value_TH, first_keys_BS, rotation):

@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t kPieceRows = 256;    // rows of a group that one call multiplies
 constexpr int64_t kTileColumns = 512;  // columns of F whose weight gradient one call computes
+constexpr int64_t kRoundRows = 1024;   // rows of a round of the backward pass: what it keeps stays in the cache
 
 // The tensors that an expert may have, in their order in a slab; -1 for those that it lacks.
 struct Network {
@@ -41,10 +42,14 @@ struct Groups {
   // `first` is the index of the first slab among the arguments
   Groups(const Array& rows, const Array& counts, const Arguments& arguments, int first, const Network& network)
       : num_rows(rows.shape[0]), hidden(rows.shape[1]) {
-    const Array up = arguments[first + network.up];
-    num_experts = up.shape[0];
-    inner = up.shape[2];
-    terms = network.is_series() ? arguments[first + network.scale].shape[1] : 0;
+    const Array up = arguments[first + network.up];  // [E, H, F], or [H, F] for a single expert
+    num_experts = up.rank == 3 ? up.shape[0] : 1;
+    inner = up.shape[up.rank - 1];
+    terms = 0;
+    if (network.is_series()) {
+      const Array scale = arguments[first + network.scale];
+      terms = scale.shape[scale.rank - 2];
+    }
     const int32_t* count = counts.as<int32_t>();
     for (int64_t group = 0; group < counts.size(); ++group) {
       if (count[group] < 0) fail("grouped_ffn: group %ld has %d rows", group, count[group]);
@@ -63,16 +68,17 @@ struct Piece {
   int64_t group, start, count;
 };
 
-std::vector<Piece> cut_into_pieces(const Groups& groups) {
+// Cuts rows [first, last) into pieces of single groups, the largest first, so that the threads finish together.
+std::vector<Piece> cut_into_pieces(const Groups& groups, int64_t first, int64_t last, int64_t most_rows = kPieceRows) {
   std::vector<Piece> pieces;
   for (int64_t group = 0; group < groups.size(); ++group) {
-    const int64_t size = groups.sizes[group];
-    for (int64_t i = 0; i < num_parts(size, kPieceRows); ++i) {
-      const Range rows = part(size, kPieceRows, i);
-      pieces.push_back({group, groups.starts[group] + rows.begin, rows.size()});
+    const int64_t begin = std::max(groups.starts[group], first);
+    const int64_t size = std::min(groups.starts[group] + groups.sizes[group], last) - begin;
+    for (int64_t i = 0; size > 0 && i < num_parts(size, most_rows); ++i) {
+      const Range rows = part(size, most_rows, i);
+      pieces.push_back({group, begin + rows.begin, rows.size()});
     }
   }
-  // largest first, so that the threads finish together
   std::stable_sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.count > b.count; });
   return pieces;
 }
@@ -110,14 +116,14 @@ void add_bias(float* rows, const float* bias, int64_t count, int64_t width) {
   }
 }
 
-// Columns [begin, end) of the sum of all rows.
-void sum_rows(const float* rows, int64_t count, int64_t width, int64_t begin, int64_t end, float* sums) {
+// Adds all rows to the sums, in some columns; the sums begin at 0 if this is the first time.
+void sum_rows(const float* rows, int64_t count, int64_t width, Range columns, bool begins, float* sums) {
   if (sums == nullptr) return;
-  std::fill(sums + begin, sums + end, 0.0f);
+  if (begins) std::fill(sums + columns.begin, sums + columns.end, 0.0f);
   for (int64_t row = 0; row < count; ++row) {
     const float* values = rows + row * width;
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) sums[i] += values[i];
+    for (int64_t i = columns.begin; i < columns.end; ++i) sums[i] += values[i];
   }
 }
 
@@ -159,18 +165,20 @@ void differentiate(const Expert<const float*>& expert, int64_t terms, float slop
   }
 }
 
-// Columns [begin, end) of the gradients of scale and shift; `dinner` is the gradient of the series.
+// Does what sum_rows does for the gradients of scale and shift; `dinner` is the gradient of the series.
 void sum_series(const Expert<const float*>& expert, const Expert<float*>& gradient, int64_t terms, float slope,
-                const float* u, const float* dinner, int64_t count, int64_t inner, int64_t begin, int64_t end) {
+                const float* u, const float* dinner, int64_t count, int64_t inner, Range columns, bool begins) {
   for (int64_t i = 0; i < terms; ++i) {
     const float *scale = expert.scale + i * inner, *shift = expert.shift + i * inner;
     float *dscale = gradient.scale + i * inner, *dshift = gradient.shift + i * inner;
-    std::fill(dscale + begin, dscale + end, 0.0f);
-    std::fill(dshift + begin, dshift + end, 0.0f);
+    if (begins) {
+      std::fill(dscale + columns.begin, dscale + columns.end, 0.0f);
+      std::fill(dshift + columns.begin, dshift + columns.end, 0.0f);
+    }
     for (int64_t row = 0; row < count; ++row) {
       const float *values = u + row * inner, *given = dinner + row * inner;
 #pragma omp simd
-      for (int64_t j = begin; j < end; ++j) {
+      for (int64_t j = columns.begin; j < columns.end; ++j) {
         const float term = given[j] * derivative(scale[j] * values[j] + shift[j], slope);
         dscale[j] += term * values[j];
         dshift[j] += term;
@@ -202,7 +210,7 @@ ASCEND_OP int grouped_ffn(int count, void** data, int* ranks, int64_t** shapes, 
   float* gates = network.is_gated() ? arguments[count - 1].as<float>() : nullptr;
 
   clear_padding(groups, out);
-  const std::vector<Piece> pieces = cut_into_pieces(groups);
+  const std::vector<Piece> pieces = cut_into_pieces(groups, 0, groups.used);
   Multiplier multiply;
 #pragma omp parallel if (2 * groups.used * hidden * inner >= kMultiplicationsWorthThreads)
   {
@@ -235,14 +243,15 @@ ASCEND_OP int grouped_ffn(int count, void** data, int* ranks, int64_t** shapes, 
 }
 
 // in: layout, dout [T, H], the additional outputs above, then rows, counts and slabs as above
-// out: drows [T, H], the gradient of every slab tensor, and [T, F] of scratch: two, one more for a gate, and one more for
-//      a series
+// out: drows [T, H], the gradient of every slab tensor
+//
+// The rows are processed in rounds. A round first goes back through the activation, then adds its part to the gradients
+// of the weights of its groups.
 ASCEND_OP int grouped_ffn_backward(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*,
                                    void*) {
   const Arguments arguments(count, data, ranks, shapes, dtypes);
   const Network network(arguments[0]);
-  const int num_scratch = 2 + network.is_gated() + network.is_series(), first = network.is_gated() ? 6 : 5;
-  const int num_slabs = (count - first - 1 - num_scratch) / 2, first_output = first + num_slabs;
+  const int first = network.is_gated() ? 6 : 5, num_slabs = (count - first - 1) / 2, first_output = first + num_slabs;
   const Groups groups(arguments[first - 2], arguments[first - 1], arguments, first, network);
   const int64_t hidden = groups.hidden, inner = groups.inner;
   const float slope = network.slope();
@@ -255,81 +264,107 @@ ASCEND_OP int grouped_ffn_backward(int count, void** data, int* ranks, int64_t**
   const float *dout = arguments[1].as<float>(), *ups = arguments[2].as<float>(), *rows = arguments[first - 2].as<float>();
   const float* gates = network.is_gated() ? arguments[3].as<float>() : ups;
   float* drows = arguments[first_output].as<float>();
-  float* scratch[4];
-  for (int i = 0; i < num_scratch; ++i) scratch[i] = arguments[count - num_scratch + i].as<float>();
-  float *neurons = scratch[0], *dsources = scratch[1], *dups = network.is_gated() ? scratch[2] : dsources;
-  float* dinners = network.is_series() ? scratch[num_scratch - 1] : dsources;  // later multiplied by the derivative
+
+  // of the rows of a round, [kRoundRows, F] each: the neurons; the gradients of the input of the activation, of rows ·
+  // up, and of the activation
+  static thread_local std::vector<float> kept;  // of the thread that launches kernels
+  const int64_t round_size = std::min(kRoundRows, groups.num_rows) * inner;
+  kept.resize(round_size * (2 + network.is_gated() + network.is_series()));
+  float *neurons = kept.data(), *dsources = neurons + round_size;
+  float* dups = network.is_gated() ? dsources + round_size : dsources;
+  float* dinners = network.is_series() ? dups + round_size : dsources;
 
   clear_padding(groups, drows);
-  const std::vector<Piece> pieces = cut_into_pieces(groups);
   Multiplier multiply;
   const int64_t num_tiles = num_parts(inner, kTileColumns);
+  std::vector<int64_t> idle;
+  for (int64_t group = 0; group < groups.size(); ++group)
+    if (groups.sizes[group] == 0) idle.push_back(group);
+  struct Round {
+    int64_t first;
+    std::vector<Piece> pieces, of_weights;  // the second: all rows that a group has in the round
+  };
+  std::vector<Round> rounds;
+  for (int64_t i = 0; i < num_parts(groups.used, kRoundRows); ++i) {
+    const auto [begin, end] = part(groups.used, kRoundRows, i);
+    rounds.push_back({begin, cut_into_pieces(groups, begin, end), cut_into_pieces(groups, begin, end, kRoundRows)});
+  }
 #pragma omp parallel
   {
     std::vector<float> slopes(inner);
-    // back through the activation to the rows
-#pragma omp for schedule(dynamic, 1)
-    for (size_t i = 0; i < pieces.size(); ++i) {
-      const Piece piece = pieces[i];
-      const Expert<const float*> expert(network, groups, slabs, piece.group);
-      const int64_t offset = piece.start * inner;
-      multiply('N', 'T', piece.count, inner, hidden, dout + piece.start * hidden, hidden, expert.down, hidden,
-               dinners + offset, inner);
-      for (int64_t row = 0; row < piece.count; ++row) {
-        const int64_t at = offset + row * inner;
-        const float* gate = gates + at;
-        float* dinner = dinners + at;
-        activate(expert, groups.terms, slope, gate, inner, neurons + at);
-        differentiate(expert, groups.terms, slope, gate, inner, slopes.data());
-        if (network.is_gated()) {
-          const float* up = ups + at;
-          float *neuron = neurons + at, *dup = dups + at;
-#pragma omp simd
-          for (int64_t j = 0; j < inner; ++j) {
-            dup[j] = dinner[j] * neuron[j];
-            neuron[j] *= up[j];
-            dinner[j] *= up[j];
-          }
-        }
-        float* dsource = dsources + at;
-#pragma omp simd
-        for (int64_t j = 0; j < inner; ++j) dsource[j] = dinner[j] * slopes[j];
-      }
-      float* to = drows + piece.start * hidden;
-      multiply('N', 'T', piece.count, hidden, inner, dups + offset, inner, expert.up, inner, to, hidden);
-      if (network.is_gated())
-        multiply('N', 'T', piece.count, hidden, inner, dsources + offset, inner, expert.gate, inner, to, hidden, 1.0f);
+    // the gradient of an expert without rows is 0
+#pragma omp for schedule(dynamic, 1) nowait
+    for (size_t i = 0; i < idle.size(); ++i) {
+      const Expert<float*> gradient(network, groups, gradients, idle[i]);
+      const auto clear = [](float* values, int64_t size) {
+        if (values != nullptr) std::fill(values, values + size, 0.0f);
+      };
+      for (float* matrix : {gradient.gate, gradient.up, gradient.down}) clear(matrix, hidden * inner);
+      for (float* vector : {gradient.gate_bias, gradient.up_bias}) clear(vector, inner);
+      for (float* vectors : {gradient.scale, gradient.shift}) clear(vectors, groups.terms * inner);
+      clear(gradient.down_bias, hidden);
     }
-    // weights: one tile of F at a time, so that a few large groups also occupy all threads
-#pragma omp for schedule(dynamic, 1) collapse(2)
-    for (int64_t group = 0; group < groups.size(); ++group) {
-      for (int64_t tile = 0; tile < num_tiles; ++tile) {
-        const auto [begin, end] = part(inner, kTileColumns, tile);
-        const int64_t start = groups.starts[group], size = groups.sizes[group], offset = start * inner;
-        const Expert<const float*> expert(network, groups, slabs, group);
-        const Expert<float*> gradient(network, groups, gradients, group);
-        const auto matrix = [&, begin = begin, end = end](const float* dcolumns, float* to) {
-          if (to == nullptr) return;
-          if (size == 0) {
-            for (int64_t row = 0; row < hidden; ++row) std::fill(to + row * inner + begin, to + row * inner + end, 0.0f);
-          } else {
-            multiply('T', 'N', hidden, end - begin, size, rows + start * hidden, hidden, dcolumns + offset + begin, inner,
-                     to + begin, inner);
+    for (const Round& round : rounds) {
+      // back through the activation to the rows
+#pragma omp for schedule(dynamic, 1)
+      for (size_t i = 0; i < round.pieces.size(); ++i) {
+        const Piece piece = round.pieces[i];
+        const Expert<const float*> expert(network, groups, slabs, piece.group);
+        const int64_t offset = (piece.start - round.first) * inner;
+        multiply('N', 'T', piece.count, inner, hidden, dout + piece.start * hidden, hidden, expert.down, hidden,
+                 dinners + offset, inner);
+        for (int64_t row = 0; row < piece.count; ++row) {
+          const int64_t at = offset + row * inner;
+          const float* gate = gates + (piece.start + row) * inner;
+          float *dinner = dinners + at, *neuron = neurons + at, *dsource = dsources + at;
+          activate(expert, groups.terms, slope, gate, inner, neuron);
+          differentiate(expert, groups.terms, slope, gate, inner, slopes.data());
+          if (network.is_gated()) {
+            const float* up = ups + (piece.start + row) * inner;
+            float* dup = dups + at;
+#pragma omp simd
+            for (int64_t j = 0; j < inner; ++j) {
+              dup[j] = dinner[j] * neuron[j];
+              neuron[j] *= up[j];
+              dinner[j] *= up[j];
+            }
           }
-        };
-        matrix(dups, gradient.up);
-        matrix(dsources, gradient.gate);
-        if (size == 0) {
-          std::fill(gradient.down + begin * hidden, gradient.down + end * hidden, 0.0f);
-        } else {
-          multiply('T', 'N', end - begin, hidden, size, neurons + offset + begin, inner, dout + start * hidden, hidden,
-                   gradient.down + begin * hidden, hidden);
+#pragma omp simd
+          for (int64_t j = 0; j < inner; ++j) dsource[j] = dinner[j] * slopes[j];
         }
-        sum_rows(dups + offset, size, inner, begin, end, gradient.up_bias);
-        sum_rows(dsources + offset, size, inner, begin, end, gradient.gate_bias);
-        if (network.is_series())
-          sum_series(expert, gradient, groups.terms, slope, gates + offset, dinners + offset, size, inner, begin, end);
-        if (tile == 0) sum_rows(dout + start * hidden, size, hidden, 0, hidden, gradient.down_bias);
+        float* to = drows + piece.start * hidden;
+        multiply('N', 'T', piece.count, hidden, inner, dups + offset, inner, expert.up, inner, to, hidden);
+        if (network.is_gated())
+          multiply('N', 'T', piece.count, hidden, inner, dsources + offset, inner, expert.gate, inner, to, hidden, 1.0f);
+      }
+      // weights: one tile of F at a time, so that a few large groups also occupy all threads
+#pragma omp for schedule(dynamic, 1) collapse(2)
+      for (size_t i = 0; i < round.of_weights.size(); ++i) {
+        for (int64_t tile = 0; tile < num_tiles; ++tile) {
+          const Piece piece = round.of_weights[i];
+          const Range columns = part(inner, kTileColumns, tile);
+          const int64_t offset = (piece.start - round.first) * inner;
+          const bool begins = piece.start == groups.starts[piece.group];  // the first rows of the group: set, else add
+          const float beta = begins ? 0.0f : 1.0f;
+          const Expert<const float*> expert(network, groups, slabs, piece.group);
+          const Expert<float*> gradient(network, groups, gradients, piece.group);
+          const auto of_rows = [&](const float* dcolumns, float* to) {
+            if (to != nullptr)
+              multiply('T', 'N', hidden, columns.size(), piece.count, rows + piece.start * hidden, hidden,
+                       dcolumns + offset + columns.begin, inner, to + columns.begin, inner, beta);
+          };
+          of_rows(dups, gradient.up);
+          of_rows(dsources, gradient.gate);
+          multiply('T', 'N', columns.size(), hidden, piece.count, neurons + offset + columns.begin, inner,
+                   dout + piece.start * hidden, hidden, gradient.down + columns.begin * hidden, hidden, beta);
+          sum_rows(dups + offset, piece.count, inner, columns, begins, gradient.up_bias);
+          sum_rows(dsources + offset, piece.count, inner, columns, begins, gradient.gate_bias);
+          if (network.is_series())
+            sum_series(expert, gradient, groups.terms, slope, gates + piece.start * inner, dinners + offset, piece.count,
+                       inner, columns, begins);
+          if (tile == 0)
+            sum_rows(dout + piece.start * hidden, piece.count, hidden, {0, hidden}, begins, gradient.down_bias);
+        }
       }
     }
   }

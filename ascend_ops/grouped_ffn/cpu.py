@@ -19,20 +19,21 @@ class _GroupedFFN(nn.Cell):
         self.layout = Tensor([*indices, int(activation == "silu")], ms.int32)
         up = tensors.index("up")
         num_kept = 2 if "gate" in tensors else 1
-        num_scratch = 1 + num_kept + ("scale" in tensors)
 
         def out_shapes(layout, rows, counts, *slabs):
-            return (rows, *[(rows[0], slabs[up][2])] * num_kept)
+            return (rows, *[(rows[0], slabs[up][-1])] * num_kept)
+
+        def out_dtypes(layout, rows, *_):
+            return (rows,) * (1 + num_kept)
 
         def gradients(layout, dout, *inputs):
-            kept, (rows, _, *slabs) = inputs[:num_kept], inputs[num_kept:]
-            return (rows, *slabs, *[kept[0]] * num_scratch)
+            rows, _, *slabs = inputs[num_kept:]
+            return (rows, *slabs)
 
+        variant = ", ".join(tensors)
         self.num_kept = num_kept
-        self.forward_kernel = custom_op(
-            "grouped_ffn", "grouped_ffn", out_shapes, lambda layout, rows, *_: (rows,) * (1 + num_kept)
-        )
-        self.backward_kernel = custom_op("grouped_ffn", "grouped_ffn_backward", gradients, gradients)
+        self.forward_kernel = custom_op("grouped_ffn", "grouped_ffn", out_shapes, out_dtypes, variant=variant)
+        self.backward_kernel = custom_op("grouped_ffn", "grouped_ffn_backward", gradients, gradients, variant=variant)
 
     def construct(self, rows_TH, counts_G, slabs):
         return self.forward_kernel(self.layout, rows_TH, counts_G, *slabs)
@@ -40,7 +41,7 @@ class _GroupedFFN(nn.Cell):
     def bprop(self, rows_TH, counts_G, slabs, out, dout):
         kept = out[1 : 1 + self.num_kept]
         gradients = self.backward_kernel(self.layout, dout[0], *kept, rows_TH, counts_G, *slabs)
-        return gradients[0], ops.ZerosLike()(counts_G), gradients[1 : 1 + len(slabs)]
+        return gradients[0], ops.ZerosLike()(counts_G), gradients[1:]
 
 
 _cells: dict[tuple, nn.Cell] = {}
@@ -74,10 +75,7 @@ def feed_forward(
     """See `ascend_ops.grouped_ffn`."""
     if rows_TH.dtype != ms.float32:
         return composed.feed_forward(rows_TH, weights, tensors, activation)
-    slabs: tuple[Tensor, ...] = ()
-    for weight in weights:
-        slabs = (*slabs, ops.expand_dims(weight, 0))
-    return _cell(tensors, activation)(rows_TH, _count(rows_TH.shape[0]), slabs)[0]
+    return _cell(tensors, activation)(rows_TH, _count(rows_TH.shape[0]), weights)[0]
 
 
 @ops.constexpr

@@ -1,4 +1,6 @@
-"""linear: x · weight + bias in one launch, and its three gradients in another."""
+"""linear: x · weight + bias in one launch, for one matrix or several, and all gradients in another."""
+
+from collections.abc import Sequence
 
 import mindspore as ms
 from mindspore import Tensor, ops
@@ -31,6 +33,26 @@ def linear(x_TI: Tensor, weight_IO: Tensor, bias_O: Tensor | None = None) -> Ten
         shapes = (*shapes, bias_O.shape)
     _check(dtypes, shapes)
     return implementation.linear(x_TI, weight_IO, bias_O)
+
+
+def linears(x_TI: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+    """Computes `linear` for several matrices of the same input, such as queries, keys and values.
+
+    Args:
+        weights: at least two tensors like weight_IO.
+        biases: a tensor like bias_O for each of them; () for no biases.
+
+    Returns:
+        The products, in order.
+    """
+    for i in range(len(weights)):
+        dtypes: tuple = (x_TI.dtype, weights[i].dtype)
+        shapes: tuple = (x_TI.shape, weights[i].shape)
+        if len(biases) > 0:
+            dtypes = (*dtypes, biases[i].dtype)
+            shapes = (*shapes, biases[i].shape)
+        _check(dtypes, shapes)
+    return implementation.linears(x_TI, weights, biases)
 
 
 @ops.constexpr

@@ -1,5 +1,7 @@
 """linear by built-in MindSpore ops."""
 
+from collections.abc import Sequence
+
 import mindspore as ms
 from mindspore import Tensor, ops
 
@@ -12,3 +14,11 @@ def linear(x_TI: Tensor, weight_IO: Tensor, bias_O: Tensor | None = None) -> Ten
     if product_TO.dtype != ms.float16:
         return product_TO + bias_O
     return ops.cast(ops.cast(product_TO, ms.float32) + bias_O, product_TO.dtype)
+
+
+def linears(x_TI: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+    """See `ascend_ops.linear`."""
+    products: tuple[Tensor, ...] = ()
+    for i in range(len(weights)):
+        products = (*products, linear(x_TI, weights[i], biases[i] if len(biases) > 0 else None))
+    return products

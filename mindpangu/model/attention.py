@@ -5,7 +5,7 @@ from mindspore import Tensor, nn, ops
 
 from ascend_ops.causal_attention import causal_attention, composed
 from mindpangu.config import ModelConfig
-from mindpangu.model.layers import Init, Linear
+from mindpangu.model.layers import Init, Linear, project
 
 
 class Attention(nn.Cell):
@@ -32,17 +32,24 @@ class Attention(nn.Cell):
         self.output = Linear(init, f"{name}.output", hidden, hidden, output_std, "inputs")
         self.index_S = Tensor(np.arange(model.seq_length, dtype=np.int32))
 
-    def construct(self, query_TH, x_TH, positions_BS):
-        return self.output(self.heads(query_TH, self.key(x_TH), self.value(x_TH), positions_BS))
+    def construct(self, x_TH, positions_BS, query_TH=None):
+        """Returns the output of attention. `query_TH`: the source of the queries, if it is not x_TH."""
+        return self.output(self.heads(*self.projections(x_TH, query_TH), positions_BS))
+
+    def projections(self, x_TH, query_TH=None):
+        """Returns queries, keys and values, each [T, N·K]."""
+        if query_TH is None:
+            return project(x_TH, (self.query, self.key, self.value))
+        key_TH, value_TH = project(x_TH, (self.key, self.value))
+        return self.query(query_TH), key_TH, value_TH
 
     def heads(self, query_TH, key_TH, value_TH, positions_BS):
-        """Lets tokens attend to each other, with keys and values [T, N·K] that have not been rotated.
+        """Lets tokens attend to each other, and rotates queries and keys first if the model has rotary positions.
 
         Returns:
             The concatenated heads [T, N·K], the input of the output matrix.
         """
         rotation = (positions_BS, *self.angles) if len(self.angles) > 0 else ()
-        query_TH = self.query(query_TH)
         return causal_attention(query_TH, key_TH, value_TH, self.first_keys(positions_BS), self.num_heads, rotation)
 
     def first_keys(self, positions_BS):
@@ -62,7 +69,7 @@ class Attention(nn.Cell):
         Returns:
             The concatenated heads [T, N·K], the input of the output matrix.
         """
-        return composed.attend(self.split_and_rotate(self.query(query_TH), positions_BS), key, value, mask)
+        return composed.attend(self.split_and_rotate(query_TH, positions_BS), key, value, mask)
 
     def split(self, x_TH, positions_BS):
         """Splits rows [T, N·K] into heads [B, N, S, K], the shape of the cache."""

@@ -113,20 +113,19 @@ class CachedDecoder(nn.Cell):
     def _attend_within_prompt(self, block, layer, x_TH, query_TH, positions_BS, cache_rows, mask):
         """Lets the tokens of a prompt attend to each other only."""
         attention = block.attention
-        x_TH, queries_TH, h_TH = block.attention_inputs(x_TH, query_TH)
-        key_TH = attention.key(h_TH)
-        value_TH = attention.value(h_TH)
+        x_TH, h_TH, query_TH = block.attention_inputs(x_TH, None, query_TH)
+        query_TH, key_TH, value_TH = attention.projections(h_TH, query_TH)
         key = attention.split_and_rotate(key_TH, positions_BS)
         self.caches[layer](cache_rows, key, attention.split(value_TH, positions_BS))
-        heads_TH = attention.heads(queries_TH, key_TH, value_TH, positions_BS)
+        heads_TH = attention.heads(query_TH, key_TH, value_TH, positions_BS)
         return block.ffn_norm(x_TH, attention.output(heads_TH))
 
     def _attend_to_cache(self, block, layer, x_TH, query_TH, positions_BS, cache_rows, mask):
         """Lets a new token attend to everything in its text's cache, including itself."""
         attention = block.attention
-        x_TH, queries_TH, h_TH = block.attention_inputs(x_TH, query_TH)
-        key = attention.split_and_rotate(attention.key(h_TH), positions_BS)
-        value = attention.split(attention.value(h_TH), positions_BS)
-        keys, values = self.caches[layer](cache_rows, key, value)
-        heads_TH = attention.cached_heads(queries_TH, keys, values, mask, positions_BS)
+        x_TH, h_TH, query_TH = block.attention_inputs(x_TH, None, query_TH)
+        query_TH, key_TH, value_TH = attention.projections(h_TH, query_TH)
+        key = attention.split_and_rotate(key_TH, positions_BS)
+        keys, values = self.caches[layer](cache_rows, key, attention.split(value_TH, positions_BS))
+        heads_TH = attention.cached_heads(query_TH, keys, values, mask, positions_BS)
         return block.ffn_norm(x_TH, attention.output(heads_TH))

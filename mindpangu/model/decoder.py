@@ -53,19 +53,24 @@ class Block(nn.Cell):
             if cell is not None:
                 cell.recompute()
 
-    def attend(self, x_TH, positions_BS, query_TH):
+    def attend(self, x_TH, addend_TH, positions_BS, query_TH):
         """Returns the residual stream after attention, and the input of the feed-forward network."""
-        x_TH, queries_TH, h_TH = self.attention_inputs(x_TH, query_TH)
-        return self.ffn_norm(x_TH, self.attention(queries_TH, h_TH, positions_BS))
+        x_TH, h_TH, query_TH = self.attention_inputs(x_TH, addend_TH, query_TH)
+        return self.ffn_norm(x_TH, self.attention(h_TH, positions_BS, query_TH))
 
-    def attention_inputs(self, x_TH, query_TH):
-        """Returns the residual that attention is added to and the inputs of queries and of keys and values."""
-        norm_TH = self.attention_norm(x_TH)
+    def attention_inputs(self, x_TH, addend_TH, query_TH):
+        """Returns the residual stream that attention is added to, its norm, and the learned queries or None.
+
+        Args:
+            addend_TH: output of the layer before, which is not yet added to the residual stream; None for none.
+        """
+        if addend_TH is None:
+            norm_TH = self.attention_norm(x_TH)
+        else:
+            x_TH, norm_TH = self.attention_norm(x_TH, addend_TH)
         if self.shortcut is not None:
             x_TH = x_TH + self.shortcut(norm_TH)
-        h_TH = self.tensor.copy_to(norm_TH)
-        queries_TH = h_TH if query_TH is None else self.tensor.copy_to(query_TH)
-        return x_TH, queries_TH, h_TH
+        return x_TH, self.tensor.copy_to(norm_TH), None if query_TH is None else self.tensor.copy_to(query_TH)
 
 
 class DenseBlock(Block):
@@ -79,9 +84,10 @@ class DenseBlock(Block):
         super().mark_recompute()
         self.ffn.recompute()
 
-    def construct(self, x_TH, positions_BS, query_TH=None):
-        x_TH, h_TH = self.attend(x_TH, positions_BS, query_TH)
-        return x_TH + self.ffn(h_TH)
+    def construct(self, x_TH, addend_TH, positions_BS, query_TH=None):
+        """Returns the residual stream after attention, and what is to be added to it: the next norm does so."""
+        x_TH, h_TH = self.attend(x_TH, addend_TH, positions_BS, query_TH)
+        return x_TH, self.ffn(h_TH)
 
     def feed_cached(self, x_TH, h_TH, entries_T, slabs):
         """Does what `RREBlock.feed_cached` does, without experts: the query layer may be a block of either kind."""
@@ -97,7 +103,7 @@ class RREBlock(Block):
 
     def construct(self, x_TH, positions_BS, routing, slabs, order, query_TH=None):
         """Returns (x_TH, invalid, order); for `routing`, `invalid` and `order` see `token_dispatcher`."""
-        x_TH, h_TH = self.attend(x_TH, positions_BS, query_TH)
+        x_TH, h_TH = self.attend(x_TH, None, positions_BS, query_TH)
         return self.experts(x_TH, h_TH, routing, slabs, order)
 
     def feed_cached(self, x_TH, h_TH, entries_T, slabs):
@@ -124,17 +130,27 @@ class Lower(nn.Cell):
 
     def construct(self, rows_BS, positions_BS):
         """Returns h_TH for int32 rows of the embedding table."""
-        x_TH = self.embed(rows_BS, positions_BS)
+        x_TH, addend_TH = self._embeddings(rows_BS, positions_BS)
         for block in self.blocks:
-            x_TH = block(x_TH, positions_BS)
-        return x_TH
+            x_TH, addend_TH = block(x_TH, addend_TH, positions_BS)
+        return x_TH if addend_TH is None else x_TH + addend_TH
 
     def embed(self, rows_BS, positions_BS):
         """Returns the sum of word and position embeddings, x_TH."""
-        x_BSH = self.word_embedding(rows_BS)
-        if self.position_embedding is not None:
-            x_BSH = x_BSH + ops.gather(self.position_embedding, positions_BS, 0)
-        return cast(x_BSH, self.compute_dtype).reshape((-1, x_BSH.shape[2]))
+        x_TH, addend_TH = self._embeddings(rows_BS, positions_BS)
+        return x_TH if addend_TH is None else x_TH + addend_TH
+
+    def _embeddings(self, rows_BS, positions_BS):
+        """Returns word and position embeddings, which the first norm adds; in half precision their sum, which is rounded
+        only once, and None."""
+        words_BSH = self.word_embedding(rows_BS)
+        hidden = words_BSH.shape[2]
+        if self.position_embedding is None:
+            return cast(words_BSH, self.compute_dtype).reshape((-1, hidden)), None
+        places_BSH = ops.gather(self.position_embedding, positions_BS, 0)
+        if self.compute_dtype == ms.float32:
+            return words_BSH.reshape((-1, hidden)), places_BSH.reshape((-1, hidden))
+        return cast(words_BSH + places_BSH, self.compute_dtype).reshape((-1, hidden)), None
 
 
 class Upper(nn.Cell):
@@ -179,7 +195,8 @@ class Upper(nn.Cell):
         if self.rre_layers == 0:
             x_TH = self.final_norm(h_TH)
             if self.query_layer is not None:
-                x_TH = self.query_layer(x_TH, positions_BS, self.queries(positions_BS))
+                x_TH, addend_TH = self.query_layer(x_TH, None, positions_BS, self.queries(positions_BS))
+                x_TH = x_TH + addend_TH
             return x_TH, self.none_invalid
         tokens_BS, domain_slots_B, tables_LDV, capacity, counts = routing
         slot_ids_T = ops.repeat_elements(domain_slots_B, tokens_BS.shape[1], 0)

@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, nn
 
 from ascend_ops import norm
 from ascend_ops.grouped_ffn import composed, feed_forward
-from ascend_ops.linear import linear
+from ascend_ops.linear import linear, linears
 from mindpangu.config import Config, ModelConfig
 from mindpangu.model.initialization import initial_series, network_tensors, normal
 from mindpangu.model.precision import cast, compute_dtype
@@ -124,13 +124,28 @@ class Linear(nn.Cell):
         self.compute_dtype = init.compute_dtype
 
     def construct(self, x_TI):
-        weight = cast(self.weight, self.compute_dtype)
+        weight = self.matrix()
         if self.tensor.size == 1:
             return linear(x_TI, weight, self.bias)
         product = self.tensor.reduce_from(linear(x_TI, weight))
         if self.bias is None:
             return product
         return cast(cast(product, ms.float32) + self.bias, self.compute_dtype)
+
+    def matrix(self):
+        """Returns the weight in the compute dtype."""
+        return cast(self.weight, self.compute_dtype)
+
+
+def project(x_TI, matrices):
+    """Applies several Linears of the same input, whose outputs may be sharded, in one launch."""
+    weights = ()
+    biases = ()
+    for matrix in matrices:
+        weights = (*weights, matrix.matrix())
+        if matrix.bias is not None:
+            biases = (*biases, matrix.bias)
+    return linears(x_TI, weights, biases)
 
 
 class FeedForward(nn.Cell):
@@ -171,12 +186,12 @@ class FeedForward(nn.Cell):
         weights = ()
         for matrix in (self.gate, self.up):
             if matrix is not None:
-                weights = (*weights, cast(matrix.weight, self.compute_dtype))
+                weights = (*weights, matrix.matrix())
                 if matrix.bias is not None:
                     weights = (*weights, matrix.bias)
         if self.scale is not None:
             weights = (*weights, cast(self.scale, self.compute_dtype), cast(self.shift, self.compute_dtype))
-        weights = (*weights, cast(self.down.weight, self.compute_dtype))
+        weights = (*weights, self.down.matrix())
         return weights if self.down.bias is None else (*weights, self.down.bias)
 
 

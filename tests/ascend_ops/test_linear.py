@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
 from ascend_ops.linear import linear, reference
 
@@ -46,6 +46,32 @@ def test_every_backend_equals_the_reference(backend, differentiate, error_of, ca
 @pytest.mark.parametrize("shape", [(700, 300, 20), (40, 20, 1100), (300, 1100, 300)])
 def test_results_of_many_tiles_equal_the_reference(backend, differentiate, error_of, shape):
     check(backend, differentiate, error_of, random_case(1, *shape, np.float32), True, 3e-6)
+
+
+@pytest.mark.parametrize("has_biases", [False, True])
+def test_several_matrices_of_one_input_equal_the_reference(backend, differentiate, error_of, has_biases):
+    """Their results are multiplied by different factors, so that a mistaken one is noticed."""
+    rng = np.random.default_rng(3)
+    widths = (5, 130, 5)
+    x_TI, dout_TO = (rng.standard_normal(shape).astype(np.float32) for shape in ((300, 20), (300, 140)))
+    weights = [rng.standard_normal((20, width)).astype(np.float32) for width in widths]
+    biases = [rng.standard_normal(width).astype(np.float32) for width in widths] if has_biases else []
+    linears = backend("linear").linears
+
+    def function(x_TI, *tensors):
+        products = linears(x_TI, tensors[:3], tensors[3:])
+        return (ops.concat(products, 1),)
+
+    (out_TO,), gradients = differentiate(function, (x_TI, *weights, *biases), range(1 + 3 + len(biases)), dout_TO)
+
+    exact = [array.astype(np.float64) for array in (x_TI, np.concatenate(weights, 1), dout_TO)]
+    dx_TI, dweight_IO, dbias_O = reference.linear_backward(exact[2], *exact[:2])
+    bias_O = np.concatenate(biases) if has_biases else None
+    assert error_of(out_TO, reference.linear(*exact[:2], bias_O)) < 3e-6
+    assert error_of(gradients[0], dx_TI) < 3e-6
+    assert error_of(np.concatenate(gradients[1:4], 1), dweight_IO) < 3e-6
+    if has_biases:
+        assert error_of(np.concatenate(gradients[4:]), dbias_O) < 3e-6
 
 
 def test_a_bias_in_float32_is_added_to_rows_in_half_precision_before_they_are_rounded(backend):

@@ -57,10 +57,7 @@ class MaskedBlock(nn.Cell):
     def construct(self, x_TH, positions_BS, query_TH, channels_H, heads_N, neurons_F, bottleneck_mask, layer):
         """`query_TH`: masked queries of the query layer; else None. `layer`: mask of the layer, a scalar."""
         h_TH = self.attention_norm(x_TH, channels_H) * channels_H
-        queries_TH = h_TH if query_TH is None else query_TH
-        key_TH = self.attention.key(h_TH)
-        value_TH = self.attention.value(h_TH)
-        heads_TH = self.attention.heads(queries_TH, key_TH, value_TH, positions_BS)
+        heads_TH = self.attention.heads(*self.attention.projections(h_TH, query_TH), positions_BS)
         heads_TH = heads_TH * ops.repeat_elements(heads_N, self.attention.head_size, 0)
         added_TH = self.attention.output(heads_TH)
         if self.shortcut is not None:
