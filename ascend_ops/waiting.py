@@ -32,6 +32,16 @@ def wait_for(tensor: Tensor) -> np.ndarray:
     return wait_for_all([tensor])[0]
 
 
+def settle(tensor: Tensor) -> None:
+    """On a CPU, waits until a tensor is computed; elsewhere returns at once.
+
+    Call it before a compiled function takes a result of another one: on a CPU, MindSpore waits for such a tensor in the
+    calling thread, and spins.
+    """
+    if get_context("device_target") == "CPU":
+        wait_for(tensor)
+
+
 def wait_for_all(tensors: Sequence[Tensor]) -> list[np.ndarray]:
     """Returns `asnumpy()` of each tensor."""
     if get_context("device_target") != "CPU":

@@ -150,13 +150,9 @@ void activate(const Expert<const float*>& expert, int64_t terms, float slope, co
   }
 }
 
-// The derivative of `activate` with respect to u.
-void differentiate(const Expert<const float*>& expert, int64_t terms, float slope, const float* u, int64_t inner, float* out) {
-  if (terms == 0) {
-#pragma omp simd
-    for (int64_t j = 0; j < inner; ++j) out[j] = derivative(u[j], slope);
-    return;
-  }
+// The derivative of a series with respect to u.
+void differentiate(const Expert<const float*>& expert, int64_t terms, float slope, const float* u, int64_t inner,
+                   float* out) {
   std::fill(out, out + inner, 0.0f);
   for (int64_t i = 0; i < terms; ++i) {
     const float *scale = expert.scale + i * inner, *shift = expert.shift + i * inner;
@@ -185,6 +181,24 @@ void sum_series(const Expert<const float*>& expert, const Expert<float*>& gradie
       }
     }
   }
+}
+
+// The activation of a row, and its derivative times dinner, which is the gradient of u. `slopes` is scratch.
+void activate_and_differentiate(const Expert<const float*>& expert, int64_t terms, float slope, const float* u,
+                                const float* dinner, int64_t inner, float* out, float* du, float* slopes) {
+  if (terms == 0) {  // one sigmoid serves both
+#pragma omp simd
+    for (int64_t j = 0; j < inner; ++j) {
+      const float gate = sigmoid(slope * u[j]);
+      out[j] = u[j] * gate;
+      du[j] = dinner[j] * (gate + slope * u[j] * gate * (1.0f - gate));
+    }
+    return;
+  }
+  activate(expert, terms, slope, u, inner, out);
+  differentiate(expert, terms, slope, u, inner, slopes);
+#pragma omp simd
+  for (int64_t j = 0; j < inner; ++j) du[j] = dinner[j] * slopes[j];
 }
 
 void multiply_elements(float* values, const float* factors, int64_t count) {
@@ -317,20 +331,18 @@ ASCEND_OP int grouped_ffn_backward(int count, void** data, int* ranks, int64_t**
           const int64_t at = offset + row * inner;
           const float* gate = gates + (piece.start + row) * inner;
           float *dinner = dinners + at, *neuron = neurons + at, *dsource = dsources + at;
-          activate(expert, groups.terms, slope, gate, inner, neuron);
-          differentiate(expert, groups.terms, slope, gate, inner, slopes.data());
           if (network.is_gated()) {
+            // dinner is the gradient of the neurons: of inner · up
             const float* up = ups + (piece.start + row) * inner;
             float* dup = dups + at;
-#pragma omp simd
-            for (int64_t j = 0; j < inner; ++j) {
-              dup[j] = dinner[j] * neuron[j];
-              neuron[j] *= up[j];
-              dinner[j] *= up[j];
-            }
+            std::copy(dinner, dinner + inner, dup);
+            multiply_elements(dinner, up, inner);
+            activate_and_differentiate(expert, groups.terms, slope, gate, dinner, inner, neuron, dsource, slopes.data());
+            multiply_elements(dup, neuron, inner);
+            multiply_elements(neuron, up, inner);
+          } else {
+            activate_and_differentiate(expert, groups.terms, slope, gate, dinner, inner, neuron, dsource, slopes.data());
           }
-#pragma omp simd
-          for (int64_t j = 0; j < inner; ++j) dsource[j] = dinner[j] * slopes[j];
         }
         float* to = drows + piece.start * hidden;
         multiply('N', 'T', piece.count, hidden, inner, dups + offset, inner, expert.up, inner, to, hidden);

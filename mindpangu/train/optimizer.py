@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, ops
 
 from ascend_ops.dense_adam import dense_adam, squared_norm, update_scalars
-from ascend_ops.waiting import wait_for
+from ascend_ops.waiting import settle, wait_for
 from mindpangu.config import OptimizerConfig
 from mindpangu.parallel.data_parallel import DataGroup
 
@@ -131,6 +131,7 @@ class DenseAdam:
         Args:
             gradients: the result of `reduce`.
         """
+        settle(gradients[0])
         return float(wait_for(self._squared_norm(*gradients))[0])
 
     def update(self, gradients: list[Tensor], step_count: int, learning_rate: float, gradient_scale: float) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from mindspore import Tensor
 
-from ascend_ops.waiting import wait_for, wait_for_all
+from ascend_ops.waiting import settle, wait_for, wait_for_all
 from mindpangu.data import Batch
 from mindpangu.data.route_plan import RoutePlan, capacities, own_exchange, plan_routes
 from mindpangu.domains import trained_domains
@@ -216,6 +216,7 @@ class TrainStep:
             return _read(*outputs)
         h_TH = functions.lower_forward(inputs.rows_BS, inputs.positions_BS)
         slabs = self.experts.slabs(plan)
+        settle(h_TH)
         outputs, gradients = functions.upper_step(
             inputs.vocabulary, inputs.capacity, h_TH, *upper_inputs, *slabs, *inputs.exchange
         )
@@ -224,7 +225,7 @@ class TrainStep:
             return _read(*outputs)
         (dh_TH, *slab_gradients), upper = gradients
         self.experts.receive(plan, slab_gradients)
-        # launch this before reading any result: a CPU starts it while the last kernels of upper_step run
+        settle(dh_TH)
         lower = functions.lower_backward(inputs.rows_BS, inputs.positions_BS, dh_TH)
         _accumulate(dense, {p.name: gradient for p, gradient in zip(decoder.lower_parameters, lower, strict=True)})
         # the word embedding is in both halves: the lower half looks it up, the upper half multiplies by it
