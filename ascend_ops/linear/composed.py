@@ -19,6 +19,10 @@ def linear(x_TI: Tensor, weight_IO: Tensor, bias_O: Tensor | None = None) -> Ten
 def linears(x_TI: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
     """See `ascend_ops.linear`."""
     products: tuple[Tensor, ...] = ()
+    if len(biases) == 0:
+        for weight in weights:
+            products = (*products, linear(x_TI, weight))
+        return products
     for i in range(len(weights)):
-        products = (*products, linear(x_TI, weights[i], biases[i] if len(biases) > 0 else None))
+        products = (*products, linear(x_TI, weights[i], biases[i]))
     return products

@@ -4,8 +4,9 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ascend_ops.causal_attention import causal_attention, composed
+from ascend_ops.linear import linears
 from mindpangu.config import ModelConfig
-from mindpangu.model.layers import Init, Linear, project
+from mindpangu.model.layers import Init, Linear
 
 
 class Attention(nn.Cell):
@@ -24,6 +25,7 @@ class Attention(nn.Cell):
         self.num_heads = model.num_heads // init.tensor.size
         self.head_size = hidden // model.num_heads
         self.compute_dtype = init.compute_dtype
+        self.has_biases = model.biases
         self.eod_reset = init.config.data.eod_reset
         self.angles = rotary_angles(model) if model.position == "rope" else ()
         self.query = Linear(init, f"{name}.query", hidden, hidden, init.std, "outputs")
@@ -38,10 +40,13 @@ class Attention(nn.Cell):
 
     def projections(self, x_TH, query_TH=None):
         """Returns queries, keys and values, each [T, N·K]."""
-        if query_TH is None:
-            return project(x_TH, (self.query, self.key, self.value))
-        key_TH, value_TH = project(x_TH, (self.key, self.value))
-        return self.query(query_TH), key_TH, value_TH
+        # spelled out: in a loop over Cells, MindSpore 2.10 may take the first Cell's Parameter for all of them
+        weights = (self.key.matrix(), self.value.matrix())
+        biases = (self.key.bias, self.value.bias) if self.has_biases else ()
+        if query_TH is not None:
+            return (self.query(query_TH), *linears(x_TH, weights, biases))
+        weights = (self.query.matrix(), *weights)
+        return linears(x_TH, weights, (self.query.bias, *biases) if self.has_biases else ())
 
     def heads(self, query_TH, key_TH, value_TH, positions_BS):
         """Lets tokens attend to each other, and rotates queries and keys first if the model has rotary positions.

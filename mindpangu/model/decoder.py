@@ -141,8 +141,10 @@ class Lower(nn.Cell):
         return x_TH if addend_TH is None else x_TH + addend_TH
 
     def _embeddings(self, rows_BS, positions_BS):
-        """Returns word and position embeddings, which the first norm adds; in half precision their sum, which is rounded
-        only once, and None."""
+        """Returns word and position embeddings, which the first norm adds.
+
+        In half precision, returns their sum, which is rounded only once, and None.
+        """
         words_BSH = self.word_embedding(rows_BS)
         hidden = words_BSH.shape[2]
         if self.position_embedding is None:

@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, nn
 
 from ascend_ops import norm
 from ascend_ops.grouped_ffn import composed, feed_forward
-from ascend_ops.linear import linear, linears
+from ascend_ops.linear import linear
 from mindpangu.config import Config, ModelConfig
 from mindpangu.model.initialization import initial_series, network_tensors, normal
 from mindpangu.model.precision import cast, compute_dtype
@@ -137,17 +137,6 @@ class Linear(nn.Cell):
         return cast(self.weight, self.compute_dtype)
 
 
-def project(x_TI, matrices):
-    """Applies several Linears of the same input, whose outputs may be sharded, in one launch."""
-    weights = ()
-    biases = ()
-    for matrix in matrices:
-        weights = (*weights, matrix.matrix())
-        if matrix.bias is not None:
-            biases = (*biases, matrix.bias)
-    return linears(x_TI, weights, biases)
-
-
 class FeedForward(nn.Cell):
     """The feed-forward network of a dense layer. Experts compute the same formula; see `ascend_ops.grouped_ffn`."""
 
@@ -158,6 +147,7 @@ class FeedForward(nn.Cell):
         inner = model.ffn_hidden_size
         self.tensors = network_tensors(model)
         self.activation = activation_function(model)
+        self.has_biases = model.biases
         self.gate = None
         if "gate" in self.tensors:
             self.gate = Linear(init, f"{name}.gate", hidden, inner, init.std, "outputs")
@@ -181,18 +171,24 @@ class FeedForward(nn.Cell):
         """Returns the neurons [T, F], the input of the last matrix."""
         return composed.neurons(self.tensor.copy_to(x_TH), self._weights(), self.tensors, self.activation)
 
+    # no loops: in a loop over Cells with an `if`, MindSpore 2.10 may take the first Cell's Parameter for all of them
+
     def _weights(self):
         """Returns the tensors in the order of `network_tensors`: matrices and series in the compute dtype."""
         weights = ()
-        for matrix in (self.gate, self.up):
-            if matrix is not None:
-                weights = (*weights, matrix.matrix())
-                if matrix.bias is not None:
-                    weights = (*weights, matrix.bias)
+        if self.gate is not None:
+            weights = (*weights, self.gate.matrix())
+            if self.has_biases:
+                weights = (*weights, self.gate.bias)
+        weights = (*weights, self.up.matrix())
+        if self.has_biases:
+            weights = (*weights, self.up.bias)
         if self.scale is not None:
             weights = (*weights, cast(self.scale, self.compute_dtype), cast(self.shift, self.compute_dtype))
         weights = (*weights, self.down.matrix())
-        return weights if self.down.bias is None else (*weights, self.down.bias)
+        if self.has_biases:
+            weights = (*weights, self.down.bias)
+        return weights
 
 
 def activation_function(model: ModelConfig) -> str:

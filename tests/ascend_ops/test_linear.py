@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mindspore import Tensor, ops
+from mindspore import Parameter, ParameterTuple, Tensor, ops
 
 from ascend_ops.linear import linear, reference
 
@@ -72,6 +72,27 @@ def test_several_matrices_of_one_input_equal_the_reference(backend, differentiat
     assert error_of(np.concatenate(gradients[1:4], 1), dweight_IO) < 3e-6
     if has_biases:
         assert error_of(np.concatenate(gradients[4:]), dbias_O) < 3e-6
+
+
+@pytest.mark.parametrize("has_biases", [False, True])
+def test_matrices_of_equal_shapes_that_are_parameters_are_not_confused(backend, has_biases):
+    rng = np.random.default_rng(4)
+    x_TI = rng.standard_normal((6, 8)).astype(np.float32)
+    weights = ParameterTuple(
+        [Parameter(Tensor(rng.standard_normal((8, 8)).astype(np.float32)), name=f"weight.{i}") for i in range(3)]
+    )
+    biases = ParameterTuple(
+        [Parameter(Tensor(rng.standard_normal(8).astype(np.float32)), name=f"bias.{i}") for i in range(3)]
+    )
+    linears = backend("linear").linears
+
+    @ms.jit
+    def function(x_TI):
+        return linears(x_TI, weights, biases) if has_biases else linears(x_TI, weights)
+
+    for i, product in enumerate(function(Tensor(x_TI))):
+        expected = reference.linear(x_TI, weights[i].asnumpy(), biases[i].asnumpy() if has_biases else None)
+        np.testing.assert_allclose(product.asnumpy(), expected, atol=1e-5)
 
 
 def test_a_bias_in_float32_is_added_to_rows_in_half_precision_before_they_are_rounded(backend):
