@@ -182,7 +182,7 @@ def _update_collectives(config: Config, mesh: Mesh, divided: list[int], whole: l
         found += [
             ("reduce_scatter", "ReduceScatter", "data", len(divided), sum(divided) * FLOAT),
             ("all_reduce", "AllReduce", "data", len(whole), sum(whole) * FLOAT),
-            ("update", "AllGather", "data", len(divided), sum(divided) // mesh.data * FLOAT),
+            ("push_rows", "AllGather", "data", len(divided), sum(divided) // mesh.data * FLOAT),
         ]
     if mesh.replicas > 1:
         found.append(("expert_sum", "AllReduce", "replicas", 4, _slab_numbers(config, mesh) * FLOAT))

@@ -63,7 +63,7 @@ def test_sigmas_exchange_moves_an_eighth_over_the_network():
     assert (times, sent) == (4 * 8, 8 * 2 * (tokens + tokens * 5 // 4) * columns)
     assert len(mesh.exchange_group(0)) - 1 == 15
     assert found.slabs == 8 * (2 * 5120 * 20480 + 20480 + 5120) // 8 * 2
-    assert found.collectives["update", "AllGather", "data"][1] == found.moments // 2 - 4 * vectors(config)
+    assert found.collectives["push_rows", "AllGather", "data"][1] == found.moments // 2 - 4 * vectors(config)
 
 
 def vectors(config):

@@ -78,7 +78,7 @@ def test_a_difference_from_the_arithmetic_is_printed_and_counted(capsys):
             "live": 0,
             "order": [],
         }
-        for name in ("lower_forward", "upper_step", "lower_backward", "update")
+        for name in ("lower_forward", "upper_step", "lower_backward", "update", "push_rows")
     }
     functions["lower_forward"]["parameters"] = {"weights": budget.weights}
     functions["update"]["parameters"] = {"weights": budget.weights, "adam_m": budget.moments}
