@@ -22,12 +22,14 @@ Suffixes of array names, here and in mindpangu, give the axes: rows_TH is [T, H]
     F  inner size of a feed-forward network
     G  groups of a step: D·E
     H  hidden size
+    I  inputs of a matrix
     J  values that a statistic compares: points of a search, batches
     K  size of an attention head
     L  RRE layers
     M  domains of the model
     N  attention heads
-    P  tokens of a padded prompt
+    O  outputs of a matrix
+    P  tokens of a padded prompt, parameters of a model
     Q  rows that a rank sends
     R  ranks
     S  sequence length

@@ -4,6 +4,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
+# made once, because PyNative mode may still need a primitive when the call that made it has returned
+_score = ops.BatchMatMul(transpose_b=True)
+_mix = ops.BatchMatMul()
+_softmax = ops.Softmax(-1)
+_halves = ops.Split(3, 2)
+
 NEVER = -1e9  # is added to the scores of keys that a token may not look at
 
 
@@ -33,13 +39,13 @@ def attend(query, key, value, mask):
     scale = size**-0.5
     if query.dtype == ms.float16:
         # the largest fp16 number is 65504: scale the queries before the product instead of the scores after it
-        scores_BNSC = ops.cast(ops.BatchMatMul(transpose_b=True)(query * scale, key), ms.float32)
+        scores_BNSC = ops.cast(_score(query * scale, key), ms.float32)
     else:
-        scores_BNSC = ops.BatchMatMul(transpose_b=True)(query, key) * scale
-    weights_BNSC = ops.Softmax(-1)(scores_BNSC + mask)
+        scores_BNSC = _score(query, key) * scale
+    weights_BNSC = _softmax(scores_BNSC + mask)
     if query.dtype == ms.float16:
         weights_BNSC = ops.cast(weights_BNSC, ms.float16)
-    mixed = ops.BatchMatMul()(weights_BNSC, value)
+    mixed = _mix(weights_BNSC, value)
     return mixed.transpose((0, 2, 1, 3)).reshape((batch * length, num_heads * size))
 
 
@@ -57,7 +63,7 @@ def rotate(x_BNSK, positions_BS, cosine_CK, sine_CK):
     cosine = ops.expand_dims(ops.gather(cosine_CK, positions_BS, 0), 1)
     sine = ops.expand_dims(ops.gather(sine_CK, positions_BS, 0), 1)
     wide = x_BNSK if x_BNSK.dtype == cosine.dtype else ops.cast(x_BNSK, cosine.dtype)
-    first, second = ops.Split(3, 2)(wide)
+    first, second = _halves(wide)
     turned = ops.concat((first * cosine - second * sine, second * cosine + first * sine), 3)
     return turned if turned.dtype == x_BNSK.dtype else ops.cast(turned, x_BNSK.dtype)
 

@@ -4,11 +4,21 @@ import mindspore as ms
 from mindspore import Tensor, ops
 
 
+_primitives: dict[float, ops.Primitive] = {}  # kept, because PyNative mode may need one after its call has returned
+
+
+@ops.constexpr
+def _normalize(epsilon):
+    if epsilon not in _primitives:
+        _primitives[epsilon] = ops.LayerNorm(-1, -1, epsilon)
+    return _primitives[epsilon]
+
+
 def layer_norm(x_TH: Tensor, gamma_H: Tensor, beta_H: Tensor, epsilon: float) -> Tensor:
     """See `ascend_ops.norm`."""
     if x_TH.dtype == ms.float64:
         return _layer_norm_in_double(x_TH, gamma_H, beta_H, epsilon)
-    norm_TH = ops.LayerNorm(-1, -1, epsilon)(_wide(x_TH), gamma_H, beta_H)[0]
+    norm_TH = _normalize(epsilon)(_wide(x_TH), gamma_H, beta_H)[0]
     return _narrow(norm_TH, x_TH.dtype)
 
 

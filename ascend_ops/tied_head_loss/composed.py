@@ -4,6 +4,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
+_score = ops.MatMul(transpose_b=True)  # made once, because PyNative mode may need it after the call has returned
+
 FOREIGN = -1e9  # score of a row of another vocabulary
 
 
@@ -48,7 +50,7 @@ def scores(
     """
     if vocabulary >= 0 and len(starts) > 2:
         table_VH = table_VH[starts[vocabulary] : starts[vocabulary + 1]]
-    logits_TV = ops.MatMul(transpose_b=True)(x_TH, table_VH)
+    logits_TV = _score(x_TH, table_VH)
     if logits_TV.dtype == ms.float16:
         logits_TV = ops.cast(logits_TV, ms.float32)
     if vocabulary >= 0 or len(starts) == 2:

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, ops
 
+from ascend_ops.causal_attention import composed as attention_ops
+from ascend_ops.norm import composed as norm_ops
+from ascend_ops.tied_head_loss import composed as head_ops
 from mindpangu.checkpoint import CheckpointReader
 from mindpangu.config import load_config
 from mindpangu.data import Loader, heldout_batches
@@ -132,10 +135,6 @@ def test_norms_softmax_loss_and_embeddings_are_fp32_and_matrix_products_fp16(tin
 
         return call
 
-    def recorded_primitive(name):
-        primitive = getattr(ops, name)
-        return lambda *arguments, **options: recorded(name, primitive(*arguments, **options))
-
     def gather_and_record(table, *others):
         if isinstance(table, Parameter):
             gathered.append(table.name)
@@ -144,8 +143,15 @@ def test_norms_softmax_loss_and_embeddings_are_fp32_and_matrix_products_fp16(tin
     monkeypatch.setattr(ops, "gather", gather_and_record)
     for name in ("matmul", "log_softmax"):
         monkeypatch.setattr(ops, name, recorded(name, getattr(ops, name)))
-    for name in ("LayerNorm", "Softmax", "BatchMatMul", "MatMul"):
-        monkeypatch.setattr(ops, name, recorded_primitive(name))
+    for module, attribute, name in (
+        (attention_ops, "_score", "BatchMatMul"),
+        (attention_ops, "_mix", "BatchMatMul"),
+        (attention_ops, "_softmax", "Softmax"),
+        (head_ops, "_score", "MatMul"),
+    ):
+        monkeypatch.setattr(module, attribute, recorded(name, getattr(module, attribute)))
+    normalize = norm_ops._normalize
+    monkeypatch.setattr(norm_ops, "_normalize", lambda epsilon: recorded("LayerNorm", normalize(epsilon)))
     h_TH = decoder.lower(inputs.rows_BS, inputs.positions_BS)
     routing = (inputs.tokens_BS, inputs.domain_slots_B, inputs.tables_LDV, 0, ())
     x_TH, _ = decoder.upper(h_TH, inputs.positions_BS, routing, slabs)

@@ -1,5 +1,6 @@
 """Trains a case with one stack, in a process of its own that takes steps when it is asked to."""
 
+import io
 import multiprocessing
 import os
 import resource
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mindpangu.errors import MindPanguError
+from mindpangu.files import write_bytes_atomically
 from step_bench.cases import LEARNING_RATE, Case
 
 STACKS = ("mindpangu", "composed", "torch", "torch.compile")
@@ -134,6 +136,6 @@ def _save(model: "LanguageModel", weights: Path) -> None:  # type: ignore[name-d
         for layer in range(len(model.store.weights)):
             for domain, one in enumerate(model.domains):
                 arrays[f"table.{layer}.{domain}"] = model.parts.table.array(layer, one.name)
-    unfinished = weights.with_suffix(".part.npz")
-    np.savez(unfinished, **arrays)
-    unfinished.rename(weights)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_bytes_atomically(weights, buffer.getvalue())
