@@ -3,7 +3,6 @@
 import mindspore as ms
 from mindspore import Tensor, ops
 
-
 _primitives: dict[float, ops.Primitive] = {}  # kept, because PyNative mode may need one after its call has returned
 
 

@@ -14,10 +14,10 @@ _weighted = custom_op(
 )
 
 
-def _bprop(x_TH, table_VH, targets_BS, vocabulary_of_sample_B, starts_W, out, dout):
-    found = _weighted(x_TH, table_VH, targets_BS, vocabulary_of_sample_B, starts_W, dout)
+def _bprop(x_TH, table_VH, targets_BS, vocabulary_of_sample_B, row_starts, out, dout):
+    found = _weighted(x_TH, table_VH, targets_BS, vocabulary_of_sample_B, row_starts, dout)
     zeros = ops.ZerosLike()
-    return found[2], found[3], zeros(targets_BS), zeros(vocabulary_of_sample_B), zeros(starts_W)
+    return found[2], found[3], zeros(targets_BS), zeros(vocabulary_of_sample_B), zeros(row_starts)
 
 
 _token_losses = custom_op(
@@ -28,12 +28,12 @@ _token_losses = custom_op(
 class _WeightedLosses(nn.Cell):
     """The weighted losses and the gradients of their sum, which the backward pass only scales."""
 
-    def construct(self, x_TH, table_VH, targets_BS, vocabulary_of_sample_B, starts_W, weights_BS):
-        return _weighted(x_TH, table_VH, targets_BS, vocabulary_of_sample_B, starts_W, weights_BS)
+    def construct(self, x_TH, table_VH, targets_BS, vocabulary_of_sample_B, row_starts, weights_BS):
+        return _weighted(x_TH, table_VH, targets_BS, vocabulary_of_sample_B, row_starts, weights_BS)
 
-    def bprop(self, x_TH, table_VH, targets_BS, vocabulary_of_sample_B, starts_W, weights_BS, out, dout):
+    def bprop(self, x_TH, table_VH, targets_BS, vocabulary_of_sample_B, row_starts, weights_BS, out, dout):
         zeros = ops.ZerosLike()
-        others = (zeros(targets_BS), zeros(vocabulary_of_sample_B), zeros(starts_W), zeros(weights_BS))
+        others = (zeros(targets_BS), zeros(vocabulary_of_sample_B), zeros(row_starts), zeros(weights_BS))
         return (out[2] * dout[0], out[3] * dout[0], *others)
 
 

@@ -378,6 +378,7 @@ def micro_step(monkeypatch, *, rre_layers="2", trains_dense=True):
     step.config = load_config(None, {"model.rre_layers": rre_layers})
     step.trains_dense = trains_dense
     step.functions = Functions()
+    monkeypatch.setattr("mindpangu.train.step.settle", lambda tensor: step.functions.calls.append(("settle", tensor)))
     if not trains_dense:
         step.functions.upper_step = step.functions.upper_step_of_experts
     step.model = SimpleNamespace(inputs=lambda tokens, positions, plan: INPUTS)
@@ -404,7 +405,9 @@ def test_a_micro_step_adds_the_gradients_of_both_halves(monkeypatch):
     assert result == (2.5, [1.0, 1.5])
     assert calls == [
         ("lower_forward", "rows", "positions"),
+        ("settle", "h"),
         ("upper_step", 4, 80, "h", *UPPER_INPUTS, "slab 1", "slab 2", "sent", "received"),
+        ("settle", "dh"),
         ("lower_backward", "rows", "positions", "dh"),
     ]
     assert dense == {"embedding": 5 + 100 + 10, "upper": 1, "lower": 1000}
@@ -415,7 +418,7 @@ def test_a_micro_step_that_trains_experts_stops_at_the_upper_half(monkeypatch):
     result, calls, dense, received = micro_step(monkeypatch, trains_dense=False)
 
     assert result == (2.5, [1.0, 1.5])
-    assert [call[0] for call in calls] == ["lower_forward", "upper_step"]
+    assert [call[0] for call in calls] == ["lower_forward", "settle", "upper_step"]
     assert dense == {"embedding": 5}
     assert received == [("the plan", ["slab gradient 1", "slab gradient 2"])]
 

@@ -1,6 +1,5 @@
 """Trains a case with one stack, in a process of its own that takes steps when it is asked to."""
 
-import io
 import multiprocessing
 import os
 import resource
@@ -60,7 +59,7 @@ class Process:
 @contextmanager
 def processes(stacks: list[str], case: Case, folder: Path) -> Iterator[list[Process]]:
     """Starts a process for each stack. The first must be mindpangu's: it writes the weights that all begin with."""
-    weights = folder / f"{case.name}.npz"
+    weights = folder / f"{case.name}.safetensors"
     with ExitStack() as stack:
         started = []
         for name in stacks:
@@ -136,6 +135,4 @@ def _save(model: "LanguageModel", weights: Path) -> None:  # type: ignore[name-d
         for layer in range(len(model.store.weights)):
             for domain, one in enumerate(model.domains):
                 arrays[f"table.{layer}.{domain}"] = model.parts.table.array(layer, one.name)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_bytes_atomically(weights, buffer.getvalue())
+    write_bytes_atomically(weights, encode_stream(arrays))
