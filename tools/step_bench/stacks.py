@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import numpy as np
-
+from mindpangu.checkpoint.tensor_file import TensorInfo, chunks_of, encode_stream
 from mindpangu.errors import MindPanguError
 from mindpangu.files import write_bytes_atomically
 from step_bench.cases import LEARNING_RATE, Case
@@ -135,4 +134,5 @@ def _save(model: "LanguageModel", weights: Path) -> None:  # type: ignore[name-d
         for layer in range(len(model.store.weights)):
             for domain, one in enumerate(model.domains):
                 arrays[f"table.{layer}.{domain}"] = model.parts.table.array(layer, one.name)
-    write_bytes_atomically(weights, encode_stream(arrays))
+    tensors = {name: TensorInfo(array.dtype, array.shape) for name, array in arrays.items()}
+    write_bytes_atomically(weights, encode_stream(tensors, {}, lambda name: chunks_of(arrays[name])))

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from mindpangu.tensor_format import decode
 from mindpangu.train.optimizer import is_decayed
 from step_bench.cases import LEARNING_RATE, Case
 
@@ -95,8 +96,7 @@ def open_torch(case: Case, weights: Path, compiled: bool) -> Callable[[], float]
     """Returns a function that takes one step and returns its loss."""
     torch.set_num_threads(_num_threads())
     config = case.config()
-    with np.load(weights) as file:
-        model = Model(case, dict(file))
+    model = Model(case, decode(weights.read_bytes())[1])
     dense = list(model.weights.items())
     experts = [(name, tensor) for name, tensors in model.experts.items() for tensor in tensors]
     settings = config.optimizer
