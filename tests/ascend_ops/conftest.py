@@ -9,7 +9,8 @@ from mindspore import Tensor
 
 from ascend_ops import native
 
-ms.set_context(mode=ms.PYNATIVE_MODE)
+# in step with Python, so that an error is raised by the call that causes it
+ms.set_context(mode=ms.PYNATIVE_MODE, pynative_synchronize=True)
 
 
 @pytest.fixture(params=["composed", "cpu"], scope="module")
