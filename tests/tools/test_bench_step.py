@@ -12,6 +12,7 @@ PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(PROJECT / "tools"))
 
 from step_bench.cases import CASES, smaller  # noqa: E402
+from step_bench.stacks import processes  # noqa: E402
 
 from mindpangu.errors import MindPanguError  # noqa: E402
 
@@ -75,6 +76,18 @@ def test_a_run_writes_a_record_for_each_stack(tmp_path):
         assert record["tokens_per_s"] == pytest.approx(32 / record["step_s"])
         assert (record["ratio_to_torch"] is None) == ("torch" not in stacks)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+def test_the_losses_of_fifty_steps_agree_with_the_composed_operators(name, tmp_path):
+    (case,) = (case for case in CASES if case.name == name)
+
+    with processes(["mindpangu", "composed"], case, tmp_path) as started:
+        kernels, composed = (process.run(50).losses for process in started)
+
+    assert kernels == pytest.approx(composed, rel=1e-5)
+    assert kernels != composed
 
 
 @pytest.mark.parametrize("arguments", [["--rounds", "2"], ["--json", "nowhere/a.json"], ["--against", "jax"]])

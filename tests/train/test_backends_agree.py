@@ -27,13 +27,19 @@ def compiler():
         pytest.skip(str(error))
 
 
+def relative_distance(array, expected):
+    """Returns |array − expected| / |expected|, with Euclidean norms."""
+    return np.linalg.norm(array - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("model", ["sigma", "pi"])
 @pytest.mark.parametrize(
     ("backend", "steps"),
-    [("cpu", 6), pytest.param("cpu", 30, marks=pytest.mark.slow), pytest.param("ascend", 3, marks=pytest.mark.slow)],
+    [("cpu", 6), pytest.param("cpu", 50, marks=pytest.mark.slow), pytest.param("ascend", 3, marks=pytest.mark.slow)],
 )
-def test_losses_and_gradients_agree(opened, tiny_overrides, backend, steps):
+def test_losses_and_gradients_agree(opened, tiny_overrides, pangu_pi, model, backend, steps):
     """The kernels agree with the composed operators from the same weights, and over the first steps of two runs."""
-    overrides = tiny_overrides | {"data.domains_per_step": "2", "lr_scheduler.learning_rate": "0.01"}
+    overrides = tiny_overrides | {"data.domains_per_step": "2"} | (pangu_pi if model == "pi" else {})
     kernels, kernel_model, kernel_loader = opened(overrides, backend)
     first = kernels.gradients(*planned(kernel_model, kernel_loader))  # compiles now, with the kernels
     composed, composed_model, composed_loader = opened(overrides, "composed")
@@ -41,10 +47,11 @@ def test_losses_and_gradients_agree(opened, tiny_overrides, backend, steps):
 
     assert first.loss == pytest.approx(twin.loss, rel=1e-5)
     for name, gradient in twin.dense.items():
-        np.testing.assert_allclose(first.dense[name].asnumpy(), gradient.asnumpy(), atol=3e-6, err_msg=name)
+        if not name.endswith("key.bias"):  # 0 in theory: softmax does not change if all scores grow alike
+            assert relative_distance(first.dense[name].asnumpy(), gradient.asnumpy()) < 1e-5, name
     for key, gradients in composed.experts.gradients().items():
-        for array, other_array in zip(kernels.experts.gradients()[key], gradients, strict=True):
-            np.testing.assert_allclose(array, other_array, atol=3e-6)
+        for array, expected in zip(kernels.experts.gradients()[key], gradients, strict=True):
+            assert relative_distance(array, expected) < 1e-5
 
     for _ in range(steps):
         step = planned(kernel_model, kernel_loader)
@@ -81,29 +88,63 @@ def test_the_step_refuses_what_a_compiled_form_flags(opened, tiny_overrides):
     assert step.updates == 0
 
 
-@pytest.mark.slow
-def test_the_first_steps_of_the_main_job_agree(compiler, tmp_path):
-    """30 steps of recipes/cpu_smoke.yaml on the real corpus, in two processes."""
-    options = [
-        *("--config", "recipes/cpu_smoke.yaml"),
-        *("--training.output_dir", str(tmp_path)),
-        *("--training.steps", "30"),
-        *("--lr_scheduler.decay_steps", "150"),
-    ]
+@pytest.fixture(scope="module")
+def main_job(tmp_path_factory):
+    """main_job(name, steps, backend, cores) trains recipes/cpu_smoke.yaml on the real corpus; returns the run folder."""
+    output = tmp_path_factory.mktemp("main_job")
 
-    def mindpangu(*words, backend="cpu"):
-        environment = {**os.environ, "MINDPANGU_OPS": backend}
-        subprocess.run([sys.executable, "-m", "mindpangu", *words, *options], check=True, env=environment)
+    def mindpangu(*words, name, steps=50, backend="cpu", cores=None):
+        options = [
+            *("--config", "recipes/cpu_smoke.yaml"),
+            *("--training.output_dir", str(output)),
+            *("--training.run_name", name),
+            *("--training.steps", str(steps)),
+            *("--lr_scheduler.decay_steps", "400"),
+        ]
+        command = [sys.executable, "-m", "mindpangu", *words, *options]
+        limited = ["taskset", "-c", cores] if cores else []
+        subprocess.run([*limited, *command], check=True, env={**os.environ, "MINDPANGU_OPS": backend})
 
     for stage in (("tokenizer", "train"), ("data", "prepare"), ("routing", "build")):
-        mindpangu(*stage, "--training.run_name", "cpu")
-    shutil.copytree(tmp_path / "cpu", tmp_path / "composed")
-    losses = {}
-    for backend in ("cpu", "composed"):
-        mindpangu("train", "--training.run_name", backend, backend=backend)
-        lines = (tmp_path / backend / "metrics.jsonl").read_text().splitlines()
-        losses[backend] = [json.loads(line)["loss"] for line in lines]
+        mindpangu(*stage, name="prepared")
 
-    assert len(losses["cpu"]) == 30
-    np.testing.assert_allclose(losses["cpu"], losses["composed"], rtol=1e-5)
-    assert losses["cpu"] != losses["composed"]  # equal bits would mean that both runs used one backend
+    def train(name, **options):
+        shutil.copytree(output / "prepared", output / name)
+        mindpangu("train", name=name, **options)
+        return output / name
+
+    return train
+
+
+def losses_of(run_folder):
+    lines = (run_folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.mark.slow
+def test_the_first_steps_of_the_main_job_agree(compiler, main_job):
+    kernels = losses_of(main_job("kernels"))
+    composed = losses_of(main_job("composed", backend="composed"))
+
+    assert len(kernels) == 50
+    np.testing.assert_allclose(kernels, composed, rtol=1e-5)
+    assert kernels != composed  # equal bits would mean that both runs used one backend
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+@pytest.mark.skipif(shutil.which("taskset") is None, reason="taskset is not installed")
+def test_one_core_computes_the_bits_of_two(compiler, main_job):
+    """So a run can move to a machine with another number of cores, and a result can be repeated there."""
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    two = main_job("two_cores", steps=20, cores=f"{first},{second}")
+    again = main_job("again", steps=20, cores=f"{first},{second}")
+    one = main_job("one_core", steps=20, cores=str(first))
+
+    assert losses_of(one) == losses_of(two) == losses_of(again)
+    compared = 0
+    for file in (two / "checkpoint").rglob("*.safetensors"):
+        for other in (one, again):
+            assert (other / file.relative_to(two)).read_bytes() == file.read_bytes(), file.name
+        compared += 1
+    assert compared > 128  # one file for each expert, and those of the dense parameters

@@ -23,9 +23,7 @@ from mindpangu.config.run_folder import RunFolder
 from mindpangu.errors import CheckpointError
 from mindpangu.language_model import SavedExperts
 from mindpangu.model.initialization import network_tensors
-from mindpangu.parallel.sharding import TensorSlice
 from mindpangu.signals import StopOnSignal
-from mindpangu.train import checkpointing
 from mindpangu.train.checkpointing import Checkpointer, load_weights, resume_training
 from mindpangu.train.loss_scale import LossScale
 from mindpangu.train.run import open_run, set_device, train
@@ -590,20 +588,3 @@ def test_a_run_ends_when_its_checkpoint_cannot_be_written(tiny_overrides, tmp_pa
     assert steps[-1] == 7
     assert [path.name for path in list_iterations(checkpoints)] == ["iteration_00000003"]
     assert not list(checkpoints.glob(".*"))
-
-
-def test_the_moments_of_a_divided_parameter_are_saved_as_this_ranks_rows():
-    """The second of two data-parallel ranks holds half of a matrix; the other half of its moments is elsewhere."""
-    moments = [SimpleNamespace(name=f"adam_{kind}.matrix") for kind in "mv"]
-    optimizer = SimpleNamespace(
-        divided={"matrix": True}, moment1={"matrix": moments[0]}, moment2={"matrix": moments[1]}
-    )
-    decoder = SimpleNamespace(parameters={"matrix": "weights"}, slices={"matrix": TensorSlice((6, 3))})
-    group = SimpleNamespace(rank=1, size=2)
-    step = SimpleNamespace(optimizer=optimizer, decoder=decoder, processes=SimpleNamespace(dense=group))
-
-    parameters, slices = checkpointing._dense_state(step)
-
-    rows = TensorSlice((6, 3), ((0, ((3, 6),)),))
-    assert parameters == {"matrix": "weights", "adam_m.matrix": moments[0], "adam_v.matrix": moments[1]}
-    assert slices == {"matrix": TensorSlice((6, 3)), "adam_m.matrix": rows, "adam_v.matrix": rows}
