@@ -156,6 +156,11 @@ class ECSS:
         self._raise_errors()
 
     @property
+    def moves(self) -> bool:
+        """True if experts are copied to a device; False if the compiled step reads the store itself."""
+        return self._slabs.moves
+
+    @property
     def traffic(self) -> ExpertTraffic:
         """Costs of the step that `begin` started; complete after `squared_norm`."""
         return self._traffic

@@ -22,6 +22,8 @@ class ResidentExperts:
         all_reduce: see `ECSS`.
     """
 
+    moves = False
+
     def __init__(self, store: ExpertStore, dtype: type = np.float32, all_reduce: AllReduce | None = None):
         self._store = store
         self._dtype = dtype

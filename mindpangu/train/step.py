@@ -68,6 +68,7 @@ class TrainStep:
         experts: moves and updates experts. With overlap it continues after `run` has returned: call `finish` before
             anything else reads or changes the store.
         trains_dense: False if training.train names only experts; then no dense parameter or moment ever changes.
+        in_one_function: True if the forward and backward pass are one compiled function; see `mindpangu.train.compiled`.
         updates: number of applied updates, without skipped steps; Adam's bias correction depends on it.
 
     Args:
@@ -85,6 +86,9 @@ class TrainStep:
         self.experts = open_experts(model.store, config, link, processes.replicas)
         num_slabs = config.model.rre_layers * model.num_slots * len(model.store.tensors)
         self.trains_dense = trained_domains(config, model.domains) is None
+        self.in_one_function = num_slabs == 0 or (
+            self.trains_dense and processes.exchange is None and not self.experts.moves
+        )
         self.functions = CompiledFunctions(decoder, num_slabs, self.trains_dense)
         copies = {name: processes.tensor.size for name, held in decoder.slices.items() if held.is_whole}
         self.optimizer = DenseAdam(
@@ -210,8 +214,12 @@ class TrainStep:
         decoder = self.decoder
         inputs = self.model.inputs(batch.tokens_BS, batch.positions_BS, plan)
         upper_inputs = _upper_inputs(inputs, as_tensor(batch.targets_BS), weights_BS)
-        if self.config.model.rre_layers == 0:
-            outputs, gradients = functions.whole_step(inputs.vocabulary, 0, inputs.rows_BS, *upper_inputs)
+        if self.in_one_function:
+            slabs = self.experts.slabs(plan) if self.config.model.rre_layers else []
+            outputs, gradients = functions.whole_step(inputs.vocabulary, 0, inputs.rows_BS, *upper_inputs, *slabs)
+            if slabs:
+                slab_gradients, gradients = gradients
+                self.experts.receive(plan, slab_gradients)
             _accumulate(dense, dict(zip(decoder.parameters, gradients, strict=True)))
             return _read(*outputs)
         h_TH = functions.lower_forward(inputs.rows_BS, inputs.positions_BS)

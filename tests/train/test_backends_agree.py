@@ -90,7 +90,7 @@ def test_the_step_refuses_what_a_compiled_form_flags(opened, tiny_overrides):
 
 @pytest.fixture(scope="module")
 def main_job(tmp_path_factory):
-    """main_job(name, steps, backend, cores) trains recipes/cpu_smoke.yaml on the real corpus; returns the run folder."""
+    """main_job(name, steps, backend, cores) trains recipes/cpu_smoke.yaml on real text; returns the run folder."""
     output = tmp_path_factory.mktemp("main_job")
 
     def mindpangu(*words, name, steps=50, backend="cpu", cores=None):

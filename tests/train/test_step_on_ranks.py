@@ -315,13 +315,16 @@ def test_a_step_is_made_for_its_model_and_ranks(monkeypatch, trained, trains_den
             "parallelism.optimizer_sharding": "false",
         },
     )
-    for name in ("open_experts", "CompiledFunctions", "DenseAdam"):
+    experts = SimpleNamespace(moves=False)
+    opened_with = []
+    monkeypatch.setattr("mindpangu.train.step.open_experts", lambda *given: opened_with.append(given) or experts)
+    for name in ("CompiledFunctions", "DenseAdam"):
         monkeypatch.setattr(f"mindpangu.train.step.{name}", lambda *arguments: arguments)
     slices = {"divided": TensorSlice.equal((8, 3), 0, 1, 2), "copied": TensorSlice((3,))}
     model = SimpleNamespace(
         config=config,
         decoder=SimpleNamespace(parameters="the parameters", slices=slices),
-        processes=SimpleNamespace(tensor=SimpleNamespace(size=2), dense="dense", replicas="replicas"),
+        processes=SimpleNamespace(tensor=SimpleNamespace(size=2), dense="dense", replicas="replicas", exchange=None),
         num_slots=3,
         store=SimpleNamespace(tensors=("up", "up_bias", "down", "down_bias")),
         domains=build_domains(config),
@@ -330,11 +333,40 @@ def test_a_step_is_made_for_its_model_and_ranks(monkeypatch, trained, trains_den
     step = TrainStep(model, "the link")
 
     assert step.trains_dense == trains_dense
-    assert step.experts == (model.store, config, "the link", "replicas")
+    assert opened_with == [(model.store, config, "the link", "replicas")]
+    assert step.in_one_function == trains_dense
+    assert step.experts is experts
     assert step.functions == (model.decoder, 2 * 3 * 4, trains_dense)
     assert step.optimizer == ("the parameters", config.optimizer, "dense", False, {"copied": 2})
     assert (step.guard.sigma, step.guard.window) == (3, 9)
     assert (step.loss_scale.value, step.updates) == (1.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("rre_layers", "trained", "moves", "exchange", "in_one_function"),
+    [
+        ("2", "all", False, None, True),
+        ("2", "all", True, None, False),  # experts move while the lower half runs
+        ("2", "all", False, "ranks", False),  # `prepare` compiles only the upper half for every capacity
+        ("2", "experts:zh", False, None, False),  # the lower half has no backward pass
+        ("0", "all", True, None, True),
+    ],
+)
+def test_a_step_is_one_function_where_nothing_moves(monkeypatch, rre_layers, trained, moves, exchange, in_one_function):
+    config = load_config(None, {"model.rre_layers": rre_layers, "training.train": trained})
+    monkeypatch.setattr("mindpangu.train.step.open_experts", lambda *_: SimpleNamespace(moves=moves))
+    for name in ("CompiledFunctions", "DenseAdam"):
+        monkeypatch.setattr(f"mindpangu.train.step.{name}", lambda *_: None)
+    model = SimpleNamespace(
+        config=config,
+        decoder=SimpleNamespace(parameters={}, slices={}),
+        processes=SimpleNamespace(tensor=None, dense=None, replicas=None, exchange=exchange),
+        num_slots=1,
+        store=SimpleNamespace(tensors=("up", "down")),
+        domains=build_domains(config),
+    )
+
+    assert TrainStep(model).in_one_function == in_one_function
 
 
 class Functions:
@@ -363,6 +395,8 @@ class Functions:
 
     def whole_step(self, *inputs):
         self.calls.append(("whole_step", *inputs))
+        if inputs[-1] == "slab 2":
+            return self.LOSS, (("slab gradient 1", "slab gradient 2"), (1, 10, 100))
         return self.LOSS, (1, 10, 100)
 
 
@@ -370,13 +404,14 @@ INPUTS = ModelInputs(4, "rows", "tokens", "positions", "vocabularies", "slots", 
 UPPER_INPUTS = ("tokens", "positions", "targets", "weights", "vocabularies", "slots", "tables")
 
 
-def micro_step(monkeypatch, *, rre_layers="2", trains_dense=True):
+def micro_step(monkeypatch, *, rre_layers="2", trains_dense=True, in_one_function=False):
     """Takes a micro-step; returns (result, calls, dense gradients, what the experts received)."""
     monkeypatch.setattr("mindpangu.train.step.as_tensor", lambda array: array)
     received = []
     step = object.__new__(TrainStep)
     step.config = load_config(None, {"model.rre_layers": rre_layers})
     step.trains_dense = trains_dense
+    step.in_one_function = in_one_function
     step.functions = Functions()
     monkeypatch.setattr("mindpangu.train.step.settle", lambda tensor: step.functions.calls.append(("settle", tensor)))
     if not trains_dense:
@@ -424,12 +459,21 @@ def test_a_micro_step_that_trains_experts_stops_at_the_upper_half(monkeypatch):
 
 
 def test_a_micro_step_of_a_dense_model_is_one_function(monkeypatch):
-    result, calls, dense, received = micro_step(monkeypatch, rre_layers="0")
+    result, calls, dense, received = micro_step(monkeypatch, rre_layers="0", in_one_function=True)
 
     assert result == (2.5, [1.0, 1.5])
     assert calls == [("whole_step", 4, 0, "rows", *UPPER_INPUTS)]
     assert dense == {"embedding": 5 + 1, "upper": 10, "lower": 100}
     assert not received
+
+
+def test_a_micro_step_whose_experts_stay_in_place_is_one_function(monkeypatch):
+    result, calls, dense, received = micro_step(monkeypatch, in_one_function=True)
+
+    assert result == (2.5, [1.0, 1.5])
+    assert calls == [("whole_step", 4, 0, "rows", *UPPER_INPUTS, "slab 1", "slab 2")]
+    assert dense == {"embedding": 5 + 1, "upper": 10, "lower": 100}
+    assert received == [("the plan", ["slab gradient 1", "slab gradient 2"])]
 
 
 def test_ids_that_the_device_finds_invalid_end_the_step(monkeypatch):
