@@ -3,6 +3,7 @@
     python tools/bench_step.py --against torch                     # about 12 minutes on two cores
     python tools/bench_step.py --quick                             # tiny models, to test the mechanics
     python tools/bench_step.py --against torch torch.compile composed --cases a c --json step.json --plot step.png
+    python tools/bench_step.py --cases a --layers 4 8 16 32        # how the first step, with compilation, grows
 
 Each stack trains in a process of its own, from the same weights on the same batches of random tokens. The processes
 take turns: a few steps of one, a few of the next, and so on for several rounds. Their losses must agree.
@@ -17,6 +18,7 @@ torch is not a requirement of the project: install it yourself to compare.
 """
 
 import argparse
+import dataclasses
 import statistics
 import tempfile
 import time
@@ -56,7 +58,12 @@ class Record:
 
 def main() -> None:
     arguments = parse_arguments()
-    cases = [case for case in CASES if case.name in arguments.cases]
+    cases = [
+        dataclasses.replace(case, layers=layers or case.layers)
+        for case in CASES
+        if case.name in arguments.cases
+        for layers in arguments.layers
+    ]
     if arguments.quick:
         cases = [smaller(case) for case in cases]
     rounds, steps = (2, 2) if arguments.quick else (arguments.rounds, 5)
@@ -82,6 +89,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--cases", nargs="+", choices=[case.name for case in CASES], default=[case.name for case in CASES]
     )
+    parser.add_argument("--layers", nargs="+", type=int, default=[0], help="layers instead of each case's own number")
     parser.add_argument("--rounds", type=int, default=4, help="rounds of 5 steps per stack, at least 3 (default: 4)")
     parser.add_argument("--quick", action="store_true", help="tiny models and few steps, to test the mechanics")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the records as JSON")
@@ -90,6 +98,8 @@ def parse_arguments() -> argparse.Namespace:
     for file in filter(None, (arguments.json, arguments.plot)):
         if not file.absolute().parent.is_dir() or file.is_dir():
             parser.error(f"{file} cannot be written: its folder does not exist, or it is a folder")
+    if arguments.layers != [0] and min(arguments.layers) < 3:
+        parser.error(f"--layers {min(arguments.layers)}: allowed is 3 or more, because two of (c), (d), and (e) route")
     if arguments.rounds < 3:
         parser.error(f"--rounds {arguments.rounds}: the median needs at least 3")
     return arguments

@@ -68,7 +68,7 @@ class TrainStep:
         experts: moves and updates experts. With overlap it continues after `run` has returned: call `finish` before
             anything else reads or changes the store.
         trains_dense: False if training.train names only experts; then no dense parameter or moment ever changes.
-        in_one_function: True if the forward and backward pass are one compiled function; see `mindpangu.train.compiled`.
+        in_one_function: True if forward and backward pass are one compiled function; see `mindpangu.train.compiled`.
         updates: number of applied updates, without skipped steps; Adam's bias correction depends on it.
 
     Args:

@@ -90,7 +90,9 @@ def test_the_losses_of_fifty_steps_agree_with_the_composed_operators(name, tmp_p
     assert kernels != composed
 
 
-@pytest.mark.parametrize("arguments", [["--rounds", "2"], ["--json", "nowhere/a.json"], ["--against", "jax"]])
+@pytest.mark.parametrize(
+    "arguments", [["--rounds", "2"], ["--layers", "4", "2"], ["--json", "nowhere/a.json"], ["--against", "jax"]]
+)
 def test_mistakes_are_refused_before_anything_is_measured(arguments):
     done = bench(*arguments)
 

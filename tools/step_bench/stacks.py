@@ -58,7 +58,7 @@ class Process:
 @contextmanager
 def processes(stacks: list[str], case: Case, folder: Path) -> Iterator[list[Process]]:
     """Starts a process for each stack. The first must be mindpangu's: it writes the weights that all begin with."""
-    weights = folder / f"{case.name}.safetensors"
+    weights = folder / f"{case.name}_{case.layers}.safetensors"
     with ExitStack() as stack:
         started = []
         for name in stacks:
