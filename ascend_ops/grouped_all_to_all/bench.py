@@ -195,6 +195,7 @@ def _compile(workload: _Workload, group: "Group") -> dict[str, Callable]:
 
     from ascend_ops.grouped_all_to_all import dispatch_all_to_all, first_order, grouped_all_to_all
     from ascend_ops.rre_dispatch import rre_dispatch
+    from ascend_ops.waiting import wait_for_all
 
     capacity = workload.capacity
     chunk_capacity = workload.chunk_capacity
@@ -227,10 +228,10 @@ def _compile(workload: _Workload, group: "Group") -> dict[str, Callable]:
         return rows, counts, positions, order
 
     return {
-        "exchange": lambda: [exchange(rows_QH, *counts)[0].asnumpy()],
-        "fused": lambda: [fused(*inputs, *counts)[0].asnumpy()],
-        "separate": lambda: [separate(*inputs, *counts)[0].asnumpy()],
-        "chunked": lambda: [rows.asnumpy() for rows in chunked(*inputs, *chunk_counts)[0]],
+        "exchange": lambda: wait_for_all(exchange(rows_QH, *counts)[:1]),
+        "fused": lambda: wait_for_all(fused(*inputs, *counts)[:1]),
+        "separate": lambda: wait_for_all(separate(*inputs, *counts)[:1]),
+        "chunked": lambda: wait_for_all(chunked(*inputs, *chunk_counts)[0]),
     }
 
 
