@@ -235,9 +235,10 @@ class TrainStep:
         self.experts.receive(plan, slab_gradients)
         settle(dh_TH)
         lower = functions.lower_backward(inputs.rows_BS, inputs.positions_BS, dh_TH)
-        _accumulate(dense, {p.name: gradient for p, gradient in zip(decoder.lower_parameters, lower, strict=True)})
+        both = {p.name: gradient for p, gradient in zip(decoder.lower_parameters, lower, strict=True)}
         # the word embedding is in both halves: the lower half looks it up, the upper half multiplies by it
-        _accumulate(dense, {p.name: g for p, g in zip(decoder.upper_parameters, upper, strict=True)})
+        _accumulate(both, {p.name: gradient for p, gradient in zip(decoder.upper_parameters, upper, strict=True)})
+        _accumulate(dense, both)  # last, as in one function: a sum of floats depends on its order
         return _read(*outputs)
 
     def _all_reduce_losses(self, gradients: Gradients, squared_norm: float) -> float:

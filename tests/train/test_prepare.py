@@ -55,6 +55,7 @@ def opened(tiny_overrides):
     step.processes = SimpleNamespace(
         exchange=SimpleNamespace(rank=RANK, size=SIZE), report_status=lambda doing: step.reports.append(doing)
     )
+    step.in_one_function = False
     step.functions = Functions()
     return step, Loader(run.shards, run.model.domains, config)
 
