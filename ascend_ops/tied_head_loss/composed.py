@@ -4,7 +4,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-_score = ops.MatMul(transpose_b=True)  # made once, because PyNative mode may need it after the call has returned
+_score = ops.MatMul(transpose_b=True)  # made once, not in every call
 
 FOREIGN = -1e9  # score of a row of another vocabulary
 
