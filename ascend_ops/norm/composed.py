@@ -3,7 +3,7 @@
 import mindspore as ms
 from mindspore import Tensor, ops
 
-_primitives: dict[float, ops.Primitive] = {}  # kept, because PyNative mode may need one after its call has returned
+_primitives: dict[float, ops.Primitive] = {}  # made once, not in every call
 
 
 @ops.constexpr

@@ -72,7 +72,7 @@ def processes(stacks: list[str], case: Case, folder: Path) -> Iterator[list[Proc
 
 def _serve(stack: str, case: Case, weights: Path, connection: Connection) -> None:
     try:
-        step = _open(stack, case, weights)
+        step, finish = _open(stack, case, weights)
         while True:
             count = connection.recv()
             seconds = []
@@ -81,6 +81,7 @@ def _serve(stack: str, case: Case, weights: Path, connection: Connection) -> Non
                 started = time.perf_counter()
                 losses.append(step())
                 seconds.append(time.perf_counter() - started)
+            finish()
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             connection.send(Steps(seconds, losses, peak))
     except EOFError:
@@ -89,17 +90,18 @@ def _serve(stack: str, case: Case, weights: Path, connection: Connection) -> Non
         connection.send(f"{type(error).__name__}: {error}")
 
 
-def _open(stack: str, case: Case, weights: Path) -> Callable[[], float]:
+def _open(stack: str, case: Case, weights: Path) -> tuple[Callable[[], float], Callable[[], None]]:
+    """Returns a function that takes a step and returns its loss, and one that waits until nothing runs any more."""
     if stack.startswith("torch"):
         from step_bench.torch_model import open_torch
 
-        return open_torch(case, weights, compiled=stack == "torch.compile")
+        return open_torch(case, weights, compiled=stack == "torch.compile"), lambda: None
     if stack == "composed":
         os.environ["MINDPANGU_OPS"] = "composed"
     return _open_mindpangu(case, weights)
 
 
-def _open_mindpangu(case: Case, weights: Path) -> Callable[[], float]:
+def _open_mindpangu(case: Case, weights: Path) -> tuple[Callable[[], float], Callable[[], None]]:
     os.environ.setdefault("GLOG_v", "3")
     from mindpangu.language_model import LanguageModel, ModelParts
     from mindpangu.train.run import set_device
@@ -122,7 +124,7 @@ def _open_mindpangu(case: Case, weights: Path) -> Callable[[], float]:
         current = planned.pop(0)
         return train_step.run(*current, LEARNING_RATE, planned[0][1]).loss
 
-    return step
+    return step, train_step.finish
 
 
 def _save(model: "LanguageModel", weights: Path) -> None:  # type: ignore[name-defined]  # noqa: F821
