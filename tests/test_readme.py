@@ -149,11 +149,11 @@ def test_the_main_job_learns_every_domain_in_five_minutes(tmp_path):
     print(f"the main job took {seconds:.0f} s")
 
     folder = tmp_path / "cpu_smoke"
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 150
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 400
     domains = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["domains"]
     assert [result["domain"] for result in domains] == ["bilingual", "zh", "en", "code"]
     for result in domains:
-        assert result["perplexity"] < 0.75 * result["unigram_perplexity"], result
+        assert result["perplexity"] < 0.5 * result["unigram_perplexity"], result
         assert len(result["perplexity_as"]) == 3
         for other, perplexity in result["perplexity_as"].items():
             assert perplexity > result["perplexity"], (result["domain"], other)
