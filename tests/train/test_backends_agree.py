@@ -32,10 +32,15 @@ def relative_distance(array, expected):
     return np.linalg.norm(array - expected) / np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("model", ["sigma", "pi"])
 @pytest.mark.parametrize(
-    ("backend", "steps"),
-    [("cpu", 6), pytest.param("cpu", 50, marks=pytest.mark.slow), pytest.param("ascend", 3, marks=pytest.mark.slow)],
+    ("model", "backend", "steps"),
+    [
+        ("sigma", "cpu", 6),
+        ("pi", "cpu", 6),
+        pytest.param("sigma", "cpu", 50, marks=pytest.mark.slow),
+        pytest.param("pi", "cpu", 50, marks=pytest.mark.slow),
+        pytest.param("sigma", "ascend", 3, marks=pytest.mark.slow),
+    ],
 )
 def test_losses_and_gradients_agree(opened, tiny_overrides, pangu_pi, model, backend, steps):
     """The kernels agree with the composed operators from the same weights, and over the first steps of two runs."""
