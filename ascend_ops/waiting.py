@@ -16,7 +16,7 @@ import numpy as np
 from mindspore import Tensor, get_context
 
 LOWEST_PRIORITY = 19
-NUM_THREADS = 4  # as many threads may wait at once; more would take turns
+NUM_THREADS = 4  # calls that can wait at once; further calls queue
 
 
 @functools.cache

@@ -9,10 +9,11 @@ Each stack trains in a process of its own, from the same weights on the same bat
 take turns: a few steps of one, a few of the next, and so on for several rounds. Their losses must agree.
 
     step_s        median over all rounds, without the first steps, which compile and allocate
-    first_step_s  of a process, with compilation
+    first_step_s  the first step of a process, with compilation
     gemm_limit_s  the step's matrix products alone, one after the other, by the oneDNN of MindSpore's wheel on all
                   threads, measured in the same run at the step's shapes
-    ratio         step_s / torch's; limit is gemm_limit_s / step_s: 1 is as fast as the products allow
+    × torch       step_s / torch's step_s (ratio_to_torch)
+    limit         gemm_limit_s / step_s: 1 is as fast as the products allow
 
 torch is not a requirement of the project: install it yourself to compare.
 """
@@ -99,7 +100,9 @@ def parse_arguments() -> argparse.Namespace:
         if not file.absolute().parent.is_dir() or file.is_dir():
             parser.error(f"{file} cannot be written: its folder does not exist, or it is a folder")
     if arguments.layers != [0] and min(arguments.layers) < 3:
-        parser.error(f"--layers {min(arguments.layers)}: allowed is 3 or more, because two of (c), (d), and (e) route")
+        parser.error(
+            f"--layers {min(arguments.layers)}: allowed is 3 or more, because (c), (d), and (e) have two RRE layers"
+        )
     if arguments.rounds < 3:
         parser.error(f"--rounds {arguments.rounds}: the median needs at least 3")
     return arguments

@@ -29,7 +29,7 @@ def causal_attention(
             half are a pair.
 
     Returns:
-        float [T, N·K] of query_TH's dtype. Scores and softmax are computed in at least fp32.
+        float [T, N·K] of query_TH's dtype. The softmax is computed in at least fp32.
 
     Raises:
         TypeError, ValueError: wrong dtypes or shapes, when the operator is built.

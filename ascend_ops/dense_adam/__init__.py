@@ -21,7 +21,7 @@ def dense_adam(
 ) -> Tensor:
     """Applies AdamW with bias correction to P parameters, in place: the formula of `ascend_ops.expert_adam`.
 
-    Nothing else in the same graph may write these parameters: MindSpore would lose the update without a word. The
+    Nothing else in the same graph may write these parameters: MindSpore would silently lose the update. The
     result must be used, or the graph omits the update.
 
     Args:

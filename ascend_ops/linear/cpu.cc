@@ -9,7 +9,7 @@ namespace {
 constexpr int64_t kTileRows = 256, kTileColumns = 512;
 constexpr int64_t kGradientColumns = 128;  // of a tile of a weight's gradient: few tiles, but enough for all threads
 
-// One matrix with its input side, and the array on its output side: the product or its gradient.
+// One weight with its bias and their gradients; `array` is the product or, backward, the product's gradient.
 struct Matrix {
   const float* weight;  // [I, O]
   float *array, *dweight, *dbias;
@@ -91,7 +91,7 @@ ASCEND_OP int linear_backward(int count, void** data, int* ranks, int64_t** shap
     matrices.push_back({weight.as<float>(), arguments[i].as<float>(), arguments[gradient].as<float>(), dbias, nullptr,
                         weight.shape[1]});
   }
-  std::vector<Tile> tiles;  // the larger ones first
+  std::vector<Tile> tiles;  // weights' gradients first, then the gradient of x
   for (const Matrix& matrix : matrices) cut(tiles, &matrix, inputs, matrix.outputs, kGradientColumns);
   cut(tiles, nullptr, num_rows, inputs, kTileColumns);
 

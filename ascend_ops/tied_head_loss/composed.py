@@ -43,7 +43,7 @@ def weighted_losses(
 def scores(
     x_TH: Tensor, table_VH: Tensor, vocabulary_of_sample_B: Tensor, starts: tuple[int, ...], vocabulary: int = -1
 ) -> Tensor:
-    """Computes the scores of the next token, in at least fp32.
+    """Computes the scores of the next token and returns them in at least fp32.
 
     Returns:
         [T, rows of the vocabulary]; for a mixed batch [T, V], with FOREIGN for the rows of other vocabularies.

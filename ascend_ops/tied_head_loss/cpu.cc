@@ -13,7 +13,7 @@ using namespace ascend_ops;
 namespace {
 
 constexpr int64_t kScores = 1 << 22;  // scores of a chunk
-constexpr int64_t kMostRows = 512, kFewestRows = 64;  // tokens of a chunk
+constexpr int64_t kMostRows = 512, kFewestRows = 64;  // bounds on the tokens of a chunk
 constexpr int64_t kTileRows = 1024;  // rows of the table that one call multiplies
 constexpr int64_t kTileTokens = 128;
 

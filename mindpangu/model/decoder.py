@@ -85,7 +85,7 @@ class DenseBlock(Block):
         self.ffn.recompute()
 
     def construct(self, x_TH, addend_TH, positions_BS, query_TH=None):
-        """Returns the residual stream after attention, and what is to be added to it: the next norm does so."""
+        """Returns the residual stream after attention, and the output of the feed-forward network, which the next norm adds."""
         x_TH, h_TH = self.attend(x_TH, addend_TH, positions_BS, query_TH)
         return x_TH, self.ffn(h_TH)
 

@@ -8,8 +8,8 @@
 If only experts are trained, upper_step returns only the gradients of the slabs, and lower_backward is not called.
 
 A graph takes all its inputs at launch, but experts must be able to move while the lower half runs. So PanGu-Σ's step is
-split between the halves. Where nothing moves, because the model is dense or the experts are computed in place on a CPU,
-`whole_step` computes all of it, and the lower half only once. Both give the same bits (tests/train/test_step.py).
+split between the halves. Where no experts move, no rows are exchanged, and all parameters are trained, `whole_step`
+computes all of it, and the lower half only once. Both give the same bits (tests/train/test_step.py).
 """
 
 import mindspore as ms

@@ -106,8 +106,9 @@ class Case:
     def products(self) -> Iterator[tuple["Product", float]]:
         """Yields the matrix products of a step, each with the number of times that it is computed.
 
-        Causal attention needs half of its products. The dense half of a model with experts counts twice, as in a step
-        whose experts move (`mindpangu.train.compiled`). Experts count like one dense network.
+        Causal attention needs half of its products. The forward pass of the dense half of a model with experts counts
+        twice, as in a step whose experts move (`mindpangu.train.compiled`), although a step on a CPU computes it once.
+        Experts count like one dense network.
         """
         recomputed = self.layers - self.routed if self.routed else 0
         matrices = {

@@ -59,11 +59,11 @@ class Process:
 def processes(stacks: list[str], case: Case, folder: Path) -> Iterator[list[Process]]:
     """Starts a process for each stack. The first must be mindpangu's: it writes the weights that all begin with."""
     weights = folder / f"{case.name}_{case.layers}.safetensors"
-    with ExitStack() as stack:
+    with ExitStack() as cleanup:
         started = []
         for name in stacks:
             process = Process(name, case, weights)
-            stack.callback(process.stop)
+            cleanup.callback(process.stop)
             started.append(process)
             if not weights.exists():
                 process.run(0)  # waits until the weights are written

@@ -1,4 +1,4 @@
-"""The same models and steps in torch, with the fastest functions that torch has for them."""
+"""The same models and steps in torch, with torch's fused functions for them."""
 
 from collections.abc import Callable
 from pathlib import Path
