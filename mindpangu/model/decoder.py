@@ -85,7 +85,7 @@ class DenseBlock(Block):
         self.ffn.recompute()
 
     def construct(self, x_TH, addend_TH, positions_BS, query_TH=None):
-        """Returns the residual stream after attention, and the output of the feed-forward network, which the next norm adds."""
+        """Returns the residual stream after attention, and the feed-forward output, which the next norm adds to it."""
         x_TH, h_TH = self.attend(x_TH, addend_TH, positions_BS, query_TH)
         return x_TH, self.ffn(h_TH)
 
