@@ -114,8 +114,8 @@ int norm(const Arguments& arguments) {
   return 0;
 }
 
-// in: the gradient of the norm [T, H], perhaps that of the sum [T, H], x or the sum [T, H], gamma [H], mean and factor of each row
-// [T, 2]
+// in: the gradient of the norm [T, H], perhaps that of the sum [T, H], x or the sum [T, H], gamma [H],
+//     mean and factor of each row [T, 2]
 // out: dx [T, H], which is also the gradient of the addend, dgamma [H], for LayerNorm dbeta [H]
 template <bool kCentered, bool kAdds>
 int norm_backward(const Arguments& arguments) {
