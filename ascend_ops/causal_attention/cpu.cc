@@ -100,13 +100,14 @@ struct Inputs {
     shape = {batch, heads, length, arguments[first].shape[1] / heads};
     for (int64_t i = 0; i < batch * length; ++i)
       if (first_keys[i] < 0 || first_keys[i] > i % length)
-        fail("causal_attention: token %ld of a sequence may look at keys from %d on", i % length, first_keys[i]);
+        fail("causal_attention: the first key of token %ld of a sequence is %d; expected 0 to %ld", i % length,
+             first_keys[i], i % length);
     if (!rotates) return;
     rotation = {arguments[first + 4].as<int32_t>(), arguments[first + 5].as<float>(), arguments[first + 6].as<float>()};
     const int64_t capacity = arguments[first + 5].shape[0];
     for (int64_t i = 0; i < batch * length; ++i)
       if (rotation.positions[i] < 0 || rotation.positions[i] >= capacity)
-        fail("causal_attention: position %d is outside %ld positions", rotation.positions[i], capacity);
+        fail("causal_attention: a position is %d; expected 0 to %ld", rotation.positions[i], capacity - 1);
   }
 
   bool rotates() const { return rotation.positions != nullptr; }

@@ -13,7 +13,7 @@ from mindspore import Parameter, Tensor, ops
 
 _adam_in_place = ops.Adam()
 _for_each = ops.HyperMap()
-_no_power = Tensor(np.float32(0))
+_zero = Tensor(np.float32(0))  # as β^t: no bias correction, because step size and ε already contain it
 
 
 def dense_adam(
@@ -46,9 +46,7 @@ def _decay(keep, weight):
 
 
 def _adam(step_size, beta1, beta2, eps, scale, weight, moment1, moment2, gradient):
-    return _adam_in_place(
-        weight, moment1, moment2, _no_power, _no_power, step_size, beta1, beta2, eps, gradient * scale
-    )
+    return _adam_in_place(weight, moment1, moment2, _zero, _zero, step_size, beta1, beta2, eps, gradient * scale)
 
 
 def _sum_of_squares(gradient):

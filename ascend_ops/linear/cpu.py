@@ -20,14 +20,14 @@ class _Linears(nn.Cell):
         self.num_matrices = num_matrices
         self.stride = 2 if has_biases else 1
 
-        def products(x, *weights):
+        def product_shapes(x, *weights):
             shapes = tuple((x[0], weight[1]) for weight in weights[:: self.stride])
             return shapes if num_matrices > 1 else shapes[0]
 
         def product_dtypes(x, *_):
             return (x,) * num_matrices if num_matrices > 1 else x
 
-        def gradients(*inputs):
+        def gradient_shapes(*inputs):
             x, *weights = inputs[num_matrices:]
             if not has_biases:
                 return (x, *weights)
@@ -36,9 +36,9 @@ class _Linears(nn.Cell):
         def gradient_dtypes(*inputs):
             return (inputs[0],) * (1 + num_matrices * self.stride)
 
-        self.forward_kernel = custom_op("linear", "linear", products, product_dtypes)
+        self.forward_kernel = custom_op("linear", "linear", product_shapes, product_dtypes)
         variant = "with biases" if has_biases else "without"
-        self.backward_kernel = custom_op("linear", "linear_backward", gradients, gradient_dtypes, variant=variant)
+        self.backward_kernel = custom_op("linear", "linear_backward", gradient_shapes, gradient_dtypes, variant=variant)
 
     def construct(self, x_TI, weights):
         return self.forward_kernel(x_TI, *weights)

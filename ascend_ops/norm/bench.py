@@ -45,22 +45,22 @@ def _make(rows: int, width: int, name: str) -> Differentiable:
     rng = np.random.default_rng(0)
     adds = name.startswith("add")
     plain = name.removeprefix("add_")
-    num_rows = 2 if adds else 1
-    x = [rng.standard_normal((rows, width), np.float32) for _ in range(num_rows)]
+    num_arrays = 2 if adds else 1
+    x = [rng.standard_normal((rows, width), np.float32) for _ in range(num_arrays)]
     weights = [rng.standard_normal(width, np.float32) for _ in range(2 if plain == "layer_norm" else 1)]
 
     def norm(*inputs):
-        return [getattr(reference, plain)(sum(inputs[:num_rows]), *inputs[num_rows:], EPSILON)]
+        return [getattr(reference, plain)(sum(inputs[:num_arrays]), *inputs[num_arrays:], EPSILON)]
 
     def backward(dout_TH, *inputs):
-        total_TH = sum(inputs[:num_rows])
-        dx_TH, *dweights = getattr(reference, f"{plain}_backward")(dout_TH, total_TH, inputs[num_rows], EPSILON)
-        return [*[dx_TH] * num_rows, *dweights]
+        total_TH = sum(inputs[:num_arrays])
+        dx_TH, *dweights = getattr(reference, f"{plain}_backward")(dout_TH, total_TH, inputs[num_arrays], EPSILON)
+        return [*[dx_TH] * num_arrays, *dweights]
 
     def torch_function(*inputs):
         functional = runs.torch_or_none().nn.functional
         total = inputs[0] + inputs[1] if adds else inputs[0]
-        return (getattr(functional, plain)(total, (width,), *inputs[num_rows:], eps=EPSILON),)
+        return (getattr(functional, plain)(total, (width,), *inputs[num_arrays:], eps=EPSILON),)
 
     return Differentiable(
         inputs=(*x, *weights),

@@ -1,4 +1,4 @@
-// norm on the host: LayerNorm and RMSNorm of rows in float32, with or without the addition of a residual before them.
+// norm on the host: LayerNorm and RMSNorm of rows in float32, alone or after an addition to the residual stream.
 #include <cmath>
 
 #include "../cpu_kernel.h"
@@ -9,13 +9,13 @@ namespace {
 
 constexpr int64_t kBlockRows = 32;  // rows whose contributions to the gradients of gamma and beta are summed first
 
-// LayerNorm subtracts the mean and adds beta; RMSNorm does neither.
-struct Row {
+struct RowStatistics {
   float mean, factor;  // the norm is (x − mean) · factor · gamma + beta
 };
 
+// LayerNorm (kCentered) subtracts the mean and adds beta; RMSNorm does neither.
 template <bool kCentered>
-Row measure(const float* x, int64_t width, float epsilon) {
+RowStatistics measure(const float* x, int64_t width, float epsilon) {
   float sum = 0.0f;
   if (kCentered) {
 #pragma omp simd reduction(+ : sum)
@@ -30,7 +30,7 @@ Row measure(const float* x, int64_t width, float epsilon) {
 
 template <bool kCentered>
 void forward(const float* x, const float* addend, const float* gamma, const float* beta, float epsilon, int64_t rows,
-             int64_t width, float* sum, float* out, Row* measured) {
+             int64_t width, float* sum, float* out, RowStatistics* measured) {
 #pragma omp parallel for schedule(static) if (rows * width * 4 >= kBytesWorthThreads)
   for (int64_t row = 0; row < rows; ++row) {
     const float* source = x + row * width;
@@ -41,7 +41,7 @@ void forward(const float* x, const float* addend, const float* gamma, const floa
       for (int64_t i = 0; i < width; ++i) total[i] = source[i] + more[i];
       source = total;
     }
-    const Row here = measure<kCentered>(source, width, epsilon);
+    const RowStatistics here = measure<kCentered>(source, width, epsilon);
     float* to = out + row * width;
     measured[row] = here;
 #pragma omp simd
@@ -53,7 +53,7 @@ void forward(const float* x, const float* addend, const float* gamma, const floa
 }
 
 template <bool kCentered>
-void backward(const float* dout, const float* dsum, const float* x, const float* gamma, const Row* measured,
+void backward(const float* dout, const float* dsum, const float* x, const float* gamma, const RowStatistics* measured,
               int64_t rows, int64_t width, float* dx, float* dgamma, float* dbeta) {
   const int64_t num_blocks = (rows + kBlockRows - 1) / kBlockRows;
   std::vector<float> sums(num_blocks * width * 2, 0.0f);  // of gamma and beta, block by block
@@ -63,7 +63,7 @@ void backward(const float* dout, const float* dsum, const float* x, const float*
     for (int64_t row = block * kBlockRows; row < std::min(rows, (block + 1) * kBlockRows); ++row) {
       const float *source = x + row * width, *gradient = dout + row * width;
       float* to = dx + row * width;
-      const Row here = measured[row];
+      const RowStatistics here = measured[row];
       float sum = 0.0f, product = 0.0f;
 #pragma omp simd reduction(+ : sum, product)
       for (int64_t i = 0; i < width; ++i) {
@@ -110,7 +110,8 @@ int norm(const Arguments& arguments) {
                      arguments[gamma].as<float>(), kCentered ? arguments[gamma + 1].as<float>() : nullptr,
                      *arguments[epsilon].as<float>(), arguments[0].size() / width, width,
                      kAdds ? arguments[first_output].as<float>() : nullptr,
-                     arguments[first_output + kAdds].as<float>(), arguments[first_output + kAdds + 1].as<Row>());
+                     arguments[first_output + kAdds].as<float>(),
+                     arguments[first_output + kAdds + 1].as<RowStatistics>());
   return 0;
 }
 
@@ -122,8 +123,8 @@ int norm_backward(const Arguments& arguments) {
   const int x = kAdds ? 2 : 1;
   const int64_t width = arguments[x + 1].size();
   backward<kCentered>(arguments[0].as<float>(), kAdds ? arguments[1].as<float>() : nullptr, arguments[x].as<float>(),
-                      arguments[x + 1].as<float>(), arguments[x + 2].as<Row>(), arguments[x].size() / width, width,
-                      arguments[x + 3].as<float>(), arguments[x + 4].as<float>(),
+                      arguments[x + 1].as<float>(), arguments[x + 2].as<RowStatistics>(), arguments[x].size() / width,
+                      width, arguments[x + 3].as<float>(), arguments[x + 4].as<float>(),
                       kCentered ? arguments[x + 5].as<float>() : nullptr);
   return 0;
 }

@@ -23,19 +23,19 @@ class _Norm(nn.Cell):
     def __init__(self, name, adds):
         super().__init__()
         self.adds = adds
-        num_rows = 2 if adds else 1  # arrays of rows among the inputs of either kernel
+        num_arrays = 2 if adds else 1  # inputs [T, H] of the forward kernel
         self.forward_kernel = custom_op(
             "norm",
             name,
-            lambda x, *_: (*[x] * num_rows, _measured(x)),
-            lambda x, *_: (*[x] * num_rows, x),
+            lambda x, *_: (*[x] * num_arrays, _measured(x)),
+            lambda x, *_: (*[x] * num_arrays, x),
         )
         num_weights = 2 if "layer" in name else 1
         self.backward_kernel = custom_op(
             "norm",
             f"{name}_backward",
-            lambda dout, *inputs: (dout, *[inputs[num_rows]] * num_weights),
-            lambda dout, *inputs: (dout, *[inputs[num_rows]] * num_weights),
+            lambda dout, *inputs: (dout, *[inputs[num_arrays]] * num_weights),
+            lambda dout, *inputs: (dout, *[inputs[num_arrays]] * num_weights),
         )
 
     def construct(self, x_TH, weights, epsilon):

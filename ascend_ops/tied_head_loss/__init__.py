@@ -8,7 +8,7 @@ from mindspore import Tensor, ops
 from ascend_ops import backends
 
 MIXED = -1
-"""Instead of a vocabulary: the samples have different ones."""
+"""Value of `vocabulary` if the samples have different vocabularies."""
 
 implementation = backends.choose("tied_head_loss")
 
@@ -58,8 +58,8 @@ def weighted_losses(
 ) -> tuple[Tensor, Tensor]:
     """Computes the `token_losses` times weights, and their sum, for training.
 
-    The CPU kernel computes the gradients of the sum together with it, in three products of x and the table instead of
-    the four that the gradients of `token_losses` take.
+    The CPU kernel computes the gradients of the sum together with it, with three matrix products instead of the four
+    that `token_losses` and its gradients take.
 
     Args:
         weights_BS: float32 (float64 for float64 rows) [B, S].

@@ -1,8 +1,7 @@
 // tied_head_loss on the host: scores, softmax, loss and gradients chunk by chunk, in float32. The scores of all tokens
 // are never in memory.
 //
-// The gradients are computed with the loss: they need the scores again, and a backward pass of its own would have to
-// multiply once more to get them.
+// The gradients are computed with the loss: a separate backward pass would have to compute the scores again.
 #include <cmath>
 
 #include "../activation.h"
@@ -12,8 +11,8 @@ using namespace ascend_ops;
 
 namespace {
 
-constexpr int64_t kScores = 1 << 22;  // scores of a chunk
-constexpr int64_t kMostRows = 512, kFewestRows = 64;  // bounds on the tokens of a chunk
+constexpr int64_t kScores = 1 << 22;  // that a chunk aims at
+constexpr int64_t kMostTokens = 512, kFewestTokens = 64;  // bounds on the tokens of a chunk
 constexpr int64_t kTileRows = 1024;  // rows of the table that one call multiplies
 constexpr int64_t kTileTokens = 128;
 
@@ -72,7 +71,7 @@ struct Work {
 
 void run(const Targets& targets, const Work& work, int64_t table_rows) {
   const int64_t hidden = work.hidden, num_rows = targets.num_rows(), num_tokens = targets.num_tokens;
-  const int64_t chunk = std::min(num_tokens, std::clamp(kScores / num_rows, kFewestRows, kMostRows));
+  const int64_t chunk = std::min(num_tokens, std::clamp(kScores / num_rows, kFewestTokens, kMostTokens));
   const int64_t row_tiles = num_parts(num_rows, kTileRows);
   const float* table = work.table + targets.first_row * hidden;
   float* dtable = work.dtable == nullptr ? nullptr : work.dtable + targets.first_row * hidden;

@@ -1,6 +1,6 @@
-"""AdamW for dense parameters, divided among ranks: compiled, in place on the device (`ascend_ops.dense_adam`).
+"""AdamW for dense parameters: compiled, in place on the device (`ascend_ops.dense_adam`).
 
-`ascend_ops.expert_adam` updates the experts.
+Data-parallel ranks may divide the update. `ascend_ops.expert_adam` updates the experts.
 """
 
 from collections.abc import Mapping
@@ -89,7 +89,7 @@ class DenseAdam:
             return for_each(push, full_weights, rows)
 
         @ms.jit
-        def norm(*gradients):
+        def weighted_squared_norm(*gradients):
             return squared_norm(gradients, factors)
 
         @ms.jit
@@ -100,7 +100,7 @@ class DenseAdam:
         def reduce_scatter(*gradients):
             return for_each(group.reduce_scatter, gradients)
 
-        self._squared_norm = norm
+        self._squared_norm = weighted_squared_norm
         self._divides = len(full_weights) > 0
         self.pull_rows = pull_rows
         self.apply = apply

@@ -123,9 +123,9 @@ def test_the_kernel_refuses_keys_and_positions_out_of_range(backend):
     rows = [Tensor(query)] * 3
     _, cosine, sine = rotation
 
-    with pytest.raises(RuntimeError, match="token 0 of a sequence may look at keys from 1 on"):
+    with pytest.raises(RuntimeError, match="the first key of token 0 of a sequence is 1; expected 0 to 0"):
         attention(*rows, Tensor(np.ones((1, 3), np.int32)), 1).asnumpy()
-    with pytest.raises(RuntimeError, match="position 9 is outside 6 positions"):
+    with pytest.raises(RuntimeError, match="a position is 9; expected 0 to 5"):
         bad = Tensor(np.full((1, 3), 9, np.int32))
         attention(*rows, Tensor(first_keys_BS), 1, (bad, Tensor(cosine), Tensor(sine))).asnumpy()
 
