@@ -5,8 +5,8 @@
 // FlashAttention (arXiv 2205.14135).
 #include <cmath>
 
-#include "../activation.h"
 #include "../gemm.h"
+#include "../softmax.h"
 
 using namespace ascend_ops;
 
@@ -63,25 +63,6 @@ struct Block {
 Block block_at(int64_t begin, int64_t length, const int32_t* first_keys) {
   const int64_t end = std::min(begin + kBlockQueries, length);
   return {begin, end, *std::min_element(first_keys + begin, first_keys + end)};
-}
-
-// Replaces a row of scores by their softmax over [first, last); zeros elsewhere. Returns log Σ exp.
-float softmax(float* scores, int64_t first, int64_t last, int64_t size) {
-  float highest = scores[first];
-#pragma omp simd reduction(max : highest)
-  for (int64_t j = first; j < last; ++j) highest = std::max(highest, scores[j]);
-  float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = first; j < last; ++j) {
-    scores[j] = exponential(scores[j] - highest);
-    sum += scores[j];
-  }
-  const float factor = 1.0f / sum;
-#pragma omp simd
-  for (int64_t j = first; j < last; ++j) scores[j] *= factor;
-  std::fill(scores, scores + first, 0.0f);
-  std::fill(scores + last, scores + size, 0.0f);
-  return highest + std::log(sum);
 }
 
 struct Inputs {
@@ -153,11 +134,21 @@ ASCEND_OP int causal_attention(int count, void** data, int* ranks, int64_t** sha
           const int64_t num_keys = block.keys();
           multiply('N', 'T', block.queries(), num_keys, size, query[begin], query.stride, key[block.first_key],
                    key.stride, scores.data(), num_keys, 0.0f, scale);
-          for (int64_t i = begin; i < block.end; ++i)
-            log_sum[i] = softmax(scores.data() + (i - begin) * num_keys, first_keys[i] - block.first_key,
-                                 i + 1 - block.first_key, num_keys);
+          float sums[kBlockQueries];
+          for (int64_t i = begin; i < block.end; ++i) {
+            const auto [highest, sum] = exponentials(scores.data() + (i - begin) * num_keys,
+                                                     first_keys[i] - block.first_key, i + 1 - block.first_key, num_keys);
+            log_sum[i] = highest + std::log(sum);
+            sums[i - begin] = sum;
+          }
           multiply('N', 'N', block.queries(), size, num_keys, scores.data(), num_keys, value[block.first_key],
                    value.stride, to + begin * shape.stride(), shape.stride());
+          for (int64_t i = begin; i < block.end; ++i) {
+            float* row = to + i * shape.stride();
+            const float factor = 1.0f / sums[i - begin];
+#pragma omp simd
+            for (int64_t k = 0; k < size; ++k) row[k] *= factor;
+          }
         }
       }
     }

@@ -7,7 +7,7 @@ namespace {
 
 // Tiles of the result that one call multiplies; while a tile is cached, its bias is added.
 constexpr int64_t kTileRows = 256, kTileColumns = 512;
-constexpr int64_t kGradientColumns = 128;  // of a tile of a weight's gradient: few tiles, but enough for all threads
+constexpr int64_t kGradientColumns = 256;  // of a tile of a weight's gradient: few tiles, but enough for all threads
 
 // One weight with its bias and their gradients; `array` is the product or, backward, the product's gradient.
 struct Matrix {

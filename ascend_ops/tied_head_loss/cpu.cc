@@ -4,15 +4,15 @@
 // The gradients are computed with the loss: a separate backward pass would have to compute the scores again.
 #include <cmath>
 
-#include "../activation.h"
 #include "../gemm.h"
+#include "../softmax.h"
 
 using namespace ascend_ops;
 
 namespace {
 
-constexpr int64_t kScores = 1 << 22;  // that a chunk aims at
-constexpr int64_t kMostTokens = 512, kFewestTokens = 64;  // bounds on the tokens of a chunk
+constexpr int64_t kScores = 1 << 23;  // that a chunk aims at
+constexpr int64_t kMostTokens = 1024, kFewestTokens = 64;  // bounds on the tokens of a chunk
 constexpr int64_t kTileRows = 1024;  // rows of the table that one call multiplies
 constexpr int64_t kTileTokens = 128;
 
@@ -46,23 +46,6 @@ struct Targets {
   int64_t num_rows() const { return last_row - first_row; }
 };
 
-// Replaces scores of [first, last) by exp(score − the highest), and the others by 0. Returns their sum.
-float exponentials(float* scores, int64_t first, int64_t last, int64_t size, float* highest) {
-  float most = scores[first];
-#pragma omp simd reduction(max : most)
-  for (int64_t j = first; j < last; ++j) most = std::max(most, scores[j]);
-  float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = first; j < last; ++j) {
-    scores[j] = exponential(scores[j] - most);
-    sum += scores[j];
-  }
-  std::fill(scores, scores + first, 0.0f);
-  std::fill(scores + last, scores + size, 0.0f);
-  *highest = most;
-  return sum;
-}
-
 struct Work {
   const float *x, *table, *weights;  // [T, H], [V, H], [T]; no weights: only losses
   int64_t hidden;
@@ -72,7 +55,8 @@ struct Work {
 void run(const Targets& targets, const Work& work, int64_t table_rows) {
   const int64_t hidden = work.hidden, num_rows = targets.num_rows(), num_tokens = targets.num_tokens;
   const int64_t chunk = std::min(num_tokens, std::clamp(kScores / num_rows, kFewestTokens, kMostTokens));
-  const int64_t row_tiles = num_parts(num_rows, kTileRows);
+  // rows an odd number of cache lines apart: a column of scores then spreads over all sets of the cache
+  const int64_t stride = ((num_rows + 15) / 16 | 1) * 16, row_tiles = num_parts(num_rows, kTileRows);
   const float* table = work.table + targets.first_row * hidden;
   float* dtable = work.dtable == nullptr ? nullptr : work.dtable + targets.first_row * hidden;
   if (dtable != nullptr) {
@@ -80,7 +64,7 @@ void run(const Targets& targets, const Work& work, int64_t table_rows) {
     std::fill(dtable + num_rows * hidden, work.dtable + table_rows * hidden, 0.0f);
   }
   static thread_local std::vector<float> kept_scores;  // of the thread that launches kernels
-  kept_scores.resize(chunk * num_rows);
+  kept_scores.resize(chunk * stride);
   float* scores = kept_scores.data();
   std::vector<float> scaled(chunk * hidden), factors(chunk);
   Multiplier multiply;
@@ -92,16 +76,16 @@ void run(const Targets& targets, const Work& work, int64_t table_rows) {
     for (int64_t tile = 0; tile < row_tiles; ++tile) {
       const Range rows = part(num_rows, kTileRows, tile);
       multiply('N', 'T', count, rows.size(), hidden, x, hidden, table + rows.begin * hidden, hidden,
-               scores + rows.begin, num_rows);
+               scores + rows.begin, stride);
     }
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < count; ++i) {
       const int64_t token = begin + i, target = targets.row[token] - targets.first_row;
       const Range held = targets.rows[token];
-      float* row = scores + i * num_rows;
+      float* row = scores + i * stride;
       const float of_target = row[target];
-      float highest;
-      const float sum = exponentials(row, held.begin - targets.first_row, held.end - targets.first_row, num_rows, &highest);
+      const auto [highest, sum] =
+          exponentials(row, held.begin - targets.first_row, held.end - targets.first_row, num_rows);
       const float loss = std::log(sum) + highest - of_target;
       work.losses[token] = work.weights == nullptr ? loss : work.weights[token] * loss;
       if (work.weights == nullptr) continue;
@@ -116,13 +100,13 @@ void run(const Targets& targets, const Work& work, int64_t table_rows) {
     for (int64_t tile = 0; tile < row_tiles + token_tiles; ++tile) {
       if (tile < row_tiles) {
         const Range rows = part(num_rows, kTileRows, tile);
-        multiply('T', 'N', rows.size(), hidden, count, scores + rows.begin, num_rows, scaled.data(), hidden,
+        multiply('T', 'N', rows.size(), hidden, count, scores + rows.begin, stride, scaled.data(), hidden,
                  dtable + rows.begin * hidden, hidden, begin > 0 ? 1.0f : 0.0f);
         continue;
       }
       const Range tokens = part(count, kTileTokens, tile - row_tiles);
       float* dx = work.dx + (begin + tokens.begin) * hidden;
-      multiply('N', 'N', tokens.size(), hidden, num_rows, scores + tokens.begin * num_rows, num_rows, table, hidden, dx,
+      multiply('N', 'N', tokens.size(), hidden, num_rows, scores + tokens.begin * stride, stride, table, hidden, dx,
                hidden);
       for (int64_t i = 0; i < tokens.size(); ++i) {
 #pragma omp simd

@@ -88,6 +88,17 @@ def test_large_scores_neither_overflow_nor_lose_the_softmax(backend):
     np.testing.assert_allclose(out.asnumpy(), [[0, 1], [weight, 1 - weight]], atol=1e-3)
 
 
+def test_scores_that_are_no_numbers_have_no_result(backend):
+    query, key, value, _, first_keys_BS, heads, _ = random_case(3, 1, 40, 1, 2, False, False, np.float32)
+    query[30] = np.nan
+
+    inputs = (Tensor(array) for array in (query, key, value, first_keys_BS))
+    out = backend("causal_attention").causal_attention(*inputs, heads).asnumpy()
+
+    assert np.isnan(out[30]).all()
+    assert np.isfinite(np.delete(out, 30, 0)).all()
+
+
 def test_the_gradients_of_the_reference_match_finite_differences():
     query, key, value, dout, *others = random_case(5, 1, 5, 1, 2, True, True, np.float64)
     gradients = reference.causal_attention_backward(dout, query, key, value, *others)

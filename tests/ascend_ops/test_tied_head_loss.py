@@ -70,7 +70,7 @@ def test_every_backend_equals_the_reference(backend, differentiate, error_of, sh
 @pytest.mark.parametrize(("vocabularies", "common"), [([0, 0, 0], 0), ([1, 1, 1], 1), ([0, 1, 0], MIXED)])
 def test_many_chunks_and_tiles_equal_the_reference(backend, differentiate, error_of, vocabularies, common):
     """More tokens than a chunk, and more rows of the table than a tile, of which only some are used."""
-    case = random_case(1, 3, 230, 12, [1500, 1100], np.float32, vocabularies)
+    case = random_case(1, 3, 400, 12, [1500, 1100], np.float32, vocabularies)
     check(backend, differentiate, error_of, case, 5e-6, common)
 
 
@@ -82,6 +82,16 @@ def test_large_scores_do_not_overflow(backend):
     losses_BS = backend("tied_head_loss").token_losses(x_TH, table_VH, targets_BS, vocabulary_B, (0, 3))
 
     assert losses_BS.asnumpy() == pytest.approx(np.log(1 + np.e), abs=1e-3)
+
+
+@pytest.mark.parametrize("negative", [False, True])
+def test_scores_that_are_no_numbers_have_no_loss(backend, negative):
+    x_TH, table_VH, *others, _, starts = random_case(3, 1, 3, 4, [40], np.float32)
+    x_TH[1, 2] = -np.float32(np.nan) if negative else np.nan
+
+    losses_BS = backend("tied_head_loss").token_losses(*(Tensor(array) for array in (x_TH, table_VH, *others)), starts)
+
+    np.testing.assert_array_equal(np.isnan(losses_BS.asnumpy()), [[False, True, False]])
 
 
 def test_half_precision_has_losses_in_float32_with_every_backend(backend):
