@@ -8,8 +8,11 @@ def lines(*records):
 
 
 def pairs(labels):
-    sentences = {"sentence1": "他在家\u2028里", "sentence2": "他不在外面"}  # Python's splitlines would cut the record
-    return lines(*({**sentences, "label": label, "id": i} for i, label in enumerate(labels)))
+    return lines(
+        {"sentence1": "他在家", "sentence2": "他不在外面", "label": labels[0], "id": 0},
+        # Python's splitlines would cut this record
+        *({"sentence1": "他在家\u2028里", "sentence2": "他", "label": label} for label in labels[1:]),
+    )
 
 
 def statements(labels, **fields):

@@ -16,7 +16,8 @@ from mindpangu.evaluation.choices import Prediction
 from mindpangu.evaluation.task import NORMALIZATIONS, all_tasks, tasks_named
 from mindpangu.evaluation.task_record import task_result
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "eval"
+PROJECT = Path(__file__).parents[2]
+REAL = PROJECT.parent / "shared" / "data" / "eval"
 
 COUNTS = {  # of the published files that lie in the data folder
     "boolq": 32,
@@ -145,6 +146,19 @@ def test_files_of_another_form_are_refused_with_the_place(content, reason, tmp_p
     assert reason in str(caught.value)
     assert str(path) in str(caught.value)
     assert "FewCLUE" in str(caught.value)
+
+
+def test_the_documentation_shows_the_prompts_as_they_read(tmp_path):
+    def cell(text):
+        return "`" + text.replace("\n", "⏎") + "`"
+
+    page = (PROJECT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for name, task in all_tasks().items():
+        question = task.load(task.files(write_files(name, tmp_path / name)))[0]
+        files = " and ".join(map(cell, task.layouts[0]))
+        choices = " / ".join(map(cell, question.choices))
+        columns = (cell(name), task.title, task.category, files, cell(question.prompt), choices, task.normalization)
+        assert f"| {' | '.join(columns)} |" in page.splitlines()
 
 
 def test_names_of_tasks():
