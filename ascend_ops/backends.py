@@ -66,28 +66,30 @@ def wanted_backend(operator: str) -> str:
     Raises:
         OperatorError: it names no backend, or an operator that does not exist.
     """
-    text = os.environ.get(VARIABLE, "")
+    text = os.environ.get(VARIABLE, "").strip()
     if "=" not in text:
         return _backend_named(text)
-    wanted = ""
+    wanted: dict[str, str] = {}
     for entry in text.split(","):
-        name, _, backend = entry.partition("=")
-        if name.strip() not in operators():
+        name, sign, backend = (part.strip() for part in entry.partition("="))
+        if not sign or name not in operators():
             raise native.OperatorError(
-                f"{VARIABLE}={text}: there is no operator {name.strip()!r}; the operators are {', '.join(operators())}"
+                f"{VARIABLE}={text!r}: {entry.strip()!r} is not operator=backend; the operators are "
+                f"{', '.join(operators())}"
             )
-        found = _backend_named(backend.strip())
-        if name.strip() == operator:
-            wanted = found
-    return wanted
+        if name in wanted:
+            raise native.OperatorError(f"{VARIABLE}={text!r} names {name} twice; leave one of them out")
+        wanted[name] = _backend_named(backend, name)
+    return wanted.get(operator, "")
 
 
-def _backend_named(name: str) -> str:
-    if name and name not in BACKENDS:
+def _backend_named(backend: str, operator: str = "") -> str:
+    if backend not in BACKENDS and (backend or operator):
+        asked = f"{operator}={backend}" if operator else backend
         raise native.OperatorError(
-            f"{VARIABLE} asks for {name}: allowed is {' or '.join(BACKENDS)}, or nothing for the fastest available"
+            f"{VARIABLE} asks for {asked!r}: allowed is {' or '.join(BACKENDS)}, or nothing for the fastest available"
         )
-    return name
+    return backend
 
 
 @functools.cache

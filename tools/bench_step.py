@@ -13,7 +13,8 @@ take turns: a few steps of one, a few of the next, and so on for several rounds.
     gemm_limit_s  the step's matrix products alone, one after the other, by the oneDNN of MindSpore's wheel on all
                   threads, measured in the same run at the step's shapes
     × torch       step_s / torch's step_s (ratio_to_torch)
-    limit         gemm_limit_s / step_s: 1 is as fast as the products allow
+    limit         gemm_limit_s / step_s: 1 is as fast as the products allow; with --quick it means nothing, because
+                  products of tiny matrices are slower alone than in a kernel with others
 
 torch is not a requirement of the project: install it yourself to compare.
 """
@@ -101,7 +102,7 @@ def parse_arguments() -> argparse.Namespace:
             parser.error(f"{file} cannot be written: its folder does not exist, or it is a folder")
     if arguments.layers != [0] and min(arguments.layers) < 3:
         parser.error(
-            f"--layers {min(arguments.layers)}: allowed is 3 or more, because (c), (d), and (e) have two RRE layers"
+            f"--layers {min(arguments.layers)}: allowed is 3 or more, so that every case can have its two RRE layers"
         )
     if arguments.rounds < 3:
         parser.error(f"--rounds {arguments.rounds}: the median needs at least 3")

@@ -1,8 +1,8 @@
 // causal_attention on the host, in float32: no transposed copies and no S × S matrix in memory.
 //
 // A thread takes one head of one sequence at a time and walks over blocks of its queries. The scores of a block are
-// computed, used, and forgotten; the backward pass computes them again from the logarithm of their sum, as in
-// FlashAttention (arXiv 2205.14135).
+// computed, used, and forgotten; the backward pass computes them again, as in FlashAttention (arXiv 2205.14135), from
+// their maximum and the sum of their exponentials. The logarithm of the sum would lose the digits of large scores.
 #include <cmath>
 
 #include "../gemm.h"
@@ -72,12 +72,12 @@ struct Inputs {
   Rotation rotation;
 
   // Arguments from `first`: query, key, value, first keys, and perhaps positions, cosine and sine.
-  Inputs(const Arguments& arguments, int first, const Array& log_sums, bool rotates)
+  Inputs(const Arguments& arguments, int first, const Array& softmax_sums, bool rotates)
       : query(arguments[first].as<float>()),
         key(arguments[first + 1].as<float>()),
         value(arguments[first + 2].as<float>()),
         first_keys(arguments[first + 3].as<int32_t>()) {
-    const int64_t *of_sums = log_sums.shape, batch = of_sums[0], heads = of_sums[1], length = of_sums[2];
+    const int64_t *of_sums = softmax_sums.shape, batch = of_sums[0], heads = of_sums[1], length = of_sums[2];
     shape = {batch, heads, length, arguments[first].shape[1] / heads};
     for (int64_t i = 0; i < batch * length; ++i)
       if (first_keys[i] < 0 || first_keys[i] > i % length)
@@ -106,7 +106,7 @@ struct Inputs {
 }  // namespace
 
 // in: query, key, value [B·S, N·K], first keys int32 [B, S], and perhaps positions int32 [B, S], cosine, sine [C, K/2]
-// out: [B·S, N·K], log of the sums of the softmax [B, N, S]
+// out: [B·S, N·K], maximum and sum of each softmax [B, N, S, 2]
 ASCEND_OP int causal_attention(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*,
                                void*) {
   const Arguments arguments(count, data, ranks, shapes, dtypes);
@@ -114,7 +114,8 @@ ASCEND_OP int causal_attention(int count, void** data, int* ranks, int64_t** sha
   const Shape shape = inputs.shape;
   const int64_t length = shape.length, size = shape.size;
   const float scale = 1.0f / std::sqrt(static_cast<float>(size));
-  float *out = arguments[count - 2].as<float>(), *log_sums = arguments[count - 1].as<float>();
+  float* out = arguments[count - 2].as<float>();
+  SoftmaxSum* sums = arguments[count - 1].as<SoftmaxSum>();
 
   Multiplier multiply;
 #pragma omp parallel if (shape.batch * shape.heads * length * length * size >= kMultiplicationsWorthThreads)
@@ -128,24 +129,20 @@ ASCEND_OP int causal_attention(int count, void** data, int* ranks, int64_t** sha
         const Rows value = {inputs.value + shape.offset(sequence, head), shape.stride()};
         const int32_t* first_keys = inputs.first_keys + sequence * length;
         float* to = out + shape.offset(sequence, head);
-        float* log_sum = log_sums + (sequence * shape.heads + head) * length;
+        SoftmaxSum* of_head = sums + (sequence * shape.heads + head) * length;
         for (int64_t begin = 0; begin < length; begin += kBlockQueries) {
           const Block block = block_at(begin, length, first_keys);
           const int64_t num_keys = block.keys();
           multiply('N', 'T', block.queries(), num_keys, size, query[begin], query.stride, key[block.first_key],
                    key.stride, scores.data(), num_keys, 0.0f, scale);
-          float sums[kBlockQueries];
-          for (int64_t i = begin; i < block.end; ++i) {
-            const auto [highest, sum] = exponentials(scores.data() + (i - begin) * num_keys,
-                                                     first_keys[i] - block.first_key, i + 1 - block.first_key, num_keys);
-            log_sum[i] = highest + std::log(sum);
-            sums[i - begin] = sum;
-          }
+          for (int64_t i = begin; i < block.end; ++i)
+            of_head[i] = exponentials(scores.data() + (i - begin) * num_keys, first_keys[i] - block.first_key,
+                                      i + 1 - block.first_key, num_keys);
           multiply('N', 'N', block.queries(), size, num_keys, scores.data(), num_keys, value[block.first_key],
                    value.stride, to + begin * shape.stride(), shape.stride());
           for (int64_t i = begin; i < block.end; ++i) {
             float* row = to + i * shape.stride();
-            const float factor = 1.0f / sums[i - begin];
+            const float factor = 1.0f / of_head[i].sum;
 #pragma omp simd
             for (int64_t k = 0; k < size; ++k) row[k] *= factor;
           }
@@ -157,7 +154,7 @@ ASCEND_OP int causal_attention(int count, void** data, int* ranks, int64_t** sha
   return 0;
 }
 
-// in: dout [B·S, N·K], out, log sums, then the inputs as above
+// in: dout [B·S, N·K], both outputs, then the inputs as above
 // out: dquery, dkey, dvalue [B·S, N·K]
 ASCEND_OP int causal_attention_backward(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes,
                                         void*, void*) {
@@ -166,7 +163,8 @@ ASCEND_OP int causal_attention_backward(int count, void** data, int* ranks, int6
   const Shape shape = inputs.shape;
   const int64_t length = shape.length, size = shape.size, stride = shape.stride();
   const float scale = 1.0f / std::sqrt(static_cast<float>(size));
-  const float *dout = arguments[0].as<float>(), *out = arguments[1].as<float>(), *log_sums = arguments[2].as<float>();
+  const float *dout = arguments[0].as<float>(), *out = arguments[1].as<float>();
+  const SoftmaxSum* sums = arguments[2].as<SoftmaxSum>();
   float* gradients[3];
   for (int i = 0; i < 3; ++i) gradients[i] = arguments[count - 3 + i].as<float>();
 
@@ -183,7 +181,7 @@ ASCEND_OP int causal_attention_backward(int count, void** data, int* ranks, int6
         const Rows key = inputs.rows(inputs.key, sequence, head, keys);
         const Rows value = {inputs.value + offset, stride}, given = {dout + offset, stride}, mixed = {out + offset, stride};
         const int32_t* first_keys = inputs.first_keys + sequence * length;
-        const float* log_sum = log_sums + (sequence * shape.heads + head) * length;
+        const SoftmaxSum* of_head = sums + (sequence * shape.heads + head) * length;
         std::fill(dkeys.begin(), dkeys.end(), 0.0f);
         std::fill(dvalues.begin(), dvalues.end(), 0.0f);
         for (int64_t begin = 0; begin < length; begin += kBlockQueries) {
@@ -200,10 +198,10 @@ ASCEND_OP int causal_attention_backward(int count, void** data, int* ranks, int6
 #pragma omp simd reduction(+ : product)
             for (int64_t k = 0; k < size; ++k) product += result[k] * gradient[k];
             const int64_t first = first_keys[i] - first_key, last = i + 1 - first_key;
-            const float sum = log_sum[i];
+            const float highest = of_head[i].highest, factor = 1.0f / of_head[i].sum;
 #pragma omp simd
             for (int64_t j = first; j < last; ++j) {
-              weight[j] = exponential(weight[j] - sum);
+              weight[j] = factor * exponential(weight[j] - highest);
               dscore[j] = weight[j] * (dscore[j] - product) * scale;
             }
             for (float* row : {weight, dscore}) {

@@ -25,7 +25,7 @@ class _CausalAttention(nn.Cell):
         self.forward_kernel = custom_op(
             "causal_attention",
             "causal_attention",
-            lambda query, key, value, first_keys, *_: (query, (first_keys[0], num_heads, first_keys[1])),
+            lambda query, key, value, first_keys, *_: (query, (first_keys[0], num_heads, first_keys[1], 2)),
             lambda query, *_: (query, query),
             variant=f"{num_heads} heads",
         )

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, ops
 
 from ascend_ops import backends
 from ascend_ops.expert_adam.coefficients import coefficients
@@ -33,8 +34,19 @@ def dense_adam(
     Returns:
         int32 [1], P, which can be read once the update is complete.
 
+    Raises:
+        TypeError, ValueError: wrong dtypes or shapes, when the operator is built.
+
     Supported modes: graph (@ms.jit); not differentiable.
     """
+    dtypes: tuple = ()
+    shapes: tuple = ()
+    for arrays in (weights, moments1, moments2, gradients):
+        for array in arrays:
+            dtypes = (*dtypes, array.dtype)
+            shapes = (*shapes, array.shape)
+    counts = (len(weights), len(moments1), len(moments2), len(gradients), len(decays))
+    _check_update(counts, (*dtypes, scalars.dtype), (*shapes, scalars.shape))
     return implementation.dense_adam(weights, moments1, moments2, gradients, decays, scalars)
 
 
@@ -48,8 +60,15 @@ def squared_norm(gradients: Sequence[Tensor], factors_P: Tensor) -> Tensor:
     Returns:
         float32 [1].
 
+    Raises:
+        TypeError, ValueError: wrong dtypes or shapes, when the operator is built.
+
     Supported modes: graph (@ms.jit); not differentiable.
     """
+    dtypes: tuple = (factors_P.dtype,)
+    for gradient in gradients:
+        dtypes = (*dtypes, gradient.dtype)
+    _check_norm(dtypes, factors_P.shape)
     return implementation.squared_norm(gradients, factors_P)
 
 
@@ -78,3 +97,33 @@ def update_scalars(
         gradient_scale=gradient_scale,
     )
     return np.concatenate((found.constants, found.step_size_U, found.eps_U, [gradient_scale]), dtype=np.float32)
+
+
+@ops.constexpr
+def _check_update(counts, dtypes, shapes):
+    if {*counts} != {counts[0]} or counts[0] == 0:
+        raise ValueError(
+            "dense_adam: expected equal numbers of weights, first moments, second moments, gradients, and decays, got "
+            f"{', '.join(map(str, counts))}"
+        )
+    if {*dtypes} != {ms.float32}:
+        raise TypeError(f"dense_adam: expected float32 only, got {', '.join(sorted({*map(str, dtypes)}))}")
+    *arrays, scalars = shapes
+    size = counts[0]
+    for i in range(size):
+        of_one = [arrays[kind * size + i] for kind in range(4)]
+        if of_one != of_one[:1] * 4:
+            raise ValueError(
+                "dense_adam: expected weight, moments and gradient of one shape, got "
+                f"{', '.join(map(str, of_one))} for parameter {i}"
+            )
+    if scalars != (8,):
+        raise ValueError(f"dense_adam: expected scalars [8], see update_scalars, got {scalars}")
+
+
+@ops.constexpr
+def _check_norm(dtypes, factors):
+    if factors != (len(dtypes) - 1,) or factors == (0,):
+        raise ValueError(f"squared_norm: expected a factor for each of {len(dtypes) - 1} gradients, got {factors}")
+    if {*dtypes} != {ms.float32}:
+        raise TypeError(f"squared_norm: expected float32 only, got {', '.join(sorted({*map(str, dtypes)}))}")

@@ -73,7 +73,16 @@ def feed_forward(
 
     Returns:
         float [T, H].
+
+    Raises:
+        TypeError, ValueError: wrong dtypes or shapes, when the operator is built.
     """
+    dtypes: tuple = (rows_TH.dtype,)
+    shapes: tuple = (rows_TH.shape,)
+    for weight in weights:
+        dtypes = (*dtypes, weight.dtype)
+        shapes = (*shapes, weight.shape)
+    _check_feed_forward(dtypes, shapes, tensors, activation)
     return implementation.feed_forward(rows_TH, weights, tensors, activation)
 
 
@@ -85,8 +94,7 @@ def _check(dtypes, shapes, block_rows, tensors, activation):
             "grouped_ffn: expected rows_TH and slabs of one dtype, float16, 32 or 64, and int32 counts_G, "
             f"got {', '.join(map(str, dtypes))}"
         )
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"grouped_ffn: activation is {activation!r}; expected {' or '.join(ACTIVATIONS)}")
+    _check_activation("grouped_ffn", activation)
     size = len(tensors)
     num_slots = len(slabs) // size
     if not slabs or len(slabs) % size or len(rows) != 2 or len(slabs[0]) != 3:
@@ -94,26 +102,9 @@ def _check(dtypes, shapes, block_rows, tensors, activation):
             f"grouped_ffn: expected rows_TH [T, H] and {size} slabs per slot, the first of them [E, H, F], "
             f"got {', '.join(map(str, shapes))}"
         )
-    hidden = rows[1]
     num_experts, _, inner = slabs[0]
     terms = slabs[index_of(tensors, "scale")][1] if "scale" in tensors else 0
-    whole = {
-        "gate": (num_experts, hidden, inner),
-        "gate_bias": (num_experts, inner),
-        "up": (num_experts, hidden, inner),
-        "up_bias": (num_experts, inner),
-        "scale": (num_experts, terms, inner),
-        "shift": (num_experts, terms, inner),
-        "down": (num_experts, inner, hidden),
-        "down_bias": (num_experts, hidden),
-    }
-    known = tuple(name for name in whole if name in tensors)
-    if known != tuple(tensors) or not {"up", "down"} <= {*tensors} or ("scale" in tensors) != ("shift" in tensors):
-        raise ValueError(
-            f"grouped_ffn: tensors are {', '.join(tensors)}; expected some of {', '.join(whole)} in this order, up and "
-            "down among them, and scale with shift"
-        )
-    one_slot = [whole[name] for name in tensors]
+    one_slot = [(num_experts, *shape) for shape in _shapes("grouped_ffn", tensors, rows[1], inner, terms)]
     if slabs != one_slot * num_slots or counts != (num_slots * num_experts,):
         expected = ", ".join(f"{name} {list(shape)}" for name, shape in zip(tensors, one_slot, strict=True))
         raise ValueError(
@@ -121,3 +112,54 @@ def _check(dtypes, shapes, block_rows, tensors, activation):
         )
     if not isinstance(block_rows, int) or block_rows < 0:
         raise ValueError(f"grouped_ffn: block_rows is {block_rows}; expected an int of at least 0")
+
+
+@ops.constexpr
+def _check_feed_forward(dtypes, shapes, tensors, activation):
+    _check_activation("feed_forward", activation)
+    rows, *weights = shapes
+    if len(rows) != 2 or len(weights) != len(tensors) or not weights or len(weights[0]) != 2:
+        raise ValueError(
+            f"feed_forward: expected rows_TH [T, H] and {len(tensors)} weights, the first of them [H, F], "
+            f"got {', '.join(map(str, shapes))}"
+        )
+    terms = weights[index_of(tensors, "scale")][0] if "scale" in tensors else 0
+    expected = _shapes("feed_forward", tensors, rows[1], weights[0][1], terms)
+    if weights != expected:
+        listed = ", ".join(f"{name} {list(shape)}" for name, shape in zip(tensors, expected, strict=True))
+        raise ValueError(f"feed_forward: expected {listed}, got {', '.join(map(str, weights))}")
+    rows_dtype, *of_weights = dtypes
+    right = rows_dtype in (ms.float16, ms.float32, ms.float64)
+    for name, dtype in zip(tensors, of_weights, strict=True):
+        right = right and dtype in ((rows_dtype, ms.float32) if name.endswith("_bias") else (rows_dtype,))
+    if not right:
+        raise TypeError(
+            "feed_forward: expected rows_TH and weights of one dtype, float16, 32 or 64, and biases of that dtype or "
+            f"float32, got {', '.join(map(str, dtypes))}"
+        )
+
+
+def _check_activation(function, activation):
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"{function}: activation is {activation!r}; expected {' or '.join(ACTIVATIONS)}")
+
+
+def _shapes(function, tensors, hidden, inner, terms):
+    """Returns the shapes of an expert's tensors. Raises ValueError if they do not make a network."""
+    whole = {
+        "gate": (hidden, inner),
+        "gate_bias": (inner,),
+        "up": (hidden, inner),
+        "up_bias": (inner,),
+        "scale": (terms, inner),
+        "shift": (terms, inner),
+        "down": (inner, hidden),
+        "down_bias": (hidden,),
+    }
+    known = tuple(name for name in whole if name in tensors)
+    if known != tuple(tensors) or not {"up", "down"} <= {*tensors} or ("scale" in tensors) != ("shift" in tensors):
+        raise ValueError(
+            f"{function}: tensors are {', '.join(tensors)}; expected some of {', '.join(whole)} in this order, up and "
+            "down among them, and scale with shift"
+        )
+    return [whole[name] for name in tensors]

@@ -44,7 +44,11 @@ def linears(x_TI: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] = 
 
     Returns:
         The products, in order.
+
+    Raises:
+        TypeError, ValueError: as for `linear`, or the numbers of weights and biases do not fit.
     """
+    _check_counts(len(weights), len(biases))
     for i in range(len(weights)):
         dtypes: tuple = (x_TI.dtype, weights[i].dtype)
         shapes: tuple = (x_TI.shape, weights[i].shape)
@@ -53,6 +57,14 @@ def linears(x_TI: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] = 
             shapes = (*shapes, biases[i].shape)
         _check(dtypes, shapes)
     return implementation.linears(x_TI, weights, biases)
+
+
+@ops.constexpr
+def _check_counts(num_weights, num_biases):
+    if num_weights < 2 or num_biases not in (0, num_weights):
+        raise ValueError(
+            f"linears: expected at least two weights, and as many biases or none, got {num_weights} and {num_biases}"
+        )
 
 
 @ops.constexpr

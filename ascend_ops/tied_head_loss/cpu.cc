@@ -86,7 +86,7 @@ void run(const Targets& targets, const Work& work, int64_t table_rows) {
       const float of_target = row[target];
       const auto [highest, sum] =
           exponentials(row, held.begin - targets.first_row, held.end - targets.first_row, num_rows);
-      const float loss = std::log(sum) + highest - of_target;
+      const float loss = std::log(sum) + (highest - of_target);
       work.losses[token] = work.weights == nullptr ? loss : work.weights[token] * loss;
       if (work.weights == nullptr) continue;
       // the gradient of the scores is factor · (exponentials − sum at the target)

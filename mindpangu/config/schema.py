@@ -39,7 +39,8 @@ class ModelConfig:
     num_heads: int = number(4, minimum=1)
     """Number of attention heads; must divide hidden_size."""
     seq_length: int = number(128, minimum=2, maximum=32_768)
-    """Tokens per sample, which is also the number of positions. Attention's memory grows with its square."""
+    """Tokens per sample, which is also the number of positions. Attention's time grows with its square, and so does its
+    memory, except in fp32 on a CPU."""
     vocab_size: int = number(8000, minimum=1, maximum=10_000_000)
     """Rows of the embedding when there is one vocabulary. The tokenizer is trained to this size."""
     layernorm_epsilon: float = number(1e-5, above=0)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mindspore import Tensor
 
 from ascend_ops import native
-from ascend_ops.grouped_ffn import grouped_ffn, reference
+from ascend_ops.grouped_ffn import feed_forward, grouped_ffn, reference
 from ascend_ops.grouped_ffn.composed import overflow_blocks
 
 CASES = st.fixed_dictionaries(
@@ -259,3 +259,26 @@ def test_wrong_arguments_are_refused():
         grouped_ffn(rows_TH.astype(ms.float16), counts_G, slabs)
     with pytest.raises(ValueError, match="block_rows is -1"):
         grouped_ffn(rows_TH, counts_G, slabs, -1)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda up, bias, down, end: (up[:-1], bias, down, end), ValueError, r"expected up \[3, 5\].*got \(2, 5\)"),
+        (lambda up, bias, down, end: (up, bias[:2], down, end), ValueError, r"expected up \[3, 5\], up_bias \[5\]"),
+        (lambda up, bias, down, end: (up, bias, down), ValueError, "expected rows_TH .* and 4 weights"),
+        (lambda up, bias, down, end: (up.astype(ms.float16), bias, down, end), TypeError, "weights of one dtype"),
+        (lambda up, bias, down, end: (up, bias.astype(ms.float16), down, end), TypeError, "biases of that dtype or"),
+    ],
+)
+def test_a_feed_forward_network_with_other_weights_is_refused(change, error, message):
+    rng = np.random.default_rng(0)
+    weights = [Tensor(rng.standard_normal(shape).astype(np.float32)) for shape in ((3, 5), (5,), (5, 3), (3,))]
+    rows_TH = Tensor(rng.standard_normal((4, 3)).astype(np.float32))
+
+    with pytest.raises(error, match=f"feed_forward: .*{message}"):
+        feed_forward(rows_TH, change(*weights))
+    with pytest.raises(ValueError, match="feed_forward: activation is 'relu'"):
+        feed_forward(rows_TH, weights, activation="relu")
+    with pytest.raises(ValueError, match="feed_forward: tensors are down, up"):
+        feed_forward(rows_TH, weights[::2], ("down", "up"))

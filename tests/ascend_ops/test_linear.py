@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Parameter, ParameterTuple, Tensor, ops
 
-from ascend_ops.linear import linear, reference
+from ascend_ops.linear import linear, linears, reference
 
 CASES = st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 30), st.integers(1, 35), st.booleans())
 
@@ -114,3 +114,7 @@ def test_wrong_arguments_are_refused():
         linear(x, weight, bias[:1])
     with pytest.raises(TypeError, match=r"linear: expected .*of one dtype"):
         linear(x, weight.astype(ms.float16), bias)
+    with pytest.raises(ValueError, match=r"linears: expected at least two weights.*got 1 and 0"):
+        linears(x, (weight,))
+    with pytest.raises(ValueError, match=r"linears: expected .*as many biases or none, got 2 and 1"):
+        linears(x, (weight, weight), (bias,))

@@ -84,6 +84,19 @@ def test_large_scores_do_not_overflow(backend):
     assert losses_BS.asnumpy() == pytest.approx(np.log(1 + np.e), abs=1e-3)
 
 
+@pytest.mark.parametrize("offset", [1e2, 1e4, 1e6])
+def test_losses_keep_their_digits_with_large_scores(backend, offset):
+    """Every score is shifted by the same exact number, which a softmax does not feel."""
+    x_TH, table_VH, *others, _, starts = random_case(6, 1, 8, 4, [30], np.float32)
+    x_TH, table_VH = np.round(4 * x_TH) / 4, np.round(4 * table_VH) / 4
+    x_TH[:, 0], table_VH[:, 0] = 1, offset
+
+    losses_BS = backend("tied_head_loss").token_losses(*(Tensor(array) for array in (x_TH, table_VH, *others)), starts)
+
+    exact_BS = reference.token_losses(x_TH.astype(np.float64), table_VH.astype(np.float64), *others, starts)
+    np.testing.assert_allclose(losses_BS.asnumpy(), exact_BS, rtol=2e-6, atol=2e-6)
+
+
 @pytest.mark.parametrize("negative", [False, True])
 def test_scores_that_are_no_numbers_have_no_loss(backend, negative):
     x_TH, table_VH, *others, _, starts = random_case(3, 1, 3, 4, [40], np.float32)
