@@ -73,7 +73,7 @@ def test_the_list_names_the_files_that_were_found(data, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--tasks", "c4"], "there is no task 'c4'; known are chinese, english, all, boolq"),
+        (["--tasks", "c4"], "there is no task 'c4'; known are chinese, english, all, afqmc"),
         (["--tasks", "c3", "--limit", "0"], "--limit is 0; allowed: >= 1"),
         (["--tasks", "c3", "--batch-size", "0"], "--batch-size is 0; allowed: >= 1"),
         (["--tasks", "c3", "--domain", "fr"], "the model has no domain 'fr'; choose one with --domain: "),

@@ -31,7 +31,40 @@ PASSAGE = {
 MMLU = 'question,choice0,choice1,choice2,choice3,answer\n"One, two?",1,2,3,4,2\nThree?,a,b,c,d,0\n'
 WITHOUT_HEADER = '"One, two?",1,2,3,4,C\nThree?,a,b,c,d,A\n'
 
+CEVAL = "id,question,A,B,C,D,answer\n0,一加一？,1,2,3,4,B\n1,二加二？,1,2,3,4,D\n"
+CMMLU = ",Question,A,B,C,D,Answer\n0,一加一？,1,2,3,4,B\n"
+
+
+def stems(answers, labels):
+    choices = [{"text": f"fact {label}", "label": label} for label in labels]
+    return lines(
+        *(
+            {"id": str(i), "question": {"stem": "Why?", "choices": choices}, "answerKey": answer}
+            for i, answer in enumerate(answers)
+        )
+    )
+
+
 FILES = {
+    "afqmc": ({"afqmc/dev.json": pairs(["0", "1"])}, [1, 0]),
+    "arc_challenge": ({"arc/ARC-Challenge-Test.jsonl": stems(["2", "1"], "123")}, [1, 0]),
+    "arc_easy": ({"ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-Test.jsonl": stems("AD", "ABCD")}, [0, 3]),
+    "ax_b": (
+        {"AX-b/AX-b.jsonl": statements(["not_entailment", "entailment"], sentence1="It is.", sentence2="It was.")},
+        [1, 0],
+    ),
+    "bustm": ({"fewclue/bustm/test_public.json": pairs(["1", "0"])}, [0, 1]),
+    "ceval": ({"ceval/val/law_val.csv": CEVAL, "ceval/val/art_val.csv": CEVAL}, [1, 3, 1, 3]),
+    "cmmlu": ({"cmmlu/test/anatomy.csv": CMMLU}, [1]),
+    "hellaswag": (
+        {
+            "hellaswag/hellaswag_val.jsonl": lines(
+                {"ctx": "A man sits", "activity_label": "Sitting", "endings": ["down.", "up."], "label": 0}
+            )
+        },
+        [0],
+    ),
+    "openbookqa": ({"openbookqa/test.jsonl": stems("BA", "ABCD")}, [1, 0]),
     "boolq": ({"BoolQ/val.jsonl": statements([True, False], question="is it", passage="It is.")}, [0, 1]),
     "c3": ({"c3/c3-m-dev.json": json.dumps(C3), "c3/c3-d-dev.json": json.dumps(C3[:1])}, [0, 1, 0]),
     "cb": (
