@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def list_tasks(options: argparse.Namespace) -> None:
     """Prints all tasks, and which of their files are in the data folder."""
-    from mindpangu.evaluation.task import NORMALIZATIONS, all_tasks
+    from mindpangu.evaluation.task import NORMALIZATIONS
+    from mindpangu.evaluation.tasks import all_tasks
 
     print(f"{'task':<14} {'category':<22} {'language':<8} {'files':<24} published by")
     for name, task in all_tasks().items():
@@ -54,7 +55,7 @@ def list_tasks(options: argparse.Namespace) -> None:
 def run_tasks(options: argparse.Namespace, config: Config) -> None:
     """Answers the questions of the tasks that are not up to date, and prints a table of all."""
     from mindpangu.checkpoint import CheckpointReader, refuse_other_model
-    from mindpangu.evaluation.task import tasks_named
+    from mindpangu.evaluation.tasks import tasks_named
 
     if options.data is None:
         raise EvaluationError("--tasks needs --data DIR, the folder with the tasks' files; --list names them")

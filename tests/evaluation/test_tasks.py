@@ -13,8 +13,9 @@ from task_examples import FILES, lines, write_files
 
 from mindpangu.errors import EvaluationError
 from mindpangu.evaluation.choices import Prediction
-from mindpangu.evaluation.task import NORMALIZATIONS, all_tasks, tasks_named
+from mindpangu.evaluation.task import NORMALIZATIONS
 from mindpangu.evaluation.task_record import task_result
+from mindpangu.evaluation.tasks import all_tasks, tasks_named
 
 PROJECT = Path(__file__).parents[2]
 REAL = PROJECT.parent / "shared" / "data" / "eval"
