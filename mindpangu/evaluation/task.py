@@ -61,7 +61,7 @@ class Task:
         for layout in self.layouts:
             found = [sorted(path for path in folder.glob(pattern) if path.is_file()) for pattern in layout]
             if all(found):
-                return sum(found, [])
+                return [path for paths in found for path in paths]
         return []
 
     def load(self, files: Sequence[Path]) -> list[Question]:

@@ -75,7 +75,7 @@ def test_batches_hold_every_continuation_once_and_those_of_a_prompt_together(siz
     found = batches(prompts, size)
 
     everything = [(prompt, i) for prompt, each in enumerate(prompts) for i in range(len(each.continuations))]
-    assert sorted(sum(found, [])) == everything
+    assert sorted(member for batch in found for member in batch) == everything
     assert all(0 < len(batch) <= size for batch in found)
     for prompt, each in enumerate(prompts):
         if 0 < len(each.continuations) <= size:
