@@ -51,3 +51,7 @@ class TrainingError(MindPanguError):
 
 class GenerationError(MindPanguError):
     """Text cannot be generated as requested."""
+
+
+class EvaluationError(MindPanguError):
+    """A model cannot be evaluated as requested."""

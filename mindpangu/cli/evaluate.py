@@ -1,12 +1,18 @@
-"""Compute the held-out perplexity of every domain, next to a unigram baseline and to routing by wrong domains.
+"""Compute the held-out perplexity of every domain, or answer the questions of published tasks.
 
-Does nothing if this checkpoint has already been evaluated on this data.
+mindpangu evaluate --checkpoint output/cpu_smoke
+mindpangu evaluate --checkpoint output/cpu_smoke --tasks c3,ocnli --data ~/clue --limit 500
+mindpangu evaluate --list --data ~/clue
+
+The perplexity is printed next to a unigram baseline and to that of routing by wrong domains. What has already been
+evaluated with the same options is not evaluated again.
 """
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from mindpangu.cli import evaluate_tasks
 from mindpangu.config import Config
 from mindpangu.config.run_folder import RunFolder
 
@@ -26,9 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help=f"Also route every text as every other domain (default: only with up to {_DOMAINS_TO_CROSS} domains).",
     )
+    evaluate_tasks.add_arguments(parser)
 
 
 def run(options: argparse.Namespace, config: Config) -> None:
+    if options.list:
+        evaluate_tasks.list_tasks(options)
+    elif options.tasks is not None:
+        evaluate_tasks.run_tasks(options, config)
+    else:
+        _evaluate_heldout_text(options, config)
+
+
+def _evaluate_heldout_text(options: argparse.Namespace, config: Config) -> None:
     from mindpangu.checkpoint import CheckpointReader, SavedState, refuse_other_model
     from mindpangu.data import TokenShards
     from mindpangu.domains import build_domains

@@ -87,6 +87,10 @@ class RunFolder:
     def evaluation(self) -> Path:
         return self.root / "evaluation.json"
 
+    def task_result(self, task: str) -> Path:
+        """Returns the file of a task's result."""
+        return self.root / "evaluation" / f"{task}.json"
+
     @property
     def finetuning(self) -> Path:
         return self.root / "finetune.json"

@@ -168,7 +168,7 @@ class Generator:
             yield from self._run_batch(texts[first : first + size], size)
 
     def _run_batch(self, texts: list["_Text"], size: int) -> Iterator[Piece]:
-        steps = self._steps_for(size, max(text.longest for text in texts))
+        steps = self.steps_for(size, max(text.longest for text in texts))
         domains_B = np.full(size, texts[0].domain_id)
         domains_B[: len(texts)] = [text.domain_id for text in texts]
         for index, text in enumerate(texts):
@@ -192,7 +192,8 @@ class Generator:
                 for index in np.flatnonzero(active_B).tolist():
                     yield texts[index].take(logits[index])
 
-    def _steps_for(self, batch: int, longest: int) -> DecodingSteps:
+    def steps_for(self, batch: int, longest: int) -> DecodingSteps:
+        """Returns compiled functions for so many texts of at most so many tokens."""
         window = self.parts.config.model.seq_length
         capacity = next((each for each in lengths(window) if each >= longest), window)
         if (batch, capacity) not in self._steps:

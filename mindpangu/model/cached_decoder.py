@@ -30,6 +30,12 @@ class LayerCache(nn.Cell):
         self.value = Parameter(Tensor(nothing, dtype), name=f"{name}.value", requires_grad=False)
         self.update = ops.ScatterUpdate()
 
+    def copy(self, from_rows, to_rows):
+        """Copies rows of the cache to other rows. Returns a number, which must be used, or MindSpore drops the copy."""
+        keys = self.update(self.key, to_rows, ops.gather(self.key, from_rows, 0))
+        values = self.update(self.value, to_rows, ops.gather(self.value, from_rows, 0))
+        return keys[0, 0] + values[0, 0]
+
     def construct(self, cache_rows, key, value):
         """Writes the keys and values of some tokens to these rows. Returns all keys and values, [B, N, C, K]."""
         size = self.shape_BNCK[3]
@@ -39,7 +45,7 @@ class LayerCache(nn.Cell):
 
 
 class CachedDecoder(nn.Cell):
-    """Reads prompts into a cache and extends the texts token by token.
+    """Reads prompts into a cache and appends tokens to the texts.
 
     Args:
         decoder: a decoder of a single process, without tensor parallelism.
@@ -82,11 +88,26 @@ class CachedDecoder(nn.Cell):
         x_TH = self._run(rows_1P, positions_1P, entries_LT, cache_rows, slabs, self._attend_within_prompt, None)
         return ops.gather(x_TH, last_1, 0)
 
-    def extend(self, rows_B1, positions_B1, entries_LT, cache_rows, slabs):
-        """Adds one token to every text. Arguments as for `prefill`. Returns x_BH."""
-        later_BC = ops.cast(ops.expand_dims(self.index_C, 0) > positions_B1, ms.float32) * -1e9
-        mask = later_BC.reshape((later_BC.shape[0], 1, 1, -1))
-        return self._run(rows_B1, positions_B1, entries_LT, cache_rows, slabs, self._attend_to_cache, mask)
+    def append(self, rows_BS, positions_BS, entries_LT, cache_rows, slabs):
+        """Adds S tokens to every text, which attend to the earlier positions of their text, and to each other.
+
+        A text with fewer new tokens is padded with copies of its last one at the same position.
+
+        Args: as for `prefill`.
+
+        Returns:
+            x_TH, from which the head predicts the token after each.
+        """
+        later_BSC = ops.cast(self.index_C > ops.expand_dims(positions_BS, 2), ms.float32) * -1e9
+        mask = ops.expand_dims(later_BSC, 1)
+        return self._run(rows_BS, positions_BS, entries_LT, cache_rows, slabs, self._attend_to_cache, mask)
+
+    def copy(self, from_rows, to_rows):
+        """Copies cache rows in every layer; both are results of the method `cache_rows`."""
+        done = 0.0
+        for cache in self.caches:
+            done = done + cache.copy(from_rows, to_rows)
+        return done
 
     # No `if …: return` may follow a write, because MindSpore 2.10 then silently loses the write. That is why there are
     # two `_attend…` methods, and why both kinds of blocks have `feed_cached`.
@@ -121,7 +142,7 @@ class CachedDecoder(nn.Cell):
         return block.ffn_norm(x_TH, attention.output(heads_TH))
 
     def _attend_to_cache(self, block, layer, x_TH, query_TH, positions_BS, cache_rows, mask):
-        """Lets a new token attend to everything in its text's cache, including itself."""
+        """Lets new tokens attend to their text's cache, which then includes themselves."""
         attention = block.attention
         x_TH, h_TH, query_TH = block.attention_inputs(x_TH, None, query_TH)
         query_TH, key_TH, value_TH = attention.projections(h_TH, query_TH)

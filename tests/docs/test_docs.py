@@ -86,7 +86,7 @@ def run_block(language, text, folder, environment):
     )
 
 
-SLOW_PAGES = "checkpoints convert ecss finetune generation lifecycle main_job operators tiny".split()
+SLOW_PAGES = "checkpoints convert ecss evaluation finetune generation lifecycle main_job operators tiny".split()
 """Pages whose commands take ten seconds or more."""
 
 

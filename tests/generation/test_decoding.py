@@ -87,6 +87,7 @@ def test_scores_of_several_vocabularies(tiny_overrides, tmp_path, names):
     for prepare in (prepare_tokenizer, prepare_shards, prepare_routing):
         prepare(load_config(None, overrides), log=lambda text: None)
     check_every_step(open_model(overrides), names)
+    check_appended(open_model(overrides), names)
 
 
 @pytest.mark.parametrize("longest", [1, 2, 15, 16, 17, 100, 512, 1000])
@@ -97,3 +98,55 @@ def test_lengths_are_ascending_and_end_with_the_longest(longest):
     assert values[-1] == longest
     # padding at most doubles a prompt of 16 or more tokens
     assert all(later <= 2 * earlier for earlier, later in pairwise(values))
+
+
+def reference_log_probs(model, name, ids, first):
+    """Returns log p [S, V] of the tokens after each of ids[first:], each from a forward pass of its own."""
+    found = []
+    for count in range(first + 1, len(ids) + 1):
+        scores_V = reference_scores(model, name, ids[:count]).astype(np.float64)
+        scores_V -= scores_V.max()
+        found.append(scores_V - np.log(np.exp(scores_V).sum()))
+    return np.array(found)
+
+
+def check_appended(model, names, capacity=16, tolerance=1e-4):
+    """Copies the beginning of a text to the others of its domain, and appends texts of different lengths."""
+    cache = open_cache(model.parts, lambda *where: expert(model, *where), 1)
+    steps = DecodingSteps(model.parts, model.decoder, ExpertPools(model.parts, cache), len(names), capacity)
+    rng = np.random.default_rng(1)
+    domains_B = np.array([domain_named(model.domains, name)[0] for name in names])
+    sources_B = np.array([names.index(name) for name in names])
+    begun = {}
+    for index in np.unique(sources_B).tolist():
+        _, domain = domain_named(model.domains, names[index])
+        begun[names[index]] = prompt_ids(domain, PROMPTS[names[index]], model.tokenizer_of(domain))[:3]
+        steps.prefill(index, int(domains_B[index]), begun[names[index]][:2])
+    steps.copy(sources_B, 2)
+    for top, counts in ((0, [1, 4, 2, 6]), (3, [3, 0, 5, 1])):  # the second time replaces what the first appended
+        targets = [rng.integers(80, 400, count).tolist() for count in counts[: len(names)]]
+        # the last token of the beginning is read together with the new ones, of which it predicts the first
+        texts = [[begun[name][2], *ids[:-1]] if ids else [] for name, ids in zip(names, targets, strict=True)]
+        scores = steps.append(texts, np.full(len(names), 2), domains_B, targets, top)
+        for name, ids, text, found in zip(names, targets, texts, scores, strict=True):
+            assert found.log_probs_S.shape == (len(ids),)
+            assert found.top_ids_SK.shape == found.top_log_probs_SK.shape == (len(ids), top)
+            if not ids:
+                continue
+            expected_SV = reference_log_probs(model, name, [*begun[name][:2], *text], 2)
+            of_targets_S = np.take_along_axis(expected_SV, np.array(ids)[:, None], 1)[:, 0]
+            np.testing.assert_allclose(found.log_probs_S, of_targets_S, atol=tolerance)
+            highest_SK = -np.sort(-expected_SV, 1)[:, :top]
+            np.testing.assert_allclose(found.top_log_probs_SK, highest_SK, atol=tolerance)
+            of_ids_SK = np.take_along_axis(expected_SV, found.top_ids_SK, 1)
+            np.testing.assert_allclose(of_ids_SK, highest_SK, atol=tolerance)
+
+
+def test_appended_tokens_have_the_probabilities_of_the_whole_window(tiny_overrides):
+    check_appended(open_model(tiny_overrides), ["zh", "zh", "en", "zh"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rre_layers", ["0", "2"], ids=["dense", "rre"])
+def test_appended_tokens_of_pangu_pi(tiny_overrides, pangu_pi, rre_layers):
+    check_appended(open_model(tiny_overrides | pangu_pi, model__rre_layers=rre_layers), ["zh", "en", "zh"])
