@@ -41,6 +41,7 @@ def run(options: argparse.Namespace, config: Config) -> None:
     elif options.tasks is not None:
         evaluate_tasks.run_tasks(options, config)
     else:
+        evaluate_tasks.refuse_options_of_tasks(options)
         _evaluate_heldout_text(options, config)
 
 

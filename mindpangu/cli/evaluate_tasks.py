@@ -35,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def refuse_options_of_tasks(options: argparse.Namespace) -> None:
+    """Raises EvaluationError if an option was given that only tasks use."""
+    for name in ("data", "domain", "limit"):
+        if getattr(options, name) is not None:
+            raise EvaluationError(f"--{name} is for tasks; give --tasks NAMES too, or leave it out")
+
+
 def list_tasks(options: argparse.Namespace) -> None:
     """Prints all tasks, and which of their files are in the data folder."""
     from mindpangu.evaluation.task import NORMALIZATIONS

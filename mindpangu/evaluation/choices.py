@@ -84,7 +84,8 @@ def answer_questions(
             normalized = normalized / num_tokens
         elif normalization == "characters":
             normalized = normalized / np.array([len(choice) for choice in question.choices])
-        predictions.append(_predict(question, normalized, num_tokens, are_cut[index]))
+        rounding = TIE if normalization in ("tokens", "characters") else TIE * num_tokens.max()
+        predictions.append(_predict(question, normalized, rounding, are_cut[index]))
     return predictions
 
 
@@ -116,14 +117,14 @@ def _continuation(prompt: Sequence[int], whole: Sequence[int], choice: Sequence[
     return whole[len(prompt) :] or choice
 
 
-def _predict(question: Question, scores: np.ndarray, num_tokens: np.ndarray, is_cut: bool) -> Prediction:
+def _predict(question: Question, scores: np.ndarray, rounding: float, is_cut: bool) -> Prediction:
     choice = int(scores.argmax())
     gaps = scores[choice] - np.delete(scores, choice)
     return Prediction(
         scores=tuple(scores.tolist()),
         choice=choice,
         answer=question.answer,
-        is_tie=bool((gaps < TIE * num_tokens.max()).any()),
+        is_tie=bool((gaps < rounding).any()),
         is_cut=is_cut,
         subject=question.subject,
     )

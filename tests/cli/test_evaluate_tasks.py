@@ -85,6 +85,13 @@ def test_options_that_cannot_be_used(run, data, words, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["--data", "."], ["--domain", "zh"], ["--limit", "3"]])
+def test_options_of_tasks_are_refused_without_tasks(run, words, capsys):
+    assert main(["evaluate", "--checkpoint", str(run), *words]) == 1
+
+    assert f"{words[0]} is for tasks; give --tasks NAMES too" in capsys.readouterr().err
+
+
 def test_missing_files_are_named_with_their_publisher(run, tmp_path, capsys):
     assert evaluate(run, tmp_path, "--tasks", "c3,cmnli") == 1
 

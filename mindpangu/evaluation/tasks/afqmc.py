@@ -1,6 +1,6 @@
 """AFQMC (CLUE, arXiv 2004.05986): whether two questions to a bank mean the same."""
 
-from mindpangu.evaluation.pairs import chinese_paraphrases
+from mindpangu.evaluation.forms.chinese_paraphrases import chinese_paraphrases
 from mindpangu.evaluation.task import Task
 
 TASK = Task(

@@ -1,6 +1,6 @@
 """ARC (arXiv 1803.05457), the hard part: science questions of American schools."""
 
-from mindpangu.evaluation.science_exams import science_exam
+from mindpangu.evaluation.forms.science_exams import science_exam
 from mindpangu.evaluation.task import Task
 
 TASK = Task(

@@ -1,6 +1,6 @@
 """BUSTM (FewCLUE, arXiv 2107.07498): whether two requests to an assistant mean the same."""
 
-from mindpangu.evaluation.pairs import chinese_paraphrases
+from mindpangu.evaluation.forms.chinese_paraphrases import chinese_paraphrases
 from mindpangu.evaluation.task import Task
 
 TASK = Task(

@@ -1,6 +1,6 @@
 """C-Eval (arXiv 2305.08322): Chinese exam questions of 52 subjects. The answers of its test files are not public."""
 
-from mindpangu.evaluation.chinese_exams import chinese_exam
+from mindpangu.evaluation.forms.chinese_exams import chinese_exam
 from mindpangu.evaluation.task import Task
 
 TASK = Task(

@@ -1,6 +1,6 @@
 """CMMLU (arXiv 2306.09212): Chinese exam questions of 67 subjects."""
 
-from mindpangu.evaluation.chinese_exams import chinese_exam
+from mindpangu.evaluation.forms.chinese_exams import chinese_exam
 from mindpangu.evaluation.task import Task
 
 TASK = Task(

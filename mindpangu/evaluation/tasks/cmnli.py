@@ -1,6 +1,6 @@
 """CMNLI (CLUE, arXiv 2004.05986): Chinese MNLI and XNLI; the form of OCNLI."""
 
-from mindpangu.evaluation.inference import chinese_inference
+from mindpangu.evaluation.forms.chinese_inference import chinese_inference
 from mindpangu.evaluation.task import Task
 
 TASK = Task(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from mindpangu.evaluation import superglue
+from mindpangu.evaluation.forms import superglue
 from mindpangu.evaluation.task import Question, Task
 from mindpangu.evaluation.task_files import json_lines, text_in
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from mindpangu.evaluation.candidates import with_three_others
+from mindpangu.evaluation.forms.candidates import with_three_others
 from mindpangu.evaluation.task import Question, Task
 from mindpangu.evaluation.task_files import json_lines, text_in
 

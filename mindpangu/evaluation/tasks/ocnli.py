@@ -1,6 +1,6 @@
 """OCNLI (arXiv 2010.05444): whether a sentence follows from another, contradicts it, or neither."""
 
-from mindpangu.evaluation.inference import chinese_inference
+from mindpangu.evaluation.forms.chinese_inference import chinese_inference
 from mindpangu.evaluation.task import Task
 
 TASK = Task(

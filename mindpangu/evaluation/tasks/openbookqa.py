@@ -1,6 +1,6 @@
 """OpenBookQA (arXiv 1809.02789): questions that need an elementary fact of science."""
 
-from mindpangu.evaluation.science_exams import science_exam
+from mindpangu.evaluation.forms.science_exams import science_exam
 from mindpangu.evaluation.task import Task
 
 TASK = Task(

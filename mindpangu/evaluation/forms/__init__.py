@@ -1,0 +1,1 @@
+"""Forms of questions that several tasks share."""
