@@ -42,7 +42,7 @@ def test_without_headers_the_composed_forms_compile_and_a_line_says_so(stubs, tm
 
     assert done.returncode == 0, done.stderr
     assert "so the composed forms were compiled" in done.stdout
-    assert "composed (rre_combine, rre_dispatch, rre_regroup)" in done.stdout
+    assert "composed (linear, rre_combine, rre_dispatch, rre_regroup)" in done.stdout
     assert "AlltoAllV × 8" in done.stdout
     assert "Rre" not in done.stdout.splitlines()[-1]
 
