@@ -104,7 +104,7 @@ def run_tasks(options: argparse.Namespace, config: Config) -> None:
         if not result.is_current(SavedTask):
             questions = spread_evenly(task.load(files[name]), options.limit)
             if all(question.answer is None for question in questions):
-                raise EvaluationError(f"{name}: the files have no answers: {files[name][0]}; use the validation set")
+                raise EvaluationError(f"{name}: no question in {files[name][0]} has an answer; use the validation set")
             if generator is None:
                 set_device(config)
                 generator = Generator.load(reader, options.batch_size, context=config.context)

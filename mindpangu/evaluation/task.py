@@ -1,4 +1,4 @@
-"""What a task is, a published set of questions, and how its questions are loaded. `tasks/` has the tasks."""
+"""A task is a published set of questions with choices; it loads them from its files. `tasks/` has all tasks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ class Task:
 
 
 def _check(question: Question) -> None:
-    if len(question.choices) < 2 or not all(question.choices):
-        raise ValueError(f"a question has the choices {list(question.choices)}; needed are two or more")
-    if question.answer is not None and not 0 <= question.answer < len(question.choices):
-        raise ValueError(f"the answer is choice {question.answer} of {len(question.choices)}")
+    if len(question.choices) < 2 or not all(isinstance(choice, str) and choice for choice in question.choices):
+        raise ValueError(f"a question has the choices {list(question.choices)}; needed are two or more texts")
+    if question.answer is not None and question.answer not in range(len(question.choices)):
+        raise ValueError(f"the answer is choice {question.answer!r} of {len(question.choices)}, counted from 0")

@@ -96,9 +96,11 @@ def _score_batch(
 
 
 def _check(index: int, each: Continuations, capacity: int) -> None:
+    if not each.continuations:
+        raise GenerationError(f"prompt {index + 1} has no continuations to score")
     if not each.prompt or not all(each.continuations):
         raise GenerationError(f"prompt {index + 1} or one of its continuations has no tokens; both need at least one")
-    longest = max((len(tokens) for tokens in each.continuations), default=0)
+    longest = max(map(len, each.continuations))
     if len(each.prompt) + longest - 1 > capacity:
         raise GenerationError(
             f"prompt {index + 1} has {len(each.prompt)} tokens and a continuation of {longest}; allowed are "

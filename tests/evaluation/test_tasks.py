@@ -1,5 +1,6 @@
 """Every task: its files as published, its questions, the accuracy of an oracle and of chance."""
 
+import json
 import random
 import sys
 from pathlib import Path
@@ -160,6 +161,35 @@ def test_the_documentation_shows_the_prompts_as_they_read(tmp_path):
         choices = " / ".join(map(cell, question.choices))
         columns = (cell(name), task.title, task.category, files, cell(question.prompt), choices, task.normalization)
         assert f"| {' | '.join(columns)} |" in page.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("choices", "answer", "reason"),
+    [
+        (["一", 2], "一", "a question has the choices ['一', 2]; needed are two or more texts"),
+        (["一"], "一", "needed are two or more texts"),
+        (["一", ""], "一", "needed are two or more texts"),
+    ],
+)
+def test_choices_that_are_no_texts_are_refused(choices, answer, reason, tmp_path):
+    path = tmp_path / "c3-m-dev.json"
+    path.write_text(json.dumps([[["话"], [{"question": "谁？", "choice": choices, "answer": answer}], "1"]]))
+
+    with pytest.raises(EvaluationError) as caught:
+        all_tasks()["c3"].load([path])
+
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("answer", [2, -1, "1"])
+def test_an_answer_that_is_no_index_is_refused(answer, tmp_path):
+    path = tmp_path / "test_public.json"
+    path.write_text(lines({"content": "到#idiom#的", "candidates": ["甲", "乙"], "answer": answer}))
+
+    with pytest.raises(EvaluationError) as caught:
+        all_tasks()["chid"].load([path])
+
+    assert f"the answer is choice {answer!r} of 2, counted from 0" in str(caught.value)
 
 
 def test_names_of_tasks():

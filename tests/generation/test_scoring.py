@@ -85,6 +85,7 @@ def test_batches_hold_every_continuation_once_and_those_of_a_prompt_together(siz
 @pytest.mark.parametrize(
     ("prompt", "continuations", "message"),
     [
+        ((1,), (), "prompt 1 has no continuations to score"),
         ((), ((1,),), "prompt 1 or one of its continuations has no tokens"),
         ((1,), ((1,), ()), "prompt 1 or one of its continuations has no tokens"),
         ((1,) * 16, ((1,), (1, 1)), "prompt 1 has 16 tokens and a continuation of 2; allowed are 17 together"),
