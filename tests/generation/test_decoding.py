@@ -123,7 +123,8 @@ def check_appended(model, names, capacity=16, tolerance=1e-4):
         begun[names[index]] = prompt_ids(domain, PROMPTS[names[index]], model.tokenizer_of(domain))[:3]
         steps.prefill(index, int(domains_B[index]), begun[names[index]][:2])
     steps.copy(sources_B, 2)
-    for top, counts in ((0, [1, 4, 2, 6]), (3, [3, 0, 5, 1])):  # the second time replaces what the first appended
+    # each time replaces what the time before appended
+    for top, counts in ((0, [1, 4, 2, 6]), (3, [3, 0, 5, 1]), (2, [2, 5, 1, 3])):
         targets = [rng.integers(80, 400, count).tolist() for count in counts[: len(names)]]
         # the last token of the beginning is read together with the new ones, of which it predicts the first
         texts = [[begun[name][2], *ids[:-1]] if ids else [] for name, ids in zip(names, targets, strict=True)]
